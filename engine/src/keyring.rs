@@ -1,0 +1,59 @@
+//! The keys one batch works with: an immutable snapshot, taken once per batch as `Arc<Keyring>`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::key::{Key, KeyId, KeyKind, KeyState, Scope};
+
+/// An immutable set of keys of one tenant. Data keys of subjects are not kept here (there may be millions): the caller
+/// hands them to the transformer or revealer as it asks for them.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    tenant: Arc<str>,
+    by_id: HashMap<KeyId, Arc<Key>>,
+    sealing: HashMap<(KeyKind, Scope), Arc<Key>>,
+}
+
+impl Keyring {
+    /// A keyring of `tenant` with `keys`. Of several active keys of one (kind, scope) the highest version seals; of one version, the later in `keys`.
+    #[must_use]
+    pub fn new(tenant: impl Into<Arc<str>>, keys: impl IntoIterator<Item = Arc<Key>>) -> Self {
+        let mut ring = Self { tenant: tenant.into(), ..Self::default() };
+        for key in keys {
+            if key.state == KeyState::Active {
+                let slot = (key.kind, key.scope.clone());
+                match ring.sealing.get(&slot) {
+                    Some(older) if older.version > key.version => {}
+                    _ => {
+                        ring.sealing.insert(slot, key.clone());
+                    }
+                }
+            }
+            ring.by_id.insert(key.id, key);
+        }
+        ring
+    }
+
+    /// Whose keys these are; part of every token's associated data.
+    #[must_use]
+    pub fn tenant(&self) -> &Arc<str> {
+        &self.tenant
+    }
+
+    /// The key of that id, whatever its state (also shredded markers, which have no secret).
+    #[must_use]
+    pub fn get(&self, id: &KeyId) -> Option<&Arc<Key>> {
+        self.by_id.get(id)
+    }
+
+    /// The key that seals for (kind, scope).
+    #[must_use]
+    pub fn sealing(&self, kind: KeyKind, scope: &Scope) -> Option<&Arc<Key>> {
+        self.sealing.get(&(kind, scope.clone()))
+    }
+
+    /// Every key of a kind.
+    pub fn of_kind(&self, kind: KeyKind) -> impl Iterator<Item = &Arc<Key>> {
+        self.by_id.values().filter(move |k| k.kind == kind)
+    }
+}

@@ -1,0 +1,1 @@
+//! Where veilstream's keys come from and live. No Kafka, no HTTP server.

@@ -1,0 +1,1 @@
+//! The veilstream sidecar: configuration, pipeline, command line.

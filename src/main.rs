@@ -1,0 +1,2 @@
+//! The `veilstream` binary.
+fn main() {}
