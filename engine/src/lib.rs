@@ -10,7 +10,13 @@ pub mod kdf;
 pub mod key;
 pub mod keyring;
 pub mod record;
+pub mod index;
+pub mod scan;
+pub mod seal;
+pub mod subject;
+pub mod token;
 pub mod transform;
+pub mod wrap;
 
 pub use error::{Fault, OpenError, Reject, RejectCode};
 pub use key::{Key, KeyId, KeyKind, KeyState, Scope, SecretKey};

@@ -1,0 +1,84 @@
+//! Blind indexes: one equality tag as text (docs/formats.md, "Blind indexes").
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::kdf;
+use crate::key::{Key, KeyKind, Scope};
+use crate::token::append_base64;
+
+/// Computes the tags of one field with one root. Keeps the HMAC state.
+pub struct Indexer {
+    mac: Hmac<Sha256>,
+    version: u32,
+    bits: u16,
+}
+
+impl Indexer {
+    /// An indexer under `root` for `domain` (the field name or `@<domain>`), tags of `bits` bits over `parts` parts.
+    /// `None` when `root` is no usable index root.
+    #[must_use]
+    pub fn new(root: &Key, tenant: &str, domain: &str, normalizer: &str, bits: u16, parts: u16) -> Option<Self> {
+        let Scope::Version(version) = root.scope else { return None };
+        let secret = root.secret.as_ref().filter(|_| root.kind == KeyKind::Index)?;
+        let key = index_key(secret.expose(), tenant, domain, normalizer, bits, parts);
+        let mac = Hmac::<Sha256>::new_from_slice(&*key).ok()?;
+        Some(Self { mac, version, bits })
+    }
+
+    /// Appends the tag of the normalised `parts` to `out`, without quotes.
+    pub fn write<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
+        let mut mac = self.mac.clone();
+        for part in parts {
+            mac.update(&kdf::length_prefix(part.len()));
+            mac.update(part);
+        }
+        let mut tag: [u8; 32] = mac.finalize().into_bytes().into();
+        let bytes = truncate(&mut tag, self.bits);
+        append_decimal(self.version, out);
+        out.push(b'~');
+        append_base64(&tag[..bytes], out);
+    }
+}
+
+/// `K_idx = expand(root, "vs1/idx" | LP(tenant) | LP(domain) | LP(normaliser) | u16 bits | u16 n, 32)`.
+fn index_key(root: &[u8; 32], tenant: &str, domain: &str, normalizer: &str, bits: u16, parts: u16) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
+    let lengths = [tenant, domain, normalizer].map(|s| kdf::length_prefix(s.len()));
+    let info: [&[u8]; 9] = [
+        b"vs1/idx",
+        &lengths[0],
+        tenant.as_bytes(),
+        &lengths[1],
+        domain.as_bytes(),
+        &lengths[2],
+        normalizer.as_bytes(),
+        &bits.to_be_bytes(),
+        &parts.to_be_bytes(),
+    ];
+    kdf::expand(root, &info, &mut key[..]);
+    key
+}
+
+/// Keeps the first `bits` bits: `ceil(bits / 8)` bytes, unused low bits of the last one zero.
+fn truncate(tag: &mut [u8; 32], bits: u16) -> usize {
+    let bytes = usize::from(bits.div_ceil(8));
+    let unused = (8 - bits % 8) % 8;
+    tag[bytes - 1] &= 0xff << unused;
+    bytes
+}
+
+fn append_decimal(mut n: u32, out: &mut Vec<u8>) {
+    let mut digits = [0; 10];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(n % 10).unwrap_or_default();
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}

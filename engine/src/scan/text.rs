@@ -1,0 +1,141 @@
+//! Strings: runs without anything special, unescaping, comparing names.
+
+use super::{Node, Tape};
+
+/// Length of the run of bytes at the front that are no quote, backslash or control character. Eight bytes at a time.
+#[inline]
+pub(super) fn plain_run(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(chunk) = bytes.get(at..at + 8) {
+        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+        let special = special_bytes(word);
+        if special != 0 {
+            return at + (special.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while at < bytes.len() && !matches!(bytes[at], b'"' | b'\\' | 0..=0x1f) {
+        at += 1;
+    }
+    at
+}
+
+/// The high bit of every byte that is `"`, `\` or below 0x20 (at least of the lowest such byte, which is all that is asked).
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero_in = |x: u64| x.wrapping_sub(ONES) & !x & HIGH;
+    let quote = zero_in(word ^ (ONES * b'"' as u64));
+    let backslash = zero_in(word ^ (ONES * b'\\' as u64));
+    let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+    quote | backslash | control
+}
+
+/// Whether `bytes` is exactly one JSON text without outer white space, UTF-8, at most 128 deep.
+#[must_use]
+pub fn is_json_text(bytes: &[u8]) -> bool {
+    // Most opened values are a plain string: one look decides, without a table.
+    if bytes.len() >= 2 && bytes[0] == b'"' && plain_run(&bytes[1..]) == bytes.len() - 2 {
+        return bytes[bytes.len() - 1] == b'"' && std::str::from_utf8(bytes).is_ok();
+    }
+    let mut tape = Tape::default();
+    tape.scan(bytes).is_ok() && tape.nodes()[0].span() == (0..bytes.len())
+}
+
+/// Appends the unescaped text of the inside of a JSON string to `out`; `false` for a lone surrogate, which has no UTF-8.
+/// The text must have passed [`Tape::scan`].
+pub fn unescape(inner: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut rest = inner;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        let Some((c, used)) = escape(&rest[at..]) else { return false };
+        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        rest = &rest[at + used..];
+    }
+    out.extend_from_slice(rest);
+    true
+}
+
+/// The character of the escape at the front and how many bytes it takes; `None` for a lone surrogate or a bad escape.
+fn escape(bytes: &[u8]) -> Option<(char, usize)> {
+    let c = match bytes.get(1)? {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => {
+            let high = hex4(bytes.get(2..6)?)?;
+            if !(0xd800..0xdc00).contains(&high) {
+                return Some((char::from_u32(high)?, 6));
+            }
+            let low = bytes.get(6..12).filter(|b| b.starts_with(b"\\u")).and_then(|b| hex4(&b[2..]))?;
+            let low = low.checked_sub(0xdc00).filter(|l| *l < 0x400)?;
+            return Some((char::from_u32(0x10000 + ((high - 0xd800) << 10) + low)?, 12));
+        }
+        other => char::from(*other),
+    };
+    Some((c, 2))
+}
+
+fn hex4(hex: &[u8]) -> Option<u32> {
+    hex.iter().try_fold(0, |n, b| Some(n * 16 + char::from(*b).to_digit(16)?))
+}
+
+/// Whether the unescaped inside of a JSON string is `text`. Allocates nothing.
+#[must_use]
+pub(crate) fn unescaped_eq(inner: &[u8], text: &[u8]) -> bool {
+    let (mut a, mut b) = (inner, text);
+    while let Some(at) = memchr::memchr(b'\\', a) {
+        let Some((c, used)) = escape(&a[at..]) else { return false };
+        let mut buffer = [0; 4];
+        let c = c.encode_utf8(&mut buffer).as_bytes();
+        if b.len() < at + c.len() || a[..at] != b[..at] || b[at..at + c.len()] != *c {
+            return false;
+        }
+        (a, b) = (&a[at + used..], &b[at + c.len()..]);
+    }
+    a == b
+}
+
+impl Tape {
+    /// Whether the node is a member of that name, after unescaping.
+    #[inline]
+    #[must_use]
+    pub fn name_is(&self, doc: &[u8], node: &Node, name: &[u8]) -> bool {
+        let written = &doc[node.name()];
+        if node.name_escaped { unescaped_eq(written, name) } else { written == name }
+    }
+
+    /// Whether any object has a member name twice.
+    #[must_use]
+    pub fn any_duplicate_member(&self, doc: &[u8]) -> bool {
+        let mut names = Vec::new();
+        (0..self.nodes.len() as u32).filter(|i| self.nodes[*i as usize].kind == super::Kind::Object).any(|object| {
+            names.clear();
+            names.extend(self.children(object).map(|child| {
+                let node = &self.nodes[child as usize];
+                let mut name = Vec::new();
+                // A lone surrogate in a name has no UTF-8; its raw spelling stands for it.
+                if !unescape(&doc[node.name()], &mut name) {
+                    name = doc[node.name()].to_vec();
+                }
+                name
+            }));
+            names.sort_unstable();
+            names.windows(2).any(|pair| pair[0] == pair[1])
+        })
+    }
+
+    /// Whether any string or member name has a lone surrogate escape.
+    #[must_use]
+    pub fn any_lone_surrogate(&self, doc: &[u8]) -> bool {
+        let mut scratch = Vec::new();
+        self.nodes.iter().any(|node| {
+            scratch.clear();
+            (node.name_escaped && !unescape(&doc[node.name()], &mut scratch))
+                || (node.escaped && !unescape(&doc[node.inner()], &mut scratch))
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! Sealing and opening one value (docs/formats.md, "Tokens").
+
+mod canonical;
+mod dead_letter;
+mod nonce;
+mod open;
+
+use std::sync::Arc;
+
+use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use aes_siv::siv::Aes256Siv;
+use xaes_256_gcm::Xaes256Gcm;
+use zeroize::Zeroizing;
+
+pub use canonical::canonical_json;
+pub use dead_letter::{Origin, Part, open_dead_letter, seal_dead_letter};
+pub use nonce::NoncePool;
+pub use open::{KeyLookup, Opener, PayloadKind};
+
+use crate::EntropyError;
+use crate::kdf;
+use crate::key::{Key, KeyId};
+use crate::token::{self, FieldId, Header, Suite, TAG_LEN};
+
+/// Uses are taken from a key's budget in blocks of this many, so that lanes rarely touch the shared counter.
+const BUDGET_BLOCK: u64 = 1 << 12;
+
+/// Why nothing was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// The key has no uses left: ask for a new one.
+    #[error("the key's uses are spent")]
+    Spent,
+    /// No random bytes.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    /// The key has no secret, or is of a kind the suite does not take.
+    #[error("the key does not fit")]
+    Key,
+    /// The payload is longer than the cipher takes (64 GiB).
+    #[error("the payload is too long")]
+    TooLong,
+}
+
+/// `K = expand(key, "vs1/enc" | suite | fid, 32)`, 64 bytes for suite 3.
+fn cipher_key(secret: &[u8; 32], suite: Suite, fid: &FieldId) -> Zeroizing<[u8; 64]> {
+    let mut key = Zeroizing::new([0; 64]);
+    kdf::expand(secret, &[b"vs1/enc", &[suite.id()], fid], &mut key[..suite.key_len()]);
+    key
+}
+
+/// A key schedule, kept per key and field. Each zeroizes itself.
+enum Cipher {
+    Gcm(Box<Aes256Gcm>),
+    Xaes(Box<Xaes256Gcm>),
+    Siv(Box<Aes256Siv>),
+}
+
+impl Cipher {
+    fn new(secret: &[u8; 32], suite: Suite, fid: &FieldId) -> Self {
+        let key = cipher_key(secret, suite, fid);
+        let mut half = Zeroizing::new([0; 32]);
+        half.copy_from_slice(&key[..32]);
+        match suite {
+            Suite::AesGcm => Self::Gcm(Box::new(Aes256Gcm::new((&*half).into()))),
+            Suite::XaesGcm => Self::Xaes(Box::new(Xaes256Gcm::new((&*half).into()))),
+            Suite::AesSiv => Self::Siv(Box::new(Aes256Siv::new((&*key).into()))),
+        }
+    }
+}
+
+/// Seals the values of one field with one key. Not shared between threads: it holds a reserved block of the key's uses.
+pub struct Sealer {
+    key: Arc<Key>,
+    cipher: Cipher,
+    suite: Suite,
+    fid: FieldId,
+    tenant: Arc<str>,
+    uses_left: u64,
+    raw: Vec<u8>,
+    aad: Vec<u8>,
+}
+
+impl Sealer {
+    /// A sealer of field `fid` with `key`.
+    ///
+    /// # Errors
+    /// [`SealError::Key`] when the key has no secret here or its kind does not fit the suite.
+    pub fn new(key: Arc<Key>, suite: Suite, fid: FieldId) -> Result<Self, SealError> {
+        let secret = key.secret.as_ref().filter(|_| suite.fits(key.kind)).ok_or(SealError::Key)?;
+        let cipher = Cipher::new(secret.expose(), suite, &fid);
+        let tenant = key.tenant.clone();
+        Ok(Self { key, cipher, suite, fid, tenant, uses_left: 0, raw: Vec::new(), aad: Vec::new() })
+    }
+
+    /// The key it seals with.
+    #[must_use]
+    pub fn key_id(&self) -> KeyId {
+        self.key.id
+    }
+
+    /// Appends the token of `payload` to `out`, without quotes. `pad` is 0 or a multiple of 16; `binding` the encoded bound values ([`binding`]).
+    ///
+    /// # Errors
+    /// [`SealError`]; nothing was appended then.
+    pub fn seal(
+        &mut self,
+        kind: PayloadKind,
+        payload: &[u8],
+        pad: u16,
+        binding: Option<&[u8]>,
+        nonces: &mut NoncePool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        self.take_use()?;
+        let mut nonce = [0; 24];
+        let nonce = match self.suite {
+            Suite::AesSiv => &mut nonce[..0],
+            suite => &mut nonce[..suite.prefix_len()],
+        };
+        nonces.take(nonce)?;
+        self.seal_with(kind, payload, pad, binding, nonce, out)
+    }
+
+    /// [`Sealer::seal`] with a given nonce: known answers only.
+    #[doc(hidden)]
+    pub fn seal_with(
+        &mut self,
+        kind: PayloadKind,
+        payload: &[u8],
+        pad: u16,
+        binding: Option<&[u8]>,
+        nonce: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let flags = if pad > 0 { token::FLAG_PADDED } else { 0 } | if binding.is_some() { token::FLAG_BOUND } else { 0 };
+        let header = Header { suite: self.suite, flags, kid: self.key.id, fid: self.fid }.encode();
+        associated_data(&header, &self.tenant, binding.unwrap_or_default(), &mut self.aad);
+        self.raw.clear();
+        self.raw.extend_from_slice(&header);
+        match self.suite {
+            Suite::AesSiv => self.raw.resize(header.len() + TAG_LEN, 0),
+            _ => self.raw.extend_from_slice(nonce),
+        }
+        let start = self.raw.len();
+        frame(kind, payload, pad, &mut self.raw);
+        let sealed = self.encrypt(nonce, start);
+        if sealed.is_ok() {
+            token::encode(&self.raw, out);
+        } else {
+            // What could not be sealed must not linger in clear in a buffer that lives on.
+            zeroize::Zeroize::zeroize(&mut self.raw);
+        }
+        sealed
+    }
+
+    fn encrypt(&mut self, nonce: &[u8], start: usize) -> Result<(), SealError> {
+        let (front, text) = self.raw.split_at_mut(start);
+        let tag = match &mut self.cipher {
+            Cipher::Gcm(aes) => {
+                let nonce = nonce.try_into().map_err(|_| SealError::Key)?;
+                aes.encrypt_inout_detached(&nonce, &self.aad, text.into()).map_err(|_| SealError::TooLong)?
+            }
+            Cipher::Xaes(aes) => {
+                let nonce = nonce.try_into().map_err(|_| SealError::Key)?;
+                aes.encrypt_inout_detached(&nonce, &self.aad, text.into()).map_err(|_| SealError::TooLong)?
+            }
+            Cipher::Siv(siv) => {
+                let iv = siv.encrypt_inout_detached([&self.aad], text.into()).map_err(|_| SealError::TooLong)?;
+                front[start - TAG_LEN..].copy_from_slice(&iv);
+                return Ok(());
+            }
+        };
+        self.raw.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    fn take_use(&mut self) -> Result<(), SealError> {
+        if self.uses_left == 0 {
+            self.uses_left = self.key.budget.reserve(BUDGET_BLOCK);
+        }
+        self.uses_left = self.uses_left.checked_sub(1).ok_or(SealError::Spent)?;
+        Ok(())
+    }
+}
+
+/// Appends the plaintext frame: `kind | payload`, then `0x80 | 0x00*` up to a multiple of `pad` when that is not 0.
+fn frame(kind: PayloadKind, payload: &[u8], pad: u16, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.push(kind.byte());
+    out.extend_from_slice(payload);
+    if pad > 0 {
+        out.push(0x80);
+        let framed = out.len() - start;
+        out.resize(start + framed.next_multiple_of(usize::from(pad)), 0);
+    }
+}
+
+/// `AAD = "vs1/aad" | LP(header) | LP(tenant) | LP(binding)`.
+fn associated_data(header: &[u8], tenant: &str, binding: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(b"vs1/aad");
+    for part in [header, tenant.as_bytes(), binding] {
+        out.extend_from_slice(&kdf::length_prefix(part.len()));
+        out.extend_from_slice(part);
+    }
+}
+
+/// Encodes bound values into `out`: for each name, sorted by bytes and unique, `LP(name) | LP(scalar text)`. The caller gives them sorted.
+pub fn binding<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>, out: &mut Vec<u8>) {
+    out.clear();
+    for (name, text) in pairs {
+        out.extend_from_slice(&kdf::length_prefix(name.len()));
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(&kdf::length_prefix(text.len()));
+        out.extend_from_slice(text);
+    }
+}
+

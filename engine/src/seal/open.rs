@@ -1,0 +1,154 @@
+//! Opening: strict, in the order of docs/formats.md, never a second key tried.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aes_gcm::AeadInOut;
+use subtle::ConstantTimeEq;
+
+use super::{Cipher, associated_data};
+use crate::error::OpenError;
+use crate::kdf;
+use crate::key::{Key, KeyId, KeyState};
+use crate::scan;
+use crate::token::{self, FieldId, HEADER_LEN, Header, Suite, TAG_LEN};
+
+/// The first byte of a plaintext frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadKind {
+    /// `J`: one JSON text.
+    Json,
+    /// `B`: raw bytes.
+    Bytes,
+    /// `H`: a honey token; opening raises an alarm.
+    Honey,
+}
+
+impl PayloadKind {
+    /// The byte in the frame.
+    #[must_use]
+    pub fn byte(self) -> u8 {
+        match self {
+            Self::Json => b'J',
+            Self::Bytes => b'B',
+            Self::Honey => b'H',
+        }
+    }
+}
+
+/// What is known of a key id.
+pub type KeyLookup<'a> = Option<&'a Arc<Key>>;
+
+/// Ciphers kept at most; more are forgotten all at once, which costs a few derivations.
+const CACHE: usize = 1024;
+
+/// Opens tokens. Keeps key schedules and buffers from token to token.
+#[derive(Default)]
+pub struct Opener {
+    raw: Vec<u8>,
+    aad: Vec<u8>,
+    ciphers: HashMap<(KeyId, Suite, FieldId), Cipher>,
+    /// Open keys marked compromised. Off unless the operator says so.
+    pub allow_compromised: bool,
+}
+
+impl Opener {
+    /// Opens `token` as field `fid`, handing the key id to `lookup`. `binding` is the encoded bound values of the record, if the field is bound.
+    /// The payload replaces the content of `out`.
+    ///
+    /// # Errors
+    /// The first [`OpenError`] that applies, in the order of docs/formats.md.
+    pub fn open<'k>(
+        &mut self,
+        token: &[u8],
+        fid: &FieldId,
+        tenant: &str,
+        binding: Option<&[u8]>,
+        lookup: impl FnOnce(&KeyId) -> KeyLookup<'k>,
+        out: &mut Vec<u8>,
+    ) -> Result<PayloadKind, OpenError> {
+        out.clear();
+        let header = token::decode(token, &mut self.raw)?;
+        if header.fid != *fid {
+            return Err(OpenError::FieldMismatch);
+        }
+        let key = lookup(&header.kid).ok_or(OpenError::KeyUnavailable)?;
+        check_key(key, &header, tenant, self.allow_compromised)?;
+        if header.bound() != binding.is_some() {
+            return Err(OpenError::Binding);
+        }
+        associated_data(&self.raw[..HEADER_LEN], tenant, binding.unwrap_or_default(), &mut self.aad);
+        let plain = self.decrypt(key, &header)?;
+        let (kind, payload) = unframe(&header, &self.raw[plain])?;
+        out.extend_from_slice(payload);
+        Ok(kind)
+    }
+
+    /// Decrypts in place; returns where in `raw` the frame stands.
+    fn decrypt(&mut self, key: &Key, header: &Header) -> Result<std::ops::Range<usize>, OpenError> {
+        let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
+        if self.ciphers.len() >= CACHE {
+            self.ciphers.clear();
+        }
+        let cipher = self
+            .ciphers
+            .entry((key.id, header.suite, header.fid))
+            .or_insert_with(|| Cipher::new(secret.expose(), header.suite, &header.fid));
+        let (front, text) = self.raw.split_at_mut(HEADER_LEN + header.suite.prefix_len());
+        let prefix = &front[HEADER_LEN..];
+        let start = front.len();
+        let end = match cipher {
+            Cipher::Gcm(aes) => open_gcm(&**aes, prefix, &self.aad, text)?,
+            Cipher::Xaes(aes) => open_gcm(&**aes, prefix, &self.aad, text)?,
+            Cipher::Siv(siv) => {
+                let iv = prefix.try_into().map_err(|_| OpenError::Corrupt)?;
+                siv.decrypt_inout_detached([&self.aad], text.into(), &iv).map_err(|_| OpenError::Corrupt)?;
+                text.len()
+            }
+        };
+        Ok(start..start + end)
+    }
+}
+
+/// The checks of the key, before any cryptography: erased and unavailable first, then kind, tenant, check value.
+fn check_key(key: &Key, header: &Header, tenant: &str, allow_compromised: bool) -> Result<(), OpenError> {
+    match key.state {
+        KeyState::Shredded => return Err(OpenError::Erased),
+        KeyState::Retired => return Err(OpenError::KeyUnavailable),
+        KeyState::Compromised if !allow_compromised => return Err(OpenError::KeyUnavailable),
+        KeyState::Active | KeyState::DecryptOnly | KeyState::Compromised => {}
+    }
+    let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
+    let kcv = kdf::key_check_value(secret);
+    let same = kcv.ct_eq(&key.kcv) & kcv[..16].ct_eq(&header.kid.0);
+    if header.suite.fits(key.kind) && *key.tenant == *tenant && bool::from(same) { Ok(()) } else { Err(OpenError::Corrupt) }
+}
+
+fn open_gcm<A: AeadInOut>(aes: &A, nonce: &[u8], aad: &[u8], text: &mut [u8]) -> Result<usize, OpenError> {
+    let end = text.len().checked_sub(TAG_LEN).ok_or(OpenError::Corrupt)?;
+    let (body, tag) = text.split_at_mut(end);
+    let nonce = (&*nonce).try_into().map_err(|_| OpenError::Corrupt)?;
+    let tag = (&*tag).try_into().map_err(|_| OpenError::Corrupt)?;
+    aes.decrypt_inout_detached(nonce, aad, body.into(), tag).map_err(|_| OpenError::Corrupt)?;
+    Ok(end)
+}
+
+/// The payload of a frame: padding off, kind known, and a `J` payload exactly one JSON text.
+fn unframe<'p>(header: &Header, frame: &'p [u8]) -> Result<(PayloadKind, &'p [u8]), OpenError> {
+    let frame = if header.padded() { unpad(frame)? } else { frame };
+    let (&kind, payload) = frame.split_first().ok_or(OpenError::Corrupt)?;
+    match kind {
+        b'J' if scan::is_json_text(payload) => Ok((PayloadKind::Json, payload)),
+        b'B' => Ok((PayloadKind::Bytes, payload)),
+        b'H' => Ok((PayloadKind::Honey, payload)),
+        _ => Err(OpenError::Corrupt),
+    }
+}
+
+/// Cuts `0x80 | 0x00*` off the end. The frame was authenticated, so this leaks nothing to who cannot open it.
+fn unpad(frame: &[u8]) -> Result<&[u8], OpenError> {
+    let end = frame.iter().rposition(|b| *b != 0).ok_or(OpenError::Corrupt)?;
+    // A padded frame is a multiple of 16 and its padding at most the largest pad.
+    let well_formed = frame[end] == 0x80 && frame.len() % 16 == 0 && frame.len() - end <= 4096;
+    if well_formed { Ok(&frame[..end]) } else { Err(OpenError::Corrupt) }
+}

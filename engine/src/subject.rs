@@ -1,0 +1,43 @@
+//! Data subjects: scalar text and reference (docs/formats.md).
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::kdf;
+use crate::key::{Key, KeyKind, SubjectRef};
+use crate::scan;
+
+/// Writes the scalar text of a JSON value to `out`: a string's unescaped UTF-8, or an integer's digits as written. `false` for anything else:
+/// fraction, exponent, `-0`, lone surrogate, literal, container.
+pub fn scalar_text(json: &[u8], out: &mut Vec<u8>) -> bool {
+    out.clear();
+    match json.first() {
+        Some(b'"') => json.len() >= 2 && scan::unescape(&json[1..json.len() - 1], out),
+        Some(_) if json != b"-0" && is_integer(json) => {
+            out.extend_from_slice(json);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// `-?(0|[1-9][0-9]*)`.
+pub(crate) fn is_integer(json: &[u8]) -> bool {
+    let digits = json.strip_prefix(b"-").unwrap_or(json);
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits[0] != b'0')
+}
+
+/// `ref = first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref" | LP(tenant) | LP(scalar text))`. `None` when `key` is no usable `subject_ref` key.
+#[must_use]
+pub fn subject_ref(key: &Key, tenant: &str, text: &[u8]) -> Option<SubjectRef> {
+    let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::SubjectRef)?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).ok()?;
+    mac.update(b"vs1/ref");
+    for part in [tenant.as_bytes(), text] {
+        mac.update(&kdf::length_prefix(part.len()));
+        mac.update(part);
+    }
+    let mut out = [0; 16];
+    out.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+    Some(SubjectRef(out))
+}
