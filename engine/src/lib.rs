@@ -5,14 +5,18 @@
 //! fetched by the caller.
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod error;
 pub mod kdf;
 pub mod key;
 pub mod keyring;
+pub mod normalize;
 pub mod record;
 pub mod index;
 pub mod scan;
+pub mod schema;
 pub mod seal;
+pub mod select;
 pub mod subject;
 pub mod token;
 pub mod transform;

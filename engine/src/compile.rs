@@ -1,0 +1,67 @@
+//! Schema documents compiled, every fault reported at once.
+
+mod checks;
+mod document;
+mod field;
+mod read;
+mod set;
+
+use sha2::{Digest, Sha256};
+
+pub use set::SchemaSet;
+
+use crate::error::{Fault, Severity};
+use crate::schema::Schema;
+use read::Reader;
+
+/// What the operator's configuration allows documents to do.
+#[derive(Debug, Clone, Default)]
+pub struct Grants {
+    /// Domains a document may use.
+    pub domains: Vec<String>,
+    /// Local commands grant whatever the file declares.
+    pub any_domain: bool,
+}
+
+impl Grants {
+    /// What local commands grant: everything the file declares.
+    #[must_use]
+    pub fn local() -> Self {
+        Self { domains: Vec::new(), any_domain: true }
+    }
+}
+
+/// A document that compiled.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The schema.
+    pub schema: Schema,
+    /// What its author should know.
+    pub warnings: Vec<Fault>,
+}
+
+/// Compiles one schema document.
+///
+/// # Errors
+/// Every fault of the document, each with the JSON pointer of its cause and what to write instead.
+pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>> {
+    let mut reader = Reader::default();
+    let value = read::parse(document, &mut reader);
+    let schema = value.and_then(|value| document::schema(&value, &digest(document), grants, &mut reader));
+    if let Some(schema) = &schema {
+        checks::check(schema, &mut reader);
+    }
+    let (mut warnings, mut errors): (Vec<Fault>, Vec<Fault>) = reader.faults.into_iter().partition(|f| f.severity == Severity::Warning);
+    match schema {
+        Some(read) if errors.is_empty() => Ok(Compiled { schema: read.schema, warnings }),
+        _ => {
+            errors.append(&mut warnings);
+            Err(errors)
+        }
+    }
+}
+
+/// First 8 hex digits of the document's SHA-256: its version when it gives none.
+fn digest(document: &[u8]) -> String {
+    Sha256::digest(document)[..4].iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,101 @@
+//! Faults between the parts of one document.
+
+use super::document::ReadSchema;
+use super::read::{Reader, join};
+use crate::schema::{IndexRule, Protect};
+use crate::select::{Query, Target};
+
+pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
+    let fields = &read.schema.fields;
+    // A field whose path did not parse left no query; ids and fields no longer correspond, and the document is refused anyway.
+    if read.places.len() != fields.len() || !reader.faults.iter().all(|f| f.severity == crate::error::Severity::Warning) {
+        return;
+    }
+    clear_reads(read, reader);
+    filters(read, reader);
+    covered(read, reader);
+    indexes(read, reader);
+    field_ids(read, reader);
+}
+
+/// `when`, `subject` and `bind` are read again on the way back, from the output: no field may change what they read.
+fn clear_reads(read: &ReadSchema, reader: &mut Reader) {
+    for path in &read.clear_reads {
+        let query = &read.queries[usize::from(*path)];
+        for (i, field) in read.schema.fields.iter().enumerate() {
+            if read.queries[i].may_cover(query) {
+                let message = format!("reads a member that field {} protects; it must stay in clear", field.id);
+                reader.error(&read.pointers[usize::from(*path)], message);
+            }
+        }
+    }
+}
+
+fn filters(read: &ReadSchema, reader: &mut Reader) {
+    for (query, pointer) in read.queries.iter().zip(&read.pointers) {
+        for read_by_filter in query.filter_reads() {
+            for (i, field) in read.schema.fields.iter().enumerate() {
+                if read.queries[i].may_cover_steps(&read_by_filter) {
+                    reader.error(pointer, format!("has a filter that reads a member field {} protects; filter on members that stay in clear", field.id));
+                }
+            }
+        }
+    }
+}
+
+fn covered(read: &ReadSchema, reader: &mut Reader) {
+    for i in 0..read.schema.fields.len() {
+        for (k, outer) in read.schema.fields.iter().enumerate().filter(|(k, _)| *k != i) {
+            let (a, b) = (&read.queries[k], &read.queries[i]);
+            if a.same(b) && k < i {
+                reader.warning(&read.pointers[i], format!("selects what field {} selects; the first declared wins", outer.id));
+            } else if a.may_lie_above(b) {
+                reader.warning(&read.pointers[i], format!("may select inside what field {} protects; the outer one covers it", outer.id));
+            }
+        }
+    }
+}
+
+fn indexes(read: &ReadSchema, reader: &mut Reader) {
+    let fields = &read.schema.fields;
+    for (i, field) in fields.iter().enumerate() {
+        let Some(rule) = field.index.as_ref().filter(|_| field.protect != Protect::Hash) else { continue };
+        let at = join(&read.places[i].at, "index");
+        let query = &read.queries[i];
+        if query.target() == Target::Nameless {
+            reader.error(&at, "there is no member to put it beside: the path must end in a name, or in elements of a named array");
+            continue;
+        }
+        let Some(into) = index_member(query, rule) else { continue };
+        for (k, other) in fields.iter().enumerate().filter(|(k, _)| *k != i) {
+            let names_it = read.queries[k].last_name() == Some(&*into) && read.queries[k].same_parent(query);
+            let same_target = fields[k].index.as_ref().filter(|_| fields[k].protect != Protect::Hash).and_then(|r| index_member(&read.queries[k], r));
+            let collides = same_target.as_deref() == Some(&*into) && read.queries[k].same_parent(query) && k < i;
+            if names_it || collides {
+                reader.error(&join(&at, "into"), format!("{into} is taken by field {}; choose another \"into\"", other.id));
+            }
+        }
+    }
+}
+
+/// The member an index is written to, when it is the same for every record.
+fn index_member(query: &Query, rule: &IndexRule) -> Option<String> {
+    rule.into.clone().or_else(|| query.member_name().map(|name| format!("{name}_bidx")))
+}
+
+/// Two names with one fid could be swapped for each other.
+fn field_ids(read: &ReadSchema, reader: &mut Reader) {
+    let schema = &read.schema;
+    let mut seen: Vec<(&[u8; 6], &str)> = Vec::new();
+    let fields = schema.fields.iter().map(|f| (&f.fid, f.name.as_str()));
+    let others = schema.key.iter().map(|k| (&k.fid, k.name.as_str())).chain(schema.headers.iter().map(|h| (&h.fid, h.name.as_str())));
+    for (fid, name) in fields.chain(others) {
+        match seen.iter().find(|s| s.0 == fid) {
+            Some((_, other)) if *other != name => {
+                reader.error("/fields", format!("the names {name} and {other} have the same field id; rename one"));
+            }
+            Some(_) => {}
+            None => seen.push((fid, name)),
+        }
+    }
+}

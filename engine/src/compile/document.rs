@@ -1,0 +1,254 @@
+//! The top level of a schema document.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::Grants;
+use super::field::{self, FieldPlaces};
+use super::read::{Reader, join, kind};
+use crate::kdf;
+use crate::schema::{HeaderRule, KeyRule, PathId, Protect, Residue, Scalar, Schema, Undeclared, When};
+use crate::select::{Program, Query};
+
+const MEMBERS: [&str; 15] = [
+    "$schema", "veilstream", "name", "version", "description", "topics", "when", "subject", "subject_optional", "undeclared", "residue", "fields", "key",
+    "headers", "clear",
+];
+
+/// A schema as read, with what the cross checks need.
+pub(super) struct ReadSchema {
+    pub(super) schema: Schema,
+    /// Query of every path, by id.
+    pub(super) queries: Vec<Query>,
+    /// Where each path stands in the document, by id.
+    pub(super) pointers: Vec<String>,
+    /// Paths that are read in clear: `when`, `subject`, `bind`.
+    pub(super) clear_reads: Vec<PathId>,
+    pub(super) places: Vec<FieldPlaces>,
+}
+
+/// Collects paths; each becomes one number.
+#[derive(Default)]
+pub(super) struct Paths {
+    queries: Vec<Query>,
+    pointers: Vec<String>,
+    clear_reads: Vec<PathId>,
+}
+
+impl Paths {
+    pub(super) fn add(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
+        match crate::select::parse(text) {
+            Ok(query) => Some(self.push(at, query)),
+            Err(message) => {
+                reader.error(at, message);
+                None
+            }
+        }
+    }
+
+    /// A path that must select at most one node.
+    pub(super) fn add_singular(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
+        match crate::select::parse(text) {
+            Ok(query) if query.is_singular() => Some(self.push(at, query)),
+            Ok(_) => {
+                reader.error(at, "must select one place: names and indexes only, no *, .., slices or filters");
+                None
+            }
+            Err(message) => {
+                reader.error(at, message);
+                None
+            }
+        }
+    }
+
+    pub(super) fn read_in_clear(&mut self, path: PathId) {
+        self.clear_reads.push(path);
+    }
+
+    fn push(&mut self, at: &str, query: Query) -> PathId {
+        self.queries.push(query);
+        self.pointers.push(at.to_owned());
+        (self.queries.len() - 1) as PathId
+    }
+}
+
+pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut Reader) -> Option<ReadSchema> {
+    let map = reader.object("", value, &MEMBERS)?;
+    if map.get("veilstream").and_then(Value::as_u64) != Some(1) {
+        reader.error("/veilstream", "must be 1, the version of the document format");
+    }
+    let name: Arc<str> = schema_name(map, reader).into();
+    let version = version(map, digest, reader);
+    let mut paths = Paths::default();
+    let (fields, places) = field::fields(map, &name, grants, &mut paths, reader);
+    let when = when(map, &mut paths, reader);
+    let subject = reader.string("", map, "subject").and_then(|text| paths.add_singular("/subject", text, reader));
+    subject.inspect(|path| paths.read_in_clear(*path));
+    let subject_optional = reader.boolean("", map, "subject_optional");
+    if subject_optional && !map.contains_key("subject") {
+        reader.error("/subject_optional", "says what happens without a subject, but the document has no \"subject\"");
+    }
+    clear(map, &mut paths, reader);
+    let (from, to) = topics(map, reader);
+    let key = map.get("key").and_then(|value| key_rule(value, &name, grants, reader));
+    let headers = header_rules(map, &name, grants, reader);
+    let schema = Schema {
+        label: format!("{name}/{version}").into(),
+        name,
+        version,
+        from,
+        to,
+        when,
+        subject,
+        subject_optional,
+        undeclared: reader
+            .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
+            .unwrap_or_default(),
+        residue: reader
+            .choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)])
+            .unwrap_or_default(),
+        fields,
+        key,
+        headers,
+        program: Program::new(&paths.queries),
+    };
+    Some(ReadSchema { schema, queries: paths.queries, pointers: paths.pointers, clear_reads: paths.clear_reads, places })
+}
+
+fn schema_name(map: &Map<String, Value>, reader: &mut Reader) -> String {
+    let name = reader.required_string("", map, "name", "\"customers\"").unwrap_or_default();
+    if map.get("name").is_some_and(Value::is_string) && reader.name("/name", name) && name == "dead_letter" {
+        reader.error("/name", "dead_letter is reserved; choose another name");
+    }
+    name.to_owned()
+}
+
+fn version(map: &Map<String, Value>, digest: &str, reader: &mut Reader) -> String {
+    if map.contains_key("version") {
+        reader.integer("", map, "version", 1..=u64::from(u32::MAX), 1).to_string()
+    } else {
+        digest.to_owned()
+    }
+}
+
+fn topics(map: &Map<String, Value>, reader: &mut Reader) -> (Option<String>, Option<String>) {
+    let Some(topics) = map.get("topics").and_then(|value| reader.object("/topics", value, &["from", "to"])) else {
+        return (None, None);
+    };
+    let mut topic = |name: &str| {
+        let text = reader.required_string("/topics", topics, name, "\"customers.raw\"")?;
+        let good = !text.is_empty() && text.len() <= 249 && text != "." && text != ".." && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if !good {
+            reader.error(&join("/topics", name), "is no Kafka topic name: 1 to 249 letters, digits, '.', '_' and '-'");
+        }
+        Some(text.to_owned())
+    };
+    let (from, to) = (topic("from"), topic("to"));
+    if from.is_some() && from == to {
+        reader.error("/topics/to", "is the raw topic itself; sanitized records need a topic of their own");
+    }
+    (from, to)
+}
+
+fn when(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) -> Vec<When> {
+    let Some(value) = map.get("when") else { return Vec::new() };
+    let Some(clauses) = value.as_object() else {
+        reader.error("/when", format!("must be an object of \"path\": value, not {}", kind(value)));
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    for (path, value) in clauses {
+        let at = join("/when", path);
+        let scalar = match value {
+            Value::String(s) => Scalar::String(s.clone()),
+            Value::Number(n) => Scalar::Number(n.to_string()),
+            Value::Bool(b) => Scalar::Bool(*b),
+            Value::Null => Scalar::Null,
+            _ => {
+                reader.error(&at, "compares with a string, number, boolean or null only");
+                continue;
+            }
+        };
+        if let Some(header) = path.strip_prefix("header:") {
+            match scalar {
+                Scalar::String(text) => out.push(When::Header(header.to_owned(), text.into_bytes())),
+                _ => reader.error(&at, "a header is bytes: compare with a string"),
+            }
+        } else if let Some(id) = paths.add_singular(&at, path, reader) {
+            paths.read_in_clear(id);
+            out.push(When::Value(id, scalar));
+        }
+    }
+    out
+}
+
+fn clear(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) {
+    let Some(value) = map.get("clear") else { return };
+    let Some(list) = value.as_array() else {
+        reader.error("/clear", format!("must be a list of paths, not {}", kind(value)));
+        return;
+    };
+    for (i, item) in list.iter().enumerate() {
+        let at = format!("/clear/{i}");
+        match item.as_str() {
+            Some(text) => {
+                paths.add(&at, text, reader);
+            }
+            None => reader.error(&at, format!("must be a path, not {}", kind(item))),
+        }
+    }
+}
+
+fn key_rule(value: &Value, schema: &str, grants: &Grants, reader: &mut Reader) -> Option<KeyRule> {
+    let map = reader.object("/key", value, &["protect", "normalize", "bits", "root", "domain"])?;
+    let protect = reader.choice("/key", map, "protect", &[("hash", Some(true)), ("deterministic", Some(false)), ("none", None)]);
+    if !map.contains_key("protect") {
+        reader.error("/key", "has no protect; a record key takes \"hash\", \"deterministic\" or \"none\"");
+    }
+    let hash = protect??;
+    if !map.contains_key("root") {
+        reader.error("/key", "has no root; a record key pins the version of its root: add \"root\": 1");
+    }
+    let root = reader.integer("/key", map, "root", 1..=u64::from(u32::MAX), 1) as u32;
+    let name = field::domain("/key", map, grants, reader).unwrap_or_else(|| format!("{schema}#key"));
+    let index = if hash {
+        let mut rule = field::index_definition("/key", map, &name, reader)?;
+        rule.root = Some(root);
+        Some(rule)
+    } else {
+        None
+    };
+    let protect = if hash { Protect::Hash } else { Protect::Deterministic(root) };
+    Some(KeyRule { fid: kdf::field_id(&name), name, protect, index })
+}
+
+fn header_rules(map: &Map<String, Value>, schema: &str, grants: &Grants, reader: &mut Reader) -> Vec<HeaderRule> {
+    let Some(value) = map.get("headers") else { return Vec::new() };
+    let Some(rules) = value.as_object() else {
+        reader.error("/headers", format!("must be an object of \"header name\": rule, not {}", kind(value)));
+        return Vec::new();
+    };
+    rules.iter().filter_map(|(header, value)| header_rule(header, value, schema, grants, reader)).collect()
+}
+
+fn header_rule(header: &str, value: &Value, schema: &str, grants: &Grants, reader: &mut Reader) -> Option<HeaderRule> {
+    let at = join("/headers", header);
+    let map = reader.object(&at, value, &["protect", "normalize", "bits", "root", "domain"])?;
+    if header == "veilstream-schema" {
+        reader.error(&at, "is written by veilstream itself; it cannot be protected");
+    }
+    let protect = reader
+        .choice(&at, map, "protect", &[("encrypt", 0), ("hash", 1), ("drop", 2)])
+        .or_else(|| (!map.contains_key("protect")).then_some(0))?;
+    let name = field::domain(&at, map, grants, reader).unwrap_or_else(|| format!("{schema}#header:{header}"));
+    let index = if protect == 1 {
+        let mut rule = field::index_definition(&at, map, &name, reader)?;
+        rule.root = map.contains_key("root").then(|| reader.integer(&at, map, "root", 1..=u64::from(u32::MAX), 1) as u32);
+        Some(rule)
+    } else {
+        None
+    };
+    let protect = [Protect::Encrypt, Protect::Hash, Protect::Drop][protect].clone();
+    Some(HeaderRule { header: header.to_owned(), fid: kdf::field_id(&name), name, protect, index })
+}

@@ -1,0 +1,105 @@
+//! Several schemas that work together.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Fault, Severity};
+use crate::schema::Schema;
+
+/// The schemas in force, an immutable snapshot.
+#[derive(Debug, Default)]
+pub struct SchemaSet {
+    schemas: Vec<Arc<Schema>>,
+    by_topic: HashMap<String, Vec<usize>>,
+}
+
+impl SchemaSet {
+    /// A set of schemas.
+    ///
+    /// # Errors
+    /// Faults between them: a name twice, a raw topic with two sanitized ones, a sanitized topic that is another's raw topic, several unconditional schemas on
+    /// one topic, two names with one field id. The pointer is the schema's name.
+    pub fn new(schemas: Vec<Arc<Schema>>) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut fault = |schema: &Schema, message: String| {
+            faults.push(Fault { pointer: schema.name.to_string(), message, severity: Severity::Error });
+        };
+        let mut fids: HashMap<[u8; 6], &str> = HashMap::new();
+        for (i, schema) in schemas.iter().enumerate() {
+            for other in &schemas[..i] {
+                if other.name == schema.name {
+                    fault(schema, "two documents have this name; names are unique".to_owned());
+                }
+                if schema.from.is_some() && schema.from == other.from {
+                    if schema.to != other.to {
+                        fault(schema, format!("sends its raw topic elsewhere than {}; schemas that share a raw topic share the sanitized one", other.name));
+                    }
+                    if schema.when.is_empty() || other.when.is_empty() {
+                        fault(schema, format!("shares its raw topic with {}; both need a \"when\" that tells them apart", other.name));
+                    }
+                }
+            }
+            if let Some(reader) = schemas.iter().find(|s| s.from.is_some() && s.from == schema.to) {
+                fault(schema, format!("writes to the raw topic of {}; a sanitized topic is nobody's raw topic", reader.name));
+            }
+            for field in &schema.fields {
+                if let Some(other) = fids.insert(field.fid, &field.name)
+                    && other != field.name
+                {
+                    fault(schema, format!("the names {} and {other} have the same field id; rename one", field.name));
+                }
+            }
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let mut by_topic: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, schema) in schemas.iter().enumerate() {
+            if let Some(from) = &schema.from {
+                by_topic.entry(from.clone()).or_default().push(i);
+            }
+        }
+        Ok(Self { schemas, by_topic })
+    }
+
+    /// Every schema, in the order given.
+    #[must_use]
+    pub fn schemas(&self) -> &[Arc<Schema>] {
+        &self.schemas
+    }
+
+    /// The schema of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Schema>> {
+        self.schemas.iter().find(|s| &*s.name == name)
+    }
+
+    /// Raw topics and where their records go.
+    pub fn routes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.by_topic.iter().filter_map(|(from, schemas)| Some((from.as_str(), self.schemas[*schemas.first()?].to.as_deref()?)))
+    }
+
+    /// Indexes of the schemas that may claim a record of `topic`; all when there is no topic (command line).
+    pub(crate) fn candidates(&self, topic: Option<&str>) -> Candidates<'_> {
+        match topic {
+            None => Candidates::All(0..self.schemas.len()),
+            Some(topic) => Candidates::Some(self.by_topic.get(topic).map_or(&[][..], Vec::as_slice).iter()),
+        }
+    }
+}
+
+/// Iterator of [`SchemaSet::candidates`].
+pub(crate) enum Candidates<'s> {
+    All(std::ops::Range<usize>),
+    Some(std::slice::Iter<'s, usize>),
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = usize;
+    fn next(&mut self) -> Option<usize> {
+        match self {
+            Self::All(range) => range.next(),
+            Self::Some(list) => list.next().copied(),
+        }
+    }
+}

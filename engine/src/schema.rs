@@ -1,0 +1,242 @@
+//! A compiled schema document: what is PII and what happens to it. Made by [`crate::compile`].
+
+use std::sync::Arc;
+
+use crate::normalize::Normalizer;
+use crate::select::Program;
+use crate::token::FieldId;
+
+/// Index of a path in a schema's [`Program`].
+pub type PathId = u16;
+
+/// One compiled document.
+#[derive(Debug)]
+pub struct Schema {
+    /// Stable name.
+    pub name: Arc<str>,
+    /// The team's number, or the first 8 hex digits of the document's SHA-256.
+    pub version: String,
+    /// `name/version`, as in headers and dead letters.
+    pub label: Arc<str>,
+    /// Raw topic, when the document routes one.
+    pub from: Option<String>,
+    /// Sanitized topic.
+    pub to: Option<String>,
+    /// All of these must hold for the schema to claim a record.
+    pub when: Vec<When>,
+    /// Whose data a record is.
+    pub subject: Option<PathId>,
+    /// A record without subject falls back to the schema's key.
+    pub subject_optional: bool,
+    /// What happens to members nobody named.
+    pub undeclared: Undeclared,
+    /// What happens when a protected value stands in clear elsewhere.
+    pub residue: Residue,
+    /// Fields in the order of the document.
+    pub fields: Vec<Field>,
+    /// What happens to the record key.
+    pub key: Option<KeyRule>,
+    /// What happens to headers.
+    pub headers: Vec<HeaderRule>,
+    /// Every path of the document as one automaton. Paths 0.. are those of `fields`, in order.
+    pub program: Program,
+}
+
+impl Schema {
+    /// The field of that id.
+    #[must_use]
+    pub fn field(&self, id: &str) -> Option<&Field> {
+        self.fields.iter().find(|f| &*f.id == id)
+    }
+
+    /// Whether the two protect record keys and headers alike, so that a tombstone may go by either.
+    #[must_use]
+    pub fn same_envelope(&self, other: &Self) -> bool {
+        self.name == other.name || (self.key.is_none() && other.key.is_none() && self.headers.is_empty() && other.headers.is_empty())
+    }
+}
+
+/// One condition of `when`.
+#[derive(Debug, Clone)]
+pub enum When {
+    /// The value at a singular path equals a scalar.
+    Value(PathId, Scalar),
+    /// A header of that name has exactly these bytes.
+    Header(String, Vec<u8>),
+}
+
+/// A JSON scalar to compare with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scalar {
+    /// Unescaped text.
+    String(String),
+    /// Compared as a double, and by spelling when both are integers.
+    Number(String),
+    /// A boolean.
+    Bool(bool),
+    /// `null`; an absent member is not null.
+    Null,
+}
+
+/// `undeclared`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Undeclared {
+    /// Copied.
+    #[default]
+    Pass,
+    /// Removed.
+    Drop,
+    /// The record is rejected.
+    Reject,
+}
+
+/// `residue`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Residue {
+    /// Counted per field.
+    #[default]
+    Count,
+    /// The record is rejected.
+    Reject,
+    /// Not looked for.
+    Off,
+}
+
+/// One field.
+#[derive(Debug)]
+pub struct Field {
+    /// Stable id.
+    pub id: Arc<str>,
+    /// Cryptographic name: `<schema>.<id>` or `@<domain>`.
+    pub name: String,
+    /// Hash of `name`.
+    pub fid: FieldId,
+    /// The path as written.
+    pub path: String,
+    /// What happens to the value.
+    pub protect: Protect,
+    /// Present and not null.
+    pub required: bool,
+    /// Demanded JSON type.
+    pub value_type: Option<ValueType>,
+    /// `"null": "encrypt"`.
+    pub encrypt_null: bool,
+    /// Pad of the token: 0 or a multiple of 16.
+    pub pad: u16,
+    /// Values the token is tied to, sorted by name.
+    pub bind: Vec<Bind>,
+    /// The blind index beside (or, for `hash`, instead of) the value.
+    pub index: Option<IndexRule>,
+}
+
+/// What happens to a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Protect {
+    /// A token, different every time.
+    Encrypt,
+    /// A token, equal for equal values; pinned root version.
+    Deterministic(u32),
+    /// The value becomes its index.
+    Hash,
+    /// All but some characters are replaced.
+    Mask(Mask),
+    /// A coarser value.
+    Generalize(Generalize),
+    /// A constant: a JSON text.
+    Redact(Vec<u8>),
+    /// The member goes.
+    Drop,
+}
+
+/// Parameters of `mask`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mask {
+    /// Characters kept at the front.
+    pub keep_first: usize,
+    /// Characters kept at the end.
+    pub keep_last: usize,
+    /// What stands for each other character.
+    pub with: String,
+}
+
+/// Parameters of `generalize`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generalize {
+    /// `YYYY` of a date.
+    Year,
+    /// `YYYY-MM` of a date.
+    Month,
+    /// The lower bound of an integer's bucket.
+    Bucket(u64),
+}
+
+/// JSON types a field may demand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    /// A string.
+    String,
+    /// Any number.
+    Number,
+    /// A number without fraction and exponent.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// An object.
+    Object,
+    /// An array.
+    Array,
+}
+
+/// One bound value.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// Name in the token.
+    pub name: String,
+    /// Where it stands.
+    pub path: PathId,
+}
+
+/// A blind index.
+#[derive(Debug, Clone)]
+pub struct IndexRule {
+    /// Normaliser of every part.
+    pub normalize: Normalizer,
+    /// Bits kept of the tag: 8..=64 or 128.
+    pub bits: u16,
+    /// The field name, or `@<domain>`.
+    pub domain: String,
+    /// Member it is written to; `None`: `<member>_bidx`.
+    pub into: Option<String>,
+    /// Parts of a compound index; empty: the field's own value.
+    pub of: Vec<PathId>,
+    /// Root version a `hash` of a record key or header is pinned to; `None`: the newest.
+    pub root: Option<u32>,
+}
+
+/// What happens to the record key.
+#[derive(Debug)]
+pub struct KeyRule {
+    /// `<schema>#key`, or `@<domain>`.
+    pub name: String,
+    /// Hash of `name`.
+    pub fid: FieldId,
+    /// `Hash` or `Deterministic`.
+    pub protect: Protect,
+    /// For `Hash`.
+    pub index: Option<IndexRule>,
+}
+
+/// What happens to a header.
+#[derive(Debug)]
+pub struct HeaderRule {
+    /// Header name, compared byte for byte.
+    pub header: String,
+    /// `<schema>#header:<header>`.
+    pub name: String,
+    /// Hash of `name`.
+    pub fid: FieldId,
+    /// `Encrypt`, `Hash` or `Drop`.
+    pub protect: Protect,
+    /// For `Hash`.
+    pub index: Option<IndexRule>,
+}

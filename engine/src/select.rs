@@ -1,0 +1,13 @@
+//! Selection: the JSONPaths of a schema as one automaton over the node table.
+//!
+//! jsonpath-rust parses the paths (RFC 9535) and judges filters; names, indexes, slices, wildcards and `..` run here. What is selected is what
+//! jsonpath-rust selects, as a set in document order; a test compares the two over a matrix of paths and documents.
+
+mod filter;
+mod program;
+mod query;
+mod walk;
+
+pub use program::Program;
+pub use query::{Query, Step, Target, parse};
+pub use walk::{DuplicateMember, Hit, Selection};
