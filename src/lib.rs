@@ -1,1 +1,8 @@
 //! The veilstream sidecar: configuration, pipeline, command line.
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod status;
+pub mod telemetry;

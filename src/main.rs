@@ -1,2 +1,25 @@
 //! The `veilstream` binary.
-fn main() {}
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use veilstream::cli::Cli;
+use veilstream::exit::Exit;
+
+fn main() -> ExitCode {
+    let exit = Cli::parse().run().unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            // The reader has what it wants (`veilstream reveal | head`).
+            return Exit::Ok;
+        }
+        // Standard error may be closed too: the exit code still tells.
+        let _ = writeln!(io::stderr(), "veilstream: {error:#}");
+        Exit::of(&error)
+    });
+    exit.into()
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

@@ -1,0 +1,115 @@
+//! The command line, one file per subcommand.
+
+pub mod check;
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod dlq;
+pub mod index;
+pub mod keys;
+pub mod reveal;
+pub mod run;
+pub mod schema;
+pub mod transform;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{Config, Faults};
+use crate::exit::Exit;
+
+/// Encrypts the personal fields of Kafka events, exactly once, and opens them again for those who may.
+#[derive(Debug, Parser)]
+#[command(name = "veilstream", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar
+    Run(run::RunArgs),
+    /// Check configuration and schemas, every fault at once
+    Check(check::CheckArgs),
+    /// Show the main job on an embedded broker
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
+    /// Protect NDJSON events: standard input to standard output
+    Transform(transform::TransformArgs),
+    /// Open protected NDJSON events, or bare tokens
+    Reveal(reveal::RevealArgs),
+    /// Print the index values to search for
+    Index(index::IndexArgs),
+    /// Check, test and list schema documents
+    Schema(schema::SchemaArgs),
+    /// Make, list and inspect keys
+    Keys(keys::KeysArgs),
+    /// List, show and replay dead letters
+    Dlq(dlq::DlqArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What went wrong; [`Exit::of`] tells the exit code.
+    pub fn run(&self) -> anyhow::Result<Exit> {
+        match &self.command {
+            Command::Run(args) => run::run(args),
+            Command::Check(args) => check::run(args),
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => demo::run(args),
+            Command::Transform(args) => transform::run(args),
+            Command::Reveal(args) => reveal::run(args),
+            Command::Index(args) => index::run(args),
+            Command::Schema(args) => schema::run(args),
+            Command::Keys(args) => keys::run(args),
+            Command::Dlq(args) => dlq::run(args),
+            Command::Completions { shell } => {
+                clap_complete::generate(*shell, &mut Self::command(), "veilstream", &mut io::stdout());
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+/// Where a local command finds its keys: a directory, or what a configuration says.
+#[derive(Debug, Clone, Args)]
+#[group(required = false, multiple = false)]
+pub struct KeysSource {
+    /// Directory made by `veilstream keys init`
+    #[arg(long, value_name = "DIR", env = "VEILSTREAM_KEYS")]
+    pub keys: Option<PathBuf>,
+    /// Configuration file whose [keys] section counts
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Loads a configuration.
+///
+/// # Errors
+/// Every fault, one a line, with [`Exit::Usage`].
+pub fn load_config(path: &Path) -> anyhow::Result<Config> {
+    Config::load(path).map_err(|Faults(faults)| faults_error(&faults))
+}
+
+/// The error of a list of faults: one a line, ends with [`Exit::Usage`].
+pub fn faults_error(faults: &[impl ToString]) -> anyhow::Error {
+    let lines: Vec<String> = faults.iter().map(|f| format!("  {}", f.to_string())).collect();
+    let noun = if faults.len() == 1 { "fault" } else { "faults" };
+    Exit::Usage.because(format!("{} {noun}\n{}", faults.len(), lines.join("\n")))
+}
+
+/// Whether the user asked for no colour (<https://no-color.org>).
+#[must_use]
+pub fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+}

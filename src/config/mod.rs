@@ -1,0 +1,351 @@
+//! The configuration: `veilstream.toml`, `.env` and `VEILSTREAM__SECTION__KEY`, read into types with every fault reported at once.
+
+mod fault;
+mod read;
+mod secret;
+mod source;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use fault::{Fault, Faults};
+pub use read::ReadFile;
+pub use secret::{Properties, Secret};
+pub use source::Input;
+pub use units::RejectGuard;
+
+use read::{Reading, Section, not_empty};
+
+/// Everything `veilstream` can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[kafka]`
+    pub kafka: Kafka,
+    /// `[pipeline]`
+    pub pipeline: Pipeline,
+    /// `[schemas]`
+    pub schemas: Schemas,
+    /// `[keys]`
+    pub keys: Keys,
+    /// `[http]`
+    pub http: Http,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Brokers and who this process is to them.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `host:port`, separated by commas.
+    pub bootstrap_servers: String,
+    /// The consumer group.
+    pub group_id: String,
+    /// Stable name of this process in the group; the host name where it is not configured.
+    pub instance: String,
+    /// Start of every `transactional.id`.
+    pub transactional_id_prefix: String,
+    /// librdkafka properties of the consumer, `[kafka.client]` (both sides) included.
+    pub consumer: Properties,
+    /// librdkafka properties of the producers, `[kafka.client]` (both sides) included.
+    pub producer: Properties,
+}
+
+/// How records flow.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// Worker threads; 0 is one per core.
+    pub lanes: usize,
+    /// A transaction commits at the latest after this time.
+    pub commit_interval: Duration,
+    /// A transaction commits at the latest with so many input records.
+    pub max_batch_records: usize,
+    /// A transaction commits at the latest with so many input bytes.
+    pub max_batch_bytes: usize,
+    /// A longer input value is rejected (`too_large`).
+    pub max_record_bytes: usize,
+    /// Input bytes a lane holds before its partitions are paused.
+    pub max_inflight_bytes: usize,
+    /// Where sealed rejects go.
+    pub dead_letter_topic: String,
+    /// When a route pauses instead of dead-lettering everything; `None` is off.
+    pub reject_guard: Option<RejectGuard>,
+    /// How long a stop may take before open transactions are aborted.
+    pub drain_timeout: Duration,
+}
+
+/// Where schema documents come from.
+#[derive(Debug, Clone)]
+pub struct Schemas {
+    /// Directory of `<name>.json` documents.
+    pub dir: PathBuf,
+    /// Domains that documents may use.
+    pub domains: Vec<String>,
+    /// How often the directory is looked at for changes.
+    pub reload_interval: Duration,
+}
+
+/// Where keys come from and live.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The tenant all keys and tokens belong to.
+    pub tenant: String,
+    /// Who holds the key-encrypting key.
+    pub provider: KeyProvider,
+    /// The key database (`sqlite:<path>`).
+    pub store: PathBuf,
+    /// Whether an old key-encrypting key is an alarm.
+    pub rotation_enabled: bool,
+    /// How old, in days, is old.
+    pub rotation_interval_days: u32,
+}
+
+/// Who holds the key-encrypting key.
+#[derive(Debug, Clone)]
+pub enum KeyProvider {
+    /// 32 bytes in base64 or base64url, from `ENCRYPTION_KEY` or `[keys.env]`.
+    Env {
+        /// The encoded key.
+        key: Secret,
+    },
+    /// A file of `<version> <base64>` lines.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Derived from a password with PBKDF2.
+    Password {
+        /// The password.
+        password: Secret,
+        /// Iterations of new wraps.
+        iterations: u32,
+    },
+}
+
+/// The HTTP listener.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// What is logged and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// The least level that is logged.
+    pub level: tracing::Level,
+    /// Shape of a line.
+    pub format: LogFormat,
+}
+
+/// Shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl Config {
+    /// Reads the file at `path`, `.env` and the environment.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let input = Input::from_system(path).map_err(|fault| Faults(vec![fault]))?;
+        Self::parse(&input, &|path| std::fs::read_to_string(path))
+    }
+
+    /// Reads a configuration from what is given; `read_file` reads what `*_file` settings name.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn parse(input: &Input, read_file: &ReadFile<'_>) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let tree = input.merge(&mut faults);
+        let base = input.path.parent().map(Path::to_owned).unwrap_or_default();
+        let mut reading = Reading { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
+        let config = config(Section::root(tree, &mut reading), &input.host_name);
+        if reading.faults.is_empty() {
+            return Ok(config);
+        }
+        reading.faults.sort();
+        Err(Faults(reading.faults))
+    }
+}
+
+fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
+    let config = Config {
+        kafka: kafka(root.section("kafka"), host_name),
+        pipeline: pipeline(root.section("pipeline")),
+        schemas: schemas(root.section("schemas")),
+        keys: keys(root.section("keys")),
+        http: http(root.section("http")),
+        log: log(root.section("log")),
+    };
+    root.later("audit", "remove the section; reveal through the command line is not audited");
+    root.finish();
+    config
+}
+
+fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
+    let client = s.section("client").properties();
+    let with_client = |own: Properties| {
+        let mut all = client.clone();
+        all.0.extend(own.0);
+        all
+    };
+    let consumer = with_client(s.section("consumer").properties());
+    let producer = with_client(s.section("producer").properties());
+    let kafka = Kafka {
+        bootstrap_servers: s.parse("bootstrap_servers", "localhost:9092".to_owned(), servers),
+        group_id: s.parse("group_id", "veilstream".to_owned(), not_empty),
+        instance: s.parse("instance", host_name.to_owned(), not_empty),
+        transactional_id_prefix: s.parse("transactional_id_prefix", "veilstream".to_owned(), not_empty),
+        consumer,
+        producer,
+    };
+    s.finish();
+    kafka
+}
+
+fn pipeline(mut s: Section<'_, '_>) -> Pipeline {
+    let pipeline = Pipeline {
+        lanes: s.number("lanes", 0, 0..=256),
+        commit_interval: s.parse("commit_interval", Duration::from_millis(100), |t| duration_in(t, "1ms", "10s")),
+        max_batch_records: s.number("max_batch_records", 5000, 1..=1_000_000),
+        max_batch_bytes: s.parse("max_batch_bytes", 16 << 20, |t| bytes_in(t, "1KiB", "1GiB")),
+        max_record_bytes: s.parse("max_record_bytes", 8 << 20, |t| bytes_in(t, "1KiB", "256MiB")),
+        max_inflight_bytes: s.parse("max_inflight_bytes", 32 << 20, |t| bytes_in(t, "64KiB", "4GiB")),
+        dead_letter_topic: s.parse("dead_letter_topic", "veilstream.dead-letter".to_owned(), topic),
+        reject_guard: s.parse("reject_guard", Some(RejectGuard { percent: 50, window: 1000 }), |t| if t == "off" { Ok(None) } else { t.parse().map(Some) }),
+        drain_timeout: s.parse("drain_timeout", Duration::from_secs(30), |t| duration_in(t, "1s", "10m")),
+    };
+    s.finish();
+    pipeline
+}
+
+fn schemas(mut s: Section<'_, '_>) -> Schemas {
+    s.later("topic", "name a directory with schemas.dir");
+    let schemas = Schemas {
+        dir: s.path("dir", "schemas"),
+        domains: s.list("domains"),
+        reload_interval: s.parse("reload_interval", Duration::from_secs(5), |t| duration_in(t, "1s", "1h")),
+    };
+    s.finish();
+    schemas
+}
+
+fn keys(mut s: Section<'_, '_>) -> Keys {
+    for later in ["vault", "aws-kms"] {
+        s.later(later, "use [keys.env], [keys.file] or [keys.password]");
+    }
+    let name = s.parse("provider", "file".to_owned(), |text| match text {
+        "env" | "file" | "password" => Ok(text.to_owned()),
+        "vault" | "aws-kms" => Err("is not in this version; write env, file or password".to_owned()),
+        _ => Err("is no provider; write env, file or password".to_owned()),
+    });
+    let provider = provider(&mut s, &name);
+    let keys = Keys {
+        tenant: s.parse("tenant", "default".to_owned(), tenant),
+        provider,
+        store: s.store("store", "keys.db"),
+        rotation_enabled: s.flag("rotation_enabled", true),
+        rotation_interval_days: s.number("rotation_interval_days", 90, 1..=3650),
+    };
+    s.finish();
+    keys
+}
+
+/// The chosen provider. The sections of the others may stay in the file.
+fn provider(s: &mut Section<'_, '_>, name: &str) -> KeyProvider {
+    let mut env = s.section("env");
+    let key = env.secret("key", "key_file");
+    if name == "env" && key.is_none() {
+        env.missing("key", "is missing; set ENCRYPTION_KEY to 32 random bytes in base64 (openssl rand -base64 32) or name a file with key_file");
+    }
+    env.finish();
+    let mut file = s.section("file");
+    let path = file.path("path", "kek");
+    file.finish();
+    let mut section = s.section("password");
+    let password = section.secret("password", "password_file");
+    let iterations = section.number("iterations", 600_000, 600_000..=10_000_000);
+    if name == "password" && password.is_none() {
+        section.missing("password", "is missing; name a file that holds it with password_file");
+    }
+    section.finish();
+    // A missing secret is a fault already: the configuration is refused, whatever stands here.
+    let or_none = |secret: Option<Secret>| secret.unwrap_or_else(|| Secret::new(String::new()));
+    match name {
+        "env" => KeyProvider::Env { key: or_none(key) },
+        "password" => KeyProvider::Password { password: or_none(password), iterations },
+        _ => KeyProvider::File { path },
+    }
+}
+
+fn http(mut s: Section<'_, '_>) -> Http {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8787));
+    let listen = s.parse("listen", default, |t| t.parse().map_err(|_| "is not an address with a port; write \"127.0.0.1:8787\" or \"0.0.0.0:8787\"".to_owned()));
+    s.finish();
+    Http { listen }
+}
+
+fn log(mut s: Section<'_, '_>) -> Log {
+    let level = s.parse("level", tracing::Level::INFO, |t| match t {
+        "error" | "warn" | "info" | "debug" | "trace" => t.parse().map_err(|_| String::new()),
+        _ => Err("is no level; write error, warn, info, debug or trace".to_owned()),
+    });
+    let format = s.parse("format", LogFormat::Text, |t| match t {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is no format; write text or json".to_owned()),
+    });
+    s.finish();
+    Log { level, format }
+}
+
+fn servers(text: &str) -> Result<String, String> {
+    let well_formed = |server: &str| server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    let servers: Vec<&str> = text.split(',').map(str::trim).collect();
+    if servers.iter().all(|s| well_formed(s)) { Ok(servers.join(",")) } else { Err("is not host:port; write \"broker-1:9092,broker-2:9092\"".to_owned()) }
+}
+
+/// The tenant's grammar is that of all names in tokens (docs/formats.md).
+fn tenant(text: &str) -> Result<String, String> {
+    let mut chars = text.chars();
+    let starts = chars.next().is_some_and(|c| c.is_ascii_lowercase());
+    if starts && text.len() <= 64 && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-') {
+        Ok(text.to_owned())
+    } else {
+        Err("is no name; write up to 64 of a-z, 0-9, _ and -, a letter first".to_owned())
+    }
+}
+
+/// Kafka's own rule for topic names.
+fn topic(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=249).contains(&text.len()) && text.chars().all(legal) && text != "." && text != ".." {
+        Ok(text.to_owned())
+    } else {
+        Err("is no topic name; write up to 249 of a-z, A-Z, 0-9, ., _ and -".to_owned())
+    }
+}
+
+fn duration_in(text: &str, least: &str, most: &str) -> Result<Duration, String> {
+    within(units::duration, text, least, most)
+}
+
+fn bytes_in(text: &str, least: &str, most: &str) -> Result<usize, String> {
+    within(units::bytes, text, least, most)
+}
+
+fn within<T: PartialOrd>(parse: fn(&str) -> Result<T, String>, text: &str, least: &str, most: &str) -> Result<T, String> {
+    let value = parse(text)?;
+    if (parse(least)?..=parse(most)?).contains(&value) { Ok(value) } else { Err(format!("is out of range; write {least} to {most}")) }
+}

@@ -1,0 +1,252 @@
+//! Reads typed values out of the merged tree and collects every fault on the way.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use config::{Map, Value, ValueKind};
+
+use super::fault::Fault;
+use super::secret::{Properties, Secret};
+
+/// Reads the text of a `*_file` setting.
+pub type ReadFile<'a> = dyn Fn(&Path) -> std::io::Result<String> + 'a;
+
+/// What the whole reading shares.
+pub(super) struct Reading<'a> {
+    /// The configuration file, the place of faults about what is absent.
+    pub(super) place: String,
+    /// Where relative paths start.
+    pub(super) base: PathBuf,
+    pub(super) read_file: &'a ReadFile<'a>,
+    pub(super) faults: Vec<Fault>,
+    /// Every key asked for, in dotted form.
+    pub(super) known: Vec<String>,
+}
+
+/// One table of the configuration. [`Section::finish`] reports what nobody asked for.
+pub(super) struct Section<'s, 'r> {
+    prefix: String,
+    table: Map<String, Value>,
+    asked: Vec<&'static str>,
+    reading: &'s mut Reading<'r>,
+}
+
+impl<'s, 'r> Section<'s, 'r> {
+    pub(super) fn root(table: Map<String, Value>, reading: &'s mut Reading<'r>) -> Self {
+        Self { prefix: String::new(), table, asked: Vec::new(), reading }
+    }
+
+    /// A table within this one.
+    pub(super) fn section(&mut self, key: &'static str) -> Section<'_, 'r> {
+        self.asked.push(key);
+        let table = match self.table.remove(key) {
+            None => Map::new(),
+            Some(value) => match value.kind {
+                ValueKind::Table(table) => table,
+                _ => {
+                    self.fault(key, &value, "is a section; write its settings below a line with its name in brackets");
+                    Map::new()
+                }
+            },
+        };
+        Section { prefix: self.dotted(key) + ".", table, asked: Vec::new(), reading: self.reading }
+    }
+
+    /// The text of a scalar, whatever its TOML type: the environment has only text.
+    fn text(&mut self, key: &'static str) -> Option<(String, Value)> {
+        self.asked.push(key);
+        let dotted = self.dotted(key);
+        self.reading.known.push(dotted);
+        let value = self.table.remove(key)?;
+        match value.clone().into_string() {
+            Ok(text) => Some((text, value)),
+            Err(_) => {
+                self.fault(key, &value, "is a table or a list; write one value");
+                None
+            }
+        }
+    }
+
+    /// A value with a parser that says what to write instead; `default` where it is absent or faulty.
+    pub(super) fn parse<T>(&mut self, key: &'static str, default: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let Some((text, value)) = self.text(key) else { return default };
+        parse(&text).unwrap_or_else(|message| {
+            self.fault(key, &value, &format!("{} {message}", quoted(&text)));
+            default
+        })
+    }
+
+    /// A number within bounds.
+    pub(super) fn number<T>(&mut self, key: &'static str, default: T, bounds: std::ops::RangeInclusive<T>) -> T
+    where
+        T: FromStr + PartialOrd + std::fmt::Display,
+    {
+        self.parse(key, default, |text| {
+            let parsed = text.parse::<T>().ok().filter(|n| bounds.contains(n));
+            parsed.ok_or_else(|| format!("is not allowed; write a number from {} to {}", bounds.start(), bounds.end()))
+        })
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        self.parse(key, default, |text| text.to_ascii_lowercase().parse().map_err(|_| "is neither true nor false; write one of them".to_owned()))
+    }
+
+    /// A path; relative ones start at the configuration file's folder.
+    pub(super) fn path(&mut self, key: &'static str, default: &str) -> PathBuf {
+        let path = self.parse(key, default.to_owned(), not_empty);
+        self.reading.base.join(path)
+    }
+
+    /// The SQLite file of a `sqlite:<path>` store.
+    pub(super) fn store(&mut self, key: &'static str, default: &str) -> PathBuf {
+        let path = self.parse(key, default.to_owned(), |text| match text.split_once(':') {
+            Some(("sqlite", path)) if !path.is_empty() => Ok(path.to_owned()),
+            Some(("kafka" | "postgres" | "postgresql", _)) => Err("is not in this version; write \"sqlite:keys.db\"".to_owned()),
+            _ => Err("is no store; write \"sqlite:keys.db\"".to_owned()),
+        });
+        self.reading.base.join(path)
+    }
+
+    /// A list of texts; from the environment separated by commas.
+    pub(super) fn list(&mut self, key: &'static str) -> Vec<String> {
+        self.asked.push(key);
+        let dotted = self.dotted(key);
+        self.reading.known.push(dotted);
+        let Some(value) = self.table.remove(key) else { return Vec::new() };
+        let texts = match &value.kind {
+            ValueKind::String(text) => Ok(text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect()),
+            ValueKind::Array(values) => values.iter().map(|v| v.clone().into_string()).collect(),
+            _ => Err(config::ConfigError::Message(String::new())),
+        };
+        texts.unwrap_or_else(|_| {
+            self.fault(key, &value, "is not a list of texts; write [\"one\", \"two\"]");
+            Vec::new()
+        })
+    }
+
+    /// A secret, given as `key` or, better, in the file `key_file` names.
+    pub(super) fn secret(&mut self, key: &'static str, key_file: &'static str) -> Option<Secret> {
+        let direct = self.text(key);
+        let Some((path, from)) = self.text(key_file) else { return direct.map(|(text, _)| Secret::new(text)) };
+        if let Some((_, value)) = &direct
+            && !value.origin().is_some_and(is_plain_name)
+        {
+            self.fault(key, value, &format!("is given twice, directly and by {key_file}; keep one of them"));
+        }
+        match self.secret_file(Path::new(&path)) {
+            Ok(text) => Some(Secret::new(text)),
+            Err(message) => {
+                self.fault(key_file, &from, &message);
+                None
+            }
+        }
+    }
+
+    /// All settings of this table as librdkafka properties, `*_file` ones read.
+    pub(super) fn properties(mut self) -> Properties {
+        let mut flat = Vec::new();
+        flatten("", std::mem::take(&mut self.table), &mut flat);
+        let mut properties = Properties::default();
+        for (name, value) in flat {
+            let Ok(text) = value.clone().into_string() else {
+                self.fault(&name, &value, "is a list; write one value");
+                continue;
+            };
+            let (name, text) = match name.strip_suffix("_file") {
+                None => (name, text),
+                Some(plain) => match self.secret_file(Path::new(&text)) {
+                    Ok(secret) => (plain.to_owned(), secret),
+                    Err(message) => {
+                        self.fault(&name, &value, &message);
+                        continue;
+                    }
+                },
+            };
+            // `probe` is librdkafka's word for the system's certificates.
+            let is_path = name.starts_with("ssl.") && name.ends_with(".location") && text != "probe";
+            let text = if is_path { self.reading.base.join(text).display().to_string() } else { text };
+            properties.0.insert(name, text);
+        }
+        properties
+    }
+
+    /// Settings of a later version: refused, not silently accepted.
+    pub(super) fn later(&mut self, key: &'static str, instead: &str) {
+        self.asked.push(key);
+        if let Some(value) = self.table.remove(key) {
+            self.fault(key, &value, &format!("is not in this version; {instead}"));
+        }
+    }
+
+    /// Reports what nobody asked for.
+    pub(super) fn finish(mut self) {
+        for (key, value) in std::mem::take(&mut self.table) {
+            let near = self.asked.iter().map(|a| (strsim::jaro_winkler(a, &key), *a)).filter(|(score, _)| *score > 0.8);
+            let message = match near.max_by(|a, b| a.0.total_cmp(&b.0)) {
+                Some((_, name)) => format!("is unknown; did you mean {name}?"),
+                None => format!("is unknown; known here: {}", self.asked.join(", ")),
+            };
+            self.fault(&key, &value, &message);
+        }
+    }
+
+    /// Adds a fault about a value that is there.
+    fn fault(&mut self, key: &str, value: &Value, message: &str) {
+        let place = value.origin().map(str::to_owned).or_else(|| nested_origin(value)).unwrap_or_else(|| self.reading.place.clone());
+        self.reading.faults.push(Fault { place, key: self.dotted(key), message: message.to_owned() });
+    }
+
+    /// Adds a fault about something absent, or about several settings together.
+    pub(super) fn missing(&mut self, key: &str, message: &str) {
+        let place = self.reading.place.clone();
+        self.reading.faults.push(Fault { place, key: self.dotted(key), message: message.to_owned() });
+    }
+
+    fn dotted(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn secret_file(&self, path: &Path) -> Result<String, String> {
+        let path = self.reading.base.join(path);
+        let text = (self.reading.read_file)(&path).map_err(|e| format!("names {}, which cannot be read ({e})", path.display()))?;
+        let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)).to_owned();
+        if text.is_empty() { Err(format!("names {}, which is empty", path.display())) } else { Ok(text) }
+    }
+}
+
+/// Refuses an empty text.
+pub(super) fn not_empty(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("is empty; write a value or leave the key out".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn is_plain_name(origin: &str) -> bool {
+    origin.starts_with("environment variable ENCRYPTION_KEY")
+}
+
+/// A table has no origin of its own; any value in it has.
+fn nested_origin(value: &Value) -> Option<String> {
+    match &value.kind {
+        ValueKind::Table(table) => table.values().find_map(|v| v.origin().map(str::to_owned).or_else(|| nested_origin(v))),
+        ValueKind::Array(values) => values.iter().find_map(|v| v.origin().map(str::to_owned)),
+        _ => None,
+    }
+}
+
+/// `fetch.min.bytes = 1` without quotes is three nested tables in TOML: joined again.
+fn flatten(prefix: &str, table: Map<String, Value>, into: &mut Vec<(String, Value)>) {
+    for (key, value) in table {
+        let name = format!("{prefix}{key}");
+        match value.kind {
+            ValueKind::Table(inner) => flatten(&format!("{name}."), inner, into),
+            _ => into.push((name, value)),
+        }
+    }
+}
+
+/// The value as written, shortened.
+fn quoted(text: &str) -> String {
+    let short: String = text.chars().take(40).collect();
+    let dots = if short.len() < text.len() { "..." } else { "" };
+    format!("\"{short}{dots}\"")
+}

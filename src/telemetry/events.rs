@@ -1,0 +1,137 @@
+//! What can happen: one struct per occurrence, whose `emit` writes the log line and counts the metric together, so that neither is forgotten.
+//! Fields are names, numbers and codes of this program; never anything of a record.
+
+use super::metrics::Metrics;
+
+/// Something that happened.
+pub trait Event {
+    /// Logs and counts it.
+    fn emit(self, metrics: &Metrics);
+}
+
+/// A producer was dropped and fenced anew.
+#[derive(Debug)]
+pub struct ProducerRecycled {
+    /// The lane it belongs to.
+    pub lane: usize,
+    /// Code of the reason, from a closed set.
+    pub reason: &'static str,
+}
+
+impl Event for ProducerRecycled {
+    fn emit(self, metrics: &Metrics) {
+        tracing::info!(lane = self.lane, reason = self.reason, "producer recycled");
+        metrics.producer_recycles.with_label_values(&[self.reason]).inc();
+    }
+}
+
+/// The partitions of this member changed.
+#[derive(Debug)]
+pub struct Rebalanced {
+    /// Partitions that came.
+    pub assigned: usize,
+    /// Partitions that went, committed or aborted.
+    pub revoked: usize,
+    /// Whether they went without a chance to commit.
+    pub lost: bool,
+}
+
+impl Event for Rebalanced {
+    fn emit(self, metrics: &Metrics) {
+        tracing::info!(assigned = self.assigned, revoked = self.revoked, lost = self.lost, "partitions changed");
+        metrics.rebalances.inc();
+    }
+}
+
+/// A transaction committed.
+#[derive(Debug)]
+pub struct TransactionCommitted {
+    /// The lane.
+    pub lane: usize,
+    /// Records it holds.
+    pub records: usize,
+    /// Of them dead letters.
+    pub dead_letters: usize,
+    /// From the first record to the end of the commit, in seconds.
+    pub seconds: f64,
+}
+
+impl Event for TransactionCommitted {
+    fn emit(self, metrics: &Metrics) {
+        tracing::debug!(lane = self.lane, records = self.records, dead_letters = self.dead_letters, seconds = self.seconds, "transaction committed");
+        metrics.transactions.with_label_values(&["committed"]).inc();
+        metrics.transaction_duration.observe(self.seconds);
+    }
+}
+
+/// A transaction was aborted; its records come again.
+#[derive(Debug)]
+pub struct TransactionAborted {
+    /// The lane.
+    pub lane: usize,
+    /// Code of the reason.
+    pub reason: &'static str,
+}
+
+impl Event for TransactionAborted {
+    fn emit(self, metrics: &Metrics) {
+        tracing::info!(lane = self.lane, reason = self.reason, "transaction aborted, its records come again");
+        metrics.transactions.with_label_values(&["aborted"]).inc();
+    }
+}
+
+/// A route stopped because too much of it was rejected.
+#[derive(Debug)]
+pub struct RoutePaused<'a> {
+    /// The raw topic.
+    pub topic: &'a str,
+    /// Records rejected within the window.
+    pub rejected: u32,
+    /// Size of the window.
+    pub window: u32,
+}
+
+impl Event for RoutePaused<'_> {
+    fn emit(self, _: &Metrics) {
+        tracing::warn!(topic = self.topic, rejected = self.rejected, window = self.window, "route paused: too many records rejected; mend the schema");
+    }
+}
+
+/// The schemas in force changed.
+#[derive(Debug)]
+pub struct SchemasLoaded<'a> {
+    /// `name/version` of each.
+    pub labels: &'a [String],
+}
+
+impl Event for SchemasLoaded<'_> {
+    fn emit(self, _: &Metrics) {
+        tracing::info!(schemas = self.labels.join(" "), "schemas loaded");
+    }
+}
+
+/// A new state of the schema directory was refused; the schemas in force stay.
+#[derive(Debug)]
+pub struct SchemasRefused<'a> {
+    /// Every fault, with its file.
+    pub faults: &'a [String],
+}
+
+impl Event for SchemasRefused<'_> {
+    fn emit(self, _: &Metrics) {
+        tracing::error!(faults = self.faults.join("; "), "schema change refused, the schemas in force stay");
+    }
+}
+
+/// The process stops.
+#[derive(Debug)]
+pub struct Stopping<'a> {
+    /// Why: a signal's name or how the pipeline ended.
+    pub why: &'a str,
+}
+
+impl Event for Stopping<'_> {
+    fn emit(self, _: &Metrics) {
+        tracing::info!(why = self.why, "stopping");
+    }
+}

@@ -1,0 +1,205 @@
+//! Every metric, in one table. Names and labels are an API (README); labels come from closed sets: topics, schemas and fields of the
+//! configuration, codes of this program. Nothing of a payload becomes a label.
+
+use prometheus::core::Collector;
+use prometheus::local::LocalIntCounter;
+use prometheus::{Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use veilstream_engine::RejectCode;
+use veilstream_engine::record::FieldOutcome;
+
+/// Buckets of a transaction: 1 ms to 10 s.
+const TRANSACTION: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Buckets from a record's timestamp to its commit: 5 ms to 10 min, because a start with lag is normal.
+const LATENCY: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0];
+/// Buckets of a request to the key provider or store: 0.1 ms to 10 s.
+const KEYS: &[f64] = &[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+
+/// Declares the struct of handles and its constructor from one table: name, handle, labels or buckets, help.
+macro_rules! metrics {
+    ($($field:ident: $kind:ident $name:literal [$($extra:tt)*] $help:literal;)*) => {
+        /// Handles of every metric. Cheap to share behind an `Arc`; lanes count locally with [`TopicCounters`] and [`SchemaCounters`].
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// Registers every metric.
+            ///
+            /// # Errors
+            /// A name or label that Prometheus refuses: a fault of the table.
+            pub fn new() -> Result<Self, prometheus::Error> {
+                let registry = Registry::new();
+                $(let $field = register(&registry, metrics!(@make $kind $name [$($extra)*] $help)?)?;)*
+                let metrics = Self { registry, $($field),* };
+                metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                Ok(metrics)
+            }
+
+            /// Every name, in the order of the table.
+            pub const NAMES: &[&str] = &[$($name),*];
+        }
+    };
+    (@make IntCounterVec $name:literal [$($label:literal)*] $help:literal) => { IntCounterVec::new(Opts::new($name, $help), &[$($label),*]) };
+    (@make IntGaugeVec $name:literal [$($label:literal)*] $help:literal) => { IntGaugeVec::new(Opts::new($name, $help), &[$($label),*]) };
+    (@make IntCounter $name:literal [] $help:literal) => { IntCounter::new($name, $help) };
+    (@make IntGauge $name:literal [] $help:literal) => { IntGauge::new($name, $help) };
+    (@make Gauge $name:literal [] $help:literal) => { Gauge::new($name, $help) };
+    (@make Histogram $name:literal [$buckets:ident] $help:literal) => { Histogram::with_opts(HistogramOpts::new($name, $help).buckets($buckets.to_vec())) };
+}
+
+metrics! {
+    records_consumed: IntCounterVec "veilstream_records_consumed_total" ["topic"] "Records read from raw topics and committed.";
+    records_produced: IntCounterVec "veilstream_records_produced_total" ["topic"] "Records committed to sanitized topics.";
+    records_dead_lettered: IntCounterVec "veilstream_records_dead_lettered_total" ["topic" "reason"] "Records committed to the dead-letter topic, by raw topic and reject code.";
+    fields_protected: IntCounterVec "veilstream_fields_protected_total" ["schema" "field" "outcome"] "What happened to the fields of committed records.";
+    residue: IntCounterVec "veilstream_residue_total" ["schema" "field"] "Protected values found in clear elsewhere in the same record.";
+    transactions: IntCounterVec "veilstream_transactions_total" ["outcome"] "Kafka transactions by outcome.";
+    transaction_duration: Histogram "veilstream_transaction_duration_seconds" [TRANSACTION] "From the first record of a transaction to the end of its commit.";
+    record_latency: Histogram "veilstream_record_latency_seconds" [LATENCY] "From a record's timestamp to the commit of its sanitized form.";
+    consumer_lag: IntGaugeVec "veilstream_consumer_lag" ["topic" "partition"] "Records between the committed offset and the end of an assigned partition.";
+    rebalances: IntCounter "veilstream_rebalances_total" [] "Changes of this member's partitions.";
+    producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced anew.";
+    inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes that are read and not committed.";
+    key_requests: IntCounterVec "veilstream_key_requests_total" ["provider" "operation" "outcome"] "Requests to the key provider and store.";
+    key_request_seconds: Histogram "veilstream_key_request_seconds" [KEYS] "Time of requests to the key provider and store.";
+    data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"] "Values sealed with the schema's present data key, in reserved blocks.";
+    key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
+    reveals: IntCounterVec "veilstream_reveals_total" ["outcome"] "Documents and tokens revealed, by outcome.";
+    build_info: IntGaugeVec "veilstream_build_info" ["version"] "1; the version is a label.";
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+impl Metrics {
+    /// The metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    /// An encoder's fault; nothing a caller can mend.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::with_capacity(16 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// Local counters of one route, for one lane.
+    #[must_use]
+    pub fn topic_counters(&self, from: &str, to: &str) -> TopicCounters {
+        TopicCounters {
+            consumed: self.records_consumed.with_label_values(&[from]).local(),
+            produced: self.records_produced.with_label_values(&[to]).local(),
+            dead_lettered: RejectCode::ALL.map(|code| self.records_dead_lettered.with_label_values(&[from, code.as_str()]).local()),
+        }
+    }
+
+    /// Local counters of one schema, for one lane. `fields`: ids in the schema's order, the order of the engine's field indexes.
+    #[must_use]
+    pub fn schema_counters<'a>(&self, schema: &str, fields: impl Iterator<Item = &'a str>) -> SchemaCounters {
+        let counters = |field: &str| FieldCounters {
+            outcomes: OUTCOMES.map(|outcome| self.fields_protected.with_label_values(&[schema, field, label(outcome)]).local()),
+            residue: self.residue.with_label_values(&[schema, field]).local(),
+        };
+        SchemaCounters { fields: fields.map(counters).collect() }
+    }
+}
+
+/// Counts of one route within one lane: plain additions until [`TopicCounters::flush`] after a commit, or [`TopicCounters::forget`] after an abort.
+#[derive(Debug)]
+pub struct TopicCounters {
+    consumed: LocalIntCounter,
+    produced: LocalIntCounter,
+    dead_lettered: [LocalIntCounter; RejectCode::ALL.len()],
+}
+
+impl TopicCounters {
+    /// Records read.
+    pub fn consumed(&self, n: u64) {
+        self.consumed.inc_by(n);
+    }
+
+    /// Records produced.
+    pub fn produced(&self, n: u64) {
+        self.produced.inc_by(n);
+    }
+
+    /// One record dead-lettered.
+    pub fn dead_lettered(&self, code: RejectCode) {
+        if let Some(i) = RejectCode::ALL.iter().position(|c| *c == code) {
+            self.dead_lettered[i].inc();
+        }
+    }
+
+    /// The transaction committed: add to the shared counters.
+    pub fn flush(&self) {
+        self.all().for_each(LocalIntCounter::flush);
+    }
+
+    /// The transaction aborted: its records will come again.
+    pub fn forget(&self) {
+        self.all().for_each(LocalIntCounter::reset);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &LocalIntCounter> {
+        [&self.consumed, &self.produced].into_iter().chain(&self.dead_lettered)
+    }
+}
+
+const OUTCOMES: [FieldOutcome; 6] =
+    [FieldOutcome::Encrypted, FieldOutcome::Indexed, FieldOutcome::Masked, FieldOutcome::Dropped, FieldOutcome::Absent, FieldOutcome::Null];
+
+fn label(outcome: FieldOutcome) -> &'static str {
+    match outcome {
+        FieldOutcome::Encrypted => "encrypted",
+        FieldOutcome::Indexed => "indexed",
+        FieldOutcome::Masked => "masked",
+        FieldOutcome::Dropped => "dropped",
+        FieldOutcome::Absent => "absent",
+        FieldOutcome::Null => "null",
+    }
+}
+
+/// Counts of one schema within one lane; like [`TopicCounters`].
+#[derive(Debug)]
+pub struct SchemaCounters {
+    fields: Vec<FieldCounters>,
+}
+
+#[derive(Debug)]
+struct FieldCounters {
+    outcomes: [LocalIntCounter; OUTCOMES.len()],
+    residue: LocalIntCounter,
+}
+
+impl SchemaCounters {
+    /// Adds what the engine counted for one record (`Output::counts`, `Output::residue`).
+    pub fn add(&self, counts: &[(usize, FieldOutcome, u32)], residue: &[(usize, u32)]) {
+        for (field, outcome, n) in counts {
+            if let (Some(field), Some(i)) = (self.fields.get(*field), OUTCOMES.iter().position(|o| o == outcome)) {
+                field.outcomes[i].inc_by(u64::from(*n));
+            }
+        }
+        for (field, n) in residue {
+            if let Some(field) = self.fields.get(*field) {
+                field.residue.inc_by(u64::from(*n));
+            }
+        }
+    }
+
+    /// The transaction committed: add to the shared counters.
+    pub fn flush(&self) {
+        self.all().for_each(LocalIntCounter::flush);
+    }
+
+    /// The transaction aborted: its records will come again.
+    pub fn forget(&self) {
+        self.all().for_each(LocalIntCounter::reset);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &LocalIntCounter> {
+        self.fields.iter().flat_map(|f| f.outcomes.iter().chain([&f.residue]))
+    }
+}

@@ -1,0 +1,26 @@
+//! Logs and metrics.
+
+pub mod events;
+pub mod metrics;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use crate::config::{Log, LogFormat};
+
+/// Starts logging to standard error (standard output belongs to results). Later calls change nothing.
+pub fn start_logs(log: &Log) {
+    // librdkafka's and hyper's own lines only when something is wrong: at info they drown ours.
+    let filter = Targets::new().with_default(log.level.min(tracing::Level::WARN)).with_target("veilstream", log.level).with_target("veilstream_keys", log.level);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = match log.format {
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal() && !crate::cli::no_color()).with_target(false).boxed(),
+    };
+    // An error means that a subscriber is set already, by a test or an embedding program.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
