@@ -4,5 +4,7 @@
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod http;
+pub mod registry;
 pub mod status;
 pub mod telemetry;

@@ -1,0 +1,225 @@
+//! The schemas in force: a directory of documents, published as immutable snapshots. A change that does not compile is refused as a whole
+//! and the snapshot in force stays.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use veilstream_engine::compile::{self, Grants, SchemaSet};
+use veilstream_engine::error::Fault;
+
+/// A fault of one document, or between documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentFault {
+    /// The document's file; the directory for a fault between documents.
+    pub file: PathBuf,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+impl fmt::Display for DocumentFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.fault)
+    }
+}
+
+/// Documents that compiled together.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The snapshot.
+    pub set: Arc<SchemaSet>,
+    /// What the authors should know.
+    pub warnings: Vec<DocumentFault>,
+}
+
+/// What a look at the directory found.
+#[derive(Debug)]
+pub enum Change {
+    /// Nothing new.
+    None,
+    /// A new snapshot is in force.
+    Loaded(Loaded),
+    /// The documents have these faults; the snapshot in force stays.
+    Refused(Vec<DocumentFault>),
+}
+
+/// The live schemas of a directory.
+#[derive(Debug)]
+pub struct Registry {
+    dir: PathBuf,
+    grants: Grants,
+    current: ArcSwap<SchemaSet>,
+    /// The documents as last seen, refused ones included, so that each change is judged and reported once.
+    seen: Mutex<Vec<Document>>,
+}
+
+/// A file's path and content.
+#[derive(Debug, PartialEq, Eq)]
+struct Document {
+    file: PathBuf,
+    text: Vec<u8>,
+}
+
+impl Registry {
+    /// Loads the documents of `dir`: every `*.json` but cases (`*.cases.json`) and JSON Schemas (`*.schema.json`).
+    ///
+    /// # Errors
+    /// Every fault of every document.
+    pub fn open(dir: &Path, grants: Grants) -> Result<(Self, Vec<DocumentFault>), Vec<DocumentFault>> {
+        let documents = read(dir)?;
+        let loaded = load(dir, &documents, &grants)?;
+        let registry = Self { dir: dir.to_owned(), grants, current: ArcSwap::new(loaded.set), seen: Mutex::new(documents) };
+        Ok((registry, loaded.warnings))
+    }
+
+    /// The schemas in force. Take it once per batch.
+    #[must_use]
+    pub fn current(&self) -> Arc<SchemaSet> {
+        self.current.load_full()
+    }
+
+    /// Looks at the directory and publishes what changed.
+    pub fn reload(&self) -> Change {
+        // Held to the end: two reloads at once must not publish the older one last.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let documents = match read(&self.dir) {
+            Ok(documents) => documents,
+            Err(faults) => {
+                // Reported once: an empty list is what an unreadable directory was last seen as.
+                let news = !seen.is_empty();
+                seen.clear();
+                return if news { Change::Refused(faults) } else { Change::None };
+            }
+        };
+        if *seen == documents {
+            return Change::None;
+        }
+        let change = match load(&self.dir, &documents, &self.grants) {
+            Ok(loaded) => {
+                self.current.store(loaded.set.clone());
+                Change::Loaded(loaded)
+            }
+            Err(faults) => Change::Refused(faults),
+        };
+        *seen = documents;
+        change
+    }
+}
+
+/// The documents of a directory, sorted by name; never empty.
+fn read(dir: &Path) -> Result<Vec<Document>, Vec<DocumentFault>> {
+    let fault = |file: &Path, message: String| DocumentFault {
+        file: file.to_owned(),
+        fault: Fault { pointer: String::new(), message, severity: veilstream_engine::error::Severity::Error },
+    };
+    let entries = std::fs::read_dir(dir).map_err(|e| vec![fault(dir, format!("cannot be read ({e}); name the folder of the schema documents"))])?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| is_document(p)).collect();
+    files.sort();
+    if files.is_empty() {
+        return Err(vec![fault(dir, "holds no schema document; put one in, as <name>.json".to_owned())]);
+    }
+    let mut faults = Vec::new();
+    let mut documents = Vec::new();
+    for file in files {
+        match std::fs::read(&file) {
+            Ok(text) => documents.push(Document { file, text }),
+            Err(e) => faults.push(fault(&file, format!("cannot be read ({e}); make it readable or remove it"))),
+        }
+    }
+    if faults.is_empty() { Ok(documents) } else { Err(faults) }
+}
+
+fn is_document(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".json") && !name.starts_with('.') && !name.ends_with(".cases.json") && !name.ends_with(".schema.json") && path.is_file()
+}
+
+fn load(dir: &Path, documents: &[Document], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
+    let (mut schemas, mut faults, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    for Document { file, text } in documents {
+        let in_file = |fault| DocumentFault { file: file.clone(), fault };
+        match compile::compile(text, grants) {
+            Ok(compiled) => {
+                schemas.push(Arc::new(compiled.schema));
+                warnings.extend(compiled.warnings.into_iter().map(in_file));
+            }
+            Err(found) => faults.extend(found.into_iter().map(in_file)),
+        }
+    }
+    // Also with faulty documents left out: whoever mends one should see what comes next.
+    match SchemaSet::new(schemas) {
+        Ok(set) if faults.is_empty() => Ok(Loaded { set: Arc::new(set), warnings }),
+        Ok(_) => Err(faults),
+        Err(between) => {
+            faults.extend(between.into_iter().map(|fault| DocumentFault { file: dir.to_owned(), fault }));
+            Err(faults)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str =
+        r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"people.raw","to":"people"},"fields":[{"id":"email","path":"$.email"}]}"#;
+
+    fn directory() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("people.json"), DOCUMENT).unwrap();
+        dir
+    }
+
+    fn open(dir: &tempfile::TempDir) -> Registry {
+        Registry::open(dir.path(), Grants::default()).unwrap().0
+    }
+
+    #[test]
+    fn loads_documents_and_nothing_else() {
+        let dir = directory();
+        for other in ["people.cases.json", "veilstream.schema.json", ".hidden.json", "notes.txt"] {
+            std::fs::write(dir.path().join(other), "not a document").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("old.json")).unwrap();
+        let labels: Vec<_> = open(&dir).current().schemas().iter().map(|s| s.label.to_string()).collect();
+        assert_eq!(labels, ["people/1"]);
+    }
+
+    #[test]
+    fn a_new_version_comes_into_force_once() {
+        let dir = directory();
+        let registry = open(&dir);
+        assert!(matches!(registry.reload(), Change::None));
+        std::fs::write(dir.path().join("people.json"), DOCUMENT.replace(r#""version":1"#, r#""version":2"#)).unwrap();
+        assert!(matches!(registry.reload(), Change::Loaded(_)));
+        assert_eq!(&*registry.current().schemas()[0].label, "people/2");
+        assert!(matches!(registry.reload(), Change::None));
+    }
+
+    #[test]
+    fn a_bad_version_is_refused_once_and_the_old_one_stays() {
+        let dir = directory();
+        let registry = open(&dir);
+        std::fs::write(dir.path().join("people.json"), DOCUMENT.replace("$.email", "email")).unwrap();
+        let Change::Refused(faults) = registry.reload() else { panic!("accepted") };
+        assert!(faults[0].to_string().contains("people.json: /fields/0/path"), "{}", faults[0]);
+        assert!(matches!(registry.reload(), Change::None));
+        assert_eq!(&*registry.current().schemas()[0].label, "people/1");
+        std::fs::remove_file(dir.path().join("people.json")).unwrap();
+        assert!(matches!(registry.reload(), Change::Refused(_)));
+        assert_eq!(registry.current().schemas().len(), 1);
+        std::fs::write(dir.path().join("people.json"), DOCUMENT).unwrap();
+        assert!(matches!(registry.reload(), Change::Loaded(_)));
+    }
+
+    #[test]
+    fn faults_of_all_documents_come_at_once() {
+        let dir = directory();
+        std::fs::write(dir.path().join("a.json"), "{").unwrap();
+        std::fs::write(dir.path().join("b.json"), DOCUMENT.replace("$.email", "email")).unwrap();
+        let faults = Registry::open(dir.path(), Grants::default()).unwrap_err();
+        let files: std::collections::BTreeSet<_> = faults.iter().map(|f| f.file.file_name().unwrap().to_owned()).collect();
+        assert!(files.contains(std::ffi::OsStr::new("a.json")) && files.contains(std::ffi::OsStr::new("b.json")), "{faults:?}");
+    }
+}
