@@ -9,6 +9,8 @@ use arc_swap::ArcSwap;
 use veilstream_engine::compile::{self, Grants, SchemaSet};
 use veilstream_engine::error::Fault;
 
+use crate::config;
+
 /// A fault of one document, or between documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentFault {
@@ -105,6 +107,14 @@ impl Registry {
         *seen = documents;
         change
     }
+}
+
+/// The documents a configuration names.
+///
+/// # Errors
+/// Every fault of every document.
+pub fn open_configured(schemas: &config::Schemas) -> Result<(Registry, Vec<DocumentFault>), Vec<DocumentFault>> {
+    Registry::open(&schemas.dir, Grants { domains: schemas.domains.clone(), any_domain: false })
 }
 
 /// The documents of a directory, sorted by name; never empty.

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use veilstream_engine::compile::Grants;
 
+use crate::config::{Config, Fault, Input};
 use crate::exit::Exit;
-use crate::registry::Registry;
+use crate::registry;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -26,17 +26,32 @@ pub struct CheckArgs {
 /// # Errors
 /// The faults ([`Exit::Usage`]), or what the preflight found ([`Exit::Preflight`]).
 pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
-    let config = super::load_config(&args.config)?;
-    let grants = Grants { domains: config.schemas.domains.clone(), any_domain: false };
-    let (registry, warnings) = Registry::open(&config.schemas.dir, grants).map_err(|faults| super::faults_error(&faults))?;
+    let input = Input::from_system(&args.config).map_err(|fault| super::faults_error(&[fault]))?;
+    let (config, faults) = Config::examine(&input, &|path| std::fs::read_to_string(path));
+    let mut lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    // With a faulty [schemas] section the documents would be judged by the wrong directory or grants.
+    let schemas = if faults.iter().any(hides_schemas) { None } else { Some(registry::open_configured(&config.schemas)) };
     let mut out = io::stdout().lock();
-    for warning in warnings {
-        writeln!(out, "warning: {warning}")?;
+    match schemas {
+        Some(Ok((registry, warnings))) if lines.is_empty() => {
+            for warning in warnings {
+                writeln!(out, "warning: {warning}")?;
+            }
+            for schema in registry.current().schemas() {
+                let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
+                writeln!(out, "schema {}: {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
+            }
+        }
+        Some(Err(found)) => lines.extend(found.iter().map(ToString::to_string)),
+        _ => {}
     }
-    let set = registry.current();
-    for schema in set.schemas() {
-        writeln!(out, "schema {}: {} -> {}", schema.label, schema.from.as_deref().unwrap_or("(no topic)"), schema.to.as_deref().unwrap_or("(no topic)"))?;
+    if !lines.is_empty() {
+        return Err(super::faults_error(&lines));
     }
     writeln!(out, "{}: ok", args.config.display())?;
     Ok(Exit::Ok)
+}
+
+fn hides_schemas(fault: &Fault) -> bool {
+    fault.key.is_empty() || fault.key.starts_with("schemas")
 }

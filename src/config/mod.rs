@@ -166,17 +166,25 @@ impl Config {
     /// # Errors
     /// Every fault at once.
     pub fn parse(input: &Input, read_file: &ReadFile<'_>) -> Result<Self, Faults> {
-        let mut faults = Vec::new();
-        let tree = input.merge(&mut faults);
-        let base = input.path.parent().map(Path::to_owned).unwrap_or_default();
-        let mut reading = Reading { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
-        let config = config(Section::root(tree, &mut reading), &input.host_name);
-        if reading.faults.is_empty() {
-            return Ok(config);
-        }
-        reading.faults.sort();
-        Err(Faults(reading.faults))
+        let (config, faults) = Self::examine(input, read_file);
+        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
     }
+
+    /// Like [`Config::parse`], for whoever wants to check further: defaults stand where the faults are. Not for running.
+    pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<Fault>) {
+        let (config, reading) = read(input, read_file);
+        let mut faults = reading.faults;
+        faults.sort();
+        (config, faults)
+    }
+}
+
+fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, Reading<'r>) {
+    let mut faults = Vec::new();
+    let tree = input.merge(&mut faults);
+    let base = input.path.parent().map(Path::to_owned).unwrap_or_default();
+    let mut reading = Reading { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
+    (config(Section::root(tree, &mut reading), &input.host_name), reading)
 }
 
 fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {

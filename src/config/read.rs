@@ -19,7 +19,7 @@ pub(super) struct Reading<'a> {
     pub(super) base: PathBuf,
     pub(super) read_file: &'a ReadFile<'a>,
     pub(super) faults: Vec<Fault>,
-    /// Every key asked for, in dotted form.
+    /// Every key asked for, in dotted form: the test of the example file compares.
     pub(super) known: Vec<String>,
 }
 

@@ -1,0 +1,249 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+const CANARY: &str = "canary-secret-5a1f";
+
+/// A configuration of this text and environment; `*_file` settings name files of these contents.
+fn examine(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<Fault>) {
+    Config::examine(&input(text, &[], environment), &|path| match path.to_str() {
+        Some("conf/secret") => Ok(format!("{CANARY}\n")),
+        Some("conf/empty") => Ok("\n".to_owned()),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    })
+}
+
+fn input(text: &str, dotenv: &[(&str, &str)], environment: &[(&str, &str)]) -> Input {
+    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+    Input { path: "conf/veilstream.toml".into(), text: text.to_owned(), dotenv: map(dotenv), environment: map(environment), host_name: "the-host".to_owned() }
+}
+
+fn good(text: &str, environment: &[(&str, &str)]) -> Config {
+    let (config, faults) = examine(text, environment);
+    assert_eq!(faults, []);
+    config
+}
+
+/// The faults of a text as lines.
+fn faults(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    examine(text, environment).1.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_example_holds_every_key_with_its_default() {
+    let example = include_str!("../../deploy/veilstream.example.toml");
+    assert_eq!(format!("{:?}", good(example, &[])), format!("{:?}", good("", &[])));
+
+    let input = input(example, &[], &[]);
+    let (_, reading) = read(&input, &|_| Err(std::io::ErrorKind::NotFound.into()));
+    let mut section = "";
+    let mut written = Vec::new();
+    for line in example.lines().map(|l| l.trim_start_matches("# ")) {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            written.push(format!("{section}.{key}"));
+        }
+    }
+    assert!(reading.known.len() > 20);
+    for key in reading.known {
+        assert!(written.contains(&key), "{key} is missing in deploy/veilstream.example.toml");
+    }
+}
+
+#[test]
+fn the_composed_configuration_is_good() {
+    let config = good(include_str!("../../deploy/compose/veilstream.toml"), &[]);
+    assert_eq!(config.kafka.instance, "compose-0");
+    assert_eq!(config.keys.store, Path::new("/var/lib/veilstream/keys/keys.db"));
+}
+
+#[test]
+fn later_layers_win() {
+    let text = "[kafka]\ngroup_id = \"file\"\n[kafka.consumer]\n\"fetch.min.bytes\" = 1\n";
+    let layered = |dotenv: &[(&str, &str)], environment: &[(&str, &str)]| Config::parse(&input(text, dotenv, environment), &|_| unreachable!()).unwrap().kafka;
+    let (name, property) = ("VEILSTREAM__KAFKA__GROUP_ID", "VEILSTREAM__KAFKA__CONSUMER__FETCH.MIN.BYTES");
+    assert_eq!(layered(&[], &[]).group_id, "file");
+    assert_eq!(layered(&[(name, "dotenv")], &[]).group_id, "dotenv");
+    assert_eq!(layered(&[(name, "dotenv")], &[(name, "environment")]).group_id, "environment");
+    assert_eq!(layered(&[], &[]).consumer["fetch.min.bytes"], "1");
+    assert_eq!(layered(&[(property, "2")], &[]).consumer["fetch.min.bytes"], "2");
+    assert_eq!(layered(&[(property, "2")], &[(property, "3")]).consumer["fetch.min.bytes"], "3");
+}
+
+#[test]
+fn properties_keep_librdkafkas_names() {
+    let text = "[kafka.client]\n\"sasl.username\" = \"me\"\n\"ssl.ca.location\" = \"ca.pem\"\n[kafka.consumer]\nqueued.min.messages = 5\n\"sasl.username\" = \"reader\"\n[kafka.producer]\n\"ssl.ca.location\" = \"probe\"\n";
+    let kafka = good(text, &[("VEILSTREAM__KAFKA__PRODUCER__COMPRESSION_TYPE", "zstd"), ("VEILSTREAM__KAFKA__CLIENT__SASL.PASSWORD_FILE", "secret")]).kafka;
+    let properties = |p: &Properties| p.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+    assert_eq!(properties(&kafka.consumer), format!("queued.min.messages=5 sasl.password={CANARY} sasl.username=reader ssl.ca.location=conf/ca.pem"));
+    assert_eq!(properties(&kafka.producer), format!("compression.type=zstd sasl.password={CANARY} sasl.username=me ssl.ca.location=probe"));
+}
+
+#[test]
+fn every_fault_comes_at_once() {
+    let text = r#"
+        [kafka]
+        bootstrap_servers = "broker"
+        group_idd = "x"
+        group_id = " "
+        [pipeline]
+        lanes = "many"
+        commit_interval = 100
+        max_batch_bytes = "16"
+        max_record_bytes = "1TiB"
+        reject_guard = "half"
+        dead_letter_topic = "a b"
+        drain_timeout = ["30s"]
+        [schemas]
+        topic = "veilstream.schemas"
+        domains = 5
+        [keys]
+        tenant = "Acme"
+        provider = "vault"
+        store = "postgres://db"
+        rotation_enabled = "maybe"
+        vault.address = "https://vault"
+        [http]
+        listen = "8787"
+        [log]
+        level = "loud"
+        format = "xml"
+        [audit]
+        file = "audit.jsonl"
+        [colour]
+        red = 1
+    "#;
+    let expected = r#"
+conf/veilstream.toml: audit: is not in this version; remove the section; reveal through the command line is not audited
+conf/veilstream.toml: colour: is unknown; known here: kafka, pipeline, schemas, keys, http, log, audit
+conf/veilstream.toml: http.listen: "8787" is not an address with a port; write "127.0.0.1:8787" or "0.0.0.0:8787"
+conf/veilstream.toml: kafka.bootstrap_servers: "broker" is not host:port; write "broker-1:9092,broker-2:9092"
+conf/veilstream.toml: kafka.group_id: " " is empty; write a value or leave the key out
+conf/veilstream.toml: kafka.group_idd: is unknown; did you mean group_id?
+conf/veilstream.toml: keys.provider: "vault" is not in this version; write env, file or password
+conf/veilstream.toml: keys.rotation_enabled: "maybe" is neither true nor false; write one of them
+conf/veilstream.toml: keys.store: "postgres://db" is not in this version; write "sqlite:keys.db"
+conf/veilstream.toml: keys.tenant: "Acme" is no name; write up to 64 of a-z, 0-9, _ and -, a letter first
+conf/veilstream.toml: keys.vault: is not in this version; use [keys.env], [keys.file] or [keys.password]
+conf/veilstream.toml: log.format: "xml" is no format; write text or json
+conf/veilstream.toml: log.level: "loud" is no level; write error, warn, info, debug or trace
+conf/veilstream.toml: pipeline.commit_interval: "100" is not a duration; write a number with its unit, such as "100ms", "5s" or "2m"
+conf/veilstream.toml: pipeline.dead_letter_topic: "a b" is no topic name; write up to 249 of a-z, A-Z, 0-9, ., _ and -
+conf/veilstream.toml: pipeline.drain_timeout: is a table or a list; write one value
+conf/veilstream.toml: pipeline.lanes: "many" is not allowed; write a number from 0 to 256
+conf/veilstream.toml: pipeline.max_batch_bytes: "16" is not a size; write a number with its unit, such as "512KiB" or "16MiB"
+conf/veilstream.toml: pipeline.max_record_bytes: "1TiB" is out of range; write 1KiB to 256MiB
+conf/veilstream.toml: pipeline.reject_guard: "half" is not a guard; write "50% of 1000" (share of the last so many records) or "off"
+conf/veilstream.toml: schemas.domains: is not a list of texts; write ["one", "two"]
+conf/veilstream.toml: schemas.topic: is not in this version; name a directory with schemas.dir"#;
+    assert_eq!(faults(text, &[]).join("\n"), expected.trim());
+}
+
+#[test]
+fn faults_of_the_environment_name_the_variable() {
+    assert_eq!(
+        faults("", &[("VEILSTREAM__PIPELINE__LANES", "x"), ("VEILSTREAM__PIPLINE__LANES", "4")]),
+        [
+            "environment variable VEILSTREAM__PIPELINE__LANES: pipeline.lanes: \"x\" is not allowed; write a number from 0 to 256",
+            "environment variable VEILSTREAM__PIPLINE__LANES: pipline: is unknown; did you mean pipeline?",
+        ]
+    );
+}
+
+#[test]
+fn units_are_read() {
+    let pipeline = good(
+        "[pipeline]\ncommit_interval = \"1s\"\nmax_batch_bytes = \"512KiB\"\nmax_record_bytes = \"2MB\"\nreject_guard = \"5% of 200\"\ndrain_timeout = \"1m 30s\"",
+        &[],
+    )
+    .pipeline;
+    assert_eq!(pipeline.commit_interval, Duration::from_secs(1));
+    assert_eq!(pipeline.max_batch_bytes, 512 << 10);
+    assert_eq!(pipeline.max_record_bytes, 2_000_000);
+    assert_eq!(pipeline.reject_guard, Some(RejectGuard { percent: 5, window: 200 }));
+    assert_eq!(pipeline.drain_timeout, Duration::from_secs(90));
+    assert_eq!(good("[pipeline]\nreject_guard = \"off\"", &[]).pipeline.reject_guard, None);
+    for wrong in ["0% of 1000", "101% of 1000", "50% of 9", "50 of 1000"] {
+        assert_eq!(faults(&format!("[pipeline]\nreject_guard = \"{wrong}\""), &[]).len(), 1, "{wrong}");
+    }
+    assert_eq!(faults("[pipeline]\ncommit_interval = \"-5ms\"", &[]).len(), 1);
+}
+
+#[test]
+fn paths_start_at_the_files_folder() {
+    let config = good("[schemas]\ndir = \"s\"\n[keys]\nstore = \"sqlite:k.db\"\n[keys.file]\npath = \"/etc/kek\"", &[]);
+    assert_eq!(config.schemas.dir, Path::new("conf/s"));
+    assert_eq!(config.keys.store, Path::new("conf/k.db"));
+    assert!(matches!(config.keys.provider, KeyProvider::File { path } if path == Path::new("/etc/kek")));
+}
+
+#[test]
+fn instance_defaults_to_the_host_name() {
+    assert_eq!(good("", &[]).kafka.instance, "the-host");
+    assert_eq!(good("[kafka]\ninstance = 0", &[]).kafka.instance, "0");
+}
+
+#[test]
+fn lists_come_from_arrays_and_commas() {
+    assert_eq!(good("[schemas]\ndomains = [\"a\", \"b\"]", &[]).schemas.domains, ["a", "b"]);
+    assert_eq!(good("", &[("VEILSTREAM__SCHEMAS__DOMAINS", "a, b")]).schemas.domains, ["a", "b"]);
+}
+
+#[test]
+fn plain_names_count_where_nothing_else_is_said() {
+    let plain = [("ENCRYPTION_KEY", CANARY), ("ENCRYPTION_KEY_ROTATION_ENABLED", "false"), ("ENCRYPTION_KEY_ROTATION_INTERVAL_DAYS", "30")];
+    let keys = good("", &plain).keys;
+    assert!(matches!(keys.provider, KeyProvider::Env { key } if key.expose() == CANARY));
+    assert!(!keys.rotation_enabled);
+    assert_eq!(keys.rotation_interval_days, 30);
+
+    let keys = good("[keys]\nprovider = \"file\"\nrotation_enabled = true\nrotation_interval_days = 7", &plain).keys;
+    assert!(matches!(keys.provider, KeyProvider::File { .. }));
+    assert!(keys.rotation_enabled);
+    assert_eq!(keys.rotation_interval_days, 7);
+
+    // A key file that the configuration names is not "given twice".
+    let keys = good("[keys.env]\nkey_file = \"secret\"", &[("ENCRYPTION_KEY", "other")]).keys;
+    assert!(matches!(keys.provider, KeyProvider::Env { key } if key.expose() == CANARY));
+}
+
+#[test]
+fn secrets_come_from_files() {
+    let provider = |text: &str| good(text, &[]).keys.provider;
+    let password = provider("[keys]\nprovider = \"password\"\n[keys.password]\npassword_file = \"secret\"");
+    assert!(matches!(password, KeyProvider::Password { password, iterations: 600_000 } if password.expose() == CANARY));
+    assert_eq!(
+        faults("[keys]\nprovider = \"env\"\n[keys.env]\nkey_file = \"nowhere\"\n[keys.password]\npassword_file = \"empty\"", &[]),
+        [
+            "conf/veilstream.toml: keys.env.key: is missing; set ENCRYPTION_KEY to 32 random bytes in base64 (openssl rand -base64 32) or name a file with key_file",
+            "conf/veilstream.toml: keys.env.key_file: names conf/nowhere, which cannot be read (entity not found)",
+            "conf/veilstream.toml: keys.password.password_file: names conf/empty, which is empty",
+        ]
+    );
+    assert_eq!(
+        faults(&format!("[keys.env]\nkey = \"{CANARY}\"\nkey_file = \"secret\""), &[]),
+        ["conf/veilstream.toml: keys.env.key: is given twice, directly and by key_file; keep one of them"]
+    );
+}
+
+#[test]
+fn secrets_never_show() {
+    let text = format!(
+        "[kafka.client]\n\"sasl.password\" = \"{CANARY}\"\n[kafka.producer]\n\"ssl.key.pem\" = \"{CANARY}\"\n[keys]\nprovider = \"password\"\n[keys.password]\npassword = \"{CANARY}\"\niterations = 5\n[keys.env]\nkey = \"{CANARY}\""
+    );
+    let (config, found) = examine(&text, &[]);
+    assert_eq!(found.len(), 1);
+    assert_eq!(config.kafka.producer["ssl.key.pem"], CANARY);
+    assert!(!format!("{config:?} {found:?}").contains(CANARY));
+    let env = good("", &[("ENCRYPTION_KEY", CANARY)]);
+    assert!(!format!("{env:?}").contains(CANARY));
+}
+
+#[test]
+fn syntax_errors_name_the_line_and_quote_nothing() {
+    let found = faults(&format!("[keys.password]\npassword = \"{CANARY}\nx = 1"), &[]);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("conf/veilstream.toml: is not TOML: TOML parse error at line 2"), "{found:?}");
+    assert!(!found[0].contains(CANARY), "{found:?}");
+}

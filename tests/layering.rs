@@ -1,0 +1,70 @@
+//! The engine does no IO (docs/design.md): its dependency tree and its sources hold nothing that could.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Crates that open sockets or files, ask the clock or the system's random source.
+const BANNED: [&str; 17] = [
+    "async-std", "axum", "chrono", "getrandom", "hyper", "jiff", "mio", "rand", "rdkafka", "reqwest", "rusqlite", "rustix", "socket2", "tempfile", "time", "tokio",
+    "ureq",
+];
+
+#[test]
+fn the_engine_depends_on_nothing_that_does_io() {
+    let tree = dependencies("veilstream-engine");
+    assert!(tree.iter().any(|name| name == "aes-gcm"), "not the tree of the engine: {tree:?}");
+    let found: Vec<_> = tree.iter().filter(|name| BANNED.contains(&name.as_str()) || name.as_str() == "veilstream-keys").collect();
+    assert!(found.is_empty(), "the engine depends on {found:?}");
+}
+
+#[test]
+fn the_keys_know_neither_kafka_nor_http() {
+    let tree = dependencies("veilstream-keys");
+    let found: Vec<_> = tree.iter().filter(|name| ["rdkafka", "rdkafka-sys", "axum", "veilstream"].contains(&name.as_str())).collect();
+    assert!(found.is_empty(), "the keys depend on {found:?}");
+}
+
+#[test]
+fn the_engine_names_no_io() {
+    const WORDS: [&str; 9] =
+        ["std::fs", "std::env", "std::net", "std::process", "std::thread", "std::io", "SystemTime", "Instant::now", "unsafe "];
+    let mut files = Vec::new();
+    rust_files(&root().join("engine/src"), &mut files);
+    assert!(files.len() > 10, "not the sources of the engine: {files:?}");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Tests may do what they want; they stand at the end of a file or in a file of their own.
+        let production = text.split("#[cfg(test)]").next().unwrap();
+        for (i, line) in production.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+            let word = WORDS.iter().find(|word| line.contains(**word));
+            assert!(word.is_none(), "{}:{}: {}", file.display(), i + 1, word.unwrap());
+        }
+    }
+}
+
+/// Names of all normal dependencies, direct and indirect.
+fn dependencies(package: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--package", package])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, into);
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            into.push(path);
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
