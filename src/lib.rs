@@ -6,5 +6,6 @@ pub mod config;
 pub mod exit;
 pub mod http;
 pub mod registry;
+pub mod signals;
 pub mod status;
 pub mod telemetry;

@@ -85,3 +85,24 @@ impl Status {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_when_every_component_is() {
+        let status = Status::new(&["keys", "kafka"]);
+        assert!(!status.is_ready());
+        status.ready("keys");
+        assert!(!status.is_ready());
+        status.ready("kafka");
+        assert!(status.is_ready());
+        status.unready("topic people.raw", "paused");
+        status.unready("kafka", "away");
+        status.ready("kafka");
+        assert_eq!(status.report().reasons, BTreeMap::from([("topic people.raw".to_owned(), "paused".to_owned())]));
+        status.ready("topic people.raw");
+        assert!(status.is_ready());
+    }
+}

@@ -2,10 +2,7 @@
 //! configuration, codes of this program. Nothing of a payload becomes a label.
 
 use prometheus::core::Collector;
-use prometheus::local::LocalIntCounter;
 use prometheus::{Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use veilstream_engine::RejectCode;
-use veilstream_engine::record::FieldOutcome;
 
 /// Buckets of a transaction: 1 ms to 10 s.
 const TRANSACTION: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -17,7 +14,7 @@ const KEYS: &[f64] = &[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.
 /// Declares the struct of handles and its constructor from one table: name, handle, labels or buckets, help.
 macro_rules! metrics {
     ($($field:ident: $kind:ident $name:literal [$($extra:tt)*] $help:literal;)*) => {
-        /// Handles of every metric. Cheap to share behind an `Arc`; lanes count locally with [`TopicCounters`] and [`SchemaCounters`].
+        /// Handles of every metric. Cheap to share behind an `Arc`; lanes count locally ([`super::counters`]).
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
@@ -85,121 +82,47 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
-
-    /// Local counters of one route, for one lane.
-    #[must_use]
-    pub fn topic_counters(&self, from: &str, to: &str) -> TopicCounters {
-        TopicCounters {
-            consumed: self.records_consumed.with_label_values(&[from]).local(),
-            produced: self.records_produced.with_label_values(&[to]).local(),
-            dead_lettered: RejectCode::ALL.map(|code| self.records_dead_lettered.with_label_values(&[from, code.as_str()]).local()),
-        }
-    }
-
-    /// Local counters of one schema, for one lane. `fields`: ids in the schema's order, the order of the engine's field indexes.
-    #[must_use]
-    pub fn schema_counters<'a>(&self, schema: &str, fields: impl Iterator<Item = &'a str>) -> SchemaCounters {
-        let counters = |field: &str| FieldCounters {
-            outcomes: OUTCOMES.map(|outcome| self.fields_protected.with_label_values(&[schema, field, label(outcome)]).local()),
-            residue: self.residue.with_label_values(&[schema, field]).local(),
-        };
-        SchemaCounters { fields: fields.map(counters).collect() }
-    }
 }
 
-/// Counts of one route within one lane: plain additions until [`TopicCounters::flush`] after a commit, or [`TopicCounters::forget`] after an abort.
-#[derive(Debug)]
-pub struct TopicCounters {
-    consumed: LocalIntCounter,
-    produced: LocalIntCounter,
-    dead_lettered: [LocalIntCounter; RejectCode::ALL.len()],
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl TopicCounters {
-    /// Records read.
-    pub fn consumed(&self, n: u64) {
-        self.consumed.inc_by(n);
+    /// The names of the interface: scripts and dashboards outside the project use them.
+    #[test]
+    fn names_are_those_of_the_interface() {
+        let names = [
+            "records_consumed_total",
+            "records_produced_total",
+            "records_dead_lettered_total",
+            "fields_protected_total",
+            "residue_total",
+            "transactions_total",
+            "transaction_duration_seconds",
+            "record_latency_seconds",
+            "consumer_lag",
+            "rebalances_total",
+            "producer_recycles_total",
+            "inflight_bytes",
+            "key_requests_total",
+            "key_request_seconds",
+            "data_key_uses",
+            "key_age_seconds",
+            "reveals_total",
+            "build_info",
+        ];
+        assert_eq!(Metrics::NAMES, names.map(|n| format!("veilstream_{n}")));
     }
 
-    /// Records produced.
-    pub fn produced(&self, n: u64) {
-        self.produced.inc_by(n);
-    }
-
-    /// One record dead-lettered.
-    pub fn dead_lettered(&self, code: RejectCode) {
-        if let Some(i) = RejectCode::ALL.iter().position(|c| *c == code) {
-            self.dead_lettered[i].inc();
-        }
-    }
-
-    /// The transaction committed: add to the shared counters.
-    pub fn flush(&self) {
-        self.all().for_each(LocalIntCounter::flush);
-    }
-
-    /// The transaction aborted: its records will come again.
-    pub fn forget(&self) {
-        self.all().for_each(LocalIntCounter::reset);
-    }
-
-    fn all(&self) -> impl Iterator<Item = &LocalIntCounter> {
-        [&self.consumed, &self.produced].into_iter().chain(&self.dead_lettered)
-    }
-}
-
-const OUTCOMES: [FieldOutcome; 6] =
-    [FieldOutcome::Encrypted, FieldOutcome::Indexed, FieldOutcome::Masked, FieldOutcome::Dropped, FieldOutcome::Absent, FieldOutcome::Null];
-
-fn label(outcome: FieldOutcome) -> &'static str {
-    match outcome {
-        FieldOutcome::Encrypted => "encrypted",
-        FieldOutcome::Indexed => "indexed",
-        FieldOutcome::Masked => "masked",
-        FieldOutcome::Dropped => "dropped",
-        FieldOutcome::Absent => "absent",
-        FieldOutcome::Null => "null",
-    }
-}
-
-/// Counts of one schema within one lane; like [`TopicCounters`].
-#[derive(Debug)]
-pub struct SchemaCounters {
-    fields: Vec<FieldCounters>,
-}
-
-#[derive(Debug)]
-struct FieldCounters {
-    outcomes: [LocalIntCounter; OUTCOMES.len()],
-    residue: LocalIntCounter,
-}
-
-impl SchemaCounters {
-    /// Adds what the engine counted for one record (`Output::counts`, `Output::residue`).
-    pub fn add(&self, counts: &[(usize, FieldOutcome, u32)], residue: &[(usize, u32)]) {
-        for (field, outcome, n) in counts {
-            if let (Some(field), Some(i)) = (self.fields.get(*field), OUTCOMES.iter().position(|o| o == outcome)) {
-                field.outcomes[i].inc_by(u64::from(*n));
-            }
-        }
-        for (field, n) in residue {
-            if let Some(field) = self.fields.get(*field) {
-                field.residue.inc_by(u64::from(*n));
-            }
-        }
-    }
-
-    /// The transaction committed: add to the shared counters.
-    pub fn flush(&self) {
-        self.all().for_each(LocalIntCounter::flush);
-    }
-
-    /// The transaction aborted: its records will come again.
-    pub fn forget(&self) {
-        self.all().for_each(LocalIntCounter::reset);
-    }
-
-    fn all(&self) -> impl Iterator<Item = &LocalIntCounter> {
-        self.fields.iter().flat_map(|f| f.outcomes.iter().chain([&f.residue]))
+    #[test]
+    fn help_and_labels_are_rendered() {
+        let metrics = Metrics::new().unwrap();
+        metrics.records_dead_lettered.with_label_values(&["people.raw", "not_json"]).inc();
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        assert!(text.contains("# HELP veilstream_rebalances_total Changes of this member's partitions.
+# TYPE veilstream_rebalances_total counter
+"), "{text}");
+        assert!(text.contains("veilstream_records_dead_lettered_total{reason=\"not_json\",topic=\"people.raw\"} 1\n"), "{text}");
+        assert!(text.contains(&format!("veilstream_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"))), "{text}");
     }
 }

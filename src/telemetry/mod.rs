@@ -1,5 +1,6 @@
 //! Logs and metrics.
 
+pub mod counters;
 pub mod events;
 pub mod metrics;
 
