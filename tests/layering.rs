@@ -5,7 +5,22 @@ use std::process::Command;
 
 /// Crates that open sockets or files, ask the clock or the system's random source.
 const BANNED: [&str; 17] = [
-    "async-std", "axum", "chrono", "getrandom", "hyper", "jiff", "mio", "rand", "rdkafka", "reqwest", "rusqlite", "rustix", "socket2", "tempfile", "time", "tokio",
+    "async-std",
+    "axum",
+    "chrono",
+    "getrandom",
+    "hyper",
+    "jiff",
+    "mio",
+    "rand",
+    "rdkafka",
+    "reqwest",
+    "rusqlite",
+    "rustix",
+    "socket2",
+    "tempfile",
+    "time",
+    "tokio",
     "ureq",
 ];
 
@@ -26,8 +41,7 @@ fn the_keys_know_neither_kafka_nor_http() {
 
 #[test]
 fn the_engine_names_no_io() {
-    const WORDS: [&str; 9] =
-        ["std::fs", "std::env", "std::net", "std::process", "std::thread", "std::io", "SystemTime", "Instant::now", "unsafe "];
+    const WORDS: [&str; 9] = ["std::fs", "std::env", "std::net", "std::process", "std::thread", "std::io", "SystemTime", "Instant::now", "unsafe "];
     let mut files = Vec::new();
     rust_files(&root().join("engine/src"), &mut files);
     assert!(files.len() > 10, "not the sources of the engine: {files:?}");

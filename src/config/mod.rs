@@ -299,7 +299,8 @@ fn provider(s: &mut Section<'_, '_>, name: &str) -> KeyProvider {
 
 fn http(mut s: Section<'_, '_>) -> Http {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8787));
-    let listen = s.parse("listen", default, |t| t.parse().map_err(|_| "is not an address with a port; write \"127.0.0.1:8787\" or \"0.0.0.0:8787\"".to_owned()));
+    let listen =
+        s.parse("listen", default, |t| t.parse().map_err(|_| "is not an address with a port; write \"127.0.0.1:8787\" or \"0.0.0.0:8787\"".to_owned()));
     s.finish();
     Http { listen }
 }

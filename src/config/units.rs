@@ -9,7 +9,8 @@ use std::time::Duration;
 /// # Errors
 /// What to write instead.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let signed: jiff::SignedDuration = text.parse().map_err(|_| "is not a duration; write a number with its unit, such as \"100ms\", \"5s\" or \"2m\"".to_owned())?;
+    let signed: jiff::SignedDuration =
+        text.parse().map_err(|_| "is not a duration; write a number with its unit, such as \"100ms\", \"5s\" or \"2m\"".to_owned())?;
     Duration::try_from(signed).map_err(|_| "is negative; write a positive duration".to_owned())
 }
 

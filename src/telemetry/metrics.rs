@@ -119,9 +119,14 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.records_dead_lettered.with_label_values(&["people.raw", "not_json"]).inc();
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        assert!(text.contains("# HELP veilstream_rebalances_total Changes of this member's partitions.
+        assert!(
+            text.contains(
+                "# HELP veilstream_rebalances_total Changes of this member's partitions.
 # TYPE veilstream_rebalances_total counter
-"), "{text}");
+"
+            ),
+            "{text}"
+        );
         assert!(text.contains("veilstream_records_dead_lettered_total{reason=\"not_json\",topic=\"people.raw\"} 1\n"), "{text}");
         assert!(text.contains(&format!("veilstream_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"))), "{text}");
     }

@@ -16,7 +16,8 @@ use crate::config::{Log, LogFormat};
 /// Starts logging to standard error (standard output belongs to results). Later calls change nothing.
 pub fn start_logs(log: &Log) {
     // librdkafka's and hyper's own lines only when something is wrong: at info they drown ours.
-    let filter = Targets::new().with_default(log.level.min(tracing::Level::WARN)).with_target("veilstream", log.level).with_target("veilstream_keys", log.level);
+    let filter =
+        Targets::new().with_default(log.level.min(tracing::Level::WARN)).with_target("veilstream", log.level).with_target("veilstream_keys", log.level);
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer = match log.format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
