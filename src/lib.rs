@@ -1,6 +1,7 @@
 //! The veilstream sidecar: configuration, pipeline, command line.
 #![deny(unsafe_code)]
 
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod exit;

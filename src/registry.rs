@@ -44,6 +44,8 @@ pub enum Change {
     Loaded(Loaded),
     /// The documents have these faults; the snapshot in force stays.
     Refused(Vec<DocumentFault>),
+    /// What the new snapshot needs is not there yet; the one in force stays, the next look tries again.
+    Postponed(String),
 }
 
 /// The live schemas of a directory.
@@ -81,8 +83,8 @@ impl Registry {
         self.current.load_full()
     }
 
-    /// Looks at the directory and publishes what changed.
-    pub fn reload(&self) -> Change {
+    /// Looks at the directory and publishes what changed, once `prepare` has what the new snapshot needs (its keys).
+    pub fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), String>) -> Change {
         // Held to the end: two reloads at once must not publish the older one last.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let documents = match read(&self.dir) {
@@ -99,6 +101,9 @@ impl Registry {
         }
         let change = match load(&self.dir, &documents, &self.grants) {
             Ok(loaded) => {
+                if let Err(reason) = prepare(&loaded.set) {
+                    return Change::Postponed(reason);
+                }
                 self.current.store(loaded.set.clone());
                 Change::Loaded(loaded)
             }
@@ -200,11 +205,13 @@ mod tests {
     fn a_new_version_comes_into_force_once() {
         let dir = directory();
         let registry = open(&dir);
-        assert!(matches!(registry.reload(), Change::None));
+        assert!(matches!(registry.reload(|_| Ok(())), Change::None));
         std::fs::write(dir.path().join("people.json"), DOCUMENT.replace(r#""version":1"#, r#""version":2"#)).unwrap();
-        assert!(matches!(registry.reload(), Change::Loaded(_)));
+        assert!(matches!(registry.reload(|_| Err("no keys".to_owned())), Change::Postponed(_)));
+        assert_eq!(&*registry.current().schemas()[0].label, "people/1");
+        assert!(matches!(registry.reload(|_| Ok(())), Change::Loaded(_)));
         assert_eq!(&*registry.current().schemas()[0].label, "people/2");
-        assert!(matches!(registry.reload(), Change::None));
+        assert!(matches!(registry.reload(|_| Ok(())), Change::None));
     }
 
     #[test]
@@ -212,15 +219,15 @@ mod tests {
         let dir = directory();
         let registry = open(&dir);
         std::fs::write(dir.path().join("people.json"), DOCUMENT.replace("$.email", "email")).unwrap();
-        let Change::Refused(faults) = registry.reload() else { panic!("accepted") };
+        let Change::Refused(faults) = registry.reload(|_| Ok(())) else { panic!("accepted") };
         assert!(faults[0].to_string().contains("people.json: /fields/0/path"), "{}", faults[0]);
-        assert!(matches!(registry.reload(), Change::None));
+        assert!(matches!(registry.reload(|_| Ok(())), Change::None));
         assert_eq!(&*registry.current().schemas()[0].label, "people/1");
         std::fs::remove_file(dir.path().join("people.json")).unwrap();
-        assert!(matches!(registry.reload(), Change::Refused(_)));
+        assert!(matches!(registry.reload(|_| Ok(())), Change::Refused(_)));
         assert_eq!(registry.current().schemas().len(), 1);
         std::fs::write(dir.path().join("people.json"), DOCUMENT).unwrap();
-        assert!(matches!(registry.reload(), Change::Loaded(_)));
+        assert!(matches!(registry.reload(|_| Ok(())), Change::Loaded(_)));
     }
 
     #[test]

@@ -1,17 +1,32 @@
 //! `veilstream run`
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use crate::exit::Exit;
+use crate::{app, telemetry};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-pub struct RunArgs {}
+#[command(
+    after_help = "Examples:\n  veilstream run --config veilstream.toml\n  VEILSTREAM__PIPELINE__LANES=4 veilstream run --config veilstream.toml --create-topics"
+)]
+pub struct RunArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Create missing sanitized and dead-letter topics
+    #[arg(long)]
+    create_topics: bool,
+}
 
-/// Runs the command.
+/// Runs the sidecar until a signal or a reason to end.
 ///
 /// # Errors
-/// Not written yet.
-pub fn run(_args: &RunArgs) -> anyhow::Result<Exit> {
-    anyhow::bail!("not written yet")
+/// A part does not start.
+pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
+    let config = super::load_config(&args.config)?;
+    telemetry::start_logs(&config.log);
+    app::run(&config, args.create_topics)
 }

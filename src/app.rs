@@ -1,0 +1,195 @@
+//! The running sidecar: configuration to parts to threads, in this order: logs, HTTP (alive, not ready), schemas, keys, pipeline. It stops
+//! in the other order: unready, pipeline drained, HTTP last.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use veilstream_engine::compile::SchemaSet;
+
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::http::Server;
+use crate::registry::{self, Change, Registry};
+use crate::signals::{self, Request};
+use crate::status::Status;
+use crate::telemetry::events::{Event as _, SchemasLoaded, SchemasRefused};
+use crate::telemetry::metrics::Metrics;
+
+/// How often keys are maintained and the clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs until a signal or the pipeline ends it.
+///
+/// # Errors
+/// A part does not start; [`Exit::of`] tells the exit code.
+pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
+    disable_core_dumps().context("core dumps could not be disabled")?;
+    let (send, events) = mpsc::channel::<Event<Exit>>();
+    let requests = send.clone();
+    signals::watch(move |request| requests.send(Event::Request(request)).is_ok()).context("signals could not be watched")?;
+
+    let status = Arc::new(Status::new(&["schemas", "keys", "kafka"]));
+    let metrics = Arc::new(Metrics::new()?);
+    let listen = config.http.listen;
+    let http = Server::start(listen, status.clone(), metrics.clone())
+        .map_err(|e| Exit::Usage.because(format!("http.listen: {listen} cannot be had ({e}); name a free address of this machine")))?;
+    tracing::info!(address = %http.address(), "HTTP listens");
+
+    let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
+    let _ = (create_topics, schemas, events);
+    anyhow::bail!("the keys and the pipeline are not wired yet")
+}
+
+/// The schemas, announced in logs and `/status`.
+struct Schemas {
+    registry: Arc<Registry>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+}
+
+impl Schemas {
+    /// Loads the schemas for the first time: without them there is nothing to run.
+    fn open(config: &Config, status: Arc<Status>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let (registry, warnings) = registry::open_configured(&config.schemas).map_err(|faults| crate::cli::faults_error(&faults))?;
+        let schemas = Self { registry: Arc::new(registry), status, metrics };
+        schemas.loaded(&warnings);
+        schemas.status.ready("schemas");
+        Ok(schemas)
+    }
+
+    /// Looks at the directory. A refused change is logged once and stays visible in `/status` until the next one.
+    fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), String>) {
+        match self.registry.reload(prepare) {
+            Change::None => {}
+            Change::Postponed(reason) => tracing::warn!(reason, "schema change postponed, the schemas in force stay"),
+            Change::Loaded(loaded) => self.loaded(&loaded.warnings),
+            Change::Refused(faults) => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                self.status.detail("schemas", serde_json::json!({ "in_force": self.labels(), "refused": faults }));
+                SchemasRefused { faults: &faults }.emit(&self.metrics);
+            }
+        }
+    }
+
+    fn loaded(&self, warnings: &[registry::DocumentFault]) {
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let labels = self.labels();
+        self.status.detail("schemas", serde_json::json!({ "in_force": labels }));
+        SchemasLoaded { labels: &labels }.emit(&self.metrics);
+    }
+
+    fn labels(&self) -> Vec<String> {
+        self.registry.current().schemas().iter().map(|s| s.label.to_string()).collect()
+    }
+}
+
+/// What can happen to a running sidecar. `E` is how the pipeline ended.
+#[derive(Debug)]
+enum Event<E> {
+    /// An operator asks for something.
+    Request(Request),
+    /// The pipeline ended by itself.
+    Ended(E),
+}
+
+/// Why the sidecar stops.
+#[derive(Debug, PartialEq, Eq)]
+enum Why<E> {
+    /// A signal, by name.
+    Signal(&'static str),
+    /// The pipeline ended by itself.
+    Ended(E),
+}
+
+/// Waits for the end; meanwhile calls `tick` about once a second and `reload` when it is due or asked for.
+fn supervise<E>(events: &Receiver<Event<E>>, interval: Duration, mut tick: impl FnMut(), mut reload: impl FnMut()) -> Why<E> {
+    let mut next_reload = Instant::now() + interval;
+    let mut next_tick = Instant::now() + TICK;
+    loop {
+        match events.recv_timeout(next_tick.min(next_reload).saturating_duration_since(Instant::now())) {
+            Ok(Event::Request(Request::Stop(signal))) => return Why::Signal(signal),
+            Ok(Event::Request(Request::Reload)) => next_reload = Instant::now(),
+            Ok(Event::Ended(end)) => return Why::Ended(end),
+            // Nobody can tell us anything any more: stop as if asked to.
+            Err(RecvTimeoutError::Disconnected) => return Why::Signal("no more signals"),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if Instant::now() >= next_tick {
+            tick();
+            next_tick = Instant::now() + TICK;
+        }
+        if Instant::now() >= next_reload {
+            reload();
+            next_reload = Instant::now() + interval;
+        }
+    }
+}
+
+/// Keeps secrets out of core dumps: none are written, and debuggers of the same user stay out.
+fn disable_core_dumps() -> std::io::Result<()> {
+    rlimit::setrlimit(rlimit::Resource::CORE, 0, 0)?;
+    // A limit of 0 does not hold for dumps that the kernel pipes to a program (systemd-coredump); this does.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_served_in_order_until_the_end() {
+        let (send, events) = mpsc::channel();
+        send.send(Event::Request(Request::Reload)).unwrap();
+        send.send(Event::Request(Request::Reload)).unwrap();
+        send.send(Event::Request(Request::Stop("SIGTERM"))).unwrap();
+        send.send(Event::Ended("not reached")).unwrap();
+        let mut reloads = 0;
+        assert_eq!(supervise(&events, Duration::from_secs(3600), || (), || reloads += 1), Why::Signal("SIGTERM"));
+        assert_eq!(reloads, 2);
+        assert_eq!(supervise(&events, Duration::from_secs(3600), || (), || ()), Why::Ended("not reached"));
+    }
+
+    #[test]
+    fn ticks_and_reloads_come_by_themselves() {
+        let (send, events) = mpsc::channel::<Event<&str>>();
+        let (mut ticks, mut reloads) = (0, 0);
+        let why = supervise(
+            &events,
+            Duration::from_millis(20),
+            || {
+                ticks += 1;
+                send.send(Event::Ended("ticked")).unwrap();
+            },
+            || reloads += 1,
+        );
+        assert_eq!(why, Why::Ended("ticked"));
+        assert_eq!(ticks, 1);
+        assert!(reloads > 1, "{reloads}");
+    }
+
+    #[test]
+    fn a_refused_schema_shows_in_the_status_until_it_is_mended() {
+        const DOCUMENT: &str =
+            r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"people.raw","to":"people"},"fields":[{"id":"email","path":"$.email"}]}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("people.json");
+        std::fs::write(&file, DOCUMENT).unwrap();
+        let (registry, _) = Registry::open(dir.path(), veilstream_engine::compile::Grants::default()).unwrap();
+        let schemas = Schemas { registry: Arc::new(registry), status: Arc::new(Status::new(&[])), metrics: Arc::new(Metrics::new().unwrap()) };
+        let shown = || schemas.status.report().details["schemas"].clone();
+        std::fs::write(&file, "{").unwrap();
+        schemas.reload(|_| Ok(()));
+        assert_eq!(shown()["in_force"], serde_json::json!(["people/1"]));
+        assert_eq!(shown()["refused"].as_array().unwrap().len(), 1);
+        assert!(schemas.status.is_ready());
+        std::fs::write(&file, DOCUMENT.replace(r#""version":1"#, r#""version":2"#)).unwrap();
+        schemas.reload(|_| Ok(()));
+        assert_eq!(shown(), serde_json::json!({ "in_force": ["people/2"] }));
+    }
+}
