@@ -22,11 +22,11 @@ use crate::exit::Exit;
 
 const EXAMPLES: &str = "Examples:
   veilstream keys init --keys keys
-  veilstream transform --keys keys --schema schemas/customers.json < events.ndjson > protected.ndjson
-  veilstream reveal --keys keys --schema schemas/customers.json < protected.ndjson
+  veilstream transform --keys keys --schema schemas/customers.json < raw.ndjson > safe.ndjson
+  veilstream reveal --keys keys --schema schemas/customers.json < safe.ndjson
   veilstream check --config veilstream.toml && veilstream run --config veilstream.toml
 
-Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 fenced by another instance, 4 not authorized, 5 preflight";
+Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 fenced, 4 not authorized, 5 preflight";
 
 /// Encrypts the personal fields of Kafka events, exactly once, and opens them again for those who may.
 #[derive(Debug, Parser)]
