@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod http;
+pub mod kafka;
 pub mod registry;
 pub mod signals;
 pub mod status;

@@ -19,6 +19,8 @@ pub use secret::{Properties, Secret};
 pub use source::Input;
 pub use units::RejectGuard;
 
+use crate::kafka::settings::{self, Side};
+
 use read::{Reading, Section, not_empty};
 
 /// Everything `veilstream` can be told.
@@ -202,14 +204,15 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
 }
 
 fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
-    let client = s.section("client").properties();
+    let of = |side| move |name: &str, value: &str| settings::refused(side, name, value);
+    let client = s.section("client").properties(|name, value| of(Side::Consumer)(name, value).or_else(|| of(Side::Producer)(name, value)));
     let with_client = |own: Properties| {
         let mut all = client.clone();
         all.0.extend(own.0);
         all
     };
-    let consumer = with_client(s.section("consumer").properties());
-    let producer = with_client(s.section("producer").properties());
+    let consumer = with_client(s.section("consumer").properties(of(Side::Consumer)));
+    let producer = with_client(s.section("producer").properties(of(Side::Producer)));
     let kafka = Kafka {
         bootstrap_servers: s.parse("bootstrap_servers", "localhost:9092".to_owned(), servers),
         group_id: s.parse("group_id", "veilstream".to_owned(), not_empty),

@@ -143,8 +143,8 @@ impl<'s, 'r> Section<'s, 'r> {
         }
     }
 
-    /// All settings of this table as librdkafka properties, `*_file` ones read.
-    pub(super) fn properties(mut self) -> Properties {
+    /// All settings of this table as librdkafka properties, `*_file` ones read. `refused` says why one may not be set.
+    pub(super) fn properties(mut self, refused: impl Fn(&str, &str) -> Option<String>) -> Properties {
         let mut flat = Vec::new();
         flatten("", std::mem::take(&mut self.table), &mut flat);
         let mut properties = Properties::default();
@@ -166,7 +166,10 @@ impl<'s, 'r> Section<'s, 'r> {
             // `probe` is librdkafka's word for the system's certificates.
             let is_path = name.starts_with("ssl.") && name.ends_with(".location") && text != "probe";
             let text = if is_path { self.reading.base.join(text).display().to_string() } else { text };
-            properties.0.insert(name, text);
+            match refused(&name, &text) {
+                Some(message) => self.fault(&name, &value, &message),
+                None => drop(properties.0.insert(name, text)),
+            }
         }
         properties
     }

@@ -87,6 +87,10 @@ fn every_fault_comes_at_once() {
         bootstrap_servers = "broker"
         group_idd = "x"
         group_id = " "
+        [kafka.client]
+        "sasl.pasword" = "x"
+        [kafka.consumer]
+        "enable.auto.commit" = true
         [pipeline]
         lanes = "many"
         commit_interval = 100
@@ -119,6 +123,8 @@ conf/veilstream.toml: audit: is not in this version; remove the section; reveal 
 conf/veilstream.toml: colour: is unknown; known here: kafka, pipeline, schemas, keys, http, log, audit
 conf/veilstream.toml: http.listen: "8787" is not an address with a port; write "127.0.0.1:8787" or "0.0.0.0:8787"
 conf/veilstream.toml: kafka.bootstrap_servers: "broker" is not host:port; write "broker-1:9092,broker-2:9092"
+conf/veilstream.toml: kafka.client.sasl.pasword: is no librdkafka property; see librdkafka's CONFIGURATION.md for the names
+conf/veilstream.toml: kafka.consumer.enable.auto.commit: cannot be set: offsets commit inside the transactions; remove it
 conf/veilstream.toml: kafka.group_id: " " is empty; write a value or leave the key out
 conf/veilstream.toml: kafka.group_idd: is unknown; did you mean group_id?
 conf/veilstream.toml: keys.provider: "vault" is not in this version; write env, file or password

@@ -1,0 +1,3 @@
+//! The pipeline: raw topics in, sanitized topics and sealed dead letters out, exactly once.
+
+pub mod settings;
