@@ -39,6 +39,20 @@ pub struct Output {
     pub residue: Vec<(usize, u32)>,
 }
 
+impl Output {
+    /// Empties the buffers for the next record.
+    pub fn clear(&mut self) {
+        self.value.clear();
+        self.tombstone = false;
+        self.key = KeyOutput::Same;
+        self.key_bytes.clear();
+        self.headers.clear();
+        self.header_bytes.clear();
+        self.counts.clear();
+        self.residue.clear();
+    }
+}
+
 /// What became of the record key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeyOutput {
@@ -73,4 +87,24 @@ pub enum FieldOutcome {
     Absent,
     /// Null and kept.
     Null,
+}
+
+impl FieldOutcome {
+    /// How many there are.
+    pub const COUNT: usize = 6;
+    /// Every outcome, in order.
+    pub const ALL: [Self; Self::COUNT] = [Self::Encrypted, Self::Indexed, Self::Masked, Self::Dropped, Self::Absent, Self::Null];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Encrypted => "encrypted",
+            Self::Indexed => "indexed",
+            Self::Masked => "masked",
+            Self::Dropped => "dropped",
+            Self::Absent => "absent",
+            Self::Null => "null",
+        }
+    }
 }

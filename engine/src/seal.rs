@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 pub use canonical::canonical_json;
 pub use dead_letter::{Origin, Part, open_dead_letter, seal_dead_letter};
 pub use nonce::NoncePool;
-pub use open::{KeyLookup, Opener, PayloadKind};
+pub use open::{Expected, Opener, Owner, PayloadKind};
 
 use crate::EntropyError;
 use crate::kdf;
@@ -206,14 +206,10 @@ fn associated_data(header: &[u8], tenant: &str, binding: &[u8], out: &mut Vec<u8
     }
 }
 
-/// Encodes bound values into `out`: for each name, sorted by bytes and unique, `LP(name) | LP(scalar text)`. The caller gives them sorted.
-pub fn binding<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>, out: &mut Vec<u8>) {
-    out.clear();
-    for (name, text) in pairs {
-        out.extend_from_slice(&kdf::length_prefix(name.len()));
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(&kdf::length_prefix(text.len()));
-        out.extend_from_slice(text);
+/// Appends one bound value to a binding: `LP(name) | LP(scalar text)`. Names come sorted by bytes, each once.
+pub fn append_bound(name: &str, text: &[u8], out: &mut Vec<u8>) {
+    for part in [name.as_bytes(), text] {
+        out.extend_from_slice(&kdf::length_prefix(part.len()));
+        out.extend_from_slice(part);
     }
 }
-

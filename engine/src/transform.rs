@@ -1,15 +1,36 @@
 //! One record in, one protected record out.
 
+mod envelope;
+mod plan;
+mod splice;
+mod subjects;
+mod undeclared;
+
 use std::sync::Arc;
 
-use crate::error::Reject;
-use crate::key::{KeyKind, Scope};
+use crate::Entropy;
+use crate::compile::SchemaSet;
+use crate::error::{Reject, RejectCode};
+use crate::key::{Key, KeyKind, KeyState, Scope, SubjectRef};
+use crate::keyring::Keyring;
+use crate::normalize;
+use crate::record::{FieldOutcome, Output, Record};
+use crate::residue::Residues;
+use crate::scan::{Kind, Tape};
+use crate::schema::{Field, PathId, Residue, Scalar, Schema, Undeclared, ValueType, When};
+use crate::seal::{NoncePool, SealError};
+use crate::select::Selection;
+use crate::subject;
+use plan::Plan;
+pub(crate) use splice::{Edit, Position, binding, copy, cut, index_member_name};
+use splice::Pending;
+use subjects::SubjectKeys;
 
-/// What became of a record. `S` is the compiled schema that claimed it.
+/// What became of a record.
 #[derive(Debug)]
-pub enum Outcome<S> {
-    /// Protected; the output buffers hold it.
-    Protected(Arc<S>),
+pub enum Outcome {
+    /// Protected under this schema; the output buffers hold it.
+    Protected(Arc<Schema>),
     /// Not protected and not passed on: dead-letter it.
     Rejected(Reject),
     /// Keys are missing (not minted yet, expired or spent): fetch them for the whole batch and call again.
@@ -24,3 +45,360 @@ pub struct NeededKey {
     /// What it covers.
     pub scope: Scope,
 }
+
+/// Size limits, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest input value.
+    pub input: usize,
+    /// Longest output value.
+    pub output: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { input: 16 << 20, output: 64 << 20 }
+    }
+}
+
+/// Why processing stopped, inside the engine.
+enum Stop {
+    Reject(RejectCode, Option<Arc<str>>, Option<usize>),
+    Need(NeededKey),
+}
+
+impl Stop {
+    fn field(code: RejectCode, field: &Field) -> Self {
+        Self::Reject(code, Some(field.id.clone()), None)
+    }
+}
+
+/// Protects records, one after another. One per thread: it keeps key schedules, HMAC states and buffers, so that a record costs no allocation.
+pub struct Transformer {
+    limits: Limits,
+    one_shot: bool,
+    nonces: NoncePool,
+    plans: Vec<Option<Plan>>,
+    subjects: SubjectKeys,
+    work: Work,
+}
+
+/// Buffers of one record, reused.
+#[derive(Default)]
+struct Work {
+    tape: Tape,
+    selection: Selection,
+    edits: Vec<Edit>,
+    pending: Vec<Pending>,
+    spare: Vec<Vec<u8>>,
+    counts: Vec<[u32; FieldOutcome::COUNT]>,
+    residues: Residues,
+    binding: Vec<u8>,
+    scalars: Vec<u8>,
+    normal: Vec<u8>,
+    normal_ends: Vec<usize>,
+    name: Vec<u8>,
+    name_text: Vec<u8>,
+    text: Vec<u8>,
+    canonical_tape: Tape,
+    canonical: Vec<u8>,
+    normalize: normalize::Scratch,
+}
+
+impl Transformer {
+    /// A transformer that draws nonces from `entropy`.
+    #[must_use]
+    pub fn new(entropy: Box<dyn Entropy>) -> Self {
+        Self {
+            limits: Limits::default(),
+            one_shot: false,
+            nonces: NoncePool::new(entropy),
+            plans: Vec::new(),
+            subjects: SubjectKeys::default(),
+            work: Work::default(),
+        }
+    }
+
+    /// Sets the size limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// For commands that run once: asks for shared keys (suite 2) instead of keys of this process.
+    #[must_use]
+    pub fn one_shot(mut self) -> Self {
+        self.one_shot = true;
+        self
+    }
+
+    /// Takes data keys of subjects, as asked for by [`Outcome::NeedKeys`]. They are forgotten after 10 minutes, or when there are too many.
+    pub fn add_subject_keys(&mut self, keys: impl IntoIterator<Item = Arc<Key>>, now: u64) {
+        for key in keys {
+            self.subjects.insert(key, now);
+        }
+    }
+
+    /// Forgets random bytes and key states in hand. For a process that finds itself copied.
+    pub fn discard(&mut self) {
+        self.nonces.discard();
+        self.plans.clear();
+        self.subjects = SubjectKeys::default();
+    }
+
+    /// Protects one record. `schemas` and `keys` are the snapshots of the batch.
+    pub fn transform(&mut self, schemas: &SchemaSet, keys: &Arc<Keyring>, record: &Record<'_>, out: &mut Output) -> Outcome {
+        out.clear();
+        let (index, tombstone) = match self.claim(schemas, record) {
+            Ok(claim) => claim,
+            Err(reject) => return Outcome::Rejected(reject),
+        };
+        let schema = &schemas.schemas()[index];
+        self.plans.resize_with(schemas.schemas().len().max(self.plans.len()), || None);
+        if !self.plans[index].as_ref().is_some_and(|plan| plan.is_for(schema, keys)) {
+            self.plans[index] = Some(Plan::new(schema, keys, self.one_shot));
+        }
+        let Some(plan) = self.plans[index].as_mut() else { unreachable!("the plan was just made") };
+        let mut run = Run { schema, keys, plan, nonces: &mut self.nonces, subjects: &mut self.subjects, work: &mut self.work, record, subject: None };
+        let result = if tombstone { run.tombstone(out) } else { run.value(out) };
+        match result {
+            Ok(()) if out.value.len() > self.limits.output => Outcome::Rejected(rejected(schema, RejectCode::OutputTooLarge, None, None)),
+            Ok(()) => Outcome::Protected(schema.clone()),
+            Err(Stop::Need(needed)) => Outcome::NeedKeys(vec![needed]),
+            Err(Stop::Reject(code, field, offset)) => Outcome::Rejected(rejected(schema, code, field, offset)),
+        }
+    }
+
+    /// Finds the schema that claims the record, scanning its value into the table and selecting in it; `true`: a tombstone.
+    fn claim(&mut self, schemas: &SchemaSet, record: &Record<'_>) -> Result<(usize, bool), Reject> {
+        let Some(value) = record.value else { return claim_tombstone(schemas, record).map(|i| (i, true)) };
+        if value.len() > self.limits.input {
+            return Err(Reject::new(RejectCode::TooLarge));
+        }
+        if value.first() == Some(&0) {
+            return Err(Reject::new(RejectCode::RegistryFramed));
+        }
+        let scanned = self.work.tape.scan(value);
+        scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
+        for index in schemas.candidates(record.topic) {
+            let schema = &schemas.schemas()[index];
+            if !header_clauses_hold(schema, record) {
+                continue;
+            }
+            let selected = schema.program.select(value, &self.work.tape, &mut self.work.selection);
+            selected.map_err(|e| rejected(schema, RejectCode::DuplicateMember, None, Some(e.offset)))?;
+            if self.value_clauses_hold(schema, value) {
+                return Ok((index, false));
+            }
+        }
+        Err(Reject::new(RejectCode::NoSchema))
+    }
+
+    fn value_clauses_hold(&mut self, schema: &Schema, doc: &[u8]) -> bool {
+        let work = &mut self.work;
+        schema.when.iter().all(|when| match when {
+            When::Header(..) => true,
+            When::Value(path, scalar) => match work.selection.single(*path) {
+                Some(node) => equals(doc, &work.tape, node, scalar, &mut work.text),
+                None => false,
+            },
+        })
+    }
+}
+
+fn rejected(schema: &Schema, code: RejectCode, field: Option<Arc<str>>, offset: Option<usize>) -> Reject {
+    Reject { code, schema: Some(schema.label.clone()), field, offset }
+}
+
+/// A tombstone has no value to judge `when` by: header clauses decide, and what is left must agree on keys and headers.
+fn claim_tombstone(schemas: &SchemaSet, record: &Record<'_>) -> Result<usize, Reject> {
+    let mut left = schemas.candidates(record.topic).filter(|i| header_clauses_hold(&schemas.schemas()[*i], record));
+    let first = left.next().ok_or_else(|| Reject::new(RejectCode::NoSchema))?;
+    let all = schemas.schemas();
+    if left.all(|i| all[i].same_envelope(&all[first])) { Ok(first) } else { Err(Reject::new(RejectCode::NoSchema)) }
+}
+
+fn header_clauses_hold(schema: &Schema, record: &Record<'_>) -> bool {
+    schema.when.iter().all(|when| match when {
+        When::Header(name, value) => record.headers.iter().any(|(n, v)| *n == name.as_bytes() && *v == Some(value)),
+        When::Value(..) => true,
+    })
+}
+
+/// JSON equality of a node with a scalar.
+fn equals(doc: &[u8], tape: &Tape, node: u32, scalar: &Scalar, text: &mut Vec<u8>) -> bool {
+    let node = &tape.nodes()[node as usize];
+    match (node.kind, scalar) {
+        (Kind::Null, Scalar::Null) => true,
+        (Kind::Bool, Scalar::Bool(b)) => (doc[node.start as usize] == b't') == *b,
+        (Kind::String, Scalar::String(s)) => {
+            text.clear();
+            crate::scan::unescape(&doc[node.inner()], text) && text == s.as_bytes()
+        }
+        (Kind::Number, Scalar::Number(n)) => {
+            let written = std::str::from_utf8(&doc[node.span()]).unwrap_or_default();
+            let both_integers = subject::is_integer(written.as_bytes()) && subject::is_integer(n.as_bytes());
+            if both_integers { written == n } else { written.parse::<f64>().ok() == n.parse::<f64>().ok() }
+        }
+        _ => false,
+    }
+}
+
+/// One record under one schema.
+struct Run<'a> {
+    schema: &'a Arc<Schema>,
+    keys: &'a Arc<Keyring>,
+    plan: &'a mut Plan,
+    nonces: &'a mut NoncePool,
+    subjects: &'a mut SubjectKeys,
+    work: &'a mut Work,
+    record: &'a Record<'a>,
+    /// Whose data it is; `None`: the schema's key seals.
+    subject: Option<SubjectRef>,
+}
+
+impl Run<'_> {
+    fn value(&mut self, out: &mut Output) -> Result<(), Stop> {
+        let doc = self.record.value.unwrap_or_default();
+        self.plan.usable(self.record.now)?;
+        self.find_subject(doc)?;
+        self.work.counts.clear();
+        self.work.counts.resize(self.schema.fields.len(), [0; FieldOutcome::COUNT]);
+        self.work.residues.clear();
+        self.collect_edits(doc)?;
+        self.check_required(doc)?;
+        self.undeclared(doc)?;
+        self.splice(doc, out)?;
+        self.envelope(out)?;
+        self.residue(doc, out)?;
+        self.report_counts(out);
+        Ok(())
+    }
+
+    fn tombstone(&mut self, out: &mut Output) -> Result<(), Stop> {
+        out.tombstone = true;
+        self.plan.usable(self.record.now)?;
+        if self.schema.subject.is_some() && !self.schema.subject_optional && self.plan.seals_headers() {
+            return Err(Stop::Reject(RejectCode::MissingSubject, None, None));
+        }
+        self.envelope(out)
+    }
+
+    fn find_subject(&mut self, doc: &[u8]) -> Result<(), Stop> {
+        let Some(path) = self.schema.subject else { return Ok(()) };
+        let missing = || Stop::Reject(RejectCode::MissingSubject, None, None);
+        let scalar = self.work.selection.single(path).is_some_and(|node| {
+            let span = self.work.tape.nodes()[node as usize].span();
+            subject::scalar_text(&doc[span], &mut self.work.text)
+        });
+        if !scalar {
+            return if self.schema.subject_optional { Ok(()) } else { Err(missing()) };
+        }
+        if !self.plan.seals_values() {
+            return Ok(());
+        }
+        let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };
+        let key = self.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).ok_or(Stop::Need(needed))?;
+        let reference = subject::subject_ref(key, self.keys.tenant(), &self.work.text).ok_or_else(missing)?;
+        if !self.subjects.has(&reference, self.record.now) {
+            return Err(Stop::Need(NeededKey { kind: KeyKind::Data, scope: Scope::Subject(reference) }));
+        }
+        self.subject = Some(reference);
+        Ok(())
+    }
+
+    /// One edit per protected node, in document order: of one node the field declared first, inside a protected node nothing.
+    fn collect_edits(&mut self, doc: &[u8]) -> Result<(), Stop> {
+        self.work.edits.clear();
+        let mut covered_to = 0;
+        for i in 0..self.work.selection.hits.len() {
+            let hit = self.work.selection.hits[i];
+            let Some(field) = self.schema.fields.get(usize::from(hit.path)) else { continue };
+            let node = self.work.tape.nodes()[hit.node as usize];
+            if node.kind != Kind::Null && !field.value_type.is_none_or(|t| type_fits(t, node.kind, &doc[node.span()])) {
+                return Err(Stop::field(RejectCode::WrongType, field));
+            }
+            if hit.node >= covered_to {
+                covered_to = node.next;
+                self.work.edits.push(Edit { node: hit.node, field: hit.path });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_required(&mut self, doc: &[u8]) -> Result<(), Stop> {
+        let _ = doc;
+        for (i, field) in self.schema.fields.iter().enumerate().filter(|(_, f)| f.required) {
+            let mut nodes = self.work.selection.hits.iter().filter(|h| usize::from(h.path) == i).peekable();
+            let present = nodes.peek().is_some() && nodes.all(|h| self.work.tape.nodes()[h.node as usize].kind != Kind::Null);
+            if !present {
+                return Err(Stop::field(RejectCode::MissingRequired, field));
+            }
+        }
+        Ok(())
+    }
+
+    fn residue(&mut self, doc: &[u8], out: &mut Output) -> Result<(), Stop> {
+        if self.schema.residue == Residue::Off {
+            return Ok(());
+        }
+        let work = &mut *self.work;
+        work.residues.search_document(doc, &work.tape, &work.edits, &out.value);
+        if out.key == crate::record::KeyOutput::Same {
+            work.residues.search(doc, self.record.key.unwrap_or_default());
+        }
+        for header in &out.headers {
+            if let crate::record::HeaderOutput::Same(i) = header {
+                work.residues.search(doc, self.record.headers[*i].1.unwrap_or_default());
+            }
+        }
+        work.residues.report(&mut out.residue);
+        match out.residue.first() {
+            Some((field, _)) if self.schema.residue == Residue::Reject => Err(Stop::field(RejectCode::Residue, &self.schema.fields[*field])),
+            _ => Ok(()),
+        }
+    }
+
+    fn report_counts(&mut self, out: &mut Output) {
+        for (field, counts) in self.work.counts.iter_mut().enumerate() {
+            if counts.iter().all(|n| *n == 0) {
+                counts[FieldOutcome::Absent as usize] = 1;
+            }
+            for (outcome, n) in FieldOutcome::ALL.iter().zip(counts.iter()).filter(|(_, n)| **n > 0) {
+                out.counts.push((field, *outcome, *n));
+            }
+        }
+    }
+
+    fn count(&mut self, field: PathId, outcome: FieldOutcome) {
+        self.work.counts[usize::from(field)][outcome as usize] += 1;
+    }
+
+    /// Turns a refusal to seal into what the caller does about it.
+    fn seal_failed(plan: &mut Plan, error: SealError) -> Stop {
+        match error {
+            SealError::Spent | SealError::Key => Stop::Need(plan.spent()),
+            // No randomness: the record stays where it is and is tried again; nothing leaves in clear.
+            SealError::Entropy(_) => Stop::Need(plan.spent()),
+            SealError::TooLong => Stop::Reject(RejectCode::OutputTooLarge, None, None),
+        }
+    }
+}
+
+fn type_fits(wanted: ValueType, kind: Kind, text: &[u8]) -> bool {
+    match wanted {
+        ValueType::String => kind == Kind::String,
+        ValueType::Number => kind == Kind::Number,
+        ValueType::Integer => kind == Kind::Number && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E')),
+        ValueType::Boolean => kind == Kind::Bool,
+        ValueType::Object => kind == Kind::Object,
+        ValueType::Array => kind == Kind::Array,
+    }
+}
+
+/// Whether a key may seal now.
+fn may_seal(key: &Key, now: u64) -> bool {
+    key.state == KeyState::Active && key.secret.is_some() && key.seal_until.is_none_or(|until| now < until)
+}
+

@@ -248,8 +248,8 @@ impl FieldReader<'_> {
         }
         let mut rule = index_definition(&at, map, name, self.reader)?;
         rule.into = self.reader.string(&at, map, "into").map(str::to_owned);
-        if rule.into.as_deref().is_some_and(str::is_empty) {
-            self.reader.error(&join(&at, "into"), "must not be empty");
+        if rule.into.as_deref().is_some_and(|into| into.is_empty() || into.contains(['"', '\\']) || into.contains(char::is_control)) {
+            self.reader.error(&join(&at, "into"), "must be a member name without quotes, backslashes and control characters");
         }
         if hash && map.contains_key("into") {
             self.reader.error(&join(&at, "into"), "a hash replaces the value itself; remove it");

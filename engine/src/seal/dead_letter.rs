@@ -1,6 +1,6 @@
 //! Dead letters: key kind `dead_letter`, suite 2, raw bytes, bound to where the record came from.
 
-use super::{NoncePool, Opener, PayloadKind, SealError, Sealer};
+use super::{Expected, NoncePool, Opener, Owner, PayloadKind, SealError, Sealer};
 use crate::error::OpenError;
 use crate::kdf;
 use crate::key::Key;
@@ -49,15 +49,9 @@ impl Origin<'_> {
     fn binding(&self) -> Vec<u8> {
         let (offset, partition) = (self.offset.to_string(), self.partition.to_string());
         let mut out = Vec::new();
-        super::binding(
-            [
-                ("offset", offset.as_bytes()),
-                ("partition", partition.as_bytes()),
-                ("schema", self.schema.as_bytes()),
-                ("topic", self.topic.as_bytes()),
-            ],
-            &mut out,
-        );
+        for (name, text) in [("offset", &*offset), ("partition", &*partition), ("schema", self.schema), ("topic", self.topic)] {
+            super::append_bound(name, text.as_bytes(), &mut out);
+        }
         out
     }
 }
@@ -90,7 +84,8 @@ pub fn open_dead_letter(
     token: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), OpenError> {
-    let fid = kdf::field_id(part.field());
-    let kind = opener.open(token, &fid, keys.tenant(), Some(&origin.binding()), |kid| keys.get(kid), out)?;
+    let binding = origin.binding();
+    let expected = Expected { fid: kdf::field_id(part.field()), tenant: keys.tenant(), binding: Some(&binding), owner: Owner::Any };
+    let kind = opener.open(token, &expected, |kid| keys.get(kid).cloned(), out)?;
     if kind == PayloadKind::Bytes { Ok(()) } else { Err(OpenError::Corrupt) }
 }

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use super::{Cipher, associated_data};
 use crate::error::OpenError;
 use crate::kdf;
-use crate::key::{Key, KeyId, KeyState};
+use crate::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use crate::scan;
 use crate::token::{self, FieldId, HEADER_LEN, Header, Suite, TAG_LEN};
 
@@ -36,8 +36,42 @@ impl PayloadKind {
     }
 }
 
-/// What is known of a key id.
-pub type KeyLookup<'a> = Option<&'a Arc<Key>>;
+/// What a token must be to open here.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The field it was read from.
+    pub fid: FieldId,
+    /// Whose keys open it.
+    pub tenant: &'a str,
+    /// The encoded bound values of the record, if the field is bound.
+    pub binding: Option<&'a [u8]>,
+    /// Whose data key it must be under.
+    pub owner: Owner,
+}
+
+/// Whose data key a token must be under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Nobody asks: the schema has no `subject`.
+    Any,
+    /// The record has no subject: no subject's key.
+    Nobody,
+    /// This subject's key.
+    Subject(SubjectRef),
+}
+
+impl Owner {
+    fn permits(self, key: &Key) -> bool {
+        match (self, &key.scope) {
+            (Self::Any, _) => true,
+            // Deterministic keys belong to nobody.
+            _ if key.kind != KeyKind::Data => true,
+            (Self::Nobody, scope) => !matches!(scope, Scope::Subject(_)),
+            (Self::Subject(expected), Scope::Subject(found)) => expected == *found,
+            (Self::Subject(_), _) => false,
+        }
+    }
+}
 
 /// Ciphers kept at most; more are forgotten all at once, which costs a few derivations.
 const CACHE: usize = 1024;
@@ -53,32 +87,29 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Opens `token` as field `fid`, handing the key id to `lookup`. `binding` is the encoded bound values of the record, if the field is bound.
-    /// The payload replaces the content of `out`.
+    /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`.
     ///
     /// # Errors
     /// The first [`OpenError`] that applies, in the order of docs/formats.md.
-    pub fn open<'k>(
+    pub fn open(
         &mut self,
         token: &[u8],
-        fid: &FieldId,
-        tenant: &str,
-        binding: Option<&[u8]>,
-        lookup: impl FnOnce(&KeyId) -> KeyLookup<'k>,
+        expected: &Expected<'_>,
+        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
         out: &mut Vec<u8>,
     ) -> Result<PayloadKind, OpenError> {
         out.clear();
         let header = token::decode(token, &mut self.raw)?;
-        if header.fid != *fid {
+        if header.fid != expected.fid {
             return Err(OpenError::FieldMismatch);
         }
         let key = lookup(&header.kid).ok_or(OpenError::KeyUnavailable)?;
-        check_key(key, &header, tenant, self.allow_compromised)?;
-        if header.bound() != binding.is_some() {
+        check_key(&key, &header, expected.tenant, self.allow_compromised)?;
+        if header.bound() != expected.binding.is_some() || !expected.owner.permits(&key) {
             return Err(OpenError::Binding);
         }
-        associated_data(&self.raw[..HEADER_LEN], tenant, binding.unwrap_or_default(), &mut self.aad);
-        let plain = self.decrypt(key, &header)?;
+        associated_data(&self.raw[..HEADER_LEN], expected.tenant, expected.binding.unwrap_or_default(), &mut self.aad);
+        let plain = self.decrypt(&key, &header)?;
         let (kind, payload) = unframe(&header, &self.raw[plain])?;
         out.extend_from_slice(payload);
         Ok(kind)

@@ -1,0 +1,253 @@
+//! The way back: a protected record in, the original out, at the paths the schema declares and nowhere else.
+
+use std::sync::Arc;
+
+use crate::error::{OpenError, Reject, RejectCode};
+use crate::kdf;
+use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
+use crate::keyring::Keyring;
+use crate::scan::{Kind, NO_PARENT, Tape};
+use crate::schema::{Field, PathId, Protect, Schema};
+use crate::seal::{Expected, Opener, Owner, PayloadKind};
+use crate::select::Selection;
+use crate::subject;
+use crate::token::PREFIX;
+use crate::transform::{Position, binding, copy, cut, index_member_name};
+
+/// What to reveal.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RevealOptions<'a> {
+    /// Ids of the fields to open; `None`: all.
+    pub fields: Option<&'a [String]>,
+    /// Leave index members where they are.
+    pub keep_indexes: bool,
+}
+
+/// What became of one protected place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Opened.
+    Revealed,
+    /// Not asked for.
+    Skipped,
+    /// No token stands there: null, or protected without a way back.
+    NoToken,
+    /// A token that does not open.
+    Failed(OpenError),
+    /// A honey token: raise the alarm; the caller learns `key_unavailable`.
+    Honey,
+}
+
+impl Status {
+    /// The name in `--status` output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Revealed => "revealed",
+            Self::Skipped => "skipped",
+            Self::NoToken => "no_token",
+            Self::Honey => "key_unavailable",
+            Self::Failed(OpenError::Malformed) => "malformed",
+            Self::Failed(OpenError::Unsupported) => "unsupported",
+            Self::Failed(OpenError::FieldMismatch) => "field_mismatch",
+            Self::Failed(OpenError::KeyUnavailable) => "key_unavailable",
+            Self::Failed(OpenError::Erased) => "erased",
+            Self::Failed(OpenError::Corrupt) => "corrupt",
+            Self::Failed(OpenError::Binding) => "binding",
+        }
+    }
+}
+
+/// What became of each protected place of a record.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// (field index in the schema, what became of it), in document order.
+    pub fields: Vec<(usize, Status)>,
+    /// Tokens at places the schema does not declare; they were left.
+    pub unexpected_tokens: u32,
+}
+
+/// Finds keys that are not in the keyring, by id.
+pub type Lookup<'a> = &'a dyn Fn(&KeyId) -> Option<Arc<Key>>;
+
+/// Reveals records, one after another; keeps buffers and key schedules.
+#[derive(Default)]
+pub struct Revealer {
+    opener: Opener,
+    tape: Tape,
+    selection: Selection,
+    without_indexes: Vec<u8>,
+    cuts: Vec<u32>,
+    name: Vec<u8>,
+    name_text: Vec<u8>,
+    scalar: Vec<u8>,
+    binding: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Revealer {
+    /// Opens keys marked compromised too. Off unless the operator says so.
+    pub fn allow_compromised(&mut self, allow: bool) {
+        self.opener.allow_compromised = allow;
+    }
+
+    /// Reveals a protected document into `out` (whose content is replaced).
+    ///
+    /// # Errors
+    /// [`Reject`] when the document is no JSON text or has a name twice on the way to a declared place. A token that does not open is no error: it
+    /// stays and `report` says why.
+    pub fn reveal(
+        &mut self,
+        schema: &Schema,
+        keys: &Keyring,
+        lookup: Lookup<'_>,
+        doc: &[u8],
+        options: &RevealOptions<'_>,
+        out: &mut Vec<u8>,
+        report: &mut Report,
+    ) -> Result<(), Reject> {
+        out.clear();
+        report.fields.clear();
+        report.unexpected_tokens = 0;
+        self.select(schema, doc)?;
+        if !options.keep_indexes && self.find_indexes(schema, doc) {
+            let mut stripped = std::mem::take(&mut self.without_indexes);
+            self.cut_indexes(doc, &mut stripped);
+            let selected = self.select(schema, &stripped);
+            if selected.is_ok() {
+                self.open_all(schema, keys, lookup, &stripped, options, out, report);
+            }
+            self.without_indexes = stripped;
+            return selected;
+        }
+        self.open_all(schema, keys, lookup, doc, options, out, report);
+        Ok(())
+    }
+
+    /// Opens one bare token of the field with that cryptographic name; its payload replaces the content of `out`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(&mut self, name: &str, keys: &Keyring, lookup: Lookup<'_>, token: &[u8], out: &mut Vec<u8>) -> Result<PayloadKind, OpenError> {
+        let expected = Expected { fid: kdf::field_id(name), tenant: keys.tenant(), binding: None, owner: Owner::Any };
+        self.opener.open(token, &expected, |kid| keys.get(kid).cloned().or_else(|| lookup(kid)), out)
+    }
+
+    fn select(&mut self, schema: &Schema, doc: &[u8]) -> Result<(), Reject> {
+        let scanned = self.tape.scan(doc);
+        scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
+        let selected = schema.program.select(doc, &self.tape, &mut self.selection);
+        selected.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(RejectCode::DuplicateMember) })
+    }
+
+    /// Finds the index members beside every declared place; `false` when there are none.
+    fn find_indexes(&mut self, schema: &Schema, doc: &[u8]) -> bool {
+        self.cuts.clear();
+        for hit in &self.selection.hits {
+            let Some(field) = schema.fields.get(usize::from(hit.path)).filter(|f| f.index.is_some() && f.protect != Protect::Hash) else { continue };
+            let nodes = self.tape.nodes();
+            let node = &nodes[hit.node as usize];
+            let member = if node.is_member() { Some(node) } else { nodes.get(node.parent as usize).filter(|n| n.is_member()) };
+            let Some(member) = member else { continue };
+            index_member_name(doc, member, field, &mut self.name, &mut self.name_text);
+            let index = self.tape.children(member.parent).find(|sibling| self.tape.name_is(doc, &nodes[*sibling as usize], &self.name_text));
+            self.cuts.extend(index);
+        }
+        self.cuts.sort_unstable();
+        self.cuts.dedup();
+        !self.cuts.is_empty()
+    }
+
+    fn cut_indexes(&self, doc: &[u8], out: &mut Vec<u8>) {
+        out.clear();
+        let mut at = Position { copied: 0, leading: NO_PARENT };
+        let mut end = 0;
+        for index in self.cuts.iter().copied() {
+            // An index member holds a string or a flat array: cuts never nest, unless someone edited the document.
+            if index >= end {
+                cut(doc, &self.tape, index, &mut at, out);
+                end = self.tape.nodes()[index as usize].next;
+            }
+        }
+        copy(doc, doc.len(), &mut at, out);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one record's context; a struct would only rename it")]
+    fn open_all(
+        &mut self,
+        schema: &Schema,
+        keys: &Keyring,
+        lookup: Lookup<'_>,
+        doc: &[u8],
+        options: &RevealOptions<'_>,
+        out: &mut Vec<u8>,
+        report: &mut Report,
+    ) {
+        let owner = self.owner(schema, keys, doc);
+        let mut at = Position { copied: 0, leading: NO_PARENT };
+        let mut covered_to = 0;
+        let mut tokens = 0;
+        for i in 0..self.selection.hits.len() {
+            let hit = self.selection.hits[i];
+            let Some(field) = schema.fields.get(usize::from(hit.path)) else { continue };
+            if hit.node < covered_to {
+                continue;
+            }
+            let node = self.tape.nodes()[hit.node as usize];
+            covered_to = node.next;
+            let text = if node.kind == Kind::String { &doc[node.inner()] } else { &[] };
+            let status = if !text.starts_with(PREFIX) {
+                Status::NoToken
+            } else if options.fields.is_some_and(|ids| !ids.iter().any(|id| **id == *field.id)) {
+                tokens += 1;
+                Status::Skipped
+            } else {
+                tokens += 1;
+                self.open_field(field, keys, lookup, owner, doc, text)
+            };
+            if status == Status::Revealed {
+                copy(doc, node.start as usize, &mut at, out);
+                out.extend_from_slice(&self.payload);
+                at.copied = node.end as usize;
+            }
+            report.fields.push((usize::from(hit.path), status));
+        }
+        copy(doc, doc.len(), &mut at, out);
+        let all = self.tape.nodes().iter().filter(|n| n.kind == Kind::String && doc[n.inner()].starts_with(PREFIX)).count() as u32;
+        report.unexpected_tokens = all - tokens;
+    }
+
+    fn open_field(&mut self, field: &Field, keys: &Keyring, lookup: Lookup<'_>, owner: Owner, doc: &[u8], token: &[u8]) -> Status {
+        let bound = !field.bind.is_empty();
+        if bound {
+            let selection = &self.selection;
+            let single = |path: PathId| selection.single(path);
+            if binding(doc, field, &self.tape, single, &mut self.scalar, &mut self.binding).is_err() {
+                return Status::Failed(OpenError::Binding);
+            }
+        }
+        let expected = Expected { fid: field.fid, tenant: keys.tenant(), binding: bound.then_some(&*self.binding), owner };
+        match self.opener.open(token, &expected, |kid| keys.get(kid).cloned().or_else(|| lookup(kid)), &mut self.payload) {
+            Ok(PayloadKind::Json) => Status::Revealed,
+            Ok(PayloadKind::Honey) => Status::Honey,
+            // Raw bytes are never spliced into JSON.
+            Ok(PayloadKind::Bytes) => Status::Failed(OpenError::Corrupt),
+            Err(e) => Status::Failed(e),
+        }
+    }
+
+    /// Whose key the record's tokens must be under.
+    fn owner(&mut self, schema: &Schema, keys: &Keyring, doc: &[u8]) -> Owner {
+        let Some(path) = schema.subject else { return Owner::Any };
+        let found = self.selection.single(path).and_then(|node| {
+            let text = &doc[self.tape.nodes()[node as usize].span()];
+            subject::scalar_text(text, &mut self.scalar).then(|| reference(keys, &self.scalar)).flatten()
+        });
+        found.map_or(Owner::Nobody, Owner::Subject)
+    }
+}
+
+fn reference(keys: &Keyring, scalar: &[u8]) -> Option<SubjectRef> {
+    let key = keys.sealing(KeyKind::SubjectRef, &Scope::Version(1))?;
+    subject::subject_ref(key, keys.tenant(), scalar)
+}

@@ -1,0 +1,73 @@
+//! Record key and headers.
+
+use super::{Run, Stop};
+use crate::error::RejectCode;
+use crate::normalize::Input;
+use crate::record::{HeaderOutput, KeyOutput, Output};
+use crate::schema::Protect;
+use crate::seal::PayloadKind;
+
+impl Run<'_> {
+    pub(super) fn envelope(&mut self, out: &mut Output) -> Result<(), Stop> {
+        self.key(out)?;
+        for i in 0..self.record.headers.len() {
+            self.header(i, out)?;
+        }
+        Ok(())
+    }
+
+    fn key(&mut self, out: &mut Output) -> Result<(), Stop> {
+        let (Some(rule), Some(key)) = (&self.schema.key, self.record.key) else { return Ok(()) };
+        out.key = KeyOutput::Replaced;
+        let unsupported = || Stop::Reject(RejectCode::UnsupportedValue, Some("#key".into()), None);
+        match (&rule.index, &self.plan.key_indexer, &mut self.plan.key_sealer) {
+            (Some(index), Some(indexer), _) => {
+                let work = &mut *self.work;
+                if !index.normalize.normalize(Input::Raw(key), &mut work.normalize, &mut work.normal) {
+                    return Err(unsupported());
+                }
+                indexer.write([work.normal.as_slice()], &mut out.key_bytes);
+                Ok(())
+            }
+            (None, _, Some(sealer)) => {
+                let sealed = sealer.seal(PayloadKind::Bytes, key, 16, None, self.nonces, &mut out.key_bytes);
+                sealed.map_err(|e| Self::seal_failed(self.plan, e))
+            }
+            _ => Err(unsupported()),
+        }
+    }
+
+    fn header(&mut self, i: usize, out: &mut Output) -> Result<(), Stop> {
+        let (name, value) = self.record.headers[i];
+        let Some(r) = self.schema.headers.iter().position(|rule| rule.header.as_bytes() == name) else {
+            out.headers.push(HeaderOutput::Same(i));
+            return Ok(());
+        };
+        let rule = &self.schema.headers[r];
+        if rule.protect == Protect::Drop {
+            return Ok(());
+        }
+        let Some(value) = value else {
+            out.headers.push(HeaderOutput::Same(i));
+            return Ok(());
+        };
+        let start = out.header_bytes.len();
+        if let (Some(index), Some(indexer)) = (&rule.index, &self.plan.header_indexers[r]) {
+            let work = &mut *self.work;
+            // What has no index becomes an empty value: the header stays, its content does not.
+            if index.normalize.normalize(Input::Raw(value), &mut work.normalize, &mut work.normal) {
+                indexer.write([work.normal.as_slice()], &mut out.header_bytes);
+            }
+        } else {
+            let sealer = match (&self.subject, &mut self.plan.header_sealers[r]) {
+                (Some(subject), _) => self.subjects.sealer(subject, rule.fid).map_err(|e| Self::seal_failed(self.plan, e))?,
+                (None, Some(sealer)) => sealer,
+                (None, None) => return Err(Stop::Need(self.plan.spent())),
+            };
+            let sealed = sealer.seal(PayloadKind::Bytes, value, 16, None, self.nonces, &mut out.header_bytes);
+            sealed.map_err(|e| Self::seal_failed(self.plan, e))?;
+        }
+        out.headers.push(HeaderOutput::Replaced(i, start..out.header_bytes.len()));
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! What one schema needs of one keyring: sealers and indexers, made once.
+
+use std::sync::Arc;
+
+use super::{NeededKey, Stop, may_seal};
+use crate::index::Indexer;
+use crate::key::{Key, KeyKind, Scope};
+use crate::keyring::Keyring;
+use crate::schema::{IndexRule, Protect, Schema};
+use crate::seal::Sealer;
+use crate::token::{FieldId, Suite};
+
+pub(super) struct Plan {
+    schema: Arc<Schema>,
+    keys: Arc<Keyring>,
+    /// The key of `encrypt` without a subject.
+    data: Option<Arc<Key>>,
+    data_scope: Scope,
+    spent: bool,
+    missing: Option<NeededKey>,
+    /// Per field.
+    pub(super) sealers: Vec<Option<Sealer>>,
+    pub(super) indexers: Vec<Option<Indexer>>,
+    pub(super) key_sealer: Option<Sealer>,
+    pub(super) key_indexer: Option<Indexer>,
+    /// Per header rule.
+    pub(super) header_sealers: Vec<Option<Sealer>>,
+    pub(super) header_indexers: Vec<Option<Indexer>>,
+}
+
+impl Plan {
+    pub(super) fn new(schema: &Arc<Schema>, keys: &Arc<Keyring>, one_shot: bool) -> Self {
+        let own = Scope::Schema(schema.name.clone());
+        let shared = Scope::Shared(schema.name.clone());
+        let (data, suite) = match keys.sealing(KeyKind::Data, &own).filter(|_| !one_shot) {
+            Some(key) => (Some(key.clone()), Suite::AesGcm),
+            None => (keys.sealing(KeyKind::Data, &shared).cloned(), Suite::XaesGcm),
+        };
+        let mut plan = Self {
+            schema: schema.clone(),
+            keys: keys.clone(),
+            data,
+            data_scope: if one_shot { shared } else { own },
+            spent: false,
+            missing: None,
+            sealers: Vec::new(),
+            indexers: Vec::new(),
+            key_sealer: None,
+            key_indexer: None,
+            header_sealers: Vec::new(),
+            header_indexers: Vec::new(),
+        };
+        for field in &schema.fields {
+            let sealer = plan.sealer(&field.protect, field.fid, suite);
+            plan.sealers.push(sealer);
+            let indexer = field.index.as_ref().and_then(|rule| plan.indexer(rule));
+            plan.indexers.push(indexer);
+        }
+        if let Some(rule) = &schema.key {
+            plan.key_sealer = plan.sealer(&rule.protect, rule.fid, suite);
+            plan.key_indexer = rule.index.as_ref().and_then(|rule| plan.indexer(rule));
+        }
+        for rule in &schema.headers {
+            let sealer = plan.sealer(&rule.protect, rule.fid, suite);
+            plan.header_sealers.push(sealer);
+            let indexer = rule.index.as_ref().and_then(|rule| plan.indexer(rule));
+            plan.header_indexers.push(indexer);
+        }
+        plan
+    }
+
+    pub(super) fn is_for(&self, schema: &Arc<Schema>, keys: &Arc<Keyring>) -> bool {
+        Arc::ptr_eq(&self.schema, schema) && Arc::ptr_eq(&self.keys, keys)
+    }
+
+    /// Whether every key is here and may seal now; else what to ask for.
+    pub(super) fn usable(&self, now: u64) -> Result<(), Stop> {
+        if let Some(missing) = &self.missing {
+            return Err(Stop::Need(missing.clone()));
+        }
+        let uses_data = (self.schema.subject.is_none() || self.schema.subject_optional) && self.seals_values();
+        if uses_data && (self.spent || !self.data.as_ref().is_some_and(|key| may_seal(key, now))) {
+            return Err(Stop::Need(self.data_key()));
+        }
+        Ok(())
+    }
+
+    /// Marks the data key as spent; what to ask for.
+    pub(super) fn spent(&mut self) -> NeededKey {
+        self.spent = true;
+        self.data_key()
+    }
+
+    /// Whether any value or header is encrypted under the data key.
+    pub(super) fn seals_values(&self) -> bool {
+        self.schema.fields.iter().any(|f| f.protect == Protect::Encrypt) || self.seals_headers()
+    }
+
+    pub(super) fn seals_headers(&self) -> bool {
+        self.schema.headers.iter().any(|h| h.protect == Protect::Encrypt)
+    }
+
+    fn data_key(&self) -> NeededKey {
+        NeededKey { kind: KeyKind::Data, scope: self.data_scope.clone() }
+    }
+
+    fn sealer(&mut self, protect: &Protect, fid: FieldId, suite: Suite) -> Option<Sealer> {
+        match protect {
+            Protect::Encrypt => self.data.clone().and_then(|key| Sealer::new(key, suite, fid).ok()),
+            Protect::Deterministic(root) => {
+                let key = self.root(KeyKind::Deterministic, *root)?;
+                Sealer::new(key, Suite::AesSiv, fid).ok()
+            }
+            _ => None,
+        }
+    }
+
+    fn indexer(&mut self, rule: &IndexRule) -> Option<Indexer> {
+        let newest = self.keys.of_kind(KeyKind::Index).filter(|k| may_seal(k, 0)).map(|k| k.version).max().unwrap_or(1);
+        let key = self.root(KeyKind::Index, rule.root.unwrap_or(newest))?;
+        let parts = rule.of.len().max(1) as u16;
+        Indexer::new(&key, self.keys.tenant(), &rule.domain, &rule.normalize.to_string(), rule.bits, parts)
+    }
+
+    /// The root of that version; asked for when it is not here.
+    fn root(&mut self, kind: KeyKind, version: u32) -> Option<Arc<Key>> {
+        let scope = Scope::Version(version);
+        let key = self.keys.sealing(kind, &scope).cloned();
+        if key.is_none() {
+            self.missing = Some(NeededKey { kind, scope });
+        }
+        key
+    }
+}
