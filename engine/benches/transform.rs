@@ -1,0 +1,157 @@
+//! One event protected: the engine, and beside it the way one would write it by hand with the same libraries.
+//!
+//! The event has 1,013 bytes, 8 values are sealed and 2 of them indexed. By hand: `serde_json::Value`, jsonpath-rust, aes-gcm, hmac, base64,
+//! `serde_json::to_vec`; ciphers and HMAC states are made once there too. `cargo bench -p veilstream-engine --bench transform`.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+
+use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use hmac::{Hmac, Mac};
+use jsonpath_rust::JsonPath;
+use jsonpath_rust::parser::model::JpQuery;
+use jsonpath_rust::parser::parse_json_path;
+use jsonpath_rust::query::js_path_process;
+use serde_json::Value;
+use sha2::Sha256;
+use support::{Bench, value_record};
+use veilstream_engine::scan::Tape;
+use veilstream_engine::transform::Outcome;
+
+const PATHS: [&str; 5] = ["$.customer.email", "$.customer.phone", "$.customer.ssn", "$.customer.name.full", "$.items[*].recipient"];
+
+/// An order with four items.
+fn event() -> String {
+    let item = |i| {
+        format!(
+            r#"{{"sku":"SKU-{i:05}","qty":{i},"price":1{i}9.95,"recipient":"Jane Q. Public {i}","notes":"leave at the door, ring twice please"}}"#
+        )
+    };
+    let items: Vec<String> = (0..4).map(item).collect();
+    format!(
+        concat!(
+            r#"{{"id":"0a3b8c1e-6a0e-4b4f-9c0a-1d2e3f405060","ts":"2026-11-23T10:11:12.123Z","type":"order.created","#,
+            r#""customer":{{"id":4711,"name":{{"first":"Jane","last":"Public","full":"Jane Q. Public"}},"email":"jane.public@example.com","#,
+            r#""phone":"+1 415 555 0101","ssn":"078-05-1120","tier":"gold"}},"items":[{}],"shipping":{{"method":"ground","weight":12.5,"#,
+            r#""address":{{"street":"1 Main St","city":"Springfield","zip":"12345"}}}},"total":129.95,"currency":"USD","flags":[true,false,null],"#,
+            r#""meta":{{"source":"web","trace":"4bf92f3577b34da6a3ce929d0e0e4736"}}}}"#
+        ),
+        items.join(",")
+    )
+}
+
+fn schema(residue: &str) -> String {
+    format!(
+        r#""residue":"{residue}","fields":[
+        {{"id":"email","path":"{}","index":{{"normalize":"email"}}}},{{"id":"phone","path":"{}","index":{{"normalize":"digits"}}}},
+        {{"id":"ssn","path":"{}"}},{{"id":"name","path":"{}"}},{{"id":"recipient","path":"{}"}}]"#,
+        PATHS[0], PATHS[1], PATHS[2], PATHS[3], PATHS[4]
+    )
+}
+
+/// The way by hand.
+struct ByHand {
+    ciphers: Vec<Aes256Gcm>,
+    mac: Hmac<Sha256>,
+    queries: Vec<JpQuery>,
+}
+
+impl ByHand {
+    fn new() -> Self {
+        Self {
+            ciphers: (1..=5).map(|i| Aes256Gcm::new(&[i; 32].into())).collect(),
+            mac: Hmac::new_from_slice(&[7; 32]).unwrap(),
+            queries: PATHS.iter().map(|p| parse_json_path(p).unwrap()).collect(),
+        }
+    }
+
+    fn protect(&self, event: &[u8], precompiled: bool) -> Vec<u8> {
+        let mut value: Value = serde_json::from_slice(event).unwrap();
+        let mut found: Vec<(usize, String)> = Vec::new();
+        for (i, (query, path)) in self.queries.iter().zip(PATHS).enumerate() {
+            let nodes = if precompiled { js_path_process(query, &value).unwrap() } else { value.query_with_path(path).unwrap() };
+            found.extend(nodes.into_iter().map(|n| (i, pointer(&n.path()))));
+        }
+        for (i, pointer) in found {
+            let target = value.pointer_mut(&pointer).unwrap();
+            let text = serde_json::to_vec(target).unwrap();
+            let index = (i < 2).then(|| self.index(i, target.as_str().unwrap()));
+            *target = Value::String(self.seal(i, &text));
+            if let Some(index) = index {
+                let (parent, name) = pointer.rsplit_once('/').unwrap();
+                value.pointer_mut(parent).unwrap()[format!("{name}_bidx")] = Value::String(index);
+            }
+        }
+        serde_json::to_vec(&value).unwrap()
+    }
+
+    fn seal(&self, field: usize, text: &[u8]) -> String {
+        let mut nonce = [0; 12];
+        getrandom::fill(&mut nonce).unwrap();
+        let mut token = Vec::with_capacity(24 + 12 + text.len() + 33);
+        token.extend_from_slice(&[1; 24]);
+        token.extend_from_slice(&nonce);
+        token.push(b'J');
+        token.extend_from_slice(text);
+        token.push(0x80);
+        token.resize(36 + (token.len() - 36).next_multiple_of(16), 0);
+        let (header, body) = token.split_at_mut(36);
+        let tag = self.ciphers[field].encrypt_inout_detached(&nonce.into(), &header[..24], body.into()).unwrap();
+        token.extend_from_slice(&tag);
+        format!("vs1.{}", URL_SAFE_NO_PAD.encode(token))
+    }
+
+    fn index(&self, field: usize, text: &str) -> String {
+        let normal: String = if field == 0 { text.trim().to_lowercase() } else { text.chars().filter(char::is_ascii_digit).collect() };
+        let mut mac = self.mac.clone();
+        mac.update(&(normal.len() as u32).to_be_bytes());
+        mac.update(normal.as_bytes());
+        format!("1~{}", URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..16]))
+    }
+}
+
+/// `$['a'][0]` as `/a/0`.
+fn pointer(path: &str) -> String {
+    path.replace("$['", "/").replace("']['", "/").replace("'][", "/").replace("]['", "/").replace("']", "")
+}
+
+fn transform(c: &mut Criterion) {
+    let event = event();
+    assert_eq!(event.len(), 1013);
+    let mut group = c.benchmark_group("event of 1013 bytes, 8 values, 2 indexes");
+    group.throughput(Throughput::Bytes(event.len() as u64));
+    for residue in ["off", "count"] {
+        let mut bench = Bench::new(&schema(residue));
+        assert_eq!(bench.protect(&event).matches("vs1.").count(), 8);
+        assert_eq!(bench.protect(&event).matches("_bidx").count(), 2);
+        // The first name is part of the four others: the residue it finds is real, and counted.
+        group.bench_function(BenchmarkId::new("veilstream, residue", residue), |b| {
+            b.iter(|| assert!(matches!(bench.record(&value_record(black_box(event.as_bytes()))), Outcome::Protected(_))));
+        });
+    }
+    let hand = ByHand::new();
+    for (name, precompiled) in [("precompiled paths", true), ("paths parsed per event", false)] {
+        assert_eq!(hand.protect(event.as_bytes(), precompiled).windows(4).filter(|w| *w == b"vs1.").count(), 8);
+        group.bench_function(BenchmarkId::new("by hand", name), |b| b.iter(|| black_box(hand.protect(black_box(event.as_bytes()), precompiled))));
+    }
+    group.finish();
+
+    let mut parts = c.benchmark_group("parts");
+    let mut tape = Tape::default();
+    parts.bench_function("scan", |b| b.iter(|| tape.scan(black_box(event.as_bytes())).unwrap()));
+    parts.bench_function("utf8", |b| b.iter(|| std::str::from_utf8(black_box(event.as_bytes())).is_ok()));
+    let bench = Bench::new(&schema("off"));
+    let mut selection = veilstream_engine::select::Selection::default();
+    let program = &bench.schemas.schemas()[0].program;
+    parts.bench_function("select", |b| b.iter(|| program.select(black_box(event.as_bytes()), &tape, &mut selection).unwrap()));
+    parts.finish();
+}
+
+criterion_group!(benches, transform);
+criterion_main!(benches);
