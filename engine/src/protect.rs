@@ -1,5 +1,7 @@
 //! The kinds of protection without a key: mask and generalize.
 
+use std::io::Write;
+
 use crate::normalize::is_date;
 use crate::scan::{Kind, unescape};
 use crate::schema::{Generalize, Mask};
@@ -30,7 +32,10 @@ fn append_escaped(c: char, out: &mut Vec<u8>) {
     match c {
         '"' => out.extend_from_slice(b"\\\""),
         '\\' => out.extend_from_slice(b"\\\\"),
-        c if c < ' ' => out.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes()),
+        c if c < ' ' => {
+            let hex = |digit: u32| char::from_digit(digit, 16).unwrap_or('0') as u8;
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(u32::from(c) >> 4), hex(u32::from(c) & 15)]);
+        }
         c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
     }
 }
@@ -57,6 +62,6 @@ fn bucket(value: &[u8], width: u64, out: &mut Vec<u8>) -> bool {
     let number = std::str::from_utf8(value).ok().filter(|t| is_integer(t.as_bytes())).and_then(|t| t.parse::<i128>().ok());
     let Some(number) = number.filter(|n| n.unsigned_abs() < 1 << 100) else { return false };
     let lower = number.div_euclid(i128::from(width)) * i128::from(width);
-    out.extend_from_slice(lower.to_string().as_bytes());
-    true
+    // Writing to a vector never fails.
+    write!(out, "{lower}").is_ok()
 }

@@ -12,7 +12,7 @@ use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
 use crate::subject;
 use crate::token::PREFIX;
-use crate::transform::{Position, binding, copy, cut, index_member_name};
+use crate::transform::{Position, binding, copy, cut, index_member_name, is_named};
 
 /// What to reveal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -150,7 +150,7 @@ impl Revealer {
             let member = if node.is_member() { Some(node) } else { nodes.get(node.parent as usize).filter(|n| n.is_member()) };
             let Some(member) = member else { continue };
             index_member_name(doc, member, field, &mut self.name, &mut self.name_text);
-            let index = self.tape.children(member.parent).find(|sibling| self.tape.name_is(doc, &nodes[*sibling as usize], &self.name_text));
+            let index = self.tape.children(member.parent).find(|sibling| is_named(doc, &self.tape, *sibling, &self.name, &self.name_text));
             self.cuts.extend(index);
         }
         self.cuts.sort_unstable();

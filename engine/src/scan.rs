@@ -6,6 +6,7 @@
 mod text;
 
 pub use text::{is_json_text, unescape};
+pub(crate) use text::same_text;
 
 use crate::error::RejectCode;
 

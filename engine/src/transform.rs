@@ -1,6 +1,7 @@
 //! One record in, one protected record out.
 
 mod envelope;
+mod names;
 mod plan;
 mod splice;
 mod subjects;
@@ -22,7 +23,8 @@ use crate::seal::{NoncePool, SealError};
 use crate::select::Selection;
 use crate::subject;
 use plan::Plan;
-pub(crate) use splice::{Edit, Position, binding, copy, cut, index_member_name};
+pub(crate) use names::{index_member_name, is_named};
+pub(crate) use splice::{Edit, Position, binding, copy, cut};
 use splice::Pending;
 use subjects::SubjectKeys;
 
@@ -64,7 +66,7 @@ impl Default for Limits {
 /// Why processing stopped, inside the engine.
 enum Stop {
     Reject(RejectCode, Option<Arc<str>>, Option<usize>),
-    Need(NeededKey),
+    Need(Vec<NeededKey>),
 }
 
 impl Stop {
@@ -97,6 +99,7 @@ struct Work {
     scalars: Vec<u8>,
     normal: Vec<u8>,
     normal_ends: Vec<usize>,
+    names: names::IndexNames,
     name: Vec<u8>,
     name_text: Vec<u8>,
     text: Vec<u8>,
@@ -160,13 +163,24 @@ impl Transformer {
             self.plans[index] = Some(Plan::new(schema, keys, self.one_shot));
         }
         let Some(plan) = self.plans[index].as_mut() else { unreachable!("the plan was just made") };
-        let mut run = Run { schema, keys, plan, nonces: &mut self.nonces, subjects: &mut self.subjects, work: &mut self.work, record, subject: None };
+        let mut run = Run {
+            schema,
+            keys,
+            plan,
+            nonces: &mut self.nonces,
+            subjects: &mut self.subjects,
+            work: &mut self.work,
+            record,
+            longest: self.limits.output,
+            subject: None,
+        };
         let result = if tombstone { run.tombstone(out) } else { run.value(out) };
-        match result {
-            Ok(()) if out.value.len() > self.limits.output => Outcome::Rejected(rejected(schema, RejectCode::OutputTooLarge, None, None)),
-            Ok(()) => Outcome::Protected(schema.clone()),
-            Err(Stop::Need(needed)) => Outcome::NeedKeys(vec![needed]),
-            Err(Stop::Reject(code, field, offset)) => Outcome::Rejected(rejected(schema, code, field, offset)),
+        let Err(stop) = result else { return Outcome::Protected(schema.clone()) };
+        // What was half written must not be taken for a protected record.
+        out.clear();
+        match stop {
+            Stop::Need(needed) => Outcome::NeedKeys(needed),
+            Stop::Reject(code, field, offset) => Outcome::Rejected(rejected(schema, code, field, offset)),
         }
     }
 
@@ -239,7 +253,9 @@ fn equals(doc: &[u8], tape: &Tape, node: u32, scalar: &Scalar, text: &mut Vec<u8
         (Kind::Number, Scalar::Number(n)) => {
             let written = std::str::from_utf8(&doc[node.span()]).unwrap_or_default();
             let both_integers = subject::is_integer(written.as_bytes()) && subject::is_integer(n.as_bytes());
-            if both_integers { written == n } else { written.parse::<f64>().ok() == n.parse::<f64>().ok() }
+            let double = |text: &str| text.parse::<f64>().ok().filter(|d| d.is_finite());
+            // Doubles that are too large for one another to be told apart are compared as they are spelled.
+            if both_integers { written == n } else { double(written).map_or(written == n, |d| double(n) == Some(d)) }
         }
         _ => false,
     }
@@ -254,6 +270,8 @@ struct Run<'a> {
     subjects: &'a mut SubjectKeys,
     work: &'a mut Work,
     record: &'a Record<'a>,
+    /// Longest output value, in bytes.
+    longest: usize,
     /// Whose data it is; `None`: the schema's key seals.
     subject: Option<SubjectRef>,
 }
@@ -266,9 +284,11 @@ impl Run<'_> {
         self.work.counts.clear();
         self.work.counts.resize(self.schema.fields.len(), [0; FieldOutcome::COUNT]);
         self.work.residues.clear();
+        self.work.names.clear();
+        self.work.pending.clear();
         self.collect_edits(doc)?;
-        self.check_required(doc)?;
-        self.undeclared(doc)?;
+        self.check_required()?;
+        self.undeclared()?;
         self.splice(doc, out)?;
         self.envelope(out)?;
         self.residue(doc, out)?;
@@ -288,21 +308,22 @@ impl Run<'_> {
     fn find_subject(&mut self, doc: &[u8]) -> Result<(), Stop> {
         let Some(path) = self.schema.subject else { return Ok(()) };
         let missing = || Stop::Reject(RejectCode::MissingSubject, None, None);
-        let scalar = self.work.selection.single(path).is_some_and(|node| {
-            let span = self.work.tape.nodes()[node as usize].span();
-            subject::scalar_text(&doc[span], &mut self.work.text)
-        });
-        if !scalar {
+        let node = self.work.selection.single(path).map(|node| self.work.tape.nodes()[node as usize]).filter(|n| n.kind != Kind::Null);
+        let Some(node) = node else {
             return if self.schema.subject_optional { Ok(()) } else { Err(missing()) };
+        };
+        // A subject that is there but has no scalar text is never sealed with anybody's key.
+        if !subject::scalar_text(&doc[node.span()], &mut self.work.text) {
+            return Err(missing());
         }
         if !self.plan.seals_values() {
             return Ok(());
         }
         let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };
-        let key = self.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).ok_or(Stop::Need(needed))?;
+        let key = self.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).ok_or_else(|| Stop::Need(vec![needed]))?;
         let reference = subject::subject_ref(key, self.keys.tenant(), &self.work.text).ok_or_else(missing)?;
         if !self.subjects.has(&reference, self.record.now) {
-            return Err(Stop::Need(NeededKey { kind: KeyKind::Data, scope: Scope::Subject(reference) }));
+            return Err(Stop::Need(vec![NeededKey { kind: KeyKind::Data, scope: Scope::Subject(reference) }]));
         }
         self.subject = Some(reference);
         Ok(())
@@ -327,8 +348,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn check_required(&mut self, doc: &[u8]) -> Result<(), Stop> {
-        let _ = doc;
+    fn check_required(&mut self) -> Result<(), Stop> {
         for (i, field) in self.schema.fields.iter().enumerate().filter(|(_, f)| f.required) {
             let mut nodes = self.work.selection.hits.iter().filter(|h| usize::from(h.path) == i).peekable();
             let present = nodes.peek().is_some() && nodes.all(|h| self.work.tape.nodes()[h.node as usize].kind != Kind::Null);
@@ -378,9 +398,9 @@ impl Run<'_> {
     /// Turns a refusal to seal into what the caller does about it.
     fn seal_failed(plan: &mut Plan, error: SealError) -> Stop {
         match error {
-            SealError::Spent | SealError::Key => Stop::Need(plan.spent()),
+            SealError::Spent | SealError::Key => Stop::Need(vec![plan.spent()]),
             // No randomness: the record stays where it is and is tried again; nothing leaves in clear.
-            SealError::Entropy(_) => Stop::Need(plan.spent()),
+            SealError::Entropy(_) => Stop::Need(vec![plan.data_key()]),
             SealError::TooLong => Stop::Reject(RejectCode::OutputTooLarge, None, None),
         }
     }

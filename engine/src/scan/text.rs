@@ -99,6 +99,44 @@ pub(crate) fn unescaped_eq(inner: &[u8], text: &[u8]) -> bool {
     a == b
 }
 
+/// Whether two insides of JSON strings are the same text after unescaping; lone surrogates are themselves. Allocates nothing.
+#[must_use]
+pub(crate) fn same_text(a: &[u8], b: &[u8]) -> bool {
+    Units(a).eq(Units(b))
+}
+
+/// The units of an escaped string: bytes of UTF-8, and lone surrogates as numbers no byte has.
+struct Units<'a>(&'a [u8]);
+
+impl Iterator for Units<'_> {
+    type Item = [u16; 4];
+
+    fn next(&mut self) -> Option<[u16; 4]> {
+        let first = *self.0.first()?;
+        let mut unit = [u16::MAX; 4];
+        if first != b'\\' {
+            // One whole character, so that both spellings of it are one unit.
+            let length = match first {
+                0..0x80 => 1,
+                0x80..0xe0 => 2,
+                0xe0..0xf0 => 3,
+                _ => 4,
+            };
+            let (character, rest) = self.0.split_at(length.min(self.0.len()));
+            unit.iter_mut().zip(character).for_each(|(u, b)| *u = u16::from(*b));
+            self.0 = rest;
+        } else if let Some((c, used)) = escape(self.0) {
+            let mut buffer = [0; 4];
+            unit.iter_mut().zip(c.encode_utf8(&mut buffer).bytes()).for_each(|(u, b)| *u = u16::from(b));
+            self.0 = &self.0[used..];
+        } else {
+            unit[0] = self.0.get(2..6).and_then(hex4).unwrap_or_default() as u16;
+            self.0 = self.0.get(6..).unwrap_or_default();
+        }
+        Some(unit)
+    }
+}
+
 impl Tape {
     /// Whether the node is a member of that name, after unescaping.
     #[inline]

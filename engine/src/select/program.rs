@@ -5,7 +5,7 @@ use jsonpath_rust::parser::model::{JpQuery, Segment, Selector};
 use super::query::{Query, Step};
 use crate::schema::PathId;
 
-pub(super) type StateId = u16;
+pub(super) type StateId = u32;
 
 /// One state: where a walk may be, and where a child takes it.
 #[derive(Debug, Default)]
@@ -35,13 +35,15 @@ pub struct Program {
     pub(super) states: Vec<State>,
     /// Paths with a filter that reads from the root: jsonpath-rust evaluates them whole.
     pub(super) foreign: Vec<(JpQuery, PathId)>,
+    /// How many paths there are.
+    pub(super) paths: usize,
 }
 
 impl Program {
     /// Compiles paths; the n-th has id n.
     #[must_use]
     pub fn new(queries: &[Query]) -> Self {
-        let mut program = Self { states: vec![State::default()], foreign: Vec::new() };
+        let mut program = Self { states: vec![State::default()], foreign: Vec::new(), paths: queries.len() };
         for (id, query) in queries.iter().enumerate() {
             if query.has_absolute_filter() {
                 program.foreign.push((query.ast.clone(), id as PathId));
@@ -54,7 +56,7 @@ impl Program {
 
     fn insert(&mut self, state: StateId, steps: &[Step], path: PathId) {
         let Some((step, rest)) = steps.split_first() else {
-            let accepts = &mut self.states[usize::from(state)].accepts;
+            let accepts = &mut self.states[state as usize].accepts;
             if !accepts.contains(&path) {
                 accepts.push(path);
             }
@@ -68,11 +70,11 @@ impl Program {
     }
 
     fn descend(&mut self, state: StateId) -> StateId {
-        if let Some(sticky) = self.states[usize::from(state)].descend {
+        if let Some(sticky) = self.states[state as usize].descend {
             return sticky;
         }
         let sticky = self.push(State { sticky: true, ..State::default() });
-        self.states[usize::from(state)].descend = Some(sticky);
+        self.states[state as usize].descend = Some(sticky);
         sticky
     }
 
@@ -81,7 +83,7 @@ impl Program {
             return existing;
         }
         let to = self.push(State::default());
-        let state = &mut self.states[usize::from(from)];
+        let state = &mut self.states[from as usize];
         match selector {
             Selector::Name(name) => {
                 state.lengths |= 1 << name.len().min(63);
@@ -96,7 +98,7 @@ impl Program {
     }
 
     fn existing(&self, from: StateId, selector: &Selector) -> Option<StateId> {
-        let state = &self.states[usize::from(from)];
+        let state = &self.states[from as usize];
         match selector {
             Selector::Name(name) => state.named.iter().find(|(n, _)| **n == *name.as_bytes()).map(|t| t.1),
             Selector::Wildcard => state.wildcard,

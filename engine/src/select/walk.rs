@@ -2,7 +2,7 @@
 
 use super::filter::Tree;
 use super::program::{Program, StateId};
-use crate::scan::{Kind, NO_PARENT, Tape, unescape};
+use crate::scan::{Kind, NO_PARENT, Tape, same_text, unescape};
 use crate::schema::PathId;
 
 /// A selected node.
@@ -28,6 +28,8 @@ pub struct Selection {
     pub hits: Vec<Hit>,
     /// Per node: it is selected, or contains a selected node.
     pub on_the_way: Vec<bool>,
+    /// Per path: the first node it selected, or `NO_PARENT`.
+    first: Vec<u32>,
     states: Vec<StateId>,
     frames: Vec<Frame>,
     filtered: Vec<(u32, StateId)>,
@@ -51,13 +53,16 @@ struct Frame {
     last: u32,
     /// Where this container's filter answers begin in `filtered`.
     filtered: u32,
+    /// An object whose members matter by their names only, and the lengths of those names.
+    by_name: bool,
+    lengths: u64,
 }
 
 impl Selection {
     /// The node a singular path selected.
     #[must_use]
     pub fn single(&self, path: PathId) -> Option<u32> {
-        self.hits.iter().find(|h| h.path == path).map(|h| h.node)
+        self.first.get(usize::from(path)).copied().filter(|node| *node != NO_PARENT)
     }
 }
 
@@ -81,6 +86,21 @@ impl Program {
                 sel.filtered.truncate(done.filtered as usize);
                 continue;
             }
+            if frame.by_name {
+                // Most members are passed over on the length of their name alone.
+                let nodes = &tape.nodes()[..frame.end as usize];
+                let mut at = frame.at;
+                while let Some(node) = nodes.get(at as usize)
+                    && !node.name_escaped
+                    && frame.lengths >> (node.name_end - node.name_start).min(63) & 1 == 0
+                {
+                    at = node.next;
+                }
+                frame.at = at;
+                if at >= frame.end {
+                    continue;
+                }
+            }
             let here = *frame;
             frame.at = tape.nodes()[here.at as usize].next;
             frame.index += 1;
@@ -91,7 +111,7 @@ impl Program {
             }
         }
         self.select_foreign(doc, tape, sel);
-        sel.mark(doc, tape)
+        sel.mark(doc, tape, self.paths)
     }
 
     /// Takes every state of `here` over the child `here.at`.
@@ -101,7 +121,7 @@ impl Program {
         let node = &tape.nodes()[child as usize];
         for i in here.first..here.last {
             let id = sel.states[i as usize];
-            let state = &self.states[usize::from(id)];
+            let state = &self.states[id as usize];
             if state.sticky {
                 push_state(id, first, &mut sel.states);
             }
@@ -142,7 +162,7 @@ impl Program {
     /// A state is reached at `node`: its paths select it, and the walk may go on.
     #[inline]
     fn enter(&self, id: StateId, node: u32, first: usize, sel: &mut Selection) {
-        let state = &self.states[usize::from(id)];
+        let state = &self.states[id as usize];
         sel.hits.extend(state.accepts.iter().map(|path| Hit { node, path: *path }));
         if state.leads_on() {
             push_state(id, first, &mut sel.states);
@@ -159,8 +179,11 @@ impl Program {
             return false;
         }
         let filtered = sel.filtered.len() as u32;
+        let (mut by_name, mut lengths) = (n.kind == Kind::Object, 0);
         for i in first..sel.states.len() {
-            let state = &self.states[usize::from(sel.states[i])];
+            let state = &self.states[sel.states[i] as usize];
+            by_name &= !state.sticky && state.wildcard.is_none() && state.filters.is_empty();
+            lengths |= state.lengths;
             if !state.filters.is_empty() {
                 let tree = Tree::new(doc, tape, node);
                 for (query, next) in &state.filters {
@@ -179,6 +202,8 @@ impl Program {
             first: first as u32,
             last: sel.states.len() as u32,
             filtered,
+            by_name,
+            lengths,
         });
         true
     }
@@ -205,7 +230,7 @@ fn push_state(id: StateId, first: usize, states: &mut Vec<StateId>) {
 
 impl Selection {
     /// Orders the hits, marks what lies on the way to them and looks for names that stand twice there.
-    fn mark(&mut self, doc: &[u8], tape: &Tape) -> Result<(), DuplicateMember> {
+    fn mark(&mut self, doc: &[u8], tape: &Tape, paths: usize) -> Result<(), DuplicateMember> {
         // Nearly always in order already: only `..`, unions and foreign paths mix them.
         if !self.hits.is_sorted() {
             self.hits.sort_unstable();
@@ -214,7 +239,11 @@ impl Selection {
         self.on_the_way.clear();
         self.on_the_way.resize(tape.nodes().len(), false);
         self.objects.clear();
+        self.first.clear();
+        self.first.resize(paths, NO_PARENT);
         for hit in &self.hits {
+            let first = &mut self.first[usize::from(hit.path)];
+            *first = hit.node.min(*first);
             let mut at = hit.node;
             while !self.on_the_way[at as usize] {
                 self.on_the_way[at as usize] = true;
@@ -280,21 +309,7 @@ impl Selection {
 
 #[inline]
 fn same_name(doc: &[u8], tape: &Tape, a: u32, b: u32) -> bool {
-    let (na, nb) = (&tape.nodes()[a as usize], &tape.nodes()[b as usize]);
-    if !na.name_escaped && !nb.name_escaped {
-        return doc[na.name()] == doc[nb.name()];
-    }
-    if !nb.name_escaped {
-        return tape.name_is(doc, na, &doc[nb.name()]);
-    }
-    if !na.name_escaped {
-        return tape.name_is(doc, nb, &doc[na.name()]);
-    }
-    let (mut ta, mut tb) = (Vec::new(), Vec::new());
-    // Lone surrogates have no text; two names that both have one are told apart by their spelling.
-    match (unescape(&doc[na.name()], &mut ta), unescape(&doc[nb.name()], &mut tb)) {
-        (true, true) => ta == tb,
-        (false, false) => doc[na.name()].eq_ignore_ascii_case(&doc[nb.name()]),
-        _ => false,
-    }
+    let (a, b) = (&tape.nodes()[a as usize], &tape.nodes()[b as usize]);
+    let (name_a, name_b) = (&doc[a.name()], &doc[b.name()]);
+    if a.name_escaped || b.name_escaped { same_text(name_a, name_b) } else { name_a == name_b }
 }

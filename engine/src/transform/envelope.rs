@@ -62,7 +62,7 @@ impl Run<'_> {
             let sealer = match (&self.subject, &mut self.plan.header_sealers[r]) {
                 (Some(subject), _) => self.subjects.sealer(subject, rule.fid).map_err(|e| Self::seal_failed(self.plan, e))?,
                 (None, Some(sealer)) => sealer,
-                (None, None) => return Err(Stop::Need(self.plan.spent())),
+                (None, None) => return Err(Stop::Need(vec![self.plan.spent()])),
             };
             let sealed = sealer.seal(PayloadKind::Bytes, value, 16, None, self.nonces, &mut out.header_bytes);
             sealed.map_err(|e| Self::seal_failed(self.plan, e))?;

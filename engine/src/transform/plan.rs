@@ -17,7 +17,9 @@ pub(super) struct Plan {
     data: Option<Arc<Key>>,
     data_scope: Scope,
     spent: bool,
-    missing: Option<NeededKey>,
+    /// Some value is sealed with `data`.
+    uses_data: bool,
+    missing: Vec<NeededKey>,
     /// Per field.
     pub(super) sealers: Vec<Option<Sealer>>,
     pub(super) indexers: Vec<Option<Indexer>>,
@@ -42,7 +44,8 @@ impl Plan {
             data,
             data_scope: if one_shot { shared } else { own },
             spent: false,
-            missing: None,
+            uses_data: false,
+            missing: Vec::new(),
             sealers: Vec::new(),
             indexers: Vec::new(),
             key_sealer: None,
@@ -66,6 +69,7 @@ impl Plan {
             let indexer = rule.index.as_ref().and_then(|rule| plan.indexer(rule));
             plan.header_indexers.push(indexer);
         }
+        plan.uses_data = (schema.subject.is_none() || schema.subject_optional) && plan.seals_values();
         plan
     }
 
@@ -75,14 +79,12 @@ impl Plan {
 
     /// Whether every key is here and may seal now; else what to ask for.
     pub(super) fn usable(&self, now: u64) -> Result<(), Stop> {
-        if let Some(missing) = &self.missing {
-            return Err(Stop::Need(missing.clone()));
+        let lacks_data = self.uses_data && (self.spent || !self.data.as_ref().is_some_and(|key| may_seal(key, now)));
+        if self.missing.is_empty() && !lacks_data {
+            return Ok(());
         }
-        let uses_data = (self.schema.subject.is_none() || self.schema.subject_optional) && self.seals_values();
-        if uses_data && (self.spent || !self.data.as_ref().is_some_and(|key| may_seal(key, now))) {
-            return Err(Stop::Need(self.data_key()));
-        }
-        Ok(())
+        let data = lacks_data.then(|| self.data_key());
+        Err(Stop::Need(self.missing.iter().cloned().chain(data).collect()))
     }
 
     /// Marks the data key as spent; what to ask for.
@@ -100,7 +102,7 @@ impl Plan {
         self.schema.headers.iter().any(|h| h.protect == Protect::Encrypt)
     }
 
-    fn data_key(&self) -> NeededKey {
+    pub(super) fn data_key(&self) -> NeededKey {
         NeededKey { kind: KeyKind::Data, scope: self.data_scope.clone() }
     }
 
@@ -127,7 +129,10 @@ impl Plan {
         let scope = Scope::Version(version);
         let key = self.keys.sealing(kind, &scope).cloned();
         if key.is_none() {
-            self.missing = Some(NeededKey { kind, scope });
+            let needed = NeededKey { kind, scope };
+            if !self.missing.contains(&needed) {
+                self.missing.push(needed);
+            }
         }
         key
     }

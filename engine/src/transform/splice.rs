@@ -1,11 +1,12 @@
 //! The output is the input with the selected spans replaced.
 
+use super::names::index_member_name;
 use super::{Run, Stop};
 use crate::error::RejectCode;
 use crate::normalize::Input;
 use crate::protect;
 use crate::record::{FieldOutcome, Output};
-use crate::scan::{Kind, NO_PARENT, Node, Tape, unescape};
+use crate::scan::{Kind, NO_PARENT, Node, Tape};
 use crate::schema::{Field, PathId, Protect, Residue};
 use crate::seal::{self, PayloadKind};
 use crate::subject;
@@ -54,6 +55,7 @@ impl Run<'_> {
             match field {
                 None => self.drop_node(doc, edit.node, &node, &mut at, out),
                 Some(f) if f.protect == Protect::Drop => {
+                    self.remember_residue(doc, edit);
                     self.count(edit.field, FieldOutcome::Dropped);
                     self.drop_node(doc, edit.node, &node, &mut at, out);
                 }
@@ -68,10 +70,16 @@ impl Run<'_> {
                     self.index_beside(doc, edit, &node, f, out)?;
                 }
             }
+            self.check_length(out)?;
         }
         self.close_arrays(doc, doc.len(), &mut at, out);
         copy(doc, doc.len(), &mut at, &mut out.value);
-        Ok(())
+        self.check_length(out)
+    }
+
+    /// Looked at after every value: a small event of many values must not grow without bound first.
+    fn check_length(&self, out: &Output) -> Result<(), Stop> {
+        if out.value.len() > self.longest { Err(Stop::Reject(RejectCode::OutputTooLarge, None, None)) } else { Ok(()) }
     }
 
     /// Encodes the values a field is tied to.
@@ -90,40 +98,42 @@ impl Run<'_> {
             self.count(edit.field, FieldOutcome::Null);
             return Ok(());
         }
-        self.remember_residue(doc, edit, node);
+        self.remember_residue(doc, edit);
         let outcome = match &field.protect {
             Protect::Encrypt => self.encrypt(value, edit, field, out)?,
             Protect::Deterministic(_) => self.deterministic(value, edit, field, out)?,
             Protect::Hash => self.hash(doc, edit, node, field, out)?,
-            Protect::Mask(mask) => {
-                let start = out.value.len();
-                if !protect::mask(node.kind, value, mask, &mut self.work.text, &mut out.value) {
-                    return Err(Stop::field(RejectCode::WrongType, field));
-                }
-                self.work.residues.add_output(start..out.value.len());
-                FieldOutcome::Masked
-            }
-            Protect::Generalize(step) => {
-                if !protect::generalize(node.kind, value, *step, &mut self.work.text, &mut out.value) {
-                    return Err(Stop::field(RejectCode::WrongType, field));
-                }
-                FieldOutcome::Masked
-            }
-            Protect::Redact(with) => {
-                out.value.extend_from_slice(with);
-                FieldOutcome::Masked
-            }
+            Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => self.replace(value, node, field, out)?,
             Protect::Drop => unreachable!("dropped members are cut out, not replaced"),
         };
         self.count(edit.field, outcome);
         Ok(())
     }
 
+    /// The kinds without a key. What they write is text in clear: another field's value must not stand in it.
+    fn replace(&mut self, value: &[u8], node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+        let start = out.value.len();
+        let fits = match &field.protect {
+            Protect::Mask(mask) => protect::mask(node.kind, value, mask, &mut self.work.text, &mut out.value),
+            Protect::Generalize(to) => protect::generalize(node.kind, value, *to, &mut self.work.text, &mut out.value),
+            Protect::Redact(with) => {
+                out.value.extend_from_slice(with);
+                true
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(Stop::field(RejectCode::WrongType, field));
+        }
+        self.work.residues.add_output(start..out.value.len());
+        Ok(FieldOutcome::Masked)
+    }
+
     fn encrypt(&mut self, value: &[u8], edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let sealer = match (&self.subject, &mut self.plan.sealers[usize::from(edit.field)]) {
             (Some(subject), _) => self.subjects.sealer(subject, field.fid).map_err(|e| Self::seal_failed(self.plan, e))?,
             (None, Some(sealer)) => sealer,
-            (None, None) => return Err(Stop::Need(self.plan.spent())),
+            (None, None) => return Err(Stop::Need(vec![self.plan.spent()])),
         };
         let binding = (!field.bind.is_empty()).then_some(self.work.binding.as_slice());
         out.value.push(b'"');
@@ -138,7 +148,7 @@ impl Run<'_> {
         if !seal::canonical_json(value, &mut work.canonical_tape, &mut work.canonical) {
             return Err(Stop::field(RejectCode::UnsupportedValue, field));
         }
-        let Some(sealer) = &mut self.plan.sealers[usize::from(edit.field)] else { return Err(Stop::Need(self.plan.spent())) };
+        let Some(sealer) = &mut self.plan.sealers[usize::from(edit.field)] else { return Err(Stop::Need(vec![self.plan.spent()])) };
         out.value.push(b'"');
         let sealed = sealer.seal(PayloadKind::Json, &work.canonical, 16, None, self.nonces, &mut out.value);
         sealed.map_err(|e| Self::seal_failed(self.plan, e))?;
@@ -269,12 +279,9 @@ impl Run<'_> {
     /// Finds the name of a member's index and refuses a document that already has it.
     fn index_name(&mut self, doc: &[u8], member: &Node, field: &Field) -> Result<(), Stop> {
         self.name_for(doc, member, field);
-        let work = &*self.work;
-        let taken = work.tape.children(member.parent).any(|sibling| {
-            let sibling = &work.tape.nodes()[sibling as usize];
-            work.tape.name_is(doc, sibling, &work.name_text)
-        });
-        if taken { Err(Stop::field(RejectCode::ReservedMember, field)) } else { Ok(()) }
+        let work = &mut *self.work;
+        let free = work.names.take(doc, &work.tape, member.parent, &work.name, &work.name_text);
+        if free { Ok(()) } else { Err(Stop::field(RejectCode::ReservedMember, field)) }
     }
 
     fn name_for(&mut self, doc: &[u8], member: &Node, field: &Field) {
@@ -299,9 +306,10 @@ impl Run<'_> {
         }
     }
 
-    fn remember_residue(&mut self, doc: &[u8], edit: Edit, node: &Node) {
+    fn remember_residue(&mut self, doc: &[u8], edit: Edit) {
         if self.schema.residue != Residue::Off {
-            self.work.residues.add(doc, node, edit.field);
+            let work = &mut *self.work;
+            work.residues.add(doc, &work.tape, edit);
         }
     }
 }
@@ -330,26 +338,6 @@ pub(crate) fn cut(doc: &[u8], tape: &Tape, index: u32, at: &mut Position, out: &
         copy(doc, comma, at, out);
         at.copied = node.end as usize;
     }
-}
-
-/// The index member's name as it is written (`name`) and as it compares (`text`).
-pub(crate) fn index_member_name(doc: &[u8], member: &Node, field: &Field, name: &mut Vec<u8>, text: &mut Vec<u8>) {
-    name.clear();
-    text.clear();
-    let into = field.index.as_ref().and_then(|rule| rule.into.as_deref());
-    if let Some(into) = into {
-        name.extend_from_slice(into.as_bytes());
-        text.extend_from_slice(into.as_bytes());
-        return;
-    }
-    let written = &doc[member.name()];
-    name.extend_from_slice(written);
-    name.extend_from_slice(b"_bidx");
-    if !unescape(written, text) {
-        text.clear();
-        text.extend_from_slice(written);
-    }
-    text.extend_from_slice(b"_bidx");
 }
 
 /// Encodes a field's bound values into `out`.

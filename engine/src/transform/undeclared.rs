@@ -7,11 +7,10 @@ use crate::error::RejectCode;
 impl Run<'_> {
     /// A node is declared when it is selected, lies in a selected one or contains one. Others are rejected, or dropped by an edit of their own; an
     /// undeclared array element counts like a member, so that no list of clear values slips through.
-    pub(super) fn undeclared(&mut self, doc: &[u8]) -> Result<(), Stop> {
+    pub(super) fn undeclared(&mut self) -> Result<(), Stop> {
         if self.schema.undeclared == Undeclared::Pass {
             return Ok(());
         }
-        let _ = doc;
         let nodes = self.work.tape.nodes();
         let mut hits = self.work.selection.hits.iter().peekable();
         let protected = self.work.edits.len();
