@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::normalize::is_date;
-use crate::scan::{Kind, unescape};
+use crate::scan::{Kind, append_escaped, unescape};
 use crate::schema::{Generalize, Mask};
 use crate::subject::is_integer;
 
@@ -26,18 +26,6 @@ pub(crate) fn mask(kind: Kind, value: &[u8], mask: &Mask, text: &mut Vec<u8>, ou
     }
     out.push(b'"');
     true
-}
-
-fn append_escaped(c: char, out: &mut Vec<u8>) {
-    match c {
-        '"' => out.extend_from_slice(b"\\\""),
-        '\\' => out.extend_from_slice(b"\\\\"),
-        c if c < ' ' => {
-            let hex = |digit: u32| char::from_digit(digit, 16).unwrap_or('0') as u8;
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(u32::from(c) >> 4), hex(u32::from(c) & 15)]);
-        }
-        c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-    }
 }
 
 /// Appends the coarser value; `false` when the value does not fit.

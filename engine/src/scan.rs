@@ -6,7 +6,7 @@
 mod text;
 
 pub use text::{is_json_text, unescape};
-pub(crate) use text::same_text;
+pub(crate) use text::{append_escaped, canonical_escapes, same_text};
 
 use crate::error::RejectCode;
 

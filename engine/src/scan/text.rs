@@ -46,15 +46,39 @@ pub fn is_json_text(bytes: &[u8]) -> bool {
 /// Appends the unescaped text of the inside of a JSON string to `out`; `false` for a lone surrogate, which has no UTF-8.
 /// The text must have passed [`Tape::scan`].
 pub fn unescape(inner: &[u8], out: &mut Vec<u8>) -> bool {
+    unescape_with(inner, out, |c, out| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()))
+}
+
+/// Appends the inside of a JSON string with its escapes as RFC 8785 writes them; `false` for a lone surrogate.
+pub(crate) fn canonical_escapes(inner: &[u8], out: &mut Vec<u8>) -> bool {
+    unescape_with(inner, out, append_escaped)
+}
+
+fn unescape_with(inner: &[u8], out: &mut Vec<u8>, append: impl Fn(char, &mut Vec<u8>)) -> bool {
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest) {
         out.extend_from_slice(&rest[..at]);
         let Some((c, used)) = escape(&rest[at..]) else { return false };
-        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        append(c, out);
         rest = &rest[at + used..];
     }
     out.extend_from_slice(rest);
     true
+}
+
+/// Appends one character of a JSON string, escaped if it must be, as RFC 8785 (section 3.2.2.2) does.
+pub(crate) fn append_escaped(c: char, out: &mut Vec<u8>) {
+    let hex = |digit: u32| char::from_digit(digit, 16).unwrap_or('0') as u8;
+    match c {
+        '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
+        '\u{8}' => out.extend_from_slice(b"\\b"),
+        '\u{c}' => out.extend_from_slice(b"\\f"),
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
+        c if c < ' ' => out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(u32::from(c) >> 4), hex(u32::from(c) & 15)]),
+        c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    }
 }
 
 /// The character of the escape at the front and how many bytes it takes; `None` for a lone surrogate or a bad escape.

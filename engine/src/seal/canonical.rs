@@ -1,6 +1,6 @@
 //! Canonical JSON (RFC 8785) for deterministic fields, with the stricter rules of docs/formats.md.
 
-use crate::scan::{Kind, Tape};
+use crate::scan::{Kind, Tape, canonical_escapes};
 
 /// Largest integer whose double is exact: 2^53 - 1.
 const MAX_SAFE: u64 = (1 << 53) - 1;
@@ -11,6 +11,11 @@ pub fn canonical_json(text: &[u8], tape: &mut Tape, out: &mut Vec<u8>) -> bool {
     out.clear();
     if tape.scan(text).is_err() || !tape.nodes().iter().all(|n| allowed(n.kind, &text[n.span()])) {
         return false;
+    }
+    if let [scalar] = tape.nodes()
+        && !scalar.is_container()
+    {
+        return canonical_scalar(scalar.kind, &text[scalar.span()], out);
     }
     // Members are checked by name, so that a duplicate cannot hide in a different spelling.
     if tape.any_duplicate_member(text) || tape.any_lone_surrogate(text) {
@@ -24,6 +29,18 @@ pub fn canonical_json(text: &[u8], tape: &mut Tape, out: &mut Vec<u8>) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// A scalar is its own canonical form, but for the escapes of a string. No allocation: most deterministic fields are scalars.
+fn canonical_scalar(kind: Kind, text: &[u8], out: &mut Vec<u8>) -> bool {
+    if kind != Kind::String {
+        out.extend_from_slice(text);
+        return true;
+    }
+    out.push(b'"');
+    let whole = canonical_escapes(&text[1..text.len() - 1], out);
+    out.push(b'"');
+    whole
 }
 
 fn allowed(kind: Kind, text: &[u8]) -> bool {
