@@ -146,6 +146,7 @@ fn drop_takes_exactly_one_comma() {
     assert_eq!(drop(r#"{"b":2,"a":1}"#), r#"{"b":2}"#);
     assert_eq!(drop(r#"{"b":2 , "a":1 , "c":3}"#), r#"{"b":2  , "c":3}"#);
     assert_eq!(drop(r#"{"b":{"a":",","a2":1},"c":{"x":",","a":","}}"#), r#"{"b":{"a2":1},"c":{"x":","}}"#);
+    assert_eq!(drop(r#"{"b":{"a":1},"a":2}"#), r#"{"b":{}}"#);
     assert_eq!(drop(r#"[{"a":1},{"a":[{"a":2}]}]"#), "[{},{}]");
     assert_eq!(protected(r#"{"id":"a","path":"$.x['a','b','c']","protect":"drop"}"#, r#"{"x":{"a":1,"b":2,"k":3,"c":4}}"#), r#"{"x":{"k":3}}"#);
     assert_eq!(protected(r#"{"id":"a","path":"$.x['a','b']","protect":"drop"}"#, r#"{"x":{"a":1, "b":2}}"#), r#"{"x":{}}"#);

@@ -330,7 +330,8 @@ pub(crate) fn cut(doc: &[u8], tape: &Tape, index: u32, at: &mut Position, out: &
     let last = node.next == tape.nodes()[node.parent as usize].next;
     if leading {
         copy(doc, name_quote, at, out);
-        at.leading = node.next;
+        // After the last member the next node is one of an outer object.
+        at.leading = if last { NO_PARENT } else { node.next };
         at.copied = if last { node.end as usize } else { tape.nodes()[node.next as usize].name_start as usize - 1 };
     } else {
         // Between the previous value and this name stand white space and one comma.
