@@ -4,6 +4,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod entropy;
 pub mod exit;
 pub mod http;
 pub mod kafka;

@@ -1,0 +1,593 @@
+//! What rust-rdkafka has no safe way for, and the only `unsafe` of the project: batch consumption from forwarded partition queues, native
+//! header copies (rust-rdkafka panics on names that are not UTF-8), produce by topic handle, transactions without the wrapper's 100 ms waits,
+//! and an interceptor that sees requests end without an answer. Every wrapper owns its native object and frees it once.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka_sys as sys;
+use sys::rd_kafka_resp_err_t as RespErr;
+use veilstream_engine::record::Header;
+
+use super::error::{Fault, TxnError, of_delivery};
+
+const OK: RespErr = RespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+
+/// A consumer whose native handle stays alive as long as something is read from its queues.
+trait Alive: Send + Sync {}
+impl<C: ConsumerContext + 'static> Alive for BaseConsumer<C> {}
+
+/// A queue that partitions of one consumer are forwarded to. Only this library batch-consumes it; the consumer's main queue never is.
+pub(super) struct Queue {
+    ptr: NonNull<sys::rd_kafka_queue_t>,
+    rk: *mut sys::rd_kafka_t,
+    /// The native queue must go before the native consumer.
+    _consumer: Arc<dyn Alive>,
+}
+
+// SAFETY: librdkafka's queues and client handles are thread-safe.
+unsafe impl Send for Queue {}
+// SAFETY: as above.
+unsafe impl Sync for Queue {}
+
+impl Queue {
+    /// A new, empty queue of `consumer`.
+    pub(super) fn new<C: ConsumerContext + 'static>(consumer: &Arc<BaseConsumer<C>>) -> Option<Self> {
+        let rk = consumer.client().native_ptr();
+        // SAFETY: `rk` lives as long as `_consumer`.
+        let ptr = NonNull::new(unsafe { sys::rd_kafka_queue_new(rk) })?;
+        Some(Self { ptr, rk, _consumer: consumer.clone() })
+    }
+
+    /// Sends the records of a partition here. Survives later assignments of the partition; call it before the partition is assigned, so
+    /// that no record takes another way.
+    pub(super) fn take_partition(&self, topic: &str, partition: i32) -> bool {
+        let Ok(topic) = CString::new(topic) else { return false };
+        // SAFETY: `rk` is alive, the name is NUL-terminated; forwarding keeps its own reference, so both handles may be destroyed.
+        unsafe {
+            let source = sys::rd_kafka_queue_get_partition(self.rk, topic.as_ptr(), partition);
+            if source.is_null() {
+                return false;
+            }
+            sys::rd_kafka_queue_forward(source, self.ptr.as_ptr());
+            sys::rd_kafka_queue_destroy(source);
+        }
+        true
+    }
+
+    /// Fills in the positions of partitions: the offset after the last record read, control records included; local, no request.
+    pub(super) fn positions(&self, partitions: &TopicPartitionList) -> bool {
+        // SAFETY: the client is alive; the list's offsets are written.
+        unsafe { sys::rd_kafka_position(self.rk, partitions.ptr()) == OK }
+    }
+
+    /// The end of a partition as of its last fetch; local, no request.
+    pub(super) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
+        let topic = CString::new(topic).ok()?;
+        let (mut low, mut high) = (-1, -1);
+        // SAFETY: the client is alive; both offsets are written.
+        let err = unsafe { sys::rd_kafka_get_watermark_offsets(self.rk, topic.as_ptr(), partition, &mut low, &mut high) };
+        if err == OK && high >= 0 { Some(high) } else { None }
+    }
+
+    /// Ends a wait of [`Batch::fill`] on this queue, now or the next one.
+    pub(super) fn wake(&self) {
+        // SAFETY: the queue is alive.
+        unsafe { sys::rd_kafka_queue_yield(self.ptr.as_ptr()) }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: made by rd_kafka_queue_new, destroyed once; the consumer is still alive.
+        unsafe { sys::rd_kafka_queue_destroy(self.ptr.as_ptr()) }
+    }
+}
+
+/// Records read together. Their bytes are librdkafka's and go with the batch.
+#[derive(Default)]
+pub(super) struct Batch {
+    messages: Vec<*mut sys::rd_kafka_message_t>,
+    len: usize,
+}
+
+// SAFETY: messages belong to nobody else and may be read and destroyed on any thread.
+unsafe impl Send for Batch {}
+
+impl Batch {
+    /// Replaces the content by up to `max` records; waits `timeout_ms` for the first, not for more.
+    pub(super) fn fill(&mut self, queue: &Queue, max: usize, timeout_ms: i32) {
+        self.clear();
+        self.messages.resize(max.max(1), ptr::null_mut());
+        self.len = self.read(queue, 0, max.max(1), 0);
+        if self.len == 0 && timeout_ms > 0 {
+            // librdkafka waits until the array is full: ask for one, then take what else is there.
+            self.len = self.read(queue, 0, 1, timeout_ms);
+            if self.len == 1 && max > 1 {
+                self.len += self.read(queue, 1, max, 0);
+            }
+        }
+    }
+
+    fn read(&mut self, queue: &Queue, from: usize, to: usize, timeout_ms: i32) -> usize {
+        let space = &mut self.messages[from..to];
+        // SAFETY: `space` has room for the count given; the pointers written are ours until destroyed.
+        let n = unsafe { sys::rd_kafka_consume_batch_queue(queue.ptr.as_ptr(), timeout_ms, space.as_mut_ptr(), space.len()) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
+    /// How many records there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The record at `i`.
+    pub(super) fn get(&self, i: usize) -> Option<Message<'_>> {
+        let ptr = *self.messages[..self.len].get(i)?;
+        // SAFETY: entries below `len` are valid messages until `clear`, which needs `&mut self`.
+        NonNull::new(ptr).map(|ptr| Message { ptr, _batch: PhantomData })
+    }
+
+    /// Frees the records.
+    pub(super) fn clear(&mut self) {
+        for message in self.messages.drain(..).take(self.len) {
+            // SAFETY: each was written by librdkafka and is destroyed once: it is drained.
+            unsafe { sys::rd_kafka_message_destroy(message) }
+        }
+        self.len = 0;
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// One consumed record, or an event of its partition ([`Message::error`]).
+#[derive(Clone, Copy)]
+pub(super) struct Message<'a> {
+    ptr: NonNull<sys::rd_kafka_message_t>,
+    _batch: PhantomData<&'a Batch>,
+}
+
+impl<'a> Message<'a> {
+    fn raw(&self) -> &'a sys::rd_kafka_message_t {
+        // SAFETY: valid as long as the batch is borrowed.
+        unsafe { self.ptr.as_ref() }
+    }
+
+    /// What went wrong instead of a record.
+    pub(super) fn error(&self) -> Option<RDKafkaErrorCode> {
+        let err = self.raw().err;
+        if err == OK { None } else { Some(err.into()) }
+    }
+
+    /// Identifies the topic among the records of one batch.
+    pub(super) fn topic_id(&self) -> usize {
+        self.raw().rkt as usize
+    }
+
+    /// The topic's name.
+    pub(super) fn topic(&self) -> &'a str {
+        let rkt = self.raw().rkt;
+        if rkt.is_null() {
+            return "";
+        }
+        // SAFETY: the message holds a reference to its topic, whose name is NUL-terminated.
+        unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(rkt)) }.to_str().unwrap_or("")
+    }
+
+    pub(super) fn partition(&self) -> i32 {
+        self.raw().partition
+    }
+
+    pub(super) fn offset(&self) -> i64 {
+        self.raw().offset
+    }
+
+    pub(super) fn key(&self) -> Option<&'a [u8]> {
+        // SAFETY: librdkafka gives pointer and length of one buffer that lives as long as the message.
+        unsafe { slice(self.raw().key, self.raw().key_len) }
+    }
+
+    pub(super) fn value(&self) -> Option<&'a [u8]> {
+        // SAFETY: as above.
+        unsafe { slice(self.raw().payload, self.raw().len) }
+    }
+
+    /// Milliseconds since the epoch; `None` when the record has none.
+    pub(super) fn timestamp(&self) -> Option<i64> {
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is valid; `kind` is written.
+        let time = unsafe { sys::rd_kafka_message_timestamp(self.ptr.as_ptr(), &mut kind) };
+        if kind == sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE { None } else { Some(time) }
+    }
+
+    /// Appends the headers: names and values as they are, null values as `None`. A name ends at its first NUL byte (librdkafka's API).
+    pub(super) fn headers(&self, into: &mut Vec<Header<'a>>) {
+        let Some(headers) = self.native_headers() else { return };
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        let mut i = 0;
+        // SAFETY: the out-pointers are valid; what they receive lives as long as the message.
+        while unsafe { sys::rd_kafka_header_get_all(headers, i, &mut name, &mut value, &mut size) } == OK {
+            // SAFETY: as above; names are NUL-terminated.
+            into.push(unsafe { (CStr::from_ptr(name).to_bytes(), slice(value, size)) });
+            i += 1;
+        }
+    }
+
+    /// A copy of all headers, byte for byte, made by librdkafka; empty ones where there are none.
+    pub(super) fn copy_headers(&self) -> Option<Headers> {
+        match self.native_headers() {
+            // SAFETY: the headers are valid; the copy is ours.
+            Some(headers) => NonNull::new(unsafe { sys::rd_kafka_headers_copy(headers) }).map(Headers),
+            None => Headers::new(1),
+        }
+    }
+
+    fn native_headers(&self) -> Option<*const sys::rd_kafka_headers_t> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is valid; headers stay the message's property.
+        let err = unsafe { sys::rd_kafka_message_headers(self.ptr.as_ptr(), &mut headers) };
+        if err == OK && !headers.is_null() { Some(headers) } else { None }
+    }
+}
+
+/// # Safety
+/// `data` is null or points to `len` bytes that live for `'a`.
+unsafe fn slice<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: by the caller's promise.
+    if data.is_null() { None } else { Some(unsafe { std::slice::from_raw_parts(data.cast(), len) }) }
+}
+
+/// Headers of a record to be produced.
+pub(super) struct Headers(NonNull<sys::rd_kafka_headers_t>);
+
+impl Headers {
+    /// No headers, with room for some.
+    pub(super) fn new(room: usize) -> Option<Self> {
+        // SAFETY: allocates; null only without memory.
+        NonNull::new(unsafe { sys::rd_kafka_headers_new(room) }).map(Self)
+    }
+
+    /// Appends a header, byte for byte.
+    pub(super) fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
+        let (data, size) = value.map_or((ptr::null(), 0), |v| (v.as_ptr(), v.len() as isize));
+        // SAFETY: librdkafka copies name and value of the sizes given; a null value is a null header value.
+        unsafe { sys::rd_kafka_header_add(self.0.as_ptr(), name.as_ptr().cast(), name.len() as isize, data.cast(), size) };
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        // SAFETY: ours: headers that were produced are forgotten, not dropped.
+        unsafe { sys::rd_kafka_headers_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// Who this process is to its group, as of one moment: read it on the thread that polls the consumer.
+pub(super) struct GroupMetadata(NonNull<sys::rd_kafka_consumer_group_metadata_t>);
+
+// SAFETY: immutable once made.
+unsafe impl Send for GroupMetadata {}
+// SAFETY: as above.
+unsafe impl Sync for GroupMetadata {}
+
+impl GroupMetadata {
+    /// As the consumer knows it now.
+    pub(super) fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
+        // SAFETY: the consumer is alive; the result is ours.
+        NonNull::new(unsafe { sys::rd_kafka_consumer_group_metadata(consumer.client().native_ptr()) }).map(Self)
+    }
+
+    /// Whether it names a member: the broker accepts an empty member id unchecked, so that one must never commit.
+    pub(super) fn has_member(&self) -> bool {
+        // SAFETY: the metadata is valid and owns the string.
+        let member = unsafe { sys::rd_kafka_consumer_group_metadata_member_id(self.0.as_ptr()) };
+        // SAFETY: as above, NUL-terminated.
+        !member.is_null() && !unsafe { CStr::from_ptr(member) }.is_empty()
+    }
+}
+
+impl Drop for GroupMetadata {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once.
+        unsafe { sys::rd_kafka_consumer_group_metadata_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// What librdkafka's threads report about one producer.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Requests AddOffsetsToTxn, EndTxn or TxnOffsetCommit that ended without an answer: the broker may still act on them.
+    unanswered: AtomicU32,
+    /// Why records were not delivered: the first code, but a refused record's before any other.
+    failure: Mutex<Option<RDKafkaErrorCode>>,
+}
+
+/// API keys of the requests that a transaction ends with.
+const ADD_OFFSETS_TO_TXN: i16 = 25;
+const END_TXN: i16 = 26;
+const TXN_OFFSET_COMMIT: i16 = 28;
+
+impl Watch {
+    /// Whether a request of the transaction ended without an answer.
+    pub(super) fn tainted(&self) -> bool {
+        self.unanswered.load(Ordering::Acquire) > 0
+    }
+
+    /// Takes the failure of the first undelivered record since the last call.
+    pub(super) fn take_failure(&self) -> Option<RDKafkaErrorCode> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn failed(&self, code: RDKafkaErrorCode) {
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() || of_delivery(code) == Fault::Refused {
+            *first = Some(code);
+        }
+    }
+}
+
+unsafe extern "C" fn on_response(
+    _: *mut sys::rd_kafka_t,
+    _: c_int,
+    _: *const c_char,
+    _: i32,
+    api: i16,
+    _: i16,
+    _: i32,
+    _: usize,
+    _: i64,
+    err: RespErr,
+    watch: *mut c_void,
+) -> RespErr {
+    if err != OK && [ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT].contains(&api) {
+        // SAFETY: `watch` is the producer's box, which outlives the native handle.
+        unsafe { &*watch.cast::<Watch>() }.unanswered.fetch_add(1, Ordering::AcqRel);
+    }
+    OK
+}
+
+unsafe extern "C" fn on_new(rk: *mut sys::rd_kafka_t, _: *const sys::rd_kafka_conf_t, watch: *mut c_void, _: *mut c_char, _: usize) -> RespErr {
+    // SAFETY: called by rd_kafka_new with its new handle.
+    unsafe { sys::rd_kafka_interceptor_add_on_response_received(rk, c"veilstream".as_ptr(), Some(on_response), watch) }
+}
+
+unsafe extern "C" fn on_delivery(_: *mut sys::rd_kafka_t, message: *const sys::rd_kafka_message_t, watch: *mut c_void) {
+    // SAFETY: librdkafka passes a valid message; `watch` as in `on_response`.
+    let (err, watch) = unsafe { ((*message).err, &*watch.cast::<Watch>()) };
+    if err != OK {
+        watch.failed(err.into());
+    }
+}
+
+unsafe extern "C" fn on_log(_: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
+    // SAFETY: librdkafka passes NUL-terminated strings. Its log lines carry names and codes, never record bytes.
+    let (facility, text) = unsafe { (CStr::from_ptr(facility).to_string_lossy(), CStr::from_ptr(text).to_string_lossy()) };
+    match level {
+        0..=4 => tracing::warn!(target: "veilstream::librdkafka", %facility, "{text}"),
+        _ => tracing::debug!(target: "veilstream::librdkafka", %facility, "{text}"),
+    }
+}
+
+/// A topic of one producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TopicId(usize);
+
+/// A native producer. Not shared: one lane owns it.
+pub(super) struct NativeProducer {
+    rk: NonNull<sys::rd_kafka_t>,
+    topics: Vec<NonNull<sys::rd_kafka_topic_t>>,
+    names: Vec<CString>,
+    /// Callbacks hold its address: it goes after the handle.
+    watch: Box<Watch>,
+}
+
+// SAFETY: librdkafka's handles may move between threads.
+unsafe impl Send for NativeProducer {}
+
+impl NativeProducer {
+    /// A producer with these librdkafka properties.
+    ///
+    /// # Errors
+    /// librdkafka's words about the property or combination it refuses; never a value.
+    pub(super) fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>) -> Result<Self, String> {
+        let watch = Box::<Watch>::default();
+        let opaque = ptr::from_ref::<Watch>(&watch).cast_mut().cast::<c_void>();
+        let mut error = [0 as c_char; 512];
+        // SAFETY: the configuration is ours until rd_kafka_new succeeds, which takes it; strings are NUL-terminated and copied.
+        unsafe {
+            let conf = sys::rd_kafka_conf_new();
+            for (name, value) in properties {
+                let set = match (CString::new(name), CString::new(value)) {
+                    (Ok(n), Ok(v)) => sys::rd_kafka_conf_set(conf, n.as_ptr(), v.as_ptr(), error.as_mut_ptr(), error.len()),
+                    _ => sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_INVALID,
+                };
+                if set != sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK {
+                    sys::rd_kafka_conf_destroy(conf);
+                    return Err(format!("{name} is refused"));
+                }
+            }
+            sys::rd_kafka_conf_set_opaque(conf, opaque);
+            sys::rd_kafka_conf_set_dr_msg_cb(conf, Some(on_delivery));
+            sys::rd_kafka_conf_set_log_cb(conf, Some(on_log));
+            sys::rd_kafka_conf_interceptor_add_on_new(conf, c"veilstream".as_ptr(), Some(on_new), opaque);
+            match NonNull::new(sys::rd_kafka_new(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf, error.as_mut_ptr(), error.len())) {
+                Some(rk) => Ok(Self { rk, topics: Vec::new(), names: Vec::new(), watch }),
+                None => {
+                    sys::rd_kafka_conf_destroy(conf);
+                    Err(CStr::from_ptr(error.as_ptr()).to_string_lossy().into_owned())
+                }
+            }
+        }
+    }
+
+    /// What its threads report.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The handle of a topic, made on first use.
+    pub(super) fn topic(&mut self, name: &str) -> Option<TopicId> {
+        if let Some(i) = self.names.iter().position(|n| n.to_bytes() == name.as_bytes()) {
+            return Some(TopicId(i));
+        }
+        let name = CString::new(name).ok()?;
+        // SAFETY: the handle is alive; no topic configuration is given.
+        let topic = NonNull::new(unsafe { sys::rd_kafka_topic_new(self.rk.as_ptr(), name.as_ptr(), ptr::null_mut()) })?;
+        self.names.push(name);
+        self.topics.push(topic);
+        Some(TopicId(self.topics.len() - 1))
+    }
+
+    /// Queues one record; its bytes are copied. `timestamp` in milliseconds, 0 is "now". The headers are taken only on success.
+    pub(super) fn produce(&self, to: Destination, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers) -> Result<(), (RDKafkaErrorCode, Headers)> {
+        use sys::rd_kafka_vtype_t as V;
+        let parts = |bytes: Option<&[u8]>| bytes.map_or((ptr::null(), 0), |b| (b.as_ptr(), b.len()));
+        let ((key, key_len), (value, value_len)) = (parts(key), parts(value));
+        // SAFETY: the tags tell librdkafka the types of the arguments that follow each; F_COPY copies key and value before returning;
+        // the headers become librdkafka's on success only.
+        let err = unsafe {
+            sys::rd_kafka_producev(
+                self.rk.as_ptr(),
+                V::RD_KAFKA_VTYPE_RKT,
+                self.topics[to.topic.0].as_ptr(),
+                V::RD_KAFKA_VTYPE_PARTITION,
+                to.partition,
+                V::RD_KAFKA_VTYPE_MSGFLAGS,
+                sys::RD_KAFKA_MSG_F_COPY,
+                V::RD_KAFKA_VTYPE_VALUE,
+                value,
+                value_len,
+                V::RD_KAFKA_VTYPE_KEY,
+                key,
+                key_len,
+                V::RD_KAFKA_VTYPE_TIMESTAMP,
+                to.timestamp,
+                V::RD_KAFKA_VTYPE_HEADERS,
+                headers.0.as_ptr(),
+                V::RD_KAFKA_VTYPE_END,
+            )
+        };
+        if err != OK {
+            return Err((err.into(), headers));
+        }
+        std::mem::forget(headers);
+        Ok(())
+    }
+
+    /// Waits up to `ms` for everything queued; `true` when all of it was delivered or has failed. Also runs delivery callbacks.
+    pub(super) fn flush(&self, ms: i32) -> bool {
+        // SAFETY: the handle is alive.
+        unsafe {
+            let done = sys::rd_kafka_flush(self.rk.as_ptr(), ms) == OK;
+            sys::rd_kafka_poll(self.rk.as_ptr(), 0);
+            done
+        }
+    }
+
+    pub(super) fn init_transactions(&self, ms: i32) -> Result<(), TxnError> {
+        // SAFETY: the handle is alive; so below.
+        check(unsafe { sys::rd_kafka_init_transactions(self.rk.as_ptr(), ms) })
+    }
+
+    pub(super) fn begin(&self) -> Result<(), TxnError> {
+        // SAFETY: see above.
+        check(unsafe { sys::rd_kafka_begin_transaction(self.rk.as_ptr()) })
+    }
+
+    pub(super) fn send_offsets(&self, offsets: &TopicPartitionList, group: &GroupMetadata, ms: i32) -> Result<(), TxnError> {
+        // SAFETY: see above; both arguments are only read during the call.
+        check(unsafe { sys::rd_kafka_send_offsets_to_transaction(self.rk.as_ptr(), offsets.ptr(), group.0.as_ptr(), ms) })
+    }
+
+    pub(super) fn commit(&self, ms: i32) -> Result<(), TxnError> {
+        // SAFETY: see above.
+        check(unsafe { sys::rd_kafka_commit_transaction(self.rk.as_ptr(), ms) })
+    }
+
+    pub(super) fn abort(&self, ms: i32) -> Result<(), TxnError> {
+        // SAFETY: see above.
+        check(unsafe { sys::rd_kafka_abort_transaction(self.rk.as_ptr(), ms) })
+    }
+}
+
+impl Drop for NativeProducer {
+    fn drop(&mut self) {
+        // SAFETY: topics first, then the handle, each once; what is queued is purged, so that nothing waits for an absent broker. The
+        // callbacks' `watch` is dropped after this.
+        unsafe {
+            sys::rd_kafka_purge(self.rk.as_ptr(), (sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT | sys::RD_KAFKA_PURGE_F_NON_BLOCKING) as c_int);
+            for topic in &self.topics {
+                sys::rd_kafka_topic_destroy(topic.as_ptr());
+            }
+            sys::rd_kafka_destroy(self.rk.as_ptr());
+        }
+    }
+}
+
+/// Where a record goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Destination {
+    pub(super) topic: TopicId,
+    pub(super) partition: i32,
+    /// Milliseconds; 0 is "now".
+    pub(super) timestamp: i64,
+}
+
+fn check(error: *mut sys::rd_kafka_error_t) -> Result<(), TxnError> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null error is ours; read, then destroyed once.
+    unsafe {
+        let result = TxnError {
+            code: sys::rd_kafka_error_code(error).into(),
+            fatal: sys::rd_kafka_error_is_fatal(error) != 0,
+            abortable: sys::rd_kafka_error_txn_requires_abort(error) != 0,
+            retriable: sys::rd_kafka_error_is_retriable(error) != 0,
+        };
+        sys::rd_kafka_error_destroy(error);
+        Err(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_keep_every_byte() {
+        // Made natively, read natively: what rust-rdkafka panics on.
+        let mut headers = Headers::new(4).unwrap();
+        let given: [Header<'_>; 5] = [(b"\xff\xfex", Some(b"v")), (b"twice", Some(b"1")), (b"twice", Some(b"")), (b"null", None), (b"", Some(b"\0bytes\xff"))];
+        for (name, value) in given {
+            headers.add(name, value);
+        }
+        // SAFETY: `headers` lives to the end of the test.
+        let copy = Headers(NonNull::new(unsafe { sys::rd_kafka_headers_copy(headers.0.as_ptr()) }).unwrap());
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        for (i, expected) in given.iter().enumerate() {
+            // SAFETY: out-pointers are valid, what they receive belongs to `copy`.
+            unsafe {
+                assert_eq!(sys::rd_kafka_header_get_all(copy.0.as_ptr(), i, &mut name, &mut value, &mut size), OK);
+                assert_eq!((CStr::from_ptr(name).to_bytes(), slice(value, size)), *expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_property_is_named_without_its_value() {
+        let error = NativeProducer::new([("linger.ms", "canary-value")]).err().unwrap();
+        assert_eq!(error, "linger.ms is refused");
+    }
+}

@@ -1,0 +1,105 @@
+//! The reject guard: a wrong schema must not send a whole topic to the dead letters in silence. When too many of the last records of a topic were
+//! rejected, the topic pauses until the schemas change (or the process starts anew); nothing is lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use veilstream_engine::compile::SchemaSet;
+
+use crate::config::RejectGuard;
+
+/// Outcomes of every topic, shared by the lanes.
+pub(super) struct Guard {
+    limit: Option<RejectGuard>,
+    topics: Mutex<HashMap<Arc<str>, Topic>>,
+}
+
+#[derive(Default)]
+struct Topic {
+    /// `true`: rejected.
+    last: VecDeque<bool>,
+    rejected: u32,
+    tripped: Option<Arc<SchemaSet>>,
+}
+
+/// A topic was just stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tripped {
+    pub(super) rejected: u32,
+    pub(super) window: u32,
+}
+
+impl Guard {
+    pub(super) fn new(limit: Option<RejectGuard>) -> Self {
+        Self { limit, topics: Mutex::default() }
+    }
+
+    /// Adds the outcomes of records of `topic` that went by `schemas`.
+    pub(super) fn add(&self, topic: &Arc<str>, outcomes: impl Iterator<Item = bool>, schemas: &Arc<SchemaSet>) -> Option<Tripped> {
+        let limit = self.limit?;
+        let window = limit.window as usize;
+        let mut topics = self.lock();
+        let entry = topics.entry(topic.clone()).or_default();
+        for rejected in outcomes {
+            if entry.last.len() == window && entry.last.pop_front() == Some(true) {
+                entry.rejected -= 1;
+            }
+            entry.last.push_back(rejected);
+            entry.rejected += u32::from(rejected);
+        }
+        let over = entry.last.len() == window && u64::from(entry.rejected) * 100 > u64::from(limit.percent) * window as u64;
+        if !over || entry.tripped.is_some() {
+            return None;
+        }
+        entry.tripped = Some(schemas.clone());
+        Some(Tripped { rejected: entry.rejected, window: limit.window })
+    }
+
+    /// Whether the topic is stopped.
+    pub(super) fn is_tripped(&self, topic: &str) -> bool {
+        self.limit.is_some() && self.lock().get(topic).is_some_and(|t| t.tripped.is_some())
+    }
+
+    /// Lets topics go that were stopped under other schemas than these; returns them.
+    pub(super) fn release(&self, now: &Arc<SchemaSet>) -> Vec<Arc<str>> {
+        let mut topics = self.lock();
+        let mut released = Vec::new();
+        for (name, topic) in topics.iter_mut() {
+            if topic.tripped.as_ref().is_some_and(|then| !Arc::ptr_eq(then, now)) {
+                *topic = Topic::default();
+                released.push(name.clone());
+            }
+        }
+        released
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Topic>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_at_more_than_the_limit_and_goes_on_with_other_schemas() {
+        let guard = Guard::new(Some(RejectGuard { percent: 50, window: 10 }));
+        let (topic, schemas): (Arc<str>, _) = ("t".into(), Arc::new(SchemaSet::default()));
+        assert_eq!(guard.add(&topic, [true; 9].into_iter(), &schemas), None, "the window is not full");
+        assert_eq!(guard.add(&topic, [false; 5].into_iter(), &schemas), None, "5 of 10");
+        assert!(!guard.is_tripped("t"));
+        assert_eq!(guard.add(&topic, [true; 6].into_iter(), &schemas), Some(Tripped { rejected: 6, window: 10 }));
+        assert!(guard.is_tripped("t") && !guard.is_tripped("other"));
+        assert_eq!(guard.add(&topic, [true].into_iter(), &schemas), None, "said once");
+        assert!(guard.release(&schemas).is_empty());
+        assert_eq!(guard.release(&Arc::new(SchemaSet::default())), [topic.clone()]);
+        assert!(!guard.is_tripped("t"));
+    }
+
+    #[test]
+    fn off_is_off() {
+        let guard = Guard::new(None);
+        assert_eq!(guard.add(&"t".into(), [true; 5000].into_iter(), &Arc::default()), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! One lane's transactional producer.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::error::{Fault, TxnError, of_delivery};
+use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, TopicId};
+use super::settings::{self, Side};
+use crate::config::Kafka;
+
+/// A transactional call may take so long; longer is a doubt.
+const CALL: i32 = 10_000;
+/// How long one look at the delivery lasts (rust-rdkafka's own flush waits at least 100 ms each time).
+const FLUSH: i32 = 20;
+
+/// What a lane's producers are made of.
+#[derive(Clone)]
+pub(super) struct Recipe {
+    properties: BTreeMap<String, String>,
+    id: String,
+}
+
+impl Recipe {
+    /// The producer of a lane: `<prefix>-<group>-<instance>-<lane>`, stable over restarts, so that a restarted process aborts its own orphan.
+    /// `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
+    pub(super) fn new(kafka: &Kafka, lane: &str, limits: Option<(usize, usize)>) -> Self {
+        let mut properties = settings::properties(kafka, Side::Producer);
+        let id = format!("{}-{}-{}-{lane}", kafka.transactional_id_prefix, kafka.group_id, kafka.instance);
+        properties.insert("transactional.id".to_owned(), id.clone());
+        if let Some((least, greatest)) = limits {
+            // The broker refuses a batch beyond the topic's limit with all its records; the client refuses a message beyond its own.
+            let default = |name: &str, value: String| {
+                if !kafka.producer.contains_key(name) {
+                    properties.insert(name.to_owned(), value);
+                }
+            };
+            let mut default = default;
+            default("batch.size", least.min(1_000_000).to_string());
+            default("message.max.bytes", greatest.clamp(1_000_000, 1_000_000_000).to_string());
+        }
+        Self { properties, id }
+    }
+
+    /// How long the coordinator lets a transaction stay open.
+    pub(super) fn transaction_timeout(&self) -> Duration {
+        let ms = self.properties.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(30_000);
+        Duration::from_millis(ms)
+    }
+
+    /// A producer, not fenced in yet.
+    pub(super) fn create(&self) -> Result<Producer, String> {
+        let native = NativeProducer::new(self.properties.iter().map(|(n, v)| (n.as_str(), v.as_str())))?;
+        Ok(Producer { native })
+    }
+
+    /// Fences every producer of this id, the lane's own included: nothing of theirs can commit afterwards.
+    pub(super) fn fence(&self, within: Duration) -> Result<(), TxnError> {
+        let ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
+        match self.create() {
+            Ok(producer) => producer.native.init_transactions(ms),
+            Err(_) => Err(TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false }),
+        }
+    }
+
+    /// The transactional id.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// A producer of one lane.
+pub(super) struct Producer {
+    native: NativeProducer,
+}
+
+impl Producer {
+    /// Fences older producers of this id; waits up to `within`.
+    pub(super) fn fence_in(&self, within: Duration) -> Result<(), TxnError> {
+        self.native.init_transactions(i32::try_from(within.as_millis()).unwrap_or(i32::MAX))
+    }
+
+    pub(super) fn begin(&self) -> Result<(), TxnError> {
+        self.native.begin()
+    }
+
+    /// The handle of a topic of this producer.
+    pub(super) fn topic(&mut self, name: &str) -> Option<TopicId> {
+        self.native.topic(name)
+    }
+
+    /// Queues one record. On a full queue it drains and tries the same record again, as long as `go_on` says so: never dropped, never
+    /// reordered.
+    pub(super) fn produce(
+        &self,
+        to: Destination,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        mut headers: Headers,
+        go_on: impl Fn() -> bool,
+    ) -> Result<(), Fault> {
+        loop {
+            match self.native.produce(to, key, value, headers) {
+                Ok(()) => return Ok(()),
+                Err((RDKafkaErrorCode::QueueFull, back)) if go_on() => {
+                    headers = back;
+                    self.native.flush(FLUSH);
+                }
+                Err((RDKafkaErrorCode::QueueFull, _)) => return Err(Fault::Abortable),
+                Err((code, _)) => return Err(of_delivery(code)),
+            }
+        }
+    }
+
+    /// Waits until everything produced is delivered, as long as `go_on` says so.
+    pub(super) fn flush(&self, go_on: impl Fn() -> bool) -> Result<(), Fault> {
+        loop {
+            let clear = self.native.flush(FLUSH);
+            if let Some(code) = self.native.watch().take_failure() {
+                return Err(of_delivery(code));
+            }
+            if clear {
+                return Ok(());
+            }
+            if !go_on() {
+                return Err(Fault::Doubt);
+            }
+        }
+    }
+
+    /// Adds the offsets to the transaction and commits it. `Ok(tainted)`.
+    pub(super) fn commit(&self, offsets: &TopicPartitionList, group: &GroupMetadata) -> Result<bool, TxnError> {
+        self.native.send_offsets(offsets, group, CALL)?;
+        self.native.commit(CALL)?;
+        Ok(self.native.watch().tainted())
+    }
+
+    pub(super) fn abort(&self) -> Result<bool, TxnError> {
+        self.native.abort(CALL)?;
+        // What the abort purged reports as failed: not the next transaction's failure.
+        self.native.flush(0);
+        self.native.watch().take_failure();
+        Ok(self.native.watch().tainted())
+    }
+}
+
+/// A pause that grows from one failure to the next, up to a bound.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+    until: Option<Instant>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    pub(super) fn new() -> Self {
+        Self { next: Self::FIRST, until: None }
+    }
+
+    /// Failed: wait before the next try.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.until = Some(now + self.next);
+        self.next = (self.next * 2).min(Self::LONGEST);
+    }
+
+    pub(super) fn worked(&mut self) {
+        *self = Self::new();
+    }
+
+    /// How long to wait still.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+}
