@@ -79,6 +79,16 @@ pub struct Sealer {
     uses_left: u64,
     raw: Vec<u8>,
     aad: Vec<u8>,
+    /// What the tokens of one set of flags have in common, kept from value to value.
+    front: Front,
+}
+
+/// The start of a token (32 characters stand for the header's 24 bytes exactly) and the associated data up to the binding.
+#[derive(Default)]
+struct Front {
+    flags: Option<u8>,
+    text: Vec<u8>,
+    aad: Vec<u8>,
 }
 
 impl Sealer {
@@ -90,7 +100,7 @@ impl Sealer {
         let secret = key.secret.as_ref().filter(|_| suite.fits(key.kind)).ok_or(SealError::Key)?;
         let cipher = Cipher::new(secret.expose(), suite, &fid);
         let tenant = key.tenant.clone();
-        Ok(Self { key, cipher, suite, fid, tenant, uses_left: 0, raw: Vec::new(), aad: Vec::new() })
+        Ok(Self { key, cipher, suite, fid, tenant, uses_left: 0, raw: Vec::new(), aad: Vec::new(), front: Front::default() })
     }
 
     /// The key it seals with.
@@ -134,19 +144,23 @@ impl Sealer {
         out: &mut Vec<u8>,
     ) -> Result<(), SealError> {
         let flags = if pad > 0 { token::FLAG_PADDED } else { 0 } | if binding.is_some() { token::FLAG_BOUND } else { 0 };
-        let header = Header { suite: self.suite, flags, kid: self.key.id, fid: self.fid }.encode();
-        associated_data(&header, &self.tenant, binding.unwrap_or_default(), &mut self.aad);
+        self.prepare(flags);
+        if let Some(binding) = binding {
+            self.aad.clear();
+            self.aad.extend_from_slice(&self.front.aad[..self.front.aad.len() - 4]);
+            append_part(binding, &mut self.aad);
+        }
         self.raw.clear();
-        self.raw.extend_from_slice(&header);
         match self.suite {
-            Suite::AesSiv => self.raw.resize(header.len() + TAG_LEN, 0),
+            Suite::AesSiv => self.raw.resize(TAG_LEN, 0),
             _ => self.raw.extend_from_slice(nonce),
         }
         let start = self.raw.len();
         frame(kind, payload, pad, &mut self.raw);
-        let sealed = self.encrypt(nonce, start);
+        let sealed = self.encrypt(nonce, start, binding.is_some());
         if sealed.is_ok() {
-            token::encode(&self.raw, out);
+            out.extend_from_slice(&self.front.text);
+            token::append_base64(&self.raw, out);
         } else {
             // What could not be sealed must not linger in clear in a buffer that lives on.
             zeroize::Zeroize::zeroize(&mut self.raw);
@@ -154,19 +168,32 @@ impl Sealer {
         sealed
     }
 
-    fn encrypt(&mut self, nonce: &[u8], start: usize) -> Result<(), SealError> {
+    /// Makes what tokens with these flags have in common, when the last one had others.
+    fn prepare(&mut self, flags: u8) {
+        if self.front.flags == Some(flags) {
+            return;
+        }
+        let header = Header { suite: self.suite, flags, kid: self.key.id, fid: self.fid }.encode();
+        self.front.flags = Some(flags);
+        self.front.text.clear();
+        token::encode(&header, &mut self.front.text);
+        associated_data(&header, &self.tenant, &[], &mut self.front.aad);
+    }
+
+    fn encrypt(&mut self, nonce: &[u8], start: usize, bound: bool) -> Result<(), SealError> {
+        let aad = if bound { &self.aad } else { &self.front.aad };
         let (front, text) = self.raw.split_at_mut(start);
         let tag = match &mut self.cipher {
             Cipher::Gcm(aes) => {
                 let nonce = nonce.try_into().map_err(|_| SealError::Key)?;
-                aes.encrypt_inout_detached(&nonce, &self.aad, text.into()).map_err(|_| SealError::TooLong)?
+                aes.encrypt_inout_detached(&nonce, aad, text.into()).map_err(|_| SealError::TooLong)?
             }
             Cipher::Xaes(aes) => {
                 let nonce = nonce.try_into().map_err(|_| SealError::Key)?;
-                aes.encrypt_inout_detached(&nonce, &self.aad, text.into()).map_err(|_| SealError::TooLong)?
+                aes.encrypt_inout_detached(&nonce, aad, text.into()).map_err(|_| SealError::TooLong)?
             }
             Cipher::Siv(siv) => {
-                let iv = siv.encrypt_inout_detached([&self.aad], text.into()).map_err(|_| SealError::TooLong)?;
+                let iv = siv.encrypt_inout_detached([aad], text.into()).map_err(|_| SealError::TooLong)?;
                 front[start - TAG_LEN..].copy_from_slice(&iv);
                 return Ok(());
             }
@@ -201,15 +228,18 @@ fn associated_data(header: &[u8], tenant: &str, binding: &[u8], out: &mut Vec<u8
     out.clear();
     out.extend_from_slice(b"vs1/aad");
     for part in [header, tenant.as_bytes(), binding] {
-        out.extend_from_slice(&kdf::length_prefix(part.len()));
-        out.extend_from_slice(part);
+        append_part(part, out);
     }
+}
+
+/// `LP(part)`.
+fn append_part(part: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&kdf::length_prefix(part.len()));
+    out.extend_from_slice(part);
 }
 
 /// Appends one bound value to a binding: `LP(name) | LP(scalar text)`. Names come sorted by bytes, each once.
 pub fn append_bound(name: &str, text: &[u8], out: &mut Vec<u8>) {
-    for part in [name.as_bytes(), text] {
-        out.extend_from_slice(&kdf::length_prefix(part.len()));
-        out.extend_from_slice(part);
-    }
+    append_part(name.as_bytes(), out);
+    append_part(text, out);
 }

@@ -6,8 +6,9 @@
 mod filter;
 mod program;
 mod query;
+mod selection;
 mod walk;
 
 pub use program::Program;
 pub use query::{Query, Step, Target, parse};
-pub use walk::{DuplicateMember, Hit, Selection};
+pub use selection::{DuplicateMember, Hit, Selection};

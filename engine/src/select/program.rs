@@ -24,6 +24,10 @@ pub(super) struct State {
     pub(super) sticky: bool,
     /// Paths that end here.
     pub(super) accepts: Vec<PathId>,
+    /// A walk can go on from here.
+    pub(super) leads_on: bool,
+    /// Of an object's members, names alone decide.
+    pub(super) by_name: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +55,7 @@ impl Program {
                 program.insert(0, query.steps(), id as PathId);
             }
         }
+        program.states.iter_mut().for_each(State::finish);
         program
     }
 
@@ -114,9 +119,9 @@ impl Program {
 }
 
 impl State {
-    /// Whether a walk can go on from here.
-    pub(super) fn leads_on(&self) -> bool {
-        self.sticky || !self.named.is_empty() || self.wildcard.is_some() || !self.indexes.is_empty() || !self.slices.is_empty() || !self.filters.is_empty()
+    fn finish(&mut self) {
+        self.by_name = !self.sticky && self.wildcard.is_none() && self.filters.is_empty();
+        self.leads_on = !self.by_name || !self.named.is_empty() || !self.indexes.is_empty() || !self.slices.is_empty();
     }
 }
 

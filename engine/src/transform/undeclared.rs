@@ -11,27 +11,29 @@ impl Run<'_> {
         if self.schema.undeclared == Undeclared::Pass {
             return Ok(());
         }
-        let nodes = self.work.tape.nodes();
-        let mut hits = self.work.selection.hits.iter().peekable();
-        let protected = self.work.edits.len();
+        let work = &mut *self.work;
+        work.selection.mark_the_way(&work.tape);
+        let nodes = work.tape.nodes();
+        let mut hits = work.selection.hits.iter().peekable();
+        let protected = work.edits.len();
         // The root is no member.
-        let mut at = if nodes[0].is_container() && !self.work.selection.hits.first().is_some_and(|h| h.node == 0) { 1 } else { nodes.len() as u32 };
+        let mut at = if nodes[0].is_container() && !hits.peek().is_some_and(|h| h.node == 0) { 1 } else { nodes.len() as u32 };
         while let Some(node) = nodes.get(at as usize) {
             while hits.next_if(|h| h.node < at).is_some() {}
             if hits.peek().is_some_and(|h| h.node == at) {
                 at = node.next;
-            } else if self.work.selection.on_the_way[at as usize] {
+            } else if work.selection.is_on_the_way(at) {
                 at += 1;
             } else if self.schema.undeclared == Undeclared::Reject {
                 let offset = if node.is_member() { node.name_start } else { node.start };
                 return Err(Stop::Reject(RejectCode::UndeclaredMember, None, Some(offset as usize)));
             } else {
-                self.work.edits.push(Edit { node: at, field: Edit::UNDECLARED });
+                work.edits.push(Edit { node: at, field: Edit::UNDECLARED });
                 at = node.next;
             }
         }
-        if self.work.edits.len() > protected {
-            self.work.edits.sort_unstable_by_key(|e| e.node);
+        if work.edits.len() > protected {
+            work.edits.sort_unstable_by_key(|e| e.node);
         }
         Ok(())
     }
