@@ -102,7 +102,7 @@ pub struct ScanError {
 #[derive(Debug, Default)]
 pub struct Tape {
     nodes: Vec<Node>,
-    open: Vec<u32>,
+    open: Vec<Open>,
 }
 
 impl Tape {
@@ -142,110 +142,89 @@ impl Tape {
         let mut cursor = Cursor { doc, at: 0 };
         cursor.skip_space();
         let mut name = Name::default();
+        // The innermost open container.
+        let mut top = Open::NONE;
         loop {
             // A value starts here.
-            let closed = self.value(&mut cursor, name)?;
+            top.count += 1;
+            let start = cursor.at;
+            let (kind, escaped) = cursor.value()?;
+            let node = Node {
+                start: start as u32,
+                end: cursor.at as u32,
+                next: self.nodes.len() as u32 + 1,
+                parent: top.node,
+                name_start: name.start,
+                name_end: name.end,
+                count: 0,
+                kind,
+                name_escaped: name.escaped,
+                escaped,
+            };
+            self.nodes.push(node);
             name = Name::default();
-            if !closed {
-                // A non-empty container was opened.
-                if self.top_is_object() {
-                    name = cursor.member_name()?;
+            if matches!(kind, Kind::Object | Kind::Array) {
+                if self.open.len() == MAX_DEPTH {
+                    return Err(ScanError { code: RejectCode::TooDeep, offset: start });
                 }
-                continue;
+                self.open.push(top);
+                top = Open { node: node.next - 1, count: 0, close: if kind == Kind::Object { b'}' } else { b']' } };
+                cursor.skip_space();
+                if cursor.peek() != Some(top.close) {
+                    if kind == Kind::Object {
+                        name = cursor.member_name()?;
+                    }
+                    continue;
+                }
+                top = self.close(top, &mut cursor);
             }
             // A value ended: close containers until a comma asks for another.
             loop {
-                let Some(&top) = self.open.last() else {
-                    cursor.skip_space();
-                    return if cursor.at == doc.len() { Ok(()) } else { Err(cursor.fail()) };
-                };
                 cursor.skip_space();
-                let object = self.nodes[top as usize].kind == Kind::Object;
+                if top.node == NO_PARENT {
+                    return if cursor.at == doc.len() { Ok(()) } else { Err(cursor.fail()) };
+                }
                 match cursor.peek() {
                     Some(b',') => {
                         cursor.at += 1;
                         cursor.skip_space();
-                        if object {
+                        if top.close == b'}' {
                             name = cursor.member_name()?;
                         }
                         break;
                     }
-                    Some(b'}') if object => self.close(&mut cursor),
-                    Some(b']') if !object => self.close(&mut cursor),
+                    Some(c) if c == top.close => top = self.close(top, &mut cursor),
                     _ => return Err(cursor.fail()),
                 }
             }
         }
     }
 
-    fn top_is_object(&self) -> bool {
-        self.open.last().is_some_and(|&top| self.nodes[top as usize].kind == Kind::Object)
-    }
-
-    /// Takes one value; `false` when it is a container that stays open.
+    /// Ends the innermost container at the cursor; the one around it.
     #[inline]
-    fn value(&mut self, cursor: &mut Cursor<'_>, name: Name) -> Result<bool, ScanError> {
-        let start = cursor.at;
-        let mut escaped = false;
-        let kind = match cursor.peek() {
-            Some(b'"') => {
-                escaped = cursor.string()?;
-                Kind::String
-            }
-            Some(b'{') => Kind::Object,
-            Some(b'[') => Kind::Array,
-            Some(b't') => cursor.literal(b"true", Kind::Bool)?,
-            Some(b'f') => cursor.literal(b"false", Kind::Bool)?,
-            Some(b'n') => cursor.literal(b"null", Kind::Null)?,
-            Some(b'-' | b'0'..=b'9') => {
-                cursor.number()?;
-                Kind::Number
-            }
-            _ => return Err(cursor.fail()),
-        };
-        let parent = self.open.last().copied().unwrap_or(NO_PARENT);
-        if let Some(parent) = self.nodes.get_mut(parent as usize) {
-            parent.count += 1;
-        }
-        let index = self.nodes.len() as u32;
-        self.nodes.push(Node {
-            start: start as u32,
-            end: cursor.at as u32,
-            next: index + 1,
-            parent,
-            name_start: name.start,
-            name_end: name.end,
-            count: 0,
-            kind,
-            name_escaped: name.escaped,
-            escaped,
-        });
-        if !matches!(kind, Kind::Object | Kind::Array) {
-            return Ok(true);
-        }
-        if self.open.len() == MAX_DEPTH {
-            return Err(ScanError { code: RejectCode::TooDeep, offset: start });
-        }
-        self.open.push(index);
-        cursor.at += 1;
-        cursor.skip_space();
-        let close = if kind == Kind::Object { b'}' } else { b']' };
-        if cursor.peek() == Some(close) {
-            self.close(cursor);
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    fn close(&mut self, cursor: &mut Cursor<'_>) {
+    fn close(&mut self, top: Open, cursor: &mut Cursor<'_>) -> Open {
         cursor.at += 1;
         let next = self.nodes.len() as u32;
-        if let Some(top) = self.open.pop() {
-            let node = &mut self.nodes[top as usize];
-            node.end = cursor.at as u32;
-            node.next = next;
-        }
+        let node = &mut self.nodes[top.node as usize];
+        node.end = cursor.at as u32;
+        node.next = next;
+        node.count = top.count;
+        self.open.pop().unwrap_or(Open::NONE)
     }
+}
+
+/// An open container.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    node: u32,
+    /// Children so far.
+    count: u32,
+    close: u8,
+}
+
+impl Open {
+    /// Outside the root.
+    const NONE: Self = Self { node: NO_PARENT, count: 0, close: 0 };
 }
 
 /// Iterator over a container's children.
@@ -286,11 +265,36 @@ impl Cursor<'_> {
         self.doc.get(self.at).copied()
     }
 
-    #[inline]
+    #[inline(always)]
     fn skip_space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
         }
+    }
+
+    /// A scalar, or the opening of a container; says whether a string has an escape.
+    #[inline(always)]
+    fn value(&mut self) -> Result<(Kind, bool), ScanError> {
+        let kind = match self.peek() {
+            Some(b'"') => return Ok((Kind::String, self.string()?)),
+            Some(b'{') => {
+                self.at += 1;
+                Kind::Object
+            }
+            Some(b'[') => {
+                self.at += 1;
+                Kind::Array
+            }
+            Some(b't') => self.literal(b"true", Kind::Bool)?,
+            Some(b'f') => self.literal(b"false", Kind::Bool)?,
+            Some(b'n') => self.literal(b"null", Kind::Null)?,
+            Some(b'-' | b'0'..=b'9') => {
+                self.number()?;
+                Kind::Number
+            }
+            _ => return Err(self.fail()),
+        };
+        Ok((kind, false))
     }
 
     #[cold]
@@ -299,7 +303,7 @@ impl Cursor<'_> {
     }
 
     /// `"name" :`, leaving the cursor at the value.
-    #[inline]
+    #[inline(always)]
     fn member_name(&mut self) -> Result<Name, ScanError> {
         if self.peek() != Some(b'"') {
             return Err(self.fail());
@@ -317,23 +321,30 @@ impl Cursor<'_> {
     }
 
     /// A string; says whether it has an escape. Control characters and bad escapes are refused, lone surrogate escapes are grammar and pass.
-    #[inline]
+    #[inline(always)]
     fn string(&mut self) -> Result<bool, ScanError> {
         self.at += 1;
-        let mut escaped = false;
+        self.at += text::plain_run(&self.doc[self.at..]);
+        if self.peek() == Some(b'"') {
+            self.at += 1;
+            return Ok(false);
+        }
+        self.escaped_string()
+    }
+
+    /// The rest of a string from its first escape on.
+    #[inline(never)]
+    fn escaped_string(&mut self) -> Result<bool, ScanError> {
         loop {
-            self.at += text::plain_run(&self.doc[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(escaped);
+                    return Ok(true);
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
+                Some(b'\\') => self.escape()?,
                 _ => return Err(self.fail()),
             }
+            self.at += text::plain_run(&self.doc[self.at..]);
         }
     }
 

@@ -124,12 +124,13 @@ impl Sealer {
     ) -> Result<(), SealError> {
         self.take_use()?;
         let mut nonce = [0; 24];
-        let nonce = match self.suite {
-            Suite::AesSiv => &mut nonce[..0],
-            suite => &mut nonce[..suite.prefix_len()],
-        };
+        let nonce = &mut nonce[..self.nonce_len()];
         nonces.take(nonce)?;
         self.seal_with(kind, payload, pad, binding, nonce, out)
+    }
+
+    fn nonce_len(&self) -> usize {
+        if self.suite == Suite::AesSiv { 0 } else { self.suite.prefix_len() }
     }
 
     /// [`Sealer::seal`] with a given nonce: known answers only.

@@ -3,11 +3,11 @@
 use super::{Node, Tape};
 
 /// Length of the run of bytes at the front that are no quote, backslash or control character. Eight bytes at a time.
-#[inline]
+#[inline(always)]
 pub(super) fn plain_run(bytes: &[u8]) -> usize {
     let mut at = 0;
-    while let Some(chunk) = bytes.get(at..at + 8) {
-        let word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
         let special = special_bytes(word);
         if special != 0 {
             return at + (special.trailing_zeros() / 8) as usize;

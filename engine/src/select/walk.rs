@@ -109,6 +109,8 @@ impl Program {
                         if tape.name_is(doc, node, name) {
                             here.see(ordinal + n, sel);
                             self.enter(*next, child, first, sel);
+                            // Names of one state differ.
+                            break;
                         }
                     }
                 }

@@ -12,8 +12,9 @@ const FEW: u32 = 32;
 /// Answers whether an object may take another member. Keyed hashes stand for names: a collision rejects a record, one in 2^64.
 #[derive(Default)]
 pub(super) struct IndexNames {
-    /// (object, name) of the index members written in this record.
-    written: HashSet<u64>,
+    /// (object, name) of the index members written in this record: the first few, and the others.
+    written: Vec<u64>,
+    written_more: HashSet<u64>,
     /// Names of the members of `object`, sorted.
     siblings: Vec<u64>,
     object: Option<u32>,
@@ -24,6 +25,7 @@ pub(super) struct IndexNames {
 impl IndexNames {
     pub(super) fn clear(&mut self) {
         self.written.clear();
+        self.written_more.clear();
         self.object = None;
     }
 
@@ -35,7 +37,18 @@ impl IndexNames {
             self.collect(doc, tape, object);
             self.siblings.binary_search(&self.hash(NO_PARENT, text)).is_ok()
         };
-        !exists && self.written.insert(self.hash(object, text))
+        !exists && self.write(self.hash(object, text))
+    }
+
+    fn write(&mut self, name: u64) -> bool {
+        if self.written.contains(&name) {
+            return false;
+        }
+        if self.written.len() < FEW as usize {
+            self.written.push(name);
+            return true;
+        }
+        self.written_more.insert(name)
     }
 
     fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) {

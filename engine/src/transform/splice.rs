@@ -252,6 +252,9 @@ impl Run<'_> {
 
     /// Writes the index arrays of arrays that end at or before `upto`, inner ones first.
     fn close_arrays(&mut self, doc: &[u8], upto: usize, at: &mut Position, out: &mut Output) {
+        if self.work.pending.is_empty() {
+            return;
+        }
         while let Some(slot) = self.next_to_close(upto) {
             let mut pending = self.work.pending.remove(slot);
             let array = self.work.tape.nodes()[pending.array as usize];
