@@ -11,7 +11,7 @@ use crate::schema::{Field, PathId, Protect, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
 use crate::subject;
-use crate::token::PREFIX;
+use crate::token::{self, PREFIX};
 use crate::transform::{Position, binding, copy, cut, index_member_name, is_named};
 
 /// What to reveal.
@@ -67,8 +67,26 @@ pub struct Report {
     pub unexpected_tokens: u32,
 }
 
-/// Finds keys that are not in the keyring, by id.
-pub type Lookup<'a> = &'a dyn Fn(&KeyId) -> Option<Arc<Key>>;
+/// Where keys are found: in the batch's snapshot, else by id (a subject's, or one older than the snapshot).
+#[derive(Clone, Copy)]
+pub struct KeySource<'a> {
+    /// The snapshot.
+    pub keyring: &'a Keyring,
+    /// Finds what is not in it.
+    pub lookup: &'a dyn Fn(&KeyId) -> Option<Arc<Key>>,
+}
+
+impl<'a> KeySource<'a> {
+    /// The snapshot and nothing else.
+    #[must_use]
+    pub fn of(keyring: &'a Keyring) -> Self {
+        Self { keyring, lookup: &|_| None }
+    }
+
+    fn get(&self, id: &KeyId) -> Option<Arc<Key>> {
+        self.keyring.get(id).cloned().or_else(|| (self.lookup)(id))
+    }
+}
 
 /// Reveals records, one after another; keeps buffers and key schedules.
 #[derive(Default)]
@@ -99,8 +117,7 @@ impl Revealer {
     pub fn reveal(
         &mut self,
         schema: &Schema,
-        keys: &Keyring,
-        lookup: Lookup<'_>,
+        keys: KeySource<'_>,
         doc: &[u8],
         options: &RevealOptions<'_>,
         out: &mut Vec<u8>,
@@ -115,12 +132,12 @@ impl Revealer {
             self.cut_indexes(doc, &mut stripped);
             let selected = self.select(schema, &stripped);
             if selected.is_ok() {
-                self.open_all(schema, keys, lookup, &stripped, options, out, report);
+                self.open_all(schema, keys, &stripped, options, out, report);
             }
             self.without_indexes = stripped;
             return selected;
         }
-        self.open_all(schema, keys, lookup, doc, options, out, report);
+        self.open_all(schema, keys, doc, options, out, report);
         Ok(())
     }
 
@@ -128,9 +145,9 @@ impl Revealer {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(&mut self, name: &str, keys: &Keyring, lookup: Lookup<'_>, token: &[u8], out: &mut Vec<u8>) -> Result<PayloadKind, OpenError> {
-        let expected = Expected { fid: kdf::field_id(name), tenant: keys.tenant(), binding: None, owner: Owner::Any };
-        self.opener.open(token, &expected, |kid| keys.get(kid).cloned().or_else(|| lookup(kid)), out)
+    pub fn open(&mut self, name: &str, keys: KeySource<'_>, token: &[u8], out: &mut Vec<u8>) -> Result<PayloadKind, OpenError> {
+        let expected = Expected { fid: kdf::field_id(name), tenant: keys.keyring.tenant(), binding: None, owner: Owner::Any };
+        self.opener.open(token, &expected, |kid| keys.get(kid), out)
     }
 
     fn select(&mut self, schema: &Schema, doc: &[u8]) -> Result<(), Reject> {
@@ -172,21 +189,19 @@ impl Revealer {
         copy(doc, doc.len(), &mut at, out);
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one record's context; a struct would only rename it")]
     fn open_all(
         &mut self,
         schema: &Schema,
-        keys: &Keyring,
-        lookup: Lookup<'_>,
+        keys: KeySource<'_>,
         doc: &[u8],
         options: &RevealOptions<'_>,
         out: &mut Vec<u8>,
         report: &mut Report,
     ) {
-        let owner = self.owner(schema, keys, doc);
+        let owner = self.owner(schema, keys.keyring, doc);
         let mut at = Position { copied: 0, leading: NO_PARENT };
         let mut covered_to = 0;
-        let mut tokens = 0;
+        let mut declared = 0;
         for i in 0..self.selection.hits.len() {
             let hit = self.selection.hits[i];
             let Some(field) = schema.fields.get(usize::from(hit.path)) else { continue };
@@ -196,14 +211,13 @@ impl Revealer {
             let node = self.tape.nodes()[hit.node as usize];
             covered_to = node.next;
             let text = if node.kind == Kind::String { &doc[node.inner()] } else { &[] };
+            declared += u32::from(is_token(text, &mut self.payload));
             let status = if !text.starts_with(PREFIX) {
                 Status::NoToken
             } else if options.fields.is_some_and(|ids| !ids.iter().any(|id| **id == *field.id)) {
-                tokens += 1;
                 Status::Skipped
             } else {
-                tokens += 1;
-                self.open_field(field, keys, lookup, owner, doc, text)
+                self.open_field(field, keys, owner, doc, text)
             };
             if status == Status::Revealed {
                 copy(doc, node.start as usize, &mut at, out);
@@ -213,11 +227,18 @@ impl Revealer {
             report.fields.push((usize::from(hit.path), status));
         }
         copy(doc, doc.len(), &mut at, out);
-        let all = self.tape.nodes().iter().filter(|n| n.kind == Kind::String && doc[n.inner()].starts_with(PREFIX)).count() as u32;
-        report.unexpected_tokens = all - tokens;
+        report.unexpected_tokens = self.tokens(doc) - declared;
     }
 
-    fn open_field(&mut self, field: &Field, keys: &Keyring, lookup: Lookup<'_>, owner: Owner, doc: &[u8], token: &[u8]) -> Status {
+    /// How many strings are tokens.
+    fn tokens(&mut self, doc: &[u8]) -> u32 {
+        let strings = self.tape.nodes().iter().filter(|n| n.kind == Kind::String);
+        strings.filter(|n| is_token(&doc[n.inner()], &mut self.payload)).count() as u32
+    }
+
+    fn open_field(&mut self, field: &Field, keys: KeySource<'_>, owner: Option<Owner>, doc: &[u8], token: &[u8]) -> Status {
+        // Without the key that turns subjects into references nobody knows whose token may open here.
+        let Some(owner) = owner else { return Status::Failed(OpenError::KeyUnavailable) };
         let bound = !field.bind.is_empty();
         if bound {
             let selection = &self.selection;
@@ -226,8 +247,8 @@ impl Revealer {
                 return Status::Failed(OpenError::Binding);
             }
         }
-        let expected = Expected { fid: field.fid, tenant: keys.tenant(), binding: bound.then_some(&*self.binding), owner };
-        match self.opener.open(token, &expected, |kid| keys.get(kid).cloned().or_else(|| lookup(kid)), &mut self.payload) {
+        let expected = Expected { fid: field.fid, tenant: keys.keyring.tenant(), binding: bound.then_some(&*self.binding), owner };
+        match self.opener.open(token, &expected, |kid| keys.get(kid), &mut self.payload) {
             Ok(PayloadKind::Json) => Status::Revealed,
             Ok(PayloadKind::Honey) => Status::Honey,
             // Raw bytes are never spliced into JSON.
@@ -236,15 +257,20 @@ impl Revealer {
         }
     }
 
-    /// Whose key the record's tokens must be under.
-    fn owner(&mut self, schema: &Schema, keys: &Keyring, doc: &[u8]) -> Owner {
-        let Some(path) = schema.subject else { return Owner::Any };
-        let found = self.selection.single(path).and_then(|node| {
-            let text = &doc[self.tape.nodes()[node as usize].span()];
-            subject::scalar_text(text, &mut self.scalar).then(|| reference(keys, &self.scalar)).flatten()
-        });
-        found.map_or(Owner::Nobody, Owner::Subject)
+    /// Whose key the record's tokens must be under; `None`: that cannot be told here.
+    fn owner(&mut self, schema: &Schema, keys: &Keyring, doc: &[u8]) -> Option<Owner> {
+        let Some(path) = schema.subject else { return Some(Owner::Any) };
+        let node = self.selection.single(path).map(|node| self.tape.nodes()[node as usize]);
+        match node.filter(|n| subject::scalar_text(&doc[n.span()], &mut self.scalar)) {
+            Some(_) => reference(keys, &self.scalar).map(Owner::Subject),
+            None => Some(Owner::Nobody),
+        }
     }
+}
+
+/// Whether the text is a whole token, of whatever key.
+fn is_token(text: &[u8], scratch: &mut Vec<u8>) -> bool {
+    text.starts_with(PREFIX) && !matches!(token::decode(text, scratch), Err(OpenError::Malformed))
 }
 
 fn reference(keys: &Keyring, scalar: &[u8]) -> Option<SubjectRef> {

@@ -1,4 +1,5 @@
 //! No allocation per event after warm-up.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

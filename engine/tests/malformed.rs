@@ -1,4 +1,5 @@
 //! The kit of malformed events in `tests/malformed`: each file's name says what becomes of it.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

@@ -2,6 +2,7 @@
 //!
 //! The oracle runs on `serde_json::Value`; a selected node is compared as its JSON pointer. Documents have no duplicate names (those reject) and
 //! no `$serde_json::private` members (those are why the engine does not select on `Value`).
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
 
@@ -322,11 +323,58 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn arbitrary_paths_select_what_jsonpath_rust_selects(path in path(), doc in document()) {
         let text = serde_json::to_string(&doc).unwrap();
         prop_assert_eq!(ours(&path, &text), theirs(&path, &doc), "{} in {}", path, text);
+    }
+}
+
+/// Documents as text, so that names can stand twice.
+fn document_with_duplicates() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![Just("1".to_owned()), Just("\"x\"".to_owned())];
+    let name = prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("\\u0061"), 1 => Just("\\u0062"), 1 => Just("c"), 1 => Just("\\ud800"), 1 => Just("\\uD800")];
+    leaf.prop_recursive(4, 30, 5, move |inner| {
+        prop_oneof![
+            1 => prop::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(","))),
+            3 => prop::collection::vec((name.clone(), inner), 0..5)
+                .prop_map(|m| format!("{{{}}}", m.iter().map(|(n, v)| format!("\"{n}\":{v}")).collect::<Vec<_>>().join(","))),
+        ]
+    })
+}
+
+/// Whether a name on the way from the root to a node stands twice, the plain way.
+fn twice_above(tape: &Tape, doc: &str, node: u32) -> bool {
+    let name = |n: u32| {
+        let written = &doc[tape.nodes()[n as usize].name()];
+        let mut text = Vec::new();
+        if unescape(written.as_bytes(), &mut text) { text } else { written.to_ascii_lowercase().into_bytes() }
+    };
+    let mut at = node;
+    loop {
+        let here = &tape.nodes()[at as usize];
+        if here.parent == NO_PARENT {
+            return false;
+        }
+        if here.is_member() && tape.children(here.parent).filter(|sibling| name(*sibling) == name(at)).count() > 1 {
+            return true;
+        }
+        at = here.parent;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn names_twice_on_the_way_are_noticed_and_no_others(paths in prop::collection::vec(path(), 1..4), doc in document_with_duplicates()) {
+        let queries: Vec<_> = paths.iter().map(|p| parse(p).unwrap()).collect();
+        let (mut tape, mut selection) = (Tape::default(), Selection::default());
+        tape.scan(doc.as_bytes()).unwrap();
+        let result = Program::new(&queries).select(doc.as_bytes(), &tape, &mut selection);
+        let expected = selection.hits.iter().any(|h| twice_above(&tape, &doc, h.node));
+        prop_assert_eq!(result.is_err(), expected, "{:?} in {}", paths, doc);
     }
 }

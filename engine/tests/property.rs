@@ -1,4 +1,5 @@
 //! Over arbitrary JSON and arbitrary schemas: reveal undoes transform byte for byte, nothing protected survives, nothing panics.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 use support::{Bench, document, keyring, value_record};
 use veilstream_engine::RejectCode;
 use veilstream_engine::compile::{Grants, compile};
-use veilstream_engine::reveal::{Report, RevealOptions, Revealer, Status};
+use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::scan::Tape;
 use veilstream_engine::transform::Outcome;
 
@@ -269,7 +270,7 @@ fn arbitrary_bytes_never_panic() {
                 prop_assert!(Tape::default().scan(&bytes).is_ok());
             }
             if let Outcome::Protected(schema) = verdict {
-                let _ = revealer.reveal(&schema, &plain.keys, &|_| None, &bytes, &RevealOptions::default(), out, report);
+                let _ = revealer.reveal(&schema, KeySource::of(&plain.keys), &bytes, &RevealOptions::default(), out, report);
             }
             Ok(())
         })

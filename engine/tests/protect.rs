@@ -1,4 +1,5 @@
 //! What happens to values: every kind of protection, where indexes go, what is counted, what is refused.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use support::{Bench, NOW, TENANT, document, full_record, key, keyring, keyring_of, shape, value_record};
 use veilstream_engine::key::{Budget, KeyKind, KeyState, Scope};
 use veilstream_engine::record::{FieldOutcome, HeaderOutput, KeyOutput, Record};
+use veilstream_engine::reveal::{KeySource, Revealer};
 use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
 use veilstream_engine::{RejectCode, subject};
 
@@ -399,7 +401,7 @@ fn keys_and_headers_are_protected() {
     assert_eq!(out.headers[5], HeaderOutput::Same(6));
     let token = value(1).1;
     let mut opened = Vec::new();
-    veilstream_engine::reveal::Revealer::default().open("t#header:x-mail", &bench.keys, &|_| None, token.as_bytes(), &mut opened).unwrap();
+    Revealer::default().open("t#header:x-mail", KeySource::of(&bench.keys), token.as_bytes(), &mut opened).unwrap();
     assert_eq!(opened, b"a@b");
 
     assert!(matches!(bench.record(&full_record(Some(b" a@b "), Some(b"{}"), &[])), Outcome::Protected(_)));
@@ -415,7 +417,7 @@ fn a_deterministic_key_opens_to_the_raw_bytes() {
     assert!(matches!(bench.record(&full_record(Some(b"\x00raw\xff"), Some(b"{}"), &[])), Outcome::Protected(_)));
     let token = bench.out.key_bytes.clone();
     let mut opened = Vec::new();
-    veilstream_engine::reveal::Revealer::default().open("t#key", &bench.keys, &|_| None, &token, &mut opened).unwrap();
+    Revealer::default().open("t#key", KeySource::of(&bench.keys), &token, &mut opened).unwrap();
     assert_eq!(opened, b"\x00raw\xff");
     assert!(matches!(bench.record(&full_record(Some(b"\x00raw\xff"), None, &[])), Outcome::Protected(_)));
     assert!(bench.out.tombstone);

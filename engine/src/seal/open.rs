@@ -158,7 +158,7 @@ fn check_key(key: &Key, header: &Header, tenant: &str, allow_compromised: bool) 
 fn open_gcm<A: AeadInOut>(aes: &A, nonce: &[u8], aad: &[u8], text: &mut [u8]) -> Result<usize, OpenError> {
     let end = text.len().checked_sub(TAG_LEN).ok_or(OpenError::Corrupt)?;
     let (body, tag) = text.split_at_mut(end);
-    let nonce = (&*nonce).try_into().map_err(|_| OpenError::Corrupt)?;
+    let nonce = nonce.try_into().map_err(|_| OpenError::Corrupt)?;
     let tag = (&*tag).try_into().map_err(|_| OpenError::Corrupt)?;
     aes.decrypt_inout_detached(nonce, aad, body.into(), tag).map_err(|_| OpenError::Corrupt)?;
     Ok(end)
@@ -180,6 +180,6 @@ fn unframe<'p>(header: &Header, frame: &'p [u8]) -> Result<(PayloadKind, &'p [u8
 fn unpad(frame: &[u8]) -> Result<&[u8], OpenError> {
     let end = frame.iter().rposition(|b| *b != 0).ok_or(OpenError::Corrupt)?;
     // A padded frame is a multiple of 16 and its padding at most the largest pad.
-    let well_formed = frame[end] == 0x80 && frame.len() % 16 == 0 && frame.len() - end <= 4096;
+    let well_formed = frame[end] == 0x80 && frame.len().is_multiple_of(16) && frame.len() - end <= 4096;
     if well_formed { Ok(&frame[..end]) } else { Err(OpenError::Corrupt) }
 }

@@ -17,7 +17,7 @@ impl Run<'_> {
         let mut hits = work.selection.hits.iter().peekable();
         let protected = work.edits.len();
         // The root is no member.
-        let mut at = if nodes[0].is_container() && !hits.peek().is_some_and(|h| h.node == 0) { 1 } else { nodes.len() as u32 };
+        let mut at = if nodes[0].is_container() && hits.peek().is_none_or(|h| h.node != 0) { 1 } else { nodes.len() as u32 };
         while let Some(node) = nodes.get(at as usize) {
             while hits.next_if(|h| h.node < at).is_some() {}
             if hits.peek().is_some_and(|h| h.node == at) {

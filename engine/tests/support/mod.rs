@@ -6,7 +6,7 @@ use std::sync::Arc;
 use veilstream_engine::compile::{Grants, SchemaSet, compile};
 use veilstream_engine::key::{Budget, Key, KeyKind, KeyState, Scope, SecretKey};
 use veilstream_engine::record::{Header, Output, Record};
-use veilstream_engine::reveal::{Report, RevealOptions, Revealer, Status};
+use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::transform::{Outcome, Transformer};
 use veilstream_engine::{Entropy, EntropyError, Keyring, RejectCode, kdf};
 
@@ -123,7 +123,7 @@ impl Bench {
     pub fn reveal_with(&self, value: &str, options: &RevealOptions<'_>) -> (String, Report) {
         let (mut out, mut report) = (Vec::new(), Report::default());
         let schema = &self.schemas.schemas()[0];
-        Revealer::default().reveal(schema, &self.keys, &|_| None, value.as_bytes(), options, &mut out, &mut report).unwrap();
+        Revealer::default().reveal(schema, KeySource::of(&self.keys), value.as_bytes(), options, &mut out, &mut report).unwrap();
         (String::from_utf8(out).unwrap(), report)
     }
 
