@@ -11,14 +11,17 @@ use veilstream_engine::compile::SchemaSet;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
+use crate::kafka::{End, Pipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
 use crate::status::Status;
-use crate::telemetry::events::{Event as _, SchemasLoaded, SchemasRefused};
+use crate::telemetry::events::{Event as _, SchemasLoaded, SchemasRefused, Stopping};
 use crate::telemetry::metrics::Metrics;
 
 /// How often keys are maintained and the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How long leaving the group may take after the lanes have stopped.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Runs until a signal or the pipeline ends it.
 ///
@@ -26,7 +29,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// A part does not start; [`Exit::of`] tells the exit code.
 pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     disable_core_dumps().context("core dumps could not be disabled")?;
-    let (send, events) = mpsc::channel::<Event<Exit>>();
+    let (send, events) = mpsc::channel::<Event<End>>();
     let requests = send.clone();
     signals::watch(move |request| requests.send(Event::Request(request)).is_ok()).context("signals could not be watched")?;
 
@@ -38,8 +41,46 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     tracing::info!(address = %http.address(), "HTTP listens");
 
     let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
-    let _ = (create_topics, schemas, events);
-    anyhow::bail!("the keys and the pipeline are not wired yet")
+    let keys = crate::keys::open(&config.keys)?;
+    keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
+    status.ready("keys");
+
+    let pipeline = Pipeline::start(config, schemas.registry.clone(), keys.clone(), status.clone(), metrics.clone(), create_topics)
+        .map_err(|e| e.exit().because(e.to_string()))?;
+    let pipeline = Arc::new(pipeline);
+    let waiter = pipeline.clone();
+    std::thread::Builder::new().name("pipeline-end".to_owned()).spawn(move || {
+        if let Some(end) = waiter.wait() {
+            // An error means that nobody is left to tell.
+            let _ = send.send(Event::Ended(end));
+        }
+    })?;
+    let why = supervise(&events, config.schemas.reload_interval, || keys.maintain(), || schemas.reload(|set| keys.prepare(set).map_err(|e| e.to_string())));
+    let end = match why {
+        Why::Ended(end) => end,
+        Why::Signal(signal) => {
+            status.unready("process", format!("stopping: {signal}"));
+            Stopping { why: signal }.emit(&metrics);
+            drain(&pipeline, &events, config.pipeline.drain_timeout)
+        }
+    };
+    drop(http);
+    if end == End::Stopped { Ok(Exit::Ok) } else { Err(end.exit().because(end.to_string())) }
+}
+
+/// Lets the pipeline commit what it has; what does not end in time is aborted by the next start.
+fn drain(pipeline: &Pipeline, events: &Receiver<Event<End>>, timeout: Duration) -> End {
+    let deadline = Instant::now() + timeout;
+    pipeline.stop(deadline);
+    // Leaving the group takes a moment more.
+    let last = deadline + LEAVE;
+    loop {
+        match events.recv_timeout(last.saturating_duration_since(Instant::now())) {
+            Ok(Event::Ended(end)) => return end,
+            Ok(Event::Request(_)) => {}
+            Err(_) => return End::Failed(format!("the pipeline did not stop within {} s; the next start aborts what it left open", timeout.as_secs())),
+        }
+    }
 }
 
 /// The schemas, announced in logs and `/status`.

@@ -8,6 +8,7 @@ pub mod entropy;
 pub mod exit;
 pub mod http;
 pub mod kafka;
+pub mod keys;
 pub mod registry;
 pub mod signals;
 pub mod status;

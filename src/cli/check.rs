@@ -7,7 +7,8 @@ use clap::Args;
 
 use crate::config::{Config, Fault, Input};
 use crate::exit::Exit;
-use crate::registry;
+use crate::kafka::preflight;
+use crate::{keys, registry};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -49,11 +50,28 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
         return Err(super::faults_error(&lines));
     }
     if args.preflight {
-        // Never "ok" for what was not asked.
-        return Err(Exit::Preflight.because("--preflight is not wired yet"));
+        ask(&config, &mut out)?;
     }
     writeln!(out, "{}: ok", args.config.display())?;
     Ok(Exit::Ok)
+}
+
+/// Asks brokers and keys what `run` would ask.
+fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
+    let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
+    let schemas = registry.current();
+    let found = preflight::examine(&config.kafka, &schemas, &config.pipeline.dead_letter_topic).map_err(|e| Exit::Preflight.because(e))?;
+    for warning in &found.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    let mut problems = found.problems;
+    if let Err(error) = keys::open(&config.keys) {
+        problems.push(format!("keys: {error:#}"));
+    }
+    if !found.denied.is_empty() {
+        return Err(Exit::NotAuthorized.because(found.denied.join("\n")));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Exit::Preflight.because(problems.join("\n"))) }
 }
 
 fn hides_schemas(fault: &Fault) -> bool {

@@ -251,7 +251,7 @@ impl Poller {
                 match request {
                     ToPoll::Rewind { lane, targets, reread } => self.rewind(lane, targets, reread),
                     ToPoll::Park(target) => self.park(target),
-                    ToPoll::Ended(_, why) => {
+                    ToPoll::Ended(why) => {
                         left -= 1;
                         if why != End::Stopped && end == End::Stopped {
                             end = why;

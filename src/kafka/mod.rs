@@ -9,6 +9,7 @@ pub mod error;
 mod ffi;
 mod guard;
 pub mod lane;
+pub mod letters;
 pub mod preflight;
 mod producer;
 mod pump;

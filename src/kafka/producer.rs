@@ -27,8 +27,16 @@ impl Recipe {
     /// The producer of a lane: `<prefix>-<group>-<instance>-<lane>`, stable over restarts, so that a restarted process aborts its own orphan.
     /// `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
     pub(super) fn new(kafka: &Kafka, lane: &str, limits: Option<(usize, usize)>) -> Self {
+        Self::of_id(kafka, format!("{}-{}-{}-{lane}", kafka.transactional_id_prefix, kafka.group_id, kafka.instance), limits)
+    }
+
+    /// A producer that all instances share, so that the newest fences the others: `<prefix>-<group>-<name>`.
+    pub(super) fn shared(kafka: &Kafka, name: &str, limits: Option<(usize, usize)>) -> Self {
+        Self::of_id(kafka, format!("{}-{}-{name}", kafka.transactional_id_prefix, kafka.group_id), limits)
+    }
+
+    fn of_id(kafka: &Kafka, id: String, limits: Option<(usize, usize)>) -> Self {
         let mut properties = settings::properties(kafka, Side::Producer);
-        let id = format!("{}-{}-{}-{lane}", kafka.transactional_id_prefix, kafka.group_id, kafka.instance);
         properties.insert("transactional.id".to_owned(), id.clone());
         if let Some((least, greatest)) = limits {
             // The broker refuses a batch beyond the topic's limit with all its records; the client refuses a message beyond its own.

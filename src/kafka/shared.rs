@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use veilstream_engine::Keyring;
+use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::Key;
 use veilstream_engine::transform::NeededKey;
 
@@ -30,6 +31,15 @@ pub trait KeySource: Send + Sync {
     /// # Errors
     /// [`KeyFault`]; the records stay where they are.
     fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault>;
+
+    /// Mints what these schemas need and is not there yet, before they come into force.
+    ///
+    /// # Errors
+    /// [`KeyFault`]; the schemas must not come into force.
+    fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault>;
+
+    /// Called about once a second: replaces keys before they are spent or old.
+    fn maintain(&self);
 }
 
 /// Keys cannot be had now.
@@ -116,7 +126,7 @@ pub(super) enum ToPoll {
     /// Stop reading this partition; later go on at the offset.
     Park(Target),
     /// The lane is over.
-    Ended(usize, End),
+    Ended(End),
 }
 
 /// The polling thread's handle of a lane.

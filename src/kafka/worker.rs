@@ -127,7 +127,7 @@ impl Worker {
             let _ = ack.send(self.lane);
         }
         // The polling thread outlives its lanes.
-        let _ = self.poll.send(ToPoll::Ended(self.lane, end));
+        let _ = self.poll.send(ToPoll::Ended(end));
     }
 
     /// One step of whatever is due.
