@@ -22,6 +22,11 @@ impl Entropy for OsRandom {
     }
 }
 
+/// The bytes of lower-case hex.
+pub fn hex(text: &str) -> Vec<u8> {
+    text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
 /// A key whose bytes follow from what it is for.
 pub fn key(kind: KeyKind, scope: &str) -> Key {
     let mut bytes = [kind as u8 + 1; 32];
@@ -152,11 +157,15 @@ pub fn shape(text: &str) -> String {
     while let Some(at) = rest.find('"') {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
-        let end = 1 + from[1..].char_indices().scan(false, |escaped, (i, c)| {
-            let here = *escaped;
-            *escaped = c == '\\' && !here;
-            Some((i, c, here))
-        }).find(|(_, c, escaped)| *c == '"' && !escaped).map_or(from.len() - 1, |(i, ..)| i);
+        let end = 1 + from[1..]
+            .char_indices()
+            .scan(false, |escaped, (i, c)| {
+                let here = *escaped;
+                *escaped = c == '\\' && !here;
+                Some((i, c, here))
+            })
+            .find(|(_, c, escaped)| *c == '"' && !escaped)
+            .map_or(from.len() - 1, |(i, ..)| i);
         let inner = &from[1..end];
         let name = if let Ok(header) = veilstream_engine::inspect::inspect(inner.as_bytes()) {
             format!("<{}.{}>", header.suite.id(), header.flags)
