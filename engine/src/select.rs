@@ -6,6 +6,7 @@
 mod filter;
 mod program;
 mod query;
+mod reads;
 mod selection;
 mod walk;
 

@@ -78,7 +78,11 @@ fn path() -> impl Strategy<Value = String> {
             .prop_map(|(a, b)| format!("[{}:{}]", a.map(|n| n.to_string()).unwrap_or_default(), b.map(|n| n.to_string()).unwrap_or_default())),
         1 => Just("['a','b']".to_owned()),
         1 => "[a-e]".prop_map(|n| format!("[?@.{n}]")),
+        1 => Just(".d[?@.a].b".to_owned()),
+        1 => Just(".d[?length(@.a) == 1].b".to_owned()),
         1 => "[a-e]".prop_map(|n| format!("[?@.{n} == 'a' || @.{n} > 1]")),
+        1 => prop::sample::select(vec!["[?length(@) > 1]", "[?count(@.*) == 2]", "[?length(@.a) == 2]", "[?@.a == @.b]", "[?@ == $.a]", "[?@.a[?@.b]]", "[?@.a[?length(@) == 2]]"])
+            .prop_map(str::to_owned),
     ];
     // Documents are shallow: long paths seldom select.
     let length = prop_oneof![1 => Just(0_usize), 8 => Just(1), 8 => Just(2), 3 => Just(3)];

@@ -6,6 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use support::{Bench, NOW, TENANT, document, full_record, key, keyring, keyring_of, shape, value_record};
+use veilstream_engine::compile::{Grants, compile};
 use veilstream_engine::key::{Budget, KeyKind, KeyState, Scope};
 use veilstream_engine::record::{FieldOutcome, HeaderOutput, KeyOutput, Record};
 use veilstream_engine::reveal::{KeySource, Revealer};
@@ -620,4 +621,34 @@ fn what_looks_like_a_token_is_encrypted_like_any_value() {
     let first = bench.protect(r#"{"a":"stolen"}"#);
     let second = bench.there_and_back(&first);
     assert_ne!(first, second);
+}
+
+#[test]
+fn filters_may_not_judge_by_what_protection_changes() {
+    let compiles = |path: &str| {
+        let field = format!(r#"{{"id":"a","path":"{path}","index":{{"normalize":"exact"}}}}"#);
+        compile(document(&format!(r#""fields":[{field}]"#)).as_bytes(), &Grants::local()).is_ok()
+    };
+    for fine in ["$.x[?@.k].a", "$.x[?@.k == 'v'].a", "$.x[?@.o].o.a", "$.x[?length(@.k) > 1].a", "$.x[?@.k[?@.j == 1]].a", "$.z[?$.x == 1].a"] {
+        assert!(compiles(fine), "{fine}");
+        // What compiles is selected again on the way back.
+        let mut bench = Bench::new(&format!(r#""fields":[{{"id":"a","path":"{fine}","index":{{"normalize":"exact"}}}}]"#));
+        bench.there_and_back(r#"{"x":[{"a":"s","k":"v"},{"a":"s","k":"vw","o":{"a":"s"}},{"a":"s","k":[{"j":1}]}],"z":{"y":{"a":"s"}}}"#);
+        bench.there_and_back(r#"{"x":1,"z":{"y":{"a":"s"}}}"#);
+    }
+    for fault in [
+        "$.x[?@.a].a",
+        "$.x[?@.a == 1].a",
+        "$.x[?length(@) == 2].a",
+        "$.x[?count(@.*) == 2].a",
+        "$.x[?length(@.o) == 1].o.a",
+        "$.x[?@.o == @.p].o.a",
+        "$.x[?@.k[?@.a]].k[0].a",
+        "$.x[?$.x[0].a == 1].a",
+        "$.x[?@.k == 1]",
+        "$..[?@.k == 1].k.a",
+        "$[?$.x == 1].y.a",
+    ] {
+        assert!(!compiles(fault), "{fault}");
+    }
 }

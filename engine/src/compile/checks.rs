@@ -13,6 +13,7 @@ pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     }
     clear_reads(read, reader);
     filters(read, reader);
+    filter_values(read, reader);
     covered(read, reader);
     indexes(read, reader);
     field_ids(read, reader);
@@ -38,6 +39,18 @@ fn filters(read: &ReadSchema, reader: &mut Reader) {
                 if read.queries[i].may_cover_steps(&read_by_filter) {
                     reader.error(pointer, format!("has a filter that reads a member field {} protects; filter on members that stay in clear", field.id));
                 }
+            }
+        }
+    }
+}
+
+/// A container changes with what is protected in it: comparing or measuring it gives another answer on the way back.
+fn filter_values(read: &ReadSchema, reader: &mut Reader) {
+    for (query, pointer) in read.queries.iter().zip(&read.pointers) {
+        let values = query.filter_values();
+        for (i, field) in read.schema.fields.iter().enumerate() {
+            if values.iter().any(|steps| read.queries[i].may_select_inside(steps)) {
+                reader.error(pointer, format!("has a filter that compares or measures what contains a member field {} protects; compare members that stay in clear", field.id));
             }
         }
     }

@@ -1,9 +1,11 @@
 //! One parsed path, and what can be said of it before any document is seen.
 
 use jsonpath_rust::parser::model::{
-    Comparable, Comparison, Filter, FilterAtom, FnArg, JpQuery, Literal, Segment, Selector, SingularQuery, SingularQuerySegment, Test, TestFunction,
+    Comparable, Comparison, Filter, FilterAtom, FnArg, JpQuery, Literal, Segment, Selector, SingularQuery, Test, TestFunction,
 };
 use jsonpath_rust::parser::parse_json_path;
+
+use super::reads::{self, Read};
 
 /// Longest path text.
 const MAX_PATH: usize = 1024;
@@ -60,7 +62,7 @@ pub fn parse(text: &str) -> Result<Query, String> {
     Ok(query)
 }
 
-fn step(segment: &Segment) -> Step {
+pub(super) fn step(segment: &Segment) -> Step {
     match segment {
         Segment::Descendant(inner) => Step { descendant: true, ..step(inner) },
         Segment::Selector(selector) => Step { descendant: false, selectors: vec![selector.clone()] },
@@ -141,13 +143,29 @@ impl Query {
     /// Every path its filters read, from the root.
     #[must_use]
     pub fn filter_reads(&self) -> Vec<Vec<Step>> {
+        self.reads().into_iter().map(|read| read.steps).collect()
+    }
+
+    /// Those whose value its filters compare, measure or count.
+    #[must_use]
+    pub fn filter_values(&self) -> Vec<Vec<Step>> {
+        self.reads().into_iter().filter(|read| read.value).map(|read| read.steps).collect()
+    }
+
+    /// Whether this path may select inside a node at `container`.
+    #[must_use]
+    pub fn may_select_inside(&self, container: &[Step]) -> bool {
+        covers(&self.steps, container, true)
+    }
+
+    fn reads(&self) -> Vec<Read> {
         let mut out = Vec::new();
         for (i, step) in self.steps.iter().enumerate() {
             for selector in &step.selectors {
                 if let Selector::Filter(filter) = selector {
                     let mut base = self.steps[..i].to_vec();
                     base.push(Step { descendant: step.descendant, selectors: vec![Selector::Wildcard] });
-                    reads(filter, &base, &mut out);
+                    reads::filter(filter, &base, &mut out);
                 }
             }
         }
@@ -162,7 +180,7 @@ impl Query {
     pub(super) fn has_absolute_filter(&self) -> bool {
         let mut absolute = false;
         for filter in self.filters() {
-            visit(filter, &mut |part| absolute |= matches!(part, Part::Root(_) | Part::RootSingular(_)));
+            visit(filter, &mut |part| absolute |= matches!(part, Part::Root));
         }
         absolute
     }
@@ -197,10 +215,8 @@ fn may_match(a: &Selector, b: &Selector) -> bool {
 
 /// What a filter is made of, as far as anybody here asks.
 enum Part<'f> {
-    Relative(&'f [Segment]),
-    RelativeSingular(&'f [SingularQuerySegment]),
-    Root(&'f [Segment]),
-    RootSingular(&'f [SingularQuerySegment]),
+    /// A path from the root.
+    Root,
     Function(&'f TestFunction),
 }
 
@@ -219,20 +235,17 @@ fn visit_comparison<'f>(comparison: &'f Comparison, see: &mut impl FnMut(Part<'f
         match side {
             Comparable::Literal(_) => {}
             Comparable::Function(function) => visit_function(function, see),
-            Comparable::SingularQuery(SingularQuery::Current(segments)) => see(Part::RelativeSingular(segments)),
-            Comparable::SingularQuery(SingularQuery::Root(segments)) => see(Part::RootSingular(segments)),
+            Comparable::SingularQuery(SingularQuery::Current(_)) => {}
+            Comparable::SingularQuery(SingularQuery::Root(_)) => see(Part::Root),
         }
     }
 }
 
 fn visit_test<'f>(test: &'f Test, see: &mut impl FnMut(Part<'f>)) {
     let segments = match test {
-        Test::RelQuery(segments) => {
-            see(Part::Relative(segments));
-            segments
-        }
+        Test::RelQuery(segments) => segments,
         Test::AbsQuery(query) => {
-            see(Part::Root(&query.segments));
+            see(Part::Root);
             &query.segments
         }
         Test::Function(function) => return visit_function(function, see),
@@ -290,26 +303,4 @@ fn function_fault(function: &TestFunction) -> Option<String> {
         },
         _ => None,
     }
-}
-
-/// Appends the paths `filter` reads to `out`, relative ones from `base`.
-fn reads(filter: &Filter, base: &[Step], out: &mut Vec<Vec<Step>>) {
-    let singular = |segments: &[SingularQuerySegment]| -> Vec<Step> {
-        let selector = |s: &SingularQuerySegment| match s {
-            SingularQuerySegment::Index(i) => Selector::Index(*i),
-            SingularQuerySegment::Name(n) => Selector::Name(n.clone()),
-        };
-        segments.iter().map(|s| Step { descendant: false, selectors: vec![selector(s)] }).collect()
-    };
-    visit(filter, &mut |part| {
-        let (from, tail) = match part {
-            Part::Relative(segments) => (base, segments.iter().map(step).collect()),
-            Part::RelativeSingular(segments) => (base, singular(segments)),
-            Part::Root(segments) => (&[][..], segments.iter().map(step).collect()),
-            Part::RootSingular(segments) => (&[][..], singular(segments)),
-            Part::Function(_) => return,
-        };
-        // `@` alone reads the whole element.
-        out.push([from, &tail[..]].concat());
-    });
 }
