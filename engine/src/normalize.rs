@@ -5,6 +5,9 @@
 mod email;
 mod number;
 mod phone;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests;
 mod text;
 
 use std::fmt;

@@ -1,17 +1,18 @@
 //! `phone-<region>`: E.164 with a default region.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use phonenumber::{Mode, country};
+use phonenumber::{PhoneNumber, country};
 
 /// Longest text that is looked at as a number; a telephone number has at most 15 digits.
 const MAX_LEN: usize = 64;
 
 /// Appends the number in E.164, or `?` and its digits when it does not parse; `false` when it has no digits either.
 pub(super) fn normalize(text: &str, region: country::Id, out: &mut Vec<u8>) -> bool {
-    if let Some(e164) = parse(text, region) {
-        out.extend_from_slice(e164.as_bytes());
-        return true;
+    if let Some(number) = parse(text, region) {
+        // Not the crate's formatter: it looks for a national format too, by regular expressions, before it writes these two.
+        return write!(out, "+{}{}", number.code().value(), number.national()).is_ok();
     }
     out.push(b'?');
     let start = out.len();
@@ -23,11 +24,12 @@ pub(super) fn normalize(text: &str, region: country::Id, out: &mut Vec<u8>) -> b
     true
 }
 
-/// The crate has panicked on crafted input: a panic is a number that does not parse.
-fn parse(text: &str, region: country::Id) -> Option<String> {
+/// The crate has panicked on crafted input before: a panic is a number that does not parse. Its message may quote the number, so a program
+/// that normalises personal data needs a panic hook that prints no message.
+fn parse(text: &str, region: country::Id) -> Option<PhoneNumber> {
     if text.len() > MAX_LEN {
         return None;
     }
-    let parsed = catch_unwind(AssertUnwindSafe(|| phonenumber::parse(Some(region), text).ok().map(|n| n.format().mode(Mode::E164).to_string())));
-    parsed.ok().flatten()
+    let parsed = catch_unwind(AssertUnwindSafe(|| phonenumber::parse(Some(region), text).ok()));
+    parsed.ok().flatten().filter(|number| number.code().value() != 0)
 }
