@@ -32,6 +32,8 @@ const POLL: Duration = Duration::from_millis(20);
 const ASSIGN_WAIT: Duration = Duration::from_secs(1);
 /// Requests to the group coordinator and to partition leaders.
 const REQUEST: Duration = Duration::from_secs(5);
+/// No refusal for so long: what was missing has been granted.
+const GRANTED: Duration = Duration::from_secs(30);
 /// How often lag, schemas and brokers are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -226,11 +228,13 @@ pub(super) struct Poller {
     parked: Vec<Target>,
     next_look: Instant,
     joined: bool,
+    /// When Kafka last refused something.
+    denied: Option<Instant>,
 }
 
 impl Poller {
     pub(super) fn new(consumer: Arc<KafkaConsumer>, shared: Arc<Shared>, kafka: config::Kafka, requests: Receiver<ToPoll>, stop: Receiver<Instant>) -> Self {
-        Self { consumer, shared, kafka, requests, stop, topics: Vec::new(), parked: Vec::new(), next_look: Instant::now(), joined: false }
+        Self { consumer, shared, kafka, requests, stop, topics: Vec::new(), parked: Vec::new(), next_look: Instant::now(), joined: false, denied: None }
     }
 
     /// Hands the lanes to the rebalance callbacks.
@@ -264,7 +268,12 @@ impl Poller {
                 stopping = self.stop_lanes(deadline);
             }
             self.poll();
+            if let (false, Some((code, _))) = (stopping, self.consumer.client().fatal_error()) {
+                end = End::Failed(format!("the consumer cannot go on ({code})"));
+                stopping = self.stop_lanes(Instant::now() + self.shared.pipeline.drain_timeout);
+            }
             if let Some(code) = lock(&self.consumer.context().denied).take() {
+                self.denied = Some(Instant::now());
                 self.shared.status.unready("kafka", format!("{code}: grant Read on the raw topics and on the group"));
                 if !self.joined && !stopping {
                     end = End::NotAuthorized(format!("{code}: grant Read on the raw topics and on group {}", self.kafka.group_id));
@@ -406,6 +415,10 @@ impl Poller {
             return;
         }
         self.next_look = Instant::now() + HOUSEKEEPING;
+        if self.joined && self.denied.is_some_and(|at| at.elapsed() > GRANTED) {
+            self.denied = None;
+            self.shared.status.ready("kafka");
+        }
         self.look_at_brokers();
         self.look_at_schemas();
         self.release();

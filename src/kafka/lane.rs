@@ -144,11 +144,6 @@ impl Lane {
         action
     }
 
-    /// The lane has nothing open and stops.
-    pub fn end(&mut self) {
-        self.state = State::Ended;
-    }
-
     fn failed(&mut self, fault: Fault, now: Instant) -> (State, Action) {
         match fault {
             Fault::Fenced => self.fenced(now, self.timed_out(now)),
@@ -239,13 +234,11 @@ mod tests {
                 State::Draining => &[Event::Work, Event::Due],
                 State::Committing => &[Event::Work, Event::Due, Event::Flushed],
                 State::Aborting => &[Event::Work, Event::Drop],
+                State::Ended => &[Event::Failed(Fault::Fenced), Event::Recycled, Event::Failed(Fault::Fenced)],
                 _ => &[],
             };
             for event in events {
                 run.on(*event);
-            }
-            if state == State::Ended {
-                run.0.end();
             }
             assert_eq!(run.0.state(), state);
             run

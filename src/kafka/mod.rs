@@ -195,7 +195,14 @@ impl Pipeline {
         let system = |e: std::io::Error| StartError::System(format!("no thread can be had ({e})"));
         let mut threads = Vec::new();
         for (lane, worker) in workers.into_iter().enumerate() {
-            threads.push(std::thread::Builder::new().name(format!("lane-{lane}")).spawn(move || worker.run()).map_err(system)?);
+            let ended = to_poll.clone();
+            let run = move || {
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run())).is_err() {
+                    // Its transaction is aborted by the next start; without this word the others would wait for it for ever.
+                    let _ = ended.send(shared::ToPoll::Ended(End::Failed(format!("lane {lane} panicked"))));
+                }
+            };
+            threads.push(std::thread::Builder::new().name(format!("lane-{lane}")).spawn(run).map_err(system)?);
         }
         let run = move || {
             let end = poller.run(lanes);

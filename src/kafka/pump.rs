@@ -56,8 +56,8 @@ pub(super) struct Transaction {
     pub(super) begun: Option<Instant>,
     times: Vec<i64>,
     refused: Vec<Arc<str>>,
-    /// Where its last record came from.
-    last: Option<(Arc<str>, i32, i64)>,
+    /// Where its first record came from.
+    first: Option<(Arc<str>, i32, i64)>,
 }
 
 impl Transaction {
@@ -66,7 +66,7 @@ impl Transaction {
     }
 
     fn clear(&mut self) {
-        (self.records, self.bytes, self.dead_letters, self.begun, self.last) = (0, 0, 0, None, None);
+        (self.records, self.bytes, self.dead_letters, self.begun, self.first) = (0, 0, 0, None, None);
         self.times.clear();
         self.refused.clear();
     }
@@ -201,7 +201,7 @@ impl Pump {
             if slot.route.is_none() {
                 slot.route = self.route(&slot.assigned.topic, producer);
             }
-            let Some(route) = slot.route.clone() else { return Stopped::Failed(Fault::Doubt) };
+            let Some(route) = slot.route else { return Stopped::Failed(Fault::Doubt) };
             if self.topics[route.counters].tripped {
                 return Stopped::Tripped(slot.assigned.epoch);
             }
@@ -217,7 +217,9 @@ impl Pump {
                     self.fetches = 0;
                     slot.next = Some(message.offset() + 1);
                     self.count(&route, &message, matches!(done, Done::DeadLettered));
-                    self.transaction.last = Some((slot.assigned.topic.clone(), message.partition(), message.offset()));
+                    if self.transaction.first.is_none() {
+                        self.transaction.first = Some((slot.assigned.topic.clone(), message.partition(), message.offset()));
+                    }
                 }
                 Err(fault) => return Stopped::Failed(fault),
             }
@@ -441,9 +443,6 @@ impl Pump {
             self.shared.metrics.records_dead_lettered.with_label_values(&[topic, Reason::BrokerRefused.as_str()]).inc();
         }
         self.shared.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
-        if let Some(last) = self.transaction.last.take() {
-            self.condemned.remove(&last);
-        }
         self.transaction.clear();
     }
 
@@ -461,7 +460,7 @@ impl Pump {
 
     /// The only record of the transaction is what the broker refuses: it becomes a dead letter. `false`: it was one already.
     pub(super) fn condemn(&mut self) -> bool {
-        match self.transaction.last.take() {
+        match self.transaction.first.take() {
             Some(origin) => self.condemned.insert(origin),
             None => false,
         }

@@ -24,7 +24,7 @@ pub(super) struct Slot {
 }
 
 /// Where records of a topic go.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) struct Route {
     /// The sanitized topic; `None`: no schema routes the raw topic any more.
     pub(super) to: Option<TopicId>,

@@ -120,14 +120,13 @@ impl Worker {
             }
             self.turn();
         };
-        self.machine.end();
-        self.batch.clear();
-        self.producer = None;
         for ack in self.acks.drain(..) {
             let _ = ack.send(self.lane);
         }
-        // The polling thread outlives its lanes.
-        let _ = self.poll.send(ToPoll::Ended(end));
+        let poll = self.poll.clone();
+        // Batch, producer and queue go first: the polling thread outlives its lanes.
+        drop(self);
+        let _ = poll.send(ToPoll::Ended(end));
     }
 
     /// One step of whatever is due.
@@ -362,7 +361,6 @@ impl Worker {
             Ok(Ok(producer)) => {
                 self.producer = Some(producer);
                 self.pump.new_producer(&mut self.slots);
-                self.backoff.worked();
                 self.blocked.clear(&self.shared.status);
                 self.drive(Event::Recycled);
                 for ack in self.acks.drain(..) {
@@ -419,7 +417,6 @@ impl Worker {
             Ok(targets) => {
                 self.slots.moved(&targets);
                 self.recovery = None;
-                self.backoff.worked();
             }
             Err(_) => {
                 recovery.asked = None;
