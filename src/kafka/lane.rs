@@ -40,8 +40,12 @@ pub enum Event {
     },
     /// A call or a delivery failed.
     Failed(Fault),
-    /// The abort succeeded.
-    Aborted,
+    /// The abort succeeded; `spent`: why the producer is of no more use all the same (a request that ended without an answer, or sequence
+    /// numbers that a refused batch left with a gap).
+    Aborted {
+        /// See [`Event::Aborted`].
+        spent: Option<&'static str>,
+    },
     /// A new producer is fenced in.
     Recycled,
     /// The work must not commit any more: its partitions are lost, or a stop cannot wait.
@@ -124,10 +128,11 @@ impl Lane {
             }
             (S::Committing, Event::Committed { tainted: true }) => (S::Recycling, A::Recycle("unanswered_request")),
             (S::Open | S::Draining | S::Committing, Event::Drop) => (S::Aborting, A::Abort("partitions_lost")),
-            (S::Aborting, Event::Aborted) => {
+            (S::Aborting, Event::Aborted { spent: None }) => {
                 self.begun = None;
                 (S::Idle, A::Rewind)
             }
+            (S::Aborting, Event::Aborted { spent: Some(reason) }) => (S::Recycling, A::Recycle(reason)),
             (S::Aborting, Event::Due | Event::Drop | Event::Work) => (S::Aborting, A::Wait),
             (S::Recycling, Event::Recycled) => {
                 self.begun = None;
@@ -299,7 +304,8 @@ mod tests {
             (S::Committing, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Aborting, E::Due, S::Aborting, A::Wait),
             (S::Aborting, E::Drop, S::Aborting, A::Wait),
-            (S::Aborting, E::Aborted, S::Idle, A::Rewind),
+            (S::Aborting, E::Aborted { spent: None }, S::Idle, A::Rewind),
+            (S::Aborting, E::Aborted { spent: Some("why") }, S::Recycling, A::Recycle("why")),
             (S::Aborting, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
             (S::Aborting, E::Failed(Fault::Abortable), S::Recycling, A::Recycle("abort_failed")),
             (S::Aborting, E::Failed(BLOCKED), S::Recycling, A::Recycle("abort_failed")),
@@ -330,7 +336,7 @@ mod tests {
             E::Committed { tainted: false },
             E::Failed(Fault::Abortable),
             E::Failed(Fault::Doubt),
-            E::Aborted,
+            E::Aborted { spent: None },
             E::Recycled,
             E::Drop,
             E::Overrun,

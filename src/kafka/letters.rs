@@ -18,7 +18,7 @@ use veilstream_engine::transform::{Limits, Outcome, Transformer};
 use super::dead_letter::{self, Letter, Opened, Original, Reason};
 use super::ffi::{Destination, GroupMetadata, Headers};
 use super::preflight::{self, TopicFacts};
-use super::producer::{Producer, Recipe};
+use super::producer::{Producer, Recipe, Unproduced};
 use super::settings::{self, Side};
 use super::shared::{KeyFault, KeySource, unix_seconds};
 use crate::config::Config;
@@ -351,10 +351,8 @@ impl Replay<'_> {
                 self.done.protected += 1;
                 Ok(())
             }
-            Err(super::error::Fault::Refused) => {
-                self.again(letter, &record, Reason::Rejected(veilstream_engine::RejectCode::OutputTooLarge), Some(&schema.label))
-            }
-            Err(fault) => Err(LettersError::Kafka(format!("a record cannot be produced ({fault:?})"))),
+            Err(Unproduced::TooLarge) => self.again(letter, &record, Reason::Rejected(veilstream_engine::RejectCode::OutputTooLarge), Some(&schema.label)),
+            Err(Unproduced::Failed(fault)) => Err(LettersError::Kafka(format!("a record cannot be produced ({fault:?})"))),
         }
     }
 

@@ -79,6 +79,15 @@ impl Recipe {
     }
 }
 
+/// Why a record was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unproduced {
+    /// It is larger than any topic of this producer takes.
+    TooLarge,
+    /// The transaction has failed.
+    Failed(Fault),
+}
+
 /// A producer of one lane.
 pub(super) struct Producer {
     native: NativeProducer,
@@ -108,7 +117,7 @@ impl Producer {
         value: Option<&[u8]>,
         mut headers: Headers,
         go_on: impl Fn() -> bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Unproduced> {
         loop {
             match self.native.produce(to, key, value, headers) {
                 Ok(()) => return Ok(()),
@@ -116,10 +125,18 @@ impl Producer {
                     headers = back;
                     self.native.flush(FLUSH);
                 }
-                Err((RDKafkaErrorCode::QueueFull, _)) => return Err(Fault::Abortable),
-                Err((code, _)) => return Err(of_delivery(code)),
+                Err((RDKafkaErrorCode::QueueFull, _)) => return Err(Unproduced::Failed(Fault::Abortable)),
+                Err((RDKafkaErrorCode::MessageSizeTooLarge, _)) => return Err(Unproduced::TooLarge),
+                // A transaction that failed refuses every record: the one it failed for was reported as not delivered.
+                Err((code, _)) => return Err(Unproduced::Failed(self.delivery_fault().unwrap_or_else(|| of_delivery(code)))),
             }
         }
+    }
+
+    /// Why records were not delivered, if some were not; each is told once.
+    pub(super) fn delivery_fault(&self) -> Option<Fault> {
+        self.native.flush(0);
+        self.native.watch().take_failure().map(of_delivery)
     }
 
     /// Waits until everything produced is delivered, as long as `go_on` says so.

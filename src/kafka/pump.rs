@@ -19,7 +19,7 @@ use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
 use super::dead_letter::{self, Original, Reason};
 use super::error::Fault;
 use super::ffi::{Batch, Destination, Headers, Message, TopicId};
-use super::producer::Producer;
+use super::producer::{Producer, Unproduced};
 use super::shared::{KeyFault, Shared, unix_millis, unix_seconds};
 use super::slot::{Route, Slots};
 use crate::entropy::OsEntropy;
@@ -281,9 +281,8 @@ impl Pump {
         let to = Destination { topic: to, partition: message.partition(), timestamp: self.timestamp(message) };
         match producer.produce(to, key, value, headers, go_on) {
             Ok(()) => {}
-            // The client itself refuses this very record: larger than any topic takes.
-            Err(Fault::Refused) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &schema.label, producer, go_on),
-            Err(fault) => return Err(fault),
+            Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &schema.label, producer, go_on),
+            Err(Unproduced::Failed(fault)) => return Err(fault),
         }
         if let Some(time) = message.timestamp() {
             self.transaction.times.push(time);
@@ -345,8 +344,8 @@ impl Pump {
         let headers = Headers::new(0).ok_or(Fault::Doubt)?;
         producer.produce(to, sealed.key.as_deref(), Some(&sealed.value), headers, go_on).map_err(|fault| match fault {
             // Nothing is lost: the record waits until the dead-letter topic takes it.
-            Fault::Refused => Fault::Blocked(RDKafkaErrorCode::MessageSizeTooLarge),
-            other => other,
+            Unproduced::TooLarge => Fault::Blocked(RDKafkaErrorCode::MessageSizeTooLarge),
+            Unproduced::Failed(fault) => fault,
         })?;
         let counters = &self.topics[place.route.counters].counters;
         match reason {
@@ -417,8 +416,8 @@ impl Pump {
             self.fetches = 0;
             return Err(KeyFault("keys are there and do not seal; see the logs of the key store and the random source".to_owned()));
         }
-        self.fetches += 1;
         let keys = self.shared.keys.fetch(&self.needed)?;
+        self.fetches += 1;
         self.transformer.add_subject_keys(keys, unix_seconds());
         // Other kinds come with a new snapshot.
         self.keys = self.shared.keys.keyring();

@@ -289,7 +289,8 @@ impl Worker {
             Ok(tainted) => Event::Committed { tainted: tainted && self.shared.options.recycle_tainted },
             Err(error) => {
                 tracing::info!(lane = self.lane, code = %error, fatal = error.fatal, abortable = error.abortable, "commit failed");
-                Event::Failed(error.fault())
+                // The record that was not delivered says more than the transaction that failed for it.
+                Event::Failed(producer.delivery_fault().filter(|f| *f == Fault::Refused).unwrap_or_else(|| error.fault()))
             }
         }
     }
@@ -310,6 +311,7 @@ impl Worker {
     fn abort(&mut self, reason: &'static str) -> Event {
         TransactionAborted { lane: self.lane, reason }.emit(&self.shared.metrics);
         let records = self.pump.transaction.records;
+        let refused = self.failure == Some(Fault::Refused);
         match self.failure.take() {
             Some(Fault::Refused) => {
                 if self.bisection.refused(records) && !self.pump.condemn() {
@@ -326,7 +328,13 @@ impl Worker {
         }
         self.drop_work();
         match self.producer.as_ref().map(Producer::abort) {
-            Some(Ok(tainted)) if !(tainted && self.shared.options.recycle_tainted) => Event::Aborted,
+            Some(Ok(tainted)) => Event::Aborted {
+                spent: match (tainted && self.shared.options.recycle_tainted, refused) {
+                    (true, _) => Some("unanswered_request"),
+                    (_, true) => Some("refused_record"),
+                    _ => None,
+                },
+            },
             Some(Err(error)) => Event::Failed(error.fault()),
             _ => Event::Failed(Fault::Doubt),
         }
