@@ -6,13 +6,13 @@ use crate::error::{OpenError, Reject, RejectCode};
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
-use crate::scan::{Kind, NO_PARENT, Tape};
+use crate::scan::{Kind, NO_PARENT, Node, Tape};
 use crate::schema::{Field, PathId, Protect, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
 use crate::subject;
 use crate::token::{self, PREFIX};
-use crate::transform::{Position, binding, copy, cut, index_member_name, is_named};
+use crate::transform::{Generation, Position, binding, copy, cut, index_member_name, is_named};
 
 /// What to reveal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -160,19 +160,29 @@ impl Revealer {
     /// Finds the index members beside every declared place; `false` when there are none.
     fn find_indexes(&mut self, schema: &Schema, doc: &[u8]) -> bool {
         self.cuts.clear();
-        for hit in &self.selection.hits {
+        for i in 0..self.selection.hits.len() {
+            let hit = self.selection.hits[i];
             let Some(field) = schema.fields.get(usize::from(hit.path)).filter(|f| f.index.is_some() && f.protect != Protect::Hash) else { continue };
             let nodes = self.tape.nodes();
-            let node = &nodes[hit.node as usize];
-            let member = if node.is_member() { Some(node) } else { nodes.get(node.parent as usize).filter(|n| n.is_member()) };
-            let Some(member) = member else { continue };
-            index_member_name(doc, member, field, &mut self.name, &mut self.name_text);
-            let index = self.tape.children(member.parent).find(|sibling| is_named(doc, &self.tape, *sibling, &self.name, &self.name_text));
-            self.cuts.extend(index);
+            let is_member = |n: &u32| nodes.get(*n as usize).is_some_and(Node::is_member);
+            let Some(member) = [hit.node, nodes[hit.node as usize].parent].into_iter().find(is_member) else { continue };
+            for generation in [Generation::Newest, Generation::Previous] {
+                let found = self.find_index(doc, member, field, generation);
+                self.cuts.extend(found);
+            }
         }
         self.cuts.sort_unstable();
         self.cuts.dedup();
         !self.cuts.is_empty()
+    }
+
+    /// The index of a member: right after it, unless something that sorts members has been at work.
+    fn find_index(&mut self, doc: &[u8], member: u32, field: &Field, generation: Generation) -> Option<u32> {
+        let node = self.tape.nodes()[member as usize];
+        index_member_name(doc, &node, field, generation, &mut self.name, &mut self.name_text);
+        let is_it = |sibling: &u32| is_named(doc, &self.tape, *sibling, &self.name, &self.name_text);
+        let last = self.tape.nodes()[node.parent as usize].next;
+        Some(node.next).filter(|next| *next < last && is_it(next)).or_else(|| self.tape.children(node.parent).find(is_it))
     }
 
     fn cut_indexes(&self, doc: &[u8], out: &mut Vec<u8>) {

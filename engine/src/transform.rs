@@ -1,5 +1,6 @@
 //! One record in, one protected record out.
 
+mod beside;
 mod envelope;
 mod names;
 mod plan;
@@ -23,9 +24,9 @@ use crate::seal::{NoncePool, SealError};
 use crate::select::Selection;
 use crate::subject;
 use plan::Plan;
+pub(crate) use beside::Generation;
 pub(crate) use names::{index_member_name, is_named};
 pub(crate) use splice::{Edit, Position, binding, copy, cut};
-use splice::Pending;
 use subjects::SubjectKeys;
 
 /// What became of a record.
@@ -91,7 +92,7 @@ struct Work {
     tape: Tape,
     selection: Selection,
     edits: Vec<Edit>,
-    pending: Vec<Pending>,
+    pending: Vec<beside::Pending>,
     spare: Vec<Vec<u8>>,
     counts: Vec<[u32; FieldOutcome::COUNT]>,
     residues: Residues,

@@ -652,3 +652,26 @@ fn filters_may_not_judge_by_what_protection_changes() {
         assert!(!compiles(fault), "{fault}");
     }
 }
+
+#[test]
+fn while_a_root_rotates_both_versions_stand_beside_the_value() {
+    let members = r#""fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"b","path":"$.b[*]","index":{"normalize":"exact","into":"i"}},
+        {"id":"h","path":"$.h","protect":"hash","index":{"normalize":"exact"}}],"key":{"protect":"hash","normalize":"exact","root":1}"#;
+    let value = r#"{"a":"x","b":["y",null],"h":"z"}"#;
+    let mut one = Bench::new(members);
+    let before = one.there_and_back(&value.replace(",\"h\":\"z\"", ""));
+    let mut two = Bench::with(&[&document(members)], keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Index, "v2")]));
+    let out = two.protect(value);
+    let tags = |out: &str| out.replace("\"1~", "\"<1>").replace("\"2~", "\"<2>");
+    let tag = |out: &str, name: &str| out.split(&format!("\"{name}\":")).nth(1).unwrap().split(['}', ',']).next().unwrap().to_owned();
+    assert_eq!(tag(&out, "a_bidx_prev"), tag(&before, "a_bidx"), "readers of the old index still find it");
+    assert_eq!(tag(&out, "i_prev"), tag(&before, "i"));
+    assert!(tag(&tags(&out), "a_bidx").starts_with("\"<2>") && tag(&tags(&out), "i").starts_with("[\"<2>"));
+    assert!(tag(&tags(&out), "h").starts_with("\"<2>") && !out.contains("h_"));
+    two.there_and_back(&value.replace(",\"h\":\"z\"", ""));
+    assert_eq!(two.rejected(r#"{"a":"x","a_bidx_prev":1}"#), RejectCode::ReservedMember);
+    assert_eq!(two.out.counts, []);
+    // A record key pins its version: only `rotate topic` moves it.
+    assert!(matches!(two.record(&full_record(Some(b"k"), Some(b"{}"), &[])), Outcome::Protected(_)));
+    assert!(two.out.key_bytes.starts_with(b"1~"));
+}

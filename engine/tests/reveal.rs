@@ -155,3 +155,13 @@ fn what_is_no_document_is_refused() {
         assert!(out.is_empty());
     }
 }
+
+#[test]
+fn indexes_go_wherever_a_sink_has_sorted_them() {
+    let mut bench = Bench::new(FIELDS);
+    let out = bench.protect(r#"{"a":"v","b":["p"]}"#);
+    let mut members: Vec<&str> = out.trim_matches(['{', '}']).split(",\"").collect();
+    members.reverse();
+    let sorted = format!("{{\"{}}}", members.join(",\"").replace("\"\"a\"", "\"a\""));
+    assert_eq!(bench.reveal(&sorted).0, r#"{"b":["p"],"a":"v"}"#, "{sorted}");
+}

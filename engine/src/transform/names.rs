@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use super::beside::Generation;
 use crate::scan::{NO_PARENT, Node, Tape, same_text, unescape};
 use crate::schema::Field;
 
@@ -91,7 +92,7 @@ fn text_of(written: &[u8], text: &mut Vec<u8>) {
 }
 
 /// The index member's name as it is written (`name`) and as it compares (`text`).
-pub(crate) fn index_member_name(doc: &[u8], member: &Node, field: &Field, name: &mut Vec<u8>, text: &mut Vec<u8>) {
+pub(crate) fn index_member_name(doc: &[u8], member: &Node, field: &Field, generation: Generation, name: &mut Vec<u8>, text: &mut Vec<u8>) {
     name.clear();
     let into = field.index.as_ref().and_then(|rule| rule.into.as_deref());
     if let Some(into) = into {
@@ -99,6 +100,9 @@ pub(crate) fn index_member_name(doc: &[u8], member: &Node, field: &Field, name: 
     } else {
         name.extend_from_slice(&doc[member.name()]);
         name.extend_from_slice(b"_bidx");
+    }
+    if generation == Generation::Previous {
+        name.extend_from_slice(b"_prev");
     }
     text_of(name, text);
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::beside::Generation;
 use super::{NeededKey, Stop, may_seal};
 use crate::index::Indexer;
 use crate::key::{Key, KeyKind, Scope};
@@ -22,7 +23,8 @@ pub(super) struct Plan {
     missing: Vec<NeededKey>,
     /// Per field.
     pub(super) sealers: Vec<Option<Sealer>>,
-    pub(super) indexers: Vec<Option<Indexer>>,
+    /// Per generation and field.
+    pub(super) indexers: [Vec<Option<Indexer>>; 2],
     pub(super) key_sealer: Option<Sealer>,
     pub(super) key_indexer: Option<Indexer>,
     /// Per header rule.
@@ -47,7 +49,7 @@ impl Plan {
             uses_data: false,
             missing: Vec::new(),
             sealers: Vec::new(),
-            indexers: Vec::new(),
+            indexers: [Vec::new(), Vec::new()],
             key_sealer: None,
             key_indexer: None,
             header_sealers: Vec::new(),
@@ -56,8 +58,12 @@ impl Plan {
         for field in &schema.fields {
             let sealer = plan.sealer(&field.protect, field.fid, suite);
             plan.sealers.push(sealer);
-            let indexer = field.index.as_ref().and_then(|rule| plan.indexer(rule));
-            plan.indexers.push(indexer);
+            let newest = field.index.as_ref().and_then(|rule| plan.indexer(rule));
+            plan.indexers[Generation::Newest as usize].push(newest);
+            // A hash has one place only: the newest version takes it.
+            let beside = field.index.as_ref().filter(|_| field.protect != Protect::Hash);
+            let previous = beside.and_then(|rule| plan.previous_indexer(rule));
+            plan.indexers[Generation::Previous as usize].push(previous);
         }
         if let Some(rule) = &schema.key {
             plan.key_sealer = plan.sealer(&rule.protect, rule.fid, suite);
@@ -118,10 +124,25 @@ impl Plan {
     }
 
     fn indexer(&mut self, rule: &IndexRule) -> Option<Indexer> {
-        let newest = self.keys.of_kind(KeyKind::Index).filter(|k| may_seal(k, 0)).map(|k| k.version).max().unwrap_or(1);
+        let newest = self.index_versions().max().unwrap_or(1);
         let key = self.root(KeyKind::Index, rule.root.unwrap_or(newest))?;
+        self.indexer_under(&key, rule)
+    }
+
+    /// Under the root before the newest, while both are active: the root rotates.
+    fn previous_indexer(&self, rule: &IndexRule) -> Option<Indexer> {
+        let newest = self.index_versions().max().filter(|_| rule.root.is_none())?;
+        let previous = self.index_versions().filter(|version| *version < newest).max()?;
+        self.indexer_under(self.keys.sealing(KeyKind::Index, &Scope::Version(previous))?, rule)
+    }
+
+    fn index_versions(&self) -> impl Iterator<Item = u32> {
+        self.keys.of_kind(KeyKind::Index).filter(|k| may_seal(k, 0)).map(|k| k.version)
+    }
+
+    fn indexer_under(&self, root: &Key, rule: &IndexRule) -> Option<Indexer> {
         let parts = rule.of.len().max(1) as u16;
-        Indexer::new(&key, self.keys.tenant(), &rule.domain, &rule.normalize.to_string(), rule.bits, parts)
+        Indexer::new(root, self.keys.tenant(), &rule.domain, &rule.normalize.to_string(), rule.bits, parts)
     }
 
     /// The root of that version; asked for when it is not here.

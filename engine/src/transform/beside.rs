@@ -1,0 +1,178 @@
+//! Blind indexes: where they stand and what they hold.
+
+use super::names::index_member_name;
+use super::splice::{Edit, Position, copy};
+use super::{Run, Stop};
+use crate::error::RejectCode;
+use crate::normalize::Input;
+use crate::record::{FieldOutcome, Output};
+use crate::scan::Node;
+use crate::schema::{Field, PathId, Protect};
+
+/// Which index root: while a root rotates, `<into>` holds the newest version's index and `<into>_prev` the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    Newest,
+    Previous,
+}
+
+/// An array whose elements are indexed: its index array is written when the array ends.
+pub(super) struct Pending {
+    array: u32,
+    field: PathId,
+    generation: Generation,
+    /// The next element without an entry.
+    at: u32,
+    /// The index array so far, without brackets.
+    text: Vec<u8>,
+}
+
+impl Run<'_> {
+    /// Appends the index of a value; `false` (nothing appended) when it has none.
+    pub(super) fn append_index(&mut self, doc: &[u8], path: PathId, node: &Node, field: &Field, generation: Generation, out: &mut Vec<u8>) -> bool {
+        let (Some(rule), Some(indexer)) = (&field.index, &self.plan.indexers[generation as usize][usize::from(path)]) else { return false };
+        let work = &mut *self.work;
+        if rule.of.is_empty() {
+            let has = rule.normalize.normalize(Input::Json(&doc[node.span()]), &mut work.normalize, &mut work.normal);
+            if has {
+                indexer.write([work.normal.as_slice()], out);
+            }
+            return has;
+        }
+        work.text.clear();
+        work.normal_ends.clear();
+        for part in &rule.of {
+            let Some(node) = work.selection.single(*part) else { return false };
+            let input = Input::Json(&doc[work.tape.nodes()[node as usize].span()]);
+            if !rule.normalize.normalize(input, &mut work.normalize, &mut work.normal) {
+                return false;
+            }
+            work.text.extend_from_slice(&work.normal);
+            work.normal_ends.push(work.text.len());
+        }
+        let mut start = 0;
+        let parts = work.normal_ends.iter().map(|end| &work.text[std::mem::replace(&mut start, *end)..*end]);
+        indexer.write(parts, out);
+        true
+    }
+
+    /// The index members right after a member, or entries for the index arrays after an array.
+    pub(super) fn index_beside(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<(), Stop> {
+        if field.index.is_none() || field.protect == Protect::Hash {
+            return Ok(());
+        }
+        for generation in [Generation::Newest, Generation::Previous] {
+            if self.plan.indexers[generation as usize][usize::from(edit.field)].is_none() {
+                continue;
+            }
+            if node.is_member() {
+                self.index_member(doc, edit, node, field, generation, out)?;
+            } else {
+                self.index_element(doc, edit, node, field, generation)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn index_member(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, generation: Generation, out: &mut Output) -> Result<(), Stop> {
+        self.index_name(doc, node, field, generation)?;
+        let start = out.value.len();
+        self.begin_index_member(&mut out.value);
+        out.value.push(b'"');
+        if self.append_index(doc, edit.field, node, field, generation, &mut out.value) {
+            out.value.push(b'"');
+            self.count_index(edit.field, generation);
+        } else {
+            out.value.truncate(start);
+        }
+        Ok(())
+    }
+
+    /// One value is counted once, whatever roots it is indexed under.
+    fn count_index(&mut self, field: PathId, generation: Generation) {
+        if generation == Generation::Newest {
+            self.count(field, FieldOutcome::Indexed);
+        }
+    }
+
+    fn index_element(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, generation: Generation) -> Result<(), Stop> {
+        let array = node.parent;
+        let waiting = self.work.pending.iter().position(|p| p.array == array && p.field == edit.field && p.generation == generation);
+        let slot = if let Some(slot) = waiting {
+            slot
+        } else {
+            let owner = self.work.tape.nodes().get(array as usize).copied().filter(Node::is_member);
+            let Some(owner) = owner else { return Err(Stop::field(RejectCode::UnsupportedValue, field)) };
+            self.index_name(doc, &owner, field, generation)?;
+            let mut text = self.work.spare.pop().unwrap_or_default();
+            text.clear();
+            self.work.pending.push(Pending { array, field: edit.field, generation, at: array + 1, text });
+            self.work.pending.len() - 1
+        };
+        let mut text = std::mem::take(&mut self.work.pending[slot].text);
+        let mut at = self.work.pending[slot].at;
+        while at < edit.node {
+            text.extend_from_slice(b"null,");
+            at = self.work.tape.nodes()[at as usize].next;
+        }
+        text.push(b'"');
+        if self.append_index(doc, edit.field, node, field, generation, &mut text) {
+            text.extend_from_slice(b"\",");
+            self.count_index(edit.field, generation);
+        } else {
+            text.truncate(text.len() - 1);
+            text.extend_from_slice(b"null,");
+        }
+        let pending = &mut self.work.pending[slot];
+        (pending.text, pending.at) = (text, node.next);
+        Ok(())
+    }
+
+    /// Writes the index arrays of arrays that end at or before `upto`, inner ones first.
+    pub(super) fn close_arrays(&mut self, doc: &[u8], upto: usize, at: &mut Position, out: &mut Output) {
+        if self.work.pending.is_empty() {
+            return;
+        }
+        while let Some(slot) = self.next_to_close(upto) {
+            let mut pending = self.work.pending.remove(slot);
+            let array = self.work.tape.nodes()[pending.array as usize];
+            copy(doc, array.end as usize, at, &mut out.value);
+            while pending.at < array.next {
+                pending.text.extend_from_slice(b"null,");
+                pending.at = self.work.tape.nodes()[pending.at as usize].next;
+            }
+            pending.text.pop();
+            self.name_for(doc, &array, &self.schema.fields[usize::from(pending.field)], pending.generation);
+            self.begin_index_member(&mut out.value);
+            out.value.push(b'[');
+            out.value.extend_from_slice(&pending.text);
+            out.value.push(b']');
+            self.work.spare.push(pending.text);
+        }
+    }
+
+    fn next_to_close(&self, upto: usize) -> Option<usize> {
+        let end = |p: &Pending| self.work.tape.nodes()[p.array as usize].end as usize;
+        let slots = self.work.pending.iter().enumerate().filter(|(_, p)| end(p) <= upto);
+        slots.min_by_key(|(slot, p)| (end(p), *slot)).map(|(slot, _)| slot)
+    }
+
+    /// Finds the name of a member's index and refuses a document that already has it.
+    fn index_name(&mut self, doc: &[u8], member: &Node, field: &Field, generation: Generation) -> Result<(), Stop> {
+        self.name_for(doc, member, field, generation);
+        let work = &mut *self.work;
+        let free = work.names.take(doc, &work.tape, member.parent, &work.name, &work.name_text);
+        if free { Ok(()) } else { Err(Stop::field(RejectCode::ReservedMember, field)) }
+    }
+
+    fn name_for(&mut self, doc: &[u8], member: &Node, field: &Field, generation: Generation) {
+        let work = &mut *self.work;
+        index_member_name(doc, member, field, generation, &mut work.name, &mut work.name_text);
+    }
+
+    fn begin_index_member(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(&self.work.name);
+        out.extend_from_slice(b"\":");
+    }
+}
