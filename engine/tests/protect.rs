@@ -11,7 +11,7 @@ use veilstream_engine::key::{Budget, KeyKind, KeyState, Scope};
 use veilstream_engine::record::{FieldOutcome, HeaderOutput, KeyOutput, Record};
 use veilstream_engine::reveal::{KeySource, Revealer};
 use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
-use veilstream_engine::{RejectCode, subject};
+use veilstream_engine::{Entropy, EntropyError, RejectCode, subject};
 
 /// Protects under one field and gives the shape of the output.
 fn protected(field: &str, value: &str) -> String {
@@ -586,8 +586,29 @@ fn missing_expired_and_spent_keys_are_asked_for() {
     spent.keys = keyring("t");
     spent.protect(r#"{"a":1}"#);
 
+    let subject = r#""subject":"$.id","fields":[{"id":"a","path":"$.a"}]"#;
+    let mut person = Bench::with(&[&document(subject)], keyring("t"));
+    let (scope, data) = subject_key("7");
+    person.transformer.add_subject_keys([Arc::new(veilstream_engine::Key { budget: Budget::new(1), ..data })], NOW);
+    person.protect(r#"{"id":7,"a":1}"#);
+    assert!(matches!(person.outcome(br#"{"id":7,"a":1}"#), Outcome::NeedKeys(n) if n == [NeededKey { kind: KeyKind::Data, scope }]));
+
+    let mut silent = Bench::with(&[&simple], keyring("t"));
+    silent.transformer = Transformer::new(Box::new(NoRandom));
+    assert!(matches!(silent.outcome(br#"{"a":1}"#), Outcome::NeedKeys(_)));
+    assert!(silent.out.value.is_empty(), "no nonce, no output");
+
     let mut retired = with(veilstream_engine::Key { state: KeyState::DecryptOnly, ..key(KeyKind::Data, "schema:t") });
     assert!(matches!(retired.outcome(br#"{"a":1}"#), Outcome::NeedKeys(n) if n == [own]));
+}
+
+/// A random source that has failed.
+struct NoRandom;
+
+impl Entropy for NoRandom {
+    fn fill(&mut self, _: &mut [u8]) -> Result<(), EntropyError> {
+        Err(EntropyError)
+    }
 }
 
 #[test]

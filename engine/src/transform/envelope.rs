@@ -1,11 +1,11 @@
 //! Record key and headers.
 
-use super::{Run, Stop};
+use super::{Run, Stop, deterministic_root, seal_failed};
 use crate::error::RejectCode;
 use crate::normalize::Input;
 use crate::record::{HeaderOutput, KeyOutput, Output};
 use crate::schema::Protect;
-use crate::seal::PayloadKind;
+use crate::seal::{PayloadKind, SealError};
 
 impl Run<'_> {
     pub(super) fn envelope(&mut self, out: &mut Output) -> Result<(), Stop> {
@@ -31,7 +31,8 @@ impl Run<'_> {
             }
             (None, _, Some(sealer)) => {
                 let sealed = sealer.seal(PayloadKind::Bytes, key, 16, None, self.nonces, &mut out.key_bytes);
-                sealed.map_err(|e| Self::seal_failed(self.plan, e))
+                let root = if let Protect::Deterministic(root) = rule.protect { root } else { 1 };
+                sealed.map_err(|e| seal_failed(e, deterministic_root(root)))
             }
             _ => Err(unsupported()),
         }
@@ -60,12 +61,12 @@ impl Run<'_> {
             }
         } else {
             let sealer = match (&self.subject, &mut self.plan.header_sealers[r]) {
-                (Some(subject), _) => self.subjects.sealer(subject, rule.fid).map_err(|e| Self::seal_failed(self.plan, e))?,
-                (None, Some(sealer)) => sealer,
-                (None, None) => return Err(Stop::Need(vec![self.plan.spent()])),
+                (Some(subject), _) => self.subjects.sealer(subject, rule.fid),
+                (None, Some(sealer)) => Ok(sealer),
+                (None, None) => Err(SealError::Key),
             };
-            let sealed = sealer.seal(PayloadKind::Bytes, value, 16, None, self.nonces, &mut out.header_bytes);
-            sealed.map_err(|e| Self::seal_failed(self.plan, e))?;
+            let sealed = sealer.and_then(|s| s.seal(PayloadKind::Bytes, value, 16, None, self.nonces, &mut out.header_bytes));
+            sealed.map_err(|e| self.data_failed(e))?;
         }
         out.headers.push(HeaderOutput::Replaced(i, start..out.header_bytes.len()));
         Ok(())

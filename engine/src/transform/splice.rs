@@ -1,13 +1,13 @@
 //! The output is the input with the selected spans replaced.
 
 use super::beside::Generation;
-use super::{Run, Stop};
+use super::{Run, Stop, deterministic_root, seal_failed};
 use crate::error::RejectCode;
 use crate::protect;
 use crate::record::{FieldOutcome, Output};
 use crate::scan::{Kind, NO_PARENT, Node, Tape};
 use crate::schema::{Field, PathId, Protect, Residue};
-use crate::seal::{self, PayloadKind};
+use crate::seal::{self, PayloadKind, SealError};
 use crate::subject;
 
 /// One node that does not stay as it is.
@@ -90,7 +90,7 @@ impl Run<'_> {
         self.remember_residue(doc, edit);
         let outcome = match &field.protect {
             Protect::Encrypt => self.encrypt(value, edit, field, out)?,
-            Protect::Deterministic(_) => self.deterministic(value, edit, field, out)?,
+            Protect::Deterministic(root) => self.deterministic(value, *root, edit, field, out)?,
             Protect::Hash => self.hash(doc, edit, node, field, out)?,
             Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => self.replace(value, node, field, out)?,
             Protect::Drop => unreachable!("dropped members are cut out, not replaced"),
@@ -119,28 +119,28 @@ impl Run<'_> {
     }
 
     fn encrypt(&mut self, value: &[u8], edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
-        let sealer = match (&self.subject, &mut self.plan.sealers[usize::from(edit.field)]) {
-            (Some(subject), _) => self.subjects.sealer(subject, field.fid).map_err(|e| Self::seal_failed(self.plan, e))?,
-            (None, Some(sealer)) => sealer,
-            (None, None) => return Err(Stop::Need(vec![self.plan.spent()])),
-        };
         let binding = (!field.bind.is_empty()).then_some(self.work.binding.as_slice());
         out.value.push(b'"');
-        let sealed = sealer.seal(PayloadKind::Json, value, field.pad, binding, self.nonces, &mut out.value);
-        sealed.map_err(|e| Self::seal_failed(self.plan, e))?;
+        let sealer = match (&self.subject, &mut self.plan.sealers[usize::from(edit.field)]) {
+            (Some(subject), _) => self.subjects.sealer(subject, field.fid),
+            (None, Some(sealer)) => Ok(sealer),
+            (None, None) => Err(SealError::Key),
+        };
+        let sealed = sealer.and_then(|s| s.seal(PayloadKind::Json, value, field.pad, binding, self.nonces, &mut out.value));
+        sealed.map_err(|e| self.data_failed(e))?;
         out.value.push(b'"');
         Ok(FieldOutcome::Encrypted)
     }
 
-    fn deterministic(&mut self, value: &[u8], edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn deterministic(&mut self, value: &[u8], root: u32, edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let work = &mut *self.work;
         if !seal::canonical_json(value, &mut work.canonical_tape, &mut work.canonical) {
             return Err(Stop::field(RejectCode::UnsupportedValue, field));
         }
-        let Some(sealer) = &mut self.plan.sealers[usize::from(edit.field)] else { return Err(Stop::Need(vec![self.plan.spent()])) };
         out.value.push(b'"');
-        let sealed = sealer.seal(PayloadKind::Json, &work.canonical, 16, None, self.nonces, &mut out.value);
-        sealed.map_err(|e| Self::seal_failed(self.plan, e))?;
+        let sealer = self.plan.sealers[usize::from(edit.field)].as_mut().ok_or(SealError::Key);
+        let sealed = sealer.and_then(|s| s.seal(PayloadKind::Json, &work.canonical, 16, None, self.nonces, &mut out.value));
+        sealed.map_err(|e| seal_failed(e, deterministic_root(root)))?;
         out.value.push(b'"');
         Ok(FieldOutcome::Encrypted)
     }

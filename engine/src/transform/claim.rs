@@ -1,0 +1,83 @@
+//! Which schema a record belongs to.
+
+use super::{Transformer, rejected};
+use crate::compile::SchemaSet;
+use crate::error::{Reject, RejectCode};
+use crate::record::Record;
+use crate::scan::{Kind, Tape};
+use crate::schema::{Scalar, Schema, When};
+use crate::subject;
+
+impl Transformer {
+    /// Finds the schema that claims the record, scanning its value into the table and selecting in it; `true`: a tombstone.
+    pub(super) fn claim(&mut self, schemas: &SchemaSet, record: &Record<'_>) -> Result<(usize, bool), Reject> {
+        let Some(value) = record.value else { return claim_tombstone(schemas, record).map(|i| (i, true)) };
+        if value.len() > self.limits.input {
+            return Err(Reject::new(RejectCode::TooLarge));
+        }
+        if value.first() == Some(&0) {
+            return Err(Reject::new(RejectCode::RegistryFramed));
+        }
+        let scanned = self.work.tape.scan(value);
+        scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
+        for index in schemas.candidates(record.topic) {
+            let schema = &schemas.schemas()[index];
+            if !header_clauses_hold(schema, record) {
+                continue;
+            }
+            let selected = schema.program.select(value, &self.work.tape, &mut self.work.selection);
+            selected.map_err(|e| rejected(schema, RejectCode::DuplicateMember, None, Some(e.offset)))?;
+            if self.value_clauses_hold(schema, value) {
+                return Ok((index, false));
+            }
+        }
+        Err(Reject::new(RejectCode::NoSchema))
+    }
+
+    fn value_clauses_hold(&mut self, schema: &Schema, doc: &[u8]) -> bool {
+        let work = &mut self.work;
+        schema.when.iter().all(|when| match when {
+            When::Header(..) => true,
+            When::Value(path, scalar) => match work.selection.single(*path) {
+                Some(node) => equals(doc, &work.tape, node, scalar, &mut work.text),
+                None => false,
+            },
+        })
+    }
+}
+
+/// A tombstone has no value to judge `when` by: header clauses decide, and what is left must agree on keys and headers.
+fn claim_tombstone(schemas: &SchemaSet, record: &Record<'_>) -> Result<usize, Reject> {
+    let mut left = schemas.candidates(record.topic).filter(|i| header_clauses_hold(&schemas.schemas()[*i], record));
+    let first = left.next().ok_or_else(|| Reject::new(RejectCode::NoSchema))?;
+    let all = schemas.schemas();
+    if left.all(|i| all[i].same_envelope(&all[first])) { Ok(first) } else { Err(Reject::new(RejectCode::NoSchema)) }
+}
+
+fn header_clauses_hold(schema: &Schema, record: &Record<'_>) -> bool {
+    schema.when.iter().all(|when| match when {
+        When::Header(name, value) => record.headers.iter().any(|(n, v)| *n == name.as_bytes() && *v == Some(value)),
+        When::Value(..) => true,
+    })
+}
+
+/// JSON equality of a node with a scalar.
+fn equals(doc: &[u8], tape: &Tape, node: u32, scalar: &Scalar, text: &mut Vec<u8>) -> bool {
+    let node = &tape.nodes()[node as usize];
+    match (node.kind, scalar) {
+        (Kind::Null, Scalar::Null) => true,
+        (Kind::Bool, Scalar::Bool(b)) => (doc[node.start as usize] == b't') == *b,
+        (Kind::String, Scalar::String(s)) => {
+            text.clear();
+            crate::scan::unescape(&doc[node.inner()], text) && text == s.as_bytes()
+        }
+        (Kind::Number, Scalar::Number(n)) => {
+            let written = std::str::from_utf8(&doc[node.span()]).unwrap_or_default();
+            let both_integers = subject::is_integer(written.as_bytes()) && subject::is_integer(n.as_bytes());
+            let double = |text: &str| text.parse::<f64>().ok().filter(|d| d.is_finite());
+            // Doubles that are too large for one another to be told apart are compared as they are spelled.
+            if both_integers { written == n } else { double(written).map_or(written == n, |d| double(n) == Some(d)) }
+        }
+        _ => false,
+    }
+}
