@@ -29,11 +29,8 @@ const PATHS: [&str; 5] = ["$.customer.email", "$.customer.phone", "$.customer.ss
 
 /// An order with four items.
 fn event() -> String {
-    let item = |i| {
-        format!(
-            r#"{{"sku":"SKU-{i:05}","qty":{i},"price":1{i}9.95,"recipient":"Jane Q. Public {i}","notes":"leave at the door, ring twice please"}}"#
-        )
-    };
+    let item =
+        |i| format!(r#"{{"sku":"SKU-{i:05}","qty":{i},"price":1{i}9.95,"recipient":"Jane Q. Public {i}","notes":"leave at the door, ring twice please"}}"#);
     let items: Vec<String> = (0..4).map(item).collect();
     format!(
         concat!(

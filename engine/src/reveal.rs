@@ -199,15 +199,7 @@ impl Revealer {
         copy(doc, doc.len(), &mut at, out);
     }
 
-    fn open_all(
-        &mut self,
-        schema: &Schema,
-        keys: KeySource<'_>,
-        doc: &[u8],
-        options: &RevealOptions<'_>,
-        out: &mut Vec<u8>,
-        report: &mut Report,
-    ) {
+    fn open_all(&mut self, schema: &Schema, keys: KeySource<'_>, doc: &[u8], options: &RevealOptions<'_>, out: &mut Vec<u8>, report: &mut Report) {
         let owner = self.owner(schema, keys.keyring, doc);
         let mut at = Position { copied: 0, leading: NO_PARENT };
         let mut covered_to = 0;

@@ -5,8 +5,8 @@
 
 mod text;
 
-pub use text::{is_json_text, unescape};
 pub(crate) use text::{append_escaped, canonical_escapes, same_text};
+pub use text::{is_json_text, unescape};
 
 use crate::error::RejectCode;
 

@@ -135,15 +135,7 @@ impl Sealer {
 
     /// [`Sealer::seal`] with a given nonce: known answers only.
     #[doc(hidden)]
-    pub fn seal_with(
-        &mut self,
-        kind: PayloadKind,
-        payload: &[u8],
-        pad: u16,
-        binding: Option<&[u8]>,
-        nonce: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<(), SealError> {
+    pub fn seal_with(&mut self, kind: PayloadKind, payload: &[u8], pad: u16, binding: Option<&[u8]>, nonce: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         let flags = if pad > 0 { token::FLAG_PADDED } else { 0 } | if binding.is_some() { token::FLAG_BOUND } else { 0 };
         self.prepare(flags);
         if let Some(binding) = binding {

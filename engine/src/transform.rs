@@ -24,9 +24,9 @@ use crate::schema::{Field, PathId, Residue, Schema, Undeclared, ValueType};
 use crate::seal::{NoncePool, SealError};
 use crate::select::Selection;
 use crate::subject;
-use plan::Plan;
 pub(crate) use beside::Generation;
 pub(crate) use names::{index_member_name, is_named};
+use plan::Plan;
 pub(crate) use splice::{Edit, Position, binding, copy, cut};
 use subjects::SubjectKeys;
 
@@ -364,4 +364,3 @@ fn type_fits(wanted: ValueType, kind: Kind, text: &[u8]) -> bool {
 fn may_seal(key: &Key, now: u64) -> bool {
     key.state == KeyState::Active && key.secret.is_some() && key.seal_until.is_none_or(|until| now < until)
 }
-

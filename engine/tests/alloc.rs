@@ -46,7 +46,8 @@ fn encrypted_indexed_bound_values() {
 #[test]
 fn escaped_names_and_values() {
     let value = r#"{"\u0061":"x\u0079z secret","b\n":"with \"escapes\" and secret text","\u0062\u000a2":1,"c":{"\u0064":"J\u00e9r\u00f4me"}}"#;
-    let members = r#""residue":"count","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"b","path":"$['b\\n']"},{"id":"d","path":"$..d"}]"#;
+    let members =
+        r#""residue":"count","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"b","path":"$['b\\n']"},{"id":"d","path":"$..d"}]"#;
     assert_eq!(of(members, value), 0);
 }
 

@@ -270,8 +270,7 @@ fn all_paths_as_one_program_select_what_each_selects_alone() {
         tape.scan(doc.as_bytes()).unwrap();
         program.select(doc.as_bytes(), &tape, &mut selection).unwrap();
         for (id, path) in PATHS.iter().enumerate() {
-            let together: BTreeSet<String> =
-                selection.hits.iter().filter(|h| usize::from(h.path) == id).map(|h| pointer(&tape, doc, h.node)).collect();
+            let together: BTreeSet<String> = selection.hits.iter().filter(|h| usize::from(h.path) == id).map(|h| pointer(&tape, doc, h.node)).collect();
             assert_eq!(together, ours(path, doc), "{path} in {doc}");
         }
     }
@@ -335,7 +334,8 @@ proptest! {
 /// Documents as text, so that names can stand twice.
 fn document_with_duplicates() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![Just("1".to_owned()), Just("\"x\"".to_owned())];
-    let name = prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("\\u0061"), 1 => Just("\\u0062"), 1 => Just("c"), 1 => Just("\\ud800"), 1 => Just("\\uD800")];
+    let name =
+        prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("\\u0061"), 1 => Just("\\u0062"), 1 => Just("c"), 1 => Just("\\ud800"), 1 => Just("\\uD800")];
     leaf.prop_recursive(4, 30, 5, move |inner| {
         prop_oneof![
             1 => prop::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(","))),

@@ -28,9 +28,7 @@ fn encrypt_replaces_the_span_and_nothing_else() {
         r#""fields":[{"id":"email","path":"$.customer.email","index":{"normalize":"email","bits":24}},
             {"id":"phones","path":"$.phones[*]","index":{"normalize":"digits"}}]"#,
     );
-    let out = bench.there_and_back(
-        " {\"a\" : 1.50e3, \"customer\":{\"email\" :\t\"a@b.example\" , \"x\":null}, \"phones\" : [ \"+1 2\", 3 ,null] } ",
-    );
+    let out = bench.there_and_back(" {\"a\" : 1.50e3, \"customer\":{\"email\" :\t\"a@b.example\" , \"x\":null}, \"phones\" : [ \"+1 2\", 3 ,null] } ");
     assert_eq!(
         shape(&out),
         " {\"a\" : 1.50e3, \"customer\":{\"email\" :\t<1.1>,\"email_bidx\":<index> , \"x\":null}, \"phones\" : [ <1.1>, <1.1> ,null],\"phones_bidx\":[<index>,<index>,null] } "
@@ -125,7 +123,9 @@ fn generalize_makes_coarser() {
     assert_eq!(protected(&to("bucket:10"), r#"{"a":-1}"#), r#"{"a":-10}"#);
     assert_eq!(protected(&to("bucket:10"), r#"{"a":0}"#), r#"{"a":0}"#);
     assert_eq!(protected(&to("bucket:1000"), r#"{"a":123456789012345678901234}"#), r#"{"a":123456789012345678901000}"#);
-    for (kind, value) in [("year", "\"87-06-05\""), ("year", "1987"), ("month", "\"1987-13-05\""), ("bucket:5", "1.0"), ("bucket:5", "\"7\""), ("bucket:5", "1e2")] {
+    for (kind, value) in
+        [("year", "\"87-06-05\""), ("year", "1987"), ("month", "\"1987-13-05\""), ("bucket:5", "1.0"), ("bucket:5", "\"7\""), ("bucket:5", "1e2")]
+    {
         assert_eq!(refused(&to(kind), &format!("{{\"a\":{value}}}")), RejectCode::WrongType, "{kind} {value}");
     }
     let huge = format!("{{\"a\":{}}}", "9".repeat(60));
@@ -179,10 +179,7 @@ fn what_drop_leaves_is_json_wherever_it_stands() {
 fn an_index_stands_right_after_what_it_indexes() {
     let index = r#""index":{"normalize":"exact"}"#;
     assert_eq!(protected(&format!(r#"{{"id":"a","path":"$.a",{index}}}"#), r#"{"a":"x"}"#), r#"{"a":<1.1>,"a_bidx":<index>}"#);
-    assert_eq!(
-        protected(r#"{"id":"a","path":"$.a","index":{"normalize":"exact","into":"i"}}"#, r#"{"a":"x","b":[]}"#),
-        r#"{"a":<1.1>,"i":<index>,"b":[]}"#
-    );
+    assert_eq!(protected(r#"{"id":"a","path":"$.a","index":{"normalize":"exact","into":"i"}}"#, r#"{"a":"x","b":[]}"#), r#"{"a":<1.1>,"i":<index>,"b":[]}"#);
     assert_eq!(protected(&format!(r#"{{"id":"a","path":"$.a",{index}}}"#), r#"{"\u0061":"x"}"#), r#"{"\u0061":<1.1>,"\u0061_bidx":<index>}"#);
     assert_eq!(
         protected(&format!(r#"{{"id":"a","path":"$.x[*].a",{index}}}"#), r#"{"x":[{"a":1},{"b":1},{"a":null},{"a":[]}]}"#),
@@ -198,10 +195,7 @@ fn an_index_stands_right_after_what_it_indexes() {
         r#"{"a":["p",<1.1>,"r"],"a_bidx":[null,<index>,null]}"#,
         "positions keep"
     );
-    assert_eq!(
-        protected(&format!(r#"{{"id":"m","path":"$.a","protect":"mask",{index}}}"#), r#"{"a":"12345"}"#),
-        r#"{"a":"*2345","a_bidx":<index>}"#
-    );
+    assert_eq!(protected(&format!(r#"{{"id":"m","path":"$.a","protect":"mask",{index}}}"#), r#"{"a":"12345"}"#), r#"{"a":"*2345","a_bidx":<index>}"#);
 }
 
 #[test]
@@ -382,8 +376,15 @@ fn keys_and_headers_are_protected() {
         r#""fields":[],"key":{"protect":"hash","normalize":"email","root":1},
         "headers":{"x-mail":{"protect":"encrypt"},"x-id":{"protect":"hash","normalize":"digits"},"x-ip":{"protect":"drop"}}"#,
     );
-    let headers: [(&[u8], Option<&[u8]>); 7] =
-        [(b"trace", Some(b"t\xff")), (b"x-mail", Some(b"a@b")), (b"x-ip", Some(b"1.2.3.4")), (b"x-id", Some(b"1-2")), (b"x-id", Some(b"-")), (b"x-mail", None), (b"", Some(b""))];
+    let headers: [(&[u8], Option<&[u8]>); 7] = [
+        (b"trace", Some(b"t\xff")),
+        (b"x-mail", Some(b"a@b")),
+        (b"x-ip", Some(b"1.2.3.4")),
+        (b"x-id", Some(b"1-2")),
+        (b"x-id", Some(b"-")),
+        (b"x-mail", None),
+        (b"", Some(b"")),
+    ];
     assert!(matches!(bench.record(&full_record(Some(b"A@B"), Some(b"{}"), &headers)), Outcome::Protected(_)));
     let out = &bench.out;
     assert_eq!(out.key, KeyOutput::Replaced);
@@ -449,7 +450,8 @@ fn counts_say_what_happened_to_each_field() {
 
 #[test]
 fn residue_is_found_wherever_text_is_clear() {
-    let members = |residue: &str| format!(r#""residue":"{residue}","fields":[{{"id":"a","path":"$.a"}},{{"id":"m","path":"$.m","protect":"mask","keep_last":20}}]"#);
+    let members =
+        |residue: &str| format!(r#""residue":"{residue}","fields":[{{"id":"a","path":"$.a"}},{{"id":"m","path":"$.m","protect":"mask","keep_last":20}}]"#);
     let mut reject = Bench::new(&members("reject"));
     for clear in [
         r#"{"a":"secret","b":"secret"}"#,

@@ -127,7 +127,9 @@ fn keys_outside_the_keyring_are_looked_up_by_id() {
     let (mut text, mut report) = (Vec::new(), Report::default());
     let lookup = |id: &veilstream_engine::KeyId| (*id == data.id).then(|| data.clone());
     let schema = &bench.schemas.schemas()[0];
-    Revealer::default().reveal(schema, KeySource { keyring: &bench.keys, lookup: &lookup }, out.as_bytes(), &RevealOptions::default(), &mut text, &mut report).unwrap();
+    Revealer::default()
+        .reveal(schema, KeySource { keyring: &bench.keys, lookup: &lookup }, out.as_bytes(), &RevealOptions::default(), &mut text, &mut report)
+        .unwrap();
     assert_eq!(text, br#"{"a":"v"}"#);
 }
 

@@ -10,10 +10,7 @@ fn scan(doc: &str) -> Result<Vec<(Kind, String)>, ScanError> {
 fn nodes_stand_in_document_order_with_their_spans() {
     let nodes = scan(r#" {"a" : [1, {"b":"x\"y"}], "c":-0.5e+3} "#).unwrap();
     let texts: Vec<&str> = nodes.iter().map(|n| n.1.as_str()).collect();
-    assert_eq!(
-        texts,
-        [r#"{"a" : [1, {"b":"x\"y"}], "c":-0.5e+3}"#, r#"[1, {"b":"x\"y"}]"#, "1", r#"{"b":"x\"y"}"#, r#""x\"y""#, "-0.5e+3"]
-    );
+    assert_eq!(texts, [r#"{"a" : [1, {"b":"x\"y"}], "c":-0.5e+3}"#, r#"[1, {"b":"x\"y"}]"#, "1", r#"{"b":"x\"y"}"#, r#""x\"y""#, "-0.5e+3"]);
 }
 
 #[test]

@@ -196,8 +196,7 @@ impl Tape {
         let mut scratch = Vec::new();
         self.nodes.iter().any(|node| {
             scratch.clear();
-            (node.name_escaped && !unescape(&doc[node.name()], &mut scratch))
-                || (node.escaped && !unescape(&doc[node.inner()], &mut scratch))
+            (node.name_escaped && !unescape(&doc[node.name()], &mut scratch)) || (node.escaped && !unescape(&doc[node.inner()], &mut scratch))
         })
     }
 }

@@ -76,14 +76,7 @@ pub fn seal_dead_letter(
 ///
 /// # Errors
 /// [`OpenError`]; `corrupt` also when `origin` was edited.
-pub fn open_dead_letter(
-    opener: &mut Opener,
-    keys: &Keyring,
-    part: Part,
-    origin: &Origin<'_>,
-    token: &[u8],
-    out: &mut Vec<u8>,
-) -> Result<(), OpenError> {
+pub fn open_dead_letter(opener: &mut Opener, keys: &Keyring, part: Part, origin: &Origin<'_>, token: &[u8], out: &mut Vec<u8>) -> Result<(), OpenError> {
     let binding = origin.binding();
     let expected = Expected { fid: kdf::field_id(part.field()), tenant: keys.tenant(), binding: Some(&binding), owner: Owner::Any };
     let kind = opener.open(token, &expected, |kid| keys.get(kid).cloned(), out)?;

@@ -121,10 +121,7 @@ impl Opener {
         if self.ciphers.len() >= CACHE {
             self.ciphers.clear();
         }
-        let cipher = self
-            .ciphers
-            .entry((key.id, header.suite, header.fid))
-            .or_insert_with(|| Cipher::new(secret.expose(), header.suite, &header.fid));
+        let cipher = self.ciphers.entry((key.id, header.suite, header.fid)).or_insert_with(|| Cipher::new(secret.expose(), header.suite, &header.fid));
         let (front, text) = self.raw.split_at_mut(HEADER_LEN + header.suite.prefix_len());
         let prefix = &front[HEADER_LEN..];
         let start = front.len();

@@ -36,9 +36,7 @@ impl Tree {
             Kind::Number => text.parse().map_or_else(|_| Value::Float(text.parse().unwrap_or(f64::NAN)), Value::Integer),
             Kind::String => Value::String(string(&doc[n.inner()])),
             Kind::Array => Value::Array(tape.children(node).map(|c| Self::new(doc, tape, c)).collect()),
-            Kind::Object => Value::Object(
-                tape.children(node).map(|c| (string(&doc[tape.nodes()[c as usize].name()]), Self::new(doc, tape, c))).collect(),
-            ),
+            Kind::Object => Value::Object(tape.children(node).map(|c| (string(&doc[tape.nodes()[c as usize].name()]), Self::new(doc, tape, c))).collect()),
         };
         Self { node, value }
     }
