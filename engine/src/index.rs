@@ -16,12 +16,13 @@ pub struct Indexer {
 }
 
 impl Indexer {
-    /// An indexer under `root` for `domain` (the field name or `@<domain>`), tags of `bits` bits over `parts` parts.
-    /// `None` when `root` is no usable index root.
+    /// An indexer under `root` for `domain` (the field name or `@<domain>`), tags of `bits` bits (8 to 64, or 128) over `parts` parts.
+    /// `None` when `root` is no usable index root of that tenant, or for another number of bits.
     #[must_use]
     pub fn new(root: &Key, tenant: &str, domain: &str, normalizer: &str, bits: u16, parts: u16) -> Option<Self> {
         let Scope::Version(version) = root.scope else { return None };
-        let secret = root.secret.as_ref().filter(|_| root.kind == KeyKind::Index)?;
+        let fits = root.kind == KeyKind::Index && *root.tenant == *tenant && matches!(bits, 8..=64 | 128);
+        let secret = root.secret.as_ref().filter(|_| fits)?;
         let key = index_key(secret.expose(), tenant, domain, normalizer, bits, parts);
         let mac = Hmac::<Sha256>::new_from_slice(&*key).ok()?;
         Some(Self { mac, version, bits })

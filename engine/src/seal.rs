@@ -34,7 +34,7 @@ pub enum SealError {
     /// No random bytes.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
-    /// The key has no secret, or is of a kind the suite does not take.
+    /// The key has no secret, or is of a kind or scope the suite does not take.
     #[error("the key does not fit")]
     Key,
     /// The payload is longer than the cipher takes (64 GiB).
@@ -95,9 +95,9 @@ impl Sealer {
     /// A sealer of field `fid` with `key`.
     ///
     /// # Errors
-    /// [`SealError::Key`] when the key has no secret here or its kind does not fit the suite.
+    /// [`SealError::Key`] when the key has no secret here or its kind or scope does not fit the suite.
     pub fn new(key: Arc<Key>, suite: Suite, fid: FieldId) -> Result<Self, SealError> {
-        let secret = key.secret.as_ref().filter(|_| suite.fits(key.kind)).ok_or(SealError::Key)?;
+        let secret = key.secret.as_ref().filter(|_| suite.seals_under(key.kind, &key.scope)).ok_or(SealError::Key)?;
         let cipher = Cipher::new(secret.expose(), suite, &fid);
         let tenant = key.tenant.clone();
         Ok(Self { key, cipher, suite, fid, tenant, uses_left: 0, raw: Vec::new(), aad: Vec::new(), front: Front::default() })
@@ -109,7 +109,7 @@ impl Sealer {
         self.key.id
     }
 
-    /// Appends the token of `payload` to `out`, without quotes. `pad` is 0 or a multiple of 16; `binding` the encoded bound values ([`binding`]).
+    /// Appends the token of `payload` to `out`, without quotes. `pad` is 0 or a multiple of 16; `binding` the encoded bound values ([`append_bound`]).
     ///
     /// # Errors
     /// [`SealError`]; nothing was appended then.

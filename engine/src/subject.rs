@@ -27,10 +27,11 @@ pub(crate) fn is_integer(json: &[u8]) -> bool {
     !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits[0] != b'0')
 }
 
-/// `ref = first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref" | LP(tenant) | LP(scalar text))`. `None` when `key` is no usable `subject_ref` key.
+/// `ref = first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref" | LP(tenant) | LP(scalar text))`. `None` when `key` is no usable
+/// `subject_ref` key of that tenant.
 #[must_use]
 pub fn subject_ref(key: &Key, tenant: &str, text: &[u8]) -> Option<SubjectRef> {
-    let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::SubjectRef)?;
+    let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::SubjectRef && *key.tenant == *tenant)?;
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).ok()?;
     mac.update(b"vs1/ref");
     for part in [tenant.as_bytes(), text] {

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::error::OpenError;
-use crate::key::{KeyId, KeyKind};
+use crate::key::{KeyId, KeyKind, Scope};
 
 /// What every token starts with.
 pub const PREFIX: &[u8] = b"vs1.";
@@ -74,7 +74,7 @@ impl Suite {
         }
     }
 
-    /// Whether keys of `kind` may seal and open with this suite.
+    /// Whether keys of `kind` may open (and, but for [`Suite::seals_under`], seal) with this suite.
     #[must_use]
     pub fn fits(self, kind: KeyKind) -> bool {
         match self {
@@ -82,6 +82,13 @@ impl Suite {
             Self::XaesGcm => matches!(kind, KeyKind::Data | KeyKind::DeadLetter),
             Self::AesSiv => kind == KeyKind::Deterministic,
         }
+    }
+
+    /// Whether a key of that kind and scope may seal with this suite. Suite 1 has short random nonces: its keys belong to one process, which
+    /// counts their uses. What others share takes another suite.
+    #[must_use]
+    pub fn seals_under(self, kind: KeyKind, scope: &Scope) -> bool {
+        self.fits(kind) && (self != Self::AesGcm || matches!(scope, Scope::Schema(_)))
     }
 }
 

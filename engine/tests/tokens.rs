@@ -15,7 +15,11 @@ use veilstream_engine::{OpenError, SecretKey};
 const FID: [u8; 6] = [1, 2, 3, 4, 5, 6];
 
 fn key_for(suite: Suite) -> Arc<Key> {
-    Arc::new(key(if suite == Suite::AesSiv { KeyKind::Deterministic } else { KeyKind::Data }, "v1"))
+    Arc::new(match suite {
+        Suite::AesGcm => key(KeyKind::Data, "schema:t"),
+        Suite::XaesGcm => key(KeyKind::Data, "shared:t"),
+        Suite::AesSiv => key(KeyKind::Deterministic, "v1"),
+    })
 }
 
 fn seal(key: &Arc<Key>, suite: Suite, kind: PayloadKind, payload: &[u8], pad: u16, binding: Option<&[u8]>) -> Vec<u8> {
@@ -111,7 +115,7 @@ fn other_spellings_are_malformed() {
 
 #[test]
 fn a_spent_key_refuses() {
-    let mut spent = key(KeyKind::Data, "v1");
+    let mut spent = key(KeyKind::Data, "schema:t");
     spent.budget = Budget::new(3);
     let spent = Arc::new(spent);
     let mut nonces = NoncePool::new(Box::new(OsRandom));
@@ -127,6 +131,16 @@ fn a_spent_key_refuses() {
     assert_eq!(second.seal(PayloadKind::Json, b"1", 16, None, &mut nonces, &mut out), Err(SealError::Spent), "another sealer has no more");
 }
 
+#[test]
+fn a_key_that_others_may_use_does_not_seal_with_short_nonces() {
+    let refused = |kind, scope| Sealer::new(Arc::new(key(kind, scope)), Suite::AesGcm, FID).err();
+    assert_eq!(refused(KeyKind::Data, "schema:t"), None);
+    for scope in ["shared:t", "subject:00000000000000000000000000000000", "v1"] {
+        assert_eq!(refused(KeyKind::Data, scope), Some(SealError::Key), "{scope}");
+    }
+    assert_eq!(refused(KeyKind::DeadLetter, "v1"), Some(SealError::Key));
+}
+
 /// What a key's state, check value and tenant make of a good token, with an opener that opened it before.
 #[test]
 fn keys_that_must_not_open_do_not() {
@@ -137,7 +151,7 @@ fn keys_that_must_not_open_do_not() {
     let mut with = |edit: &dyn Fn(&mut Key)| {
         let mut out = Vec::new();
         opener.open(&token, &expected, |_| Some(good.clone()), &mut out).unwrap();
-        let mut edited = key(KeyKind::Data, "v1");
+        let mut edited = key(KeyKind::Data, "schema:t");
         edit(&mut edited);
         opener.open(&token, &expected, |_| Some(Arc::new(edited)), &mut out)
     };

@@ -98,8 +98,12 @@ fn tokens_seal_and_open() {
     for case in cases(&VECTORS["tokens"], 66) {
         let name = text(case, "name");
         let suite = suite(case);
-        let kind = if suite == Suite::AesSiv { KeyKind::Deterministic } else { KeyKind::Data };
-        let key = key(bytes(case, "key"), kind, text(case, "tenant"), Scope::Version(1));
+        let (kind, scope) = match suite {
+            Suite::AesGcm => (KeyKind::Data, "schema:customers"),
+            Suite::XaesGcm => (KeyKind::Data, "shared:customers"),
+            Suite::AesSiv => (KeyKind::Deterministic, "v1"),
+        };
+        let key = key(bytes(case, "key"), kind, text(case, "tenant"), scope.parse().unwrap());
         let fid = kdf::field_id(text(case, "field"));
         assert_eq!(key.id.to_string(), text(case, "kid"), "{name}");
         assert_eq!(fid[..], hex(text(case, "fid")), "{name}");
