@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use veilstream::cli::Cli;
 use veilstream::exit::Exit;
+use veilstream::telemetry::panics;
 
 fn main() -> ExitCode {
+    panics::hide_messages();
     let exit = Cli::parse().run().unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
             // The reader has what it wants (`veilstream reveal | head`).

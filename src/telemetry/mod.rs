@@ -3,6 +3,7 @@
 pub mod counters;
 pub mod events;
 pub mod metrics;
+pub mod panics;
 
 use std::io::IsTerminal;
 
