@@ -6,6 +6,7 @@ mod support;
 use allocation_counter::measure;
 use support::{Bench, NOW, document, full_record, key, keyring, value_record};
 use veilstream_engine::key::KeyKind;
+use veilstream_engine::normalize::{Input, Normalizer, Scratch};
 use veilstream_engine::record::Record;
 use veilstream_engine::transform::Outcome;
 
@@ -87,4 +88,22 @@ fn wide_objects_and_long_strings() {
     let members: Vec<String> = (0..300).map(|i| format!("\"m{i}\":\"{}\"", "x".repeat(i))).collect();
     let value = format!("{{\"o\":{{{}}},\"t\":\"{}\"}}", members.join(","), "long text ".repeat(1000));
     assert_eq!(of(r#""fields":[{"id":"o","path":"$.o.*","index":{"normalize":"exact","bits":64}},{"id":"d","path":"$..q"}]"#, &value), 0);
+}
+
+#[test]
+fn normalising_ascii() {
+    let (mut scratch, mut out) = (Scratch::default(), Vec::with_capacity(64));
+    for (name, value) in [
+        ("exact", r#""jane@example.com""#),
+        ("text", r#"" Jane  Q. Public""#),
+        ("email", r#""Jane@Example.com ""#),
+        ("digits", r#""078-05-1120""#),
+        ("alnum", r#""de89 3704 0044 0532 0130 00""#),
+        ("date", r#""1980-02-29T23:59:59Z""#),
+        ("number", "-1.500e3"),
+    ] {
+        let normalizer: Normalizer = name.parse().unwrap();
+        let count = measure(|| assert!(normalizer.normalize(Input::Json(value.as_bytes()), &mut scratch, &mut out))).count_total;
+        assert_eq!(count, 0, "{name}");
+    }
 }

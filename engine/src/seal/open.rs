@@ -1,7 +1,7 @@
 //! Opening: strict, in the order of docs/formats.md, never a second key tried.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use aes_gcm::AeadInOut;
 use subtle::ConstantTimeEq;
@@ -76,12 +76,15 @@ impl Owner {
 /// Ciphers kept at most; more are forgotten all at once, which costs a few derivations.
 const CACHE: usize = 1024;
 
+/// A cipher with the key it was made from, whose check value was right.
+type Ciphers = HashMap<(KeyId, Suite, FieldId), (Weak<Key>, Cipher)>;
+
 /// Opens tokens. Keeps key schedules and buffers from token to token.
 #[derive(Default)]
 pub struct Opener {
     raw: Vec<u8>,
     aad: Vec<u8>,
-    ciphers: HashMap<(KeyId, Suite, FieldId), Cipher>,
+    ciphers: Ciphers,
     /// Open keys marked compromised. Off unless the operator says so.
     pub allow_compromised: bool,
 }
@@ -105,40 +108,19 @@ impl Opener {
         }
         let key = lookup(&header.kid).ok_or(OpenError::KeyUnavailable)?;
         check_key(&key, &header, expected.tenant, self.allow_compromised)?;
+        let cipher = kept_cipher(&mut self.ciphers, &key, &header)?;
         if header.bound() != expected.binding.is_some() || !expected.owner.permits(&key) {
             return Err(OpenError::Binding);
         }
         associated_data(&self.raw[..HEADER_LEN], expected.tenant, expected.binding.unwrap_or_default(), &mut self.aad);
-        let plain = self.decrypt(&key, &header)?;
-        let (kind, payload) = unframe(&header, &self.raw[plain])?;
+        let frame = decrypt(cipher, header.suite, &self.aad, &mut self.raw[HEADER_LEN..])?;
+        let (kind, payload) = unframe(&header, frame)?;
         out.extend_from_slice(payload);
         Ok(kind)
     }
-
-    /// Decrypts in place; returns where in `raw` the frame stands.
-    fn decrypt(&mut self, key: &Key, header: &Header) -> Result<std::ops::Range<usize>, OpenError> {
-        let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
-        if self.ciphers.len() >= CACHE {
-            self.ciphers.clear();
-        }
-        let cipher = self.ciphers.entry((key.id, header.suite, header.fid)).or_insert_with(|| Cipher::new(secret.expose(), header.suite, &header.fid));
-        let (front, text) = self.raw.split_at_mut(HEADER_LEN + header.suite.prefix_len());
-        let prefix = &front[HEADER_LEN..];
-        let start = front.len();
-        let end = match cipher {
-            Cipher::Gcm(aes) => open_gcm(&**aes, prefix, &self.aad, text)?,
-            Cipher::Xaes(aes) => open_gcm(&**aes, prefix, &self.aad, text)?,
-            Cipher::Siv(siv) => {
-                let iv = prefix.try_into().map_err(|_| OpenError::Corrupt)?;
-                siv.decrypt_inout_detached([&self.aad], text.into(), &iv).map_err(|_| OpenError::Corrupt)?;
-                text.len()
-            }
-        };
-        Ok(start..start + end)
-    }
 }
 
-/// The checks of the key, before any cryptography: erased and unavailable first, then kind, tenant, check value.
+/// What is known of the key without cryptography: erased and unavailable first, then kind and tenant.
 fn check_key(key: &Key, header: &Header, tenant: &str, allow_compromised: bool) -> Result<(), OpenError> {
     match key.state {
         KeyState::Shredded => return Err(OpenError::Erased),
@@ -146,19 +128,52 @@ fn check_key(key: &Key, header: &Header, tenant: &str, allow_compromised: bool) 
         KeyState::Compromised if !allow_compromised => return Err(OpenError::KeyUnavailable),
         KeyState::Active | KeyState::DecryptOnly | KeyState::Compromised => {}
     }
-    let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
-    let kcv = kdf::key_check_value(secret);
-    let same = kcv.ct_eq(&key.kcv) & kcv[..16].ct_eq(&header.kid.0);
-    if header.suite.fits(key.kind) && *key.tenant == *tenant && bool::from(same) { Ok(()) } else { Err(OpenError::Corrupt) }
+    if key.secret.is_none() {
+        return Err(OpenError::KeyUnavailable);
+    }
+    if header.suite.fits(key.kind) && *key.tenant == *tenant { Ok(()) } else { Err(OpenError::Corrupt) }
 }
 
-fn open_gcm<A: AeadInOut>(aes: &A, nonce: &[u8], aad: &[u8], text: &mut [u8]) -> Result<usize, OpenError> {
+/// The cipher of key and field, made once the key's check value has been found right. It is taken from `ciphers` only for the very key it was
+/// made from: another key of the same id is checked anew. (While a `Weak` points to it, no other key can take its address.)
+fn kept_cipher<'c>(ciphers: &'c mut Ciphers, key: &Arc<Key>, header: &Header) -> Result<&'c mut Cipher, OpenError> {
+    let slot = (header.kid, header.suite, header.fid);
+    let made_from = |(from, _): &(Weak<Key>, Cipher)| std::ptr::eq(from.as_ptr(), Arc::as_ptr(key));
+    if !ciphers.get(&slot).is_some_and(made_from) {
+        let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
+        let kcv = kdf::key_check_value(secret);
+        if !bool::from(kcv.ct_eq(&key.kcv) & kcv[..16].ct_eq(&header.kid.0)) {
+            return Err(OpenError::Corrupt);
+        }
+        if ciphers.len() >= CACHE {
+            ciphers.clear();
+        }
+        ciphers.insert(slot, (Arc::downgrade(key), Cipher::new(secret.expose(), header.suite, &header.fid)));
+    }
+    ciphers.get_mut(&slot).map(|(_, cipher)| cipher).ok_or(OpenError::KeyUnavailable)
+}
+
+/// Decrypts the body in place; the plaintext frame.
+fn decrypt<'b>(cipher: &mut Cipher, suite: Suite, aad: &[u8], body: &'b mut [u8]) -> Result<&'b [u8], OpenError> {
+    let (prefix, text) = body.split_at_mut(suite.prefix_len());
+    match cipher {
+        Cipher::Gcm(aes) => open_gcm(&**aes, prefix, aad, text),
+        Cipher::Xaes(aes) => open_gcm(&**aes, prefix, aad, text),
+        Cipher::Siv(siv) => {
+            let iv = (&*prefix).try_into().map_err(|_| OpenError::Corrupt)?;
+            siv.decrypt_inout_detached([aad], (&mut *text).into(), iv).map_err(|_| OpenError::Corrupt)?;
+            Ok(text)
+        }
+    }
+}
+
+fn open_gcm<'t, A: AeadInOut>(aes: &A, nonce: &[u8], aad: &[u8], text: &'t mut [u8]) -> Result<&'t [u8], OpenError> {
     let end = text.len().checked_sub(TAG_LEN).ok_or(OpenError::Corrupt)?;
     let (body, tag) = text.split_at_mut(end);
     let nonce = nonce.try_into().map_err(|_| OpenError::Corrupt)?;
     let tag = (&*tag).try_into().map_err(|_| OpenError::Corrupt)?;
-    aes.decrypt_inout_detached(nonce, aad, body.into(), tag).map_err(|_| OpenError::Corrupt)?;
-    Ok(end)
+    aes.decrypt_inout_detached(nonce, aad, (&mut *body).into(), tag).map_err(|_| OpenError::Corrupt)?;
+    Ok(body)
 }
 
 /// The payload of a frame: padding off, kind known, and a `J` payload exactly one JSON text.
