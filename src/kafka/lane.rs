@@ -86,13 +86,15 @@ pub struct Lane {
     transaction_timeout: Duration,
     begun: Option<Instant>,
     fenced: Option<Instant>,
+    /// When the polling thread last fenced our producer.
+    overrun: Option<Instant>,
 }
 
 impl Lane {
     /// A lane without producer: its first event is [`Event::Recycled`] (fence first).
     #[must_use]
     pub fn new(transaction_timeout: Duration) -> Self {
-        Self { state: State::Recycling, transaction_timeout, begun: None, fenced: None }
+        Self { state: State::Recycling, transaction_timeout, begun: None, fenced: None, overrun: None }
     }
 
     /// Where it is.
@@ -111,6 +113,9 @@ impl Lane {
     pub fn on(&mut self, event: Event, now: Instant) -> Action {
         use Action as A;
         use State as S;
+        if event == Event::Overrun {
+            self.overrun = Some(now);
+        }
         let (state, action) = match (self.state, event) {
             (S::Ended, _) => (S::Ended, A::Wait),
             (S::Idle, Event::Work) => {
@@ -151,7 +156,7 @@ impl Lane {
 
     fn failed(&mut self, fault: Fault, now: Instant) -> (State, Action) {
         match fault {
-            Fault::Fenced => self.fenced(now, self.timed_out(now)),
+            Fault::Fenced => self.fenced(now),
             // An abort that fails leaves nothing to abort with.
             _ if self.state == State::Aborting => (State::Recycling, Action::Recycle("abort_failed")),
             // Nothing is open: begin failed.
@@ -164,10 +169,13 @@ impl Lane {
     }
 
     /// Fenced twice within the transaction time-out, with no transaction of ours that old: another process. A transaction that the
-    /// coordinator timed out reads as fenced too (`own`), and proves nothing.
-    fn fenced(&mut self, now: Instant, own: bool) -> (State, Action) {
-        if own {
+    /// coordinator timed out reads as fenced too, and so does what our own polling thread fenced: they prove nothing.
+    fn fenced(&mut self, now: Instant) -> (State, Action) {
+        if self.timed_out(now) {
             return (State::Recycling, Action::Recycle("transaction_timed_out"));
+        }
+        if self.overrun.is_some_and(|at| now.duration_since(at) < self.transaction_timeout) {
+            return (State::Recycling, Action::Recycle("rebalance_overrun"));
         }
         if self.fenced.is_some_and(|before| now.duration_since(before) < self.transaction_timeout) {
             return (State::Ended, Action::EndFenced);
@@ -359,6 +367,17 @@ mod tests {
         run.later(Duration::from_secs(5));
         assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::EndFenced);
         assert_eq!(run.0.state(), State::Ended);
+    }
+
+    #[test]
+    fn our_own_fence_is_not_another_process() {
+        let mut run = Run::at(State::Committing);
+        run.on(Event::Overrun);
+        for _ in 0..3 {
+            run.on(Event::Recycled);
+            run.on(Event::Work);
+            assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("rebalance_overrun"));
+        }
     }
 
     #[test]

@@ -51,8 +51,6 @@ const DEFAULTS_CONSUMER: &[(&str, &str)] = &[
     // librdkafka's default of 1 s stalls a partition that was full once.
     ("fetch.queue.backoff.ms", "50"),
     ("partition.assignment.strategy", "cooperative-sticky"),
-    // Per partition, because each has its own queue.
-    ("queued.max.messages.kbytes", "4096"),
 ];
 
 const DEFAULTS_PRODUCER: &[(&str, &str)] = &[("compression.type", "lz4"), ("linger.ms", "5"), ("transaction.timeout.ms", "30000")];
