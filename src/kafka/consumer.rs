@@ -359,10 +359,9 @@ impl Poller {
             for t in &mut targets {
                 let found = committed.find_partition(&t.topic, t.partition).ok_or("committed offsets are incomplete")?;
                 found.error().map_err(|_| "committed offsets cannot be read")?;
-                match found.offset() {
-                    Offset::Offset(offset) => t.offset = offset,
-                    // Nothing committed yet: where reading began is where it begins again.
-                    _ => {}
+                // Nothing committed yet: where reading began is where it begins again.
+                if let Offset::Offset(offset) = found.offset() {
+                    t.offset = offset;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The pipeline: raw topics in, sanitized topics and sealed dead letters out, exactly once.
 //!
-//! One thread polls the one consumer ([`consumer`]); N lanes ([`worker`], [`pump`]), each with a transactional producer of its own, read the
+//! One thread polls the one consumer (`consumer.rs`); N lanes (`worker.rs`, `pump.rs`), each with a transactional producer of its own, read the
 //! partitions forwarded to their queue. What a lane may do when is a pure state machine ([`lane`]). `docs/design.md` says why.
 
 mod consumer;

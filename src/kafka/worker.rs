@@ -1,6 +1,8 @@
 //! One lane's thread: reads its partitions' queue, transforms, produces, and does what the state machine says. It never waits for anything
 //! without looking at its inbox: a rebalance may be waiting for it.
 
+mod recovery;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -15,9 +17,10 @@ use super::ffi::{Batch, Queue};
 use super::lane::{Action, Bisection, Event, Lane, State};
 use super::producer::{Backoff, Producer, Recipe};
 use super::pump::{Pump, Stopped};
-use super::shared::{Ack, Assigned, Latch, Shared, Target, ToLane, ToPoll};
+use super::shared::{Ack, Assigned, Latch, Shared, ToLane, ToPoll};
 use super::slot::{Slot, Slots};
 use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted};
+use recovery::Recovery;
 
 /// Records read at once.
 const CHUNK: usize = 1000;
@@ -27,16 +30,6 @@ const DRAINED: Duration = Duration::from_millis(10);
 const IDLE_WAIT: i32 = 100;
 /// One try to fence in a producer.
 const FENCE: Duration = Duration::from_secs(5);
-/// An answer of the polling thread takes at most this long, requests to brokers included; then it is asked again.
-const ANSWER: Duration = Duration::from_secs(30);
-/// How often the positions of drained partitions are looked at.
-const POSITIONS: Duration = Duration::from_secs(1);
-
-/// Partitions to be read again, before anything else is.
-struct Recovery {
-    reread: bool,
-    asked: Option<Instant>,
-}
 
 /// A lane.
 pub(super) struct Worker {
@@ -188,7 +181,7 @@ impl Worker {
             ToLane::Moved(result) => self.moved(result),
             ToLane::Released(topic) => {
                 if self.slots.unpark(&topic) {
-                    self.recovery.get_or_insert(Recovery { reread: false, asked: None });
+                    self.recovery.get_or_insert(Recovery::new(false));
                 }
             }
             ToLane::Stop(deadline) => {
@@ -386,53 +379,6 @@ impl Worker {
         }
     }
 
-    // ---- reading again ----
-
-    fn start_recovery(&mut self, reread: bool) {
-        self.batch.clear();
-        self.pump.cursor = 0;
-        let reread = reread || self.recovery.as_ref().is_some_and(|r| r.reread);
-        self.slots.rewind();
-        self.recovery = Some(Recovery { reread, asked: None });
-    }
-
-    fn recover(&mut self) {
-        // A released topic asks for it in the middle of a transaction.
-        if self.machine.state() == State::Open {
-            return self.drive(Event::Due);
-        }
-        let Some(recovery) = &mut self.recovery else { return };
-        if recovery.asked.is_none_or(|at| at.elapsed() > ANSWER) {
-            self.batch.clear();
-            self.pump.cursor = 0;
-            self.slots.rewind();
-            let targets: Vec<Target> = self.slots.iter().filter(|s| !s.parked).filter_map(|s| s.target(recovery.reread)).collect();
-            if targets.is_empty() {
-                self.recovery = None;
-                return;
-            }
-            recovery.asked = Some(Instant::now());
-            if self.poll.send(ToPoll::Rewind { lane: self.lane, targets, reread: recovery.reread }).is_err() {
-                self.ended = Some(End::Failed("the polling thread is gone".to_owned()));
-            }
-        }
-        self.drain_inbox(Duration::from_millis(100));
-    }
-
-    fn moved(&mut self, result: Result<Vec<Target>, &'static str>) {
-        let Some(recovery) = &mut self.recovery else { return };
-        match result {
-            Ok(targets) => {
-                self.slots.moved(&targets);
-                self.recovery = None;
-            }
-            Err(_) => {
-                recovery.asked = None;
-                self.backoff.failed(Instant::now());
-            }
-        }
-    }
-
     // ---- records ----
 
     fn work(&mut self) {
@@ -523,32 +469,6 @@ impl Worker {
         let Some(target) = self.slots.park(epoch) else { return };
         if self.poll.send(ToPoll::Park(target)).is_err() {
             self.ended = Some(End::Failed("the polling thread is gone".to_owned()));
-        }
-    }
-
-    /// Transactional inputs end in control records, which are nobody's work: where a partition is drained, its position commits, or the lag
-    /// would stay 1 for ever.
-    fn look_at_positions(&mut self) {
-        if self.last_look.elapsed() < POSITIONS || self.stop.is_some() {
-            return;
-        }
-        self.last_look = Instant::now();
-        let mut list = TopicPartitionList::new();
-        for slot in self.slots.iter().filter(|s| s.is_drained()) {
-            list.add_partition(&slot.assigned.topic, slot.assigned.partition);
-        }
-        if list.count() == 0 || !self.queue.positions(&list) {
-            return;
-        }
-        let mut moved = false;
-        for element in list.elements() {
-            if let Offset::Offset(position) = element.offset() {
-                moved |= self.slots.advance(element.topic(), element.partition(), position);
-            }
-        }
-        if moved {
-            self.drive(Event::Work);
-            self.drive(Event::Due);
         }
     }
 }
