@@ -130,6 +130,7 @@ fn email_has_one_domain() {
             (r#""jane@example.com.""#, Some("?jane@example.com.")),
             (r#""jane@.com""#, Some("?jane@.com")),
             (r#""jane@""#, Some("?jane@")),
+            (r#""@Example.com""#, Some("@example.com")),
             ("\"jane@b\u{fc}cher\u{3002}example\"", Some("jane@xn--bcher-kva.example")),
             (r#""jane@XN--BCHER-KVA.example""#, Some("jane@xn--bcher-kva.example")),
             (r#""jane@xn--a.example""#, Some("?jane@xn--a.example")),
@@ -193,7 +194,7 @@ fn numbers_are_plain_decimals() {
         &[
             ("-0.0", Some("0")),
             ("-0e5", Some("0")),
-            (r#""+007.50""#, Some("7.5")),
+            (r#"" +007.50\n""#, Some("7.5")),
             ("1e-3", Some("0.001")),
             ("-1.5E+2", Some("-150")),
             ("9007199254740993", Some("9007199254740993")),
