@@ -36,6 +36,7 @@ fn the_first_asks_and_the_second_ends() {
 }
 
 /// Says what it receives and never ends by itself.
+#[allow(clippy::print_stdout)] // its parent reads it
 fn child() -> ! {
     let (send, requests) = mpsc::channel::<Request>();
     signals::watch(move |request| send.send(request).is_ok()).unwrap();

@@ -7,6 +7,8 @@
 
 pub mod compile;
 pub mod error;
+pub mod index;
+pub mod inspect;
 pub mod kdf;
 pub mod key;
 pub mod keyring;
@@ -15,8 +17,6 @@ mod protect;
 pub mod record;
 mod residue;
 pub mod reveal;
-pub mod index;
-pub mod inspect;
 pub mod scan;
 pub mod schema;
 pub mod seal;

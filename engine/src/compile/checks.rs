@@ -50,7 +50,10 @@ fn filter_values(read: &ReadSchema, reader: &mut Reader) {
         let values = query.filter_values();
         for (i, field) in read.schema.fields.iter().enumerate() {
             if values.iter().any(|steps| read.queries[i].may_select_inside(steps)) {
-                reader.error(pointer, format!("has a filter that compares or measures what contains a member field {} protects; compare members that stay in clear", field.id));
+                reader.error(
+                    pointer,
+                    format!("has a filter that compares or measures what contains a member field {} protects; compare members that stay in clear", field.id),
+                );
             }
         }
     }

@@ -12,8 +12,21 @@ use crate::schema::{HeaderRule, KeyRule, PathId, Protect, Residue, Scalar, Schem
 use crate::select::{Program, Query};
 
 const MEMBERS: [&str; 15] = [
-    "$schema", "veilstream", "name", "version", "description", "topics", "when", "subject", "subject_optional", "undeclared", "residue", "fields", "key",
-    "headers", "clear",
+    "$schema",
+    "veilstream",
+    "name",
+    "version",
+    "description",
+    "topics",
+    "when",
+    "subject",
+    "subject_optional",
+    "undeclared",
+    "residue",
+    "fields",
+    "key",
+    "headers",
+    "clear",
 ];
 
 /// A schema as read, with what the cross checks need.
@@ -105,9 +118,7 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
         undeclared: reader
             .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
             .unwrap_or_default(),
-        residue: reader
-            .choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)])
-            .unwrap_or_default(),
+        residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
         fields,
         key,
         headers,
@@ -125,11 +136,7 @@ fn schema_name(map: &Map<String, Value>, reader: &mut Reader) -> String {
 }
 
 fn version(map: &Map<String, Value>, digest: &str, reader: &mut Reader) -> String {
-    if map.contains_key("version") {
-        reader.integer("", map, "version", 1..=u64::from(u32::MAX), 1).to_string()
-    } else {
-        digest.to_owned()
-    }
+    if map.contains_key("version") { reader.integer("", map, "version", 1..=u64::from(u32::MAX), 1).to_string() } else { digest.to_owned() }
 }
 
 fn topics(map: &Map<String, Value>, reader: &mut Reader) -> (Option<String>, Option<String>) {
@@ -138,7 +145,8 @@ fn topics(map: &Map<String, Value>, reader: &mut Reader) -> (Option<String>, Opt
     };
     let mut topic = |name: &str| {
         let text = reader.required_string("/topics", topics, name, "\"customers.raw\"")?;
-        let good = !text.is_empty() && text.len() <= 249 && text != "." && text != ".." && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let good =
+            !text.is_empty() && text.len() <= 249 && text != "." && text != ".." && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !good {
             reader.error(&join("/topics", name), "is no Kafka topic name: 1 to 249 letters, digits, '.', '_' and '-'");
         }
@@ -238,9 +246,7 @@ fn header_rule(header: &str, value: &Value, schema: &str, grants: &Grants, reade
     if header == "veilstream-schema" {
         reader.error(&at, "is written by veilstream itself; it cannot be protected");
     }
-    let protect = reader
-        .choice(&at, map, "protect", &[("encrypt", 0), ("hash", 1), ("drop", 2)])
-        .or_else(|| (!map.contains_key("protect")).then_some(0))?;
+    let protect = reader.choice(&at, map, "protect", &[("encrypt", 0), ("hash", 1), ("drop", 2)]).or_else(|| (!map.contains_key("protect")).then_some(0))?;
     let name = field::domain(&at, map, grants, reader).unwrap_or_else(|| format!("{schema}#header:{header}"));
     let index = if protect == 1 {
         let mut rule = field::index_definition(&at, map, &name, reader)?;

@@ -10,8 +10,27 @@ use crate::normalize::Normalizer;
 use crate::schema::{Bind, Field, Generalize, IndexRule, Mask, PathId, Protect, ValueType};
 
 const MEMBERS: [&str; 21] = [
-    "id", "path", "description", "protect", "domain", "root", "format", "pad", "required", "type", "null", "bind", "index", "keep_first", "keep_last",
-    "with", "to", "normalize", "bits", "into", "of",
+    "id",
+    "path",
+    "description",
+    "protect",
+    "domain",
+    "root",
+    "format",
+    "pad",
+    "required",
+    "type",
+    "null",
+    "bind",
+    "index",
+    "keep_first",
+    "keep_last",
+    "with",
+    "to",
+    "normalize",
+    "bits",
+    "into",
+    "of",
 ];
 
 /// Members that mean something for some kinds of `protect` only.
@@ -32,13 +51,7 @@ pub(super) struct FieldPlaces {
     pub(super) at: String,
 }
 
-pub(super) fn fields(
-    map: &Map<String, Value>,
-    schema: &str,
-    grants: &Grants,
-    paths: &mut Paths,
-    reader: &mut Reader,
-) -> (Vec<Field>, Vec<FieldPlaces>) {
+pub(super) fn fields(map: &Map<String, Value>, schema: &str, grants: &Grants, paths: &mut Paths, reader: &mut Reader) -> (Vec<Field>, Vec<FieldPlaces>) {
     let list = match map.get("fields") {
         Some(Value::Array(list)) => list.as_slice(),
         Some(other) => {

@@ -142,11 +142,7 @@ fn pointer(tape: &Tape, index: u32, name: &dyn Fn(u32) -> String) -> String {
     if node.parent == NO_PARENT {
         return String::new();
     }
-    let step = if node.is_member() {
-        name(index)
-    } else {
-        tape.children(node.parent).position(|c| c == index).unwrap_or_default().to_string()
-    };
+    let step = if node.is_member() { name(index) } else { tape.children(node.parent).position(|c| c == index).unwrap_or_default().to_string() };
     join(&pointer(tape, node.parent, name), &step)
 }
 

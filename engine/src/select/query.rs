@@ -1,8 +1,6 @@
 //! One parsed path, and what can be said of it before any document is seen.
 
-use jsonpath_rust::parser::model::{
-    Comparable, Comparison, Filter, FilterAtom, FnArg, JpQuery, Literal, Segment, Selector, SingularQuery, Test, TestFunction,
-};
+use jsonpath_rust::parser::model::{Comparable, Comparison, Filter, FilterAtom, FnArg, JpQuery, Literal, Segment, Selector, SingularQuery, Test, TestFunction};
 use jsonpath_rust::parser::parse_json_path;
 
 use super::reads::{self, Read};
@@ -198,9 +196,7 @@ fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
     let Some((f, field_rest)) = field.split_first() else { return !strict || !read.is_empty() };
     let Some((r, read_rest)) = read.split_first() else { return false };
     let here = r.selectors.iter().any(|a| f.selectors.iter().any(|b| may_match(a, b)));
-    (here && covers(read_rest, field_rest, strict))
-        || (f.descendant && covers(read_rest, field, strict))
-        || (r.descendant && covers(read, field_rest, strict))
+    (here && covers(read_rest, field_rest, strict)) || (f.descendant && covers(read_rest, field, strict)) || (r.descendant && covers(read, field_rest, strict))
 }
 
 /// Whether two selectors may select the same child. Says yes when in doubt.
