@@ -1,0 +1,52 @@
+# make setup   what the build and the tests need: system packages, Kafka's jars, the webhook payloads
+# make demo    the main job on an embedded broker
+# make test    every test
+# make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
+# make bench   the engine beside the way by hand
+
+CARGO ?= cargo
+MVN ?= mvn
+NPM ?= npm
+KAFKA := target/kafka
+WEBHOOKS := target/webhooks
+WEBHOOKS_VERSION := 7.6.1
+
+.PHONY: setup system demo test lint deny bench
+.DELETE_ON_ERROR:
+
+setup: system $(KAFKA)/.complete $(WEBHOOKS)/.complete
+
+# Debian's names. As root what is missing is installed, otherwise said.
+system:
+	@sh tests/support/system.sh
+
+$(KAFKA)/.complete: tests/support/kafka/pom.xml | system
+	rm -rf $(KAFKA)
+	mkdir -p $(KAFKA)
+	$(MVN) -B -q -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(KAFKA)/libs)
+	touch $@
+
+$(WEBHOOKS)/.complete: Makefile | system
+	rm -rf $(WEBHOOKS)
+	mkdir -p $(WEBHOOKS)
+	cd $(WEBHOOKS) && $(NPM) pack --silent @octokit/webhooks-examples@$(WEBHOOKS_VERSION) && tar -xzf *.tgz && rm *.tgz
+	touch $@
+
+demo: system
+	$(CARGO) run --quiet -- demo
+
+test: setup
+	$(CARGO) test --workspace --locked
+
+lint: system
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
+	else echo "lint: cargo-deny is not installed, so bans, licences and sources were NOT checked (cargo install --locked cargo-deny)"; fi
+
+deny:
+	$(CARGO) deny check bans licenses sources
+
+bench: system
+	$(CARGO) bench -p veilstream-engine

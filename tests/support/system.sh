@@ -1,0 +1,32 @@
+#!/bin/sh
+# Installs what the build and the tests need from the system, or says what to install.
+set -eu
+
+missing=""
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need cc build-essential
+need make make
+need pkg-config pkg-config
+need java default-jre-headless
+need mvn maven
+need npm npm
+if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
+if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
+
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "setup: no cargo; install Rust 1.95 or newer (https://rustup.rs)" >&2
+    exit 1
+fi
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "setup: installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086  # a list of words
+    apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    exit 0
+fi
+echo "setup: please install these packages (Debian's names) and try again:$missing" >&2
+exit 1
