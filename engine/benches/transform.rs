@@ -22,7 +22,10 @@ use jsonpath_rust::query::js_path_process;
 use serde_json::Value;
 use sha2::Sha256;
 use support::{Bench, value_record};
+use veilstream_engine::index::Indexer;
 use veilstream_engine::scan::Tape;
+use veilstream_engine::seal::{NoncePool, PayloadKind, Sealer};
+use veilstream_engine::token::Suite;
 use veilstream_engine::transform::Outcome;
 
 const PATHS: [&str; 5] = ["$.customer.email", "$.customer.phone", "$.customer.ssn", "$.customer.name.full", "$.items[*].recipient"];
@@ -168,6 +171,24 @@ fn transform(c: &mut Criterion) {
     let mut selection = veilstream_engine::select::Selection::default();
     let program = &bench.schemas.schemas()[0].program;
     parts.bench_function("select", |b| b.iter(|| program.select(black_box(event.as_bytes()), &tape, &mut selection).unwrap()));
+    let key = std::sync::Arc::new(support::key(veilstream_engine::KeyKind::Data, "schema:t"));
+    let mut sealer = Sealer::new(key, Suite::AesGcm, [1; 6]).unwrap();
+    let mut nonces = NoncePool::new(Box::new(support::OsRandom));
+    let mut out = Vec::new();
+    parts.bench_function("seal one value", |b| {
+        b.iter(|| {
+            out.clear();
+            sealer.seal(PayloadKind::Json, black_box(b"\"jane.public@example.com\""), 16, None, &mut nonces, &mut out).unwrap();
+        });
+    });
+    let root = support::key(veilstream_engine::KeyKind::Index, "v1");
+    let indexer = Indexer::new(&root, support::TENANT, "t.email", "email", 128, 1).unwrap();
+    parts.bench_function("index one value", |b| {
+        b.iter(|| {
+            out.clear();
+            indexer.write([black_box(&b"jane.public@example.com"[..])], &mut out);
+        });
+    });
     parts.finish();
 }
 

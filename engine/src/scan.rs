@@ -5,7 +5,7 @@
 
 mod text;
 
-pub(crate) use text::{append_escaped, canonical_escapes, same_text};
+pub(crate) use text::{append_escaped, canonical_escapes, same_text, unescaped_eq};
 pub use text::{is_json_text, unescape};
 
 use crate::error::RejectCode;

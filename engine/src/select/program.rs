@@ -3,6 +3,7 @@
 use jsonpath_rust::parser::model::{JpQuery, Segment, Selector};
 
 use super::query::{Query, Step};
+use crate::scan::{Node, unescaped_eq};
 use crate::schema::PathId;
 
 pub(super) type StateId = u32;
@@ -11,7 +12,7 @@ pub(super) type StateId = u32;
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// Member names and where they lead.
-    pub(super) named: Vec<(Box<[u8]>, StateId)>,
+    pub(super) named: Vec<(Name, StateId)>,
     /// Bit n: some name is n bytes long (63: or longer). Most members are passed over on this alone.
     pub(super) lengths: u64,
     pub(super) wildcard: Option<StateId>,
@@ -28,6 +29,57 @@ pub(super) struct State {
     pub(super) leads_on: bool,
     /// Of an object's members, names alone decide.
     pub(super) by_name: bool,
+}
+
+/// A member name, with its first eight bytes as a number: most names are compared by it alone.
+#[derive(Debug)]
+pub(super) struct Name {
+    text: Box<[u8]>,
+    head: u64,
+}
+
+/// The first eight bytes of a name, or all of it and zeros.
+fn head(name: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let length = name.len().min(8);
+    bytes[..length].copy_from_slice(&name[..length]);
+    u64::from_le_bytes(bytes)
+}
+
+impl Name {
+    fn new(text: &str) -> Self {
+        Self { text: text.as_bytes().into(), head: head(text.as_bytes()) }
+    }
+}
+
+/// A member's name as it stands in the document.
+pub(super) struct Written<'d> {
+    name: &'d [u8],
+    escaped: bool,
+    head: u64,
+}
+
+impl<'d> Written<'d> {
+    #[inline]
+    pub(super) fn new(doc: &'d [u8], node: &Node) -> Self {
+        let name = &doc[node.name()];
+        // A name is never the end of a document: eight bytes from its start are nearly always there, and those that are not its own are cut off.
+        let head = match doc[node.name_start as usize..].first_chunk::<8>() {
+            Some(bytes) if name.len() < 8 => u64::from_le_bytes(*bytes) & !(u64::MAX << (8 * name.len())),
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None => head(name),
+        };
+        Self { name, escaped: node.name_escaped, head }
+    }
+
+    /// Whether it is `name`, after unescaping.
+    #[inline]
+    pub(super) fn is(&self, name: &Name) -> bool {
+        if self.escaped {
+            return unescaped_eq(self.name, &name.text);
+        }
+        self.head == name.head && self.name.len() == name.text.len() && (name.text.len() <= 8 || self.name == &*name.text)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,7 +144,7 @@ impl Program {
         match selector {
             Selector::Name(name) => {
                 state.lengths |= 1 << name.len().min(63);
-                state.named.push((name.as_bytes().into(), to));
+                state.named.push((Name::new(name), to));
             }
             Selector::Wildcard => state.wildcard = Some(to),
             Selector::Index(index) => state.indexes.push((*index, to)),
@@ -105,7 +157,7 @@ impl Program {
     fn existing(&self, from: StateId, selector: &Selector) -> Option<StateId> {
         let state = &self.states[from as usize];
         match selector {
-            Selector::Name(name) => state.named.iter().find(|(n, _)| **n == *name.as_bytes()).map(|t| t.1),
+            Selector::Name(name) => state.named.iter().find(|(n, _)| *n.text == *name.as_bytes()).map(|t| t.1),
             Selector::Wildcard => state.wildcard,
             Selector::Index(index) => state.indexes.iter().find(|t| t.0 == *index).map(|t| t.1),
             _ => None,

@@ -1,7 +1,7 @@
 //! Running the automaton over a node table.
 
 use super::filter::Tree;
-use super::program::{Program, State, StateId};
+use super::program::{Program, State, StateId, Written};
 use super::selection::{DuplicateMember, Hit, Selection};
 use crate::scan::{Kind, Node, Tape};
 
@@ -105,8 +105,9 @@ impl Program {
             }
             if here.object {
                 if may_be_named(node, state.lengths) {
+                    let written = Written::new(doc, node);
                     for (n, (name, next)) in state.named.iter().enumerate() {
-                        if tape.name_is(doc, node, name) {
+                        if written.is(name) {
                             here.see(ordinal + n, sel);
                             self.enter(*next, child, first, sel);
                             // Names of one state differ.
