@@ -168,6 +168,7 @@ fn transform(c: &mut Criterion) {
     parts.bench_function("scan", |b| b.iter(|| tape.scan(black_box(event.as_bytes())).unwrap()));
     parts.bench_function("utf8", |b| b.iter(|| std::str::from_utf8(black_box(event.as_bytes())).is_ok()));
     let bench = Bench::new(&schema("off"));
+    tape.scan(event.as_bytes()).unwrap();
     let mut selection = veilstream_engine::select::Selection::default();
     let program = &bench.schemas.schemas()[0].program;
     parts.bench_function("select", |b| b.iter(|| program.select(black_box(event.as_bytes()), &tape, &mut selection).unwrap()));

@@ -32,8 +32,8 @@ struct Frame {
     /// Which of those names were seen.
     seen: u64,
     /// Element index of `at`, and how many there are.
-    index: i64,
-    count: i64,
+    index: u32,
+    count: u32,
     /// The states here: `states[first..last]`.
     first: u32,
     last: u32,
@@ -128,13 +128,14 @@ impl Program {
 
     #[inline]
     fn step_element(&self, state: &State, here: &Frame, child: u32, first: usize, sel: &mut Selection) {
+        let (at, count) = (i64::from(here.index), i64::from(here.count));
         for (index, next) in &state.indexes {
-            if *index == here.index || *index == here.index - here.count {
+            if *index == at || *index == at - count {
                 self.enter(*next, child, first, sel);
             }
         }
         for (slice, next) in &state.slices {
-            if slice.contains(here.index, here.count) {
+            if slice.contains(at, count) {
                 self.enter(*next, child, first, sel);
             }
         }
@@ -184,7 +185,7 @@ impl Program {
             lengths,
             seen: 0,
             index: 0,
-            count: i64::from(n.count),
+            count: n.count,
             first: first as u32,
             last: sel.walk.states.len() as u32,
             filtered: filtered as u32,
