@@ -1,6 +1,6 @@
 //! `phone-<region>`: E.164 with a default region.
 
-use std::io::Write;
+use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use phonenumber::{PhoneNumber, country};
@@ -12,7 +12,7 @@ const MAX_LEN: usize = 64;
 pub(super) fn normalize(text: &str, region: country::Id, out: &mut Vec<u8>) -> bool {
     if let Some(number) = parse(text, region) {
         // Not the crate's formatter: it looks for a national format too, by regular expressions, before it writes these two.
-        return write!(out, "+{}{}", number.code().value(), number.national()).is_ok();
+        return write!(Text(out), "+{}{}", number.code().value(), number.national()).is_ok();
     }
     out.push(b'?');
     let start = out.len();
@@ -22,6 +22,16 @@ pub(super) fn normalize(text: &str, region: country::Id, out: &mut Vec<u8>) -> b
         return false;
     }
     true
+}
+
+/// Writes text at the end of bytes.
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
 }
 
 /// The crate has panicked on crafted input before: a panic is a number that does not parse. Its message may quote the number, so a program
