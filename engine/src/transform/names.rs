@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
 
 use super::beside::Generation;
 use crate::scan::{NO_PARENT, Node, Tape, same_text, unescape};
@@ -14,7 +15,9 @@ const FEW: u32 = 32;
 #[derive(Default)]
 pub(super) struct IndexNames {
     /// (object, name) of the index members written in this record: the first few, and the others.
-    written: Vec<u64>,
+    written: Vec<(u32, Range<usize>)>,
+    /// The names of `written`.
+    written_text: Vec<u8>,
     written_more: HashSet<u64>,
     /// Names of the members of `object`, sorted.
     siblings: Vec<u64>,
@@ -26,6 +29,7 @@ pub(super) struct IndexNames {
 impl IndexNames {
     pub(super) fn clear(&mut self) {
         self.written.clear();
+        self.written_text.clear();
         self.written_more.clear();
         self.object = None;
     }
@@ -38,18 +42,20 @@ impl IndexNames {
             self.collect(doc, tape, object);
             self.siblings.binary_search(&self.hash(NO_PARENT, text)).is_ok()
         };
-        !exists && self.write(self.hash(object, text))
+        !exists && self.write(object, text)
     }
 
-    fn write(&mut self, name: u64) -> bool {
-        if self.written.contains(&name) {
+    fn write(&mut self, object: u32, text: &[u8]) -> bool {
+        if self.written.iter().any(|(o, name)| *o == object && self.written_text[name.clone()] == *text) {
             return false;
         }
-        if self.written.len() < FEW as usize {
-            self.written.push(name);
-            return true;
+        if self.written.len() >= FEW as usize {
+            return self.written_more.insert(self.hash(object, text));
         }
-        self.written_more.insert(name)
+        let start = self.written_text.len();
+        self.written_text.extend_from_slice(text);
+        self.written.push((object, start..self.written_text.len()));
+        true
     }
 
     fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) {
