@@ -1,0 +1,54 @@
+//! Reads a topic from its beginning to its end with `krafka`.
+
+use std::time::{Duration, Instant};
+
+use krafka::consumer::{AutoOffsetReset, IsolationLevel};
+use krafka::{ConsumerRecord, Kafka};
+
+/// What readers see that skip aborted records, in partition order.
+pub(crate) fn committed(bootstrap: &str, topic: &str, partitions: i32) -> Vec<ConsumerRecord> {
+    read(bootstrap, topic, partitions, IsolationLevel::ReadCommitted)
+}
+
+/// Everything, aborted records included.
+pub(crate) fn uncommitted(bootstrap: &str, topic: &str, partitions: i32) -> Vec<ConsumerRecord> {
+    read(bootstrap, topic, partitions, IsolationLevel::ReadUncommitted)
+}
+
+fn read(bootstrap: &str, topic: &str, partitions: i32, isolation: IsolationLevel) -> Vec<ConsumerRecord> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
+        let consumer = kafka
+            .consumer_without_group()
+            .isolation_level(isolation)
+            .auto_offset_reset(AutoOffsetReset::Earliest)
+            .enable_auto_commit(false)
+            .build()
+            .await
+            .unwrap();
+        consumer.assign(topic, (0..partitions).collect()).await.unwrap();
+        let mut ends = Vec::new();
+        for partition in 0..partitions {
+            consumer.seek_to_beginning(topic, partition).await.unwrap();
+            ends.push(consumer.fetch_watermarks(topic, partition).await.unwrap().1);
+        }
+        let mut records = Vec::new();
+        let limit = Instant::now() + Duration::from_secs(60);
+        loop {
+            records.extend(consumer.poll(Duration::from_millis(200)).await.unwrap());
+            let mut open = Vec::new();
+            for (partition, end) in (0..partitions).zip(&ends) {
+                let position = consumer.position(topic, partition).await;
+                if *end > 0 && position.is_none_or(|at| at < *end) {
+                    open.push((partition, position, end));
+                }
+            }
+            if open.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < limit, "{topic} does not end: (partition, position, end) {open:?}");
+        }
+        consumer.close().await.unwrap();
+        records
+    })
+}
