@@ -4,6 +4,8 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod entropy;
 pub mod exit;
 pub mod http;

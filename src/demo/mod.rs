@@ -1,0 +1,211 @@
+//! `veilstream demo`: the pipeline of `run`, in process, between an embedded broker's topics.
+
+mod broker;
+mod keys;
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use krafka::ConsumerRecord;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use veilstream_engine::compile::Grants;
+use veilstream_engine::index::Indexer;
+use veilstream_engine::key::{KeyKind, Scope};
+use veilstream_engine::normalize::{Input, Scratch};
+use veilstream_engine::reveal::{KeySource as Lookup, Report, RevealOptions, Revealer};
+use veilstream_engine::schema::Schema;
+
+use crate::config::Config;
+use crate::kafka::{KeySource, Pipeline, letters};
+use crate::registry::Registry;
+use crate::status::Status;
+use crate::telemetry::metrics::Metrics;
+use broker::Broker;
+use keys::EphemeralKeys;
+
+const SCHEMA: &str = include_str!("../../schemas/customers.json");
+const EVENTS: &str = include_str!("events.ndjson");
+const RAW: &str = "customers.raw";
+const SANITIZED: &str = "customers.sanitized";
+const DEAD: &str = "veilstream.dead-letter";
+const PARTITIONS: i32 = 2;
+/// What somebody types who looks for a customer.
+const SOUGHT: &str = " Ada.Lovelace@EXAMPLE.com";
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Runs the demo and writes what happens to `out`.
+///
+/// # Errors
+/// A part does not start, or does not do within 40 s what it shows.
+pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> {
+    let dir = Folder::new()?;
+    let schemas = dir.0.join("schemas");
+    std::fs::create_dir(&schemas)?;
+    std::fs::write(schemas.join("customers.json"), SCHEMA)?;
+    let broker = Broker::start()?;
+    for topic in [RAW, SANITIZED, DEAD] {
+        broker.inner.create_topic(topic, PARTITIONS);
+    }
+    let config = config(&dir.0, &broker.address)?;
+    let grants = Grants { domains: vec!["payment_card".to_owned()], any_domain: false };
+    let (registry, _) =
+        Registry::open(&schemas, grants).map_err(|faults| anyhow::anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let set = registry.current();
+    let schema = set.get("customers").context("the shipped schema has another name")?.clone();
+    let keys = Arc::new(EphemeralKeys::default());
+    keys.prepare(&set)?;
+    let show = Show { colour };
+
+    show.title(out, &format!("An embedded broker listens on {}; {RAW} goes to {SANITIZED}", broker.address))?;
+    let pipeline = Pipeline::start(&config, Arc::new(registry), keys.clone(), Arc::new(Status::new(&["kafka"])), Arc::new(Metrics::new()?), false)?;
+    let events: Vec<&str> = EVENTS.lines().collect();
+    feed(&broker.address, &events)?;
+    let (mut clean, mut dead) = (Vec::new(), Vec::new());
+    let end = Instant::now() + PATIENCE;
+    while clean.len() + dead.len() < events.len() {
+        ensure!(Instant::now() < end, "{} of {} events arrived within {} s", clean.len() + dead.len(), events.len(), PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(50));
+        clean = broker.inner.committed_records(SANITIZED)?;
+        dead = broker.inner.committed_records(DEAD)?;
+    }
+    clean.sort_by_key(|record| record.timestamp);
+    ensure!(!dead.is_empty(), "the event that breaks its schema is no dead letter");
+
+    for record in &clean {
+        let raw = events[usize::try_from(record.timestamp - FIRST)?];
+        show.line(out, "raw      ", RED, raw)?;
+        show.line(out, "sanitized", GREEN, &text(record))?;
+    }
+    let found = search(out, show, &schema, &keys, &clean)?;
+    reveal(out, show, &schema, &keys, found, &events)?;
+    show.title(out, "An event without its required ssn: a sealed dead letter")?;
+    show.line(out, "dead     ", GREEN, &text(&dead[0]))?;
+    letters::read(&config, None, |found| {
+        if let Some(letter) = &found.letter {
+            let opened = letters::open(&found, letter, &*keys)?;
+            let _ = show.line(out, "opened   ", RED, &String::from_utf8_lossy(opened.value.as_deref().unwrap_or_default()));
+        }
+        Ok(false)
+    })?;
+    if keep {
+        show.title(out, &format!("Still up: bootstrap.servers={} (Ctrl-C ends it)", broker.address))?;
+        loop {
+            std::thread::park();
+        }
+    }
+    pipeline.stop(Instant::now() + Duration::from_secs(5));
+    if let Some(end) = pipeline.wait() {
+        ensure!(end == crate::kafka::End::Stopped, "{end}");
+    }
+    Ok(())
+}
+
+/// Timestamp of the first event; the next has the next millisecond.
+const FIRST: i64 = 1_795_400_000_000;
+const RED: &str = "\x1b[31m";
+const GREEN: &str = "\x1b[32m";
+const BOLD: &str = "\x1b[1m";
+
+/// Writes lines, in colour or not.
+#[derive(Clone, Copy)]
+struct Show {
+    colour: bool,
+}
+
+impl Show {
+    fn title(self, out: &mut dyn Write, title: &str) -> std::io::Result<()> {
+        if self.colour { writeln!(out, "\n{BOLD}{title}\x1b[0m") } else { writeln!(out, "\n{title}") }
+    }
+
+    fn line(self, out: &mut dyn Write, label: &str, colour: &str, text: &str) -> std::io::Result<()> {
+        if self.colour { writeln!(out, "{label}  {colour}{text}\x1b[0m") } else { writeln!(out, "{label}  {text}") }
+    }
+}
+
+/// Finds the record whose e-mail address is [`SOUGHT`], without opening any.
+fn search<'r>(out: &mut dyn Write, show: Show, schema: &Schema, keys: &EphemeralKeys, clean: &'r [ConsumerRecord]) -> anyhow::Result<&'r ConsumerRecord> {
+    let rule = schema.fields.iter().find(|f| &*f.id == "email").and_then(|f| f.index.as_ref()).context("the shipped schema indexes no email")?;
+    let keyring = keys.keyring();
+    let root = keyring.sealing(KeyKind::Index, &Scope::Version(1)).context("there is no index root")?;
+    let indexer = Indexer::new(root, keyring.tenant(), &rule.domain, &rule.normalize.to_string(), rule.bits, 1).context("the root does not fit")?;
+    let (mut normal, mut index) = (Vec::new(), Vec::new());
+    ensure!(rule.normalize.normalize(Input::Raw(SOUGHT.as_bytes()), &mut Scratch::default(), &mut normal), "{SOUGHT} has no index");
+    indexer.write([normal.as_slice()], &mut index);
+    let index = String::from_utf8(index)?;
+    show.title(out, &format!("Search for \"{SOUGHT}\": its blind index is {index}"))?;
+    let found = clean.iter().find(|record| text(record).contains(&index)).context("the search found nothing")?;
+    show.line(out, "found    ", GREEN, &format!("partition {} offset {}", found.partition, found.offset))?;
+    Ok(found)
+}
+
+/// Opens a record and compares with the input what was encrypted.
+fn reveal(out: &mut dyn Write, show: Show, schema: &Schema, keys: &EphemeralKeys, found: &ConsumerRecord, events: &[&str]) -> anyhow::Result<()> {
+    show.title(out, "Revealed with the keys")?;
+    let keyring = keys.keyring();
+    let lookup = |id: &_| keys.by_id(id);
+    let (mut opened, mut report) = (Vec::new(), Report::default());
+    let options = RevealOptions { fields: None, keep_indexes: false };
+    let value = found.value.as_deref().unwrap_or_default();
+    Revealer::default()
+        .reveal(schema, Lookup { keyring: &keyring, lookup: &lookup }, value, &options, &mut opened, &mut report)
+        .map_err(|reject| anyhow::anyhow!("the record does not open: {reject:?}"))?;
+    let opened = String::from_utf8(opened)?;
+    show.line(out, "revealed ", RED, &opened)?;
+    let raw: serde_json::Value = serde_json::from_str(events[usize::try_from(found.timestamp - FIRST)?])?;
+    let opened: serde_json::Value = serde_json::from_str(&opened)?;
+    for member in ["email", "ssn", "address"] {
+        ensure!(opened["customer"][member] == raw["customer"][member], "customer.{member} does not open to what came in");
+    }
+    Ok(())
+}
+
+fn config(dir: &Path, bootstrap: &str) -> anyhow::Result<Config> {
+    let mut text = String::new();
+    write!(
+        text,
+        "[kafka]\nbootstrap_servers = \"{bootstrap}\"\ngroup_id = \"demo\"\ninstance = \"demo\"\n[pipeline]\nlanes = 1\nreject_guard = \"off\"\n\
+         dead_letter_topic = \"{DEAD}\"\n[schemas]\ndir = \"schemas\"\ndomains = [\"payment_card\"]\n"
+    )?;
+    let file = dir.join("veilstream.toml");
+    std::fs::write(&file, text)?;
+    crate::cli::load_config(&file)
+}
+
+fn feed(bootstrap: &str, events: &[&str]) -> anyhow::Result<()> {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).set("log_level", "0").create()?;
+    for (i, event) in events.iter().enumerate() {
+        let i = i32::try_from(i)?;
+        let headers = OwnedHeaders::new().insert(Header { key: "source", value: Some("demo") });
+        let key = format!("customer-{i}");
+        let record = BaseRecord::to(RAW).partition(i % PARTITIONS).key(&key).payload(*event).timestamp(FIRST + i64::from(i)).headers(headers);
+        producer.send(record).map_err(|(error, _)| error)?;
+    }
+    Ok(producer.flush(Duration::from_secs(10))?)
+}
+
+fn text(record: &ConsumerRecord) -> String {
+    String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned()
+}
+
+/// A folder of its own, removed at the end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("veilstream-demo-{}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
