@@ -33,7 +33,7 @@ $(WEBHOOKS)/.complete: Makefile | system
 	touch $@
 
 demo: system
-	$(CARGO) run --quiet -- demo
+	$(CARGO) run --locked -- demo
 
 test: setup
 	$(CARGO) test --workspace --locked
