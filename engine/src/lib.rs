@@ -5,6 +5,7 @@
 //! fetched by the caller.
 #![forbid(unsafe_code)]
 
+mod append;
 pub mod compile;
 pub mod error;
 pub mod index;

@@ -1,7 +1,8 @@
 //! The kinds of protection without a key: mask and generalize.
 
-use std::io::Write;
+use std::fmt::Write;
 
+use crate::append::Text;
 use crate::normalize::is_date;
 use crate::scan::{Kind, append_escaped, unescape};
 use crate::schema::{Generalize, Mask};
@@ -50,6 +51,5 @@ fn bucket(value: &[u8], width: u64, out: &mut Vec<u8>) -> bool {
     let number = std::str::from_utf8(value).ok().filter(|t| is_integer(t.as_bytes())).and_then(|t| t.parse::<i128>().ok());
     let Some(number) = number.filter(|n| n.unsigned_abs() < 1 << 100) else { return false };
     let lower = number.div_euclid(i128::from(width)) * i128::from(width);
-    // Writing to a vector never fails.
-    write!(out, "{lower}").is_ok()
+    write!(Text(out), "{lower}").is_ok()
 }

@@ -1,9 +1,11 @@
 //! `phone-<region>`: E.164 with a default region.
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use phonenumber::{PhoneNumber, country};
+
+use crate::append::Text;
 
 /// Longest text that is looked at as a number; a telephone number has at most 15 digits.
 const MAX_LEN: usize = 64;
@@ -22,16 +24,6 @@ pub(super) fn normalize(text: &str, region: country::Id, out: &mut Vec<u8>) -> b
         return false;
     }
     true
-}
-
-/// Writes text at the end of bytes.
-struct Text<'a>(&'a mut Vec<u8>);
-
-impl Write for Text<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
 }
 
 /// The crate has panicked on crafted input before: a panic is a number that does not parse. Its message may quote the number, so a program
