@@ -29,11 +29,6 @@ impl EphemeralKeys {
         keys.insert((kind, scope.clone()), key.clone());
         Ok(key)
     }
-
-    /// The key of that id.
-    pub(super) fn by_id(&self, id: &KeyId) -> Option<Arc<Key>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().find(|key| key.id == *id).cloned()
-    }
 }
 
 impl KeySource for EphemeralKeys {
@@ -45,6 +40,10 @@ impl KeySource for EphemeralKeys {
 
     fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault> {
         needed.iter().map(|key| self.get(key.kind, &key.scope)).collect()
+    }
+
+    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).values().find(|key| key.id == *id).cloned())
     }
 
     fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {

@@ -148,7 +148,7 @@ fn search<'r>(out: &mut dyn Write, show: Show, schema: &Schema, keys: &Ephemeral
 fn reveal(out: &mut dyn Write, show: Show, schema: &Schema, keys: &EphemeralKeys, found: &ConsumerRecord, events: &[&str]) -> anyhow::Result<()> {
     show.title(out, "Revealed with the keys")?;
     let keyring = keys.keyring();
-    let lookup = |id: &_| keys.by_id(id);
+    let lookup = |id: &_| keys.lookup(id).ok().flatten();
     let (mut opened, mut report) = (Vec::new(), Report::default());
     let options = RevealOptions { fields: None, keep_indexes: false };
     let value = found.value.as_deref().unwrap_or_default();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::Key;
+use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
 
 use super::ffi::GroupMetadata;
@@ -31,6 +31,12 @@ pub trait KeySource: Send + Sync {
     /// # Errors
     /// [`KeyFault`]; the records stay where they are.
     fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault>;
+
+    /// The key of that id, whatever its state; `None`: it is not in this store. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]; the token cannot be opened now.
+    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault>;
 
     /// Mints what these schemas need and is not there yet, before they come into force.
     ///

@@ -16,7 +16,7 @@ use veilstream::signals::{self, Request};
 use veilstream::status::Status;
 use veilstream::telemetry::{self, metrics::Metrics};
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Budget, Key, KeyKind, KeyState, Scope, SecretKey};
+use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
 use veilstream_engine::transform::NeededKey;
 use veilstream_engine::{Keyring, kdf};
 
@@ -46,6 +46,10 @@ impl KeySource for FixedKeys {
 
     fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault> {
         Ok(needed.iter().map(|k| key(k.kind, k.scope.clone(), 9)).collect())
+    }
+
+    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
+        Ok(self.0.get(id).cloned())
     }
 
     fn prepare(&self, _: &SchemaSet) -> Result<(), KeyFault> {
