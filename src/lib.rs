@@ -7,6 +7,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod entropy;
+pub mod ephemeral;
 pub mod exit;
 pub mod http;
 pub mod kafka;

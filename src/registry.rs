@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use veilstream_engine::compile::{self, Grants, SchemaSet};
-use veilstream_engine::error::Fault;
+use veilstream_engine::error::{Fault, Severity};
 
 use crate::config;
 
 /// A fault of one document, or between documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentFault {
-    /// The document's file; the directory for a fault between documents.
+    /// The document's file; for a fault of the directory itself, the directory.
     pub file: PathBuf,
     /// What is wrong.
     pub fault: Fault,
@@ -72,7 +72,7 @@ impl Registry {
     /// Every fault of every document.
     pub fn open(dir: &Path, grants: Grants) -> Result<(Self, Vec<DocumentFault>), Vec<DocumentFault>> {
         let documents = read(dir)?;
-        let loaded = load(dir, &documents, &grants)?;
+        let loaded = load(&documents, &grants)?;
         let registry = Self { dir: dir.to_owned(), grants, current: ArcSwap::new(loaded.set), seen: Mutex::new(documents) };
         Ok((registry, loaded.warnings))
     }
@@ -99,7 +99,7 @@ impl Registry {
         if *seen == documents {
             return Change::None;
         }
-        let change = match load(&self.dir, &documents, &self.grants) {
+        let change = match load(&documents, &self.grants) {
             Ok(loaded) => {
                 if let Err(reason) = prepare(&loaded.set) {
                     return Change::Postponed(reason);
@@ -122,40 +122,61 @@ pub fn open_configured(schemas: &config::Schemas) -> Result<(Registry, Vec<Docum
     Registry::open(&schemas.dir, Grants { domains: schemas.domains.clone(), any_domain: false })
 }
 
-/// The documents of a directory, sorted by name; never empty.
-fn read(dir: &Path) -> Result<Vec<Document>, Vec<DocumentFault>> {
-    let fault = |file: &Path, message: String| DocumentFault {
-        file: file.to_owned(),
-        fault: Fault { pointer: String::new(), message, severity: veilstream_engine::error::Severity::Error },
-    };
-    let entries = std::fs::read_dir(dir).map_err(|e| vec![fault(dir, format!("cannot be read ({e}); name the folder of the schema documents"))])?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| is_document(p)).collect();
+/// The documents in these files, as one snapshot.
+///
+/// # Errors
+/// Every fault of every document, and between them.
+pub fn open_files(files: &[PathBuf], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
+    load(&read_files(files)?, grants)
+}
+
+/// The files of a directory that are schema documents by their name, sorted; never empty.
+///
+/// # Errors
+/// The directory cannot be read, or holds none.
+pub fn documents_in(dir: &Path) -> Result<Vec<PathBuf>, Vec<DocumentFault>> {
+    let entries = std::fs::read_dir(dir).map_err(|e| vec![whole(dir, format!("cannot be read ({e}); name the folder of the schema documents"))])?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| is_document(p) && p.is_file()).collect();
     files.sort();
-    if files.is_empty() {
-        return Err(vec![fault(dir, "holds no schema document; put one in, as <name>.json".to_owned())]);
-    }
+    if files.is_empty() { Err(vec![whole(dir, "holds no schema document; put one in, as <name>.json".to_owned())]) } else { Ok(files) }
+}
+
+/// Whether a file of this name is a schema document: `*.json`, but neither cases (`*.cases.json`) nor a JSON Schema (`*.schema.json`).
+#[must_use]
+pub fn is_document(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".json") && !name.starts_with('.') && !name.ends_with(".cases.json") && !name.ends_with(".schema.json")
+}
+
+fn read(dir: &Path) -> Result<Vec<Document>, Vec<DocumentFault>> {
+    read_files(&documents_in(dir)?)
+}
+
+fn read_files(files: &[PathBuf]) -> Result<Vec<Document>, Vec<DocumentFault>> {
     let mut faults = Vec::new();
     let mut documents = Vec::new();
     for file in files {
-        match std::fs::read(&file) {
-            Ok(text) => documents.push(Document { file, text }),
-            Err(e) => faults.push(fault(&file, format!("cannot be read ({e}); make it readable or remove it"))),
+        match std::fs::read(file) {
+            Ok(text) => documents.push(Document { file: file.clone(), text }),
+            Err(e) => faults.push(whole(file, format!("cannot be read ({e}); name the file of a schema document"))),
         }
     }
     if faults.is_empty() { Ok(documents) } else { Err(faults) }
 }
 
-fn is_document(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".json") && !name.starts_with('.') && !name.ends_with(".cases.json") && !name.ends_with(".schema.json") && path.is_file()
+/// A fault of a whole file or folder.
+fn whole(file: &Path, message: String) -> DocumentFault {
+    DocumentFault { file: file.to_owned(), fault: Fault { pointer: String::new(), message, severity: Severity::Error } }
 }
 
-fn load(dir: &Path, documents: &[Document], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
+fn load(documents: &[Document], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
     let (mut schemas, mut faults, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut files: Vec<(Arc<str>, &Path)> = Vec::new();
     for Document { file, text } in documents {
         let in_file = |fault| DocumentFault { file: file.clone(), fault };
         match compile::compile(text, grants) {
             Ok(compiled) => {
+                files.push((compiled.schema.name.clone(), file));
                 schemas.push(Arc::new(compiled.schema));
                 warnings.extend(compiled.warnings.into_iter().map(in_file));
             }
@@ -167,7 +188,9 @@ fn load(dir: &Path, documents: &[Document], grants: &Grants) -> Result<Loaded, V
         Ok(set) if faults.is_empty() => Ok(Loaded { set: Arc::new(set), warnings }),
         Ok(_) => Err(faults),
         Err(between) => {
-            faults.extend(between.into_iter().map(|fault| DocumentFault { file: dir.to_owned(), fault }));
+            // Their pointer is the schema's name, of which the later document is at fault.
+            let file_of = |name: &str| files.iter().rfind(|f| *f.0 == *name).map_or(Path::new(""), |f| f.1);
+            faults.extend(between.into_iter().map(|fault| DocumentFault { file: file_of(&fault.pointer).to_owned(), fault }));
             Err(faults)
         }
     }

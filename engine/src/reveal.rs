@@ -12,7 +12,7 @@ use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
 use crate::subject;
 use crate::token::{self, PREFIX};
-use crate::transform::{Generation, Position, binding, copy, cut, index_member_name, is_named};
+use crate::transform::{Generation, Position, binding, copy, cut, index_member_name, is_named, value_clauses_hold};
 
 /// What to reveal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -107,6 +107,15 @@ impl Revealer {
     /// Opens keys marked compromised too. Off unless the operator says so.
     pub fn allow_compromised(&mut self, allow: bool) {
         self.opener.allow_compromised = allow;
+    }
+
+    /// Whether the conditions of `when` on the value hold: what they read stays in clear. Conditions on headers are taken as met.
+    ///
+    /// # Errors
+    /// As [`Revealer::reveal`].
+    pub fn claims(&mut self, schema: &Schema, doc: &[u8]) -> Result<bool, Reject> {
+        self.select(schema, doc)?;
+        Ok(value_clauses_hold(schema, doc, &self.tape, &self.selection, &mut self.scalar))
     }
 
     /// Reveals a protected document into `out` (whose content is replaced).

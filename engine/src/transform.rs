@@ -25,6 +25,7 @@ use crate::seal::{NoncePool, SealError};
 use crate::select::Selection;
 use crate::subject;
 pub(crate) use beside::Generation;
+pub(crate) use claim::value_clauses_hold;
 pub(crate) use names::{index_member_name, is_named};
 use plan::Plan;
 pub(crate) use splice::{Edit, Position, binding, copy, cut};

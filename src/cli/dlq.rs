@@ -111,25 +111,16 @@ fn show(config: &std::path::Path, (partition, offset): (i32, i64)) -> anyhow::Re
     let keys = keys::open(&config.keys)?;
     let (found, letter) = letters::find(&config, partition, offset)?;
     let opened = letters::open(&found, &letter, &*keys)?;
-    let headers: Vec<Value> = opened.headers.iter().map(|(name, value)| json!([bytes(Some(name)), bytes(value.as_deref())])).collect();
+    let headers: Vec<Value> =
+        opened.headers.iter().map(|(name, value)| json!([super::text_or_base64(Some(name)), super::text_or_base64(value.as_deref())])).collect();
     let shown = json!({
         "reason": letter.reason, "schema": letter.schema, "time": letter.time,
         "origin": { "topic": letter.topic, "partition": letter.partition, "offset": letter.offset },
-        "key": bytes(opened.key.as_deref()), "value": bytes(opened.value.as_deref()), "headers": headers,
+        "key": super::text_or_base64(opened.key.as_deref()), "value": super::text_or_base64(opened.value.as_deref()), "headers": headers,
     });
     let mut out = io::stdout().lock();
     writeln!(out, "{shown:#}")?;
     Ok(Exit::Ok)
-}
-
-/// Text where it is text, else `{"base64": ..}`.
-fn bytes(bytes: Option<&[u8]>) -> Value {
-    use base64::Engine as _;
-    match bytes.map(|b| (std::str::from_utf8(b), b)) {
-        None => Value::Null,
-        Some((Ok(text), _)) => Value::from(text),
-        Some((Err(_), raw)) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(raw) }),
-    }
 }
 
 fn replay(config: &std::path::Path, as_json: bool) -> anyhow::Result<Exit> {
@@ -176,12 +167,5 @@ mod tests {
         for wrong in ["3", "3:", ":1", "-1:4", "1:-4", "a:b", "1:2:3"] {
             assert!(place(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn bytes_show_as_text_where_they_are_text() {
-        assert_eq!(bytes(None), Value::Null);
-        assert_eq!(bytes(Some("ä".as_bytes())), json!("ä"));
-        assert_eq!(bytes(Some(b"\xff")), json!({ "base64": "/w==" }));
     }
 }

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod dlq;
 pub mod index;
 pub mod keys;
+mod lines;
 pub mod reveal;
 pub mod run;
 pub mod schema;
@@ -13,12 +14,16 @@ pub mod transform;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use serde_json::{Value, json};
+use veilstream_engine::compile::{Grants, SchemaSet};
 
 use crate::config::{Config, Faults};
 use crate::exit::Exit;
+use crate::registry;
 
 const EXAMPLES: &str = "Examples:
   veilstream keys init --keys keys
@@ -101,6 +106,24 @@ pub struct KeysSource {
     pub config: Option<PathBuf>,
 }
 
+/// The schema documents a local command works with.
+#[derive(Debug, Clone, Args)]
+pub struct Documents {
+    /// Schema document; may be given several times
+    #[arg(long = "schema", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+impl Documents {
+    /// Compiles them. Whoever names a document here may use the domains it declares.
+    ///
+    /// # Errors
+    /// Every fault, one a line, with [`Exit::Usage`].
+    pub fn load(&self) -> anyhow::Result<Arc<SchemaSet>> {
+        registry::open_files(&self.files, &Grants::local()).map(|loaded| loaded.set).map_err(|faults| faults_error(&faults))
+    }
+}
+
 /// Loads a configuration.
 ///
 /// # Errors
@@ -120,4 +143,26 @@ pub fn faults_error(faults: &[impl ToString]) -> anyhow::Error {
 #[must_use]
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+}
+
+/// Text where it is text, else `{"base64": ..}`.
+fn text_or_base64(bytes: Option<&[u8]>) -> Value {
+    use base64::Engine as _;
+    match bytes.map(|b| (std::str::from_utf8(b), b)) {
+        None => Value::Null,
+        Some((Ok(text), _)) => Value::from(text),
+        Some((Err(_), raw)) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(raw) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_show_as_text_where_they_are_text() {
+        assert_eq!(text_or_base64(None), Value::Null);
+        assert_eq!(text_or_base64(Some("ä".as_bytes())), json!("ä"));
+        assert_eq!(text_or_base64(Some(b"\xff")), json!({ "base64": "/w==" }));
+    }
 }

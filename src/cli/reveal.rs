@@ -1,17 +1,324 @@
 //! `veilstream reveal`
 
-use clap::Args;
+use std::cell::RefCell;
+use std::io::{self, BufWriter, Read, Write};
+use std::sync::Arc;
 
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::{Value, json};
+use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::reveal::{self as engine, Report, RevealOptions, Revealer, Status};
+use veilstream_engine::schema::Schema;
+use veilstream_engine::seal::PayloadKind;
+use veilstream_engine::transform::Limits;
+use veilstream_engine::{Key, KeyId, Keyring, Reject, RejectCode};
+
+use super::lines::{Line, Lines};
+use super::{Documents, KeysSource};
 use crate::exit::Exit;
+use crate::kafka::{KeyFault, KeySource};
+use crate::keys;
+
+const AFTER_HELP: &str = "Tokens are opened at the paths the documents declare, each as its own field, and nowhere else. Of several schemas the first whose \"when\" \
+holds opens a line; conditions on headers are taken as met.
+What does not open stays as it is, and the line is reported on standard error, without any of its content:
+{\"line\":2,\"reason\":\"not_revealed\",\"schema\":\"customers/3\",\"fields\":[{\"field\":\"ssn\",\"status\":\"key_unavailable\"}]}
+With --status each line becomes {\"event\":..,\"schema\":..,\"fields\":[{\"field\":..,\"status\":..}],\"unexpected_tokens\":0}, one entry for each protected place; \
+statuses are revealed, skipped, no_token, malformed, unsupported, field_mismatch, key_unavailable, erased, corrupt and binding.
+With --token each line is one token. Its field is <schema>.<id>, @<domain>, <schema>#key or <schema>#header:<name>. What was JSON is printed as JSON; the bytes of \
+keys and headers as a JSON string, or {\"base64\":..}. Tokens bound to other members of their record open only in it.
+
+Examples:
+  veilstream reveal --keys keys --schema schemas/customers.json < safe.ndjson
+  veilstream reveal --keys keys --schema schemas/customers.json --fields email,phone --status < safe.ndjson
+  psql -Atc 'select email from customers' | veilstream reveal --keys keys --token --field customers.email
+
+Exit code: 0 everything asked for was opened, 1 something was not or keys are not to be had, 2 wrong usage or documents";
 
 /// Arguments of `reveal`.
 #[derive(Debug, Args)]
-pub struct RevealArgs {}
+#[command(after_help = AFTER_HELP)]
+pub struct RevealArgs {
+    #[command(flatten)]
+    documents: Option<Documents>,
+    #[command(flatten)]
+    keys: KeysSource,
+    /// Open only these fields
+    #[arg(long, value_name = "ID,..", value_delimiter = ',', conflicts_with = "token")]
+    fields: Option<Vec<String>>,
+    /// Leave index members in
+    #[arg(long, conflicts_with = "token")]
+    keep_indexes: bool,
+    /// Tell what became of each protected place
+    #[arg(long, conflicts_with = "token")]
+    status: bool,
+    /// Open bare tokens, one a line
+    #[arg(long, requires = "field", conflicts_with = "files")]
+    token: bool,
+    /// The tokens' field
+    #[arg(long, value_name = "NAME", requires = "token")]
+    field: Option<String>,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// Not written yet.
-pub fn run(_args: &RevealArgs) -> anyhow::Result<Exit> {
-    anyhow::bail!("not written yet")
+/// Faults of the documents, an unknown field, keys that cannot be had, a stream that fails.
+pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
+    let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let (input, errors) = (io::stdin().lock(), io::stderr());
+    let whole = match (&args.field, &args.documents) {
+        (Some(field), _) => open_tokens(&mut Keys::new(&*keys::open_local(&args.keys)?), field, input, out, errors)?,
+        (None, Some(documents)) => {
+            let set = documents.load()?;
+            known_fields(&set, args.fields.as_deref().unwrap_or_default())?;
+            let keys = keys::open_local(&args.keys)?;
+            let options = RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
+            reveal(&set, &mut Keys::new(&*keys), &options, args.status, input, out, errors)?
+        }
+        (None, None) => return Err(Exit::Usage.because("name the documents with --schema FILE, or give --token --field NAME")),
+    };
+    Ok(if whole { Exit::Ok } else { Exit::Failed })
+}
+
+/// Refuses ids that no document has.
+fn known_fields(set: &SchemaSet, ids: &[String]) -> anyhow::Result<()> {
+    let unknown: Vec<&str> = ids.iter().filter(|id| set.schemas().iter().all(|s| s.field(id).is_none())).map(String::as_str).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let known: Vec<&str> = set.schemas().iter().flat_map(|s| &s.fields).map(|f| &*f.id).collect();
+    Err(Exit::Usage.because(format!("--fields: no field {}; there are {}", unknown.join(", "), known.join(", "))))
+}
+
+/// Keys as the engine asks for them; remembers why one could not be had.
+struct Keys<'a> {
+    source: &'a dyn KeySource,
+    keyring: Arc<Keyring>,
+    fault: RefCell<Option<KeyFault>>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(source: &'a dyn KeySource) -> Self {
+        Self { source, keyring: source.keyring(), fault: RefCell::default() }
+    }
+
+    fn lookup(&self, id: &KeyId) -> Option<Arc<Key>> {
+        self.source.lookup(id).unwrap_or_else(|fault| {
+            self.fault.replace(Some(fault));
+            None
+        })
+    }
+
+    /// Does what needs keys. A key that could not be looked up is an outage, not a token that does not open.
+    fn with<T>(&mut self, work: impl FnOnce(engine::KeySource<'_>) -> T) -> Result<T, KeyFault> {
+        let lookup = |id: &KeyId| self.lookup(id);
+        let done = work(engine::KeySource { keyring: &self.keyring, lookup: &lookup });
+        self.fault.take().map_or(Ok(done), Err)
+    }
+}
+
+/// Reveals line after line; whether everything asked for was opened.
+fn reveal(
+    set: &SchemaSet,
+    keys: &mut Keys<'_>,
+    options: &RevealOptions<'_>,
+    with_status: bool,
+    input: impl Read,
+    mut out: impl Write,
+    mut errors: impl Write,
+) -> anyhow::Result<bool> {
+    let mut lines = Lines::new(input, Limits::default().output);
+    let (mut revealer, mut report, mut event, mut whole) = (Revealer::default(), Report::default(), Vec::new(), true);
+    loop {
+        if lines.may_wait() {
+            out.flush()?;
+        }
+        let Some((number, line)) = lines.next()? else { break };
+        let text = match line {
+            Line::Text(text) => text,
+            // It cannot be kept, so it cannot stay: the one case in which a line is not written.
+            Line::TooLong => {
+                whole = false;
+                writeln!(errors, "{}", json!({ "line": number, "reason": RejectCode::TooLarge.as_str() }))?;
+                continue;
+            }
+        };
+        let revealed = match claim(set, &mut revealer, text) {
+            Ok(schema) => keys
+                .with(|keys| revealer.reveal(schema, keys, text, options, &mut event, &mut report))
+                .with_context(|| format!("line {number}"))?
+                .map(|()| schema),
+            Err(reject) => Err(reject),
+        };
+        let (shown, schema, problem) = match revealed {
+            Ok(schema) => (&*event, Some(schema), problem(schema, &report)),
+            Err(reject) => (text, None, Some(json!({ "reason": reject.code.as_str() }))),
+        };
+        if with_status {
+            write_status(&mut out, shown, schema, &report)?;
+        } else {
+            out.write_all(shown)?;
+            out.write_all(b"\n")?;
+        }
+        if let Some(mut problem) = problem {
+            whole = false;
+            problem["line"] = number.into();
+            writeln!(errors, "{problem}")?;
+        }
+    }
+    out.flush()?;
+    Ok(whole)
+}
+
+/// The schema a line was protected under.
+fn claim<'s>(set: &'s SchemaSet, revealer: &mut Revealer, text: &[u8]) -> Result<&'s Schema, Reject> {
+    for schema in set.schemas() {
+        if schema.when.is_empty() || revealer.claims(schema, text)? {
+            return Ok(schema);
+        }
+    }
+    Err(Reject::new(RejectCode::NoSchema))
+}
+
+/// What is told about a line of which something stays.
+fn problem(schema: &Schema, report: &Report) -> Option<Value> {
+    let failed = report.fields.iter().filter(|(_, status)| matches!(status, Status::Failed(_) | Status::Honey));
+    let fields: Vec<Value> = failed.map(|place| field(schema, place)).collect();
+    if fields.is_empty() && report.unexpected_tokens == 0 {
+        return None;
+    }
+    let mut problem = json!({ "reason": "not_revealed", "schema": &*schema.label, "fields": fields });
+    if report.unexpected_tokens > 0 {
+        problem["unexpected_tokens"] = report.unexpected_tokens.into();
+    }
+    Some(problem)
+}
+
+fn field(schema: &Schema, (index, status): &(usize, Status)) -> Value {
+    json!({ "field": &*schema.fields[*index].id, "status": status.as_str() })
+}
+
+/// `event` as it stands between members that tell about it; null where it is no JSON text.
+fn write_status(out: &mut impl Write, event: &[u8], schema: Option<&Schema>, report: &Report) -> io::Result<()> {
+    let Some(schema) = schema else {
+        let event = if veilstream_engine::scan::is_json_text(event) { event.trim_ascii() } else { b"null" };
+        out.write_all(b"{\"event\":")?;
+        out.write_all(event)?;
+        return out.write_all(b",\"schema\":null,\"fields\":[],\"unexpected_tokens\":0}\n");
+    };
+    let fields: Vec<Value> = report.fields.iter().map(|place| field(schema, place)).collect();
+    out.write_all(b"{\"event\":")?;
+    out.write_all(event.trim_ascii())?;
+    writeln!(out, ",\"schema\":{},\"fields\":{},\"unexpected_tokens\":{}}}", json!(&*schema.label), Value::from(fields), report.unexpected_tokens)
+}
+
+/// Opens bare tokens of the field called `name`; whether all opened.
+fn open_tokens(keys: &mut Keys<'_>, name: &str, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
+    let mut lines = Lines::new(input, Limits::default().output);
+    let (mut revealer, mut payload, mut whole) = (Revealer::default(), Vec::new(), true);
+    loop {
+        if lines.may_wait() {
+            out.flush()?;
+        }
+        let Some((number, line)) = lines.next()? else { break };
+        let token = match line {
+            Line::Text(text) => unquoted(text.trim_ascii()),
+            Line::TooLong => b"",
+        };
+        let opened = keys.with(|keys| revealer.open(name, keys, token, &mut payload)).with_context(|| format!("line {number}"))?;
+        let class = match opened {
+            Ok(PayloadKind::Json) => {
+                // White space between the members of a token's object may hold line feeds; inside its strings there are none.
+                payload.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
+                out.write_all(&payload)?;
+                None
+            }
+            Ok(PayloadKind::Bytes) => {
+                write!(out, "{}", super::text_or_base64(Some(&payload)))?;
+                None
+            }
+            Ok(PayloadKind::Honey) => Some(Status::Honey),
+            Err(error) => Some(Status::Failed(error)),
+        };
+        if let Some(class) = class {
+            whole = false;
+            out.write_all(token)?;
+            writeln!(errors, "{}", json!({ "line": number, "reason": class.as_str() }))?;
+        }
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(whole)
+}
+
+/// Without the quotes that a JSON tool may have left.
+fn unquoted(token: &[u8]) -> &[u8] {
+    token.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")).unwrap_or(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::transform::tests::{EVENTS, people_and_rest, run as protect};
+    use crate::ephemeral::EphemeralKeys;
+
+    fn open(keys: &EphemeralKeys, options: &RevealOptions<'_>, status: bool, input: &str) -> (String, String, bool) {
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, status, input.as_bytes(), &mut out, &mut errors).unwrap();
+        (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
+    }
+
+    #[test]
+    fn what_was_protected_opens_to_its_bytes() {
+        let keys = EphemeralKeys::default();
+        let (safe, ..) = protect(&people_and_rest(), &keys, EVENTS);
+        let (out, errors, whole) = open(&keys, &RevealOptions::default(), false, &safe);
+        assert_eq!((out, errors.as_str(), whole), (EVENTS.replace("\n\n", "\n") + "\n", "", true));
+    }
+
+    #[test]
+    fn only_the_fields_asked_for_are_opened() {
+        let keys = EphemeralKeys::default();
+        let (safe, ..) = protect(&people_and_rest(), &keys, EVENTS);
+        let options = RevealOptions { fields: Some(&["email".to_owned()]), keep_indexes: true };
+        let (out, errors, whole) = open(&keys, &options, true, &safe);
+        assert_eq!((errors.as_str(), whole), ("", true));
+        let line: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+        assert_eq!(line["event"]["email"], "ada@example.com");
+        assert!(line["event"]["email_bidx"].is_string() && line["event"]["ssn"].as_str().unwrap().starts_with("vs1."), "{line}");
+        assert_eq!(line["fields"], json!([{ "field": "ssn", "status": "skipped" }, { "field": "email", "status": "revealed" }]));
+    }
+
+    #[test]
+    fn what_does_not_open_stays_and_is_told() {
+        let (safe, ..) = protect(&people_and_rest(), &EphemeralKeys::default(), EVENTS);
+        let third = safe.lines().nth(1).unwrap();
+        let keys = EphemeralKeys::default();
+        let (out, errors, whole) = open(&keys, &RevealOptions::default(), false, &format!("{third}\nno json\n"));
+        assert_eq!((out, whole), (format!("{third}\nno json\n"), false));
+        let told = r#"{"fields":[{"field":"note","status":"key_unavailable"}],"line":1,"reason":"not_revealed","schema":"rest/1"}"#;
+        assert_eq!(errors.lines().collect::<Vec<_>>(), [told, r#"{"line":2,"reason":"not_json"}"#]);
+        let (out, ..) = open(&keys, &RevealOptions::default(), true, "no json\n");
+        assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["event"], Value::Null);
+    }
+
+    #[test]
+    fn bare_tokens_open_as_the_field_named() {
+        let keys = EphemeralKeys::default();
+        let (safe, ..) = protect(&people_and_rest(), &keys, "{\"note\":{\"a\":\r1}}\n");
+        let token = safe.split('"').nth(3).unwrap();
+        let input = format!("{token}\r\n\"{token}\"\nvs1.x\n");
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        assert!(!open_tokens(&mut Keys::new(&keys), "rest.note", input.as_bytes(), &mut out, &mut errors).unwrap());
+        assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
+        assert_eq!(String::from_utf8(errors).unwrap(), "{\"line\":3,\"reason\":\"malformed\"}\n");
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_with_the_known_ones() {
+        let error = known_fields(&people_and_rest(), &["email".to_owned(), "mail".to_owned()]).unwrap_err();
+        assert_eq!((Exit::of(&error), error.to_string()), (Exit::Usage, "--fields: no field mail; there are email, ssn, note".to_owned()));
+    }
 }

@@ -1,17 +1,252 @@
 //! `veilstream transform`
 
-use clap::Args;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::record::{Output, Record};
+use veilstream_engine::schema::When;
+use veilstream_engine::transform::{Limits, Outcome, Transformer};
+use veilstream_engine::{Keyring, Reject, RejectCode, Scope};
+
+use super::lines::{Line, Lines};
+use super::{Documents, KeysSource};
+use crate::entropy::OsEntropy;
 use crate::exit::Exit;
+use crate::kafka::{KeyFault, KeySource};
+use crate::keys;
+
+const AFTER_HELP: &str =
+    "Input is NDJSON: one event a line, UTF-8, at most 16 MiB. Blank lines are skipped. A line has neither record key nor headers: the document's \
+\"key\" and \"headers\" do not apply, and a \"when\" on a header never holds.
+Of several schemas the first whose \"when\" holds protects a line.
+A line that cannot be protected as declared is not written. It is reported as a JSON object, without any of its content:
+{\"line\":2,\"reason\":\"missing_required\",\"schema\":\"customers/3\",\"field\":\"ssn\"}
+
+Examples:
+  veilstream transform --keys keys --schema schemas/customers.json < raw.ndjson > safe.ndjson
+  veilstream transform --keys keys --schema a.json --schema b.json --rejects rejects.ndjson < raw.ndjson > safe.ndjson
+
+Exit code: 0 every line protected, 1 some rejected or keys not to be had, 2 wrong usage or documents";
 
 /// Arguments of `transform`.
 #[derive(Debug, Args)]
-pub struct TransformArgs {}
+#[command(after_help = AFTER_HELP)]
+pub struct TransformArgs {
+    #[command(flatten)]
+    documents: Documents,
+    #[command(flatten)]
+    keys: KeysSource,
+    /// Report rejected lines to this file (replaced) instead of standard error
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// Not written yet.
-pub fn run(_args: &TransformArgs) -> anyhow::Result<Exit> {
-    anyhow::bail!("not written yet")
+/// Faults of the documents, keys that cannot be had, a stream that fails.
+pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
+    let set = args.documents.load()?;
+    usable_on_lines(&set)?;
+    let keys = keys::open_local(&args.keys)?;
+    let mut rejects: Box<dyn Write> = match &args.rejects {
+        Some(path) => Box::new(BufWriter::new(File::create(path).with_context(|| path.display().to_string())?)),
+        None => Box::new(io::stderr()),
+    };
+    let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let rejected = transform(&set, &*keys, io::stdin().lock(), out, &mut rejects)?;
+    rejects.flush()?;
+    Ok(if rejected == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// Lines have no topic and no headers: refuses what would never apply, or would keep another schema from ever applying.
+fn usable_on_lines(set: &SchemaSet) -> anyhow::Result<()> {
+    let mut faults = Vec::new();
+    let last = set.schemas().len() - 1;
+    for (i, schema) in set.schemas().iter().enumerate() {
+        if schema.when.iter().any(|when| matches!(when, When::Header(..))) {
+            faults.push(format!("{}: its \"when\" asks for a header, which a line does not have; leave it out here", schema.name));
+        } else if schema.when.is_empty() && i < last {
+            faults.push(format!("{}: has no \"when\", so it would claim every line; name it last, or give it one", schema.name));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(super::faults_error(&faults)) }
+}
+
+/// Protects line after line; how many were rejected.
+fn transform(set: &SchemaSet, keys: &dyn KeySource, input: impl Read, mut out: impl Write, rejects: &mut dyn Write) -> anyhow::Result<u64> {
+    let limits = Limits::default();
+    let mut protector = Protector {
+        set,
+        keys,
+        keyring: keys.keyring(),
+        transformer: Transformer::new(Box::new(OsEntropy)).with_limits(limits).one_shot(),
+        output: Output::default(),
+    };
+    let mut lines = Lines::new(input, limits.input);
+    let mut rejected = 0;
+    loop {
+        if lines.may_wait() {
+            out.flush()?;
+            rejects.flush()?;
+        }
+        let Some((number, line)) = lines.next()? else { break };
+        let outcome = match line {
+            Line::TooLong => Err(Reject::new(RejectCode::TooLarge)),
+            Line::Text(text) => protector.protect(text).with_context(|| format!("line {number}"))?,
+        };
+        match outcome {
+            Ok(protected) => {
+                out.write_all(protected)?;
+                out.write_all(b"\n")?;
+            }
+            Err(reject) => {
+                rejected += 1;
+                report(rejects, number, &reject)?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(rejected)
+}
+
+/// Writes what is known of a rejected line; nothing of its content.
+fn report(rejects: &mut dyn Write, line: u64, reject: &Reject) -> io::Result<()> {
+    let mut report = json!({ "line": line, "reason": reject.code.as_str(), "schema": reject.schema.as_deref(), "field": reject.field.as_deref() });
+    if let Some(offset) = reject.offset {
+        report["offset"] = offset.into();
+    }
+    writeln!(rejects, "{report}")
+}
+
+struct Protector<'a> {
+    set: &'a SchemaSet,
+    keys: &'a dyn KeySource,
+    keyring: Arc<Keyring>,
+    transformer: Transformer,
+    output: Output,
+}
+
+impl Protector<'_> {
+    /// The protected event; fetches keys as they are asked for.
+    fn protect(&mut self, value: &[u8]) -> Result<Result<&[u8], Reject>, KeyFault> {
+        let record = Record { key: None, value: Some(value), headers: &[], topic: None, now: unix_seconds() };
+        // Once for what the schema needs, once for the record's subject, once for a key that was spent meanwhile.
+        for _ in 0..=3 {
+            match self.transformer.transform(self.set, &self.keyring, &record, &mut self.output) {
+                Outcome::Protected(_) => return Ok(Ok(&self.output.value)),
+                Outcome::Rejected(reject) => return Ok(Err(reject)),
+                Outcome::NeedKeys(needed) => {
+                    let fetched = self.keys.fetch(&needed)?;
+                    self.transformer.add_subject_keys(fetched, record.now);
+                    // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares anew.
+                    if needed.iter().any(|key| !matches!(key.scope, Scope::Subject(_))) {
+                        self.keyring = self.keys.keyring();
+                    }
+                }
+            }
+        }
+        Err(KeyFault("keys are there and do not seal".to_owned()))
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::ephemeral::EphemeralKeys;
+    use veilstream_engine::compile::{Grants, compile};
+
+    const PEOPLE: &str = r#"{"veilstream":1,"name":"people","version":1,"when":{"$.type":"person"},"subject":"$.id","subject_optional":true,
+        "fields":[{"id":"email","path":"$..email","index":{"normalize":"email"}},{"id":"ssn","path":"$.ssn","required":true}]}"#;
+    const REST: &str = r#"{"veilstream":1,"name":"rest","version":1,"fields":[{"id":"note","path":"$.note"}]}"#;
+    pub(in crate::cli) const EVENTS: &str = concat!(
+        "{\"type\":\"person\",\"id\":7,\"ssn\":\"078-05-1120\", \"email\" : \"ada@example.com\"}\r\n",
+        "\n",
+        "{\"note\":\"ring Ada back\",\"n\":1.10}\n",
+        "{\"type\":\"person\",\"ssn\":\"078-05-1120\"}",
+    );
+
+    pub(in crate::cli) fn set(documents: &[&str]) -> SchemaSet {
+        SchemaSet::new(documents.iter().map(|d| Arc::new(compile(d.as_bytes(), &Grants::local()).unwrap().schema)).collect()).unwrap()
+    }
+
+    pub(in crate::cli) fn people_and_rest() -> SchemaSet {
+        set(&[PEOPLE, REST])
+    }
+
+    pub(in crate::cli) fn run(set: &SchemaSet, keys: &EphemeralKeys, input: &str) -> (String, String, u64) {
+        let (mut out, mut rejects) = (Vec::new(), Vec::new());
+        let rejected = transform(set, keys, input.as_bytes(), &mut out, &mut rejects).unwrap();
+        (String::from_utf8(out).unwrap(), String::from_utf8(rejects).unwrap(), rejected)
+    }
+
+    #[test]
+    fn each_line_is_protected_by_the_schema_that_claims_it() {
+        let (out, rejects, rejected) = run(&people_and_rest(), &EphemeralKeys::default(), EVENTS);
+        assert_eq!((rejects.as_str(), rejected), ("", 0));
+        let lines: Vec<&str> = out.split_terminator('\n').collect();
+        assert_eq!(lines.len(), 3, "{out}");
+        assert!(lines[0].ends_with("}\r") && lines[0].contains(r#""email" : "vs1."#) && lines[0].contains(r#","email_bidx":"1~"#), "{out}");
+        assert!(lines[1].starts_with(r#"{"note":"vs1."#) && lines[1].ends_with(r#","n":1.10}"#), "{out}");
+        for clear in ["078-05-1120", "ada@example.com", "ring"] {
+            assert!(!out.contains(clear), "{out}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_protected_is_told_without_its_content() {
+        let input = "{\"type\":\"person\",\"email\":\"ada@example.com\"}\nhello ada\n{\"type\":\"other\"}\n";
+        let (out, rejects, rejected) = run(&set(&[PEOPLE]), &EphemeralKeys::default(), input);
+        assert_eq!((out.as_str(), rejected), ("", 3));
+        let expected = [
+            r#"{"field":"ssn","line":1,"reason":"missing_required","schema":"people/1"}"#,
+            r#"{"field":null,"line":2,"offset":0,"reason":"not_json","schema":null}"#,
+            r#"{"field":null,"line":3,"reason":"no_schema","schema":null}"#,
+        ];
+        assert_eq!(rejects.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_schema_that_would_keep_another_from_applying_is_refused() {
+        let header = PEOPLE.replace("$.type", "header:type");
+        for documents in [[REST, PEOPLE].as_slice(), &[&header]] {
+            assert_eq!(Exit::of(&usable_on_lines(&set(documents)).unwrap_err()), Exit::Usage);
+        }
+        usable_on_lines(&people_and_rest()).unwrap();
+    }
+
+    #[test]
+    fn keys_that_cannot_be_had_stop_the_work() {
+        struct Gone;
+        impl KeySource for Gone {
+            fn keyring(&self) -> Arc<Keyring> {
+                Arc::default()
+            }
+            fn fetch(&self, _: &[veilstream_engine::transform::NeededKey]) -> Result<Vec<Arc<veilstream_engine::Key>>, KeyFault> {
+                Err(KeyFault("the store is gone".to_owned()))
+            }
+            fn lookup(&self, _: &veilstream_engine::KeyId) -> Result<Option<Arc<veilstream_engine::Key>>, KeyFault> {
+                Err(KeyFault("the store is gone".to_owned()))
+            }
+            fn prepare(&self, _: &SchemaSet) -> Result<(), KeyFault> {
+                Ok(())
+            }
+            fn maintain(&self) {}
+        }
+        let mut out = Vec::new();
+        let error = transform(&people_and_rest(), &Gone, EVENTS.as_bytes(), &mut out, &mut Vec::new()).unwrap_err();
+        assert_eq!(format!("{error:#}"), "line 1: the store is gone");
+        assert_eq!(out, b"");
+    }
 }

@@ -1,7 +1,6 @@
 //! `veilstream demo`: the pipeline of `run`, in process, between an embedded broker's topics.
 
 mod broker;
-mod keys;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -22,12 +21,12 @@ use veilstream_engine::reveal::{KeySource as Lookup, Report, RevealOptions, Reve
 use veilstream_engine::schema::Schema;
 
 use crate::config::Config;
+use crate::ephemeral::EphemeralKeys;
 use crate::kafka::{KeySource, Pipeline, letters};
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
 use broker::Broker;
-use keys::EphemeralKeys;
 
 const SCHEMA: &str = include_str!("../../schemas/customers.json");
 const EVENTS: &str = include_str!("events.ndjson");

@@ -6,6 +6,7 @@ use crate::error::{Reject, RejectCode};
 use crate::record::Record;
 use crate::scan::{Kind, Tape};
 use crate::schema::{Scalar, Schema, When};
+use crate::select::Selection;
 use crate::subject;
 
 impl Transformer {
@@ -27,23 +28,23 @@ impl Transformer {
             }
             let selected = schema.program.select(value, &self.work.tape, &mut self.work.selection);
             selected.map_err(|e| rejected(schema, RejectCode::DuplicateMember, None, Some(e.offset)))?;
-            if self.value_clauses_hold(schema, value) {
+            if value_clauses_hold(schema, value, &self.work.tape, &self.work.selection, &mut self.work.text) {
                 return Ok((index, false));
             }
         }
         Err(Reject::new(RejectCode::NoSchema))
     }
+}
 
-    fn value_clauses_hold(&mut self, schema: &Schema, doc: &[u8]) -> bool {
-        let work = &mut self.work;
-        schema.when.iter().all(|when| match when {
-            When::Header(..) => true,
-            When::Value(path, scalar) => match work.selection.single(*path) {
-                Some(node) => equals(doc, &work.tape, node, scalar, &mut work.text),
-                None => false,
-            },
-        })
-    }
+/// Whether every clause of `when` on the value holds; header clauses are left out.
+pub(crate) fn value_clauses_hold(schema: &Schema, doc: &[u8], tape: &Tape, selection: &Selection, text: &mut Vec<u8>) -> bool {
+    schema.when.iter().all(|when| match when {
+        When::Header(..) => true,
+        When::Value(path, scalar) => match selection.single(*path) {
+            Some(node) => equals(doc, tape, node, scalar, text),
+            None => false,
+        },
+    })
 }
 
 /// A tombstone has no value to judge `when` by: header clauses decide, and what is left must agree on keys and headers.

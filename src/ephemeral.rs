@@ -1,4 +1,4 @@
-//! Keys that live as long as the demo.
+//! Keys that live as long as the process: for the demo and for cases of schemas. Never written anywhere.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ const USES: u64 = 1 << 30;
 
 /// Random keys, in memory alone.
 #[derive(Default)]
-pub(super) struct EphemeralKeys(Mutex<HashMap<(KeyKind, Scope), Arc<Key>>>);
+pub struct EphemeralKeys(Mutex<HashMap<(KeyKind, Scope), Arc<Key>>>);
 
 impl EphemeralKeys {
     fn get(&self, kind: KeyKind, scope: &Scope) -> Result<Arc<Key>, KeyFault> {
