@@ -16,7 +16,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use super::error::is_authorization;
 use super::ffi::{GroupMetadata, Queue};
 use super::producer::Recipe;
-use super::settings::{self, Side};
+use super::settings;
 use super::shared::{Assigned, LaneHandle, Shared, Target, ToLane, ToPoll};
 use super::{End, preflight};
 use crate::config;
@@ -207,12 +207,7 @@ fn wait_for(acks: &Receiver<usize>, waiting: &mut Vec<usize>, most: Duration) {
 
 /// Makes the consumer; it joins no group yet.
 pub(super) fn create(kafka: &config::Kafka, shared: &Arc<Shared>) -> Result<Arc<KafkaConsumer>, KafkaError> {
-    let mut properties = settings::properties(kafka, Side::Consumer);
-    if !kafka.consumer.contains_key("queued.max.messages.kbytes") {
-        // All partitions of a lane share its queue: this is what a lane holds ahead of its batch.
-        properties.insert("queued.max.messages.kbytes".to_owned(), (shared.pipeline.max_inflight_bytes / 2 / 1024).max(1).to_string());
-    }
-    let config: ClientConfig = properties.into_iter().collect();
+    let config: ClientConfig = settings::consumer(kafka, &shared.pipeline).into_iter().collect();
     let context = Context { shared: shared.clone(), router: Mutex::default(), brokers_down: AtomicBool::new(false), denied: Mutex::default() };
     config.create_with_context(context).map(Arc::new)
 }

@@ -8,7 +8,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::error::{Fault, TxnError, of_delivery};
 use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, TopicId};
-use super::settings::{self, Side};
+use super::settings;
 use crate::config::Kafka;
 
 /// A transactional call may take so long; longer is a doubt.
@@ -36,20 +36,7 @@ impl Recipe {
     }
 
     fn of_id(kafka: &Kafka, id: String, limits: Option<(usize, usize)>) -> Self {
-        let mut properties = settings::properties(kafka, Side::Producer);
-        properties.insert("transactional.id".to_owned(), id.clone());
-        if let Some((least, greatest)) = limits {
-            // The broker refuses a batch beyond the topic's limit with all its records; the client refuses a message beyond its own.
-            let default = |name: &str, value: String| {
-                if !kafka.producer.contains_key(name) {
-                    properties.insert(name.to_owned(), value);
-                }
-            };
-            let mut default = default;
-            default("batch.size", least.min(1_000_000).to_string());
-            default("message.max.bytes", greatest.clamp(1_000_000, 1_000_000_000).to_string());
-        }
-        Self { properties, id }
+        Self { properties: settings::producer(kafka, &id, limits), id }
     }
 
     /// How long the coordinator lets a transaction stay open.

@@ -6,7 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-use crate::config::Kafka;
+use crate::config::{Kafka, Pipeline};
 
 /// Whose settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,30 @@ pub fn refused(side: Side, name: &str, value: &str) -> Option<String> {
     }
 }
 
-/// All properties of one side but `transactional.id`: defaults, the user's, forced ones.
+/// All properties of the consumer.
+#[must_use]
+pub fn consumer(kafka: &Kafka, pipeline: &Pipeline) -> BTreeMap<String, String> {
+    let mut all = properties(kafka, Side::Consumer);
+    // All partitions of a lane share its queue: this is what a lane holds ahead of its batch.
+    let ahead = (pipeline.max_inflight_bytes / 2 / 1024).max(1);
+    all.entry("queued.max.messages.kbytes".to_owned()).or_insert_with(|| ahead.to_string());
+    all
+}
+
+/// All properties of the producer `id`. `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
+#[must_use]
+pub fn producer(kafka: &Kafka, id: &str, limits: Option<(usize, usize)>) -> BTreeMap<String, String> {
+    let mut all = properties(kafka, Side::Producer);
+    all.insert("transactional.id".to_owned(), id.to_owned());
+    if let Some((least, greatest)) = limits {
+        // The broker refuses a batch beyond the topic's limit with all its records; the client refuses a message beyond its own.
+        all.entry("batch.size".to_owned()).or_insert_with(|| least.min(1_000_000).to_string());
+        all.entry("message.max.bytes".to_owned()).or_insert_with(|| greatest.clamp(1_000_000, 1_000_000_000).to_string());
+    }
+    all
+}
+
+/// Defaults, the user's and forced properties of one side.
 #[must_use]
 pub fn properties(kafka: &Kafka, side: Side) -> BTreeMap<String, String> {
     let (defaults, user) = match side {
