@@ -2,7 +2,7 @@
 # make demo    the main job on an embedded broker
 # make test    every test
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
-# make bench   the engine beside the way by hand
+# make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
 CARGO ?= cargo
 MVN ?= mvn
@@ -10,8 +10,12 @@ NPM ?= npm
 KAFKA := target/kafka
 WEBHOOKS := target/webhooks
 WEBHOOKS_VERSION := 7.6.1
+PYTHON ?= python3
+VENV := target/bench/venv
+# Arguments of the pipeline's bench, for example --smoke or --runs 3.
+BENCH ?=
 
-.PHONY: setup system demo test lint deny bench
+.PHONY: setup system demo test lint deny bench bench-engine bench-pipeline
 .DELETE_ON_ERROR:
 
 setup: system $(KAFKA)/.complete $(WEBHOOKS)/.complete
@@ -48,5 +52,17 @@ lint: system
 deny:
 	$(CARGO) deny check bans licenses sources
 
-bench: system
-	$(CARGO) bench -p veilstream-engine
+bench: bench-engine bench-pipeline
+
+bench-engine: system
+	$(CARGO) bench --locked -p veilstream-engine
+
+bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
+	$(CARGO) bench --locked --bench pipeline -- $(BENCH)
+
+$(VENV)/.complete: bench/requirements.txt
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "bench: please install Python 3 with venv (Debian: python3-venv)" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@

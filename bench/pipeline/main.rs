@@ -1,0 +1,134 @@
+//! The pipeline beside a bare copier, on a real Kafka: `make bench`, or `cargo bench --bench pipeline -- --help`. What it is and is not:
+//! `bench/README.md`.
+#![allow(clippy::print_stdout, missing_docs, reason = "a bench")]
+
+mod by_hand;
+mod copier;
+#[path = "../../tests/e2e/kafka.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "the broker of the tests")]
+mod kafka;
+mod measure;
+mod report;
+mod system;
+mod workload;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+
+use measure::{Monitor, Window};
+use system::{Bench, System};
+use workload::{OUT, PARTITIONS, RAW};
+
+/// The pipeline beside a bare copier that does nothing, a Rust and a Python pipeline written by hand, on a real Kafka.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// Rounds of copier and sidecar
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Rounds that also run the pipelines written by hand
+    #[arg(long, default_value_t = 1)]
+    by_hand: usize,
+    /// Events of a run; the pipelines written by hand get a fifth
+    #[arg(long, default_value_t = 4_000_000)]
+    records: u64,
+    /// Seed of the events
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One short round: shows that everything works, its figures mean nothing
+    #[arg(long)]
+    smoke: bool,
+    /// What `cargo bench` says to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The processes that this program starts of itself.
+#[derive(Debug, Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Copier { config: PathBuf },
+    #[command(hide = true)]
+    ByHand { bootstrap: String, group: String, lane: usize, lanes: usize },
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut args = Args::parse();
+    match &args.part {
+        Some(Part::Copier { config }) => return copier::run(config),
+        Some(Part::ByHand { bootstrap, group, lane, lanes }) => return by_hand::run(bootstrap, group, *lane, *lanes),
+        None => {}
+    }
+    if args.smoke {
+        (args.runs, args.by_hand, args.records) = (1, 1, args.records.min(200_000));
+    }
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/bench/venv/bin/python");
+    if args.by_hand > 0 && !python.exists() {
+        bail!("no Python with confluent-kafka in {}: run `make bench`, or leave it out with --by-hand 0", python.display());
+    }
+    let dir = tempfile::tempdir()?;
+    let kafka = kafka::kafka();
+    let bench = Bench { bootstrap: kafka.bootstrap.clone(), dir: dir.path().to_owned(), python };
+    kafka.create_topic(RAW, PARTITIONS);
+    println!("{} events of {} bytes are written", args.records, workload::EVENT_BYTES);
+    workload::feed(&bench.bootstrap, args.records, args.seed)?;
+
+    // The broker's code is compiled while it runs: its first run is not measured.
+    one(&bench, System::Copier, "warm-up", args.records / 4)?;
+    let mut runs: Vec<(usize, System, Window)> = Vec::new();
+    for round in 1..=args.runs {
+        for system in System::ALL.into_iter().filter(|s| round <= args.by_hand || s.share(args.records) == args.records) {
+            let group = format!("{}-{round}", system.name().to_lowercase().replace(' ', "-"));
+            let window = one(&bench, system, &group, system.share(args.records))?;
+            println!("{}", report::line(round, system, &window));
+            runs.push((round, system, window));
+        }
+    }
+    let text = report::report(&root, &args, &runs)?;
+    let file = root.join("target/bench/pipeline.md");
+    std::fs::create_dir_all(root.join("target/bench"))?;
+    std::fs::write(&file, &text).with_context(|| format!("{}", file.display()))?;
+    println!("\n{text}\nwritten to {}", file.display());
+    Ok(())
+}
+
+/// One system over the first `target` records, from nothing to a verified output.
+fn one(bench: &Bench, system: System, group: &str, target: u64) -> anyhow::Result<Window> {
+    let run = || -> anyhow::Result<Window> {
+        delete_output(&bench.bootstrap)?;
+        // The sidecar makes its topics itself.
+        if system != System::Sidecar {
+            kafka::kafka().create_topic(OUT, PARTITIONS);
+        }
+        let monitor = Monitor::new(&bench.bootstrap, group)?;
+        let mut running = bench.start(system, group)?;
+        let mut window = measure::watch(&monitor, &mut running, target)?;
+        running.stop()?;
+        window.out_bytes = measure::verify(&bench.bootstrap, system, monitor.committed()?)?;
+        Ok(window)
+    };
+    run().with_context(|| format!("{} ({group})", system.name()))
+}
+
+fn delete_output(bootstrap: &str) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // An error means that there is none.
+    let _ = runtime.block_on(admin.delete_topics(&[OUT], &AdminOptions::new()))?;
+    let end = Instant::now() + Duration::from_secs(30);
+    while admin.inner().fetch_metadata(None, Duration::from_secs(5))?.topics().iter().any(|t| t.name() == OUT) {
+        if Instant::now() > end {
+            bail!("the old output topic stays");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
