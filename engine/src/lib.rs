@@ -22,6 +22,8 @@ pub mod scan;
 pub mod schema;
 pub mod seal;
 pub mod select;
+mod siblings;
+mod strip;
 pub mod subject;
 pub mod token;
 pub mod transform;

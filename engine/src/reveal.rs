@@ -6,13 +6,14 @@ use crate::error::{OpenError, Reject, RejectCode};
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
-use crate::scan::{Kind, NO_PARENT, Node, Tape};
-use crate::schema::{Field, PathId, Protect, Schema};
+use crate::scan::{Kind, NO_PARENT, Tape};
+use crate::schema::{Field, PathId, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
+use crate::strip::Strip;
 use crate::subject;
 use crate::token::{self, PREFIX};
-use crate::transform::{Generation, Position, binding, copy, cut, index_member_name, is_named, value_clauses_hold};
+use crate::transform::{Position, binding, copy, value_clauses_hold};
 
 /// What to reveal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,9 +96,7 @@ pub struct Revealer {
     tape: Tape,
     selection: Selection,
     without_indexes: Vec<u8>,
-    cuts: Vec<u32>,
-    name: Vec<u8>,
-    name_text: Vec<u8>,
+    strip: Strip,
     scalar: Vec<u8>,
     binding: Vec<u8>,
     payload: Vec<u8>,
@@ -136,9 +135,9 @@ impl Revealer {
         report.fields.clear();
         report.unexpected_tokens = 0;
         self.select(schema, doc)?;
-        if !options.keep_indexes && self.find_indexes(schema, doc) {
+        if !options.keep_indexes && self.strip.find(schema, doc, &self.tape, &self.selection) > 0 {
             let mut stripped = std::mem::take(&mut self.without_indexes);
-            self.cut_indexes(doc, &mut stripped);
+            self.strip.cut(doc, &self.tape, &mut stripped);
             let selected = self.select(schema, &stripped);
             if selected.is_ok() {
                 self.open_all(schema, keys, &stripped, options, out, report);
@@ -164,48 +163,6 @@ impl Revealer {
         scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
         let selected = schema.program.select(doc, &self.tape, &mut self.selection);
         selected.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(RejectCode::DuplicateMember) })
-    }
-
-    /// Finds the index members beside every declared place; `false` when there are none.
-    fn find_indexes(&mut self, schema: &Schema, doc: &[u8]) -> bool {
-        self.cuts.clear();
-        for i in 0..self.selection.hits.len() {
-            let hit = self.selection.hits[i];
-            let Some(field) = schema.fields.get(usize::from(hit.path)).filter(|f| f.index.is_some() && f.protect != Protect::Hash) else { continue };
-            let nodes = self.tape.nodes();
-            let is_member = |n: &u32| nodes.get(*n as usize).is_some_and(Node::is_member);
-            let Some(member) = [hit.node, nodes[hit.node as usize].parent].into_iter().find(is_member) else { continue };
-            for generation in [Generation::Newest, Generation::Previous] {
-                let found = self.find_index(doc, member, field, generation);
-                self.cuts.extend(found);
-            }
-        }
-        self.cuts.sort_unstable();
-        self.cuts.dedup();
-        !self.cuts.is_empty()
-    }
-
-    /// The index of a member: right after it, unless something that sorts members has been at work.
-    fn find_index(&mut self, doc: &[u8], member: u32, field: &Field, generation: Generation) -> Option<u32> {
-        let node = self.tape.nodes()[member as usize];
-        index_member_name(doc, &node, field, generation, &mut self.name, &mut self.name_text);
-        let is_it = |sibling: &u32| is_named(doc, &self.tape, *sibling, &self.name, &self.name_text);
-        let last = self.tape.nodes()[node.parent as usize].next;
-        Some(node.next).filter(|next| *next < last && is_it(next)).or_else(|| self.tape.children(node.parent).find(is_it))
-    }
-
-    fn cut_indexes(&self, doc: &[u8], out: &mut Vec<u8>) {
-        out.clear();
-        let mut at = Position { copied: 0, leading: NO_PARENT };
-        let mut end = 0;
-        for index in self.cuts.iter().copied() {
-            // An index member holds a string or a flat array: cuts never nest, unless someone edited the document.
-            if index >= end {
-                cut(doc, &self.tape, index, &mut at, out);
-                end = self.tape.nodes()[index as usize].next;
-            }
-        }
-        copy(doc, doc.len(), &mut at, out);
     }
 
     fn open_all(&mut self, schema: &Schema, keys: KeySource<'_>, doc: &[u8], options: &RevealOptions<'_>, out: &mut Vec<u8>, report: &mut Report) {

@@ -34,6 +34,8 @@ pub struct Schema {
     pub residue: Residue,
     /// Fields in the order of the document.
     pub fields: Vec<Field>,
+    /// The path of an indexed field may select a member an index is written to.
+    pub(crate) indexes_selectable: bool,
     /// What happens to the record key.
     pub key: Option<KeyRule>,
     /// What happens to headers.

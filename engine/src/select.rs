@@ -4,12 +4,14 @@
 //! jsonpath-rust selects, as a set in document order; a test compares the two over a matrix of paths and documents.
 
 mod filter;
+mod places;
 mod program;
 mod query;
 mod reads;
 mod selection;
 mod walk;
 
+pub use places::may_reach;
 pub use program::Program;
 pub use query::{Query, Step, Target, parse};
 pub use selection::{DuplicateMember, Hit, Selection};

@@ -26,7 +26,7 @@ use crate::select::Selection;
 use crate::subject;
 pub(crate) use beside::Generation;
 pub(crate) use claim::value_clauses_hold;
-pub(crate) use names::{index_member_name, is_named};
+pub(crate) use names::index_member_name;
 use plan::Plan;
 pub(crate) use splice::{Edit, Position, binding, copy, cut};
 use subjects::SubjectKeys;
@@ -95,6 +95,8 @@ struct Work {
     selection: Selection,
     edits: Vec<Edit>,
     pending: Vec<beside::Pending>,
+    indexes_written: usize,
+    proof: beside::Proof,
     spare: Vec<Vec<u8>>,
     counts: Vec<[u32; FieldOutcome::COUNT]>,
     residues: Residues,
@@ -217,10 +219,12 @@ impl Run<'_> {
         self.work.residues.clear();
         self.work.names.clear();
         self.work.pending.clear();
+        self.work.indexes_written = 0;
         self.collect_edits(doc)?;
         self.check_required()?;
         self.undeclared()?;
         self.splice(doc, out)?;
+        self.check_indexes(out)?;
         self.envelope(out)?;
         self.residue(doc, out)?;
         self.report_counts(out);

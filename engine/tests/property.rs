@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jsonpath_rust::parser::parse_json_path;
 use jsonpath_rust::query::js_path_process;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 use serde_json::Value;
-use support::{Bench, document, keyring, value_record};
+use support::{Bench, document, key, keyring, keyring_of, value_record};
 use veilstream_engine::RejectCode;
 use veilstream_engine::compile::{Grants, compile};
+use veilstream_engine::key::KeyKind;
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::scan::Tape;
 use veilstream_engine::transform::Outcome;
@@ -62,17 +63,18 @@ fn string(lone_surrogates: bool) -> impl Strategy<Value = String> {
 fn name(lone_surrogates: bool) -> impl Strategy<Value = String> {
     prop_oneof![
         12 => prop::sample::select(vec!["\"a\"", "\"b\"", "\"c\"", "\"d\"", "\"e\""]).prop_map(str::to_owned),
-        2 => prop::sample::select(vec!["\"\\u0061\"", "\"\\u0062\"", "\"a_bidx\"", "\"\"", "\"é\"", "\"\\n\""]).prop_map(str::to_owned),
+        3 => prop::sample::select(vec!["\"\\u0061\"", "\"\\u0062\"", "\"a_bidx\"", "\"b_bidx\"", "\"a_bidx_prev\"", "\"a_bidx_bidx\"", "\"i\"", "\"i_prev\"", "\"\"", "\"é\"", "\"\\n\""]).prop_map(str::to_owned),
         1 => string(lone_surrogates),
     ]
 }
 
 fn path() -> impl Strategy<Value = String> {
     let segment = prop_oneof![
-        8 => "[a-e]".prop_map(|n| format!(".{n}")),
+        12 => "[a-e]".prop_map(|n| format!(".{n}")),
         2 => Just(".*".to_owned()),
         1 => "[a-e]".prop_map(|n| format!("..{n}")),
         1 => Just("..*".to_owned()),
+        1 => prop::sample::select(vec![".a_bidx", "..a_bidx", "..i", ".a[*]", ".a_bidx[*]", "[?@.a_bidx].b", "..a_bidx_bidx"]).prop_map(str::to_owned),
         2 => (-2_i64..3).prop_map(|i| format!("[{i}]")),
         1 => (prop::option::of(-3_i64..3), prop::option::of(-3_i64..3))
             .prop_map(|(a, b)| format!("[{}:{}]", a.map(|n| n.to_string()).unwrap_or_default(), b.map(|n| n.to_string()).unwrap_or_default())),
@@ -94,6 +96,7 @@ fn encrypt() -> impl Strategy<Value = String> {
         3 => Just(String::new()),
         2 => Just(r#","index":{"normalize":"exact"}"#.to_owned()),
         1 => Just(r#","index":{"normalize":"digits","bits":12,"into":"i"}"#.to_owned()),
+        1 => "[a-e]".prop_map(|n| format!(r#","index":{{"normalize":"exact","into":"{n}"}}"#)),
         1 => Just(r#","index":{"normalize":"text","of":["$.a","$.b"]}"#.to_owned()),
     ];
     let more = prop_oneof![
@@ -127,14 +130,29 @@ fn schema(field: impl Strategy<Value = String>, members: &'static str) -> impl S
     })
 }
 
-/// A bench under the document, if it compiles.
-fn bench(document: &str) -> Option<Bench> {
-    compile(document.as_bytes(), &Grants::local()).is_ok().then(|| Bench::with(&[document], keyring("t")))
+/// A bench under the document, if it compiles; maybe while the index root rotates.
+fn bench(document: &str, rotating: bool) -> Option<Bench> {
+    let keys = || if rotating { keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Index, "v2")]) } else { keyring("t") };
+    compile(document.as_bytes(), &Grants::local()).is_ok().then(|| Bench::with(&[document], keys()))
 }
 
+/// So many cases, or `PROPTEST_CASES`; the same ones again with `PROPTEST_RNG_SEED`.
 fn cases(default: u32) -> Config {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    Config { cases, max_global_rejects: u32::MAX, failure_persistence: None, ..Config::default() }
+    let config = Config { cases, max_global_rejects: u32::MAX, failure_persistence: None, ..Config::default() };
+    let RngSeed::Random = config.rng_seed else { return config };
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).unwrap();
+    Config { rng_seed: RngSeed::Fixed(u64::from_le_bytes(seed)), ..config }
+}
+
+/// Judges every case; a failure says how to see it again.
+fn run<S: Strategy>(config: Config, cases: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let RngSeed::Fixed(seed) = config.rng_seed else { unreachable!("the seed was just drawn") };
+    let count = config.cases;
+    if let Err(e) = TestRunner::new(config).run(cases, test) {
+        panic!("{e}\nagain: PROPTEST_RNG_SEED={seed} PROPTEST_CASES={count}");
+    }
 }
 
 #[test]
@@ -142,31 +160,30 @@ fn reveal_undoes_transform_byte_for_byte() {
     let (protected, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let config = cases(6_000);
     let total = config.cases as usize;
-    let all = (schema(encrypt(), ""), json(true)).prop_filter_map("does not compile", |(s, j)| bench(&s).map(|b| (s, j, Shown(b))));
-    TestRunner::new(config)
-        .run(&all, |(_, json, Shown(mut bench))| {
-            match bench.outcome(json.as_bytes()) {
-                Outcome::Protected(_) => {
-                    let out = String::from_utf8(bench.out.value.clone()).unwrap();
-                    prop_assert!(Tape::default().scan(out.as_bytes()).is_ok(), "{}", out);
-                    let (revealed, report) = bench.reveal(&out);
-                    prop_assert_eq!(&revealed, &json, "by way of {}", out);
-                    let revealed = report.fields.iter().filter(|f| f.1 == Status::Revealed).count();
-                    protected.fetch_add(usize::from(revealed > 0), Ordering::Relaxed);
-                    tokens.fetch_add(revealed, Ordering::Relaxed);
-                    let (kept, _) = bench.reveal_with(&out, &RevealOptions { fields: Some(&[]), keep_indexes: true });
-                    prop_assert_eq!(&kept, &out, "nothing asked for, nothing changed");
-                }
-                Outcome::Rejected(reject) => prop_assert!(
-                    matches!(reject.code, RejectCode::DuplicateMember | RejectCode::ReservedMember | RejectCode::MissingRequired | RejectCode::WrongType),
-                    "{}",
-                    reject
-                ),
-                Outcome::NeedKeys(needed) => prop_assert!(false, "{:?}", needed),
+    let all = (schema(encrypt(), ""), json(true), any::<bool>())
+        .prop_filter_map("does not compile", |(s, j, rotating)| bench(&s, rotating).map(|b| (s, j, Shown(b))));
+    run(config, &all, |(_, json, Shown(mut bench))| {
+        match bench.outcome(json.as_bytes()) {
+            Outcome::Protected(_) => {
+                let out = String::from_utf8(bench.out.value.clone()).unwrap();
+                prop_assert!(Tape::default().scan(out.as_bytes()).is_ok(), "{}", out);
+                let (revealed, report) = bench.reveal(&out);
+                prop_assert_eq!(&revealed, &json, "by way of {}", out);
+                let revealed = report.fields.iter().filter(|f| f.1 == Status::Revealed).count();
+                protected.fetch_add(usize::from(revealed > 0), Ordering::Relaxed);
+                tokens.fetch_add(revealed, Ordering::Relaxed);
+                let (kept, _) = bench.reveal_with(&out, &RevealOptions { fields: Some(&[]), keep_indexes: true });
+                prop_assert_eq!(&kept, &out, "nothing asked for, nothing changed");
             }
-            Ok(())
-        })
-        .unwrap_or_else(|e| panic!("{e}"));
+            Outcome::Rejected(reject) => prop_assert!(
+                matches!(reject.code, RejectCode::DuplicateMember | RejectCode::ReservedMember | RejectCode::MissingRequired | RejectCode::WrongType),
+                "{}",
+                reject
+            ),
+            Outcome::NeedKeys(needed) => prop_assert!(false, "{:?}", needed),
+        }
+        Ok(())
+    });
     // The property is worth something only while much is protected.
     let (protected, tokens) = (protected.into_inner(), tokens.into_inner());
     assert!(protected > total / 4 && tokens > total / 3, "too little was protected: {protected} records, {tokens} tokens");
@@ -210,28 +227,27 @@ fn no_protected_value_survives_in_the_output() {
     let (checked, rejected) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let config = cases(6_000);
     let total = config.cases as usize;
-    let all = (schema(any_kind(), r#""residue":"reject","#), json(false)).prop_filter_map("does not compile", |(s, j)| bench(&s).map(|b| (s, j, Shown(b))));
-    TestRunner::new(config)
-        .run(&all, |(schema, json, Shown(mut bench))| {
-            match bench.outcome(json.as_bytes()) {
-                Outcome::Protected(_) => {
-                    let doc: Value = serde_json::from_str(&json).unwrap();
-                    let out: Value = serde_json::from_slice(&bench.out.value).unwrap();
-                    let mut clear = Vec::new();
-                    texts(&out, false, &mut clear);
-                    for secret in protected_texts(&schema, &doc) {
-                        checked.fetch_add(1, Ordering::Relaxed);
-                        prop_assert!(!clear.iter().any(|c| c.contains(&secret)), "{:?} survives in {}", secret, out);
-                    }
+    let all =
+        (schema(any_kind(), r#""residue":"reject","#), json(false)).prop_filter_map("does not compile", |(s, j)| bench(&s, false).map(|b| (s, j, Shown(b))));
+    run(config, &all, |(schema, json, Shown(mut bench))| {
+        match bench.outcome(json.as_bytes()) {
+            Outcome::Protected(_) => {
+                let doc: Value = serde_json::from_str(&json).unwrap();
+                let out: Value = serde_json::from_slice(&bench.out.value).unwrap();
+                let mut clear = Vec::new();
+                texts(&out, false, &mut clear);
+                for secret in protected_texts(&schema, &doc) {
+                    checked.fetch_add(1, Ordering::Relaxed);
+                    prop_assert!(!clear.iter().any(|c| c.contains(&secret)), "{:?} survives in {}", secret, out);
                 }
-                Outcome::Rejected(reject) => {
-                    rejected.fetch_add(usize::from(reject.code == RejectCode::Residue), Ordering::Relaxed);
-                }
-                Outcome::NeedKeys(needed) => prop_assert!(false, "{:?}", needed),
             }
-            Ok(())
-        })
-        .unwrap_or_else(|e| panic!("{e}"));
+            Outcome::Rejected(reject) => {
+                rejected.fetch_add(usize::from(reject.code == RejectCode::Residue), Ordering::Relaxed);
+            }
+            Outcome::NeedKeys(needed) => prop_assert!(false, "{:?}", needed),
+        }
+        Ok(())
+    });
     let (checked, rejected) = (checked.into_inner(), rejected.into_inner());
     assert!(checked > total / 4 && rejected > total / 400, "too little was looked for: {checked} values, {rejected} records rejected");
 }
@@ -261,22 +277,20 @@ fn arbitrary_bytes_never_panic() {
         bytes
     });
     let bytes = prop_oneof![broken, prop::collection::vec(any::<u8>(), 0..200)];
-    TestRunner::new(cases(20_000))
-        .run(&bytes, |bytes| {
-            let (strict, plain, revealer, out, report) = &mut *state.borrow_mut();
-            let headers: [(&[u8], Option<&[u8]>); 1] = [(b"h", Some(&bytes))];
-            strict.record(&support::full_record(Some(&bytes), Some(&bytes), &headers));
-            strict.record(&support::full_record(Some(&bytes), None, &headers));
-            let verdict = plain.record(&value_record(&bytes));
-            let grammar = serde_json::from_slice::<Value>(&bytes).is_ok();
-            // serde_json refuses some right documents (tests/malformed), but passes no wrong one.
-            if grammar {
-                prop_assert!(Tape::default().scan(&bytes).is_ok());
-            }
-            if let Outcome::Protected(schema) = verdict {
-                let _ = revealer.reveal(&schema, KeySource::of(&plain.keys), &bytes, &RevealOptions::default(), out, report);
-            }
-            Ok(())
-        })
-        .unwrap_or_else(|e| panic!("{e}"));
+    run(cases(20_000), &bytes, |bytes| {
+        let (strict, plain, revealer, out, report) = &mut *state.borrow_mut();
+        let headers: [(&[u8], Option<&[u8]>); 1] = [(b"h", Some(&bytes))];
+        strict.record(&support::full_record(Some(&bytes), Some(&bytes), &headers));
+        strict.record(&support::full_record(Some(&bytes), None, &headers));
+        let verdict = plain.record(&value_record(&bytes));
+        let grammar = serde_json::from_slice::<Value>(&bytes).is_ok();
+        // serde_json refuses some right documents (tests/malformed), but passes no wrong one.
+        if grammar {
+            prop_assert!(Tape::default().scan(&bytes).is_ok());
+        }
+        if let Outcome::Protected(schema) = verdict {
+            let _ = revealer.reveal(&schema, KeySource::of(&plain.keys), &bytes, &RevealOptions::default(), out, report);
+        }
+        Ok(())
+    });
 }

@@ -2,8 +2,9 @@
 
 use super::document::ReadSchema;
 use super::read::{Reader, join};
-use crate::schema::{IndexRule, Protect};
-use crate::select::{Query, Target};
+use crate::schema::Field;
+use crate::select::{Query, Step, Target, may_reach};
+use crate::strip::writes_beside;
 
 pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     let fields = &read.schema.fields;
@@ -74,29 +75,48 @@ fn covered(read: &ReadSchema, reader: &mut Reader) {
 
 fn indexes(read: &ReadSchema, reader: &mut Reader) {
     let fields = &read.schema.fields;
-    for (i, field) in fields.iter().enumerate() {
-        let Some(rule) = field.index.as_ref().filter(|_| field.protect != Protect::Hash) else { continue };
+    let places: Vec<Vec<Vec<Step>>> = fields.iter().zip(&read.queries).map(|(field, query)| index_places(field, query)).collect();
+    for (i, _) in fields.iter().enumerate().filter(|(_, field)| writes_beside(field)) {
         let at = join(&read.places[i].at, "index");
-        let query = &read.queries[i];
-        if query.target() == Target::Nameless {
+        if read.queries[i].target() == Target::Nameless {
             reader.error(&at, "there is no member to put it beside: the path must end in a name, or in elements of a named array");
             continue;
         }
-        let Some(into) = index_member(query, rule) else { continue };
         for (k, other) in fields.iter().enumerate().filter(|(k, _)| *k != i) {
-            let names_it = read.queries[k].last_name() == Some(&*into) && read.queries[k].same_parent(query);
-            let same_target = fields[k].index.as_ref().filter(|_| fields[k].protect != Protect::Hash).and_then(|r| index_member(&read.queries[k], r));
-            let collides = same_target.as_deref() == Some(&*into) && read.queries[k].same_parent(query) && k < i;
-            if names_it || collides {
-                reader.error(&join(&at, "into"), format!("{into} is taken by field {}; choose another \"into\"", other.id));
+            let taken = places[i].iter().find_map(|place| taken(place, &read.queries[k], &places[k][..], k < i && !read.queries[k].same(&read.queries[i])));
+            if let Some(name) = taken {
+                reader.error(&join(&at, "into"), format!("{name} is taken by field {}; choose another \"into\"", other.id));
             }
+        }
+        written_reads(read, i, &places[i], reader);
+    }
+}
+
+/// The name of an index member at `place` that is sure to be another field's: it selects a member of that name, or writes its own index there.
+fn taken(place: &[Step], other: &Query, others: &[Vec<Step>], declared_before: bool) -> Option<String> {
+    let selected = Query::shared_name(place, other.steps());
+    let written = others.iter().filter(|_| declared_before).find_map(|other| Query::shared_name(place, other));
+    selected.or(written).map(str::to_owned)
+}
+
+/// Reveal would read an index where transform read nothing.
+fn written_reads(read: &ReadSchema, field: usize, places: &[Vec<Step>], reader: &mut Reader) {
+    let id = &read.schema.fields[field].id;
+    for (path, (query, pointer)) in read.queries.iter().zip(&read.pointers).enumerate() {
+        let reads_clear = read.clear_reads.iter().any(|p| usize::from(*p) == path);
+        let reads = reads_clear && places.iter().any(|place| query.may_reach(place));
+        let filters = query.filter_reads().iter().any(|steps| places.iter().any(|place| may_reach(steps, place)));
+        if reads || filters {
+            reader.error(pointer, format!("reads a member the index of field {id} may be written to; read another, or choose another \"into\" there"));
         }
     }
 }
 
-/// The member an index is written to, when it is the same for every record.
-fn index_member(query: &Query, rule: &IndexRule) -> Option<String> {
-    rule.into.clone().or_else(|| query.member_name().map(|name| format!("{name}_bidx")))
+fn index_places(field: &Field, query: &Query) -> Vec<Vec<Step>> {
+    if !writes_beside(field) {
+        return Vec::new();
+    }
+    query.index_places(field.index.as_ref().and_then(|rule| rule.into.as_deref()))
 }
 
 /// Two names with one fid could be swapped for each other.

@@ -8,8 +8,9 @@ use super::Grants;
 use super::field::{self, FieldPlaces};
 use super::read::{Reader, join, kind};
 use crate::kdf;
-use crate::schema::{HeaderRule, KeyRule, PathId, Protect, Residue, Scalar, Schema, Undeclared, When};
+use crate::schema::{Field, HeaderRule, KeyRule, PathId, Protect, Residue, Scalar, Schema, Undeclared, When};
 use crate::select::{Program, Query};
+use crate::strip::writes_beside;
 
 const MEMBERS: [&str; 15] = [
     "$schema",
@@ -100,7 +101,7 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     subject.inspect(|path| paths.read_in_clear(*path));
     let subject_optional = reader.boolean("", map, "subject_optional");
     if subject_optional && !map.contains_key("subject") {
-        reader.error("/subject_optional", "says what happens without a subject, but the document has no \"subject\"");
+        reader.error("/subject_optional", "says what happens without a subject, but the document has none; add a \"subject\", or remove it");
     }
     clear(map, &mut paths, reader);
     let (from, to) = topics(map, reader);
@@ -119,12 +120,21 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
             .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
             .unwrap_or_default(),
         residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
+        indexes_selectable: indexes_selectable(&fields, &paths.queries),
         fields,
         key,
         headers,
         program: Program::new(&paths.queries),
     };
     Some(ReadSchema { schema, queries: paths.queries, pointers: paths.pointers, clear_reads: paths.clear_reads, places })
+}
+
+/// Whether an index may be selected like a value: by a wildcard, by `..`, by its name.
+fn indexes_selectable(fields: &[Field], queries: &[Query]) -> bool {
+    // A document with a faulty path has fields without queries; it is refused anyway.
+    let indexed: Vec<(&Query, &Field)> = queries.iter().zip(fields).filter(|(_, field)| writes_beside(field)).collect();
+    let mut places = indexed.iter().flat_map(|(query, field)| query.index_places(field.index.as_ref().and_then(|rule| rule.into.as_deref())));
+    places.any(|place| indexed.iter().any(|(query, _)| query.may_reach(&place)))
 }
 
 fn schema_name(map: &Map<String, Value>, reader: &mut Reader) -> String {

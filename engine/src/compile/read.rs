@@ -110,7 +110,7 @@ pub(super) fn parse(document: &[u8], reader: &mut Reader) -> Option<Value> {
     let value = match serde_json::from_slice::<Value>(document) {
         Ok(value) => value,
         Err(e) => {
-            reader.error("", format!("is not JSON: line {}, column {}", e.line(), e.column()));
+            reader.error("", format!("is not JSON: line {}, column {}; write one JSON object", e.line(), e.column()));
             return None;
         }
     };

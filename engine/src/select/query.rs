@@ -45,7 +45,7 @@ pub enum Target {
 /// What is wrong with it and what to write instead, for a person.
 pub fn parse(text: &str) -> Result<Query, String> {
     if text.len() > MAX_PATH {
-        return Err(format!("is longer than {MAX_PATH} bytes"));
+        return Err(format!("is longer than {MAX_PATH} bytes; shorten it"));
     }
     let ast = parse_json_path(text).map_err(|_| "is not a JSONPath (RFC 9535); write for example \"$.customer.email\" or \"$.items[*].name\"".to_owned())?;
     let steps: Vec<Step> = ast.segments.iter().map(step).collect();
@@ -69,7 +69,9 @@ pub(super) fn step(segment: &Segment) -> Step {
 }
 
 impl Query {
-    pub(super) fn steps(&self) -> &[Step] {
+    /// Its segments.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
@@ -192,7 +194,7 @@ fn single_name(step: &Step) -> Option<&str> {
 }
 
 /// Whether `field`'s steps may match a prefix of `read`'s (a proper one when `strict`).
-fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
+pub(super) fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
     let Some((f, field_rest)) = field.split_first() else { return !strict || !read.is_empty() };
     let Some((r, read_rest)) = read.split_first() else { return false };
     let here = r.selectors.iter().any(|a| f.selectors.iter().any(|b| may_match(a, b)));
@@ -294,7 +296,7 @@ fn function_fault(function: &TestFunction) -> Option<String> {
         TestFunction::Custom(name, _) => Some(format!("uses {name}(), which is no function of RFC 9535; use length, count, value, match or search")),
         TestFunction::Search(_, pattern) | TestFunction::Match(_, pattern) => match pattern {
             FnArg::Literal(Literal::String(text)) if text.len() <= MAX_PATTERN => None,
-            FnArg::Literal(Literal::String(_)) => Some(format!("has a pattern longer than {MAX_PATTERN} bytes")),
+            FnArg::Literal(Literal::String(_)) => Some(format!("has a pattern longer than {MAX_PATTERN} bytes; shorten it")),
             _ => Some("takes a pattern from the event; write the pattern as a string".to_owned()),
         },
         _ => None,

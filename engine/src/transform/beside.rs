@@ -6,14 +6,20 @@ use super::{Run, Stop};
 use crate::error::RejectCode;
 use crate::normalize::Input;
 use crate::record::{FieldOutcome, Output};
-use crate::scan::Node;
-use crate::schema::{Field, PathId, Protect};
+use crate::scan::{Node, Tape};
+use crate::schema::{Field, PathId};
+use crate::select::Selection;
+use crate::strip::{Strip, writes_beside};
 
 /// Which index root: while a root rotates, `<into>` holds the newest version's index and `<into>_prev` the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
     Newest,
     Previous,
+}
+
+impl Generation {
+    pub(crate) const BOTH: [Self; 2] = [Self::Newest, Self::Previous];
 }
 
 /// An array whose elements are indexed: its index array is written when the array ends.
@@ -25,6 +31,14 @@ pub(super) struct Pending {
     at: u32,
     /// The index array so far, without brackets.
     text: Vec<u8>,
+}
+
+/// What it takes to look for indexes in the output.
+#[derive(Default)]
+pub(super) struct Proof {
+    tape: Tape,
+    selection: Selection,
+    strip: Strip,
 }
 
 impl Run<'_> {
@@ -58,15 +72,18 @@ impl Run<'_> {
 
     /// The index members right after a member, or entries for the index arrays after an array.
     pub(super) fn index_beside(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<(), Stop> {
-        if field.index.is_none() || field.protect == Protect::Hash {
+        if !writes_beside(field) {
             return Ok(());
         }
-        for generation in [Generation::Newest, Generation::Previous] {
+        if node.is_member() {
+            self.reserve(doc, node, field)?;
+        }
+        for generation in Generation::BOTH {
             if self.plan.indexers[generation as usize][usize::from(edit.field)].is_none() {
                 continue;
             }
             if node.is_member() {
-                self.index_member(doc, edit, node, field, generation, out)?;
+                self.index_member(doc, edit, node, field, generation, out);
             } else {
                 self.index_element(doc, edit, node, field, generation)?;
             }
@@ -74,18 +91,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn index_member(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, generation: Generation, out: &mut Output) -> Result<(), Stop> {
-        self.index_name(doc, node, field, generation)?;
+    fn index_member(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, generation: Generation, out: &mut Output) {
+        self.name_for(doc, node, field, generation);
         let start = out.value.len();
         self.begin_index_member(&mut out.value);
         out.value.push(b'"');
         if self.append_index(doc, edit.field, node, field, generation, &mut out.value) {
             out.value.push(b'"');
+            self.work.indexes_written += 1;
             self.count_index(edit.field, generation);
         } else {
             out.value.truncate(start);
         }
-        Ok(())
     }
 
     /// One value is counted once, whatever roots it is indexed under.
@@ -103,7 +120,9 @@ impl Run<'_> {
         } else {
             let owner = self.work.tape.nodes().get(array as usize).copied().filter(Node::is_member);
             let Some(owner) = owner else { return Err(Stop::field(RejectCode::UnsupportedValue, field)) };
-            self.index_name(doc, &owner, field, generation)?;
+            if generation == Generation::Newest {
+                self.reserve(doc, &owner, field)?;
+            }
             let mut text = self.work.spare.pop().unwrap_or_default();
             text.clear();
             self.work.pending.push(Pending { array, field: edit.field, generation, at: array + 1, text });
@@ -144,6 +163,7 @@ impl Run<'_> {
             pending.text.pop();
             self.name_for(doc, &array, &self.schema.fields[usize::from(pending.field)], pending.generation);
             self.begin_index_member(&mut out.value);
+            self.work.indexes_written += 1;
             out.value.push(b'[');
             out.value.extend_from_slice(&pending.text);
             out.value.push(b']');
@@ -157,12 +177,30 @@ impl Run<'_> {
         slots.min_by_key(|(slot, p)| (end(p), *slot)).map(|(slot, _)| slot)
     }
 
-    /// Finds the name of a member's index and refuses a document that already has it.
-    fn index_name(&mut self, doc: &[u8], member: &Node, field: &Field, generation: Generation) -> Result<(), Stop> {
-        self.name_for(doc, member, field, generation);
-        let work = &mut *self.work;
-        let free = work.names.take(doc, &work.tape, member.parent, &work.name, &work.name_text);
-        if free { Ok(()) } else { Err(Stop::field(RejectCode::ReservedMember, field)) }
+    /// Refuses a document that already has a member reveal would take for an index of this one: of either generation, whatever roots are
+    /// active today, and whether or not this value has an index.
+    fn reserve(&mut self, doc: &[u8], member: &Node, field: &Field) -> Result<(), Stop> {
+        for generation in Generation::BOTH {
+            self.name_for(doc, member, field, generation);
+            let work = &mut *self.work;
+            if !work.names.take(doc, &work.tape, member.parent, &work.name, &work.name_text) {
+                return Err(Stop::field(RejectCode::ReservedMember, field));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a path may select index members themselves, names alone do not tell: the output must give up what was written and nothing else.
+    pub(super) fn check_indexes(&mut self, out: &Output) -> Result<(), Stop> {
+        if !self.schema.indexes_selectable {
+            return Ok(());
+        }
+        let Proof { tape, selection, strip } = &mut self.work.proof;
+        let selected = tape.scan(&out.value).is_ok() && self.schema.program.select(&out.value, tape, selection).is_ok();
+        if selected && strip.find(self.schema, &out.value, tape, selection) == self.work.indexes_written {
+            return Ok(());
+        }
+        Err(Stop::Reject(RejectCode::ReservedMember, None, None))
     }
 
     fn name_for(&mut self, doc: &[u8], member: &Node, field: &Field, generation: Generation) {

@@ -1,17 +1,14 @@
 //! Names of index members: what the record has already, and what was written beside it.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 
 use super::beside::Generation;
-use crate::scan::{NO_PARENT, Node, Tape, same_text, unescape};
+use crate::scan::{Node, Tape};
 use crate::schema::Field;
+use crate::siblings::{FEW, Siblings, text_of};
 
-/// Objects with more members are looked at once, not once per index.
-const FEW: u32 = 32;
-
-/// Answers whether an object may take another member. Keyed hashes stand for names: a collision rejects a record, one in 2^64.
+/// Answers whether an object may take another member. Of many written names the hashes are kept: a collision rejects a record, one in 2^64.
 #[derive(Default)]
 pub(super) struct IndexNames {
     /// (object, name) of the index members written in this record: the first few, and the others.
@@ -19,11 +16,7 @@ pub(super) struct IndexNames {
     /// The names of `written`.
     written_text: Vec<u8>,
     written_more: HashSet<u64>,
-    /// Names of the members of `object`, sorted.
-    siblings: Vec<u64>,
-    object: Option<u32>,
-    text: Vec<u8>,
-    keys: RandomState,
+    siblings: Siblings,
 }
 
 impl IndexNames {
@@ -31,18 +24,12 @@ impl IndexNames {
         self.written.clear();
         self.written_text.clear();
         self.written_more.clear();
-        self.object = None;
+        self.siblings.clear();
     }
 
     /// Whether `name` is free in `object`; it is taken from then on. `text` is the name unescaped (or as written, when it has no text).
     pub(super) fn take(&mut self, doc: &[u8], tape: &Tape, object: u32, name: &[u8], text: &[u8]) -> bool {
-        let exists = if tape.nodes()[object as usize].count <= FEW {
-            tape.children(object).any(|sibling| is_named(doc, tape, sibling, name, text))
-        } else {
-            self.collect(doc, tape, object);
-            self.siblings.binary_search(&self.hash(NO_PARENT, text)).is_ok()
-        };
-        !exists && self.write(object, text)
+        self.siblings.find(doc, tape, object, name, text).is_none() && self.write(object, text)
     }
 
     fn write(&mut self, object: u32, text: &[u8]) -> bool {
@@ -50,50 +37,12 @@ impl IndexNames {
             return false;
         }
         if self.written.len() >= FEW as usize {
-            return self.written_more.insert(self.hash(object, text));
+            return self.written_more.insert(self.siblings.hash(object, text));
         }
         let start = self.written_text.len();
         self.written_text.extend_from_slice(text);
         self.written.push((object, start..self.written_text.len()));
         true
-    }
-
-    fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) {
-        if self.object == Some(object) {
-            return;
-        }
-        self.object = Some(object);
-        self.siblings.clear();
-        let mut text = std::mem::take(&mut self.text);
-        for sibling in tape.children(object) {
-            text_of(&doc[tape.nodes()[sibling as usize].name()], &mut text);
-            self.siblings.push(self.hash(NO_PARENT, &text));
-        }
-        self.text = text;
-        self.siblings.sort_unstable();
-    }
-
-    fn hash(&self, object: u32, text: &[u8]) -> u64 {
-        let mut hasher = self.keys.build_hasher();
-        hasher.write_u32(object);
-        hasher.write(text);
-        hasher.finish()
-    }
-}
-
-/// Whether a member has that name.
-pub(crate) fn is_named(doc: &[u8], tape: &Tape, member: u32, name: &[u8], text: &[u8]) -> bool {
-    let node = &tape.nodes()[member as usize];
-    let written = &doc[node.name()];
-    if node.name_escaped { same_text(written, name) } else { written == text }
-}
-
-/// The name as it compares: unescaped, or as written when a lone surrogate leaves it without text.
-fn text_of(written: &[u8], text: &mut Vec<u8>) {
-    text.clear();
-    if !unescape(written, text) {
-        text.clear();
-        text.extend_from_slice(written);
     }
 }
 
