@@ -6,6 +6,8 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use veilstream_engine::compile::SchemaSet;
 
@@ -95,24 +97,25 @@ fn ask(kafka: &Kafka, names: &[&str], found: &mut Found) -> Result<(), String> {
     let resources: Vec<ResourceSpecifier<'_>> = names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
     let configs = wait(admin.describe_configs(&resources, &options))?.unwrap_or_default();
+    // Only when asked by name does a broker tell a topic that is not there from one that is not ours to see; a consumer that creates none asks.
+    let config: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
+    let consumer: BaseConsumer = config.clone().set("allow.auto.create.topics", "false").create().map_err(|e| e.to_string())?;
     for (i, name) in names.iter().enumerate() {
-        let config = configs.get(i);
-        if let Some(Err(code)) = config
-            && is_authorization(*code)
-            && !partitions.contains_key(name)
-        {
-            found.denied.push(format!("topic {name}: not authorized; grant Describe, and Read on raw, Write on sanitized and dead-letter topics"));
+        if let Some(partitions) = partitions.get(name) {
+            // A resource that may not be described comes without a single entry.
+            let config = configs.get(i).and_then(|c| c.as_ref().ok()).filter(|c| !c.entries.is_empty());
+            found.facts.insert((*name).to_owned(), facts(*partitions, config));
             continue;
         }
-        if let Some(partitions) = partitions.get(name) {
-            found.facts.insert((*name).to_owned(), facts(*partitions, config));
+        let named = consumer.fetch_metadata(Some(name), REQUEST).map_err(|e| format!("{}: no broker answers ({e})", kafka.bootstrap_servers))?;
+        if named.topics().iter().filter_map(MetadataTopic::error).any(|e| is_authorization(e.into())) {
+            found.denied.push(format!("topic {name}: not authorized; grant Describe, and Read on raw, Write on sanitized and dead-letter topics"));
         }
     }
     Ok(())
 }
 
-fn facts(partitions: i32, config: Option<&Result<ConfigResource, RDKafkaErrorCode>>) -> TopicFacts {
-    let config = config.and_then(|c| c.as_ref().ok());
+fn facts(partitions: i32, config: Option<&ConfigResource>) -> TopicFacts {
     let value = |name: &str| config.and_then(|c| c.get(name)).and_then(|e| e.value.clone());
     TopicFacts {
         partitions,
