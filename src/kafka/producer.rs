@@ -115,7 +115,7 @@ impl Producer {
                 Err((RDKafkaErrorCode::QueueFull, _)) => return Err(Unproduced::Failed(Fault::Abortable)),
                 Err((RDKafkaErrorCode::MessageSizeTooLarge, _)) => return Err(Unproduced::TooLarge),
                 // A transaction that failed refuses every record: the one it failed for was reported as not delivered.
-                Err((code, _)) => return Err(Unproduced::Failed(self.delivery_fault().unwrap_or_else(|| of_delivery(code)))),
+                Err((code, _)) => return Err(Unproduced::Failed(self.delivery_fault().unwrap_or_else(|| self.cause(of_delivery(code))))),
             }
         }
     }
@@ -123,7 +123,19 @@ impl Producer {
     /// Why records were not delivered, if some were not; each is told once.
     pub(super) fn delivery_fault(&self) -> Option<Fault> {
         self.native.flush(0);
-        self.native.watch().take_failure().map(of_delivery)
+        self.native.watch().take_failure().map(|code| self.cause(of_delivery(code)))
+    }
+
+    /// What the transaction failed for, where its records only say that it did: a refused permission reaches them as "purged". A transaction
+    /// that is open or failed refuses to begin, with the error that it failed for.
+    fn cause(&self, fault: Fault) -> Fault {
+        if fault != Fault::Abortable {
+            return fault;
+        }
+        match self.native.begin().err().map(|e| e.fault()) {
+            Some(known @ (Fault::Blocked(_) | Fault::Refused | Fault::Fenced)) => known,
+            _ => fault,
+        }
     }
 
     /// Waits until everything produced is delivered, as long as `go_on` says so.
@@ -131,7 +143,7 @@ impl Producer {
         loop {
             let clear = self.native.flush(FLUSH);
             if let Some(code) = self.native.watch().take_failure() {
-                return Err(of_delivery(code));
+                return Err(self.cause(of_delivery(code)));
             }
             if clear {
                 return Ok(());

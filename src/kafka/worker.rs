@@ -53,7 +53,10 @@ pub(super) struct Worker {
     stop: Option<Instant>,
     ended: Option<End>,
     last_look: Instant,
+    /// Kafka refuses its transactions; a commit proves otherwise.
     blocked: Latch,
+    /// No producer can be had.
+    unfenced: Latch,
     keys_away: Latch,
     /// The last failure of a transaction, for what is done after its abort.
     failure: Option<Fault>,
@@ -95,6 +98,7 @@ impl Worker {
             ended: None,
             last_look: now,
             blocked: Latch::new(format!("lane {lane}")),
+            unfenced: Latch::new(format!("producer (lane {lane})")),
             keys_away: Latch::new(format!("keys (lane {lane})")),
             failure: None,
             shared,
@@ -205,6 +209,8 @@ impl Worker {
             self.drive(event);
         }
         self.slots.remove(epochs);
+        // What is blocked may have gone; if not, it says so again.
+        self.blocked.clear(&self.shared.status);
         if self.machine.state() == State::Recycling {
             // What the old producer did is not known before the new one is fenced in.
             self.acks.push(ack);
@@ -364,18 +370,18 @@ impl Worker {
             Ok(Ok(producer)) => {
                 self.producer = Some(producer);
                 self.pump.new_producer(&mut self.slots);
-                self.blocked.clear(&self.shared.status);
+                self.unfenced.clear(&self.shared.status);
                 self.drive(Event::Recycled);
                 for ack in self.acks.drain(..) {
                     let _ = ack.send(self.lane);
                 }
             }
             Ok(Err(error)) => {
-                self.blocked.raise(&self.shared.status, &format!("{}: no producer can be fenced in ({error})", self.recipe.id()));
+                self.unfenced.raise(&self.shared.status, &format!("{}: no producer can be fenced in ({error})", self.recipe.id()));
                 self.drive(Event::Failed(error.fault()));
             }
             Err(why) => {
-                self.blocked.raise(&self.shared.status, &why);
+                self.unfenced.raise(&self.shared.status, &why);
                 self.drive(Event::Failed(Fault::Doubt));
             }
         }
