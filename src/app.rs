@@ -41,7 +41,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     tracing::info!(address = %http.address(), "HTTP listens");
 
     let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
-    let keys = crate::keys::open(&config.keys)?;
+    let keys = crate::keys::open(&config.keys, Some(metrics.clone())).map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
     status.ready("keys");
 

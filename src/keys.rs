@@ -1,23 +1,207 @@
-//! The key manager, as the parts of the sidecar use it.
+//! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context as _;
+use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::key::{Key, KeyId};
+use veilstream_engine::transform::NeededKey;
+use veilstream_engine::wrap::WrapContext;
+use veilstream_engine::{Keyring, SecretKey};
+use veilstream_keys::provider::{EnvProvider, FileProvider, PasswordProvider, Provider, ProviderError};
+use veilstream_keys::store::{SqliteStore, Wrap};
+use veilstream_keys::{KeyError, Manager, directory};
 
 use crate::cli::KeysSource;
-use crate::config;
-use crate::kafka::KeySource;
+use crate::config::{self, KeyProvider};
+use crate::exit::Exit;
+use crate::kafka::{KeyFault, KeySource};
+use crate::telemetry::metrics::Metrics;
 
-/// Opens the keys a configuration names.
+/// The tenant of a key directory: `keys init --keys` knows no other.
+const DIRECTORY_TENANT: &str = "default";
+
+/// Opens the keys a configuration names. With `metrics`, requests to the provider, uses and ages are counted.
 ///
 /// # Errors
 /// The store or the provider cannot be had.
-pub fn open(_config: &config::Keys) -> anyhow::Result<Arc<dyn KeySource>> {
-    anyhow::bail!("the key manager is not wired yet")
+pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
+    let provider = Metered { provider: provider(config)?, metrics: metrics.clone() };
+    let store = SqliteStore::open(&config.store)?;
+    let manager = Manager::open(&config.tenant, Box::new(provider), Box::new(store))?;
+    Ok(Arc::new(Keys { manager, metrics, last_fault: Mutex::default() }))
 }
 
 /// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
 ///
 /// # Errors
 /// None was named, or as [`open`].
-pub fn open_local(_source: &KeysSource) -> anyhow::Result<Arc<dyn KeySource>> {
-    anyhow::bail!("the key manager is not wired yet")
+pub fn open_local(source: &KeysSource) -> anyhow::Result<Arc<dyn KeySource>> {
+    open(&settings(source)?, None)
+}
+
+/// The `[keys]` section a command was pointed at; a key directory stands for one.
+///
+/// # Errors
+/// None was named, or the configuration has faults.
+pub fn settings(source: &KeysSource) -> anyhow::Result<config::Keys> {
+    match (&source.keys, &source.config) {
+        // The variable of the environment must not outvote what was typed.
+        (_, Some(file)) => Ok(crate::cli::load_config(file)?.keys),
+        (Some(dir), None) => Ok(of_directory(dir)),
+        (None, None) => Err(Exit::Usage.because("no keys: name their directory with --keys DIR (or VEILSTREAM_KEYS), or a configuration with --config FILE")),
+    }
+}
+
+/// The provider a configuration names.
+///
+/// # Errors
+/// Its key-encrypting key is not usable.
+pub fn provider(config: &config::Keys) -> Result<Box<dyn Provider>, ProviderError> {
+    Ok(match &config.provider {
+        KeyProvider::Env { key } => Box::new(EnvProvider::new(key.expose())?),
+        KeyProvider::File { path } => Box::new(FileProvider::new(path.clone())?),
+        KeyProvider::Password { password, iterations } => Box::new(PasswordProvider::new(password.expose(), *iterations)?),
+    })
+}
+
+/// Makes what a configuration or directory lacks: the file of key-encrypting keys (provider `file`), the store, and the roots in it.
+///
+/// # Errors
+/// There are keys already, or they cannot be made.
+pub fn init(source: &KeysSource) -> anyhow::Result<config::Keys> {
+    let keys = settings(source)?;
+    // A new key-encrypting key beside an old store would open none of it.
+    anyhow::ensure!(!keys.store.exists(), "{} is there already; nothing was changed", keys.store.display());
+    if source.config.is_none()
+        && let Some(dir) = &source.keys
+    {
+        directory::create(dir).with_context(|| format!("{}: cannot be made a key directory", dir.display()))?;
+    } else if let KeyProvider::File { path } = &keys.provider
+        && !path.exists()
+    {
+        veilstream_keys::provider::create_kek_file(path).with_context(|| format!("{} cannot be made", path.display()))?;
+    }
+    let provider = provider(&keys)?;
+    let store = SqliteStore::create(&keys.store)?;
+    Manager::open(&keys.tenant, provider, Box::new(store))?.prepare_roots(now())?;
+    Ok(keys)
+}
+
+fn of_directory(dir: &Path) -> config::Keys {
+    config::Keys {
+        tenant: DIRECTORY_TENANT.to_owned(),
+        provider: KeyProvider::File { path: directory::kek(dir) },
+        store: directory::store(dir),
+        rotation_enabled: true,
+        rotation_interval_days: 90,
+    }
+}
+
+/// A manager with a clock.
+struct Keys {
+    manager: Manager,
+    metrics: Option<Arc<Metrics>>,
+    /// What `maintain` last failed with, so that an outage is one line in the log and not one a second.
+    last_fault: Mutex<String>,
+}
+
+impl KeySource for Keys {
+    fn keyring(&self) -> Arc<Keyring> {
+        self.manager.keyring()
+    }
+
+    fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault> {
+        self.manager.fetch(needed, now()).map_err(fault)
+    }
+
+    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
+        self.manager.lookup(id, now()).map_err(fault)
+    }
+
+    fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
+        self.manager.prepare(schemas, now()).map_err(fault)
+    }
+
+    fn maintain(&self) {
+        let news = self.manager.maintain(now()).err().map_or_else(String::new, |e| e.to_string());
+        let mut last = self.last_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != news {
+            if news.is_empty() {
+                tracing::info!("keys are maintained again");
+            } else {
+                tracing::warn!(reason = news, "keys could not be maintained; those in hand stay in use until they are spent");
+            }
+            *last = news;
+        }
+        if let Some(metrics) = &self.metrics {
+            self.measure(metrics);
+        }
+    }
+}
+
+impl Keys {
+    fn measure(&self, metrics: &Metrics) {
+        let usage = self.manager.usage();
+        for (schema, uses, _) in &usage {
+            metrics.data_key_uses.with_label_values(&[schema]).set(i64::try_from(*uses).unwrap_or(i64::MAX));
+        }
+        if let Some(oldest) = usage.iter().map(|(_, _, created)| *created).min() {
+            // Below 2^53 for another 285 million years.
+            #[expect(clippy::cast_precision_loss)]
+            metrics.key_age.set(now().saturating_sub(oldest) as f64);
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn fault(error: KeyError) -> KeyFault {
+    KeyFault(error.to_string())
+}
+
+fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs())
+}
+
+/// Counts and times what the provider is asked.
+struct Metered {
+    provider: Box<dyn Provider>,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Metered {
+    fn ask<T>(&self, operation: &str, ask: impl FnOnce() -> Result<T, ProviderError>) -> Result<T, ProviderError> {
+        let start = Instant::now();
+        let answer = ask();
+        if let Some(metrics) = &self.metrics {
+            let outcome = match &answer {
+                Ok(_) => "ok",
+                Err(ProviderError::Unusable { .. }) => "unusable",
+                Err(ProviderError::Refused { .. }) => "refused",
+            };
+            metrics.key_requests.with_label_values(&[self.provider.name(), operation, outcome]).inc();
+            metrics.key_request_seconds.observe(start.elapsed().as_secs_f64());
+        }
+        answer
+    }
+}
+
+impl Provider for Metered {
+    fn name(&self) -> &'static str {
+        self.provider.name()
+    }
+
+    fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
+        self.ask("wrap", || self.provider.wrap(key, context))
+    }
+
+    fn opens(&self, kek_uri: &str) -> bool {
+        self.provider.opens(kek_uri)
+    }
+
+    fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
+        self.ask("unwrap", || self.provider.unwrap(wrap, context))
+    }
 }

@@ -52,6 +52,13 @@ impl Keyring {
         self.sealing.get(&(kind, scope.clone()))
     }
 
+    /// Whether both hold the same keys in the same states.
+    #[must_use]
+    pub fn same_keys(&self, other: &Self) -> bool {
+        let as_there = |key: &Arc<Key>| other.by_id.get(&key.id).is_some_and(|k| k.state == key.state);
+        self.by_id.len() == other.by_id.len() && self.by_id.values().all(as_there)
+    }
+
     /// Every key of a kind.
     pub fn of_kind(&self, kind: KeyKind) -> impl Iterator<Item = &Arc<Key>> {
         self.by_id.values().filter(move |k| k.kind == kind)

@@ -65,7 +65,7 @@ fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(out, "warning: {warning}")?;
     }
     let mut problems = found.problems;
-    if let Err(error) = keys::open(&config.keys) {
+    if let Err(error) = keys::open(&config.keys, None) {
         problems.push(format!("keys: {error:#}"));
     }
     if !found.denied.is_empty() {

@@ -108,7 +108,7 @@ fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_
 
 fn show(config: &std::path::Path, (partition, offset): (i32, i64)) -> anyhow::Result<Exit> {
     let config = super::load_config(config)?;
-    let keys = keys::open(&config.keys)?;
+    let keys = keys::open(&config.keys, None)?;
     let (found, letter) = letters::find(&config, partition, offset)?;
     let opened = letters::open(&found, &letter, &*keys)?;
     let headers: Vec<Value> =
@@ -127,7 +127,7 @@ fn replay(config: &std::path::Path, as_json: bool) -> anyhow::Result<Exit> {
     let config = super::load_config(config)?;
     telemetry::start_logs(&config.log);
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
-    let keys = keys::open(&config.keys)?;
+    let keys = keys::open(&config.keys, None)?;
     let schemas = registry.current();
     let terminal = io::stderr().is_terminal() && !as_json;
     let done = letters::replay(&config, &schemas, &*keys, |done| {

@@ -128,6 +128,18 @@ pub enum KeyProvider {
     },
 }
 
+impl KeyProvider {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Env { .. } => "env",
+            Self::File { .. } => "file",
+            Self::Password { .. } => "password",
+        }
+    }
+}
+
 /// The HTTP listener.
 #[derive(Debug, Clone)]
 pub struct Http {

@@ -8,7 +8,7 @@ use prometheus::{Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounte
 const TRANSACTION: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Buckets from a record's timestamp to its commit: 5 ms to 10 min, because a start with lag is normal.
 const LATENCY: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0];
-/// Buckets of a request to the key provider or store: 0.1 ms to 10 s.
+/// Buckets of a request to the key provider: 0.1 ms to 10 s.
 const KEYS: &[f64] = &[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
 /// Declares the struct of handles and its constructor from one table: name, handle, labels or buckets, help.
@@ -59,8 +59,8 @@ metrics! {
     rebalances: IntCounter "veilstream_rebalances_total" [] "Changes of this member's partitions.";
     producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced anew.";
     inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes that are read and not committed.";
-    key_requests: IntCounterVec "veilstream_key_requests_total" ["provider" "operation" "outcome"] "Requests to the key provider and store.";
-    key_request_seconds: Histogram "veilstream_key_request_seconds" [KEYS] "Time of requests to the key provider and store.";
+    key_requests: IntCounterVec "veilstream_key_requests_total" ["provider" "operation" "outcome"] "Requests to the key provider.";
+    key_request_seconds: Histogram "veilstream_key_request_seconds" [KEYS] "Time of requests to the key provider.";
     data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"] "Values sealed with the schema's present data key, in reserved blocks.";
     key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
     reveals: IntCounterVec "veilstream_reveals_total" ["outcome"] "Documents and tokens revealed, by outcome.";

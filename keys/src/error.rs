@@ -1,0 +1,58 @@
+//! Why a key cannot be had.
+
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+
+use crate::provider::ProviderError;
+use crate::store::StoreError;
+
+/// Why a key cannot be had. Holds names and numbers, never key bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The key store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The provider of the key-encrypting key.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// No wrap of the key belongs to the provider at hand.
+    #[error("key {kid} ({kind} {scope}) is wrapped by {wrapped_by}, not by this provider ({provider}); configure the provider that wrapped it", kind = .kind.as_str())]
+    OtherProvider {
+        /// The key.
+        kid: KeyId,
+        /// Its kind.
+        kind: KeyKind,
+        /// Its scope.
+        scope: Scope,
+        /// Who wrapped it.
+        wrapped_by: String,
+        /// Who was asked.
+        provider: &'static str,
+    },
+    /// The unwrapped bytes are not the key that the record names.
+    #[error("key {kid}: its check value differs from the key store's; the row was changed, restore the store from a backup")]
+    CheckValue {
+        /// The key.
+        kid: KeyId,
+    },
+    /// A key of this scope exists and must not seal any more.
+    #[error("the {kind} key of {scope} is {state}, so nothing is sealed for it", kind = .kind.as_str(), state = .state.as_str())]
+    NotActive {
+        /// The kind.
+        kind: KeyKind,
+        /// The scope.
+        scope: Scope,
+        /// Its state.
+        state: KeyState,
+    },
+    /// A schema pins a root version that was never made.
+    #[error("there is no {kind} root {scope}; pin one that `veilstream keys list` shows", kind = .kind.as_str())]
+    NoSuchRoot {
+        /// The kind.
+        kind: KeyKind,
+        /// The version.
+        scope: Scope,
+    },
+    /// The operating system gives no random bytes.
+    #[error("the system gives no random bytes; no key was made")]
+    Random,
+}

@@ -1,0 +1,138 @@
+//! Keys of this process: `schema:<name>`, suite 1, sealed with by nobody else, their uses counted here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, Scope};
+
+use super::{Held, Manager, key_of};
+use crate::KeyError;
+
+/// Seconds a key of a process seals.
+pub const SCHEMA_KEY_LIFE: u64 = 24 * 3600;
+/// Uses of a key of a process, whatever the field: stricter than the bound per field (docs/formats.md).
+const USES: u64 = 1 << 30;
+/// A successor is minted when so much of the life or of the uses is gone, in percent.
+const AHEAD: u64 = 70;
+/// Seconds between two keys of one scope: a process that crashes in a loop must not fill the store.
+const PACE: u64 = 60;
+/// Seconds between two notes of how often keys were used.
+const NOTE: u64 = 60;
+
+pub(super) struct ProcessKeys {
+    process: u32,
+    keys: BTreeMap<Arc<str>, Minted>,
+    /// Schemas that seal with a shared key until they may have one of this process.
+    waiting: BTreeSet<Arc<str>>,
+    /// Replaced keys, to be written down.
+    replaced: Vec<Arc<Key>>,
+    noted: u64,
+}
+
+struct Minted {
+    key: Arc<Key>,
+    created: u64,
+}
+
+impl Minted {
+    fn seals(&self, now: u64) -> bool {
+        now < self.created + SCHEMA_KEY_LIFE && self.key.budget.used() < self.key.budget.limit()
+    }
+
+    fn is_due(&self, now: u64) -> bool {
+        now.saturating_sub(self.created) >= SCHEMA_KEY_LIFE * AHEAD / 100 || self.key.budget.used() >= self.key.budget.limit() / 100 * AHEAD
+    }
+}
+
+impl ProcessKeys {
+    pub(super) fn new() -> Self {
+        Self { process: std::process::id(), keys: BTreeMap::new(), waiting: BTreeSet::new(), replaced: Vec::new(), noted: 0 }
+    }
+
+    /// Whether this is another process than the one that minted.
+    pub(super) fn is_copied(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    pub(super) fn get(&self, kid: &KeyId) -> Option<Arc<Key>> {
+        self.keys.values().map(|m| &m.key).chain(&self.replaced).find(|key| key.id == *kid).cloned()
+    }
+
+    /// Those that seal. A schema that waits must not find a spent key here: the engine would take it before the shared one.
+    pub(super) fn sealing(&self) -> impl Iterator<Item = Arc<Key>> {
+        self.keys.iter().filter(|(schema, _)| !self.waiting.contains(*schema)).map(|(_, minted)| minted.key.clone())
+    }
+
+    /// Schemas whose key wants a successor.
+    pub(super) fn due(&self, now: u64) -> Vec<Arc<str>> {
+        let due = self.keys.iter().filter(|(_, minted)| minted.is_due(now)).map(|(schema, _)| schema);
+        due.chain(&self.waiting).cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    pub(super) fn usage(&self) -> Vec<(Arc<str>, u64, u64)> {
+        self.keys.iter().map(|(schema, minted)| (schema.clone(), minted.key.budget.used(), minted.created)).collect()
+    }
+
+    fn uses(&self) -> Vec<(KeyId, u64)> {
+        self.keys.values().map(|m| &m.key).chain(&self.replaced).map(|key| (key.id, key.budget.used())).collect()
+    }
+}
+
+impl Manager {
+    /// Whether the published keys belong to another process.
+    pub(super) fn is_copy(&self) -> bool {
+        self.process != std::process::id() && self.held().process.is_copied()
+    }
+
+    /// What seals for a schema now: the key of this process, a new one, or, inside the pace, the shared one.
+    pub(super) fn schema_key(&self, held: &mut Held, schema: &Arc<str>, now: u64) -> Result<Arc<Key>, KeyError> {
+        if let Some(minted) = held.process.keys.get(schema).filter(|m| m.seals(now)) {
+            return Ok(minted.key.clone());
+        }
+        if let Some(key) = self.mint_schema_key(held, schema, now)? {
+            return Ok(key);
+        }
+        held.process.waiting.insert(schema.clone());
+        self.load_or_mint(held, KeyKind::Data, &Scope::Shared(schema.clone()), now)
+    }
+
+    /// A new key of this process, stored; `None` when one of its scope was minted within the pace.
+    pub(super) fn mint_schema_key(&self, held: &mut Held, schema: &Arc<str>, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
+        let (record, secret) = self.mint(KeyKind::Data, &Scope::Schema(schema.clone()), now, None)?;
+        if !self.store.insert_paced(&record, PACE)? {
+            return Ok(None);
+        }
+        let key = Arc::new(Key { seal_until: Some(now + SCHEMA_KEY_LIFE), budget: Budget::new(USES), ..key_of(&record, record.state, Some(secret)) });
+        held.process.waiting.remove(schema);
+        if let Some(old) = held.process.keys.insert(schema.clone(), Minted { key: key.clone(), created: now }) {
+            held.process.replaced.push(old.key);
+        }
+        held.process.noted = 0;
+        Ok(Some(key))
+    }
+
+    /// Writes down uses once a minute, and at once when a key came or went.
+    pub(super) fn write_down(&self, held: &mut Held, now: u64) -> Result<(), KeyError> {
+        if now.abs_diff(held.process.noted) < NOTE {
+            return Ok(());
+        }
+        self.store.save_uses(&held.process.uses())?;
+        // Lanes may hold a batch with a replaced key, but none for as long as that.
+        let gone: Vec<KeyId> = held.process.replaced.iter().map(|key| key.id).collect();
+        self.store.expire(&self.tenant, &gone, now.saturating_sub(SCHEMA_KEY_LIFE))?;
+        held.process.replaced.clear();
+        held.process.noted = now;
+        Ok(())
+    }
+
+    /// The end of this process: its keys only open from now on.
+    pub(super) fn close(&self, held: &mut Held) -> Result<(), KeyError> {
+        if held.process.keys.is_empty() && held.process.replaced.is_empty() {
+            return Ok(());
+        }
+        self.store.save_uses(&held.process.uses())?;
+        let kids: Vec<KeyId> = held.process.uses().into_iter().map(|(kid, _)| kid).collect();
+        self.store.expire(&self.tenant, &kids, 0)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Provider `file`: key-encrypting keys in a file of `<version> <standard base64 of 32 bytes>` lines; the last one wraps.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use veilstream_engine::key::SecretKey;
+use veilstream_engine::wrap::{WrapContext, unwrap_local, wrap_local};
+use zeroize::Zeroizing;
+
+use super::{Provider, ProviderError, decode_key, nonce, refused};
+use crate::store::Wrap;
+
+const NAME: &str = "file";
+
+/// Reads the file at each use: keys are unwrapped rarely, and a file that was replaced counts at once.
+pub struct FileProvider {
+    path: PathBuf,
+}
+
+struct Line {
+    version: String,
+    kek: SecretKey,
+}
+
+impl FileProvider {
+    /// Over the file at `path`, which is read once to tell faults early.
+    ///
+    /// # Errors
+    /// It cannot be read, others may read it, or a line is wrong.
+    pub fn new(path: PathBuf) -> Result<Self, ProviderError> {
+        let provider = Self { path };
+        provider.read()?;
+        Ok(provider)
+    }
+
+    fn read(&self) -> Result<Vec<Line>, ProviderError> {
+        read(&self.path).map_err(|message| ProviderError::Unusable { provider: NAME, message })
+    }
+}
+
+impl Provider for FileProvider {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
+        let Some(active) = self.read()?.pop() else { unreachable!("a file without lines is refused") };
+        let wrapped = wrap_local(&active.kek, nonce(NAME)?, key, context);
+        Ok(Wrap { kek_uri: NAME.to_owned(), kek_version: active.version, wrapped })
+    }
+
+    fn opens(&self, kek_uri: &str) -> bool {
+        kek_uri == NAME
+    }
+
+    fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
+        let lines = self.read()?;
+        let Some(line) = lines.iter().find(|line| line.version == wrap.kek_version) else {
+            let message =
+                format!("{}: no line of version {}, which wraps key {}; put it back before the last line", self.path.display(), wrap.kek_version, context.kid);
+            return Err(ProviderError::Unusable { provider: NAME, message });
+        };
+        unwrap_local(&line.kek, &wrap.wrapped, context).map_err(refused(NAME, context, "another key-encrypting key"))
+    }
+}
+
+/// Makes a file with one fresh key-encrypting key, mode 0600. Never overwrites.
+///
+/// # Errors
+/// It exists, cannot be written, or there are no random bytes.
+pub fn create_kek_file(path: &Path) -> io::Result<()> {
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *key).map_err(io::Error::other)?;
+    let mut line = Zeroizing::new([0; 47]);
+    line[..2].copy_from_slice(b"1 ");
+    STANDARD.encode_slice(&*key, &mut line[2..46]).map_err(io::Error::other)?;
+    line[46] = b'\n';
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(&*line)?;
+    file.sync_all()?;
+    // The new name must survive a crash as well: keys are about to be wrapped under it.
+    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn read(path: &Path) -> Result<Vec<Line>, String> {
+    let place = path.display();
+    let meta = fs::metadata(path).map_err(|e| format!("{place} cannot be read ({e}); make it with `veilstream keys init`"))?;
+    if meta.mode() & 0o077 != 0 {
+        return Err(format!("{place} may be read by others (mode {:04o}); run: chmod 600 {place}", meta.mode() & 0o7777));
+    }
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(|e| format!("{place} cannot be read ({e})"))?);
+    let mut lines: Vec<Line> = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let wrong = |what: &str| format!("{place}, line {}: {what}; write `<version> <base64 of 32 bytes>`", number + 1);
+        let (version, encoded) = line.trim().split_once(' ').ok_or_else(|| wrong("has no version"))?;
+        let kek = decode_key(encoded.trim()).ok_or_else(|| wrong("does not hold 32 bytes in base64"))?;
+        if lines.iter().any(|known| known.version == version) {
+            return Err(wrong("has the version of another line"));
+        }
+        lines.push(Line { version: version.to_owned(), kek });
+    }
+    if lines.is_empty() { Err(format!("{place} holds no key; make one with `veilstream keys init`")) } else { Ok(lines) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const B: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
+
+    fn fault(text: &str, mode: u32) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        FileProvider::new(path).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused_with_the_command_that_mends_it() {
+        for mode in [0o640, 0o604, 0o660, 0o666] {
+            let error = fault(&format!("1 {A}\n"), mode);
+            assert!(error.contains("run: chmod 600 "), "{error}");
+        }
+    }
+
+    #[test]
+    fn faults_name_the_line_and_hold_no_key() {
+        for (text, line) in [(format!("1 {A}\n2\n"), 2), (format!("1 {A}\n1 {B}\n"), 2), (format!("{A}\n"), 1), (format!("1 {A}A\n"), 1)] {
+            let error = fault(&text, 0o600);
+            assert!(error.contains(&format!("line {line}: ")), "{error}");
+            assert!(!error.contains(&A[..8]) && !error.contains(&B[..8]), "{error}");
+        }
+        assert!(fault("\n", 0o600).contains("holds no key"));
+    }
+
+    #[test]
+    fn a_made_file_is_private_reads_back_and_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        create_kek_file(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(read(&path).unwrap()[0].version, "1");
+        assert_eq!(create_kek_file(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+}
