@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod app;
+pub mod cases;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "demo")]

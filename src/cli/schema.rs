@@ -1,17 +1,238 @@
 //! `veilstream schema`
 
-use clap::Args;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use veilstream_engine::compile::{Grants, SchemaSet};
+use veilstream_engine::schema::{Generalize, IndexRule, Protect, Schema};
+
+use crate::cases::{self, Cases, Runner};
 use crate::exit::Exit;
+use crate::registry::{self, DocumentFault};
+
+const TEST_HELP: &str = "Runs the cases of customers.json, which stand in customers.cases.json beside it, with keys made for the run. Of a folder, every document that has cases is \
+tested. schemas/README.md tells how cases are written.
+
+Examples:
+  veilstream schema test
+  veilstream schema test schemas/customers.json
+
+Exit code: 0 every case holds, 1 some do not, 2 wrong documents or cases";
 
 /// Arguments of `schema`.
 #[derive(Debug, Args)]
-pub struct SchemaArgs {}
+pub struct SchemaArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check documents, every fault at once
+    #[command(
+        after_help = "Documents that are named together must also fit together. Files named *.cases.json and *.schema.json are no documents and are skipped.\n\nExamples:\n  \
+            veilstream schema check schemas/customers.json\n  veilstream schema check schemas/*.json\n\nExit code: 0 good (warnings do not count), 2 faults"
+    )]
+    Check {
+        /// Schema documents
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Run the cases of documents
+    #[command(after_help = TEST_HELP)]
+    Test {
+        /// Schema documents, their cases, or folders
+        #[arg(value_name = "FILE|DIR", default_value = "schemas")]
+        paths: Vec<PathBuf>,
+    },
+    /// List documents: topics, fields, what happens to them
+    #[command(after_help = "Examples:\n  veilstream schema list\n  veilstream schema list --config veilstream.toml --json")]
+    List {
+        /// Folder of the documents
+        #[arg(value_name = "DIR", default_value = "schemas", conflicts_with = "config")]
+        dir: PathBuf,
+        /// Configuration file whose [schemas] section counts
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// Not written yet.
-pub fn run(_args: &SchemaArgs) -> anyhow::Result<Exit> {
-    anyhow::bail!("not written yet")
+/// Faults of the documents or cases; a stream that fails.
+pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
+    let mut out = io::stdout().lock();
+    match &args.command {
+        Command::Check { files } => check(files, &mut out),
+        Command::Test { paths } => test(paths, &mut out),
+        Command::List { dir, config, json } => {
+            let loaded = match config {
+                Some(config) => registry::open_configured(&super::load_config(config)?.schemas).map(|(registry, _)| registry.current()),
+                None => registry::documents_in(dir).and_then(|files| registry::open_files(&files, &Grants::local())).map(|loaded| loaded.set),
+            };
+            list(&*loaded.map_err(|faults| super::faults_error(&faults))?, *json, &mut out)
+        }
+    }
+}
+
+fn check(files: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exit> {
+    let (documents, others): (Vec<PathBuf>, Vec<PathBuf>) = files.iter().cloned().partition(|f| registry::is_document(f));
+    for other in others {
+        writeln!(out, "{}: skipped, no schema document by its name", other.display())?;
+    }
+    let loaded = registry::open_files(&documents, &Grants::local()).map_err(|faults| super::faults_error(&faults))?;
+    for warning in &loaded.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    for (file, schema) in documents.iter().zip(loaded.set.schemas()) {
+        writeln!(out, "{}: ok, {} with {} fields", file.display(), schema.label, schema.fields.len())?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn test(paths: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exit> {
+    let mut faults: Vec<String> = Vec::new();
+    let mut files = Vec::new();
+    for path in paths {
+        match tested(path) {
+            Ok(found) => files.extend(found),
+            Err(found) => faults.extend(found.iter().map(ToString::to_string)),
+        }
+    }
+    let mut suites = Vec::new();
+    for file in files {
+        match suite(&file) {
+            Ok((schema, cases)) => suites.push((file, schema, cases)),
+            Err(found) => faults.extend(found),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(super::faults_error(&faults));
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for (file, schema, cases) in suites {
+        let Some(cases) = cases else {
+            writeln!(out, "{}: no cases", file.display())?;
+            continue;
+        };
+        writeln!(out, "{}", file.display())?;
+        let mut runner = Runner::new(schema)?;
+        for case in &cases.cases {
+            let differences = runner.run(case)?;
+            if differences.is_empty() {
+                passed += 1
+            } else {
+                failed += 1
+            }
+            writeln!(out, "  {}  {}", if differences.is_empty() { "pass" } else { "FAIL" }, case.name)?;
+            for difference in differences {
+                writeln!(out, "        {difference}")?;
+            }
+        }
+    }
+    writeln!(out, "{passed} passed, {failed} failed")?;
+    Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// The documents a path stands for.
+fn tested(path: &Path) -> Result<Vec<PathBuf>, Vec<DocumentFault>> {
+    if path.is_dir() {
+        return registry::documents_in(path);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(vec![name.strip_suffix(".cases.json").map_or_else(|| path.to_owned(), |stem| path.with_file_name(format!("{stem}.json")))])
+}
+
+/// A document and its cases, if it has some.
+fn suite(file: &Path) -> Result<(std::sync::Arc<Schema>, Option<Cases>), Vec<String>> {
+    let lines = |faults: Vec<DocumentFault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let loaded = registry::open_files(&[file.to_owned()], &Grants::local()).map_err(lines)?;
+    let place = cases::file_of(file);
+    let cases = match std::fs::read(&place) {
+        Ok(text) => Some(Cases::parse(&text).map_err(|message| vec![format!("{}: {message}", place.display())])?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(vec![format!("{}: cannot be read ({error})", place.display())]),
+    };
+    Ok((loaded.set.schemas()[0].clone(), cases))
+}
+
+fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyhow::Result<Exit> {
+    for schema in set.schemas() {
+        if as_json {
+            writeln!(out, "{}", described(schema))?;
+            continue;
+        }
+        let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
+        writeln!(out, "{}  {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
+        let rows = rows(schema);
+        let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).len()).max().unwrap_or_default();
+        let (id, protect, path) = (width(|r| &r.id), width(|r| &r.protect), width(|r| &r.path));
+        for row in &rows {
+            let line = format!("  {:<id$}  {:<protect$}  {:<path$}  {}", row.id, row.protect, row.path, row.index.as_deref().unwrap_or_default());
+            writeln!(out, "{}", line.trim_end())?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// One protected place of a schema.
+struct Row {
+    id: String,
+    protect: String,
+    path: String,
+    index: Option<String>,
+}
+
+fn rows(schema: &Schema) -> Vec<Row> {
+    let row = |id: String, rule: &Protect, path: &str, index: Option<&IndexRule>| Row {
+        id,
+        protect: protect(rule),
+        path: path.to_owned(),
+        index: index.map(index_of),
+    };
+    let fields = schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref()));
+    let key = schema.key.iter().map(|k| row("#key".to_owned(), &k.protect, "", k.index.as_ref()));
+    let headers = schema.headers.iter().map(|h| row(format!("#header:{}", h.header), &h.protect, "", h.index.as_ref()));
+    fields.chain(key).chain(headers).collect()
+}
+
+fn described(schema: &Schema) -> Value {
+    let fields: Vec<Value> =
+        rows(schema).into_iter().map(|row| json!({ "id": row.id, "path": row.path, "protect": row.protect, "index": row.index })).collect();
+    json!({ "name": &*schema.name, "version": schema.version, "from": schema.from, "to": schema.to, "fields": fields })
+}
+
+fn protect(protect: &Protect) -> String {
+    match protect {
+        Protect::Encrypt => "encrypt".to_owned(),
+        Protect::Deterministic(root) => format!("deterministic v{root}"),
+        Protect::Hash => "hash".to_owned(),
+        Protect::Mask(_) => "mask".to_owned(),
+        Protect::Generalize(Generalize::Year) => "generalize year".to_owned(),
+        Protect::Generalize(Generalize::Month) => "generalize month".to_owned(),
+        Protect::Generalize(Generalize::Bucket(width)) => format!("generalize bucket:{width}"),
+        Protect::Redact(_) => "redact".to_owned(),
+        Protect::Drop => "drop".to_owned(),
+    }
+}
+
+fn index_of(rule: &IndexRule) -> String {
+    let mut text = format!("{} {}", rule.normalize, rule.bits);
+    if rule.of.len() > 1 {
+        let _ = write!(text, " of {}", rule.of.len());
+    }
+    if let Some(into) = &rule.into {
+        let _ = write!(text, " into {into}");
+    }
+    if let Some(root) = rule.root {
+        let _ = write!(text, " v{root}");
+    }
+    text
 }
