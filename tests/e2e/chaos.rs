@@ -1,22 +1,20 @@
 //! An instance is killed 20 times at random while a second one comes and goes: every record is once in the sanitized topic or the dead
 //! letters, in order, and nothing else is.
 
-use std::fs;
 use std::time::{Duration, SystemTime};
 
 use veilstream::kafka::dead_letter::Letter;
 
-use crate::kafka::{Input, kafka, wait_for};
+use crate::feed::{Feeder, person};
+use crate::kafka::{kafka, wait_for};
 use crate::reader;
-use crate::sidecar::Instance;
+use crate::sandbox::Sandbox;
 
 const RECORDS: usize = 100_000;
 const KILLS: u64 = 20;
 const PARTITIONS: usize = 4;
 /// Every so many records one is no JSON.
 const BAD_EVERY: usize = 1009;
-const SCHEMA: &str = r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"chaos.raw","to":"chaos.clean"},
-  "fields":[{"id":"email","path":"$.email","index":{"normalize":"email","bits":24}},{"id":"ssn","path":"$.ssn"}]}"#;
 
 #[test]
 fn twenty_kills_lose_double_and_disorder_nothing() {
@@ -26,27 +24,15 @@ fn twenty_kills_lose_double_and_disorder_nothing() {
     let mut between = |low: u64, high: u64| Duration::from_millis(low + next(&mut state) % (high - low));
 
     let kafka = kafka();
-    kafka.create_topic("chaos.raw", 4);
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("schemas")).unwrap();
-    fs::write(dir.path().join("schemas/people.json"), SCHEMA).unwrap();
-    let first = Instance::new(dir.path(), "chaos-0", &kafka.bootstrap, "chaos");
-    let second = Instance::new(dir.path(), "chaos-1", &kafka.bootstrap, "chaos");
+    let sandbox = Sandbox::new(kafka, "chaos", 4);
+    let (first, second) = (sandbox.instance(0), sandbox.instance(1));
 
     // Fed evenly over the whole time, so that every kill meets work.
-    let feeding = std::thread::spawn(|| {
-        let feeder = crate::kafka::kafka().feeder();
+    let feeding = std::thread::spawn(move || {
+        let feeder = Feeder::new(kafka);
         for i in 0..RECORDS {
-            let value = if i % BAD_EVERY == 7 { format!("no json {i}") } else { event(i) };
-            let (key, number) = (format!("k{}", i % 1000), i.to_string());
-            feeder.send(&Input {
-                topic: "chaos.raw",
-                partition: i32::try_from(i % PARTITIONS).unwrap(),
-                key: Some(key.as_bytes()),
-                value: Some(value.as_bytes()),
-                timestamp: 1_795_400_000_000,
-                headers: &[("n", Some(number.as_bytes()))],
-            });
+            let value = if i % BAD_EVERY == 7 { format!("no json {i}") } else { person(i) };
+            feeder.number("chaos.raw", 4, i, value.as_bytes());
             // A steady trickle: a transaction is open nearly always.
             if i % 2 == 1 {
                 std::thread::sleep(Duration::from_micros(1500));
@@ -60,7 +46,7 @@ fn twenty_kills_lose_double_and_disorder_nothing() {
         std::thread::sleep(between(1500, 5500));
         match (kill % 4, other.take()) {
             (1, None) => other = Some(second.start()),
-            (3, Some(running)) => assert_eq!(running.stop(), Some(0), "{}", tail(&second.log())),
+            (3, Some(running)) => assert_eq!(running.stop(), Some(0), "{}", second.tail()),
             (_, running) => other = running,
         }
         std::thread::sleep(between(0, 300));
@@ -71,20 +57,20 @@ fn twenty_kills_lose_double_and_disorder_nothing() {
     let mut last = first.start();
     let (mut clean, mut dead) = (Vec::new(), Vec::new());
     wait_for(Duration::from_secs(90), "the rest", || {
-        assert_eq!(last.ended(), None, "{}", tail(&first.log()));
+        assert_eq!(last.ended(), None, "{}", first.tail());
         std::thread::sleep(Duration::from_secs(2));
-        clean = reader::committed(&kafka.bootstrap, "chaos.clean", 4);
-        dead = reader::committed(&kafka.bootstrap, "chaos.dead-letter", 4);
+        clean = sandbox.clean();
+        dead = sandbox.dead();
         clean.len() + dead.len() >= RECORDS
     });
-    assert_eq!(last.stop(), Some(0), "{}", tail(&first.log()));
-    clean = reader::committed(&kafka.bootstrap, "chaos.clean", 4);
-    dead = reader::committed(&kafka.bootstrap, "chaos.dead-letter", 4);
+    assert_eq!(last.stop(), Some(0), "{}", first.tail());
+    clean = sandbox.clean();
+    dead = sandbox.dead();
 
     let mut seen = vec![0u32; RECORDS];
     let mut at = [None; PARTITIONS];
     for record in &clean {
-        let i: usize = std::str::from_utf8(record.headers[0].1.as_deref().unwrap()).unwrap().parse().unwrap();
+        let i = reader::number(record);
         seen[i] += 1;
         let partition = usize::try_from(record.partition).unwrap();
         assert_eq!(partition, i % PARTITIONS);
@@ -106,10 +92,6 @@ fn twenty_kills_lose_double_and_disorder_nothing() {
     println!("chaos: {} sanitized, {} dead letters, {} aborted", clean.len(), dead.len(), everything.len() - clean.len());
 }
 
-fn event(i: usize) -> String {
-    format!("{{\"id\":{i},\"email\":\"user{i}@example.com\",\"ssn\":\"123-45-{:04}\",\"note\":\"ordinary\"}}", i % 10_000)
-}
-
 /// SplitMix64.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -120,8 +102,4 @@ fn next(state: &mut u64) -> u64 {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
-}
-
-fn tail(log: &str) -> &str {
-    log.char_indices().rev().nth(4000).map_or(log, |(i, _)| &log[i..])
 }

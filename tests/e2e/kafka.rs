@@ -1,84 +1,104 @@
-//! The real broker, one for the suite, and what tests write to it.
+//! The real broker. One serves the whole suite; a test that stops it starts its own.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
-use std::sync::LazyLock;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 /// Any 22 characters of base64 will do.
 const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+/// Who may only what ACLs say, and the password.
+pub(crate) const LIMITED: (&str, &str) = ("limited", "limited-secret");
 
-/// Ends the broker when the pipe to it closes, that is whenever and however the test process ends.
-const SUPERVISOR: &str = r#"trap '' INT TERM HUP
-java -Xms256m -Xmx512m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$1/*" kafka.Kafka "$2/server.properties" > "$2/broker.log" 2>&1 &
+/// Ends the broker at a line or at the end of its input, that is whenever and however the test process ends; then the files go too.
+/// (`trap ''` would not do: what a shell ignores its children ignore, and the broker with them.)
+const SUPERVISOR: &str = r#"trap : INT TERM HUP
+java -Xms256m -Xmx512m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$1/*" kafka.Kafka "$2/server.properties" >> "$2/broker.log" 2>&1 &
 broker=$!
-read -r _
+read -r again
 kill "$broker"
 wait "$broker"
-rm -rf "$2""#;
+[ -n "$again" ] || rm -rf "$2""#;
 
-/// The running broker.
+/// A running broker with three listeners: open to all, the same behind a proxy that a test may put there, and one for [`LIMITED`].
 pub(crate) struct Kafka {
     pub(crate) bootstrap: String,
+    pub(crate) limited: String,
+    /// Where the proxy's clients connect to, and the port behind it.
+    pub(crate) proxied: (TcpListener, u16),
     dir: PathBuf,
-    _supervisor: ChildStdin,
+    running: Mutex<Option<(Child, ChildStdin)>>,
 }
 
 /// The broker of this suite, started by whoever asks first.
 pub(crate) fn kafka() -> &'static Kafka {
-    static KAFKA: LazyLock<Kafka> = LazyLock::new(Kafka::start);
+    static KAFKA: LazyLock<Kafka> = LazyLock::new(|| Kafka::start("kafka"));
     &KAFKA
 }
 
 impl Kafka {
-    fn start() -> Self {
-        let libs = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kafka/libs");
-        assert!(libs.is_dir(), "no broker in {}: run `make setup`", libs.display());
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{}", std::process::id()));
+    /// A new cluster of one; `name` is unique in the suite.
+    pub(crate) fn start(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let [port, controller] = free_ports();
-        fs::write(dir.join("server.properties"), properties(&dir, port, controller)).unwrap();
+        let [port, controller, behind, limited] = free_ports();
+        let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let proxy = front.local_addr().unwrap().port();
+        fs::write(dir.join("server.properties"), properties(&dir, &[port, controller, behind, limited], proxy)).unwrap();
         let format = Command::new("java")
             .args(["-Xmx128m", "-cp"])
-            .arg(libs.join("*"))
+            .arg(libs().join("*"))
             .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER, "-c"])
             .arg(dir.join("server.properties"))
             .output()
             .unwrap();
         assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
+        let address = |port| format!("127.0.0.1:{port}");
+        let broker = Self { bootstrap: address(port), limited: address(limited), proxied: (front, behind), dir, running: Mutex::new(None) };
+        broker.up();
+        broker
+    }
+
+    /// Starts it, again after [`Kafka::down`], with the same data.
+    pub(crate) fn up(&self) {
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "sh"])
-            .args([&libs, &dir])
+            .args([&libs(), &self.dir])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let stdin = supervisor.stdin.take().unwrap();
-        let kafka = Self { bootstrap: format!("127.0.0.1:{port}"), dir, _supervisor: stdin };
         // Not client errors but an answer says that it is up; the log says why not.
         wait_for(Duration::from_secs(90), "the broker to answer", || {
-            assert!(supervisor.try_wait().unwrap().is_none(), "{}", fs::read_to_string(kafka.dir.join("broker.log")).unwrap_or_default());
-            kafka.admin().inner().fetch_metadata(None, Duration::from_secs(2)).is_ok()
+            assert!(supervisor.try_wait().unwrap().is_none(), "{}", fs::read_to_string(self.dir.join("broker.log")).unwrap_or_default());
+            self.admin().inner().fetch_metadata(None, Duration::from_secs(2)).is_ok()
         });
-        kafka
+        *self.running.lock().unwrap() = Some((supervisor, stdin));
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    /// Stops it; its data stay.
+    pub(crate) fn down(&self) {
+        let (mut supervisor, mut stdin) = self.running.lock().unwrap().take().unwrap();
+        std::io::Write::write_all(&mut stdin, b"again\n").unwrap();
+        supervisor.wait().unwrap();
+    }
+
+    /// A client for looking at things.
+    pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
         let mut config = self.client();
         config.set("log_level", "0").create().unwrap()
     }
 
-    fn client(&self) -> ClientConfig {
+    /// Settings of a client.
+    pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap);
         config
@@ -97,11 +117,6 @@ impl Kafka {
         });
     }
 
-    /// An idempotent producer.
-    pub(crate) fn feeder(&self) -> Feeder {
-        Feeder(self.client().set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", "4000000").create().unwrap())
-    }
-
     /// All bytes the broker has on disk for a topic.
     pub(crate) fn segments(&self, topic: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -117,42 +132,11 @@ impl Kafka {
     }
 }
 
-/// Writes input records.
-pub(crate) struct Feeder(BaseProducer);
-
-/// An input record.
-pub(crate) struct Input<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) partition: i32,
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: Option<&'a [u8]>,
-    pub(crate) timestamp: i64,
-    pub(crate) headers: &'a [(&'a str, Option<&'a [u8]>)],
-}
-
-impl Feeder {
-    /// Queues a record; waits while the queue is full.
-    pub(crate) fn send(&self, input: &Input<'_>) {
-        let headers = input.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
-        let mut record = BaseRecord::<[u8], [u8]>::to(input.topic).partition(input.partition).timestamp(input.timestamp).headers(headers);
-        record.key = input.key;
-        record.payload = input.value;
-        loop {
-            match self.0.send(record) {
-                Ok(()) => return,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    self.0.poll(Duration::from_millis(5));
-                    record = back;
-                }
-                Err((error, _)) => panic!("{error}"),
-            }
-        }
-    }
-
-    /// Waits until the broker has everything.
-    pub(crate) fn finish(&self) {
-        self.0.flush(Duration::from_secs(60)).unwrap();
-    }
+/// Kafka's jars.
+pub(crate) fn libs() -> PathBuf {
+    let libs = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kafka/libs");
+    assert!(libs.is_dir(), "no broker in {}: run `make setup`", libs.display());
+    libs
 }
 
 /// Waits until `holds`, at most `limit`.
@@ -169,16 +153,21 @@ fn free_ports<const N: usize>() -> [u16; N] {
     [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap()).map(|listener| listener.local_addr().unwrap().port())
 }
 
-fn properties(dir: &Path, port: u16, controller: u16) -> String {
+fn properties(dir: &Path, [port, controller, behind, limited]: &[u16; 4], proxy: u16) -> String {
+    let (name, password) = LIMITED;
     format!(
         "process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},LIMITED://127.0.0.1:{limited},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy},LIMITED://127.0.0.1:{limited}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,LIMITED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+sasl.enabled.mechanisms=PLAIN
+listener.name.limited.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{name}=\"{password}\";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
 log.dirs={}
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4

@@ -1,7 +1,9 @@
 //! Reads a topic from its beginning to its end with `krafka`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use krafka::admin::ListConsumerGroupOffsetsOptions;
 use krafka::consumer::{AutoOffsetReset, IsolationLevel};
 use krafka::{ConsumerRecord, Kafka};
 
@@ -50,5 +52,28 @@ fn read(bootstrap: &str, topic: &str, partitions: i32, isolation: IsolationLevel
         }
         consumer.close().await.unwrap();
         records
+    })
+}
+
+/// The number of a record of a numbered series ([`crate::feed::Feeder::number`]).
+pub(crate) fn number(record: &ConsumerRecord) -> usize {
+    std::str::from_utf8(record.headers[0].1.as_deref().unwrap()).unwrap().parse().unwrap()
+}
+
+/// How often each record of a numbered series of `all` is among `records`.
+pub(crate) fn times(records: &[ConsumerRecord], all: usize) -> Vec<u32> {
+    let mut times = vec![0; all];
+    for record in records {
+        times[number(record)] += 1;
+    }
+    times
+}
+
+/// The committed offsets of a group, by partition.
+pub(crate) fn committed_offsets(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
+        let offsets = kafka.admin().list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default()).await.unwrap();
+        offsets.into_iter().filter(|(of, _)| of.topic == topic).filter_map(|(of, offset)| Some((of.partition, offset.unwrap().offset?))).collect()
     })
 }

@@ -1,188 +1,164 @@
-//! The pipeline in a process of its own, so that it can be killed: this test's binary runs itself. Its keys are constant, because what is
-//! judged here is what Kafka holds after a process was killed, not the key store.
+//! The real binary, in a process of its own, with a configuration and keys as a user has them.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use veilstream::config::Config;
-use veilstream::kafka::{KeyFault, KeySource, Pipeline};
-use veilstream::registry;
-use veilstream::signals::{self, Request};
-use veilstream::status::Status;
-use veilstream::telemetry::{self, metrics::Metrics};
-use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
-use veilstream_engine::transform::NeededKey;
-use veilstream_engine::{Keyring, kdf};
-
-const CHILD: &str = "VEILSTREAM_E2E_CONFIG";
-
-/// Keys that every process of a test has.
-pub(crate) struct FixedKeys(Arc<Keyring>);
-
-impl FixedKeys {
-    /// Data keys of these schemas, and one root of each kind.
-    pub(crate) fn new(schemas: &SchemaSet) -> Self {
-        let mut keys = vec![
-            key(KeyKind::Index, Scope::Version(1), 2),
-            key(KeyKind::DeadLetter, Scope::Version(1), 3),
-            key(KeyKind::SubjectRef, Scope::Version(1), 4),
-            key(KeyKind::Deterministic, Scope::Version(1), 5),
-        ];
-        keys.extend(schemas.schemas().iter().map(|schema| key(KeyKind::Data, Scope::Schema(schema.name.as_ref().into()), 1)));
-        Self(Arc::new(Keyring::new("default", keys)))
-    }
-}
-
-impl KeySource for FixedKeys {
-    fn keyring(&self) -> Arc<Keyring> {
-        self.0.clone()
-    }
-
-    fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault> {
-        Ok(needed.iter().map(|k| key(k.kind, k.scope.clone(), 9)).collect())
-    }
-
-    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
-        Ok(self.0.get(id).cloned())
-    }
-
-    fn prepare(&self, _: &SchemaSet) -> Result<(), KeyFault> {
-        Ok(())
-    }
-
-    fn maintain(&self) {}
-}
-
-fn key(kind: KeyKind, scope: Scope, byte: u8) -> Arc<Key> {
-    let secret = SecretKey::new([byte; 32]);
-    let kcv = kdf::key_check_value(&secret);
-    Arc::new(Key {
-        id: kdf::key_id(&kcv),
-        kcv,
-        kind,
-        tenant: "default".into(),
-        scope,
-        version: 1,
-        state: KeyState::Active,
-        seal_until: None,
-        secret: Some(secret),
-        budget: Budget::new(1 << 30),
-    })
-}
 
 /// The files of one instance.
 pub(crate) struct Instance {
     config: PathBuf,
     log: PathBuf,
+    env: Vec<(String, String)>,
 }
 
 /// A running instance; killed when dropped.
-pub(crate) struct Running(Child, #[expect(dead_code, reason = "`Child::wait` would close it: the child ends when it closes")] ChildStdin);
+pub(crate) struct Running<'a> {
+    child: Child,
+    instance: &'a Instance,
+    /// Where its own part of the log begins.
+    from: usize,
+}
 
 impl Instance {
-    /// Writes the configuration of instance `name` into `dir`, whose `schemas` folder holds the documents.
+    /// Writes the configuration of instance `name` into `dir`, whose `schemas` folder holds the documents; makes keys where there are none.
     pub(crate) fn new(dir: &Path, name: &str, bootstrap: &str, group: &str) -> Self {
+        if !dir.join("keys").is_dir() {
+            let init = veilstream(&["keys", "init", "--keys"]).arg(dir.join("keys")).output().unwrap();
+            assert!(init.status.success(), "{}", text(&init));
+        }
         let config = dir.join(format!("{name}.toml"));
         // Not compressed: what is on disk is searched for clear text.
-        let text = format!(
+        let toml = format!(
             "[kafka]\nbootstrap_servers = \"{bootstrap}\"\ngroup_id = \"{group}\"\ninstance = \"{name}\"\n\
              [kafka.consumer]\n\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"500\"\n\
              [kafka.producer]\n\"compression.type\" = \"none\"\n\
              [pipeline]\nlanes = 2\ndead_letter_topic = \"{group}.dead-letter\"\nreject_guard = \"off\"\n\
-             [schemas]\ndir = \"schemas\"\n[keys]\nprovider = \"file\"\n[log]\nlevel = \"debug\"\n"
+             [schemas]\ndir = \"schemas\"\nreload_interval = \"1s\"\n\
+             [keys]\nprovider = \"file\"\nstore = \"sqlite:keys/keys.db\"\n[keys.file]\npath = \"keys/kek\"\n\
+             [http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"debug\"\n"
         );
-        fs::write(&config, text).unwrap();
-        Self { config, log: dir.join(format!("{name}.log")) }
+        fs::write(&config, toml).unwrap();
+        Self { config, log: dir.join(format!("{name}.log")), env: Vec::new() }
     }
 
-    /// Starts it; its output is appended to the log.
-    pub(crate) fn start(&self) -> Running {
+    /// Overrides a setting, by its name in the environment: `PIPELINE__LANES`.
+    pub(crate) fn set(mut self, setting: &str, value: &str) -> Self {
+        self.env.push((format!("VEILSTREAM__{setting}"), value.to_owned()));
+        self
+    }
+
+    /// A command of the binary with this configuration.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = veilstream(arguments);
+        command.arg("--config").arg(&self.config).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Starts the sidecar; its output is appended to the log.
+    pub(crate) fn start(&self) -> Running<'_> {
+        let from = self.log().len();
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sidecar::runs_when_it_is_the_child", "--nocapture"])
-            .env(CHILD, &self.config)
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
-        Running(child, stdin)
+        let child = self.command(&["run", "--create-topics"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        Running { child, instance: self, from }
     }
 
-    /// Everything it said, metrics included.
+    /// Everything it said.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The configuration, for reading dead letters.
+    /// The end of it.
+    pub(crate) fn tail(&self) -> String {
+        let log = self.log();
+        log.char_indices().rev().nth(6000).map_or(log.as_str(), |(i, _)| &log[i..]).to_owned()
+    }
+
+    /// The configuration, for looking at its keys and topics.
     pub(crate) fn config(&self) -> Config {
         Config::load(&self.config).unwrap()
     }
 }
 
-impl Running {
+impl Running<'_> {
+    /// Waits until it is ready.
+    pub(crate) fn ready(&mut self) {
+        self.wait_for(Duration::from_secs(60), "the sidecar to be ready", |this| this.get("/readyz").is_some_and(|(status, _)| status == 200));
+    }
+
+    /// Waits until `holds`, as long as it runs.
+    pub(crate) fn wait_for(&mut self, limit: Duration, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + limit;
+        while !holds(self) {
+            assert_eq!(self.ended(), None, "it ended\n{}", self.instance.tail());
+            assert!(Instant::now() < end, "waited {} s in vain for {what}\n{}", limit.as_secs(), self.instance.tail());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Status and body of a GET; `None` while it does not listen yet.
+    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+        let log = self.instance.log();
+        let address = log.get(self.from..)?.split_once("address=")?.1.split_whitespace().next()?;
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// The sum of a metric's samples whose labels contain `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+        let Some((200, text)) = self.get("/metrics") else { return 0.0 };
+        let samples = text.lines().filter(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && l.contains(label));
+        samples.map(|l| l.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// SIGTERM, and the exit code.
     pub(crate) fn stop(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
-        self.0.wait().unwrap().code()
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
     }
 
     /// Its exit code, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<i32> {
-        self.0.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
+        self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-/// Does nothing as a test.
-#[test]
-fn runs_when_it_is_the_child() {
-    let Some(path) = std::env::var_os(CHILD) else { return };
-    // Without its parent it has nothing to do.
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(9);
-    });
-    let config = Config::load(Path::new(&path)).unwrap();
-    telemetry::start_logs(&config.log);
-    let (registry, _) = registry::open_configured(&config.schemas).unwrap();
-    let keys = Arc::new(FixedKeys::new(&registry.current()));
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let pipeline = match Pipeline::start(&config, Arc::new(registry), keys, Arc::new(Status::new(&["kafka"])), metrics.clone(), true) {
-        Ok(pipeline) => Arc::new(pipeline),
-        Err(error) => {
-            println!("{error}");
-            std::process::exit(error.exit() as i32);
-        }
-    };
-    let stopped = pipeline.clone();
-    signals::watch(move |request| {
-        if matches!(request, Request::Stop(_)) {
-            stopped.stop(Instant::now() + Duration::from_secs(10));
-        }
-        true
-    })
-    .unwrap();
-    let end = pipeline.wait().unwrap();
-    println!("{end}\n{}", String::from_utf8(metrics.render().unwrap()).unwrap());
-    std::process::exit(end.exit() as i32);
+/// The binary with arguments; nothing of the environment's configuration counts.
+pub(crate) fn veilstream(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+    command.args(arguments).env_remove("VEILSTREAM_KEYS");
+    command
+}
+
+/// What a command said.
+pub(crate) fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }

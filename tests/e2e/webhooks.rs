@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 use veilstream::kafka::letters;
-use veilstream::registry;
+use veilstream::{keys, registry};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 
-use crate::kafka::{Input, kafka, wait_for};
+use crate::feed::{Feeder, Input};
+use crate::kafka::kafka;
 use crate::reader;
-use crate::sidecar::{FixedKeys, Instance};
+use crate::sidecar::Instance;
 
 const PARTITIONS: i32 = 4;
 const FIRST: i64 = 1_795_400_000_000;
@@ -29,7 +30,7 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
     fs::copy(schemas.join("github-webhooks.json"), dir.path().join("schemas/github-webhooks.json")).unwrap();
     let instance = Instance::new(dir.path(), "hooks-0", &kafka.bootstrap, "hooks");
 
-    let feeder = kafka.feeder();
+    let feeder = Feeder::new(kafka);
     for (i, payload) in payloads.iter().enumerate() {
         let (key, number) = (format!("delivery-{i}"), i.to_string());
         feeder.send(&Input {
@@ -44,31 +45,29 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
     feeder.finish();
 
     let mut running = instance.start();
-    wait_for(Duration::from_secs(30), "the topics", || {
-        assert_eq!(running.ended(), None, "{}", instance.log());
-        instance.log().matches("topic created").count() == 2
-    });
+    running.ready();
     let (mut clean, mut dead) = (Vec::new(), Vec::new());
-    wait_for(Duration::from_secs(60), "all payloads", || {
-        assert_eq!(running.ended(), None, "{}", instance.log());
+    running.wait_for(Duration::from_secs(60), "all payloads", |_| {
         clean = reader::committed(&kafka.bootstrap, "webhooks.sanitized", PARTITIONS);
         dead = reader::committed(&kafka.bootstrap, "hooks.dead-letter", PARTITIONS);
         clean.len() + dead.len() >= payloads.len()
     });
-    assert_eq!(running.stop(), Some(0), "{}", instance.log());
+    let metrics = running.get("/metrics").unwrap().1;
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
 
     let config = instance.config();
     let (registry, _) = registry::open_configured(&config.schemas).unwrap();
     let set = registry.current();
     let schema = set.get("github-webhooks").unwrap();
-    let keys = FixedKeys::new(&set);
-    let keyring = veilstream::kafka::KeySource::keyring(&keys);
+    let keys = keys::open(&config.keys, None).unwrap();
+    let keyring = keys.keyring();
+    let lookup = |id: &_| keys.lookup(id).unwrap();
 
     let mut seen = vec![0; payloads.len()];
     let mut last = BTreeMap::new();
     let (mut revealer, mut report, mut opened) = (Revealer::default(), Report::default(), Vec::new());
     for record in &clean {
-        let i: usize = std::str::from_utf8(record.headers[0].1.as_deref().unwrap()).unwrap().parse().unwrap();
+        let i = reader::number(record);
         seen[i] += 1;
         assert!(last.insert(record.partition, i).is_none_or(|before| before < i), "out of order at {i}");
         assert_eq!(record.partition, partition(i));
@@ -81,14 +80,23 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
         for secret in secrets(&payloads[i]) {
             assert!(!text.contains(&secret), "payload {i} is readable in its sanitized record");
         }
-        revealer.reveal(schema, KeySource::of(&keyring), value, &RevealOptions { fields: None, keep_indexes: false }, &mut opened, &mut report).unwrap();
+        revealer
+            .reveal(
+                schema,
+                KeySource { keyring: &keyring, lookup: &lookup },
+                value,
+                &RevealOptions { fields: None, keep_indexes: false },
+                &mut opened,
+                &mut report,
+            )
+            .unwrap();
         assert!(opened == payloads[i].as_bytes(), "payload {i} does not open to its bytes");
         assert!(report.fields.iter().all(|(_, status)| matches!(status, Status::Revealed | Status::NoToken)), "{:?}", report.fields);
     }
     letters::read(&config, None, |found| {
         let letter = found.letter.as_ref().expect("a dead letter");
         assert_eq!(letter.reason, "residue");
-        let original = letters::open(&found, letter, &keys).unwrap();
+        let original = letters::open(&found, letter, &*keys).unwrap();
         let i: usize = std::str::from_utf8(original.headers[0].1.as_deref().unwrap()).unwrap().parse().unwrap();
         seen[i] += 1;
         assert_eq!(original.value.as_deref(), Some(payloads[i].as_bytes()));
@@ -100,7 +108,7 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
     println!("{} sanitized, {} dead letters", clean.len(), dead.len());
 
     // Aborted batches count: whatever was ever written is on disk, uncompressed.
-    let everywhere = [kafka.segments("webhooks.sanitized"), kafka.segments("hooks.dead-letter"), instance.log().into_bytes()];
+    let everywhere = [kafka.segments("webhooks.sanitized"), kafka.segments("hooks.dead-letter"), instance.log().into_bytes(), metrics.into_bytes()];
     let addresses: std::collections::BTreeSet<String> = payloads.iter().flat_map(|p| secrets(p)).filter(|s| s.contains('@')).collect();
     assert!(addresses.len() > 5, "no addresses to look for: {addresses:?}");
     for (place, bytes) in everywhere.iter().enumerate() {

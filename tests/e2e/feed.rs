@@ -1,0 +1,82 @@
+//! What tests write to raw topics.
+
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::kafka::Kafka;
+
+/// The timestamp of every record that has no better one.
+pub(crate) const TIME: i64 = 1_795_400_000_000;
+
+/// Writes input records.
+pub(crate) struct Feeder(BaseProducer);
+
+/// An input record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Input<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) timestamp: i64,
+    pub(crate) headers: &'a [(&'a str, Option<&'a [u8]>)],
+}
+
+impl Feeder {
+    /// Idempotent, in order.
+    pub(crate) fn new(kafka: &Kafka) -> Self {
+        Self(kafka.client().set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", "4000000").create().unwrap())
+    }
+
+    /// Queues a record; waits while the queue is full.
+    pub(crate) fn send(&self, input: &Input<'_>) {
+        let headers = input.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
+        let mut record = BaseRecord::<[u8], [u8]>::to(input.topic).partition(input.partition).timestamp(input.timestamp).headers(headers);
+        record.key = input.key;
+        record.payload = input.value;
+        loop {
+            match self.0.send(record) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    self.0.poll(Duration::from_millis(5));
+                    record = back;
+                }
+                Err((error, _)) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Queues record `i` of a numbered series: over `partitions` in turn, its number in the header `n`.
+    pub(crate) fn number(&self, topic: &str, partitions: i32, i: usize, value: &[u8]) {
+        let (key, number) = (format!("k{}", i % 1000), i.to_string());
+        self.send(&Input {
+            topic,
+            partition: i32::try_from(i).unwrap() % partitions,
+            key: Some(key.as_bytes()),
+            value: Some(value),
+            timestamp: TIME,
+            headers: &[("n", Some(number.as_bytes()))],
+        });
+    }
+
+    /// Waits until the broker has everything.
+    pub(crate) fn finish(&self) {
+        self.0.flush(Duration::from_secs(60)).unwrap();
+    }
+}
+
+/// A person whose address and number are to be protected.
+pub(crate) fn person(i: usize) -> String {
+    format!("{{\"id\":{i},\"email\":\"user{i}@example.com\",\"ssn\":\"123-45-{:04}\",\"note\":\"ordinary\"}}", i % 10_000)
+}
+
+/// The document for [`person`], from `<name>.raw` to `<name>.clean`.
+pub(crate) fn people(name: &str) -> String {
+    format!(
+        r#"{{"veilstream":1,"name":"people","version":1,"topics":{{"from":"{name}.raw","to":"{name}.clean"}},
+  "fields":[{{"id":"email","path":"$.email","index":{{"normalize":"email","bits":24}}}},{{"id":"ssn","path":"$.ssn"}}]}}"#
+    )
+}

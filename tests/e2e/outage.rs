@@ -1,0 +1,58 @@
+//! The broker goes away and comes back; the sidecar waits, says why, and goes on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::feed::{Feeder, person};
+use crate::kafka::Kafka;
+use crate::sandbox::Sandbox;
+
+#[test]
+fn an_outage_pauses_and_loses_nothing() {
+    // Its own broker: the others' tests go on.
+    let broker = Kafka::start("outage");
+    let sandbox = Sandbox::new(&broker, "outage", 4);
+    let instance = sandbox.instance(0);
+    let mut running = instance.start();
+    running.ready();
+    let over = AtomicBool::new(false);
+    let all = std::thread::scope(|scope| {
+        // A load before, in and after the outage: transactions are open when the broker goes.
+        let feeding = scope.spawn(|| {
+            let feeder = Feeder::new(&broker);
+            let mut fed = 0;
+            while !over.load(Ordering::Relaxed) {
+                feeder.number("outage.raw", 4, fed, person(fed).as_bytes());
+                fed += 1;
+                if fed.is_multiple_of(2) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            feeder.finish();
+            fed
+        });
+        let until = Raise(&over);
+        running.wait_for(Duration::from_secs(60), "some records", |r| r.metric("veilstream_records_produced_total", "outage.clean") >= 1000.0);
+        broker.down();
+        running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
+        let (_, why) = running.get("/readyz").unwrap();
+        assert!(why.contains("no broker answers"), "{why}");
+        assert_eq!(running.get("/livez").unwrap(), (200, "ok\n".to_owned()));
+        broker.up();
+        running.ready();
+        drop(until);
+        feeding.join().unwrap()
+    });
+    running.wait_for(Duration::from_secs(90), "the rest", |_| sandbox.clean().len() >= all);
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+    sandbox.assert_each_once(all);
+}
+
+/// Sets the flag when dropped, by a failed assertion too: nobody waits for a feeder that does not end.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
