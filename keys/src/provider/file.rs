@@ -77,7 +77,7 @@ pub fn create_kek_file(path: &Path) -> io::Result<()> {
     getrandom::fill(&mut *key).map_err(io::Error::other)?;
     let mut line = Zeroizing::new([0; 47]);
     line[..2].copy_from_slice(b"1 ");
-    STANDARD.encode_slice(&*key, &mut line[2..46]).map_err(io::Error::other)?;
+    STANDARD.encode_slice(*key, &mut line[2..46]).map_err(io::Error::other)?;
     line[46] = b'\n';
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(&*line)?;

@@ -133,7 +133,7 @@ impl Store for SqliteStore {
     fn get(&self, kid: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
         let raw = self.ask(|c| {
             let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} WHERE k.kid = ?1"))?;
-            let raw = statement.query_row([kid.to_string()], |row| Raw::read(row)).optional()?;
+            let raw = statement.query_row([kid.to_string()], Raw::read).optional()?;
             raw.map(|raw| raw.with_wraps(c)).transpose()
         })?;
         raw.map(|raw| raw.record(&self.place)).transpose()
@@ -176,8 +176,7 @@ impl Store for SqliteStore {
             for record in records {
                 add(t, record)?;
                 let mut statement = t.prepare_cached(&format!("SELECT {COLUMNS} WHERE k.tenant = ?1 AND k.kind = ?2 AND k.scope = ?3 AND k.version = ?4"))?;
-                let raw =
-                    statement.query_row(params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), record.version], |row| Raw::read(row))?;
+                let raw = statement.query_row(params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), record.version], Raw::read)?;
                 rows.push(raw.with_wraps(t)?);
             }
             Ok(rows)

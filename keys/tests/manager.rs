@@ -1,0 +1,266 @@
+//! The key manager over a real store: races, damage, rotation of the key-encrypting key, and that no key byte leaves.
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::sync::{Arc, Barrier};
+
+use support::{Directory, NOW, people, schemas};
+use veilstream_engine::key::{KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_engine::transform::NeededKey;
+use veilstream_keys::provider::{EnvProvider, ITERATIONS, PasswordProvider, Provider};
+use veilstream_keys::store::{SqliteStore, Store};
+use veilstream_keys::{KeyError, Manager, directory};
+
+fn subject(n: u8) -> NeededKey {
+    NeededKey { kind: KeyKind::Data, scope: Scope::Subject(SubjectRef([n; 16])) }
+}
+
+#[test]
+fn roots_are_made_once_and_read_back_the_same() {
+    let dir = Directory::new();
+    let ids = |manager: &Manager| {
+        let ring = manager.keyring();
+        [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef].map(|kind| ring.sealing(kind, &Scope::Version(1)).unwrap().id)
+    };
+    let first = dir.open();
+    first.prepare_roots(NOW).unwrap();
+    let second = dir.open();
+    second.prepare_roots(NOW + 1).unwrap();
+    assert_eq!(ids(&first), ids(&second));
+    assert_eq!(dir.records().len(), 4);
+}
+
+#[test]
+fn processes_that_race_for_one_key_end_with_one_key() {
+    let dir = Directory::new();
+    let managers: Vec<Arc<Manager>> = (0..8).map(|_| Arc::new(dir.open())).collect();
+    let barrier = Arc::new(Barrier::new(managers.len()));
+    let threads: Vec<_> = managers
+        .iter()
+        .map(|manager| {
+            let (manager, barrier) = (manager.clone(), barrier.clone());
+            std::thread::spawn(move || {
+                barrier.wait();
+                let mut needed: Vec<_> = (0..50).map(subject).collect();
+                needed.push(NeededKey { kind: KeyKind::Data, scope: Scope::Shared("people".into()) });
+                needed.push(NeededKey { kind: KeyKind::Index, scope: Scope::Version(1) });
+                manager.fetch(&needed, NOW).unwrap().iter().map(|key| key.id).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let answers: HashSet<Vec<_>> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+    assert_eq!(answers.len(), 1);
+    assert_eq!(dir.store().count_subjects("default").unwrap(), 50);
+}
+
+#[test]
+fn subject_keys_are_wrapped_by_a_wrapping_key_and_open_in_another_process() {
+    let dir = Directory::new();
+    let keys = dir.open().fetch(&[subject(1), subject(2), subject(1)], NOW).unwrap();
+    assert_eq!(keys[0].id, keys[2].id);
+    let wrapping = dir.records().into_iter().find(|r| r.kind == KeyKind::Wrapping).unwrap();
+    let stored = dir.store().get(&keys[0].id).unwrap().unwrap();
+    assert_eq!(stored.wraps.iter().map(|w| w.kek_uri.clone()).collect::<Vec<_>>(), [format!("kid:{}", wrapping.kid)]);
+    let read = dir.open().lookup(&keys[1].id, NOW).unwrap().unwrap();
+    assert_eq!(read.secret.as_ref().unwrap().expose(), keys[1].secret.as_ref().unwrap().expose());
+    // The engine has no business with wrapping keys.
+    assert_eq!(dir.open().keyring().of_kind(KeyKind::Wrapping).count(), 0);
+}
+
+#[test]
+fn a_wrapping_key_of_another_process_is_found() {
+    let dir = Directory::new();
+    let early = dir.open();
+    let key = dir.open().fetch(&[subject(1)], NOW).unwrap().remove(0);
+    assert!(early.lookup(&key.id, NOW).unwrap().unwrap().secret.is_some());
+}
+
+#[test]
+fn wraps_swapped_between_rows_do_not_open() {
+    let dir = Directory::new();
+    let keys = dir.open().fetch(&[subject(1), subject(2)], NOW).unwrap();
+    dir.sql(&format!(
+        "UPDATE wraps SET kid = 'x' WHERE kid = '{0}'; UPDATE wraps SET kid = '{0}' WHERE kid = '{1}'; UPDATE wraps SET kid = '{1}' WHERE kid = 'x';",
+        keys[0].id, keys[1].id
+    ));
+    for key in &keys {
+        let error = dir.open().lookup(&key.id, NOW).unwrap_err();
+        assert!(error.to_string().contains("its row was changed"), "{error}");
+    }
+}
+
+#[test]
+fn an_edited_row_is_refused_and_named() {
+    for (edit, column) in [
+        ("scope = 'subject:' || substr(scope, 9, 31) || 'f'", "row was changed"),
+        ("kind = 'index'", "row was changed"),
+        ("tenant = 'other'", "row was changed"),
+        ("kcv = substr(kcv, 1, 63) || (CASE substr(kcv, 64) WHEN '0' THEN '1' ELSE '0' END)", "check value differs"),
+        ("kcv = 'ab'", "(kcv)"),
+        ("state = 'fine'", "(state)"),
+        ("created = 'yesterday'", "(created)"),
+        ("version = -1", "(version)"),
+    ] {
+        let dir = Directory::new();
+        let key = dir.open().fetch(&[subject(1)], NOW).unwrap().remove(0);
+        dir.sql(&format!("UPDATE keys SET {edit} WHERE kid = '{}'", key.id));
+        let error = dir.open().lookup(&key.id, NOW).unwrap_err().to_string();
+        assert!(error.contains(column) && error.contains(&key.id.to_string()), "{edit}: {error}");
+    }
+}
+
+#[test]
+fn erased_retired_and_unknown_are_three_answers() {
+    let dir = Directory::new();
+    let keys = dir.open().fetch(&[subject(1), subject(2)], NOW).unwrap();
+    dir.sql(&format!("UPDATE keys SET state = 'shredded' WHERE kid = '{0}'; DELETE FROM wraps WHERE kid = '{0}';", keys[0].id));
+    dir.sql(&format!("UPDATE keys SET state = 'retired' WHERE kid = '{}'", keys[1].id));
+    let manager = dir.open();
+    for (key, state) in keys.iter().zip([KeyState::Shredded, KeyState::Retired]) {
+        let found = manager.lookup(&key.id, NOW).unwrap().unwrap();
+        assert_eq!((found.state, found.secret.is_none()), (state, true));
+    }
+    assert!(manager.lookup(&"00".repeat(16).parse().unwrap(), NOW).unwrap().is_none());
+    // And no new key is made for an erased subject behind everybody's back.
+    let error = manager.fetch(&[subject(1)], NOW).unwrap_err();
+    assert!(matches!(error, KeyError::NotActive { state: KeyState::Shredded, .. }), "{error}");
+}
+
+#[test]
+fn a_root_that_was_never_made_is_not_invented() {
+    let pinned = |root: u32| {
+        schemas(&format!(r#"{{"veilstream":1,"name":"cards","version":1,"fields":[{{"id":"card","path":"$.card","protect":"deterministic","root":{root}}}]}}"#))
+    };
+    let dir = Directory::new();
+    let manager = dir.open();
+    manager.prepare(&pinned(1), NOW).unwrap();
+    let error = manager.prepare(&pinned(2), NOW).unwrap_err();
+    assert_eq!(error.to_string(), "there is no deterministic root v2; pin one that `veilstream keys list` shows");
+}
+
+#[test]
+fn a_new_key_encrypting_key_wraps_new_keys_and_old_ones_still_open() {
+    let dir = Directory::new();
+    let manager = dir.open();
+    manager.prepare(&people(), NOW).unwrap();
+    let kek = directory::kek(dir.0.path());
+    let mut file = OpenOptions::new().append(true).open(&kek).unwrap();
+    file.write_all(b"2 ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n").unwrap();
+    // Also in a process that runs.
+    manager.maintain(NOW + 20 * 3600).unwrap();
+    let versions: Vec<String> = dir.records().into_iter().filter(|r| r.scope.to_string() == "schema:people").map(|r| r.wraps[0].kek_version.clone()).collect();
+    assert_eq!(versions, ["1", "2"]);
+    dir.open();
+    // Without the old line the old keys do not open, and the message says which line is missing.
+    fs::write(&kek, "2 ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n").unwrap();
+    let error = dir.try_open().err().unwrap().to_string();
+    assert!(error.contains("no line of version 1"), "{error}");
+}
+
+#[test]
+fn another_key_encrypting_key_is_told_at_the_start() {
+    let dir = Directory::new();
+    dir.open().prepare_roots(NOW).unwrap();
+    fs::write(directory::kek(dir.0.path()), "1 ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n").unwrap();
+    let error = dir.try_open().err().unwrap().to_string();
+    assert!(error.contains("wrapped with another key-encrypting key"), "{error}");
+    let other = EnvProvider::new("ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=").unwrap();
+    let error = Manager::open("default", Box::new(other), Box::new(dir.store())).err().unwrap();
+    assert!(matches!(error, KeyError::OtherProvider { .. }), "{error}");
+}
+
+#[test]
+fn every_provider_unwraps_what_it_wrapped_and_nothing_else() {
+    let providers: [(fn() -> Box<dyn Provider>, fn() -> Box<dyn Provider>); 2] = [
+        (
+            || Box::new(EnvProvider::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap()),
+            || Box::new(EnvProvider::new("ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=").unwrap()),
+        ),
+        (
+            || Box::new(PasswordProvider::new("correct horse battery staple", ITERATIONS).unwrap()),
+            || Box::new(PasswordProvider::new("correct horse battery stapler", ITERATIONS).unwrap()),
+        ),
+    ];
+    for (same, other) in providers {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.db");
+        let store = SqliteStore::create(&path).unwrap();
+        Manager::open("default", same(), Box::new(store)).unwrap().prepare(&people(), NOW).unwrap();
+        let again = Manager::open("default", same(), Box::new(SqliteStore::open(&path).unwrap())).unwrap();
+        assert!(again.keyring().sealing(KeyKind::Index, &Scope::Version(1)).is_some());
+        let error = Manager::open("default", other(), Box::new(SqliteStore::open(&path).unwrap())).err().unwrap();
+        assert!(matches!(error, KeyError::Provider(_)), "{error}");
+        // One salt for all, not one for each key.
+        let uris: HashSet<String> = SqliteStore::open(&path).unwrap().list("default").unwrap().into_iter().map(|r| r.wraps[0].kek_uri.clone()).collect();
+        assert_eq!(uris.len(), 1);
+    }
+}
+
+#[test]
+fn a_store_that_is_not_there_or_no_store_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.db");
+    let error = SqliteStore::open(&path).err().unwrap().to_string();
+    assert!(error.contains("veilstream keys init"), "{error}");
+    fs::write(&path, "not a database, but long enough to look at it twice").unwrap();
+    assert!(SqliteStore::open(&path).is_err());
+    assert!(SqliteStore::create(&path).is_err(), "never overwritten");
+    let other = dir.path().join("other.db");
+    rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+    assert!(SqliteStore::open(&other).err().unwrap().to_string().contains("is no key store"));
+}
+
+/// No key byte reaches the disk or a message: the bytes of every key in hand are searched for in every file, in clear and in the usual encodings.
+#[test]
+fn no_key_byte_leaves() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    let dir = Directory::new();
+    let manager = dir.open();
+    manager.prepare(&people(), NOW).unwrap();
+    let mut keys = manager.fetch(&[subject(1), subject(2)], NOW).unwrap();
+    let ring = manager.keyring();
+    for kind in [KeyKind::Data, KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef] {
+        keys.extend(ring.of_kind(kind).cloned());
+    }
+    assert_eq!(keys.len(), 7);
+    let mut haystack = format!("{keys:?} {:?} {ring:?}", keys[0].secret).into_bytes();
+    for entry in fs::read_dir(dir.0.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path != directory::kek(dir.0.path()) {
+            haystack.extend(fs::read(path).unwrap());
+        }
+    }
+    let found = |needle: &[u8]| haystack.windows(needle.len()).any(|w| w == needle);
+    // That the search finds what is there: wrapped keys stand in the store.
+    assert!(found(&dir.store().get(&keys[0].id).unwrap().unwrap().wraps[0].wrapped));
+    for key in &keys {
+        let bytes = key.secret.as_ref().unwrap().expose();
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        for needle in
+            [&bytes[..16], &bytes[16..], &hex.as_bytes()[..32], &STANDARD.encode(bytes).as_bytes()[..20], &URL_SAFE_NO_PAD.encode(bytes).as_bytes()[..20]]
+        {
+            assert!(!found(needle), "{:?}", key.id);
+        }
+    }
+}
+
+#[test]
+fn the_store_is_as_the_public_format_says() {
+    let dir = Directory::new();
+    dir.open().prepare(&people(), NOW).unwrap();
+    let connection = rusqlite::Connection::open(directory::store(dir.0.path())).unwrap();
+    let one = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(
+        one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('keys')"),
+        "kid TEXT,kcv TEXT,kind TEXT,tenant TEXT,scope TEXT,version INTEGER,state TEXT,created TEXT,retired TEXT"
+    );
+    assert_eq!(one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('wraps')"), "kid TEXT,kek_uri TEXT,kek_version TEXT,wrapped BLOB");
+    assert_eq!(one("SELECT DISTINCT created FROM keys"), "2026-11-24T06:00:00Z");
+    assert_eq!(one("PRAGMA journal_mode"), "wal");
+    let text = one("SELECT group_concat(kind || ' ' || scope, ', ' ORDER BY kind) FROM keys");
+    assert_eq!(text, "data schema:people, dead_letter v1, deterministic v1, index v1, subject_ref v1");
+}

@@ -1,0 +1,66 @@
+//! A key directory in a temporary folder, and schemas.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test ends here")]
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use veilstream_engine::compile::{self, Grants, SchemaSet};
+use veilstream_keys::provider::FileProvider;
+use veilstream_keys::store::{KeyRecord, SqliteStore, Store};
+use veilstream_keys::{KeyError, Manager, directory};
+
+/// Some time in November 2026.
+pub(crate) const NOW: u64 = 1_795_500_000;
+
+pub(crate) struct Directory(pub(crate) TempDir);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        directory::create(dir.path()).unwrap();
+        SqliteStore::create(&directory::store(dir.path())).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn provider(&self) -> FileProvider {
+        FileProvider::new(directory::kek(self.0.path())).unwrap()
+    }
+
+    pub(crate) fn store(&self) -> SqliteStore {
+        SqliteStore::open(&directory::store(self.0.path())).unwrap()
+    }
+
+    /// One process that uses the directory.
+    pub(crate) fn open(&self) -> Manager {
+        self.try_open().unwrap()
+    }
+
+    pub(crate) fn try_open(&self) -> Result<Manager, KeyError> {
+        Manager::open("default", Box::new(self.provider()), Box::new(self.store()))
+    }
+
+    pub(crate) fn records(&self) -> Vec<KeyRecord> {
+        self.store().list("default").unwrap()
+    }
+
+    pub(crate) fn scopes(&self, prefix: &str) -> usize {
+        self.records().iter().filter(|r| r.scope.to_string().starts_with(prefix)).count()
+    }
+
+    /// Changes the store behind everybody's back.
+    pub(crate) fn sql(&self, sql: &str) {
+        rusqlite::Connection::open(directory::store(self.0.path())).unwrap().execute_batch(sql).unwrap();
+    }
+}
+
+pub(crate) fn schemas(document: &str) -> SchemaSet {
+    let schema = compile::compile(document.as_bytes(), &Grants::local()).unwrap().schema;
+    SchemaSet::new(vec![Arc::new(schema)]).unwrap()
+}
+
+/// A schema that seals one field under the schema's key.
+pub(crate) fn people() -> SchemaSet {
+    schemas(r#"{"veilstream":1,"name":"people","version":1,"fields":[{"id":"email","path":"$.email","index":{"normalize":"email"}}]}"#)
+}
