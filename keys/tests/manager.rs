@@ -174,7 +174,8 @@ fn another_key_encrypting_key_is_told_at_the_start() {
 
 #[test]
 fn every_provider_unwraps_what_it_wrapped_and_nothing_else() {
-    let providers: [(fn() -> Box<dyn Provider>, fn() -> Box<dyn Provider>); 2] = [
+    type Make = fn() -> Box<dyn Provider>;
+    let providers: [(Make, Make); 2] = [
         (
             || Box::new(EnvProvider::new("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap()),
             || Box::new(EnvProvider::new("ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=").unwrap()),

@@ -1,5 +1,7 @@
 //! Keys of a process through their life, by a clock of our own.
 
+#![allow(clippy::unwrap_used, reason = "a test ends here")]
+
 mod support;
 
 use std::sync::Arc;
@@ -64,10 +66,10 @@ fn a_key_is_replaced_when_its_uses_are_nearly_spent() {
     manager.prepare(&people(), NOW).unwrap();
     let first = sealing(&manager);
     assert_eq!(first.budget.limit(), 1 << 30);
-    first.budget.reserve((1 << 30) / 2);
+    assert_eq!(first.budget.reserve((1 << 30) / 2), (1 << 30) / 2);
     manager.maintain(NOW + 120).unwrap();
     assert_eq!(sealing(&manager).id, first.id);
-    first.budget.reserve((1 << 30) / 4);
+    assert_eq!(first.budget.reserve((1 << 30) / 4), (1 << 30) / 4);
     manager.maintain(NOW + 121).unwrap();
     assert_ne!(sealing(&manager).id, first.id);
     let noted = dir.records().into_iter().find(|r| r.kid == first.id).unwrap().uses;
@@ -79,7 +81,7 @@ fn a_spent_key_gives_way_to_the_shared_one_inside_the_minute() {
     let dir = Directory::new();
     let manager = dir.open();
     manager.prepare(&people(), NOW).unwrap();
-    sealing(&manager).budget.reserve(u64::MAX);
+    assert_eq!(sealing(&manager).budget.reserve(u64::MAX), 1 << 30);
     let shared = manager.fetch(&[needed()], NOW + 1).unwrap().remove(0);
     assert_eq!(shared.scope, Scope::Shared("people".into()));
     assert_eq!(sealing(&manager).id, shared.id);
@@ -130,7 +132,7 @@ fn the_end_of_a_process_is_the_end_of_its_key() {
     let dir = Directory::new();
     let manager = dir.open();
     manager.prepare(&people(), NOW).unwrap();
-    sealing(&manager).budget.reserve(7);
+    assert_eq!(sealing(&manager).budget.reserve(7), 7);
     let kid = sealing(&manager).id;
     drop(manager);
     let stored = dir.records().into_iter().find(|r| r.kid == kid).unwrap();

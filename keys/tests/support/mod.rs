@@ -1,7 +1,6 @@
 //! A key directory in a temporary folder, and schemas.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, reason = "a test ends here")]
+#![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
 
 use std::sync::Arc;
 
