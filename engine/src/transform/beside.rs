@@ -92,7 +92,9 @@ impl Run<'_> {
     }
 
     fn index_member(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, generation: Generation, out: &mut Output) {
-        self.name_for(doc, node, field, generation);
+        if generation == Generation::Previous {
+            self.name_for(doc, node, field, generation);
+        }
         let start = out.value.len();
         self.begin_index_member(&mut out.value);
         out.value.push(b'"');
@@ -178,16 +180,12 @@ impl Run<'_> {
     }
 
     /// Refuses a document that already has a member reveal would take for an index of this one: of either generation, whatever roots are
-    /// active today, and whether or not this value has an index.
+    /// active today, and whether or not this value has an index. Leaves the newest index's name in `work.name`.
     fn reserve(&mut self, doc: &[u8], member: &Node, field: &Field) -> Result<(), Stop> {
-        for generation in Generation::BOTH {
-            self.name_for(doc, member, field, generation);
-            let work = &mut *self.work;
-            if !work.names.take(doc, &work.tape, member.parent, &work.name, &work.name_text) {
-                return Err(Stop::field(RejectCode::ReservedMember, field));
-            }
-        }
-        Ok(())
+        self.name_for(doc, member, field, Generation::Newest);
+        let work = &mut *self.work;
+        let free = work.names.take(doc, &work.tape, member.parent, &mut work.name, &mut work.name_text);
+        if free { Ok(()) } else { Err(Stop::field(RejectCode::ReservedMember, field)) }
     }
 
     /// Where a path may select index members themselves, names alone do not tell: the output must give up what was written and nothing else.

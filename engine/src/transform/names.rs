@@ -8,6 +8,9 @@ use crate::scan::{Node, Tape};
 use crate::schema::Field;
 use crate::siblings::{FEW, Siblings, text_of};
 
+/// What the name of an index under the root before the newest ends in.
+pub(super) const PREVIOUS: &[u8] = b"_prev";
+
 /// Answers whether an object may take another member. Of many written names the hashes are kept: a collision rejects a record, one in 2^64.
 #[derive(Default)]
 pub(super) struct IndexNames {
@@ -27,9 +30,25 @@ impl IndexNames {
         self.siblings.clear();
     }
 
-    /// Whether `name` is free in `object`; it is taken from then on. `text` is the name unescaped (or as written, when it has no text).
-    pub(super) fn take(&mut self, doc: &[u8], tape: &Tape, object: u32, name: &[u8], text: &[u8]) -> bool {
-        self.siblings.find(doc, tape, object, name, text).is_none() && self.write(object, text)
+    /// Whether `name` and the same with [`PREVIOUS`] are free in `object`; they are taken from then on. `text` is the name unescaped (or as written,
+    /// when it has no text). Both come back as they were.
+    pub(super) fn take(&mut self, doc: &[u8], tape: &Tape, object: u32, name: &mut Vec<u8>, text: &mut Vec<u8>) -> bool {
+        let nodes = tape.nodes();
+        // One look at each member decides nearly always: none begins like the index.
+        let like = |member: u32| nodes[member as usize].name_escaped || doc[nodes[member as usize].name()].starts_with(text);
+        let looked = nodes[object as usize].count <= FEW && !tape.children(object).any(like);
+        let lengths = (name.len(), text.len());
+        let newest = self.take_one(doc, tape, object, looked, name, text);
+        name.extend_from_slice(PREVIOUS);
+        text.extend_from_slice(PREVIOUS);
+        let previous = self.take_one(doc, tape, object, looked, name, text);
+        name.truncate(lengths.0);
+        text.truncate(lengths.1);
+        newest && previous
+    }
+
+    fn take_one(&mut self, doc: &[u8], tape: &Tape, object: u32, known_free: bool, name: &[u8], text: &[u8]) -> bool {
+        (known_free || self.siblings.find(doc, tape, object, name, text).is_none()) && self.write(object, text)
     }
 
     fn write(&mut self, object: u32, text: &[u8]) -> bool {
@@ -57,7 +76,7 @@ pub(crate) fn index_member_name(doc: &[u8], member: &Node, field: &Field, genera
         name.extend_from_slice(b"_bidx");
     }
     if generation == Generation::Previous {
-        name.extend_from_slice(b"_prev");
+        name.extend_from_slice(PREVIOUS);
     }
     text_of(name, text);
 }
