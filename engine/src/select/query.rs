@@ -98,29 +98,6 @@ impl Query {
         }
     }
 
-    /// The last name, when the path ends in one.
-    #[must_use]
-    pub fn last_name(&self) -> Option<&str> {
-        self.steps.last().and_then(single_name)
-    }
-
-    /// The name of the member an index is put beside: the last name, or the array's.
-    #[must_use]
-    pub fn member_name(&self) -> Option<&str> {
-        self.last_name().or_else(|| self.steps.len().checked_sub(2).and_then(|i| single_name(&self.steps[i])))
-    }
-
-    /// Whether the members of both stand in the same objects.
-    #[must_use]
-    pub fn same_parent(&self, other: &Self) -> bool {
-        self.parent_steps() == other.parent_steps()
-    }
-
-    fn parent_steps(&self) -> &[Step] {
-        let named = self.last_name().is_some();
-        &self.steps[..self.steps.len().saturating_sub(if named { 1 } else { 2 })]
-    }
-
     /// Whether this path may select the node `read` selects, or one it lies in.
     #[must_use]
     pub fn may_cover(&self, read: &Self) -> bool {
@@ -183,13 +160,6 @@ impl Query {
             visit(filter, &mut |part| absolute |= matches!(part, Part::Root));
         }
         absolute
-    }
-}
-
-fn single_name(step: &Step) -> Option<&str> {
-    match &step.selectors[..] {
-        [Selector::Name(name)] => Some(name),
-        _ => None,
     }
 }
 
