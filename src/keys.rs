@@ -1,6 +1,6 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -10,7 +10,7 @@ use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
 use veilstream_engine::wrap::WrapContext;
 use veilstream_engine::{Keyring, SecretKey};
-use veilstream_keys::provider::{EnvProvider, FileProvider, PasswordProvider, Provider, ProviderError};
+use veilstream_keys::provider::{EnvProvider, FileProvider, PasswordProvider, Provider, ProviderError, create_kek_file};
 use veilstream_keys::store::{SqliteStore, Wrap};
 use veilstream_keys::{KeyError, Manager, directory};
 
@@ -47,10 +47,11 @@ pub fn open_local(source: &KeysSource) -> anyhow::Result<Arc<dyn KeySource>> {
 /// # Errors
 /// None was named, or the configuration has faults.
 pub fn settings(source: &KeysSource) -> anyhow::Result<config::Keys> {
-    match (&source.keys, &source.config) {
-        // The variable of the environment must not outvote what was typed.
-        (_, Some(file)) => Ok(crate::cli::load_config(file)?.keys),
-        (Some(dir), None) => Ok(of_directory(dir)),
+    // Read here and not by clap, for which the variable would be at odds with a --config that was typed.
+    let keys = source.keys.clone().or_else(|| std::env::var_os("VEILSTREAM_KEYS").filter(|dir| !dir.is_empty()).map(PathBuf::from));
+    match (&source.config, keys) {
+        (Some(file), _) => Ok(crate::cli::load_config(file)?.keys),
+        (None, Some(dir)) => Ok(of_directory(&dir)),
         (None, None) => Err(Exit::Usage.because("no keys: name their directory with --keys DIR (or VEILSTREAM_KEYS), or a configuration with --config FILE")),
     }
 }
@@ -67,22 +68,19 @@ pub fn provider(config: &config::Keys) -> Result<Box<dyn Provider>, ProviderErro
     })
 }
 
-/// Makes what a configuration or directory lacks: the file of key-encrypting keys (provider `file`), the store, and the roots in it.
+/// Makes what a configuration or directory lacks: the file of key-encrypting keys (provider `file`), the store, and the roots in it. A file of key-encrypting
+/// keys that is there is used and not changed.
 ///
 /// # Errors
-/// There are keys already, or they cannot be made.
+/// There is a store already, or something cannot be made.
 pub fn init(source: &KeysSource) -> anyhow::Result<config::Keys> {
     let keys = settings(source)?;
-    // A new key-encrypting key beside an old store would open none of it.
     anyhow::ensure!(!keys.store.exists(), "{} is there already; nothing was changed", keys.store.display());
-    if source.config.is_none()
-        && let Some(dir) = &source.keys
-    {
-        directory::create(dir).with_context(|| format!("{}: cannot be made a key directory", dir.display()))?;
-    } else if let KeyProvider::File { path } = &keys.provider
+    directory::create_folder_of(&keys.store).with_context(|| format!("the folder of {} cannot be made", keys.store.display()))?;
+    if let KeyProvider::File { path } = &keys.provider
         && !path.exists()
     {
-        veilstream_keys::provider::create_kek_file(path).with_context(|| format!("{} cannot be made", path.display()))?;
+        directory::create_folder_of(path).and_then(|()| create_kek_file(path)).with_context(|| format!("{} cannot be made", path.display()))?;
     }
     let provider = provider(&keys)?;
     let store = SqliteStore::create(&keys.store)?;

@@ -5,8 +5,6 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::provider::create_kek_file;
-
 /// The key-encrypting keys of a key directory.
 #[must_use]
 pub fn kek(dir: &Path) -> PathBuf {
@@ -19,17 +17,13 @@ pub fn store(dir: &Path) -> PathBuf {
     dir.join("keys.db")
 }
 
-/// Makes the directory (mode 0700, if it is not there) and a fresh `kek` in it; the store is made by whoever calls.
+/// Makes the folder that `file` will stand in, mode 0700, unless it is there.
 ///
 /// # Errors
-/// It cannot be made, or holds a `kek` or a store already: neither is ever replaced.
-pub fn create(dir: &Path) -> io::Result<()> {
-    if !dir.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+/// It cannot be made.
+pub fn create_folder_of(file: &Path) -> io::Result<()> {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => DirBuilder::new().recursive(true).mode(0o700).create(folder),
+        _ => Ok(()),
     }
-    // A new key beside an old store would open none of it.
-    if store(dir).exists() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it holds keys already (keys.db)"));
-    }
-    create_kek_file(&kek(dir))
 }

@@ -98,8 +98,8 @@ impl Cli {
 #[derive(Debug, Clone, Args)]
 #[group(required = false, multiple = false)]
 pub struct KeysSource {
-    /// Directory made by `veilstream keys init`
-    #[arg(long, value_name = "DIR", env = "VEILSTREAM_KEYS")]
+    /// Directory made by `veilstream keys init` [env: VEILSTREAM_KEYS]
+    #[arg(long, value_name = "DIR")]
     pub keys: Option<PathBuf>,
     /// Configuration file whose [keys] section counts
     #[arg(long, value_name = "FILE")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use veilstream_engine::compile::{self, Grants, SchemaSet};
-use veilstream_keys::provider::FileProvider;
+use veilstream_keys::provider::{FileProvider, create_kek_file};
 use veilstream_keys::store::{KeyRecord, SqliteStore, Store};
 use veilstream_keys::{KeyError, Manager, directory};
 
@@ -18,7 +18,7 @@ pub(crate) struct Directory(pub(crate) TempDir);
 impl Directory {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        directory::create(dir.path()).unwrap();
+        create_kek_file(&directory::kek(dir.path())).unwrap();
         SqliteStore::create(&directory::store(dir.path())).unwrap();
         Self(dir)
     }
