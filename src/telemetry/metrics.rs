@@ -31,6 +31,9 @@ macro_rules! metrics {
                 $(let $field = register(&registry, metrics!(@make $kind $name [$($extra)*] $help)?)?;)*
                 let metrics = Self { registry, $($field),* };
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                // What may never happen is there from the start: an alert on it needs something to look at.
+                metrics.producer_recycles.with_label_values(&["fenced"]);
+                metrics.reveals.with_label_values(&["revealed"]);
                 Ok(metrics)
             }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod acls;
+mod bad_input;
 mod chaos;
 mod dlq;
 mod exits;
@@ -12,6 +13,7 @@ mod feed;
 mod held_frame;
 mod kafka;
 mod lifecycle;
+mod observe;
 mod outage;
 mod proxy;
 mod reader;

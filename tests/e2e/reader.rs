@@ -1,11 +1,11 @@
-//! Reads a topic from its beginning to its end with `krafka`.
+//! What `krafka` does for the tests: it reads topics from their beginning to their end, and writes what librdkafka cannot.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use krafka::admin::ListConsumerGroupOffsetsOptions;
 use krafka::consumer::{AutoOffsetReset, IsolationLevel};
-use krafka::{ConsumerRecord, Kafka};
+use krafka::{ConsumerRecord, Kafka, Record};
 
 /// What readers see that skip aborted records, in partition order.
 pub(crate) fn committed(bootstrap: &str, topic: &str, partitions: i32) -> Vec<ConsumerRecord> {
@@ -76,4 +76,19 @@ pub(crate) fn committed_offsets(bootstrap: &str, group: &str, topic: &str) -> BT
         let offsets = kafka.admin().list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default()).await.unwrap();
         offsets.into_iter().filter(|(of, _)| of.topic == topic).filter_map(|(of, offset)| Some((of.partition, offset.unwrap().offset?))).collect()
     })
+}
+
+/// Whether the bytes stand there.
+pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window[0] == needle[0] && window == needle)
+}
+
+/// Writes one record.
+pub(crate) fn send(bootstrap: &str, record: Record) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
+        let producer = kafka.producer().build().await.unwrap();
+        producer.send(record).await.unwrap();
+        producer.close().await.unwrap();
+    });
 }
