@@ -1,0 +1,99 @@
+//! The JSON Schema for editors accepts and refuses what the compiler does.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use veilstream::registry;
+use veilstream_engine::compile::{Grants, compile};
+
+#[test]
+fn the_json_schema_accepts_the_shipped_documents() {
+    let validator = validator();
+    for file in registry::documents_in(&folder()).unwrap() {
+        let faults: Vec<String> = validator.iter_errors(&read(&file)).map(|e| e.to_string()).collect();
+        assert_eq!(faults, [""; 0], "{}", file.display());
+    }
+}
+
+/// One change each, which the compiler refuses too.
+#[test]
+fn the_json_schema_refuses_what_the_compiler_refuses() {
+    let validator = validator();
+    let good = read(&folder().join("customers.json"));
+    let changes: [(&str, Value); 24] = [
+        ("/veilstream", json!(2)),
+        ("/name", json!("Customers")),
+        ("/name", json!("dead_letter")),
+        ("/version", json!(0)),
+        ("/topics/from", json!("customers raw")),
+        ("/topics/from", Value::Null),
+        ("/when", json!({ "$.type": [1] })),
+        ("/when", json!({ "header:type": 1 })),
+        ("/subject", json!("customer.id")),
+        ("/undeclared", json!("keep")),
+        ("/fields/0/id", json!("E-Mail")),
+        ("/fields/0/path", json!("email")),
+        ("/fields/3/protect", json!("encript")),
+        ("/fields/0", json!({ "id": "email", "path": "$.email", "protect": "drop", "index": { "normalize": "email" } })),
+        ("/fields/0/index/bits", json!(100)),
+        ("/fields/0/index/normalize", json!("phone-USA")),
+        ("/fields/1/type", json!("text")),
+        ("/fields/1/bind/0", json!({ "path": "$.customer.id" })),
+        ("/fields/3/root", json!(0)),
+        ("/fields/4/to", json!("decade")),
+        ("/fields/4/protect", json!("encrypt")),
+        ("/key", json!({ "protect": "hash", "normalize": "exact" })),
+        ("/key", json!({ "protect": "hash", "root": 1 })),
+        ("/headers/x-user-email", json!({ "protect": "mask" })),
+    ];
+    for (pointer, value) in changes {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is not there")) = value.clone();
+        assert!(!validator.is_valid(&bad), "the JSON Schema accepts {pointer} = {value}");
+        assert!(compile(bad.to_string().as_bytes(), &Grants::local()).is_err(), "the compiler accepts {pointer} = {value}");
+    }
+    for (place, member) in [("", "feilds"), ("/fields/0", "indexes"), ("/fields/0/index", "bit"), ("/topics", "via"), ("/key", "salt")] {
+        let mut bad = good.clone();
+        bad.pointer_mut(place).unwrap().as_object_mut().unwrap().insert(member.to_owned(), json!(1));
+        assert!(!validator.is_valid(&bad), "the JSON Schema accepts {place}/{member}");
+        assert!(compile(bad.to_string().as_bytes(), &Grants::local()).is_err(), "the compiler accepts {place}/{member}");
+    }
+}
+
+/// Whatever the compiler knows, the JSON Schema lets through too.
+#[test]
+fn the_json_schema_accepts_every_kind() {
+    let document = json!({
+        "veilstream": 1, "name": "all", "subject": "$.id", "subject_optional": true, "undeclared": "drop", "residue": "off", "clear": ["$.n"],
+        "when": { "$.t": null, "header:kind": "x" },
+        "fields": [
+            { "id": "a", "path": "$.a", "pad": 0, "null": "encrypt", "format": "veilstream", "description": "a" },
+            { "id": "b", "path": "$.b", "protect": "hash", "index": { "normalize": "number", "bits": 64, "domain": "d" } },
+            { "id": "c", "path": "$.c", "protect": "mask", "keep_first": 1, "keep_last": 0, "with": "#" },
+            { "id": "d", "path": "$.d", "protect": "generalize", "to": "bucket:10" },
+            { "id": "e", "path": "$.e", "protect": "redact", "with": 0 },
+            { "id": "f", "path": "$.f", "protect": "deterministic", "root": 2, "domain": "d" },
+            { "id": "g", "path": "$.g", "index": { "normalize": "phone-de", "of": ["$.g", "$.h"], "into": "gh" } }
+        ],
+        "key": { "protect": "deterministic", "root": 1 },
+        "headers": { "h": {}, "i": { "protect": "hash", "normalize": "exact", "root": 1 }, "j": { "protect": "drop" } }
+    });
+    let faults: Vec<String> = validator().iter_errors(&document).map(|e| e.to_string()).collect();
+    assert_eq!(faults, [""; 0]);
+    compile(document.to_string().as_bytes(), &Grants::local()).unwrap();
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")
+}
+
+fn read(file: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+fn validator() -> jsonschema::Validator {
+    let schema = read(&folder().join("veilstream.schema.json"));
+    jsonschema::meta::validate(&schema).unwrap();
+    jsonschema::draft202012::new(&schema).unwrap()
+}
