@@ -1,10 +1,12 @@
 //! What tests write to raw topics.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
 use crate::kafka::Kafka;
 
@@ -12,7 +14,21 @@ use crate::kafka::Kafka;
 pub(crate) const TIME: i64 = 1_795_400_000_000;
 
 /// Writes input records.
-pub(crate) struct Feeder(BaseProducer);
+pub(crate) struct Feeder(BaseProducer<Undelivered>);
+
+/// How many records did not arrive: a test that waits for them would blame the sidecar.
+#[derive(Default)]
+struct Undelivered(AtomicUsize);
+
+impl ClientContext for Undelivered {}
+
+impl ProducerContext for Undelivered {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        self.0.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
+    }
+}
 
 /// An input record.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +44,9 @@ pub(crate) struct Input<'a> {
 impl Feeder {
     /// Idempotent, in order.
     pub(crate) fn new(kafka: &Kafka) -> Self {
-        Self(kafka.client().set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", "4000000").create().unwrap())
+        let mut client = kafka.client();
+        client.set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", "4000000");
+        Self(client.create_with_context(Undelivered::default()).unwrap())
     }
 
     /// Queues a record; waits while the queue is full.
@@ -65,6 +83,7 @@ impl Feeder {
     /// Waits until the broker has everything.
     pub(crate) fn finish(&self) {
         self.0.flush(Duration::from_secs(60)).unwrap();
+        assert_eq!(self.0.context().0.load(Ordering::Relaxed), 0, "records the broker did not take");
     }
 }
 

@@ -43,7 +43,11 @@ fn an_outage_pauses_and_loses_nothing() {
         drop(until);
         feeding.join().unwrap()
     });
-    running.wait_for(Duration::from_secs(90), "the rest", |_| sandbox.clean().len() >= all);
+    running.wait_for(Duration::from_secs(90), "the rest", |r| {
+        let seen = sandbox.clean().len();
+        println!("{seen} of {all}, lag {}", r.metric("veilstream_consumer_lag", "outage.raw"));
+        seen >= all
+    });
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(all);
 }

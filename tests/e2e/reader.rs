@@ -88,7 +88,7 @@ pub(crate) fn send(bootstrap: &str, record: Record) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
         let producer = kafka.producer().build().await.unwrap();
-        producer.send(record).await.unwrap();
+        let _ = producer.send(record).await.unwrap();
         producer.close().await.unwrap();
     });
 }
