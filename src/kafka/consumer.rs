@@ -163,6 +163,15 @@ impl Router {
         Rebalanced { assigned: 0, revoked: gone.len(), lost }.emit(&shared.metrics);
     }
 
+    /// Forwards every partition to its lane again. When a partition is lost and comes back at once, librdkafka may stop its old fetcher only after
+    /// [`Router::assign`], and stopping clears the forwarding (`rd_kafka_toppar_fetch_stop`): its records would then wait where nobody reads. Nothing is
+    /// lost or reordered by this: what waits there moves to the lane's queue in one step.
+    fn forward_again(&self) {
+        for ((topic, partition), (lane, _)) in &self.assigned {
+            self.lanes[*lane].1.take_partition(topic, *partition);
+        }
+    }
+
     fn forget(&mut self, shared: &Shared, gone: &[(Arc<str>, i32)]) {
         for key in gone {
             if self.assigned.remove(key).is_some() {
@@ -412,6 +421,9 @@ impl Poller {
         if self.joined && self.denied.is_some_and(|at| at.elapsed() > GRANTED) {
             self.denied = None;
             self.shared.status.ready("kafka");
+        }
+        if let Some(router) = lock(&self.consumer.context().router).as_ref() {
+            router.forward_again();
         }
         self.look_at_brokers();
         self.look_at_schemas();

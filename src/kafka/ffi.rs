@@ -46,7 +46,7 @@ impl Queue {
         Some(Self { ptr, rk, _consumer: consumer.clone() })
     }
 
-    /// Sends the records of a partition here. Survives later assignments of the partition; call it before the partition is assigned, so
+    /// Sends the records of a partition here. Ends when the partition is stopped (at the latest when it is revoked); call it before the partition is assigned, so
     /// that no record takes another way.
     pub(super) fn take_partition(&self, topic: &str, partition: i32) -> bool {
         let Ok(topic) = CString::new(topic) else { return false };
