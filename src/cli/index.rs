@@ -38,7 +38,7 @@ pub struct IndexArgs {
     schema: PathBuf,
     #[command(flatten)]
     keys: KeysSource,
-    /// Field of the document, #key for the record key or #header:<name>
+    /// Field of the document, #key for the record key or #header:NAME
     #[arg(long, value_name = "ID")]
     field: String,
     /// What to search for, as it would stand in an event, without quotes

@@ -9,10 +9,22 @@ use crate::sandbox::Sandbox;
 
 #[test]
 fn an_outage_pauses_and_loses_nothing() {
+    an_outage("45000");
+}
+
+/// The group forgets the member before it sees the broker again: its partitions are lost and come back at once.
+#[test]
+#[ignore = "known fault: under load one run in four reads nothing after the partitions came back, until the next rebalance (CHANGELOG, known faults)"]
+fn an_outage_longer_than_the_session_loses_nothing() {
+    an_outage("6000");
+}
+
+fn an_outage(session_timeout_ms: &str) {
     // Its own broker: the others' tests go on.
     let broker = Kafka::start("outage");
     let sandbox = Sandbox::new(&broker, "outage", 4);
     let instance = sandbox.instance(0);
+    instance.set("\"session.timeout.ms\" = \"6000\"", &format!("\"session.timeout.ms\" = \"{session_timeout_ms}\""));
     let mut running = instance.start();
     running.ready();
     let over = AtomicBool::new(false);
@@ -43,13 +55,15 @@ fn an_outage_pauses_and_loses_nothing() {
         drop(until);
         feeding.join().unwrap()
     });
+    let fed = sandbox.raw().len();
+    assert!(fed >= all, "{fed} of {all} arrived");
     running.wait_for(Duration::from_secs(90), "the rest", |r| {
         let seen = sandbox.clean().len();
-        println!("{seen} of {all}, lag {}", r.metric("veilstream_consumer_lag", "outage.raw"));
-        seen >= all
+        println!("{seen} of {fed} ({all}), lag {}", r.metric("veilstream_consumer_lag", "outage.raw"));
+        seen >= fed
     });
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
-    sandbox.assert_each_once(all);
+    sandbox.assert_as_raw();
 }
 
 /// Sets the flag when dropped, by a failed assertion too: nobody waits for a feeder that does not end.
