@@ -23,8 +23,7 @@ fn an_outage(session_timeout_ms: &str) {
     // Its own broker: the others' tests go on.
     let broker = Kafka::start("outage");
     let sandbox = Sandbox::new(&broker, "outage", 4);
-    let instance = sandbox.instance(0);
-    instance.set("\"session.timeout.ms\" = \"6000\"", &format!("\"session.timeout.ms\" = \"{session_timeout_ms}\""));
+    let instance = sandbox.instance(0).set("KAFKA__CONSUMER__SESSION.TIMEOUT.MS", session_timeout_ms);
     let mut running = instance.start();
     running.ready();
     let over = AtomicBool::new(false);

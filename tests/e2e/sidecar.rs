@@ -84,13 +84,6 @@ impl Instance {
         log.char_indices().rev().nth(6000).map_or(log.as_str(), |(i, _)| &log[i..]).to_owned()
     }
 
-    /// Writes another line into the configuration, in place of one that is there.
-    pub(crate) fn set(&self, old: &str, new: &str) {
-        let text = fs::read_to_string(&self.config).unwrap();
-        assert!(text.contains(old), "{text}");
-        fs::write(&self.config, text.replace(old, new)).unwrap();
-    }
-
     /// The configuration, for looking at its keys and topics.
     pub(crate) fn config(&self) -> Config {
         Config::load(&self.config).unwrap()
