@@ -57,10 +57,7 @@ pub fn settings(source: &KeysSource) -> anyhow::Result<config::Keys> {
 }
 
 /// The provider a configuration names.
-///
-/// # Errors
-/// Its key-encrypting key is not usable.
-pub fn provider(config: &config::Keys) -> Result<Box<dyn Provider>, ProviderError> {
+fn provider(config: &config::Keys) -> Result<Box<dyn Provider>, ProviderError> {
     Ok(match &config.provider {
         KeyProvider::Env { key } => Box::new(EnvProvider::new(key.expose())?),
         KeyProvider::File { path } => Box::new(FileProvider::new(path.clone())?),

@@ -51,6 +51,24 @@ impl Schema {
         self.fields.iter().find(|f| &*f.id == id)
     }
 
+    /// Whether any value or header is encrypted.
+    #[must_use]
+    pub fn encrypts(&self) -> bool {
+        self.fields.iter().any(|f| f.protect == Protect::Encrypt) || self.encrypts_headers()
+    }
+
+    /// Whether any header is encrypted.
+    #[must_use]
+    pub fn encrypts_headers(&self) -> bool {
+        self.headers.iter().any(|h| h.protect == Protect::Encrypt)
+    }
+
+    /// Whether values may be encrypted under a key of the schema: always without a subject, else where it may be missing.
+    #[must_use]
+    pub fn uses_schema_key(&self) -> bool {
+        (self.subject.is_none() || self.subject_optional) && self.encrypts()
+    }
+
     /// Whether the two protect record keys and headers alike, so that a tombstone may go by either.
     #[must_use]
     pub fn same_envelope(&self, other: &Self) -> bool {

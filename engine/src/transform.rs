@@ -234,7 +234,7 @@ impl Run<'_> {
     fn tombstone(&mut self, out: &mut Output) -> Result<(), Stop> {
         out.tombstone = true;
         self.plan.usable(self.record.now)?;
-        if self.schema.subject.is_some() && !self.schema.subject_optional && self.plan.seals_headers() {
+        if self.schema.subject.is_some() && !self.schema.subject_optional && self.schema.encrypts_headers() {
             return Err(Stop::Reject(RejectCode::MissingSubject, None, None));
         }
         self.envelope(out)
@@ -251,7 +251,7 @@ impl Run<'_> {
         if !subject::scalar_text(&doc[node.span()], &mut self.work.text) {
             return Err(missing());
         }
-        if !self.plan.seals_values() {
+        if !self.schema.encrypts() {
             return Ok(());
         }
         let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };

@@ -97,7 +97,7 @@ impl Manager {
             for (kind, version) in pinned(schema) {
                 self.root(&mut held, kind, version, now)?;
             }
-            if seals_with_schema_key(schema) {
+            if schema.uses_schema_key() {
                 self.schema_key(&mut held, &schema.name, now)?;
             }
         }
@@ -226,13 +226,6 @@ impl Drop for Manager {
             let _ = self.close(&mut held);
         }
     }
-}
-
-/// Whether values are sealed under a key of the schema.
-fn seals_with_schema_key(schema: &Schema) -> bool {
-    let encrypts = |protect: &Protect| *protect == Protect::Encrypt;
-    (schema.subject.is_none() || schema.subject_optional)
-        && (schema.fields.iter().any(|f| encrypts(&f.protect)) || schema.headers.iter().any(|h| encrypts(&h.protect)))
 }
 
 /// Roots that a schema names by version.

@@ -422,14 +422,12 @@ impl Poller {
             self.denied = None;
             self.shared.status.ready("kafka");
         }
-        if let Some(router) = lock(&self.consumer.context().router).as_ref() {
-            router.forward_again();
-        }
         self.look_at_brokers();
         self.look_at_schemas();
         self.release();
         let context = self.consumer.context();
         if let Some(router) = lock(&context.router).as_ref() {
+            router.forward_again();
             for (lane, assigned) in router.assigned.values() {
                 let (at, end) = (assigned.progress.load(Ordering::Relaxed), router.lanes[*lane].1.end_of(&assigned.topic, assigned.partition));
                 if let (true, Some(end)) = (at >= 0, end) {

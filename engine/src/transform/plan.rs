@@ -75,7 +75,7 @@ impl Plan {
             let indexer = rule.index.as_ref().and_then(|rule| plan.indexer(rule));
             plan.header_indexers.push(indexer);
         }
-        plan.uses_data = (schema.subject.is_none() || schema.subject_optional) && plan.seals_values();
+        plan.uses_data = schema.uses_schema_key();
         plan
     }
 
@@ -97,15 +97,6 @@ impl Plan {
     pub(super) fn spent(&mut self) -> NeededKey {
         self.spent = true;
         self.data_key()
-    }
-
-    /// Whether any value or header is encrypted under the data key.
-    pub(super) fn seals_values(&self) -> bool {
-        self.schema.fields.iter().any(|f| f.protect == Protect::Encrypt) || self.seals_headers()
-    }
-
-    pub(super) fn seals_headers(&self) -> bool {
-        self.schema.headers.iter().any(|h| h.protect == Protect::Encrypt)
     }
 
     pub(super) fn data_key(&self) -> NeededKey {

@@ -130,8 +130,9 @@ impl Manager {
         if held.process.keys.is_empty() && held.process.replaced.is_empty() {
             return Ok(());
         }
-        self.store.save_uses(&held.process.uses())?;
-        let kids: Vec<KeyId> = held.process.uses().into_iter().map(|(kid, _)| kid).collect();
+        let uses = held.process.uses();
+        self.store.save_uses(&uses)?;
+        let kids: Vec<KeyId> = uses.into_iter().map(|(kid, _)| kid).collect();
         self.store.expire(&self.tenant, &kids, 0)?;
         Ok(())
     }
