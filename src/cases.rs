@@ -17,9 +17,9 @@ use veilstream_engine::select::Selection;
 use veilstream_engine::transform::{Outcome, Transformer};
 use veilstream_engine::{Key, KeyId, KeyKind, Keyring, RejectCode};
 
-use crate::entropy::OsEntropy;
 use crate::ephemeral::EphemeralKeys;
 use crate::kafka::{KeyFault, KeySource};
+use veilstream_keys::OsEntropy;
 
 /// What `<name>.cases.json` holds.
 #[derive(Debug, Deserialize)]
@@ -161,7 +161,7 @@ impl Runner {
                 Outcome::NeedKeys(_) if tries > 4 => return Err(KeyFault("keys are there and do not seal".to_owned())),
                 Outcome::NeedKeys(needed) => {
                     let fetched = self.keys.fetch(&needed)?;
-                    self.transformer.add_subject_keys(fetched, 0);
+                    self.transformer.add_subject_keys(fetched);
                 }
             }
         };

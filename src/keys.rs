@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
-use veilstream_engine::wrap::WrapContext;
-use veilstream_engine::{Keyring, SecretKey};
-use veilstream_keys::provider::{EnvProvider, FileProvider, PasswordProvider, Provider, ProviderError, create_kek_file};
-use veilstream_keys::store::{SqliteStore, Wrap};
-use veilstream_keys::{KeyError, Manager, directory};
+use veilstream_keys::erasure::FileLedger;
+use veilstream_keys::provider::{
+    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, create_kek_file, layered,
+};
+use veilstream_keys::store::{SqliteStore, Store};
+use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
 use crate::cli::KeysSource;
 use crate::config::{self, KeyProvider};
@@ -28,10 +30,18 @@ const DIRECTORY_TENANT: &str = "default";
 /// # Errors
 /// The store or the provider cannot be had.
 pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
-    let provider = Metered { provider: provider(config)?, metrics: metrics.clone() };
-    let store = SqliteStore::open(&config.store)?;
-    let manager = Manager::open(&config.tenant, Box::new(provider), Box::new(store))?;
+    let manager = manager(config, Box::new(SqliteStore::open(&config.store)?), metrics.clone())?;
     Ok(Arc::new(Keys { manager, metrics, last_fault: Mutex::default() }))
+}
+
+/// The key manager over a store.
+fn manager(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Manager> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let provider = layered(provider(config)?, Arc::new(Metered(metrics)), RetryPolicy::default(), CachePolicy::default(), &clock);
+    let rotation = config.rotation_enabled.then_some(u64::from(config.rotation_interval_days) * 86400);
+    let settings = Settings { rotation, ..Settings::of(&config.tenant) };
+    let ledger = Arc::new(FileLedger::new(config.ledger.clone()));
+    Ok(Manager::open(settings, Parts { provider, recovery: None, store, ledger }, now())?)
 }
 
 /// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
@@ -79,9 +89,9 @@ pub fn init(source: &KeysSource) -> anyhow::Result<config::Keys> {
     {
         directory::create_folder_of(path).and_then(|()| create_kek_file(path)).with_context(|| format!("{} cannot be made", path.display()))?;
     }
-    let provider = provider(&keys)?;
-    let store = SqliteStore::create(&keys.store)?;
-    Manager::open(&keys.tenant, provider, Box::new(store))?.prepare_roots(now())?;
+    // The key-encrypting key must be usable before there is a store.
+    provider(&keys)?;
+    manager(&keys, Box::new(SqliteStore::create(&keys.store)?), None)?.prepare_roots(now())?;
     Ok(keys)
 }
 
@@ -90,6 +100,7 @@ fn of_directory(dir: &Path) -> config::Keys {
         tenant: DIRECTORY_TENANT.to_owned(),
         provider: KeyProvider::File { path: directory::kek(dir) },
         store: directory::store(dir),
+        ledger: directory::ledger(dir),
         rotation_enabled: true,
         rotation_interval_days: 90,
     }
@@ -161,42 +172,13 @@ fn now() -> u64 {
 }
 
 /// Counts and times what the provider is asked.
-struct Metered {
-    provider: Box<dyn Provider>,
-    metrics: Option<Arc<Metrics>>,
-}
+struct Metered(Option<Arc<Metrics>>);
 
-impl Metered {
-    fn ask<T>(&self, operation: &str, ask: impl FnOnce() -> Result<T, ProviderError>) -> Result<T, ProviderError> {
-        let start = Instant::now();
-        let answer = ask();
-        if let Some(metrics) = &self.metrics {
-            let outcome = match &answer {
-                Ok(_) => "ok",
-                Err(ProviderError::Unusable { .. }) => "unusable",
-                Err(ProviderError::Refused { .. }) => "refused",
-            };
-            metrics.key_requests.with_label_values(&[self.provider.name(), operation, outcome]).inc();
-            metrics.key_request_seconds.observe(start.elapsed().as_secs_f64());
+impl Observer for Metered {
+    fn asked(&self, provider: &'static str, operation: &'static str, outcome: &'static str, took: Duration) {
+        if let Some(metrics) = &self.0 {
+            metrics.key_requests.with_label_values(&[provider, operation, outcome]).inc();
+            metrics.key_request_seconds.observe(took.as_secs_f64());
         }
-        answer
-    }
-}
-
-impl Provider for Metered {
-    fn name(&self) -> &'static str {
-        self.provider.name()
-    }
-
-    fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
-        self.ask("wrap", || self.provider.wrap(key, context))
-    }
-
-    fn opens(&self, kek_uri: &str) -> bool {
-        self.provider.opens(kek_uri)
-    }
-
-    fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
-        self.ask("unwrap", || self.provider.unwrap(wrap, context))
     }
 }

@@ -7,7 +7,6 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
-pub mod entropy;
 pub mod ephemeral;
 pub mod exit;
 pub mod http;

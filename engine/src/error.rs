@@ -24,6 +24,8 @@ pub enum RejectCode {
     MissingRequired,
     /// The schema has a `subject` and the record has none (or one that is no scalar text).
     MissingSubject,
+    /// The record is of a data subject who was erased and may not come back.
+    ErasedSubject,
     /// A field's value is of another type than declared, or does not fit its `protect`.
     WrongType,
     /// No schema claims the record.
@@ -40,7 +42,7 @@ pub enum RejectCode {
 
 impl RejectCode {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NotJson,
         Self::RegistryFramed,
         Self::InvalidUtf8,
@@ -50,6 +52,7 @@ impl RejectCode {
         Self::ReservedMember,
         Self::MissingRequired,
         Self::MissingSubject,
+        Self::ErasedSubject,
         Self::WrongType,
         Self::NoSchema,
         Self::UndeclaredMember,
@@ -71,6 +74,7 @@ impl RejectCode {
             Self::ReservedMember => "reserved_member",
             Self::MissingRequired => "missing_required",
             Self::MissingSubject => "missing_subject",
+            Self::ErasedSubject => "erased_subject",
             Self::WrongType => "wrong_type",
             Self::NoSchema => "no_schema",
             Self::UndeclaredMember => "undeclared_member",

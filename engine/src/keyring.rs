@@ -1,9 +1,9 @@
 //! The keys one batch works with: an immutable snapshot, taken once per batch as `Arc<Keyring>`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::key::{Key, KeyId, KeyKind, KeyState, Scope};
+use crate::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
 /// An immutable set of keys of one tenant. Data keys of subjects are not kept here (there may be millions): the caller
 /// hands them to the transformer or revealer as it asks for them.
@@ -12,6 +12,7 @@ pub struct Keyring {
     tenant: Arc<str>,
     by_id: HashMap<KeyId, Arc<Key>>,
     sealing: HashMap<(KeyKind, Scope), Arc<Key>>,
+    erased: Arc<HashSet<SubjectRef>>,
 }
 
 impl Keyring {
@@ -34,6 +35,19 @@ impl Keyring {
         ring
     }
 
+    /// The same, with data subjects who were erased so lately that their keys may still be in somebody's hand.
+    #[must_use]
+    pub fn with_erased(mut self, erased: Arc<HashSet<SubjectRef>>) -> Self {
+        self.erased = erased;
+        self
+    }
+
+    /// Data subjects whose keys must be forgotten by whoever takes this snapshot.
+    #[must_use]
+    pub fn erased(&self) -> &HashSet<SubjectRef> {
+        &self.erased
+    }
+
     /// Whose keys these are; part of every token's associated data.
     #[must_use]
     pub fn tenant(&self) -> &Arc<str> {
@@ -52,11 +66,11 @@ impl Keyring {
         self.sealing.get(&(kind, scope.clone()))
     }
 
-    /// Whether both hold the same keys in the same states.
+    /// Whether both hold the same keys in the same states, and the same erased subjects.
     #[must_use]
     pub fn same_keys(&self, other: &Self) -> bool {
         let as_there = |key: &Arc<Key>| other.by_id.get(&key.id).is_some_and(|k| k.state == key.state);
-        self.by_id.len() == other.by_id.len() && self.by_id.values().all(as_there)
+        self.by_id.len() == other.by_id.len() && self.by_id.values().all(as_there) && self.erased == other.erased
     }
 
     /// Every key of a kind.

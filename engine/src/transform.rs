@@ -29,7 +29,7 @@ pub(crate) use claim::value_clauses_hold;
 pub(crate) use names::index_member_name;
 use plan::Plan;
 pub(crate) use splice::{Edit, Position, binding, copy, cut};
-use subjects::SubjectKeys;
+use subjects::{Known, SubjectKeys};
 
 /// What became of a record.
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub struct Transformer {
     limits: Limits,
     one_shot: bool,
     nonces: NoncePool,
+    /// The snapshot of the last record.
+    keyring: Option<Arc<Keyring>>,
     plans: Vec<Option<Plan>>,
     subjects: SubjectKeys,
     work: Work,
@@ -121,6 +123,7 @@ impl Transformer {
             limits: Limits::default(),
             one_shot: false,
             nonces: NoncePool::new(entropy),
+            keyring: None,
             plans: Vec::new(),
             subjects: SubjectKeys::default(),
             work: Work::default(),
@@ -141,10 +144,11 @@ impl Transformer {
         self
     }
 
-    /// Takes data keys of subjects, as asked for by [`Outcome::NeedKeys`]. They are forgotten after 10 minutes, or when there are too many.
-    pub fn add_subject_keys(&mut self, keys: impl IntoIterator<Item = Arc<Key>>, now: u64) {
+    /// Takes data keys of subjects, as asked for by [`Outcome::NeedKeys`]. They are forgotten at their `seal_until`, when a keyring says that their subject
+    /// was erased, or when there are too many. A shredded key stands for a subject who was erased.
+    pub fn add_subject_keys(&mut self, keys: impl IntoIterator<Item = Arc<Key>>) {
         for key in keys {
-            self.subjects.insert(key, now);
+            self.subjects.insert(key);
         }
     }
 
@@ -163,6 +167,10 @@ impl Transformer {
             Err(reject) => return Outcome::Rejected(reject),
         };
         let schema = &schemas.schemas()[index];
+        if !self.keyring.as_ref().is_some_and(|ring| Arc::ptr_eq(ring, keys)) {
+            self.subjects.forget(keys.erased());
+            self.keyring = Some(keys.clone());
+        }
         self.plans.resize_with(schemas.schemas().len().max(self.plans.len()), || None);
         if !self.plans[index].as_ref().is_some_and(|plan| plan.is_for(schema, keys)) {
             self.plans[index] = Some(Plan::new(schema, keys, self.one_shot));
@@ -257,10 +265,11 @@ impl Run<'_> {
         let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };
         let key = self.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).ok_or_else(|| Stop::Need(vec![needed]))?;
         let reference = subject::subject_ref(key, self.keys.tenant(), &self.work.text).ok_or_else(missing)?;
-        if !self.subjects.has(&reference, self.record.now) {
-            return Err(Stop::Need(vec![NeededKey { kind: KeyKind::Data, scope: Scope::Subject(reference) }]));
+        match self.subjects.look(&reference, self.record.now) {
+            Known::Seals => self.subject = Some(reference),
+            Known::Erased => return Err(Stop::Reject(RejectCode::ErasedSubject, None, None)),
+            Known::Nothing => return Err(Stop::Need(vec![NeededKey { kind: KeyKind::Data, scope: Scope::Subject(reference) }])),
         }
-        self.subject = Some(reference);
         Ok(())
     }
 

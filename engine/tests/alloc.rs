@@ -4,7 +4,7 @@
 mod support;
 
 use allocation_counter::measure;
-use support::{Bench, NOW, document, full_record, key, keyring, value_record};
+use support::{Bench, document, full_record, key, keyring, value_record};
 use veilstream_engine::key::KeyKind;
 use veilstream_engine::normalize::{Input, Normalizer, Scratch};
 use veilstream_engine::record::Record;
@@ -79,7 +79,7 @@ fn several_schemas_on_a_topic_and_a_subject() {
     let mut bench = Bench::with(&[other, &mine], keyring("t"));
     let record = Record { topic: Some("in"), ..value_record(br#"{"type":"t","id":7,"a":"x"}"#) };
     let Outcome::NeedKeys(needed) = bench.record(&record) else { panic!("the subject's key is not here") };
-    bench.transformer.add_subject_keys([std::sync::Arc::new(key(KeyKind::Data, &needed[0].scope.to_string()))], NOW);
+    bench.transformer.add_subject_keys([std::sync::Arc::new(key(KeyKind::Data, &needed[0].scope.to_string()))]);
     assert_eq!(allocations(&mut bench, &record), 0);
 }
 

@@ -11,7 +11,7 @@ use veilstream_engine::key::{Budget, KeyKind, KeyState, Scope};
 use veilstream_engine::record::{FieldOutcome, HeaderOutput, KeyOutput, Record};
 use veilstream_engine::reveal::{KeySource, Revealer};
 use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
-use veilstream_engine::{Entropy, EntropyError, RejectCode, subject};
+use veilstream_engine::{Entropy, EntropyError, Keyring, RejectCode, subject};
 
 /// Protects under one field and gives the shape of the output.
 fn protected(field: &str, value: &str) -> String {
@@ -611,12 +611,12 @@ fn a_subject_has_a_key_of_its_own() {
     let value = br#"{"id":42,"a":"x"}"#;
     let Outcome::NeedKeys(needed) = bench.outcome(value) else { panic!("no key yet") };
     assert_eq!(needed, [NeededKey { kind: KeyKind::Data, scope }]);
-    let data = Arc::new(data);
-    bench.transformer.add_subject_keys([data.clone()], NOW);
+    let data = Arc::new(veilstream_engine::Key { seal_until: Some(NOW + 600), ..data });
+    bench.transformer.add_subject_keys([data.clone()]);
     let out = bench.protect(r#"{"id":42,"a":"x"}"#);
     assert_eq!(shape(&out), r#"{"id":42,"a":<2.1>}"#);
     assert_eq!(shape(&bench.protect(r#"{"id":"42","a":"x"}"#)), r#"{"id":"42","a":<2.1>}"#, "42 and \"42\" are one subject");
-    // Forgotten after ten minutes, so that an erasure elsewhere takes effect.
+    // Forgotten when its time is over, so that an erasure elsewhere takes effect.
     assert!(matches!(bench.record(&Record { now: NOW + 600, ..value_record(value) }), Outcome::NeedKeys(_)));
 
     let ring = keyring_of(vec![key(KeyKind::Data, &data.scope.to_string()), key(KeyKind::Data, &subject_key("43").0.to_string())]);
@@ -629,6 +629,25 @@ fn a_subject_has_a_key_of_its_own() {
     for value in [r#"{"a":"x"}"#, r#"{"id":null,"a":"x"}"#, r#"{"id":1.5,"a":"x"}"#, r#"{"id":{},"a":"x"}"#, r#"{"id":true}"#] {
         assert_eq!(bench.rejected(value), RejectCode::MissingSubject, "{value}");
     }
+}
+
+#[test]
+fn nothing_is_sealed_for_an_erased_subject() {
+    let members = r#""subject":"$.id","fields":[{"id":"a","path":"$.a"}]"#;
+    let mut bench = Bench::with(&[&document(members)], keyring("t"));
+    let (scope, data) = subject_key("42");
+    let Scope::Subject(subject) = scope else { unreachable!() };
+    bench.transformer.add_subject_keys([Arc::new(data)]);
+    let value = r#"{"id":42,"a":"x"}"#;
+    bench.protect(value);
+    // A snapshot that names the subject makes the key in hand be forgotten; what is asked for then is a marker.
+    bench.keys = Arc::new(Keyring::new(TENANT, [Arc::new(key(KeyKind::SubjectRef, "v1"))]).with_erased(Arc::new([subject].into())));
+    assert!(matches!(bench.outcome(value.as_bytes()), Outcome::NeedKeys(_)));
+    let marker = veilstream_engine::Key { state: KeyState::Shredded, secret: None, seal_until: Some(NOW + 600), ..subject_key("42").1 };
+    bench.transformer.add_subject_keys([Arc::new(marker)]);
+    assert_eq!(bench.rejected(value), RejectCode::ErasedSubject);
+    // Nobody is erased for ever without being asked again: the subject may have been let back.
+    assert!(matches!(bench.record(&Record { now: NOW + 600, ..value_record(value.as_bytes()) }), Outcome::NeedKeys(_)));
 }
 
 #[test]
@@ -669,7 +688,7 @@ fn missing_expired_and_spent_keys_are_asked_for() {
     let subject = r#""subject":"$.id","fields":[{"id":"a","path":"$.a"}]"#;
     let mut person = Bench::with(&[&document(subject)], keyring("t"));
     let (scope, data) = subject_key("7");
-    person.transformer.add_subject_keys([Arc::new(veilstream_engine::Key { budget: Budget::new(1), ..data })], NOW);
+    person.transformer.add_subject_keys([Arc::new(veilstream_engine::Key { budget: Budget::new(1), ..data })]);
     person.protect(r#"{"id":7,"a":1}"#);
     assert!(matches!(person.outcome(br#"{"id":7,"a":1}"#), Outcome::NeedKeys(n) if n == [NeededKey { kind: KeyKind::Data, scope }]));
 

@@ -1,4 +1,4 @@
-//! The local key directory: `DIR/kek` and `DIR/keys.db` (docs/formats.md, "On disk").
+//! The local key directory: `DIR/kek`, `DIR/keys.db` and `DIR/erasures.jsonl` (docs/formats.md, "On disk").
 
 use std::fs::DirBuilder;
 use std::io;
@@ -15,6 +15,12 @@ pub fn kek(dir: &Path) -> PathBuf {
 #[must_use]
 pub fn store(dir: &Path) -> PathBuf {
     dir.join("keys.db")
+}
+
+/// The erasure ledger of a key directory.
+#[must_use]
+pub fn ledger(dir: &Path) -> PathBuf {
+    dir.join("erasures.jsonl")
 }
 
 /// Makes the folder that `file` will stand in, mode 0700, unless it is there.

@@ -1,7 +1,8 @@
 //! Why a key cannot be had.
 
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
+use crate::erasure::{LedgerError, ReceiptError};
 use crate::provider::ProviderError;
 use crate::store::StoreError;
 
@@ -52,6 +53,47 @@ pub enum KeyError {
         /// The version.
         scope: Scope,
     },
+    /// No key of this id is in the store.
+    #[error("there is no key {kid} in this store; `veilstream keys list` shows what there is")]
+    NoSuchKey {
+        /// The id.
+        kid: KeyId,
+    },
+    /// The data subject has no key.
+    #[error("data subject {subject} has no key")]
+    NoSuchSubject {
+        /// Its reference.
+        subject: SubjectRef,
+    },
+    /// The index root cannot be rotated again: records would lose an index that nobody has moved yet.
+    #[error("the index root is being rotated already (active versions {versions:?}): re-index what is stored, then retire the old version")]
+    RootRotates {
+        /// The active versions.
+        versions: Vec<u32>,
+    },
+    /// There is nobody to recover by.
+    #[error("no recovery provider is configured; name one as keys.recovery")]
+    NoRecovery,
+    /// The recovery provider has not wrapped the key.
+    #[error("key {kid} has no wrap of the recovery provider")]
+    NotForRecovery {
+        /// The key.
+        kid: KeyId,
+    },
+    /// The erasure ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// An erasure did not come out as it must.
+    #[error("the erasure of data subject {subject} is not complete: {what}; run it again")]
+    NotErased {
+        /// Whose.
+        subject: SubjectRef,
+        /// What is not as it must be.
+        what: String,
+    },
+    /// A receipt cannot be made or is not one.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
     /// The operating system gives no random bytes.
     #[error("the system gives no random bytes; no key was made")]
     Random,

@@ -1,42 +1,91 @@
-//! The key manager: mints keys, stores them before their first use, unwraps stored ones, replaces those of this process before they are spent.
+//! The key manager: mints keys, stores them before their first use, unwraps stored ones, replaces those of this process before they are spent, and takes
+//! up what other processes made, rotated or erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
 
 mod minting;
 mod process;
+mod retire;
+mod rewrap;
+mod rotation;
+mod subjects;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope};
+use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
 use veilstream_engine::schema::{IndexRule, Protect, Schema};
 use veilstream_engine::transform::NeededKey;
 
 use crate::KeyError;
+use crate::erasure::{Ledger, replay};
 use crate::provider::Provider;
 use crate::store::{KeyRecord, Store};
 use process::ProcessKeys;
+use subjects::SubjectCache;
 
 pub use process::SCHEMA_KEY_LIFE;
+pub use retire::RetireError;
+pub use rewrap::{Progress, Rewrapped};
+pub use rotation::{Rotate, Rotated};
 
 /// Kinds with one key per tenant and version, which every process shares.
 const ROOTS: [KeyKind; 4] = [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
-/// Seconds a key that was looked up by its id is kept: an erasure elsewhere takes effect within this time.
-const LOOKUP_AGE: u64 = 600;
-/// Keys kept from lookups.
-const LOOKUPS: usize = 10_000;
+/// Seconds between two looks at what other processes did to shared keys.
+const RELOAD: u64 = 5;
+/// Seconds between two looks at whether something is to be rotated.
+const ROTATION_LOOK: u64 = 60;
+/// Clocks of hosts may differ by so much before an erasure elsewhere could be missed, in seconds.
+const SKEW: u64 = 3600;
+
+/// What a manager is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whose keys.
+    pub tenant: Arc<str>,
+    /// Seconds after which subject, shared and wrapping keys, and key-encrypting keys that may be, are rotated; `None`: by hand alone.
+    pub rotation: Option<u64>,
+    /// Keys of data subjects kept at most.
+    pub subject_cache: usize,
+    /// Seconds a key that was looked up is kept at most: an erasure that nobody told of takes effect within this time.
+    pub lookup_age: u64,
+}
+
+impl Settings {
+    /// The defaults, for a tenant.
+    #[must_use]
+    pub fn of(tenant: &str) -> Self {
+        Self { tenant: tenant.into(), rotation: Some(90 * 86400), subject_cache: 100_000, lookup_age: 600 }
+    }
+}
+
+/// What a manager works with.
+pub struct Parts {
+    /// Wraps keys and unwraps them.
+    pub provider: Box<dyn Provider>,
+    /// Wraps every key but those of data subjects a second time; unwraps only in [`Manager::rewrap`] when told to.
+    pub recovery: Option<Box<dyn Provider>>,
+    /// Where wrapped keys live.
+    pub store: Box<dyn Store>,
+    /// Who was erased: does it again to a store that came from a backup.
+    pub ledger: Arc<dyn Ledger>,
+}
 
 /// The keys of one tenant. Shared by all threads of a process; times are Unix seconds and given by the caller.
 pub struct Manager {
-    tenant: Arc<str>,
+    settings: Settings,
     /// Which process this is, as a copy of it would not know.
     process: u32,
     provider: Box<dyn Provider>,
+    recovery: Option<Box<dyn Provider>>,
     store: Box<dyn Store>,
+    ledger: Arc<dyn Ledger>,
     ring: ArcSwap<Keyring>,
+    /// Whose turn it is to make shared and process keys; taken before `held`, never after it.
+    turn: Mutex<Schedule>,
     held: Mutex<Held>,
-    looked_up: Mutex<HashMap<KeyId, (Arc<Key>, u64)>>,
+    subjects: SubjectCache,
 }
 
 /// Keys in hand.
@@ -44,32 +93,43 @@ struct Held {
     /// Roots, wrapping keys and shared keys.
     keys: HashMap<KeyId, Arc<Key>>,
     process: ProcessKeys,
+    erased: Arc<HashSet<SubjectRef>>,
 }
 
+/// When [`Manager::maintain`] looked at what last, in Unix seconds.
+#[derive(Default)]
+struct Schedule {
+    reloaded: u64,
+    rotation: u64,
+    kek_looked: u64,
+}
+
+/// The turn to make keys, as an argument of what needs it.
+type Turn<'a> = MutexGuard<'a, Schedule>;
+
 impl Manager {
-    /// Opens the keys of `tenant`: loads the roots and wrapping keys, which checks that the provider unwraps what the store holds. Mints nothing.
+    /// Erases what the ledger says and the store does not know, then loads the keys that processes share, which checks that the provider unwraps
+    /// what the store holds. Mints nothing.
     ///
     /// # Errors
-    /// The store cannot be read, or the provider is not the one that wrapped the keys.
-    pub fn open(tenant: &str, provider: Box<dyn Provider>, store: Box<dyn Store>) -> Result<Self, KeyError> {
+    /// Ledger or store cannot be read, or the provider is not the one that wrapped the keys.
+    pub fn open(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
+        let Parts { provider, recovery, store, ledger } = parts;
+        replay(&*ledger, &*store, &settings.tenant, now)?;
         let manager = Self {
-            tenant: tenant.into(),
+            subjects: SubjectCache::new(settings.subject_cache),
+            settings,
             process: std::process::id(),
             provider,
+            recovery,
             store,
+            ledger,
             ring: ArcSwap::default(),
-            held: Mutex::new(Held { keys: HashMap::new(), process: ProcessKeys::new() }),
-            looked_up: Mutex::default(),
+            turn: Mutex::default(),
+            held: Mutex::new(Held { keys: HashMap::new(), process: ProcessKeys::new(), erased: Arc::default() }),
         };
-        let mut held = manager.held();
-        for record in manager.store.list(tenant)? {
-            if ROOTS.contains(&record.kind) || record.kind == KeyKind::Wrapping {
-                let key = manager.unwrap(&mut held, &record)?;
-                held.keys.insert(key.id, key);
-            }
-        }
-        manager.publish(&held);
-        drop(held);
+        manager.reload()?;
+        manager.take_up_erasures(now)?;
         Ok(manager)
     }
 
@@ -78,12 +138,8 @@ impl Manager {
     /// # Errors
     /// [`KeyError`].
     pub fn prepare_roots(&self, now: u64) -> Result<(), KeyError> {
-        let mut held = self.held();
-        for kind in ROOTS {
-            self.root(&mut held, kind, 1, now)?;
-        }
-        self.publish(&held);
-        Ok(())
+        let turn = self.turn();
+        ROOTS.into_iter().try_for_each(|kind| self.root(&turn, kind, 1, now).map(drop))
     }
 
     /// Mints what these schemas need and is not there yet.
@@ -92,16 +148,15 @@ impl Manager {
     /// [`KeyError`]; the schemas must not come into force.
     pub fn prepare(&self, schemas: &SchemaSet, now: u64) -> Result<(), KeyError> {
         self.prepare_roots(now)?;
-        let mut held = self.held();
+        let turn = self.turn();
         for schema in schemas.schemas() {
             for (kind, version) in pinned(schema) {
-                self.root(&mut held, kind, version, now)?;
+                self.root(&turn, kind, version, now)?;
             }
             if schema.uses_schema_key() {
-                self.schema_key(&mut held, &schema.name, now)?;
+                self.schema_key(&turn, &schema.name, now)?;
             }
         }
-        self.publish(&held);
         Ok(())
     }
 
@@ -110,34 +165,30 @@ impl Manager {
     pub fn keyring(&self) -> Arc<Keyring> {
         // A copied process would draw from budgets that its twin draws from too.
         if self.is_copy() {
-            let mut held = self.held();
-            held.process = ProcessKeys::new();
-            self.publish(&held);
+            self.change(|held| held.process = ProcessKeys::new());
         }
         self.ring.load_full()
     }
 
-    /// Keys the engine asked for, loaded or minted, in the order asked for.
+    /// Keys the engine asked for, loaded or minted, in the order asked for. For an erased data subject it is a shredded key without a secret.
     ///
     /// # Errors
     /// [`KeyError`]; nothing may be sealed for that scope.
     pub fn fetch(&self, needed: &[NeededKey], now: u64) -> Result<Vec<Arc<Key>>, KeyError> {
-        let mut held = self.held();
-        if held.process.is_copied() {
-            held.process = ProcessKeys::new();
+        if self.is_copy() {
+            self.change(|held| held.process = ProcessKeys::new());
         }
-        let subjects: Vec<&Scope> = needed.iter().map(|n| &n.scope).filter(|scope| matches!(scope, Scope::Subject(_))).collect();
-        let subjects = self.subject_keys(&mut held, &subjects, now)?;
+        let subject = |needed: &NeededKey| if let Scope::Subject(subject) = needed.scope { Some(subject) } else { None };
+        let subjects = self.subject_keys(needed.iter().filter_map(subject).collect(), now)?;
         let mut keys = Vec::with_capacity(needed.len());
         for NeededKey { kind, scope } in needed {
             keys.push(match scope {
-                Scope::Subject(_) => subjects.get(scope).cloned().ok_or(KeyError::NotActive { kind: *kind, scope: scope.clone(), state: KeyState::Retired })?,
-                Scope::Schema(name) => self.schema_key(&mut held, name, now)?,
-                Scope::Version(version) => self.root(&mut held, *kind, *version, now)?,
-                Scope::Shared(_) | Scope::Epoch(_) => self.load_or_mint(&mut held, *kind, scope, now)?,
+                Scope::Subject(subject) => subjects.get(subject).cloned().ok_or_else(|| not_active(*kind, scope, KeyState::Retired))?,
+                Scope::Schema(name) => self.schema_key(&self.turn(), name, now)?,
+                Scope::Version(version) => self.root(&self.turn(), *kind, *version, now)?,
+                Scope::Shared(_) | Scope::Epoch(_) => self.load_or_mint(&self.turn(), *kind, scope, now)?,
             });
         }
-        self.publish(&held);
         Ok(keys)
     }
 
@@ -146,37 +197,49 @@ impl Manager {
     /// # Errors
     /// [`KeyError`].
     pub fn lookup(&self, kid: &KeyId, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
-        if let Some((key, loaded)) = self.looked_up().get(kid)
-            && now < loaded.saturating_add(LOOKUP_AGE)
-        {
-            return Ok(Some(key.clone()));
+        if let Some(key) = self.subjects.looked_up(kid, now) {
+            return Ok(Some(key));
         }
-        let mut held = self.held();
+        let held = self.held();
         if let Some(key) = held.keys.get(kid).cloned().or_else(|| held.process.get(kid)) {
             return Ok(Some(key));
         }
-        let Some(record) = self.store.get(kid)? else { return Ok(None) };
-        let key = self.unwrap(&mut held, &record)?;
         drop(held);
-        let mut looked_up = self.looked_up();
-        if looked_up.len() >= LOOKUPS {
-            looked_up.clear();
-        }
-        looked_up.insert(*kid, (key.clone(), now));
+        let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop() else { return Ok(None) };
+        let key = self.unwrap(&record)?;
+        self.subjects.keep_lookup(key.clone(), now + self.settings.lookup_age);
         Ok(Some(key))
     }
 
-    /// Called about once a second: replaces keys of this process before they are spent or old, and writes down their uses once a minute.
+    /// Called about once a second, by one thread: takes up what other processes did, replaces keys of this process before they are spent or old, rotates
+    /// what is due and writes down uses once a minute.
     ///
     /// # Errors
-    /// [`KeyError`]; what is in hand stays good until it is spent, and the next call tries again.
+    /// The first [`KeyError`]; what is in hand stays good until it is spent, and the next call tries again.
     pub fn maintain(&self, now: u64) -> Result<(), KeyError> {
-        let mut held = self.held();
-        for schema in held.process.due(now) {
-            self.mint_schema_key(&mut held, &schema, now)?;
+        // Each by itself: a key service that is away must not keep an erasure from being taken up.
+        let mut first = self.take_up_erasures(now);
+        let mut then = |step: Result<(), KeyError>| {
+            if first.is_ok() {
+                first = step;
+            }
+        };
+        let mut turn = self.turn();
+        if now.abs_diff(turn.reloaded) >= RELOAD {
+            turn.reloaded = now;
+            then(self.reload());
+            self.subjects.sweep(now);
         }
-        self.publish(&held);
-        self.write_down(&mut held, now)
+        let due = self.held().process.due(now);
+        for schema in due {
+            then(self.mint_schema_key(&turn, &schema, now).map(drop));
+        }
+        if now.abs_diff(turn.rotation) >= ROTATION_LOOK {
+            turn.rotation = now;
+            then(self.rotate_due(&mut turn, now));
+        }
+        then(self.write_down(now));
+        first
     }
 
     /// Schemas with the uses and the time of making of their present key of this process.
@@ -185,47 +248,116 @@ impl Manager {
         self.held().process.usage()
     }
 
+    /// Whose keys these are.
+    #[must_use]
+    pub fn tenant(&self) -> &Arc<str> {
+        &self.settings.tenant
+    }
+
+    /// The store under it, for whoever reports on keys.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Who was erased.
+    #[must_use]
+    pub fn ledger(&self) -> &dyn Ledger {
+        &*self.ledger
+    }
+
+    /// The provider of the key-encrypting key.
+    #[must_use]
+    pub fn provider(&self) -> &dyn Provider {
+        &*self.provider
+    }
+
+    fn turn(&self) -> Turn<'_> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn looked_up(&self) -> MutexGuard<'_, HashMap<KeyId, (Arc<Key>, u64)>> {
-        self.looked_up.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What transformers see. Wrapping keys stay here.
-    fn publish(&self, held: &Held) {
+    /// Changes the keys in hand and publishes them.
+    fn change<T>(&self, change: impl FnOnce(&mut Held) -> T) -> T {
+        let mut held = self.held();
+        let done = change(&mut held);
+        // What transformers see. Wrapping keys stay here.
         let shared = held.keys.values().filter(|key| key.kind != KeyKind::Wrapping).cloned();
-        let ring = Keyring::new(self.tenant.clone(), shared.chain(held.process.sealing()));
+        let ring = Keyring::new(self.settings.tenant.clone(), shared.chain(held.process.sealing())).with_erased(held.erased.clone());
         // A new snapshot costs every lane its key schedules: only for a change.
         let old = self.ring.load();
-        if *old.tenant() != self.tenant || !old.same_keys(&ring) {
+        if old.tenant() != ring.tenant() || !old.same_keys(&ring) {
             self.ring.store(Arc::new(ring));
         }
+        done
+    }
+
+    /// Loads what processes share as the store has it now. A key that is in hand stays the same key; one that cannot be unwrapped any more goes.
+    fn reload(&self) -> Result<(), KeyError> {
+        let mut failed = Ok(());
+        let mut keys = HashMap::new();
+        // Wrapping keys wrap nobody here: each of these is unwrapped by the provider.
+        for record in self.store.shared(&self.settings.tenant)?.iter().filter(|record| record.kind != KeyKind::Audit) {
+            match self.unwrap(record) {
+                Ok(key) => drop(keys.insert(key.id, key)),
+                Err(error) if failed.is_ok() => failed = Err(error),
+                Err(_) => {}
+            }
+        }
+        self.change(|held| {
+            for (kid, key) in &mut keys {
+                if let Some(known) = held.keys.get(kid).filter(|known| known.state == key.state) {
+                    *key = known.clone();
+                }
+            }
+            held.keys = keys;
+        });
+        failed
+    }
+
+    /// Forgets the keys of data subjects that were erased, here or elsewhere.
+    pub(crate) fn take_up_erasures(&self, now: u64) -> Result<(), KeyError> {
+        let since = now.saturating_sub(self.settings.lookup_age + SKEW);
+        let erased: HashSet<SubjectRef> = self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
+        let known = self.held().erased.clone();
+        let new: Vec<SubjectRef> = erased.difference(&known).copied().collect();
+        if !new.is_empty() {
+            self.subjects.forget(&new);
+            self.change(|held| held.erased = Arc::new(erased));
+        }
+        Ok(())
     }
 
     /// The root of a kind and version. Only a kind of which there is none is minted, as version 1.
-    fn root(&self, held: &mut Held, kind: KeyKind, version: u32, now: u64) -> Result<Arc<Key>, KeyError> {
+    fn root(&self, turn: &Turn<'_>, kind: KeyKind, version: u32, now: u64) -> Result<Arc<Key>, KeyError> {
         let scope = Scope::Version(version);
-        let other_versions = held.keys.values().any(|key| key.kind == kind && key.scope != scope);
+        let held = self.held();
         if let Some(key) = held.keys.values().find(|key| key.kind == kind && key.scope == scope) {
             return Ok(key.clone());
         }
-        if (version != 1 || other_versions) && self.store.find(&self.tenant, kind, std::slice::from_ref(&scope))?.is_empty() {
+        let other_versions = held.keys.values().any(|key| key.kind == kind);
+        drop(held);
+        if (version != 1 || other_versions) && self.store.find(&self.settings.tenant, kind, std::slice::from_ref(&scope))?.is_empty() {
             return Err(KeyError::NoSuchRoot { kind, scope });
         }
-        self.load_or_mint(held, kind, &scope, now)
+        self.load_or_mint(turn, kind, &scope, now)
     }
 }
 
 impl Drop for Manager {
     /// Nobody seals with the keys of this process any more; where that cannot be written down now, their age tells.
     fn drop(&mut self) {
-        let mut held = self.held();
-        if !held.process.is_copied() {
-            let _ = self.close(&mut held);
+        if !self.is_copy() {
+            let _ = self.close();
         }
     }
+}
+
+fn not_active(kind: KeyKind, scope: &Scope, state: KeyState) -> KeyError {
+    KeyError::NotActive { kind, scope: scope.clone(), state }
 }
 
 /// Roots that a schema names by version.
@@ -244,7 +376,7 @@ fn pinned(schema: &Schema) -> Vec<(KeyKind, u32)> {
 }
 
 /// The key a record describes, with what was unwrapped.
-fn key_of(record: &KeyRecord, state: KeyState, secret: Option<veilstream_engine::SecretKey>) -> Key {
+fn key_of(record: &KeyRecord, state: KeyState, secret: Option<SecretKey>) -> Key {
     // Suite 3 seals at most 2^44 values under a subkey; the other kinds have no bound that a process could reach.
     let limit = if record.kind == KeyKind::Deterministic { 1 << 44 } else { u64::MAX };
     Key {
@@ -257,6 +389,6 @@ fn key_of(record: &KeyRecord, state: KeyState, secret: Option<veilstream_engine:
         state,
         seal_until: None,
         secret,
-        budget: veilstream_engine::key::Budget::new(limit),
+        budget: Budget::new(limit),
     }
 }

@@ -1,12 +1,24 @@
-//! Providers of the key-encrypting key: what wraps keys before they are stored and unwraps them again.
+//! Providers of the key-encrypting key: what wraps keys before they are stored and unwraps them again. Each is plain; what all of them need around
+//! them is put there by [`layered`].
 
+mod around;
+mod cache;
+mod clock;
 mod env;
 mod file;
 mod password;
+mod single_flight;
 
+pub use around::{Observer, RetryPolicy};
+pub use cache::CachePolicy;
+pub use clock::{Clock, SystemClock};
 pub use env::EnvProvider;
 pub use file::{FileProvider, create_kek_file};
 pub use password::{ITERATIONS, PasswordProvider};
+
+use std::sync::Arc;
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -17,36 +29,115 @@ use zeroize::Zeroizing;
 
 use crate::store::Wrap;
 
-/// Wraps and unwraps keys. Blocks.
+/// Wraps and unwraps keys under a key-encrypting key. Blocks.
 pub trait Provider: Send + Sync {
     /// Its name in the configuration, metrics and messages.
     fn name(&self) -> &'static str;
 
-    /// Wraps `key` under the active key-encrypting key.
+    /// Whether a wrap with this `kek_uri` is this provider's. Asks nobody.
+    fn opens(&self, kek_uri: &str) -> bool;
+
+    /// The key-encrypting key that wraps now.
+    ///
+    /// # Errors
+    /// [`ProviderError`].
+    fn describe(&self) -> Result<Kek, ProviderError>;
+
+    /// Whether it would wrap and unwrap now.
+    ///
+    /// # Errors
+    /// [`ProviderError`]: why not.
+    fn health(&self) -> Result<(), ProviderError> {
+        self.describe().map(drop)
+    }
+
+    /// Wraps `key` under the key-encrypting key that wraps now.
     ///
     /// # Errors
     /// [`ProviderError`]; the key must not be used then.
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError>;
-
-    /// Whether a wrap with this `kek_uri` is this provider's.
-    fn opens(&self, kek_uri: &str) -> bool;
 
     /// Unwraps a wrap that it [`opens`](Provider::opens).
     ///
     /// # Errors
     /// [`ProviderError`]; [`ProviderError::Refused`] for a wrap of another key-encrypting key or an edited row.
     fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError>;
+
+    /// Moves wraps that it [`opens`](Provider::opens) to the key-encrypting key that wraps now; one answer each, in their order. The wrapped keys
+    /// stay the same. A key service does it without the keys leaving it.
+    ///
+    /// # Errors
+    /// [`ProviderError`] where the request itself failed, for all of them.
+    fn rewrap(&self, wraps: &[(&Wrap, WrapContext<'_>)]) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
+        Ok(wraps.iter().map(|(wrap, context)| self.unwrap(wrap, context).and_then(|key| self.wrap(&key, context))).collect())
+    }
+
+    /// Makes a new version of the key-encrypting key, which wraps from then on. `now` in Unix seconds.
+    ///
+    /// # Errors
+    /// [`ProviderError`]; [`ProviderError::Unusable`] says how it is done where this program cannot do it.
+    fn rotate(&self, now: u64) -> Result<Kek, ProviderError>;
 }
 
-/// The provider cannot do it.
-#[derive(Debug, thiserror::Error)]
+/// What a provider tells about its key-encrypting key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kek {
+    /// `kek_uri` of the wraps it makes now.
+    pub uri: String,
+    /// `kek_version` of the wraps it makes now.
+    pub version: String,
+    /// Unix seconds since when that version wraps; `None`: the provider does not know.
+    pub since: Option<u64>,
+    /// Who makes its next version.
+    pub rotation: Rotation,
+}
+
+/// Who makes the next version of a key-encrypting key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// A running sidecar may: the key-encrypting key and its backups are the key service's.
+    Here,
+    /// An operator, by `keys rotate --kek`: what holds it has a backup that must not fall behind unseen.
+    Operator,
+    /// Its owner, elsewhere.
+    Elsewhere,
+}
+
+/// The provider cannot do it. Holds names and reasons: no key bytes, no token, no answer's body.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ProviderError {
-    /// The key-encrypting key is not usable; says where and what to do.
+    /// The key-encrypting key is not usable as configured; says where and what to do.
     #[error("key provider {provider}: {message}")]
     Unusable {
         /// The provider.
         provider: &'static str,
         /// What is wrong and what to do.
+        message: String,
+    },
+    /// No answer, or one that says "later". The only failure that is worth another try.
+    #[error("key provider {provider} is not available: {message}")]
+    Unavailable {
+        /// The provider.
+        provider: &'static str,
+        /// What happened.
+        message: String,
+        /// When the service wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// The service does not let this process do it.
+    #[error("key provider {provider} denies it: {message}")]
+    Denied {
+        /// The provider.
+        provider: &'static str,
+        /// What to grant.
+        message: String,
+    },
+    /// The key-encrypting key, or the version that wrapped, is disabled, to be deleted or gone.
+    #[error("key provider {provider}: the key-encrypting key cannot be used: {message}")]
+    Disabled {
+        /// The provider.
+        provider: &'static str,
+        /// Which key or version, and what to do.
         message: String,
     },
     /// The wrap does not open.
@@ -59,6 +150,45 @@ pub enum ProviderError {
         /// What the user may have mixed up.
         what: &'static str,
     },
+    /// The answer is not what the service answers.
+    #[error("key provider {provider} gave an answer that makes no sense: {message}")]
+    Malformed {
+        /// The provider.
+        provider: &'static str,
+        /// What was expected; never the answer.
+        message: String,
+    },
+}
+
+impl ProviderError {
+    /// Whether another try may succeed without anybody doing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Its name as the label of a metric.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Unusable { .. } => "unusable",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Denied { .. } => "denied",
+            Self::Disabled { .. } => "disabled",
+            Self::Refused { .. } => "refused",
+            Self::Malformed { .. } => "malformed",
+        }
+    }
+}
+
+/// `provider` with what every provider gets, inside out: each request is observed, failures worth another try are tried again, equal requests at the same
+/// time are one, and unwrapped keys are kept for a while.
+#[must_use]
+pub fn layered(provider: Box<dyn Provider>, observer: Arc<dyn Observer>, retry: RetryPolicy, cache: CachePolicy, clock: &Arc<dyn Clock>) -> Box<dyn Provider> {
+    let observed = around::Layer::new(provider, around::Observe::new(observer, clock.clone()));
+    let retried = around::Layer::new(Box::new(observed), around::Retry::new(retry, clock.clone()));
+    let shared = single_flight::SingleFlight::new(Box::new(retried));
+    Box::new(cache::Cache::new(Arc::new(shared), cache, clock.clone()))
 }
 
 /// 24 bytes for a wrap's nonce, from the operating system.
@@ -66,6 +196,13 @@ fn nonce(provider: &'static str) -> Result<[u8; 24], ProviderError> {
     let mut nonce = [0; 24];
     getrandom::fill(&mut nonce).map_err(|_| ProviderError::Unusable { provider, message: "the system gives no random bytes".to_owned() })?;
     Ok(nonce)
+}
+
+/// How a key-encrypting key without versions is rotated.
+fn replaced_by_another(provider: &'static str) -> ProviderError {
+    let message =
+        "has one key-encrypting key; to replace it, configure the new one, name the old one as keys.recovery and run `veilstream keys rewrap --recover`";
+    ProviderError::Unusable { provider, message: message.to_owned() }
 }
 
 fn refused(provider: &'static str, context: &WrapContext<'_>, what: &'static str) -> impl FnOnce(UnwrapError) -> ProviderError {

@@ -6,7 +6,7 @@ pub use sqlite::SqliteStore;
 
 use std::sync::Arc;
 
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
 /// One key as it is stored: everything but the key (docs/formats.md, "Keys"). Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +48,14 @@ pub struct Wrap {
 
 /// Where wrapped keys live. Blocks; whatever returns `Ok` is durable.
 pub trait Store: Send + Sync {
-    /// The key of that id, of whichever tenant.
+    /// Where it is, for messages; without secrets.
+    fn place(&self) -> String;
+
+    /// The keys of these ids, of whichever tenant; those that are not there are left out.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn get(&self, kid: &KeyId) -> Result<Option<KeyRecord>, StoreError>;
+    fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError>;
 
     /// Every version of the keys of these scopes.
     ///
@@ -66,14 +69,32 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError>;
 
-    /// How many keys of data subjects there are.
+    /// Those of [`Store::list`] that processes share, so all but `schema:` keys: few, and every process looks at them every few seconds.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn count_subjects(&self, tenant: &str) -> Result<u64, StoreError>;
+    fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// How many data subjects have keys, and how many are erased.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError>;
+
+    /// Keys of data subjects with an id after `after`, in the order of their ids, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// How many keys have a wrap with this `kek_uri`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError>;
 
     /// Stores keys whose (tenant, kind, scope, version) is free, all in one step, and returns what the store holds for each: the given record,
-    /// or that of whoever was first.
+    /// or that of whoever was first. Not for `schema:` keys.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored.
@@ -84,6 +105,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`]; nothing was stored.
     fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError>;
+
+    /// Stores keys that come from elsewhere, of whatever scope, all in one step; those that are here already stay as they are. Returns the keys whose
+    /// place another key has.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored.
+    fn import(&self, records: &[KeyRecord]) -> Result<Vec<KeyId>, StoreError>;
 
     /// Moves active `schema:` keys to `decrypt_only`: those listed, and every one made before `before`, whose process cannot seal with it any more.
     ///
@@ -96,6 +124,99 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     fn save_uses(&self, uses: &[(KeyId, u64)]) -> Result<(), StoreError>;
+
+    /// Moves keys to another state, unless they are shredded: that is for ever. `retired` is when they stopped being of use, if they did.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was changed.
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError>;
+
+    /// Replaces wraps that are still as they were read, all in one step; tells how many were. A wrap that was deleted does not come back.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was changed.
+    fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError>;
+
+    /// Erases data subjects: their keys become `shredded` and lose their wraps, and their scopes are closed (see [`Shred`]). One step for each
+    /// subject; doing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`]; subjects may be erased already, so it is to be done again.
+    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError>;
+
+    /// Data subjects with a key shredded at or after `since`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<SubjectRef>, StoreError>;
+
+    /// Sees to it that deleted wraps are gone from the disk too, as far as the store can. Tells what it cannot.
+    ///
+    /// # Errors
+    /// [`StoreError`]; deleted wraps may still be there.
+    fn scrub(&self) -> Result<Scrubbed, StoreError>;
+}
+
+/// How many data subjects there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Subjects {
+    /// Keys that are not shredded.
+    pub keys: u64,
+    /// Shredded keys and markers.
+    pub shredded: u64,
+    /// Shredded keys that still have wraps: an erasure that somebody undid, or did by hand and half.
+    pub half_shredded: u64,
+}
+
+/// A wrap to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrapChange {
+    /// The key.
+    pub kid: KeyId,
+    /// The wrap as it was read; `None`: the new one comes beside those that are there, if any is.
+    pub old: Option<Wrap>,
+    /// The wrap in its place.
+    pub new: Wrap,
+}
+
+/// One data subject to be erased.
+#[derive(Debug, Clone)]
+pub struct Shred {
+    /// Whose keys.
+    pub subject: SubjectRef,
+    /// Every key that the subject has.
+    pub all: bool,
+    /// These keys, at any rate.
+    pub kids: Vec<KeyId>,
+    /// Closes the scope: its next version where no key is left. A key record without wraps that names no key. `shredded`: nobody makes a key for
+    /// the subject again; `retired`: the subject may come back. Its version is the store's to set.
+    pub marker: KeyRecord,
+}
+
+impl Shred {
+    /// Whether the scope gets the marker. `newest`: its newest version, 0 without any; `alive`: some key or marker is not shredded;
+    /// `shredded_now`: some key was shredded in this step. (A process that saw that key active may be about to store its successor, which must find
+    /// the place taken.)
+    #[must_use]
+    pub fn marks(&self, newest: u32, alive: bool, shredded_now: bool) -> bool {
+        !alive && (self.marker.state != KeyState::Shredded || shredded_now || newest == 0)
+    }
+}
+
+/// An erased data subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shredded {
+    /// Who.
+    pub subject: SubjectRef,
+    /// Keys shredded now, with their wraps deleted.
+    pub kids: Vec<KeyId>,
+}
+
+/// What is left of deleted wraps after [`Store::scrub`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Where deleted wraps may still stand and until when; empty: nowhere in the store itself.
+    pub remains: Vec<String>,
 }
 
 /// The store does not do it.
@@ -119,4 +240,13 @@ pub enum StoreError {
         /// The column.
         what: &'static str,
     },
+}
+
+/// 64 lower-case hex digits.
+pub(crate) fn check_value(hex: &str) -> Option<[u8; 32]> {
+    let (first, second) = hex.split_at_checked(32)?;
+    let mut kcv = [0; 32];
+    kcv[..16].copy_from_slice(&first.parse::<KeyId>().ok()?.0);
+    kcv[16..].copy_from_slice(&second.parse::<KeyId>().ok()?.0);
+    Some(kcv)
 }

@@ -98,8 +98,11 @@ fn status(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
     // Opening unwraps the roots: a wrong key-encrypting key shows here and not at the next start.
     keys::open(&settings, None)?;
     let store = SqliteStore::open(&settings.store)?;
-    let report =
-        Report { records: store.list(&settings.tenant)?, subjects: store.count_subjects(&settings.tenant)?, now: Timestamp::now().as_second().unsigned_abs() };
+    let report = Report {
+        records: store.list(&settings.tenant)?,
+        subjects: store.count_subjects(&settings.tenant)?.keys,
+        now: Timestamp::now().as_second().unsigned_abs(),
+    };
     let warnings = report.warnings(&settings);
     let mut out = io::BufWriter::new(io::stdout().lock());
     if as_json {

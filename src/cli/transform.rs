@@ -17,10 +17,10 @@ use veilstream_engine::{Keyring, Reject, RejectCode, Scope};
 
 use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
-use crate::entropy::OsEntropy;
 use crate::exit::Exit;
 use crate::kafka::{KeyFault, KeySource};
 use crate::keys;
+use veilstream_keys::OsEntropy;
 
 const AFTER_HELP: &str =
     "Input is NDJSON: one event a line, UTF-8, at most 16 MiB. Blank lines are skipped. A line has neither record key nor headers: the document's \
@@ -145,7 +145,7 @@ impl Protector<'_> {
                 Outcome::Rejected(reject) => return Ok(Err(reject)),
                 Outcome::NeedKeys(needed) => {
                     let fetched = self.keys.fetch(&needed)?;
-                    self.transformer.add_subject_keys(fetched, record.now);
+                    self.transformer.add_subject_keys(fetched);
                     // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares anew.
                     if needed.iter().any(|key| !matches!(key.scope, Scope::Subject(_))) {
                         self.keyring = self.keys.keyring();

@@ -100,6 +100,8 @@ pub struct Keys {
     pub provider: KeyProvider,
     /// The key database (`sqlite:<path>`).
     pub store: PathBuf,
+    /// The erasure ledger.
+    pub ledger: PathBuf,
     /// Whether an old key-encrypting key is an alarm.
     pub rotation_enabled: bool,
     /// How old, in days, is old.
@@ -278,6 +280,7 @@ fn keys(mut s: Section<'_, '_>) -> Keys {
         tenant: s.parse("tenant", "default".to_owned(), tenant),
         provider,
         store: s.store("store", "keys.db"),
+        ledger: s.path("ledger", "erasures.jsonl"),
         rotation_enabled: s.flag("rotation_enabled", true),
         rotation_interval_days: s.number("rotation_interval_days", 90, 1..=3650),
     };

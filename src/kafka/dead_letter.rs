@@ -223,7 +223,7 @@ mod tests {
     const HEADERS: [Header<'static>; 3] = [(b"x-user", Some(b"canary-h")), (b"\xff", Some(b"")), (b"null", None)];
 
     fn sealed(record: &Original<'_>) -> Sealed {
-        let mut nonces = NoncePool::new(Box::new(crate::entropy::OsEntropy));
+        let mut nonces = NoncePool::new(Box::new(veilstream_keys::OsEntropy));
         seal(&key(), Reason::Rejected(RejectCode::WrongType), &ORIGIN, record, &mut nonces).unwrap()
     }
 

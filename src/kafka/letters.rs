@@ -22,7 +22,7 @@ use super::producer::{Producer, Recipe, Unproduced};
 use super::settings::{self, Side};
 use super::shared::{KeyFault, KeySource, unix_seconds};
 use crate::config::Config;
-use crate::entropy::OsEntropy;
+use veilstream_keys::OsEntropy;
 
 /// One request to the brokers.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -310,7 +310,7 @@ impl Replay<'_> {
                 Outcome::NeedKeys(needed) if tries < 3 => {
                     tries += 1;
                     let keys = self.keys.fetch(&needed)?;
-                    self.transformer.add_subject_keys(keys, unix_seconds());
+                    self.transformer.add_subject_keys(keys);
                 }
                 Outcome::NeedKeys(_) => return Err(KeyFault("keys are there and do not seal".to_owned()).into()),
                 other => break other,

@@ -22,9 +22,9 @@ use super::ffi::{Batch, Destination, Headers, Message, TopicId};
 use super::producer::{Producer, Unproduced};
 use super::shared::{KeyFault, Shared, unix_millis, unix_seconds};
 use super::slot::{Route, Slots};
-use crate::entropy::OsEntropy;
 use crate::telemetry::counters::{SchemaCounters, TopicCounters};
 use crate::telemetry::events::{Event as _, RoutePaused};
+use veilstream_keys::OsEntropy;
 
 /// The header every sanitized record carries: `<schema>/<version>`.
 const SCHEMA_HEADER: &[u8] = b"veilstream-schema";
@@ -418,7 +418,7 @@ impl Pump {
         }
         let keys = self.shared.keys.fetch(&self.needed)?;
         self.fetches += 1;
-        self.transformer.add_subject_keys(keys, unix_seconds());
+        self.transformer.add_subject_keys(keys);
         // Other kinds come with a new snapshot.
         self.keys = self.shared.keys.keyring();
         Ok(())

@@ -1,23 +1,31 @@
-//! Data keys of subjects in hand: two generations, so that what is used stays and what is not goes, with a hard maximum age.
+//! Data keys of subjects in hand: two generations, so that what is used stays and what is not goes. How long a key may stay is its `seal_until`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::may_seal;
-use crate::key::{Key, Scope, SubjectRef};
+use crate::key::{Key, KeyState, Scope, SubjectRef};
 use crate::seal::{SealError, Sealer};
 use crate::token::{FieldId, Suite};
 
-/// Seconds a subject's key is kept at most: an erasure elsewhere takes effect within this time.
-const MAX_AGE: u64 = 600;
 /// Subjects in one generation.
 const GENERATION: usize = 8192;
 
 struct Entry {
     key: Arc<Key>,
-    loaded: u64,
     /// One sealer per field, as they are needed.
     sealers: Vec<(FieldId, Sealer)>,
+}
+
+/// What is known of a subject.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Its key is here and seals.
+    Seals,
+    /// It was erased: nothing is sealed for it.
+    Erased,
+    /// Nothing: ask for its key.
+    Nothing,
 }
 
 #[derive(Default)]
@@ -27,28 +35,38 @@ pub(super) struct SubjectKeys {
 }
 
 impl SubjectKeys {
-    pub(super) fn insert(&mut self, key: Arc<Key>, now: u64) {
+    pub(super) fn insert(&mut self, key: Arc<Key>) {
         let Scope::Subject(subject) = key.scope else { return };
         if self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(subject, Entry { key, loaded: now, sealers: Vec::new() });
+        self.young.insert(subject, Entry { key, sealers: Vec::new() });
     }
 
-    /// Whether the subject's key is here, fresh and able to seal.
-    pub(super) fn has(&mut self, subject: &SubjectRef, now: u64) -> bool {
+    /// Forgets subjects erased elsewhere.
+    pub(super) fn forget(&mut self, erased: &HashSet<SubjectRef>) {
+        for subject in erased {
+            self.young.remove(subject);
+            self.old.remove(subject);
+        }
+    }
+
+    /// What is known of a subject, now. What is not good any more is forgotten.
+    pub(super) fn look(&mut self, subject: &SubjectRef, now: u64) -> Known {
         if !self.young.contains_key(subject) {
-            let Some(entry) = self.old.remove(subject) else { return false };
+            let Some(entry) = self.old.remove(subject) else { return Known::Nothing };
             self.young.insert(*subject, entry);
         }
-        let fresh = self.young.get(subject).is_some_and(|e| now < e.loaded.saturating_add(MAX_AGE) && may_seal(&e.key, now));
-        if !fresh {
-            self.young.remove(subject);
-        }
-        fresh
+        let known = match self.young.get(subject) {
+            Some(entry) if may_seal(&entry.key, now) => return Known::Seals,
+            Some(entry) if entry.key.state == KeyState::Shredded && entry.key.seal_until.is_none_or(|until| now < until) => return Known::Erased,
+            _ => Known::Nothing,
+        };
+        self.young.remove(subject);
+        known
     }
 
-    /// The sealer of a subject's field; call [`SubjectKeys::has`] first.
+    /// The sealer of a subject's field; call [`SubjectKeys::look`] first.
     pub(super) fn sealer(&mut self, subject: &SubjectRef, fid: FieldId) -> Result<&mut Sealer, SealError> {
         let entry = self.young.get_mut(subject).ok_or(SealError::Key)?;
         let at = match entry.sealers.iter().position(|s| s.0 == fid) {

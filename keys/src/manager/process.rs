@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, Scope};
 
-use super::{Held, Manager, key_of};
+use super::minting::Wrapper;
+use super::{Manager, Turn, key_of};
 use crate::KeyError;
 
 /// Seconds a key of a process seals.
@@ -79,61 +80,68 @@ impl ProcessKeys {
 }
 
 impl Manager {
-    /// Whether the published keys belong to another process.
+    /// Whether this is another process than the one that minted.
     pub(super) fn is_copy(&self) -> bool {
         self.process != std::process::id() && self.held().process.is_copied()
     }
 
     /// What seals for a schema now: the key of this process, a new one, or, inside the pace, the shared one.
-    pub(super) fn schema_key(&self, held: &mut Held, schema: &Arc<str>, now: u64) -> Result<Arc<Key>, KeyError> {
-        if let Some(minted) = held.process.keys.get(schema).filter(|m| m.seals(now)) {
+    pub(super) fn schema_key(&self, turn: &Turn<'_>, schema: &Arc<str>, now: u64) -> Result<Arc<Key>, KeyError> {
+        if let Some(minted) = self.held().process.keys.get(schema).filter(|m| m.seals(now)) {
             return Ok(minted.key.clone());
         }
-        if let Some(key) = self.mint_schema_key(held, schema, now)? {
+        if let Some(key) = self.mint_schema_key(turn, schema, now)? {
             return Ok(key);
         }
-        held.process.waiting.insert(schema.clone());
-        self.load_or_mint(held, KeyKind::Data, &Scope::Shared(schema.clone()), now)
+        let shared = self.load_or_mint(turn, KeyKind::Data, &Scope::Shared(schema.clone()), now)?;
+        self.change(|held| held.process.waiting.insert(schema.clone()));
+        Ok(shared)
     }
 
     /// A new key of this process, stored; `None` when one of its scope was minted within the pace.
-    pub(super) fn mint_schema_key(&self, held: &mut Held, schema: &Arc<str>, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
-        let (record, secret) = self.mint(KeyKind::Data, &Scope::Schema(schema.clone()), now, None)?;
+    pub(super) fn mint_schema_key(&self, _: &Turn<'_>, schema: &Arc<str>, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
+        let (record, secret) = self.mint(KeyKind::Data, &Scope::Schema(schema.clone()), 1, now, &Wrapper::Providers)?;
         if !self.store.insert_paced(&record, PACE)? {
             return Ok(None);
         }
         let key = Arc::new(Key { seal_until: Some(now + SCHEMA_KEY_LIFE), budget: Budget::new(USES), ..key_of(&record, record.state, Some(secret)) });
-        held.process.waiting.remove(schema);
-        if let Some(old) = held.process.keys.insert(schema.clone(), Minted { key: key.clone(), created: now }) {
-            held.process.replaced.push(old.key);
-        }
-        held.process.noted = 0;
+        self.change(|held| {
+            held.process.waiting.remove(schema);
+            if let Some(old) = held.process.keys.insert(schema.clone(), Minted { key: key.clone(), created: now }) {
+                held.process.replaced.push(old.key);
+            }
+            held.process.noted = 0;
+        });
         Ok(Some(key))
     }
 
     /// Writes down uses once a minute, and at once when a key came or went.
-    pub(super) fn write_down(&self, held: &mut Held, now: u64) -> Result<(), KeyError> {
+    pub(super) fn write_down(&self, now: u64) -> Result<(), KeyError> {
+        let held = self.held();
         if now.abs_diff(held.process.noted) < NOTE {
             return Ok(());
         }
-        self.store.save_uses(&held.process.uses())?;
+        let uses = held.process.uses();
         // Lanes may hold a batch with a replaced key, but none for as long as that.
         let gone: Vec<KeyId> = held.process.replaced.iter().map(|key| key.id).collect();
-        self.store.expire(&self.tenant, &gone, now.saturating_sub(SCHEMA_KEY_LIFE))?;
-        held.process.replaced.clear();
+        drop(held);
+        self.store.save_uses(&uses)?;
+        self.store.expire(&self.settings.tenant, &gone, now.saturating_sub(SCHEMA_KEY_LIFE))?;
+        let mut held = self.held();
+        held.process.replaced.retain(|key| !gone.contains(&key.id));
         held.process.noted = now;
         Ok(())
     }
 
     /// The end of this process: its keys only open from now on.
-    pub(super) fn close(&self, held: &mut Held) -> Result<(), KeyError> {
-        if held.process.keys.is_empty() && held.process.replaced.is_empty() {
+    pub(super) fn close(&self) -> Result<(), KeyError> {
+        let uses = self.held().process.uses();
+        if uses.is_empty() {
             return Ok(());
         }
-        let uses = held.process.uses();
         self.store.save_uses(&uses)?;
         let kids: Vec<KeyId> = uses.into_iter().map(|(kid, _)| kid).collect();
-        self.store.expire(&self.tenant, &kids, 0)?;
+        self.store.expire(&self.settings.tenant, &kids, 0)?;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use veilstream_engine::key::SecretKey;
 use veilstream_engine::wrap::{WrapContext, unwrap_local, wrap_local};
 use zeroize::Zeroizing;
 
-use super::{Provider, ProviderError, decode_key, nonce, refused};
+use super::{Kek, Provider, ProviderError, Rotation, decode_key, nonce, refused, replaced_by_another};
 use crate::store::Wrap;
 
 const NAME: &str = "env";
@@ -38,6 +38,10 @@ impl Provider for EnvProvider {
         NAME
     }
 
+    fn describe(&self) -> Result<Kek, ProviderError> {
+        Ok(Kek { uri: NAME.to_owned(), version: self.version.clone(), since: None, rotation: Rotation::Elsewhere })
+    }
+
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
         let wrapped = wrap_local(&self.kek, nonce(NAME)?, key, context);
         Ok(Wrap { kek_uri: NAME.to_owned(), kek_version: self.version.clone(), wrapped })
@@ -49,6 +53,10 @@ impl Provider for EnvProvider {
 
     fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
         unwrap_local(&self.kek, &wrap.wrapped, context).map_err(refused(NAME, context, "another ENCRYPTION_KEY"))
+    }
+
+    fn rotate(&self, _: u64) -> Result<Kek, ProviderError> {
+        Err(replaced_by_another(NAME))
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +12,7 @@ use veilstream_engine::key::SecretKey;
 use veilstream_engine::wrap::{WrapContext, unwrap_local, wrap_local};
 use zeroize::Zeroizing;
 
-use super::{Provider, ProviderError, decode_key, nonce, refused};
+use super::{Kek, Provider, ProviderError, Rotation, decode_key, nonce, refused};
 use crate::store::Wrap;
 
 const NAME: &str = "file";
@@ -47,6 +48,13 @@ impl Provider for FileProvider {
         NAME
     }
 
+    /// The version wraps since the file was last written: a new version is a new file.
+    fn describe(&self) -> Result<Kek, ProviderError> {
+        let Some(active) = self.read()?.pop() else { unreachable!("a file without lines is refused") };
+        let since = fs::metadata(&self.path).ok().and_then(|meta| u64::try_from(meta.mtime()).ok());
+        Ok(Kek { uri: NAME.to_owned(), version: active.version, since, rotation: Rotation::Operator })
+    }
+
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
         let Some(active) = self.read()?.pop() else { unreachable!("a file without lines is refused") };
         let wrapped = wrap_local(&active.kek, nonce(NAME)?, key, context);
@@ -66,6 +74,15 @@ impl Provider for FileProvider {
         };
         unwrap_local(&line.kek, &wrap.wrapped, context).map_err(refused(NAME, context, "another key-encrypting key"))
     }
+
+    fn rotate(&self, now: u64) -> Result<Kek, ProviderError> {
+        self.read()?;
+        add_line(&self.path, now).map_err(|e| ProviderError::Unusable {
+            provider: NAME,
+            message: format!("{} cannot be written anew ({e}); add a line `<version> <base64 of 32 bytes>` to it where it is made", self.path.display()),
+        })?;
+        self.describe()
+    }
 }
 
 /// Makes a file with one fresh key-encrypting key, mode 0600. Never overwrites.
@@ -73,16 +90,58 @@ impl Provider for FileProvider {
 /// # Errors
 /// It exists, cannot be written, or there are no random bytes.
 pub fn create_kek_file(path: &Path) -> io::Result<()> {
+    let mut file = new_file(path)?;
+    file.write_all(fresh_line("1")?.as_bytes())?;
+    file.sync_all()?;
+    sync_folder(path)
+}
+
+/// Writes the file anew with one line more and puts it in the place of the old one. The new file's name is the lock: of two that do it at once one fails.
+fn add_line(path: &Path, now: u64) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    let mut file = new_file(&new).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => {
+            io::Error::other(format!("{} is there: somebody else is at it, or was killed at it; then remove that file", new.display()))
+        }
+        _ => e,
+    })?;
+    let written = (|| {
+        // Read under the lock: another one may have added a line since.
+        let text = Zeroizing::new(fs::read_to_string(path)?);
+        let versions = text.lines().filter_map(|line| line.split_whitespace().next());
+        let next = versions.filter_map(|version| version.parse::<u64>().ok()).max().unwrap_or(0) + 1;
+        file.write_all(text.trim_end().as_bytes())?;
+        file.write_all(b"\n")?;
+        file.write_all(fresh_line(&next.to_string())?.as_bytes())?;
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(now))?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    })();
+    if written.is_err() {
+        // The old file is as it was.
+        let _ = fs::remove_file(&new);
+    }
+    written.and_then(|()| sync_folder(path))
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn fresh_line(version: &str) -> io::Result<Zeroizing<String>> {
     let mut key = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *key).map_err(io::Error::other)?;
-    let mut line = Zeroizing::new([0; 47]);
-    line[..2].copy_from_slice(b"1 ");
-    STANDARD.encode_slice(*key, &mut line[2..46]).map_err(io::Error::other)?;
-    line[46] = b'\n';
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(&*line)?;
-    file.sync_all()?;
-    // The new name must survive a crash as well: keys are about to be wrapped under it.
+    // Room for all of it first: a string that grows leaves a copy behind.
+    let mut line = Zeroizing::new(String::with_capacity(version.len() + 46));
+    line.push_str(version);
+    line.push(' ');
+    STANDARD.encode_string(*key, &mut line);
+    line.push('\n');
+    Ok(line)
+}
+
+/// A new name must survive a crash as well: keys are about to be wrapped under it.
+fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 
@@ -149,5 +208,32 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(read(&path).unwrap()[0].version, "1");
         assert_eq!(create_kek_file(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_new_version_is_added_and_wraps_and_the_old_one_opens() {
+        use veilstream_engine::key::{KeyKind, Scope};
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        create_kek_file(&path).unwrap();
+        let provider = FileProvider::new(path.clone()).unwrap();
+        let key = SecretKey::new([5; 32]);
+        let kid = veilstream_engine::kdf::key_id(&veilstream_engine::kdf::key_check_value(&key));
+        let context = WrapContext { kid, kind: KeyKind::Index, tenant: "default", scope: &Scope::Version(1) };
+        let old = provider.wrap(&key, &context).unwrap();
+        let kek = provider.rotate(1_800_000_000).unwrap();
+        assert_eq!((kek.version.as_str(), kek.since), ("2", Some(1_800_000_000)));
+        let new = provider.wrap(&key, &context).unwrap();
+        assert_eq!((old.kek_version.as_str(), new.kek_version.as_str()), ("1", "2"));
+        for wrap in [&old, &new] {
+            assert_eq!(provider.unwrap(wrap, &context).unwrap().expose(), key.expose());
+        }
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        // A new file that is in the way is somebody's: nothing is changed.
+        fs::write(dir.path().join("kek.new"), "").unwrap();
+        let error = provider.rotate(1_800_000_001).unwrap_err().to_string();
+        assert!(error.contains("kek.new is there"), "{error}");
+        assert_eq!(provider.describe().unwrap().version, "2");
     }
 }

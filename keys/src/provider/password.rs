@@ -11,11 +11,13 @@ use veilstream_engine::key::SecretKey;
 use veilstream_engine::wrap::{WrapContext, unwrap_local, wrap_local};
 use zeroize::Zeroizing;
 
-use super::{Provider, ProviderError, nonce, refused};
+use super::{Kek, Provider, ProviderError, Rotation, nonce, refused, replaced_by_another};
 use crate::store::Wrap;
 
 const NAME: &str = "password";
 const PREFIX: &str = "pbkdf2-sha256:";
+/// Another password is another key, not another version.
+const VERSION: &str = "1";
 /// Iterations of new wraps, and the least of them.
 pub const ITERATIONS: u32 = 600_000;
 /// Iterations accepted in a wrap that is opened: fewer is no protection, more is an attack on our time.
@@ -79,10 +81,14 @@ impl Provider for PasswordProvider {
         NAME
     }
 
+    fn describe(&self) -> Result<Kek, ProviderError> {
+        Ok(Kek { uri: self.present()?.uri(), version: VERSION.to_owned(), since: None, rotation: Rotation::Elsewhere })
+    }
+
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
         let parameters = self.present()?;
         let wrapped = wrap_local(&self.kek(&parameters), nonce(NAME)?, key, context);
-        Ok(Wrap { kek_uri: parameters.uri(), kek_version: "1".to_owned(), wrapped })
+        Ok(Wrap { kek_uri: parameters.uri(), kek_version: VERSION.to_owned(), wrapped })
     }
 
     fn opens(&self, kek_uri: &str) -> bool {
@@ -98,6 +104,10 @@ impl Provider for PasswordProvider {
             ),
         })?;
         unwrap_local(&self.kek(&parameters), &wrap.wrapped, context).map_err(refused(NAME, context, "another password"))
+    }
+
+    fn rotate(&self, _: u64) -> Result<Kek, ProviderError> {
+        Err(replaced_by_another(NAME))
     }
 }
 

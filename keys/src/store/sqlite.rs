@@ -6,15 +6,15 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use veilstream_engine::key::{KeyId, KeyKind, Scope};
+use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{KeyRecord, Store, StoreError, Wrap};
+use super::{KeyRecord, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, Wrap, WrapChange, check_value};
+use crate::time::text as time;
 
-/// Layout of the file; raised when it changes.
-const LAYOUT: i64 = 1;
+/// Layout of the file; raised when it changes, with a step in [`migrate`].
+const LAYOUT: i64 = 2;
 /// How long a process waits for another one's write.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -24,10 +24,16 @@ CREATE TABLE keys (kid TEXT PRIMARY KEY, kcv TEXT NOT NULL, kind TEXT NOT NULL, 
                    state TEXT NOT NULL, created TEXT NOT NULL, retired TEXT);
 CREATE TABLE wraps (kid TEXT NOT NULL, kek_uri TEXT NOT NULL, kek_version TEXT NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (kid, kek_uri));
 CREATE TABLE uses (kid TEXT PRIMARY KEY, uses INTEGER NOT NULL);
-CREATE UNIQUE INDEX keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
-CREATE INDEX keys_by_scope ON keys (tenant, kind, scope);
 ";
-const COLUMNS: &str = "k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses FROM keys k LEFT JOIN uses u ON u.kid = k.kid";
+/// Each scope is in one of the first two, and every query says which: two indexes over all of them would cost a subject 80 bytes more.
+const INDEXES: &str = "
+CREATE UNIQUE INDEX IF NOT EXISTS keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
+CREATE INDEX IF NOT EXISTS keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
+CREATE INDEX IF NOT EXISTS keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
+";
+/// A key, its uses and its wraps, one row a wrap.
+const ROWS: &str = "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, w.kek_uri, w.kek_version, w.wrapped
+FROM keys k LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid";
 
 /// A SQLite file in WAL mode with `secure_delete`.
 pub struct SqliteStore {
@@ -52,6 +58,7 @@ impl SqliteStore {
         let write = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
             transaction.execute_batch(TABLES)?;
+            transaction.execute_batch(INDEXES)?;
             transaction.pragma_update(None, "user_version", LAYOUT)?;
             transaction.commit()
         };
@@ -71,13 +78,14 @@ impl SqliteStore {
         }
         let store = Self::connect(path, place)?;
         let layout: i64 = store.ask(|c| c.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
-        if layout == LAYOUT {
-            return Ok(store);
-        }
-        let message = if layout == 0 {
-            "is no key store; name the file that `veilstream keys init` made".to_owned()
-        } else {
-            format!("has layout {layout}, this version reads {LAYOUT}; use a newer veilstream")
+        let message = match layout {
+            LAYOUT => return Ok(store),
+            1 => {
+                store.write(migrate)?;
+                return Ok(store);
+            }
+            0 => "is no key store; name the file that `veilstream keys init` made".to_owned(),
+            _ => format!("has layout {layout}, this version reads {LAYOUT}; use a newer veilstream"),
         };
         Err(StoreError::Unusable { place: store.place, message })
     }
@@ -124,50 +132,77 @@ impl SqliteStore {
         run().map_err(|e| self.unusable(&e))
     }
 
+    /// The keys that the rest of the statement selects, in its order.
+    fn select(&self, rest: &str, parameters: impl Params) -> Result<Vec<KeyRecord>, StoreError> {
+        let rows = self.ask(|c| select(c, rest, parameters))?;
+        self.records(rows)
+    }
+
     fn records(&self, rows: Vec<Raw>) -> Result<Vec<KeyRecord>, StoreError> {
         rows.into_iter().map(|raw| raw.record(&self.place)).collect()
     }
 }
 
 impl Store for SqliteStore {
-    fn get(&self, kid: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
-        let raw = self.ask(|c| {
-            let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} WHERE k.kid = ?1"))?;
-            let raw = statement.query_row([kid.to_string()], Raw::read).optional()?;
-            raw.map(|raw| raw.with_wraps(c)).transpose()
-        })?;
-        raw.map(|raw| raw.record(&self.place)).transpose()
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
+        self.select("WHERE k.kid IN (SELECT value FROM json_each(?1)) ORDER BY k.kid, w.kek_uri", [list(kids)])
     }
 
     fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        let rows = self.ask(|c| {
-            let mut rows = Vec::new();
-            for scope in scopes {
-                let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} WHERE k.tenant = ?1 AND k.kind = ?2 AND k.scope = ?3"))?;
-                let found: Vec<Raw> = statement.query_map(params![tenant, kind.as_str(), scope.to_string()], Raw::read)?.collect::<Result<_, _>>()?;
-                for raw in found {
-                    rows.push(raw.with_wraps(c)?);
-                }
+        let (processes, others): (Vec<&Scope>, Vec<&Scope>) = scopes.iter().partition(|scope| matches!(scope, Scope::Schema(_)));
+        let mut found = Vec::new();
+        for (scopes, which) in [(processes, "LIKE"), (others, "NOT LIKE")] {
+            if !scopes.is_empty() {
+                let rest = format!(
+                    "WHERE k.tenant = ?1 AND k.kind = ?2 AND k.scope IN (SELECT value FROM json_each(?3)) AND k.scope {which} 'schema:%'
+                     ORDER BY k.kid, w.kek_uri"
+                );
+                found.extend(self.select(&rest, params![tenant, kind.as_str(), list(&scopes)])?);
             }
-            Ok(rows)
-        })?;
-        self.records(rows)
+        }
+        Ok(found)
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        let rows = self.ask(|c| {
-            let mut statement = c.prepare_cached(&format!(
-                "SELECT {COLUMNS} WHERE k.tenant = ?1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version"
-            ))?;
-            let found: Vec<Raw> = statement.query_map([tenant], Raw::read)?.collect::<Result<_, _>>()?;
-            found.into_iter().map(|raw| raw.with_wraps(c)).collect()
-        })?;
-        self.records(rows)
+        self.select("WHERE k.tenant = ?1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri", [tenant])
     }
 
-    fn count_subjects(&self, tenant: &str) -> Result<u64, StoreError> {
-        self.ask(|c| c.query_row("SELECT count(*) FROM keys WHERE tenant = ?1 AND scope LIKE 'subject:%'", [tenant], |row| row.get::<_, i64>(0)))
-            .map(i64::unsigned_abs)
+    fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
+        // By the ranges that the index orders: subjects are many, and are stepped over.
+        self.select(
+            "WHERE k.tenant = ?1 AND k.kind IN ('data', 'deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
+               AND k.scope NOT LIKE 'schema:%' AND (k.scope < 'subject:' OR k.scope >= 'subject;')
+             ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri",
+            [tenant],
+        )
+    }
+
+    fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError> {
+        let [all, shredded, half_shredded] = self.ask(|c| {
+            c.query_row(
+                "SELECT (SELECT count(*) FROM keys WHERE tenant = ?1 AND kind = 'data' AND scope >= 'subject:' AND scope < 'subject;' AND scope NOT LIKE 'schema:%'),
+                        (SELECT count(*) FROM keys WHERE tenant = ?1 AND state = 'shredded' AND scope LIKE 'subject:%'),
+                        (SELECT count(DISTINCT k.kid) FROM keys k JOIN wraps w ON w.kid = k.kid WHERE k.tenant = ?1 AND k.state = 'shredded')",
+                [tenant],
+                |row| Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?].map(i64::unsigned_abs)),
+            )
+        })?;
+        Ok(Subjects { keys: all - shredded, shredded, half_shredded })
+    }
+
+    fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError> {
+        self.select(
+            "WHERE k.kid IN (SELECT kid FROM keys WHERE kid > ?2 AND tenant = ?1 AND scope LIKE 'subject:%' ORDER BY kid LIMIT ?3) ORDER BY k.kid, w.kek_uri",
+            params![tenant, after.map_or_else(String::new, KeyId::to_string), i64::try_from(limit).unwrap_or(i64::MAX)],
+        )
+    }
+
+    fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError> {
+        self.ask(|c| c.query_row("SELECT count(*) FROM wraps WHERE kek_uri = ?1", [kek_uri], |row| row.get::<_, i64>(0))).map(i64::unsigned_abs)
     }
 
     fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
@@ -175,9 +210,9 @@ impl Store for SqliteStore {
             let mut rows = Vec::with_capacity(records.len());
             for record in records {
                 add(t, record)?;
-                let mut statement = t.prepare_cached(&format!("SELECT {COLUMNS} WHERE k.tenant = ?1 AND k.kind = ?2 AND k.scope = ?3 AND k.version = ?4"))?;
-                let raw = statement.query_row(params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), record.version], Raw::read)?;
-                rows.push(raw.with_wraps(t)?);
+                let place = params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), record.version];
+                let rest = "WHERE k.tenant = ?1 AND k.kind = ?2 AND k.scope = ?3 AND k.version = ?4 AND k.scope NOT LIKE 'schema:%' ORDER BY w.kek_uri";
+                rows.extend(select(t, rest, place)?);
             }
             Ok(rows)
         })?;
@@ -186,8 +221,9 @@ impl Store for SqliteStore {
 
     fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError> {
         self.write(|t| {
-            let mut statement =
-                t.prepare_cached("SELECT EXISTS (SELECT 1 FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 AND created > ?4 AND created < ?5)")?;
+            let mut statement = t.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 AND scope LIKE 'schema:%' AND created > ?4 AND created < ?5)",
+            )?;
             // A clock that went back leaves keys in the future: those count as well, but only for as long as others do.
             let (from, to) = (time(record.created.saturating_sub(pace)), time(record.created + pace));
             let recent: bool = statement.query_row(params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), from, to], |row| row.get(0))?;
@@ -195,6 +231,21 @@ impl Store for SqliteStore {
                 add(t, record)?;
             }
             Ok(!recent)
+        })
+    }
+
+    fn import(&self, records: &[KeyRecord]) -> Result<Vec<KeyId>, StoreError> {
+        self.write(|t| {
+            let mut left_out = Vec::new();
+            for record in records {
+                add(t, record)?;
+                let there: bool =
+                    t.prepare_cached("SELECT EXISTS (SELECT 1 FROM keys WHERE kid = ?1)")?.query_row([record.kid.to_string()], |row| row.get(0))?;
+                if !there {
+                    left_out.push(record.kid);
+                }
+            }
+            Ok(left_out)
         })
     }
 
@@ -220,6 +271,116 @@ impl Store for SqliteStore {
             Ok(())
         })
     }
+
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError> {
+        self.write(|t| {
+            t.execute(
+                "UPDATE keys SET state = ?1, retired = ?2 WHERE kid IN (SELECT value FROM json_each(?3)) AND state != 'shredded'",
+                params![state.as_str(), retired.map(time), list(kids)],
+            )
+            .map(drop)
+        })
+    }
+
+    fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError> {
+        self.write(|t| {
+            let mut replaced = 0;
+            for WrapChange { kid, old, new } in changes {
+                let kid = kid.to_string();
+                replaced += match old {
+                    Some(old) => t
+                        .prepare_cached(
+                            "UPDATE OR REPLACE wraps SET kek_uri = ?1, kek_version = ?2, wrapped = ?3
+                             WHERE kid = ?4 AND kek_uri = ?5 AND kek_version = ?6 AND wrapped = ?7",
+                        )?
+                        .execute(params![new.kek_uri, new.kek_version, new.wrapped, kid, old.kek_uri, old.kek_version, old.wrapped])?,
+                    None => t
+                        .prepare_cached("INSERT OR REPLACE INTO wraps SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM wraps WHERE kid = ?1)")?
+                        .execute(params![kid, new.kek_uri, new.kek_version, new.wrapped])?,
+                };
+            }
+            Ok(replaced as u64)
+        })
+    }
+
+    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
+        self.write(|t| shreds.iter().map(|one| shred(t, tenant, one, now)).collect())
+    }
+
+    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<SubjectRef>, StoreError> {
+        let scopes: Vec<String> = self.ask(|c| {
+            let mut statement =
+                c.prepare_cached("SELECT DISTINCT scope FROM keys WHERE tenant = ?1 AND state = 'shredded' AND retired >= ?2 AND scope LIKE 'subject:%'")?;
+            statement.query_map(params![tenant, time(since)], |row| row.get(0))?.collect()
+        })?;
+        let subject = |scope: &String| if let Ok(Scope::Subject(subject)) = scope.parse() { Some(subject) } else { None };
+        Ok(scopes.iter().filter_map(subject).collect())
+    }
+
+    /// `secure_delete` overwrote them in the database; the write-ahead log holds pages from before.
+    fn scrub(&self) -> Result<Scrubbed, StoreError> {
+        let busy: i64 = self.ask(|c| c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)))?;
+        if busy == 0 {
+            return Ok(Scrubbed { remains: Vec::new() });
+        }
+        let message = format!(
+            "another process has been reading or writing for {} s, so deleted wraps still stand in the write-ahead log; nothing is wrong, do it again",
+            BUSY.as_secs()
+        );
+        Err(StoreError::Unusable { place: self.place.clone(), message })
+    }
+}
+
+/// Brings a file of layout 1 to [`LAYOUT`].
+fn migrate(t: &Transaction<'_>) -> rusqlite::Result<()> {
+    t.execute_batch("DROP INDEX IF EXISTS keys_by_scope")?;
+    t.execute_batch(INDEXES)?;
+    t.pragma_update(None, "user_version", LAYOUT)
+}
+
+/// One subject, within a write transaction: nobody makes a key in between.
+fn shred(t: &Transaction<'_>, tenant: &str, shred: &Shred, now: u64) -> rusqlite::Result<Shredded> {
+    const SCOPE: &str = "tenant = ?1 AND kind = 'data' AND scope = ?2 AND scope NOT LIKE 'schema:%'";
+    let scope = Scope::Subject(shred.subject).to_string();
+    let mut dead =
+        t.prepare_cached(&format!("SELECT kid FROM keys WHERE {SCOPE} AND state != 'shredded' AND (?3 OR kid IN (SELECT value FROM json_each(?4)))"))?;
+    let dead: Vec<String> = dead.query_map(params![tenant, scope, shred.all, list(&shred.kids)], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut kids = Vec::new();
+    for kid in &dead {
+        t.prepare_cached("UPDATE keys SET state = 'shredded', retired = ?2 WHERE kid = ?1")?.execute(params![kid, time(now)])?;
+        // What has no wraps was a marker. (What stands in the column was written from a key id.)
+        if t.prepare_cached("DELETE FROM wraps WHERE kid = ?1")?.execute([kid])? > 0 {
+            kids.extend(kid.parse::<KeyId>());
+        }
+    }
+    let mut left = t.prepare_cached(&format!("SELECT coalesce(max(version), 0), count(*) FILTER (WHERE state != 'shredded') FROM keys WHERE {SCOPE}"))?;
+    let (newest, alive): (u32, i64) = left.query_row(params![tenant, scope], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if shred.marks(newest, alive > 0, !dead.is_empty()) {
+        add(t, &KeyRecord { version: newest + 1, ..shred.marker.clone() })?;
+    }
+    Ok(Shredded { subject: shred.subject, kids })
+}
+
+/// The keys that the rest of the statement selects, each with its wraps. Rows of one key come one after another.
+fn select(c: &Connection, rest: &str, parameters: impl Params) -> rusqlite::Result<Vec<Raw>> {
+    let mut statement = c.prepare_cached(&format!("{ROWS} {rest}"))?;
+    let mut rows = statement.query(parameters)?;
+    let mut keys: Vec<Raw> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let kid: String = row.get(0)?;
+        if keys.last().is_none_or(|last| last.kid != kid) {
+            keys.push(Raw { kid, columns: (1..10).map(|i| row.get(i)).collect::<Result<_, _>>()?, wraps: Vec::new() });
+        }
+        if let (Some(key), Some(kek_uri)) = (keys.last_mut(), row.get(10)?) {
+            key.wraps.push(Wrap { kek_uri, kek_version: row.get(11)?, wrapped: row.get(12)? });
+        }
+    }
+    Ok(keys)
+}
+
+/// A parameter for `json_each`.
+fn list<T: ToString>(names: &[T]) -> String {
+    serde_json::Value::from_iter(names.iter().map(ToString::to_string)).to_string()
 }
 
 /// Adds a key and its wraps, unless another has its place.
@@ -255,17 +416,6 @@ struct Raw {
 }
 
 impl Raw {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { kid: row.get(0)?, columns: (1..10).map(|i| row.get(i)).collect::<Result<_, _>>()?, wraps: Vec::new() })
-    }
-
-    fn with_wraps(mut self, c: &Connection) -> rusqlite::Result<Self> {
-        let mut statement = c.prepare_cached("SELECT kek_uri, kek_version, wrapped FROM wraps WHERE kid = ?1 ORDER BY kek_uri")?;
-        let wraps = statement.query_map([&self.kid], |row| Ok(Wrap { kek_uri: row.get(0)?, kek_version: row.get(1)?, wrapped: row.get(2)? }))?;
-        self.wraps = wraps.collect::<Result<_, _>>()?;
-        Ok(self)
-    }
-
     /// Checks every column: a row edited by hand must not turn into another key.
     fn record(self, place: &str) -> Result<KeyRecord, StoreError> {
         let damaged = |what| StoreError::Row { place: place.to_owned(), kid: self.kid.clone(), what };
@@ -277,10 +427,7 @@ impl Raw {
             Value::Integer(n) => Ok(*n),
             _ => Err(damaged(what)),
         };
-        let seconds = |i: usize, what| {
-            let parsed = text(i, what)?.parse::<Timestamp>().map_err(|_| damaged(what))?;
-            u64::try_from(parsed.as_second()).map_err(|_| damaged(what))
-        };
+        let seconds = |i: usize, what| crate::time::seconds(text(i, what)?).ok_or_else(|| damaged(what));
         let kid: KeyId = self.kid.parse().map_err(|_| damaged("kid"))?;
         let kcv = check_value(text(0, "kcv")?).filter(|kcv| kcv[..16] == kid.0).ok_or_else(|| damaged("kcv"))?;
         Ok(KeyRecord {
@@ -297,21 +444,6 @@ impl Raw {
             wraps: self.wraps,
         })
     }
-}
-
-/// 64 lower-case hex digits.
-fn check_value(hex: &str) -> Option<[u8; 32]> {
-    let (first, second) = hex.split_at_checked(32)?;
-    let mut kcv = [0; 32];
-    kcv[..16].copy_from_slice(&first.parse::<KeyId>().ok()?.0);
-    kcv[16..].copy_from_slice(&second.parse::<KeyId>().ok()?.0);
-    Some(kcv)
-}
-
-/// RFC 3339, UTC, whole seconds: texts of one length sort as times do.
-fn time(seconds: u64) -> String {
-    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }
 
 fn unusable(place: &str, error: &rusqlite::Error) -> StoreError {

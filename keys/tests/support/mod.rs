@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use veilstream_engine::compile::{self, Grants, SchemaSet};
+use veilstream_engine::key::KeyId;
+use veilstream_keys::erasure::FileLedger;
 use veilstream_keys::provider::{FileProvider, create_kek_file};
 use veilstream_keys::store::{KeyRecord, SqliteStore, Store};
-use veilstream_keys::{KeyError, Manager, directory};
+use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
 /// Some time in November 2026.
 pub(crate) const NOW: u64 = 1_795_500_000;
@@ -37,11 +39,27 @@ impl Directory {
     }
 
     pub(crate) fn try_open(&self) -> Result<Manager, KeyError> {
-        Manager::open("default", Box::new(self.provider()), Box::new(self.store()))
+        self.open_with(Settings::of("default"), NOW)
+    }
+
+    pub(crate) fn open_with(&self, settings: Settings, now: u64) -> Result<Manager, KeyError> {
+        Manager::open(settings, self.parts(), now)
+    }
+
+    pub(crate) fn parts(&self) -> Parts {
+        Parts { provider: Box::new(self.provider()), recovery: None, store: Box::new(self.store()), ledger: Arc::new(self.ledger()) }
+    }
+
+    pub(crate) fn ledger(&self) -> FileLedger {
+        FileLedger::new(directory::ledger(self.0.path()))
     }
 
     pub(crate) fn records(&self) -> Vec<KeyRecord> {
         self.store().list("default").unwrap()
+    }
+
+    pub(crate) fn stored(&self, kid: &KeyId) -> KeyRecord {
+        self.store().get(&[*kid]).unwrap().remove(0)
     }
 
     pub(crate) fn scopes(&self, prefix: &str) -> usize {

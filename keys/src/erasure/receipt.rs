@@ -1,0 +1,213 @@
+//! The signed receipt of an erasure, and what can still be checked of it later.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde_json::{Value, json};
+use veilstream_engine::error::OpenError;
+use veilstream_engine::kdf;
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
+use zeroize::Zeroizing;
+
+use super::CANARY_FIELD;
+use crate::{KeyError, Manager, time};
+
+/// A token that was sealed under the erased key: it must never open again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canary {
+    /// The token, of the field `receipt#canary`.
+    pub token: String,
+}
+
+/// What was erased, and what was not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Whose keys.
+    pub tenant: String,
+    /// Who.
+    pub subject: SubjectRef,
+    /// The keys that were destroyed.
+    pub kids: Vec<KeyId>,
+    /// Unix seconds.
+    pub time: u64,
+    /// Whether a later record gets a new key.
+    pub may_return: bool,
+    /// `None`: the subject had no key that opened.
+    pub canary: Option<Canary>,
+    /// Where it stands in the erasure ledger.
+    pub ledger_position: u64,
+    /// Where the key store may still hold wraps, and until when.
+    pub remains: Vec<String>,
+    /// The day until which backups are kept.
+    pub backups_until: Option<u64>,
+}
+
+/// What an erasure by keys never reaches.
+const REMAINS: [&str; 4] = [
+    "blind indexes of the subject's values in stored records",
+    "values of deterministic, hashed, masked and generalized fields in stored records",
+    "dead letters of the subject's records, until their topic drops them",
+    "backups of the key store; the erasure ledger erases again what a restored one brings back",
+];
+
+impl Receipt {
+    /// The receipt as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let remains: Vec<String> = REMAINS.iter().map(|text| (*text).to_owned()).chain(self.remains.iter().cloned()).collect();
+        json!({
+            "veilstream_receipt": 1,
+            "tenant": self.tenant,
+            "subject": self.subject.to_string(),
+            "kids": self.kids.iter().map(KeyId::to_string).collect::<Vec<_>>(),
+            "time": time::text(self.time),
+            "may_return": self.may_return,
+            "canary": self.canary.as_ref().map(|canary| json!({ "field": CANARY_FIELD, "token": canary.token })),
+            "ledger_position": self.ledger_position,
+            "remains": remains,
+            "backups_until": self.backups_until.map(time::text),
+        })
+    }
+
+    pub(super) fn sign(self, key: &SigningKey) -> Result<SignedReceipt, KeyError> {
+        let receipt = self.to_json();
+        let message = message(&receipt).ok_or(KeyError::Receipt(ReceiptError::Malformed))?;
+        Ok(SignedReceipt { receipt, public_key: key.verifying_key(), signature: key.sign(&message) })
+    }
+}
+
+/// `"vs1/receipt" | LP(canonical JSON)` (RFC 8785).
+fn message(receipt: &Value) -> Option<Vec<u8>> {
+    let canonical = serde_json_canonicalizer::to_vec(receipt).ok()?;
+    let mut message = b"vs1/receipt".to_vec();
+    message.extend_from_slice(&kdf::length_prefix(canonical.len()));
+    message.extend_from_slice(&canonical);
+    Some(message)
+}
+
+/// A receipt with its signature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SignedReceipt {
+    /// [`Receipt::to_json`].
+    pub receipt: Value,
+    /// Who signed.
+    pub public_key: VerifyingKey,
+    signature: Signature,
+}
+
+/// It is no receipt, or not this key's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiptError {
+    /// Not the JSON of a signed receipt.
+    #[error("this is no receipt of an erasure")]
+    Malformed,
+    /// The signature is not of the key that the receipt names, or the receipt was changed.
+    #[error("the receipt was changed after it was signed")]
+    Signature,
+    /// Another key than the trusted one signed.
+    #[error("the receipt is signed with another key than the one trusted here")]
+    OtherKey,
+}
+
+impl SignedReceipt {
+    /// As it is handed out.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "receipt": self.receipt,
+            "public_key": URL_SAFE_NO_PAD.encode(self.public_key.as_bytes()),
+            "signature": URL_SAFE_NO_PAD.encode(self.signature.to_bytes()),
+        })
+    }
+
+    /// Reads one; its signature is not checked yet.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Malformed`].
+    pub fn parse(text: &[u8]) -> Result<Self, ReceiptError> {
+        let mut value: Value = serde_json::from_slice(text).map_err(|_| ReceiptError::Malformed)?;
+        let bytes = |name: &str| value[name].as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        let public_key = bytes("public_key").and_then(|b| VerifyingKey::try_from(&*b).ok()).ok_or(ReceiptError::Malformed)?;
+        let signature = bytes("signature").and_then(|b| Signature::from_slice(&b).ok()).ok_or(ReceiptError::Malformed)?;
+        let receipt = value["receipt"].take();
+        if receipt["veilstream_receipt"] != 1 {
+            return Err(ReceiptError::Malformed);
+        }
+        Ok(Self { receipt, public_key, signature })
+    }
+
+    /// Whether the receipt stands as `trusted` signed it.
+    ///
+    /// # Errors
+    /// [`ReceiptError`].
+    pub fn verify(&self, trusted: &VerifyingKey) -> Result<(), ReceiptError> {
+        let message = message(&self.receipt).ok_or(ReceiptError::Malformed)?;
+        self.public_key.verify_strict(&message, &self.signature).map_err(|_| ReceiptError::Signature)?;
+        if self.public_key == *trusted { Ok(()) } else { Err(ReceiptError::OtherKey) }
+    }
+
+    /// The keys it says were destroyed.
+    fn kids(&self) -> Option<Vec<KeyId>> {
+        self.receipt["kids"].as_array()?.iter().map(|kid| kid.as_str()?.parse().ok()).collect()
+    }
+}
+
+/// The signing key of an audit key: `expand(audit key, "vs1/audit/sign", 32)` is the seed (docs/formats.md).
+pub(crate) fn signer(audit: &SecretKey) -> SigningKey {
+    let mut seed = Zeroizing::new([0; 32]);
+    kdf::expand(audit.expose(), &[b"vs1/audit/sign"], &mut *seed);
+    SigningKey::from_bytes(&seed)
+}
+
+/// One thing that a later check of a receipt looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What.
+    pub what: &'static str,
+    /// What is wrong with it; `None`: it is so.
+    pub wrong: Option<String>,
+}
+
+impl Manager {
+    /// The key that signs receipts and exports.
+    pub(crate) fn signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
+        let key = self.audit_key(now)?;
+        let secret = key.secret.as_ref().ok_or(KeyError::NotActive { kind: KeyKind::Audit, scope: Scope::Version(1), state: key.state })?;
+        Ok(signer(secret))
+    }
+
+    /// The public key that receipts are verified with, for whoever has no key store.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn receipt_key(&self, now: u64) -> Result<VerifyingKey, KeyError> {
+        Ok(self.signing_key(now)?.verifying_key())
+    }
+
+    /// Checks a receipt against the key store and the erasure ledger as they are now.
+    ///
+    /// # Errors
+    /// [`KeyError`]: something cannot be looked at.
+    pub fn check_receipt(&self, signed: &SignedReceipt, now: u64) -> Result<Vec<Check>, KeyError> {
+        let mut checks = Vec::new();
+        let mut note = |what, wrong: Option<String>| checks.push(Check { what, wrong });
+        note("signature", signed.verify(&self.receipt_key(now)?).err().map(|error| error.to_string()));
+        let (kids, subject) = (signed.kids().unwrap_or_default(), signed.receipt["subject"].as_str().unwrap_or_default());
+        let alive = self.store().get(&kids)?.into_iter().find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty());
+        note("keys destroyed", alive.map(|record| format!("key {} is {} and has {} wraps", record.kid, record.state.as_str(), record.wraps.len())));
+        if let Some(token) = signed.receipt["canary"]["token"].as_str() {
+            let opened = self.open_stored(&Canary { token: token.to_owned() })?;
+            let wrong = match opened {
+                Err(OpenError::Erased) => None,
+                Ok(()) => Some("it opens".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            note("canary erased", wrong);
+        }
+        let position = signed.receipt["ledger_position"].as_u64().unwrap_or_default();
+        let recorded = self.ledger().read()?.into_iter().find(|recorded| recorded.position == position);
+        let same = recorded.is_some_and(|recorded| recorded.erasure.subject.to_string() == subject);
+        note("in the erasure ledger", (!same).then(|| format!("entry {position} is not there or of somebody else")));
+        Ok(checks)
+    }
+}

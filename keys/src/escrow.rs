@@ -1,0 +1,200 @@
+//! Keys on their way to a safe place and back: the wraps as they stand, signed. Never keys of data subjects: an escrow of those would undo erasures.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use veilstream_engine::kdf;
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+
+use crate::erasure::signer;
+use crate::store::{KeyRecord, Wrap};
+use crate::{KeyError, Manager, time};
+
+/// Why an escrow is not made or taken.
+#[derive(Debug, thiserror::Error)]
+pub enum EscrowError {
+    /// A data subject's key was asked for.
+    #[error("key {kid} is a data subject's: it is not exported, or an erasure would not be one")]
+    Subject {
+        /// The key.
+        kid: KeyId,
+    },
+    /// It is not what `keys export` writes.
+    #[error("this is no export of keys: {what}")]
+    Malformed {
+        /// Where it is not.
+        what: &'static str,
+    },
+    /// It was changed, or another store's key signed it.
+    #[error("the export was changed after it was signed")]
+    Signature,
+    /// It is of another tenant.
+    #[error("the export is of tenant {found}, this is {expected}")]
+    Tenant {
+        /// In the export.
+        found: String,
+        /// Here.
+        expected: String,
+    },
+    /// The store has other keys in their places.
+    #[error("this store has other keys in the place of {kids:?}; nothing of these was imported: import into a new store")]
+    Taken {
+        /// The keys.
+        kids: Vec<KeyId>,
+    },
+    /// A key cannot be had.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
+
+/// A key record as JSON: the columns of docs/formats.md, `wraps` as an array, `wrapped` in base64.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordJson {
+    kid: String,
+    kcv: String,
+    kind: String,
+    tenant: String,
+    scope: String,
+    version: u32,
+    state: String,
+    created: String,
+    retired: Option<String>,
+    wraps: Vec<WrapJson>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrapJson {
+    kek_uri: String,
+    kek_version: String,
+    wrapped: String,
+}
+
+impl From<&KeyRecord> for RecordJson {
+    fn from(record: &KeyRecord) -> Self {
+        Self {
+            kid: record.kid.to_string(),
+            kcv: record.kcv.iter().map(|b| format!("{b:02x}")).collect(),
+            kind: record.kind.as_str().to_owned(),
+            tenant: record.tenant.to_string(),
+            scope: record.scope.to_string(),
+            version: record.version,
+            state: record.state.as_str().to_owned(),
+            created: time::text(record.created),
+            retired: record.retired.map(time::text),
+            wraps: record
+                .wraps
+                .iter()
+                .map(|w| WrapJson { kek_uri: w.kek_uri.clone(), kek_version: w.kek_version.clone(), wrapped: STANDARD.encode(&w.wrapped) })
+                .collect(),
+        }
+    }
+}
+
+impl RecordJson {
+    /// The record, if every member is what it must be; else the member's name.
+    ///
+    /// # Errors
+    /// The name of the member.
+    pub fn record(&self) -> Result<KeyRecord, &'static str> {
+        let kid: KeyId = self.kid.parse().map_err(|_| "kid")?;
+        let kcv = crate::store::check_value(&self.kcv).filter(|kcv| kcv[..16] == kid.0).ok_or("kcv")?;
+        let wraps = self
+            .wraps
+            .iter()
+            .map(|w| Some(Wrap { kek_uri: w.kek_uri.clone(), kek_version: w.kek_version.clone(), wrapped: STANDARD.decode(&w.wrapped).ok()? }));
+        Ok(KeyRecord {
+            kid,
+            kcv,
+            kind: self.kind.parse().map_err(|_| "kind")?,
+            tenant: self.tenant.as_str().into(),
+            scope: self.scope.parse().map_err(|_| "scope")?,
+            version: self.version,
+            state: self.state.parse().map_err(|_| "state")?,
+            created: time::seconds(&self.created).ok_or("created")?,
+            retired: self.retired.as_deref().map(|text| time::seconds(text).ok_or("retired")).transpose()?,
+            wraps: wraps.collect::<Option<_>>().ok_or("wraps")?,
+            uses: None,
+        })
+    }
+}
+
+impl Manager {
+    /// Every key but those of data subjects, or the ones listed, as they are wrapped, signed with the audit key (which is among them).
+    ///
+    /// # Errors
+    /// [`EscrowError`].
+    pub fn export(&self, kids: &[KeyId], now: u64) -> Result<Value, EscrowError> {
+        let signer = self.signing_key(now)?;
+        let mut records =
+            if kids.is_empty() { self.store().list(self.tenant()).map_err(KeyError::from)? } else { self.store().get(kids).map_err(KeyError::from)? };
+        if let Some(subject) = records.iter().find(|record| matches!(record.scope, Scope::Subject(_))) {
+            return Err(EscrowError::Subject { kid: subject.kid });
+        }
+        if let Some(missing) = kids.iter().find(|kid| !records.iter().any(|record| record.kid == **kid)) {
+            return Err(KeyError::NoSuchKey { kid: *missing }.into());
+        }
+        if !records.iter().any(|record| record.kind == KeyKind::Audit) {
+            let audit = self.store().find(self.tenant(), KeyKind::Audit, &[Scope::Version(1)]).map_err(KeyError::from)?;
+            records.extend(audit);
+        }
+        let keys: Vec<RecordJson> = records.iter().map(RecordJson::from).collect();
+        let export = json!({ "veilstream_escrow": 1, "tenant": &**self.tenant(), "time": time::text(now), "keys": keys });
+        let signature = signer.sign(&message(&export)?);
+        Ok(json!({
+            "export": export,
+            "public_key": URL_SAFE_NO_PAD.encode(signer.verifying_key().as_bytes()),
+            "signature": URL_SAFE_NO_PAD.encode(signature.to_bytes()),
+        }))
+    }
+
+    /// Takes up the keys of an export that was signed with the audit key in it, which the provider or the recovery provider must open. Keys of processes
+    /// only open from then on. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`EscrowError`]; nothing was taken.
+    pub fn import(&self, text: &[u8]) -> Result<usize, EscrowError> {
+        let malformed = |what| EscrowError::Malformed { what };
+        let mut value: Value = serde_json::from_slice(text).map_err(|_| malformed("not JSON"))?;
+        let bytes = |name: &str| value[name].as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        let public_key = bytes("public_key").and_then(|b| VerifyingKey::try_from(&*b).ok()).ok_or_else(|| malformed("public_key"))?;
+        let signature = bytes("signature").and_then(|b| Signature::from_slice(&b).ok()).ok_or_else(|| malformed("signature"))?;
+        let export = value["export"].take();
+        if export["veilstream_escrow"] != 1 {
+            return Err(malformed("veilstream_escrow"));
+        }
+        let tenant = export["tenant"].as_str().unwrap_or_default();
+        if *tenant != **self.tenant() {
+            return Err(EscrowError::Tenant { found: tenant.to_owned(), expected: self.tenant().to_string() });
+        }
+        let message = message(&export)?;
+        let keys: Vec<RecordJson> = serde_json::from_value(export["keys"].clone()).map_err(|_| malformed("keys"))?;
+        let mut records: Vec<KeyRecord> = keys.iter().map(RecordJson::record).collect::<Result<_, _>>().map_err(malformed)?;
+        if let Some(subject) = records.iter().find(|record| matches!(record.scope, Scope::Subject(_))) {
+            return Err(EscrowError::Subject { kid: subject.kid });
+        }
+        // Whoever could change the export could sign it with a key of their own: only the audit key that our provider opens counts.
+        let audit = records.iter().find(|record| record.kind == KeyKind::Audit && record.tenant == *self.tenant()).ok_or_else(|| malformed("no audit key"))?;
+        let signer = signer(&self.secret_or_recovered(audit)?);
+        if signer.verifying_key() != public_key || public_key.verify_strict(&message, &signature).is_err() {
+            return Err(EscrowError::Signature);
+        }
+        for record in records.iter_mut().filter(|record| matches!(record.scope, Scope::Schema(_)) && record.state == KeyState::Active) {
+            record.state = KeyState::DecryptOnly;
+        }
+        let taken = self.store().import(&records).map_err(KeyError::from)?;
+        if taken.is_empty() { Ok(records.len()) } else { Err(EscrowError::Taken { kids: taken }) }
+    }
+}
+
+/// `"vs1/escrow" | LP(canonical JSON)` (RFC 8785).
+fn message(export: &Value) -> Result<Vec<u8>, EscrowError> {
+    let canonical = serde_json_canonicalizer::to_vec(export).map_err(|_| EscrowError::Malformed { what: "not canonical" })?;
+    let mut message = b"vs1/escrow".to_vec();
+    message.extend_from_slice(&kdf::length_prefix(canonical.len()));
+    message.extend_from_slice(&canonical);
+    Ok(message)
+}

@@ -1,0 +1,14 @@
+//! Times as they are written down.
+
+use jiff::Timestamp;
+
+/// RFC 3339, UTC, whole seconds: texts of one length sort as times do.
+pub(crate) fn text(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
+}
+
+/// The reverse of [`text`].
+pub(crate) fn seconds(text: &str) -> Option<u64> {
+    u64::try_from(text.parse::<Timestamp>().ok()?.as_second()).ok()
+}
