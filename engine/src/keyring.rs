@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use crate::key::{Key, KeyId, KeyKind, KeyState, Scope};
 
 /// An immutable set of keys of one tenant. Data keys of subjects are not kept here (there may be millions): the caller
 /// hands them to the transformer or revealer as it asks for them.
@@ -12,7 +12,7 @@ pub struct Keyring {
     tenant: Arc<str>,
     by_id: HashMap<KeyId, Arc<Key>>,
     sealing: HashMap<(KeyKind, Scope), Arc<Key>>,
-    erased: Arc<HashSet<SubjectRef>>,
+    shredded: Arc<HashSet<KeyId>>,
 }
 
 impl Keyring {
@@ -35,17 +35,17 @@ impl Keyring {
         ring
     }
 
-    /// The same, with data subjects who were erased so lately that their keys may still be in somebody's hand.
+    /// The same, with keys of data subjects that were shredded so lately that they may still be in somebody's hand.
     #[must_use]
-    pub fn with_erased(mut self, erased: Arc<HashSet<SubjectRef>>) -> Self {
-        self.erased = erased;
+    pub fn with_shredded(mut self, shredded: Arc<HashSet<KeyId>>) -> Self {
+        self.shredded = shredded;
         self
     }
 
-    /// Data subjects whose keys must be forgotten by whoever takes this snapshot.
+    /// Keys that whoever takes this snapshot must forget.
     #[must_use]
-    pub fn erased(&self) -> &HashSet<SubjectRef> {
-        &self.erased
+    pub fn shredded(&self) -> &HashSet<KeyId> {
+        &self.shredded
     }
 
     /// Whose keys these are; part of every token's associated data.
@@ -66,11 +66,11 @@ impl Keyring {
         self.sealing.get(&(kind, scope.clone()))
     }
 
-    /// Whether both hold the same keys in the same states, and the same erased subjects.
+    /// Whether both hold the same keys in the same states, and the same shredded ones.
     #[must_use]
     pub fn same_keys(&self, other: &Self) -> bool {
         let as_there = |key: &Arc<Key>| other.by_id.get(&key.id).is_some_and(|k| k.state == key.state);
-        self.by_id.len() == other.by_id.len() && self.by_id.values().all(as_there) && self.erased == other.erased
+        self.by_id.len() == other.by_id.len() && self.by_id.values().all(as_there) && self.shredded == other.shredded
     }
 
     /// Every key of a kind.

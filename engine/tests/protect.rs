@@ -635,13 +635,13 @@ fn a_subject_has_a_key_of_its_own() {
 fn nothing_is_sealed_for_an_erased_subject() {
     let members = r#""subject":"$.id","fields":[{"id":"a","path":"$.a"}]"#;
     let mut bench = Bench::with(&[&document(members)], keyring("t"));
-    let (scope, data) = subject_key("42");
-    let Scope::Subject(subject) = scope else { unreachable!() };
+    let data = subject_key("42").1;
+    let kid = data.id;
     bench.transformer.add_subject_keys([Arc::new(data)]);
     let value = r#"{"id":42,"a":"x"}"#;
     bench.protect(value);
-    // A snapshot that names the subject makes the key in hand be forgotten; what is asked for then is a marker.
-    bench.keys = Arc::new(Keyring::new(TENANT, [Arc::new(key(KeyKind::SubjectRef, "v1"))]).with_erased(Arc::new([subject].into())));
+    // A snapshot that names the key makes the key in hand be forgotten; what is asked for then is a marker.
+    bench.keys = Arc::new(Keyring::new(TENANT, [Arc::new(key(KeyKind::SubjectRef, "v1"))]).with_shredded(Arc::new([kid].into())));
     assert!(matches!(bench.outcome(value.as_bytes()), Outcome::NeedKeys(_)));
     let marker = veilstream_engine::Key { state: KeyState::Shredded, secret: None, seal_until: Some(NOW + 600), ..subject_key("42").1 };
     bench.transformer.add_subject_keys([Arc::new(marker)]);

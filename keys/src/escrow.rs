@@ -39,7 +39,7 @@ pub enum EscrowError {
         expected: String,
     },
     /// The store has other keys in their places.
-    #[error("this store has other keys in the place of {kids:?}; nothing of these was imported: import into a new store")]
+    #[error("this store has other keys in the place of {kids:?}, so these were left out and the rest imported; import into a new store")]
     Taken {
         /// The keys.
         kids: Vec<KeyId>,
@@ -155,7 +155,7 @@ impl Manager {
     /// only open from then on. Returns how many there were.
     ///
     /// # Errors
-    /// [`EscrowError`]; nothing was taken.
+    /// [`EscrowError`]; nothing was taken, but for what [`EscrowError::Taken`] does not name.
     pub fn import(&self, text: &[u8]) -> Result<usize, EscrowError> {
         let malformed = |what| EscrowError::Malformed { what };
         let mut value: Value = serde_json::from_slice(text).map_err(|_| malformed("not JSON"))?;

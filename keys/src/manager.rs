@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
+use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
 use veilstream_engine::schema::{IndexRule, Protect, Schema};
 use veilstream_engine::transform::NeededKey;
 
@@ -93,7 +93,7 @@ struct Held {
     /// Roots, wrapping keys and shared keys.
     keys: HashMap<KeyId, Arc<Key>>,
     process: ProcessKeys,
-    erased: Arc<HashSet<SubjectRef>>,
+    shredded: Arc<HashSet<KeyId>>,
 }
 
 /// When [`Manager::maintain`] looked at what last, in Unix seconds.
@@ -114,6 +114,16 @@ impl Manager {
     /// # Errors
     /// Ledger or store cannot be read, or the provider is not the one that wrapped the keys.
     pub fn open(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
+        let manager = Self::open_to_recover(settings, parts, now)?;
+        manager.reload()?;
+        Ok(manager)
+    }
+
+    /// [`Manager::open`] without loading keys: where the provider does not open them, [`Manager::rewrap`] may mend it.
+    ///
+    /// # Errors
+    /// Ledger or store cannot be read.
+    pub fn open_to_recover(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
         let Parts { provider, recovery, store, ledger } = parts;
         replay(&*ledger, &*store, &settings.tenant, now)?;
         let manager = Self {
@@ -126,9 +136,8 @@ impl Manager {
             ledger,
             ring: ArcSwap::default(),
             turn: Mutex::default(),
-            held: Mutex::new(Held { keys: HashMap::new(), process: ProcessKeys::new(), erased: Arc::default() }),
+            held: Mutex::new(Held { keys: HashMap::new(), process: ProcessKeys::new(), shredded: Arc::default() }),
         };
-        manager.reload()?;
         manager.take_up_erasures(now)?;
         Ok(manager)
     }
@@ -138,6 +147,8 @@ impl Manager {
     /// # Errors
     /// [`KeyError`].
     pub fn prepare_roots(&self, now: u64) -> Result<(), KeyError> {
+        // The audit key too: a backup without it could not tell our receipts from others.
+        self.audit_key(now)?;
         let turn = self.turn();
         ROOTS.into_iter().try_for_each(|kind| self.root(&turn, kind, 1, now).map(drop))
     }
@@ -286,7 +297,7 @@ impl Manager {
         let done = change(&mut held);
         // What transformers see. Wrapping keys stay here.
         let shared = held.keys.values().filter(|key| key.kind != KeyKind::Wrapping).cloned();
-        let ring = Keyring::new(self.settings.tenant.clone(), shared.chain(held.process.sealing())).with_erased(held.erased.clone());
+        let ring = Keyring::new(self.settings.tenant.clone(), shared.chain(held.process.sealing())).with_shredded(held.shredded.clone());
         // A new snapshot costs every lane its key schedules: only for a change.
         let old = self.ring.load();
         if old.tenant() != ring.tenant() || !old.same_keys(&ring) {
@@ -321,12 +332,11 @@ impl Manager {
     /// Forgets the keys of data subjects that were erased, here or elsewhere.
     pub(crate) fn take_up_erasures(&self, now: u64) -> Result<(), KeyError> {
         let since = now.saturating_sub(self.settings.lookup_age + SKEW);
-        let erased: HashSet<SubjectRef> = self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
-        let known = self.held().erased.clone();
-        let new: Vec<SubjectRef> = erased.difference(&known).copied().collect();
-        if !new.is_empty() {
-            self.subjects.forget(&new);
-            self.change(|held| held.erased = Arc::new(erased));
+        let shredded: HashSet<KeyId> = self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
+        let known = self.held().shredded.clone();
+        if !shredded.is_subset(&known) {
+            self.subjects.forget(|key| shredded.contains(&key.id));
+            self.change(|held| held.shredded = Arc::new(shredded));
         }
         Ok(())
     }

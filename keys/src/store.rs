@@ -144,11 +144,11 @@ pub trait Store: Send + Sync {
     /// [`StoreError`]; subjects may be erased already, so it is to be done again.
     fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError>;
 
-    /// Data subjects with a key shredded at or after `since`.
+    /// Keys of data subjects that were shredded at or after `since`.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<SubjectRef>, StoreError>;
+    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError>;
 
     /// Sees to it that deleted wraps are gone from the disk too, as far as the store can. Tells what it cannot.
     ///

@@ -7,16 +7,12 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::sync::{Arc, Barrier};
 
-use support::{Directory, NOW, people, schemas};
-use veilstream_engine::key::{KeyKind, KeyState, Scope, SubjectRef};
+use support::{Directory, NOW, people, schemas, subject};
+use veilstream_engine::key::{KeyKind, KeyState, Scope};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::provider::{EnvProvider, ITERATIONS, PasswordProvider, Provider};
 use veilstream_keys::store::{SqliteStore, Store};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
-
-fn subject(n: u8) -> NeededKey {
-    NeededKey { kind: KeyKind::Data, scope: Scope::Subject(SubjectRef([n; 16])) }
-}
 
 #[test]
 fn roots_are_made_once_and_read_back_the_same() {
@@ -30,7 +26,7 @@ fn roots_are_made_once_and_read_back_the_same() {
     let second = dir.open();
     second.prepare_roots(NOW + 1).unwrap();
     assert_eq!(ids(&first), ids(&second));
-    assert_eq!(dir.records().len(), 4);
+    assert_eq!(dir.records().len(), 5, "the audit key is kept from the engine");
 }
 
 #[test]
@@ -262,5 +258,5 @@ fn the_store_is_as_the_public_format_says() {
     assert_eq!(one("SELECT DISTINCT created FROM keys"), "2026-11-24T06:00:00Z");
     assert_eq!(one("PRAGMA journal_mode"), "wal");
     let text = one("SELECT group_concat(kind || ' ' || scope, ', ' ORDER BY kind) FROM keys");
-    assert_eq!(text, "data schema:people, dead_letter v1, deterministic v1, index v1, subject_ref v1");
+    assert_eq!(text, "audit v1, data schema:people, dead_letter v1, deterministic v1, index v1, subject_ref v1");
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::may_seal;
-use crate::key::{Key, KeyState, Scope, SubjectRef};
+use crate::key::{Key, KeyId, KeyState, Scope, SubjectRef};
 use crate::seal::{SealError, Sealer};
 use crate::token::{FieldId, Suite};
 
@@ -43,11 +43,11 @@ impl SubjectKeys {
         self.young.insert(subject, Entry { key, sealers: Vec::new() });
     }
 
-    /// Forgets subjects erased elsewhere.
-    pub(super) fn forget(&mut self, erased: &HashSet<SubjectRef>) {
-        for subject in erased {
-            self.young.remove(subject);
-            self.old.remove(subject);
+    /// Forgets keys shredded elsewhere.
+    pub(super) fn forget(&mut self, shredded: &HashSet<KeyId>) {
+        if !shredded.is_empty() {
+            self.young.retain(|_, entry| !shredded.contains(&entry.key.id));
+            self.old.retain(|_, entry| !shredded.contains(&entry.key.id));
         }
     }
 

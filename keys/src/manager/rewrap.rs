@@ -52,6 +52,9 @@ impl Manager {
     /// # Errors
     /// [`KeyError`]; what was moved stays so. A key that alone could not be moved is in [`Rewrapped::failed`].
     pub fn rewrap(&self, recover: bool, now: u64, progress: &mut dyn FnMut(Progress)) -> Result<Rewrapped, KeyError> {
+        if recover && self.recovery.is_none() {
+            return Err(KeyError::NoRecovery);
+        }
         let mut done = Rewrapped::default();
         let records: Vec<KeyRecord> = self.store.list(&self.settings.tenant)?.into_iter().filter(|record| !record.wraps.is_empty()).collect();
         let subjects = self.store.count_subjects(&self.settings.tenant)?;
@@ -66,8 +69,11 @@ impl Manager {
             self.rewrap_recovery(batch, &mut done)?;
             progress(Progress { done: (i * BATCH + batch.len()) as u64, total });
         }
-        // What was recovered is needed below.
-        self.reload()?;
+        // What was recovered is needed below; what was not is among the failed.
+        match self.reload() {
+            Err(error) if done.failed.is_empty() => return Err(error),
+            _ => {}
+        }
         self.rewrap_subjects(records.len() as u64, total, now, &mut done, progress)?;
         Ok(done)
     }
@@ -191,7 +197,12 @@ impl Manager {
         if before == total {
             return Ok(());
         }
-        let wrapping = self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok)?;
+        let wrapping = match self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok) {
+            Ok(key) => key,
+            // It is among them.
+            Err(_) if !done.failed.is_empty() => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let (mut after, mut seen) = (None, before);
         loop {
             let page = self.store.subjects(&self.settings.tenant, after.as_ref(), PAGE)?;

@@ -144,7 +144,7 @@ impl Manager {
         let wrapping = self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(turn, now), Ok)?;
         let new = self.insert_one(self.mint(KeyKind::Data, &scope, newest.version + 1, now, &Wrapper::Key(&wrapping))?.0)?;
         self.only_opens(&[newest.kid])?;
-        self.subjects.forget(&[subject]);
+        self.subjects.forget(|key| key.scope == scope);
         Ok(rotated(&new))
     }
 

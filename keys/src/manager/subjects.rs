@@ -1,6 +1,6 @@
 //! Keys of data subjects: one look into the store and one write for a batch of them, unwrapped here under a wrapping key, kept for a while.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +11,9 @@ use super::minting::Wrapper;
 use super::{Manager, key_of};
 use crate::KeyError;
 use crate::store::KeyRecord;
+
+/// Seconds it is remembered that a subject is erased.
+const ERASED_AGE: u64 = 60;
 
 impl Manager {
     /// The sealing keys of data subjects. A subject that was erased has a shredded key without a secret.
@@ -80,7 +83,9 @@ impl Manager {
     fn for_a_while(&self, record: &KeyRecord, now: u64) -> Result<Arc<Key>, KeyError> {
         let unwrapped = self.unwrap(record)?;
         let Key { state, ref secret, .. } = *unwrapped;
-        Ok(Arc::new(Key { seal_until: Some(now + self.settings.lookup_age), ..key_of(record, state, secret.clone()) }))
+        // Whoever was erased may have been let back.
+        let age = if state == KeyState::Shredded { ERASED_AGE } else { self.settings.lookup_age };
+        Ok(Arc::new(Key { seal_until: Some(now + age), ..key_of(record, state, secret.clone()) }))
     }
 }
 
@@ -116,15 +121,10 @@ impl SubjectCache {
         lock(&self.looked_up).put(key.id, (key, until));
     }
 
-    /// Forgets the keys of these subjects.
-    pub(super) fn forget(&self, subjects: &[SubjectRef]) {
-        let mut sealing = lock(&self.sealing);
-        for subject in subjects {
-            sealing.pop(subject);
-        }
-        drop(sealing);
-        let subjects: HashSet<&SubjectRef> = subjects.iter().collect();
-        drop_where(&mut lock(&self.looked_up), |(key, _)| matches!(&key.scope, Scope::Subject(subject) if subjects.contains(subject)));
+    /// Forgets keys.
+    pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
+        drop_where(&mut lock(&self.sealing), |key| which(key));
+        drop_where(&mut lock(&self.looked_up), |(key, _)| which(key));
     }
 
     /// Drops what is over. Nobody else does for keys that are not asked for again.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 
 use super::{KeyRecord, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, Wrap, WrapChange, check_value};
 use crate::time::text as time;
@@ -307,14 +307,13 @@ impl Store for SqliteStore {
         self.write(|t| shreds.iter().map(|one| shred(t, tenant, one, now)).collect())
     }
 
-    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<SubjectRef>, StoreError> {
-        let scopes: Vec<String> = self.ask(|c| {
+    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
+        let kids: Vec<String> = self.ask(|c| {
             let mut statement =
-                c.prepare_cached("SELECT DISTINCT scope FROM keys WHERE tenant = ?1 AND state = 'shredded' AND retired >= ?2 AND scope LIKE 'subject:%'")?;
+                c.prepare_cached("SELECT kid FROM keys WHERE tenant = ?1 AND state = 'shredded' AND retired >= ?2 AND scope LIKE 'subject:%'")?;
             statement.query_map(params![tenant, time(since)], |row| row.get(0))?.collect()
         })?;
-        let subject = |scope: &String| if let Ok(Scope::Subject(subject)) = scope.parse() { Some(subject) } else { None };
-        Ok(scopes.iter().filter_map(subject).collect())
+        Ok(kids.iter().filter_map(|kid| kid.parse().ok()).collect())
     }
 
     /// `secure_delete` overwrote them in the database; the write-ahead log holds pages from before.

@@ -2,15 +2,20 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use veilstream_engine::compile::{self, Grants, SchemaSet};
-use veilstream_engine::key::KeyId;
+use veilstream_engine::error::RejectCode;
+use veilstream_engine::key::{KeyId, KeyKind, Scope, SubjectRef};
+use veilstream_engine::record::{Output, Record};
+use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
+use veilstream_engine::transform::{NeededKey, Outcome, Transformer};
 use veilstream_keys::erasure::FileLedger;
 use veilstream_keys::provider::{FileProvider, create_kek_file};
 use veilstream_keys::store::{KeyRecord, SqliteStore, Store};
-use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
+use veilstream_keys::{KeyError, Manager, OsEntropy, Parts, Settings, directory};
 
 /// Some time in November 2026.
 pub(crate) const NOW: u64 = 1_795_500_000;
@@ -26,7 +31,11 @@ impl Directory {
     }
 
     pub(crate) fn provider(&self) -> FileProvider {
-        FileProvider::new(directory::kek(self.0.path())).unwrap()
+        FileProvider::new(self.kek()).unwrap()
+    }
+
+    pub(crate) fn kek(&self) -> PathBuf {
+        directory::kek(self.0.path())
     }
 
     pub(crate) fn store(&self) -> SqliteStore {
@@ -79,5 +88,83 @@ pub(crate) fn schemas(document: &str) -> SchemaSet {
 
 /// A schema that seals one field under the schema's key.
 pub(crate) fn people() -> SchemaSet {
-    schemas(r#"{"veilstream":1,"name":"people","version":1,"fields":[{"id":"email","path":"$.email","index":{"normalize":"email"}}]}"#)
+    schemas(PEOPLE)
+}
+
+/// A schema whose values are a data subject's.
+pub(crate) fn customers() -> SchemaSet {
+    schemas(CUSTOMERS)
+}
+
+const CUSTOMERS: &str =
+    r#"{"veilstream":1,"name":"customers","version":1,"when":{"$.type":"customer"},"subject":"$.id","fields":[{"id":"name","path":"$.name"}]}"#;
+const PEOPLE: &str = r#"{"veilstream":1,"name":"people","version":1,"fields":[{"id":"email","path":"$.email","index":{"normalize":"email"}}]}"#;
+
+pub(crate) fn subject(n: u8) -> NeededKey {
+    subject_number(u32::from(n))
+}
+
+pub(crate) fn subject_number(n: u32) -> NeededKey {
+    let mut reference = [0; 16];
+    reference[..4].copy_from_slice(&n.to_be_bytes());
+    NeededKey { kind: KeyKind::Data, scope: Scope::Subject(SubjectRef(reference)) }
+}
+
+/// One process that protects and reveals.
+pub(crate) struct Process {
+    pub(crate) manager: Manager,
+    set: SchemaSet,
+    transformer: Transformer,
+    revealer: Revealer,
+}
+
+impl Process {
+    pub(crate) fn start(dir: &Directory, now: u64) -> Self {
+        Self::with(dir.open_with(Settings::of("default"), now).unwrap(), now)
+    }
+
+    pub(crate) fn with(manager: Manager, now: u64) -> Self {
+        let set = SchemaSet::new([CUSTOMERS, PEOPLE].map(|d| Arc::new(compile::compile(d.as_bytes(), &Grants::local()).unwrap().schema)).to_vec()).unwrap();
+        manager.prepare(&set, now).unwrap();
+        Self { manager, set, transformer: Transformer::new(Box::new(OsEntropy)), revealer: Revealer::default() }
+    }
+
+    /// The key of a data subject, as the engine asks for it.
+    pub(crate) fn needed(&self, id: &str) -> NeededKey {
+        NeededKey { kind: KeyKind::Data, scope: Scope::Subject(self.manager.subject_ref(id, NOW).unwrap()) }
+    }
+
+    /// The event and what became of it.
+    pub(crate) fn protect(&mut self, event: &str, now: u64) -> (String, String) {
+        (event.to_owned(), self.try_protect(event, now).unwrap())
+    }
+
+    pub(crate) fn try_protect(&mut self, event: &str, now: u64) -> Result<String, RejectCode> {
+        let record = Record { key: None, value: Some(event.as_bytes()), headers: &[], topic: None, now };
+        let mut out = Output::default();
+        for _ in 0..3 {
+            match self.transformer.transform(&self.set, &self.manager.keyring(), &record, &mut out) {
+                Outcome::Protected(_) => return Ok(String::from_utf8(out.value).unwrap()),
+                Outcome::Rejected(reject) => return Err(reject.code),
+                Outcome::NeedKeys(needed) => self.transformer.add_subject_keys(self.manager.fetch(&needed, now).unwrap()),
+            }
+        }
+        panic!("keys are there and do not seal");
+    }
+
+    /// What a protected event opens to: the event, or what is left of it.
+    pub(crate) fn reveal(&mut self, output: &str, now: u64) -> String {
+        self.reveal_status(output, now).0
+    }
+
+    /// With what became of the one field.
+    pub(crate) fn reveal_status(&mut self, output: &str, now: u64) -> (String, Status) {
+        let schema = &self.set.schemas()[usize::from(!output.contains(r#""type":"customer""#))];
+        let ring = self.manager.keyring();
+        let lookup = |kid: &KeyId| self.manager.lookup(kid, now).unwrap();
+        let keys = KeySource { keyring: &ring, lookup: &lookup };
+        let (mut out, mut report) = (Vec::new(), Report::default());
+        self.revealer.reveal(schema, keys, output.as_bytes(), &RevealOptions::default(), &mut out, &mut report).unwrap();
+        (String::from_utf8(out).unwrap(), report.fields[0].1)
+    }
 }
