@@ -2,7 +2,7 @@
 //! in the other order: unready, pipeline drained, HTTP last.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,7 +20,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often keys are maintained and the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// How long leaving the group may take after the lanes have stopped.
+/// How long leaving the group may take after the lanes have stopped, and how long the end of a request to a key service is waited for.
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// Runs until a signal or the pipeline ends it.
@@ -55,8 +55,13 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
             let _ = send.send(Event::Ended(end));
         }
     })?;
-    let why = supervise(&events, config.schemas.reload_interval, || keys.maintain(), || schemas.reload(|set| keys.prepare(set).map_err(|e| e.to_string())));
-    let end = match why {
+    let (of_tick, of_reload) = (keys.clone(), keys.clone());
+    let upkeep = Upkeep::start(
+        config.schemas.reload_interval,
+        move || of_tick.maintain(),
+        move || schemas.reload(|set| of_reload.prepare(set).map_err(|e| e.to_string())),
+    )?;
+    let end = match supervise(&events, &upkeep) {
         Why::Ended(end) => end,
         Why::Signal(signal) => {
             status.unready("process", format!("stopping: {signal}"));
@@ -146,27 +151,69 @@ enum Why<E> {
     Ended(E),
 }
 
-/// Waits for the end; meanwhile calls `tick` about once a second and `reload` when it is due or asked for.
-fn supervise<E>(events: &Receiver<Event<E>>, interval: Duration, mut tick: impl FnMut(), mut reload: impl FnMut()) -> Why<E> {
-    let mut next_reload = Instant::now() + interval;
-    let mut next_tick = Instant::now() + TICK;
+/// Waits for the end; hands requests to look at schemas on.
+fn supervise<E>(events: &Receiver<Event<E>>, upkeep: &Upkeep) -> Why<E> {
     loop {
-        match events.recv_timeout(next_tick.min(next_reload).saturating_duration_since(Instant::now())) {
+        match events.recv() {
             Ok(Event::Request(Request::Stop(signal))) => return Why::Signal(signal),
-            Ok(Event::Request(Request::Reload)) => next_reload = Instant::now(),
+            Ok(Event::Request(Request::Reload)) => upkeep.reload(),
             Ok(Event::Ended(end)) => return Why::Ended(end),
             // Nobody can tell us anything any more: stop as if asked to.
-            Err(RecvTimeoutError::Disconnected) => return Why::Signal("no more signals"),
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(_) => return Why::Signal("no more signals"),
         }
-        if Instant::now() >= next_tick {
-            tick();
-            next_tick = Instant::now() + TICK;
+    }
+}
+
+/// The thread that maintains keys and looks at schemas. A key service may let it wait; a signal must not wait for that.
+struct Upkeep {
+    reload: Option<Sender<()>>,
+    ended: Receiver<()>,
+}
+
+impl Upkeep {
+    /// Calls `tick` about once a second and `reload` every `interval` or when asked to.
+    fn start(interval: Duration, mut tick: impl FnMut() + Send + 'static, mut reload: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
+        let (ask, asked) = mpsc::channel::<()>();
+        let (end, ended) = mpsc::channel();
+        let run = move || {
+            let mut next_reload = Instant::now() + interval;
+            let mut next_tick = Instant::now() + TICK;
+            loop {
+                match asked.recv_timeout(next_tick.min(next_reload).saturating_duration_since(Instant::now())) {
+                    Ok(()) => next_reload = Instant::now(),
+                    Err(RecvTimeoutError::Disconnected) => break,
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                if Instant::now() >= next_tick {
+                    tick();
+                    next_tick = Instant::now() + TICK;
+                }
+                if Instant::now() >= next_reload {
+                    reload();
+                    next_reload = Instant::now() + interval;
+                }
+            }
+            // What it holds goes first: the end of the keys is written down by whoever drops them last.
+            drop((tick, reload));
+            let _ = end.send(());
+        };
+        std::thread::Builder::new().name("upkeep".to_owned()).spawn(run)?;
+        Ok(Self { reload: Some(ask), ended })
+    }
+
+    fn reload(&self) {
+        if let Some(ask) = &self.reload {
+            // Its thread ends only with this.
+            let _ = ask.send(());
         }
-        if Instant::now() >= next_reload {
-            reload();
-            next_reload = Instant::now() + interval;
-        }
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.reload = None;
+        // It may be waiting for a key service.
+        let _ = self.ended.recv_timeout(LEAVE);
     }
 }
 
@@ -183,35 +230,56 @@ fn disable_core_dumps() -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    fn idle(interval: Duration, tick: impl FnMut() + Send + 'static, reload: impl FnMut() + Send + 'static) -> Upkeep {
+        Upkeep::start(interval, tick, reload).unwrap()
+    }
+
     #[test]
     fn requests_are_served_in_order_until_the_end() {
         let (send, events) = mpsc::channel();
-        send.send(Event::Request(Request::Reload)).unwrap();
+        let (reloaded, reloads) = mpsc::channel();
+        let upkeep = idle(Duration::from_secs(3600), || (), move || reloaded.send(()).unwrap());
         send.send(Event::Request(Request::Reload)).unwrap();
         send.send(Event::Request(Request::Stop("SIGTERM"))).unwrap();
         send.send(Event::Ended("not reached")).unwrap();
-        let mut reloads = 0;
-        assert_eq!(supervise(&events, Duration::from_secs(3600), || (), || reloads += 1), Why::Signal("SIGTERM"));
-        assert_eq!(reloads, 2);
-        assert_eq!(supervise(&events, Duration::from_secs(3600), || (), || ()), Why::Ended("not reached"));
+        assert_eq!(supervise(&events, &upkeep), Why::Signal("SIGTERM"));
+        reloads.recv().unwrap();
+        assert_eq!(supervise(&events, &upkeep), Why::Ended("not reached"));
     }
 
     #[test]
     fn ticks_and_reloads_come_by_themselves() {
+        let (ticked, ticks) = mpsc::channel();
+        let (reloaded, reloads) = mpsc::channel();
+        let upkeep = idle(Duration::from_millis(20), move || ticked.send(()).unwrap(), move || reloaded.send(()).unwrap());
+        ticks.recv().unwrap();
+        for _ in 0..2 {
+            reloads.recv().unwrap();
+        }
+        drop(upkeep);
+        // Both are dropped before the end is waited for no more.
+        while ticks.recv().is_ok() {}
+        while reloads.recv().is_ok() {}
+    }
+
+    /// A key service that lets the upkeep wait must not let a signal wait.
+    #[test]
+    fn a_signal_does_not_wait_for_keys() {
         let (send, events) = mpsc::channel::<Event<&str>>();
-        let (mut ticks, mut reloads) = (0, 0);
-        let why = supervise(
-            &events,
-            Duration::from_millis(20),
-            || {
-                ticks += 1;
-                send.send(Event::Ended("ticked")).unwrap();
+        let (entered, inside) = mpsc::channel();
+        let (release, held) = mpsc::channel::<()>();
+        let upkeep = idle(
+            Duration::from_secs(3600),
+            move || {
+                let _ = entered.send(());
+                let _ = held.recv();
             },
-            || reloads += 1,
+            || (),
         );
-        assert_eq!(why, Why::Ended("ticked"));
-        assert_eq!(ticks, 1);
-        assert!(reloads > 1, "{reloads}");
+        inside.recv().unwrap();
+        send.send(Event::Request(Request::Stop("SIGTERM"))).unwrap();
+        assert_eq!(supervise(&events, &upkeep), Why::Signal("SIGTERM"));
+        drop(release);
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn a_year_without_a_restart_and_without_a_gap() {
     // 0, 90, 180, 270 and 360 days.
     assert_eq!(of_kind(&records, KeyKind::Wrapping, "epoch:"), [(1, old), (2, old), (3, old), (4, old), (5, new)]);
     let person = one.manager.fetch(&[one.needed("7")], end).unwrap().remove(0);
-    let versions = of_kind(&dir.store().find("default", KeyKind::Data, &[person.scope.clone()]).unwrap(), KeyKind::Data, "subject:");
+    let versions = of_kind(&dir.store().find("default", KeyKind::Data, std::slice::from_ref(&person.scope)).unwrap(), KeyKind::Data, "subject:");
     assert_eq!(versions, [(1, old), (2, old), (3, old), (4, old), (5, new)]);
     // One a day and process, as seldom as it was looked after here.
     let process_keys = of_kind(&records, KeyKind::Data, "schema:people").len();

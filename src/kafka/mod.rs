@@ -39,7 +39,7 @@ use error::{Fault, is_authorization};
 use ffi::Queue;
 use producer::{Producer, Recipe};
 use shared::{LaneHandle, Membership, Shared};
-use worker::Worker;
+use worker::{Fetcher, Worker};
 
 /// How long the start waits for the coordinator; a transaction that another process left open is aborted within its time-out.
 const FENCE_IN: Duration = Duration::from_secs(60);
@@ -179,6 +179,7 @@ impl Pipeline {
         });
         let producers = producers(config, &shared)?;
         let consumer = consumer::create(&config.kafka, &shared).map_err(|e| StartError::Settings(e.to_string()))?;
+        let system = |e: std::io::Error| StartError::System(format!("no thread can be had ({e})"));
         let (to_poll, requests) = mpsc::channel();
         let (stop, stops) = mpsc::channel();
         let (mut routes, mut workers) = (Vec::new(), Vec::new());
@@ -187,12 +188,12 @@ impl Pipeline {
             let (inbox, messages) = mpsc::channel();
             let overrun = Arc::new(AtomicBool::new(false));
             routes.push((LaneHandle { inbox, overrun: overrun.clone() }, queue.clone(), recipe.clone()));
-            workers.push(Worker::new(lane, shared.clone(), recipe, queue, messages, to_poll.clone(), overrun, producer));
+            let fetcher = Fetcher::start(lane, shared.keys.clone()).map_err(system)?;
+            workers.push(Worker::new(lane, shared.clone(), recipe, queue, messages, to_poll.clone(), overrun, producer, fetcher));
         }
         let poller = Poller::new(consumer, shared, config.kafka.clone(), requests, stops);
         poller.route(routes);
         let lanes = workers.len();
-        let system = |e: std::io::Error| StartError::System(format!("no thread can be had ({e})"));
         let mut threads = Vec::new();
         for (lane, worker) in workers.into_iter().enumerate() {
             let ended = to_poll.clone();

@@ -10,6 +10,7 @@ use prometheus::local::LocalHistogram;
 use rdkafka::types::RDKafkaErrorCode;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::error::RejectCode;
+use veilstream_engine::key::Key;
 use veilstream_engine::keyring::Keyring;
 use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record};
 use veilstream_engine::schema::Schema;
@@ -39,7 +40,7 @@ pub(super) enum Stopped {
     Batch,
     /// The transaction is full.
     Full,
-    /// Keys are missing: [`Pump::fetch_keys`].
+    /// Keys are missing: [`Pump::needed`].
     Keys,
     /// The guard stopped the topic of this epoch.
     Tripped(u64),
@@ -410,18 +411,24 @@ impl Pump {
         self.needed = needed.into_iter().collect();
     }
 
-    /// Fetches what the last run lacked.
-    pub(super) fn fetch_keys(&mut self) -> Result<(), KeyFault> {
+    /// What the last run lacked.
+    ///
+    /// # Errors
+    /// It was fetched before, again and again.
+    pub(super) fn needed(&mut self) -> Result<Vec<NeededKey>, KeyFault> {
         if self.fetches >= FETCHES {
             self.fetches = 0;
             return Err(KeyFault("keys are there and do not seal; see the logs of the key store and the random source".to_owned()));
         }
-        let keys = self.shared.keys.fetch(&self.needed)?;
+        Ok(std::mem::take(&mut self.needed))
+    }
+
+    /// Takes what was fetched.
+    pub(super) fn take_keys(&mut self, keys: Vec<Arc<Key>>) {
         self.fetches += 1;
         self.transformer.add_subject_keys(keys);
         // Other kinds come with a new snapshot.
         self.keys = self.shared.keys.keyring();
-        Ok(())
     }
 
     // ---- the end of a transaction ----

@@ -1,6 +1,7 @@
 //! One lane's thread: reads its partitions' queue, transforms, produces, and does what the state machine says. It never waits for anything
 //! without looking at its inbox: a rebalance may be waiting for it.
 
+mod keys;
 mod recovery;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::pump::{Pump, Stopped};
 use super::shared::{Ack, Assigned, Latch, Shared, ToLane, ToPoll};
 use super::slot::{Slot, Slots};
 use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted};
+pub(super) use keys::Fetcher;
 use recovery::Recovery;
 
 /// Records read at once.
@@ -58,6 +60,7 @@ pub(super) struct Worker {
     /// No producer can be had.
     unfenced: Latch,
     keys_away: Latch,
+    fetcher: Fetcher,
     /// The last failure of a transaction, for what is done after its abort.
     failure: Option<Fault>,
 }
@@ -73,6 +76,7 @@ impl Worker {
         poll: Sender<ToPoll>,
         overrun: Arc<AtomicBool>,
         producer: Producer,
+        fetcher: Fetcher,
     ) -> Self {
         let now = Instant::now();
         let mut machine = Lane::new(recipe.transaction_timeout());
@@ -100,6 +104,7 @@ impl Worker {
             blocked: Latch::new(format!("lane {lane}")),
             unfenced: Latch::new(format!("producer (lane {lane})")),
             keys_away: Latch::new(format!("keys (lane {lane})")),
+            fetcher,
             failure: None,
             shared,
         }
@@ -142,6 +147,9 @@ impl Worker {
         }
         if self.recovery.is_some() {
             return self.recover();
+        }
+        if self.fetcher.is_asked() {
+            return self.await_keys();
         }
         self.work();
     }
@@ -446,26 +454,12 @@ impl Worker {
         match stopped {
             Stopped::Batch | Stopped::Full => {}
             Stopped::Failed(fault) => self.drive(Event::Failed(fault)),
-            Stopped::Keys => self.fetch_keys(),
+            Stopped::Keys => self.ask_for_keys(),
             Stopped::Tripped(epoch) => self.park(epoch),
         }
         if self.machine.state() == State::Open && self.pump.transaction.is_empty() && !self.slots.iter().any(Slot::is_dirty) {
             // Nothing came of it (stale records, or keys are awaited): nothing to keep open.
             self.drive(Event::Due);
-        }
-    }
-
-    /// The pump lacks keys. What it has done commits first when they are not at hand.
-    fn fetch_keys(&mut self) {
-        match self.pump.fetch_keys() {
-            Ok(()) => self.keys_away.clear(&self.shared.status),
-            Err(fault) => {
-                if self.machine.state() == State::Open {
-                    self.drive(Event::Due);
-                }
-                self.keys_away.raise(&self.shared.status, &fault.to_string());
-                self.backoff.failed(Instant::now());
-            }
         }
     }
 

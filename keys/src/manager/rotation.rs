@@ -137,7 +137,7 @@ impl Manager {
     fn next_of_subject(&self, turn: &Turn<'_>, subject: SubjectRef, now: u64) -> Result<Rotated, KeyError> {
         let scope = Scope::Subject(subject);
         let found = self.store.find(&self.settings.tenant, KeyKind::Data, std::slice::from_ref(&scope))?;
-        let newest = found.iter().max_by_key(|record| record.version).ok_or_else(|| KeyError::NoSuchSubject { subject })?;
+        let newest = found.iter().max_by_key(|record| record.version).ok_or(KeyError::NoSuchSubject { subject })?;
         if newest.state == KeyState::Shredded {
             return Err(not_active(KeyKind::Data, &scope, newest.state));
         }
