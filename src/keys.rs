@@ -9,7 +9,7 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::erasure::FileLedger;
+use veilstream_keys::erasure::{self, FileLedger, Ledger};
 use veilstream_keys::provider::{
     CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, create_kek_file, layered,
 };
@@ -30,18 +30,55 @@ const DIRECTORY_TENANT: &str = "default";
 /// # Errors
 /// The store or the provider cannot be had.
 pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
-    let manager = manager(config, Box::new(SqliteStore::open(&config.store)?), metrics.clone())?;
+    let manager = Manager::open(manager_settings(config), parts(config, store(config)?, metrics.clone())?, now())?;
     Ok(Arc::new(Keys { manager, metrics, last_fault: Mutex::default() }))
 }
 
-/// The key manager over a store.
-fn manager(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Manager> {
+/// The key manager itself, for what changes keys.
+///
+/// # Errors
+/// The store or the provider cannot be had.
+pub fn manager(config: &config::Keys) -> anyhow::Result<Manager> {
+    Ok(Manager::open(manager_settings(config), parts(config, store(config)?, None)?, now())?)
+}
+
+/// The key manager where the provider may not open what the store holds.
+///
+/// # Errors
+/// The store cannot be had, or a provider is not usable.
+pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
+    Ok(Manager::open_to_recover(manager_settings(config), parts(config, store(config)?, None)?, now())?)
+}
+
+/// Erases again who is in the ledger; how many keys were there again.
+///
+/// # Errors
+/// Ledger or store cannot be had.
+pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
+    Ok(erasure::replay(&*ledger(config), &*store(config)?, &config.tenant, now())?)
+}
+
+/// The key store, for what only looks at it.
+///
+/// # Errors
+/// It cannot be had.
+pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
+    Ok(Box::new(SqliteStore::open(&config.store)?))
+}
+
+fn ledger(config: &config::Keys) -> Arc<dyn Ledger> {
+    Arc::new(FileLedger::new(config.ledger.clone()))
+}
+
+fn manager_settings(config: &config::Keys) -> Settings {
+    let rotation = config.rotation_enabled.then_some(u64::from(config.rotation_interval_days) * 86400);
+    Settings { rotation, ..Settings::of(&config.tenant) }
+}
+
+fn parts(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Parts> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let provider = layered(provider(config)?, Arc::new(Metered(metrics)), RetryPolicy::default(), CachePolicy::default(), &clock);
-    let rotation = config.rotation_enabled.then_some(u64::from(config.rotation_interval_days) * 86400);
-    let settings = Settings { rotation, ..Settings::of(&config.tenant) };
-    let ledger = Arc::new(FileLedger::new(config.ledger.clone()));
-    Ok(Manager::open(settings, Parts { provider, recovery: None, store, ledger }, now())?)
+    Ok(Parts { provider, recovery: None, store, ledger: ledger(config) })
 }
 
 /// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
@@ -75,12 +112,12 @@ fn provider(config: &config::Keys) -> Result<Box<dyn Provider>, ProviderError> {
     })
 }
 
-/// Makes what a configuration or directory lacks: the file of key-encrypting keys (provider `file`), the store, and the roots in it. A file of key-encrypting
+/// Makes what a configuration or directory lacks: the file of key-encrypting keys (provider `file`), the store, and, unless it is to stay `empty`, the roots in it. A file of key-encrypting
 /// keys that is there is used and not changed.
 ///
 /// # Errors
 /// There is a store already, or something cannot be made.
-pub fn init(source: &KeysSource) -> anyhow::Result<config::Keys> {
+pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<config::Keys> {
     let keys = settings(source)?;
     anyhow::ensure!(!keys.store.exists(), "{} is there already; nothing was changed", keys.store.display());
     directory::create_folder_of(&keys.store).with_context(|| format!("the folder of {} cannot be made", keys.store.display()))?;
@@ -91,7 +128,10 @@ pub fn init(source: &KeysSource) -> anyhow::Result<config::Keys> {
     }
     // The key-encrypting key must be usable before there is a store.
     provider(&keys)?;
-    manager(&keys, Box::new(SqliteStore::create(&keys.store)?), None)?.prepare_roots(now())?;
+    let manager = Manager::open(manager_settings(&keys), parts(&keys, Box::new(SqliteStore::create(&keys.store)?), None)?, now())?;
+    if !empty {
+        manager.prepare_roots(now())?;
+    }
     Ok(keys)
 }
 
@@ -167,7 +207,8 @@ fn fault(error: KeyError) -> KeyFault {
     KeyFault(error.to_string())
 }
 
-fn now() -> u64 {
+/// Unix seconds.
+pub fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs())
 }
 

@@ -137,8 +137,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError`]; nothing was changed.
     fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError>;
 
-    /// Erases data subjects: their keys become `shredded` and lose their wraps, and their scopes are closed (see [`Shred`]). One step for each
-    /// subject; doing it again changes nothing.
+    /// Erases data subjects: their keys become `shredded` and lose their wraps (a shredded key that has wraps again loses them again), and their scopes
+    /// are closed (see [`Shred`]). One step for each subject; doing it again changes nothing.
     ///
     /// # Errors
     /// [`StoreError`]; subjects may be erased already, so it is to be done again.

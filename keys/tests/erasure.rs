@@ -271,4 +271,8 @@ fn a_receipt_proves_itself_and_nothing_else() {
     dir.sql(&format!("INSERT INTO wraps SELECT '{kid}', kek_uri, kek_version, wrapped FROM wraps LIMIT 1"));
     assert_eq!(dir.store().count_subjects("default").unwrap().half_shredded, 1);
     assert!(!all_is_well(&process.manager, &read));
+    // The next start puts it right.
+    let late = Process::start(&dir, NOW);
+    assert!(all_is_well(&late.manager, &read));
+    assert_eq!(dir.store().count_subjects("default").unwrap().half_shredded, 0);
 }

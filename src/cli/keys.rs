@@ -1,18 +1,18 @@
 //! `veilstream keys`
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+mod life;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
-use serde_json::{Value, json};
-use veilstream_engine::key::{KeyState, Scope};
-use veilstream_keys::SCHEMA_KEY_LIFE;
-use veilstream_keys::store::{KeyRecord, SqliteStore, Store as _};
+use veilstream_engine::KeyId;
+use veilstream_engine::compile::{Grants, SchemaSet};
 
-use super::KeysSource;
+use super::{KeysSource, load_config};
 use crate::exit::Exit;
-use crate::{config, keys};
+use crate::registry;
 
 /// Arguments of `keys`.
 #[derive(Debug, Args)]
@@ -28,6 +28,9 @@ enum Command {
     Init {
         #[command(flatten)]
         source: KeysSource,
+        /// Make no keys in the store: they are to be imported
+        #[arg(long)]
+        empty: bool,
     },
     /// List keys: names and states, never the keys
     #[command(after_help = "Examples:\n  veilstream keys list --keys keys\n  veilstream keys list --config veilstream.toml --json")]
@@ -38,174 +41,142 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Open the keys and tell which seal, how old they are and how often they were used
+    /// Open the keys and tell which seal, how old they are, how often they were used and what refers to them
     #[command(after_help = "Examples:\n  veilstream keys status --keys keys\n  veilstream keys status --config veilstream.toml --json")]
     Status {
         #[command(flatten)]
         source: KeysSource,
+        #[command(flatten)]
+        schemas: SchemaFiles,
         /// One JSON object
         #[arg(long)]
         json: bool,
     },
+    /// Make new versions of keys
+    #[command(after_help = ROTATE)]
+    Rotate {
+        #[command(flatten)]
+        source: KeysSource,
+        #[command(flatten)]
+        what: life::What,
+    },
+    /// Move every wrap to the newest version of what wraps it; no token changes
+    #[command(after_help = REWRAP)]
+    Rewrap {
+        #[command(flatten)]
+        source: KeysSource,
+        /// Open with keys.recovery what the provider does not open, and wrap it anew
+        #[arg(long)]
+        recover: bool,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a key that nothing refers to any more
+    #[command(after_help = "Examples:\n  veilstream keys retire --config veilstream.toml 0b2e7c...\n  veilstream keys retire --keys keys --undo 0b2e7c...")]
+    Retire {
+        #[command(flatten)]
+        source: KeysSource,
+        #[command(flatten)]
+        schemas: SchemaFiles,
+        /// The key's id, as `keys list` shows it
+        #[arg(value_name = "KEY")]
+        kid: KeyId,
+        /// You have looked through all that is stored, and no token or index refers to it
+        #[arg(long)]
+        unreferenced: bool,
+        /// Take a retirement back
+        #[arg(long, conflicts_with = "unreferenced")]
+        undo: bool,
+    },
+    /// Write keys, as they are wrapped, to a signed file; never keys of data subjects
+    #[command(
+        after_help = "Examples:\n  veilstream keys export --config veilstream.toml --out escrow.json\n\nWhat opens the file is the key-encrypting key (or keys.recovery), as with the store itself."
+    )]
+    Export {
+        #[command(flatten)]
+        source: KeysSource,
+        /// Where to; never overwritten
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Only these keys
+        #[arg(value_name = "KEY")]
+        kids: Vec<KeyId>,
+    },
+    /// Take up keys from an export
+    #[command(after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream keys import --config new.toml escrow.json")]
+    Import {
+        #[command(flatten)]
+        source: KeysSource,
+        /// The export
+        file: PathBuf,
+    },
+    /// Erase again who is in the erasure ledger (every start does it too)
+    #[command(after_help = "Examples:\n  veilstream keys replay-ledger --config veilstream.toml     # after a backup of the key store was restored")]
+    ReplayLedger {
+        #[command(flatten)]
+        source: KeysSource,
+    },
+    /// Print the public key that verifies receipts and exports
+    PublicKey {
+        #[command(flatten)]
+        source: KeysSource,
+    },
+}
+
+const ROTATE: &str = "Old versions go on opening. What they wrap is moved by `keys rewrap`; what they seal or index stays until it is written anew.
+Subject, shared and wrapping keys rotate by themselves after keys.rotation_interval_days, keys of processes every day.
+
+Examples:
+  veilstream keys rotate --keys keys --kek             # then: veilstream keys rewrap, and back the new key-encrypting key up
+  veilstream keys rotate --config veilstream.toml --wrapping
+  veilstream keys rotate --config veilstream.toml --index      # both versions are written until the old one is retired";
+
+const REWRAP: &str =
+    "Run it after the key-encrypting key or the wrapping key was rotated. It may be broken off and run again. With --recover, after the key-encrypting key
+was lost and another one configured: the keys are opened with keys.recovery.
+
+Examples:
+  veilstream keys rewrap --keys keys
+  veilstream keys rewrap --config veilstream.toml --recover
+
+Exit code: 0 everything is wrapped by the newest versions, 1 something is not";
+
+/// Schema documents for what they refer to: those of the configuration, or the ones named.
+#[derive(Debug, Clone, Args)]
+pub struct SchemaFiles {
+    /// Schema document; may be given several times. Without it, those of the configuration
+    #[arg(long = "schema", value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl SchemaFiles {
+    fn load(&self, source: &KeysSource) -> anyhow::Result<Arc<SchemaSet>> {
+        if !self.files.is_empty() {
+            let loaded = registry::open_files(&self.files, &Grants::local()).map_err(|faults| super::faults_error(&faults))?;
+            return Ok(loaded.set);
+        }
+        let Some(file) = &source.config else { return Ok(Arc::default()) };
+        let (registry, _) = registry::open_configured(&load_config(file)?.schemas).map_err(|faults| super::faults_error(&faults))?;
+        Ok(registry.current())
+    }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// The keys cannot be made or opened.
+/// The keys cannot be made, opened or changed.
 pub fn run(args: &KeysArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        Command::Init { source } => init(source),
-        Command::List { source, json } => list(source, *json),
-        Command::Status { source, json } => status(source, *json),
-    }
-}
-
-fn init(source: &KeysSource) -> anyhow::Result<Exit> {
-    let made = keys::init(source)?;
-    let mut out = io::stdout().lock();
-    writeln!(out, "made {}", made.store.display())?;
-    match &made.provider {
-        config::KeyProvider::File { path } => {
-            writeln!(out, "keys are wrapped by {}: back both up, apart from each other; without either nothing opens again", path.display())?;
-        }
-        _ => writeln!(out, "keys are wrapped by provider {}: without its secret nothing opens again", made.provider.name())?,
-    }
-    Ok(Exit::Ok)
-}
-
-fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
-    let settings = keys::settings(source)?;
-    let records = SqliteStore::open(&settings.store)?.list(&settings.tenant)?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    if !as_json {
-        writeln!(out, "{:<32} {:<14} {:<24} {:<12} {:<20} WRAPPED BY", "KEY", "KIND", "SCOPE", "STATE", "CREATED")?;
-    }
-    for record in &records {
-        if as_json {
-            writeln!(out, "{}", shown(record))?;
-            continue;
-        }
-        let (kind, scope, state) = (record.kind.as_str(), record.scope.to_string(), record.state.as_str());
-        writeln!(out, "{} {kind:<14} {scope:<24} {state:<12} {:<20} {}", record.kid, time(record.created), wrapped_by(record))?;
-    }
-    out.flush()?;
-    Ok(Exit::Ok)
-}
-
-fn status(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
-    let settings = keys::settings(source)?;
-    // Opening unwraps the roots: a wrong key-encrypting key shows here and not at the next start.
-    keys::open(&settings, None)?;
-    let store = SqliteStore::open(&settings.store)?;
-    let report = Report {
-        records: store.list(&settings.tenant)?,
-        subjects: store.count_subjects(&settings.tenant)?.keys,
-        now: Timestamp::now().as_second().unsigned_abs(),
-    };
-    let warnings = report.warnings(&settings);
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    if as_json {
-        let sealing: Vec<Value> = report.sealing().map(|r| report.with_age(r)).collect();
-        let states: BTreeMap<&str, usize> = report.states();
-        let shown = json!({
-            "tenant": settings.tenant, "provider": settings.provider.name(), "store": settings.store, "sealing": sealing, "keys": states,
-            "subject_keys": report.subjects, "warnings": warnings,
-        });
-        writeln!(out, "{shown:#}")?;
-    } else {
-        writeln!(out, "tenant {}, provider {}, store {}", settings.tenant, settings.provider.name(), settings.store.display())?;
-        writeln!(out, "{:<14} {:<24} {:<32} {:>8} {:>14}  WRAPPED BY", "SEALING", "SCOPE", "KEY", "AGE", "USES")?;
-        for record in report.sealing() {
-            let uses = record.uses.map_or_else(|| "-".to_owned(), |n| n.to_string());
-            let (kind, scope) = (record.kind.as_str(), record.scope.to_string());
-            writeln!(out, "{kind:<14} {scope:<24} {} {:>8} {uses:>14}  {}", record.kid, age(report.age(record)), wrapped_by(record))?;
-        }
-        let states: Vec<String> = report.states().iter().map(|(state, n)| format!("{n} {state}")).collect();
-        writeln!(out, "keys: {}; of data subjects: {}", states.join(", "), report.subjects)?;
-        for warning in &warnings {
-            writeln!(out, "warning: {warning}")?;
-        }
-    }
-    out.flush()?;
-    Ok(Exit::Ok)
-}
-
-/// What `status` tells.
-struct Report {
-    records: Vec<KeyRecord>,
-    subjects: u64,
-    now: u64,
-}
-
-impl Report {
-    /// Keys that may seal now. A process that was killed leaves its key active; its age ends it.
-    fn sealing(&self) -> impl Iterator<Item = &KeyRecord> {
-        self.records.iter().filter(|r| r.state == KeyState::Active && !(matches!(r.scope, Scope::Schema(_)) && self.age(r) >= SCHEMA_KEY_LIFE))
-    }
-
-    fn age(&self, record: &KeyRecord) -> u64 {
-        self.now.saturating_sub(record.created)
-    }
-
-    fn with_age(&self, record: &KeyRecord) -> Value {
-        let mut value = shown(record);
-        value["age_seconds"] = self.age(record).into();
-        value["uses"] = record.uses.into();
-        value
-    }
-
-    fn states(&self) -> BTreeMap<&'static str, usize> {
-        let mut states = BTreeMap::new();
-        for record in &self.records {
-            *states.entry(record.state.as_str()).or_default() += 1;
-        }
-        states
-    }
-
-    /// A key-encrypting key that has wrapped keys for longer than the configured interval.
-    fn warnings(&self, settings: &config::Keys) -> Vec<String> {
-        let mut first: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for wrap in self.records.iter().flat_map(|r| r.wraps.iter().map(move |w| (w, r))) {
-            let since = first.entry((&wrap.0.kek_uri, &wrap.0.kek_version)).or_insert(u64::MAX);
-            *since = (*since).min(wrap.1.created);
-        }
-        let newest = first.iter().max_by_key(|(_, since)| **since);
-        let old =
-            newest.filter(|(_, since)| settings.rotation_enabled && self.now.saturating_sub(**since) / 86400 >= u64::from(settings.rotation_interval_days));
-        old.map(|((uri, version), since)| {
-            let days = self.now.saturating_sub(*since) / 86400;
-            format!(
-                "the newest key-encrypting key ({uri} {version}) is in use for {days} days; keys.rotation_interval_days is {}",
-                settings.rotation_interval_days
-            )
-        })
-        .into_iter()
-        .collect()
-    }
-}
-
-fn shown(record: &KeyRecord) -> Value {
-    let wraps: Vec<Value> = record.wraps.iter().map(|w| json!({ "kek_uri": w.kek_uri, "kek_version": w.kek_version })).collect();
-    json!({
-        "kid": record.kid.to_string(), "kind": record.kind.as_str(), "tenant": &*record.tenant, "scope": record.scope.to_string(), "version": record.version,
-        "state": record.state.as_str(), "created": time(record.created), "retired": record.retired.map(time), "wraps": wraps,
-    })
-}
-
-fn wrapped_by(record: &KeyRecord) -> String {
-    record.wraps.iter().map(|w| format!("{} {}", w.kek_uri, w.kek_version)).collect::<Vec<_>>().join(", ")
-}
-
-fn time(seconds: u64) -> String {
-    i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok()).map_or_else(|| "-".to_owned(), |t| t.to_string())
-}
-
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86400),
+        Command::Init { source, empty } => report::init(source, *empty),
+        Command::List { source, json } => report::list(source, *json),
+        Command::Status { source, schemas, json } => report::status(source, &*schemas.load(source)?, *json),
+        Command::Rotate { source, what } => life::rotate(source, what),
+        Command::Rewrap { source, recover, json } => life::rewrap(source, *recover, *json),
+        Command::Retire { source, schemas, kid, unreferenced, undo } => life::retire(source, &*schemas.load(source)?, kid, *unreferenced, *undo),
+        Command::Export { source, out, kids } => life::export(source, out, kids),
+        Command::Import { source, file } => life::import(source, file),
+        Command::ReplayLedger { source } => life::replay_ledger(source),
+        Command::PublicKey { source } => life::public_key(source),
     }
 }

@@ -10,6 +10,7 @@ mod lines;
 pub mod reveal;
 pub mod run;
 pub mod schema;
+pub mod shred;
 pub mod transform;
 
 use std::io;
@@ -58,8 +59,10 @@ enum Command {
     Index(index::IndexArgs),
     /// Check, test and list schema documents
     Schema(schema::SchemaArgs),
-    /// Make, list and inspect keys
+    /// Make, inspect, rotate and end keys
     Keys(keys::KeysArgs),
+    /// Erase data subjects by destroying their keys, with signed receipts
+    Shred(shred::ShredArgs),
     /// List, show and replay dead letters
     Dlq(dlq::DlqArgs),
     /// Print a completion script for a shell
@@ -85,6 +88,7 @@ impl Cli {
             Command::Index(args) => index::run(args),
             Command::Schema(args) => schema::run(args),
             Command::Keys(args) => keys::run(args),
+            Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(*shell, &mut Self::command(), "veilstream", &mut io::stdout());

@@ -2,6 +2,7 @@
 
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_engine::schema::Schema;
 
 use super::minting::BY_KEY;
 use super::{Manager, SCHEMA_KEY_LIFE, pinned};
@@ -65,11 +66,11 @@ impl Manager {
         Ok(())
     }
 
-    /// The schemas that pin a root, by name.
+    /// The schemas that seal or index with an active root: those that pin it, and of an index root those that pin none.
     #[must_use]
-    pub fn pinned_by(record: &KeyRecord, schemas: &SchemaSet) -> Vec<String> {
-        let pins = schemas.schemas().iter().filter(|schema| pinned(schema).contains(&(record.kind, record.version)));
-        pins.map(|schema| schema.name.to_string()).collect()
+    pub fn used_by(root: &KeyRecord, schemas: &SchemaSet) -> Vec<String> {
+        let follows = |schema: &Schema| root.kind == KeyKind::Index && schema.fields.iter().any(|f| f.index.as_ref().is_some_and(|index| index.root.is_none()));
+        names(schemas, |schema| pins(schema, root) || follows(schema))
     }
 
     fn record(&self, kid: &KeyId) -> Result<KeyRecord, KeyError> {
@@ -84,9 +85,9 @@ impl Manager {
             KeyState::Retired => return because("it is retired already"),
             KeyState::Active | KeyState::DecryptOnly | KeyState::Compromised => {}
         }
-        let pins = Self::pinned_by(record, schemas);
-        if !pins.is_empty() {
-            return Ok(Some(format!("schema {} pins root {}", pins.join(", "), record.version)));
+        let pinning = names(schemas, |schema| pins(schema, record));
+        if !pinning.is_empty() {
+            return Ok(Some(format!("schema {} pins root {}", pinning.join(", "), record.version)));
         }
         let newest = self.is_newest(record)?;
         let checked = |what: &str| if unreferenced { None } else { Some(format!("{what}; look through all that is stored, then say so with --unreferenced")) };
@@ -117,4 +118,12 @@ impl Manager {
         let later = |other: &KeyRecord| same(other) && other.version > record.version && other.state == KeyState::Active;
         Ok(!self.store.shared(&self.settings.tenant)?.iter().any(later))
     }
+}
+
+fn pins(schema: &Schema, root: &KeyRecord) -> bool {
+    pinned(schema).contains(&(root.kind, root.version))
+}
+
+fn names(schemas: &SchemaSet, which: impl Fn(&Schema) -> bool) -> Vec<String> {
+    schemas.schemas().iter().filter(|schema| which(schema)).map(|schema| schema.name.to_string()).collect()
 }

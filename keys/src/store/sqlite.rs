@@ -342,7 +342,7 @@ fn shred(t: &Transaction<'_>, tenant: &str, shred: &Shred, now: u64) -> rusqlite
     const SCOPE: &str = "tenant = ?1 AND kind = 'data' AND scope = ?2 AND scope NOT LIKE 'schema:%'";
     let scope = Scope::Subject(shred.subject).to_string();
     let mut dead =
-        t.prepare_cached(&format!("SELECT kid FROM keys WHERE {SCOPE} AND state != 'shredded' AND (?3 OR kid IN (SELECT value FROM json_each(?4)))"))?;
+        t.prepare_cached(&format!("SELECT kid FROM keys WHERE {SCOPE} AND (state != 'shredded' OR EXISTS (SELECT 1 FROM wraps w WHERE w.kid = keys.kid)) AND (?3 OR kid IN (SELECT value FROM json_each(?4)))"))?;
     let dead: Vec<String> = dead.query_map(params![tenant, scope, shred.all, list(&shred.kids)], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let mut kids = Vec::new();
     for kid in &dead {

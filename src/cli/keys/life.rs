@@ -1,0 +1,158 @@
+//! What changes keys: rotation, rewrapping, retirement, export and import.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use veilstream_engine::KeyId;
+use veilstream_engine::compile::SchemaSet;
+use veilstream_keys::{Progress, Rotate};
+
+use crate::cli::KeysSource;
+use crate::exit::Exit;
+use crate::keys::{self, now};
+
+/// What to rotate.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct What {
+    /// The key-encrypting key
+    #[arg(long)]
+    kek: bool,
+    /// The wrapping key of data subjects' keys
+    #[arg(long)]
+    wrapping: bool,
+    /// The shared data keys (one-shot commands), of all schemas or of one
+    #[arg(long, value_name = "SCHEMA", num_args = 0..=1, default_missing_value = "")]
+    shared: Option<String>,
+    /// The key of one data subject
+    #[arg(long, value_name = "ID")]
+    subject: Option<String>,
+    /// The root of blind indexes
+    #[arg(long)]
+    index: bool,
+    /// The root of deterministic fields, for schemas to pin
+    #[arg(long)]
+    deterministic: bool,
+}
+
+pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
+    let manager = keys::manager(&keys::settings(source)?)?;
+    let what = match what {
+        What { kek: true, .. } => Rotate::Kek,
+        What { wrapping: true, .. } => Rotate::Wrapping,
+        What { index: true, .. } => Rotate::Index,
+        What { deterministic: true, .. } => Rotate::Deterministic,
+        What { subject: Some(id), .. } => Rotate::Subject(manager.subject_ref(id, now())?),
+        What { shared, .. } => Rotate::Shared(shared.as_deref().filter(|name| !name.is_empty()).map(Into::into)),
+    };
+    let rotated = manager.rotate(&what, now())?;
+    let mut out = io::stdout().lock();
+    for one in &rotated {
+        match &one.kid {
+            Some(kid) => writeln!(out, "{}: version {}, key {kid}", one.what, one.version)?,
+            None => writeln!(out, "{}: version {}", one.what, one.version)?,
+        }
+    }
+    if rotated.is_empty() {
+        writeln!(out, "there is no such key; nothing was rotated")?;
+    }
+    let next = match what {
+        Rotate::Kek => "next: back the key-encrypting key up if it is yours to back up, then `veilstream keys rewrap`",
+        Rotate::Wrapping => "next: `veilstream keys rewrap` moves the keys of data subjects under it",
+        Rotate::Index => "next: both versions are written from now on; re-index what is stored, then `veilstream keys retire` the old one",
+        Rotate::Deterministic => "next: schemas pin it (\"root\"); what is stored stays under the old one",
+        Rotate::Shared(_) | Rotate::Subject(_) => return Ok(Exit::Ok),
+    };
+    writeln!(out, "{next}")?;
+    Ok(Exit::Ok)
+}
+
+pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyhow::Result<Exit> {
+    let settings = keys::settings(source)?;
+    let manager = if recover { keys::manager_to_recover(&settings)? } else { keys::manager(&settings)? };
+    let bar = progress_bar(!as_json);
+    let done = manager.rewrap(recover, now(), &mut |Progress { done, total }| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    let mut out = io::stdout().lock();
+    if as_json {
+        let failed: Vec<Value> = done.failed.iter().map(|(kid, why)| json!({ "kid": kid.to_string(), "why": why.to_string() })).collect();
+        let report = json!({ "moved": done.moved, "recovered": done.recovered, "added": done.added, "current": done.current, "failed": failed });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(out, "{} moved, {} recovered, {} added for recovery, {} were the newest already", done.moved, done.recovered, done.added, done.current)?;
+        for (_, why) in &done.failed {
+            writeln!(io::stderr(), "not moved: {why}")?;
+        }
+    }
+    Ok(if done.failed.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+fn progress_bar(wanted: bool) -> ProgressBar {
+    if !wanted || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} keys, {per_sec}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::no_length().with_style(style)
+}
+
+pub(super) fn retire(source: &KeysSource, schemas: &SchemaSet, kid: &KeyId, unreferenced: bool, undo: bool) -> anyhow::Result<Exit> {
+    let manager = keys::manager(&keys::settings(source)?)?;
+    if undo {
+        manager.unretire(kid)?;
+        writeln!(io::stdout(), "key {kid} opens again")?;
+    } else {
+        manager.retire(kid, schemas, unreferenced, now())?;
+        writeln!(io::stdout(), "key {kid} is retired; `veilstream keys retire --undo` takes it back")?;
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) fn export(source: &KeysSource, out: &Path, kids: &[KeyId]) -> anyhow::Result<Exit> {
+    let manager = keys::manager(&keys::settings(source)?)?;
+    let export = manager.export(kids, now())?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).with_context(|| format!("{} cannot be made", out.display()))?;
+    serde_json::to_writer_pretty(&mut file, &export)?;
+    writeln!(file)?;
+    file.sync_all()?;
+    let count = export["export"]["keys"].as_array().map_or(0, Vec::len);
+    writeln!(io::stdout(), "{count} keys in {}; keys of data subjects are never exported", out.display())?;
+    Ok(Exit::Ok)
+}
+
+pub(super) fn import(source: &KeysSource, file: &Path) -> anyhow::Result<Exit> {
+    // The keys in the store may be lost to the provider, as those of the export may be: keys.recovery opens them.
+    let manager = keys::manager_to_recover(&keys::settings(source)?)?;
+    let text = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let count = manager.import(&text)?;
+    writeln!(
+        io::stdout(),
+        "{count} keys taken up; `veilstream keys status` tells whether the provider opens them, `veilstream keys rewrap --recover` mends it"
+    )?;
+    Ok(Exit::Ok)
+}
+
+pub(super) fn replay_ledger(source: &KeysSource) -> anyhow::Result<Exit> {
+    let erased = keys::replay_ledger(&keys::settings(source)?)?;
+    match erased {
+        0 => writeln!(io::stdout(), "everybody in the ledger is erased in the store")?,
+        n => writeln!(io::stdout(), "{n} keys were there again and are destroyed")?,
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) fn public_key(source: &KeysSource) -> anyhow::Result<Exit> {
+    let key = keys::manager(&keys::settings(source)?)?.receipt_key(now())?;
+    writeln!(io::stdout(), "{}", URL_SAFE_NO_PAD.encode(key.as_bytes()))?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,191 @@
+//! `veilstream shred`
+
+use std::io::{self, BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::{Args, Subcommand};
+use ed25519_dalek::VerifyingKey;
+use jiff::Timestamp;
+use veilstream_keys::erasure::{Check, SignedReceipt, Terms};
+
+use super::KeysSource;
+use crate::exit::Exit;
+use crate::keys::{self, now};
+
+const AFTER_HELP: &str = "Destroys every key of the data subject, so that what was sealed with them opens nowhere any more: in topics, databases and backups. Running sidecars
+and readers forget the keys within a second, at the latest after keys.lookup_max_age. A later record of the subject is rejected (erased_subject),
+unless --allow-return. Each line of the output is a signed receipt; keep it. What an erasure does not reach stands in it: indexes, deterministic values, dead letters.
+
+Examples:
+  veilstream shred --config veilstream.toml --subject 42 --reason 'request 2026-117' > receipt.json
+  veilstream shred --config veilstream.toml --subjects ids.txt --reason 'retention: inactive for 5 years' > receipts.ndjson
+  veilstream shred verify --config veilstream.toml receipt.json
+
+Exit code: 0 all are erased, 1 something failed: run it again; verify: 0 all is as the receipts say, 1 it is not";
+
+/// Arguments of `shred`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ShredArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    source: KeysSource,
+    #[command(flatten)]
+    who: Option<Who>,
+    /// Why, in words that name nobody; stands in the erasure ledger
+    #[arg(long, value_name = "TEXT", required = true)]
+    reason: Option<String>,
+    /// Let a later record of the subject have a new key
+    #[arg(long)]
+    allow_return: bool,
+    /// The day until which backups are kept, for the receipt
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
+    backups_until: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Who {
+    /// The data subject, as records name it; 42 and "42" are one
+    #[arg(long, value_name = "ID")]
+    subject: Option<String>,
+    /// A file with one data subject a line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    subjects: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check receipts against the key store and the erasure ledger, or their signatures alone
+    Verify {
+        #[command(flatten)]
+        source: KeysSource,
+        /// Check the signature alone, with this key (`veilstream keys public-key`)
+        #[arg(long, value_name = "KEY", conflicts_with_all = ["keys", "config"])]
+        public_key: Option<String>,
+        /// The receipts; - is standard input
+        file: PathBuf,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// An erasure is not complete, or a receipt cannot be checked.
+pub fn run(args: &ShredArgs) -> anyhow::Result<Exit> {
+    match (&args.command, &args.who) {
+        (Some(Command::Verify { source, public_key, file }), _) => verify(source, public_key.as_deref(), file),
+        (None, Some(who)) => shred(args, &who.ids()?),
+        (None, None) => Err(Exit::Usage.because("name the data subject with --subject ID, or a file of them with --subjects FILE")),
+    }
+}
+
+impl Who {
+    fn ids(&self) -> anyhow::Result<Vec<String>> {
+        if let Some(id) = &self.subject {
+            return Ok(vec![id.clone()]);
+        }
+        let Some(file) = &self.subjects else { return Ok(Vec::new()) };
+        let ids: Vec<String> =
+            io::BufReader::new(open(file)?).lines().collect::<Result<_, _>>().with_context(|| format!("{} cannot be read", file.display()))?;
+        Ok(ids.into_iter().filter(|id| !id.is_empty()).collect())
+    }
+}
+
+/// Whether a text names a data subject: as a word, or anywhere when that is no accident.
+fn names(text: &str, id: &str) -> bool {
+    text.split(|c: char| !c.is_alphanumeric()).any(|word| word == id) || (id.chars().count() > 5 && text.contains(id))
+}
+
+fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
+    if file.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    Ok(Box::new(std::fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?))
+}
+
+fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
+    let reason = args.reason.as_deref().unwrap_or_default();
+    if reason.trim().is_empty() {
+        return Err(Exit::Usage.because("--reason is empty; say why, without naming anybody"));
+    }
+    if ids.iter().any(|id| id.is_empty()) {
+        return Err(Exit::Usage.because("--subject is empty"));
+    }
+    // The ledger outlives the erasure: whoever was erased must not stand in it.
+    if ids.iter().any(|id| names(reason, id)) {
+        return Err(Exit::Usage.because("--reason names a data subject; the ledger keeps it, so say it without the id (a request's number, for example)"));
+    }
+    let manager = keys::manager(&keys::settings(&args.source)?)?;
+    let subjects = ids.iter().map(|id| manager.subject_ref(id, now())).collect::<Result<Vec<_>, _>>()?;
+    let terms = Terms { reason, may_return: args.allow_return, backups_until: args.backups_until };
+    let mut out = io::stdout().lock();
+    for receipt in manager.shred(&subjects, &terms, now())? {
+        writeln!(out, "{}", receipt.to_json())?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn verify(source: &KeysSource, public_key: Option<&str>, file: &Path) -> anyhow::Result<Exit> {
+    let trusted = public_key.map(parse_key).transpose()?;
+    let manager = match trusted {
+        Some(_) => None,
+        None => Some(keys::manager(&keys::settings(source)?)?),
+    };
+    let mut whole = true;
+    let (mut out, mut count) = (io::stdout().lock(), 0);
+    for value in serde_json::Deserializer::from_reader(io::BufReader::new(open(file)?)).into_iter::<serde_json::Value>() {
+        count += 1;
+        let value = value.map_err(|e| anyhow::anyhow!("{}: receipt {count} is not JSON (line {}, column {})", file.display(), e.line(), e.column()))?;
+        let receipt = SignedReceipt::parse(value.to_string().as_bytes()).with_context(|| format!("{}: receipt {count}", file.display()))?;
+        let checks = match (&manager, &trusted) {
+            (Some(manager), _) => manager.check_receipt(&receipt, now())?,
+            (None, Some(key)) => vec![Check { what: "signature", wrong: receipt.verify(key).err().map(|e| e.to_string()) }],
+            (None, None) => unreachable!("one of them is there"),
+        };
+        for Check { what, wrong } in checks {
+            whole &= wrong.is_none();
+            writeln!(out, "receipt {count}, {what}: {}", wrong.as_deref().unwrap_or("yes"))?;
+        }
+    }
+    if count == 0 {
+        return Err(Exit::Usage.because(format!("{} holds no receipt", file.display())));
+    }
+    Ok(if whole { Exit::Ok } else { Exit::Failed })
+}
+
+/// The start of a day, UTC, in Unix seconds.
+fn day(text: &str) -> Result<u64, String> {
+    let start = format!("{text}T00:00:00Z").parse::<Timestamp>().map_err(|_| "write it as 2027-01-31".to_owned())?;
+    Ok(start.as_second().unsigned_abs())
+}
+
+fn parse_key(text: &str) -> anyhow::Result<VerifyingKey> {
+    let key = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|bytes| VerifyingKey::try_from(&*bytes).ok());
+    key.ok_or_else(|| Exit::Usage.because("--public-key is none; `veilstream keys public-key` prints it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_names_somebody_is_told_from_one_that_does_not() {
+        for (text, id) in [("request of 42", "42"), ("wrote as ada@example.com", "ada@example.com"), ("customer-4711234", "4711234")] {
+            assert!(names(text, id), "{text} {id}");
+        }
+        for (text, id) in [("request 2026-117", "17"), ("request 2026-117", "42"), ("retention", "ten")] {
+            assert!(!names(text, id), "{text} {id}");
+        }
+    }
+
+    #[test]
+    fn a_day_is_its_start() {
+        assert_eq!(day("2027-01-31"), Ok(1_801_353_600));
+        assert!(day("31.1.2027").is_err() && day("2027-02-30").is_err());
+    }
+}
