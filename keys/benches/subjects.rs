@@ -1,0 +1,90 @@
+//! Keys of many data subjects: made, looked up cold and warm, erased; rates and bytes per subject. `make bench-subjects` runs it.
+//!
+//! Arguments: the number of subjects (1,000,000). The store is a SQLite file in a new temporary folder, with the settings that `keys init` gives it.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs, reason = "a bench prints and ends where it fails")]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use veilstream_engine::key::{KeyKind, Scope, SubjectRef};
+use veilstream_engine::transform::NeededKey;
+use veilstream_keys::erasure::{FileLedger, Terms};
+use veilstream_keys::provider::{FileProvider, create_kek_file};
+use veilstream_keys::store::{SqliteStore, Store};
+use veilstream_keys::{Manager, Parts, Settings, directory};
+
+const NOW: u64 = 1_795_500_000;
+/// A poll batch.
+const BATCH: u64 = 1000;
+const COLD: u64 = 100_000;
+const SHREDDED: u64 = 1000;
+
+/// References are HMACs: spread evenly, in no order.
+fn subject(n: u64) -> SubjectRef {
+    let mut reference = [0; 16];
+    let mixed = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    reference[..8].copy_from_slice(&(mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9).to_be_bytes());
+    reference[8..].copy_from_slice(&n.to_be_bytes());
+    SubjectRef(reference)
+}
+
+fn batch(from: u64, step: u64) -> Vec<NeededKey> {
+    (0..BATCH).map(|i| NeededKey { kind: KeyKind::Data, scope: Scope::Subject(subject(from + i * step)) }).collect()
+}
+
+fn measured(what: &str, count: u64, work: impl FnOnce()) {
+    let start = Instant::now();
+    work();
+    let seconds = start.elapsed().as_secs_f64();
+    println!("| {what} | {count} | {seconds:.2} s | {:.0} |", count as f64 / seconds);
+}
+
+fn main() {
+    let subjects: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
+    let dir = tempfile::tempdir().unwrap();
+    create_kek_file(&directory::kek(dir.path())).unwrap();
+    let file = directory::store(dir.path());
+    SqliteStore::create(&file).unwrap();
+    let open = || {
+        let parts = Parts {
+            provider: Box::new(FileProvider::new(directory::kek(dir.path())).unwrap()),
+            recovery: None,
+            store: Box::new(SqliteStore::open(&file).unwrap()),
+            ledger: Arc::new(FileLedger::new(directory::ledger(dir.path()))),
+        };
+        Manager::open(Settings::of("default"), parts, NOW).unwrap()
+    };
+    println!("| sqlite | subjects | took | subjects/s |\n|---|---|---|---|");
+    let manager = open();
+    manager.prepare_roots(NOW).unwrap();
+    measured("made, 1000 at once", subjects, || {
+        for from in (0..subjects).step_by(BATCH as usize) {
+            manager.fetch(&batch(from, 1), NOW).unwrap();
+        }
+    });
+    drop(manager);
+    let manager = open();
+    let cold = COLD.min(subjects);
+    measured("looked up cold, 1000 at once", cold, || {
+        for from in 0..cold / BATCH {
+            // From all over the store.
+            manager.fetch(&batch(from, subjects / BATCH), NOW).unwrap();
+        }
+    });
+    let warm = batch(0, subjects / BATCH);
+    measured("looked up warm, 1000 at once", 1000 * BATCH, || {
+        for _ in 0..1000 {
+            manager.fetch(&warm, NOW).unwrap();
+        }
+    });
+    let gone: Vec<SubjectRef> = (0..SHREDDED.min(subjects)).map(|n| subject(n * (subjects / SHREDDED).max(1))).collect();
+    let before = SqliteStore::open(&file).unwrap().count_subjects("default").unwrap();
+    measured("erased, all at once", gone.len() as u64, || {
+        manager.shred(&gone, &Terms { reason: "bench", may_return: false, backups_until: None }, NOW).unwrap();
+    });
+    let after = SqliteStore::open(&file).unwrap().count_subjects("default").unwrap();
+    assert_eq!(before.keys - after.keys, gone.len() as u64);
+    let bytes = std::fs::metadata(&file).unwrap().len();
+    println!("\n{} bytes in the store, {:.0} a subject", bytes, bytes as f64 / subjects as f64);
+}
