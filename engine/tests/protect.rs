@@ -784,6 +784,14 @@ fn filters_may_not_judge_by_what_protection_changes() {
 }
 
 #[test]
+fn what_a_filter_reads_is_left_when_others_are_dropped() {
+    let mut bench = Bench::new(r#""undeclared":"drop","clear":["$.x[*].kind"],"fields":[{"id":"a","path":"$.x[?@.kind == 'gift'].note"}]"#);
+    let out = bench.protect(r#"{"x":[{"kind":"gift","note":"for Ada","k":1},{"kind":"plain","note":"n"}],"y":1}"#);
+    assert_eq!(shape(&out), r#"{"x":[{"kind":"gift","note":<1.1>},{"kind":"plain"}]}"#);
+    assert_eq!(bench.reveal(&out).0, r#"{"x":[{"kind":"gift","note":"for Ada"},{"kind":"plain"}]}"#);
+}
+
+#[test]
 fn while_a_root_rotates_both_versions_stand_beside_the_value() {
     let members = r#""fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"b","path":"$.b[*]","index":{"normalize":"exact","into":"i"}},
         {"id":"h","path":"$.h","protect":"hash","index":{"normalize":"exact"}}],"key":{"protect":"hash","normalize":"exact","root":1}"#;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use veilstream_engine::compile::{Grants, compile};
 use veilstream_engine::key::{KeyKind, Scope};
-use veilstream_engine::record::Header;
+use veilstream_engine::record::{FieldOutcome, Header};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::scan::Tape;
 use veilstream_engine::schema::{Protect, Schema, Undeclared};
@@ -154,13 +154,16 @@ fn opened(bench: &Bench, value: &[u8], out: &[u8]) -> usize {
     assert!(!both.0 || both.1, "serde_json read the input and not the output");
     let (revealed, report) = reveal(bench, out, &RevealOptions::default()).expect("what was selected is selected again");
     tape.scan(&revealed).expect("the revealed record is JSON");
+    let tokens = report.fields.iter().filter(|(_, status)| *status == Status::Revealed).count();
+    let sealed: usize = bench.out.counts.iter().filter(|(_, outcome, _)| *outcome == FieldOutcome::Encrypted).map(|(.., n)| *n as usize).sum();
+    assert_eq!(tokens, sealed, "what was sealed opens");
     if restores(bench) {
         assert_eq!(revealed, value);
         assert!(report.fields.iter().all(|(_, status)| matches!(status, Status::Revealed | Status::NoToken)), "{report:?}");
     }
     let (kept, _) = reveal(bench, out, &RevealOptions { fields: Some(&[]), keep_indexes: true }).unwrap();
     assert_eq!(kept, out, "nothing asked for, something changed");
-    report.fields.iter().filter(|(_, status)| *status == Status::Revealed).count()
+    tokens
 }
 
 fn reveal(bench: &Bench, doc: &[u8], options: &RevealOptions<'_>) -> Option<(Vec<u8>, Report)> {

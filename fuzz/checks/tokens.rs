@@ -144,7 +144,10 @@ fn framed(flags: u8, frame: &[u8]) -> bool {
     let allowed = if frame.is_empty() { Err(OpenError::Malformed) } else { payload_of(flags & FLAG_PADDED != 0, frame).ok_or(OpenError::Corrupt) };
     assert_eq!(opened.map(|kind| (kind, &*payload)), allowed);
     assert!(opened.is_ok() || payload.is_empty(), "what does not open leaves nothing");
-    assert_eq!(open(&token, if binding.is_some() { None } else { Some(BINDING) }).0, if frame.is_empty() { Err(OpenError::Malformed) } else { Err(OpenError::Binding) });
+    assert_eq!(
+        open(&token, if binding.is_some() { None } else { Some(BINDING) }).0,
+        if frame.is_empty() { Err(OpenError::Malformed) } else { Err(OpenError::Binding) }
+    );
     if binding.is_none() {
         in_a_document(&token, opened == Ok(PayloadKind::Json));
     }

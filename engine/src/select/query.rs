@@ -3,6 +3,7 @@
 use jsonpath_rust::parser::model::{Comparable, Comparison, Filter, FilterAtom, FnArg, JpQuery, Literal, Segment, Selector, SingularQuery, Test, TestFunction};
 use jsonpath_rust::parser::parse_json_path;
 
+use super::cover::{always_covers, covers};
 use super::reads::{self, Read};
 
 /// Longest path text.
@@ -135,6 +136,12 @@ impl Query {
         covers(&self.steps, container, true)
     }
 
+    /// Whether every node that `read` selects is sure to be selected by this path, or to lie in one that is.
+    #[must_use]
+    pub fn always_covers_steps(&self, read: &[Step]) -> bool {
+        always_covers(read, &self.steps)
+    }
+
     fn reads(&self) -> Vec<Read> {
         let mut out = Vec::new();
         for (i, step) in self.steps.iter().enumerate() {
@@ -160,24 +167,6 @@ impl Query {
             visit(filter, &mut |part| absolute |= matches!(part, Part::Root));
         }
         absolute
-    }
-}
-
-/// Whether `field`'s steps may match a prefix of `read`'s (a proper one when `strict`).
-pub(super) fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
-    let Some((f, field_rest)) = field.split_first() else { return !strict || !read.is_empty() };
-    let Some((r, read_rest)) = read.split_first() else { return false };
-    let here = r.selectors.iter().any(|a| f.selectors.iter().any(|b| may_match(a, b)));
-    (here && covers(read_rest, field_rest, strict)) || (f.descendant && covers(read_rest, field, strict)) || (r.descendant && covers(read, field_rest, strict))
-}
-
-/// Whether two selectors may select the same child. Says yes when in doubt.
-fn may_match(a: &Selector, b: &Selector) -> bool {
-    match (a, b) {
-        (Selector::Name(a), Selector::Name(b)) => a == b,
-        (Selector::Name(_), Selector::Index(_) | Selector::Slice(..)) | (Selector::Index(_) | Selector::Slice(..), Selector::Name(_)) => false,
-        (Selector::Index(a), Selector::Index(b)) => a == b || (*a < 0) != (*b < 0),
-        _ => true,
     }
 }
 
