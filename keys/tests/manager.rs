@@ -5,13 +5,14 @@ mod support;
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
 use support::{Directory, NOW, people, schemas};
-use veilstream_engine::key::{KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::provider::{EnvProvider, ITERATIONS, PasswordProvider, Provider};
-use veilstream_keys::store::{SqliteStore, Store};
+use veilstream_keys::store::{KeyRecord, SqliteStore, Store, StoreError};
 use veilstream_keys::{KeyError, Manager, directory};
 
 fn subject(n: u8) -> NeededKey {
@@ -68,6 +69,57 @@ fn subject_keys_are_wrapped_by_a_wrapping_key_and_open_in_another_process() {
     assert_eq!(read.secret.as_ref().unwrap().expose(), keys[1].secret.as_ref().unwrap().expose());
     // The engine has no business with wrapping keys.
     assert_eq!(dir.open().keyring().of_kind(KeyKind::Wrapping).count(), 0);
+}
+
+/// A store that counts what it is asked.
+struct Counting {
+    store: SqliteStore,
+    finds: Arc<AtomicUsize>,
+    inserts: Arc<AtomicUsize>,
+}
+
+impl Store for Counting {
+    fn get(&self, kid: &KeyId) -> Result<Option<KeyRecord>, StoreError> {
+        self.store.get(kid)
+    }
+    fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
+        self.finds.fetch_add(1, Ordering::Relaxed);
+        self.store.find(tenant, kind, scopes)
+    }
+    fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
+        self.store.list(tenant)
+    }
+    fn count_subjects(&self, tenant: &str) -> Result<u64, StoreError> {
+        self.store.count_subjects(tenant)
+    }
+    fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
+        self.inserts.fetch_add(1, Ordering::Relaxed);
+        self.store.insert(records)
+    }
+    fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError> {
+        self.store.insert_paced(record, pace)
+    }
+    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64) -> Result<(), StoreError> {
+        self.store.expire(tenant, kids, before)
+    }
+    fn save_uses(&self, uses: &[(KeyId, u64)]) -> Result<(), StoreError> {
+        self.store.save_uses(uses)
+    }
+}
+
+#[test]
+fn subjects_asked_for_together_cost_one_lookup_and_one_insert() {
+    let dir = Directory::new();
+    // The wrapping key is there.
+    dir.open().fetch(&[subject(0)], NOW).unwrap();
+    let (finds, inserts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let store = Counting { store: dir.store(), finds: finds.clone(), inserts: inserts.clone() };
+    let manager = Manager::open("default", Box::new(dir.provider()), Box::new(store)).unwrap();
+    let all: Vec<NeededKey> = (0..100).map(subject).collect();
+    let keys = manager.fetch(&all, NOW).unwrap();
+    assert_eq!((finds.load(Ordering::Relaxed), inserts.load(Ordering::Relaxed), keys.len()), (1, 1, 100));
+    manager.fetch(&all, NOW).unwrap();
+    assert_eq!((finds.load(Ordering::Relaxed), inserts.load(Ordering::Relaxed)), (2, 1), "nothing new");
 }
 
 #[test]
