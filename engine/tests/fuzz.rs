@@ -15,7 +15,7 @@ fn replay(target: &str, check: impl Fn(&[u8]) -> bool) -> usize {
         let Ok(files) = std::fs::read_dir(folder) else { continue };
         for file in files.map(|entry| entry.unwrap().path()) {
             // Shown when it fails: an assertion says what is wrong, not with which file.
-            println!("{}", file.display());
+            eprintln!("{}", file.display());
             some += usize::from(check(&std::fs::read(file).unwrap()));
         }
     }
