@@ -94,6 +94,9 @@ fn one_field() {
     one(&path("a.b"), "/fields/0/path", r#"is not a JSONPath (RFC 9535); write for example "$.customer.email""#);
     one(&path(&format!("$.{}", "a".repeat(1100))), "/fields/0/path", "is longer than 1024 bytes; shorten it");
     one(&path(&format!("${}", "['a','b','c']".repeat(6))), "/fields/0/path", "write several fields");
+    one(&path(&format!("$[?{}@.a", "match(".repeat(100))), "/fields/0/path", "has more than 10 brackets and parentheses inside one another");
+    assert_eq!(errors(&path(r"$.x[?@['((((((((((((\\'((('] == 1 && (@.k[?(@.a || (@.b && length(@.c) > 1))])].a")), []);
+    assert_eq!(errors(&path(&format!("${}", "['a'][0]".repeat(50)))), [], "one after another they are not nested");
     one(&path("$[?in(@.a, @.b)]"), "/fields/0/path", "use length, count, value, match or search");
     one(&path(&format!("$[?match(@.a, '{}')]", "x".repeat(200))), "/fields/0/path", "has a pattern longer than 128 bytes; shorten it");
     one(&path("$[?match(@.a, @.b)]"), "/fields/0/path", "write the pattern as a string");

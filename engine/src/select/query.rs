@@ -10,6 +10,8 @@ use super::reads::{self, Read};
 const MAX_PATH: usize = 1024;
 /// Longest pattern of `match` and `search`: jsonpath-rust compiles it for every node.
 const MAX_PATTERN: usize = 128;
+/// Most brackets and parentheses open at once: jsonpath-rust's parser tries every level in several ways, so that twenty take minutes.
+const MAX_NESTING: usize = 10;
 /// Most ways through the unions of one path.
 const MAX_FORKS: usize = 256;
 
@@ -48,6 +50,9 @@ pub fn parse(text: &str) -> Result<Query, String> {
     if text.len() > MAX_PATH {
         return Err(format!("is longer than {MAX_PATH} bytes; shorten it"));
     }
+    if nesting(text) > MAX_NESTING {
+        return Err(format!("has more than {MAX_NESTING} brackets and parentheses inside one another; write a flatter filter"));
+    }
     let ast = parse_json_path(text).map_err(|_| "is not a JSONPath (RFC 9535); write for example \"$.customer.email\" or \"$.items[*].name\"".to_owned())?;
     let steps: Vec<Step> = ast.segments.iter().map(step).collect();
     let forks = steps.iter().try_fold(1_usize, |n, s| n.checked_mul(s.selectors.len().max(1)));
@@ -59,6 +64,27 @@ pub fn parse(text: &str) -> Result<Query, String> {
         check_filter(filter)?;
     }
     Ok(query)
+}
+
+/// The most brackets and parentheses that are open at once, outside of strings.
+fn nesting(text: &str) -> usize {
+    let (mut open, mut most, mut quote, mut escaped) = (0_usize, 0, None, false);
+    for b in text.bytes() {
+        match (quote, b) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), b'\\') => escaped = true,
+            (Some(end), _) if b == end => quote = None,
+            (Some(_), _) => {}
+            (None, b'\'' | b'"') => quote = Some(b),
+            (None, b'[' | b'(') => {
+                open += 1;
+                most = most.max(open);
+            }
+            (None, b']' | b')') => open = open.saturating_sub(1),
+            (None, _) => {}
+        }
+    }
+    most
 }
 
 pub(super) fn step(segment: &Segment) -> Step {
