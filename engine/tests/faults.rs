@@ -94,6 +94,9 @@ fn one_field() {
     one(&path("a.b"), "/fields/0/path", r#"is not a JSONPath (RFC 9535); write for example "$.customer.email""#);
     one(&path(&format!("$.{}", "a".repeat(1100))), "/fields/0/path", "is longer than 1024 bytes; shorten it");
     one(&path(&format!("${}", "['a','b','c']".repeat(6))), "/fields/0/path", "write several fields");
+    one(&path(&format!("$[?{}@.a", "match(".repeat(100))), "/fields/0/path", "has more than 10 brackets and parentheses inside one another");
+    assert_eq!(errors(&path(r"$.x[?@['((((((((((((\\'((('] == 1 && (@.k[?(@.a || (@.b && length(@.c) > 1))])].a")), []);
+    assert_eq!(errors(&path(&format!("${}", "['a'][0]".repeat(50)))), [], "one after another they are not nested");
     one(&path("$[?in(@.a, @.b)]"), "/fields/0/path", "use length, count, value, match or search");
     one(&path(&format!("$[?match(@.a, '{}')]", "x".repeat(200))), "/fields/0/path", "has a pattern longer than 128 bytes; shorten it");
     one(&path("$[?match(@.a, @.b)]"), "/fields/0/path", "write the pattern as a string");
@@ -157,6 +160,57 @@ fn between_fields() {
     assert_eq!(warnings(&two(r#""path":"$.a""#, r#""path":"$.a""#)), ["/fields/1/path: selects what field a selects; the first declared wins"]);
     let covered = warnings(&two(r#""path":"$.a""#, r#""path":"$.a.b""#));
     assert_eq!(covered, ["/fields/1/path: may select inside what field a protects; the outer one covers it"]);
+}
+
+/// What a filter reads must be left for reveal to read again.
+#[test]
+fn filters_may_not_read_what_is_dropped() {
+    let quoted = |text: &str| serde_json::to_string(text).unwrap();
+    let with = |undeclared: &str, path: &str, clear: &str| {
+        document(&format!(r#""undeclared":"{undeclared}","when":{{"$.type":"t"}},"clear":[{clear}],"fields":[{{"id":"a","path":{}}}]"#, quoted(path)))
+    };
+    let drops = |path: &str, clear: &str| with("drop", path, clear);
+    for (path, remedy) in [
+        ("$.x[?@.k == 1].a", "add \"$.x[*].k\" to \"clear\""),
+        ("$.x[?@.k].a", "add \"$.x[*].k\" to \"clear\""),
+        ("$.x[?!@['a b'][0]].a", "add \"$.x[*]['a b'][0]\" to \"clear\""),
+        (r"$.x[?@['\u0001\'é'] == 1].a", r#"add "$.x[*]['\u0001\'é']" to "clear""#),
+        ("$.x[?count(@.k[1:]) == 1].a", "add \"$.x[*].k[1:]\" to \"clear\""),
+        ("$.x[?$.y..k].a", "add \"$.y..k\" to \"clear\""),
+        ("$.x[?$.k == 1].a", "add \"$.k\" to \"clear\""),
+        ("$.x[?length(@.k) == 1].a", "add \"$.x[*].k\" to \"clear\""),
+        ("$.x[?@.kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk == 1].a", "add its path to \"clear\""),
+    ] {
+        one(&drops(path, ""), "/fields/0/path", remedy);
+        for kept in ["pass", "reject"] {
+            assert_eq!(errors(&with(kept, path, "")), [], "{path}");
+        }
+        // The remedy is one, and what lies above serves as well.
+        let named = remedy.split('"').nth(1).filter(|named| named.starts_with('$'));
+        for clear in named.into_iter().chain(["$..*", "$['x','k','y']"]) {
+            assert_eq!(errors(&drops(path, &quoted(clear))), [], "{path}, {clear}");
+        }
+    }
+    // Named by a "when", a field or part by part; not named by what selects less.
+    assert_eq!(errors(&drops("$.x[?$.type == 't'].a", "")), []);
+    assert_eq!(errors(&drops("$.x[?@.k && @.l].a", r#""$.x[*]['k','l']""#)), []);
+    for less in ["$.x[0].k", "$.x[*].k.j", "$.x[?@.j].k", "$.x[*]['l','j']", "$.y", "$.*.*.k.j"] {
+        one(&drops("$.x[?@.k].a", &format!("\"{less}\"")), "/fields/0/path", "may remove");
+    }
+    one(&drops("$.x[?$.y..k].a", r#""$.y.k""#), "/fields/0/path", "may remove");
+    assert_eq!(errors(&drops("$.x[?$.y..k].a", r#""$.y.*""#)), []);
+    // A filter in "clear" itself is not judged again.
+    assert_eq!(errors(&drops("$.a", r#""$.x[?@.k == 1].y""#)), []);
+}
+
+/// The ways two paths with many `..` can meet are more than can be tried.
+#[test]
+fn paths_of_many_descents_are_judged_at_once() {
+    let (deep, plain) = ("..*".repeat(300), ".a".repeat(500));
+    let read = "..k".repeat(300);
+    let fields = format!(r#"{{"id":"a","path":"${deep}.b"}},{{"id":"b","path":"$..x[?@{read}].c"}}"#);
+    let faults = errors(&document(&format!(r#""when":{{"${plain}":1}},"undeclared":"drop","fields":[{fields}]"#)));
+    assert!(faults.iter().any(|f| f.message.contains("may remove")), "{}", faults.len());
 }
 
 #[test]

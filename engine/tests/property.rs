@@ -255,7 +255,7 @@ fn no_protected_value_survives_in_the_output() {
 
 #[test]
 fn arbitrary_bytes_never_panic() {
-    let members = r#""residue":"reject","undeclared":"drop","subject":"$.e","subject_optional":true,"when":{"$.d":"x","header:h":"v"},
+    let members = r#""residue":"reject","undeclared":"drop","clear":["$.b[*].c"],"subject":"$.e","subject_optional":true,"when":{"$.d":"x","header:h":"v"},
         "fields":[{"id":"a","path":"$.a","index":{"normalize":"phone-us"}},{"id":"b","path":"$.b[?@.c == 1].d","protect":"drop"},{"id":"c","path":"$.c[*]","index":{"normalize":"email"}}],
         "key":{"protect":"hash","normalize":"text","root":1},"headers":{"h":{"protect":"hash","normalize":"number"}}"#;
     let strict = Bench::new(members);

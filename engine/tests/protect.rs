@@ -651,6 +651,35 @@ fn nothing_is_sealed_for_an_erased_subject() {
 }
 
 #[test]
+fn a_tombstone_passes_unless_a_header_must_be_encrypted_for_nobody_knows_whom() {
+    let members = |more: &str| {
+        document(&format!(
+            r#""subject":"$.id"{more},"fields":[{{"id":"a","path":"$.a"}}],"key":{{"protect":"deterministic","root":1}},
+            "headers":{{"h":{{"protect":"encrypt"}},"i":{{"protect":"hash","normalize":"exact"}},"j":{{"protect":"drop"}}}}"#
+        ))
+    };
+    let mut bench = Bench::with(&[&members("")], keyring_of(vec![]));
+    let others: [(&[u8], Option<&[u8]>); 4] = [(b"trace", Some(b"t")), (b"h", None), (b"i", Some(b"v")), (b"j", Some(b"v"))];
+    for headers in [&[][..], &others] {
+        assert!(matches!(bench.record(&full_record(Some(b"k"), None, headers)), Outcome::Protected(_)));
+        assert!(bench.out.tombstone && bench.out.key_bytes.starts_with(b"vs1."), "its key is treated like any other");
+    }
+    assert_eq!(bench.out.headers[..2], [HeaderOutput::Same(0), HeaderOutput::Same(1)], "null stays null");
+    assert!(matches!(bench.out.headers[2..], [HeaderOutput::Replaced(2, _)]));
+    for secret in [&b"canary"[..], b""] {
+        let headers = [others[0], (b"h", None), (&b"h"[..], Some(secret))];
+        let Outcome::Rejected(reject) = bench.record(&full_record(Some(b"k"), None, &headers)) else { panic!("sealed with whose key?") };
+        assert_eq!((reject.code, reject.field.as_deref()), (RejectCode::MissingSubject, Some("#header:h")));
+        assert!(bench.out.key_bytes.is_empty() && bench.out.header_bytes.is_empty());
+    }
+    // With an optional subject the schema's key takes its place.
+    let mut optional = Bench::with(&[&members(r#","subject_optional":true"#)], keyring("t"));
+    let header: [(&[u8], Option<&[u8]>); 1] = [(b"h", Some(b"canary"))];
+    assert!(matches!(optional.record(&full_record(Some(b"k"), None, &header)), Outcome::Protected(_)));
+    assert!(optional.out.header_bytes.starts_with(b"vs1."));
+}
+
+#[test]
 fn a_record_without_its_optional_subject_falls_back_to_the_schemas_key() {
     let members = r#""subject":"$.id","subject_optional":true,"fields":[{"id":"a","path":"$.a"}]"#;
     let mut bench = Bench::with(&[&document(members)], keyring("t"));
@@ -771,6 +800,14 @@ fn filters_may_not_judge_by_what_protection_changes() {
     ] {
         assert!(!compiles(fault), "{fault}");
     }
+}
+
+#[test]
+fn what_a_filter_reads_is_left_when_others_are_dropped() {
+    let mut bench = Bench::new(r#""undeclared":"drop","clear":["$.x[*].kind"],"fields":[{"id":"a","path":"$.x[?@.kind == 'gift'].note"}]"#);
+    let out = bench.protect(r#"{"x":[{"kind":"gift","note":"for Ada","k":1},{"kind":"plain","note":"n"}],"y":1}"#);
+    assert_eq!(shape(&out), r#"{"x":[{"kind":"gift","note":<1.1>},{"kind":"plain"}]}"#);
+    assert_eq!(bench.reveal(&out).0, r#"{"x":[{"kind":"gift","note":"for Ada"},{"kind":"plain"}]}"#);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::sync::{Arc, Barrier};
 
-use support::{Directory, NOW, people, schemas, subject};
+use support::{Counting, Directory, NOW, people, schemas, subject};
 use veilstream_engine::key::{KeyKind, KeyState, Scope};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::provider::{EnvProvider, ITERATIONS, PasswordProvider, Provider};
@@ -64,6 +64,22 @@ fn subject_keys_are_wrapped_by_a_wrapping_key_and_open_in_another_process() {
     assert_eq!(read.secret.as_ref().unwrap().expose(), keys[1].secret.as_ref().unwrap().expose());
     // The engine has no business with wrapping keys.
     assert_eq!(dir.open().keyring().of_kind(KeyKind::Wrapping).count(), 0);
+}
+
+#[test]
+fn subjects_asked_for_together_cost_one_lookup_and_one_insert() {
+    let dir = Directory::new();
+    // The wrapping key is there.
+    dir.open().fetch(&[subject(0)], NOW).unwrap();
+    let (store, asked) = Counting::over(dir.store());
+    let manager = Manager::open(Settings::of("default"), Parts { store: Box::new(store), ..dir.parts() }, NOW).unwrap();
+    let all: Vec<NeededKey> = (0..100).map(subject).collect();
+    let keys = manager.fetch(&all, NOW).unwrap();
+    assert_eq!((asked.of("find"), asked.of("insert"), keys.len()), (1, 1, 100));
+    manager.fetch(&all, NOW + 599).unwrap();
+    assert_eq!((asked.of("find"), asked.of("insert")), (1, 1), "at hand");
+    manager.fetch(&all, NOW + 600).unwrap();
+    assert_eq!((asked.of("find"), asked.of("insert")), (2, 1), "forgotten, not new");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub struct DlqArgs {
 enum Command {
     /// List dead letters: place, reason, origin; nothing of the record
     #[command(
-        after_help = "Examples:\n  veilstream dlq list --config veilstream.toml\n  veilstream dlq list --config veilstream.toml --reason wrong_type --json"
+        after_help = "Letters that were replayed are listed too, as long as the topic keeps them; one that was rejected again stands there twice.\n\nExamples:\n  veilstream dlq list --config veilstream.toml\n  veilstream dlq list --config veilstream.toml --reason wrong_type --json"
     )]
     List {
         /// Configuration file

@@ -1,5 +1,6 @@
 //! `veilstream transform`
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
@@ -12,10 +13,10 @@ use serde_json::json;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::record::{Output, Record};
 use veilstream_engine::schema::When;
-use veilstream_engine::transform::{Limits, Outcome, Transformer};
+use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
 use veilstream_engine::{Keyring, Reject, RejectCode, Scope};
 
-use super::lines::{Line, Lines};
+use super::lines::{Batch, Line, Lines};
 use super::{Documents, KeysSource};
 use crate::exit::Exit;
 use crate::kafka::{KeyFault, KeySource};
@@ -90,27 +91,33 @@ fn transform(set: &SchemaSet, keys: &dyn KeySource, input: impl Read, mut out: i
         transformer: Transformer::new(Box::new(OsEntropy)).with_limits(limits).one_shot(),
         output: Output::default(),
     };
-    let mut lines = Lines::new(input, limits.input);
+    let (mut lines, mut batch) = (Lines::new(input, limits.input), Batch::default());
     let mut rejected = 0;
     loop {
         if lines.may_wait() {
             out.flush()?;
             rejects.flush()?;
         }
-        let Some((number, line)) = lines.next()? else { break };
-        let outcome = match line {
-            Line::TooLong => Err(Reject::new(RejectCode::TooLarge)),
-            Line::Text(text) => protector.protect(text).with_context(|| format!("line {number}"))?,
-        };
-        match outcome {
-            Ok(protected) => {
-                out.write_all(protected)?;
-                out.write_all(b"\n")?;
+        lines.batch(&mut batch)?;
+        let mut left = batch.lines();
+        let Some((mut number, mut line)) = left.next() else { break };
+        loop {
+            let outcome = match line {
+                Line::TooLong => Err(Reject::new(RejectCode::TooLarge)),
+                Line::Text(text) => protector.protect(text, left.clone()).with_context(|| format!("line {number}"))?,
+            };
+            match outcome {
+                Ok(protected) => {
+                    out.write_all(protected)?;
+                    out.write_all(b"\n")?;
+                }
+                Err(reject) => {
+                    rejected += 1;
+                    report(rejects, number, &reject)?;
+                }
             }
-            Err(reject) => {
-                rejected += 1;
-                report(rejects, number, &reject)?;
-            }
+            let Some(next) = left.next() else { break };
+            (number, line) = next;
         }
     }
     out.flush()?;
@@ -135,25 +142,42 @@ struct Protector<'a> {
 }
 
 impl Protector<'_> {
-    /// The protected event; fetches keys as they are asked for.
-    fn protect(&mut self, value: &[u8]) -> Result<Result<&[u8], Reject>, KeyFault> {
-        let record = Record { key: None, value: Some(value), headers: &[], topic: None, now: unix_seconds() };
+    /// The protected event. Fetches the keys it lacks, and those that the lines after it lack, so that one request to the store serves them all.
+    fn protect<'l>(&mut self, value: &[u8], after: impl Iterator<Item = (u64, Line<'l>)> + Clone) -> Result<Result<&[u8], Reject>, KeyFault> {
+        let now = unix_seconds();
         // Once for what the schema needs, once for the record's subject, once for a key that was spent meanwhile.
         for _ in 0..=3 {
-            match self.transformer.transform(self.set, &self.keyring, &record, &mut self.output) {
+            match self.transform(value, now) {
                 Outcome::Protected(_) => return Ok(Ok(&self.output.value)),
                 Outcome::Rejected(reject) => return Ok(Err(reject)),
-                Outcome::NeedKeys(needed) => {
-                    let fetched = self.keys.fetch(&needed)?;
-                    self.transformer.add_subject_keys(fetched);
-                    // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares anew.
-                    if needed.iter().any(|key| !matches!(key.scope, Scope::Subject(_))) {
-                        self.keyring = self.keys.keyring();
-                    }
-                }
+                Outcome::NeedKeys(needed) => self.fetch(needed, after.clone(), now)?,
             }
         }
         Err(KeyFault("keys are there and do not seal".to_owned()))
+    }
+
+    fn transform(&mut self, value: &[u8], now: u64) -> Outcome {
+        let record = Record { key: None, value: Some(value), headers: &[], topic: None, now };
+        self.transformer.transform(self.set, &self.keyring, &record, &mut self.output)
+    }
+
+    fn fetch<'l>(&mut self, first: Vec<NeededKey>, after: impl Iterator<Item = (u64, Line<'l>)>, now: u64) -> Result<(), KeyFault> {
+        let mut needed: HashSet<NeededKey> = first.into_iter().collect();
+        for (_, line) in after {
+            if let Line::Text(text) = line
+                && let Outcome::NeedKeys(more) = self.transform(text, now)
+            {
+                needed.extend(more);
+            }
+        }
+        let needed: Vec<NeededKey> = needed.into_iter().collect();
+        let fetched = self.keys.fetch(&needed)?;
+        self.transformer.add_subject_keys(fetched);
+        // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares anew.
+        if needed.iter().any(|key| !matches!(key.scope, Scope::Subject(_))) {
+            self.keyring = self.keys.keyring();
+        }
+        Ok(())
     }
 }
 
@@ -163,6 +187,8 @@ fn unix_seconds() -> u64 {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::ephemeral::EphemeralKeys;
     use veilstream_engine::compile::{Grants, compile};
@@ -215,6 +241,47 @@ pub(super) mod tests {
             r#"{"field":null,"line":3,"reason":"no_schema","schema":null}"#,
         ];
         assert_eq!(rejects.lines().collect::<Vec<_>>(), expected);
+    }
+
+    /// Keys that count how often they are asked for, and how many at most at once.
+    #[derive(Default)]
+    struct Counting {
+        keys: EphemeralKeys,
+        fetches: Mutex<Vec<usize>>,
+    }
+
+    impl KeySource for Counting {
+        fn keyring(&self) -> Arc<Keyring> {
+            self.keys.keyring()
+        }
+        fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<veilstream_engine::Key>>, KeyFault> {
+            self.fetches.lock().unwrap().push(needed.len());
+            self.keys.fetch(needed)
+        }
+        fn lookup(&self, id: &veilstream_engine::KeyId) -> Result<Option<Arc<veilstream_engine::Key>>, KeyFault> {
+            self.keys.lookup(id)
+        }
+        fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
+            self.keys.prepare(schemas)
+        }
+        fn maintain(&self) {}
+    }
+
+    #[test]
+    fn one_request_for_keys_serves_the_lines_of_a_batch() {
+        let line = |i: usize| format!("{{\"type\":\"person\",\"id\":{i},\"ssn\":\"078-05-{i}\"}}\n");
+        let input: String = (0..3000).map(|i| if i % 10 == 9 { "{\"type\":\"person\"}\n".to_owned() } else { line(i % 2500) }).collect();
+        let keys = Counting::default();
+        let (mut out, mut rejects) = (Vec::new(), Vec::new());
+        let set = set(&[PEOPLE]);
+        assert_eq!(transform(&set, &keys, input.as_bytes(), &mut out, &mut rejects).unwrap(), 300);
+        let fetches = keys.fetches.into_inner().unwrap();
+        // What the schema needs, then the new subjects of each batch; the last 500 lines are of subjects seen before.
+        assert!(fetches.len() <= 5 && fetches.iter().sum::<usize>() < 2300, "{fetches:?}");
+        // The order stays, of what is written and of what is told.
+        let ids: Vec<usize> = String::from_utf8(out).unwrap().lines().map(|l| l[22..].split(',').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(ids, (0..3000).filter(|i| i % 10 != 9).map(|i| i % 2500).collect::<Vec<_>>());
+        assert_eq!(String::from_utf8(rejects).unwrap().lines().nth(299).unwrap().split(',').nth(1), Some("\"line\":3000"));
     }
 
     #[test]

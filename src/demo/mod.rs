@@ -14,15 +14,18 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use veilstream_engine::compile::Grants;
+use veilstream_engine::error::OpenError;
 use veilstream_engine::index::Indexer;
 use veilstream_engine::key::{KeyKind, Scope};
 use veilstream_engine::normalize::{Input, Scratch};
-use veilstream_engine::reveal::{KeySource as Lookup, Report, RevealOptions, Revealer};
+use veilstream_engine::reveal::{KeySource as Lookup, Report, RevealOptions, Revealer, Status as Opened};
 use veilstream_engine::schema::Schema;
+use veilstream_keys::erasure::Terms;
 
-use crate::config::Config;
-use crate::ephemeral::EphemeralKeys;
+use crate::cli::KeysSource;
+use crate::config::{self, Config};
 use crate::kafka::{KeySource, Pipeline, letters};
+use crate::keys;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -57,7 +60,9 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
         Registry::open(&schemas, grants).map_err(|faults| anyhow::anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     let set = registry.current();
     let schema = set.get("customers").context("the shipped schema has another name")?.clone();
-    let keys = Arc::new(EphemeralKeys::default());
+    let directory = KeysSource { keys: Some(dir.0.join("keys")), config: None };
+    let settings = keys::init(&directory, false)?;
+    let keys = keys::open(&settings, None)?;
     keys.prepare(&set)?;
     let show = Show { colour };
 
@@ -81,8 +86,11 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
         show.line(out, "raw      ", RED, raw)?;
         show.line(out, "sanitized", GREEN, &text(record))?;
     }
-    let found = search(out, show, &schema, &keys, &clean)?;
-    reveal(out, show, &schema, &keys, found, &events)?;
+    let found = search(out, show, &schema, &*keys, &clean)?;
+    show.title(out, "Revealed with the keys")?;
+    let (opened, _) = reveal(&schema, &*keys, found)?;
+    show.line(out, "revealed ", RED, &opened)?;
+    check(&opened, events[usize::try_from(found.timestamp - FIRST)?])?;
     show.title(out, "An event without its required ssn: a sealed dead letter")?;
     show.line(out, "dead     ", GREEN, &text(&dead[0]))?;
     letters::read(&config, None, |found| {
@@ -92,6 +100,7 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
         }
         Ok(false)
     })?;
+    erase(out, show, &schema, &settings, &*keys, found)?;
     if keep {
         show.title(out, &format!("Still up: bootstrap.servers={} (Ctrl-C ends it)", broker.address))?;
         loop {
@@ -128,7 +137,7 @@ impl Show {
 }
 
 /// Finds the record whose e-mail address is [`SOUGHT`], without opening any.
-fn search<'r>(out: &mut dyn Write, show: Show, schema: &Schema, keys: &EphemeralKeys, clean: &'r [ConsumerRecord]) -> anyhow::Result<&'r ConsumerRecord> {
+fn search<'r>(out: &mut dyn Write, show: Show, schema: &Schema, keys: &dyn KeySource, clean: &'r [ConsumerRecord]) -> anyhow::Result<&'r ConsumerRecord> {
     let rule = schema.fields.iter().find(|f| &*f.id == "email").and_then(|f| f.index.as_ref()).context("the shipped schema indexes no email")?;
     let keyring = keys.keyring();
     let root = keyring.sealing(KeyKind::Index, &Scope::Version(1)).context("there is no index root")?;
@@ -143,24 +152,41 @@ fn search<'r>(out: &mut dyn Write, show: Show, schema: &Schema, keys: &Ephemeral
     Ok(found)
 }
 
-/// Opens a record and compares with the input what was encrypted.
-fn reveal(out: &mut dyn Write, show: Show, schema: &Schema, keys: &EphemeralKeys, found: &ConsumerRecord, events: &[&str]) -> anyhow::Result<()> {
-    show.title(out, "Revealed with the keys")?;
+/// Opens a record; also what became of each protected place.
+fn reveal(schema: &Schema, keys: &dyn KeySource, found: &ConsumerRecord) -> anyhow::Result<(String, Vec<Opened>)> {
     let keyring = keys.keyring();
     let lookup = |id: &_| keys.lookup(id).ok().flatten();
     let (mut opened, mut report) = (Vec::new(), Report::default());
-    let options = RevealOptions { fields: None, keep_indexes: false };
     let value = found.value.as_deref().unwrap_or_default();
     Revealer::default()
-        .reveal(schema, Lookup { keyring: &keyring, lookup: &lookup }, value, &options, &mut opened, &mut report)
+        .reveal(schema, Lookup { keyring: &keyring, lookup: &lookup }, value, &RevealOptions::default(), &mut opened, &mut report)
         .map_err(|reject| anyhow::anyhow!("the record does not open: {reject:?}"))?;
-    let opened = String::from_utf8(opened)?;
-    show.line(out, "revealed ", RED, &opened)?;
-    let raw: serde_json::Value = serde_json::from_str(events[usize::try_from(found.timestamp - FIRST)?])?;
-    let opened: serde_json::Value = serde_json::from_str(&opened)?;
+    Ok((String::from_utf8(opened)?, report.fields.iter().map(|(_, status)| *status).collect()))
+}
+
+/// Compares with the input what was encrypted.
+fn check(opened: &str, event: &str) -> anyhow::Result<()> {
+    let (raw, opened): (serde_json::Value, serde_json::Value) = (serde_json::from_str(event)?, serde_json::from_str(opened)?);
     for member in ["email", "ssn", "address"] {
         ensure!(opened["customer"][member] == raw["customer"][member], "customer.{member} does not open to what came in");
     }
+    Ok(())
+}
+
+/// Destroys the keys of the person who was found, as `veilstream shred` does beside a running sidecar; the same record then opens nowhere any more.
+fn erase(out: &mut dyn Write, show: Show, schema: &Schema, settings: &config::Keys, keys: &dyn KeySource, found: &ConsumerRecord) -> anyhow::Result<()> {
+    let value: serde_json::Value = serde_json::from_slice(found.value.as_deref().unwrap_or_default())?;
+    let id = value["customer"]["id"].as_str().context("the shipped schema's subject is not in the record")?;
+    show.title(out, &format!("{id} asks to be erased: their keys are destroyed"))?;
+    let manager = keys::manager(settings)?;
+    let terms = Terms { reason: "demo", may_return: false, backups_until: None };
+    let receipt = manager.shred(&[manager.subject_ref(id, keys::now())?], &terms, keys::now())?.remove(0);
+    show.line(out, "receipt  ", GREEN, &receipt.to_json().to_string())?;
+    // What a running sidecar does every second.
+    keys.maintain();
+    let (left, statuses) = reveal(schema, keys, found)?;
+    ensure!(statuses.contains(&Opened::Failed(OpenError::Erased)), "the record still opens");
+    show.line(out, "erased   ", GREEN, &left)?;
     Ok(())
 }
 

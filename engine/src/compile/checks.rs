@@ -2,9 +2,12 @@
 
 use super::document::ReadSchema;
 use super::read::{Reader, join};
-use crate::schema::Field;
-use crate::select::{Query, Step, Target, may_reach};
+use crate::schema::{Field, Undeclared};
+use crate::select::{Query, Step, Target, may_reach, path_of};
 use crate::strip::writes_beside;
+
+/// No value that is longer is quoted in a message.
+const LONGEST_QUOTED: usize = 64;
 
 pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     let fields = &read.schema.fields;
@@ -15,6 +18,7 @@ pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     clear_reads(read, reader);
     filters(read, reader);
     filter_values(read, reader);
+    dropped_reads(read, reader);
     covered(read, reader);
     indexes(read, reader);
     field_ids(read, reader);
@@ -55,6 +59,23 @@ fn filter_values(read: &ReadSchema, reader: &mut Reader) {
                     pointer,
                     format!("has a filter that compares or measures what contains a member field {} protects; compare members that stay in clear", field.id),
                 );
+            }
+        }
+    }
+}
+
+/// With `undeclared: drop` only what some path names is left to be judged on the way back. What may be dropped is not looked at twice: a filter that finds
+/// nothing there would leave tokens closed.
+fn dropped_reads(read: &ReadSchema, reader: &mut Reader) {
+    if read.schema.undeclared != Undeclared::Drop {
+        return;
+    }
+    for (query, pointer) in read.queries.iter().zip(&read.pointers).take(read.schema.fields.len()) {
+        for steps in query.filter_reads() {
+            if !read.queries.iter().any(|declared| declared.always_covers_steps(&steps)) {
+                let path =
+                    Some(path_of(&steps)).filter(|path| path.len() <= LONGEST_QUOTED).map_or_else(|| "its path".to_owned(), |path| format!("\"{path}\""));
+                reader.error(pointer, format!("has a filter that reads a member \"undeclared\": \"drop\" may remove; add {path} to \"clear\""));
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use phonenumber::{PhoneNumber, country};
+use phonenumber::country::{self, Source};
+use phonenumber::metadata::DATABASE;
+use phonenumber::{Metadata, PhoneNumber};
 
 use crate::append::Text;
 
@@ -32,6 +34,26 @@ fn parse(text: &str, region: country::Id) -> Option<PhoneNumber> {
     if text.len() > MAX_LEN {
         return None;
     }
-    let parsed = catch_unwind(AssertUnwindSafe(|| phonenumber::parse(Some(region), text).ok()));
+    let parsed = catch_unwind(AssertUnwindSafe(|| {
+        let number = phonenumber::parse(Some(region), text).ok()?;
+        let home = DATABASE.by_id(region.as_ref())?;
+        if number.code().value() == home.country_code() { Some(number) } else { Some(abroad(text, home, &number).unwrap_or(number)) }
+    }));
     parsed.ok().flatten().filter(|number| number.code().value() != 0)
+}
+
+/// The number of another country, by that country's rules. The crate takes the default region's national prefix off it (of +86 131 2345 6789 the US's 1,
+/// of +39 06 698 Germany's 0), which leaves the number of somebody else.
+fn abroad(text: &str, home: &Metadata, number: &PhoneNumber) -> Option<PhoneNumber> {
+    if number.code().source() != Source::Idd {
+        return phonenumber::parse(None, text).ok();
+    }
+    // Dialled from home, as 011 86 ..: that prefix means something to the default region only.
+    let mut digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    if let Some(extension) = number.extension() {
+        digits.truncate(digits.strip_suffix(extension.as_ref())?.len());
+    }
+    let prefix = home.international_prefix()?.find(&digits).filter(|found| found.start() == 0)?.end();
+    digits.replace_range(..prefix, "+");
+    phonenumber::parse(None, &digits).ok().filter(|same| same.code().value() == number.code().value())
 }

@@ -2,7 +2,8 @@
 
 use jsonpath_rust::parser::model::Selector;
 
-use super::query::{Query, Step, covers};
+use super::cover::covers;
+use super::query::{Query, Step};
 
 impl Query {
     /// Paths of every member the indexes of what this path selects are written to, also while a root rotates.

@@ -3,12 +3,15 @@
 use jsonpath_rust::parser::model::{Comparable, Comparison, Filter, FilterAtom, FnArg, JpQuery, Literal, Segment, Selector, SingularQuery, Test, TestFunction};
 use jsonpath_rust::parser::parse_json_path;
 
+use super::cover::{always_covers, covers};
 use super::reads::{self, Read};
 
 /// Longest path text.
 const MAX_PATH: usize = 1024;
 /// Longest pattern of `match` and `search`: jsonpath-rust compiles it for every node.
 const MAX_PATTERN: usize = 128;
+/// Most brackets and parentheses open at once: jsonpath-rust's parser tries every level in several ways, so that twenty take minutes.
+const MAX_NESTING: usize = 10;
 /// Most ways through the unions of one path.
 const MAX_FORKS: usize = 256;
 
@@ -47,6 +50,9 @@ pub fn parse(text: &str) -> Result<Query, String> {
     if text.len() > MAX_PATH {
         return Err(format!("is longer than {MAX_PATH} bytes; shorten it"));
     }
+    if nesting(text) > MAX_NESTING {
+        return Err(format!("has more than {MAX_NESTING} brackets and parentheses inside one another; write a flatter filter"));
+    }
     let ast = parse_json_path(text).map_err(|_| "is not a JSONPath (RFC 9535); write for example \"$.customer.email\" or \"$.items[*].name\"".to_owned())?;
     let steps: Vec<Step> = ast.segments.iter().map(step).collect();
     let forks = steps.iter().try_fold(1_usize, |n, s| n.checked_mul(s.selectors.len().max(1)));
@@ -58,6 +64,27 @@ pub fn parse(text: &str) -> Result<Query, String> {
         check_filter(filter)?;
     }
     Ok(query)
+}
+
+/// The most brackets and parentheses that are open at once, outside of strings.
+fn nesting(text: &str) -> usize {
+    let (mut open, mut most, mut quote, mut escaped) = (0_usize, 0, None, false);
+    for b in text.bytes() {
+        match (quote, b) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), b'\\') => escaped = true,
+            (Some(end), _) if b == end => quote = None,
+            (Some(_), _) => {}
+            (None, b'\'' | b'"') => quote = Some(b),
+            (None, b'[' | b'(') => {
+                open += 1;
+                most = most.max(open);
+            }
+            (None, b']' | b')') => open = open.saturating_sub(1),
+            (None, _) => {}
+        }
+    }
+    most
 }
 
 pub(super) fn step(segment: &Segment) -> Step {
@@ -135,6 +162,12 @@ impl Query {
         covers(&self.steps, container, true)
     }
 
+    /// Whether every node that `read` selects is sure to be selected by this path, or to lie in one that is.
+    #[must_use]
+    pub fn always_covers_steps(&self, read: &[Step]) -> bool {
+        always_covers(read, &self.steps)
+    }
+
     fn reads(&self) -> Vec<Read> {
         let mut out = Vec::new();
         for (i, step) in self.steps.iter().enumerate() {
@@ -160,24 +193,6 @@ impl Query {
             visit(filter, &mut |part| absolute |= matches!(part, Part::Root));
         }
         absolute
-    }
-}
-
-/// Whether `field`'s steps may match a prefix of `read`'s (a proper one when `strict`).
-pub(super) fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
-    let Some((f, field_rest)) = field.split_first() else { return !strict || !read.is_empty() };
-    let Some((r, read_rest)) = read.split_first() else { return false };
-    let here = r.selectors.iter().any(|a| f.selectors.iter().any(|b| may_match(a, b)));
-    (here && covers(read_rest, field_rest, strict)) || (f.descendant && covers(read_rest, field, strict)) || (r.descendant && covers(read, field_rest, strict))
-}
-
-/// Whether two selectors may select the same child. Says yes when in doubt.
-fn may_match(a: &Selector, b: &Selector) -> bool {
-    match (a, b) {
-        (Selector::Name(a), Selector::Name(b)) => a == b,
-        (Selector::Name(_), Selector::Index(_) | Selector::Slice(..)) | (Selector::Index(_) | Selector::Slice(..), Selector::Name(_)) => false,
-        (Selector::Index(a), Selector::Index(b)) => a == b || (*a < 0) != (*b < 0),
-        _ => true,
     }
 }
 

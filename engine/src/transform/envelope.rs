@@ -16,6 +16,16 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// A tombstone names no subject, so a header that is there and must be encrypted has no key. One that is null or absent needs none.
+    pub(super) fn nothing_to_encrypt(&self) -> Result<(), Stop> {
+        let mut encrypted = self.schema.headers.iter().filter(|rule| rule.protect == Protect::Encrypt);
+        let there = |name: &[u8]| self.record.headers.iter().any(|(header, value)| *header == name && value.is_some());
+        match encrypted.find(|rule| there(rule.header.as_bytes())) {
+            Some(rule) => Err(Stop::Reject(RejectCode::MissingSubject, Some(format!("#header:{}", rule.header).into()), None)),
+            None => Ok(()),
+        }
+    }
+
     fn key(&mut self, out: &mut Output) -> Result<(), Stop> {
         let (Some(rule), Some(key)) = (&self.schema.key, self.record.key) else { return Ok(()) };
         out.key = KeyOutput::Replaced;

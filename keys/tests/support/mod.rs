@@ -2,19 +2,20 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 use veilstream_engine::compile::{self, Grants, SchemaSet};
 use veilstream_engine::error::RejectCode;
-use veilstream_engine::key::{KeyId, KeyKind, Scope, SubjectRef};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::record::{Output, Record};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::transform::{NeededKey, Outcome, Transformer};
 use veilstream_keys::erasure::FileLedger;
 use veilstream_keys::provider::{FileProvider, create_kek_file};
-use veilstream_keys::store::{KeyRecord, SqliteStore, Store};
+use veilstream_keys::store::{KeyRecord, Scrubbed, Shred, Shredded, SqliteStore, Store, StoreError, Subjects, WrapChange};
 use veilstream_keys::{KeyError, Manager, OsEntropy, Parts, Settings, directory};
 
 /// Some time in November 2026.
@@ -89,6 +90,64 @@ pub(crate) fn schemas(document: &str) -> SchemaSet {
 /// A schema that seals one field under the schema's key.
 pub(crate) fn people() -> SchemaSet {
     schemas(PEOPLE)
+}
+
+/// How often a store was asked what.
+#[derive(Clone, Default)]
+pub(crate) struct Asked(Arc<Mutex<HashMap<&'static str, usize>>>);
+
+impl Asked {
+    pub(crate) fn of(&self, what: &str) -> usize {
+        self.0.lock().unwrap().get(what).copied().unwrap_or(0)
+    }
+
+    fn count(&self, what: &'static str) {
+        *self.0.lock().unwrap().entry(what).or_default() += 1;
+    }
+}
+
+/// A store that counts what it is asked.
+pub(crate) struct Counting(SqliteStore, Asked);
+
+impl Counting {
+    pub(crate) fn over(store: SqliteStore) -> (Self, Asked) {
+        let asked = Asked::default();
+        (Self(store, asked.clone()), asked)
+    }
+}
+
+macro_rules! counted {
+    ($(fn $name:ident($($arg:ident: $of:ty),*) -> $answer:ty;)*) => {
+        impl Store for Counting {
+            fn place(&self) -> String {
+                self.0.place()
+            }
+            $(fn $name(&self, $($arg: $of),*) -> Result<$answer, StoreError> {
+                self.1.count(stringify!($name));
+                self.0.$name($($arg),*)
+            })*
+        }
+    };
+}
+
+counted! {
+    fn get(kids: &[KeyId]) -> Vec<KeyRecord>;
+    fn find(tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Vec<KeyRecord>;
+    fn list(tenant: &str) -> Vec<KeyRecord>;
+    fn shared(tenant: &str) -> Vec<KeyRecord>;
+    fn count_subjects(tenant: &str) -> Subjects;
+    fn subjects(tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord>;
+    fn count_wrapped_by(kek_uri: &str) -> u64;
+    fn insert(records: &[KeyRecord]) -> Vec<KeyRecord>;
+    fn insert_paced(record: &KeyRecord, pace: u64) -> bool;
+    fn import(records: &[KeyRecord]) -> Vec<KeyId>;
+    fn expire(tenant: &str, kids: &[KeyId], before: u64) -> ();
+    fn save_uses(uses: &[(KeyId, u64)]) -> ();
+    fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>) -> ();
+    fn replace_wraps(changes: &[WrapChange]) -> u64;
+    fn shred(tenant: &str, shreds: &[Shred], now: u64) -> Vec<Shredded>;
+    fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
+    fn scrub() -> Scrubbed;
 }
 
 /// A schema whose values are a data subject's.
