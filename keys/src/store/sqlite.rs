@@ -172,10 +172,13 @@ impl Store for SqliteStore {
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        // By the ranges that the index orders: subjects are many, and are stepped over.
+        // By ranges that the index orders: subjects are many, and are stepped over.
         self.select(
-            "WHERE k.tenant = ?1 AND k.kind IN ('data', 'deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
-               AND k.scope NOT LIKE 'schema:%' AND (k.scope < 'subject:' OR k.scope >= 'subject;')
+            "WHERE k.kid IN (
+               SELECT kid FROM keys WHERE tenant = ?1 AND scope NOT LIKE 'schema:%' AND scope NOT LIKE 'subject:%'
+                 AND kind IN ('deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
+               UNION ALL
+               SELECT kid FROM keys WHERE tenant = ?1 AND scope NOT LIKE 'schema:%' AND kind = 'data' AND scope >= 'shared:' AND scope < 'shared;')
              ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri",
             [tenant],
         )
