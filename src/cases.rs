@@ -156,7 +156,7 @@ impl Runner {
         let schema = loop {
             tries += 1;
             match self.transformer.transform(&self.set, &self.keys.keyring(), &record, &mut output) {
-                Outcome::Protected(schema) => break schema,
+                Outcome::Protected(schema) => break &self.set.schemas()[schema],
                 Outcome::Rejected(reject) => return Ok(Err((reject.code, reject.field))),
                 Outcome::NeedKeys(_) if tries > 4 => return Err(KeyFault("keys are there and do not seal".to_owned())),
                 Outcome::NeedKeys(needed) => {
@@ -166,7 +166,7 @@ impl Runner {
             }
         };
         let shown = Shown { keys: &self.keys, keyring: self.keys.keyring(), indexes: BTreeMap::new() };
-        Ok(Ok(shown.record(&schema, &record, &output, &mut self.revealer, expected)))
+        Ok(Ok(shown.record(schema, &record, &output, &mut self.revealer, expected)))
     }
 }
 

@@ -139,74 +139,76 @@ impl Tape {
         if let Err(e) = std::str::from_utf8(doc) {
             return Err(ScanError { code: RejectCode::InvalidUtf8, offset: e.valid_up_to() });
         }
-        let mut cursor = Cursor { doc, at: 0 };
-        cursor.skip_space();
+        let mut at = skip_space(doc, 0);
         let mut name = Name::default();
         // The innermost open container.
         let mut top = Open::NONE;
         loop {
             // A value starts here.
             top.count += 1;
-            let start = cursor.at;
-            let (kind, escaped) = cursor.value()?;
+            let start = at;
+            let value = value(doc, at)?;
+            at = value.end;
             let node = Node {
                 start: start as u32,
-                end: cursor.at as u32,
+                end: at as u32,
                 next: self.nodes.len() as u32 + 1,
                 parent: top.node,
                 name_start: name.start,
                 name_end: name.end,
                 count: 0,
-                kind,
+                kind: value.kind,
                 name_escaped: name.escaped,
-                escaped,
+                escaped: value.escaped,
             };
             self.nodes.push(node);
             name = Name::default();
-            if matches!(kind, Kind::Object | Kind::Array) {
+            if matches!(value.kind, Kind::Object | Kind::Array) {
                 if self.open.len() == MAX_DEPTH {
                     return Err(ScanError { code: RejectCode::TooDeep, offset: start });
                 }
                 self.open.push(top);
-                top = Open { node: node.next - 1, count: 0, close: if kind == Kind::Object { b'}' } else { b']' } };
-                cursor.skip_space();
-                if cursor.peek() != Some(top.close) {
-                    if kind == Kind::Object {
-                        name = cursor.member_name()?;
+                top = Open { node: node.next - 1, count: 0, close: if value.kind == Kind::Object { b'}' } else { b']' } };
+                at = skip_space(doc, at);
+                if doc.get(at) != Some(&top.close) {
+                    if value.kind == Kind::Object {
+                        (name, at) = member_name(doc, at)?;
                     }
                     continue;
                 }
-                top = self.close(top, &mut cursor);
+                at += 1;
+                top = self.close(top, at);
             }
             // A value ended: close containers until a comma asks for another.
             loop {
-                cursor.skip_space();
+                at = skip_space(doc, at);
                 if top.node == NO_PARENT {
-                    return if cursor.at == doc.len() { Ok(()) } else { Err(cursor.fail()) };
+                    return if at == doc.len() { Ok(()) } else { Err(NotJson(at).into()) };
                 }
-                match cursor.peek() {
+                match doc.get(at) {
                     Some(b',') => {
-                        cursor.at += 1;
-                        cursor.skip_space();
+                        at = skip_space(doc, at + 1);
                         if top.close == b'}' {
-                            name = cursor.member_name()?;
+                            (name, at) = member_name(doc, at)?;
                         }
                         break;
                     }
-                    Some(c) if c == top.close => top = self.close(top, &mut cursor),
-                    _ => return Err(cursor.fail()),
+                    Some(c) if *c == top.close => {
+                        at += 1;
+                        top = self.close(top, at);
+                    }
+                    _ => return Err(NotJson(at).into()),
                 }
             }
         }
     }
 
-    /// Ends the innermost container at the cursor; the one around it.
-    #[inline]
-    fn close(&mut self, top: Open, cursor: &mut Cursor<'_>) -> Open {
-        cursor.at += 1;
+    /// Ends the innermost container; the one around it.
+    #[inline(always)]
+    fn close(&mut self, top: Open, end: usize) -> Open {
         let next = self.nodes.len() as u32;
         let node = &mut self.nodes[top.node as usize];
-        node.end = cursor.at as u32;
+        node.end = end as u32;
         node.next = next;
         node.count = top.count;
         self.open.pop().unwrap_or(Open::NONE)
@@ -254,157 +256,124 @@ struct Name {
     escaped: bool,
 }
 
-struct Cursor<'d> {
-    doc: &'d [u8],
-    at: usize,
+/// A scalar, or the opening of a container.
+struct Value {
+    kind: Kind,
+    /// One past its last byte; of a container, past the bracket.
+    end: usize,
+    /// It is a string with an escape.
+    escaped: bool,
 }
 
-impl Cursor<'_> {
-    #[inline]
-    fn peek(&self) -> Option<u8> {
-        self.doc.get(self.at).copied()
-    }
+/// The offset of the first byte that is no JSON. What follows works on offsets in and out: a cursor behind a reference lives in memory, not in a register.
+struct NotJson(usize);
 
-    #[inline(always)]
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
-        }
+impl From<NotJson> for ScanError {
+    fn from(offence: NotJson) -> Self {
+        Self { code: RejectCode::NotJson, offset: offence.0 }
     }
+}
 
-    /// A scalar, or the opening of a container; says whether a string has an escape.
-    #[inline(always)]
-    fn value(&mut self) -> Result<(Kind, bool), ScanError> {
-        let kind = match self.peek() {
-            Some(b'"') => return Ok((Kind::String, self.string()?)),
-            Some(b'{') => {
-                self.at += 1;
-                Kind::Object
-            }
-            Some(b'[') => {
-                self.at += 1;
-                Kind::Array
-            }
-            Some(b't') => self.literal(b"true", Kind::Bool)?,
-            Some(b'f') => self.literal(b"false", Kind::Bool)?,
-            Some(b'n') => self.literal(b"null", Kind::Null)?,
-            Some(b'-' | b'0'..=b'9') => {
-                self.number()?;
-                Kind::Number
-            }
-            _ => return Err(self.fail()),
-        };
-        Ok((kind, false))
+/// The first byte from `at` on that is no white space.
+#[inline(always)]
+fn skip_space(doc: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = doc.get(at) {
+        at += 1;
     }
+    at
+}
 
-    #[cold]
-    fn fail(&self) -> ScanError {
-        ScanError { code: RejectCode::NotJson, offset: self.at }
+#[inline(always)]
+fn value(doc: &[u8], at: usize) -> Result<Value, NotJson> {
+    let plain = |kind, end| Ok(Value { kind, end, escaped: false });
+    match doc.get(at) {
+        Some(b'"') => string(doc, at).map(|(end, escaped)| Value { kind: Kind::String, end, escaped }),
+        Some(b'{') => plain(Kind::Object, at + 1),
+        Some(b'[') => plain(Kind::Array, at + 1),
+        Some(b't') => plain(Kind::Bool, literal(doc, at, b"true")?),
+        Some(b'f') => plain(Kind::Bool, literal(doc, at, b"false")?),
+        Some(b'n') => plain(Kind::Null, literal(doc, at, b"null")?),
+        Some(b'-' | b'0'..=b'9') => plain(Kind::Number, number(doc, at)?),
+        _ => Err(NotJson(at)),
     }
+}
 
-    /// `"name" :`, leaving the cursor at the value.
-    #[inline(always)]
-    fn member_name(&mut self) -> Result<Name, ScanError> {
-        if self.peek() != Some(b'"') {
-            return Err(self.fail());
-        }
-        let start = self.at as u32 + 1;
-        let escaped = self.string()?;
-        let end = self.at as u32 - 1;
-        self.skip_space();
-        if self.peek() != Some(b':') {
-            return Err(self.fail());
-        }
-        self.at += 1;
-        self.skip_space();
-        Ok(Name { start, end, escaped })
+/// `"name" :`, and where the value starts.
+#[inline(always)]
+fn member_name(doc: &[u8], at: usize) -> Result<(Name, usize), NotJson> {
+    if doc.get(at) != Some(&b'"') {
+        return Err(NotJson(at));
     }
+    let (end, escaped) = string(doc, at)?;
+    let name = Name { start: at as u32 + 1, end: end as u32 - 1, escaped };
+    let colon = skip_space(doc, end);
+    if doc.get(colon) != Some(&b':') {
+        return Err(NotJson(colon));
+    }
+    Ok((name, skip_space(doc, colon + 1)))
+}
 
-    /// A string; says whether it has an escape. Control characters and bad escapes are refused, lone surrogate escapes are grammar and pass.
-    #[inline(always)]
-    fn string(&mut self) -> Result<bool, ScanError> {
-        self.at += 1;
-        self.at += text::plain_run(&self.doc[self.at..]);
-        if self.peek() == Some(b'"') {
-            self.at += 1;
-            return Ok(false);
-        }
-        self.escaped_string()
-    }
+/// A string whose quote stands at `at`: its end, and whether it has an escape. Control characters and bad escapes are refused, lone surrogate escapes are
+/// grammar and pass.
+#[inline(always)]
+fn string(doc: &[u8], at: usize) -> Result<(usize, bool), NotJson> {
+    let at = text::plain_run(doc, at + 1);
+    if doc.get(at) == Some(&b'"') { Ok((at + 1, false)) } else { escaped_string(doc, at).map(|end| (end, true)) }
+}
 
-    /// The rest of a string from its first escape on.
-    #[inline(never)]
-    fn escaped_string(&mut self) -> Result<bool, ScanError> {
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(true);
-                }
-                Some(b'\\') => self.escape()?,
-                _ => return Err(self.fail()),
-            }
-            self.at += text::plain_run(&self.doc[self.at..]);
+/// The rest of a string from its first escape on.
+#[inline(never)]
+fn escaped_string(doc: &[u8], mut at: usize) -> Result<usize, NotJson> {
+    loop {
+        match doc.get(at) {
+            Some(b'"') => return Ok(at + 1),
+            Some(b'\\') => at = escape(doc, at)?,
+            _ => return Err(NotJson(at)),
         }
+        at = text::plain_run(doc, at);
     }
+}
 
-    fn escape(&mut self) -> Result<(), ScanError> {
-        match self.doc.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
-            Some(b'u') => {
-                let hex = self.doc.get(self.at + 2..self.at + 6).ok_or_else(|| self.fail())?;
-                if !hex.iter().all(u8::is_ascii_hexdigit) {
-                    return Err(self.fail());
-                }
-                self.at += 6;
-            }
-            _ => return Err(self.fail()),
-        }
-        Ok(())
+fn escape(doc: &[u8], at: usize) -> Result<usize, NotJson> {
+    match doc.get(at + 1) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
+        Some(b'u') if doc.get(at + 2..at + 6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => Ok(at + 6),
+        _ => Err(NotJson(at)),
     }
+}
 
-    #[inline]
-    fn literal(&mut self, word: &[u8], kind: Kind) -> Result<Kind, ScanError> {
-        if !self.doc[self.at..].starts_with(word) {
-            return Err(self.fail());
-        }
-        self.at += word.len();
-        Ok(kind)
-    }
+#[inline(always)]
+fn literal(doc: &[u8], at: usize, word: &[u8]) -> Result<usize, NotJson> {
+    if doc[at..].starts_with(word) { Ok(at + word.len()) } else { Err(NotJson(at)) }
+}
 
-    /// `-? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?`
-    #[inline]
-    fn number(&mut self) -> Result<(), ScanError> {
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.peek() == Some(b'0') {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Ok(())
+/// `-? (0 | [1-9][0-9]*) (. [0-9]+)? ([eE] [+-]? [0-9]+)?`
+#[inline]
+fn number(doc: &[u8], mut at: usize) -> Result<usize, NotJson> {
+    if doc.get(at) == Some(&b'-') {
+        at += 1;
     }
+    at = if doc.get(at) == Some(&b'0') { at + 1 } else { digits(doc, at)? };
+    if doc.get(at) == Some(&b'.') {
+        at = digits(doc, at + 1)?;
+    }
+    if matches!(doc.get(at), Some(b'e' | b'E')) {
+        at += 1;
+        if matches!(doc.get(at), Some(b'+' | b'-')) {
+            at += 1;
+        }
+        at = digits(doc, at)?;
+    }
+    Ok(at)
+}
 
-    #[inline]
-    fn digits(&mut self) -> Result<(), ScanError> {
-        let start = self.at;
-        while matches!(self.peek(), Some(b'0'..=b'9')) {
-            self.at += 1;
-        }
-        if self.at == start { Err(self.fail()) } else { Ok(()) }
+#[inline(always)]
+fn digits(doc: &[u8], start: usize) -> Result<usize, NotJson> {
+    let mut at = start;
+    while matches!(doc.get(at), Some(b'0'..=b'9')) {
+        at += 1;
     }
+    if at == start { Err(NotJson(at)) } else { Ok(at) }
 }
 
 #[cfg(test)]

@@ -34,8 +34,9 @@ use subjects::{Known, SubjectKeys};
 /// What became of a record.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Protected under this schema; the output buffers hold it.
-    Protected(Arc<Schema>),
+    /// Protected under the schema of this index in [`SchemaSet::schemas`]; the output buffers hold it. (Not the schema: lanes would take turns at its
+    /// reference count, record by record.)
+    Protected(usize),
     /// Not protected and not passed on: dead-letter it.
     Rejected(Reject),
     /// Keys are missing (not minted yet, expired or spent): fetch them for the whole batch and call again.
@@ -188,7 +189,7 @@ impl Transformer {
             subject: None,
         };
         let result = if tombstone { run.tombstone(out) } else { run.value(out) };
-        let Err(stop) = result else { return Outcome::Protected(schema.clone()) };
+        let Err(stop) = result else { return Outcome::Protected(index) };
         // What was half written must not be taken for a protected record.
         out.clear();
         match stop {

@@ -290,7 +290,7 @@ fn arbitrary_bytes_never_panic() {
             prop_assert!(Tape::default().scan(&bytes).is_ok());
         }
         if let Outcome::Protected(schema) = verdict {
-            let _ = revealer.reveal(&schema, KeySource::of(&plain.keys), &bytes, &RevealOptions::default(), out, report);
+            let _ = revealer.reveal(&plain.schemas.schemas()[schema], KeySource::of(&plain.keys), &bytes, &RevealOptions::default(), out, report);
         }
         Ok(())
     });

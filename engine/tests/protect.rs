@@ -439,7 +439,7 @@ fn when_claims_by_value_and_header() {
     ] {
         let record = Record { topic: Some("in"), ..full_record(None, Some(value.as_bytes()), headers) };
         match (bench.record(&record), name) {
-            (Outcome::Protected(schema), Some(name)) => assert_eq!(&*schema.name, name, "{value}"),
+            (Outcome::Protected(schema), Some(name)) => assert_eq!(&*bench.schemas.schemas()[schema].name, name, "{value}"),
             (Outcome::Rejected(reject), None) => assert_eq!(reject.code, RejectCode::NoSchema, "{value}"),
             (other, _) => panic!("{value}: {other:?}"),
         }

@@ -318,7 +318,7 @@ impl Replay<'_> {
         };
         let to = self.schemas.routes().find(|(from, _)| *from == letter.topic).map(|(_, to)| to.to_owned());
         let (schema, to) = match (outcome, to) {
-            (Outcome::Protected(schema), Some(to)) => (schema, to),
+            (Outcome::Protected(schema), Some(to)) => (&self.schemas.schemas()[schema], to),
             (Outcome::Rejected(reject), _) => return self.again(letter, &record, Reason::Rejected(reject.code), reject.schema.as_deref()),
             _ => return self.again(letter, &record, Reason::Rejected(veilstream_engine::RejectCode::NoSchema), None),
         };

@@ -13,7 +13,6 @@ use veilstream_engine::error::RejectCode;
 use veilstream_engine::key::Key;
 use veilstream_engine::keyring::Keyring;
 use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record};
-use veilstream_engine::schema::Schema;
 use veilstream_engine::seal::{NoncePool, Origin};
 use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
 
@@ -98,7 +97,8 @@ pub(super) struct Pump {
     needed: Vec<NeededKey>,
     fetches: u32,
     topics: Vec<Topic>,
-    counters: Vec<(Arc<Schema>, SchemaCounters)>,
+    /// Per schema of `schemas` that was used.
+    counters: Vec<Option<SchemaCounters>>,
     latency: LocalHistogram,
     dead_letters: Option<(TopicId, i32)>,
     condemned: HashSet<(Arc<str>, i32, i64)>,
@@ -259,8 +259,8 @@ impl Pump {
             }
         }
         let record = Record { key: message.key(), value: message.value(), headers: place.headers, topic: Some(place.topic), now: place.now };
-        let schema = match self.transformer.transform(&self.schemas, &self.keys, &record, &mut self.output) {
-            Outcome::Protected(schema) => schema,
+        let index = match self.transformer.transform(&self.schemas, &self.keys, &record, &mut self.output) {
+            Outcome::Protected(index) => index,
             Outcome::Rejected(reject) => {
                 return self.dead_letter(place, Reason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
             }
@@ -275,27 +275,32 @@ impl Pump {
         };
         let late = message.timestamp().is_some_and(|time| time.saturating_sub(place.now_ms) > place.route.ahead_ms);
         if late || (key.is_none() && place.route.compacted) {
-            return self.dead_letter(place, Reason::BrokerRefused, &schema.label, producer, go_on);
+            return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on);
         }
-        let headers = self.headers(place, &schema).ok_or(Fault::Doubt)?;
+        let headers = self.headers(place, &self.schemas.schemas()[index].label).ok_or(Fault::Doubt)?;
         let value = if self.output.tombstone { None } else { Some(self.output.value.as_slice()) };
         let to = Destination { topic: to, partition: message.partition(), timestamp: self.timestamp(message) };
         match producer.produce(to, key, value, headers, go_on) {
             Ok(()) => {}
-            Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &schema.label, producer, go_on),
+            Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
             Err(Unproduced::Failed(fault)) => return Err(fault),
         }
         if let Some(time) = message.timestamp() {
             self.transaction.times.push(time);
         }
-        self.schema_counters(&schema);
+        self.schema_counters(index);
         Ok(Done::Produced)
     }
 
+    fn label(&self, schema: usize) -> Arc<str> {
+        self.schemas.schemas()[schema].label.clone()
+    }
+
     /// The input's headers, then the schema's.
-    fn headers(&self, place: &Place<'_>, schema: &Schema) -> Option<Headers> {
+    fn headers(&self, place: &Place<'_>, label: &str) -> Option<Headers> {
         let untouched = self.output.headers.len() == place.headers.len() && self.output.headers.iter().all(|h| matches!(h, HeaderOutput::Same(_)));
-        let mut headers = if untouched {
+        // librdkafka would read the message once more to find that there are none.
+        let mut headers = if untouched && !place.headers.is_empty() {
             place.message.copy_headers()?
         } else {
             let mut headers = Headers::new(self.output.headers.len() + 1)?;
@@ -307,7 +312,7 @@ impl Pump {
             }
             headers
         };
-        headers.add(SCHEMA_HEADER, Some(schema.label.as_bytes()));
+        headers.add(SCHEMA_HEADER, Some(label.as_bytes()));
         Some(headers)
     }
 
@@ -369,16 +374,15 @@ impl Pump {
         self.transaction.bytes += message.value().map_or(0, <[u8]>::len) + message.key().map_or(0, <[u8]>::len);
     }
 
-    fn schema_counters(&mut self, schema: &Arc<Schema>) {
-        let at = match self.counters.iter().position(|(s, _)| Arc::ptr_eq(s, schema)) {
-            Some(at) => at,
-            None => {
-                let counters = self.shared.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id));
-                self.counters.push((schema.clone(), counters));
-                self.counters.len() - 1
-            }
-        };
-        self.counters[at].1.add(&self.output.counts, &self.output.residue);
+    fn schema_counters(&mut self, schema: usize) {
+        if self.counters.len() <= schema {
+            self.counters.resize_with(schema + 1, || None);
+        }
+        let counters = self.counters[schema].get_or_insert_with(|| {
+            let schema = &self.schemas.schemas()[schema];
+            self.shared.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id))
+        });
+        counters.add(&self.output.counts, &self.output.residue);
     }
 
     /// Tells the guard what became of the records.
@@ -442,7 +446,7 @@ impl Pump {
         for topic in &self.topics {
             topic.counters.flush();
         }
-        for (_, counters) in &self.counters {
+        for counters in self.counters.iter().flatten() {
             counters.flush();
         }
         for topic in &self.transaction.refused {
@@ -457,7 +461,7 @@ impl Pump {
             topic.counters.forget();
             topic.outcomes.clear();
         }
-        for (_, counters) in &self.counters {
+        for counters in self.counters.iter().flatten() {
             counters.forget();
         }
         self.shared.metrics.inflight_bytes.sub(self.transaction.bytes as i64);

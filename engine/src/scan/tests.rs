@@ -65,8 +65,8 @@ fn plain_runs_end_at_every_special_byte_wherever_it_stands() {
         for at in 0..20 {
             let mut bytes = [0xc3_u8; 20];
             bytes[at] = special;
-            assert_eq!(text::plain_run(&bytes), at, "byte {special:#x} at {at}");
+            assert_eq!(text::plain_run(&bytes, 0), at, "byte {special:#x} at {at}");
         }
     }
-    assert_eq!(text::plain_run(&[0x80, 0xff, 0x7f, b'!', b'#', b'[', b']', 0x20, b'a']), 9);
+    assert_eq!(text::plain_run(&[0x80, 0xff, 0x7f, b'!', b'#', b'[', b']', 0x20, b'a'], 0), 9);
 }

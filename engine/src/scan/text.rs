@@ -2,10 +2,10 @@
 
 use super::{Node, Tape};
 
-/// Length of the run of bytes at the front that are no quote, backslash or control character. Eight bytes at a time.
+/// The first byte from `at` on that is a quote, a backslash or a control character, or the end. Eight bytes at a time.
 #[inline(always)]
-pub(super) fn plain_run(bytes: &[u8]) -> usize {
-    let mut rest = bytes;
+pub(super) fn plain_run(bytes: &[u8], at: usize) -> usize {
+    let mut rest = &bytes[at..];
     while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
         let special = special_bytes(u64::from_le_bytes(*chunk));
         if special != 0 {
@@ -13,8 +13,15 @@ pub(super) fn plain_run(bytes: &[u8]) -> usize {
         }
         rest = after;
     }
-    let tail = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len());
-    bytes.len() - rest.len() + tail
+    plain_tail(bytes, bytes.len() - rest.len())
+}
+
+/// The last bytes of a document, one at a time.
+#[cold]
+#[inline(never)]
+fn plain_tail(bytes: &[u8], at: usize) -> usize {
+    let rest = &bytes[at..];
+    at + rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len())
 }
 
 /// The high bit of every byte that is `"`, `\` or below 0x20 (at least of the lowest such byte, which is all that is asked).
@@ -22,18 +29,18 @@ pub(super) fn plain_run(bytes: &[u8]) -> usize {
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    // Subtracting borrows into the high bit of a byte that was too small; bytes that had it before are no ASCII. Neither mark touches a high bit.
-    let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+    // Subtracting borrows into the high bit of a byte that was too small; bytes that had it before are no ASCII. With its bit 1 turned, a quote is 0x20, a
+    // space 0x22 and a control character still below 0x20: one subtraction finds both. Neither change touches a high bit.
+    let quote_or_control = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
     let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    let control = word.wrapping_sub(ONES * 0x20);
-    (quote | backslash | control) & !word & HIGH
+    (quote_or_control | backslash) & !word & HIGH
 }
 
 /// Whether `bytes` is exactly one JSON text without outer white space, UTF-8, at most 128 deep.
 #[must_use]
 pub fn is_json_text(bytes: &[u8]) -> bool {
     // Most opened values are a plain string: one look decides, without a table.
-    if bytes.len() >= 2 && bytes[0] == b'"' && plain_run(&bytes[1..]) == bytes.len() - 2 {
+    if bytes.len() >= 2 && bytes[0] == b'"' && plain_run(bytes, 1) == bytes.len() - 1 {
         return bytes[bytes.len() - 1] == b'"' && std::str::from_utf8(bytes).is_ok();
     }
     let mut tape = Tape::default();
