@@ -50,6 +50,8 @@ struct Router {
     lanes: Vec<(LaneHandle, Arc<Queue>, Recipe)>,
     assigned: HashMap<(Arc<str>, i32), (usize, Assigned)>,
     next_epoch: u64,
+    /// Partitions that this rebalance takes away: librdkafka is about to stop their fetchers.
+    stopping: Vec<(Arc<str>, i32)>,
 }
 
 impl ClientContext for Context {
@@ -88,7 +90,8 @@ impl ConsumerContext for Context {
     }
 
     fn post_rebalance(&self, consumer: &KafkaConsumer, _: &Rebalance<'_>) {
-        if let Some(router) = lock(&self.router).as_ref() {
+        if let Some(router) = lock(&self.router).as_mut() {
+            wait_for_stop(consumer, std::mem::take(&mut router.stopping));
             router.publish(&self.shared, consumer);
         }
     }
@@ -161,15 +164,7 @@ impl Router {
         }
         self.forget(shared, &gone);
         Rebalanced { assigned: 0, revoked: gone.len(), lost }.emit(&shared.metrics);
-    }
-
-    /// Forwards every partition to its lane again. When a partition is lost and comes back at once, librdkafka may stop its old fetcher only after
-    /// [`Router::assign`], and stopping clears the forwarding (`rd_kafka_toppar_fetch_stop`): its records would then wait where nobody reads. Nothing is
-    /// lost or reordered by this: what waits there moves to the lane's queue in one step.
-    fn forward_again(&self) {
-        for ((topic, partition), (lane, _)) in &self.assigned {
-            self.lanes[*lane].1.take_partition(topic, *partition);
-        }
+        self.stopping = gone;
     }
 
     fn forget(&mut self, shared: &Shared, gone: &[(Arc<str>, i32)]) {
@@ -198,6 +193,23 @@ impl Router {
 
     fn owns(&self, target: &Target) -> bool {
         self.assigned.get(&(target.topic.clone(), target.partition)).is_some_and(|(_, a)| a.epoch == target.epoch)
+    }
+}
+
+/// Returns when librdkafka has stopped the fetchers of these partitions. Unassigning only asks its main thread for it, and stopping clears the forwarding of
+/// the partition's queue (`rd_kafka_toppar_fetch_stop`). A partition that came back at once would be forwarded to its lane before that, and its records then wait
+/// where nobody reads. The main thread works through the requests of a partition in order: once it has refused this seek (nothing is fetched there), it has stopped
+/// the fetcher.
+fn wait_for_stop(consumer: &KafkaConsumer, partitions: Vec<(Arc<str>, i32)>) {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in &partitions {
+        // Every offset is refused alike.
+        let _ = list.add_partition_offset(topic, *partition, Offset::Offset(0));
+    }
+    if list.count() > 0
+        && let Err(error) = consumer.seek_partitions(list, REQUEST)
+    {
+        tracing::warn!(code = ?error.rdkafka_error_code(), "it cannot be told whether partitions that were taken away are stopped");
     }
 }
 
@@ -243,7 +255,7 @@ impl Poller {
 
     /// Hands the lanes to the rebalance callbacks.
     pub(super) fn route(&self, lanes: Vec<(LaneHandle, Arc<Queue>, Recipe)>) {
-        *lock(&self.consumer.context().router) = Some(Router { lanes, assigned: HashMap::new(), next_epoch: 0 });
+        *lock(&self.consumer.context().router) = Some(Router { lanes, assigned: HashMap::new(), next_epoch: 0, stopping: Vec::new() });
     }
 
     /// Polls until all lanes have ended; then leaves the group. The lanes have fenced in their producers before.
@@ -271,7 +283,10 @@ impl Poller {
             if !stopping && let Ok(deadline) = self.stop.try_recv() {
                 stopping = self.stop_lanes(deadline);
             }
-            self.poll();
+            if let (Err(why), false) = (self.poll(), stopping) {
+                end = End::Failed(why);
+                stopping = self.stop_lanes(Instant::now());
+            }
             if let (false, Some((code, _))) = (stopping, self.consumer.client().fatal_error()) {
                 end = End::Failed(format!("the consumer cannot go on ({code})"));
                 stopping = self.stop_lanes(Instant::now() + self.shared.pipeline.drain_timeout);
@@ -311,16 +326,11 @@ impl Poller {
         Ok(())
     }
 
-    fn poll(&mut self) {
+    fn poll(&mut self) -> Result<(), String> {
         match self.consumer.poll(POLL) {
-            // Every partition is forwarded to a lane before it is assigned: this one was not, and its record must not be skipped.
-            Some(Ok(message)) => {
-                tracing::error!(topic = message.topic(), partition = message.partition(), "record outside the lanes");
-                let mut back = TopicPartitionList::new();
-                if back.add_partition_offset(message.topic(), message.partition(), Offset::Offset(message.offset())).is_ok() {
-                    let _ = self.consumer.seek_partitions(back, REQUEST);
-                }
-            }
+            // Every partition is forwarded to a lane before it is assigned: this one was not. Its lane may be beyond this record already, and must not commit:
+            // the next start reads it.
+            Some(Ok(message)) => return Err(format!("{} [{}]: a record came outside the lanes", message.topic(), message.partition())),
             Some(Err(error)) => match error.rdkafka_error_code() {
                 Some(code) if is_authorization(code) => *lock(&self.consumer.context().denied) = Some(code),
                 code => tracing::debug!(?code, "consumer event"),
@@ -335,6 +345,7 @@ impl Poller {
                 self.shared.status.ready("kafka");
             }
         }
+        Ok(())
     }
 
     /// Moves the partitions that are still the lane's; answers with where they are read from.
@@ -427,7 +438,6 @@ impl Poller {
         self.release();
         let context = self.consumer.context();
         if let Some(router) = lock(&context.router).as_ref() {
-            router.forward_again();
             for (lane, assigned) in router.assigned.values() {
                 let (at, end) = (assigned.progress.load(Ordering::Relaxed), router.lanes[*lane].1.end_of(&assigned.topic, assigned.partition));
                 if let (true, Some(end)) = (at >= 0, end) {
