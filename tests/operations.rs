@@ -16,7 +16,7 @@ fn runbooks(text: &str) -> Vec<Runbook<'_>> {
     let marked = text.split("<!-- run: ").skip(1);
     marked
         .map(|rest| {
-            let (head, rest) = rest.split_once(" -->\n```sh\n").expect("a block follows the mark");
+            let (head, rest) = rest.split_once(" -->\n```sh\n").unwrap();
             let (script, _) = rest.split_once("```").unwrap();
             let (name, after) = head.split_once(", after: ").map_or((head, None), |(name, after)| (name, Some(after)));
             Runbook { name, after, script }
@@ -29,7 +29,13 @@ fn run(books: &[Runbook<'_>], name: &str, folder: &Path) -> String {
     let before = book.after.map(|after| run(books, after, folder)).unwrap_or_default();
     let binary = Path::new(env!("CARGO_BIN_EXE_veilstream")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
-    let output = Command::new("bash").args(["-euo", "pipefail", "-c", book.script]).current_dir(folder).env("PATH", path).env_remove("VEILSTREAM_KEYS").output().unwrap();
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", book.script])
+        .current_dir(folder)
+        .env("PATH", path)
+        .env_remove("VEILSTREAM_KEYS")
+        .output()
+        .unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "runbook {name}: {}\n{said}", output.status);
     before + &said

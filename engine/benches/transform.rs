@@ -154,6 +154,14 @@ fn transform(c: &mut Criterion) {
             b.iter(|| assert!(matches!(bench.record(&value_record(black_box(event.as_bytes()))), Outcome::Protected(_))));
         });
     }
+    // The same values under the key of a data subject who was met before.
+    let mut bench = Bench::new(&format!(r#""subject":"$.customer.id",{}"#, schema("off")));
+    let Outcome::NeedKeys(needed) = bench.record(&value_record(event.as_bytes())) else { panic!("no key of the subject yet") };
+    bench.transformer.add_subject_keys([std::sync::Arc::new(support::key(needed[0].kind, &needed[0].scope.to_string()))]);
+    assert_eq!(bench.protect(&event).matches("\"vs1.Ag").count(), 8, "suite 2");
+    group.bench_function(BenchmarkId::new("veilstream, residue", "off, a warm subject"), |b| {
+        b.iter(|| assert!(matches!(bench.record(&value_record(black_box(event.as_bytes()))), Outcome::Protected(_))));
+    });
     let hand = ByHand::new();
     for (name, effort) in
         [("paths parsed per event", Effort::ParsePaths), ("paths precompiled", Effort::PrecompiledPaths), ("ciphers kept too", Effort::KeptCiphers)]
