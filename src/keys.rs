@@ -10,14 +10,19 @@ use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::erasure::{self, FileLedger, Ledger};
+#[cfg(feature = "aws-kms")]
+use veilstream_keys::provider::AwsKmsProvider;
+#[cfg(feature = "pkcs11")]
+use veilstream_keys::provider::Pkcs11Provider;
 use veilstream_keys::provider::{
-    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, create_kek_file, layered,
+    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, VaultProvider,
+    create_kek_file, layered,
 };
 use veilstream_keys::store::{SqliteStore, Store};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
 use crate::cli::KeysSource;
-use crate::config::{self, KeyProvider};
+use crate::config::{self, KeyProvider, KeyStore};
 use crate::exit::Exit;
 use crate::kafka::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
@@ -63,7 +68,15 @@ pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
 /// # Errors
 /// It cannot be had.
 pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
-    Ok(Box::new(SqliteStore::open(&config.store)?))
+    match &config.store {
+        KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
+    }
+}
+
+fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
+    match &config.store {
+        KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
+    }
 }
 
 fn ledger(config: &config::Keys) -> Arc<dyn Ledger> {
@@ -72,13 +85,14 @@ fn ledger(config: &config::Keys) -> Arc<dyn Ledger> {
 
 fn manager_settings(config: &config::Keys) -> Settings {
     let rotation = config.rotation_enabled.then_some(u64::from(config.rotation_interval_days) * 86400);
-    Settings { rotation, ..Settings::of(&config.tenant) }
+    Settings { rotation, subject_cache: config.subject_cache, lookup_age: config.lookup_max_age.as_secs(), ..Settings::of(&config.tenant) }
 }
 
 fn parts(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Parts> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let provider = layered(provider(config)?, Arc::new(Metered(metrics)), RetryPolicy::default(), CachePolicy::default(), &clock);
-    Ok(Parts { provider, recovery: None, store, ledger: ledger(config) })
+    let (clock, observer): (Arc<dyn Clock>, Arc<dyn Observer>) = (Arc::new(SystemClock::default()), Arc::new(Metered(metrics)));
+    let open = |named: &KeyProvider| Ok::<_, ProviderError>(layered(provider(named)?, observer.clone(), RetryPolicy::default(), config.cache, &clock));
+    let recovery = config.recovery.as_ref().map(open).transpose()?;
+    Ok(Parts { provider: open(&config.provider)?, recovery, store, ledger: ledger(config) })
 }
 
 /// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
@@ -104,45 +118,61 @@ pub fn settings(source: &KeysSource) -> anyhow::Result<config::Keys> {
 }
 
 /// The provider a configuration names.
-fn provider(config: &config::Keys) -> Result<Box<dyn Provider>, ProviderError> {
-    Ok(match &config.provider {
+fn provider(named: &KeyProvider) -> Result<Box<dyn Provider>, ProviderError> {
+    Ok(match named {
         KeyProvider::Env { key } => Box::new(EnvProvider::new(key.expose())?),
         KeyProvider::File { path } => Box::new(FileProvider::new(path.clone())?),
         KeyProvider::Password { password, iterations } => Box::new(PasswordProvider::new(password.expose(), *iterations)?),
+        KeyProvider::Vault(settings) => Box::new(VaultProvider::new(settings.clone())?),
+        #[cfg(feature = "aws-kms")]
+        KeyProvider::AwsKms(settings) => Box::new(AwsKmsProvider::new(settings)?),
+        #[cfg(feature = "pkcs11")]
+        KeyProvider::Pkcs11(settings) => Box::new(Pkcs11Provider::new(settings.clone())?),
     })
 }
 
-/// Makes what a configuration or directory lacks: the file of key-encrypting keys (provider `file`), the store, and, unless it is to stay `empty`, the roots in it. A file of key-encrypting
-/// keys that is there is used and not changed.
+/// Makes what a configuration or directory lacks: files of key-encrypting keys (provider `file`), the store, and, unless it is to stay `empty`, the roots in
+/// it. A file of key-encrypting keys that is there is used and not changed. Returns the place of the store too.
 ///
 /// # Errors
 /// There is a store already, or something cannot be made.
-pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<config::Keys> {
+pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, String)> {
     let keys = settings(source)?;
-    anyhow::ensure!(!keys.store.exists(), "{} is there already; nothing was changed", keys.store.display());
-    directory::create_folder_of(&keys.store).with_context(|| format!("the folder of {} cannot be made", keys.store.display()))?;
-    if let KeyProvider::File { path } = &keys.provider
-        && !path.exists()
-    {
-        directory::create_folder_of(path).and_then(|()| create_kek_file(path)).with_context(|| format!("{} cannot be made", path.display()))?;
+    match &keys.store {
+        KeyStore::Sqlite(path) => {
+            anyhow::ensure!(!path.exists(), "{} is there already; nothing was changed", path.display());
+            directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display()))?;
+        }
     }
-    // The key-encrypting key must be usable before there is a store.
-    provider(&keys)?;
-    let manager = Manager::open(manager_settings(&keys), parts(&keys, Box::new(SqliteStore::create(&keys.store)?), None)?, now())?;
+    for named in std::iter::once(&keys.provider).chain(&keys.recovery) {
+        if let KeyProvider::File { path } = named
+            && !path.exists()
+        {
+            directory::create_folder_of(path).and_then(|()| create_kek_file(path)).with_context(|| format!("{} cannot be made", path.display()))?;
+        }
+        // The key-encrypting keys must be usable before there is a store.
+        provider(named)?.health()?;
+    }
+    let manager = Manager::open(manager_settings(&keys), parts(&keys, create_store(&keys)?, None)?, now())?;
     if !empty {
         manager.prepare_roots(now())?;
     }
-    Ok(keys)
+    let place = manager.store().place();
+    Ok((keys, place))
 }
 
 fn of_directory(dir: &Path) -> config::Keys {
     config::Keys {
         tenant: DIRECTORY_TENANT.to_owned(),
         provider: KeyProvider::File { path: directory::kek(dir) },
-        store: directory::store(dir),
+        recovery: None,
+        store: KeyStore::Sqlite(directory::store(dir)),
         ledger: directory::ledger(dir),
         rotation_enabled: true,
         rotation_interval_days: 90,
+        cache: CachePolicy::default(),
+        lookup_max_age: Duration::from_secs(600),
+        subject_cache: 100_000,
     }
 }
 

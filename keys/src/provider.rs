@@ -2,19 +2,31 @@
 //! them is put there by [`layered`].
 
 mod around;
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
 mod cache;
 mod clock;
 mod env;
 mod file;
 mod password;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
+mod secret;
 mod single_flight;
+mod vault;
 
 pub use around::{Observer, RetryPolicy};
+#[cfg(feature = "aws-kms")]
+pub use aws_kms::{AwsKmsProvider, AwsKmsSettings};
 pub use cache::CachePolicy;
 pub use clock::{Clock, SystemClock};
 pub use env::EnvProvider;
 pub use file::{FileProvider, create_kek_file};
 pub use password::{ITERATIONS, PasswordProvider};
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::{Pkcs11Provider, Pkcs11Settings};
+pub use secret::SecretText;
+pub use vault::{VaultAuth, VaultProvider, VaultSettings};
 
 use std::sync::Arc;
 

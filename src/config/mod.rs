@@ -1,6 +1,7 @@
 //! The configuration: `veilstream.toml`, `.env` and `VEILSTREAM__SECTION__KEY`, read into types with every fault reported at once.
 
 mod fault;
+mod keys;
 mod read;
 mod secret;
 mod source;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use fault::{Fault, Faults};
+pub use keys::{KeyProvider, KeyStore, Keys};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
 pub use source::Input;
@@ -91,57 +93,6 @@ pub struct Schemas {
     pub reload_interval: Duration,
 }
 
-/// Where keys come from and live.
-#[derive(Debug, Clone)]
-pub struct Keys {
-    /// The tenant all keys and tokens belong to.
-    pub tenant: String,
-    /// Who holds the key-encrypting key.
-    pub provider: KeyProvider,
-    /// The key database (`sqlite:<path>`).
-    pub store: PathBuf,
-    /// The erasure ledger.
-    pub ledger: PathBuf,
-    /// Whether an old key-encrypting key is an alarm.
-    pub rotation_enabled: bool,
-    /// How old, in days, is old.
-    pub rotation_interval_days: u32,
-}
-
-/// Who holds the key-encrypting key.
-#[derive(Debug, Clone)]
-pub enum KeyProvider {
-    /// 32 bytes in base64 or base64url, from `ENCRYPTION_KEY` or `[keys.env]`.
-    Env {
-        /// The encoded key.
-        key: Secret,
-    },
-    /// A file of `<version> <base64>` lines.
-    File {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Derived from a password with PBKDF2.
-    Password {
-        /// The password.
-        password: Secret,
-        /// Iterations of new wraps.
-        iterations: u32,
-    },
-}
-
-impl KeyProvider {
-    /// Its name in the configuration.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Env { .. } => "env",
-            Self::File { .. } => "file",
-            Self::Password { .. } => "password",
-        }
-    }
-}
-
 /// The HTTP listener.
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -208,7 +159,7 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         kafka: kafka(root.section("kafka"), host_name),
         pipeline: pipeline(root.section("pipeline")),
         schemas: schemas(root.section("schemas")),
-        keys: keys(root.section("keys")),
+        keys: keys::read(root.section("keys")),
         http: http(root.section("http")),
         log: log(root.section("log")),
     };
@@ -264,55 +215,6 @@ fn schemas(mut s: Section<'_, '_>) -> Schemas {
     };
     s.finish();
     schemas
-}
-
-fn keys(mut s: Section<'_, '_>) -> Keys {
-    for later in ["vault", "aws-kms"] {
-        s.later(later, "use [keys.env], [keys.file] or [keys.password]");
-    }
-    let name = s.parse("provider", "file".to_owned(), |text| match text {
-        "env" | "file" | "password" => Ok(text.to_owned()),
-        "vault" | "aws-kms" => Err("is not in this version; write env, file or password".to_owned()),
-        _ => Err("is no provider; write env, file or password".to_owned()),
-    });
-    let provider = provider(&mut s, &name);
-    let keys = Keys {
-        tenant: s.parse("tenant", "default".to_owned(), tenant),
-        provider,
-        store: s.store("store", "keys.db"),
-        ledger: s.path("ledger", "erasures.jsonl"),
-        rotation_enabled: s.flag("rotation_enabled", true),
-        rotation_interval_days: s.number("rotation_interval_days", 90, 1..=3650),
-    };
-    s.finish();
-    keys
-}
-
-/// The chosen provider. The sections of the others may stay in the file.
-fn provider(s: &mut Section<'_, '_>, name: &str) -> KeyProvider {
-    let mut env = s.section("env");
-    let key = env.secret("key", "key_file");
-    if name == "env" && key.is_none() {
-        env.missing("key", "is missing; set ENCRYPTION_KEY to 32 random bytes in base64 (openssl rand -base64 32) or name a file with key_file");
-    }
-    env.finish();
-    let mut file = s.section("file");
-    let path = file.path("path", "kek");
-    file.finish();
-    let mut section = s.section("password");
-    let password = section.secret("password", "password_file");
-    let iterations = section.number("iterations", 600_000, 600_000..=10_000_000);
-    if name == "password" && password.is_none() {
-        section.missing("password", "is missing; name a file that holds it with password_file");
-    }
-    section.finish();
-    // A missing secret is a fault already: the configuration is refused, whatever stands here.
-    let or_none = |secret: Option<Secret>| secret.unwrap_or_else(|| Secret::new(String::new()));
-    match name {
-        "env" => KeyProvider::Env { key: or_none(key) },
-        "password" => KeyProvider::Password { password: or_none(password), iterations },
-        _ => KeyProvider::File { path },
-    }
 }
 
 fn http(mut s: Section<'_, '_>) -> Http {

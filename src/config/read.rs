@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use config::{Map, Value, ValueKind};
+use veilstream_keys::provider::SecretText;
+use zeroize::Zeroizing;
 
 use super::fault::Fault;
 use super::secret::{Properties, Secret};
@@ -98,14 +100,25 @@ impl<'s, 'r> Section<'s, 'r> {
         self.reading.base.join(path)
     }
 
-    /// The SQLite file of a `sqlite:<path>` store.
-    pub(super) fn store(&mut self, key: &'static str, default: &str) -> PathBuf {
-        let path = self.parse(key, default.to_owned(), |text| match text.split_once(':') {
-            Some(("sqlite", path)) if !path.is_empty() => Ok(path.to_owned()),
-            Some(("kafka" | "postgres" | "postgresql", _)) => Err("is not in this version; write \"sqlite:keys.db\"".to_owned()),
-            _ => Err("is no store; write \"sqlite:keys.db\"".to_owned()),
-        });
-        self.reading.base.join(path)
+    /// A path that may be absent.
+    pub(super) fn optional_path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let path = self.parse(key, None, |text| not_empty(text).map(Some));
+        path.map(|path| self.reading.base.join(path))
+    }
+
+    /// A text that may be absent.
+    pub(super) fn optional(&mut self, key: &'static str) -> Option<String> {
+        self.parse(key, None, |text| not_empty(text).map(Some))
+    }
+
+    /// Where relative paths start.
+    pub(super) fn base(&self) -> &Path {
+        &self.reading.base
+    }
+
+    /// Whether nothing stands in it that nobody asked for yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// A list of texts; from the environment separated by commas.
@@ -141,6 +154,13 @@ impl<'s, 'r> Section<'s, 'r> {
                 None
             }
         }
+    }
+
+    /// [`Section::secret`] for what is read again later: platforms replace tokens in their files.
+    pub(super) fn secret_text(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretText> {
+        let path = self.table.get(key_file).and_then(|value| value.clone().into_string().ok());
+        let secret = self.secret(key, key_file)?;
+        Some(path.map_or_else(|| SecretText::Given(Zeroizing::new(secret.expose().to_owned())), |path| SecretText::File(self.reading.base.join(path))))
     }
 
     /// All settings of this table as librdkafka properties, `*_file` ones read. `refused` says why one may not be set.

@@ -98,11 +98,13 @@ fn variables(from: &BTreeMap<String, String>, of: &str) -> Map<String, Value> {
         let origin = format!("environment variable {name}{of}");
         let path = path.to_ascii_lowercase();
         let mut parts: Vec<String> = path.splitn(3, "__").map(str::to_owned).collect();
-        if let [section, _, property] = &mut parts[..]
-            && section == "kafka"
-        {
-            let (name, file) = property.strip_suffix("_file").map_or((property.as_str(), ""), |name| (name, "_file"));
-            *property = name.replace('_', ".") + file;
+        match &mut parts[..] {
+            [section, _, property] if section == "kafka" => {
+                let (name, file) = property.strip_suffix("_file").map_or((property.as_str(), ""), |name| (name, "_file"));
+                *property = name.replace('_', ".") + file;
+            }
+            // Shells refuse the dash as well.
+            _ => parts = path.split("__").map(|part| if part == "aws_kms" { "aws-kms".to_owned() } else { part.to_owned() }).collect(),
         }
         insert(&mut tree, &parts, Value::new(Some(&origin), value.as_str()));
     }

@@ -55,7 +55,7 @@ fn the_example_holds_every_key_with_its_default() {
 fn the_composed_configuration_is_good() {
     let config = good(include_str!("../../deploy/compose/veilstream.toml"), &[]);
     assert_eq!(config.kafka.instance, "compose-0");
-    assert_eq!(config.keys.store, Path::new("/var/lib/veilstream/keys/keys.db"));
+    assert_eq!(config.keys.store, KeyStore::Sqlite("/var/lib/veilstream/keys/keys.db".into()));
 }
 
 #[test]
@@ -104,10 +104,15 @@ fn every_fault_comes_at_once() {
         domains = 5
         [keys]
         tenant = "Acme"
-        provider = "vault"
-        store = "postgres://db"
+        provider = "valt"
+        store = "mysql://db"
         rotation_enabled = "maybe"
-        vault.address = "https://vault"
+        cache_refresh = "2h"
+        cache_max_age = "1h"
+        vault.auth = "ldap"
+        vault.key = "../sys/raw"
+        [keys.recovery]
+        file.path = "x"
         [http]
         listen = "8787"
         [log]
@@ -127,11 +132,14 @@ conf/veilstream.toml: kafka.client.sasl.pasword: is no librdkafka property; see 
 conf/veilstream.toml: kafka.consumer.enable.auto.commit: cannot be set: offsets commit inside the transactions; remove it
 conf/veilstream.toml: kafka.group_id: " " is empty; write a value or leave the key out
 conf/veilstream.toml: kafka.group_idd: is unknown; did you mean group_id?
-conf/veilstream.toml: keys.provider: "vault" is not in this version; write env, file or password
+conf/veilstream.toml: keys.cache_refresh: is longer than cache_max_age; a key is refreshed before it is too old
+conf/veilstream.toml: keys.provider: "valt" is no provider; write env, file, password, vault, aws-kms or pkcs11
+conf/veilstream.toml: keys.recovery.provider: is missing; write env, file, password, vault, aws-kms or pkcs11
 conf/veilstream.toml: keys.rotation_enabled: "maybe" is neither true nor false; write one of them
-conf/veilstream.toml: keys.store: "postgres://db" is not in this version; write "sqlite:keys.db"
+conf/veilstream.toml: keys.store: "mysql://db" is no store; write "sqlite:keys.db"
 conf/veilstream.toml: keys.tenant: "Acme" is no name; write up to 64 of a-z, 0-9, _ and -, a letter first
-conf/veilstream.toml: keys.vault: is not in this version; use [keys.env], [keys.file] or [keys.password]
+conf/veilstream.toml: keys.vault.auth: "ldap" is no method; write token, approle, jwt or kubernetes
+conf/veilstream.toml: keys.vault.key: "../sys/raw" is no path; write letters, digits, - and _, with / between parts
 conf/veilstream.toml: log.format: "xml" is no format; write text or json
 conf/veilstream.toml: log.level: "loud" is no level; write error, warn, info, debug or trace
 conf/veilstream.toml: pipeline.commit_interval: "100" is not a duration; write a number with its unit, such as "100ms", "5s" or "2m"
@@ -180,7 +188,7 @@ fn units_are_read() {
 fn paths_start_at_the_files_folder() {
     let config = good("[schemas]\ndir = \"s\"\n[keys]\nstore = \"sqlite:k.db\"\n[keys.file]\npath = \"/etc/kek\"", &[]);
     assert_eq!(config.schemas.dir, Path::new("conf/s"));
-    assert_eq!(config.keys.store, Path::new("conf/k.db"));
+    assert_eq!(config.keys.store, KeyStore::Sqlite("conf/k.db".into()));
     assert!(matches!(config.keys.provider, KeyProvider::File { path } if path == Path::new("/etc/kek")));
 }
 
@@ -252,4 +260,43 @@ fn syntax_errors_name_the_line_and_quote_nothing() {
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("conf/veilstream.toml: is not TOML: TOML parse error at line 2"), "{found:?}");
     assert!(!found[0].contains(CANARY), "{found:?}");
+}
+
+#[test]
+fn key_services_say_what_they_lack() {
+    let lacks = |provider: &str, more: &str| {
+        let found = faults(&format!("[keys]\nprovider = \"{provider}\"\n[keys.{provider}]\n{more}"), &[]);
+        found.iter().map(|fault| fault.split(": is missing").next().unwrap().rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(lacks("vault", ""), ["keys.vault.token"]);
+    assert_eq!(lacks("vault", "auth = \"approle\""), ["keys.vault.role_id", "keys.vault.secret_id"]);
+    assert_eq!(lacks("vault", "auth = \"jwt\""), ["keys.vault.jwt", "keys.vault.role"]);
+    assert_eq!(lacks("vault", "auth = \"kubernetes\""), ["keys.vault.role"]);
+    assert_eq!(lacks("aws-kms", ""), ["keys.aws-kms.key_arns"]);
+    assert_eq!(lacks("pkcs11", ""), ["keys.pkcs11.module", "keys.pkcs11.pin"]);
+}
+
+#[test]
+fn a_key_service_and_its_recovery_are_read_and_show_no_secret() {
+    let text = r#"
+        [keys]
+        provider = "vault"
+        [keys.vault]
+        address = "https://vault:8200"
+        auth = "approle"
+        role_id = "sidecar"
+        secret_id_file = "secret"
+        ca_file = "ca.pem"
+        [keys.recovery]
+        provider = "aws-kms"
+        aws-kms.key_arns = ["arn:aws:kms:eu-central-1:111122223333:key/x"]
+    "#;
+    let variables = [("VEILSTREAM__KEYS__RECOVERY__AWS_KMS__TIMEOUT", "2s"), ("VEILSTREAM__KEYS__VAULT__NAMESPACE", "team")];
+    let keys = good(text, &variables).keys;
+    let KeyProvider::Vault(vault) = &keys.provider else { panic!("{:?}", keys.provider) };
+    assert_eq!((vault.namespace.as_deref(), vault.ca_file.as_deref()), (Some("team"), Some(Path::new("conf/ca.pem"))));
+    let Some(KeyProvider::AwsKms(kms)) = &keys.recovery else { panic!("{:?}", keys.recovery) };
+    assert_eq!(kms.timeout, Duration::from_secs(2));
+    let given = good("[keys]\nprovider = \"vault\"\n[keys.vault]\ntoken = \"hvs.canary\"", &[]);
+    assert!(!format!("{given:?} {keys:?}").contains("canary") && !format!("{keys:?}").contains(CANARY));
 }

@@ -61,7 +61,7 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     let set = registry.current();
     let schema = set.get("customers").context("the shipped schema has another name")?.clone();
     let directory = KeysSource { keys: Some(dir.0.join("keys")), config: None };
-    let settings = keys::init(&directory, false)?;
+    let (settings, _) = keys::init(&directory, false)?;
     let keys = keys::open(&settings, None)?;
     keys.prepare(&set)?;
     let show = Show { colour };

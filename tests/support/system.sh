@@ -15,6 +15,9 @@ else
     need java default-jre-headless
     need mvn maven
     need npm npm
+    need openssl openssl
+    [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$missing softhsm2"
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
     if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
     if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
 fi

@@ -16,9 +16,9 @@ use crate::exit::Exit;
 use crate::{config, keys};
 
 pub(super) fn init(source: &KeysSource, empty: bool) -> anyhow::Result<Exit> {
-    let made = keys::init(source, empty)?;
+    let (made, place) = keys::init(source, empty)?;
     let mut out = io::stdout().lock();
-    writeln!(out, "made {}", made.store.display())?;
+    writeln!(out, "made {place}")?;
     match &made.provider {
         config::KeyProvider::File { path } => {
             writeln!(out, "keys are wrapped by {}: back both up, apart from each other; without either nothing opens again", path.display())?;
