@@ -12,12 +12,17 @@ mod exits;
 mod feed;
 mod held_frame;
 mod kafka;
+mod key_service;
 mod lifecycle;
 mod observe;
 mod outage;
 mod proxy;
+#[path = "../../keys/tests/support/proxy.rs"]
+mod proxy_http;
 mod reader;
 mod sandbox;
 mod schemas;
+#[path = "../../keys/tests/support/servers.rs"]
+mod servers;
 mod sidecar;
 mod webhooks;

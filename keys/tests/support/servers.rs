@@ -90,7 +90,9 @@ pub(crate) fn wait_until(process: &Process, what: &str, done: impl Fn() -> bool)
 }
 
 fn installed(place: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(place);
+    // This file serves tests of two packages.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|folder| folder.join("Makefile").exists()).unwrap();
+    let path = root.join("target").join(place);
     assert!(path.exists(), "{} is missing; run `make setup`", path.display());
     // Not resolved: a link is what makes a virtual environment of an interpreter.
     std::path::absolute(path).unwrap()
