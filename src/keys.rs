@@ -9,7 +9,7 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::erasure::{self, FileLedger, Ledger};
+use veilstream_keys::erasure::{self, FileLedger, Ledger, LedgerError};
 #[cfg(feature = "aws-kms")]
 use veilstream_keys::provider::AwsKmsProvider;
 #[cfg(feature = "pkcs11")]
@@ -22,9 +22,9 @@ use veilstream_keys::store::{SqliteStore, Store};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
 use crate::cli::KeysSource;
-use crate::config::{self, KeyProvider, KeyStore};
+use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
-use crate::kafka::{KeyFault, KeySource};
+use crate::kafka::{KafkaLedger, KafkaStore, KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
 
 /// The tenant of a key directory: `keys init --keys` knows no other.
@@ -60,7 +60,7 @@ pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
 /// # Errors
 /// Ledger or store cannot be had.
 pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
-    Ok(erasure::replay(&*ledger(config), &*store(config)?, &config.tenant, now())?)
+    Ok(erasure::replay(&*ledger(config)?, &*store(config)?, &config.tenant, now())?)
 }
 
 /// The key store, for what only looks at it.
@@ -70,17 +70,22 @@ pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
 pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
+        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?)),
     }
 }
 
 fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
+        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?)),
     }
 }
 
-fn ledger(config: &config::Keys) -> Arc<dyn Ledger> {
-    Arc::new(FileLedger::new(config.ledger.clone()))
+fn ledger(config: &config::Keys) -> Result<Arc<dyn Ledger>, LedgerError> {
+    Ok(match &config.ledger {
+        KeyLedger::File(path) => Arc::new(FileLedger::new(path.clone())),
+        KeyLedger::Kafka(at) => Arc::new(KafkaLedger::open(&at.kafka, &at.topic)?),
+    })
 }
 
 fn manager_settings(config: &config::Keys) -> Settings {
@@ -92,7 +97,7 @@ fn parts(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metri
     let (clock, observer): (Arc<dyn Clock>, Arc<dyn Observer>) = (Arc::new(SystemClock::default()), Arc::new(Metered(metrics)));
     let open = |named: &KeyProvider| Ok::<_, ProviderError>(layered(provider(named)?, observer.clone(), RetryPolicy::default(), config.cache, &clock));
     let recovery = config.recovery.as_ref().map(open).transpose()?;
-    Ok(Parts { provider: open(&config.provider)?, recovery, store, ledger: ledger(config) })
+    Ok(Parts { provider: open(&config.provider)?, recovery, store, ledger: ledger(config)? })
 }
 
 /// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
@@ -138,11 +143,12 @@ fn provider(named: &KeyProvider) -> Result<Box<dyn Provider>, ProviderError> {
 /// There is a store already, or something cannot be made.
 pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, String)> {
     let keys = settings(source)?;
-    match &keys.store {
-        KeyStore::Sqlite(path) => {
-            anyhow::ensure!(!path.exists(), "{} is there already; nothing was changed", path.display());
-            directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display()))?;
-        }
+    if let KeyStore::Sqlite(path) = &keys.store {
+        anyhow::ensure!(!path.exists(), "{} is there already; nothing was changed", path.display());
+        directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display()))?;
+    }
+    if let KeyLedger::Kafka(at) = &keys.ledger {
+        KafkaLedger::create(&at.kafka, &at.topic)?;
     }
     for named in std::iter::once(&keys.provider).chain(&keys.recovery) {
         if let KeyProvider::File { path } = named
@@ -167,7 +173,7 @@ fn of_directory(dir: &Path) -> config::Keys {
         provider: KeyProvider::File { path: directory::kek(dir) },
         recovery: None,
         store: KeyStore::Sqlite(directory::store(dir)),
-        ledger: directory::ledger(dir),
+        ledger: KeyLedger::File(directory::ledger(dir)),
         rotation_enabled: true,
         rotation_interval_days: 90,
         cache: CachePolicy::default(),

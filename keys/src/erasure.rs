@@ -16,7 +16,7 @@ use veilstream_engine::seal::{Expected, NoncePool, Opener, Owner, PayloadKind, S
 use veilstream_engine::subject::subject_ref;
 use veilstream_engine::token::Suite;
 
-pub use ledger::{Erasure, FileLedger, Ledger, LedgerError, Recorded};
+pub use ledger::{Chain, Erasure, FileLedger, Ledger, LedgerError, Recorded};
 pub(crate) use receipt::signer;
 pub use receipt::{Canary, Check, Receipt, ReceiptError, SignedReceipt};
 

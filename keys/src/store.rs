@@ -1,7 +1,9 @@
 //! Stores of wrapped keys.
 
+mod json;
 mod sqlite;
 
+pub use json::RecordJson;
 pub use sqlite::SqliteStore;
 
 use std::sync::Arc;

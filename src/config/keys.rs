@@ -11,7 +11,7 @@ use veilstream_keys::provider::{CachePolicy, SecretText, VaultAuth, VaultSetting
 
 use super::read::{Section, not_empty};
 use super::secret::Secret;
-use super::{duration_in, tenant};
+use super::{Kafka, duration_in, tenant, topic};
 
 /// Where a Kubernetes pod finds its service account's token.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -28,7 +28,7 @@ pub struct Keys {
     /// The key store.
     pub store: KeyStore,
     /// The erasure ledger.
-    pub ledger: PathBuf,
+    pub ledger: KeyLedger,
     /// Whether keys are rotated by themselves.
     pub rotation_enabled: bool,
     /// How old, in days, is old.
@@ -46,6 +46,26 @@ pub struct Keys {
 pub enum KeyStore {
     /// `sqlite:<path>`
     Sqlite(PathBuf),
+    /// `kafka:<topic>`
+    Kafka(KafkaTopic),
+}
+
+/// Where erasures are written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyLedger {
+    /// `<path>`
+    File(PathBuf),
+    /// `kafka:<topic>`
+    Kafka(KafkaTopic),
+}
+
+/// A topic, and the brokers of `[kafka]` it is at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaTopic {
+    /// Its name.
+    pub topic: String,
+    /// The brokers.
+    pub kafka: Kafka,
 }
 
 /// Who holds a key-encrypting key.
@@ -95,7 +115,7 @@ impl KeyProvider {
     }
 }
 
-pub(super) fn read(mut s: Section<'_, '_>) -> Keys {
+pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
     let provider = provider(&mut s, Some("file")).unwrap_or(KeyProvider::File { path: PathBuf::new() });
     let recovery = recovery(s.section("recovery"));
     let default = CachePolicy::default();
@@ -103,8 +123,8 @@ pub(super) fn read(mut s: Section<'_, '_>) -> Keys {
         tenant: s.parse("tenant", "default".to_owned(), tenant),
         provider,
         recovery,
-        store: store(&mut s),
-        ledger: s.path("ledger", "erasures.jsonl"),
+        store: store(&mut s, kafka),
+        ledger: ledger(&mut s, kafka),
         rotation_enabled: s.flag("rotation_enabled", true),
         rotation_interval_days: s.number("rotation_interval_days", 90, 1..=3650),
         cache: CachePolicy {
@@ -121,12 +141,25 @@ pub(super) fn read(mut s: Section<'_, '_>) -> Keys {
     keys
 }
 
-fn store(s: &mut Section<'_, '_>) -> KeyStore {
-    let path = s.parse("store", "keys.db".to_owned(), |text| match text.split_once(':') {
-        Some(("sqlite", path)) if !path.is_empty() => Ok(path.to_owned()),
-        _ => Err("is no store; write \"sqlite:keys.db\"".to_owned()),
-    });
-    KeyStore::Sqlite(s.base().join(path))
+fn store(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyStore {
+    let base = s.base().to_owned();
+    s.parse("store", KeyStore::Sqlite(base.join("keys.db")), |text| match text.split_once(':') {
+        Some(("sqlite", path)) if !path.is_empty() => Ok(KeyStore::Sqlite(base.join(path))),
+        Some(("kafka", name)) => Ok(KeyStore::Kafka(kafka_topic(name, kafka)?)),
+        _ => Err("is no store; write \"sqlite:keys.db\" or \"kafka:veilstream.keys\"".to_owned()),
+    })
+}
+
+fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyLedger {
+    let base = s.base().to_owned();
+    s.parse("ledger", KeyLedger::File(base.join("erasures.jsonl")), |text| match text.split_once(':') {
+        Some(("kafka", name)) => Ok(KeyLedger::Kafka(kafka_topic(name, kafka)?)),
+        _ => Ok(KeyLedger::File(base.join(not_empty(text)?))),
+    })
+}
+
+fn kafka_topic(name: &str, kafka: &Kafka) -> Result<KafkaTopic, String> {
+    Ok(KafkaTopic { topic: topic(name)?, kafka: kafka.clone() })
 }
 
 fn recovery(mut s: Section<'_, '_>) -> Option<KeyProvider> {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use fault::{Fault, Faults};
-pub use keys::{KeyProvider, KeyStore, Keys};
+pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
 pub use source::Input;
@@ -43,7 +43,7 @@ pub struct Config {
 }
 
 /// Brokers and who this process is to them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kafka {
     /// `host:port`, separated by commas.
     pub bootstrap_servers: String,
@@ -155,11 +155,12 @@ fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, Reading<'r>)
 }
 
 fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
+    let kafka = kafka(root.section("kafka"), host_name);
     let config = Config {
-        kafka: kafka(root.section("kafka"), host_name),
         pipeline: pipeline(root.section("pipeline")),
         schemas: schemas(root.section("schemas")),
-        keys: keys::read(root.section("keys")),
+        keys: keys::read(root.section("keys"), &kafka),
+        kafka,
         http: http(root.section("http")),
         log: log(root.section("log")),
     };

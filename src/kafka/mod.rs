@@ -8,6 +8,8 @@ pub mod dead_letter;
 pub mod error;
 mod ffi;
 mod guard;
+mod key_ledger;
+mod key_store;
 pub mod lane;
 pub mod letters;
 pub mod preflight;
@@ -15,6 +17,7 @@ mod producer;
 mod pump;
 pub mod settings;
 mod shared;
+mod single_writer;
 mod slot;
 mod worker;
 
@@ -27,6 +30,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+pub use key_ledger::KafkaLedger;
+pub use key_store::KafkaStore;
 pub use shared::{KeyFault, KeySource};
 
 use crate::config::Config;

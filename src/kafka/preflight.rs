@@ -79,12 +79,12 @@ pub fn examine(kafka: &Kafka, schemas: &SchemaSet, dead_letters: &str) -> Result
     Ok(found)
 }
 
-fn admin(kafka: &Kafka) -> Result<AdminClient<DefaultClientContext>, String> {
+pub(super) fn admin(kafka: &Kafka) -> Result<AdminClient<DefaultClientContext>, String> {
     let config: ClientConfig = settings::properties(kafka, Side::Producer).into_iter().collect();
     config.create().map_err(|e| e.to_string())
 }
 
-fn wait<T>(future: impl Future<Output = T>) -> Result<T, String> {
+pub(super) fn wait<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     Ok(runtime.block_on(future))
 }

@@ -35,6 +35,11 @@ impl Recipe {
         Self::of_id(kafka, format!("{}-{}-{name}", kafka.transactional_id_prefix, kafka.group_id), limits)
     }
 
+    /// A producer of exactly this id, for what is written beside the pipeline.
+    pub(super) fn named(kafka: &Kafka, id: String) -> Self {
+        Self::of_id(kafka, id, None)
+    }
+
     fn of_id(kafka: &Kafka, id: String, limits: Option<(usize, usize)>) -> Self {
         Self { properties: settings::producer(kafka, &id, limits), id }
     }
@@ -157,6 +162,12 @@ impl Producer {
     /// Adds the offsets to the transaction and commits it. `Ok(tainted)`.
     pub(super) fn commit(&self, offsets: &TopicPartitionList, group: &GroupMetadata) -> Result<bool, TxnError> {
         self.native.send_offsets(offsets, group, CALL)?;
+        self.native.commit(CALL)?;
+        Ok(self.native.watch().tainted())
+    }
+
+    /// Commits a transaction without offsets. `Ok(tainted)`.
+    pub(super) fn commit_records(&self) -> Result<bool, TxnError> {
         self.native.commit(CALL)?;
         Ok(self.native.watch().tainted())
     }

@@ -106,8 +106,12 @@ impl Kafka {
 
     /// Creates a topic.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32) {
+        self.create_topic_with(name, partitions, &[("max.message.bytes", "4194304")]);
+    }
+
+    pub(crate) fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", "4194304");
+        let topic = settings.iter().fold(NewTopic::new(name, partitions, TopicReplication::Fixed(1)), |new, (name, value)| new.set(name, value));
         let admin = self.admin();
         let results = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
         results[0].as_ref().unwrap();

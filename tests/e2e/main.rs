@@ -13,6 +13,7 @@ mod feed;
 mod held_frame;
 mod kafka;
 mod key_service;
+mod keys_on_kafka;
 mod lifecycle;
 mod observe;
 mod outage;

@@ -130,7 +130,68 @@ impl Recorded {
     }
 }
 
-/// A file of JSON lines, each with the hash of the one before: a line that was taken out or changed shows. Mode 0600.
+/// Entries that follow each other, each with the hash of the one before: one that was taken out or changed shows.
+#[derive(Default)]
+pub struct Chain {
+    recorded: Vec<Recorded>,
+    /// Hash of the last line; `None`: there is none.
+    last: Option<String>,
+    /// The first entry that does not follow, and why.
+    damage: Option<(u64, &'static str)>,
+}
+
+impl Chain {
+    /// Takes the next line, without its line feed. Nothing after one that does not follow counts.
+    pub fn take(&mut self, line: &str) {
+        if self.damage.is_none() {
+            let position = self.recorded.len() as u64 + 1;
+            match Recorded::from_line(line) {
+                None => self.damage = Some((position, "is no entry")),
+                Some((entry, _)) if entry.position != position => self.damage = Some((position, "has another position")),
+                Some((_, prev)) if prev.as_deref() != Some(self.prev()) => self.damage = Some((position, "does not follow the entry before it")),
+                Some((entry, _)) => {
+                    self.recorded.push(entry);
+                    self.last = Some(hash(line));
+                }
+            }
+        }
+    }
+
+    /// What was taken.
+    #[must_use]
+    pub fn recorded(&self) -> &[Recorded] {
+        &self.recorded
+    }
+
+    /// Lines for these erasures, to follow what was taken.
+    #[must_use]
+    pub fn following(&self, erasures: &[Erasure]) -> Vec<String> {
+        let (mut position, mut prev) = (self.recorded.len() as u64, self.prev().to_owned());
+        let line = |erasure: &Erasure| {
+            position += 1;
+            let line = Recorded { position, erasure: erasure.clone() }.to_line(Some(prev.clone()));
+            prev = hash(&line);
+            line
+        };
+        erasures.iter().map(line).collect()
+    }
+
+    /// # Errors
+    /// [`LedgerError::Damaged`].
+    pub fn check(&self, place: &str) -> Result<(), LedgerError> {
+        match self.damage {
+            Some((position, what)) => Err(LedgerError::Damaged { place: place.to_owned(), position, what }),
+            None => Ok(()),
+        }
+    }
+
+    fn prev(&self) -> &str {
+        const NONE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+        self.last.as_deref().unwrap_or(NONE)
+    }
+}
+
+/// A file of JSON lines. Mode 0600.
 pub struct FileLedger(PathBuf);
 
 impl FileLedger {
@@ -144,24 +205,12 @@ impl FileLedger {
         LedgerError::Unusable { place: self.place(), message: error.to_string() }
     }
 
-    /// The entries, and the last whole line. What stands behind the last line feed was broken off before it was said to be written.
-    fn parse<'t>(&self, text: &'t str) -> Result<(Vec<Recorded>, Option<&'t str>), LedgerError> {
-        let mut recorded: Vec<Recorded> = Vec::new();
-        let mut last: Option<&str> = None;
-        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-            let position = recorded.len() as u64 + 1;
-            let damaged = |what| LedgerError::Damaged { place: self.place(), position, what };
-            let (entry, prev) = Recorded::from_line(line).ok_or_else(|| damaged("is no entry"))?;
-            if entry.position != position {
-                return Err(damaged("has another position"));
-            }
-            if prev.as_deref() != Some(&hash(last)) {
-                return Err(damaged("does not follow the entry before it"));
-            }
-            recorded.push(entry);
-            last = Some(line);
-        }
-        Ok((recorded, last))
+    /// What stands behind the last line feed was broken off before it was said to be written.
+    fn parse(&self, text: &str) -> Result<Chain, LedgerError> {
+        let mut chain = Chain::default();
+        text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).for_each(|line| chain.take(line));
+        chain.check(&self.place())?;
+        Ok(chain)
     }
 }
 
@@ -179,17 +228,8 @@ impl Ledger for FileLedger {
             Ok((file, text))
         };
         let (mut file, text) = open().map_err(|e| self.unusable(&e))?;
-        let (recorded, last) = self.parse(&text)?;
-        let (mut lines, mut positions) = (String::new(), Vec::with_capacity(erasures.len()));
-        let mut prev = hash(last);
-        for erasure in erasures {
-            let position = (recorded.len() + positions.len()) as u64 + 1;
-            let line = Recorded { position, erasure: erasure.clone() }.to_line(Some(prev));
-            prev = hash(Some(&line));
-            lines.push_str(&line);
-            lines.push('\n');
-            positions.push(position);
-        }
+        let chain = self.parse(&text)?;
+        let lines: String = chain.following(erasures).into_iter().map(|line| line + "\n").collect();
         let end = text.rfind('\n').map_or(0, |at| at + 1) as u64;
         let mut write = || {
             file.set_len(end)?;
@@ -199,7 +239,7 @@ impl Ledger for FileLedger {
             sync_folder(&self.0)
         };
         write().map_err(|e| self.unusable(&e))?;
-        Ok(positions)
+        Ok((1..=erasures.len()).map(|i| (chain.recorded.len() + i) as u64).collect())
     }
 
     fn read(&self) -> Result<Vec<Recorded>, LedgerError> {
@@ -211,18 +251,15 @@ impl Ledger for FileLedger {
             Ok(text)
         };
         match read() {
-            Ok(text) => Ok(self.parse(&text)?.0),
+            Ok(text) => Ok(self.parse(&text)?.recorded),
             Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(self.unusable(&e)),
         }
     }
 }
 
-fn hash(line: Option<&str>) -> String {
-    match line {
-        None => "0".repeat(64),
-        Some(line) => Sha256::digest(line.as_bytes()).iter().map(|b| format!("{b:02x}")).collect(),
-    }
+fn hash(line: &str) -> String {
+    Sha256::digest(line.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

@@ -1,0 +1,85 @@
+//! A key record as JSON, in exports and in the Kafka store.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use veilstream_engine::key::KeyId;
+
+use super::{KeyRecord, Wrap, check_value};
+use crate::time;
+
+/// A key record as JSON: the columns of docs/formats.md, `wraps` as an array, `wrapped` in base64.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordJson {
+    kid: String,
+    kcv: String,
+    kind: String,
+    tenant: String,
+    scope: String,
+    version: u32,
+    state: String,
+    created: String,
+    retired: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uses: Option<u64>,
+    wraps: Vec<WrapJson>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrapJson {
+    kek_uri: String,
+    kek_version: String,
+    wrapped: String,
+}
+
+impl From<&KeyRecord> for RecordJson {
+    fn from(record: &KeyRecord) -> Self {
+        Self {
+            kid: record.kid.to_string(),
+            kcv: record.kcv.iter().map(|b| format!("{b:02x}")).collect(),
+            kind: record.kind.as_str().to_owned(),
+            tenant: record.tenant.to_string(),
+            scope: record.scope.to_string(),
+            version: record.version,
+            state: record.state.as_str().to_owned(),
+            created: time::text(record.created),
+            retired: record.retired.map(time::text),
+            uses: record.uses,
+            wraps: record
+                .wraps
+                .iter()
+                .map(|w| WrapJson { kek_uri: w.kek_uri.clone(), kek_version: w.kek_version.clone(), wrapped: STANDARD.encode(&w.wrapped) })
+                .collect(),
+        }
+    }
+}
+
+impl RecordJson {
+    /// The record, if every member is what it must be; else the member's name.
+    ///
+    /// # Errors
+    /// The name of the member.
+    pub fn record(&self) -> Result<KeyRecord, &'static str> {
+        let kid: KeyId = self.kid.parse().map_err(|_| "kid")?;
+        let kcv = check_value(&self.kcv).filter(|kcv| kcv[..16] == kid.0).ok_or("kcv")?;
+        let wraps = self
+            .wraps
+            .iter()
+            .map(|w| Some(Wrap { kek_uri: w.kek_uri.clone(), kek_version: w.kek_version.clone(), wrapped: STANDARD.decode(&w.wrapped).ok()? }));
+        Ok(KeyRecord {
+            kid,
+            kcv,
+            kind: self.kind.parse().map_err(|_| "kind")?,
+            tenant: self.tenant.as_str().into(),
+            scope: self.scope.parse().map_err(|_| "scope")?,
+            version: self.version,
+            state: self.state.parse().map_err(|_| "state")?,
+            created: time::seconds(&self.created).ok_or("created")?,
+            retired: self.retired.as_deref().map(|text| time::seconds(text).ok_or("retired")).transpose()?,
+            wraps: wraps.collect::<Option<_>>().ok_or("wraps")?,
+            uses: self.uses,
+        })
+    }
+}

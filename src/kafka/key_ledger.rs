@@ -1,0 +1,104 @@
+//! Erasure ledger `kafka:<topic>`, for hosts that share a key store: one partition, kept for ever, each entry with the hash of the one before.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use veilstream_keys::erasure::{Chain, Erasure, Ledger, LedgerError, Recorded};
+
+use super::single_writer::{self, SingleWriter, alter};
+use crate::config::Kafka;
+
+/// A topic that is never cleaned.
+pub struct KafkaLedger {
+    place: String,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    topic: SingleWriter,
+    chain: Chain,
+}
+
+impl KafkaLedger {
+    /// Makes the topic, if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn create(kafka: &Kafka, topic: &str) -> Result<(), LedgerError> {
+        let unusable = |message| unusable(topic, message);
+        if single_writer::facts(kafka, topic).map_err(unusable)?.is_none() {
+            single_writer::make(kafka, topic, &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")]).map_err(unusable)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the topic.
+    ///
+    /// # Errors
+    /// It is not there, or would forget entries.
+    pub fn open(kafka: &Kafka, topic: &str) -> Result<Self, LedgerError> {
+        let unusable = |message| unusable(topic, message);
+        let facts = single_writer::facts(kafka, topic).map_err(unusable)?;
+        let facts = facts.ok_or_else(|| unusable("is not there; make it with `veilstream keys init`, or correct the name".to_owned()))?;
+        facts.judge(kafka, topic).map_err(unusable)?;
+        if (facts.value("cleanup.policy"), facts.value("retention.ms"), facts.value("retention.bytes")) != ("delete", "-1", "-1") {
+            let command = alter(kafka, topic, "cleanup.policy=delete,retention.ms=-1,retention.bytes=-1");
+            return Err(unusable(format!("would forget erasures; set: {command}")));
+        }
+        let inner = Inner { topic: SingleWriter::new(kafka, topic).map_err(unusable)?, chain: Chain::default() };
+        Ok(Self { place: format!("kafka:{topic}"), inner: Mutex::new(inner) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unusable(&self, message: String) -> LedgerError {
+        LedgerError::Unusable { place: self.place.clone(), message }
+    }
+}
+
+impl Ledger for KafkaLedger {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    fn append(&self, erasures: &[Erasure]) -> Result<Vec<u64>, LedgerError> {
+        let inner = &mut *self.lock();
+        // An attempt whose answer was lost may have written them: found again they are not written twice.
+        let start = std::cell::Cell::new(None);
+        let positions = inner.topic.write(&mut inner.chain, take, |chain| {
+            let first = start.get().unwrap_or_else(|| chain.recorded().len());
+            start.set(Some(first));
+            let known = chain.recorded().get(first..).unwrap_or_default();
+            let found: Vec<u64> = known.iter().filter(|entry| erasures.contains(&entry.erasure)).map(|entry| entry.position).collect();
+            if !erasures.is_empty() && found.len() == erasures.len() {
+                return (Vec::new(), found);
+            }
+            let lines = chain.following(erasures);
+            let positions = (1..=lines.len()).map(|i| (chain.recorded().len() + i) as u64).collect();
+            (lines.into_iter().zip(&positions).map(|(line, position): (String, &u64)| (position.to_string(), line)).collect(), positions)
+        });
+        inner.chain.check(&self.place)?;
+        positions.map_err(|message| self.unusable(message))
+    }
+
+    fn read(&self) -> Result<Vec<Recorded>, LedgerError> {
+        let inner = &mut *self.lock();
+        let chain = &mut inner.chain;
+        inner.topic.catch_up(&mut |key, value| take(chain, key, value)).map_err(|message| self.unusable(message))?;
+        inner.chain.check(&self.place)?;
+        Ok(inner.chain.recorded().to_vec())
+    }
+}
+
+fn unusable(topic: &str, message: String) -> LedgerError {
+    LedgerError::Unusable { place: format!("kafka:{topic}"), message }
+}
+
+/// What was just committed is read a second time with the next look.
+fn take(chain: &mut Chain, key: &[u8], value: Option<&[u8]>) {
+    let position: Option<usize> = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok());
+    if position.is_none_or(|position| position > chain.recorded().len()) {
+        chain.take(&String::from_utf8_lossy(value.unwrap_or_default()));
+    }
+}

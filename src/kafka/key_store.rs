@@ -1,0 +1,319 @@
+//! Key store `kafka:<topic>`: a compacted topic, in which the last record of each key counts. Changes come one after another ([`SingleWriter`]), so no two
+//! processes ever have one place, and what was erased cannot come back by a change that did not know.
+
+mod view;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_keys::store::{KeyRecord, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, WrapChange};
+
+use super::single_writer::{self, SingleWriter, alter};
+use crate::config::Kafka;
+use view::View;
+
+/// How old a look at the topic may be for a question whose answer others change.
+const FRESH: Duration = Duration::from_millis(500);
+/// The longest a broker may leave an overwritten record in the topic: an erasure counts on it.
+const LAG_MAX: Duration = Duration::from_secs(7 * 86400);
+/// What `keys init` asks for, in milliseconds: a day.
+const LAG: &str = "86400000";
+
+/// A compacted topic.
+pub struct KafkaStore {
+    place: String,
+    /// How long an overwritten record may stay, as the topic is configured.
+    lag: Duration,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    topic: SingleWriter,
+    view: View,
+}
+
+impl Inner {
+    fn catch_up(&mut self) -> Result<(), String> {
+        let view = &mut self.view;
+        self.topic.catch_up(&mut |key, value| view.take(key, value))
+    }
+}
+
+impl KafkaStore {
+    /// Makes the topic, if it is not there, and marks it as a key store.
+    ///
+    /// # Errors
+    /// It is a key store already, holds something else, or is not configured as it must be.
+    pub fn create(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
+        let unusable = |message| unusable(topic, message);
+        if single_writer::facts(kafka, topic).map_err(unusable)?.is_none() {
+            single_writer::make(kafka, topic, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", LAG)]).map_err(unusable)?;
+        }
+        let store = Self::connect(kafka, topic)?;
+        {
+            let inner = &mut *store.lock();
+            inner.catch_up().map_err(unusable)?;
+            if inner.view.is_marked() {
+                return Err(unusable("is there already; nothing was changed".to_owned()));
+            }
+            if !inner.topic.is_empty() {
+                return Err(unusable("holds something else; name a topic of its own".to_owned()));
+            }
+            inner.topic.write(&mut inner.view, View::take, |_| (vec![View::mark()], ())).map_err(unusable)?;
+        }
+        Ok(store)
+    }
+
+    /// Opens a topic that [`KafkaStore::create`] marked, and reads it.
+    ///
+    /// # Errors
+    /// It is not there, no key store, or not configured as it must be.
+    pub fn open(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
+        let store = Self::connect(kafka, topic)?;
+        if !store.ask(View::is_marked)? {
+            return Err(store.unusable("is no key store; make it with `veilstream keys init`, or correct the name".to_owned()));
+        }
+        Ok(store)
+    }
+
+    fn connect(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
+        let unusable = |message| unusable(topic, message);
+        let facts = single_writer::facts(kafka, topic).map_err(unusable)?;
+        let facts = facts.ok_or_else(|| unusable("is not there; make it with `veilstream keys init`, or correct the name".to_owned()))?;
+        facts.judge(kafka, topic).map_err(unusable)?;
+        if facts.value("cleanup.policy") != "compact" {
+            return Err(unusable(format!("is not compacted, or would lose keys by age; set: {}", alter(kafka, topic, "cleanup.policy=compact"))));
+        }
+        let lag = facts.value("max.compaction.lag.ms").parse().ok().map(Duration::from_millis).filter(|lag| *lag <= LAG_MAX);
+        let lag = lag.ok_or_else(|| {
+            unusable(format!("may keep erased keys for ever; set 7 days at most: {}", alter(kafka, topic, &format!("max.compaction.lag.ms={LAG}"))))
+        })?;
+        let inner = Inner { topic: SingleWriter::new(kafka, topic).map_err(unusable)?, view: View::default() };
+        Ok(Self { place: format!("kafka:{topic}"), lag, inner: Mutex::new(inner) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic leaves a view that lacks records at most, and the next look reads on from where it was.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unusable(&self, message: String) -> StoreError {
+        StoreError::Unusable { place: self.place.clone(), message }
+    }
+
+    fn whole(&self, view: &View) -> Result<(), StoreError> {
+        match view.damage() {
+            Some((kid, what)) => Err(StoreError::Row { place: self.place.clone(), kid: kid.clone(), what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the topic as it is, or was a moment ago.
+    fn ask<T>(&self, ask: impl FnOnce(&View) -> T) -> Result<T, StoreError> {
+        let mut inner = self.lock();
+        if inner.topic.age() > FRESH {
+            inner.catch_up().map_err(|message| self.unusable(message))?;
+        }
+        self.whole(&inner.view)?;
+        Ok(ask(&inner.view))
+    }
+
+    /// Asks for something that another process may just have made: where it is missing, once more.
+    fn ask_for<T>(&self, ask: impl Fn(&View) -> T, is_whole: impl Fn(&T) -> bool) -> Result<T, StoreError> {
+        let found = self.ask(&ask)?;
+        if is_whole(&found) {
+            return Ok(found);
+        }
+        let mut inner = self.lock();
+        inner.catch_up().map_err(|message| self.unusable(message))?;
+        Ok(ask(&inner.view))
+    }
+
+    fn write<T>(&self, change: impl Fn(&View) -> (Vec<KeyRecord>, T)) -> Result<T, StoreError> {
+        let inner = &mut *self.lock();
+        let as_text = |record: &KeyRecord| (record.kid.to_string(), serde_json::to_string(&RecordJson::from(record)).unwrap_or_default());
+        let done = inner.topic.write(&mut inner.view, View::take, |view| {
+            let (records, done) = change(view);
+            (records.iter().map(as_text).collect(), done)
+        });
+        self.whole(&inner.view)?;
+        done.map_err(|message| self.unusable(message))
+    }
+}
+
+impl Store for KafkaStore {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
+        let wanted: BTreeSet<&KeyId> = kids.iter().collect();
+        self.ask_for(|view| wanted.iter().filter_map(|kid| view.get(kid).cloned()).collect::<Vec<_>>(), |found| found.len() == wanted.len())
+    }
+
+    fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
+        let found =
+            |view: &View| -> Vec<Vec<KeyRecord>> { scopes.iter().map(|scope| view.of_scope(tenant, kind, scope).into_iter().cloned().collect()).collect() };
+        Ok(self.ask_for(found, |found| found.iter().all(|versions| !versions.is_empty()))?.concat())
+    }
+
+    fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
+        self.ask(|view| view.list(tenant))
+    }
+
+    fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
+        let all = self.list(tenant)?;
+        Ok(all.into_iter().filter(|record| !matches!(record.scope, Scope::Schema(_))).collect())
+    }
+
+    fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError> {
+        self.ask(|view| view.count_subjects(tenant))
+    }
+
+    fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError> {
+        self.ask(|view| view.subjects(tenant, after, limit))
+    }
+
+    fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError> {
+        self.ask(|view| view.count_wrapped_by(kek_uri))
+    }
+
+    fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
+        self.write(|view| {
+            let mut new = BTreeMap::new();
+            let held = records.iter().map(|record| {
+                let place = (&record.tenant, record.kind.as_str(), &record.scope, record.version);
+                match view.holder(record).or_else(|| view.get(&record.kid)) {
+                    Some(holder) => holder.clone(),
+                    None => (*new.entry(place).or_insert(record)).clone(),
+                }
+            });
+            let held: Vec<KeyRecord> = held.collect();
+            (new.into_values().cloned().collect(), held)
+        })
+    }
+
+    fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError> {
+        let recent = record.created.saturating_sub(pace) + 1..record.created + pace;
+        // A try whose answer was lost is found again as what it wrote.
+        let tried = Cell::new(false);
+        self.write(|view| {
+            if tried.get() && view.get(&record.kid).is_some() {
+                return (Vec::new(), true);
+            }
+            let versions = view.of_scope(&record.tenant, record.kind, &record.scope);
+            if versions.iter().any(|known| recent.contains(&known.created) && known.kid != record.kid) {
+                return (Vec::new(), false);
+            }
+            tried.set(true);
+            (vec![record.clone()], true)
+        })
+    }
+
+    fn import(&self, records: &[KeyRecord]) -> Result<Vec<KeyId>, StoreError> {
+        self.write(|view| {
+            let (mut new, mut left_out): (Vec<KeyRecord>, _) = (Vec::new(), Vec::new());
+            for record in records.iter().filter(|record| view.get(&record.kid).is_none()) {
+                let is_taken = new.iter().any(|other| {
+                    !matches!(record.scope, Scope::Schema(_))
+                        && (&other.tenant, other.kind, &other.scope, other.version) == (&record.tenant, record.kind, &record.scope, record.version)
+                });
+                if is_taken || view.holder(record).is_some() {
+                    left_out.push(record.kid);
+                } else {
+                    new.push(record.clone());
+                }
+            }
+            (new, left_out)
+        })
+    }
+
+    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64) -> Result<(), StoreError> {
+        self.write(|view| {
+            let old = view.of_processes(tenant).filter(|record| record.created < before || kids.contains(&record.kid));
+            (old.map(|record| KeyRecord { state: KeyState::DecryptOnly, ..record.clone() }).collect(), ())
+        })
+    }
+
+    fn save_uses(&self, uses: &[(KeyId, u64)]) -> Result<(), StoreError> {
+        self.write(|view| {
+            let counted = uses.iter().filter_map(|(kid, count)| Some((view.get(kid)?, *count)));
+            let changed = counted.filter(|(record, count)| record.uses != Some(*count));
+            (changed.map(|(record, count)| KeyRecord { uses: Some(count), ..record.clone() }).collect(), ())
+        })
+    }
+
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError> {
+        self.write(|view| {
+            let known = kids.iter().filter_map(|kid| view.get(kid)).filter(|record| record.state != KeyState::Shredded);
+            let changed = known.filter(|record| (record.state, record.retired) != (state, retired));
+            (changed.map(|record| KeyRecord { state, retired, ..record.clone() }).collect(), ())
+        })
+    }
+
+    fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError> {
+        self.write(|view| {
+            let mut changed: BTreeMap<KeyId, KeyRecord> = BTreeMap::new();
+            let mut replaced = 0;
+            for WrapChange { kid, old, new } in changes {
+                let Some(record) = changed.get(kid).or_else(|| view.get(kid)) else { continue };
+                let mut wraps = record.wraps.clone();
+                let is_there = old.as_ref().map_or(!wraps.is_empty(), |old| wraps.contains(old));
+                if is_there {
+                    wraps.retain(|wrap| Some(wrap) != old.as_ref() && wrap.kek_uri != new.kek_uri);
+                    wraps.push(new.clone());
+                    wraps.sort_by(|a, b| a.kek_uri.cmp(&b.kek_uri));
+                    let record = KeyRecord { wraps, ..record.clone() };
+                    changed.insert(*kid, record);
+                    replaced += 1;
+                }
+            }
+            (changed.into_values().collect(), replaced)
+        })
+    }
+
+    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
+        self.write(|view| {
+            let mut changed = Vec::new();
+            let done = shreds.iter().map(|shred| shredded(view, tenant, shred, now, &mut changed)).collect();
+            (changed, done)
+        })
+    }
+
+    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
+        self.ask(|view| view.shredded_since(tenant, since))
+    }
+
+    /// The broker compacts when it must, and not when it is asked.
+    fn scrub(&self) -> Result<Scrubbed, StoreError> {
+        let lag = jiff::SignedDuration::try_from(self.lag).unwrap_or_default();
+        let until = format!(
+            "overwritten records of {} until the brokers have compacted it: {lag:#} after they were overwritten (max.compaction.lag.ms), and a run of the cleaner",
+            self.place
+        );
+        Ok(Scrubbed { remains: vec![until] })
+    }
+}
+
+/// One subject. Records that change are added to `changed`.
+fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, changed: &mut Vec<KeyRecord>) -> Shredded {
+    let versions = view.of_scope(tenant, KeyKind::Data, &Scope::Subject(shred.subject));
+    let is_dying = |record: &&KeyRecord| (record.state != KeyState::Shredded || !record.wraps.is_empty()) && (shred.all || shred.kids.contains(&record.kid));
+    let dying: Vec<&KeyRecord> = versions.iter().copied().filter(is_dying).collect();
+    let is_alive = versions.iter().any(|record| record.state != KeyState::Shredded && !is_dying(record));
+    let newest = versions.iter().map(|record| record.version).max().unwrap_or(0);
+    // What has no wraps was a marker.
+    let kids = dying.iter().filter(|record| !record.wraps.is_empty()).map(|record| record.kid).collect();
+    changed.extend(dying.iter().map(|record| KeyRecord { state: KeyState::Shredded, retired: Some(now), wraps: Vec::new(), ..(*record).clone() }));
+    if shred.marks(newest, is_alive, !dying.is_empty()) {
+        changed.push(KeyRecord { version: newest + 1, ..shred.marker.clone() });
+    }
+    Shredded { subject: shred.subject, kids }
+}
+
+fn unusable(topic: &str, message: String) -> StoreError {
+    StoreError::Unusable { place: format!("kafka:{topic}"), message }
+}

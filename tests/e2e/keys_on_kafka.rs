@@ -1,0 +1,97 @@
+//! Key store and erasure ledger in topics: sidecars on several hosts share them, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::feed::{Feeder, person};
+use crate::kafka::kafka;
+use crate::reader;
+use crate::sandbox::Sandbox;
+use crate::sidecar::{Instance, text};
+
+const SUBJECTS: &str = r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"shared.raw","to":"shared.clean"},
+  "subject":"$.id","fields":[{"id":"email","path":"$.email"},{"id":"ssn","path":"$.ssn"}]}"#;
+
+fn with_topics(instance: Instance, name: &str) -> Instance {
+    instance.set("KEYS__STORE", &format!("kafka:{name}.keys")).set("KEYS__LEDGER", &format!("kafka:{name}.erasures"))
+}
+
+fn ok(instance: &Instance, arguments: &[&str]) -> String {
+    let output = instance.run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn two_hosts_share_subjects_keys_and_an_erasure_reaches_both() {
+    let sandbox = Sandbox::new(kafka(), "shared", 4);
+    sandbox.document("people", SUBJECTS);
+    let (one, two) = (with_topics(sandbox.instance(0), "shared"), with_topics(sandbox.instance(1), "shared"));
+    // A topic nobody made is no store: a mistyped name must not begin a second set of keys.
+    let started = one.run(&["keys", "status"]);
+    assert!(text(&started).contains("kafka:shared.keys: is not there; make it with `veilstream keys init`"), "{}", text(&started));
+    assert!(ok(&one, &["keys", "init"]).contains("made kafka:shared.keys"));
+    assert!(text(&two.run(&["keys", "init"])).contains("is there already"));
+    let (mut first, mut second) = (one.start(), two.start());
+    first.ready();
+    second.ready();
+    // Each subject in every partition: both hosts want its key at the same time.
+    sandbox.feed(0..2000, |i| person(i / 4 % 50));
+    first.wait_for(Duration::from_secs(60), "the records", |_| sandbox.clean().len() == 2000);
+    let kids = |records: &[krafka::ConsumerRecord]| -> BTreeMap<usize, BTreeSet<String>> {
+        let mut kids: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        for record in records {
+            let value: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
+            let token = value["email"].as_str().unwrap().to_owned();
+            // Version, suite and key id of a token: the same text for the same key.
+            kids.entry(reader::number(record) / 4 % 50).or_default().insert(token[..24].to_owned());
+        }
+        kids
+    };
+    let seen = kids(&sandbox.clean());
+    assert_eq!((seen.len(), seen.values().all(|kids| kids.len() == 1)), (50, true), "one key for each: {seen:?}");
+    assert_eq!(seen.values().flatten().collect::<BTreeSet<_>>().len(), 50, "and no two have the same");
+
+    let receipt = sandbox.dir.path().join("receipt.json");
+    std::fs::write(&receipt, ok(&two, &["shred", "--subject", "7", "--reason", "request 1"])).unwrap();
+    ok(&one, &["shred", "verify", receipt.to_str().unwrap()]);
+    let body: Value = serde_json::from_slice(&std::fs::read(&receipt).unwrap()).unwrap();
+    assert!(body.to_string().contains("max.compaction.lag.ms"), "it says what remains: {body}");
+    let feeder = Feeder::new(kafka());
+    for i in 2000..2004 {
+        feeder.number("shared.raw", 4, i, person(7).as_bytes());
+    }
+    feeder.finish();
+    first.wait_for(Duration::from_secs(30), "dead letters", |_| sandbox.dead().len() == 4);
+    for (which, running) in [("first", &first), ("second", &second)] {
+        assert_eq!(running.metric("veilstream_records_dead_lettered_total", "erased_subject"), 2.0, "{which}");
+    }
+    assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)), "{}", one.tail());
+    assert_eq!(sandbox.clean().len(), 2000);
+    assert!(ok(&one, &["keys", "status"]).contains("of data subjects: 49, erased: 2"), "{}", ok(&one, &["keys", "status"]));
+}
+
+#[test]
+fn a_topic_that_would_lose_keys_or_keep_erased_ones_is_refused_with_the_command_that_mends_it() {
+    let sandbox = Sandbox::new(kafka(), "unfit", 1);
+    for (name, partitions, settings, expected) in [
+        ("plain", 1, &[][..], "set: kafka-configs.sh"),
+        ("lagging", 1, &[("cleanup.policy", "compact")], "add-config max.compaction.lag.ms="),
+        ("wide", 2, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", "86400000")], "has 2 partitions"),
+        ("both", 1, &[("cleanup.policy", "compact,delete"), ("max.compaction.lag.ms", "86400000")], "add-config cleanup.policy=compact"),
+    ] {
+        kafka().create_topic_with(&format!("unfit-{name}.keys"), partitions, settings);
+        let instance = with_topics(sandbox.instance(0), &format!("unfit-{name}"));
+        let said = text(&instance.run(&["keys", "init"]));
+        assert!(said.contains(expected), "{name}: {said}");
+    }
+    // Something else's topic.
+    kafka().create_topic_with("unfit-other.keys", 1, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", "86400000")]);
+    let feeder = Feeder::new(kafka());
+    feeder.number("unfit-other.keys", 1, 0, b"{}");
+    feeder.finish();
+    let other = with_topics(sandbox.instance(0), "unfit-other");
+    assert!(text(&other.run(&["keys", "init"])).contains("holds something else"));
+}
