@@ -18,6 +18,8 @@ use veilstream_keys::provider::{
     CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, VaultProvider,
     create_kek_file, layered,
 };
+#[cfg(feature = "postgres")]
+use veilstream_keys::store::PostgresStore;
 use veilstream_keys::store::{SqliteStore, Store};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
@@ -71,6 +73,8 @@ pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
         KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?)),
+        #[cfg(feature = "postgres")]
+        KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::open(url.expose(), ca.as_deref())?)),
     }
 }
 
@@ -78,6 +82,8 @@ fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
         KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?)),
+        #[cfg(feature = "postgres")]
+        KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::create(url.expose(), ca.as_deref())?)),
     }
 }
 

@@ -1,9 +1,13 @@
 //! Stores of wrapped keys.
 
 mod json;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod sqlite;
 
 pub use json::RecordJson;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
 use std::sync::Arc;

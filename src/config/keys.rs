@@ -48,6 +48,14 @@ pub enum KeyStore {
     Sqlite(PathBuf),
     /// `kafka:<topic>`
     Kafka(KafkaTopic),
+    /// `postgres://...`
+    #[cfg(feature = "postgres")]
+    Postgres {
+        /// The URL, with its password.
+        url: Secret,
+        /// The authorities that count instead of the system's.
+        ca: Option<PathBuf>,
+    },
 }
 
 /// Where erasures are written down.
@@ -142,11 +150,22 @@ pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
 }
 
 fn store(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyStore {
+    const NAMES: &str = "write \"sqlite:keys.db\", \"postgres://host/database\" or \"kafka:veilstream.keys\"";
     let base = s.base().to_owned();
-    s.parse("store", KeyStore::Sqlite(base.join("keys.db")), |text| match text.split_once(':') {
+    #[cfg(feature = "postgres")]
+    let ca = s.optional_path("store_ca_file");
+    // Secret, because a URL may hold a password: a fault does not quote it.
+    let Some(text) = s.secret("store", "store_file") else { return KeyStore::Sqlite(base.join("keys.db")) };
+    let found = match text.expose().split_once(':') {
         Some(("sqlite", path)) if !path.is_empty() => Ok(KeyStore::Sqlite(base.join(path))),
-        Some(("kafka", name)) => Ok(KeyStore::Kafka(kafka_topic(name, kafka)?)),
-        _ => Err("is no store; write \"sqlite:keys.db\" or \"kafka:veilstream.keys\"".to_owned()),
+        Some(("kafka", name)) => kafka_topic(name, kafka).map(KeyStore::Kafka),
+        #[cfg(feature = "postgres")]
+        Some(("postgres" | "postgresql", _)) => Ok(KeyStore::Postgres { url: text, ca }),
+        _ => Err(format!("is no store; {NAMES}")),
+    };
+    found.unwrap_or_else(|message| {
+        s.missing("store", &message);
+        KeyStore::Sqlite(PathBuf::new())
     })
 }
 

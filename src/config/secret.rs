@@ -7,7 +7,7 @@ use std::ops::Deref;
 use zeroize::Zeroizing;
 
 /// A secret text; wiped when dropped, `[redacted]` in `Debug`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {

@@ -136,7 +136,7 @@ conf/veilstream.toml: keys.cache_refresh: is longer than cache_max_age; a key is
 conf/veilstream.toml: keys.provider: "valt" is no provider; write env, file, password, vault, aws-kms or pkcs11
 conf/veilstream.toml: keys.recovery.provider: is missing; write env, file, password, vault, aws-kms or pkcs11
 conf/veilstream.toml: keys.rotation_enabled: "maybe" is neither true nor false; write one of them
-conf/veilstream.toml: keys.store: "mysql://db" is no store; write "sqlite:keys.db" or "kafka:veilstream.keys"
+conf/veilstream.toml: keys.store: is no store; write "sqlite:keys.db", "postgres://host/database" or "kafka:veilstream.keys"
 conf/veilstream.toml: keys.tenant: "Acme" is no name; write up to 64 of a-z, 0-9, _ and -, a letter first
 conf/veilstream.toml: keys.vault.auth: "ldap" is no method; write token, approle, jwt or kubernetes
 conf/veilstream.toml: keys.vault.key: "../sys/raw" is no path; write letters, digits, - and _, with / between parts

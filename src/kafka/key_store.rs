@@ -48,21 +48,21 @@ impl KafkaStore {
     /// # Errors
     /// It is a key store already, holds something else, or is not configured as it must be.
     pub fn create(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
-        let unusable = |message| unusable(topic, message);
-        if single_writer::facts(kafka, topic).map_err(unusable)?.is_none() {
-            single_writer::make(kafka, topic, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", LAG)]).map_err(unusable)?;
+        let unusable = unusable_of(topic);
+        if single_writer::facts(kafka, topic).map_err(&unusable)?.is_none() {
+            single_writer::make(kafka, topic, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", LAG)]).map_err(&unusable)?;
         }
         let store = Self::connect(kafka, topic)?;
         {
             let inner = &mut *store.lock();
-            inner.catch_up().map_err(unusable)?;
+            inner.catch_up().map_err(&unusable)?;
             if inner.view.is_marked() {
                 return Err(unusable("is there already; nothing was changed".to_owned()));
             }
             if !inner.topic.is_empty() {
                 return Err(unusable("holds something else; name a topic of its own".to_owned()));
             }
-            inner.topic.write(&mut inner.view, View::take, |_| (vec![View::mark()], ())).map_err(unusable)?;
+            inner.topic.write(&mut inner.view, View::take, |_| (vec![View::mark()], ())).map_err(&unusable)?;
         }
         Ok(store)
     }
@@ -73,17 +73,17 @@ impl KafkaStore {
     /// It is not there, no key store, or not configured as it must be.
     pub fn open(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
         let store = Self::connect(kafka, topic)?;
-        if !store.ask(View::is_marked)? {
+        if !store.current()?.view.is_marked() {
             return Err(store.unusable("is no key store; make it with `veilstream keys init`, or correct the name".to_owned()));
         }
         Ok(store)
     }
 
     fn connect(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
-        let unusable = |message| unusable(topic, message);
-        let facts = single_writer::facts(kafka, topic).map_err(unusable)?;
+        let unusable = unusable_of(topic);
+        let facts = single_writer::facts(kafka, topic).map_err(&unusable)?;
         let facts = facts.ok_or_else(|| unusable("is not there; make it with `veilstream keys init`, or correct the name".to_owned()))?;
-        facts.judge(kafka, topic).map_err(unusable)?;
+        facts.judge(kafka, topic).map_err(&unusable)?;
         if facts.value("cleanup.policy") != "compact" {
             return Err(unusable(format!("is not compacted, or would lose keys by age; set: {}", alter(kafka, topic, "cleanup.policy=compact"))));
         }
@@ -91,7 +91,7 @@ impl KafkaStore {
         let lag = lag.ok_or_else(|| {
             unusable(format!("may keep erased keys for ever; set 7 days at most: {}", alter(kafka, topic, &format!("max.compaction.lag.ms={LAG}"))))
         })?;
-        let inner = Inner { topic: SingleWriter::new(kafka, topic).map_err(unusable)?, view: View::default() };
+        let inner = Inner { topic: SingleWriter::new(kafka, topic).map_err(&unusable)?, view: View::default() };
         Ok(Self { place: format!("kafka:{topic}"), lag, inner: Mutex::new(inner) })
     }
 
@@ -104,31 +104,36 @@ impl KafkaStore {
         StoreError::Unusable { place: self.place.clone(), message }
     }
 
-    fn whole(&self, view: &View) -> Result<(), StoreError> {
-        match view.damage() {
-            Some((kid, what)) => Err(StoreError::Row { place: self.place.clone(), kid: kid.clone(), what }),
-            None => Ok(()),
-        }
+    fn damaged(&self, kid: String, what: &'static str) -> StoreError {
+        StoreError::Row { place: self.place.clone(), kid, what }
     }
 
-    /// Asks the topic as it is, or was a moment ago.
-    fn ask<T>(&self, ask: impl FnOnce(&View) -> T) -> Result<T, StoreError> {
+    /// A damaged record of which nothing else is known may be the key of any scope.
+    fn sound(&self, view: &View) -> Result<(), StoreError> {
+        view.unknown_damage().map_or(Ok(()), |(kid, what)| Err(self.damaged(kid.clone(), what)))
+    }
+
+    /// The topic as it is, or was a moment ago.
+    fn current(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
         let mut inner = self.lock();
         if inner.topic.age() > FRESH {
             inner.catch_up().map_err(|message| self.unusable(message))?;
         }
-        self.whole(&inner.view)?;
-        Ok(ask(&inner.view))
+        Ok(inner)
     }
 
-    /// Asks for something that another process may just have made: where it is missing, once more.
-    fn ask_for<T>(&self, ask: impl Fn(&View) -> T, is_whole: impl Fn(&T) -> bool) -> Result<T, StoreError> {
-        let found = self.ask(&ask)?;
-        if is_whole(&found) {
-            return Ok(found);
+    /// [`KafkaStore::current`], as it is now where `is_there` does not hold: another process may just have made what is looked for.
+    fn current_with(&self, is_there: impl Fn(&View) -> bool) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        let mut inner = self.current()?;
+        if !is_there(&inner.view) {
+            inner.catch_up().map_err(|message| self.unusable(message))?;
         }
-        let mut inner = self.lock();
-        inner.catch_up().map_err(|message| self.unusable(message))?;
+        Ok(inner)
+    }
+
+    fn ask<T>(&self, ask: impl FnOnce(&View) -> T) -> Result<T, StoreError> {
+        let inner = self.current()?;
+        self.sound(&inner.view)?;
         Ok(ask(&inner.view))
     }
 
@@ -139,7 +144,7 @@ impl KafkaStore {
             let (records, done) = change(view);
             (records.iter().map(as_text).collect(), done)
         });
-        self.whole(&inner.view)?;
+        self.sound(&inner.view)?;
         done.map_err(|message| self.unusable(message))
     }
 }
@@ -151,13 +156,17 @@ impl Store for KafkaStore {
 
     fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
         let wanted: BTreeSet<&KeyId> = kids.iter().collect();
-        self.ask_for(|view| wanted.iter().filter_map(|kid| view.get(kid).cloned()).collect::<Vec<_>>(), |found| found.len() == wanted.len())
+        let inner = self.current_with(|view| wanted.iter().all(|kid| view.get(kid).is_some()))?;
+        match wanted.iter().find_map(|kid| Some((kid, inner.view.damage_of(kid)?))) {
+            Some((kid, what)) => Err(self.damaged(kid.to_string(), what)),
+            None => Ok(wanted.iter().filter_map(|kid| inner.view.get(kid).cloned()).collect()),
+        }
     }
 
     fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        let found =
-            |view: &View| -> Vec<Vec<KeyRecord>> { scopes.iter().map(|scope| view.of_scope(tenant, kind, scope).into_iter().cloned().collect()).collect() };
-        Ok(self.ask_for(found, |found| found.iter().all(|versions| !versions.is_empty()))?.concat())
+        let inner = self.current_with(|view| scopes.iter().all(|scope| !view.of_scope(tenant, kind, scope).is_empty()))?;
+        self.sound(&inner.view)?;
+        Ok(scopes.iter().flat_map(|scope| inner.view.of_scope(tenant, kind, scope)).cloned().collect())
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
@@ -314,6 +323,7 @@ fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, changed: &mut Ve
     Shredded { subject: shred.subject, kids }
 }
 
-fn unusable(topic: &str, message: String) -> StoreError {
-    StoreError::Unusable { place: format!("kafka:{topic}"), message }
+fn unusable_of(topic: &str) -> impl Fn(String) -> StoreError {
+    let place = format!("kafka:{topic}");
+    move |message| StoreError::Unusable { place: place.clone(), message }
 }

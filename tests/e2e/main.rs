@@ -13,6 +13,7 @@ mod feed;
 mod held_frame;
 mod kafka;
 mod key_service;
+mod key_store;
 mod keys_on_kafka;
 mod lifecycle;
 mod observe;
@@ -26,4 +27,6 @@ mod schemas;
 #[path = "../../keys/tests/support/servers.rs"]
 mod servers;
 mod sidecar;
+#[path = "../../keys/tests/support/store_suite.rs"]
+mod store_suite;
 mod webhooks;

@@ -55,9 +55,15 @@ impl View {
         }
     }
 
-    /// A record that is none, and what is wrong with it.
-    pub(super) fn damage(&self) -> Option<(&String, &'static str)> {
-        self.damaged.first_key_value().map(|(kid, what)| (kid, *what))
+    /// What is wrong with the last record of a key; the one before it, if it was read, still holds the key's place.
+    pub(super) fn damage_of(&self, kid: &KeyId) -> Option<&'static str> {
+        self.damaged.get(&kid.to_string()).copied()
+    }
+
+    /// A damaged record of which nothing else is known: it may be anybody's key.
+    pub(super) fn unknown_damage(&self) -> Option<(&String, &'static str)> {
+        let is_unknown = |name: &str| name.parse().is_ok_and(|kid| self.get(&kid).is_none());
+        self.damaged.iter().find(|(name, _)| is_unknown(name) || name.parse::<KeyId>().is_err()).map(|(name, what)| (name, *what))
     }
 
     fn put(&mut self, record: KeyRecord) {

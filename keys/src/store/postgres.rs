@@ -1,0 +1,760 @@
+//! Store `postgres`: a PostgreSQL database, for processes on several hosts.
+//!
+//! Every transaction is READ COMMITTED: each statement sees what was committed before it began, so what must be seen is waited for in one statement and looked
+//! at in the next. Who changes several rows does so in one order everywhere (new keys by their place, keys that are there by kid), so that nobody waits in a
+//! circle.
+
+mod address;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::error::Error as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use postgres::error::Severity;
+use postgres::types::ToSql;
+use postgres::{Client, Row, Statement};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+
+use super::{KeyRecord, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, Wrap, WrapChange};
+use address::Address;
+
+/// What brings the tables from each layout to the next. The layout of a store is the number of those that were done to it.
+const STEPS: [&str; 1] = [TABLES];
+
+/// Texts compare by their bytes, as prefixes and orders here expect. `uses` is beside the two tables of the public format: a reader of those need not know it.
+/// Each scope is in one of the first two indexes, and every query says which: two over all of them would cost a subject a third of its bytes more.
+const TABLES: &str = r#"
+CREATE TABLE keys (kid bytea PRIMARY KEY, kcv bytea NOT NULL, kind text COLLATE "C" NOT NULL, tenant text COLLATE "C" NOT NULL, scope text COLLATE "C" NOT NULL,
+                   version bigint NOT NULL, state text COLLATE "C" NOT NULL, created timestamptz NOT NULL, retired timestamptz);
+CREATE TABLE wraps (kid bytea NOT NULL, kek_uri text COLLATE "C" NOT NULL, kek_version text COLLATE "C" NOT NULL, wrapped bytea NOT NULL, PRIMARY KEY (kid, kek_uri));
+CREATE TABLE uses (kid bytea PRIMARY KEY, uses bigint NOT NULL);
+CREATE UNIQUE INDEX keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
+CREATE INDEX keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
+CREATE INDEX keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
+"#;
+
+/// Whatever the server, the database or the role has as its default: a commit is on the disk before it is reported, and statements of one transaction see what
+/// others committed in between. A process that was stopped in the middle of a transaction keeps others waiting for so long and no longer.
+const SESSION: &str = "
+SET search_path = veilstream;
+SET synchronous_commit = on;
+SET default_transaction_isolation = 'read committed';
+SET statement_timeout = '30s';
+SET lock_timeout = '10s';
+SET idle_in_transaction_session_timeout = '30s';
+";
+
+/// Advisory locks, of the database: for making and migrating the tables; for erasing and for moving wraps; for keys of one scope that are paced.
+const LAYOUT_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstream layout', 0))";
+const WRAPS_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstream wraps', 0))";
+const PACE_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstream pace ' || $1, 0))";
+
+/// Times beyond are written as this (9999-12-31T23:59:59Z), and read as damage.
+const LAST: u64 = 253_402_300_799;
+
+/// What an erasure cannot reach here: the server gives nobody a way to overwrite a row, and copies of its files are not its own.
+const REMAINS: [&str; 3] = [
+    "the PostgreSQL table veilstream.wraps: in space that later keys overwrite at no set time; a row that an older transaction still sees (a dump, a standby with feedback), until the \
+     first VACUUM after its end",
+    "the write-ahead log of the PostgreSQL server, until its segments are recycled and overwritten; archived segments, until they are deleted",
+    "standbys of the PostgreSQL server, as on itself; its base backups and dumps, until they are deleted",
+];
+
+/// A key, its uses and its wraps, one row a wrap.
+macro_rules! rows {
+    ($rest:literal) => {
+        concat!(
+            "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, w.kek_uri, w.kek_version, w.wrapped
+             FROM keys k LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid ",
+            $rest
+        )
+    };
+}
+
+/// A schema `veilstream` in a PostgreSQL database. One connection, made again when it breaks. Not to be called or dropped by a thread that runs an async task.
+pub struct PostgresStore {
+    address: Address,
+    session: Mutex<Option<Session>>,
+    /// Which tables these are: others of the same name came from a backup.
+    tables: Mutex<Option<Tables>>,
+}
+
+/// Object ids of the database and of `keys`: restoring a dump makes new ones.
+type Tables = (u32, u32);
+
+impl PostgresStore {
+    /// Makes the schema with empty tables. Never touches one that exists. `ca` is a PEM file with the certificates of the authorities that count instead of the
+    /// system's. TLS with a server whose name is in its certificate (`sslmode=verify-full`) is the default for every host but this one; else `sslmode=disable`.
+    ///
+    /// # Errors
+    /// It is there already, the server does not let us, or the URL is none.
+    pub fn create(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
+        let store = Self::connect(url, ca)?;
+        let made = store.write(|s| {
+            s.query(LAYOUT_LOCK, &[])?;
+            if s.flag("SELECT to_regclass('veilstream.layout') IS NOT NULL", &[])? {
+                return Ok(false);
+            }
+            // Somebody who may not make schemas may have been given an empty one.
+            if s.flag("SELECT to_regnamespace('veilstream') IS NULL", &[])? {
+                s.client.batch_execute("CREATE SCHEMA veilstream")?;
+            }
+            s.client.batch_execute("CREATE TABLE layout (layout integer NOT NULL); INSERT INTO layout VALUES (0)")?;
+            migrate(s, 0)?;
+            Ok(true)
+        })?;
+        if made { store.identified() } else { Err(store.unusable("is there already; nothing was changed".to_owned())) }
+    }
+
+    /// Opens what [`PostgresStore::create`] made; the arguments are the same. A database without it is a fault: a new store in its place would hold none of the
+    /// keys.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read or is of a newer layout.
+    pub fn open(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
+        let store = Self::connect(url, ca)?;
+        if !store.read(|s| s.flag("SELECT to_regclass('veilstream.layout') IS NOT NULL", &[]))? {
+            return Err(store.unusable("has no key store; make it with `veilstream keys init`, or correct the URL".to_owned()));
+        }
+        let read = |s: &mut Session| s.query("SELECT layout FROM layout", &[])?.first().map_or(Ok(-1), |row| row.try_get::<_, i32>(0));
+        let layout = store.read(read)?;
+        match usize::try_from(layout) {
+            Ok(done) if done == STEPS.len() => {}
+            Ok(done) if done < STEPS.len() => store.write(|s| {
+                s.query(LAYOUT_LOCK, &[])?;
+                // Another process may have done it while we waited.
+                let done = usize::try_from(read(s)?).unwrap_or(STEPS.len());
+                migrate(s, done)
+            })?,
+            Ok(_) => return Err(store.unusable(format!("has layout {layout}, this version reads {}; use a newer veilstream", STEPS.len()))),
+            Err(_) => return Err(store.unusable("is damaged (veilstream.layout); restore it from a backup".to_owned())),
+        }
+        store.identified()
+    }
+
+    fn connect(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
+        let store = Self { address: Address::parse(url, ca)?, session: Mutex::default(), tables: Mutex::default() };
+        let session = store.session()?;
+        *store.lock() = Some(session);
+        Ok(store)
+    }
+
+    /// From here on a new connection must find these tables.
+    fn identified(self) -> Result<Self, StoreError> {
+        let tables = self.read(tables)?;
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
+        Ok(self)
+    }
+
+    /// A new connection. The erasure ledger was applied to the tables that were there at the start: in others, from a backup, the erased would be back.
+    fn session(&self) -> Result<Session, StoreError> {
+        let mut session = Session { client: self.address.connect(|_| {})?, prepared: HashMap::new() };
+        let known = *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        session.client.batch_execute(SESSION).map_err(|e| self.failed(&e))?;
+        if known.is_some() && tables(&mut session).ok() != known {
+            return Err(
+                self.unusable("was replaced while this process ran; start it again, so that what was erased since the backup is erased in it".to_owned())
+            );
+        }
+        Ok(session)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Session>> {
+        // Whoever panicked had taken the session out: its connection is closed, its transaction rolled back.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unusable(&self, message: String) -> StoreError {
+        StoreError::Unusable { place: self.address.place.clone(), message }
+    }
+
+    fn failed(&self, error: &postgres::Error) -> StoreError {
+        self.unusable(causes(error))
+    }
+
+    /// What only reads, so that it may be done again on a new connection.
+    fn read<T>(&self, read: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
+        self.run(|session| read(session).map_err(|error| (error, true)))
+    }
+
+    /// One transaction. It is done again on a new connection if the old one broke before COMMIT was sent: then nothing was done. After it nobody knows, and the
+    /// caller is told.
+    fn write<T>(&self, write: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
+        self.run(|session| {
+            session.client.batch_execute("BEGIN").map_err(|error| (error, true))?;
+            match write(session) {
+                Ok(done) => session.client.batch_execute("COMMIT").map(|()| done).map_err(|error| (error, false)),
+                Err(error) => {
+                    // Where this fails the connection is broken, and the server rolls back.
+                    let _ = session.client.batch_execute("ROLLBACK");
+                    Err((error, true))
+                }
+            }
+        })
+    }
+
+    /// `work` tells with its error whether it may be done again.
+    fn run<T>(&self, work: impl Fn(&mut Session) -> Result<T, (postgres::Error, bool)>) -> Result<T, StoreError> {
+        let mut held = self.lock();
+        let kept = held.take().filter(|session| !session.client.is_closed());
+        let was_kept = kept.is_some();
+        let mut session = kept.map_or_else(|| self.session(), Ok)?;
+        let mut done = work(&mut session);
+        if let Err((error, true)) = &done
+            && was_kept
+            && is_broken(error)
+        {
+            session = self.session()?;
+            done = work(&mut session);
+        }
+        if !done.as_ref().is_err_and(|(error, _)| is_broken(error)) {
+            *held = Some(session);
+        }
+        done.map_err(|(error, _)| self.failed(&error))
+    }
+
+    fn select(&self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<KeyRecord>, StoreError> {
+        let rows = self.read(|s| s.query(sql, parameters))?;
+        self.records(&rows)
+    }
+
+    /// Rows of one key come one after another.
+    fn records(&self, rows: &[Row]) -> Result<Vec<KeyRecord>, StoreError> {
+        let mut records: Vec<KeyRecord> = Vec::new();
+        for row in rows {
+            let kid: &[u8] = row.try_get(0).map_err(|e| self.failed(&e))?;
+            if records.last().is_none_or(|last| last.kid.0 != kid) {
+                records.push(record(row).map_err(|what| StoreError::Row { place: self.place(), kid: hex(kid), what })?);
+            }
+            let wrap = || Ok(Some(Wrap { kek_uri: row.try_get(10)?, kek_version: row.try_get(11)?, wrapped: row.try_get(12)? }));
+            let is_wrap = row.try_get::<_, Option<&str>>(10).map_err(|e| self.failed(&e))?.is_some();
+            let wrap = if is_wrap { wrap().map_err(|e: postgres::Error| self.failed(&e))? } else { None };
+            if let Some(key) = records.last_mut() {
+                key.wraps.extend(wrap);
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl Store for PostgresStore {
+    fn place(&self) -> String {
+        self.address.place.clone()
+    }
+
+    fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
+        self.select(rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&bytes(kids)])
+    }
+
+    fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
+        const PROCESSES: &str = rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope = ANY($3) AND k.scope LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
+        const OTHERS: &str = rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope = ANY($3) AND k.scope NOT LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
+        let (processes, others): (Vec<&Scope>, Vec<&Scope>) = scopes.iter().partition(|scope| matches!(scope, Scope::Schema(_)));
+        let mut found = Vec::new();
+        for (scopes, sql) in [(processes, PROCESSES), (others, OTHERS)] {
+            if !scopes.is_empty() {
+                found.extend(self.select(sql, &[&tenant, &kind.as_str(), &texts(scopes)])?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
+        self.select(rows!("WHERE k.tenant = $1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"), &[&tenant])
+    }
+
+    fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
+        // By ranges that the index orders: subjects are many, and are stepped over.
+        self.select(
+            rows!(
+                "WHERE k.kid IN (
+                   SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND scope NOT LIKE 'subject:%'
+                     AND kind IN ('deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
+                   UNION ALL
+                   SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND kind = 'data' AND scope >= 'shared:' AND scope < 'shared;')
+                 ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"
+            ),
+            &[&tenant],
+        )
+    }
+
+    fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError> {
+        const COUNT: &str = "
+            SELECT (SELECT count(*) FROM keys WHERE tenant = $1 AND kind = 'data' AND scope >= 'subject:' AND scope < 'subject;' AND scope NOT LIKE 'schema:%'),
+                   (SELECT count(*) FROM keys WHERE tenant = $1 AND state = 'shredded' AND scope LIKE 'subject:%'),
+                   (SELECT count(DISTINCT k.kid) FROM keys k JOIN wraps w ON w.kid = k.kid WHERE k.tenant = $1 AND k.state = 'shredded')";
+        let [all, shredded, half_shredded] = self.read(|s| {
+            let row = s.one(COUNT, &[&tenant])?;
+            Ok([row.try_get::<_, i64>(0)?, row.try_get(1)?, row.try_get(2)?].map(i64::unsigned_abs))
+        })?;
+        Ok(Subjects { keys: all - shredded, shredded, half_shredded })
+    }
+
+    fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError> {
+        let after: &[u8] = after.map_or(&[], |kid| &kid.0);
+        self.select(
+            rows!(
+                "WHERE k.kid IN (SELECT kid FROM keys WHERE kid > $2 AND tenant = $1 AND scope LIKE 'subject:%' ORDER BY kid LIMIT $3) ORDER BY k.kid, w.kek_uri"
+            ),
+            &[&tenant, &after, &i64::try_from(limit).unwrap_or(i64::MAX)],
+        )
+    }
+
+    fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError> {
+        self.read(|s| s.one("SELECT count(*) FROM wraps WHERE kek_uri = $1", &[&kek_uri])?.try_get::<_, i64>(0)).map(i64::unsigned_abs)
+    }
+
+    fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
+        let places = Columns::of(records.iter().collect());
+        let rows = self.write(|s| {
+            add(s, records)?;
+            // In a statement of its own: the key of somebody who was first, whom the INSERT waited for, is not in that one's snapshot.
+            s.query(
+                rows!(
+                    "JOIN unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS p (tenant, kind, scope, version, place)
+                       ON k.tenant = p.tenant AND k.kind = p.kind AND k.scope = p.scope AND k.version = p.version
+                     WHERE k.scope NOT LIKE 'schema:%' ORDER BY p.place, w.kek_uri"
+                ),
+                &[&places.tenants, &places.kinds, &places.scopes, &places.versions],
+            )
+        })?;
+        self.records(&rows)
+    }
+
+    fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError> {
+        let scope = record.scope.to_string();
+        // A clock that went back leaves keys in the future: those count as well, but only for as long as others do.
+        let (from, to) = (time(record.created.saturating_sub(pace)), time(record.created.saturating_add(pace)));
+        self.write(|s| {
+            // There is no unique place that would decide. Whoever comes next looks after our commit, as the lock ends with it.
+            s.query(PACE_LOCK, &[&format!("{} {} {scope}", record.tenant, record.kind.as_str())])?;
+            let recent = s.flag(
+                "SELECT EXISTS (SELECT 1 FROM keys WHERE tenant = $1 AND kind = $2 AND scope = $3 AND scope LIKE 'schema:%' AND created > $4 AND created < $5)",
+                &[&&*record.tenant, &record.kind.as_str(), &scope, &from, &to],
+            )?;
+            if !recent {
+                add(s, std::slice::from_ref(record))?;
+            }
+            Ok(!recent)
+        })
+    }
+
+    fn import(&self, records: &[KeyRecord]) -> Result<Vec<KeyId>, StoreError> {
+        let kids: Vec<KeyId> = records.iter().map(|record| record.kid).collect();
+        let there: HashSet<Vec<u8>> = self.write(|s| {
+            add(s, records)?;
+            s.query("SELECT kid FROM keys WHERE kid = ANY($1)", &[&bytes(&kids)])?.iter().map(|row| row.try_get(0)).collect()
+        })?;
+        Ok(kids.into_iter().filter(|kid| !there.contains(&kid.0[..])).collect())
+    }
+
+    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64) -> Result<(), StoreError> {
+        self.write(|s| {
+            s.execute(
+                "WITH due AS MATERIALIZED (
+                   SELECT kid FROM keys WHERE state = 'active' AND scope LIKE 'schema:%' AND (tenant = $1 AND created < $2 OR kid = ANY($3))
+                   ORDER BY kid FOR UPDATE)
+                 UPDATE keys SET state = 'decrypt_only' FROM due WHERE keys.kid = due.kid AND keys.state = 'active'",
+                &[&tenant, &time(before), &bytes(kids)],
+            )
+            .map(drop)
+        })
+    }
+
+    fn save_uses(&self, uses: &[(KeyId, u64)]) -> Result<(), StoreError> {
+        // Each once, and in order.
+        let uses: BTreeMap<KeyId, u64> = uses.iter().copied().collect();
+        let kids: Vec<KeyId> = uses.keys().copied().collect();
+        let counts: Vec<i64> = uses.values().map(|count| i64::try_from(*count).unwrap_or(i64::MAX)).collect();
+        self.write(|s| {
+            s.execute(
+                "INSERT INTO uses SELECT * FROM unnest($1::bytea[], $2::bigint[]) ON CONFLICT (kid) DO UPDATE SET uses = excluded.uses",
+                &[&bytes(&kids), &counts],
+            )
+            .map(drop)
+        })
+    }
+
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError> {
+        self.write(|s| {
+            lock_keys(s, &bytes(kids))?;
+            s.execute(
+                "UPDATE keys SET state = $1, retired = $2 WHERE kid = ANY($3) AND state <> 'shredded'",
+                &[&state.as_str(), &retired.map(time), &bytes(kids)],
+            )
+            .map(drop)
+        })
+    }
+
+    /// Takes turns with [`Store::shred`]: what is compared here cannot be deleted before it is replaced, and what was deleted is not found. Without that a wrap
+    /// that comes beside others would not be seen by the DELETE of an erasure that began earlier, and would outlive it.
+    fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError> {
+        let compared: Vec<(&WrapChange, &Wrap)> = changes.iter().filter_map(|change| Some((change, change.old.as_ref()?))).collect();
+        let added: Vec<&WrapChange> = changes.iter().filter(|change| change.old.is_none()).collect();
+        self.write(|s| {
+            s.query(WRAPS_LOCK, &[])?;
+            let mut replaced = 0;
+            if !compared.is_empty() {
+                let olds = WrapColumns::of(compared.iter().map(|(change, old)| (change.kid, *old)));
+                let found = s.query(
+                    "DELETE FROM wraps w USING unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS o (kid, kek_uri, kek_version, wrapped, place)
+                     WHERE w.kid = o.kid AND w.kek_uri = o.kek_uri AND w.kek_version = o.kek_version AND w.wrapped = o.wrapped RETURNING o.place",
+                    &[&olds.kids, &olds.uris, &olds.versions, &olds.wrapped],
+                )?;
+                replaced += found.len() as u64;
+                let mut places: Vec<usize> = found.iter().map(|row| Ok(usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or(0))).collect::<Result<_, postgres::Error>>()?;
+                places.sort_unstable();
+                put_wraps(s, places.iter().filter_map(|place| compared.get(place - 1)).map(|(change, _)| *change))?;
+            }
+            if !added.is_empty() {
+                let kids: Vec<&[u8]> = added.iter().map(|change| &change.kid.0[..]).collect();
+                let found = s.query("SELECT DISTINCT kid FROM wraps WHERE kid = ANY($1)", &[&kids])?;
+                let wrapped: HashSet<&[u8]> = found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+                let added: Vec<&WrapChange> = added.iter().copied().filter(|change| wrapped.contains(&change.kid.0[..])).collect();
+                replaced += added.len() as u64;
+                put_wraps(s, added.into_iter())?;
+            }
+            Ok(replaced)
+        })
+    }
+
+    /// All subjects in one transaction. Erasures take turns with each other and with [`Store::replace_wraps`]; keys that are there are locked against
+    /// [`Store::set_state`]. Against whoever stores a new key at the same time there is no lock, but the unique place: if the marker is in it, they wait for
+    /// our commit and find it taken; if their key is, our INSERT waits for their commit and finds it taken. Then, and when a key shows up between
+    /// two of our statements, we look again and erase that key too.
+    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
+        self.write(|s| {
+            s.query(WRAPS_LOCK, &[])?;
+            let mut kids: HashMap<String, Vec<KeyId>> = HashMap::new();
+            let mut open: Vec<&Shred> = shreds.iter().collect();
+            let mut shredded_now: HashSet<String> = HashSet::new();
+            while !open.is_empty() {
+                open = shred(s, tenant, &open, now, &mut kids, &mut shredded_now)?;
+            }
+            Ok(shreds.iter().map(|one| Shredded { subject: one.subject, kids: kids.remove(&scope_of(one)).unwrap_or_default() }).collect())
+        })
+    }
+
+    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
+        let kids: Vec<Vec<u8>> = self.read(|s| {
+            let rows = s.query(
+                "SELECT kid FROM keys WHERE tenant = $1 AND state = 'shredded' AND retired >= $2 AND scope LIKE 'subject:%'",
+                &[&tenant, &time(since)],
+            )?;
+            rows.iter().map(|row| row.try_get(0)).collect()
+        })?;
+        Ok(kids.into_iter().filter_map(|kid| kid.try_into().ok().map(KeyId)).collect())
+    }
+
+    /// `VACUUM` of the wraps takes deleted rows out of the table and lets their space be written again; it runs beside everybody else. (`VACUUM FULL` would lock
+    /// the table for as long as it takes to write it anew, and leave the old file's blocks to the file system unwiped.) On a connection of its own, so that nobody
+    /// waits for it here.
+    fn scrub(&self) -> Result<Scrubbed, StoreError> {
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let heard = warnings.clone();
+        let mut client = self.address.connect(move |warning| heard.lock().unwrap_or_else(PoisonError::into_inner).push(warning))?;
+        // As long as the table takes; another VACUUM of it is waited for.
+        let vacuumed =
+            client.batch_execute("SET statement_timeout = 0; SET lock_timeout = '10min'").and_then(|()| client.batch_execute("VACUUM veilstream.wraps"));
+        vacuumed.map_err(|e| self.failed(&e))?;
+        let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(warning) = warnings.first() {
+            // A role that does not own the table is told so in a warning, and nothing is done.
+            return Err(self.unusable(format!("deleted wraps were not vacuumed ({warning}); let the user of the URL own veilstream.wraps, and do it again")));
+        }
+        Ok(Scrubbed { remains: REMAINS.map(str::to_owned).to_vec() })
+    }
+}
+
+/// A connection, with the statements it knows.
+struct Session {
+    client: Client,
+    prepared: HashMap<&'static str, Statement>,
+}
+
+impl Session {
+    fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
+        if let Some(known) = self.prepared.get(sql) {
+            return Ok(known.clone());
+        }
+        let statement = self.client.prepare(sql)?;
+        self.prepared.insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    fn query(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query(&statement, parameters)
+    }
+
+    fn one(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query_one(&statement, parameters)
+    }
+
+    fn flag(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<bool, postgres::Error> {
+        self.one(sql, parameters)?.try_get(0)
+    }
+
+    fn execute(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.execute(&statement, parameters)
+    }
+}
+
+/// Does the steps that were not done, within a transaction and under [`LAYOUT_LOCK`].
+fn migrate(s: &mut Session, done: usize) -> Result<(), postgres::Error> {
+    for step in STEPS.iter().skip(done) {
+        s.client.batch_execute(step)?;
+    }
+    s.execute("UPDATE layout SET layout = $1", &[&i32::try_from(STEPS.len()).unwrap_or(i32::MAX)]).map(drop)
+}
+
+fn tables(s: &mut Session) -> Result<Tables, postgres::Error> {
+    let row = s.one("SELECT oid, 'veilstream.keys'::regclass::oid FROM pg_database WHERE datname = current_database()", &[])?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}
+
+/// Adds keys and their wraps, but those whose place or id another has.
+fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
+    let mut records: Vec<&KeyRecord> = records.iter().collect();
+    // Two processes that store the same keys must wait for each other's in one order.
+    records.sort_by_cached_key(|record| (record.tenant.clone(), record.kind.as_str(), record.scope.to_string(), record.version));
+    let columns = Columns::of(records);
+    let rows = s.query(
+        "INSERT INTO keys
+         SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::timestamptz[], $9::timestamptz[])
+         ON CONFLICT DO NOTHING RETURNING kid",
+        &[
+            &columns.kids,
+            &columns.kcvs,
+            &columns.kinds,
+            &columns.tenants,
+            &columns.scopes,
+            &columns.versions,
+            &columns.states,
+            &columns.created,
+            &columns.retired,
+        ],
+    )?;
+    let mut added: HashSet<&[u8]> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let records = columns.records.iter().filter(|record| added.remove(&record.kid.0[..]));
+    let wraps = WrapColumns::of(records.flat_map(|record| record.wraps.iter().map(|wrap| (record.kid, wrap))));
+    if wraps.kids.is_empty() {
+        return Ok(());
+    }
+    s.execute(
+        "INSERT INTO wraps SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[])",
+        &[&wraps.kids, &wraps.uris, &wraps.versions, &wraps.wrapped],
+    )
+    .map(drop)
+}
+
+/// The new wraps of changes, the last of those with one `kek_uri`.
+fn put_wraps<'a>(s: &mut Session, changes: impl Iterator<Item = &'a WrapChange>) -> Result<(), postgres::Error> {
+    let last: BTreeMap<(KeyId, &str), &Wrap> = changes.map(|change| ((change.kid, &*change.new.kek_uri), &change.new)).collect();
+    let new = WrapColumns::of(last.into_iter().map(|((kid, _), wrap)| (kid, wrap)));
+    s.execute(
+        "INSERT INTO wraps SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[])
+         ON CONFLICT (kid, kek_uri) DO UPDATE SET kek_version = excluded.kek_version, wrapped = excluded.wrapped",
+        &[&new.kids, &new.uris, &new.versions, &new.wrapped],
+    )
+    .map(drop)
+}
+
+/// Nobody changes these keys until our transaction ends.
+fn lock_keys(s: &mut Session, kids: &[&[u8]]) -> Result<(), postgres::Error> {
+    s.execute("SELECT FROM keys WHERE kid = ANY($1) ORDER BY kid FOR UPDATE", &[&kids]).map(drop)
+}
+
+/// Erases what can be seen now; returns those that are to be looked at again. Adds to `kids` what lost its wraps, by scope.
+fn shred<'a>(
+    s: &mut Session,
+    tenant: &str,
+    shreds: &[&'a Shred],
+    now: u64,
+    kids: &mut HashMap<String, Vec<KeyId>>,
+    shredded_now: &mut HashSet<String>,
+) -> Result<Vec<&'a Shred>, postgres::Error> {
+    let by_scope: HashMap<String, &Shred> = shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
+    let scopes: Vec<&str> = by_scope.keys().map(String::as_str).collect();
+    s.execute(
+        "SELECT FROM keys WHERE tenant = $1 AND kind = 'data' AND scope = ANY($2) AND scope NOT LIKE 'schema:%' ORDER BY kid FOR UPDATE",
+        &[&tenant, &scopes],
+    )?;
+    // As they are now that they are locked.
+    let rows = s.query(
+        "SELECT kid, scope FROM keys WHERE tenant = $1 AND kind = 'data' AND scope = ANY($2) AND scope NOT LIKE 'schema:%'
+           AND (state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps w WHERE w.kid = keys.kid))",
+        &[&tenant, &scopes],
+    )?;
+    let mut dead: HashMap<&[u8], &str> = HashMap::new();
+    for row in &rows {
+        let (kid, scope): (&[u8], &str) = (row.try_get(0)?, row.try_get(1)?);
+        if by_scope.get(scope).is_some_and(|shred| shred.all || shred.kids.iter().any(|named| named.0 == kid)) {
+            dead.insert(kid, scope);
+            shredded_now.insert(scope.to_owned());
+        }
+    }
+    let dying: Vec<&[u8]> = dead.keys().copied().collect();
+    s.execute("UPDATE keys SET state = 'shredded', retired = $2 WHERE kid = ANY($1)", &[&dying, &time(now)])?;
+    // What has no wraps was a marker.
+    let mut gone: Vec<KeyId> = Vec::new();
+    for row in s.query("DELETE FROM wraps WHERE kid = ANY($1) RETURNING kid", &[&dying])? {
+        gone.extend(row.try_get::<_, &[u8]>(0)?.try_into().ok().map(KeyId));
+    }
+    gone.sort_unstable();
+    gone.dedup();
+    for kid in gone {
+        if let Some(scope) = dead.get(&kid.0[..]) {
+            kids.entry((*scope).to_owned()).or_default().push(kid);
+        }
+    }
+    let rows = s.query(
+        "SELECT scope, max(version), count(*) FILTER (WHERE state <> 'shredded') FROM keys
+         WHERE tenant = $1 AND kind = 'data' AND scope = ANY($2) AND scope NOT LIKE 'schema:%' GROUP BY scope",
+        &[&tenant, &scopes],
+    )?;
+    let mut left: HashMap<&str, (u32, bool)> = HashMap::new();
+    for row in &rows {
+        left.insert(row.try_get(0)?, (u32::try_from(row.try_get::<_, i64>(1)?).unwrap_or(u32::MAX), row.try_get::<_, i64>(2)? > 0));
+    }
+    let (mut again, mut markers) = (Vec::new(), Vec::new());
+    for (scope, shred) in &by_scope {
+        let (newest, alive) = left.get(scope.as_str()).copied().unwrap_or_default();
+        if shred.all && alive {
+            again.push(*shred);
+        } else if let Some(version) = newest.checked_add(1)
+            && shred.marks(newest, alive, shredded_now.contains(scope))
+        {
+            markers.push(KeyRecord { version, ..shred.marker.clone() });
+        }
+    }
+    add(s, &markers)?;
+    let wanted: Vec<KeyId> = markers.iter().map(|marker| marker.kid).collect();
+    let mut placed: HashSet<Vec<u8>> = HashSet::new();
+    for row in s.query("SELECT kid FROM keys WHERE kid = ANY($1)", &[&bytes(&wanted)])? {
+        placed.insert(row.try_get(0)?);
+    }
+    again.extend(by_scope.values().filter(|shred| wanted.contains(&shred.marker.kid) && !placed.contains(&shred.marker.kid.0[..])));
+    Ok(again)
+}
+
+fn scope_of(shred: &Shred) -> String {
+    Scope::Subject(shred.subject).to_string()
+}
+
+/// Records as arrays, one a column.
+struct Columns<'a> {
+    records: Vec<&'a KeyRecord>,
+    kids: Vec<&'a [u8]>,
+    kcvs: Vec<&'a [u8]>,
+    kinds: Vec<&'static str>,
+    tenants: Vec<&'a str>,
+    scopes: Vec<String>,
+    versions: Vec<i64>,
+    states: Vec<&'static str>,
+    created: Vec<SystemTime>,
+    retired: Vec<Option<SystemTime>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(records: Vec<&'a KeyRecord>) -> Self {
+        Self {
+            kids: records.iter().map(|record| &record.kid.0[..]).collect(),
+            kcvs: records.iter().map(|record| &record.kcv[..]).collect(),
+            kinds: records.iter().map(|record| record.kind.as_str()).collect(),
+            tenants: records.iter().map(|record| &*record.tenant).collect(),
+            scopes: records.iter().map(|record| record.scope.to_string()).collect(),
+            versions: records.iter().map(|record| i64::from(record.version)).collect(),
+            states: records.iter().map(|record| record.state.as_str()).collect(),
+            created: records.iter().map(|record| time(record.created)).collect(),
+            retired: records.iter().map(|record| record.retired.map(time)).collect(),
+            records,
+        }
+    }
+}
+
+/// Wraps as arrays, one a column.
+struct WrapColumns<'a> {
+    kids: Vec<Vec<u8>>,
+    uris: Vec<&'a str>,
+    versions: Vec<&'a str>,
+    wrapped: Vec<&'a [u8]>,
+}
+
+impl<'a> WrapColumns<'a> {
+    fn of(wraps: impl Iterator<Item = (KeyId, &'a Wrap)>) -> Self {
+        let mut columns = Self { kids: Vec::new(), uris: Vec::new(), versions: Vec::new(), wrapped: Vec::new() };
+        for (kid, wrap) in wraps {
+            columns.kids.push(kid.0.to_vec());
+            columns.uris.push(&wrap.kek_uri);
+            columns.versions.push(&wrap.kek_version);
+            columns.wrapped.push(&wrap.wrapped);
+        }
+        columns
+    }
+}
+
+fn bytes(kids: &[KeyId]) -> Vec<&[u8]> {
+    kids.iter().map(|kid| &kid.0[..]).collect()
+}
+
+fn texts(scopes: Vec<&Scope>) -> Vec<String> {
+    scopes.into_iter().map(Scope::to_string).collect()
+}
+
+fn time(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.min(LAST))
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()).filter(|seconds| *seconds <= LAST)
+}
+
+/// Checks every column: a row edited by hand must not turn into another key. The error names the column.
+fn record(row: &Row) -> Result<KeyRecord, &'static str> {
+    let text = |i: usize, what| row.try_get::<_, &str>(i).map_err(|_| what);
+    let kid = KeyId(row.try_get::<_, &[u8]>(0).ok().and_then(|kid| kid.try_into().ok()).ok_or("kid")?);
+    let kcv: [u8; 32] = row.try_get::<_, &[u8]>(1).ok().and_then(|kcv| kcv.try_into().ok()).filter(|kcv: &[u8; 32]| kcv[..16] == kid.0).ok_or("kcv")?;
+    let retired: Option<SystemTime> = row.try_get(8).map_err(|_| "retired")?;
+    let uses: Option<i64> = row.try_get(9).map_err(|_| "uses")?;
+    Ok(KeyRecord {
+        kid,
+        kcv,
+        kind: text(2, "kind")?.parse().map_err(|_| "kind")?,
+        tenant: text(3, "tenant")?.into(),
+        scope: text(4, "scope")?.parse().map_err(|_| "scope")?,
+        version: row.try_get::<_, i64>(5).ok().and_then(|version| u32::try_from(version).ok()).ok_or("version")?,
+        state: text(6, "state")?.parse().map_err(|_| "state")?,
+        created: row.try_get(7).ok().and_then(seconds).ok_or("created")?,
+        retired: retired.map(|retired| seconds(retired).ok_or("retired")).transpose()?,
+        uses: uses.map(|uses| u64::try_from(uses).map_err(|_| "uses")).transpose()?,
+        wraps: Vec::new(),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The connection is of no more use: it failed itself, or the server ended it.
+fn is_broken(error: &postgres::Error) -> bool {
+    error.as_db_error().is_none_or(|error| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
+}
+
+/// The message with its causes; of the server's own only the first line, whose details may quote rows.
+fn causes(error: &postgres::Error) -> String {
+    if let Some(error) = error.as_db_error() {
+        return format!("{} (SQLSTATE {})", error.message(), error.code().code());
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
