@@ -15,6 +15,9 @@ else
     need java default-jre-headless
     need mvn maven
     need npm npm
+    need openssl openssl
+    # The server of the key store's tests, which start one of their own. The package must not start another, nor make a cluster for it.
+    if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! [ -x "$(pg_config --bindir 2>/dev/null)/initdb" ]; then missing="$missing postgresql"; fi
     if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
     if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
 fi
@@ -28,6 +31,12 @@ if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "setup: installing$missing"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    case "$missing" in
+    *postgresql*)
+        apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
+        sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+        ;;
+    esac
     # shellcheck disable=SC2086  # a list of words
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
     exit 0

@@ -313,14 +313,15 @@ impl Store for PostgresStore {
             // In a statement of its own: the key of somebody who was first, whom the INSERT waited for, is not in that one's snapshot.
             s.query(
                 rows!(
-                    "JOIN unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS p (tenant, kind, scope, version, place)
-                       ON k.tenant = p.tenant AND k.kind = p.kind AND k.scope = p.scope AND k.version = p.version
-                     WHERE k.scope NOT LIKE 'schema:%' ORDER BY p.place, w.kek_uri"
+                    "WHERE (k.tenant, k.kind, k.scope, k.version) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]))
+                       AND k.scope NOT LIKE 'schema:%' ORDER BY k.kid, w.kek_uri"
                 ),
                 &[&places.tenants, &places.kinds, &places.scopes, &places.versions],
             )
         })?;
-        self.records(&rows)
+        let place = |record: &KeyRecord| (record.tenant.clone(), record.kind, record.scope.clone(), record.version);
+        let held: HashMap<_, KeyRecord> = self.records(&rows)?.into_iter().map(|record| (place(&record), record)).collect();
+        Ok(records.iter().filter_map(|record| held.get(&place(record)).cloned()).collect())
     }
 
     fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError> {
