@@ -169,7 +169,7 @@ fn binaries() -> PathBuf {
         let output = Command::new("pg_config").arg("--bindir").output().ok()?;
         Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim())).filter(|bin| bin.join("initdb").exists())
     };
-    found.pop().or_else(named).expect("no PostgreSQL server is installed (Debian's package: postgresql)")
+    found.pop().or_else(named).unwrap_or_else(|| panic!("no PostgreSQL server is installed (Debian's package: postgresql)"))
 }
 
 /// The server refuses root.
