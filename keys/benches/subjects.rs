@@ -1,9 +1,15 @@
 //! Keys of many data subjects: made, looked up cold and warm, erased; rates and bytes per subject. `make bench-subjects` runs it.
 //!
-//! Arguments: the number of subjects (1,000,000). The store is a SQLite file in a new temporary folder, with the settings that `keys init` gives it.
+//! Arguments: the number of subjects (1,000,000) and the store: `sqlite`, a file in a new temporary folder with the settings that `keys init` gives it, or
+//! `postgres`, a database of a new server on this host.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs, reason = "a bench prints and ends where it fails")]
 
+#[cfg(feature = "postgres")]
+#[path = "../tests/support/postgres.rs"]
+mod server;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -40,22 +46,52 @@ fn measured(what: &str, count: u64, work: impl FnOnce()) {
     println!("| {what} | {count} | {seconds:.2} s | {:.0} |", count as f64 / seconds);
 }
 
+/// How the store is opened, and how many bytes it takes.
+struct Bench {
+    open: Box<dyn Fn() -> Box<dyn Store>>,
+    bytes: Box<dyn Fn() -> u64>,
+}
+
+fn sqlite(file: &Path) -> Bench {
+    SqliteStore::create(file).unwrap();
+    let (opened, measured) = (file.to_owned(), file.to_owned());
+    Bench { open: Box::new(move || Box::new(SqliteStore::open(&opened).unwrap())), bytes: Box::new(move || std::fs::metadata(&measured).unwrap().len()) }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres() -> Bench {
+    use veilstream_keys::store::PostgresStore;
+    let database = server::server().database();
+    let url = database.url();
+    PostgresStore::create(&url, None).unwrap();
+    let sizes = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relnamespace = 'veilstream'::regnamespace AND relkind = 'r'";
+    Bench {
+        open: Box::new(move || Box::new(PostgresStore::open(&url, None).unwrap())),
+        bytes: Box::new(move || database.admin().query_one(sizes, &[]).unwrap().get::<_, i64>(0).unsigned_abs()),
+    }
+}
+
 fn main() {
     let subjects: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
     let dir = tempfile::tempdir().unwrap();
     create_kek_file(&directory::kek(dir.path())).unwrap();
-    let file = directory::store(dir.path());
-    SqliteStore::create(&file).unwrap();
+    let name = std::env::args().skip(1).find(|arg| arg.starts_with(char::is_alphabetic)).unwrap_or_else(|| "sqlite".to_owned());
+    let store = match &*name {
+        "sqlite" => sqlite(&directory::store(dir.path())),
+        #[cfg(feature = "postgres")]
+        "postgres" => postgres(),
+        _ => panic!("{name} is no store"),
+    };
     let open = || {
         let parts = Parts {
             provider: Box::new(FileProvider::new(directory::kek(dir.path())).unwrap()),
             recovery: None,
-            store: Box::new(SqliteStore::open(&file).unwrap()),
+            store: (store.open)(),
             ledger: Arc::new(FileLedger::new(directory::ledger(dir.path()))),
         };
         Manager::open(Settings::of("default"), parts, NOW).unwrap()
     };
-    println!("| sqlite | subjects | took | subjects/s |\n|---|---|---|---|");
+    println!("| {name} | subjects | took | subjects/s |\n|---|---|---|---|");
     let manager = open();
     manager.prepare_roots(NOW).unwrap();
     measured("made, 1000 at once", subjects, || {
@@ -79,12 +115,12 @@ fn main() {
         }
     });
     let gone: Vec<SubjectRef> = (0..SHREDDED.min(subjects)).map(|n| subject(n * (subjects / SHREDDED).max(1))).collect();
-    let before = SqliteStore::open(&file).unwrap().count_subjects("default").unwrap();
+    let before = (store.open)().count_subjects("default").unwrap();
     measured("erased, all at once", gone.len() as u64, || {
         manager.shred(&gone, &Terms { reason: "bench", may_return: false, backups_until: None }, NOW).unwrap();
     });
-    let after = SqliteStore::open(&file).unwrap().count_subjects("default").unwrap();
+    let after = (store.open)().count_subjects("default").unwrap();
     assert_eq!(before.keys - after.keys, gone.len() as u64);
-    let bytes = std::fs::metadata(&file).unwrap().len();
+    let bytes = (store.bytes)();
     println!("\n{} bytes in the store, {:.0} a subject", bytes, bytes as f64 / subjects as f64);
 }

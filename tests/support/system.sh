@@ -18,6 +18,8 @@ else
     need openssl openssl
     [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$missing softhsm2"
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+    # The server of the key store's tests, which start one of their own. The package must not start another, nor make a cluster for it.
+    if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! [ -x "$(pg_config --bindir 2>/dev/null)/initdb" ]; then missing="$missing postgresql"; fi
     if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
     if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
 fi
@@ -31,6 +33,12 @@ if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "setup: installing$missing"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    case "$missing" in
+    *postgresql*)
+        apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
+        sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+        ;;
+    esac
     # shellcheck disable=SC2086  # a list of words
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
     exit 0

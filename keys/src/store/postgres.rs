@@ -81,8 +81,8 @@ pub struct PostgresStore {
     tables: Mutex<Option<Tables>>,
 }
 
-/// Object ids of the database and of `keys`: restoring a dump makes new ones.
-type Tables = (u32, u32);
+/// Object ids of the database and of `keys`, if it is there: restoring a dump makes new ones.
+type Tables = (u32, Option<u32>);
 
 impl PostgresStore {
     /// Makes the schema with empty tables. Never touches one that exists. `ca` is a PEM file with the certificates of the authorities that count instead of the
@@ -153,7 +153,7 @@ impl PostgresStore {
         let mut session = Session { client: self.address.connect(|_| {})?, prepared: HashMap::new() };
         let known = *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         session.client.batch_execute(SESSION).map_err(|e| self.failed(&e))?;
-        if known.is_some() && tables(&mut session).ok() != known {
+        if known.is_some() && known != Some(tables(&mut session).map_err(|e| self.failed(&e))?) {
             return Err(
                 self.unusable("was replaced while this process ran; start it again, so that what was erased since the backup is erased in it".to_owned())
             );
@@ -313,14 +313,15 @@ impl Store for PostgresStore {
             // In a statement of its own: the key of somebody who was first, whom the INSERT waited for, is not in that one's snapshot.
             s.query(
                 rows!(
-                    "JOIN unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS p (tenant, kind, scope, version, place)
-                       ON k.tenant = p.tenant AND k.kind = p.kind AND k.scope = p.scope AND k.version = p.version
-                     WHERE k.scope NOT LIKE 'schema:%' ORDER BY p.place, w.kek_uri"
+                    "WHERE (k.tenant, k.kind, k.scope, k.version) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]))
+                       AND k.scope NOT LIKE 'schema:%' ORDER BY k.kid, w.kek_uri"
                 ),
                 &[&places.tenants, &places.kinds, &places.scopes, &places.versions],
             )
         })?;
-        self.records(&rows)
+        let place = |record: &KeyRecord| (record.tenant.clone(), record.kind, record.scope.clone(), record.version);
+        let held: HashMap<_, KeyRecord> = self.records(&rows)?.into_iter().map(|record| (place(&record), record)).collect();
+        Ok(records.iter().filter_map(|record| held.get(&place(record)).cloned()).collect())
     }
 
     fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError> {
@@ -513,7 +514,7 @@ fn migrate(s: &mut Session, done: usize) -> Result<(), postgres::Error> {
 }
 
 fn tables(s: &mut Session) -> Result<Tables, postgres::Error> {
-    let row = s.one("SELECT oid, 'veilstream.keys'::regclass::oid FROM pg_database WHERE datname = current_database()", &[])?;
+    let row = s.one("SELECT oid, to_regclass('veilstream.keys')::oid FROM pg_database WHERE datname = current_database()", &[])?;
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
@@ -745,7 +746,7 @@ fn is_broken(error: &postgres::Error) -> bool {
     error.as_db_error().is_none_or(|error| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
 }
 
-/// The message with its causes; of the server's own only the first line, whose details may quote rows.
+/// The message with its causes; of the server's own without the details, which may quote rows.
 fn causes(error: &postgres::Error) -> String {
     if let Some(error) = error.as_db_error() {
         return format!("{} (SQLSTATE {})", error.message(), error.code().code());

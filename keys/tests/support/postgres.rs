@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, NoTls};
 
-/// The password of the user `veil`, who owns the databases and nothing else. In a URL the `$` need not be encoded; the rest is to be found in messages.
+/// The password of the user `veil`, who owns the databases and nothing else.
 pub(crate) const PASSWORD: &str = "Tr0ub4dor";
 
 /// Makes the server, says where it is and stops it when nobody holds the other end of its input any more: also after a panic or a kill of the test.
@@ -39,11 +39,13 @@ unix_socket_directories = '$dir'
 ssl = on
 shared_buffers = 256MB
 max_wal_size = 4GB
+# Tests look at dead rows.
+autovacuum_naptime = 1h
 # What a careless administrator may have set: the store must not be weakened by it.
 synchronous_commit = off
 default_transaction_isolation = 'serializable'
 CONF
-"$1/pg_ctl" -D data -l server.log -w start >start.log 2>&1 || { cat start.log server.log >&2; exit 1; }
+"$1/pg_ctl" -D "$dir/data" -l server.log -w start >start.log 2>&1 || { cat start.log server.log >&2; exit 1; }
 echo "$dir"
 cat >/dev/null
 "#;
@@ -64,7 +66,8 @@ pub(crate) fn server() -> &'static Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    /// One more, for tests that stop it.
+    pub(crate) fn start() -> Self {
         let bin = binaries();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = as_postgres("sh");
@@ -166,7 +169,7 @@ fn binaries() -> PathBuf {
         let output = Command::new("pg_config").arg("--bindir").output().ok()?;
         Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim())).filter(|bin| bin.join("initdb").exists())
     };
-    found.pop().or_else(named).expect("no PostgreSQL server is installed (Debian's package: postgresql)")
+    found.pop().or_else(named).unwrap_or_else(|| panic!("no PostgreSQL server is installed (Debian's package: postgresql)"))
 }
 
 /// The server refuses root.

