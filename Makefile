@@ -3,6 +3,7 @@
 # make test    every test
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
 # make fuzz    every fuzz target for FUZZ_SECONDS (fuzz/README.md)
+# make bench-subjects   keys of a million data subjects (docs/operations.md)
 # make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
 CARGO ?= cargo
@@ -22,7 +23,7 @@ LOCALSTACK := target/localstack
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system demo test lint deny fuzz bench bench-engine bench-pipeline
+.PHONY: setup system demo test lint deny fuzz bench bench-engine bench-pipeline bench-subjects
 .DELETE_ON_ERROR:
 
 setup: system $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
@@ -96,6 +97,12 @@ bench-engine: system
 
 bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
 	$(CARGO) bench --locked --bench pipeline -- $(BENCH)
+
+# SUBJECTS of a million; STORE sqlite or postgres.
+SUBJECTS ?= 1000000
+STORE ?= sqlite
+bench-subjects: system
+	$(CARGO) bench --locked -p veilstream-keys --bench subjects -- $(SUBJECTS) $(STORE)
 
 $(VENV)/.complete: bench/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "bench: please install Python 3 with venv (Debian: python3-venv)" >&2; exit 1; }

@@ -6,6 +6,7 @@
 
 mod acls;
 mod bad_input;
+mod canary;
 mod chaos;
 mod dlq;
 mod exits;

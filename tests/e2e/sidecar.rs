@@ -126,6 +126,11 @@ impl Running<'_> {
         samples.map(|l| l.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
