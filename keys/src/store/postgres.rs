@@ -36,7 +36,9 @@ CREATE INDEX keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
 "#;
 
 /// Whatever the server, the database or the role has as its default: a commit is on the disk before it is reported, and statements of one transaction see what
-/// others committed in between. A process that was stopped in the middle of a transaction keeps others waiting for so long and no longer.
+/// others committed in between. A process that was stopped in the middle of a transaction keeps others waiting for so long and no longer. Every statement
+/// looks a few keys up by an index, also if it was planned when the tables were empty or before the server counted them: a plan that reads them whole took two
+/// seconds for a thousand of 100,000 subjects, this one ten milliseconds.
 const SESSION: &str = "
 SET search_path = veilstream;
 SET synchronous_commit = on;
@@ -44,6 +46,11 @@ SET default_transaction_isolation = 'read committed';
 SET statement_timeout = '30s';
 SET lock_timeout = '10s';
 SET idle_in_transaction_session_timeout = '30s';
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET jit = off;
 ";
 
 /// Advisory locks, of the database: for making and migrating the tables; for erasing and for moving wraps; for keys of one scope that are paced.
@@ -245,12 +252,14 @@ impl Store for PostgresStore {
     }
 
     fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&bytes(kids)])
+        self.select(rows!("WHERE k.kid IN (SELECT unnest($1::bytea[])) ORDER BY k.kid, w.kek_uri"), &[&bytes(kids)])
     }
 
     fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        const PROCESSES: &str = rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope = ANY($3) AND k.scope LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
-        const OTHERS: &str = rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope = ANY($3) AND k.scope NOT LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
+        const PROCESSES: &str =
+            rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope IN (SELECT unnest($3::text[])) AND k.scope LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
+        const OTHERS: &str =
+            rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope IN (SELECT unnest($3::text[])) AND k.scope NOT LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
         let (processes, others): (Vec<&Scope>, Vec<&Scope>) = scopes.iter().partition(|scope| matches!(scope, Scope::Schema(_)));
         let mut found = Vec::new();
         for (scopes, sql) in [(processes, PROCESSES), (others, OTHERS)] {
@@ -582,12 +591,12 @@ fn shred<'a>(
     let by_scope: HashMap<String, &Shred> = shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
     let scopes: Vec<&str> = by_scope.keys().map(String::as_str).collect();
     s.execute(
-        "SELECT FROM keys WHERE tenant = $1 AND kind = 'data' AND scope = ANY($2) AND scope NOT LIKE 'schema:%' ORDER BY kid FOR UPDATE",
+        "SELECT FROM keys WHERE tenant = $1 AND kind = 'data' AND scope IN (SELECT unnest($2::text[])) AND scope NOT LIKE 'schema:%' ORDER BY kid FOR UPDATE",
         &[&tenant, &scopes],
     )?;
     // As they are now that they are locked.
     let rows = s.query(
-        "SELECT kid, scope FROM keys WHERE tenant = $1 AND kind = 'data' AND scope = ANY($2) AND scope NOT LIKE 'schema:%'
+        "SELECT kid, scope FROM keys WHERE tenant = $1 AND kind = 'data' AND scope IN (SELECT unnest($2::text[])) AND scope NOT LIKE 'schema:%'
            AND (state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps w WHERE w.kid = keys.kid))",
         &[&tenant, &scopes],
     )?;
@@ -615,7 +624,7 @@ fn shred<'a>(
     }
     let rows = s.query(
         "SELECT scope, max(version), count(*) FILTER (WHERE state <> 'shredded') FROM keys
-         WHERE tenant = $1 AND kind = 'data' AND scope = ANY($2) AND scope NOT LIKE 'schema:%' GROUP BY scope",
+         WHERE tenant = $1 AND kind = 'data' AND scope IN (SELECT unnest($2::text[])) AND scope NOT LIKE 'schema:%' GROUP BY scope",
         &[&tenant, &scopes],
     )?;
     let mut left: HashMap<&str, (u32, bool)> = HashMap::new();
