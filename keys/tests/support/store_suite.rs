@@ -80,7 +80,7 @@ fn subject(n: u32) -> SubjectRef {
     SubjectRef(reference)
 }
 
-fn subject_key(n: u32, version: u32) -> KeyRecord {
+pub(crate) fn subject_key(n: u32, version: u32) -> KeyRecord {
     key(KeyKind::Data, Scope::Subject(subject(n)), version)
 }
 
@@ -88,7 +88,7 @@ fn process_key(name: &str, created: u64) -> KeyRecord {
     KeyRecord { created, ..key(KeyKind::Data, Scope::Schema(name.into()), 1) }
 }
 
-fn shred(n: u32, state: KeyState) -> Shred {
+pub(crate) fn shred(n: u32, state: KeyState) -> Shred {
     let marker = KeyRecord { state, retired: Some(NOW), wraps: Vec::new(), ..subject_key(n, 0) };
     Shred { subject: subject(n), all: true, kids: Vec::new(), marker }
 }
