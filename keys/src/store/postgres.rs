@@ -69,13 +69,30 @@ const REMAINS: [&str; 3] = [
     "standbys of the PostgreSQL server, as on itself; its base backups and dumps, until they are deleted",
 ];
 
-/// A key, its uses and its wraps, one row a wrap.
+/// A key, its uses and its wraps, one row a wrap, of the keys `k` that the first part names.
 macro_rules! rows {
-    ($rest:literal) => {
+    ($keys:expr, $rest:literal) => {
         concat!(
-            "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, w.kek_uri, w.kek_version, w.wrapped
-             FROM keys k LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid ",
+            "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, w.kek_uri, w.kek_version, w.wrapped FROM ",
+            $keys,
+            " LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid ",
             $rest
+        )
+    };
+    ($rest:literal) => {
+        rows!("keys k", $rest)
+    };
+}
+
+/// The keys `k` of tenant $1, kind $2 and the scopes $3. Scope by scope, which OFFSET keeps so: joined freely, all keys of the tenant would be gone through for
+/// them wherever the server believes that there are few.
+macro_rules! of_scopes {
+    ($which:literal) => {
+        concat!(
+            "(SELECT DISTINCT unnest($3::text[]) AS name) s
+             CROSS JOIN LATERAL (SELECT * FROM keys WHERE tenant = $1 AND kind = $2 AND scope = s.name AND scope ",
+            $which,
+            " 'schema:%' OFFSET 0) k"
         )
     };
 }
@@ -252,14 +269,12 @@ impl Store for PostgresStore {
     }
 
     fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(rows!("WHERE k.kid IN (SELECT unnest($1::bytea[])) ORDER BY k.kid, w.kek_uri"), &[&bytes(kids)])
+        self.select(rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&bytes(kids)])
     }
 
     fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        const PROCESSES: &str =
-            rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope IN (SELECT unnest($3::text[])) AND k.scope LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
-        const OTHERS: &str =
-            rows!("WHERE k.tenant = $1 AND k.kind = $2 AND k.scope IN (SELECT unnest($3::text[])) AND k.scope NOT LIKE 'schema:%' ORDER BY k.kid, w.kek_uri");
+        const PROCESSES: &str = rows!(of_scopes!("LIKE"), "ORDER BY k.kid, w.kek_uri");
+        const OTHERS: &str = rows!(of_scopes!("NOT LIKE"), "ORDER BY k.kid, w.kek_uri");
         let (processes, others): (Vec<&Scope>, Vec<&Scope>) = scopes.iter().partition(|scope| matches!(scope, Scope::Schema(_)));
         let mut found = Vec::new();
         for (scopes, sql) in [(processes, PROCESSES), (others, OTHERS)] {
@@ -322,8 +337,10 @@ impl Store for PostgresStore {
             // In a statement of its own: the key of somebody who was first, whom the INSERT waited for, is not in that one's snapshot.
             s.query(
                 rows!(
-                    "WHERE (k.tenant, k.kind, k.scope, k.version) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]))
-                       AND k.scope NOT LIKE 'schema:%' ORDER BY k.kid, w.kek_uri"
+                    "(SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])) p (tenant, kind, scope, version)
+                     CROSS JOIN LATERAL (SELECT * FROM keys WHERE tenant = p.tenant AND kind = p.kind AND scope = p.scope AND version = p.version
+                       AND scope NOT LIKE 'schema:%' OFFSET 0) k",
+                    "ORDER BY k.kid, w.kek_uri"
                 ),
                 &[&places.tenants, &places.kinds, &places.scopes, &places.versions],
             )
@@ -590,15 +607,13 @@ fn shred<'a>(
 ) -> Result<Vec<&'a Shred>, postgres::Error> {
     let by_scope: HashMap<String, &Shred> = shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
     let scopes: Vec<&str> = by_scope.keys().map(String::as_str).collect();
-    s.execute(
-        "SELECT FROM keys WHERE tenant = $1 AND kind = 'data' AND scope IN (SELECT unnest($2::text[])) AND scope NOT LIKE 'schema:%' ORDER BY kid FOR UPDATE",
-        &[&tenant, &scopes],
-    )?;
+    let known = s.query(concat!("SELECT k.kid FROM ", of_scopes!("NOT LIKE")), &[&tenant, &KeyKind::Data.as_str(), &scopes])?;
+    let known: Vec<&[u8]> = known.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    lock_keys(s, &known)?;
     // As they are now that they are locked.
     let rows = s.query(
-        "SELECT kid, scope FROM keys WHERE tenant = $1 AND kind = 'data' AND scope IN (SELECT unnest($2::text[])) AND scope NOT LIKE 'schema:%'
-           AND (state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps w WHERE w.kid = keys.kid))",
-        &[&tenant, &scopes],
+        "SELECT kid, scope FROM keys WHERE kid = ANY($1) AND (state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps w WHERE w.kid = keys.kid))",
+        &[&known],
     )?;
     let mut dead: HashMap<&[u8], &str> = HashMap::new();
     for row in &rows {
@@ -623,9 +638,8 @@ fn shred<'a>(
         }
     }
     let rows = s.query(
-        "SELECT scope, max(version), count(*) FILTER (WHERE state <> 'shredded') FROM keys
-         WHERE tenant = $1 AND kind = 'data' AND scope IN (SELECT unnest($2::text[])) AND scope NOT LIKE 'schema:%' GROUP BY scope",
-        &[&tenant, &scopes],
+        concat!("SELECT k.scope, max(k.version), count(*) FILTER (WHERE k.state <> 'shredded') FROM ", of_scopes!("NOT LIKE"), " GROUP BY k.scope"),
+        &[&tenant, &KeyKind::Data.as_str(), &scopes],
     )?;
     let mut left: HashMap<&str, (u32, bool)> = HashMap::new();
     for row in &rows {
