@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use veilstream_keys::erasure::{Chain, Erasure, Ledger, LedgerError, Recorded};
 
-use super::single_writer::{self, SingleWriter, alter};
+use super::single_writer::{self, Reader, SingleWriter, alter};
 use crate::config::Kafka;
 
 /// A topic that is never cleaned.
@@ -66,7 +66,7 @@ impl Ledger for KafkaLedger {
         let inner = &mut *self.lock();
         // An attempt whose answer was lost may have written them: found again they are not written twice.
         let start = std::cell::Cell::new(None);
-        let positions = inner.topic.write(&mut inner.chain, take, |chain| {
+        let positions = inner.topic.write(&mut inner.chain, |chain| {
             let first = start.get().unwrap_or_else(|| chain.recorded().len());
             start.set(Some(first));
             let known = chain.recorded().get(first..).unwrap_or_default();
@@ -84,8 +84,7 @@ impl Ledger for KafkaLedger {
 
     fn read(&self) -> Result<Vec<Recorded>, LedgerError> {
         let inner = &mut *self.lock();
-        let chain = &mut inner.chain;
-        inner.topic.catch_up(&mut |key, value| take(chain, key, value)).map_err(|message| self.unusable(message))?;
+        inner.topic.catch_up(&mut inner.chain).map_err(|message| self.unusable(message))?;
         inner.chain.check(&self.place)?;
         Ok(inner.chain.recorded().to_vec())
     }
@@ -95,10 +94,11 @@ fn unusable(topic: &str, message: String) -> LedgerError {
     LedgerError::Unusable { place: format!("kafka:{topic}"), message }
 }
 
-/// What was just committed is read a second time with the next look.
-fn take(chain: &mut Chain, key: &[u8], value: Option<&[u8]>) {
-    let position: Option<usize> = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok());
-    if position.is_none_or(|position| position > chain.recorded().len()) {
-        chain.take(&String::from_utf8_lossy(value.unwrap_or_default()));
+impl Reader for Chain {
+    fn take(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let position: Option<usize> = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok());
+        if position.is_none_or(|position| position > self.recorded().len()) {
+            Chain::take(self, &String::from_utf8_lossy(value.unwrap_or_default()));
+        }
     }
 }

@@ -37,8 +37,7 @@ struct Inner {
 
 impl Inner {
     fn catch_up(&mut self) -> Result<(), String> {
-        let view = &mut self.view;
-        self.topic.catch_up(&mut |key, value| view.take(key, value))
+        self.topic.catch_up(&mut self.view)
     }
 }
 
@@ -62,7 +61,7 @@ impl KafkaStore {
             if !inner.topic.is_empty() {
                 return Err(unusable("holds something else; name a topic of its own".to_owned()));
             }
-            inner.topic.write(&mut inner.view, View::take, |_| (vec![View::mark()], ())).map_err(&unusable)?;
+            inner.topic.write(&mut inner.view, |_| (vec![View::mark()], ())).map_err(&unusable)?;
         }
         Ok(store)
     }
@@ -140,7 +139,7 @@ impl KafkaStore {
     fn write<T>(&self, change: impl Fn(&View) -> (Vec<KeyRecord>, T)) -> Result<T, StoreError> {
         let inner = &mut *self.lock();
         let as_text = |record: &KeyRecord| (record.kid.to_string(), serde_json::to_string(&RecordJson::from(record)).unwrap_or_default());
-        let done = inner.topic.write(&mut inner.view, View::take, |view| {
+        let done = inner.topic.write(&mut inner.view, |view| {
             let (records, done) = change(view);
             (records.iter().map(as_text).collect(), done)
         });

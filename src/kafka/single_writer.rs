@@ -28,6 +28,12 @@ const TURN: Duration = Duration::from_secs(30);
 /// A record to be written: key and value.
 pub(super) type Entry = (String, String);
 
+/// What is made of the records.
+pub(super) trait Reader {
+    /// Takes the next committed record. What this process wrote itself comes at once, and again with the next look.
+    fn take(&mut self, key: &[u8], value: Option<&[u8]>);
+}
+
 /// The topic, as far as it was read, and the turn to write it.
 pub(super) struct SingleWriter {
     topic: String,
@@ -66,12 +72,12 @@ impl SingleWriter {
         self.next == 0
     }
 
-    /// Hands over the keys and values that were committed since the last look.
-    pub(super) fn catch_up(&mut self, take: &mut dyn FnMut(&[u8], Option<&[u8]>)) -> Result<(), String> {
+    /// Hands over what was committed since the last look.
+    pub(super) fn catch_up(&mut self, reader: &mut impl Reader) -> Result<(), String> {
         let mut from = TopicPartitionList::new();
         let start = if self.next == 0 { Offset::Beginning } else { Offset::Offset(self.next) };
         from.add_partition_offset(&self.topic, 0, start).and_then(|()| self.consumer.assign(&from)).map_err(|e| e.to_string())?;
-        let read = self.read_to_end(take);
+        let read = self.read_to_end(reader);
         // Nothing is fetched between two looks.
         let _ = self.consumer.unassign();
         read?;
@@ -79,13 +85,13 @@ impl SingleWriter {
         Ok(())
     }
 
-    fn read_to_end(&mut self, take: &mut dyn FnMut(&[u8], Option<&[u8]>)) -> Result<(), String> {
+    fn read_to_end(&mut self, reader: &mut impl Reader) -> Result<(), String> {
         let mut heard = Instant::now();
         loop {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    take(message.key().unwrap_or_default(), message.payload());
+                    reader.take(message.key().unwrap_or_default(), message.payload());
                     self.next = message.offset() + 1;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
@@ -100,22 +106,22 @@ impl SingleWriter {
         }
     }
 
-    /// Makes a change with everything before it in sight. `change` tells what to write, from what `state` has taken so far; it may be asked more than once.
-    pub(super) fn write<S, T>(&mut self, state: &mut S, take: fn(&mut S, &[u8], Option<&[u8]>), change: impl Fn(&S) -> (Vec<Entry>, T)) -> Result<T, String> {
+    /// Makes a change with everything before it in sight. `change` tells what to write, from what the reader has taken so far; it may be asked more than once.
+    pub(super) fn write<R: Reader, T>(&mut self, reader: &mut R, change: impl Fn(&R) -> (Vec<Entry>, T)) -> Result<T, String> {
         let start = Instant::now();
         loop {
             let is_new = self.writer.is_none();
             if is_new {
-                self.turn(&mut |key, value| take(state, key, value))?;
+                self.turn(reader)?;
             }
-            let (entries, done) = change(state);
+            let (entries, done) = change(reader);
             if entries.is_empty() {
                 if is_new {
                     return Ok(done);
                 }
                 // No commit will tell whether somebody has taken the turn over: look.
-                self.catch_up(&mut |key, value| take(state, key, value))?;
-                match change(state) {
+                self.catch_up(reader)?;
+                match change(reader) {
                     (entries, done) if entries.is_empty() => return Ok(done),
                     _ => continue,
                 }
@@ -123,7 +129,7 @@ impl SingleWriter {
             match self.commit(&entries) {
                 Ok(()) => {
                     // Nobody came between, or the commit would have been refused. They are read again with the next look.
-                    entries.iter().for_each(|(key, value)| take(state, key.as_bytes(), Some(value.as_bytes())));
+                    entries.iter().for_each(|(key, value)| reader.take(key.as_bytes(), Some(value.as_bytes())));
                     return Ok(done);
                 }
                 Err(Fault::Blocked(code)) => return Err(self.denied(code)),
@@ -136,13 +142,13 @@ impl SingleWriter {
     }
 
     /// Fences every other writer and reads what they wrote before.
-    fn turn(&mut self, take: &mut dyn FnMut(&[u8], Option<&[u8]>)) -> Result<(), String> {
+    fn turn(&mut self, reader: &mut impl Reader) -> Result<(), String> {
         let start = Instant::now();
         loop {
             let producer = self.recipe.create()?;
             match producer.fence_in(REQUEST) {
                 Ok(()) => {
-                    self.catch_up(take)?;
+                    self.catch_up(reader)?;
                     self.writer = Some(producer);
                     return Ok(());
                 }

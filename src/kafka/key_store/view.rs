@@ -6,6 +6,8 @@ use std::sync::Arc;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_keys::store::{KeyRecord, RecordJson, Subjects};
 
+use crate::kafka::single_writer::Reader;
+
 /// The record that says what the topic is: a mistyped name must not become a second store.
 const MARK: &str = "veilstream";
 const LAYOUT: &str = r#"{"veilstream_key_store":1}"#;
@@ -34,25 +36,6 @@ impl View {
     /// Whether the topic is a key store.
     pub(super) fn is_marked(&self) -> bool {
         self.marked
-    }
-
-    /// Takes a record of the topic.
-    pub(super) fn take(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let name = String::from_utf8_lossy(key).into_owned();
-        if name == MARK {
-            self.marked = value == Some(LAYOUT.as_bytes());
-            return;
-        }
-        self.damaged.remove(&name);
-        let parsed = value.map(|value| serde_json::from_slice::<RecordJson>(value).map_err(|_| "json").and_then(|json| json.record()));
-        match (parsed, name.parse::<KeyId>()) {
-            (Some(Ok(record)), Ok(kid)) if record.kid == kid => self.put(record),
-            // Nobody here deletes a key; somebody did, and it is as gone as a deleted row.
-            (None, Ok(kid)) => self.remove(&kid),
-            (None, Err(_)) => {}
-            (Some(Err(what)), _) => drop(self.damaged.insert(name, what)),
-            (Some(Ok(_)), _) => drop(self.damaged.insert(name, "kid")),
-        }
     }
 
     /// What is wrong with the last record of a key; the one before it, if it was read, still holds the key's place.
@@ -153,6 +136,26 @@ impl View {
     pub(super) fn shredded_since(&self, tenant: &str, since: u64) -> Vec<KeyId> {
         let kids = self.shredded.range((since, KeyId([0; 16]))..).map(|(_, kid)| *kid);
         kids.filter(|kid| self.subjects.get(kid).is_some_and(|record| &*record.tenant == tenant)).collect()
+    }
+}
+
+impl Reader for View {
+    fn take(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let name = String::from_utf8_lossy(key).into_owned();
+        if name == MARK {
+            self.marked = value == Some(LAYOUT.as_bytes());
+            return;
+        }
+        self.damaged.remove(&name);
+        let parsed = value.map(|value| serde_json::from_slice::<RecordJson>(value).map_err(|_| "json").and_then(|json| json.record()));
+        match (parsed, name.parse::<KeyId>()) {
+            (Some(Ok(record)), Ok(kid)) if record.kid == kid => self.put(record),
+            // Nobody here deletes a key; somebody did, and it is as gone as a deleted row.
+            (None, Ok(kid)) => self.remove(&kid),
+            (None, Err(_)) => {}
+            (Some(Err(what)), _) => drop(self.damaged.insert(name, what)),
+            (Some(Ok(_)), _) => drop(self.damaged.insert(name, "kid")),
+        }
     }
 }
 

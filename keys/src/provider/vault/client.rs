@@ -207,10 +207,10 @@ impl Client {
     /// A token that should do.
     fn token(&self) -> Result<Zeroizing<String>, ProviderError> {
         let mut session = self.session();
-        if let Some(present) = session.as_mut() {
-            if !present.is_old() || self.renew(present) {
-                return Ok(present.token.clone());
-            }
+        if let Some(present) = session.as_mut()
+            && (!present.is_old() || self.renew(present))
+        {
+            return Ok(present.token.clone());
         }
         match (self.login(), session.as_ref()) {
             (Ok(new), _) => Ok(session.insert(new).token.clone()),
