@@ -27,18 +27,38 @@ pub(crate) fn is_integer(json: &[u8]) -> bool {
     !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits[0] != b'0')
 }
 
-/// `ref = first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref" | LP(tenant) | LP(scalar text))`. `None` when `key` is no usable
-/// `subject_ref` key of that tenant.
+/// Makes references of data subjects: `ref = first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref" | LP(tenant) | LP(scalar text))`.
+pub struct Referrer {
+    /// Keyed, and with everything taken but the text.
+    mac: Hmac<Sha256>,
+}
+
+impl Referrer {
+    /// `None` when `key` is no usable `subject_ref` key of that tenant.
+    #[must_use]
+    pub fn new(key: &Key, tenant: &str) -> Option<Self> {
+        let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::SubjectRef && *key.tenant == *tenant)?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).ok()?;
+        mac.update(b"vs1/ref");
+        mac.update(&kdf::length_prefix(tenant.len()));
+        mac.update(tenant.as_bytes());
+        Some(Self { mac })
+    }
+
+    /// The reference of a subject with this scalar text.
+    #[must_use]
+    pub fn reference(&self, text: &[u8]) -> SubjectRef {
+        let mut mac = self.mac.clone();
+        mac.update(&kdf::length_prefix(text.len()));
+        mac.update(text);
+        let mut out = [0; 16];
+        out.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+        SubjectRef(out)
+    }
+}
+
+/// The reference of one subject; see [`Referrer`].
 #[must_use]
 pub fn subject_ref(key: &Key, tenant: &str, text: &[u8]) -> Option<SubjectRef> {
-    let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::SubjectRef && *key.tenant == *tenant)?;
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).ok()?;
-    mac.update(b"vs1/ref");
-    for part in [tenant.as_bytes(), text] {
-        mac.update(&kdf::length_prefix(part.len()));
-        mac.update(part);
-    }
-    let mut out = [0; 16];
-    out.copy_from_slice(&mac.finalize().into_bytes()[..16]);
-    Some(SubjectRef(out))
+    Some(Referrer::new(key, tenant)?.reference(text))
 }

@@ -264,8 +264,10 @@ impl Run<'_> {
             return Ok(());
         }
         let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };
-        let key = self.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).ok_or_else(|| Stop::Need(vec![needed]))?;
-        let reference = subject::subject_ref(key, self.keys.tenant(), &self.work.text).ok_or_else(missing)?;
+        if self.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).is_none() {
+            return Err(Stop::Need(vec![needed]));
+        }
+        let reference = self.plan.referrer.as_ref().ok_or_else(missing)?.reference(&self.work.text);
         match self.subjects.look(&reference, self.record.now) {
             Known::Seals => self.subject = Some(reference),
             Known::Erased => return Err(Stop::Reject(RejectCode::ErasedSubject, None, None)),

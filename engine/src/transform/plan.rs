@@ -9,6 +9,7 @@ use crate::key::{Key, KeyKind, Scope};
 use crate::keyring::Keyring;
 use crate::schema::{IndexRule, Protect, Schema};
 use crate::seal::Sealer;
+use crate::subject::Referrer;
 use crate::token::{FieldId, Suite};
 
 pub(super) struct Plan {
@@ -30,6 +31,8 @@ pub(super) struct Plan {
     /// Per header rule.
     pub(super) header_sealers: Vec<Option<Sealer>>,
     pub(super) header_indexers: Vec<Option<Indexer>>,
+    /// `None`: the keyring has no usable key for references.
+    pub(super) referrer: Option<Referrer>,
 }
 
 impl Plan {
@@ -54,6 +57,7 @@ impl Plan {
             key_indexer: None,
             header_sealers: Vec::new(),
             header_indexers: Vec::new(),
+            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant())),
         };
         for field in &schema.fields {
             let sealer = plan.sealer(&field.protect, field.fid, suite);

@@ -1,6 +1,7 @@
 //! Data keys of subjects in hand: two generations, so that what is used stays and what is not goes. How long a key may stay is its `seal_until`.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::may_seal;
@@ -28,10 +29,31 @@ pub(super) enum Known {
     Nothing,
 }
 
+type Generation = HashMap<SubjectRef, Entry, BuildHasherDefault<Uniform>>;
+
 #[derive(Default)]
 pub(super) struct SubjectKeys {
-    young: HashMap<SubjectRef, Entry>,
-    old: HashMap<SubjectRef, Entry>,
+    young: Generation,
+    old: Generation,
+}
+
+/// References are HMACs under a secret key: any 8 bytes of one are as good as a hash, and nobody can choose them.
+#[derive(Default)]
+struct Uniform(u64);
+
+impl Hasher for Uniform {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    /// The length, which is that of all of them.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl SubjectKeys {
