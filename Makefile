@@ -23,33 +23,36 @@ LOCALSTACK := target/localstack
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system demo test lint deny fuzz bench bench-engine bench-pipeline bench-subjects
+.PHONY: setup system system-test demo test lint deny fuzz bench bench-engine bench-pipeline bench-subjects
 .DELETE_ON_ERROR:
 
-setup: system $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
+setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
 
 # Debian's names. As root what is missing is installed, otherwise said.
 system:
 	@sh tests/support/system.sh
 
-$(KAFKA)/.complete: tests/support/kafka/pom.xml | system
+system-test:
+	@sh tests/support/system.sh test
+
+$(KAFKA)/.complete: tests/support/kafka/pom.xml | system-test
 	rm -rf $(KAFKA)
 	mkdir -p $(KAFKA)
 	$(MVN) -B -q -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(KAFKA)/libs)
 	touch $@
 
-$(WEBHOOKS)/.complete: Makefile | system
+$(WEBHOOKS)/.complete: Makefile | system-test
 	rm -rf $(WEBHOOKS)
 	mkdir -p $(WEBHOOKS)
 	cd $(WEBHOOKS) && $(NPM) pack --silent @octokit/webhooks-examples@$(WEBHOOKS_VERSION) && tar -xzf *.tgz && rm *.tgz
 	touch $@
 
 # Key services of the tests, each in an environment of its own.
-$(OPENBAO)/.complete: tests/support/openbao.txt | system
+$(OPENBAO)/.complete: tests/support/openbao.txt | system-test
 	$(call environment,$(OPENBAO)) --require-hashes --only-binary :all: --no-deps -r $<
 	touch $@
 
-$(LOCALSTACK)/.complete: tests/support/localstack.txt | system
+$(LOCALSTACK)/.complete: tests/support/localstack.txt | system-test
 	$(call environment,$(LOCALSTACK)) -r $<
 	touch $@
 
@@ -101,7 +104,7 @@ bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
 # SUBJECTS of a million; STORE sqlite or postgres.
 SUBJECTS ?= 1000000
 STORE ?= sqlite
-bench-subjects: system
+bench-subjects: system-test
 	$(CARGO) bench --locked -p veilstream-keys --bench subjects -- $(SUBJECTS) $(STORE)
 
 $(VENV)/.complete: bench/requirements.txt

@@ -99,8 +99,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError>;
 
-    /// Stores keys whose (tenant, kind, scope, version) is free, all in one step, and returns what the store holds for each: the given record,
-    /// or that of whoever was first. Not for `schema:` keys.
+    /// Stores keys whose (tenant, kind, scope, version) is free, all in one step, and returns what the store holds for each, in their order: the given
+    /// record, or that of whoever was first. Not for `schema:` keys.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored.
@@ -150,7 +150,7 @@ pub trait Store: Send + Sync {
     /// [`StoreError`]; subjects may be erased already, so it is to be done again.
     fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError>;
 
-    /// Keys of data subjects that were shredded at or after `since`.
+    /// Keys of data subjects that were shredded at or after `since`, and markers.
     ///
     /// # Errors
     /// [`StoreError`].

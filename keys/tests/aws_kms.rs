@@ -11,15 +11,12 @@ mod proxy;
 mod servers;
 
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use veilstream_keys::provider::{
-    AwsKmsProvider, AwsKmsSettings, CachePolicy, Clock, Observer, Provider, ProviderError, RetryPolicy, Rotation, SystemClock, layered,
-};
+use veilstream_keys::provider::{AwsKmsProvider, AwsKmsSettings, Provider, ProviderError, Rotation};
 
-use provider_suite::{Sample, conformance};
+use provider_suite::{Sample, conformance, with_layers};
 use proxy::{Mode, Proxy};
 use servers::kms;
 
@@ -75,17 +72,6 @@ fn proxied() -> (Proxy, String, AwsKmsProvider) {
     let arn = kms().key(HERE);
     let provider = provider(&proxy.address, std::slice::from_ref(&arn));
     (proxy, arn, provider)
-}
-
-struct Unobserved;
-
-impl Observer for Unobserved {
-    fn asked(&self, _: &'static str, _: &'static str, _: &'static str, _: Duration) {}
-}
-
-fn with_layers(provider: AwsKmsProvider) -> Box<dyn Provider> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    layered(Box::new(provider), Arc::new(Unobserved), RetryPolicy::default(), CachePolicy::default(), &clock)
 }
 
 #[test]

@@ -9,17 +9,14 @@ mod proxy;
 #[path = "support/servers.rs"]
 mod servers;
 
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
-use veilstream_keys::provider::{
-    CachePolicy, Clock, Observer, Provider, ProviderError, RetryPolicy, SecretText, SystemClock, VaultAuth, VaultProvider, VaultSettings, layered,
-};
+use veilstream_keys::provider::{Provider, ProviderError, SecretText, VaultAuth, VaultProvider, VaultSettings};
 
-use provider_suite::{Sample, conformance, rotated_then_rewrapped};
+use provider_suite::{Sample, conformance, rotated_then_rewrapped, with_layers};
 use proxy::{Mode, Proxy};
 use servers::{Bao, bao, wait_until};
 
@@ -51,17 +48,6 @@ fn proxied(key: &str) -> (Proxy, VaultProvider) {
     let proxy = Proxy::before(&format!("127.0.0.1:{}", bao().port));
     let provider = VaultProvider::new(settings(&proxy.address, key)).unwrap();
     (proxy, provider)
-}
-
-struct Unobserved;
-
-impl Observer for Unobserved {
-    fn asked(&self, _: &'static str, _: &'static str, _: &'static str, _: Duration) {}
-}
-
-fn with_layers(provider: VaultProvider) -> Box<dyn Provider> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    layered(Box::new(provider), Arc::new(Unobserved), RetryPolicy::default(), CachePolicy::default(), &clock)
 }
 
 #[test]

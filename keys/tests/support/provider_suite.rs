@@ -2,10 +2,13 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, Scope, SecretKey};
 use veilstream_engine::wrap::WrapContext;
-use veilstream_keys::provider::{Provider, ProviderError};
+use veilstream_keys::provider::{CachePolicy, Clock, Observer, Provider, ProviderError, RetryPolicy, SystemClock, layered};
 use veilstream_keys::store::Wrap;
 
 /// A key and what its wraps are tied to.
@@ -104,4 +107,16 @@ pub(crate) fn rotated_then_rewrapped(provider: &dyn Provider) -> (Sample, Wrap) 
     assert_eq!((&moved.kek_version, &sample.wrap(provider).kek_version), (&kek.version, &kek.version));
     sample.opens(provider, &moved);
     (sample, old)
+}
+
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn asked(&self, _: &'static str, _: &'static str, _: &'static str, _: Duration) {}
+}
+
+/// With the layers that a sidecar puts around it, and its times.
+pub(crate) fn with_layers(provider: impl Provider + 'static) -> Box<dyn Provider> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    layered(Box::new(provider), Arc::new(Unobserved), RetryPolicy::default(), CachePolicy::default(), &clock)
 }
