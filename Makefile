@@ -101,11 +101,11 @@ bench-engine: system
 bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
 	$(CARGO) bench --locked --bench pipeline -- $(BENCH)
 
-# SUBJECTS of a million; STORE sqlite or postgres.
+# SUBJECTS of a million; STORE sqlite, postgres or kafka.
 SUBJECTS ?= 1000000
 STORE ?= sqlite
-bench-subjects: system-test
-	$(CARGO) bench --locked -p veilstream-keys --bench subjects -- $(SUBJECTS) $(STORE)
+bench-subjects: system-test $(KAFKA)/.complete
+	$(CARGO) bench --locked --bench subjects -- $(SUBJECTS) $(STORE)
 
 $(VENV)/.complete: bench/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "bench: please install Python 3 with venv (Debian: python3-venv)" >&2; exit 1; }

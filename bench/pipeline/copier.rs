@@ -24,7 +24,7 @@ use veilstream::kafka::settings;
 use crate::workload::{OUT, PARTITIONS, RAW};
 
 const OK: RespErr = RespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-/// As the sidecar's lanes.
+/// Ten times the sidecar's, which transforms what it has read while that is still in the processor's caches.
 const CHUNK: usize = 1000;
 const DRAINED: Duration = Duration::from_millis(10);
 const FLUSH: i32 = 20;

@@ -5,20 +5,21 @@
 //! circle.
 
 mod address;
+mod rows;
+mod session;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::error::Error as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use postgres::error::Severity;
+use postgres::Row;
 use postgres::types::ToSql;
-use postgres::{Client, Row, Statement};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 
 use super::{KeyRecord, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, Wrap, WrapChange};
 use address::Address;
+use rows::{Columns, WrapColumns, bytes, record, texts, time};
+use session::{Session, causes, is_broken};
 
 /// What brings the tables from each layout to the next. The layout of a store is the number of those that were done to it.
 const STEPS: [&str; 1] = [TABLES];
@@ -35,31 +36,10 @@ CREATE INDEX keys_of_processes ON keys (tenant, kind, scope, created) WHERE scop
 CREATE INDEX keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
 "#;
 
-/// Whatever the server, the database or the role has as its default: a commit is on the disk before it is reported, and statements of one transaction see what
-/// others committed in between. A process that was stopped in the middle of a transaction keeps others waiting for so long and no longer. Every statement
-/// looks a few keys up by an index, also if it was planned when the tables were empty or before the server counted them: a plan that reads them whole took two
-/// seconds for a thousand of 100,000 subjects, this one ten milliseconds.
-const SESSION: &str = "
-SET search_path = veilstream;
-SET synchronous_commit = on;
-SET default_transaction_isolation = 'read committed';
-SET statement_timeout = '30s';
-SET lock_timeout = '10s';
-SET idle_in_transaction_session_timeout = '30s';
-SET plan_cache_mode = force_generic_plan;
-SET enable_seqscan = off;
-SET enable_hashjoin = off;
-SET enable_mergejoin = off;
-SET jit = off;
-";
-
 /// Advisory locks, of the database: for making and migrating the tables; for erasing and for moving wraps; for keys of one scope that are paced.
 const LAYOUT_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstream layout', 0))";
 const WRAPS_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstream wraps', 0))";
 const PACE_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstream pace ' || $1, 0))";
-
-/// Times beyond are written as this (9999-12-31T23:59:59Z), and read as damage.
-const LAST: u64 = 253_402_300_799;
 
 /// What an erasure cannot reach here: the server gives nobody a way to overwrite a row, and copies of its files are not its own.
 const REMAINS: [&str; 3] = [
@@ -174,9 +154,8 @@ impl PostgresStore {
 
     /// A new connection. The erasure ledger was applied to the tables that were there at the start: in others, from a backup, the erased would be back.
     fn session(&self) -> Result<Session, StoreError> {
-        let mut session = Session { client: self.address.connect(|_| {})?, prepared: HashMap::new() };
+        let mut session = Session::new(self.address.connect(|_| {})?).map_err(|e| self.failed(&e))?;
         let known = *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        session.client.batch_execute(SESSION).map_err(|e| self.failed(&e))?;
         if known.is_some() && known != Some(tables(&mut session).map_err(|e| self.failed(&e))?) {
             return Err(
                 self.unusable("was replaced while this process ran; start it again, so that what was erased since the backup is erased in it".to_owned())
@@ -495,42 +474,6 @@ impl Store for PostgresStore {
     }
 }
 
-/// A connection, with the statements it knows.
-struct Session {
-    client: Client,
-    prepared: HashMap<&'static str, Statement>,
-}
-
-impl Session {
-    fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
-        if let Some(known) = self.prepared.get(sql) {
-            return Ok(known.clone());
-        }
-        let statement = self.client.prepare(sql)?;
-        self.prepared.insert(sql, statement.clone());
-        Ok(statement)
-    }
-
-    fn query(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.query(&statement, parameters)
-    }
-
-    fn one(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.query_one(&statement, parameters)
-    }
-
-    fn flag(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<bool, postgres::Error> {
-        self.one(sql, parameters)?.try_get(0)
-    }
-
-    fn execute(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.execute(&statement, parameters)
-    }
-}
-
 /// Does the steps that were not done, within a transaction and under [`LAYOUT_LOCK`].
 fn migrate(s: &mut Session, done: usize) -> Result<(), postgres::Error> {
     for step in STEPS.iter().skip(done) {
@@ -670,115 +613,6 @@ fn scope_of(shred: &Shred) -> String {
     Scope::Subject(shred.subject).to_string()
 }
 
-/// Records as arrays, one a column.
-struct Columns<'a> {
-    records: Vec<&'a KeyRecord>,
-    kids: Vec<&'a [u8]>,
-    kcvs: Vec<&'a [u8]>,
-    kinds: Vec<&'static str>,
-    tenants: Vec<&'a str>,
-    scopes: Vec<String>,
-    versions: Vec<i64>,
-    states: Vec<&'static str>,
-    created: Vec<SystemTime>,
-    retired: Vec<Option<SystemTime>>,
-}
-
-impl<'a> Columns<'a> {
-    fn of(records: Vec<&'a KeyRecord>) -> Self {
-        Self {
-            kids: records.iter().map(|record| &record.kid.0[..]).collect(),
-            kcvs: records.iter().map(|record| &record.kcv[..]).collect(),
-            kinds: records.iter().map(|record| record.kind.as_str()).collect(),
-            tenants: records.iter().map(|record| &*record.tenant).collect(),
-            scopes: records.iter().map(|record| record.scope.to_string()).collect(),
-            versions: records.iter().map(|record| i64::from(record.version)).collect(),
-            states: records.iter().map(|record| record.state.as_str()).collect(),
-            created: records.iter().map(|record| time(record.created)).collect(),
-            retired: records.iter().map(|record| record.retired.map(time)).collect(),
-            records,
-        }
-    }
-}
-
-/// Wraps as arrays, one a column.
-struct WrapColumns<'a> {
-    kids: Vec<Vec<u8>>,
-    uris: Vec<&'a str>,
-    versions: Vec<&'a str>,
-    wrapped: Vec<&'a [u8]>,
-}
-
-impl<'a> WrapColumns<'a> {
-    fn of(wraps: impl Iterator<Item = (KeyId, &'a Wrap)>) -> Self {
-        let mut columns = Self { kids: Vec::new(), uris: Vec::new(), versions: Vec::new(), wrapped: Vec::new() };
-        for (kid, wrap) in wraps {
-            columns.kids.push(kid.0.to_vec());
-            columns.uris.push(&wrap.kek_uri);
-            columns.versions.push(&wrap.kek_version);
-            columns.wrapped.push(&wrap.wrapped);
-        }
-        columns
-    }
-}
-
-fn bytes(kids: &[KeyId]) -> Vec<&[u8]> {
-    kids.iter().map(|kid| &kid.0[..]).collect()
-}
-
-fn texts(scopes: Vec<&Scope>) -> Vec<String> {
-    scopes.into_iter().map(Scope::to_string).collect()
-}
-
-fn time(seconds: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(seconds.min(LAST))
-}
-
-fn seconds(time: SystemTime) -> Option<u64> {
-    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()).filter(|seconds| *seconds <= LAST)
-}
-
-/// Checks every column: a row edited by hand must not turn into another key. The error names the column.
-fn record(row: &Row) -> Result<KeyRecord, &'static str> {
-    let text = |i: usize, what| row.try_get::<_, &str>(i).map_err(|_| what);
-    let kid = KeyId(row.try_get::<_, &[u8]>(0).ok().and_then(|kid| kid.try_into().ok()).ok_or("kid")?);
-    let kcv: [u8; 32] = row.try_get::<_, &[u8]>(1).ok().and_then(|kcv| kcv.try_into().ok()).filter(|kcv: &[u8; 32]| kcv[..16] == kid.0).ok_or("kcv")?;
-    let retired: Option<SystemTime> = row.try_get(8).map_err(|_| "retired")?;
-    let uses: Option<i64> = row.try_get(9).map_err(|_| "uses")?;
-    Ok(KeyRecord {
-        kid,
-        kcv,
-        kind: text(2, "kind")?.parse().map_err(|_| "kind")?,
-        tenant: text(3, "tenant")?.into(),
-        scope: text(4, "scope")?.parse().map_err(|_| "scope")?,
-        version: row.try_get::<_, i64>(5).ok().and_then(|version| u32::try_from(version).ok()).ok_or("version")?,
-        state: text(6, "state")?.parse().map_err(|_| "state")?,
-        created: row.try_get(7).ok().and_then(seconds).ok_or("created")?,
-        retired: retired.map(|retired| seconds(retired).ok_or("retired")).transpose()?,
-        uses: uses.map(|uses| u64::try_from(uses).map_err(|_| "uses")).transpose()?,
-        wraps: Vec::new(),
-    })
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// The connection is of no more use: it failed itself, or the server ended it.
-fn is_broken(error: &postgres::Error) -> bool {
-    error.as_db_error().is_none_or(|error| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
-}
-
-/// The message with its causes; of the server's own without the details, which may quote rows.
-fn causes(error: &postgres::Error) -> String {
-    if let Some(error) = error.as_db_error() {
-        return format!("{} (SQLSTATE {})", error.message(), error.code().code());
-    }
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

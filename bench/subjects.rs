@@ -1,18 +1,23 @@
 //! Keys of many data subjects: made, looked up cold and warm, erased; rates and bytes per subject. `make bench-subjects` runs it.
 //!
-//! Arguments: the number of subjects (1,000,000) and the store: `sqlite`, a file in a new temporary folder with the settings that `keys init` gives it, or
-//! `postgres`, a database of a new server on this host.
+//! Arguments: the number of subjects (1,000,000) and the store: `sqlite`, a file in a new temporary folder with the settings that `keys init` gives it,
+//! `postgres`, a database of a new server on this host, or `kafka`, a topic of a new broker on this host.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs, reason = "a bench prints and ends where it fails")]
 
+#[path = "../tests/e2e/kafka.rs"]
+#[allow(dead_code, reason = "the broker of the tests")]
+mod broker;
 #[cfg(feature = "postgres")]
-#[path = "../tests/support/postgres.rs"]
+#[path = "../keys/tests/support/postgres.rs"]
 mod server;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use veilstream::config::{Config, Input};
+use veilstream::kafka::KafkaStore;
 use veilstream_engine::key::{KeyKind, Scope, SubjectRef};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::erasure::{FileLedger, Terms};
@@ -71,6 +76,20 @@ fn postgres() -> Bench {
     }
 }
 
+fn kafka() -> Bench {
+    const TOPIC: &str = "veilstream-keys";
+    let text = format!("[kafka]\nbootstrap_servers = \"{}\"\n", broker::kafka().bootstrap);
+    let brokers = Config::parse(&Input { text, host_name: "h".to_owned(), ..Input::default() }, &|_| unreachable!()).unwrap().kafka;
+    KafkaStore::create(&brokers, TOPIC).unwrap();
+    Bench { open: Box::new(move || Box::new(KafkaStore::open(&brokers, TOPIC).unwrap())), bytes: Box::new(|| broker::kafka().segments(TOPIC).len() as u64) }
+}
+
+/// Memory of this process, in KiB.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 fn main() {
     let subjects: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
     let dir = tempfile::tempdir().unwrap();
@@ -80,6 +99,7 @@ fn main() {
         "sqlite" => sqlite(&directory::store(dir.path())),
         #[cfg(feature = "postgres")]
         "postgres" => postgres(),
+        "kafka" => kafka(),
         _ => panic!("{name} is no store"),
     };
     let open = || {
@@ -92,15 +112,19 @@ fn main() {
         Manager::open(Settings::of("default"), parts, NOW).unwrap()
     };
     println!("| {name} | subjects | took | subjects/s |\n|---|---|---|---|");
-    let manager = open();
-    manager.prepare_roots(NOW).unwrap();
+    let first = open();
+    first.prepare_roots(NOW).unwrap();
     measured("made, 1000 at once", subjects, || {
         for from in (0..subjects).step_by(BATCH as usize) {
-            manager.fetch(&batch(from, 1), NOW).unwrap();
+            first.fetch(&batch(from, 1), NOW).unwrap();
         }
     });
-    drop(manager);
+    let (start, before) = (Instant::now(), memory());
     let manager = open();
+    let opened = start.elapsed().as_secs_f64();
+    let grown = memory().saturating_sub(before);
+    // Not before: memory that it gave back would be taken for free.
+    drop(first);
     let cold = COLD.min(subjects);
     measured("looked up cold, 1000 at once", cold, || {
         for from in 0..cold / BATCH {
@@ -122,5 +146,5 @@ fn main() {
     let after = (store.open)().count_subjects("default").unwrap();
     assert_eq!(before.keys - after.keys, gone.len() as u64);
     let bytes = (store.bytes)();
-    println!("\n{} bytes in the store, {:.0} a subject", bytes, bytes as f64 / subjects as f64);
+    println!("\n{bytes} bytes in the store, {:.0} a subject; opened in {opened:.2} s, with {grown} KiB more memory", bytes as f64 / subjects as f64);
 }
