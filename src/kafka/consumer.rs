@@ -1,7 +1,7 @@
 //! The one consumer and the thread that polls it: rebalances, group metadata, seeks, pauses. Nobody else touches the consumer but to read the
 //! queues that its partitions are forwarded to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use super::error::is_authorization;
 use super::ffi::{GroupMetadata, Queue};
 use super::producer::Recipe;
 use super::settings;
-use super::shared::{Assigned, LaneHandle, Shared, Target, ToLane, ToPoll};
+use super::shared::{Assigned, LaneHandle, Latch, Shared, Target, ToLane, ToPoll};
 use super::{End, preflight};
 use crate::config;
 use crate::telemetry::events::{Event as _, ProducerRecycled, Rebalanced};
@@ -34,6 +34,10 @@ const ASSIGN_WAIT: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(5);
 /// No refusal for so long: what was missing has been granted.
 const GRANTED: Duration = Duration::from_secs(30);
+/// A partition of which nothing was read for so long may wait for its committed offset. Restarted instances end their own open transactions sooner.
+const UNREAD: Duration = Duration::from_secs(15);
+/// How often it is asked whether it does, and how long an answer may take.
+const OFFSETS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(2));
 /// How often lag, schemas and brokers are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -115,7 +119,7 @@ impl Router {
                 tracing::error!(topic = &*topic, partition, "partition queue cannot be had");
             }
             self.next_epoch += 1;
-            let assigned = Assigned { topic: topic.clone(), partition, epoch: self.next_epoch, progress: Arc::new(AtomicI64::new(-1)) };
+            let assigned = Assigned { topic: topic.clone(), partition, epoch: self.next_epoch, progress: Arc::new(AtomicI64::new(-1)), since: Instant::now() };
             news[lane].push(assigned.clone());
             self.assigned.insert((topic, partition), (lane, assigned));
         }
@@ -246,11 +250,31 @@ pub(super) struct Poller {
     joined: bool,
     /// When Kafka last refused something.
     denied: Option<Instant>,
+    /// Assignments whose committed offset can be read.
+    readable: HashSet<u64>,
+    next_question: Instant,
+    /// Offsets of a transaction that does not end.
+    pending: Latch,
 }
 
 impl Poller {
     pub(super) fn new(consumer: Arc<KafkaConsumer>, shared: Arc<Shared>, kafka: config::Kafka, requests: Receiver<ToPoll>, stop: Receiver<Instant>) -> Self {
-        Self { consumer, shared, kafka, requests, stop, topics: Vec::new(), parked: Vec::new(), next_look: Instant::now(), joined: false, denied: None }
+        let now = Instant::now();
+        Self {
+            consumer,
+            shared,
+            kafka,
+            requests,
+            stop,
+            topics: Vec::new(),
+            parked: Vec::new(),
+            next_look: now,
+            joined: false,
+            denied: None,
+            readable: HashSet::new(),
+            next_question: now,
+            pending: Latch::new("offsets"),
+        }
     }
 
     /// Hands the lanes to the rebalance callbacks.
@@ -434,6 +458,7 @@ impl Poller {
             self.shared.status.ready("kafka");
         }
         self.look_at_brokers();
+        self.look_at_offsets();
         self.look_at_schemas();
         self.release();
         let context = self.consumer.context();
@@ -460,6 +485,41 @@ impl Poller {
             } else {
                 self.shared.status.unready("brokers", "no broker answers");
             }
+        }
+    }
+
+    /// librdkafka starts no partition of an assignment before it has the committed offsets of all, and the broker withholds those that an open transaction is about to
+    /// change. One that never ends would stop everything in silence.
+    fn look_at_offsets(&mut self) {
+        let assigned: Vec<Assigned> = match lock(&self.consumer.context().router).as_ref() {
+            Some(router) => router.assigned.values().map(|(_, assigned)| assigned.clone()).collect(),
+            None => return,
+        };
+        self.readable.retain(|epoch| assigned.iter().any(|a| a.epoch == *epoch));
+        let is_unread = |a: &&Assigned| a.progress.load(Ordering::Relaxed) < 0 && a.since.elapsed() > UNREAD && !self.readable.contains(&a.epoch);
+        let unread: Vec<&Assigned> = assigned.iter().filter(is_unread).collect();
+        if unread.is_empty() {
+            return self.pending.clear(&self.shared.status);
+        }
+        if Instant::now() < self.next_question || self.consumer.context().brokers_down.load(Ordering::Acquire) {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for assigned in &unread {
+            list.add_partition(&assigned.topic, assigned.partition);
+        }
+        let answer = self.consumer.committed_offsets(list, OFFSETS.1);
+        self.next_question = Instant::now() + OFFSETS.0;
+        if answer.is_ok_and(|offsets| offsets.elements().iter().all(|offset| offset.error().is_ok())) {
+            self.readable.extend(unread.iter().map(|a| a.epoch));
+        } else {
+            let mut names: Vec<String> = unread.iter().map(|a| format!("{} [{}]", a.topic, a.partition)).collect();
+            names.sort();
+            let reason = format!(
+                "committed offsets cannot be read ({}): a transaction has not ended; if it never does, see \"Hanging transactions\" in docs/operations.md",
+                names.join(", ")
+            );
+            self.pending.raise(&self.shared.status, &reason);
         }
     }
 

@@ -95,6 +95,7 @@ pub(super) struct Assigned {
     pub(super) epoch: u64,
     /// The next offset to commit, as the lane sees it; -1: unknown. For the lag.
     pub(super) progress: Arc<AtomicI64>,
+    pub(super) since: Instant,
 }
 
 /// A partition to be read from another place.

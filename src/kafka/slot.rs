@@ -167,12 +167,13 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicI64;
+    use std::time::Instant;
 
     use super::*;
 
     fn slots() -> Slots {
         let mut slots = Slots::default();
-        let assigned = Assigned { topic: "t".into(), partition: 0, epoch: 7, progress: Arc::new(AtomicI64::new(-1)) };
+        let assigned = Assigned { topic: "t".into(), partition: 0, epoch: 7, progress: Arc::new(AtomicI64::new(-1)), since: Instant::now() };
         slots.add(Slot::new(assigned, 0));
         slots.slots[0].base = Some(10);
         slots.slots[0].next = Some(10);

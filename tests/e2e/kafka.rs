@@ -16,13 +16,14 @@ const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 /// Who may only what ACLs say, and the password.
 pub(crate) const LIMITED: (&str, &str) = ("limited", "limited-secret");
 
-/// Ends the broker at a line or at the end of its input, that is whenever and however the test process ends; then the files go too.
-/// (`trap ''` would not do: what a shell ignores its children ignore, and the broker with them.)
+/// Kills the broker at a line or at the end of its input, that is whenever and however the test process ends; then the files go too.
+/// (`trap ''` would not do: what a shell ignores its children ignore, and the broker with them.) Killed, because a broker that is asked to stop and holds the only replica
+/// may leave a transaction for ever without its markers (docs/operations.md, "Hanging transactions").
 const SUPERVISOR: &str = r#"trap : INT TERM HUP
 java -Xms256m -Xmx512m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$1/*" kafka.Kafka "$2/server.properties" >> "$2/broker.log" 2>&1 &
 broker=$!
 read -r again
-kill "$broker"
+kill -KILL "$broker"
 wait "$broker"
 [ -n "$again" ] || rm -rf "$2""#;
 

@@ -42,14 +42,16 @@ fn without_its_key_service_it_goes_on_with_what_it_holds_and_waits_for_the_rest(
     sandbox.feed(0..1000, person);
     running.wait_for(Duration::from_secs(60), "the first records", |_| sandbox.clean().len() == 1000);
 
-    // The steady state: not one request, however many records.
+    // The steady state: not one request, however many records, but a look now and then at how old the key-encrypting key is; the first may fall into this.
     let asked = |r: &crate::sidecar::Running<'_>| r.metric("veilstream_key_requests_total", "");
     proxy.requests();
     let before = asked(&running);
     assert!(before > 0.0, "the start asks");
     sandbox.feed(1000..21_000, person);
     running.wait_for(Duration::from_secs(60), "many records", |r| r.metric("veilstream_records_produced_total", "key-service.clean") == 21_000.0);
-    assert_eq!((proxy.requests(), asked(&running)), (Vec::new(), before), "requests for 20,000 records");
+    let requests = proxy.requests();
+    assert!(requests.len() <= 1 && requests.iter().all(|r| r.starts_with("GET /v1/transit/keys/pipeline ")), "{requests:?} for 20,000 records");
+    assert!(asked(&running) - before <= 1.0, "not all requests pass the proxy");
 
     proxy.set(Mode::Down);
     sandbox.feed(21_000..22_000, person);

@@ -3,8 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
 use crate::feed::{Feeder, person};
-use crate::kafka::Kafka;
+use crate::kafka::{Kafka, kafka};
 use crate::sandbox::Sandbox;
 
 #[test]
@@ -63,6 +67,34 @@ fn an_outage(name: &str, session_timeout_ms: &str) {
     });
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_as_raw();
+}
+
+/// Offsets of a transaction that stays open, as one does whose markers a broker lost, keep the whole assignment from being read.
+#[test]
+fn a_transaction_that_does_not_end_is_waited_for_and_said() {
+    let sandbox = Sandbox::new(kafka(), "hanging", 2);
+    let mut client = kafka().client();
+    let group: BaseConsumer = client.clone().set("group.id", "hanging").create().unwrap();
+    let stranger: BaseProducer = client.set("transactional.id", "stranger").set("transaction.timeout.ms", "300000").create().unwrap();
+    let wait = Duration::from_secs(30);
+    stranger.init_transactions(wait).unwrap();
+    stranger.begin_transaction().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset("hanging.raw", 1, Offset::Offset(0)).unwrap();
+    stranger.send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), wait).unwrap();
+    let instance = sandbox.instance(0);
+    let mut running = instance.start();
+    running.ready();
+    sandbox.feed(0..1000, person);
+    running.wait_for(Duration::from_secs(60), "it to be unready", |r| r.get("/readyz").unwrap().0 == 503);
+    let (_, why) = running.get("/readyz").unwrap();
+    assert!(why.contains("committed offsets cannot be read (hanging.raw [0], hanging.raw [1])"), "{why}");
+    assert_eq!(sandbox.clean().len(), 0);
+    stranger.abort_transaction(wait).unwrap();
+    running.ready();
+    running.wait_for(Duration::from_secs(60), "what waited", |_| sandbox.clean().len() == 1000);
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+    sandbox.assert_each_once(1000);
 }
 
 /// Sets the flag when dropped, by a failed assertion too: nobody waits for a feeder that does not end.
