@@ -17,8 +17,7 @@ const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 pub(crate) const LIMITED: (&str, &str) = ("limited", "limited-secret");
 
 /// Kills the broker at a line or at the end of its input, that is whenever and however the test process ends; then the files go too.
-/// (`trap ''` would not do: what a shell ignores its children ignore, and the broker with them.) Killed, because a broker that is asked to stop and holds the only replica
-/// may leave a transaction for ever without its markers (docs/operations.md, "Hanging transactions").
+/// (`trap ''` would not do: what a shell ignores its children ignore, and the broker with them.)
 const SUPERVISOR: &str = r#"trap : INT TERM HUP
 java -Xms256m -Xmx512m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$1/*" kafka.Kafka "$2/server.properties" >> "$2/broker.log" 2>&1 &
 broker=$!

@@ -1,5 +1,5 @@
 //! A proxy in front of one listener of the broker. Asked to, it holds one EndTxn request, cuts its connection as a failing network does, and
-//! delivers the request while the next transaction is running.
+//! delivers the request while the next transaction is running; or it cuts everything until it is told otherwise.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -23,10 +23,14 @@ pub(crate) enum Hold {
     Delivered(i16),
 }
 
+/// The clients that are connected; `None`: nobody gets through.
+type Clients = Arc<Mutex<Option<Vec<TcpStream>>>>;
+
 /// The running proxy; ends with the process.
 pub(crate) struct Proxy {
     port: u16,
     hold: Arc<Mutex<Hold>>,
+    clients: Clients,
 }
 
 impl Proxy {
@@ -35,10 +39,13 @@ impl Proxy {
         let (listener, to) = (listener.try_clone().unwrap(), *to);
         let port = listener.local_addr().unwrap().port();
         let hold = Arc::new(Mutex::new(Hold::Off));
-        let shared = hold.clone();
+        let clients: Clients = Arc::new(Mutex::new(Some(Vec::new())));
+        let (shared, connected) = (hold.clone(), clients.clone());
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let (client, hold) = (client.unwrap(), shared.clone());
+                let Some(connected) = &mut *connected.lock().unwrap() else { continue };
+                connected.push(client.try_clone().unwrap());
                 std::thread::spawn(move || {
                     if let Ok(broker) = TcpStream::connect(local(to)) {
                         // A connection that ends is no fault of the proxy's.
@@ -48,7 +55,19 @@ impl Proxy {
                 });
             }
         });
-        Self { port, hold }
+        Self { port, hold, clients }
+    }
+
+    /// Ends every connection, and every new one at once.
+    pub(crate) fn cut(&self) {
+        for client in self.clients.lock().unwrap().take().into_iter().flatten() {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets clients through again.
+    pub(crate) fn restore(&self) {
+        *self.clients.lock().unwrap() = Some(Vec::new());
     }
 
     /// Where clients connect to.

@@ -72,21 +72,4 @@ impl<'a> Sandbox<'a> {
             assert!(numbers.is_sorted(), "partition {partition} is out of order");
         }
     }
-
-    /// What was fed, as the broker has it.
-    pub(crate) fn raw(&self) -> Vec<ConsumerRecord> {
-        reader::committed(&self.broker.bootstrap, &format!("{}.raw", self.name), self.partitions)
-    }
-
-    /// Each partition of the sanitized topic holds the numbers of the raw one's, in its order. For tests whose feeder meets a broker that dies: what the
-    /// feeder had to send again may stand twice in the raw topic, and the sidecar owes both.
-    pub(crate) fn assert_as_raw(&self) {
-        let (raw, clean) = (self.raw(), self.clean());
-        for partition in 0..self.partitions {
-            let numbers = |of: &[ConsumerRecord]| -> Vec<usize> { of.iter().filter(|r| r.partition == partition).map(reader::number).collect() };
-            let (fed, found) = (numbers(&raw), numbers(&clean));
-            let differ = fed.iter().zip(&found).position(|(a, b)| a != b);
-            assert!(fed == found, "partition {partition}: {} fed, {} found, the first difference at {differ:?}", fed.len(), found.len());
-        }
-    }
 }
