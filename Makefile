@@ -104,7 +104,7 @@ bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
 # SUBJECTS of a million; STORE sqlite, postgres or kafka.
 SUBJECTS ?= 1000000
 STORE ?= sqlite
-bench-subjects: system-test $(KAFKA)/.complete
+bench-subjects: system-test $(if $(filter kafka,$(STORE)),$(KAFKA)/.complete)
 	$(CARGO) bench --locked --bench subjects -- $(SUBJECTS) $(STORE)
 
 $(VENV)/.complete: bench/requirements.txt

@@ -16,7 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use veilstream::config::{Config, Input};
 use veilstream::kafka::KafkaStore;
 use veilstream_engine::key::{KeyKind, Scope, SubjectRef};
 use veilstream_engine::transform::NeededKey;
@@ -78,8 +77,7 @@ fn postgres() -> Bench {
 
 fn kafka() -> Bench {
     const TOPIC: &str = "veilstream-keys";
-    let text = format!("[kafka]\nbootstrap_servers = \"{}\"\n", broker::kafka().bootstrap);
-    let brokers = Config::parse(&Input { text, host_name: "h".to_owned(), ..Input::default() }, &|_| unreachable!()).unwrap().kafka;
+    let brokers = broker::kafka().config();
     KafkaStore::create(&brokers, TOPIC).unwrap();
     Bench { open: Box::new(move || Box::new(KafkaStore::open(&brokers, TOPIC).unwrap())), bytes: Box::new(|| broker::kafka().segments(TOPIC).len() as u64) }
 }

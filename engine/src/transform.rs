@@ -263,11 +263,12 @@ impl Run<'_> {
         if !self.schema.encrypts() {
             return Ok(());
         }
-        let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };
-        if self.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).is_none() {
-            return Err(Stop::Need(vec![needed]));
-        }
-        let reference = self.plan.referrer.as_ref().ok_or_else(missing)?.reference(&self.work.text);
+        let Some(referrer) = &self.plan.referrer else {
+            let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };
+            // A key that is there and does not serve will not be better for being fetched.
+            return Err(if self.keys.sealing(needed.kind, &needed.scope).is_none() { Stop::Need(vec![needed]) } else { missing() });
+        };
+        let reference = referrer.reference(&self.work.text);
         match self.subjects.look(&reference, self.record.now) {
             Known::Seals => self.subject = Some(reference),
             Known::Erased => return Err(Stop::Reject(RejectCode::ErasedSubject, None, None)),

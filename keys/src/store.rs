@@ -200,12 +200,13 @@ pub struct Shred {
 }
 
 impl Shred {
-    /// Whether the scope gets the marker. `newest`: its newest version, 0 without any; `alive`: some key or marker is not shredded;
+    /// The marker that the scope gets, in its next version. `newest`: its newest version, 0 without any; `alive`: some key or marker is not shredded;
     /// `shredded_now`: some key was shredded in this step. (A process that saw that key active may be about to store its successor, which must find
     /// the place taken.)
     #[must_use]
-    pub fn marks(&self, newest: u32, alive: bool, shredded_now: bool) -> bool {
-        !alive && (self.marker.state != KeyState::Shredded || shredded_now || newest == 0)
+    pub fn next_marker(&self, newest: u32, alive: bool, shredded_now: bool) -> Option<KeyRecord> {
+        let is_due = !alive && (self.marker.state != KeyState::Shredded || shredded_now || newest == 0);
+        newest.checked_add(1).filter(|_| is_due).map(|version| KeyRecord { version, ..self.marker.clone() })
     }
 }
 

@@ -320,9 +320,7 @@ fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, changed: &mut Ve
     // What has no wraps was a marker.
     let kids = dying.iter().filter(|record| !record.wraps.is_empty()).map(|record| record.kid).collect();
     changed.extend(dying.iter().map(|record| KeyRecord { state: KeyState::Shredded, retired: Some(now), wraps: Vec::new(), ..(*record).clone() }));
-    if shred.marks(newest, is_alive, !dying.is_empty()) {
-        changed.push(KeyRecord { version: newest + 1, ..shred.marker.clone() });
-    }
+    changed.extend(shred.next_marker(newest, is_alive, !dying.is_empty()));
     Shredded { subject: shred.subject, kids }
 }
 

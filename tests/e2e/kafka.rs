@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use veilstream::config::{Config, Input};
 
 /// Any 22 characters of base64 will do.
 const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
@@ -84,11 +85,17 @@ impl Kafka {
         *self.running.lock().unwrap() = Some((supervisor, stdin));
     }
 
-    /// Stops it; its data stay.
+    /// Kills it; its data stay.
     pub(crate) fn down(&self) {
         let (mut supervisor, mut stdin) = self.running.lock().unwrap().take().unwrap();
         std::io::Write::write_all(&mut stdin, b"again\n").unwrap();
         supervisor.wait().unwrap();
+    }
+
+    /// How the product is told to reach it.
+    pub(crate) fn config(&self) -> veilstream::config::Kafka {
+        let text = format!("[kafka]\nbootstrap_servers = \"{}\"\n", self.bootstrap);
+        Config::parse(&Input { text, host_name: "h".to_owned(), ..Input::default() }, &|_| unreachable!()).unwrap().kafka
     }
 
     /// A client for looking at things.

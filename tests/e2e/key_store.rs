@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use veilstream::config::{Config, Input, Kafka};
 use veilstream::kafka::KafkaStore;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState};
 use veilstream_keys::store::{RecordJson, Store};
@@ -20,18 +19,13 @@ impl Topic {
     fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let topic = Self(format!("store-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        KafkaStore::create(&brokers(), &topic.0).unwrap();
+        KafkaStore::create(&kafka().config(), &topic.0).unwrap();
         topic
     }
 
     fn store(&self) -> KafkaStore {
-        KafkaStore::open(&brokers(), &self.0).unwrap()
+        KafkaStore::open(&kafka().config(), &self.0).unwrap()
     }
-}
-
-fn brokers() -> Kafka {
-    let text = format!("[kafka]\nbootstrap_servers = \"{}\"\n", kafka().bootstrap);
-    Config::parse(&Input { text, host_name: "h".to_owned(), ..Input::default() }, &|_| unreachable!()).unwrap().kafka
 }
 
 impl Place for Topic {
@@ -64,7 +58,7 @@ fn compaction_takes_the_wraps_of_the_erased_and_leaves_every_key() {
         ("compression.type", "uncompressed"),
     ];
     kafka().create_topic_with("compacted", 1, &settings);
-    let store = KafkaStore::create(&brokers(), "compacted").unwrap();
+    let store = KafkaStore::create(&kafka().config(), "compacted").unwrap();
     let (dead, alive) = (store_suite::subject_key(1, 1), store_suite::subject_key(2, 1));
     store.insert(&[dead.clone(), alive.clone()]).unwrap();
     let wrapped = serde_json::to_value(RecordJson::from(&dead)).unwrap()["wraps"][0]["wrapped"].as_str().unwrap().to_owned();
@@ -78,7 +72,7 @@ fn compaction_takes_the_wraps_of_the_erased_and_leaves_every_key() {
         std::thread::sleep(Duration::from_millis(500));
         !is_on_disk()
     });
-    let fresh = KafkaStore::open(&brokers(), "compacted").unwrap();
+    let fresh = KafkaStore::open(&kafka().config(), "compacted").unwrap();
     assert_eq!(fresh.get(&[alive.kid]).unwrap()[0].wraps, alive.wraps);
     let erased = fresh.find("default", KeyKind::Data, &[dead.scope]).unwrap();
     assert!(erased.len() == 2 && erased.iter().all(|record| record.state == KeyState::Shredded && record.wraps.is_empty()), "{erased:?}");

@@ -357,8 +357,8 @@ fn shred(t: &Transaction<'_>, tenant: &str, shred: &Shred, now: u64) -> rusqlite
     }
     let mut left = t.prepare_cached(&format!("SELECT coalesce(max(version), 0), count(*) FILTER (WHERE state != 'shredded') FROM keys WHERE {SCOPE}"))?;
     let (newest, alive): (u32, i64) = left.query_row(params![tenant, scope], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if shred.marks(newest, alive > 0, !dead.is_empty()) {
-        add(t, &KeyRecord { version: newest.saturating_add(1), ..shred.marker.clone() })?;
+    if let Some(marker) = shred.next_marker(newest, alive > 0, !dead.is_empty()) {
+        add(t, &marker)?;
     }
     Ok(Shredded { subject: shred.subject, kids })
 }
