@@ -9,6 +9,7 @@ mod copier;
 mod kafka;
 mod measure;
 mod report;
+mod sealing;
 mod system;
 mod workload;
 
@@ -30,7 +31,7 @@ use workload::{OUT, PARTITIONS, RAW};
 struct Args {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Rounds of copier and sidecar
+    /// Rounds of the copiers and the sidecar
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Rounds that also run the pipelines written by hand
@@ -54,7 +55,11 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Part {
     #[command(hide = true)]
-    Copier { config: PathBuf },
+    Copier {
+        #[arg(long)]
+        seal: bool,
+        config: PathBuf,
+    },
     #[command(hide = true)]
     ByHand { bootstrap: String, group: String, lane: usize, lanes: usize },
 }
@@ -62,7 +67,7 @@ enum Part {
 fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     match &args.part {
-        Some(Part::Copier { config }) => return copier::run(config),
+        Some(Part::Copier { seal, config }) => return copier::run(config, *seal),
         Some(Part::ByHand { bootstrap, group, lane, lanes }) => return by_hand::run(bootstrap, group, *lane, *lanes),
         None => {}
     }

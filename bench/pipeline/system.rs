@@ -17,17 +17,19 @@ pub(crate) const LANES: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
     Copier,
+    SealingCopier,
     Sidecar,
     RustByHand,
     PythonByHand,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 4] = [Self::Copier, Self::Sidecar, Self::RustByHand, Self::PythonByHand];
+    pub(crate) const ALL: [Self; 5] = [Self::Copier, Self::SealingCopier, Self::Sidecar, Self::RustByHand, Self::PythonByHand];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Copier => "copier",
+            Self::SealingCopier => "sealing copier",
             Self::Sidecar => "veilstream run",
             Self::RustByHand => "Rust by hand",
             Self::PythonByHand => "Python by hand",
@@ -41,7 +43,7 @@ impl System {
 
     /// Its part of the records: a slow system needs fewer for the same time.
     pub(crate) fn share(self, records: u64) -> u64 {
-        if matches!(self, Self::Copier | Self::Sidecar) { records } else { records / 5 }
+        if matches!(self, Self::RustByHand | Self::PythonByHand) { records / 5 } else { records }
     }
 }
 
@@ -61,6 +63,7 @@ impl Bench {
         let lanes = LANES.to_string();
         match system {
             System::Copier => running.spawn(Command::new(this).arg("copier").arg(self.configure(group)?))?,
+            System::SealingCopier => running.spawn(Command::new(this).args(["copier", "--seal"]).arg(self.configure(group)?))?,
             System::Sidecar => {
                 let config = self.configure(group)?;
                 let veilstream = env!("CARGO_BIN_EXE_veilstream");

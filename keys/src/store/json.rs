@@ -64,10 +64,12 @@ impl RecordJson {
     pub fn record(&self) -> Result<KeyRecord, &'static str> {
         let kid: KeyId = self.kid.parse().map_err(|_| "kid")?;
         let kcv = check_value(&self.kcv).filter(|kcv| kcv[..16] == kid.0).ok_or("kcv")?;
-        let wraps = self
-            .wraps
-            .iter()
-            .map(|w| Some(Wrap { kek_uri: w.kek_uri.clone(), kek_version: w.kek_version.clone(), wrapped: STANDARD.decode(&w.wrapped).ok()? }));
+        // Stores hold millions: no room for more than there are.
+        let mut wraps = Vec::with_capacity(self.wraps.len());
+        for WrapJson { kek_uri, kek_version, wrapped } in &self.wraps {
+            let wrapped = STANDARD.decode(wrapped).map_err(|_| "wraps")?;
+            wraps.push(Wrap { kek_uri: kek_uri.clone(), kek_version: kek_version.clone(), wrapped });
+        }
         Ok(KeyRecord {
             kid,
             kcv,
@@ -78,7 +80,7 @@ impl RecordJson {
             state: self.state.parse().map_err(|_| "state")?,
             created: time::seconds(&self.created).ok_or("created")?,
             retired: self.retired.as_deref().map(|text| time::seconds(text).ok_or("retired")).transpose()?,
-            wraps: wraps.collect::<Option<_>>().ok_or("wraps")?,
+            wraps,
             uses: self.uses,
         })
     }

@@ -1,7 +1,6 @@
 //! What the topic says: the last record of each key.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_keys::store::{KeyRecord, RecordJson, Subjects};
@@ -12,14 +11,13 @@ use crate::kafka::single_writer::Reader;
 const MARK: &str = "veilstream";
 const LAYOUT: &str = r#"{"veilstream_key_store":1}"#;
 
-type Place = (Arc<str>, KeyKind, Scope);
-
 /// Every key, in memory. Keys of data subjects, of which there may be millions, stand apart from those that every process looks at every few seconds.
 #[derive(Default)]
 pub(super) struct View {
     subjects: BTreeMap<KeyId, KeyRecord>,
     others: BTreeMap<KeyId, KeyRecord>,
-    by_scope: HashMap<Place, Vec<KeyId>>,
+    /// Of any tenant and kind: a record tells its own.
+    by_scope: BTreeSet<(Scope, KeyId)>,
     /// Keys of data subjects, by when they were shredded.
     shredded: BTreeSet<(u64, KeyId)>,
     /// Record keys whose value is no key record, and the member that is not.
@@ -50,9 +48,9 @@ impl View {
     }
 
     fn put(&mut self, record: KeyRecord) {
-        let (kid, place) = (record.kid, place_of(&record));
+        let kid = record.kid;
         self.remove(&kid);
-        self.by_scope.entry(place).or_default().push(kid);
+        self.by_scope.insert((record.scope.clone(), kid));
         if is_subject(&record) {
             if let (KeyState::Shredded, Some(retired)) = (record.state, record.retired) {
                 self.shredded.insert((retired, kid));
@@ -68,13 +66,7 @@ impl View {
         if let Some(retired) = old.retired {
             self.shredded.remove(&(retired, *kid));
         }
-        let place = place_of(&old);
-        if let Some(kids) = self.by_scope.get_mut(&place) {
-            kids.retain(|known| known != kid);
-            if kids.is_empty() {
-                self.by_scope.remove(&place);
-            }
-        }
+        self.by_scope.remove(&(old.scope, *kid));
     }
 
     pub(super) fn get(&self, kid: &KeyId) -> Option<&KeyRecord> {
@@ -83,10 +75,9 @@ impl View {
 
     /// Every version of a scope, in the order of their ids.
     pub(super) fn of_scope(&self, tenant: &str, kind: KeyKind, scope: &Scope) -> Vec<&KeyRecord> {
-        let kids = self.by_scope.get(&(tenant.into(), kind, scope.clone()));
-        let mut found: Vec<&KeyRecord> = kids.into_iter().flatten().filter_map(|kid| self.get(kid)).collect();
-        found.sort_by_key(|record| record.kid);
-        found
+        let of_scope = (scope.clone(), KeyId([0; 16]))..=(scope.clone(), KeyId([u8::MAX; 16]));
+        let records = self.by_scope.range(of_scope).filter_map(|(_, kid)| self.get(kid));
+        records.filter(|record| &*record.tenant == tenant && record.kind == kind).collect()
     }
 
     /// Whose place it is: (tenant, kind, scope, version) is one key's, but for keys of processes.
@@ -157,10 +148,6 @@ impl Reader for View {
             (Some(Ok(_)), _) => drop(self.damaged.insert(name, "kid")),
         }
     }
-}
-
-fn place_of(record: &KeyRecord) -> Place {
-    (record.tenant.clone(), record.kind, record.scope.clone())
 }
 
 fn is_subject(record: &KeyRecord) -> bool {
