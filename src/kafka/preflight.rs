@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, Resour
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::types::RDKafkaErrorCode;
 use veilstream_engine::compile::SchemaSet;
 
@@ -26,6 +26,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 pub struct TopicFacts {
     /// How many partitions it has.
     pub partitions: i32,
+    /// How many replicas the partition with the fewest has.
+    pub replicas: usize,
     /// Largest batch it takes.
     pub max_message_bytes: usize,
     /// It takes no null keys.
@@ -52,6 +54,8 @@ pub struct Missing {
 /// What a look found.
 #[derive(Debug, Default)]
 pub struct Found {
+    /// How many brokers there are.
+    pub brokers: usize,
     /// Every topic that is there.
     pub facts: HashMap<String, TopicFacts>,
     /// Why `run` would refuse to start, each with what to do.
@@ -93,7 +97,8 @@ fn ask(kafka: &Kafka, names: &[&str], found: &mut Found) -> Result<(), String> {
     let admin = admin(kafka)?;
     // All topics: asking for one by name may create it.
     let metadata = admin.inner().fetch_metadata(None, REQUEST).map_err(|e| format!("{}: no broker answers ({e})", kafka.bootstrap_servers))?;
-    let partitions: HashMap<&str, i32> = metadata.topics().iter().map(|t| (t.name(), i32::try_from(t.partitions().len()).unwrap_or(i32::MAX))).collect();
+    let topics: HashMap<&str, &MetadataTopic> = metadata.topics().iter().map(|t| (t.name(), t)).collect();
+    found.brokers = metadata.brokers().len();
     let resources: Vec<ResourceSpecifier<'_>> = names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
     let configs = wait(admin.describe_configs(&resources, &options))?.unwrap_or_default();
@@ -101,10 +106,10 @@ fn ask(kafka: &Kafka, names: &[&str], found: &mut Found) -> Result<(), String> {
     let config: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
     let consumer: BaseConsumer = config.clone().set("allow.auto.create.topics", "false").create().map_err(|e| e.to_string())?;
     for (i, name) in names.iter().enumerate() {
-        if let Some(partitions) = partitions.get(name) {
+        if let Some(topic) = topics.get(name) {
             // A resource that may not be described comes without a single entry.
             let config = configs.get(i).and_then(|c| c.as_ref().ok()).filter(|c| !c.entries.is_empty());
-            found.facts.insert((*name).to_owned(), facts(*partitions, config));
+            found.facts.insert((*name).to_owned(), facts(topic.partitions(), config));
             continue;
         }
         let named = consumer.fetch_metadata(Some(name), REQUEST).map_err(|e| format!("{}: no broker answers ({e})", kafka.bootstrap_servers))?;
@@ -115,10 +120,11 @@ fn ask(kafka: &Kafka, names: &[&str], found: &mut Found) -> Result<(), String> {
     Ok(())
 }
 
-fn facts(partitions: i32, config: Option<&ConfigResource>) -> TopicFacts {
+fn facts(partitions: &[MetadataPartition], config: Option<&ConfigResource>) -> TopicFacts {
     let value = |name: &str| config.and_then(|c| c.get(name)).and_then(|e| e.value.clone());
     TopicFacts {
-        partitions,
+        partitions: i32::try_from(partitions.len()).unwrap_or(i32::MAX),
+        replicas: partitions.iter().map(|p| p.replicas().len()).min().unwrap_or(0),
         max_message_bytes: value("max.message.bytes").and_then(|v| v.parse().ok()).unwrap_or(MAX_MESSAGE_BYTES),
         compacted: value("cleanup.policy").is_some_and(|v| v.split(',').any(|p| p.trim() == "compact")),
         ahead_ms: value("message.timestamp.after.max.ms").and_then(|v| v.parse().ok()).unwrap_or(AHEAD_MS),
@@ -133,7 +139,7 @@ fn sealed_size(raw: usize) -> usize {
 }
 
 fn judge(kafka: &Kafka, routes: &BTreeMap<&str, &str>, dead_letters: &str, found: &mut Found) {
-    let Found { facts, problems, warnings, missing, denied } = found;
+    let Found { brokers, facts, problems, warnings, missing, denied } = found;
     let servers = &kafka.bootstrap_servers;
     let need = |missing: &mut Vec<Missing>, name: &str, partitions: i32, bytes: usize| match missing.iter_mut().find(|m| m.name == name) {
         Some(m) => (m.partitions, m.max_message_bytes) = (m.partitions.max(partitions), m.max_message_bytes.max(bytes)),
@@ -196,6 +202,14 @@ fn judge(kafka: &Kafka, routes: &BTreeMap<&str, &str>, dead_letters: &str, found
             }
         }
     }
+    // One broker alone can have no second replica.
+    let written = routes.values().copied().chain([dead_letters]).filter(|_| *brokers > 1);
+    for name in written.filter(|name| facts.get(*name).is_some_and(|topic| topic.replicas == 1)) {
+        warnings.push(format!(
+            "{name} has one replica: when its broker stops, what is being committed may be left hanging (docs/operations.md, \"Hanging transactions\"); give it more with \
+             kafka-reassign-partitions.sh"
+        ));
+    }
     for m in missing.iter() {
         problems.push(format!(
             "topic {} does not exist; create it, or run with --create-topics: kafka-topics.sh --bootstrap-server {servers} --create --topic {} --partitions {} --config max.message.bytes={}",
@@ -235,13 +249,13 @@ mod tests {
     use crate::config::{Config, Input};
 
     fn topic(partitions: i32, max_message_bytes: usize) -> TopicFacts {
-        TopicFacts { partitions, max_message_bytes, compacted: false, ahead_ms: AHEAD_MS, log_append_time: false, assumed: false }
+        TopicFacts { partitions, replicas: 3, max_message_bytes, compacted: false, ahead_ms: AHEAD_MS, log_append_time: false, assumed: false }
     }
 
     fn judged(topics: &[(&str, TopicFacts)]) -> Found {
         let input = Input { host_name: "h".to_owned(), ..Input::default() };
         let kafka = Config::parse(&input, &|_| unreachable!()).unwrap().kafka;
-        let mut found = Found { facts: topics.iter().map(|(n, f)| ((*n).to_owned(), f.clone())).collect(), ..Found::default() };
+        let mut found = Found { brokers: 3, facts: topics.iter().map(|(n, f)| ((*n).to_owned(), f.clone())).collect(), ..Found::default() };
         judge(&kafka, &BTreeMap::from([("raw", "clean")]), "dead", &mut found);
         found
     }
@@ -267,8 +281,10 @@ mod tests {
             assert!(found.problems[0].contains(expected), "{}", found.problems[0]);
         }
         let append = TopicFacts { log_append_time: true, ..compacted };
-        let found = judged(&[("raw", topic(4, 1000)), ("clean", append), ("dead", topic(1, 1500))]);
-        assert_eq!((found.problems.len(), found.warnings.len()), (0, 2));
+        let lone = TopicFacts { replicas: 1, ..topic(1, 1500) };
+        let found = judged(&[("raw", topic(4, 1000)), ("clean", append), ("dead", lone)]);
+        assert_eq!((found.problems.len(), found.warnings.len()), (0, 3), "{found:?}");
+        assert!(found.warnings[2].starts_with("dead has one replica"), "{found:?}");
     }
 
     #[test]
