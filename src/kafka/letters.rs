@@ -199,7 +199,7 @@ pub fn replay(config: &Config, schemas: &Arc<SchemaSet>, keys: &dyn KeySource, m
         config,
         schemas,
         keys,
-        producer,
+        producer: Some(producer),
         facts: found.facts,
         transformer: Transformer::new(Box::new(OsEntropy)).with_limits(Limits { input: config.pipeline.max_record_bytes, ..Limits::default() }).one_shot(),
         nonces: NoncePool::new(Box::new(OsEntropy)),
@@ -249,7 +249,8 @@ struct Replay<'a> {
     config: &'a Config,
     schemas: &'a Arc<SchemaSet>,
     keys: &'a dyn KeySource,
-    producer: Producer,
+    /// `None` after a call that did not return.
+    producer: Option<Producer>,
     facts: HashMap<String, TopicFacts>,
     transformer: Transformer,
     nonces: NoncePool,
@@ -262,9 +263,9 @@ impl Replay<'_> {
     fn transaction(&mut self, consumer: &BaseConsumer, batch: &[Found]) -> Result<(), LettersError> {
         let before = self.done;
         let kafka = |e: super::error::TxnError| LettersError::Kafka(e.to_string());
-        self.producer.begin().map_err(kafka)?;
+        alive(&mut self.producer)?.begin().map_err(kafka)?;
         let result = self.fill(batch).and_then(|()| {
-            self.producer.flush(|| true).map_err(|fault| LettersError::Kafka(format!("records were not delivered ({fault:?})")))?;
+            alive(&mut self.producer)?.flush(|| true).map_err(|fault| LettersError::Kafka(format!("records were not delivered ({fault:?})")))?;
             let group = GroupMetadata::of(consumer).filter(GroupMetadata::has_member);
             let group = group.ok_or_else(|| LettersError::Kafka("the replay's group was lost; run it again".to_owned()))?;
             let mut next: HashMap<i32, i64> = HashMap::new();
@@ -276,12 +277,15 @@ impl Replay<'_> {
             for (partition, offset) in next {
                 offsets.add_partition_offset(&self.config.pipeline.dead_letter_topic, partition, Offset::Offset(offset))?;
             }
-            self.producer.commit(&offsets, &group).map(drop).map_err(kafka)
+            let (producer, committed) = self.producer.take().ok_or_else(ended)?.commit(offsets, Arc::new(group));
+            self.producer = producer;
+            alive(&mut self.producer)?;
+            committed.map(drop).map_err(kafka)
         });
         if result.is_err() {
             self.done = before;
             // The next replay's fence aborts it otherwise.
-            let _ = self.producer.abort();
+            let _ = alive(&mut self.producer).map(|producer| producer.abort());
         }
         result
     }
@@ -344,9 +348,9 @@ impl Replay<'_> {
             return self.again(letter, &record, Reason::BrokerRefused, Some(&schema.label));
         }
         let value = (!self.output.tombstone).then_some(self.output.value.as_slice());
-        let topic = self.producer.topic(&to).ok_or_else(out_of_memory)?;
+        let topic = alive(&mut self.producer)?.topic(&to).ok_or_else(out_of_memory)?;
         let destination = Destination { topic, partition: letter.partition, timestamp: letter.time.map_or(0, |t| t.max(1)) };
-        match self.producer.produce(destination, key, value, out, || true) {
+        match alive(&mut self.producer)?.produce(destination, key, value, out, || true) {
             Ok(()) => {
                 self.done.protected += 1;
                 Ok(())
@@ -365,15 +369,23 @@ impl Replay<'_> {
         let sealed = dead_letter::seal(key, reason, &origin, &original, &mut self.nonces).map_err(|e| KeyFault(e.to_string()))?;
         let name = &self.config.pipeline.dead_letter_topic;
         let partitions = self.facts.get(name).map_or(1, |f| f.partitions.max(1));
-        let topic = self.producer.topic(name).ok_or_else(out_of_memory)?;
+        let topic = alive(&mut self.producer)?.topic(name).ok_or_else(out_of_memory)?;
         let destination = Destination { topic, partition: letter.partition % partitions, timestamp: 0 };
         let headers = Headers::new(0).ok_or_else(out_of_memory)?;
-        self.producer
+        alive(&mut self.producer)?
             .produce(destination, sealed.key.as_deref(), Some(&sealed.value), headers, || true)
             .map_err(|fault| LettersError::Kafka(format!("a dead letter cannot be produced ({fault:?})")))?;
         self.done.rejected += 1;
         Ok(())
     }
+}
+
+fn alive(producer: &mut Option<Producer>) -> Result<&mut Producer, LettersError> {
+    producer.as_mut().ok_or_else(ended)
+}
+
+fn ended() -> LettersError {
+    LettersError::Kafka("the group coordinator does not take the offsets; run it again".to_owned())
 }
 
 fn out_of_memory() -> LettersError {

@@ -1,6 +1,8 @@
 //! One lane's transactional producer.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -13,6 +15,8 @@ use crate::config::Kafka;
 
 /// A transactional call may take so long; longer is a doubt.
 const CALL: i32 = 10_000;
+/// A call that should have ended after [`CALL`] and has not by now will not.
+const HANGS: Duration = Duration::from_secs(15);
 /// How long one look at the delivery lasts (rust-rdkafka's own flush waits at least 100 ms each time).
 const FLUSH: i32 = 20;
 
@@ -159,11 +163,23 @@ impl Producer {
         }
     }
 
-    /// Adds the offsets to the transaction and commits it. `Ok(tainted)`.
-    pub(super) fn commit(&self, offsets: &TopicPartitionList, group: &GroupMetadata) -> Result<bool, TxnError> {
-        self.native.send_offsets(offsets, group, CALL)?;
-        self.native.commit(CALL)?;
-        Ok(self.native.watch().tainted())
+    /// Adds the offsets to the transaction and commits it: `Ok(tainted)`, and the producer, unless the call did not return. librdkafka 2.12 may wait for ever for a
+    /// group coordinator that crashed (its issue 5511), whatever time-out it is given; the call is left alone then, and its producer ends when it does.
+    pub(super) fn commit(self, offsets: TopicPartitionList, group: Arc<GroupMetadata>) -> (Option<Self>, Result<bool, TxnError>) {
+        let (sender, answer) = mpsc::sync_channel(1);
+        let call = move || {
+            let sent = self.native.send_offsets(&offsets, &group, CALL);
+            // Too late, and nobody waits any more.
+            let _ = sender.send((self, sent));
+        };
+        let started = thread::Builder::new().name("send-offsets".to_owned()).spawn(call);
+        match started.ok().and_then(|_| answer.recv_timeout(HANGS).ok()) {
+            Some((producer, sent)) => {
+                let committed = sent.and_then(|()| producer.native.commit(CALL)).map(|()| producer.native.watch().tainted());
+                (Some(producer), committed)
+            }
+            None => (None, Err(TxnError { code: RDKafkaErrorCode::OperationTimedOut, fatal: false, abortable: false, retriable: false })),
+        }
     }
 
     /// Commits a transaction without offsets. `Ok(tainted)`.

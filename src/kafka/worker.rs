@@ -291,8 +291,15 @@ impl Worker {
                 return Event::Failed(Fault::Doubt);
             }
         }
-        let Some(producer) = &self.producer else { return Event::Failed(Fault::Doubt) };
-        match producer.commit(&offsets, &group) {
+        let Some(producer) = self.producer.take() else { return Event::Failed(Fault::Doubt) };
+        let (producer, committed) = producer.commit(offsets, group);
+        self.producer = producer;
+        let Some(producer) = &self.producer else {
+            tracing::warn!(lane = self.lane, "the group coordinator does not take the offsets; going on with a new producer");
+            ProducerRecycled { lane: self.lane, reason: "unanswered_call" }.emit(&self.shared.metrics);
+            return Event::Failed(Fault::Doubt);
+        };
+        match committed {
             Ok(tainted) => Event::Committed { tainted: tainted && self.shared.options.recycle_tainted },
             Err(error) => {
                 tracing::info!(lane = self.lane, code = %error, fatal = error.fatal, abortable = error.abortable, "commit failed");

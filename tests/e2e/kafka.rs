@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use veilstream::config::{Config, Input};
 
 /// Any 22 characters of base64 will do.
@@ -27,69 +28,94 @@ kill -KILL "$broker"
 wait "$broker"
 [ -n "$again" ] || rm -rf "$2""#;
 
-/// A running broker with three listeners: open to all, the same behind a proxy that a test may put there, and one for [`LIMITED`].
+/// A running cluster with three listeners: open to all, the same behind a proxy that a test may put there, and one for [`LIMITED`].
 pub(crate) struct Kafka {
     pub(crate) bootstrap: String,
     pub(crate) limited: String,
     /// Where the proxy's clients connect to, and the port behind it.
     pub(crate) proxied: (TcpListener, u16),
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    address: String,
     dir: PathBuf,
     running: Mutex<Option<(Child, ChildStdin)>>,
 }
 
 /// The broker of this suite, started by whoever asks first.
 pub(crate) fn kafka() -> &'static Kafka {
-    static KAFKA: LazyLock<Kafka> = LazyLock::new(|| Kafka::start("kafka"));
+    static KAFKA: LazyLock<Kafka> = LazyLock::new(|| Kafka::start("kafka", 1));
     &KAFKA
 }
 
 impl Kafka {
-    /// A new cluster of one; `name` is unique in the suite.
-    pub(crate) fn start(name: &str) -> Self {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let [port, controller, behind, limited] = free_ports();
+    /// A new cluster of so many, with a replica of everything on each; `name` is unique in the suite.
+    pub(crate) fn start(name: &str, size: usize) -> Self {
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
-        fs::write(dir.join("server.properties"), properties(&dir, &[port, controller, behind, limited], proxy)).unwrap();
-        let format = Command::new("java")
-            .args(["-Xmx128m", "-cp"])
-            .arg(libs().join("*"))
-            .args(["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER, "-c"])
-            .arg(dir.join("server.properties"))
-            .output()
-            .unwrap();
-        assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
-        let address = |port| format!("127.0.0.1:{port}");
-        let broker = Self { bootstrap: address(port), limited: address(limited), proxied: (front, behind), dir, running: Mutex::new(None) };
-        broker.up();
-        broker
+        let ports: Vec<[u16; 4]> = free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
+        let controllers = |entry: &dyn Fn(usize, u16) -> String| -> String {
+            let entries: Vec<String> = (1..).zip(&ports).map(|(id, [_, controller, ..])| entry(id, *controller)).collect();
+            entries.join(",")
+        };
+        let initial = controllers(&|id, port| format!("{id}@127.0.0.1:{port}:{id}{}", &CLUSTER[1..]));
+        let quorum = controllers(&|_, port| format!("127.0.0.1:{port}"));
+        let node = |(id, ports): (usize, &[u16; 4])| {
+            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{id}-{}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("server.properties"), properties(&dir, id, size, *ports, proxy, &quorum)).unwrap();
+            let format = Command::new("java")
+                .args(["-Xmx128m", "-cp"])
+                .arg(libs().join("*"))
+                .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER, "--initial-controllers", &initial, "-c"])
+                .arg(dir.join("server.properties"))
+                .output()
+                .unwrap();
+            assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
+            Node { address: format!("127.0.0.1:{}", ports[0]), dir, running: Mutex::new(None) }
+        };
+        let nodes: Vec<Node> = (1..).zip(&ports).map(node).collect();
+        let addresses: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
+        let (bootstrap, limited) = (addresses.join(","), format!("127.0.0.1:{}", ports[0][3]));
+        let cluster = Self { bootstrap, limited, proxied: (front, ports[0][2]), nodes };
+        for node in &cluster.nodes {
+            node.start();
+        }
+        for node in 0..size {
+            cluster.answers(node);
+        }
+        cluster
     }
 
-    /// Starts it, again after [`Kafka::down`], with the same data.
-    pub(crate) fn up(&self) {
-        let mut supervisor = Command::new("sh")
-            .args(["-c", SUPERVISOR, "sh"])
-            .args([&libs(), &self.dir])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let stdin = supervisor.stdin.take().unwrap();
-        // Not client errors but an answer says that it is up; the log says why not.
+    /// Starts a broker again after [`Kafka::down`], with the same data.
+    pub(crate) fn up(&self, node: usize) {
+        self.nodes[node].start();
+        self.answers(node);
+    }
+
+    /// Not client errors but an answer says that it is up; the log says why not.
+    fn answers(&self, node: usize) {
+        let node = &self.nodes[node];
+        let client: BaseConsumer = self.client().set("bootstrap.servers", &node.address).set("log_level", "0").create().unwrap();
         wait_for(Duration::from_secs(90), "the broker to answer", || {
-            assert!(supervisor.try_wait().unwrap().is_none(), "{}", fs::read_to_string(self.dir.join("broker.log")).unwrap_or_default());
-            self.admin().inner().fetch_metadata(None, Duration::from_secs(2)).is_ok()
+            let ended = node.running.lock().unwrap().as_mut().is_none_or(|(supervisor, _)| supervisor.try_wait().unwrap().is_some());
+            assert!(!ended, "{}", fs::read_to_string(node.dir.join("broker.log")).unwrap_or_default());
+            client.fetch_metadata(None, Duration::from_secs(2)).is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len())
         });
-        *self.running.lock().unwrap() = Some((supervisor, stdin));
     }
 
-    /// Kills it; its data stay.
-    pub(crate) fn down(&self) {
-        let (mut supervisor, mut stdin) = self.running.lock().unwrap().take().unwrap();
+    /// Kills a broker; its data stay.
+    pub(crate) fn down(&self, node: usize) {
+        let (mut supervisor, mut stdin) = self.nodes[node].running.lock().unwrap().take().unwrap();
         std::io::Write::write_all(&mut stdin, b"again\n").unwrap();
         supervisor.wait().unwrap();
+    }
+
+    /// Whether every partition has all its replicas.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let metadata = self.admin().inner().fetch_metadata(None, Duration::from_secs(5));
+        metadata.is_ok_and(|m| m.topics().iter().flat_map(|topic| topic.partitions()).all(|p| p.isr().len() == self.nodes.len()))
     }
 
     /// How the product is told to reach it.
@@ -118,7 +144,7 @@ impl Kafka {
 
     pub(crate) fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let topic = settings.iter().fold(NewTopic::new(name, partitions, TopicReplication::Fixed(1)), |new, (name, value)| new.set(name, value));
+        let topic = settings.iter().fold(NewTopic::new(name, partitions, TopicReplication::Fixed(-1)), |new, (name, value)| new.set(name, value));
         let admin = self.admin();
         let results = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
         results[0].as_ref().unwrap();
@@ -137,10 +163,10 @@ impl Kafka {
         java
     }
 
-    /// All bytes the broker has on disk for a topic.
+    /// All bytes the first broker has on disk for a topic.
     pub(crate) fn segments(&self, topic: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for entry in fs::read_dir(self.dir.join("data")).unwrap().map(Result::unwrap) {
+        for entry in fs::read_dir(self.nodes[0].dir.join("data")).unwrap().map(Result::unwrap) {
             if entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(name, _)| name == topic) {
                 for file in fs::read_dir(entry.path()).unwrap().map(Result::unwrap).filter(|f| f.path().extension().is_some_and(|e| e == "log")) {
                     bytes.extend(fs::read(file.path()).unwrap());
@@ -149,6 +175,21 @@ impl Kafka {
         }
         assert!(!bytes.is_empty(), "{topic} has no segment on disk");
         bytes
+    }
+}
+
+impl Node {
+    fn start(&self) {
+        let mut supervisor = Command::new("sh")
+            .args(["-c", SUPERVISOR, "sh"])
+            .args([&libs(), &self.dir])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdin = supervisor.stdin.take().unwrap();
+        *self.running.lock().unwrap() = Some((supervisor, stdin));
     }
 }
 
@@ -169,35 +210,43 @@ pub(crate) fn wait_for(limit: Duration, what: &str, mut holds: impl FnMut() -> b
 }
 
 /// Ports that are free now; held together, so that they differ.
-fn free_ports<const N: usize>() -> [u16; N] {
-    [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap()).map(|listener| listener.local_addr().unwrap().port())
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
-fn properties(dir: &Path, [port, controller, behind, limited]: &[u16; 4], proxy: u16) -> String {
+fn properties(dir: &Path, id: usize, size: usize, [port, controller, behind, limited]: [u16; 4], proxy: u16, quorum: &str) -> String {
     let (name, password) = LIMITED;
+    // The proxy stands before the first.
+    let proxy = if id == 1 { proxy } else { behind };
+    let in_sync = size.min(2);
     format!(
         "process.roles=broker,controller
-node.id=1
+node.id={id}
 listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},LIMITED://127.0.0.1:{limited},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxy},LIMITED://127.0.0.1:{limited}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,LIMITED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+controller.quorum.bootstrap.servers={quorum}
 sasl.enabled.mechanisms=PLAIN
 listener.name.limited.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{name}=\"{password}\";
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 log.dirs={}
-offsets.topic.replication.factor=1
+default.replication.factor={size}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={size}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={size}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
 auto.create.topics.enable=false
 num.network.threads=2
 num.io.threads=4

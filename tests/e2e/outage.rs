@@ -11,6 +11,7 @@ use crate::feed::{Feeder, person};
 use crate::kafka::{Kafka, kafka};
 use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
+use crate::sidecar::Running;
 
 #[test]
 fn an_outage_pauses_and_loses_nothing() {
@@ -26,33 +27,17 @@ fn an_outage_longer_than_the_session_loses_nothing() {
 /// The broker cannot be reached. It runs on: one that holds the only replica and stops while a transaction commits may lose its markers (docs/operations.md).
 fn an_outage(name: &str, session_timeout_ms: &str, outlasts_the_session: bool) {
     // Its own broker: the others' tests go on.
-    let broker = Kafka::start(name);
+    let broker = Kafka::start(name, 1);
     let proxy = Proxy::start(&broker.proxied);
     let sandbox = Sandbox::new(&broker, name, 4);
-    let (raw, clean) = (format!("{name}.raw"), format!("{name}.clean"));
+    let clean = format!("{name}.clean");
     let instance = sandbox
         .instance(0)
         .set("KAFKA__BOOTSTRAP_SERVERS", &format!("127.0.0.1:{}", proxy.port()))
         .set("KAFKA__CONSUMER__SESSION.TIMEOUT.MS", session_timeout_ms);
     let mut running = instance.start();
     running.ready();
-    let over = AtomicBool::new(false);
-    let fed = std::thread::scope(|scope| {
-        // A load before, in and after the outage: transactions are open when the broker goes.
-        let feeding = scope.spawn(|| {
-            let feeder = Feeder::new(&broker);
-            let mut fed = 0;
-            while !over.load(Ordering::Relaxed) {
-                feeder.number(&raw, 4, fed, person(fed).as_bytes());
-                fed += 1;
-                if fed.is_multiple_of(2) {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
-            feeder.finish();
-            fed
-        });
-        let until = Raise(&over);
+    let fed = under_load(&sandbox, || {
         running.wait_for(Duration::from_secs(60), "some records", |r| r.metric("veilstream_records_produced_total", &clean) >= 1000.0);
         proxy.cut();
         running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
@@ -66,21 +51,13 @@ fn an_outage(name: &str, session_timeout_ms: &str, outlasts_the_session: bool) {
         }
         proxy.restore();
         running.ready();
-        drop(until);
-        feeding.join().unwrap()
     });
-    running.wait_for(Duration::from_secs(90), "the rest", |r| {
-        let seen = sandbox.clean().len();
-        println!("{seen} of {fed}, lag {}", r.metric("veilstream_consumer_lag", &raw));
-        seen >= fed
-    });
-    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
-    sandbox.assert_each_once(fed);
+    assert_all_arrived(&sandbox, running, fed);
 }
 
 #[test]
 fn a_broker_that_crashed_is_taken_up_again() {
-    let broker = Kafka::start("crash");
+    let broker = Kafka::start("crash", 1);
     let sandbox = Sandbox::new(&broker, "crash", 4);
     let instance = sandbox.instance(0);
     let mut running = instance.start();
@@ -88,9 +65,9 @@ fn a_broker_that_crashed_is_taken_up_again() {
     sandbox.feed(0..1000, person);
     running
         .wait_for(Duration::from_secs(60), "all to be committed", |r| sandbox.clean().len() == 1000 && r.metric("veilstream_consumer_lag", "crash.raw") == 0.0);
-    broker.down();
+    broker.down(0);
     running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
-    broker.up();
+    broker.up(0);
     running.ready();
     sandbox.feed(1000..2000, person);
     running.wait_for(Duration::from_secs(90), "the rest", |_| sandbox.clean().len() >= 2000);
@@ -124,6 +101,63 @@ fn a_transaction_that_does_not_end_is_waited_for_and_said() {
     running.wait_for(Duration::from_secs(60), "what waited", |_| sandbox.clean().len() == 1000);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(1000);
+}
+
+/// Each broker crashes while transactions commit; two are left, and every partition has its replica on each.
+#[test]
+fn a_cluster_whose_brokers_crash_one_after_another_loses_nothing() {
+    let cluster = Kafka::start("cluster", 3);
+    let sandbox = Sandbox::new(&cluster, "cluster", 4);
+    let instance = sandbox.instance(0);
+    let mut running = instance.start();
+    running.ready();
+    let produced = |r: &Running<'_>| r.metric("veilstream_records_produced_total", "cluster.clean");
+    let fed = under_load(&sandbox, || {
+        running.wait_for(Duration::from_secs(60), "some records", |r| produced(r) >= 1000.0);
+        for node in 0..3 {
+            cluster.down(node);
+            let before = produced(&running);
+            running.wait_for(Duration::from_secs(90), "it to go on with the two that are left", |r| produced(r) >= before + 5000.0);
+            cluster.up(node);
+            running.wait_for(Duration::from_secs(90), "all replicas", |_| cluster.is_in_sync());
+        }
+    });
+    assert_all_arrived(&sandbox, running, fed);
+}
+
+/// Feeds the sandbox while `work` runs: transactions are open before, in and after whatever it does. How many records there were.
+fn under_load(sandbox: &Sandbox<'_>, work: impl FnOnce()) -> usize {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let feeding = scope.spawn(|| {
+            let feeder = Feeder::new(sandbox.broker);
+            let raw = format!("{}.raw", sandbox.name);
+            let mut fed = 0;
+            while !over.load(Ordering::Relaxed) {
+                feeder.number(&raw, sandbox.partitions, fed, person(fed).as_bytes());
+                fed += 1;
+                if fed.is_multiple_of(2) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            feeder.finish();
+            fed
+        });
+        let until = Raise(&over);
+        work();
+        drop(until);
+        feeding.join().unwrap()
+    })
+}
+
+fn assert_all_arrived(sandbox: &Sandbox<'_>, mut running: Running<'_>, fed: usize) {
+    running.wait_for(Duration::from_secs(90), "the rest", |r| {
+        let seen = sandbox.clean().len();
+        println!("{seen} of {fed}, lag {}", r.metric("veilstream_consumer_lag", &format!("{}.raw", sandbox.name)));
+        seen >= fed
+    });
+    assert_eq!(running.stop(), Some(0));
+    sandbox.assert_each_once(fed);
 }
 
 /// Sets the flag when dropped, by a failed assertion too: nobody waits for a feeder that does not end.
