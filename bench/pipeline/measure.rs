@@ -81,12 +81,12 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(committed: u64, clients: &[u32], broker: Option<u32>) -> anyhow::Result<Self> {
+    fn take(committed: u64, clients: &[u32], broker: u32) -> anyhow::Result<Self> {
         Ok(Self {
             at: Instant::now(),
             committed,
             client: clients.iter().map(|id| used(*id)).sum::<anyhow::Result<f64>>()?,
-            broker: broker.map_or(Ok(0.0), used)?,
+            broker: used(broker)?,
             own: used(std::process::id())?,
             machine: busy()?,
         })
@@ -182,14 +182,14 @@ fn busy() -> anyhow::Result<f64> {
 }
 
 /// The broker that this process started.
-fn broker_process() -> anyhow::Result<Option<u32>> {
-    let folder = format!("/kafka-{}/server.properties", std::process::id());
+fn broker_process() -> anyhow::Result<u32> {
+    let folder = format!("/kafka-{}-1/server.properties", std::process::id());
     for entry in fs::read_dir("/proc")? {
         let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let command = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
         if command.starts_with("java\0") && command.contains(&folder) {
-            return Ok(Some(id));
+            return Ok(id);
         }
     }
-    Ok(None)
+    bail!("no process of the broker")
 }

@@ -8,6 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
 use memchr::memmem::Finder;
 use sha2::Sha256;
+use veilstream_engine::seal::NoncePool;
+use veilstream_keys::OsEntropy;
 
 use crate::workload::{INDEXED, SEALED};
 
@@ -16,14 +18,12 @@ const NAMES: [&str; SEALED] = ["\"name\":", "\"email\":", "\"phone\":", "\"ssn\"
 const INDEXES: [Option<&str>; SEALED] = [None, Some("email_bidx"), Some("phone_bidx"), None, None];
 const HEADER: [u8; 24] = [1; 24];
 const AAD: &[u8] = b"vs1/aad....012345678901234567890123....default....";
-const NONCE: usize = 12;
 
 pub(crate) struct Sealing {
     names: [Finder<'static>; SEALED],
     ciphers: Vec<Aes256Gcm>,
     mac: Hmac<Sha256>,
-    nonces: Vec<u8>,
-    used: usize,
+    nonces: NoncePool,
     raw: Vec<u8>,
     out: Vec<u8>,
 }
@@ -38,8 +38,8 @@ impl Sealing {
             ciphers.push(Aes256Gcm::new(&key.into()));
         }
         getrandom::fill(&mut key)?;
-        let (nonces, used) = (vec![0; NONCE * 340], NONCE * 340);
-        Ok(Self { names: NAMES.map(Finder::new), ciphers, mac: Hmac::new_from_slice(&key)?, nonces, used, raw: Vec::new(), out: Vec::new() })
+        let nonces = NoncePool::new(Box::new(OsEntropy));
+        Ok(Self { names: NAMES.map(Finder::new), ciphers, mac: Hmac::new_from_slice(&key)?, nonces, raw: Vec::new(), out: Vec::new() })
     }
 
     /// The protected event.
@@ -68,12 +68,8 @@ impl Sealing {
     }
 
     fn seal(&mut self, field: usize, value: &[u8]) -> anyhow::Result<()> {
-        if self.used == self.nonces.len() {
-            getrandom::fill(&mut self.nonces)?;
-            self.used = 0;
-        }
-        let nonce = <[u8; NONCE]>::try_from(&self.nonces[self.used..self.used + NONCE])?;
-        self.used += NONCE;
+        let mut nonce = [0; 12];
+        self.nonces.take(&mut nonce)?;
         self.raw.clear();
         self.raw.extend_from_slice(&HEADER);
         self.raw.extend_from_slice(&nonce);

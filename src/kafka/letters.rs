@@ -278,8 +278,7 @@ impl Replay<'_> {
                 offsets.add_partition_offset(&self.config.pipeline.dead_letter_topic, partition, Offset::Offset(offset))?;
             }
             let (producer, committed) = self.producer.take().ok_or_else(ended)?.commit(offsets, Arc::new(group));
-            self.producer = producer;
-            alive(&mut self.producer)?;
+            self.producer = Some(producer.ok_or_else(ended)?);
             committed.map(drop).map_err(kafka)
         });
         if result.is_err() {

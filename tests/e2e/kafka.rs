@@ -62,7 +62,7 @@ impl Kafka {
         let initial = controllers(&|id, port| format!("{id}@127.0.0.1:{port}:{id}{}", &CLUSTER[1..]));
         let quorum = controllers(&|_, port| format!("127.0.0.1:{port}"));
         let node = |(id, ports): (usize, &[u16; 4])| {
-            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{id}-{}", std::process::id()));
+            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{id}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("server.properties"), properties(&dir, id, size, *ports, proxy, &quorum)).unwrap();
             let format = Command::new("java")
@@ -113,8 +113,8 @@ impl Kafka {
     }
 
     /// Whether every partition has all its replicas.
-    pub(crate) fn is_in_sync(&self) -> bool {
-        let metadata = self.admin().inner().fetch_metadata(None, Duration::from_secs(5));
+    pub(crate) fn is_in_sync(&self, admin: &AdminClient<DefaultClientContext>) -> bool {
+        let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(5));
         metadata.is_ok_and(|m| m.topics().iter().flat_map(|topic| topic.partitions()).all(|p| p.isr().len() == self.nodes.len()))
     }
 

@@ -11,7 +11,7 @@ use crate::feed::{Feeder, person};
 use crate::kafka::{Kafka, kafka};
 use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
-use crate::sidecar::Running;
+use crate::sidecar::{Instance, Running};
 
 #[test]
 fn an_outage_pauses_and_loses_nothing() {
@@ -52,7 +52,7 @@ fn an_outage(name: &str, session_timeout_ms: &str, outlasts_the_session: bool) {
         proxy.restore();
         running.ready();
     });
-    assert_all_arrived(&sandbox, running, fed);
+    assert_all_arrived(&sandbox, &instance, running, fed);
 }
 
 #[test]
@@ -111,6 +111,7 @@ fn a_cluster_whose_brokers_crash_one_after_another_loses_nothing() {
     let instance = sandbox.instance(0);
     let mut running = instance.start();
     running.ready();
+    let admin = cluster.admin();
     let produced = |r: &Running<'_>| r.metric("veilstream_records_produced_total", "cluster.clean");
     let fed = under_load(&sandbox, || {
         running.wait_for(Duration::from_secs(60), "some records", |r| produced(r) >= 1000.0);
@@ -119,10 +120,10 @@ fn a_cluster_whose_brokers_crash_one_after_another_loses_nothing() {
             let before = produced(&running);
             running.wait_for(Duration::from_secs(90), "it to go on with the two that are left", |r| produced(r) >= before + 5000.0);
             cluster.up(node);
-            running.wait_for(Duration::from_secs(90), "all replicas", |_| cluster.is_in_sync());
+            running.wait_for(Duration::from_secs(90), "all replicas", |_| cluster.is_in_sync(&admin));
         }
     });
-    assert_all_arrived(&sandbox, running, fed);
+    assert_all_arrived(&sandbox, &instance, running, fed);
 }
 
 /// Feeds the sandbox while `work` runs: transactions are open before, in and after whatever it does. How many records there were.
@@ -150,13 +151,13 @@ fn under_load(sandbox: &Sandbox<'_>, work: impl FnOnce()) -> usize {
     })
 }
 
-fn assert_all_arrived(sandbox: &Sandbox<'_>, mut running: Running<'_>, fed: usize) {
+fn assert_all_arrived(sandbox: &Sandbox<'_>, instance: &Instance, mut running: Running<'_>, fed: usize) {
     running.wait_for(Duration::from_secs(90), "the rest", |r| {
         let seen = sandbox.clean().len();
         println!("{seen} of {fed}, lag {}", r.metric("veilstream_consumer_lag", &format!("{}.raw", sandbox.name)));
         seen >= fed
     });
-    assert_eq!(running.stop(), Some(0));
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(fed);
 }
 
