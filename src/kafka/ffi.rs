@@ -521,12 +521,17 @@ impl NativeProducer {
     }
 }
 
+/// How long the end of a producer waits for its purged requests, in milliseconds. They do not wait for a broker.
+const PURGED: c_int = 5_000;
+
 impl Drop for NativeProducer {
     fn drop(&mut self) {
-        // SAFETY: topics first, then the handle, each once; what is queued is purged, so that nothing waits for an absent broker. The
-        // callbacks' `watch` is dropped after this.
+        // SAFETY: topics first, then the handle, each once; what is queued is purged, so that nothing waits for an absent broker. No request may be in
+        // flight when the handle goes: librdkafka 2.12 frees the text of a failed transaction before the threads that read answers end, and an answer
+        // that fails it again frees that text once more. The callbacks' `watch` is dropped after this.
         unsafe {
             sys::rd_kafka_purge(self.rk.as_ptr(), (sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT | sys::RD_KAFKA_PURGE_F_NON_BLOCKING) as c_int);
+            sys::rd_kafka_flush(self.rk.as_ptr(), PURGED);
             for topic in &self.topics {
                 sys::rd_kafka_topic_destroy(topic.as_ptr());
             }
