@@ -68,18 +68,18 @@ impl Sealing {
     }
 
     fn seal(&mut self, field: usize, value: &[u8]) -> anyhow::Result<()> {
-        let mut nonce = [0; 12];
-        self.nonces.take(&mut nonce)?;
         self.raw.clear();
         self.raw.extend_from_slice(&HEADER);
-        self.raw.extend_from_slice(&nonce);
+        self.nonces.short(&mut self.raw)?;
         let front = self.raw.len();
         self.raw.push(b'J');
         self.raw.extend_from_slice(value);
         self.raw.push(0x80);
         let framed = self.raw.len() - front;
         self.raw.resize(front + framed.next_multiple_of(16), 0);
-        let tag = self.ciphers[field].encrypt_inout_detached(&nonce.into(), AAD, (&mut self.raw[front..]).into()).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let (prefix, text) = self.raw.split_at_mut(front);
+        let nonce = prefix[HEADER.len()..].try_into()?;
+        let tag = self.ciphers[field].encrypt_inout_detached(nonce, AAD, text.into()).map_err(|e| anyhow::anyhow!("{e}"))?;
         self.raw.extend_from_slice(&tag);
         self.out.extend_from_slice(b"\"vs1.");
         append_base64(&self.raw, &mut self.out)?;

@@ -3,12 +3,13 @@
 //! The event has 1,013 bytes, 8 values are sealed and 2 of them indexed. By hand: `serde_json::Value`, jsonpath-rust, aes-gcm, hmac, base64,
 //! `serde_json::to_vec`, as one writes it at first (paths parsed and ciphers made where they are used), with paths compiled once, and with ciphers
 //! and HMAC states kept too. `cargo bench -p veilstream-engine --bench transform`.
-#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+#![allow(clippy::print_stdout, missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use base64::Engine as _;
@@ -140,34 +141,67 @@ fn pointer(path: &str) -> String {
     path.replace("$['", "/").replace("']['", "/").replace("'][", "/").replace("]['", "/").replace("']", "")
 }
 
-fn transform(c: &mut Criterion) {
-    let event = event();
-    assert_eq!(event.len(), 1013);
-    let mut group = c.benchmark_group("event of 1013 bytes, 8 values, 2 indexes");
-    group.throughput(Throughput::Bytes(event.len() as u64));
+/// One way to protect the event.
+type Way<'a> = (&'static str, &'static str, Box<dyn FnMut() + 'a>);
+
+fn ways(event: &str) -> Vec<Way<'_>> {
+    let mut ways: Vec<Way<'_>> = Vec::new();
+    let protects = |bench: &mut Bench| assert!(matches!(bench.record(&value_record(black_box(event.as_bytes()))), Outcome::Protected(_)));
     for residue in ["off", "count"] {
         let mut bench = Bench::new(&schema(residue));
-        assert_eq!(bench.protect(&event).matches("vs1.").count(), 8);
-        assert_eq!(bench.protect(&event).matches("_bidx").count(), 2);
+        assert_eq!(bench.protect(event).matches("vs1.").count(), 8);
+        assert_eq!(bench.protect(event).matches("_bidx").count(), 2);
         // The first name is part of the four others: the residue it finds is real, and counted.
-        group.bench_function(BenchmarkId::new("veilstream, residue", residue), |b| {
-            b.iter(|| assert!(matches!(bench.record(&value_record(black_box(event.as_bytes()))), Outcome::Protected(_))));
-        });
+        ways.push(("veilstream, residue", residue, Box::new(move || protects(&mut bench))));
     }
     // The same values under the key of a data subject who was met before.
     let mut bench = Bench::new(&format!(r#""subject":"$.customer.id",{}"#, schema("off")));
     let Outcome::NeedKeys(needed) = bench.record(&value_record(event.as_bytes())) else { panic!("no key of the subject yet") };
     bench.transformer.add_subject_keys([std::sync::Arc::new(support::key(needed[0].kind, &needed[0].scope.to_string()))]);
-    assert_eq!(bench.protect(&event).matches("\"vs1.Ag").count(), 8, "suite 2");
-    group.bench_function(BenchmarkId::new("veilstream, residue", "off, a warm subject"), |b| {
-        b.iter(|| assert!(matches!(bench.record(&value_record(black_box(event.as_bytes()))), Outcome::Protected(_))));
-    });
-    let hand = ByHand::new();
+    assert_eq!(bench.protect(event).matches("\"vs1.Ag").count(), 8, "suite 2");
+    ways.push(("veilstream, residue", "off, a warm subject", Box::new(move || protects(&mut bench))));
     for (name, effort) in
         [("paths parsed per event", Effort::ParsePaths), ("paths precompiled", Effort::PrecompiledPaths), ("ciphers kept too", Effort::KeptCiphers)]
     {
+        let hand = ByHand::new();
         assert_eq!(hand.protect(event.as_bytes(), effort).windows(4).filter(|w| *w == b"vs1.").count(), 8);
-        group.bench_function(BenchmarkId::new("by hand", name), |b| b.iter(|| black_box(hand.protect(black_box(event.as_bytes()), effort))));
+        ways.push(("by hand", name, Box::new(move || drop(black_box(hand.protect(black_box(event.as_bytes()), effort))))));
+    }
+    ways
+}
+
+/// All ways in turns, a hundred events each: a shared machine changes its pace from second to second, and what is compared must be measured in one.
+fn ratios(event: &str) {
+    let mut ways = ways(event);
+    let mut times = vec![Vec::new(); ways.len()];
+    for _ in 0..500 {
+        for ((_, _, way), times) in ways.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            (0..100).for_each(|_| way());
+            times.push(start.elapsed() / 100);
+        }
+    }
+    println!("time per event, as a multiple of the first (lowest tenth of 500 rounds in turns):");
+    let tenths: Vec<f64> = times
+        .iter_mut()
+        .map(|times| {
+            times.sort_unstable();
+            times[times.len() / 10].as_secs_f64()
+        })
+        .collect();
+    for ((group, name, _), tenth) in ways.iter().zip(&tenths) {
+        println!("  {:5.2}  {:6.2} us  {group}: {name}", tenth / tenths[0], tenth * 1e6);
+    }
+}
+
+fn transform(c: &mut Criterion) {
+    let event = event();
+    assert_eq!(event.len(), 1013);
+    ratios(&event);
+    let mut group = c.benchmark_group("event of 1013 bytes, 8 values, 2 indexes");
+    group.throughput(Throughput::Bytes(event.len() as u64));
+    for (name, case, mut way) in ways(&event) {
+        group.bench_function(BenchmarkId::new(name, case), |b| b.iter(&mut way));
     }
     group.finish();
 

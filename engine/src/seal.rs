@@ -4,22 +4,23 @@ mod canonical;
 mod dead_letter;
 mod nonce;
 mod open;
+mod xaes;
 
 use std::sync::Arc;
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use aes_siv::siv::Aes256Siv;
-use xaes_256_gcm::Xaes256Gcm;
 use zeroize::Zeroizing;
 
 pub use canonical::canonical_json;
 pub use dead_letter::{Origin, Part, open_dead_letter, seal_dead_letter};
 pub use nonce::NoncePool;
 pub use open::{Expected, Opener, Owner, PayloadKind};
+use xaes::Xaes;
 
 use crate::EntropyError;
 use crate::kdf;
-use crate::key::{Key, KeyId};
+use crate::key::{Key, KeyId, Scope};
 use crate::token::{self, FieldId, Header, Suite, TAG_LEN};
 
 /// Uses are taken from a key's budget in blocks of this many, so that lanes rarely touch the shared counter.
@@ -52,7 +53,7 @@ fn cipher_key(secret: &[u8; 32], suite: Suite, fid: &FieldId) -> Zeroizing<[u8; 
 /// A key schedule, kept per key and field. Each zeroizes itself.
 enum Cipher {
     Gcm(Box<Aes256Gcm>),
-    Xaes(Box<Xaes256Gcm>),
+    Xaes(Box<Xaes>),
     Siv(Box<Aes256Siv>),
 }
 
@@ -63,7 +64,7 @@ impl Cipher {
         half.copy_from_slice(&key[..32]);
         match suite {
             Suite::AesGcm => Self::Gcm(Box::new(Aes256Gcm::new((&*half).into()))),
-            Suite::XaesGcm => Self::Xaes(Box::new(Xaes256Gcm::new((&*half).into()))),
+            Suite::XaesGcm => Self::Xaes(Box::new(Xaes::new(&half))),
             Suite::AesSiv => Self::Siv(Box::new(Aes256Siv::new((&*key).into()))),
         }
     }
@@ -109,6 +110,11 @@ impl Sealer {
         self.key.id
     }
 
+    /// The field whose values it seals.
+    pub(crate) fn field_id(&self) -> FieldId {
+        self.fid
+    }
+
     /// Appends the token of `payload` to `out`, without quotes. `pad` is 0 or a multiple of 16; `binding` the encoded bound values ([`append_bound`]).
     ///
     /// # Errors
@@ -123,19 +129,35 @@ impl Sealer {
         out: &mut Vec<u8>,
     ) -> Result<(), SealError> {
         self.take_use()?;
-        let mut nonce = [0; 24];
-        let nonce = &mut nonce[..self.nonce_len()];
-        nonces.take(nonce)?;
-        self.seal_with(kind, payload, pad, binding, nonce, out)
-    }
-
-    fn nonce_len(&self) -> usize {
-        if self.suite == Suite::AesSiv { 0 } else { self.suite.prefix_len() }
+        self.raw.clear();
+        match self.suite {
+            Suite::AesGcm => nonces.short(&mut self.raw)?,
+            // Its id links a subject's tokens anyway; under a key that many share, half a nonce would be news.
+            Suite::XaesGcm if matches!(self.key.scope, Scope::Subject(_)) => nonces.long_of_record(&mut self.raw)?,
+            Suite::XaesGcm => nonces.long(&mut self.raw)?,
+            Suite::AesSiv => {}
+        }
+        self.seal_drawn(kind, payload, pad, binding, Some(nonces), out)
     }
 
     /// [`Sealer::seal`] with a given nonce: known answers only.
     #[doc(hidden)]
     pub fn seal_with(&mut self, kind: PayloadKind, payload: &[u8], pad: u16, binding: Option<&[u8]>, nonce: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.raw.clear();
+        self.raw.extend_from_slice(nonce);
+        self.seal_drawn(kind, payload, pad, binding, None, out)
+    }
+
+    /// Seals with the nonce in `raw`, which `drawn_from` may know the subkey of.
+    fn seal_drawn(
+        &mut self,
+        kind: PayloadKind,
+        payload: &[u8],
+        pad: u16,
+        binding: Option<&[u8]>,
+        drawn_from: Option<&mut NoncePool>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
         let flags = if pad > 0 { token::FLAG_PADDED } else { 0 } | if binding.is_some() { token::FLAG_BOUND } else { 0 };
         self.prepare(flags);
         if let Some(binding) = binding {
@@ -143,14 +165,11 @@ impl Sealer {
             self.aad.extend_from_slice(&self.front.aad[..self.front.aad.len() - 4]);
             append_part(binding, &mut self.aad);
         }
-        self.raw.clear();
-        match self.suite {
-            Suite::AesSiv => self.raw.resize(TAG_LEN, 0),
-            _ => self.raw.extend_from_slice(nonce),
+        if self.suite == Suite::AesSiv {
+            self.raw.resize(TAG_LEN, 0);
         }
-        let start = self.raw.len();
         frame(kind, payload, pad, &mut self.raw);
-        let sealed = self.encrypt(nonce, start, binding.is_some());
+        let sealed = self.encrypt(binding.is_some(), drawn_from);
         if sealed.is_ok() {
             out.extend_from_slice(&self.front.text);
             token::append_base64(&self.raw, out);
@@ -173,21 +192,31 @@ impl Sealer {
         associated_data(&header, &self.tenant, &[], &mut self.front.aad);
     }
 
-    fn encrypt(&mut self, nonce: &[u8], start: usize, bound: bool) -> Result<(), SealError> {
+    /// Encrypts the frame in `raw`, behind the nonce or the place of the synthetic IV.
+    fn encrypt(&mut self, bound: bool, drawn_from: Option<&mut NoncePool>) -> Result<(), SealError> {
         let aad = if bound { &self.aad } else { &self.front.aad };
-        let (front, text) = self.raw.split_at_mut(start);
+        let (prefix, text) = self.raw.split_at_mut_checked(self.suite.prefix_len()).ok_or(SealError::Key)?;
         let tag = match &mut self.cipher {
             Cipher::Gcm(aes) => {
-                let nonce = nonce.try_into().map_err(|_| SealError::Key)?;
-                aes.encrypt_inout_detached(&nonce, aad, text.into()).map_err(|_| SealError::TooLong)?
+                let nonce = (&*prefix).try_into().map_err(|_| SealError::Key)?;
+                aes.encrypt_inout_detached(nonce, aad, text.into()).map_err(|_| SealError::TooLong)?
             }
-            Cipher::Xaes(aes) => {
-                let nonce = nonce.try_into().map_err(|_| SealError::Key)?;
-                aes.encrypt_inout_detached(&nonce, aad, text.into()).map_err(|_| SealError::TooLong)?
+            Cipher::Xaes(xaes) => {
+                let [first, second]: &[_; 2] = prefix.as_chunks().0.try_into().map_err(|_| SealError::Key)?;
+                let shared = drawn_from.and_then(|pool| pool.subkey(first, self.key.id, self.fid, || xaes.subkey(first)));
+                let own;
+                let gcm = match shared {
+                    Some(gcm) => gcm,
+                    None => {
+                        own = xaes.subkey(first);
+                        &own
+                    }
+                };
+                gcm.encrypt_inout_detached(second.into(), aad, text.into()).map_err(|_| SealError::TooLong)?
             }
             Cipher::Siv(siv) => {
                 let iv = siv.encrypt_inout_detached([aad], text.into()).map_err(|_| SealError::TooLong)?;
-                front[start - TAG_LEN..].copy_from_slice(&iv);
+                prefix.copy_from_slice(&iv);
                 return Ok(());
             }
         };

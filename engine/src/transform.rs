@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::Entropy;
 use crate::compile::SchemaSet;
 use crate::error::{Reject, RejectCode};
-use crate::key::{Key, KeyKind, KeyState, Scope, SubjectRef};
+use crate::key::{Key, KeyKind, KeyState, Scope};
 use crate::keyring::Keyring;
 use crate::normalize;
 use crate::record::{FieldOutcome, Output, Record};
@@ -29,7 +29,7 @@ pub(crate) use claim::value_clauses_hold;
 pub(crate) use names::index_member_name;
 use plan::Plan;
 pub(crate) use splice::{Edit, Position, binding, copy, cut};
-use subjects::{Known, SubjectKeys};
+use subjects::{Known, SubjectKeys, SubjectSealers};
 
 /// What became of a record.
 #[derive(Debug)]
@@ -177,18 +177,20 @@ impl Transformer {
             self.plans[index] = Some(Plan::new(schema, keys, self.one_shot));
         }
         let Some(plan) = self.plans[index].as_mut() else { unreachable!("the plan was just made") };
+        self.nonces.begin_record();
         let mut run = Run {
             schema,
             keys,
             plan,
             nonces: &mut self.nonces,
-            subjects: &mut self.subjects,
+            subjects: Some(&mut self.subjects),
             work: &mut self.work,
             record,
             longest: self.limits.output,
             subject: None,
         };
         let result = if tombstone { run.tombstone(out) } else { run.value(out) };
+        self.nonces.end_record();
         let Err(stop) = result else { return Outcome::Protected(index) };
         // What was half written must not be taken for a protected record.
         out.clear();
@@ -209,13 +211,14 @@ struct Run<'a> {
     keys: &'a Arc<Keyring>,
     plan: &'a mut Plan,
     nonces: &'a mut NoncePool,
-    subjects: &'a mut SubjectKeys,
+    /// Taken when the record's subject is found.
+    subjects: Option<&'a mut SubjectKeys>,
     work: &'a mut Work,
     record: &'a Record<'a>,
     /// Longest output value, in bytes.
     longest: usize,
-    /// Whose data it is; `None`: the schema's key seals.
-    subject: Option<SubjectRef>,
+    /// What seals for the subject whose data it is; `None`: the schema's key seals.
+    subject: Option<&'a mut SubjectSealers>,
 }
 
 impl Run<'_> {
@@ -269,8 +272,9 @@ impl Run<'_> {
             return Err(if self.keys.sealing(needed.kind, &needed.scope).is_none() { Stop::Need(vec![needed]) } else { missing() });
         };
         let reference = referrer.reference(&self.work.text);
-        match self.subjects.look(&reference, self.record.now) {
-            Known::Seals => self.subject = Some(reference),
+        let Some(subjects) = self.subjects.take() else { unreachable!("a record's subject is looked for once") };
+        match subjects.look(&reference, self.record.now) {
+            Known::Seals(sealers) => self.subject = Some(sealers),
             Known::Erased => return Err(Stop::Reject(RejectCode::ErasedSubject, None, None)),
             Known::Nothing => return Err(Stop::Need(vec![NeededKey { kind: KeyKind::Data, scope: Scope::Subject(reference) }])),
         }
@@ -345,8 +349,8 @@ impl Run<'_> {
 
     /// The key that encrypts this record's values is spent or unfit: what to ask for.
     fn data_failed(&mut self, error: SealError) -> Stop {
-        match self.subject {
-            Some(subject) => seal_failed(error, NeededKey { kind: KeyKind::Data, scope: Scope::Subject(subject) }),
+        match &self.subject {
+            Some(subject) => seal_failed(error, NeededKey { kind: KeyKind::Data, scope: subject.scope() }),
             None if matches!(error, SealError::Entropy(_)) => seal_failed(error, self.plan.data_key()),
             None => seal_failed(error, self.plan.spent()),
         }

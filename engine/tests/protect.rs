@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use support::{Bench, NOW, TENANT, document, full_record, key, keyring, keyring_of, shape, value_record};
@@ -629,6 +630,32 @@ fn a_subject_has_a_key_of_its_own() {
     for value in [r#"{"a":"x"}"#, r#"{"id":null,"a":"x"}"#, r#"{"id":1.5,"a":"x"}"#, r#"{"id":{},"a":"x"}"#, r#"{"id":true}"#] {
         assert_eq!(bench.rejected(value), RejectCode::MissingSubject, "{value}");
     }
+}
+
+/// The halves of every token's 24-byte nonce, 16 characters each.
+fn nonce_halves(protected: &str) -> Vec<(String, String)> {
+    let body = |token: &str| (token[32..48].to_owned(), token[48..64].to_owned());
+    protected.split("\"vs1.").skip(1).map(body).collect()
+}
+
+#[test]
+fn nonces_under_a_subjects_key_share_half_within_a_record_and_nothing_across() {
+    let members = r#""subject":"$.id","fields":[{"id":"a","path":"$.a[*]"},{"id":"b","path":"$.b"}]"#;
+    let mut bench = Bench::with(&[&document(members)], keyring("t"));
+    bench.transformer.add_subject_keys([Arc::new(subject_key("42").1)]);
+    let value = r#"{"id":42,"a":["x","x","y"],"b":"x"}"#;
+    let records: Vec<_> = (0..50).map(|_| bench.protect(value)).collect();
+    let halves: Vec<_> = records.iter().map(|record| nonce_halves(record)).collect();
+    let firsts: HashSet<_> = halves.iter().flatten().map(|(first, _)| first).collect();
+    let seconds: HashSet<_> = halves.iter().flatten().map(|(_, second)| second).collect();
+    assert!(halves.iter().all(|record| record.len() == 4 && record.iter().all(|(first, _)| *first == record[0].0)));
+    assert_eq!((firsts.len(), seconds.len()), (50, 200));
+    bench.keys = keyring_of(vec![subject_key("42").1]);
+    assert!(records.iter().all(|record| bench.reveal(record).0 == value));
+
+    let mut shared = Bench::with(&[&document(&members.replace(r#""subject":"$.id","#, ""))], keyring_of(vec![key(KeyKind::Data, "shared:t")]));
+    let halves = nonce_halves(&shared.protect(value));
+    assert_eq!(halves.iter().flat_map(|(first, second)| [first, second]).collect::<HashSet<_>>().len(), 8, "nothing under a key of many");
 }
 
 #[test]

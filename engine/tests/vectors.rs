@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
@@ -287,15 +288,19 @@ fn key_encryption_keys_of_environment_and_password() {
 #[test]
 fn the_nonce_pool_never_repeats_and_refuses_without_entropy() {
     let mut pool = NoncePool::new(Box::new(OsRandom));
-    let mut seen = std::collections::HashSet::new();
+    let mut drawn = Vec::new();
     for round in 0..4096 {
-        let mut nonce = [0; 24];
-        pool.take(&mut nonce[..if round % 2 == 0 { 12 } else { 24 }]).unwrap();
-        assert!(seen.insert(nonce));
+        pool.short(&mut drawn).unwrap();
+        pool.long(&mut drawn).unwrap();
+        // No record was begun: both halves are new.
+        pool.long_of_record(&mut drawn).unwrap();
         if round % 100 == 0 {
             pool.discard();
         }
     }
+    let halves = drawn.as_chunks::<12>().0;
+    assert_eq!(halves.len(), 5 * 4096);
+    assert_eq!(halves.iter().collect::<HashSet<_>>().len(), halves.len());
 
     struct Broken;
     impl Entropy for Broken {
@@ -304,6 +309,45 @@ fn the_nonce_pool_never_repeats_and_refuses_without_entropy() {
         }
     }
     let mut pool = NoncePool::new(Box::new(Broken));
-    assert!(pool.take(&mut [0; 12]).is_err());
-    assert!(pool.take(&mut [0; 12]).is_err(), "and goes on refusing");
+    pool.begin_record();
+    for _ in 0..2 {
+        drawn.clear();
+        assert!(pool.short(&mut drawn).is_err() && pool.long(&mut drawn).is_err() && pool.long_of_record(&mut drawn).is_err(), "and goes on refusing");
+        assert!(drawn.is_empty());
+    }
+}
+
+#[test]
+fn long_nonces_of_one_record_share_their_first_half_and_nothing_else() {
+    let mut pool = NoncePool::new(Box::new(OsRandom));
+    let mut drawn = Vec::new();
+    let mut long = |pool: &mut NoncePool| -> [[u8; 12]; 2] {
+        drawn.clear();
+        pool.long_of_record(&mut drawn).unwrap();
+        drawn.as_chunks().0.try_into().unwrap()
+    };
+    let (mut firsts, mut seconds) = (HashSet::new(), HashSet::new());
+    for record in 0..2000 {
+        pool.begin_record();
+        let [first, second] = long(&mut pool);
+        firsts.insert(first);
+        seconds.insert(second);
+        for _ in 0..3 {
+            let [again, second] = long(&mut pool);
+            assert_eq!(again, first, "record {record}");
+            seconds.insert(second);
+        }
+        // A copied process does not go on with the half it was copied with.
+        pool.discard();
+        let [first, second] = long(&mut pool);
+        firsts.insert(first);
+        seconds.insert(second);
+        pool.end_record();
+        for _ in 0..2 {
+            let [first, second] = long(&mut pool);
+            firsts.insert(first);
+            seconds.insert(second);
+        }
+    }
+    assert_eq!((firsts.len(), seconds.len()), (4 * 2000, 7 * 2000));
 }

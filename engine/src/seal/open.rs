@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use aes_gcm::AeadInOut;
+use aes_gcm::aead::inout::InOutBuf;
+use aes_gcm::{AeadInOut, Tag};
 use subtle::ConstantTimeEq;
 
 use super::{Cipher, associated_data};
@@ -157,8 +158,8 @@ fn kept_cipher<'c>(ciphers: &'c mut Ciphers, key: &Arc<Key>, header: &Header) ->
 fn decrypt<'b>(cipher: &mut Cipher, suite: Suite, aad: &[u8], body: &'b mut [u8]) -> Result<&'b [u8], OpenError> {
     let (prefix, text) = body.split_at_mut(suite.prefix_len());
     match cipher {
-        Cipher::Gcm(aes) => open_gcm(&**aes, prefix, aad, text),
-        Cipher::Xaes(aes) => open_gcm(&**aes, prefix, aad, text),
+        Cipher::Gcm(aes) => open_gcm(prefix, text, |[nonce], text, tag| aes.decrypt_inout_detached(nonce.into(), aad, text, tag)),
+        Cipher::Xaes(xaes) => open_gcm(prefix, text, |[first, second], text, tag| xaes.subkey(first).decrypt_inout_detached(second.into(), aad, text, tag)),
         Cipher::Siv(siv) => {
             let iv = (&*prefix).try_into().map_err(|_| OpenError::Corrupt)?;
             siv.decrypt_inout_detached([aad], (&mut *text).into(), iv).map_err(|_| OpenError::Corrupt)?;
@@ -167,12 +168,15 @@ fn decrypt<'b>(cipher: &mut Cipher, suite: Suite, aad: &[u8], body: &'b mut [u8]
     }
 }
 
-fn open_gcm<'t, A: AeadInOut>(aes: &A, nonce: &[u8], aad: &[u8], text: &'t mut [u8]) -> Result<&'t [u8], OpenError> {
-    let end = text.len().checked_sub(TAG_LEN).ok_or(OpenError::Corrupt)?;
-    let (body, tag) = text.split_at_mut(end);
-    let nonce = nonce.try_into().map_err(|_| OpenError::Corrupt)?;
-    let tag = (&*tag).try_into().map_err(|_| OpenError::Corrupt)?;
-    aes.decrypt_inout_detached(nonce, aad, (&mut *body).into(), tag).map_err(|_| OpenError::Corrupt)?;
+/// Decrypts what ends in a tag; `decrypt` takes the nonce in parts of 12 bytes.
+fn open_gcm<'t, const PARTS: usize>(
+    nonce: &[u8],
+    text: &'t mut [u8],
+    decrypt: impl FnOnce(&[[u8; 12]; PARTS], InOutBuf<'_, '_, u8>, &Tag) -> Result<(), aes_gcm::Error>,
+) -> Result<&'t [u8], OpenError> {
+    let (body, tag) = text.split_last_chunk_mut::<TAG_LEN>().ok_or(OpenError::Corrupt)?;
+    let nonce = nonce.as_chunks().0.try_into().map_err(|_| OpenError::Corrupt)?;
+    decrypt(nonce, (&mut *body).into(), (&*tag).into()).map_err(|_| OpenError::Corrupt)?;
     Ok(body)
 }
 

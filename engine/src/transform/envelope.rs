@@ -70,8 +70,8 @@ impl Run<'_> {
                 indexer.write([work.normal.as_slice()], &mut out.header_bytes);
             }
         } else {
-            let sealer = match (&self.subject, &mut self.plan.header_sealers[r]) {
-                (Some(subject), _) => self.subjects.sealer(subject, rule.fid),
+            let sealer = match (&mut self.subject, &mut self.plan.header_sealers[r]) {
+                (Some(subject), _) => subject.sealer(rule.fid),
                 (None, Some(sealer)) => Ok(sealer),
                 (None, None) => Err(SealError::Key),
             };

@@ -121,8 +121,8 @@ impl Run<'_> {
     fn encrypt(&mut self, value: &[u8], edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let binding = (!field.bind.is_empty()).then_some(self.work.binding.as_slice());
         out.value.push(b'"');
-        let sealer = match (&self.subject, &mut self.plan.sealers[usize::from(edit.field)]) {
-            (Some(subject), _) => self.subjects.sealer(subject, field.fid),
+        let sealer = match (&mut self.subject, &mut self.plan.sealers[usize::from(edit.field)]) {
+            (Some(subject), _) => subject.sealer(field.fid),
             (None, Some(sealer)) => Ok(sealer),
             (None, None) => Err(SealError::Key),
         };

@@ -1,6 +1,7 @@
 //! Data keys of subjects in hand: two generations, so that what is used stays and what is not goes. How long a key may stay is its `seal_until`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -12,24 +13,51 @@ use crate::token::{FieldId, Suite};
 /// Subjects in one generation.
 const GENERATION: usize = 8192;
 
-struct Entry {
+/// A subject's key, and one sealer per field and header, as they are needed.
+pub(super) struct SubjectSealers {
     key: Arc<Key>,
-    /// One sealer per field, as they are needed.
-    sealers: Vec<(FieldId, Sealer)>,
+    sealers: Vec<Sealer>,
+    /// The one that sealed last.
+    last: usize,
+}
+
+impl SubjectSealers {
+    fn new(key: Arc<Key>) -> Self {
+        Self { key, sealers: Vec::new(), last: 0 }
+    }
+
+    /// The subject whose key it is.
+    pub(super) fn scope(&self) -> Scope {
+        self.key.scope.clone()
+    }
+
+    /// The sealer of a field.
+    pub(super) fn sealer(&mut self, fid: FieldId) -> Result<&mut Sealer, SealError> {
+        // Values of a field come together, and fields in the same order from record to record.
+        let is_next = |at: &usize| self.sealers.get(*at).is_some_and(|s| s.field_id() == fid);
+        let found = [self.last, self.last + 1].into_iter().find(is_next);
+        self.last = match found.or_else(|| self.sealers.iter().position(|s| s.field_id() == fid)) {
+            Some(at) => at,
+            None => {
+                self.sealers.push(Sealer::new(self.key.clone(), Suite::XaesGcm, fid)?);
+                self.sealers.len() - 1
+            }
+        };
+        Ok(&mut self.sealers[self.last])
+    }
 }
 
 /// What is known of a subject.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum Known<'k> {
     /// Its key is here and seals.
-    Seals,
+    Seals(&'k mut SubjectSealers),
     /// It was erased: nothing is sealed for it.
     Erased,
     /// Nothing: ask for its key.
     Nothing,
 }
 
-type Generation = HashMap<SubjectRef, Entry, BuildHasherDefault<Uniform>>;
+type Generation = HashMap<SubjectRef, SubjectSealers, BuildHasherDefault<Uniform>>;
 
 #[derive(Default)]
 pub(super) struct SubjectKeys {
@@ -62,7 +90,7 @@ impl SubjectKeys {
         if self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(subject, Entry { key, sealers: Vec::new() });
+        self.young.insert(subject, SubjectSealers::new(key));
     }
 
     /// Forgets keys shredded elsewhere.
@@ -74,30 +102,22 @@ impl SubjectKeys {
     }
 
     /// What is known of a subject, now. What is not good any more is forgotten.
-    pub(super) fn look(&mut self, subject: &SubjectRef, now: u64) -> Known {
-        if !self.young.contains_key(subject) {
-            let Some(entry) = self.old.remove(subject) else { return Known::Nothing };
-            self.young.insert(*subject, entry);
+    pub(super) fn look(&mut self, subject: &SubjectRef, now: u64) -> Known<'_> {
+        let entry = match self.young.entry(*subject) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(vacant) => match self.old.remove(subject) {
+                Some(entry) => vacant.insert_entry(entry),
+                None => return Known::Nothing,
+            },
+        };
+        let key = &entry.get().key;
+        if may_seal(key, now) {
+            return Known::Seals(entry.into_mut());
         }
-        let known = match self.young.get(subject) {
-            Some(entry) if may_seal(&entry.key, now) => return Known::Seals,
-            Some(entry) if entry.key.state == KeyState::Shredded && entry.key.seal_until.is_none_or(|until| now < until) => return Known::Erased,
-            _ => Known::Nothing,
-        };
-        self.young.remove(subject);
-        known
-    }
-
-    /// The sealer of a subject's field; call [`SubjectKeys::look`] first.
-    pub(super) fn sealer(&mut self, subject: &SubjectRef, fid: FieldId) -> Result<&mut Sealer, SealError> {
-        let entry = self.young.get_mut(subject).ok_or(SealError::Key)?;
-        let at = match entry.sealers.iter().position(|s| s.0 == fid) {
-            Some(at) => at,
-            None => {
-                entry.sealers.push((fid, Sealer::new(entry.key.clone(), Suite::XaesGcm, fid)?));
-                entry.sealers.len() - 1
-            }
-        };
-        Ok(&mut entry.sealers[at].1)
+        if key.state == KeyState::Shredded && key.seal_until.is_none_or(|until| now < until) {
+            return Known::Erased;
+        }
+        entry.remove();
+        Known::Nothing
     }
 }
