@@ -3,8 +3,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;

@@ -107,8 +107,6 @@ impl NoncePool {
     /// Forgets what is in hand. For a process that finds itself copied.
     pub fn discard(&mut self) {
         self.used = BLOCK;
-        self.first_half = None;
-        self.names.clear();
-        self.subkeys.clear();
+        self.end_record();
     }
 }

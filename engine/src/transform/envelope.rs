@@ -1,11 +1,11 @@
 //! Record key and headers.
 
-use super::{Run, Stop, deterministic_root, seal_failed};
+use super::{Run, Stop, deterministic_root, seal_failed, subjects};
 use crate::error::RejectCode;
 use crate::normalize::Input;
 use crate::record::{HeaderOutput, KeyOutput, Output};
 use crate::schema::Protect;
-use crate::seal::{PayloadKind, SealError};
+use crate::seal::PayloadKind;
 
 impl Run<'_> {
     pub(super) fn envelope(&mut self, out: &mut Output) -> Result<(), Stop> {
@@ -70,11 +70,7 @@ impl Run<'_> {
                 indexer.write([work.normal.as_slice()], &mut out.header_bytes);
             }
         } else {
-            let sealer = match (&mut self.subject, &mut self.plan.header_sealers[r]) {
-                (Some(subject), _) => subject.sealer(rule.fid),
-                (None, Some(sealer)) => Ok(sealer),
-                (None, None) => Err(SealError::Key),
-            };
+            let sealer = subjects::sealer(&mut self.subject, &mut self.plan.header_sealers[r], rule.fid);
             let sealed = sealer.and_then(|s| s.seal(PayloadKind::Bytes, value, 16, None, self.nonces, &mut out.header_bytes));
             sealed.map_err(|e| self.data_failed(e))?;
         }

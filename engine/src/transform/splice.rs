@@ -1,7 +1,7 @@
 //! The output is the input with the selected spans replaced.
 
 use super::beside::Generation;
-use super::{Run, Stop, deterministic_root, seal_failed};
+use super::{Run, Stop, deterministic_root, seal_failed, subjects};
 use crate::error::RejectCode;
 use crate::protect;
 use crate::record::{FieldOutcome, Output};
@@ -121,11 +121,7 @@ impl Run<'_> {
     fn encrypt(&mut self, value: &[u8], edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let binding = (!field.bind.is_empty()).then_some(self.work.binding.as_slice());
         out.value.push(b'"');
-        let sealer = match (&mut self.subject, &mut self.plan.sealers[usize::from(edit.field)]) {
-            (Some(subject), _) => subject.sealer(field.fid),
-            (None, Some(sealer)) => Ok(sealer),
-            (None, None) => Err(SealError::Key),
-        };
+        let sealer = subjects::sealer(&mut self.subject, &mut self.plan.sealers[usize::from(edit.field)], field.fid);
         let sealed = sealer.and_then(|s| s.seal(PayloadKind::Json, value, field.pad, binding, self.nonces, &mut out.value));
         sealed.map_err(|e| self.data_failed(e))?;
         out.value.push(b'"');

@@ -17,13 +17,11 @@ const GENERATION: usize = 8192;
 pub(super) struct SubjectSealers {
     key: Arc<Key>,
     sealers: Vec<Sealer>,
-    /// The one that sealed last.
-    last: usize,
 }
 
 impl SubjectSealers {
     fn new(key: Arc<Key>) -> Self {
-        Self { key, sealers: Vec::new(), last: 0 }
+        Self { key, sealers: Vec::new() }
     }
 
     /// The subject whose key it is.
@@ -32,18 +30,23 @@ impl SubjectSealers {
     }
 
     /// The sealer of a field.
-    pub(super) fn sealer(&mut self, fid: FieldId) -> Result<&mut Sealer, SealError> {
-        // Values of a field come together, and fields in the same order from record to record.
-        let is_next = |at: &usize| self.sealers.get(*at).is_some_and(|s| s.field_id() == fid);
-        let found = [self.last, self.last + 1].into_iter().find(is_next);
-        self.last = match found.or_else(|| self.sealers.iter().position(|s| s.field_id() == fid)) {
+    fn sealer(&mut self, fid: FieldId) -> Result<&mut Sealer, SealError> {
+        let at = match self.sealers.iter().position(|s| s.field_id() == fid) {
             Some(at) => at,
             None => {
                 self.sealers.push(Sealer::new(self.key.clone(), Suite::XaesGcm, fid)?);
                 self.sealers.len() - 1
             }
         };
-        Ok(&mut self.sealers[self.last])
+        Ok(&mut self.sealers[at])
+    }
+}
+
+/// The sealer of a field or header: the subject's, or without a subject the schema's own.
+pub(super) fn sealer<'s>(subject: &'s mut Option<&mut SubjectSealers>, own: &'s mut Option<Sealer>, fid: FieldId) -> Result<&'s mut Sealer, SealError> {
+    match subject {
+        Some(subject) => subject.sealer(fid),
+        None => own.as_mut().ok_or(SealError::Key),
     }
 }
 
