@@ -11,7 +11,7 @@ use veilstream_engine::compile::SchemaSet;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
-use crate::kafka::{End, Pipeline};
+use crate::pipeline::{End, Pipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
 use crate::status::Status;

@@ -18,7 +18,7 @@ use veilstream_engine::transform::{Outcome, Transformer};
 use veilstream_engine::{Key, KeyId, KeyKind, Keyring, RejectCode};
 
 use crate::ephemeral::EphemeralKeys;
-use crate::kafka::{KeyFault, KeySource};
+use crate::pipeline::{KeyFault, KeySource};
 use veilstream_keys::OsEntropy;
 
 /// What `<name>.cases.json` holds.

@@ -26,7 +26,8 @@ use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
-use crate::kafka::{KafkaLedger, KafkaStore, KeyFault, KeySource};
+use crate::kafka::{KafkaLedger, KafkaStore};
+use crate::pipeline::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
 
 /// The tenant of a key directory: `keys init --keys` knows no other.

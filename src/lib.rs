@@ -12,6 +12,7 @@ pub mod exit;
 pub mod http;
 pub mod kafka;
 pub mod keys;
+pub mod pipeline;
 pub mod registry;
 pub mod signals;
 pub mod status;

@@ -19,8 +19,8 @@ use veilstream_engine::{Keyring, Reject, RejectCode, Scope};
 use super::lines::{Batch, Line, Lines};
 use super::{Documents, KeysSource};
 use crate::exit::Exit;
-use crate::kafka::{KeyFault, KeySource};
 use crate::keys;
+use crate::pipeline::{KeyFault, KeySource};
 use veilstream_keys::OsEntropy;
 
 const AFTER_HELP: &str =

@@ -24,8 +24,9 @@ use veilstream_keys::erasure::Terms;
 
 use crate::cli::KeysSource;
 use crate::config::{self, Config};
-use crate::kafka::{KeySource, Pipeline, letters};
+use crate::kafka::letters;
 use crate::keys;
+use crate::pipeline::{KeySource, Pipeline};
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -109,7 +110,7 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     }
     pipeline.stop(Instant::now() + Duration::from_secs(5));
     if let Some(end) = pipeline.wait() {
-        ensure!(end == crate::kafka::End::Stopped, "{end}");
+        ensure!(end == crate::pipeline::End::Stopped, "{end}");
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ trait Alive: Send + Sync {}
 impl<C: ConsumerContext + 'static> Alive for BaseConsumer<C> {}
 
 /// A queue that partitions of one consumer are forwarded to. Only this library batch-consumes it; the consumer's main queue never is.
-pub(super) struct Queue {
+pub(crate) struct Queue {
     ptr: NonNull<sys::rd_kafka_queue_t>,
     rk: *mut sys::rd_kafka_t,
     /// The native queue must go before the native consumer.
@@ -39,7 +39,7 @@ unsafe impl Sync for Queue {}
 
 impl Queue {
     /// A new, empty queue of `consumer`.
-    pub(super) fn new<C: ConsumerContext + 'static>(consumer: &Arc<BaseConsumer<C>>) -> Option<Self> {
+    pub(crate) fn new<C: ConsumerContext + 'static>(consumer: &Arc<BaseConsumer<C>>) -> Option<Self> {
         let rk = consumer.client().native_ptr();
         // SAFETY: `rk` lives as long as `_consumer`.
         let ptr = NonNull::new(unsafe { sys::rd_kafka_queue_new(rk) })?;
@@ -48,7 +48,7 @@ impl Queue {
 
     /// Sends the records of a partition here. Ends when the partition is stopped (at the latest when it is revoked); call it before the partition is assigned, so
     /// that no record takes another way.
-    pub(super) fn take_partition(&self, topic: &str, partition: i32) -> bool {
+    pub(crate) fn take_partition(&self, topic: &str, partition: i32) -> bool {
         let Ok(topic) = CString::new(topic) else { return false };
         // SAFETY: `rk` is alive, the name is NUL-terminated; forwarding keeps its own reference, so both handles may be destroyed.
         unsafe {
@@ -63,13 +63,13 @@ impl Queue {
     }
 
     /// Fills in the positions of partitions: the offset after the last record read, control records included; local, no request.
-    pub(super) fn positions(&self, partitions: &TopicPartitionList) -> bool {
+    pub(crate) fn positions(&self, partitions: &TopicPartitionList) -> bool {
         // SAFETY: the client is alive; the list's offsets are written.
         unsafe { sys::rd_kafka_position(self.rk, partitions.ptr()) == OK }
     }
 
     /// The end of a partition as of its last fetch; local, no request.
-    pub(super) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
+    pub(crate) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
         let topic = CString::new(topic).ok()?;
         let (mut low, mut high) = (-1, -1);
         // SAFETY: the client is alive; both offsets are written.
@@ -78,7 +78,7 @@ impl Queue {
     }
 
     /// Ends a wait of [`Batch::fill`] on this queue, now or the next one.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // SAFETY: the queue is alive.
         unsafe { sys::rd_kafka_queue_yield(self.ptr.as_ptr()) }
     }
@@ -93,7 +93,7 @@ impl Drop for Queue {
 
 /// Records read together. Their bytes are librdkafka's and go with the batch.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     messages: Vec<*mut sys::rd_kafka_message_t>,
     len: usize,
 }
@@ -103,7 +103,7 @@ unsafe impl Send for Batch {}
 
 impl Batch {
     /// Replaces the content by up to `max` records; waits `timeout_ms` for the first, not for more.
-    pub(super) fn fill(&mut self, queue: &Queue, max: usize, timeout_ms: i32) {
+    pub(crate) fn fill(&mut self, queue: &Queue, max: usize, timeout_ms: i32) {
         self.clear();
         self.messages.resize(max.max(1), ptr::null_mut());
         self.len = self.read(queue, 0, max.max(1), 0);
@@ -124,19 +124,19 @@ impl Batch {
     }
 
     /// How many records there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// The record at `i`.
-    pub(super) fn get(&self, i: usize) -> Option<Message<'_>> {
+    pub(crate) fn get(&self, i: usize) -> Option<Message<'_>> {
         let ptr = *self.messages[..self.len].get(i)?;
         // SAFETY: entries below `len` are valid messages until `clear`, which needs `&mut self`.
         NonNull::new(ptr).map(|ptr| Message { ptr, _batch: PhantomData })
     }
 
     /// Frees the records.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         for message in self.messages.drain(..).take(self.len) {
             // SAFETY: each was written by librdkafka and is destroyed once: it is drained.
             unsafe { sys::rd_kafka_message_destroy(message) }
@@ -153,7 +153,7 @@ impl Drop for Batch {
 
 /// One consumed record, or an event of its partition ([`Message::error`]).
 #[derive(Clone, Copy)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     ptr: NonNull<sys::rd_kafka_message_t>,
     _batch: PhantomData<&'a Batch>,
 }
@@ -165,18 +165,18 @@ impl<'a> Message<'a> {
     }
 
     /// What went wrong instead of a record.
-    pub(super) fn error(&self) -> Option<RDKafkaErrorCode> {
+    pub(crate) fn error(&self) -> Option<RDKafkaErrorCode> {
         let err = self.raw().err;
         if err == OK { None } else { Some(err.into()) }
     }
 
     /// Identifies the topic among the records of one batch.
-    pub(super) fn topic_id(&self) -> usize {
+    pub(crate) fn topic_id(&self) -> usize {
         self.raw().rkt as usize
     }
 
     /// The topic's name.
-    pub(super) fn topic(&self) -> &'a str {
+    pub(crate) fn topic(&self) -> &'a str {
         let rkt = self.raw().rkt;
         if rkt.is_null() {
             return "";
@@ -185,26 +185,26 @@ impl<'a> Message<'a> {
         unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(rkt)) }.to_str().unwrap_or("")
     }
 
-    pub(super) fn partition(&self) -> i32 {
+    pub(crate) fn partition(&self) -> i32 {
         self.raw().partition
     }
 
-    pub(super) fn offset(&self) -> i64 {
+    pub(crate) fn offset(&self) -> i64 {
         self.raw().offset
     }
 
-    pub(super) fn key(&self) -> Option<&'a [u8]> {
+    pub(crate) fn key(&self) -> Option<&'a [u8]> {
         // SAFETY: librdkafka gives pointer and length of one buffer that lives as long as the message.
         unsafe { slice(self.raw().key, self.raw().key_len) }
     }
 
-    pub(super) fn value(&self) -> Option<&'a [u8]> {
+    pub(crate) fn value(&self) -> Option<&'a [u8]> {
         // SAFETY: as above.
         unsafe { slice(self.raw().payload, self.raw().len) }
     }
 
     /// Milliseconds since the epoch; `None` when the record has none.
-    pub(super) fn timestamp(&self) -> Option<i64> {
+    pub(crate) fn timestamp(&self) -> Option<i64> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is valid; `kind` is written.
         let time = unsafe { sys::rd_kafka_message_timestamp(self.ptr.as_ptr(), &mut kind) };
@@ -212,7 +212,7 @@ impl<'a> Message<'a> {
     }
 
     /// Appends the headers: names and values as they are, null values as `None`. A name ends at its first NUL byte (librdkafka's API).
-    pub(super) fn headers(&self, into: &mut Vec<Header<'a>>) {
+    pub(crate) fn headers(&self, into: &mut Vec<Header<'a>>) {
         let Some(headers) = self.native_headers() else { return };
         let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
         let mut i = 0;
@@ -225,7 +225,7 @@ impl<'a> Message<'a> {
     }
 
     /// A copy of all headers, byte for byte, made by librdkafka; empty ones where there are none.
-    pub(super) fn copy_headers(&self) -> Option<Headers> {
+    pub(crate) fn copy_headers(&self) -> Option<Headers> {
         match self.native_headers() {
             // SAFETY: the headers are valid; the copy is ours.
             Some(headers) => NonNull::new(unsafe { sys::rd_kafka_headers_copy(headers) }).map(Headers),
@@ -249,17 +249,17 @@ unsafe fn slice<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
 }
 
 /// Headers of a record to be produced.
-pub(super) struct Headers(NonNull<sys::rd_kafka_headers_t>);
+pub(crate) struct Headers(NonNull<sys::rd_kafka_headers_t>);
 
 impl Headers {
     /// No headers, with room for some.
-    pub(super) fn new(room: usize) -> Option<Self> {
+    pub(crate) fn new(room: usize) -> Option<Self> {
         // SAFETY: allocates; null only without memory.
         NonNull::new(unsafe { sys::rd_kafka_headers_new(room) }).map(Self)
     }
 
     /// Appends a header, byte for byte.
-    pub(super) fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
+    pub(crate) fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
         let (data, size) = value.map_or((ptr::null(), 0), |v| (v.as_ptr(), v.len() as isize));
         // SAFETY: librdkafka copies name and value of the sizes given; a null value is a null header value.
         unsafe { sys::rd_kafka_header_add(self.0.as_ptr(), name.as_ptr().cast(), name.len() as isize, data.cast(), size) };
@@ -274,7 +274,7 @@ impl Drop for Headers {
 }
 
 /// Who this process is to its group, as of one moment: read it on the thread that polls the consumer.
-pub(super) struct GroupMetadata(NonNull<sys::rd_kafka_consumer_group_metadata_t>);
+pub(crate) struct GroupMetadata(NonNull<sys::rd_kafka_consumer_group_metadata_t>);
 
 // SAFETY: immutable once made.
 unsafe impl Send for GroupMetadata {}
@@ -283,13 +283,13 @@ unsafe impl Sync for GroupMetadata {}
 
 impl GroupMetadata {
     /// As the consumer knows it now.
-    pub(super) fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
+    pub(crate) fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<Self> {
         // SAFETY: the consumer is alive; the result is ours.
         NonNull::new(unsafe { sys::rd_kafka_consumer_group_metadata(consumer.client().native_ptr()) }).map(Self)
     }
 
     /// Whether it names a member: the broker accepts an empty member id unchecked, so that one must never commit.
-    pub(super) fn has_member(&self) -> bool {
+    pub(crate) fn has_member(&self) -> bool {
         // SAFETY: the metadata is valid and owns the string.
         let member = unsafe { sys::rd_kafka_consumer_group_metadata_member_id(self.0.as_ptr()) };
         // SAFETY: as above, NUL-terminated.
@@ -306,7 +306,7 @@ impl Drop for GroupMetadata {
 
 /// What librdkafka's threads report about one producer.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// Requests AddOffsetsToTxn, EndTxn or TxnOffsetCommit that ended without an answer: the broker may still act on them.
     unanswered: AtomicU32,
     /// Why records were not delivered: the first code, but a refused record's before any other.
@@ -320,12 +320,12 @@ const TXN_OFFSET_COMMIT: i16 = 28;
 
 impl Watch {
     /// Whether a request of the transaction ended without an answer.
-    pub(super) fn tainted(&self) -> bool {
+    pub(crate) fn tainted(&self) -> bool {
         self.unanswered.load(Ordering::Acquire) > 0
     }
 
     /// Takes the failure of the first undelivered record since the last call.
-    pub(super) fn take_failure(&self) -> Option<RDKafkaErrorCode> {
+    pub(crate) fn take_failure(&self) -> Option<RDKafkaErrorCode> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -381,10 +381,10 @@ unsafe extern "C" fn on_log(_: *const sys::rd_kafka_t, level: c_int, facility: *
 
 /// A topic of one producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TopicId(usize);
+pub(crate) struct TopicId(usize);
 
 /// A native producer. Not shared: one lane owns it.
-pub(super) struct NativeProducer {
+pub(crate) struct NativeProducer {
     rk: NonNull<sys::rd_kafka_t>,
     topics: Vec<NonNull<sys::rd_kafka_topic_t>>,
     names: Vec<CString>,
@@ -400,7 +400,7 @@ impl NativeProducer {
     ///
     /// # Errors
     /// librdkafka's words about the property or combination it refuses; never a value.
-    pub(super) fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>) -> Result<Self, String> {
+    pub(crate) fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>) -> Result<Self, String> {
         let watch = Box::<Watch>::default();
         let opaque = ptr::from_ref::<Watch>(&watch).cast_mut().cast::<c_void>();
         let mut error = [0 as c_char; 512];
@@ -432,12 +432,12 @@ impl NativeProducer {
     }
 
     /// What its threads report.
-    pub(super) fn watch(&self) -> &Watch {
+    pub(crate) fn watch(&self) -> &Watch {
         &self.watch
     }
 
     /// The handle of a topic, made on first use.
-    pub(super) fn topic(&mut self, name: &str) -> Option<TopicId> {
+    pub(crate) fn topic(&mut self, name: &str) -> Option<TopicId> {
         if let Some(i) = self.names.iter().position(|n| n.to_bytes() == name.as_bytes()) {
             return Some(TopicId(i));
         }
@@ -450,7 +450,7 @@ impl NativeProducer {
     }
 
     /// Queues one record; its bytes are copied. `timestamp` in milliseconds, 0 is "now". The headers are taken only on success.
-    pub(super) fn produce(&self, to: Destination, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers) -> Result<(), (RDKafkaErrorCode, Headers)> {
+    pub(crate) fn produce(&self, to: Destination, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers) -> Result<(), (RDKafkaErrorCode, Headers)> {
         use sys::rd_kafka_vtype_t as V;
         let parts = |bytes: Option<&[u8]>| bytes.map_or((ptr::null(), 0), |b| (b.as_ptr(), b.len()));
         let ((key, key_len), (value, value_len)) = (parts(key), parts(value));
@@ -486,7 +486,7 @@ impl NativeProducer {
     }
 
     /// Waits up to `ms` for everything queued; `true` when all of it was delivered or has failed. Also runs delivery callbacks.
-    pub(super) fn flush(&self, ms: i32) -> bool {
+    pub(crate) fn flush(&self, ms: i32) -> bool {
         // SAFETY: the handle is alive.
         unsafe {
             let done = sys::rd_kafka_flush(self.rk.as_ptr(), ms) == OK;
@@ -495,27 +495,27 @@ impl NativeProducer {
         }
     }
 
-    pub(super) fn init_transactions(&self, ms: i32) -> Result<(), TxnError> {
+    pub(crate) fn init_transactions(&self, ms: i32) -> Result<(), TxnError> {
         // SAFETY: the handle is alive; so below.
         check(unsafe { sys::rd_kafka_init_transactions(self.rk.as_ptr(), ms) })
     }
 
-    pub(super) fn begin(&self) -> Result<(), TxnError> {
+    pub(crate) fn begin(&self) -> Result<(), TxnError> {
         // SAFETY: see above.
         check(unsafe { sys::rd_kafka_begin_transaction(self.rk.as_ptr()) })
     }
 
-    pub(super) fn send_offsets(&self, offsets: &TopicPartitionList, group: &GroupMetadata, ms: i32) -> Result<(), TxnError> {
+    pub(crate) fn send_offsets(&self, offsets: &TopicPartitionList, group: &GroupMetadata, ms: i32) -> Result<(), TxnError> {
         // SAFETY: see above; both arguments are only read during the call.
         check(unsafe { sys::rd_kafka_send_offsets_to_transaction(self.rk.as_ptr(), offsets.ptr(), group.0.as_ptr(), ms) })
     }
 
-    pub(super) fn commit(&self, ms: i32) -> Result<(), TxnError> {
+    pub(crate) fn commit(&self, ms: i32) -> Result<(), TxnError> {
         // SAFETY: see above.
         check(unsafe { sys::rd_kafka_commit_transaction(self.rk.as_ptr(), ms) })
     }
 
-    pub(super) fn abort(&self, ms: i32) -> Result<(), TxnError> {
+    pub(crate) fn abort(&self, ms: i32) -> Result<(), TxnError> {
         // SAFETY: see above.
         check(unsafe { sys::rd_kafka_abort_transaction(self.rk.as_ptr(), ms) })
     }
@@ -542,11 +542,11 @@ impl Drop for NativeProducer {
 
 /// Where a record goes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Destination {
-    pub(super) topic: TopicId,
-    pub(super) partition: i32,
+pub(crate) struct Destination {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: i32,
     /// Milliseconds; 0 is "now".
-    pub(super) timestamp: i64,
+    pub(crate) timestamp: i64,
 }
 
 fn check(error: *mut sys::rd_kafka_error_t) -> Result<(), TxnError> {

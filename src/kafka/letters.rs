@@ -20,8 +20,8 @@ use super::ffi::{Destination, GroupMetadata, Headers};
 use super::preflight::{self, TopicFacts};
 use super::producer::{Producer, Recipe, Unproduced};
 use super::settings::{self, Side};
-use super::shared::{KeyFault, KeySource, unix_seconds};
 use crate::config::Config;
+use crate::pipeline::{KeyFault, KeySource, unix_seconds};
 use veilstream_keys::OsEntropy;
 
 /// One request to the brokers.

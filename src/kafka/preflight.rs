@@ -83,12 +83,12 @@ pub fn examine(kafka: &Kafka, schemas: &SchemaSet, dead_letters: &str) -> Result
     Ok(found)
 }
 
-pub(super) fn admin(kafka: &Kafka) -> Result<AdminClient<DefaultClientContext>, String> {
+pub(crate) fn admin(kafka: &Kafka) -> Result<AdminClient<DefaultClientContext>, String> {
     let config: ClientConfig = settings::properties(kafka, Side::Producer).into_iter().collect();
     config.create().map_err(|e| e.to_string())
 }
 
-pub(super) fn wait<T>(future: impl Future<Output = T>) -> Result<T, String> {
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     Ok(runtime.block_on(future))
 }

@@ -22,7 +22,7 @@ const FLUSH: i32 = 20;
 
 /// What a lane's producers are made of.
 #[derive(Clone)]
-pub(super) struct Recipe {
+pub(crate) struct Recipe {
     properties: BTreeMap<String, String>,
     id: String,
 }
@@ -30,17 +30,17 @@ pub(super) struct Recipe {
 impl Recipe {
     /// The producer of a lane: `<prefix>-<group>-<instance>-<lane>`, stable over restarts, so that a restarted process aborts its own orphan.
     /// `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
-    pub(super) fn new(kafka: &Kafka, lane: &str, limits: Option<(usize, usize)>) -> Self {
+    pub(crate) fn new(kafka: &Kafka, lane: &str, limits: Option<(usize, usize)>) -> Self {
         Self::of_id(kafka, format!("{}-{}-{}-{lane}", kafka.transactional_id_prefix, kafka.group_id, kafka.instance), limits)
     }
 
     /// A producer that all instances share, so that the newest fences the others: `<prefix>-<group>-<name>`.
-    pub(super) fn shared(kafka: &Kafka, name: &str, limits: Option<(usize, usize)>) -> Self {
+    pub(crate) fn shared(kafka: &Kafka, name: &str, limits: Option<(usize, usize)>) -> Self {
         Self::of_id(kafka, format!("{}-{}-{name}", kafka.transactional_id_prefix, kafka.group_id), limits)
     }
 
     /// A producer of exactly this id, for what is written beside the pipeline.
-    pub(super) fn named(kafka: &Kafka, id: String) -> Self {
+    pub(crate) fn named(kafka: &Kafka, id: String) -> Self {
         Self::of_id(kafka, id, None)
     }
 
@@ -49,19 +49,19 @@ impl Recipe {
     }
 
     /// How long the coordinator lets a transaction stay open.
-    pub(super) fn transaction_timeout(&self) -> Duration {
+    pub(crate) fn transaction_timeout(&self) -> Duration {
         let ms = self.properties.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(30_000);
         Duration::from_millis(ms)
     }
 
     /// A producer, not fenced in yet.
-    pub(super) fn create(&self) -> Result<Producer, String> {
+    pub(crate) fn create(&self) -> Result<Producer, String> {
         let native = NativeProducer::new(self.properties.iter().map(|(n, v)| (n.as_str(), v.as_str())))?;
         Ok(Producer { native })
     }
 
     /// Fences every producer of this id, the lane's own included: nothing of theirs can commit afterwards.
-    pub(super) fn fence(&self, within: Duration) -> Result<(), TxnError> {
+    pub(crate) fn fence(&self, within: Duration) -> Result<(), TxnError> {
         let ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
         match self.create() {
             Ok(producer) => producer.native.init_transactions(ms),
@@ -70,14 +70,14 @@ impl Recipe {
     }
 
     /// The transactional id.
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 }
 
 /// Why a record was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unproduced {
+pub(crate) enum Unproduced {
     /// It is larger than any topic of this producer takes.
     TooLarge,
     /// The transaction has failed.
@@ -85,28 +85,28 @@ pub(super) enum Unproduced {
 }
 
 /// A producer of one lane.
-pub(super) struct Producer {
+pub(crate) struct Producer {
     native: NativeProducer,
 }
 
 impl Producer {
     /// Fences older producers of this id; waits up to `within`.
-    pub(super) fn fence_in(&self, within: Duration) -> Result<(), TxnError> {
+    pub(crate) fn fence_in(&self, within: Duration) -> Result<(), TxnError> {
         self.native.init_transactions(i32::try_from(within.as_millis()).unwrap_or(i32::MAX))
     }
 
-    pub(super) fn begin(&self) -> Result<(), TxnError> {
+    pub(crate) fn begin(&self) -> Result<(), TxnError> {
         self.native.begin()
     }
 
     /// The handle of a topic of this producer.
-    pub(super) fn topic(&mut self, name: &str) -> Option<TopicId> {
+    pub(crate) fn topic(&mut self, name: &str) -> Option<TopicId> {
         self.native.topic(name)
     }
 
     /// Queues one record. On a full queue it drains and tries the same record again, as long as `go_on` says so: never dropped, never
     /// reordered.
-    pub(super) fn produce(
+    pub(crate) fn produce(
         &self,
         to: Destination,
         key: Option<&[u8]>,
@@ -130,7 +130,7 @@ impl Producer {
     }
 
     /// Why records were not delivered, if some were not; each is told once.
-    pub(super) fn delivery_fault(&self) -> Option<Fault> {
+    pub(crate) fn delivery_fault(&self) -> Option<Fault> {
         self.native.flush(0);
         self.native.watch().take_failure().map(|code| self.cause(of_delivery(code)))
     }
@@ -148,7 +148,7 @@ impl Producer {
     }
 
     /// Waits until everything produced is delivered, as long as `go_on` says so.
-    pub(super) fn flush(&self, go_on: impl Fn() -> bool) -> Result<(), Fault> {
+    pub(crate) fn flush(&self, go_on: impl Fn() -> bool) -> Result<(), Fault> {
         loop {
             let clear = self.native.flush(FLUSH);
             if let Some(code) = self.native.watch().take_failure() {
@@ -165,7 +165,7 @@ impl Producer {
 
     /// Adds the offsets to the transaction and commits it: `Ok(tainted)`, and the producer, unless the call did not return. librdkafka 2.12 may wait for ever for a
     /// group coordinator that crashed (its issue 5511), whatever time-out it is given; the call is left alone then, and its producer ends when it does.
-    pub(super) fn commit(self, offsets: TopicPartitionList, group: Arc<GroupMetadata>) -> (Option<Self>, Result<bool, TxnError>) {
+    pub(crate) fn commit(self, offsets: TopicPartitionList, group: Arc<GroupMetadata>) -> (Option<Self>, Result<bool, TxnError>) {
         let (sender, answer) = mpsc::sync_channel(1);
         let call = move || {
             let sent = self.native.send_offsets(&offsets, &group, CALL);
@@ -183,12 +183,12 @@ impl Producer {
     }
 
     /// Commits a transaction without offsets. `Ok(tainted)`.
-    pub(super) fn commit_records(&self) -> Result<bool, TxnError> {
+    pub(crate) fn commit_records(&self) -> Result<bool, TxnError> {
         self.native.commit(CALL)?;
         Ok(self.native.watch().tainted())
     }
 
-    pub(super) fn abort(&self) -> Result<bool, TxnError> {
+    pub(crate) fn abort(&self) -> Result<bool, TxnError> {
         self.native.abort(CALL)?;
         // What the abort purged reports as failed: not the next transaction's failure.
         self.native.flush(0);
@@ -199,7 +199,7 @@ impl Producer {
 
 /// A pause that grows from one failure to the next, up to a bound.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     until: Option<Instant>,
 }
@@ -208,22 +208,22 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(10);
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next: Self::FIRST, until: None }
     }
 
     /// Failed: wait before the next try.
-    pub(super) fn failed(&mut self, now: Instant) {
+    pub(crate) fn failed(&mut self, now: Instant) {
         self.until = Some(now + self.next);
         self.next = (self.next * 2).min(Self::LONGEST);
     }
 
-    pub(super) fn worked(&mut self) {
+    pub(crate) fn worked(&mut self) {
         *self = Self::new();
     }
 
     /// How long to wait still.
-    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 }

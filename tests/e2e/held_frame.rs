@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use veilstream::kafka::{End, Options, Pipeline};
+use veilstream::pipeline::{End, Options, Pipeline};
 use veilstream::status::Status;
 use veilstream::telemetry::metrics::Metrics;
 use veilstream::{keys, registry};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Worker;
-use crate::kafka::End;
-use crate::kafka::lane::{Event, State};
-use crate::kafka::shared::{Target, ToPoll};
+use crate::pipeline::End;
+use crate::pipeline::core::machine::{Event, State};
+use crate::pipeline::shared::{Target, ToPoll};
 
 /// An answer of the polling thread takes at most this long, requests to brokers included; then it is asked again.
 const ANSWER: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use rdkafka::consumer::Consumer as _;
 
 use super::{Poller, lock};
 use crate::kafka::preflight;
-use crate::kafka::shared::{Assigned, Target, ToLane};
+use crate::pipeline::shared::{Assigned, Target, ToLane};
 
 /// No refusal for so long: what was missing has been granted.
 const GRANTED: Duration = Duration::from_secs(30);

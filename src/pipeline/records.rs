@@ -16,12 +16,12 @@ use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record}
 use veilstream_engine::seal::{NoncePool, Origin};
 use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
 
-use super::dead_letter::{self, Original, Reason};
-use super::error::Fault;
-use super::ffi::{Batch, Destination, Headers, Message, TopicId};
-use super::producer::{Producer, Unproduced};
+use super::core::partition::{Route, Slots};
 use super::shared::{KeyFault, Shared, unix_millis, unix_seconds};
-use super::slot::{Route, Slots};
+use crate::kafka::dead_letter::{self, Original, Reason};
+use crate::kafka::error::Fault;
+use crate::kafka::ffi::{Batch, Destination, Headers, Message, TopicId};
+use crate::kafka::producer::{Producer, Unproduced};
 use crate::telemetry::counters::{SchemaCounters, TopicCounters};
 use crate::telemetry::events::{Event as _, RoutePaused};
 use veilstream_keys::OsEntropy;

@@ -8,9 +8,9 @@ use veilstream_engine::key::Key;
 use veilstream_engine::transform::NeededKey;
 
 use super::Worker;
-use crate::kafka::End;
-use crate::kafka::lane::{Event, State};
-use crate::kafka::shared::{KeyFault, KeySource};
+use crate::pipeline::End;
+use crate::pipeline::core::machine::{Event, State};
+use crate::pipeline::shared::{KeyFault, KeySource};
 
 /// One look at whether keys have come; the inbox waits so long.
 const LOOK: Duration = Duration::from_millis(5);
@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(2);
 type Answer = Result<Vec<Arc<Key>>, KeyFault>;
 
 /// The thread beside a lane.
-pub(in crate::kafka) struct Fetcher {
+pub(in crate::pipeline) struct Fetcher {
     asks: Sender<Vec<NeededKey>>,
     answers: Receiver<Answer>,
     asked: Option<Instant>,
@@ -28,7 +28,7 @@ pub(in crate::kafka) struct Fetcher {
 
 impl Fetcher {
     /// Its thread ends with it, or when the request it is at has ended.
-    pub(in crate::kafka) fn start(lane: usize, keys: Arc<dyn KeySource>) -> std::io::Result<Self> {
+    pub(in crate::pipeline) fn start(lane: usize, keys: Arc<dyn KeySource>) -> std::io::Result<Self> {
         let (asks, asked) = mpsc::channel::<Vec<NeededKey>>();
         let (answer, answers) = mpsc::channel();
         let run = move || {

@@ -3,56 +3,56 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::ffi::{Batch, Message, TopicId};
-use super::shared::{Assigned, Target};
+use crate::kafka::ffi::{Batch, Message, TopicId};
+use crate::pipeline::shared::{Assigned, Target};
 
 /// One partition in one assignment.
-pub(super) struct Slot {
-    pub(super) assigned: Assigned,
+pub(in crate::pipeline) struct Slot {
+    pub(in crate::pipeline) assigned: Assigned,
     /// Everything below is committed; `None`: no record was read yet.
-    pub(super) base: Option<i64>,
+    pub(in crate::pipeline) base: Option<i64>,
     /// The first offset not done; at least `base`.
-    pub(super) next: Option<i64>,
+    pub(in crate::pipeline) next: Option<i64>,
     /// The highest `next` before it was rewound: positions below mean nothing.
     high: i64,
     /// Number of the first batch that can hold records of this assignment.
-    pub(super) since: u64,
+    pub(in crate::pipeline) since: u64,
     /// The guard stopped its topic.
-    pub(super) parked: bool,
+    pub(in crate::pipeline) parked: bool,
     /// Where its records go, as of the schemas and producer in hand.
-    pub(super) route: Option<Route>,
+    pub(in crate::pipeline) route: Option<Route>,
 }
 
 /// Where records of a topic go.
 #[derive(Clone, Copy)]
-pub(super) struct Route {
+pub(in crate::pipeline) struct Route {
     /// The sanitized topic; `None`: no schema routes the raw topic any more.
-    pub(super) to: Option<TopicId>,
+    pub(in crate::pipeline) to: Option<TopicId>,
     /// Index of the route's counters.
-    pub(super) counters: usize,
+    pub(in crate::pipeline) counters: usize,
     /// The sanitized topic is compacted: it takes no null keys.
-    pub(super) compacted: bool,
+    pub(in crate::pipeline) compacted: bool,
     /// Latest timestamp it takes, in milliseconds after now.
-    pub(super) ahead_ms: i64,
+    pub(in crate::pipeline) ahead_ms: i64,
 }
 
 impl Slot {
-    pub(super) fn new(assigned: Assigned, since: u64) -> Self {
+    pub(in crate::pipeline) fn new(assigned: Assigned, since: u64) -> Self {
         Self { assigned, base: None, next: None, high: 0, since, parked: false, route: None }
     }
 
     /// It has work that is not committed.
-    pub(super) fn is_dirty(&self) -> bool {
+    pub(in crate::pipeline) fn is_dirty(&self) -> bool {
         self.next != self.base
     }
 
     /// Everything read is committed, and nothing is to be read again.
-    pub(super) fn is_drained(&self) -> bool {
+    pub(in crate::pipeline) fn is_drained(&self) -> bool {
         !self.parked && !self.is_dirty() && self.next.is_some_and(|next| next >= self.high)
     }
 
     /// Where to read again from; `reread`: the committed offset decides, also when nothing was read yet.
-    pub(super) fn target(&self, reread: bool) -> Option<Target> {
+    pub(in crate::pipeline) fn target(&self, reread: bool) -> Option<Target> {
         let offset = match self.base {
             Some(base) => base,
             None if reread => -1,
@@ -65,39 +65,39 @@ impl Slot {
 
 /// The partitions of one lane.
 #[derive(Default)]
-pub(super) struct Slots {
+pub(in crate::pipeline) struct Slots {
     slots: Vec<Slot>,
 }
 
 impl Slots {
-    pub(super) fn add(&mut self, slot: Slot) {
+    pub(in crate::pipeline) fn add(&mut self, slot: Slot) {
         // An older assignment of it is over, whatever it held.
         self.slots.retain(|s| (&s.assigned.topic, s.assigned.partition) != (&slot.assigned.topic, slot.assigned.partition));
         self.slots.push(slot);
     }
 
-    pub(super) fn remove(&mut self, epochs: &[u64]) {
+    pub(in crate::pipeline) fn remove(&mut self, epochs: &[u64]) {
         self.slots.retain(|s| !epochs.contains(&s.assigned.epoch));
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
+    pub(in crate::pipeline) fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+    pub(in crate::pipeline) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
         self.slots.iter_mut()
     }
 
-    pub(super) fn get_mut(&mut self, i: usize) -> Option<&mut Slot> {
+    pub(in crate::pipeline) fn get_mut(&mut self, i: usize) -> Option<&mut Slot> {
         self.slots.get_mut(i)
     }
 
-    pub(super) fn find(&self, topic: &str, partition: i32) -> Option<usize> {
+    pub(in crate::pipeline) fn find(&self, topic: &str, partition: i32) -> Option<usize> {
         self.slots.iter().position(|s| s.assigned.partition == partition && &*s.assigned.topic == topic)
     }
 
     /// Notes where reading began, for partitions that were never read: that is where they are rewound to.
-    pub(super) fn base(&mut self, batch: &Batch) {
+    pub(in crate::pipeline) fn base(&mut self, batch: &Batch) {
         if self.slots.iter().all(|s| s.base.is_some()) {
             return;
         }
@@ -112,7 +112,7 @@ impl Slots {
     }
 
     /// The transaction committed.
-    pub(super) fn commit(&mut self) {
+    pub(in crate::pipeline) fn commit(&mut self) {
         for slot in &mut self.slots {
             slot.base = slot.next;
             slot.assigned.progress.store(slot.base.unwrap_or(-1), Ordering::Relaxed);
@@ -120,7 +120,7 @@ impl Slots {
     }
 
     /// What is not committed comes again.
-    pub(super) fn rewind(&mut self) {
+    pub(in crate::pipeline) fn rewind(&mut self) {
         for slot in &mut self.slots {
             slot.high = slot.high.max(slot.next.unwrap_or(0));
             slot.next = slot.base;
@@ -128,7 +128,7 @@ impl Slots {
     }
 
     /// Partitions are read from here now.
-    pub(super) fn moved(&mut self, targets: &[Target]) {
+    pub(in crate::pipeline) fn moved(&mut self, targets: &[Target]) {
         for target in targets {
             if let Some(slot) = self.slots.iter_mut().find(|s| s.assigned.epoch == target.epoch) {
                 slot.base = Some(target.offset);
@@ -138,7 +138,7 @@ impl Slots {
     }
 
     /// A drained partition's position is beyond its last record; `true`: by something to commit.
-    pub(super) fn advance(&mut self, topic: &str, partition: i32, position: i64) -> bool {
+    pub(in crate::pipeline) fn advance(&mut self, topic: &str, partition: i32, position: i64) -> bool {
         let Some(slot) = self.find(topic, partition).and_then(|i| self.slots.get_mut(i)) else { return false };
         let beyond = slot.is_drained() && slot.next.is_some_and(|next| position > next);
         if beyond {
@@ -148,14 +148,14 @@ impl Slots {
     }
 
     /// Parks a partition whose work is committed.
-    pub(super) fn park(&mut self, epoch: u64) -> Option<Target> {
+    pub(in crate::pipeline) fn park(&mut self, epoch: u64) -> Option<Target> {
         let slot = self.slots.iter_mut().find(|s| s.assigned.epoch == epoch && !s.parked && !s.is_dirty())?;
         slot.parked = true;
         slot.target(false)
     }
 
     /// `true`: partitions of the topic were parked here.
-    pub(super) fn unpark(&mut self, topic: &Arc<str>) -> bool {
+    pub(in crate::pipeline) fn unpark(&mut self, topic: &Arc<str>) -> bool {
         let mut any = false;
         for slot in self.slots.iter_mut().filter(|s| s.assigned.topic == *topic) {
             any |= std::mem::take(&mut slot.parked);

@@ -12,11 +12,11 @@ use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
 
-use super::ffi::GroupMetadata;
 use super::guard::Guard;
-use super::preflight::TopicFacts;
 use super::{End, Options};
 use crate::config;
+use crate::kafka::ffi::GroupMetadata;
+use crate::kafka::preflight::TopicFacts;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -172,7 +172,7 @@ impl Latch {
 }
 
 /// Seconds since the epoch.
-pub(super) fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 

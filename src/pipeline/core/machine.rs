@@ -1,9 +1,9 @@
 //! The life of one lane's transaction, as a pure state machine: events in, the next thing to do out. Nothing here talks to Kafka, so that every
-//! transition is tested without one; `worker.rs` does what it is told and reports back.
+//! transition is tested without one; `lane.rs` does what it is told and reports back.
 
 use std::time::{Duration, Instant};
 
-use super::error::Fault;
+use crate::kafka::error::Fault;
 
 /// Where the lane is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

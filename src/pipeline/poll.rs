@@ -16,12 +16,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::End;
-use super::error::is_authorization;
-use super::ffi::{GroupMetadata, Queue};
-use super::producer::Recipe;
-use super::settings;
 use super::shared::{Assigned, LaneHandle, Latch, Shared, Target, ToLane, ToPoll};
 use crate::config;
+use crate::kafka::error::is_authorization;
+use crate::kafka::ffi::{GroupMetadata, Queue};
+use crate::kafka::producer::Recipe;
+use crate::kafka::settings;
 use crate::telemetry::events::{Event as _, ProducerRecycled, Rebalanced};
 
 /// The consumer as this crate knows it.
