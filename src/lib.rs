@@ -13,6 +13,7 @@ pub mod http;
 pub mod kafka;
 pub mod keys;
 pub mod pipeline;
+pub mod preflight;
 pub mod registry;
 pub mod signals;
 pub mod status;

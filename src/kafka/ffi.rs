@@ -3,6 +3,8 @@
 //! and an interceptor that sees requests end without an answer. Every wrapper owns its native object and frees it once.
 #![allow(unsafe_code)]
 
+pub(crate) mod admin;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};

@@ -17,11 +17,12 @@ use veilstream_engine::transform::{Limits, Outcome, Transformer};
 
 use super::dead_letter::{self, Letter, Opened, Original, Reason};
 use super::ffi::{Destination, GroupMetadata, Headers};
-use super::preflight::{self, TopicFacts};
 use super::producer::{Producer, Recipe, Unproduced};
 use super::settings::{self, Side};
+use super::topics::{TopicFacts, Topics};
 use crate::config::Config;
 use crate::pipeline::{KeyFault, KeySource, unix_seconds};
+use crate::preflight;
 use veilstream_keys::OsEntropy;
 
 /// One request to the brokers.
@@ -182,10 +183,9 @@ pub struct Replayed {
 /// [`LettersError`]; what committed before stays.
 pub fn replay(config: &Config, schemas: &Arc<SchemaSet>, keys: &dyn KeySource, mut progress: impl FnMut(Replayed)) -> Result<Replayed, LettersError> {
     let topic = &config.pipeline.dead_letter_topic;
-    let found = preflight::examine(&config.kafka, schemas, topic).map_err(LettersError::Kafka)?;
-    if let Some(problem) = found.denied.first().or(found.problems.first()) {
-        return Err(LettersError::Kafka(problem.clone()));
-    }
+    let topics = Topics::connect(&config.kafka).map_err(|e| LettersError::Kafka(e.to_string()))?;
+    let found = preflight::examine(&topics, schemas, topic).map_err(|e| LettersError::Kafka(e.to_string()))?;
+    found.faultless().map_err(|e| LettersError::Kafka(e.to_string()))?;
     // One id for all: a second replay fences the first.
     let written = found.facts.values().map(|f| f.max_message_bytes);
     let limits = written.clone().min().zip(written.max());

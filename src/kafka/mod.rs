@@ -4,6 +4,6 @@ pub mod dead_letter;
 pub mod error;
 pub(crate) mod ffi;
 pub mod letters;
-pub mod preflight;
 pub(crate) mod producer;
 pub mod settings;
+pub mod topics;

@@ -10,7 +10,6 @@ mod poll;
 mod records;
 mod shared;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,8 +25,9 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::kafka::error::{Fault, is_authorization};
 use crate::kafka::ffi::Queue;
-use crate::kafka::preflight;
 use crate::kafka::producer::{Producer, Recipe};
+use crate::kafka::topics::{TopicError, Topics};
+use crate::preflight::{self, Found, Refusal};
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -158,7 +158,8 @@ impl Pipeline {
         create_topics: bool,
         options: Options,
     ) -> Result<Self, StartError> {
-        let facts = preflight(config, &registry, create_topics)?;
+        let topics = Topics::connect(&config.kafka).map_err(|e| StartError::Settings(e.to_string()))?;
+        let found = preflight(&topics, config, &registry, create_topics)?;
         let shared = Arc::new(Shared {
             guard: guard::Guard::new(config.pipeline.reject_guard),
             pipeline: config.pipeline.clone(),
@@ -167,7 +168,8 @@ impl Pipeline {
             keys,
             status,
             metrics,
-            facts: ArcSwap::from_pointee(facts),
+            unfit: ArcSwap::from_pointee(poll::unfit(&found)),
+            facts: ArcSwap::from_pointee(found.facts),
             membership: Membership::default(),
             raised_timestamps: AtomicU64::new(0),
         });
@@ -185,7 +187,7 @@ impl Pipeline {
             let fetcher = Fetcher::start(lane, shared.keys.clone()).map_err(system)?;
             workers.push(Worker::new(lane, shared.clone(), recipe, queue, messages, to_poll.clone(), overrun, producer, fetcher));
         }
-        let poller = Poller::new(consumer, shared, config.kafka.clone(), requests, stops);
+        let poller = Poller::new(consumer, shared, config.kafka.clone(), topics, requests, stops);
         poller.route(routes);
         let lanes = workers.len();
         let mut threads = Vec::new();
@@ -226,30 +228,40 @@ impl Pipeline {
     }
 }
 
-/// Facts about the topics, or why not to start.
-fn preflight(config: &Config, registry: &Registry, create_topics: bool) -> Result<HashMap<String, preflight::TopicFacts>, StartError> {
-    let look = || preflight::examine(&config.kafka, &registry.current(), &config.pipeline.dead_letter_topic).map_err(|e| StartError::Preflight(vec![e]));
+/// What there is to run, or why nothing is. One route that can run is enough.
+fn preflight(topics: &Topics, config: &Config, registry: &Registry, create_topics: bool) -> Result<Found, StartError> {
+    let unreachable = |e: TopicError| StartError::Preflight(vec![e.to_string()]);
+    let look = || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic).map_err(unreachable);
     let mut found = look()?;
     if create_topics && !found.missing.is_empty() {
-        preflight::create(&config.kafka, &found.missing).map_err(|e| StartError::Preflight(vec![e]))?;
-        for missing in &found.missing {
-            tracing::info!(topic = missing.name, partitions = missing.partitions, "topic created");
+        let created = topics.create(&found.missing);
+        let refused = created.err().unwrap_or_default();
+        let is_refused = |name: &str| refused.iter().any(|e| matches!(e, TopicError::NotCreated { topic, .. } if topic == name));
+        for made in found.missing.iter().filter(|made| !is_refused(&made.name)) {
+            tracing::info!(topic = made.name, partitions = made.partitions, "topic created");
         }
-        // Metadata follows a creation.
-        let end = Instant::now() + Duration::from_secs(10);
+        for error in &refused {
+            tracing::warn!("{error}");
+        }
         found = look()?;
-        while !found.missing.is_empty() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(100));
-            found = look()?;
+        if let (Err(_), [first, ..]) = (found.runnable(), &*refused) {
+            let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            return Err(if first.is_authorization() { StartError::NotAuthorized(texts.join("; ")) } else { StartError::Preflight(texts) });
         }
     }
     for warning in &found.warnings {
         tracing::warn!("{warning}");
     }
-    if !found.denied.is_empty() {
-        return Err(StartError::NotAuthorized(found.denied.join("; ")));
+    for route in found.unfit() {
+        for problem in &route.problems {
+            tracing::warn!(topic = route.raw, "route waits: {problem}");
+        }
     }
-    if found.problems.is_empty() { Ok(found.facts) } else { Err(StartError::Preflight(found.problems)) }
+    match found.runnable() {
+        Ok(()) => Ok(found),
+        Err(Refusal::NotAuthorized(texts)) => Err(StartError::NotAuthorized(texts.join("; "))),
+        Err(Refusal::Unfit(texts)) => Err(StartError::Preflight(texts)),
+    }
 }
 
 /// The lanes' producers, fenced in before the group is joined: whatever an earlier process of this name left open is over then.

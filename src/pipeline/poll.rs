@@ -3,7 +3,7 @@
 
 mod housekeeping;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +22,8 @@ use crate::kafka::error::is_authorization;
 use crate::kafka::ffi::{GroupMetadata, Queue};
 use crate::kafka::producer::Recipe;
 use crate::kafka::settings;
+use crate::kafka::topics::Topics;
+use crate::preflight::{Found, Problem};
 use crate::telemetry::events::{Event as _, ProducerRecycled, Rebalanced};
 
 /// The consumer as this crate knows it.
@@ -32,6 +34,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// A lane that does not acknowledge an assignment within this time is inside a call to the broker, not reading: it looks at its inbox before
 /// it reads again.
 const ASSIGN_WAIT: Duration = Duration::from_secs(1);
+/// How often topics of routes that cannot run are looked at again.
+pub(super) const EXAMINATION: Duration = Duration::from_secs(5);
 /// Requests to the group coordinator and to partition leaders.
 const REQUEST: Duration = Duration::from_secs(5);
 
@@ -224,6 +228,12 @@ fn wait_for(acks: &Receiver<usize>, waiting: &mut Vec<usize>, most: Duration) {
     }
 }
 
+/// Raw topics of routes that cannot run, each with why.
+pub(super) fn unfit(found: &Found) -> BTreeMap<String, String> {
+    let reason = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    found.unfit().map(|route| (route.raw.clone(), reason(&route.problems))).collect()
+}
+
 /// Makes the consumer; it joins no group yet.
 pub(super) fn create(kafka: &config::Kafka, shared: &Arc<Shared>) -> Result<Arc<KafkaConsumer>, KafkaError> {
     let config: ClientConfig = settings::consumer(kafka, &shared.pipeline).into_iter().collect();
@@ -236,6 +246,8 @@ pub(super) struct Poller {
     pub(super) consumer: Arc<KafkaConsumer>,
     pub(super) shared: Arc<Shared>,
     pub(super) kafka: config::Kafka,
+    pub(super) examiner: Topics,
+    next_examination: Instant,
     pub(super) requests: Receiver<ToPoll>,
     pub(super) stop: Receiver<Instant>,
     topics: Vec<String>,
@@ -252,12 +264,21 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(consumer: Arc<KafkaConsumer>, shared: Arc<Shared>, kafka: config::Kafka, requests: Receiver<ToPoll>, stop: Receiver<Instant>) -> Self {
+    pub(super) fn new(
+        consumer: Arc<KafkaConsumer>,
+        shared: Arc<Shared>,
+        kafka: config::Kafka,
+        examiner: Topics,
+        requests: Receiver<ToPoll>,
+        stop: Receiver<Instant>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             consumer,
             shared,
             kafka,
+            examiner,
+            next_examination: now + EXAMINATION,
             requests,
             stop,
             topics: Vec::new(),
@@ -333,8 +354,15 @@ impl Poller {
 
     fn subscribe(&mut self) -> Result<(), String> {
         let set = self.shared.registry.current();
-        let mut topics: Vec<String> = set.routes().map(|(from, _)| from.to_owned()).collect();
+        let unfit = self.shared.unfit.load();
+        let mut topics: Vec<String> = set.routes().map(|(from, _)| from.to_owned()).filter(|from| !unfit.contains_key(from)).collect();
         topics.sort();
+        if unfit.is_empty() {
+            self.shared.status.ready("routes");
+        } else {
+            let reasons: Vec<&str> = unfit.values().map(String::as_str).collect();
+            self.shared.status.unready("routes", reasons.join("; "));
+        }
         if topics != self.topics {
             let names: Vec<&str> = topics.iter().map(String::as_str).collect();
             self.consumer.subscribe(&names).map_err(|e| e.to_string())?;

@@ -1,6 +1,6 @@
 //! What the polling thread and the lanes share, and what they tell each other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::guard::Guard;
 use super::{End, Options};
 use crate::config;
 use crate::kafka::ffi::GroupMetadata;
-use crate::kafka::preflight::TopicFacts;
+use crate::kafka::topics::TopicFacts;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -63,6 +63,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) guard: Guard,
     pub(super) facts: ArcSwap<HashMap<String, TopicFacts>>,
+    /// Raw topics whose routes cannot run, each with why: they are not read.
+    pub(super) unfit: ArcSwap<BTreeMap<String, String>>,
     pub(super) membership: Membership,
     /// Timestamps of 0, which librdkafka cannot write, raised to 1.
     pub(super) raised_timestamps: AtomicU64,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 
-use super::{Poller, lock};
-use crate::kafka::preflight;
+use super::{EXAMINATION, Poller, lock};
 use crate::pipeline::shared::{Assigned, Target, ToLane};
+use crate::preflight;
 
 /// No refusal for so long: what was missing has been granted.
 const GRANTED: Duration = Duration::from_secs(30);
@@ -120,25 +120,34 @@ impl Poller {
         }
     }
 
-    /// New raw topics are subscribed to once their topics are as they must be.
+    /// New raw topics are subscribed to once their topics are as they must be, and those that were not are looked at again.
     fn look_at_schemas(&mut self) {
         let set = self.shared.registry.current();
-        let mut topics: Vec<&str> = set.routes().map(|(from, _)| from).collect();
-        topics.sort_unstable();
-        if topics == self.topics || self.topics.is_empty() {
+        let unfit = self.shared.unfit.load_full();
+        let read = |topic: &str| self.topics.binary_search_by(|t| t.as_str().cmp(topic)).is_ok();
+        let is_known = set.routes().all(|(from, _)| read(from) || unfit.contains_key(from));
+        let is_whole = self.topics.iter().all(|topic| set.routes().any(|(from, _)| from == topic));
+        let waits = unfit.is_empty() || Instant::now() < self.next_examination;
+        if self.topics.is_empty() || is_known && is_whole && waits {
             return;
         }
-        match preflight::examine(&self.kafka, &set, &self.shared.pipeline.dead_letter_topic) {
-            Ok(found) if found.problems.is_empty() => {
-                self.shared.facts.store(Arc::new(found.facts));
-                if let Err(error) = self.subscribe() {
-                    self.shared.status.unready("routes", error);
-                } else {
-                    self.shared.status.ready("routes");
+        self.next_examination = Instant::now() + EXAMINATION;
+        match preflight::examine(&self.examiner, &set, &self.shared.pipeline.dead_letter_topic) {
+            Ok(found) => match found.runnable() {
+                Ok(()) => {
+                    let now_unfit = super::unfit(&found);
+                    for (topic, reason) in now_unfit.iter().filter(|(topic, reason)| unfit.get(*topic) != Some(*reason)) {
+                        tracing::warn!(topic, "route waits: {reason}");
+                    }
+                    self.shared.unfit.store(Arc::new(now_unfit));
+                    self.shared.facts.store(Arc::new(found.facts));
+                    if let Err(error) = self.subscribe() {
+                        self.shared.status.unready("routes", error);
+                    }
                 }
-            }
-            Ok(found) => self.shared.status.unready("routes", found.problems.join("; ")),
-            Err(error) => self.shared.status.unready("routes", error),
+                Err(refusal) => self.shared.status.unready("routes", refusal.to_string()),
+            },
+            Err(error) => self.shared.status.unready("routes", error.to_string()),
         }
     }
 }
