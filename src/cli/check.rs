@@ -39,6 +39,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
             for warning in warnings {
                 writeln!(out, "warning: {warning}")?;
             }
+            lines.extend(preflight::roles(&registry.current(), &config.pipeline.dead_letter_topic).iter().map(ToString::to_string));
             for schema in registry.current().schemas() {
                 let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
                 writeln!(out, "schema {}: {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
@@ -49,6 +50,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     }
     if !lines.is_empty() {
         return Err(super::faults_error(&lines));
+    }
+    for warning in config.warnings() {
+        writeln!(out, "warning: {warning}")?;
     }
     if args.preflight {
         ask(&config, &mut out)?;

@@ -23,9 +23,10 @@ pub use shared::{KeyFault, KeySource};
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::kafka::error::{Fault, is_authorization};
+use crate::kafka::error::{Fault, TxnError, is_authorization};
 use crate::kafka::ffi::Queue;
 use crate::kafka::producer::{Producer, Recipe};
+use crate::kafka::settings;
 use crate::kafka::topics::{TopicError, Topics};
 use crate::preflight::{self, Found, Refusal};
 use crate::registry::Registry;
@@ -275,16 +276,52 @@ fn producers(config: &Config, shared: &Shared) -> Result<Vec<(Recipe, Producer)>
     let written: Vec<usize> =
         set.routes().map(|(_, to)| to).chain([config.pipeline.dead_letter_topic.as_str()]).filter_map(|t| facts.get(t)).map(|f| f.max_message_bytes).collect();
     let limits = written.iter().min().copied().zip(written.iter().max().copied());
+    fence_former(config, lanes, limits)?;
     let make = |lane: usize| -> Result<(Recipe, Producer), StartError> {
-        let recipe = Recipe::new(&config.kafka, &lane.to_string(), limits);
+        let recipe = Recipe::new(&config.kafka, lane, limits);
         let producer = recipe.create().map_err(StartError::Settings)?;
         match producer.fence_in(FENCE_IN) {
             Ok(()) => Ok((recipe, producer)),
-            Err(e) if matches!(e.fault(), Fault::Blocked(code) if is_authorization(code)) => {
-                Err(StartError::NotAuthorized(format!("transactional id {}: grant Write and Describe on it ({e})", recipe.id())))
-            }
-            Err(e) => Err(StartError::Preflight(vec![format!("transactional id {} cannot be had within {} s ({e})", recipe.id(), FENCE_IN.as_secs())])),
+            Err(e) => Err(not_fenced(&recipe, e)),
         }
     };
     (0..lanes).map(make).collect()
+}
+
+fn not_fenced(recipe: &Recipe, error: TxnError) -> StartError {
+    match error.fault() {
+        Fault::Blocked(code) if is_authorization(code) => {
+            StartError::NotAuthorized(format!("transactional id {}: grant Write and Describe on it ({error})", recipe.id()))
+        }
+        _ => StartError::Preflight(vec![format!("transactional id {} cannot be had within {} s ({error})", recipe.id(), FENCE_IN.as_secs())]),
+    }
+}
+
+/// On the first start under its ids, a process ends what it left open under those it had before. Only then: another group's instance may have them.
+fn fence_former(config: &Config, lanes: usize, limits: Option<(usize, usize)>) -> Result<(), StartError> {
+    if settings::former_transactional_id(&config.kafka, 0).is_none() {
+        return Ok(());
+    }
+    let first = Recipe::new(&config.kafka, 0, limits);
+    match first.fence_first(FENCE_IN).map_err(|e| not_fenced(&first, e))? {
+        Some(true) => {}
+        Some(false) => return Ok(()),
+        None => {
+            tracing::warn!(
+                id = first.id(),
+                "it cannot be told whether this id is new; what was left open under the former one ends with transaction.timeout.ms"
+            );
+            return Ok(());
+        }
+    }
+    for former in (0..lanes).filter_map(|lane| settings::former_transactional_id(&config.kafka, lane)) {
+        match Recipe::named(&config.kafka, former.clone()).fence(FENCE_IN) {
+            Ok(()) => tracing::info!(id = former, "the former transactional id is fenced"),
+            // Nobody who had it and lost the permission can have left anything open for long.
+            Err(error) => {
+                tracing::warn!(id = former, code = %error, "the former transactional id cannot be fenced; what was left open under it ends with transaction.timeout.ms");
+            }
+        }
+    }
+    Ok(())
 }

@@ -217,7 +217,7 @@ impl Pump {
                 Ok(done) => {
                     self.fetches = 0;
                     slot.next = Some(message.offset() + 1);
-                    self.count(&route, &message, matches!(done, Done::DeadLettered));
+                    self.count(&route, &message, &headers, matches!(done, Done::DeadLettered));
                     if self.transaction.first.is_none() {
                         self.transaction.first = Some((slot.assigned.topic.clone(), message.partition(), message.offset()));
                     }
@@ -361,7 +361,7 @@ impl Pump {
         Ok(Done::DeadLettered)
     }
 
-    fn count(&mut self, route: &Route, message: &Message<'_>, dead_letter: bool) {
+    fn count(&mut self, route: &Route, message: &Message<'_>, headers: &[Header<'_>], dead_letter: bool) {
         let topic = &mut self.topics[route.counters];
         topic.counters.consumed(1);
         if dead_letter {
@@ -371,7 +371,8 @@ impl Pump {
         }
         topic.outcomes.push(dead_letter);
         self.transaction.records += 1;
-        self.transaction.bytes += message.value().map_or(0, <[u8]>::len) + message.key().map_or(0, <[u8]>::len);
+        let of_headers = headers.iter().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
+        self.transaction.bytes += message.value().map_or(0, <[u8]>::len) + message.key().map_or(0, <[u8]>::len) + of_headers;
     }
 
     fn schema_counters(&mut self, schema: usize) {
