@@ -17,11 +17,13 @@ mod key_service;
 mod key_store;
 mod keys_on_kafka;
 mod lifecycle;
+mod memory;
 mod observe;
 mod outage;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
 mod proxy_http;
+mod racks;
 mod reader;
 mod sandbox;
 mod schemas;
@@ -30,4 +32,6 @@ mod servers;
 mod sidecar;
 #[path = "../../keys/tests/support/store_suite.rs"]
 mod store_suite;
+mod topics;
+mod transactional_ids;
 mod webhooks;

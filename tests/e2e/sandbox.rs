@@ -22,6 +22,11 @@ impl<'a> Sandbox<'a> {
     /// With an empty raw topic and the document [`people`].
     pub(crate) fn new(broker: &'a Kafka, name: &'a str, partitions: i32) -> Self {
         broker.create_topic(&format!("{name}.raw"), partitions);
+        Self::over(broker, name, partitions)
+    }
+
+    /// With a raw topic that is there.
+    pub(crate) fn over(broker: &'a Kafka, name: &'a str, partitions: i32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("schemas")).unwrap();
         let sandbox = Self { broker, name, partitions, dir };
