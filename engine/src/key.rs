@@ -52,6 +52,8 @@ pub enum KeyKind {
     Wrapping,
     /// Authenticates the audit log.
     Audit,
+    /// Authenticates the key store and the erasure ledger. Never sees a record.
+    Store,
 }
 
 /// Where a key is in its life.
@@ -179,6 +181,7 @@ impl KeyKind {
             Self::SubjectRef => "subject_ref",
             Self::Wrapping => "wrapping",
             Self::Audit => "audit",
+            Self::Store => "store",
         }
     }
 }
@@ -205,7 +208,7 @@ pub struct ParseKeyError(pub &'static str);
 impl FromStr for KeyKind {
     type Err = ParseKeyError;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        [Self::Data, Self::Deterministic, Self::Index, Self::DeadLetter, Self::SubjectRef, Self::Wrapping, Self::Audit]
+        [Self::Data, Self::Deterministic, Self::Index, Self::DeadLetter, Self::SubjectRef, Self::Wrapping, Self::Audit, Self::Store]
             .into_iter()
             .find(|k| k.as_str() == s)
             .ok_or(ParseKeyError("key kind"))

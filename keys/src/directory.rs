@@ -1,4 +1,4 @@
-//! The local key directory: `DIR/kek`, `DIR/keys.db` and `DIR/erasures.jsonl` (docs/formats.md, "On disk").
+//! The local key directory: `DIR/kek`, `DIR/keys.db`, and `DIR.erasures.jsonl` beside it (docs/formats.md, "On disk").
 
 use std::fs::DirBuilder;
 use std::io;
@@ -17,10 +17,14 @@ pub fn store(dir: &Path) -> PathBuf {
     dir.join("keys.db")
 }
 
-/// The erasure ledger of a key directory.
+/// The erasure ledger of a key directory: beside it, not in it, so that a copy of the directory put back does not take the ledger back with it.
 #[must_use]
 pub fn ledger(dir: &Path) -> PathBuf {
-    dir.join("erasures.jsonl")
+    // `.` has no name to stand beside.
+    let dir = if dir.file_name().is_some() { dir.to_owned() } else { dir.canonicalize().unwrap_or_else(|_| dir.to_owned()) };
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(".erasures.jsonl");
+    dir.with_file_name(name)
 }
 
 /// Makes the folder that `file` will stand in, mode 0700, unless it is there.

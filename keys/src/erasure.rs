@@ -3,24 +3,32 @@
 //! Order: the ledger first, so that an erasure that was begun is completed by whoever opens the store next; then the store; then a look whether it is so; then
 //! the signed receipt.
 
+mod append;
 mod ledger;
+mod line;
 mod receipt;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use veilstream_engine::error::OpenError;
 use veilstream_engine::kdf;
-use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
 use veilstream_engine::seal::{Expected, NoncePool, Opener, Owner, PayloadKind, Sealer};
 use veilstream_engine::subject::subject_ref;
 use veilstream_engine::token::Suite;
 
-pub use ledger::{Chain, Erasure, FileLedger, Ledger, LedgerError, Recorded};
+#[cfg(feature = "postgres")]
+pub use crate::store::PostgresLedger;
+pub(crate) use append::Appender;
+pub use ledger::{Erasure, FileLedger, Ledger, LedgerError, Recorded, Wrong};
+pub use line::{Position, Verifier, first_line, hex, next_line, unhex};
 pub(crate) use receipt::signer;
 pub use receipt::{Canary, Check, Receipt, ReceiptError, SignedReceipt};
 
-use crate::store::{KeyRecord, Shred, Store};
+use crate::store::KeyRecord;
 use crate::{KeyError, Manager, OsEntropy};
 
 /// The field of a receipt's canary token. No schema has a field of this name: there is no `#canary` in the grammar of names (docs/formats.md).
@@ -33,41 +41,25 @@ const BATCH: usize = 1000;
 pub struct Terms<'a> {
     /// Why, in words that name nobody; stands in the ledger.
     pub reason: &'a str,
+    /// The domain that the subjects' ids count in; `None`: the one without a name.
+    pub domain: Option<&'a str>,
     /// A later record of the subject gets a new key. Else it is rejected.
     pub may_return: bool,
     /// The day until which backups of what is stored are kept, as the receipt is to say.
     pub backups_until: Option<u64>,
 }
 
-/// Does to a store what the ledger says was done: after a backup was restored the erased are there again. Doing it again changes nothing.
-///
-/// # Errors
-/// Ledger or store fails: the store must not be opened.
-pub fn replay(ledger: &dyn Ledger, store: &dyn Store, tenant: &str, now: u64) -> Result<u64, KeyError> {
-    // Of several erasures of one subject the last says whether it may come back; the keys of all of them are gone.
-    let mut subjects: HashMap<SubjectRef, (bool, Vec<KeyId>)> = HashMap::new();
-    for Recorded { erasure, .. } in ledger.read()?.into_iter().filter(|recorded| recorded.erasure.tenant == tenant) {
-        let (may_return, kids) = subjects.entry(erasure.subject).or_default();
-        *may_return = erasure.may_return;
-        kids.extend(erasure.kids);
-    }
-    let shreds: Vec<Shred> = subjects
-        .into_iter()
-        // A subject that may come back may have done so: then only the keys of the ledger are to go.
-        .map(|(subject, (may_return, kids))| Ok(Shred { subject, all: !may_return, kids, marker: marker(tenant, subject, may_return, now)? }))
-        .collect::<Result<_, KeyError>>()?;
-    let mut erased = 0;
-    for batch in shreds.chunks(BATCH) {
-        erased += store.shred(tenant, batch, now)?.iter().map(|shredded| shredded.kids.len() as u64).sum::<u64>();
-    }
-    if erased > 0 {
-        store.scrub()?;
-    }
-    Ok(erased)
+/// What became of one data subject that was to be erased.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Who.
+    pub subject: SubjectRef,
+    /// `None`: nobody was erased, as no key of the subject was ever here. Its scope is closed all the same.
+    pub receipt: Option<SignedReceipt>,
 }
 
 /// A record that closes a subject's scope: its id is random and names no key.
-fn marker(tenant: &str, subject: SubjectRef, may_return: bool, now: u64) -> Result<KeyRecord, KeyError> {
+pub(crate) fn marker(tenant: &str, subject: SubjectRef, may_return: bool, now: u64) -> Result<KeyRecord, KeyError> {
     let mut kcv = [0; 32];
     getrandom::fill(&mut kcv).map_err(|_| KeyError::Random)?;
     Ok(KeyRecord {
@@ -82,112 +74,121 @@ fn marker(tenant: &str, subject: SubjectRef, may_return: bool, now: u64) -> Resu
         retired: Some(now),
         wraps: Vec::new(),
         uses: None,
+        mac: None,
     })
 }
 
 impl Manager {
-    /// The reference of a data subject: `id` is its scalar text (docs/formats.md).
+    /// The reference of a data subject: `id` is its scalar text, `domain` what it counts in (docs/formats.md).
     ///
     /// # Errors
     /// [`KeyError`].
-    pub fn subject_ref(&self, id: &str, now: u64) -> Result<SubjectRef, KeyError> {
+    pub fn subject_ref(&self, id: &str, domain: Option<&str>, now: u64) -> Result<SubjectRef, KeyError> {
         self.prepare_roots(now)?;
         let ring = self.keyring();
         let scope = Scope::Version(1);
-        let key = ring.sealing(KeyKind::SubjectRef, &scope).ok_or(KeyError::NotActive { kind: KeyKind::SubjectRef, scope, state: KeyState::Retired })?;
-        subject_ref(key, self.tenant(), id.as_bytes()).ok_or(KeyError::NotActive {
-            kind: KeyKind::SubjectRef,
-            scope: Scope::Version(1),
-            state: KeyState::Retired,
-        })
+        let no_key = || KeyError::NotActive { kind: KeyKind::SubjectRef, scope: Scope::Version(1), state: KeyState::Retired };
+        let key = ring.sealing(KeyKind::SubjectRef, &scope).ok_or_else(no_key)?;
+        match domain {
+            Some(domain) => {
+                let secret = key.secret.as_ref().ok_or_else(no_key)?;
+                Ok(reference_in(secret, self.tenant(), domain, id.as_bytes()))
+            }
+            None => subject_ref(key, self.tenant(), id.as_bytes()).ok_or_else(no_key),
+        }
     }
 
-    /// Erases data subjects: destroys every key they have, closes their scopes and signs a receipt for each.
+    /// Erases data subjects: destroys every key they have, closes their scopes and signs a receipt for each. A subject that is named twice is erased once.
     ///
     /// # Errors
     /// [`KeyError`]; some may be erased already. What is in the ledger is completed by the next run or the next start.
-    pub fn shred(&self, subjects: &[SubjectRef], terms: &Terms<'_>, now: u64) -> Result<Vec<SignedReceipt>, KeyError> {
+    pub fn shred(&self, subjects: &[SubjectRef], terms: &Terms<'_>, now: u64) -> Result<Vec<Outcome>, KeyError> {
         let signer = self.signing_key(now)?;
-        let mut receipts = Vec::with_capacity(subjects.len());
+        let mut seen = HashSet::new();
+        let subjects: Vec<SubjectRef> = subjects.iter().copied().filter(|subject| seen.insert(*subject)).collect();
+        let mut outcomes = Vec::with_capacity(subjects.len());
         for batch in subjects.chunks(BATCH) {
-            receipts.extend(self.shred_batch(batch, terms, now)?.into_iter().map(|receipt| receipt.sign(&signer)).collect::<Result<Vec<_>, _>>()?);
+            for (subject, receipt) in self.shred_batch(batch, terms, now)? {
+                outcomes.push(Outcome { subject, receipt: receipt.map(|receipt| receipt.sign(&signer)).transpose()? });
+            }
         }
-        Ok(receipts)
+        Ok(outcomes)
     }
 
-    fn shred_batch(&self, subjects: &[SubjectRef], terms: &Terms<'_>, now: u64) -> Result<Vec<Receipt>, KeyError> {
-        let tenant = self.tenant().clone();
-        let scopes: Vec<Scope> = subjects.iter().map(|subject| Scope::Subject(*subject)).collect();
-        let mut known: HashMap<SubjectRef, Vec<KeyRecord>> = HashMap::new();
-        for record in self.store().find(&tenant, KeyKind::Data, &scopes)? {
-            if let Scope::Subject(subject) = record.scope {
-                known.entry(subject).or_default().push(record);
-            }
-        }
-        let mut kids: HashMap<SubjectRef, Vec<KeyId>> = HashMap::new();
-        // Those of earlier erasures too: the receipt of a run after one that was broken off names all.
-        for Recorded { erasure, .. } in self.ledger().read()?.into_iter().filter(|r| *r.erasure.tenant == *tenant && subjects.contains(&r.erasure.subject)) {
-            kids.entry(erasure.subject).or_default().extend(erasure.kids);
-        }
-        let mut canaries = HashMap::new();
-        for (subject, records) in &known {
-            let with_wraps = records.iter().filter(|record| !record.wraps.is_empty());
-            let named = kids.entry(*subject).or_default();
-            named.extend(with_wraps.clone().map(|record| record.kid));
-            named.sort_unstable();
-            named.dedup();
-            let opens = |record: &&KeyRecord| !matches!(record.state, KeyState::Shredded | KeyState::Retired);
-            if let Some(record) = with_wraps.filter(opens).max_by_key(|record| record.version) {
-                canaries.insert(*subject, self.canary(record)?);
-            }
-        }
-        let erasure = |subject: &SubjectRef, kids: Vec<KeyId>| Erasure {
-            time: now,
-            tenant: tenant.to_string(),
-            subject: *subject,
-            kids,
-            may_return: terms.may_return,
-            reason: terms.reason.to_owned(),
-        };
-        let entries: Vec<Erasure> = subjects.iter().map(|subject| erasure(subject, kids.get(subject).cloned().unwrap_or_default())).collect();
-        let mut positions = self.ledger().append(&entries)?;
-        let shreds: Vec<Shred> = subjects
+    fn shred_batch(&self, subjects: &[SubjectRef], terms: &Terms<'_>, now: u64) -> Result<Vec<(SubjectRef, Option<Receipt>)>, KeyError> {
+        let canaries = self.canaries(subjects)?;
+        let mut wanted: Vec<Erasure> = subjects
             .iter()
-            .map(|subject| {
-                let kids = kids.get(subject).cloned().unwrap_or_default();
-                Ok(Shred { subject: *subject, all: true, kids, marker: marker(&tenant, *subject, terms.may_return, now)? })
+            .map(|subject| Erasure {
+                time: now,
+                tenant: self.tenant().to_string(),
+                domain: terms.domain.map(str::to_owned),
+                subject: *subject,
+                kids: Vec::new(),
+                may_return: terms.may_return,
+                reason: terms.reason.to_owned(),
             })
-            .collect::<Result<_, KeyError>>()?;
-        let shredded = self.store().shred(&tenant, &shreds, now)?;
-        for (i, one) in shredded.iter().enumerate() {
-            // Made between the look and the deed. The ledger must know them as well.
-            let named = kids.entry(one.subject).or_default();
-            let late: Vec<KeyId> = one.kids.iter().filter(|kid| !named.contains(kid)).copied().collect();
-            if !late.is_empty() {
-                named.extend(&late);
-                positions[i] = self.ledger().append(&[erasure(&one.subject, late)])?[0];
+            .collect();
+        let mut lines: BTreeMap<SubjectRef, Recorded> = BTreeMap::new();
+        // Where the store cannot keep others from making keys meanwhile, some are made between the look and the deed: the ledger must know them as well.
+        while !wanted.is_empty() {
+            let (recorded, shredded) = self.append(&wanted, now)?;
+            wanted.clear();
+            lines.extend(recorded.into_iter().map(|line| (line.erasure.subject, line)));
+            for one in shredded {
+                let Some(line) = lines.get(&one.subject) else { continue };
+                if one.kids.iter().any(|kid| !line.erasure.kids.contains(kid)) {
+                    let kids = line.erasure.kids.iter().copied().chain(one.kids).collect();
+                    wanted.push(Erasure { kids, ..line.erasure.clone() });
+                }
             }
         }
         let scrubbed = self.store().scrub()?;
         self.take_up_erasures(now)?;
+        let head = Position::of(&self.store().head()?);
         let mut receipts = Vec::with_capacity(subjects.len());
-        for (subject, position) in subjects.iter().zip(positions) {
-            let canary = canaries.remove(subject);
-            let kids = kids.remove(subject).unwrap_or_default();
+        for subject in subjects {
+            let line = lines.remove(subject).ok_or_else(|| KeyError::NotErased { subject: *subject, what: "it is not in the ledger".to_owned() })?;
+            let (kids, canary) = (line.erasure.kids, canaries.get(subject).cloned());
             self.check_erased(*subject, &kids, canary.as_ref())?;
-            receipts.push(Receipt {
-                tenant: tenant.to_string(),
+            if kids.is_empty() {
+                receipts.push((*subject, None));
+                continue;
+            }
+            let receipt = Receipt {
+                tenant: self.tenant().to_string(),
+                domain: terms.domain.map(str::to_owned),
                 subject: *subject,
                 kids,
                 time: now,
                 may_return: terms.may_return,
                 canary,
-                ledger_position: position,
+                line: line.position,
+                head,
                 remains: scrubbed.remains.clone(),
                 backups_until: terms.backups_until,
-            });
+            };
+            receipts.push((*subject, Some(receipt)));
         }
         Ok(receipts)
+    }
+
+    /// A token under the newest key of each subject that opens.
+    fn canaries(&self, subjects: &[SubjectRef]) -> Result<HashMap<SubjectRef, Canary>, KeyError> {
+        let scopes: Vec<Scope> = subjects.iter().map(|subject| Scope::Subject(*subject)).collect();
+        let mut newest: HashMap<SubjectRef, KeyRecord> = HashMap::new();
+        for record in self.store().unverified().find(self.tenant(), KeyKind::Data, &scopes)? {
+            let opens = !record.wraps.is_empty() && !matches!(record.state, KeyState::Shredded | KeyState::Retired);
+            // What was edited is destroyed without a proof that it opened.
+            if !opens || !self.store().keys().holds(&record) || self.store().erased(|erased| erased.covers(&record)) {
+                continue;
+            }
+            let subject = subject_of(&record);
+            if newest.get(&subject).is_none_or(|known| known.version < record.version) {
+                newest.insert(subject, record);
+            }
+        }
+        newest.into_iter().map(|(subject, record)| Ok((subject, self.canary(&record)?))).collect()
     }
 
     /// A token under the subject's key, and proof that it opens now.
@@ -209,7 +210,7 @@ impl Manager {
     /// Looks at the store itself, beside every cache.
     fn check_erased(&self, subject: SubjectRef, kids: &[KeyId], canary: Option<&Canary>) -> Result<(), KeyError> {
         let incomplete = |what: String| Err(KeyError::NotErased { subject, what });
-        let records = self.store().get(kids)?;
+        let records = self.store().unverified().get(kids)?;
         if let Some(record) = records.iter().find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty()) {
             return incomplete(format!("key {} is {} with {} wraps", record.kid, record.state.as_str(), record.wraps.len()));
         }
@@ -227,7 +228,7 @@ impl Manager {
             Ok(header) => header.kid,
             Err(error) => return Ok(Err(error)),
         };
-        let Some(record) = self.store().get(&[kid])?.pop() else { return Ok(Err(OpenError::KeyUnavailable)) };
+        let Some(record) = self.store().unverified().get(&[kid])?.pop() else { return Ok(Err(OpenError::KeyUnavailable)) };
         Ok(open_canary(canary, self.tenant(), &self.unwrap(&record)?))
     }
 }
@@ -235,6 +236,20 @@ impl Manager {
 fn open_canary(canary: &Canary, tenant: &str, key: &Arc<Key>) -> Result<(), OpenError> {
     let expected = Expected { fid: kdf::field_id(CANARY_FIELD), tenant, binding: None, owner: Owner::Any };
     Opener::default().open(canary.token.as_bytes(), &expected, |_| Some(key.clone()), &mut Vec::new()).map(drop)
+}
+
+/// `first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref/domain" | LP(tenant) | LP(domain) | LP(scalar text))` (docs/formats.md).
+#[must_use]
+pub fn reference_in(key: &SecretKey, tenant: &str, domain: &str, text: &[u8]) -> SubjectRef {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).unwrap_or_else(|_| unreachable!("a key of 32 bytes"));
+    mac.update(b"vs1/ref/domain");
+    for part in [tenant.as_bytes(), domain.as_bytes(), text] {
+        mac.update(&kdf::length_prefix(part.len()));
+        mac.update(part);
+    }
+    let mut out = [0; 16];
+    out.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+    SubjectRef(out)
 }
 
 fn subject_of(record: &KeyRecord) -> SubjectRef {

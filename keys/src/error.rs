@@ -59,6 +59,25 @@ pub enum KeyError {
         /// The id.
         kid: KeyId,
     },
+    /// The store is another tenant's.
+    #[error(
+        "key store {place}: belongs to tenant {found}, this is {expected}. A store has one tenant: give {expected} a store of its own (a file, a topic, a \
+         PostgreSQL schema named by keys.store_schema)"
+    )]
+    OtherTenant {
+        /// Where the store is.
+        place: String,
+        /// Whose it is.
+        found: String,
+        /// Who came.
+        expected: String,
+    },
+    /// Nothing is to be rebuilt.
+    #[error("erasure ledger {place}: is as it should be; nothing was changed")]
+    LedgerWhole {
+        /// Where it is.
+        place: String,
+    },
     /// The data subject has no key.
     #[error("data subject {subject} has no key")]
     NoSuchSubject {

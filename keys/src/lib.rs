@@ -14,4 +14,4 @@ mod time;
 
 pub use entropy::OsEntropy;
 pub use error::KeyError;
-pub use manager::{Manager, Parts, Progress, RetireError, Rewrapped, Rotate, Rotated, SCHEMA_KEY_LIFE, Settings};
+pub use manager::{Manager, Parts, Progress, RebuiltLedger, RetireError, Rewrapped, Rotate, Rotated, SCHEMA_KEY_LIFE, Settings};

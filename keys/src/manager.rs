@@ -1,6 +1,7 @@
 //! The key manager: mints keys, stores them before their first use, unwraps stored ones, replaces those of this process before they are spent, and takes
 //! up what other processes made, rotated or erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
 
+pub(crate) mod founding;
 mod minting;
 mod process;
 mod retire;
@@ -19,12 +20,13 @@ use veilstream_engine::schema::{IndexRule, Protect, Schema};
 use veilstream_engine::transform::NeededKey;
 
 use crate::KeyError;
-use crate::erasure::{Ledger, replay};
+use crate::erasure::{Ledger, Position};
 use crate::provider::Provider;
-use crate::store::{KeyRecord, Store};
+use crate::store::{Authentic, KeyRecord, Store};
 use process::ProcessKeys;
 use subjects::SubjectCache;
 
+pub use founding::RebuiltLedger;
 pub use process::SCHEMA_KEY_LIFE;
 pub use retire::RetireError;
 pub use rewrap::{Progress, Rewrapped};
@@ -79,8 +81,12 @@ pub struct Manager {
     process: u32,
     provider: Box<dyn Provider>,
     recovery: Option<Box<dyn Provider>>,
-    store: Box<dyn Store>,
+    store: Authentic,
     ledger: Arc<dyn Ledger>,
+    /// Up to which line the ledger was taken up.
+    known: Mutex<Position>,
+    /// Keys of erased subjects that were there again at the start.
+    revived: u64,
     ring: ArcSwap<Keyring>,
     /// Whose turn it is to make shared and process keys; taken before `held`, never after it.
     turn: Mutex<Schedule>,
@@ -108,40 +114,6 @@ struct Schedule {
 type Turn<'a> = MutexGuard<'a, Schedule>;
 
 impl Manager {
-    /// Erases what the ledger says and the store does not know, then loads the keys that processes share, which checks that the provider unwraps
-    /// what the store holds. Mints nothing.
-    ///
-    /// # Errors
-    /// Ledger or store cannot be read, or the provider is not the one that wrapped the keys.
-    pub fn open(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
-        let manager = Self::open_to_recover(settings, parts, now)?;
-        manager.reload()?;
-        Ok(manager)
-    }
-
-    /// [`Manager::open`] without loading keys: where the provider does not open them, [`Manager::rewrap`] may mend it.
-    ///
-    /// # Errors
-    /// Ledger or store cannot be read.
-    pub fn open_to_recover(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
-        let Parts { provider, recovery, store, ledger } = parts;
-        replay(&*ledger, &*store, &settings.tenant, now)?;
-        let manager = Self {
-            subjects: SubjectCache::new(settings.subject_cache),
-            settings,
-            process: std::process::id(),
-            provider,
-            recovery,
-            store,
-            ledger,
-            ring: ArcSwap::default(),
-            turn: Mutex::default(),
-            held: Mutex::new(Held { keys: HashMap::new(), process: ProcessKeys::new(), shredded: Arc::default() }),
-        };
-        manager.take_up_erasures(now)?;
-        Ok(manager)
-    }
-
     /// Mints the first version of every root that is not there.
     ///
     /// # Errors
@@ -216,10 +188,15 @@ impl Manager {
             return Ok(Some(key));
         }
         drop(held);
-        let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop() else { return Ok(None) };
-        let key = self.unwrap(&record)?;
-        self.subjects.keep_lookup(key.clone(), now + self.settings.lookup_age);
-        Ok(Some(key))
+        loop {
+            let generation = self.subjects.generation();
+            let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop() else { return Ok(None) };
+            let key = self.unwrap(&record)?;
+            // Where keys were forgotten since, this one may be among them: it is looked at again.
+            if self.subjects.keep_lookup(key.clone(), now + self.settings.lookup_age, generation) {
+                return Ok(Some(key));
+            }
+        }
     }
 
     /// Called about once a second, by one thread: takes up what other processes did, replaces keys of this process before they are spent or old, rotates
@@ -267,8 +244,8 @@ impl Manager {
 
     /// The store under it, for whoever reports on keys.
     #[must_use]
-    pub fn store(&self) -> &dyn Store {
-        &*self.store
+    pub fn store(&self) -> &Authentic {
+        &self.store
     }
 
     /// Who was erased.
@@ -333,12 +310,13 @@ impl Manager {
     pub(crate) fn take_up_erasures(&self, now: u64) -> Result<(), KeyError> {
         let since = now.saturating_sub(self.settings.lookup_age + SKEW);
         let shredded: HashSet<KeyId> = self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
+        let ledger = self.take_up_ledger();
         let known = self.held().shredded.clone();
         if !shredded.is_subset(&known) {
             self.subjects.forget(|key| shredded.contains(&key.id));
             self.change(|held| held.shredded = Arc::new(shredded));
         }
-        Ok(())
+        ledger
     }
 
     /// The root of a kind and version. Only a kind of which there is none is minted, as version 1.

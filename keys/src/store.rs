@@ -1,18 +1,24 @@
 //! Stores of wrapped keys.
 
+mod authentic;
 mod json;
+mod mac;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
 
-pub use json::RecordJson;
+pub use authentic::{Authentic, Erased};
+pub use json::{HeadJson, RecordJson};
+pub use mac::{RecordFields, STORE_TENANT, StoreKeys};
 #[cfg(feature = "postgres")]
-pub use postgres::PostgresStore;
+pub use postgres::{DEFAULT_SCHEMA, PostgresLedger, PostgresStore};
 pub use sqlite::SqliteStore;
 
 use std::sync::Arc;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
+
+use crate::erasure::LedgerError;
 
 /// One key as it is stored: everything but the key (docs/formats.md, "Keys"). Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +45,32 @@ pub struct KeyRecord {
     pub wraps: Vec<Wrap>,
     /// Values sealed, as last written down by the process that counts them; `None`: nobody counts.
     pub uses: Option<u64>,
+    /// Authenticates all of the above but wraps and uses ([`StoreKeys`]). The store key's own record has none.
+    pub mac: Option<[u8; 32]>,
+}
+
+/// How far the store knows its erasure ledger, and whose store it is: one record of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Names store and ledger as one.
+    pub store: [u8; 16],
+    /// Whose keys.
+    pub tenant: Arc<str>,
+    /// The last line.
+    pub seq: u64,
+    /// Its SHA-256.
+    pub sha256: [u8; 32],
+    /// [`StoreKeys::head`].
+    pub mac: [u8; 32],
+}
+
+/// What an erasure does to the store.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// Who is erased.
+    pub shreds: Vec<Shred>,
+    /// The head after it.
+    pub head: Head,
 }
 
 /// A key, encrypted under a key-encrypting or wrapping key.
@@ -99,6 +131,24 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError>;
 
+    /// The newest time at which a `schema:` key of this scope was made, before `before`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError>;
+
+    /// The head; `None`: the store was never given one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn head(&self) -> Result<Option<Head>, StoreError>;
+
+    /// Gives an empty store its store key and its head, in one step.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it has a head already.
+    fn found(&self, store_key: &KeyRecord, head: &Head) -> Result<(), StoreError>;
+
     /// Stores keys whose (tenant, kind, scope, version) is free, all in one step, and returns what the store holds for each, in their order: the given
     /// record, or that of whoever was first. Not for `schema:` keys.
     ///
@@ -123,7 +173,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64) -> Result<(), StoreError>;
+    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError>;
 
     /// Writes down how often keys were used.
     ///
@@ -135,7 +185,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; nothing was changed.
-    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError>;
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError>;
 
     /// Replaces wraps that are still as they were read, all in one step; tells how many were. A wrap that was deleted does not come back.
     ///
@@ -143,12 +193,21 @@ pub trait Store: Send + Sync {
     /// [`StoreError`]; nothing was changed.
     fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError>;
 
-    /// Erases data subjects: their keys become `shredded` and lose their wraps (a shredded key that has wraps again loses them again), and their scopes
-    /// are closed (see [`Shred`]). One step for each subject; doing it again changes nothing.
+    /// Erases data subjects: their keys become `shredded` and lose their wraps (a shredded key that has wraps again loses them again), their scopes are closed
+    /// (see [`Shred`]), and the head moves, all in one step. `plan` says who, and what the head is then; it is asked with the head locked, so that of several
+    /// processes one after another is asked, and is given the keys of `subjects` as they stand. Where the step fails `plan` may be asked again. Doing an erasure
+    /// again changes nothing but the head.
     ///
     /// # Errors
-    /// [`StoreError`]; subjects may be erased already, so it is to be done again.
-    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError>;
+    /// [`StoreError`]; nothing was changed, or everything.
+    fn erase(
+        &self,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+    ) -> Result<Vec<Shredded>, StoreError>;
 
     /// Keys of data subjects that were shredded at or after `since`, and markers.
     ///
@@ -247,6 +306,34 @@ pub enum StoreError {
         /// The column.
         what: &'static str,
     },
+    /// A record was changed by somebody who does not hold the store key.
+    #[error("key store {place}: the record of key {kid} was changed (its mac does not hold), so it counts for nothing; restore it from a backup")]
+    Corrupt {
+        /// Where the store is.
+        place: String,
+        /// The record's key.
+        kid: KeyId,
+    },
+    /// There is no store key and no head.
+    #[error(
+        "key store {place}: has no store key and no head. `veilstream keys init --empty` leaves it so until `veilstream keys import`; a store of an earlier \
+         build is not read: make a new one with `veilstream keys init`"
+    )]
+    Unfounded {
+        /// Where the store is.
+        place: String,
+    },
+    /// The erasure ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// Checks a record that is about to be given another MAC: nothing mends a wrong one.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub fn check(keys: &StoreKeys, place: &str, record: &KeyRecord) -> Result<(), StoreError> {
+    if keys.holds(record) { Ok(()) } else { Err(StoreError::Corrupt { place: place.to_owned(), kid: record.kid }) }
 }
 
 /// 64 lower-case hex digits.

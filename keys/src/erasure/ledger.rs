@@ -5,11 +5,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use veilstream_engine::key::{KeyId, SubjectRef};
 
-use crate::time;
+use super::line::Position;
 
 /// One erasure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +16,11 @@ pub struct Erasure {
     pub time: u64,
     /// Whose keys.
     pub tenant: String,
+    /// The domain that the subject's id counts in; `None`: the one without a name.
+    pub domain: Option<String>,
     /// Who.
     pub subject: SubjectRef,
-    /// The keys that were destroyed.
+    /// The keys that were destroyed, sorted, each once.
     pub kids: Vec<KeyId>,
     /// Whether a later record gets a new key.
     pub may_return: bool,
@@ -31,28 +31,60 @@ pub struct Erasure {
 /// An erasure in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// From 1, without gaps.
-    pub position: u64,
+    /// Its line.
+    pub position: Position,
     /// The erasure.
     pub erasure: Erasure,
 }
 
-/// Where erasures are written down. Blocks; what returns `Ok` is durable.
+/// Where erasures are written down: lines, none of which is ever changed. Blocks; what returns `Ok` is durable.
 pub trait Ledger: Send + Sync {
     /// Where it is, for messages.
     fn place(&self) -> String;
 
-    /// Adds erasures; their positions.
-    ///
-    /// # Errors
-    /// [`LedgerError`]; some may have been added.
-    fn append(&self, erasures: &[Erasure]) -> Result<Vec<u64>, LedgerError>;
-
-    /// All of them, in their order.
+    /// The whole lines from number `from` on, without their line feeds. What stands behind the last line feed had no effect and is left out.
     ///
     /// # Errors
     /// [`LedgerError`].
-    fn read(&self) -> Result<Vec<Recorded>, LedgerError>;
+    fn read(&self, from: u64) -> Result<Vec<Vec<u8>>, LedgerError>;
+
+    /// Adds lines behind the first `count`; half a line that stands there is cut off.
+    ///
+    /// # Errors
+    /// [`LedgerError::Moved`]: there are more or fewer lines, and nothing was added. Any other: they may have been added.
+    fn append(&self, count: u64, lines: &[String]) -> Result<(), LedgerError>;
+
+    /// Sets aside what is there and begins anew with these lines; where the old one is, if there was one.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    fn replace(&self, lines: &[String], now: u64) -> Result<Option<String>, LedgerError>;
+}
+
+/// What is wrong with a line of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// It is no line of form 2 in its canonical form.
+    #[error("is no line of form 2")]
+    Form,
+    /// It has another number than its place.
+    #[error("has another number (seq) than its place")]
+    Seq,
+    /// It is of another store's ledger.
+    #[error("is of another store's ledger")]
+    Store,
+    /// It does not name the line before it.
+    #[error("does not follow the line before it (prev)")]
+    Prev,
+    /// Its MAC does not hold.
+    #[error("was not written under this store's key (mac)")]
+    Mac,
+    /// The store's head names another line in its place.
+    #[error("is another line than the key store's head names")]
+    Head,
+    /// It is not there.
+    #[error("is missing")]
+    Missing,
 }
 
 /// The ledger does not do it.
@@ -66,136 +98,44 @@ pub enum LedgerError {
         /// What is wrong.
         message: String,
     },
-    /// It is not what this program wrote.
-    #[error("erasure ledger {place}, entry {position}: {what}; restore the ledger from its copy, an erasure must not be forgotten")]
-    Damaged {
+    /// A line is not what this program wrote.
+    #[error(
+        "erasure ledger {place}: line {line} {why} (lines count from 0). Restore the ledger from its copy: an erasure must not be forgotten. If it is lost: \
+         `veilstream keys ledger rebuild --reason TEXT`"
+    )]
+    Wrong {
         /// Where it is.
         place: String,
-        /// The entry.
-        position: u64,
-        /// What is wrong.
-        what: &'static str,
+        /// The first line that is not as it should be, from 0.
+        line: u64,
+        /// What is wrong with it.
+        why: Wrong,
     },
-}
-
-/// An entry as a line of JSON. `prev` is the SHA-256 of the line before, 64 zeros in the first.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    veilstream_erasure: u32,
-    position: u64,
-    time: String,
-    tenant: String,
-    subject: String,
-    kids: Vec<String>,
-    may_return: bool,
-    reason: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    prev: Option<String>,
-}
-
-impl Recorded {
-    /// As one line of JSON, without a line feed.
-    #[must_use]
-    pub fn to_line(&self, prev: Option<String>) -> String {
-        let Erasure { time, tenant, subject, kids, may_return, reason } = &self.erasure;
-        let line = Line {
-            veilstream_erasure: 1,
-            position: self.position,
-            time: time::text(*time),
-            tenant: tenant.clone(),
-            subject: subject.to_string(),
-            kids: kids.iter().map(KeyId::to_string).collect(),
-            may_return: *may_return,
-            reason: reason.clone(),
-            prev,
-        };
-        // Texts and numbers: nothing that could fail.
-        serde_json::to_string(&line).unwrap_or_default()
-    }
-
-    /// From a line; with what it says the line before was.
-    #[must_use]
-    pub fn from_line(text: &str) -> Option<(Self, Option<String>)> {
-        let line: Line = serde_json::from_str(text).ok().filter(|line: &Line| line.veilstream_erasure == 1)?;
-        let erasure = Erasure {
-            time: time::seconds(&line.time)?,
-            tenant: line.tenant,
-            subject: SubjectRef(line.subject.parse::<KeyId>().ok()?.0),
-            kids: line.kids.iter().map(|kid| kid.parse().ok()).collect::<Option<_>>()?,
-            may_return: line.may_return,
-            reason: line.reason,
-        };
-        Some((Self { position: line.position, erasure }, line.prev))
-    }
-}
-
-/// Entries that follow each other, each with the hash of the one before: one that was taken out or changed shows.
-#[derive(Default)]
-pub struct Chain {
-    recorded: Vec<Recorded>,
-    /// Hash of the last line; `None`: there is none.
-    last: Option<String>,
-    /// The first entry that does not follow, and why.
-    damage: Option<(u64, &'static str)>,
-}
-
-impl Chain {
-    /// Takes the next line, without its line feed. Nothing after one that does not follow counts.
-    pub fn take(&mut self, line: &str) {
-        if self.damage.is_none() {
-            let position = self.recorded.len() as u64 + 1;
-            match Recorded::from_line(line) {
-                None => self.damage = Some((position, "is no entry")),
-                Some((entry, _)) if entry.position != position => self.damage = Some((position, "has another position")),
-                Some((_, prev)) if prev.as_deref() != Some(self.prev()) => self.damage = Some((position, "does not follow the entry before it")),
-                Some((entry, _)) => {
-                    self.recorded.push(entry);
-                    self.last = Some(hash(line));
-                }
-            }
-        }
-    }
-
-    /// What was taken.
-    #[must_use]
-    pub fn recorded(&self) -> &[Recorded] {
-        &self.recorded
-    }
-
-    /// Lines for these erasures, to follow what was taken.
-    #[must_use]
-    pub fn following(&self, erasures: &[Erasure]) -> Vec<String> {
-        let (mut position, mut prev) = (self.recorded.len() as u64, self.prev().to_owned());
-        let line = |erasure: &Erasure| {
-            position += 1;
-            let line = Recorded { position, erasure: erasure.clone() }.to_line(Some(prev.clone()));
-            prev = hash(&line);
-            line
-        };
-        erasures.iter().map(line).collect()
-    }
-
-    /// # Errors
-    /// [`LedgerError::Damaged`].
-    pub fn check(&self, place: &str) -> Result<(), LedgerError> {
-        match self.damage {
-            Some((position, what)) => Err(LedgerError::Damaged { place: place.to_owned(), position, what }),
-            None => Ok(()),
-        }
-    }
-
-    fn prev(&self) -> &str {
-        const NONE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-        self.last.as_deref().unwrap_or(NONE)
-    }
+    /// The store's head is not what this program wrote.
+    #[error("key store {place}: its head (the last line of the erasure ledger that it knows) was changed; restore the store from a backup")]
+    Head {
+        /// Where the store is.
+        place: String,
+    },
+    /// Somebody else added lines, or took some away.
+    #[error("erasure ledger {place}: another process wrote to it at the same time; run it again")]
+    Moved {
+        /// Where it is.
+        place: String,
+    },
+    /// It is there already.
+    #[error("erasure ledger {place}: is there already; nothing was changed. Name another place as keys.ledger, or keep it for the store it belongs to")]
+    Exists {
+        /// Where it is.
+        place: String,
+    },
 }
 
 /// A file of JSON lines. Mode 0600.
 pub struct FileLedger(PathBuf);
 
 impl FileLedger {
-    /// The file at `path`; it is made with the first erasure.
+    /// The file at `path`.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self(path)
@@ -205,12 +145,40 @@ impl FileLedger {
         LedgerError::Unusable { place: self.place(), message: error.to_string() }
     }
 
-    /// What stands behind the last line feed was broken off before it was said to be written.
-    fn parse(&self, text: &str) -> Result<Chain, LedgerError> {
-        let mut chain = Chain::default();
-        text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).for_each(|line| chain.take(line));
-        chain.check(&self.place())?;
-        Ok(chain)
+    fn add(&self, count: u64, lines: &[String]) -> io::Result<bool> {
+        let mut file = OpenOptions::new().read(true).write(true).create(count == 0).truncate(false).mode(0o600).open(&self.0)?;
+        file.lock()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        if whole(&bytes).count() as u64 != count {
+            return Ok(false);
+        }
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1) as u64;
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        file.write_all(text_of(lines).as_bytes())?;
+        file.sync_all()?;
+        sync_folder(&self.0)?;
+        Ok(true)
+    }
+
+    fn write_anew(&self, lines: &[String], now: u64) -> io::Result<Option<PathBuf>> {
+        let beside = |suffix: String| {
+            let mut name = self.0.clone().into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let (new, old) = (beside(".new".to_owned()), beside(format!(".replaced-{now}")));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(text_of(lines).as_bytes())?;
+        file.sync_all()?;
+        let kept = self.0.exists();
+        if kept {
+            std::fs::rename(&self.0, &old)?;
+        }
+        std::fs::rename(&new, &self.0)?;
+        sync_folder(&self.0)?;
+        Ok(kept.then_some(old))
     }
 }
 
@@ -219,47 +187,43 @@ impl Ledger for FileLedger {
         self.0.display().to_string()
     }
 
-    fn append(&self, erasures: &[Erasure]) -> Result<Vec<u64>, LedgerError> {
-        let open = || {
-            let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.0)?;
-            file.lock()?;
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            Ok((file, text))
-        };
-        let (mut file, text) = open().map_err(|e| self.unusable(&e))?;
-        let chain = self.parse(&text)?;
-        let lines: String = chain.following(erasures).into_iter().map(|line| line + "\n").collect();
-        let end = text.rfind('\n').map_or(0, |at| at + 1) as u64;
-        let mut write = || {
-            file.set_len(end)?;
-            file.seek(SeekFrom::Start(end))?;
-            file.write_all(lines.as_bytes())?;
-            file.sync_all()?;
-            sync_folder(&self.0)
-        };
-        write().map_err(|e| self.unusable(&e))?;
-        Ok((1..=erasures.len()).map(|i| (chain.recorded.len() + i) as u64).collect())
-    }
-
-    fn read(&self) -> Result<Vec<Recorded>, LedgerError> {
+    fn read(&self, from: u64) -> Result<Vec<Vec<u8>>, LedgerError> {
         let read = || {
             let mut file = File::open(&self.0)?;
             file.lock_shared()?;
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            Ok(text)
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
         };
         match read() {
-            Ok(text) => Ok(self.parse(&text)?.recorded),
+            Ok(bytes) => Ok(whole(&bytes).skip(usize::try_from(from).unwrap_or(usize::MAX)).map(<[u8]>::to_vec).collect()),
             Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(self.unusable(&e)),
         }
     }
+
+    fn append(&self, count: u64, lines: &[String]) -> Result<(), LedgerError> {
+        match self.add(count, lines) {
+            Ok(true) => Ok(()),
+            Ok(false) if count == 0 => Err(LedgerError::Exists { place: self.place() }),
+            Ok(false) => Err(LedgerError::Moved { place: self.place() }),
+            Err(error) => Err(self.unusable(&error)),
+        }
+    }
+
+    fn replace(&self, lines: &[String], now: u64) -> Result<Option<String>, LedgerError> {
+        let kept = self.write_anew(lines, now).map_err(|error| self.unusable(&error))?;
+        Ok(kept.map(|path| path.display().to_string()))
+    }
 }
 
-fn hash(line: &str) -> String {
-    Sha256::digest(line.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+/// The lines that have their line feed.
+fn whole(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"))
+}
+
+fn text_of(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -270,65 +234,45 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn erasure(n: u8) -> Erasure {
-        Erasure {
-            time: 1_795_500_000 + u64::from(n),
-            tenant: "default".to_owned(),
-            subject: SubjectRef([n; 16]),
-            kids: vec![KeyId([n; 16])],
-            may_return: false,
-            reason: "asked for \"it\"\nby post".to_owned(),
-        }
-    }
-
     fn ledger() -> (tempfile::TempDir, FileLedger) {
         let dir = tempfile::tempdir().unwrap();
         let ledger = FileLedger::new(dir.path().join("erasures.jsonl"));
         (dir, ledger)
     }
 
+    fn lines(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
     #[test]
     fn what_is_written_is_read() {
         let (_dir, ledger) = ledger();
-        assert!(ledger.read().unwrap().is_empty());
-        assert_eq!(ledger.append(&[erasure(1), erasure(2)]).unwrap(), [1, 2]);
-        assert_eq!(ledger.append(&[erasure(3)]).unwrap(), [3]);
-        let expected: Vec<Recorded> = (1..=3).map(|n| Recorded { position: u64::from(n), erasure: erasure(n) }).collect();
-        assert_eq!(ledger.read().unwrap(), expected);
+        assert!(ledger.read(0).unwrap().is_empty());
+        ledger.append(0, &lines(&["a"])).unwrap();
+        ledger.append(1, &lines(&["b", "c"])).unwrap();
+        assert_eq!(ledger.read(1).unwrap(), [b"b".to_vec(), b"c".to_vec()]);
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&ledger.0).unwrap());
         assert_eq!(mode & 0o7777, 0o600);
+        assert!(matches!(ledger.append(2, &lines(&["d"])), Err(LedgerError::Moved { .. })));
+        assert!(matches!(ledger.append(0, &lines(&["a"])), Err(LedgerError::Exists { .. })));
+        assert_eq!(ledger.read(0).unwrap().len(), 3);
     }
 
     #[test]
-    fn a_torn_last_line_was_never_written() {
+    fn half_a_line_is_cut_off_by_the_next() {
         let (_dir, ledger) = ledger();
-        ledger.append(&[erasure(1), erasure(2)]).unwrap();
-        let whole = std::fs::read(&ledger.0).unwrap();
-        for cut in [1, 40, 200] {
-            std::fs::write(&ledger.0, &whole[..whole.len() - cut]).unwrap();
-            assert_eq!(ledger.read().unwrap().len(), 1, "{cut}");
-        }
-        assert_eq!(ledger.append(&[erasure(2)]).unwrap(), [2]);
-        assert_eq!(std::fs::read(&ledger.0).unwrap(), whole);
+        ledger.append(0, &lines(&["a", "b"])).unwrap();
+        std::fs::write(&ledger.0, "a\nb\nhalf").unwrap();
+        assert_eq!(ledger.read(0).unwrap().len(), 2);
+        ledger.append(2, &lines(&["c"])).unwrap();
+        assert_eq!(std::fs::read_to_string(&ledger.0).unwrap(), "a\nb\nc\n");
     }
 
     #[test]
-    fn a_changed_or_missing_line_shows() {
+    fn what_is_replaced_is_kept() {
         let (_dir, ledger) = ledger();
-        ledger.append(&[erasure(1), erasure(2), erasure(3)]).unwrap();
-        let text = std::fs::read_to_string(&ledger.0).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        for (changed, position) in [
-            (text.replace(&"01".repeat(16), &"04".repeat(16)), 2),
-            (format!("{}\n{}\n", lines[0], lines[2]), 2),
-            (format!("{}\n{}\n", lines[1], lines[2]), 1),
-            (text.replace("default", ""), 2),
-            (format!("\n{text}"), 1),
-        ] {
-            std::fs::write(&ledger.0, changed).unwrap();
-            let error = ledger.read().unwrap_err().to_string();
-            assert!(error.contains(&format!("entry {position}:")), "{error}");
-            assert!(ledger.append(&[erasure(4)]).is_err());
-        }
+        assert_eq!(ledger.replace(&lines(&["a"]), 7).unwrap(), None);
+        let kept = ledger.replace(&lines(&["b"]), 8).unwrap().unwrap();
+        assert_eq!((std::fs::read_to_string(kept).unwrap().as_str(), ledger.read(0).unwrap()), ("a\n", vec![b"b".to_vec()]));
     }
 }

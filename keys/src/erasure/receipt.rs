@@ -4,12 +4,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use veilstream_engine::error::OpenError;
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
 use zeroize::Zeroizing;
 
-use super::CANARY_FIELD;
+use super::{CANARY_FIELD, Position, unhex};
 use crate::{KeyError, Manager, time};
 
 /// A token that was sealed under the erased key: it must never open again.
@@ -24,6 +25,8 @@ pub struct Canary {
 pub struct Receipt {
     /// Whose keys.
     pub tenant: String,
+    /// The domain that the subject's id counts in; `None`: the one without a name.
+    pub domain: Option<String>,
     /// Who.
     pub subject: SubjectRef,
     /// The keys that were destroyed.
@@ -34,8 +37,10 @@ pub struct Receipt {
     pub may_return: bool,
     /// `None`: the subject had no key that opened.
     pub canary: Option<Canary>,
-    /// Where it stands in the erasure ledger.
-    pub ledger_position: u64,
+    /// Its line in the erasure ledger.
+    pub line: Position,
+    /// The last line of the erasure ledger when it was signed.
+    pub head: Position,
     /// Where the key store may still hold wraps, and until when.
     pub remains: Vec<String>,
     /// The day until which backups are kept.
@@ -55,18 +60,23 @@ impl Receipt {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let remains: Vec<String> = REMAINS.iter().map(|text| (*text).to_owned()).chain(self.remains.iter().cloned()).collect();
-        json!({
-            "veilstream_receipt": 1,
+        let mut receipt = json!({
+            "veilstream_receipt": 2,
             "tenant": self.tenant,
             "subject": self.subject.to_string(),
             "kids": self.kids.iter().map(KeyId::to_string).collect::<Vec<_>>(),
             "time": time::text(self.time),
             "may_return": self.may_return,
             "canary": self.canary.as_ref().map(|canary| json!({ "field": CANARY_FIELD, "token": canary.token })),
-            "ledger_position": self.ledger_position,
+            "ledger": self.line.to_json(),
+            "head": self.head.to_json(),
             "remains": remains,
             "backups_until": self.backups_until.map(time::text),
-        })
+        });
+        if let Some(domain) = &self.domain {
+            receipt["domain"] = domain.as_str().into();
+        }
+        receipt
     }
 
     pub(super) fn sign(self, key: &SigningKey) -> Result<SignedReceipt, KeyError> {
@@ -130,7 +140,7 @@ impl SignedReceipt {
         let public_key = bytes("public_key").and_then(|b| VerifyingKey::try_from(&*b).ok()).ok_or(ReceiptError::Malformed)?;
         let signature = bytes("signature").and_then(|b| Signature::from_slice(&b).ok()).ok_or(ReceiptError::Malformed)?;
         let receipt = value["receipt"].take();
-        if receipt["veilstream_receipt"] != 1 {
+        if receipt["veilstream_receipt"] != 2 {
             return Err(ReceiptError::Malformed);
         }
         Ok(Self { receipt, public_key, signature })
@@ -193,8 +203,10 @@ impl Manager {
         let mut note = |what, wrong: Option<String>| checks.push(Check { what, wrong });
         note("signature", signed.verify(&self.receipt_key(now)?).err().map(|error| error.to_string()));
         let (kids, subject) = (signed.kids().unwrap_or_default(), signed.receipt["subject"].as_str().unwrap_or_default());
-        let alive = self.store().get(&kids)?.into_iter().find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty());
+        // As the store has them, whatever the ledger says of them.
+        let alive = self.store().unverified().get(&kids)?.into_iter().find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty());
         note("keys destroyed", alive.map(|record| format!("key {} is {} and has {} wraps", record.kid, record.state.as_str(), record.wraps.len())));
+        note("no live key", self.live_key(signed, subject)?);
         if let Some(token) = signed.receipt["canary"]["token"].as_str() {
             let opened = self.open_stored(&Canary { token: token.to_owned() })?;
             let wrong = match opened {
@@ -204,10 +216,29 @@ impl Manager {
             };
             note("canary erased", wrong);
         }
-        let position = signed.receipt["ledger_position"].as_u64().unwrap_or_default();
-        let recorded = self.ledger().read()?.into_iter().find(|recorded| recorded.position == position);
-        let same = recorded.is_some_and(|recorded| recorded.erasure.subject.to_string() == subject);
-        note("in the erasure ledger", (!same).then(|| format!("entry {position} is not there or of somebody else")));
+        note("in the erasure ledger", self.not_in_ledger(signed)?);
         Ok(checks)
+    }
+
+    /// A key that the subject has now, and by the receipt should not have: any, or one of before it where the subject may return.
+    fn live_key(&self, signed: &SignedReceipt, subject: &str) -> Result<Option<String>, KeyError> {
+        let Some(subject) = unhex(subject).map(SubjectRef) else { return Ok(Some("the receipt names nobody".to_owned())) };
+        let may_return = signed.receipt["may_return"] == true;
+        let since = signed.receipt["time"].as_str().and_then(time::seconds).unwrap_or(u64::MAX);
+        let records = self.store().unverified().find(self.tenant(), KeyKind::Data, &[Scope::Subject(subject)])?;
+        let live = records.iter().find(|record| !record.wraps.is_empty() && !(may_return && record.created >= since));
+        Ok(live.map(|record| format!("the subject has key {}, made at {}, which is {}", record.kid, time::text(record.created), record.state.as_str())))
+    }
+
+    /// Why the ledger does not hold the receipt's line.
+    fn not_in_ledger(&self, signed: &SignedReceipt) -> Result<Option<String>, KeyError> {
+        let named = &signed.receipt["ledger"];
+        let (seq, sha256) = (named["seq"].as_u64(), named["sha256"].as_str().and_then(unhex::<32>));
+        let (Some(seq), Some(sha256)) = (seq, sha256) else { return Ok(Some("the receipt names no line".to_owned())) };
+        if named["store"].as_str().and_then(unhex) != Some(self.store().head()?.store) {
+            return Ok(Some("the ledger was rebuilt since, or is another store's".to_owned()));
+        }
+        let is_there = self.ledger().read(seq)?.first().is_some_and(|line| <[u8; 32]>::from(Sha256::digest(line)) == sha256);
+        Ok((!is_there).then(|| format!("line {seq} is not there or of somebody else")))
     }
 }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Manager, Turn, key_of, not_active};
 use crate::KeyError;
-use crate::provider::ProviderError;
+use crate::provider::{Provider, ProviderError};
 use crate::store::{KeyRecord, Wrap};
 
 /// `kek_uri` of a wrap under a wrapping key.
@@ -98,15 +98,14 @@ impl Manager {
             retired: None,
             wraps,
             uses: None,
+            mac: None,
         };
         Ok((record, secret))
     }
 
     /// The second wrap. A key without it would be lost with the key-encrypting key, so it is not made.
     pub(super) fn wrap_for_recovery(&self, secret: &SecretKey, context: &WrapContext<'_>) -> Result<Option<Wrap>, KeyError> {
-        let Some(recovery) = &self.recovery else { return Ok(None) };
-        let wrap = recovery.wrap(secret, context)?;
-        Ok(Some(Wrap { kek_uri: format!("{RECOVERY}{}", wrap.kek_uri), ..wrap }))
+        self.recovery.as_deref().map(|recovery| recovery_wrap(recovery, secret, context)).transpose()
     }
 
     /// The key of a record, checked against it. Keys of other processes only open here.
@@ -137,13 +136,7 @@ impl Manager {
     }
 
     pub(super) fn other_provider(&self, record: &KeyRecord) -> KeyError {
-        KeyError::OtherProvider {
-            kid: record.kid,
-            kind: record.kind,
-            scope: record.scope.clone(),
-            wrapped_by: record.wraps.first().map_or_else(|| "nobody".to_owned(), |wrap| wrap.kek_uri.clone()),
-            provider: self.provider.name(),
-        }
+        super::founding::other_provider(record, &*self.provider)
     }
 
     pub(super) fn wrapping_key(&self, kid: &KeyId) -> Result<Option<Arc<Key>>, KeyError> {
@@ -156,6 +149,12 @@ impl Manager {
         let key = self.unwrap(&record)?;
         Ok(Some(self.change(|held| held.keys.entry(key.id).or_insert(key).clone())))
     }
+}
+
+/// A wrap for recovery.
+pub(super) fn recovery_wrap(recovery: &dyn Provider, secret: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, KeyError> {
+    let wrap = recovery.wrap(secret, context)?;
+    Ok(Wrap { kek_uri: format!("{RECOVERY}{}", wrap.kek_uri), ..wrap })
 }
 
 pub(super) fn context_of(record: &KeyRecord) -> WrapContext<'_> {

@@ -25,6 +25,8 @@ pub(super) struct ProcessKeys {
     keys: BTreeMap<Arc<str>, Minted>,
     /// Schemas that seal with a shared key until they may have one of this process.
     waiting: BTreeSet<Arc<str>>,
+    /// When a key is to be thought of again for a schema: inside the pace neither store nor key service is asked.
+    not_before: BTreeMap<Arc<str>, u64>,
     /// Replaced keys, to be written down.
     replaced: Vec<Arc<Key>>,
     noted: u64,
@@ -47,7 +49,7 @@ impl Minted {
 
 impl ProcessKeys {
     pub(super) fn new() -> Self {
-        Self { process: std::process::id(), keys: BTreeMap::new(), waiting: BTreeSet::new(), replaced: Vec::new(), noted: 0 }
+        Self { process: std::process::id(), keys: BTreeMap::new(), waiting: BTreeSet::new(), not_before: BTreeMap::new(), replaced: Vec::new(), noted: 0 }
     }
 
     /// Whether this is another process than the one that minted.
@@ -66,8 +68,10 @@ impl ProcessKeys {
 
     /// Schemas whose key wants a successor.
     pub(super) fn due(&self, now: u64) -> Vec<Arc<str>> {
+        // A clock that went back must not make anybody wait for longer than the pace and its spread.
+        let may = |schema: &Arc<str>| self.not_before.get(schema).is_none_or(|until| *until <= now || *until > now + 2 * PACE);
         let due = self.keys.iter().filter(|(_, minted)| minted.is_due(now)).map(|(schema, _)| schema);
-        due.chain(&self.waiting).cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        due.chain(&self.waiting).filter(|schema| may(schema)).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub(super) fn usage(&self) -> Vec<(Arc<str>, u64, u64)> {
@@ -100,19 +104,33 @@ impl Manager {
 
     /// A new key of this process, stored; `None` when one of its scope was minted within the pace.
     pub(super) fn mint_schema_key(&self, _: &Turn<'_>, schema: &Arc<str>, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
-        let (record, secret) = self.mint(KeyKind::Data, &Scope::Schema(schema.clone()), 1, now, &Wrapper::Providers)?;
+        let scope = Scope::Schema(schema.clone());
+        // Looked at before a key is wrapped: whoever has to wait asks the key service for nothing.
+        if let Some(last) = self.store.last_made(&self.settings.tenant, KeyKind::Data, &scope, now + PACE)?.filter(|last| last + PACE > now) {
+            self.wait(schema, last + PACE);
+            return Ok(None);
+        }
+        let (record, secret) = self.mint(KeyKind::Data, &scope, 1, now, &Wrapper::Providers)?;
         if !self.store.insert_paced(&record, PACE)? {
+            self.wait(schema, now + PACE);
             return Ok(None);
         }
         let key = Arc::new(Key { seal_until: Some(now + SCHEMA_KEY_LIFE), budget: Budget::new(USES), ..key_of(&record, record.state, Some(secret)) });
         self.change(|held| {
             held.process.waiting.remove(schema);
+            held.process.not_before.remove(schema);
             if let Some(old) = held.process.keys.insert(schema.clone(), Minted { key: key.clone(), created: now }) {
                 held.process.replaced.push(old.key);
             }
             held.process.noted = 0;
         });
         Ok(Some(key))
+    }
+
+    /// Thinks of a key of the schema no sooner than `from`, and at some time within the pace after it: of many processes that wait one has its turn then.
+    fn wait(&self, schema: &Arc<str>, from: u64) {
+        let spread = getrandom::u64().map_or(0, |random| random % PACE);
+        self.change(|held| held.process.not_before.insert(schema.clone(), from + spread));
     }
 
     /// Writes down uses once a minute, and at once when a key came or went.

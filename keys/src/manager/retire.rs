@@ -92,7 +92,7 @@ impl Manager {
         let newest = self.is_newest(record)?;
         let checked = |what: &str| if unreferenced { None } else { Some(format!("{what}; look through all that is stored, then say so with --unreferenced")) };
         match (record.kind, &record.scope) {
-            (KeyKind::DeadLetter | KeyKind::SubjectRef | KeyKind::Audit, _) => because("there is one key of this kind and it is needed for ever"),
+            (KeyKind::DeadLetter | KeyKind::SubjectRef | KeyKind::Audit | KeyKind::Store, _) => because("there is one key of this kind and it is needed for ever"),
             (_, Scope::Subject(_)) => because("a data subject's key is ended by `veilstream shred`"),
             (KeyKind::Wrapping, _) if newest => because("it wraps new keys; rotate first (`veilstream keys rotate --wrapping`)"),
             (KeyKind::Wrapping, _) => {

@@ -5,6 +5,7 @@ use veilstream_engine::key::{Key, KeyId, Scope, SecretKey};
 use veilstream_engine::wrap::WrapContext;
 
 use super::Manager;
+use super::founding::store_key_record;
 use super::minting::{RECOVERY, checked, context_of, unwrap_under, wrap_under, wrapping_kid};
 use crate::KeyError;
 use crate::provider::{Kek, Provider};
@@ -56,7 +57,9 @@ impl Manager {
             return Err(KeyError::NoRecovery);
         }
         let mut done = Rewrapped::default();
-        let records: Vec<KeyRecord> = self.store.list(&self.settings.tenant)?.into_iter().filter(|record| !record.wraps.is_empty()).collect();
+        let mut records: Vec<KeyRecord> = self.store.list(&self.settings.tenant)?.into_iter().filter(|record| !record.wraps.is_empty()).collect();
+        // It opens everything else's MAC, so it goes first.
+        records.insert(0, store_key_record(self.store.unverified())?);
         let subjects = self.store.count_subjects(&self.settings.tenant)?;
         let total = records.len() as u64 + subjects.keys + subjects.shredded;
         progress(Progress { done: 0, total });
@@ -129,14 +132,6 @@ impl Manager {
         Ok(WrapChange { kid: record.kid, old: lost.cloned(), new })
     }
 
-    /// The secret of a key from elsewhere, by whichever provider opens it.
-    pub(crate) fn secret_or_recovered(&self, record: &KeyRecord) -> Result<SecretKey, KeyError> {
-        match (self.provider_secret(record), &self.recovery) {
-            (Err(_), Some(recovery)) => recovered_secret(&**recovery, record),
-            (secret, _) => secret,
-        }
-    }
-
     /// Moves wraps of the recovery provider, and adds missing ones.
     fn rewrap_recovery(&self, batch: &[KeyRecord], done: &mut Rewrapped) -> Result<(), KeyError> {
         let Some(recovery) = &self.recovery else { return Ok(()) };
@@ -206,10 +201,18 @@ impl Manager {
         let (mut after, mut seen) = (None, before);
         loop {
             let page = self.store.subjects(&self.settings.tenant, after.as_ref(), PAGE)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.kid);
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
             let mut changes = Vec::new();
-            for record in page.iter().filter(|record| matches!(record.scope, Scope::Subject(_))) {
+            let seen_of_page = page.len() as u64;
+            let mut records = Vec::with_capacity(page.len());
+            for (kid, record) in page {
+                match record {
+                    Ok(record) => records.push(record),
+                    Err(error) => done.failed.push((kid, error.into())),
+                }
+            }
+            for record in records.iter().filter(|record| matches!(record.scope, Scope::Subject(_))) {
                 for wrap in &record.wraps {
                     match wrapping_kid(wrap) {
                         Some(kid) if kid == wrapping.id => done.current += 1,
@@ -222,7 +225,7 @@ impl Manager {
                 }
             }
             done.moved += self.store.replace_wraps(&changes)?;
-            seen += page.len() as u64;
+            seen += seen_of_page;
             progress(Progress { done: seen.min(total), total });
         }
     }
@@ -236,7 +239,7 @@ impl Manager {
 }
 
 /// The secret by way of the recovery provider: from a wrap made for recovery, or from one of the lost provider, if that is what was configured for recovery.
-fn recovered_secret(recovery: &dyn Provider, record: &KeyRecord) -> Result<SecretKey, KeyError> {
+pub(super) fn recovered_secret(recovery: &dyn Provider, record: &KeyRecord) -> Result<SecretKey, KeyError> {
     let (for_recovery, lost): (Vec<&Wrap>, Vec<&Wrap>) = record.wraps.iter().partition(|wrap| wrap.kek_uri.starts_with(RECOVERY));
     let opens = |wrap: &&Wrap| recovery.opens(wrap.kek_uri.strip_prefix(RECOVERY).unwrap_or(&wrap.kek_uri));
     let wrap = for_recovery.iter().chain(&lost).copied().find(opens).ok_or(KeyError::NotForRecovery { kid: record.kid })?;

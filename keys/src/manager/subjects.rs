@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
 use super::minting::Wrapper;
-use super::{Manager, key_of};
+use super::{Manager, key_of, not_active};
 use crate::KeyError;
 use crate::store::KeyRecord;
 
@@ -21,16 +22,35 @@ impl Manager {
         wanted.sort_unstable();
         wanted.dedup();
         let mut keys = HashMap::with_capacity(wanted.len());
-        wanted.retain(|subject| match self.subjects.sealing(subject, now) {
-            Some(key) => {
-                keys.insert(*subject, key);
-                false
+        loop {
+            wanted.retain(|subject| match self.subjects.sealing(subject, now) {
+                Some(key) => {
+                    keys.insert(*subject, key);
+                    false
+                }
+                None => true,
+            });
+            if wanted.is_empty() {
+                return Ok(keys);
             }
-            None => true,
-        });
-        if wanted.is_empty() {
-            return Ok(keys);
+            // Where keys were forgotten since, these may be among them; where the place of a new key had a marker, the next one is free.
+            let generation = self.subjects.generation();
+            for record in self.load_or_mint_subjects(&wanted, now)? {
+                let Scope::Subject(subject) = record.scope else { continue };
+                if !matches!(record.state, KeyState::Active | KeyState::Shredded) {
+                    continue;
+                }
+                let key = self.for_a_while(&record, now)?;
+                if self.subjects.keep_sealing(subject, key.clone(), generation) {
+                    keys.insert(subject, key);
+                }
+            }
+            wanted.retain(|subject| !keys.contains_key(subject));
         }
+    }
+
+    /// The newest key of each, as the store has it after those that lack one got one.
+    fn load_or_mint_subjects(&self, wanted: &[SubjectRef], now: u64) -> Result<Vec<KeyRecord>, KeyError> {
         let scopes: Vec<Scope> = wanted.iter().map(|subject| Scope::Subject(*subject)).collect();
         let mut newest: HashMap<Scope, KeyRecord> = HashMap::new();
         for record in self.store.find(&self.settings.tenant, KeyKind::Data, &scopes)? {
@@ -49,7 +69,7 @@ impl Manager {
                 }
                 Some(record) => {
                     replaced.extend((record.state == KeyState::Active).then_some(record.kid));
-                    record.version + 1
+                    record.version.checked_add(1).ok_or_else(|| not_active(KeyKind::Data, scope, record.state))?
                 }
                 None => 1,
             };
@@ -61,13 +81,7 @@ impl Manager {
         if !replaced.is_empty() {
             self.store.set_state(&replaced, KeyState::DecryptOnly, None)?;
         }
-        for record in usable {
-            let Scope::Subject(subject) = record.scope else { continue };
-            let key = self.for_a_while(&record, now)?;
-            self.subjects.keep_sealing(subject, key.clone());
-            keys.insert(subject, key);
-        }
-        Ok(keys)
+        Ok(usable)
     }
 
     /// Whether the newest key of a subject is the one to use: it seals and is not due, or it says that the subject is erased.
@@ -93,6 +107,8 @@ impl Manager {
 pub(super) struct SubjectCache {
     sealing: Mutex<LruCache<SubjectRef, Arc<Key>>>,
     looked_up: Mutex<LruCache<KeyId, (Arc<Key>, u64)>>,
+    /// Counts how often keys were forgotten: what was read before is not kept after it.
+    generation: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,27 +118,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl SubjectCache {
     pub(super) fn new(size: usize) -> Self {
         let size = NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
-        Self { sealing: Mutex::new(LruCache::new(size)), looked_up: Mutex::new(LruCache::new(size)) }
+        Self { sealing: Mutex::new(LruCache::new(size)), looked_up: Mutex::new(LruCache::new(size)), generation: AtomicU64::new(0) }
     }
 
     fn sealing(&self, subject: &SubjectRef, now: u64) -> Option<Arc<Key>> {
         lock(&self.sealing).get(subject).filter(|key| key.seal_until.is_some_and(|until| now < until)).cloned()
     }
 
-    fn keep_sealing(&self, subject: SubjectRef, key: Arc<Key>) {
-        lock(&self.sealing).put(subject, key);
+    /// To be asked before a key is read that is to be kept.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Keeps a key that was read at that generation, unless keys were forgotten since; tells whether it did.
+    fn keep_sealing(&self, subject: SubjectRef, key: Arc<Key>, generation: u64) -> bool {
+        let mut sealing = lock(&self.sealing);
+        let is_current = self.generation() == generation;
+        if is_current {
+            sealing.put(subject, key);
+        }
+        is_current
     }
 
     pub(super) fn looked_up(&self, kid: &KeyId, now: u64) -> Option<Arc<Key>> {
         lock(&self.looked_up).get(kid).filter(|(_, until)| now < *until).map(|(key, _)| key.clone())
     }
 
-    pub(super) fn keep_lookup(&self, key: Arc<Key>, until: u64) {
-        lock(&self.looked_up).put(key.id, (key, until));
+    /// As [`SubjectCache::keep_sealing`].
+    pub(super) fn keep_lookup(&self, key: Arc<Key>, until: u64, generation: u64) -> bool {
+        let mut looked_up = lock(&self.looked_up);
+        let is_current = self.generation() == generation;
+        if is_current {
+            looked_up.put(key.id, (key, until));
+        }
+        is_current
     }
 
-    /// Forgets keys.
+    /// Forgets keys. Counted first: whoever keeps one between that and the look finds it counted, and whoever kept one before it finds it dropped.
     pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         drop_where(&mut lock(&self.sealing), |key| which(key));
         drop_where(&mut lock(&self.looked_up), |(key, _)| which(key));
     }

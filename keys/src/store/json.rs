@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use veilstream_engine::key::KeyId;
 
-use super::{KeyRecord, Wrap, check_value};
+use super::{Head, KeyRecord, Wrap, check_value};
+use crate::erasure::{hex, unhex};
 use crate::time;
 
 /// A key record as JSON: the columns of docs/formats.md, `wraps` as an array, `wrapped` in base64.
@@ -23,7 +24,35 @@ pub struct RecordJson {
     retired: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     uses: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
     wraps: Vec<WrapJson>,
+}
+
+/// [`Head`] as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadJson {
+    store: String,
+    tenant: String,
+    seq: u64,
+    sha256: String,
+    mac: String,
+}
+
+impl From<&Head> for HeadJson {
+    fn from(head: &Head) -> Self {
+        Self { store: hex(&head.store), tenant: head.tenant.to_string(), seq: head.seq, sha256: hex(&head.sha256), mac: hex(&head.mac) }
+    }
+}
+
+impl HeadJson {
+    /// The head, if every member is what it must be.
+    #[must_use]
+    pub fn head(&self) -> Option<Head> {
+        let tenant = self.tenant.as_str().into();
+        Some(Head { store: unhex(&self.store)?, tenant, seq: self.seq, sha256: unhex(&self.sha256)?, mac: unhex(&self.mac)? })
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,7 +67,7 @@ impl From<&KeyRecord> for RecordJson {
     fn from(record: &KeyRecord) -> Self {
         Self {
             kid: record.kid.to_string(),
-            kcv: record.kcv.iter().map(|b| format!("{b:02x}")).collect(),
+            kcv: hex(&record.kcv),
             kind: record.kind.as_str().to_owned(),
             tenant: record.tenant.to_string(),
             scope: record.scope.to_string(),
@@ -47,6 +76,7 @@ impl From<&KeyRecord> for RecordJson {
             created: time::text(record.created),
             retired: record.retired.map(time::text),
             uses: record.uses,
+            mac: record.mac.as_ref().map(|mac| hex(mac)),
             wraps: record
                 .wraps
                 .iter()
@@ -82,6 +112,7 @@ impl RecordJson {
             retired: self.retired.as_deref().map(|text| time::seconds(text).ok_or("retired")).transpose()?,
             wraps,
             uses: self.uses,
+            mac: self.mac.as_deref().map(|mac| unhex(mac).ok_or("mac")).transpose()?,
         })
     }
 }

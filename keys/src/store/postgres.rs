@@ -6,6 +6,7 @@
 
 mod address;
 mod changes;
+mod ledger;
 mod rows;
 mod session;
 
@@ -15,24 +16,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postgres::Row;
 use postgres::types::ToSql;
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{KeyRecord, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, Wrap, WrapChange};
+use super::{Head, KeyRecord, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check};
+use crate::erasure::LedgerError;
 use address::Address;
-use changes::{add, lock_keys, put_wraps, scope_of, shred};
-use rows::{Columns, WrapColumns, bytes, record, texts, time};
+use changes::{Work, add, put_head, put_states, put_wraps, read_head, scope_of, shred};
+use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
 use session::{Session, causes, is_broken};
 
-/// What brings the tables from each layout to the next. The layout of a store is the number of those that were done to it.
-const STEPS: [&str; 1] = [TABLES];
+pub use ledger::PostgresLedger;
+
+/// Layout of the tables; raised when it changes. Earlier ones are of builds that were never released: refused.
+const LAYOUT: i32 = 2;
+
+/// The schema, where the configuration names none.
+pub const DEFAULT_SCHEMA: &str = "veilstream";
 
 /// Texts compare by their bytes, as prefixes and orders here expect. `uses` is beside the two tables of the public format: a reader of those need not know it.
 /// Each scope is in one of the first two indexes, and every query says which: two over all of them would cost a subject a third of its bytes more.
 const TABLES: &str = r#"
 CREATE TABLE keys (kid bytea PRIMARY KEY, kcv bytea NOT NULL, kind text COLLATE "C" NOT NULL, tenant text COLLATE "C" NOT NULL, scope text COLLATE "C" NOT NULL,
-                   version bigint NOT NULL, state text COLLATE "C" NOT NULL, created timestamptz NOT NULL, retired timestamptz);
+                   version bigint NOT NULL, state text COLLATE "C" NOT NULL, created timestamptz NOT NULL, retired timestamptz, mac bytea);
 CREATE TABLE wraps (kid bytea NOT NULL, kek_uri text COLLATE "C" NOT NULL, kek_version text COLLATE "C" NOT NULL, wrapped bytea NOT NULL, PRIMARY KEY (kid, kek_uri));
 CREATE TABLE uses (kid bytea PRIMARY KEY, uses bigint NOT NULL);
+CREATE TABLE head (store bytea NOT NULL, tenant text COLLATE "C" NOT NULL, seq bigint NOT NULL, sha256 bytea NOT NULL, mac bytea NOT NULL);
+CREATE UNIQUE INDEX head_one ON head ((true));
 CREATE UNIQUE INDEX keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
 CREATE INDEX keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
 CREATE INDEX keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
@@ -45,24 +54,24 @@ const PACE_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstre
 
 /// What an erasure cannot reach here: the server gives nobody a way to overwrite a row, and copies of its files are not its own.
 const REMAINS: [&str; 3] = [
-    "the PostgreSQL table veilstream.wraps: in space that later keys overwrite at no set time; a row that an older transaction still sees (a dump, a standby with feedback), until the \
+    "the PostgreSQL table wraps of the store: in space that later keys overwrite at no set time; a row that an older transaction still sees (a dump, a standby with feedback), until the \
      first VACUUM after its end",
     "the write-ahead log of the PostgreSQL server, until its segments are recycled and overwritten; archived segments, until they are deleted",
     "standbys of the PostgreSQL server, as on itself; its base backups and dumps, until they are deleted",
 ];
 
 /// A key, its uses and its wraps, one row a wrap, of the keys `k` that the first part names.
-macro_rules! rows {
+macro_rules! key_rows {
     ($keys:expr, $rest:literal) => {
         concat!(
-            "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, w.kek_uri, w.kek_version, w.wrapped FROM ",
+            "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, k.mac, w.kek_uri, w.kek_version, w.wrapped FROM ",
             $keys,
             " LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid ",
             $rest
         )
     };
     ($rest:literal) => {
-        rows!("keys k", $rest)
+        key_rows!("keys k", $rest)
     };
 }
 
@@ -79,10 +88,12 @@ macro_rules! of_scopes {
     };
 }
 use of_scopes;
+use key_rows;
 
-/// A schema `veilstream` in a PostgreSQL database. One connection, made again when it breaks. Not to be called or dropped by a thread that runs an async task.
+/// A schema in a PostgreSQL database. One connection, made again when it breaks. Not to be called or dropped by a thread that runs an async task.
 pub struct PostgresStore {
     address: Address,
+    schema: String,
     session: Mutex<Option<Session>>,
     /// Which tables these are: others of the same name came from a backup.
     tables: Mutex<Option<Tables>>,
@@ -98,18 +109,25 @@ impl PostgresStore {
     /// # Errors
     /// It is there already, the server does not let us, or the URL is none.
     pub fn create(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
-        let store = Self::connect(url, ca)?;
+        Self::create_in(url, ca, DEFAULT_SCHEMA)
+    }
+
+    /// [`PostgresStore::create`] in another schema than [`DEFAULT_SCHEMA`]: a store belongs to one tenant.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
+        let store = Self::connect(url, ca, schema)?;
         let made = store.write(|s| {
             s.query(LAYOUT_LOCK, &[])?;
-            if s.flag("SELECT to_regclass('veilstream.layout') IS NOT NULL", &[])? {
+            if s.flag(HAS_LAYOUT, &[&store.schema])? {
                 return Ok(false);
             }
             // Somebody who may not make schemas may have been given an empty one.
-            if s.flag("SELECT to_regnamespace('veilstream') IS NULL", &[])? {
-                s.client.batch_execute("CREATE SCHEMA veilstream")?;
+            if s.flag("SELECT to_regnamespace($1) IS NULL", &[&store.schema])? {
+                s.client.batch_execute(&format!("CREATE SCHEMA {}", store.schema))?;
             }
-            s.client.batch_execute("CREATE TABLE layout (layout integer NOT NULL); INSERT INTO layout VALUES (0)")?;
-            migrate(s, 0)?;
+            s.client.batch_execute(&format!("CREATE TABLE layout (layout integer NOT NULL); INSERT INTO layout VALUES ({LAYOUT}); {TABLES}"))?;
             Ok(true)
         })?;
         if made { store.identified() } else { Err(store.unusable("is there already; nothing was changed".to_owned())) }
@@ -119,30 +137,41 @@ impl PostgresStore {
     /// keys.
     ///
     /// # Errors
-    /// It is not there, cannot be read or is of a newer layout.
+    /// It is not there, cannot be read or is of another layout.
     pub fn open(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
-        let store = Self::connect(url, ca)?;
-        if !store.read(|s| s.flag("SELECT to_regclass('veilstream.layout') IS NOT NULL", &[]))? {
-            return Err(store.unusable("has no key store; make it with `veilstream keys init`, or correct the URL".to_owned()));
-        }
-        let read = |s: &mut Session| s.query("SELECT layout FROM layout", &[])?.first().map_or(Ok(-1), |row| row.try_get::<_, i32>(0));
-        let layout = store.read(read)?;
-        match usize::try_from(layout) {
-            Ok(done) if done == STEPS.len() => {}
-            Ok(done) if done < STEPS.len() => store.write(|s| {
-                s.query(LAYOUT_LOCK, &[])?;
-                // Another process may have done it while we waited.
-                let done = usize::try_from(read(s)?).unwrap_or(STEPS.len());
-                migrate(s, done)
-            })?,
-            Ok(_) => return Err(store.unusable(format!("has layout {layout}, this version reads {}; use a newer veilstream", STEPS.len()))),
-            Err(_) => return Err(store.unusable("is damaged (veilstream.layout); restore it from a backup".to_owned())),
-        }
-        store.identified()
+        Self::open_in(url, ca, DEFAULT_SCHEMA)
     }
 
-    fn connect(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
-        let store = Self { address: Address::parse(url, ca)?, session: Mutex::default(), tables: Mutex::default() };
+    /// [`PostgresStore::open`] in another schema than [`DEFAULT_SCHEMA`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
+        let store = Self::connect(url, ca, schema)?;
+        if !store.read(|s| s.flag(HAS_LAYOUT, &[&store.schema]))? {
+            return Err(store.unusable("has no key store; make it with `veilstream keys init`, or correct the URL or keys.store_schema".to_owned()));
+        }
+        let layout = store.read(|s| s.query("SELECT layout FROM layout", &[])?.first().map_or(Ok(-1), |row| row.try_get::<_, i32>(0)))?;
+        match layout {
+            LAYOUT => store.identified(),
+            0..LAYOUT => {
+                Err(store.unusable("is of an earlier build, which was never released, and is not read; make a new one with `veilstream keys init`".to_owned()))
+            }
+            ..0 => Err(store.unusable("is damaged (table layout); restore it from a backup".to_owned())),
+            _ => Err(store.unusable(format!("has layout {layout}, this version reads {LAYOUT}; use a newer veilstream"))),
+        }
+    }
+
+    fn connect(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
+        let mut address = Address::parse(url, ca)?;
+        if !is_schema(schema) {
+            let message = "keys.store_schema is no name; write small letters, digits and _, a letter first, at most 63".to_owned();
+            return Err(StoreError::Unusable { place: address.place, message });
+        }
+        if schema != DEFAULT_SCHEMA {
+            address.place = format!("{}, schema {schema}", address.place);
+        }
+        let store = Self { address, schema: schema.to_owned(), session: Mutex::default(), tables: Mutex::default() };
         let session = store.session()?;
         *store.lock() = Some(session);
         Ok(store)
@@ -150,16 +179,16 @@ impl PostgresStore {
 
     /// From here on a new connection must find these tables.
     fn identified(self) -> Result<Self, StoreError> {
-        let tables = self.read(tables)?;
+        let tables = self.read(|s| tables(s, &self.schema))?;
         *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
         Ok(self)
     }
 
     /// A new connection. The erasure ledger was applied to the tables that were there at the start: in others, from a backup, the erased would be back.
     fn session(&self) -> Result<Session, StoreError> {
-        let mut session = Session::new(self.address.connect(|_| {})?).map_err(|e| self.failed(&e))?;
+        let mut session = Session::new(self.address.connect(|_| {})?, &self.schema).map_err(|e| self.failed(&e))?;
         let known = *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_some() && known != Some(tables(&mut session).map_err(|e| self.failed(&e))?) {
+        if known.is_some() && known != Some(tables(&mut session, &self.schema).map_err(|e| self.failed(&e))?) {
             return Err(
                 self.unusable("was replaced while this process ran; start it again, so that what was erased since the backup is erased in it".to_owned())
             );
@@ -188,20 +217,33 @@ impl PostgresStore {
     /// One transaction. It is done again on a new connection if the old one broke before COMMIT was sent: then nothing was done. After it nobody knows, and the
     /// caller is told.
     fn write<T>(&self, write: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
-        self.run(|session| {
-            session.client.batch_execute("BEGIN").map_err(|error| (error, true))?;
-            match write(session) {
-                Ok(done) => session.client.batch_execute("COMMIT").map(|()| done).map_err(|error| (error, false)),
-                Err(error) => {
-                    // Where this fails the connection is broken, and the server rolls back.
-                    let _ = session.client.batch_execute("ROLLBACK");
-                    Err((error, true))
-                }
-            }
+        self.change(|session| write(session).map_err(Work::Sql))
+    }
+
+    /// [`PostgresStore::write`] of what may fail by itself too.
+    fn change<T>(&self, mut change: impl FnMut(&mut Session) -> Result<T, Work>) -> Result<T, StoreError> {
+        let mut held = self.lock();
+        let kept = held.take().filter(|session| !session.client.is_closed());
+        let was_kept = kept.is_some();
+        let mut session = kept.map_or_else(|| self.session(), Ok)?;
+        let mut done = transaction(&mut session, &mut change);
+        if let Err((Work::Sql(error), true)) = &done
+            && was_kept
+            && is_broken(error)
+        {
+            session = self.session()?;
+            done = transaction(&mut session, &mut change);
+        }
+        if !matches!(&done, Err((Work::Sql(error), _)) if is_broken(error)) {
+            *held = Some(session);
+        }
+        done.map_err(|(work, _)| match work {
+            Work::Sql(error) => self.failed(&error),
+            Work::Store(error) => error,
         })
     }
 
-    /// `work` tells with its error whether it may be done again.
+    /// What only reads, so that it may be done again.
     fn run<T>(&self, work: impl Fn(&mut Session) -> Result<T, (postgres::Error, bool)>) -> Result<T, StoreError> {
         let mut held = self.lock();
         let kept = held.take().filter(|session| !session.client.is_closed());
@@ -226,22 +268,8 @@ impl PostgresStore {
         self.records(&rows)
     }
 
-    /// Rows of one key come one after another.
     fn records(&self, rows: &[Row]) -> Result<Vec<KeyRecord>, StoreError> {
-        let mut records: Vec<KeyRecord> = Vec::new();
-        for row in rows {
-            let kid: &[u8] = row.try_get(0).map_err(|e| self.failed(&e))?;
-            if records.last().is_none_or(|last| last.kid.0 != kid) {
-                records.push(record(row).map_err(|what| StoreError::Row { place: self.place(), kid: hex(kid), what })?);
-            }
-            let wrap = || Ok(Some(Wrap { kek_uri: row.try_get(10)?, kek_version: row.try_get(11)?, wrapped: row.try_get(12)? }));
-            let is_wrap = row.try_get::<_, Option<&str>>(10).map_err(|e| self.failed(&e))?.is_some();
-            let wrap = if is_wrap { wrap().map_err(|e: postgres::Error| self.failed(&e))? } else { None };
-            if let Some(key) = records.last_mut() {
-                key.wraps.extend(wrap);
-            }
-        }
-        Ok(records)
+        records(rows, &self.address.place)
     }
 }
 
@@ -251,12 +279,12 @@ impl Store for PostgresStore {
     }
 
     fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&bytes(kids)])
+        self.select(key_rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&bytes(kids)])
     }
 
     fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        const PROCESSES: &str = rows!(of_scopes!("LIKE"), "ORDER BY k.kid, w.kek_uri");
-        const OTHERS: &str = rows!(of_scopes!("NOT LIKE"), "ORDER BY k.kid, w.kek_uri");
+        const PROCESSES: &str = key_rows!(of_scopes!("LIKE"), "ORDER BY k.kid, w.kek_uri");
+        const OTHERS: &str = key_rows!(of_scopes!("NOT LIKE"), "ORDER BY k.kid, w.kek_uri");
         let (processes, others): (Vec<&Scope>, Vec<&Scope>) = scopes.iter().partition(|scope| matches!(scope, Scope::Schema(_)));
         let mut found = Vec::new();
         for (scopes, sql) in [(processes, PROCESSES), (others, OTHERS)] {
@@ -268,13 +296,13 @@ impl Store for PostgresStore {
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(rows!("WHERE k.tenant = $1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"), &[&tenant])
+        self.select(key_rows!("WHERE k.tenant = $1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"), &[&tenant])
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
         // By ranges that the index orders: subjects are many, and are stepped over.
         self.select(
-            rows!(
+            key_rows!(
                 "WHERE k.kid IN (
                    SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND scope NOT LIKE 'subject:%'
                      AND kind IN ('deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
@@ -301,7 +329,7 @@ impl Store for PostgresStore {
     fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError> {
         let after: &[u8] = after.map_or(&[], |kid| &kid.0);
         self.select(
-            rows!(
+            key_rows!(
                 "WHERE k.kid IN (SELECT kid FROM keys WHERE kid > $2 AND tenant = $1 AND scope LIKE 'subject:%' ORDER BY kid LIMIT $3) ORDER BY k.kid, w.kek_uri"
             ),
             &[&tenant, &after, &i64::try_from(limit).unwrap_or(i64::MAX)],
@@ -312,13 +340,36 @@ impl Store for PostgresStore {
         self.read(|s| s.one("SELECT count(*) FROM wraps WHERE kek_uri = $1", &[&kek_uri])?.try_get::<_, i64>(0)).map(i64::unsigned_abs)
     }
 
+    fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
+        let newest: Option<std::time::SystemTime> = self.read(|s| {
+            let newest = "SELECT max(created) FROM keys WHERE tenant = $1 AND kind = $2 AND scope = $3 AND scope LIKE 'schema:%' AND created < $4";
+            s.one(newest, &[&tenant, &kind.as_str(), &scope.to_string(), &time(before)])?.try_get(0)
+        })?;
+        Ok(newest.and_then(seconds))
+    }
+
+    fn head(&self) -> Result<Option<Head>, StoreError> {
+        self.change(|s| read_head(s, &self.address.place, false))
+    }
+
+    fn found(&self, store_key: &KeyRecord, head: &Head) -> Result<(), StoreError> {
+        self.change(|s| {
+            s.query(LAYOUT_LOCK, &[])?;
+            if read_head(s, &self.address.place, false)?.is_some() {
+                return Err(self.unusable("is there already; nothing was changed".to_owned()).into());
+            }
+            add(s, std::slice::from_ref(store_key))?;
+            Ok(put_head(s, head)?)
+        })
+    }
+
     fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
         let places = Columns::of(records.iter().collect());
         let rows = self.write(|s| {
             add(s, records)?;
             // In a statement of its own: the key of somebody who was first, whom the INSERT waited for, is not in that one's snapshot.
             s.query(
-                rows!(
+                key_rows!(
                     "(SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])) p (tenant, kind, scope, version)
                      CROSS JOIN LATERAL (SELECT * FROM keys WHERE tenant = p.tenant AND kind = p.kind AND scope = p.scope AND version = p.version
                        AND scope NOT LIKE 'schema:%' OFFSET 0) k",
@@ -359,16 +410,15 @@ impl Store for PostgresStore {
         Ok(kids.into_iter().filter(|kid| !there.contains(&kid.0[..])).collect())
     }
 
-    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64) -> Result<(), StoreError> {
-        self.write(|s| {
-            s.execute(
-                "WITH due AS MATERIALIZED (
-                   SELECT kid FROM keys WHERE state = 'active' AND scope LIKE 'schema:%' AND (tenant = $1 AND created < $2 OR kid = ANY($3))
-                   ORDER BY kid FOR UPDATE)
-                 UPDATE keys SET state = 'decrypt_only' FROM due WHERE keys.kid = due.kid AND keys.state = 'active'",
+    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError> {
+        self.change(|s| {
+            let due = s.query(
+                "SELECT kid FROM keys WHERE state = 'active' AND scope LIKE 'schema:%' AND (tenant = $1 AND created < $2 OR kid = ANY($3))
+                 ORDER BY kid FOR UPDATE",
                 &[&tenant, &time(before), &bytes(kids)],
-            )
-            .map(drop)
+            )?;
+            let due: Vec<&[u8]> = due.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+            put_states(s, &self.address.place, keys, &due, KeyState::DecryptOnly, None)
         })
     }
 
@@ -386,18 +436,20 @@ impl Store for PostgresStore {
         })
     }
 
-    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError> {
-        self.write(|s| {
-            lock_keys(s, &bytes(kids))?;
-            s.execute(
-                "UPDATE keys SET state = $1, retired = $2 WHERE kid = ANY($3) AND state <> 'shredded'",
-                &[&state.as_str(), &retired.map(time), &bytes(kids)],
-            )
-            .map(drop)
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError> {
+        self.change(|s| {
+            let living = s.query("SELECT kid, state FROM keys WHERE kid = ANY($1) ORDER BY kid FOR UPDATE", &[&bytes(kids)])?;
+            let mut change: Vec<&[u8]> = Vec::with_capacity(living.len());
+            for row in &living {
+                if row.try_get::<_, &str>(1)? != "shredded" {
+                    change.push(row.try_get(0)?);
+                }
+            }
+            put_states(s, &self.address.place, keys, &change, state, retired)
         })
     }
 
-    /// Takes turns with [`Store::shred`]: what is compared here cannot be deleted before it is replaced, and what was deleted is not found. Without that a wrap
+    /// Takes turns with [`Store::erase`]: what is compared here cannot be deleted before it is replaced, and what was deleted is not found. Without that a wrap
     /// that comes beside others would not be seen by the DELETE of an erasure that began earlier, and would outlive it.
     fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError> {
         let compared: Vec<(&WrapChange, &Wrap)> = changes.iter().filter_map(|change| Some((change, change.old.as_ref()?))).collect();
@@ -433,15 +485,28 @@ impl Store for PostgresStore {
     /// [`Store::set_state`]. Against whoever stores a new key at the same time there is no lock, but the unique place: if the marker is in it, they wait for
     /// our commit and find it taken; if their key is, our INSERT waits for their commit and finds it taken. Then, and when a key shows up between
     /// two of our statements, we look again and erase that key too.
-    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
-        self.write(|s| {
+    fn erase(
+        &self,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+    ) -> Result<Vec<Shredded>, StoreError> {
+        let place = &*self.address.place;
+        let scopes: Vec<String> = subjects.iter().map(|subject| Scope::Subject(*subject).to_string()).collect();
+        self.change(|s| {
+            let head = read_head(s, place, true)?.ok_or_else(|| StoreError::Unfounded { place: place.to_owned() })?;
             s.query(WRAPS_LOCK, &[])?;
+            let known = s.query(key_rows!(of_scopes!("NOT LIKE"), "ORDER BY k.kid, w.kek_uri"), &[&tenant, &KeyKind::Data.as_str(), &scopes])?;
+            let Planned { shreds, head } = plan(&head, &records(&known, place)?)?;
             let mut kids: HashMap<String, Vec<KeyId>> = HashMap::new();
             let mut open: Vec<&Shred> = shreds.iter().collect();
             let mut shredded_now: HashSet<String> = HashSet::new();
             while !open.is_empty() {
-                open = shred(s, tenant, &open, now, &mut kids, &mut shredded_now)?;
+                open = shred(s, place, keys, tenant, &open, now, &mut kids, &mut shredded_now)?;
             }
+            put_head(s, &head)?;
             Ok(shreds.iter().map(|one| Shredded { subject: one.subject, kids: kids.remove(&scope_of(one)).unwrap_or_default() }).collect())
         })
     }
@@ -466,30 +531,39 @@ impl Store for PostgresStore {
         let mut client = self.address.connect(move |warning| heard.lock().unwrap_or_else(PoisonError::into_inner).push(warning))?;
         // As long as the table takes; another VACUUM of it is waited for.
         let vacuumed =
-            client.batch_execute("SET statement_timeout = 0; SET lock_timeout = '10min'").and_then(|()| client.batch_execute("VACUUM veilstream.wraps"));
+            client.batch_execute("SET statement_timeout = 0; SET lock_timeout = '10min'").and_then(|()| client.batch_execute(&format!("VACUUM {}.wraps", self.schema)));
         vacuumed.map_err(|e| self.failed(&e))?;
         let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(warning) = warnings.first() {
             // A role that does not own the table is told so in a warning, and nothing is done.
-            return Err(self.unusable(format!("deleted wraps were not vacuumed ({warning}); let the user of the URL own veilstream.wraps, and do it again")));
+            return Err(self.unusable(format!("deleted wraps were not vacuumed ({warning}); let the user of the URL own {}.wraps, and do it again", self.schema)));
         }
         Ok(Scrubbed { remains: REMAINS.map(str::to_owned).to_vec() })
     }
 }
 
-/// Does the steps that were not done, within a transaction and under [`LAYOUT_LOCK`].
-fn migrate(s: &mut Session, done: usize) -> Result<(), postgres::Error> {
-    for step in STEPS.iter().skip(done) {
-        s.client.batch_execute(step)?;
+/// One transaction; an error tells whether it may be done again.
+fn transaction<T>(session: &mut Session, change: &mut impl FnMut(&mut Session) -> Result<T, Work>) -> Result<T, (Work, bool)> {
+    session.client.batch_execute("BEGIN").map_err(|error| (error.into(), true))?;
+    match change(session) {
+        Ok(done) => session.client.batch_execute("COMMIT").map(|()| done).map_err(|error| (error.into(), false)),
+        Err(error) => {
+            // Where this fails the connection is broken, and the server rolls back.
+            let _ = session.client.batch_execute("ROLLBACK");
+            Err((error, true))
+        }
     }
-    s.execute("UPDATE layout SET layout = $1", &[&i32::try_from(STEPS.len()).unwrap_or(i32::MAX)]).map(drop)
 }
 
-fn tables(s: &mut Session) -> Result<Tables, postgres::Error> {
-    let row = s.one("SELECT oid, to_regclass('veilstream.keys')::oid FROM pg_database WHERE datname = current_database()", &[])?;
+const HAS_LAYOUT: &str = "SELECT to_regclass($1 || '.layout') IS NOT NULL";
+
+/// What needs no quotes.
+fn is_schema(name: &str) -> bool {
+    let rest = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+    name.len() < 64 && name.as_bytes().first().is_some_and(u8::is_ascii_lowercase) && name.bytes().all(rest)
+}
+
+fn tables(s: &mut Session, schema: &str) -> Result<Tables, postgres::Error> {
+    let row = s.one("SELECT oid, to_regclass($1 || '.keys')::oid FROM pg_database WHERE datname = current_database()", &[&schema])?;
     Ok((row.try_get(0)?, row.try_get(1)?))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

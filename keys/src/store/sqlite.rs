@@ -8,22 +8,24 @@ use std::time::Duration;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{KeyRecord, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, Wrap, WrapChange, check_value};
+use super::{Head, KeyRecord, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check, check_value};
+use crate::erasure::{LedgerError, hex, unhex};
 use crate::time::text as time;
 
-/// Layout of the file; raised when it changes, with a step in [`migrate`].
-const LAYOUT: i64 = 2;
+/// Layout of the file; raised when it changes. Earlier ones are of builds that were never released: refused.
+const LAYOUT: i64 = 3;
 /// How long a process waits for another one's write.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// `uses` is beside the two tables of the public format: a reader of those need not know it.
 const TABLES: &str = "
 CREATE TABLE keys (kid TEXT PRIMARY KEY, kcv TEXT NOT NULL, kind TEXT NOT NULL, tenant TEXT NOT NULL, scope TEXT NOT NULL, version INTEGER NOT NULL,
-                   state TEXT NOT NULL, created TEXT NOT NULL, retired TEXT);
+                   state TEXT NOT NULL, created TEXT NOT NULL, retired TEXT, mac TEXT);
 CREATE TABLE wraps (kid TEXT NOT NULL, kek_uri TEXT NOT NULL, kek_version TEXT NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (kid, kek_uri));
 CREATE TABLE uses (kid TEXT PRIMARY KEY, uses INTEGER NOT NULL);
+CREATE TABLE head (store TEXT NOT NULL, tenant TEXT NOT NULL, seq INTEGER NOT NULL, sha256 TEXT NOT NULL, mac TEXT NOT NULL);
 ";
 /// Each scope is in one of the first two, and every query says which: two indexes over all of them would cost a subject 80 bytes more.
 const INDEXES: &str = "
@@ -32,8 +34,32 @@ CREATE INDEX IF NOT EXISTS keys_of_processes ON keys (tenant, kind, scope, creat
 CREATE INDEX IF NOT EXISTS keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
 ";
 /// A key, its uses and its wraps, one row a wrap.
-const ROWS: &str = "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, w.kek_uri, w.kek_version, w.wrapped
+const ROWS: &str = "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, k.mac, w.kek_uri, w.kek_version, w.wrapped
 FROM keys k LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid";
+
+/// Why a transaction was rolled back.
+enum Failure {
+    Sql(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(error: LedgerError) -> Self {
+        Self::Store(error.into())
+    }
+}
 
 /// A SQLite file in WAL mode with `secure_delete`.
 pub struct SqliteStore {
@@ -80,11 +106,8 @@ impl SqliteStore {
         let layout: i64 = store.ask(|c| c.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
         let message = match layout {
             LAYOUT => return Ok(store),
-            1 => {
-                store.write(migrate)?;
-                return Ok(store);
-            }
             0 => "is no key store; name the file that `veilstream keys init` made".to_owned(),
+            1..LAYOUT => "is of an earlier build, which was never released, and is not read; make a new one with `veilstream keys init`".to_owned(),
             _ => format!("has layout {layout}, this version reads {LAYOUT}; use a newer veilstream"),
         };
         Err(StoreError::Unusable { place: store.place, message })
@@ -121,7 +144,7 @@ impl SqliteStore {
     }
 
     /// One write transaction, which waits for those of other processes at its start and not in its middle.
-    fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>) -> Result<T, StoreError> {
         let mut connection = self.lock();
         let run = || {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -129,7 +152,20 @@ impl SqliteStore {
             transaction.commit()?;
             Ok(done)
         };
-        run().map_err(|e| self.unusable(&e))
+        run().map_err(|failure| match failure {
+            Failure::Sql(error) => self.unusable(&error),
+            Failure::Store(error) => error,
+        })
+    }
+
+    /// Moves keys that a statement selects to another state, each with a MAC for it.
+    fn change(&self, t: &Transaction<'_>, keys: &StoreKeys, rows: Vec<Raw>, state: KeyState, retired: Option<u64>) -> Result<(), Failure> {
+        for raw in rows {
+            let record = raw.record(&self.place)?;
+            check(keys, &self.place, &record)?;
+            put_state(t, &keys.signed(&KeyRecord { state, retired, ..record }))?;
+        }
+        Ok(())
     }
 
     /// The keys that the rest of the statement selects, in its order.
@@ -208,6 +244,35 @@ impl Store for SqliteStore {
         self.ask(|c| c.query_row("SELECT count(*) FROM wraps WHERE kek_uri = ?1", [kek_uri], |row| row.get::<_, i64>(0))).map(i64::unsigned_abs)
     }
 
+    fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
+        let newest: Option<String> = self.ask(|c| {
+            let mut statement = c.prepare_cached(
+                "SELECT max(created) FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 AND scope LIKE 'schema:%' AND created < ?4",
+            )?;
+            statement.query_row(params![tenant, kind.as_str(), scope.to_string(), time(before)], |row| row.get(0))
+        })?;
+        Ok(newest.as_deref().and_then(crate::time::seconds))
+    }
+
+    fn head(&self) -> Result<Option<Head>, StoreError> {
+        let connection = self.lock();
+        head(&connection, &self.place).map_err(|failure| match failure {
+            Failure::Sql(error) => self.unusable(&error),
+            Failure::Store(error) => error,
+        })
+    }
+
+    fn found(&self, store_key: &KeyRecord, to: &Head) -> Result<(), StoreError> {
+        self.write(|t| {
+            if head(t, &self.place)?.is_some() {
+                return Err(StoreError::Unusable { place: self.place.clone(), message: "is there already; nothing was changed".to_owned() }.into());
+            }
+            add(t, store_key)?;
+            put_head(t, to)?;
+            Ok(())
+        })
+    }
+
     fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
         let rows = self.write(|t| {
             let mut rows = Vec::with_capacity(records.len());
@@ -252,13 +317,15 @@ impl Store for SqliteStore {
         })
     }
 
-    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64) -> Result<(), StoreError> {
+    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError> {
         self.write(|t| {
-            const ACTIVE: &str = "UPDATE keys SET state = 'decrypt_only' WHERE state = 'active' AND scope LIKE 'schema:%'";
-            t.execute(&format!("{ACTIVE} AND tenant = ?1 AND created < ?2"), params![tenant, time(before)])?;
-            for kid in kids {
-                t.execute(&format!("{ACTIVE} AND kid = ?1"), [kid.to_string()])?;
-            }
+            // Two statements: one with both conditions would go through the keys of data subjects as well.
+            let old = "WHERE k.state = 'active' AND k.scope LIKE 'schema:%' AND k.tenant = ?1 AND k.created < ?2 ORDER BY k.kid, w.kek_uri";
+            let rows = select(t, old, params![tenant, time(before)])?;
+            self.change(t, keys, rows, KeyState::DecryptOnly, None)?;
+            let named = "WHERE k.kid IN (SELECT value FROM json_each(?1)) AND k.state = 'active' AND k.scope LIKE 'schema:%' ORDER BY k.kid, w.kek_uri";
+            let rows = select(t, named, [list(kids)])?;
+            self.change(t, keys, rows, KeyState::DecryptOnly, None)?;
             Ok(())
         })
     }
@@ -275,13 +342,10 @@ impl Store for SqliteStore {
         })
     }
 
-    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError> {
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError> {
         self.write(|t| {
-            t.execute(
-                "UPDATE keys SET state = ?1, retired = ?2 WHERE kid IN (SELECT value FROM json_each(?3)) AND state != 'shredded'",
-                params![state.as_str(), retired.map(time), list(kids)],
-            )
-            .map(drop)
+            let rows = select(t, "WHERE k.kid IN (SELECT value FROM json_each(?1)) AND k.state != 'shredded' ORDER BY k.kid, w.kek_uri", [list(kids)])?;
+            self.change(t, keys, rows, state, retired)
         })
     }
 
@@ -306,8 +370,26 @@ impl Store for SqliteStore {
         })
     }
 
-    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
-        self.write(|t| shreds.iter().map(|one| shred(t, tenant, one, now)).collect())
+    fn erase(
+        &self,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+    ) -> Result<Vec<Shredded>, StoreError> {
+        // The transaction holds the whole file locked from its start.
+        self.write(|t| {
+            let head = head(t, &self.place)?.ok_or_else(|| StoreError::Unfounded { place: self.place.clone() })?;
+            let scopes: Vec<Scope> = subjects.iter().map(|subject| Scope::Subject(*subject)).collect();
+            let rest = "WHERE k.tenant = ?1 AND k.kind = 'data' AND k.scope IN (SELECT value FROM json_each(?2)) AND k.scope NOT LIKE 'schema:%'
+                        ORDER BY k.kid, w.kek_uri";
+            let records = self.records(select(t, rest, params![tenant, list(&scopes)])?)?;
+            let Planned { shreds, head } = plan(&head, &records)?;
+            let shredded = shreds.iter().map(|one| shred(t, &self.place, keys, tenant, one, now)).collect::<Result<_, Failure>>()?;
+            put_head(t, &head)?;
+            Ok(shredded)
+        })
     }
 
     fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
@@ -333,34 +415,55 @@ impl Store for SqliteStore {
     }
 }
 
-/// Brings a file of layout 1 to [`LAYOUT`].
-fn migrate(t: &Transaction<'_>) -> rusqlite::Result<()> {
-    t.execute_batch("DROP INDEX IF EXISTS keys_by_scope")?;
-    t.execute_batch(INDEXES)?;
-    t.pragma_update(None, "user_version", LAYOUT)
-}
-
-/// One subject, within a write transaction: nobody makes a key in between.
-fn shred(t: &Transaction<'_>, tenant: &str, shred: &Shred, now: u64) -> rusqlite::Result<Shredded> {
+/// One subject, within a write transaction: nobody makes a key in between. Keys whose record was edited are destroyed as well.
+fn shred(t: &Transaction<'_>, place: &str, keys: &StoreKeys, tenant: &str, shred: &Shred, now: u64) -> Result<Shredded, Failure> {
     const SCOPE: &str = "tenant = ?1 AND kind = 'data' AND scope = ?2 AND scope NOT LIKE 'schema:%'";
+    const DEAD: &str = "WHERE k.tenant = ?1 AND k.kind = 'data' AND k.scope = ?2 AND k.scope NOT LIKE 'schema:%' AND (k.state != 'shredded' OR w.kid IS NOT NULL)
+                        AND (?3 OR k.kid IN (SELECT value FROM json_each(?4))) ORDER BY k.kid, w.kek_uri";
     let scope = Scope::Subject(shred.subject).to_string();
-    let mut dead =
-        t.prepare_cached(&format!("SELECT kid FROM keys WHERE {SCOPE} AND (state != 'shredded' OR EXISTS (SELECT 1 FROM wraps w WHERE w.kid = keys.kid)) AND (?3 OR kid IN (SELECT value FROM json_each(?4)))"))?;
-    let dead: Vec<String> = dead.query_map(params![tenant, scope, shred.all, list(&shred.kids)], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let dead = select(t, DEAD, params![tenant, scope, shred.all, list(&shred.kids)])?;
+    let any = !dead.is_empty();
     let mut kids = Vec::new();
-    for kid in &dead {
-        t.prepare_cached("UPDATE keys SET state = 'shredded', retired = ?2 WHERE kid = ?1")?.execute(params![kid, time(now)])?;
-        // What has no wraps was a marker. (What stands in the column was written from a key id.)
-        if t.prepare_cached("DELETE FROM wraps WHERE kid = ?1")?.execute([kid])? > 0 {
-            kids.extend(kid.parse::<KeyId>());
+    for raw in dead {
+        let record = raw.record(place)?;
+        put_state(t, &keys.signed(&KeyRecord { state: KeyState::Shredded, retired: Some(now), ..record.clone() }))?;
+        // What has no wraps was a marker.
+        if t.prepare_cached("DELETE FROM wraps WHERE kid = ?1")?.execute([record.kid.to_string()])? > 0 {
+            kids.push(record.kid);
         }
     }
     let mut left = t.prepare_cached(&format!("SELECT coalesce(max(version), 0), count(*) FILTER (WHERE state != 'shredded') FROM keys WHERE {SCOPE}"))?;
     let (newest, alive): (u32, i64) = left.query_row(params![tenant, scope], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if let Some(marker) = shred.next_marker(newest, alive > 0, !dead.is_empty()) {
-        add(t, &marker)?;
+    if let Some(marker) = shred.next_marker(newest, alive > 0, any) {
+        add(t, &keys.signed(&marker))?;
     }
     Ok(Shredded { subject: shred.subject, kids })
+}
+
+fn put_state(t: &Transaction<'_>, record: &KeyRecord) -> rusqlite::Result<()> {
+    t.prepare_cached("UPDATE keys SET state = ?2, retired = ?3, mac = ?4 WHERE kid = ?1")?
+        .execute(params![record.kid.to_string(), record.state.as_str(), record.retired.map(time), record.mac.map(|mac| hex(&mac))])
+        .map(drop)
+}
+
+fn head(c: &Connection, place: &str) -> Result<Option<Head>, Failure> {
+    type Row = (String, String, i64, String, String);
+    let mut statement = c.prepare_cached("SELECT store, tenant, seq, sha256, mac FROM head")?;
+    let rows: Vec<Row> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?.collect::<rusqlite::Result<_>>()?;
+    let Some((store, tenant, seq, sha256, mac)) = rows.first() else { return Ok(None) };
+    let whole = || {
+        let head =
+            Head { store: unhex(store)?, tenant: tenant.as_str().into(), seq: u64::try_from(*seq).ok()?, sha256: unhex(sha256)?, mac: unhex(mac)? };
+        (rows.len() == 1).then_some(head)
+    };
+    whole().map(Some).ok_or_else(|| LedgerError::Head { place: place.to_owned() }.into())
+}
+
+fn put_head(t: &Transaction<'_>, head: &Head) -> rusqlite::Result<()> {
+    t.execute("DELETE FROM head", [])?;
+    let seq = i64::try_from(head.seq).unwrap_or(i64::MAX);
+    t.execute("INSERT INTO head VALUES (?1, ?2, ?3, ?4, ?5)", params![hex(&head.store), &*head.tenant, seq, hex(&head.sha256), hex(&head.mac)]).map(drop)
 }
 
 /// The keys that the rest of the statement selects, each with its wraps. Rows of one key come one after another.
@@ -371,10 +474,10 @@ fn select(c: &Connection, rest: &str, parameters: impl Params) -> rusqlite::Resu
     while let Some(row) = rows.next()? {
         let kid: String = row.get(0)?;
         if keys.last().is_none_or(|last| last.kid != kid) {
-            keys.push(Raw { kid, columns: (1..10).map(|i| row.get(i)).collect::<Result<_, _>>()?, wraps: Vec::new() });
+            keys.push(Raw { kid, columns: (1..11).map(|i| row.get(i)).collect::<Result<_, _>>()?, wraps: Vec::new() });
         }
-        if let (Some(key), Some(kek_uri)) = (keys.last_mut(), row.get(10)?) {
-            key.wraps.push(Wrap { kek_uri, kek_version: row.get(11)?, wrapped: row.get(12)? });
+        if let (Some(key), Some(kek_uri)) = (keys.last_mut(), row.get(11)?) {
+            key.wraps.push(Wrap { kek_uri, kek_version: row.get(12)?, wrapped: row.get(13)? });
         }
     }
     Ok(keys)
@@ -389,7 +492,7 @@ fn list<T: ToString>(names: &[T]) -> String {
 fn add(t: &Transaction<'_>, record: &KeyRecord) -> rusqlite::Result<()> {
     let kid = record.kid.to_string();
     let kcv: String = record.kcv.iter().map(|b| format!("{b:02x}")).collect();
-    let mut statement = t.prepare_cached("INSERT INTO keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING")?;
+    let mut statement = t.prepare_cached("INSERT INTO keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING")?;
     let added = statement.execute(params![
         kid,
         kcv,
@@ -400,6 +503,7 @@ fn add(t: &Transaction<'_>, record: &KeyRecord) -> rusqlite::Result<()> {
         record.state.as_str(),
         time(record.created),
         record.retired.map(time),
+        record.mac.map(|mac| hex(&mac)),
     ])?;
     if added == 1 {
         let mut statement = t.prepare_cached("INSERT INTO wraps VALUES (?1, ?2, ?3, ?4)")?;
@@ -442,6 +546,7 @@ impl Raw {
             state: text(5, "state")?.parse().map_err(|_| damaged("state"))?,
             created: seconds(6, "created")?,
             retired: if self.columns[7] == Value::Null { None } else { Some(seconds(7, "retired")?) },
+            mac: if self.columns[9] == Value::Null { None } else { Some(unhex(text(9, "mac")?).ok_or_else(|| damaged("mac"))?) },
             uses: if self.columns[8] == Value::Null { None } else { Some(u64::try_from(number(8, "uses")?).map_err(|_| damaged("uses"))?) },
             wraps: self.wraps,
         })

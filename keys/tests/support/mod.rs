@@ -15,7 +15,8 @@ use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Stat
 use veilstream_engine::transform::{NeededKey, Outcome, Transformer};
 use veilstream_keys::erasure::FileLedger;
 use veilstream_keys::provider::{FileProvider, create_kek_file};
-use veilstream_keys::store::{KeyRecord, Scrubbed, Shred, Shredded, SqliteStore, Store, StoreError, Subjects, WrapChange};
+use veilstream_keys::erasure::LedgerError;
+use veilstream_keys::store::{Head, KeyRecord, Planned, Scrubbed, Shredded, SqliteStore, Store, StoreError, StoreKeys, Subjects, WrapChange};
 use veilstream_keys::{KeyError, Manager, OsEntropy, Parts, Settings, directory};
 
 /// Some time in November 2026.
@@ -26,9 +27,18 @@ pub(crate) struct Directory(pub(crate) TempDir);
 impl Directory {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        create_kek_file(&directory::kek(dir.path())).unwrap();
-        SqliteStore::create(&directory::store(dir.path())).unwrap();
-        Self(dir)
+        let keys = dir.path().join("keys");
+        std::fs::create_dir(&keys).unwrap();
+        create_kek_file(&directory::kek(&keys)).unwrap();
+        SqliteStore::create(&directory::store(&keys)).unwrap();
+        let directory = Self(dir);
+        Manager::init(Settings::of("default"), directory.parts(), NOW).unwrap();
+        directory
+    }
+
+    /// The key directory; the ledger stands beside it.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path().join("keys")
     }
 
     pub(crate) fn provider(&self) -> FileProvider {
@@ -36,11 +46,11 @@ impl Directory {
     }
 
     pub(crate) fn kek(&self) -> PathBuf {
-        directory::kek(self.0.path())
+        directory::kek(&self.path())
     }
 
     pub(crate) fn store(&self) -> SqliteStore {
-        SqliteStore::open(&directory::store(self.0.path())).unwrap()
+        SqliteStore::open(&directory::store(&self.path())).unwrap()
     }
 
     /// One process that uses the directory.
@@ -61,11 +71,15 @@ impl Directory {
     }
 
     pub(crate) fn ledger(&self) -> FileLedger {
-        FileLedger::new(directory::ledger(self.0.path()))
+        FileLedger::new(directory::ledger(&self.path()))
     }
 
     pub(crate) fn records(&self) -> Vec<KeyRecord> {
         self.store().list("default").unwrap()
+    }
+
+    pub(crate) fn ledger_path(&self) -> PathBuf {
+        directory::ledger(&self.path())
     }
 
     pub(crate) fn stored(&self, kid: &KeyId) -> KeyRecord {
@@ -78,7 +92,7 @@ impl Directory {
 
     /// Changes the store behind everybody's back.
     pub(crate) fn sql(&self, sql: &str) {
-        rusqlite::Connection::open(directory::store(self.0.path())).unwrap().execute_batch(sql).unwrap();
+        rusqlite::Connection::open(directory::store(&self.path())).unwrap().execute_batch(sql).unwrap();
     }
 }
 
@@ -92,13 +106,28 @@ pub(crate) fn people() -> SchemaSet {
     schemas(PEOPLE)
 }
 
-/// How often a store was asked what.
+/// What is done behind the back of whoever asked.
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// How often a store was asked what, and what happens between its answer and whoever asked.
 #[derive(Clone, Default)]
-pub(crate) struct Asked(Arc<Mutex<HashMap<&'static str, usize>>>);
+pub(crate) struct Asked(Arc<Mutex<HashMap<&'static str, usize>>>, Arc<Mutex<HashMap<&'static str, Hook>>>);
 
 impl Asked {
     pub(crate) fn of(&self, what: &str) -> usize {
         self.0.lock().unwrap().get(what).copied().unwrap_or(0)
+    }
+
+    /// Does it once, after the next answer to that question.
+    pub(crate) fn after(&self, what: &'static str, hook: impl FnOnce() + Send + 'static) {
+        self.1.lock().unwrap().insert(what, Box::new(hook));
+    }
+
+    fn answered(&self, what: &'static str) {
+        let hook = self.1.lock().unwrap().remove(what);
+        if let Some(hook) = hook {
+            hook();
+        }
     }
 
     fn count(&self, what: &'static str) {
@@ -124,8 +153,22 @@ macro_rules! counted {
             }
             $(fn $name(&self, $($arg: $of),*) -> Result<$answer, StoreError> {
                 self.1.count(stringify!($name));
-                self.0.$name($($arg),*)
+                let answer = self.0.$name($($arg),*);
+                self.1.answered(stringify!($name));
+                answer
             })*
+
+            fn erase(
+                &self,
+                tenant: &str,
+                subjects: &[SubjectRef],
+                keys: &StoreKeys,
+                now: u64,
+                plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+            ) -> Result<Vec<Shredded>, StoreError> {
+                self.1.count("erase");
+                self.0.erase(tenant, subjects, keys, now, plan)
+            }
         }
     };
 }
@@ -141,11 +184,13 @@ counted! {
     fn insert(records: &[KeyRecord]) -> Vec<KeyRecord>;
     fn insert_paced(record: &KeyRecord, pace: u64) -> bool;
     fn import(records: &[KeyRecord]) -> Vec<KeyId>;
-    fn expire(tenant: &str, kids: &[KeyId], before: u64) -> ();
+    fn last_made(tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Option<u64>;
+    fn head() -> Option<Head>;
+    fn found(store_key: &KeyRecord, head: &Head) -> ();
+    fn expire(tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> ();
     fn save_uses(uses: &[(KeyId, u64)]) -> ();
-    fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>) -> ();
+    fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> ();
     fn replace_wraps(changes: &[WrapChange]) -> u64;
-    fn shred(tenant: &str, shreds: &[Shred], now: u64) -> Vec<Shredded>;
     fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
     fn scrub() -> Scrubbed;
 }
@@ -190,7 +235,7 @@ impl Process {
 
     /// The key of a data subject, as the engine asks for it.
     pub(crate) fn needed(&self, id: &str) -> NeededKey {
-        NeededKey { kind: KeyKind::Data, scope: Scope::Subject(self.manager.subject_ref(id, NOW).unwrap()) }
+        NeededKey { kind: KeyKind::Data, scope: Scope::Subject(self.manager.subject_ref(id, None, NOW).unwrap()) }
     }
 
     /// The event and what became of it.

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
-use veilstream_keys::store::{KeyRecord, Shred, Store, StoreError, Subjects, Wrap, WrapChange};
+use veilstream_engine::SecretKey;
+use veilstream_keys::erasure::LedgerError;
+use veilstream_keys::store::{Authentic, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange};
 
 /// Some time in November 2026.
 const NOW: u64 = 1_795_500_000;
@@ -22,6 +24,38 @@ pub(crate) trait Place: Sync {
 
     /// Writes into a column of a key what no program writes there.
     fn damage(&self, kid: &KeyId, column: &str);
+
+    /// Makes a key active, as somebody without the store key would.
+    fn activate(&self, kid: &KeyId);
+}
+
+fn store_key() -> SecretKey {
+    SecretKey::new([0xA7; 32])
+}
+
+/// A handle with the store key; the store is founded by whoever is first.
+pub(crate) fn open(place: &dyn Place) -> Authentic {
+    let store = place.open();
+    let keys = StoreKeys::of(&store_key());
+    if store.head().unwrap().is_none() {
+        let kcv = kdf::key_check_value(&store_key());
+        let wraps = vec![wrap("suite", "1")];
+        let record = KeyRecord { kid: kdf::key_id(&kcv), kcv, tenant: STORE_TENANT.into(), wraps, ..key(KeyKind::Store, Scope::Version(1), 1) };
+        // Another thread may have been first.
+        let _ = store.found(&record, &keys.head(TENANT, [1; 16], 0, [2; 32]));
+    }
+    Authentic::new(store, keys, TENANT)
+}
+
+/// Erases, with a line of its own in a ledger that is not there.
+pub(crate) fn erase(store: &Authentic, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
+    store.erase(&[], now, &mut |head, _| {
+        Ok(Planned { shreds: shreds.to_vec(), head: store.keys().head(&head.tenant, head.store, head.seq + 1, head.sha256) })
+    })
+}
+
+fn page(store: &Authentic, tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord> {
+    store.subjects(tenant, after, limit).unwrap().into_iter().map(|(_, record)| record.unwrap()).collect()
 }
 
 /// A test of each function here, over the places that the expression makes.
@@ -51,6 +85,11 @@ macro_rules! store_suite {
             tenants_do_not_see_each_other
             a_damaged_row_is_named_with_its_column
             scrubbing_leaves_the_living
+            an_edited_record_counts_for_nothing
+            an_edited_record_is_erased_all_the_same
+            heads_follow_each_other
+            a_plan_that_fails_changes_nothing
+            a_store_is_founded_once
         }
     };
     ($place:expr; $($name:ident)*) => {
@@ -71,7 +110,7 @@ fn key(kind: KeyKind, scope: Scope, version: u32) -> KeyRecord {
     kcv[16..20].copy_from_slice(&number.to_be_bytes());
     let kid = kdf::key_id(&kcv);
     let wraps = vec![Wrap { kek_uri: "file".to_owned(), kek_version: "1".to_owned(), wrapped: [&b"wrapped "[..], &kcv].concat() }];
-    KeyRecord { kid, kcv, kind, tenant: TENANT.into(), scope, version, state: KeyState::Active, created: NOW, retired: None, wraps, uses: None }
+    KeyRecord { kid, kcv, kind, tenant: TENANT.into(), scope, version, state: KeyState::Active, created: NOW, retired: None, wraps, uses: None, mac: None }
 }
 
 fn subject(n: u32) -> SubjectRef {
@@ -97,13 +136,13 @@ fn wrap(uri: &str, version: &str) -> Wrap {
     Wrap { kek_uri: uri.to_owned(), kek_version: version.to_owned(), wrapped: format!("{uri} {version}").into_bytes() }
 }
 
-fn one(store: &dyn Store, kid: KeyId) -> KeyRecord {
+fn one(store: &Authentic, kid: KeyId) -> KeyRecord {
     let mut found = store.get(&[kid]).unwrap();
     assert_eq!(found.len(), 1);
     found.remove(0)
 }
 
-fn of_subject(store: &dyn Store, n: u32) -> Vec<KeyRecord> {
+fn of_subject(store: &Authentic, n: u32) -> Vec<KeyRecord> {
     let mut found = store.find(TENANT, KeyKind::Data, &[Scope::Subject(subject(n))]).unwrap();
     found.sort_by_key(|record| record.version);
     found
@@ -119,15 +158,15 @@ fn is_closed(records: &[KeyRecord]) -> bool {
 }
 
 /// Does it in as many threads at once as a store may have processes, each with a handle of its own.
-fn at_once<T: Send>(place: &dyn Place, work: impl Fn(usize, &dyn Store) -> T + Sync) -> Vec<T> {
+fn at_once<T: Send>(place: &dyn Place, work: impl Fn(usize, &Authentic) -> T + Sync) -> Vec<T> {
     let barrier = Barrier::new(THREADS);
     std::thread::scope(|scope| {
         let start = |i| {
             let (barrier, work) = (&barrier, &work);
             scope.spawn(move || {
-                let store = place.open();
+                let store = open(place);
                 barrier.wait();
-                work(i, &*store)
+                work(i, &store)
             })
         };
         let threads: Vec<_> = (0..THREADS).map(start).collect();
@@ -136,7 +175,7 @@ fn at_once<T: Send>(place: &dyn Place, work: impl Fn(usize, &dyn Store) -> T + S
 }
 
 pub(crate) fn a_key_is_read_as_it_was_written(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let mut record = key(KeyKind::Index, Scope::Version(3), 3);
     // In the order they are given out in: of their kek_uri, by its bytes.
     record.wraps = vec![wrap("Z", "1"), wrap("a", "2"), wrap("\u{e4}", "3")];
@@ -146,13 +185,13 @@ pub(crate) fn a_key_is_read_as_it_was_written(place: &dyn Place) {
     let marker = KeyRecord { wraps: Vec::new(), version: u32::MAX, created: 0, ..subject_key(1, 1) };
     assert_eq!(store.insert(std::slice::from_ref(&marker)).unwrap()[..], *std::slice::from_ref(&marker));
     drop(store);
-    let store = place.open();
-    assert_eq!((one(&*store, record.kid), one(&*store, marker.kid)), (record, marker));
+    let store = open(place);
+    assert_eq!((one(&store, record.kid), one(&store, marker.kid)), (record, marker));
     assert!(!store.place().is_empty());
 }
 
 pub(crate) fn what_is_asked_for_is_found_and_nothing_else(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let records = [subject_key(1, 1), subject_key(1, 2), subject_key(2, 1), key(KeyKind::Index, Scope::Version(1), 1)];
     store.insert(&records).unwrap();
     let process = process_key("people", NOW);
@@ -187,13 +226,13 @@ pub(crate) fn whoever_is_first_has_the_place_and_all_see_the_same(place: &dyn Pl
     });
     assert!(answers.windows(2).all(|pair| pair[0].1 == pair[1].1), "all see the same");
     assert_eq!(answers.iter().map(|(won, _)| won).sum::<usize>(), SUBJECTS as usize, "one winner each");
-    let store = place.open();
+    let store = open(place);
     assert_eq!(store.count_subjects(TENANT).unwrap().keys, u64::from(SUBJECTS));
     assert_eq!(store.count_wrapped_by("file").unwrap(), u64::from(SUBJECTS), "nothing is left of those that lost");
 }
 
 pub(crate) fn a_batch_may_name_a_place_twice(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let (first, second) = (subject_key(1, 1), subject_key(1, 1));
     let stored = store.insert(&[first.clone(), second, subject_key(2, 1)]).unwrap();
     assert_eq!(kids(&stored[..2]), [first.kid, first.kid]);
@@ -203,7 +242,7 @@ pub(crate) fn a_batch_may_name_a_place_twice(place: &dyn Place) {
 pub(crate) fn process_keys_keep_their_pace(place: &dyn Place) {
     let made = at_once(place, |i, store| (0..5).filter(|n| store.insert_paced(&process_key("people", NOW + i as u64 + n), 60).unwrap()).count());
     assert_eq!(made.iter().sum::<usize>(), 1);
-    let store = place.open();
+    let store = open(place);
     let first = store.list(TENANT).unwrap()[0].created;
     assert!(!store.insert_paced(&process_key("people", first + 59), 60).unwrap());
     assert!(!store.insert_paced(&process_key("people", first - 59), 60).unwrap(), "the clock went back");
@@ -215,7 +254,7 @@ pub(crate) fn process_keys_keep_their_pace(place: &dyn Place) {
 }
 
 pub(crate) fn imported_keys_leave_what_is_there(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let here = key(KeyKind::Index, Scope::Version(1), 1);
     let taken = key(KeyKind::Audit, Scope::Version(1), 1);
     store.insert(&[here.clone(), taken.clone()]).unwrap();
@@ -225,14 +264,14 @@ pub(crate) fn imported_keys_leave_what_is_there(place: &dyn Place) {
     let new = key(KeyKind::Wrapping, Scope::Epoch(1), 1);
     let left_out = store.import(&[changed, rival.clone(), process.clone(), twin.clone(), new.clone()]).unwrap();
     assert_eq!(left_out, [rival.kid]);
-    assert_eq!(one(&*store, here.kid), here, "as it was");
-    assert_eq!((one(&*store, new.kid), one(&*store, process.kid), one(&*store, twin.kid)), (new, process, twin));
+    assert_eq!(one(&store, here.kid), here, "as it was");
+    assert_eq!((one(&store, new.kid), one(&store, process.kid), one(&store, twin.kid)), (new, process, twin));
     assert!(store.get(&[rival.kid]).unwrap().is_empty());
     assert_eq!(store.import(&[]).unwrap(), []);
 }
 
 pub(crate) fn process_keys_expire(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let old = process_key("people", NOW - 100);
     let (named, stays) = (process_key("people", NOW), process_key("orders", NOW));
     let elsewhere = KeyRecord { tenant: "other".into(), ..process_key("people", NOW - 100) };
@@ -240,30 +279,30 @@ pub(crate) fn process_keys_expire(place: &dyn Place) {
     let subject = KeyRecord { created: NOW - 100, ..subject_key(1, 1) };
     store.import(&[old.clone(), named.clone(), stays.clone(), elsewhere.clone(), retired.clone(), subject.clone()]).unwrap();
     at_once(place, |_, store| store.expire(TENANT, &[named.kid, subject.kid, retired.kid], NOW - 99).unwrap());
-    let state = |record: &KeyRecord| one(&*store, record.kid).state;
+    let state = |record: &KeyRecord| one(&store, record.kid).state;
     assert_eq!([&old, &named].map(state), [KeyState::DecryptOnly; 2]);
     assert_eq!([&stays, &elsewhere, &subject].map(state), [KeyState::Active; 3]);
     assert_eq!(state(&retired), KeyState::Retired);
 }
 
 pub(crate) fn uses_are_written_over(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let records = [process_key("people", NOW), process_key("orders", NOW)];
     store.import(&records).unwrap();
     let [a, b] = [records[0].kid, records[1].kid];
     store.save_uses(&[(a, 5), (b, 1 << 30)]).unwrap();
     store.save_uses(&[(a, 7)]).unwrap();
-    assert_eq!((one(&*store, a).uses, one(&*store, b).uses), (Some(7), Some(1 << 30)));
+    assert_eq!((one(&store, a).uses, one(&store, b).uses), (Some(7), Some(1 << 30)));
     at_once(place, |i, store| store.save_uses(&if i % 2 == 0 { [(a, 9), (b, 9)] } else { [(b, 9), (a, 9)] }).unwrap());
-    assert_eq!((one(&*store, a).uses, one(&*store, b).uses), (Some(9), Some(9)));
+    assert_eq!((one(&store, a).uses, one(&store, b).uses), (Some(9), Some(9)));
 }
 
 pub(crate) fn states_change_but_never_from_shredded(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let records: Vec<KeyRecord> = (0..100).map(|n| subject_key(n, 1)).collect();
     store.insert(&records).unwrap();
     store.set_state(&[records[0].kid], KeyState::Retired, Some(NOW + 1)).unwrap();
-    let retired = one(&*store, records[0].kid);
+    let retired = one(&store, records[0].kid);
     assert_eq!((retired.state, retired.retired, retired.wraps.len()), (KeyState::Retired, Some(NOW + 1), 1));
     // While others move every key to and fro, all are erased.
     let all = kids(&records);
@@ -271,7 +310,7 @@ pub(crate) fn states_change_but_never_from_shredded(place: &dyn Place) {
     at_once(place, |i, store| {
         if i == 0 {
             let shreds: Vec<Shred> = (0..100).map(|n| shred(n, KeyState::Shredded)).collect();
-            let done = store.shred(TENANT, &shreds, NOW + 2);
+            let done = erase(&store, &shreds, NOW + 2);
             stop.store(true, Ordering::Relaxed);
             done.unwrap();
         }
@@ -288,12 +327,12 @@ pub(crate) fn states_change_but_never_from_shredded(place: &dyn Place) {
 }
 
 pub(crate) fn wraps_are_replaced_if_they_are_as_they_were_read(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let mut record = key(KeyKind::Index, Scope::Version(1), 1);
     record.wraps = vec![wrap("a", "1"), wrap("b", "1")];
     store.insert(std::slice::from_ref(&record)).unwrap();
     let change = |old: Option<Wrap>, new: Wrap| WrapChange { kid: record.kid, old, new };
-    let wraps = || one(&*store, record.kid).wraps;
+    let wraps = || one(&store, record.kid).wraps;
     assert_eq!(store.replace_wraps(&[change(Some(wrap("a", "1")), wrap("a", "2")), change(Some(wrap("b", "0")), wrap("b", "2"))]).unwrap(), 1);
     assert_eq!(wraps(), [wrap("a", "2"), wrap("b", "1")]);
     let other_bytes = Wrap { wrapped: vec![0], ..wrap("a", "2") };
@@ -316,18 +355,18 @@ pub(crate) fn wraps_are_replaced_if_they_are_as_they_were_read(place: &dyn Place
 }
 
 pub(crate) fn two_wraps_may_become_one(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let mut record = subject_key(1, 1);
     record.wraps = vec![wrap("a", "1"), wrap("b", "1")];
     store.insert(std::slice::from_ref(&record)).unwrap();
     let change = |old: &str| WrapChange { kid: record.kid, old: Some(wrap(old, "1")), new: wrap("new", "1") };
     assert_eq!(store.replace_wraps(&[change("a"), change("b")]).unwrap(), 2);
-    assert_eq!(one(&*store, record.kid).wraps, [wrap("new", "1")]);
+    assert_eq!(one(&store, record.kid).wraps, [wrap("new", "1")]);
 }
 
 pub(crate) fn a_wrap_that_was_deleted_does_not_come_back(place: &dyn Place) {
     const SUBJECTS: u32 = 20;
-    let store = place.open();
+    let store = open(place);
     let records: Vec<KeyRecord> = (0..SUBJECTS).map(|n| subject_key(n, 1)).collect();
     store.insert(&records).unwrap();
     let stop = AtomicBool::new(false);
@@ -338,7 +377,7 @@ pub(crate) fn a_wrap_that_was_deleted_does_not_come_back(place: &dyn Place) {
             while moved.load(Ordering::Relaxed) < 20 {
                 std::thread::yield_now();
             }
-            let erased = (0..SUBJECTS).try_for_each(|n| store.shred(TENANT, &[shred(n, KeyState::Shredded)], NOW).map(drop));
+            let erased = (0..SUBJECTS).try_for_each(|n| erase(&store, &[shred(n, KeyState::Shredded)], NOW).map(drop));
             stop.store(true, Ordering::Relaxed);
             erased.unwrap();
         }
@@ -356,75 +395,75 @@ pub(crate) fn a_wrap_that_was_deleted_does_not_come_back(place: &dyn Place) {
             }
         }
     });
-    assert!((0..SUBJECTS).all(|n| is_closed(&of_subject(&*store, n))));
+    assert!((0..SUBJECTS).all(|n| is_closed(&of_subject(&store, n))));
     assert_eq!(store.count_subjects(TENANT).unwrap().half_shredded, 0);
 }
 
 pub(crate) fn an_erased_subject_is_closed_and_erasing_it_again_changes_nothing(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let (first, second, bob) = (subject_key(1, 1), subject_key(1, 2), subject_key(2, 1));
     store.insert(&[first.clone(), second.clone(), bob.clone()]).unwrap();
     let wanted = shred(1, KeyState::Shredded);
-    let done = store.shred(TENANT, &[shred(7, KeyState::Shredded), wanted.clone()], NOW + 9).unwrap();
+    let done = erase(&store, &[shred(7, KeyState::Shredded), wanted.clone()], NOW + 9).unwrap();
     assert_eq!(done.iter().map(|one| one.subject).collect::<Vec<_>>(), [subject(7), subject(1)]);
     assert!(done[0].kids.is_empty());
     assert_eq!(done[1].kids.iter().collect::<BTreeSet<_>>(), [first.kid, second.kid].iter().collect());
-    let rows = of_subject(&*store, 1);
+    let rows = of_subject(&store, 1);
     assert!(is_closed(&rows));
     assert_eq!((rows.len(), rows[2].version, rows[2].kid), (3, 3, wanted.marker.kid), "whoever is about to store a successor finds its place taken");
     assert!(rows[..2].iter().all(|record| record.retired == Some(NOW + 9)));
     assert_eq!(store.insert(&[subject_key(1, 3)]).unwrap()[0].state, KeyState::Shredded);
-    let nobody = of_subject(&*store, 7);
+    let nobody = of_subject(&store, 7);
     assert_eq!((nobody.len(), nobody[0].version, is_closed(&nobody)), (1, 1, true));
-    assert_eq!(one(&*store, bob.kid), bob);
+    assert_eq!(one(&store, bob.kid), bob);
 
-    let again = store.shred(TENANT, &[shred(1, KeyState::Shredded), shred(7, KeyState::Shredded)], NOW + 20).unwrap();
+    let again = erase(&store, &[shred(1, KeyState::Shredded), shred(7, KeyState::Shredded)], NOW + 20).unwrap();
     assert!(again.iter().all(|one| one.kids.is_empty()));
-    assert_eq!((of_subject(&*store, 1), of_subject(&*store, 7)), (rows, nobody));
+    assert_eq!((of_subject(&store, 1), of_subject(&store, 7)), (rows, nobody));
     let since = |since: u64| store.shredded_since(TENANT, since).unwrap().into_iter().collect::<HashSet<_>>();
     assert!(since(NOW + 9).is_superset(&[first.kid, second.kid].into()));
     assert!(since(NOW + 10).is_empty());
-    assert!(store.shred(TENANT, &[], NOW).unwrap().is_empty());
+    assert!(erase(&store, &[], NOW).unwrap().is_empty());
 }
 
 pub(crate) fn a_subject_that_may_return_returns_at_the_next_version(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     store.insert(&[subject_key(1, 1)]).unwrap();
-    store.shred(TENANT, &[shred(1, KeyState::Retired)], NOW).unwrap();
-    let states = |n: u32| of_subject(&*store, n).iter().map(|record| record.state).collect::<Vec<_>>();
+    erase(&store, &[shred(1, KeyState::Retired)], NOW).unwrap();
+    let states = |n: u32| of_subject(&store, n).iter().map(|record| record.state).collect::<Vec<_>>();
     assert_eq!(states(1), [KeyState::Shredded, KeyState::Retired]);
     let new = subject_key(1, 3);
     assert_eq!(kids(&store.insert(std::slice::from_ref(&new)).unwrap()), [new.kid]);
     // The marker is no key: what was erased for good is the new key alone.
-    let done = store.shred(TENANT, &[shred(1, KeyState::Shredded)], NOW).unwrap();
+    let done = erase(&store, &[shred(1, KeyState::Shredded)], NOW).unwrap();
     assert_eq!(done[0].kids, [new.kid]);
     assert_eq!(states(1), [KeyState::Shredded; 4]);
     // Closed by a marker that was open, when nobody came back.
-    store.shred(TENANT, &[shred(2, KeyState::Retired)], NOW).unwrap();
-    store.shred(TENANT, &[shred(2, KeyState::Shredded)], NOW).unwrap();
+    erase(&store, &[shred(2, KeyState::Retired)], NOW).unwrap();
+    erase(&store, &[shred(2, KeyState::Shredded)], NOW).unwrap();
     assert_eq!(states(2), [KeyState::Shredded; 2]);
     // Let back all the same.
-    store.shred(TENANT, &[shred(2, KeyState::Retired)], NOW).unwrap();
+    erase(&store, &[shred(2, KeyState::Retired)], NOW).unwrap();
     assert_eq!(states(2), [KeyState::Shredded, KeyState::Shredded, KeyState::Retired]);
 }
 
 pub(crate) fn only_the_named_keys_go_when_not_all_are_to(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let (old, new, bob) = (subject_key(1, 1), subject_key(1, 2), subject_key(2, 1));
     store.insert(&[old.clone(), new.clone(), bob.clone()]).unwrap();
     // A key of somebody else is not this subject's to erase.
     let wanted = Shred { all: false, kids: vec![old.kid, bob.kid], ..shred(1, KeyState::Retired) };
-    assert_eq!(store.shred(TENANT, std::slice::from_ref(&wanted), NOW).unwrap()[0].kids, [old.kid]);
-    assert_eq!((one(&*store, old.kid).state, one(&*store, new.kid), one(&*store, bob.kid)), (KeyState::Shredded, new, bob));
-    assert_eq!(of_subject(&*store, 1).len(), 2, "no marker: somebody is there");
+    assert_eq!(erase(&store, std::slice::from_ref(&wanted), NOW).unwrap()[0].kids, [old.kid]);
+    assert_eq!((one(&store, old.kid).state, one(&store, new.kid), one(&store, bob.kid)), (KeyState::Shredded, new, bob));
+    assert_eq!(of_subject(&store, 1).len(), 2, "no marker: somebody is there");
 }
 
 pub(crate) fn a_half_shredded_key_loses_its_wraps_again(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let undone = KeyRecord { state: KeyState::Shredded, retired: Some(NOW), ..subject_key(1, 1) };
     store.insert(std::slice::from_ref(&undone)).unwrap();
     assert_eq!(store.count_subjects(TENANT).unwrap(), Subjects { keys: 0, shredded: 1, half_shredded: 1 });
-    assert_eq!(store.shred(TENANT, &[shred(1, KeyState::Shredded)], NOW).unwrap()[0].kids, [undone.kid]);
+    assert_eq!(erase(&store, &[shred(1, KeyState::Shredded)], NOW).unwrap()[0].kids, [undone.kid]);
     assert_eq!(store.count_subjects(TENANT).unwrap(), Subjects { keys: 0, shredded: 2, half_shredded: 0 });
 }
 
@@ -438,7 +477,7 @@ pub(crate) fn whoever_wins_the_subject_ends_closed(place: &dyn Place) {
                 while made.load(Ordering::Relaxed) < n {
                     std::thread::yield_now();
                 }
-                let done = store.shred(TENANT, &[shred(n, KeyState::Shredded)], NOW);
+                let done = erase(&store, &[shred(n, KeyState::Shredded)], NOW);
                 erased.store(true, Ordering::Relaxed);
                 done.unwrap();
                 return;
@@ -454,7 +493,7 @@ pub(crate) fn whoever_wins_the_subject_ends_closed(place: &dyn Place) {
                 made.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let rows = of_subject(&*place.open(), n);
+        let rows = of_subject(&open(place), n);
         assert!(is_closed(&rows), "{rows:?}");
         assert!(rows.iter().zip(1..).all(|(record, version)| record.version == version), "one after another");
     }
@@ -465,7 +504,7 @@ pub(crate) fn many_are_erased_together_while_keys_are_made_for_them(place: &dyn 
     at_once(place, |i, store| {
         if i == 0 {
             let shreds: Vec<Shred> = (0..SUBJECTS).map(|n| shred(n, KeyState::Shredded)).collect();
-            store.shred(TENANT, &shreds, NOW).unwrap();
+            erase(&store, &shreds, NOW).unwrap();
             return;
         }
         let mut order: Vec<u32> = (0..SUBJECTS).collect();
@@ -479,12 +518,12 @@ pub(crate) fn many_are_erased_together_while_keys_are_made_for_them(place: &dyn 
             order.retain(|n| !closed.contains(&Scope::Subject(subject(*n))));
         }
     });
-    let store = place.open();
-    assert!((0..SUBJECTS).all(|n| is_closed(&of_subject(&*store, n))));
+    let store = open(place);
+    assert!((0..SUBJECTS).all(|n| is_closed(&of_subject(&store, n))));
 }
 
 pub(crate) fn lists_are_in_their_order_and_pages_meet(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let at = |created: u64, record: KeyRecord| KeyRecord { created, ..record };
     let records = [
         at(NOW + 3, key(KeyKind::Wrapping, Scope::Epoch(1), 1)),
@@ -506,7 +545,7 @@ pub(crate) fn lists_are_in_their_order_and_pages_meet(place: &dyn Place) {
 
     let (mut after, mut seen) = (None, Vec::new());
     loop {
-        let page = store.subjects(TENANT, after.as_ref(), 10).unwrap();
+        let page = page(&store, TENANT, after.as_ref(), 10);
         assert!(page.len() <= 10 && page.iter().all(|record| record.wraps.len() == 1));
         let Some(last) = page.last() else { break };
         after = Some(last.kid);
@@ -518,36 +557,36 @@ pub(crate) fn lists_are_in_their_order_and_pages_meet(place: &dyn Place) {
 }
 
 pub(crate) fn subjects_are_counted(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     assert_eq!(store.count_subjects(TENANT).unwrap(), Subjects::default());
     store.insert(&[subject_key(1, 1), subject_key(1, 2), subject_key(2, 1), key(KeyKind::Data, Scope::Shared("people".into()), 1)]).unwrap();
     store.insert_paced(&process_key("people", NOW), 60).unwrap();
     assert_eq!(store.count_subjects(TENANT).unwrap(), Subjects { keys: 3, shredded: 0, half_shredded: 0 });
-    store.shred(TENANT, &[shred(1, KeyState::Shredded)], NOW).unwrap();
+    erase(&store, &[shred(1, KeyState::Shredded)], NOW).unwrap();
     assert_eq!(store.count_subjects(TENANT).unwrap(), Subjects { keys: 1, shredded: 3, half_shredded: 0 });
 }
 
 pub(crate) fn tenants_do_not_see_each_other(place: &dyn Place) {
-    let store = place.open();
+    let store = open(place);
     let ours = [subject_key(1, 1), key(KeyKind::Index, Scope::Version(1), 1)];
     let theirs: Vec<KeyRecord> = [subject_key(1, 1), key(KeyKind::Index, Scope::Version(1), 1)].map(|r| KeyRecord { tenant: "other".into(), ..r }).into();
     store.insert(&ours).unwrap();
     assert_eq!(kids(&store.insert(&theirs).unwrap()), kids(&theirs), "their places are their own");
-    let subjects = |tenant: &str| kids(&store.subjects(tenant, None, 10).unwrap());
+    let subjects = |tenant: &str| kids(&page(&store, tenant, None, 10));
     assert_eq!((subjects(TENANT), subjects("other")), (vec![ours[0].kid], vec![theirs[0].kid]));
     assert_eq!(kids(&store.list("other").unwrap()), [theirs[1].kid]);
     assert_eq!(kids(&store.shared("other").unwrap()), [theirs[1].kid]);
     assert_eq!(kids(&store.find("other", KeyKind::Data, &[Scope::Subject(subject(1))]).unwrap()), [theirs[0].kid]);
-    store.shred(TENANT, &[shred(1, KeyState::Shredded)], NOW).unwrap();
-    assert_eq!(one(&*store, theirs[0].kid), theirs[0]);
+    erase(&store, &[shred(1, KeyState::Shredded)], NOW).unwrap();
+    assert_eq!(one(&store, theirs[0].kid), theirs[0]);
     assert_eq!(store.count_subjects("other").unwrap(), Subjects { keys: 1, shredded: 0, half_shredded: 0 });
     assert!(store.shredded_since("other", 0).unwrap().is_empty());
     assert!(store.list("").unwrap().is_empty());
 }
 
 pub(crate) fn a_damaged_row_is_named_with_its_column(place: &dyn Place) {
-    let store = place.open();
-    for column in ["kcv", "kind", "scope", "version", "state", "created", "retired"] {
+    let store = open(place);
+    for column in ["kcv", "kind", "scope", "version", "state", "created", "retired", "mac"] {
         let record = key(KeyKind::Index, Scope::Version(1), 1);
         let record = KeyRecord { tenant: column.into(), ..record };
         store.insert(std::slice::from_ref(&record)).unwrap();
@@ -560,13 +599,94 @@ pub(crate) fn a_damaged_row_is_named_with_its_column(place: &dyn Place) {
 }
 
 pub(crate) fn scrubbing_leaves_the_living(place: &dyn Place) {
-    let store: Arc<dyn Store> = place.open().into();
+    let store = open(place);
     let bob = subject_key(2, 1);
     store.insert(&[subject_key(1, 1), bob.clone()]).unwrap();
-    store.shred(TENANT, &[shred(1, KeyState::Shredded)], NOW).unwrap();
+    erase(&store, &[shred(1, KeyState::Shredded)], NOW).unwrap();
     let first = store.scrub().unwrap();
     assert_eq!(store.scrub().unwrap(), first, "the same as long as the store is the same");
     assert!(first.remains.iter().all(|text| !text.is_empty()));
-    assert_eq!(one(&*store, bob.kid), bob);
-    assert!(is_closed(&of_subject(&*store, 1)));
+    assert_eq!(one(&store, bob.kid), bob);
+    assert!(is_closed(&of_subject(&store, 1)));
+}
+
+pub(crate) fn an_edited_record_counts_for_nothing(place: &dyn Place) {
+    let store = open(place);
+    let (retired, process, other) = (key(KeyKind::Index, Scope::Version(1), 1), process_key("people", NOW), key(KeyKind::Index, Scope::Version(2), 2));
+    store.insert(&[retired.clone(), other.clone()]).unwrap();
+    store.insert_paced(&process, 60).unwrap();
+    store.set_state(&[retired.kid, process.kid], KeyState::Retired, Some(NOW)).unwrap();
+    place.activate(&retired.kid);
+    place.activate(&process.kid);
+    // Another process: nobody has it in hand.
+    let store = open(place);
+    let is_corrupt = |error: StoreError, kid: KeyId| matches!(error, StoreError::Corrupt { kid: found, .. } if found == kid);
+    assert!(is_corrupt(store.get(&[retired.kid]).unwrap_err(), retired.kid));
+    assert!(is_corrupt(store.find(TENANT, KeyKind::Index, &[Scope::Version(1)]).unwrap_err(), retired.kid));
+    assert!(store.list(TENANT).is_err() && store.shared(TENANT).is_err());
+    // Nothing that changes it makes it whole.
+    assert!(is_corrupt(store.set_state(&[retired.kid], KeyState::Active, None).unwrap_err(), retired.kid));
+    assert!(is_corrupt(store.expire(TENANT, &[process.kid], 0).unwrap_err(), process.kid));
+    assert!(store.get(&[retired.kid]).is_err() && store.get(&[process.kid]).is_err());
+    let message = store.get(&[retired.kid]).unwrap_err().to_string();
+    assert!(message.contains("restore it from a backup") && message.contains(&retired.kid.to_string()), "{message}");
+    assert_eq!(one(&store, other.kid), other);
+}
+
+pub(crate) fn an_edited_record_is_erased_all_the_same(place: &dyn Place) {
+    let store = open(place);
+    let record = subject_key(1, 1);
+    store.insert(std::slice::from_ref(&record)).unwrap();
+    store.set_state(&[record.kid], KeyState::DecryptOnly, None).unwrap();
+    place.activate(&record.kid);
+    let store = open(place);
+    assert!(store.get(&[record.kid]).is_err());
+    assert_eq!(erase(&store, &[shred(1, KeyState::Shredded)], NOW).unwrap()[0].kids, [record.kid]);
+    assert!(is_closed(&of_subject(&store, 1)));
+}
+
+/// Of several that erase at once each is asked with the head that the one before it left, and no step is lost.
+pub(crate) fn heads_follow_each_other(place: &dyn Place) {
+    const EACH: u64 = 10;
+    let first = open(place).head().unwrap();
+    let seen: Vec<u64> = at_once(place, |i, store| {
+        let moved = |n: u64| {
+            let (mut seen, number) = (0, u32::try_from(i).unwrap() * 100 + u32::try_from(n).unwrap());
+            store.insert(&[subject_key(number, 1)]).unwrap();
+            let plan = &mut |head: &veilstream_keys::store::Head, records: &[KeyRecord]| {
+                assert_eq!(records.len(), 1, "the keys of whom it is about");
+                seen = head.seq;
+                Ok(Planned { shreds: vec![shred(number, KeyState::Shredded)], head: store.keys().head(TENANT, head.store, head.seq + 1, head.sha256) })
+            };
+            assert_eq!(store.erase(&[subject(number)], NOW, plan).unwrap()[0].kids.len(), 1);
+            seen
+        };
+        (0..EACH).map(moved).collect::<Vec<_>>()
+    })
+    .into_iter()
+    .flatten()
+    .collect();
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), seen.len(), "no two had the same head");
+    let last = open(place).head().unwrap();
+    assert_eq!((last.seq, last.store, &*last.tenant), (THREADS as u64 * EACH, first.store, TENANT));
+}
+
+pub(crate) fn a_plan_that_fails_changes_nothing(place: &dyn Place) {
+    let store = open(place);
+    let record = subject_key(1, 1);
+    store.insert(std::slice::from_ref(&record)).unwrap();
+    let before = store.head().unwrap();
+    let failed = store.erase(&[subject(1)], NOW, &mut |_, _| Err(LedgerError::Moved { place: "ledger".to_owned() }));
+    assert!(matches!(failed, Err(StoreError::Ledger(LedgerError::Moved { .. }))));
+    assert_eq!((store.head().unwrap(), one(&store, record.kid)), (before, record));
+}
+
+pub(crate) fn a_store_is_founded_once(place: &dyn Place) {
+    assert!(place.open().head().unwrap().is_none(), "not by whoever opens it");
+    let store = open(place);
+    let head = store.head().unwrap();
+    let refused = store.unverified().found(&key(KeyKind::Store, Scope::Version(1), 1), &store.keys().head("other", [9; 16], 0, [9; 32]));
+    assert!(refused.unwrap_err().to_string().contains("is there already"));
+    assert_eq!(store.head().unwrap(), head);
+    assert_eq!(store.unverified().find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)]).unwrap().len(), 1);
 }

@@ -2,11 +2,81 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use veilstream_engine::key::{KeyId, KeyKind, Scope};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 
-use super::rows::{Columns, WrapColumns, bytes, time};
+use super::rows::{Columns, WrapColumns, bytes};
 use super::session::Session;
-use super::{KeyRecord, Shred, Wrap, WrapChange, of_scopes};
+use super::{Head, KeyRecord, Shred, StoreError, StoreKeys, Wrap, WrapChange, check, key_rows, of_scopes, records};
+use crate::erasure::LedgerError;
+
+/// Why a transaction is rolled back.
+pub(super) enum Work {
+    Sql(postgres::Error),
+    Store(StoreError),
+}
+
+impl From<postgres::Error> for Work {
+    fn from(error: postgres::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Work {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<LedgerError> for Work {
+    fn from(error: LedgerError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// The head; `locked` until the end of the transaction.
+pub(super) fn read_head(s: &mut Session, place: &str, locked: bool) -> Result<Option<Head>, Work> {
+    let sql = if locked { "SELECT store, tenant, seq, sha256, mac FROM head FOR UPDATE" } else { "SELECT store, tenant, seq, sha256, mac FROM head" };
+    let rows = s.query(sql, &[])?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let whole = || {
+        let seq = u64::try_from(row.try_get::<_, i64>(2).ok()?).ok()?;
+        let bytes = |i: usize| row.try_get::<_, &[u8]>(i).ok();
+        let (store, sha256, mac) = (bytes(0)?.try_into().ok()?, bytes(3)?.try_into().ok()?, bytes(4)?.try_into().ok()?);
+        Some(Head { store, tenant: row.try_get::<_, &str>(1).ok()?.into(), seq, sha256, mac })
+    };
+    whole().map(Some).ok_or_else(|| LedgerError::Head { place: place.to_owned() }.into())
+}
+
+pub(super) fn put_head(s: &mut Session, head: &Head) -> Result<(), postgres::Error> {
+    let seq = i64::try_from(head.seq).unwrap_or(i64::MAX);
+    let columns: [&(dyn postgres::types::ToSql + Sync); 5] = [&&head.store[..], &&*head.tenant, &seq, &&head.sha256[..], &&head.mac[..]];
+    // Who waits for the row's lock must find it again afterwards: it is never deleted.
+    if s.execute("UPDATE head SET store = $1, tenant = $2, seq = $3, sha256 = $4, mac = $5", &columns)? == 0 {
+        s.execute("INSERT INTO head VALUES ($1, $2, $3, $4, $5)", &columns)?;
+    }
+    Ok(())
+}
+
+/// Moves keys, which the transaction holds locked, to another state, each with a MAC for it.
+pub(super) fn put_states(s: &mut Session, place: &str, keys: &StoreKeys, kids: &[&[u8]], state: KeyState, retired: Option<u64>) -> Result<(), Work> {
+    if kids.is_empty() {
+        return Ok(());
+    }
+    let known = records(&s.query(key_rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&kids])?, place)?;
+    known.iter().try_for_each(|record| check(keys, place, record))?;
+    let changed: Vec<KeyRecord> = known.into_iter().map(|record| keys.signed(&KeyRecord { state, retired, ..record })).collect();
+    Ok(put(s, &changed)?)
+}
+
+fn put(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
+    let columns = Columns::of(records.iter().collect());
+    s.execute(
+        "UPDATE keys k SET state = n.state, retired = n.retired, mac = n.mac
+         FROM unnest($1::bytea[], $2::text[], $3::timestamptz[], $4::bytea[]) n (kid, state, retired, mac) WHERE k.kid = n.kid",
+        &[&columns.kids, &columns.states, &columns.retired, &columns.macs],
+    )
+    .map(drop)
+}
 
 /// Adds keys and their wraps, but those whose place or id another has.
 pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
@@ -16,7 +86,7 @@ pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres
     let columns = Columns::of(records);
     let rows = s.query(
         "INSERT INTO keys
-         SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::timestamptz[], $9::timestamptz[])
+         SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bytea[])
          ON CONFLICT DO NOTHING RETURNING kid",
         &[
             &columns.kids,
@@ -28,6 +98,7 @@ pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres
             &columns.states,
             &columns.created,
             &columns.retired,
+            &columns.macs,
         ],
     )?;
     let mut added: HashSet<&[u8]> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
@@ -60,15 +131,18 @@ pub(super) fn lock_keys(s: &mut Session, kids: &[&[u8]]) -> Result<(), postgres:
     s.execute("SELECT FROM keys WHERE kid = ANY($1) ORDER BY kid FOR UPDATE", &[&kids]).map(drop)
 }
 
+#[expect(clippy::too_many_arguments, reason = "one step of a transaction, whose state its caller keeps")]
 /// Erases what can be seen now; returns those that are to be looked at again. Adds to `kids` what lost its wraps, by scope.
 pub(super) fn shred<'a>(
     s: &mut Session,
+    place: &str,
+    keys: &StoreKeys,
     tenant: &str,
     shreds: &[&'a Shred],
     now: u64,
     kids: &mut HashMap<String, Vec<KeyId>>,
     shredded_now: &mut HashSet<String>,
-) -> Result<Vec<&'a Shred>, postgres::Error> {
+) -> Result<Vec<&'a Shred>, Work> {
     let by_scope: HashMap<String, &Shred> = shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
     let scopes: Vec<&str> = by_scope.keys().map(String::as_str).collect();
     let known = s.query(concat!("SELECT k.kid FROM ", of_scopes!("NOT LIKE")), &[&tenant, &KeyKind::Data.as_str(), &scopes])?;
@@ -76,19 +150,24 @@ pub(super) fn shred<'a>(
     lock_keys(s, &known)?;
     // As they are now that they are locked.
     let rows = s.query(
-        "SELECT kid, scope FROM keys WHERE kid = ANY($1) AND (state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps w WHERE w.kid = keys.kid))",
+        key_rows!(
+            "WHERE k.kid = ANY($1) AND (k.state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps x WHERE x.kid = k.kid)) ORDER BY k.kid, w.kek_uri"
+        ),
         &[&known],
     )?;
-    let mut dead: HashMap<&[u8], &str> = HashMap::new();
-    for row in &rows {
-        let (kid, scope): (&[u8], &str) = (row.try_get(0)?, row.try_get(1)?);
-        if by_scope.get(scope).is_some_and(|shred| shred.all || shred.kids.iter().any(|named| named.0 == kid)) {
-            dead.insert(kid, scope);
-            shredded_now.insert(scope.to_owned());
+    let mut dead: HashMap<KeyId, String> = HashMap::new();
+    let mut destroyed = Vec::new();
+    for record in records(&rows, place)? {
+        let scope = record.scope.to_string();
+        if by_scope.get(&scope).is_some_and(|shred| shred.all || shred.kids.contains(&record.kid)) {
+            shredded_now.insert(scope.clone());
+            dead.insert(record.kid, scope);
+            // Keys whose record was edited are destroyed as well.
+            destroyed.push(keys.signed(&KeyRecord { state: KeyState::Shredded, retired: Some(now), ..record }));
         }
     }
-    let dying: Vec<&[u8]> = dead.keys().copied().collect();
-    s.execute("UPDATE keys SET state = 'shredded', retired = $2 WHERE kid = ANY($1)", &[&dying, &time(now)])?;
+    put(s, &destroyed)?;
+    let dying: Vec<&[u8]> = destroyed.iter().map(|record| &record.kid.0[..]).collect();
     // What has no wraps was a marker.
     let mut gone: Vec<KeyId> = Vec::new();
     for row in s.query("DELETE FROM wraps WHERE kid = ANY($1) RETURNING kid", &[&dying])? {
@@ -97,8 +176,8 @@ pub(super) fn shred<'a>(
     gone.sort_unstable();
     gone.dedup();
     for kid in gone {
-        if let Some(scope) = dead.get(&kid.0[..]) {
-            kids.entry((*scope).to_owned()).or_default().push(kid);
+        if let Some(scope) = dead.get(&kid) {
+            kids.entry(scope.clone()).or_default().push(kid);
         }
     }
     let rows = s.query(
@@ -115,7 +194,7 @@ pub(super) fn shred<'a>(
         if shred.all && alive {
             again.push(*shred);
         } else {
-            markers.extend(shred.next_marker(newest, alive, shredded_now.contains(scope)));
+            markers.extend(shred.next_marker(newest, alive, shredded_now.contains(scope)).map(|marker| keys.signed(&marker)));
         }
     }
     add(s, &markers)?;

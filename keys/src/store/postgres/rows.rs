@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use postgres::Row;
 use veilstream_engine::key::{KeyId, Scope};
 
-use super::{KeyRecord, Wrap};
+use super::{KeyRecord, StoreError, Wrap};
+use crate::erasure;
 
 /// Times beyond are written as this (9999-12-31T23:59:59Z), and read as damage.
 const LAST: u64 = 253_402_300_799;
@@ -22,6 +23,7 @@ pub(super) struct Columns<'a> {
     pub(super) states: Vec<&'static str>,
     pub(super) created: Vec<SystemTime>,
     pub(super) retired: Vec<Option<SystemTime>>,
+    pub(super) macs: Vec<Option<&'a [u8]>>,
 }
 
 impl<'a> Columns<'a> {
@@ -36,6 +38,7 @@ impl<'a> Columns<'a> {
             states: records.iter().map(|record| record.state.as_str()).collect(),
             created: records.iter().map(|record| time(record.created)).collect(),
             retired: records.iter().map(|record| record.retired.map(time)).collect(),
+            macs: records.iter().map(|record| record.mac.as_ref().map(|mac| &mac[..])).collect(),
             records,
         }
     }
@@ -75,7 +78,8 @@ pub(super) fn time(seconds: u64) -> SystemTime {
 }
 
 pub(super) fn seconds(time: SystemTime) -> Option<u64> {
-    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()).filter(|seconds| *seconds <= LAST)
+    // Whole seconds: two times that read the same would have one MAC.
+    time.duration_since(UNIX_EPOCH).ok().filter(|since| since.subsec_nanos() == 0).map(|since| since.as_secs()).filter(|seconds| *seconds <= LAST)
 }
 
 /// Checks every column: a row edited by hand must not turn into another key. The error names the column.
@@ -85,6 +89,7 @@ pub(super) fn record(row: &Row) -> Result<KeyRecord, &'static str> {
     let kcv: [u8; 32] = row.try_get::<_, &[u8]>(1).ok().and_then(|kcv| kcv.try_into().ok()).filter(|kcv: &[u8; 32]| kcv[..16] == kid.0).ok_or("kcv")?;
     let retired: Option<SystemTime> = row.try_get(8).map_err(|_| "retired")?;
     let uses: Option<i64> = row.try_get(9).map_err(|_| "uses")?;
+    let mac: Option<&[u8]> = row.try_get(10).map_err(|_| "mac")?;
     Ok(KeyRecord {
         kid,
         kcv,
@@ -97,5 +102,28 @@ pub(super) fn record(row: &Row) -> Result<KeyRecord, &'static str> {
         retired: retired.map(|retired| seconds(retired).ok_or("retired")).transpose()?,
         uses: uses.map(|uses| u64::try_from(uses).map_err(|_| "uses")).transpose()?,
         wraps: Vec::new(),
+        mac: mac.map(|mac| mac.try_into().map_err(|_| "mac")).transpose()?,
     })
+}
+
+/// The keys of rows; those of one key come one after another.
+pub(super) fn records(rows: &[Row], place: &str) -> Result<Vec<KeyRecord>, StoreError> {
+    let failed = |e: postgres::Error| StoreError::Unusable { place: place.to_owned(), message: super::causes(&e) };
+    let mut records: Vec<KeyRecord> = Vec::new();
+    for row in rows {
+        let kid: &[u8] = row.try_get(0).map_err(failed)?;
+        if records.last().is_none_or(|last| last.kid.0 != kid) {
+            records.push(record(row).map_err(|what| StoreError::Row { place: place.to_owned(), kid: hex(kid), what })?);
+        }
+        let Some(kek_uri) = row.try_get::<_, Option<String>>(11).map_err(failed)? else { continue };
+        let wrap = Wrap { kek_uri, kek_version: row.try_get(12).map_err(failed)?, wrapped: row.try_get(13).map_err(failed)? };
+        if let Some(key) = records.last_mut() {
+            key.wraps.push(wrap);
+        }
+    }
+    Ok(records)
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    erasure::hex(bytes)
 }

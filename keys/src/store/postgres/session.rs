@@ -12,7 +12,6 @@ use postgres::{Client, Row, Statement};
 /// looks a few keys up by an index, also if it was planned when the tables were empty or before the server counted them: a plan that reads them whole took two
 /// seconds for a thousand of 100,000 subjects, this one ten milliseconds.
 const SETTINGS: &str = "
-SET search_path = veilstream;
 SET synchronous_commit = on;
 SET default_transaction_isolation = 'read committed';
 SET statement_timeout = '30s';
@@ -33,8 +32,8 @@ pub(super) struct Session {
 
 impl Session {
     /// Sets up a new connection.
-    pub(super) fn new(mut client: Client) -> Result<Self, postgres::Error> {
-        client.batch_execute(SETTINGS)?;
+    pub(super) fn new(mut client: Client, schema: &str) -> Result<Self, postgres::Error> {
+        client.batch_execute(&format!("SET search_path = {schema};{SETTINGS}"))?;
         Ok(Self { client, prepared: HashMap::new() })
     }
 
