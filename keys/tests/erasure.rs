@@ -8,22 +8,25 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use support::{Directory, NOW, Process, subject_number};
+use support::{Counting, Directory, NOW, Process, subject_number};
 use veilstream_engine::error::{OpenError, RejectCode};
-use veilstream_engine::key::{KeyId, KeyState, Scope, SubjectRef};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::reveal::Status;
-use veilstream_keys::erasure::{Ledger, ReceiptError, SignedReceipt, Terms};
-use veilstream_keys::store::Store;
-use veilstream_keys::{Manager, directory};
+use veilstream_engine::transform::NeededKey;
+use veilstream_engine::wrap::WrapContext;
+use veilstream_keys::erasure::{Erasure, Ledger, Position, ReceiptError, SignedReceipt, Terms, next_line};
+use veilstream_keys::provider::Provider;
+use veilstream_keys::store::{STORE_TENANT, Store, StoreKeys};
+use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
-const TERMS: Terms<'_> = Terms { reason: "request 17", may_return: false, backups_until: None };
+const TERMS: Terms<'_> = Terms { reason: "request 17", domain: None, may_return: false, backups_until: None };
 const ADA: &str = r#"{"type":"customer","id":7,"name":"Ada"}"#;
 const BOB: &str = r#"{"type":"customer","id":8,"name":"Bob"}"#;
 const ERASED: Status = Status::Failed(OpenError::Erased);
 
 fn erase(manager: &Manager, id: &str, terms: &Terms<'_>, now: u64) -> SignedReceipt {
-    let subject = manager.subject_ref(id, now).unwrap();
-    manager.shred(&[subject], terms, now).unwrap().remove(0)
+    let subject = manager.subject_ref(id, None, now).unwrap();
+    manager.shred(&[subject], terms, now).unwrap().remove(0).receipt.unwrap()
 }
 
 fn all_is_well(manager: &Manager, receipt: &SignedReceipt) -> bool {
@@ -94,15 +97,34 @@ fn a_subject_may_be_let_back_with_a_new_key() {
     assert!(late.try_protect(ADA, NOW + 70).is_ok(), "a minute after it was asked for last");
 }
 
+/// Nothing is there to be destroyed, so nothing is proved; what comes later is rejected all the same.
 #[test]
-fn somebody_nobody_knows_yet_can_be_erased() {
+fn of_somebody_nobody_knows_there_is_no_receipt() {
     let dir = Directory::new();
     let mut process = Process::start(&dir, NOW);
-    let receipt = erase(&process.manager, "7", &TERMS, NOW);
-    assert_eq!(receipt.receipt["kids"].as_array().unwrap().len(), 0);
-    assert!(receipt.receipt["canary"].is_null());
+    process.protect(BOB, NOW);
+    let [ada, bob] = ["7", "8"].map(|id| process.manager.subject_ref(id, None, NOW).unwrap());
+    let outcomes = process.manager.shred(&[ada, bob, ada, bob], &TERMS, NOW).unwrap();
+    assert_eq!(outcomes.iter().map(|outcome| (outcome.subject, outcome.receipt.is_some())).collect::<Vec<_>>(), [(ada, false), (bob, true)], "each once");
+    assert!(all_is_well(&process.manager, outcomes[1].receipt.as_ref().unwrap()));
     assert_eq!(process.try_protect(ADA, NOW), Err(RejectCode::ErasedSubject));
-    assert!(all_is_well(&process.manager, &receipt));
+    // Asked again nobody is there still.
+    assert!(process.manager.shred(&[ada], &TERMS, NOW).unwrap()[0].receipt.is_none());
+}
+
+#[test]
+fn ids_of_two_domains_are_two_people() {
+    let dir = Directory::new();
+    let manager = dir.open();
+    let [none, customers, staff] = [None, Some("customers"), Some("staff")].map(|domain| manager.subject_ref("42", domain, NOW).unwrap());
+    assert!(none != customers && customers != staff && none != staff);
+    let keys = manager.fetch(&[customers, staff].map(|subject| NeededKey { kind: KeyKind::Data, scope: Scope::Subject(subject) }), NOW).unwrap();
+    let terms = Terms { domain: Some("staff"), ..TERMS };
+    let receipt = manager.shred(&[staff], &terms, NOW).unwrap().remove(0).receipt.unwrap();
+    assert_eq!((&receipt.receipt["domain"], receipt.receipt["kids"].as_array().unwrap().len()), (&"staff".into(), 1));
+    assert_eq!(manager.lookup(&keys[1].id, NOW).unwrap().unwrap().state, KeyState::Shredded);
+    assert_eq!(manager.lookup(&keys[0].id, NOW).unwrap().unwrap().state, KeyState::Active);
+    assert!(std::fs::read_to_string(dir.ledger_path()).unwrap().contains(r#"{"domain":"staff","kids":["#));
 }
 
 #[test]
@@ -143,7 +165,7 @@ fn the_wraps_of_the_erased_are_nowhere_in_the_files() {
     let moved: Vec<Vec<u8>> = gone.iter().map(|key| wrap(&key.id)).collect();
     let subjects: Vec<SubjectRef> = gone.iter().map(|key| if let Scope::Subject(s) = key.scope { s } else { unreachable!() }).collect();
     let found =
-        |needle: &[u8]| fs::read_dir(dir.0.path()).unwrap().any(|entry| fs::read(entry.unwrap().path()).unwrap().windows(needle.len()).any(|w| w == needle));
+        |needle: &[u8]| fs::read_dir(dir.path()).unwrap().any(|entry| fs::read(entry.unwrap().path()).unwrap().windows(needle.len()).any(|w| w == needle));
     assert!(found(&moved[0]));
     assert_eq!(manager.shred(&subjects, &TERMS, NOW).unwrap().len(), 100);
     for (i, wrap) in gone_wraps.iter().chain(&moved).enumerate().step_by(7) {
@@ -165,9 +187,9 @@ fn a_restored_backup_does_not_bring_the_erased_back() {
     let receipt = erase(&process.manager, "7", &TERMS, NOW + 1);
     drop(process);
     for name in ["keys.db", "keys.db-wal", "keys.db-shm"] {
-        let _ = fs::remove_file(dir.0.path().join(name));
+        let _ = fs::remove_file(dir.path().join(name));
     }
-    fs::copy(&backup, directory::store(dir.0.path())).unwrap();
+    fs::copy(&backup, directory::store(&dir.path())).unwrap();
     let kid: KeyId = receipt.receipt["kids"][0].as_str().unwrap().parse().unwrap();
     assert_eq!(dir.stored(&kid).state, KeyState::Active, "the backup has it");
     let mut process = Process::start(&dir, NOW + 2);
@@ -179,31 +201,200 @@ fn a_restored_backup_does_not_bring_the_erased_back() {
 }
 
 #[test]
-fn without_a_readable_ledger_no_store_opens() {
+fn a_ledger_that_was_touched_opens_no_store_and_the_line_is_named() {
     let dir = Directory::new();
-    let process = Process::start(&dir, NOW);
+    let mut process = Process::start(&dir, NOW);
+    for event in [ADA, BOB] {
+        process.protect(event, NOW);
+    }
     erase(&process.manager, "7", &TERMS, NOW);
-    let ledger = directory::ledger(dir.0.path());
-    let text = fs::read_to_string(&ledger).unwrap();
-    fs::write(&ledger, text.replace("request 17", "request 18").replace("\"position\":1", "\"position\":2")).unwrap();
+    erase(&process.manager, "8", &TERMS, NOW);
+    drop(process);
+    let path = dir.ledger_path();
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    assert_eq!(lines.len(), 3);
+    let rewritten = text.replacen("request 17", "request 18", 1);
+    for (changed, says) in [
+        (Some(rewritten), "line 1 was not written under this store's key (mac)"),
+        (Some(lines[..2].concat()), "line 2 is missing"),
+        (Some([lines[0], lines[2]].concat()), "line 1 has another number"),
+        (Some(lines[1..].concat()), "line 0 is no line of form 2"),
+        (Some(String::new()), "line 0 is missing"),
+        (None, "line 0 is missing"),
+    ] {
+        match &changed {
+            Some(changed) => fs::write(&path, changed).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let error = dir.try_open().err().unwrap().to_string();
+        assert!(error.contains(says) && error.contains("keys ledger rebuild --reason"), "{says}: {error}");
+    }
+    fs::write(&path, &text).unwrap();
+    dir.open();
+    // The head cannot be moved back to where a cut ledger ends.
+    fs::write(&path, lines[..2].concat()).unwrap();
+    dir.sql("UPDATE head SET seq = 1");
     let error = dir.try_open().err().unwrap().to_string();
-    assert!(error.contains("an erasure must not be forgotten"), "{error}");
+    assert!(error.contains("its head") && error.contains("was changed"), "{error}");
 }
 
-/// Killed after the ledger and before the store: the next start completes it.
+/// Killed after the ledger and before the store: the next start completes it, and so does the next erasure.
 #[test]
-fn an_erasure_that_was_begun_is_completed_by_the_next_start() {
+fn an_erasure_that_was_begun_is_completed() {
+    for by_start in [true, false] {
+        let dir = Directory::new();
+        let mut process = Process::start(&dir, NOW);
+        let (ada, _bob) = (process.protect(ADA, NOW).1, process.protect(BOB, NOW));
+        let subject = process.manager.subject_ref("7", None, NOW).unwrap();
+        let kids = dir.store().find("default", KeyKind::Data, &[Scope::Subject(subject)]).unwrap().iter().map(|r| r.kid).collect();
+        let (store, provider) = (dir.store(), dir.provider());
+        let record = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)]).unwrap().remove(0);
+        let context = WrapContext { kid: record.kid, kind: record.kind, tenant: &record.tenant, scope: &record.scope };
+        let keys = StoreKeys::of(&provider.unwrap(&record.wraps[0], &context).unwrap());
+        let begun = Erasure { time: NOW, tenant: "default".to_owned(), domain: None, subject, kids, may_return: false, reason: String::new() };
+        let (line, _) = next_line(&keys, &Position::of(&store.head().unwrap().unwrap()), &begun);
+        dir.ledger().append(1, &[line]).unwrap();
+        if by_start {
+            let mut next = Process::start(&dir, NOW + 1);
+            assert_eq!((next.reveal_status(&ada, NOW + 1).1, next.manager.revived()), (ERASED, 1));
+        } else {
+            erase(&process.manager, "8", &TERMS, NOW + 1);
+            assert_eq!(process.reveal_status(&ada, NOW + 1).1, ERASED);
+        }
+        assert_eq!(dir.store().head().unwrap().unwrap().seq, if by_start { 1 } else { 2 });
+        process.manager.maintain(NOW + 2).unwrap();
+        assert_eq!(process.reveal_status(&ada, NOW + 2).1, ERASED);
+        assert_eq!(dir.open().revived(), 0);
+    }
+}
+
+/// A row of before the erasure carries a right MAC: the ledger knows better, at the start and in a process that runs.
+#[test]
+fn an_old_row_put_back_stays_erased() {
     let dir = Directory::new();
     let mut process = Process::start(&dir, NOW);
     let ada = process.protect(ADA, NOW).1;
-    let subject = process.manager.subject_ref("7", NOW).unwrap();
-    let kids = dir.store().find("default", veilstream_engine::KeyKind::Data, &[Scope::Subject(subject)]).unwrap().iter().map(|r| r.kid).collect();
-    let begun = veilstream_keys::erasure::Erasure { time: NOW, tenant: "default".to_owned(), subject, kids, may_return: false, reason: String::new() };
-    dir.ledger().append(&[begun]).unwrap();
-    let mut next = Process::start(&dir, NOW + 1);
-    assert_eq!(next.reveal_status(&ada, NOW + 1).1, ERASED);
-    process.manager.maintain(NOW + 2).unwrap();
-    assert_eq!(process.reveal_status(&ada, NOW + 2).1, ERASED);
+    dir.sql("CREATE TABLE old_keys AS SELECT * FROM keys WHERE scope LIKE 'subject:%'; CREATE TABLE old_wraps AS SELECT w.* FROM wraps w JOIN old_keys USING (kid)");
+    let receipt = erase(&process.manager, "7", &TERMS, NOW);
+    dir.sql("DELETE FROM keys WHERE scope LIKE 'subject:%'; INSERT INTO keys SELECT * FROM old_keys; INSERT INTO wraps SELECT * FROM old_wraps");
+    assert_eq!(process.reveal_status(&ada, NOW + 700).1, ERASED);
+    assert_eq!(process.try_protect(ADA, NOW + 700), Err(RejectCode::ErasedSubject));
+    assert!(!all_is_well(&process.manager, &receipt), "the receipt says that the store has it");
+    let mut next = Process::start(&dir, NOW + 701);
+    assert_eq!((next.manager.revived(), next.reveal_status(&ada, NOW + 701).1), (1, ERASED));
+    assert!(all_is_well(&next.manager, &receipt));
+}
+
+/// A marker that lets a subject back is in the place of the key that somebody is about to store: it is no key to seal with.
+#[test]
+fn a_marker_is_never_kept_as_a_sealing_key() {
+    let dir = Directory::new();
+    let eraser = dir.open();
+    let (store, asked) = Counting::over(dir.store());
+    let racer = Manager::open(Settings::of("default"), Parts { store: Box::new(store), ..dir.parts() }, NOW).unwrap();
+    let wanted = subject_number(1);
+    let Scope::Subject(subject) = wanted.scope else { unreachable!() };
+    asked.after("find", move || {
+        eraser.shred(&[subject], &Terms { may_return: true, ..TERMS }, NOW).unwrap();
+    });
+    let key = racer.fetch(std::slice::from_ref(&wanted), NOW).unwrap().remove(0);
+    assert_eq!((key.state, key.secret.is_some(), key.version), (KeyState::Active, true, 2), "version 1 is the marker's");
+}
+
+/// A key that was read before an erasure and is handed over after it was forgotten is not kept.
+#[test]
+fn a_key_read_before_an_erasure_is_not_kept_after_it() {
+    let dir = Directory::new();
+    let wanted = subject_number(1);
+    let key = dir.open().fetch(std::slice::from_ref(&wanted), NOW).unwrap().remove(0);
+    let Scope::Subject(subject) = wanted.scope else { unreachable!() };
+    for question in ["get", "find"] {
+        let dir = Directory::new();
+        let eraser = dir.open();
+        let key = eraser.fetch(std::slice::from_ref(&wanted), NOW).unwrap().remove(0);
+        let (store, asked) = Counting::over(dir.store());
+        let racer = Arc::new(Manager::open(Settings::of("default"), Parts { store: Box::new(store), ..dir.parts() }, NOW).unwrap());
+        let looks = racer.clone();
+        asked.after(question, move || {
+            eraser.shred(&[subject], &TERMS, NOW).unwrap();
+            looks.maintain(NOW + 1).unwrap();
+        });
+        let found = match question {
+            "get" => racer.lookup(&key.id, NOW).unwrap().unwrap(),
+            _ => racer.fetch(std::slice::from_ref(&wanted), NOW).unwrap().remove(0),
+        };
+        assert_eq!((found.state, found.secret.is_none()), (KeyState::Shredded, true), "{question}");
+        let again = racer.lookup(&key.id, NOW + 2).unwrap().unwrap();
+        assert_eq!((again.state, again.secret.is_none()), (KeyState::Shredded, true), "{question}");
+    }
+    assert!(key.secret.is_some());
+}
+
+/// Eight processes erase at the same time: one ledger, without a fork, that every process opens.
+#[test]
+fn several_who_erase_at_once_write_one_ledger() {
+    let dir = Directory::new();
+    dir.open().prepare_roots(NOW).unwrap();
+    let threads: Vec<_> = (0..8)
+        .map(|i| {
+            let manager = dir.open();
+            std::thread::spawn(move || {
+                for n in 0..10 {
+                    let wanted = subject_number(i * 100 + n);
+                    let Scope::Subject(subject) = wanted.scope else { unreachable!() };
+                    manager.fetch(std::slice::from_ref(&wanted), NOW).unwrap();
+                    assert!(manager.shred(&[subject], &TERMS, NOW).unwrap()[0].receipt.is_some());
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!((dir.ledger().read(0).unwrap().len(), dir.store().head().unwrap().unwrap().seq), (81, 80));
+    assert_eq!(dir.open().revived(), 0);
+}
+
+#[test]
+fn a_lost_ledger_is_rebuilt_from_the_store() {
+    let dir = Directory::new();
+    let mut process = Process::start(&dir, NOW);
+    let (ada, bob) = (process.protect(ADA, NOW).1, process.protect(BOB, NOW).1);
+    let receipt = erase(&process.manager, "7", &TERMS, NOW);
+    erase(&process.manager, "8", &Terms { may_return: true, ..TERMS }, NOW);
+    let rebuild = || Manager::rebuild_ledger(Settings::of("default"), dir.parts(), "disk lost", NOW + 9);
+    assert!(matches!(rebuild(), Err(KeyError::LedgerWhole { .. })), "nothing is rebuilt that is whole");
+    let text = fs::read_to_string(dir.ledger_path()).unwrap();
+    fs::write(dir.ledger_path(), text.lines().take(2).map(|line| line.to_owned() + "\n").collect::<String>()).unwrap();
+    let rebuilt = rebuild().unwrap();
+    assert_eq!(rebuilt.subjects, 2);
+    assert!(fs::read_to_string(rebuilt.kept.unwrap()).unwrap().starts_with(text.lines().next().unwrap()));
+    let new = fs::read_to_string(dir.ledger_path()).unwrap();
+    assert_eq!((new.lines().count(), new.matches("rebuilt: disk lost").count(), new.matches(r#""may_return":true"#).count()), (3, 2, 1));
+    // A process that runs takes it up; another starts with it.
+    process.manager.maintain(NOW + 10).unwrap();
+    let mut next = Process::start(&dir, NOW + 10);
+    for process in [&mut process, &mut next] {
+        assert_eq!((process.reveal_status(&ada, NOW + 10).1, process.reveal_status(&bob, NOW + 10).1), (ERASED, ERASED));
+        assert_eq!(process.try_protect(ADA, NOW + 70), Err(RejectCode::ErasedSubject));
+        assert!(process.try_protect(BOB, NOW + 70).is_ok());
+        assert!(!all_is_well(&process.manager, &receipt), "its line is the old ledger's");
+    }
+}
+
+#[test]
+fn a_receipt_tells_of_a_key_that_the_subject_has_again() {
+    let dir = Directory::new();
+    let mut process = Process::start(&dir, NOW);
+    process.protect(ADA, NOW);
+    let back = erase(&process.manager, "7", &Terms { may_return: true, ..TERMS }, NOW);
+    process.protect(ADA, NOW + 1);
+    assert!(all_is_well(&process.manager, &back), "it allows that");
+    let gone = erase(&process.manager, "7", &TERMS, NOW + 2);
+    erase(&process.manager, "7", &Terms { may_return: true, ..TERMS }, NOW + 3);
+    process.protect(ADA, NOW + 100);
+    let checks = process.manager.check_receipt(&gone, NOW).unwrap();
+    let wrong: Vec<&str> = checks.iter().filter(|check| check.wrong.is_some()).map(|check| check.what).collect();
+    assert_eq!(wrong, ["no live key"], "{checks:?}");
 }
 
 /// While eight threads make and rotate keys for a subject, it is erased again and again: after each time nothing of before opens, and in the end it is closed.
@@ -232,7 +423,7 @@ fn nobody_makes_a_key_for_a_subject_that_is_being_erased() {
         })
         .collect();
     let eraser = dir.open();
-    while dir.store().find("default", veilstream_engine::KeyKind::Data, std::slice::from_ref(&wanted.scope)).unwrap().len() < 20 {
+    while dir.store().find("default", KeyKind::Data, std::slice::from_ref(&wanted.scope)).unwrap().len() < 20 {
         std::thread::yield_now();
     }
     eraser.shred(&[subject], &TERMS, NOW).unwrap();

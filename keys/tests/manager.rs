@@ -5,13 +5,17 @@ mod support;
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
 use support::{Counting, Directory, NOW, people, schemas, subject};
 use veilstream_engine::key::{KeyKind, KeyState, Scope};
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::provider::{EnvProvider, ITERATIONS, PasswordProvider, Provider};
-use veilstream_keys::store::{SqliteStore, Store};
+use veilstream_keys::erasure::{FileLedger, Terms};
+use veilstream_engine::SecretKey;
+use veilstream_engine::wrap::WrapContext;
+use veilstream_keys::provider::{EnvProvider, FileProvider, ITERATIONS, Kek, PasswordProvider, Provider, ProviderError};
+use veilstream_keys::store::{SqliteStore, Store, Wrap};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
 #[test]
@@ -107,10 +111,17 @@ fn wraps_swapped_between_rows_do_not_open() {
 #[test]
 fn an_edited_row_is_refused_and_named() {
     for (edit, column) in [
-        ("scope = 'subject:' || substr(scope, 9, 31) || 'f'", "row was changed"),
-        ("kind = 'index'", "row was changed"),
-        ("tenant = 'other'", "row was changed"),
-        ("kcv = substr(kcv, 1, 63) || (CASE substr(kcv, 64) WHEN '0' THEN '1' ELSE '0' END)", "check value differs"),
+        ("scope = 'subject:' || substr(scope, 9, 31) || 'f'", "mac does not hold"),
+        ("kind = 'index'", "mac does not hold"),
+        ("tenant = 'other'", "mac does not hold"),
+        ("kcv = substr(kcv, 1, 63) || (CASE substr(kcv, 64) WHEN '0' THEN '1' ELSE '0' END)", "mac does not hold"),
+        ("version = 7", "mac does not hold"),
+        ("state = 'decrypt_only'", "mac does not hold"),
+        ("created = '2026-11-24T06:00:01Z'", "mac does not hold"),
+        ("created = '2026-11-24T06:00:00.000Z'", "(created)"),
+        ("retired = '2026-11-24T06:00:00Z'", "mac does not hold"),
+        ("mac = NULL", "mac does not hold"),
+        ("mac = upper(mac)", "(mac)"),
         ("kcv = 'ab'", "(kcv)"),
         ("state = 'fine'", "(state)"),
         ("created = 'yesterday'", "(created)"),
@@ -128,9 +139,10 @@ fn an_edited_row_is_refused_and_named() {
 fn erased_retired_and_unknown_are_three_answers() {
     let dir = Directory::new();
     let keys = dir.open().fetch(&[subject(1), subject(2)], NOW).unwrap();
-    dir.sql(&format!("UPDATE keys SET state = 'shredded' WHERE kid = '{0}'; DELETE FROM wraps WHERE kid = '{0}';", keys[0].id));
-    dir.sql(&format!("UPDATE keys SET state = 'retired' WHERE kid = '{}'", keys[1].id));
     let manager = dir.open();
+    let Scope::Subject(erased) = keys[0].scope else { unreachable!() };
+    manager.shred(&[erased], &Terms { reason: "request 1", domain: None, may_return: false, backups_until: None }, NOW).unwrap();
+    manager.store().set_state(&[keys[1].id], KeyState::Retired, Some(NOW)).unwrap();
     for (key, state) in keys.iter().zip([KeyState::Shredded, KeyState::Retired]) {
         let found = manager.lookup(&key.id, NOW).unwrap().unwrap();
         assert_eq!((found.state, found.secret.is_none()), (state, true));
@@ -140,6 +152,89 @@ fn erased_retired_and_unknown_are_three_answers() {
     let answer = manager.fetch(&[subject(1), subject(2)], NOW).unwrap();
     assert_eq!((answer[0].state, answer[0].secret.is_none()), (KeyState::Shredded, true));
     assert_eq!((answer[1].state, answer[1].version), (KeyState::Active, 2));
+}
+
+#[test]
+fn a_store_has_one_tenant() {
+    let dir = Directory::new();
+    let error = dir.open_with(Settings::of("acme-eu"), NOW).err().unwrap();
+    assert!(matches!(error, KeyError::OtherTenant { .. }) && error.to_string().contains("store of its own"), "{error}");
+}
+
+#[test]
+fn a_store_without_store_key_or_head_is_refused_and_never_mended() {
+    for (edit, says) in [
+        ("DELETE FROM head", "has no store key and no head"),
+        ("DELETE FROM keys WHERE kind = 'store'", "has no store key and no head"),
+        ("UPDATE keys SET state = 'retired' WHERE kind = 'store'", "mac does not hold"),
+        ("UPDATE head SET sha256 = mac", "its head"),
+        ("INSERT INTO head SELECT * FROM head", "its head"),
+        ("PRAGMA user_version = 2", "of an earlier build"),
+    ] {
+        let dir = Directory::new();
+        dir.sql(edit);
+        let store = SqliteStore::open(&directory::store(&dir.path()));
+        let error = match store {
+            Err(error) => error.to_string(),
+            Ok(_) => dir.try_open().err().unwrap().to_string(),
+        };
+        assert!(error.contains(says), "{edit}: {error}");
+    }
+    let dir = Directory::new();
+    let error = Manager::init(Settings::of("default"), dir.parts(), NOW).err().unwrap().to_string();
+    assert!(error.contains("is there already"), "{error}");
+}
+
+/// The case: sixty processes crash and start in one hour. Inside the pace nobody asks the key service.
+#[test]
+fn waiting_for_a_key_of_ones_own_asks_the_key_service_for_nothing() {
+    let dir = Directory::new();
+    dir.open().prepare_roots(NOW).unwrap();
+    let wraps = Arc::new(AtomicUsize::new(0));
+    let open = || {
+        let provider = CountingWraps(dir.provider(), wraps.clone());
+        Manager::open(Settings::of("default"), Parts { provider: Box::new(provider), ..dir.parts() }, NOW).unwrap()
+    };
+    const PROCESSES: usize = 20;
+    let managers: Vec<Manager> = (0..PROCESSES).map(|_| open()).collect();
+    for manager in &managers {
+        manager.prepare(&people(), NOW).unwrap();
+    }
+    let mut now = NOW;
+    let made = || dir.scopes("schema:people");
+    while made() < PROCESSES && now < NOW + 2 * 3600 {
+        now += 1;
+        for manager in &managers {
+            manager.maintain(now).unwrap();
+        }
+    }
+    assert_eq!(made(), PROCESSES, "everybody has one in the end");
+    let asked = wraps.load(Ordering::Relaxed);
+    assert!((PROCESSES..3 * PROCESSES).contains(&asked), "{asked} wraps of {PROCESSES} keys");
+}
+
+struct CountingWraps(FileProvider, Arc<AtomicUsize>);
+
+impl Provider for CountingWraps {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn opens(&self, kek_uri: &str) -> bool {
+        self.0.opens(kek_uri)
+    }
+    fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.wrap(key, context)
+    }
+    fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
+        self.0.unwrap(wrap, context)
+    }
+    fn describe(&self) -> Result<Kek, ProviderError> {
+        self.0.describe()
+    }
+    fn rotate(&self, now: u64) -> Result<Kek, ProviderError> {
+        self.0.rotate(now)
+    }
 }
 
 #[test]
@@ -159,7 +254,7 @@ fn a_new_key_encrypting_key_wraps_new_keys_and_old_ones_still_open() {
     let dir = Directory::new();
     let manager = dir.open();
     manager.prepare(&people(), NOW).unwrap();
-    let kek = directory::kek(dir.0.path());
+    let kek = directory::kek(&dir.path());
     let mut file = OpenOptions::new().append(true).open(&kek).unwrap();
     file.write_all(b"2 ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n").unwrap();
     // Also in a process that runs.
@@ -177,7 +272,7 @@ fn a_new_key_encrypting_key_wraps_new_keys_and_old_ones_still_open() {
 fn another_key_encrypting_key_is_told_at_the_start() {
     let dir = Directory::new();
     dir.open().prepare_roots(NOW).unwrap();
-    fs::write(directory::kek(dir.0.path()), "1 ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n").unwrap();
+    fs::write(directory::kek(&dir.path()), "1 ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n").unwrap();
     let error = dir.try_open().err().unwrap().to_string();
     assert!(error.contains("wrapped with another key-encrypting key"), "{error}");
     let other = EnvProvider::new("ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=").unwrap();
@@ -200,13 +295,22 @@ fn every_provider_unwraps_what_it_wrapped_and_nothing_else() {
     ];
     for (same, other) in providers {
         let dir = Directory::new();
-        let open = |provider| Manager::open(Settings::of("default"), Parts { provider, ..dir.parts() }, NOW);
+        let path = dir.path().join("other.db");
+        SqliteStore::create(&path).unwrap();
+        let parts = |provider| Parts {
+            provider,
+            store: Box::new(SqliteStore::open(&path).unwrap()),
+            ledger: Arc::new(FileLedger::new(dir.path().join("other.jsonl"))),
+            ..dir.parts()
+        };
+        Manager::init(Settings::of("default"), parts(same()), NOW).unwrap();
+        let open = |provider| Manager::open(Settings::of("default"), parts(provider), NOW);
         open(same()).unwrap().prepare(&people(), NOW).unwrap();
         assert!(open(same()).unwrap().keyring().sealing(KeyKind::Index, &Scope::Version(1)).is_some());
         let error = open(other()).err().unwrap();
         assert!(matches!(error, KeyError::Provider(_)), "{error}");
         // One salt for all, not one for each key.
-        let uris: HashSet<String> = dir.records().into_iter().map(|r| r.wraps[0].kek_uri.clone()).collect();
+        let uris: HashSet<String> = SqliteStore::open(&path).unwrap().list("default").unwrap().into_iter().map(|r| r.wraps[0].kek_uri.clone()).collect();
         assert_eq!(uris.len(), 1);
     }
 }
@@ -240,9 +344,9 @@ fn no_key_byte_leaves() {
     }
     assert_eq!(keys.len(), 7);
     let mut haystack = format!("{keys:?} {:?} {ring:?}", keys[0].secret).into_bytes();
-    for entry in fs::read_dir(dir.0.path()).unwrap() {
+    for entry in fs::read_dir(dir.path()).unwrap() {
         let path = entry.unwrap().path();
-        if path != directory::kek(dir.0.path()) {
+        if path != directory::kek(&dir.path()) {
             haystack.extend(fs::read(path).unwrap());
         }
     }
@@ -264,15 +368,19 @@ fn no_key_byte_leaves() {
 fn the_store_is_as_the_public_format_says() {
     let dir = Directory::new();
     dir.open().prepare(&people(), NOW).unwrap();
-    let connection = rusqlite::Connection::open(directory::store(dir.0.path())).unwrap();
+    let connection = rusqlite::Connection::open(directory::store(&dir.path())).unwrap();
     let one = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
     assert_eq!(
         one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('keys')"),
-        "kid TEXT,kcv TEXT,kind TEXT,tenant TEXT,scope TEXT,version INTEGER,state TEXT,created TEXT,retired TEXT"
+        "kid TEXT,kcv TEXT,kind TEXT,tenant TEXT,scope TEXT,version INTEGER,state TEXT,created TEXT,retired TEXT,mac TEXT"
+    );
+    assert_eq!(
+        one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('head')"),
+        "store TEXT,tenant TEXT,seq INTEGER,sha256 TEXT,mac TEXT"
     );
     assert_eq!(one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('wraps')"), "kid TEXT,kek_uri TEXT,kek_version TEXT,wrapped BLOB");
     assert_eq!(one("SELECT DISTINCT created FROM keys"), "2026-11-24T06:00:00Z");
     assert_eq!(one("PRAGMA journal_mode"), "wal");
     let text = one("SELECT group_concat(kind || ' ' || scope, ', ' ORDER BY kind) FROM keys");
-    assert_eq!(text, "audit v1, data schema:people, dead_letter v1, deterministic v1, index v1, subject_ref v1");
+    assert_eq!(text, "audit v1, data schema:people, dead_letter v1, deterministic v1, index v1, store v1, subject_ref v1");
 }

@@ -15,11 +15,11 @@ use veilstream_engine::error::{OpenError, RejectCode};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_engine::reveal::Status;
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::erasure::{SignedReceipt, Terms};
+use veilstream_keys::erasure::{FileLedger, PostgresLedger, SignedReceipt, Terms};
 use veilstream_keys::store::{PostgresStore, Store, StoreError};
-use veilstream_keys::{Manager, Parts, Rotate, Settings};
+use veilstream_keys::{KeyError, Manager, Parts, Rotate, Settings};
 
-const TERMS: Terms<'_> = Terms { reason: "request 17", may_return: false, backups_until: None };
+const TERMS: Terms<'_> = Terms { reason: "request 17", domain: None, may_return: false, backups_until: None };
 const ADA: &str = r#"{"type":"customer","id":7,"name":"Ada"}"#;
 const BOB: &str = r#"{"type":"customer","id":8,"name":"Bob"}"#;
 const ERASED: Status = Status::Failed(OpenError::Erased);
@@ -33,8 +33,12 @@ struct Keys {
 impl Keys {
     fn new() -> Self {
         let database = server().database();
-        PostgresStore::create(&database.url(), None).unwrap();
-        Self { directory: Directory::new(), database }
+        let store = PostgresStore::create(&database.url(), None).unwrap();
+        let directory = Directory::new();
+        // The directory's ledger is its own store's.
+        std::fs::remove_file(directory.ledger_path()).unwrap();
+        Manager::init(Settings::of("default"), Parts { store: Box::new(store), ..directory.parts() }, NOW).unwrap();
+        Self { directory, database }
     }
 
     fn store(&self) -> PostgresStore {
@@ -56,8 +60,8 @@ impl Keys {
 }
 
 fn erase(manager: &Manager, id: &str, now: u64) -> SignedReceipt {
-    let subject = manager.subject_ref(id, now).unwrap();
-    manager.shred(&[subject], &TERMS, now).unwrap().remove(0)
+    let subject = manager.subject_ref(id, None, now).unwrap();
+    manager.shred(&[subject], &TERMS, now).unwrap().remove(0).receipt.unwrap()
 }
 
 fn all_is_well(manager: &Manager, receipt: &SignedReceipt) -> bool {
@@ -174,11 +178,11 @@ fn a_write_whose_connection_breaks_before_its_commit_is_done_once() {
     let store = Arc::new(keys.store());
     let mut admin = keys.database.admin();
     let mut holder = keys.database.admin();
-    holder.batch_execute("BEGIN; LOCK TABLE veilstream.wraps IN ACCESS EXCLUSIVE MODE").unwrap();
+    let manager = keys.open(NOW);
+    // Read still, but not written.
+    holder.batch_execute("BEGIN; LOCK TABLE veilstream.wraps IN SHARE MODE").unwrap();
     let manager = std::thread::scope(|scope| {
         let opening = scope.spawn(|| {
-            let parts = Parts { store: Box::new(keys.store()), ..keys.directory.parts() };
-            let manager = Manager::open(Settings::of("default"), parts, NOW).unwrap();
             manager.prepare_roots(NOW).unwrap();
             manager
         });
@@ -214,7 +218,9 @@ fn every_session_is_durable_and_bounded_whatever_the_server_says() {
            INSERT INTO veilstream.seen SELECT name, pg_settings.setting FROM pg_settings; RETURN NULL; END $$;
          CREATE TRIGGER note BEFORE UPDATE ON veilstream.keys FOR EACH STATEMENT EXECUTE FUNCTION veilstream.note()",
     );
-    store.set_state(&[], KeyState::Active, None).unwrap();
+    let manager = keys.open(NOW);
+    manager.prepare(&support::people(), NOW).unwrap();
+    manager.store().expire("default", &[], NOW + 1).unwrap();
     let mut admin = keys.database.admin();
     let mut setting = |name: &str| -> String { admin.query_one("SELECT setting FROM veilstream.seen WHERE name = $1", &[&name]).unwrap().get(0) };
     assert_eq!(setting("synchronous_commit"), "on");
@@ -239,23 +245,95 @@ fn a_store_is_made_once_and_never_in_passing() {
 
     database.sql("UPDATE veilstream.layout SET layout = 99");
     let refused = error(PostgresStore::open(&url, None));
-    assert!(refused.contains("has layout 99, this version reads 1; use a newer veilstream"), "{refused}");
+    assert!(refused.contains("has layout 99, this version reads 2; use a newer veilstream"), "{refused}");
     database.sql("DELETE FROM veilstream.layout");
     let refused = error(PostgresStore::open(&url, None));
-    assert!(refused.contains("is damaged (veilstream.layout)"), "{refused}");
+    assert!(refused.contains("is damaged (table layout)"), "{refused}");
 }
 
-/// Layout 0 is a store before its first step.
 #[test]
-fn an_older_layout_is_brought_up_by_one_of_those_that_start() {
+fn a_store_of_an_earlier_build_is_refused() {
     let database = server().database();
     PostgresStore::create(&database.url(), None).unwrap();
-    database.sql("DROP TABLE veilstream.keys, veilstream.wraps, veilstream.uses; UPDATE veilstream.layout SET layout = 0");
+    database.sql("UPDATE veilstream.layout SET layout = 1");
+    let refused = error(PostgresStore::open(&database.url(), None));
+    assert!(refused.contains("of an earlier build") && refused.contains("`veilstream keys init`"), "{refused}");
+}
+
+/// Two tenants share a server, each in a schema of its own.
+#[test]
+fn stores_in_two_schemas_are_two() {
+    let (database, directory) = (server().database(), Directory::new());
+    for (schema, tenant) in [("veilstream", "default"), ("acme_eu", "acme-eu")] {
+        let parts = || Parts {
+            store: Box::new(PostgresStore::open_in(&database.url(), None, schema).unwrap()),
+            ledger: Arc::new(FileLedger::new(directory.path().join(schema))),
+            ..directory.parts()
+        };
+        drop(PostgresStore::create_in(&database.url(), None, schema).unwrap());
+        Manager::init(Settings::of(tenant), parts(), NOW).unwrap().prepare_roots(NOW).unwrap();
+        assert_eq!(parts().store.list(tenant).unwrap().len(), 5);
+        let other = Manager::open(Settings::of("other"), parts(), NOW).err().unwrap();
+        assert!(matches!(other, KeyError::OtherTenant { .. }), "{other}");
+    }
+    let refused = error(PostgresStore::open_in(&database.url(), None, "x; DROP SCHEMA veilstream"));
+    assert!(refused.contains("keys.store_schema is no name"), "{refused}");
+}
+
+/// Store and ledger in two databases, four hosts that erase at once.
+#[test]
+fn a_ledger_in_another_database_takes_turns_and_is_set_aside_when_it_is_rebuilt() {
+    let (keys, books) = (Keys::new(), server().database());
+    let store = server().database();
+    drop(PostgresStore::create(&store.url(), None).unwrap());
+    let refused = PostgresLedger::open(&books.url(), None).err().unwrap().to_string();
+    assert!(refused.contains("has no ledger; make it with `veilstream keys init`"), "{refused}");
+    PostgresLedger::create(&books.url(), None).unwrap();
+    PostgresLedger::create(&books.url(), None).unwrap();
+    let parts = || Parts {
+        store: Box::new(PostgresStore::open(&store.url(), None).unwrap()),
+        ledger: Arc::new(PostgresLedger::open(&books.url(), None).unwrap()),
+        ..keys.directory.parts()
+    };
+    let open = || Manager::open(Settings::of("default"), parts(), NOW).unwrap();
+    Manager::init(Settings::of("default"), parts(), NOW).unwrap().prepare_roots(NOW).unwrap();
     std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| assert_eq!(PostgresStore::open(&database.url(), None).unwrap().list("default").unwrap(), []));
+        for host in 0..4 {
+            scope.spawn(move || {
+                let manager = open();
+                for n in 0..10 {
+                    let wanted = subject_number(host * 100 + n);
+                    let Scope::Subject(subject) = wanted.scope else { unreachable!() };
+                    manager.fetch(std::slice::from_ref(&wanted), NOW).unwrap();
+                    assert!(manager.shred(&[subject], &TERMS, NOW).unwrap()[0].receipt.is_some());
+                }
+            });
         }
     });
+    assert_eq!((parts().ledger.read(0).unwrap().len(), open().revived()), (41, 0));
+    books.sql("DELETE FROM veilstream_ledger.lines WHERE seq = 7");
+    let refused = Manager::open(Settings::of("default"), parts(), NOW).err().unwrap().to_string();
+    assert!(refused.contains("line 7 has another number"), "{refused}");
+    let rebuilt = Manager::rebuild_ledger(Settings::of("default"), parts(), "lost", NOW).unwrap();
+    assert_eq!(rebuilt.subjects, 40);
+    assert!(rebuilt.kept.unwrap().contains("veilstream_ledger.lines_replaced_"));
+    assert_eq!((parts().ledger.read(0).unwrap().len(), open().revived()), (41, 0));
+}
+
+/// The same instant in another zone is the same time; a part of a second is none of ours.
+#[test]
+fn a_time_has_one_spelling() {
+    let keys = Keys::new();
+    let manager = keys.open(NOW);
+    manager.prepare_roots(NOW).unwrap();
+    let kid = manager.store().list("default").unwrap()[0].kid;
+    let set = |time: &str| keys.database.sql(&format!("UPDATE veilstream.keys SET created = '{time}' WHERE kid = '\\x{kid}'"));
+    set("2026-11-24 07:00:00+01");
+    assert!(manager.store().get(&[kid]).is_ok());
+    set("2026-11-24 06:00:00.5+00");
+    assert!(matches!(manager.store().get(&[kid]), Err(StoreError::Row { what: "created", .. })));
+    set("2026-11-24 06:00:01+00");
+    assert!(matches!(manager.store().get(&[kid]), Err(StoreError::Corrupt { .. })));
 }
 
 #[test]
@@ -271,8 +349,9 @@ fn the_tables_are_as_the_public_format_says() {
     assert_eq!(
         columns("keys"),
         "kid bytea, kcv bytea, kind text, tenant text, scope text, version bigint, state text, created timestamp with time zone, \
-         retired timestamp with time zone"
+         retired timestamp with time zone, mac bytea"
     );
+    assert_eq!(columns("head"), "store bytea, tenant text, seq bigint, sha256 bytea, mac bytea");
     assert_eq!(columns("wraps"), "kid bytea, kek_uri text, kek_version text, wrapped bytea");
     let created: String = keys.database.admin().query_one("SELECT DISTINCT (created AT TIME ZONE 'UTC')::text FROM veilstream.keys", &[]).unwrap().get(0);
     assert_eq!(created, "2026-11-24 06:00:00");

@@ -234,7 +234,7 @@ fn a_lost_key_encrypting_key_is_not_the_loss_of_the_data() {
     let manager = open(NOW).unwrap();
     let key = manager.fetch(&[subject(1)], NOW).unwrap().remove(0);
     let added = rewrap(&manager, NOW).added;
-    assert_eq!(added, 6, "five roots and a process key; the wrapping key has one");
+    assert_eq!(added, 7, "five roots, a process key and the store key; the wrapping key has one");
     assert_eq!(rewrap(&manager, NOW).added, 0);
     let expected: BTreeMap<_, _> = manager.keyring().of_kind(KeyKind::Index).map(|k| (k.id, *k.secret.as_ref().unwrap().expose())).collect();
     drop(manager);
@@ -246,7 +246,7 @@ fn a_lost_key_encrypting_key_is_not_the_loss_of_the_data() {
     let error = manager.rewrap(false, NOW, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("wrapped with another key-encrypting key"), "{error}");
     let rewrapped = manager.rewrap(true, NOW, &mut |_| {}).unwrap();
-    assert_eq!((rewrapped.recovered, rewrapped.failed.len()), (7, 0), "{rewrapped:?}");
+    assert_eq!((rewrapped.recovered, rewrapped.failed.len()), (8, 0), "{rewrapped:?}");
     drop(manager);
 
     let manager = open(NOW).unwrap();

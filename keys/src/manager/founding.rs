@@ -166,7 +166,9 @@ impl Manager {
                     alive.entry(subject).or_default().push(record.kid);
                 }
             }
-            open.into_iter().for_each(|subject| drop(alive.entry(subject).or_default()));
+            for subject in open {
+                alive.entry(subject).or_default();
+            }
         }
         let mut erased = 0;
         let alive: Vec<(SubjectRef, Vec<KeyId>)> = alive.into_iter().collect();
