@@ -100,15 +100,14 @@ fn main() {
         "kafka" => kafka(),
         _ => panic!("{name} is no store"),
     };
-    let open = || {
-        let parts = Parts {
+    let parts = || Parts {
             provider: Box::new(FileProvider::new(directory::kek(dir.path())).unwrap()),
             recovery: None,
             store: (store.open)(),
-            ledger: Arc::new(FileLedger::new(directory::ledger(dir.path()))),
-        };
-        Manager::open(Settings::of("default"), parts, NOW).unwrap()
+            ledger: Arc::new(FileLedger::new(dir.path().join("erasures.jsonl"))),
     };
+    Manager::init(Settings::of("default"), parts(), NOW).unwrap();
+    let open = || Manager::open(Settings::of("default"), parts(), NOW).unwrap();
     println!("| {name} | subjects | took | subjects/s |\n|---|---|---|---|");
     let first = open();
     first.prepare_roots(NOW).unwrap();
@@ -139,7 +138,7 @@ fn main() {
     let gone: Vec<SubjectRef> = (0..SHREDDED.min(subjects)).map(|n| subject(n * (subjects / SHREDDED).max(1))).collect();
     let before = (store.open)().count_subjects("default").unwrap();
     measured("erased, all at once", gone.len() as u64, || {
-        manager.shred(&gone, &Terms { reason: "bench", may_return: false, backups_until: None }, NOW).unwrap();
+        manager.shred(&gone, &Terms { reason: "bench", domain: None, may_return: false, backups_until: None }, NOW).unwrap();
     });
     let after = (store.open)().count_subjects("default").unwrap();
     assert_eq!(before.keys - after.keys, gone.len() as u64);

@@ -43,6 +43,12 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    if !config.overrides.is_empty() {
+        tracing::info!(settings = config.overrides.join(", "), "set beside the configuration file");
+    }
+    if let Some(ignored) = &config.ignored_dotenv {
+        tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for nothing; only the one beside the configuration file does");
+    }
     let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
     let keys = crate::keys::open(&config.keys, Some(metrics.clone())).map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;

@@ -34,8 +34,8 @@ pub use rotation::{Rotate, Rotated};
 
 /// Kinds with one key per tenant and version, which every process shares.
 const ROOTS: [KeyKind; 4] = [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
-/// Seconds between two looks at what other processes did to shared keys.
-const RELOAD: u64 = 5;
+/// Seconds between two looks at what other processes did to shared keys. Whoever asks once a second hears of a rotation within five.
+const RELOAD: u64 = 4;
 /// Seconds between two looks at whether something is to be rotated.
 const ROTATION_LOOK: u64 = 60;
 /// Clocks of hosts may differ by so much before an erasure elsewhere could be missed, in seconds.

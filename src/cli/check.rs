@@ -44,6 +44,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
                 let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
                 writeln!(out, "schema {}: {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
             }
+            if registry.current().schemas().iter().all(|schema| schema.from.is_none()) {
+                writeln!(out, "warning: no schema names topics, so `veilstream run` has nothing to do; add \"topics\": {{\"from\": .., \"to\": ..}} to one")?;
+            }
         }
         Some(Err(found)) => lines.extend(found.iter().map(ToString::to_string)),
         _ => {}
@@ -53,6 +56,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     }
     for warning in config.warnings() {
         writeln!(out, "warning: {warning}")?;
+    }
+    for name in &config.overrides {
+        writeln!(out, "set beside the configuration file: {name}")?;
+    }
+    if let Some(ignored) = &config.ignored_dotenv {
+        writeln!(out, "warning: {} of the working directory counts for nothing; only the one beside the configuration file does", ignored.display())?;
     }
     if args.preflight {
         ask(&config, &mut out)?;

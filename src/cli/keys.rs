@@ -28,7 +28,7 @@ enum Command {
     Init {
         #[command(flatten)]
         source: KeysSource,
-        /// Make no keys in the store: they are to be imported
+        /// Make no keys in the store and no ledger: they are to be imported
         #[arg(long)]
         empty: bool,
     },
@@ -104,7 +104,7 @@ enum Command {
         kids: Vec<KeyId>,
     },
     /// Take up keys from an export
-    #[command(after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream keys import --config new.toml escrow.json")]
+    #[command(after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream keys import --config new.toml escrow.json\n\nAn empty store becomes the exported one: put the erasure ledger in its place first, as it is checked as a whole.")]
     Import {
         #[command(flatten)]
         source: KeysSource,
@@ -117,10 +117,39 @@ enum Command {
         #[command(flatten)]
         source: KeysSource,
     },
+    /// Deal with the erasure ledger
+    Ledger {
+        #[command(subcommand)]
+        command: LedgerCommand,
+    },
+    /// Let a key open nothing any more without a flag: it is known to others
+    #[command(after_help = "Examples:\n  veilstream keys compromise --config veilstream.toml 0b2e7c...")]
+    Compromise {
+        #[command(flatten)]
+        source: KeysSource,
+        /// The key's id, as `keys list` shows it
+        #[arg(value_name = "KEY")]
+        kid: KeyId,
+    },
     /// Print the public key that verifies receipts and exports
     PublicKey {
         #[command(flatten)]
         source: KeysSource,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Write a new ledger from what the key store knows, for one that is lost or older than the store
+    #[command(
+        after_help = "Examples:\n  veilstream keys ledger rebuild --config veilstream.toml --reason 'disk of host 3 lost'\n\nA copy of the ledger is better: the store does not know why, and not who was erased after a backup of it was restored."
+    )]
+    Rebuild {
+        #[command(flatten)]
+        source: KeysSource,
+        /// Why; stands in each line of the new ledger
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
     },
 }
 
@@ -177,6 +206,8 @@ pub fn run(args: &KeysArgs) -> anyhow::Result<Exit> {
         Command::Export { source, out, kids } => life::export(source, out, kids),
         Command::Import { source, file } => life::import(source, file),
         Command::ReplayLedger { source } => life::replay_ledger(source),
+        Command::Ledger { command: LedgerCommand::Rebuild { source, reason } } => life::rebuild_ledger(source, reason),
+        Command::Compromise { source, kid } => life::compromise(source, kid),
         Command::PublicKey { source } => life::public_key(source),
     }
 }

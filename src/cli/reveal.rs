@@ -53,6 +53,9 @@ pub struct RevealArgs {
     /// Tell what became of each protected place
     #[arg(long, conflicts_with = "token")]
     status: bool,
+    /// Open also what was sealed with keys that are marked compromised
+    #[arg(long)]
+    allow_compromised: bool,
     /// Open bare tokens, one a line
     #[arg(long, requires = "field", conflicts_with = "files")]
     token: bool,
@@ -69,17 +72,28 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     let (input, errors) = (io::stdin().lock(), io::stderr());
     let whole = match (&args.field, &args.documents) {
-        (Some(field), _) => open_tokens(&mut Keys::new(&*keys::open_local(&args.keys)?), field, input, out, errors)?,
+        (Some(field), _) => {
+            let keys = keys::open_local(&args.keys)?;
+            let _upkeep = keys::Upkeep::of(&keys)?;
+            open_tokens(&mut Keys::new(&*keys), field, revealer(args.allow_compromised), input, out, errors)?
+        }
         (None, Some(documents)) => {
             let set = documents.load()?;
             known_fields(&set, args.fields.as_deref().unwrap_or_default())?;
             let keys = keys::open_local(&args.keys)?;
+            let _upkeep = keys::Upkeep::of(&keys)?;
             let options = RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
-            reveal(&set, &mut Keys::new(&*keys), &options, args.status, input, out, errors)?
+            reveal(&set, &mut Keys::new(&*keys), &options, args.status, revealer(args.allow_compromised), input, out, errors)?
         }
         (None, None) => return Err(Exit::Usage.because("name the documents with --schema FILE, or give --token --field NAME")),
     };
     Ok(if whole { Exit::Ok } else { Exit::Failed })
+}
+
+fn revealer(allow_compromised: bool) -> Revealer {
+    let mut revealer = Revealer::default();
+    revealer.allow_compromised(allow_compromised);
+    revealer
 }
 
 /// Refuses ids that no document has.
@@ -113,6 +127,8 @@ impl<'a> Keys<'a> {
 
     /// Does what needs keys. A key that could not be looked up is an outage, not a token that does not open.
     fn with<T>(&mut self, work: impl FnOnce(engine::KeySource<'_>) -> T) -> Result<T, KeyFault> {
+        // As it is now: a stream may last for days.
+        self.keyring = self.source.keyring();
         let lookup = |id: &KeyId| self.lookup(id);
         let done = work(engine::KeySource { keyring: &self.keyring, lookup: &lookup });
         self.fault.take().map_or(Ok(done), Err)
@@ -125,12 +141,13 @@ fn reveal(
     keys: &mut Keys<'_>,
     options: &RevealOptions<'_>,
     with_status: bool,
+    mut revealer: Revealer,
     input: impl Read,
     mut out: impl Write,
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
-    let (mut revealer, mut report, mut event, mut whole) = (Revealer::default(), Report::default(), Vec::new(), true);
+    let (mut report, mut event, mut whole) = (Report::default(), Vec::new(), true);
     loop {
         if lines.may_wait() {
             out.flush()?;
@@ -215,9 +232,16 @@ fn write_status(out: &mut impl Write, event: &[u8], schema: Option<&Schema>, rep
 }
 
 /// Opens bare tokens of the field called `name`; whether all opened.
-fn open_tokens(keys: &mut Keys<'_>, name: &str, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
+fn open_tokens(
+    keys: &mut Keys<'_>,
+    name: &str,
+    mut revealer: Revealer,
+    input: impl Read,
+    mut out: impl Write,
+    mut errors: impl Write,
+) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
-    let (mut revealer, mut payload, mut whole) = (Revealer::default(), Vec::new(), true);
+    let (mut payload, mut whole) = (Vec::new(), true);
     loop {
         if lines.may_wait() {
             out.flush()?;
@@ -266,7 +290,7 @@ mod tests {
 
     fn open(keys: &EphemeralKeys, options: &RevealOptions<'_>, status: bool, input: &str) -> (String, String, bool) {
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, status, input.as_bytes(), &mut out, &mut errors).unwrap();
+        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, status, Revealer::default(), input.as_bytes(), &mut out, &mut errors).unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
     }
 
@@ -311,7 +335,7 @@ mod tests {
         let token = safe.split('"').nth(3).unwrap();
         let input = format!("{token}\r\n\"{token}\"\nvs1.x\n");
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        assert!(!open_tokens(&mut Keys::new(&keys), "rest.note", input.as_bytes(), &mut out, &mut errors).unwrap());
+        assert!(!open_tokens(&mut Keys::new(&keys), "rest.note", Revealer::default(), input.as_bytes(), &mut out, &mut errors).unwrap());
         assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
         assert_eq!(String::from_utf8(errors).unwrap(), "{\"line\":3,\"reason\":\"malformed\"}\n");
     }

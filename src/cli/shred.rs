@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
 use ed25519_dalek::VerifyingKey;
 use jiff::Timestamp;
-use veilstream_keys::erasure::{Check, SignedReceipt, Terms};
+use veilstream_keys::erasure::{Check, Outcome, SignedReceipt, Terms};
 
 use super::KeysSource;
 use crate::exit::Exit;
@@ -18,13 +18,16 @@ use crate::keys::{self, now};
 const AFTER_HELP: &str = "Destroys every key of the data subject, so that what was sealed with them opens nowhere any more: in topics, databases and backups. Running sidecars
 and readers forget the keys within a second, at the latest after keys.lookup_max_age. A later record of the subject is rejected (erased_subject),
 unless --allow-return. Each line of the output is a signed receipt; keep it. What an erasure does not reach stands in it: indexes, deterministic values, dead letters.
+Of an id that no key was ever made for nobody is erased: there is no receipt, and the exit code is 1 unless --allow-unknown. A later record of it is rejected
+all the same. Mistyped? `shred --allow-return` of it lets records in again.
 
 Examples:
   veilstream shred --config veilstream.toml --subject 42 --reason 'request 2026-117' > receipt.json
   veilstream shred --config veilstream.toml --subjects ids.txt --reason 'retention: inactive for 5 years' > receipts.ndjson
+  veilstream shred --config veilstream.toml --domain staff --subject 42 --reason 'request 2026-118' > receipt.json
   veilstream shred verify --config veilstream.toml receipt.json
 
-Exit code: 0 all are erased, 1 something failed: run it again; verify: 0 all is as the receipts say, 1 it is not";
+Exit code: 0 all are erased, 1 somebody is unknown, or something failed: run it again; verify: 0 all is as the receipts say, 1 it is not";
 
 /// Arguments of `shred`.
 #[derive(Debug, Args)]
@@ -39,9 +42,15 @@ pub struct ShredArgs {
     /// Why, in words that name nobody; stands in the erasure ledger
     #[arg(long, value_name = "TEXT", required = true)]
     reason: Option<String>,
+    /// The domain that the ids count in (subject_domain of the schema); none is the domain without a name
+    #[arg(long, value_name = "NAME", value_parser = domain)]
+    domain: Option<String>,
     /// Let a later record of the subject have a new key
     #[arg(long)]
     allow_return: bool,
+    /// Exit code 0 also when ids are unknown
+    #[arg(long)]
+    allow_unknown: bool,
     /// The day until which backups are kept, for the receipt
     #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
     backups_until: Option<u64>,
@@ -96,8 +105,9 @@ impl Who {
     }
 }
 
-/// Whether a text names a data subject: as a word, or anywhere when that is no accident.
+/// Whether a text names a data subject, in whatever case: as a word, or anywhere when that is no accident.
 fn names(text: &str, id: &str) -> bool {
+    let (text, id) = (&*text.to_lowercase(), &*id.to_lowercase());
     text.split(|c: char| !c.is_alphanumeric()).any(|word| word == id) || (id.chars().count() > 5 && text.contains(id))
 }
 
@@ -121,13 +131,28 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
         return Err(Exit::Usage.because("--reason names a data subject; the ledger keeps it, so say it without the id (a request's number, for example)"));
     }
     let manager = keys::manager(&keys::settings(&args.source)?)?;
-    let subjects = ids.iter().map(|id| manager.subject_ref(id, now())).collect::<Result<Vec<_>, _>>()?;
-    let terms = Terms { reason, may_return: args.allow_return, backups_until: args.backups_until };
+    let domain = args.domain.as_deref().filter(|domain| !domain.is_empty());
+    let subjects = ids.iter().map(|id| manager.subject_ref(id, domain, now())).collect::<Result<Vec<_>, _>>()?;
+    let terms = Terms { reason, domain, may_return: args.allow_return, backups_until: args.backups_until };
+    let outcomes = manager.shred(&subjects, &terms, now())?;
     let mut out = io::stdout().lock();
-    for receipt in manager.shred(&subjects, &terms, now())? {
-        writeln!(out, "{}", receipt.to_json())?;
+    let mut unknown = 0_usize;
+    for Outcome { subject, receipt } in &outcomes {
+        match receipt {
+            Some(receipt) => writeln!(out, "{}", receipt.to_json())?,
+            None => {
+                unknown += 1;
+                // By its place: the id itself is nobody's to log.
+                let place = subjects.iter().position(|wanted| wanted == subject).map_or(0, |at| at + 1);
+                writeln!(io::stderr(), "id {place} of {} (reference {subject}): nobody was erased, no key was ever made for it; is it mistyped, or of another --domain?", ids.len())?;
+            }
+        }
     }
-    Ok(Exit::Ok)
+    if unknown > 0 {
+        let rejected = if args.allow_return { "Later records of them get keys" } else { "Later records of them are rejected" };
+        writeln!(io::stderr(), "{} erased, {unknown} unknown. {rejected}.", outcomes.len() - unknown)?;
+    }
+    Ok(if unknown == 0 || args.allow_unknown { Exit::Ok } else { Exit::Failed })
 }
 
 fn verify(source: &KeysSource, public_key: Option<&str>, file: &Path) -> anyhow::Result<Exit> {
@@ -158,6 +183,13 @@ fn verify(source: &KeysSource, public_key: Option<&str>, file: &Path) -> anyhow:
     Ok(if whole { Exit::Ok } else { Exit::Failed })
 }
 
+/// A domain's name; empty: the domain without a name.
+fn domain(text: &str) -> Result<String, String> {
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    let is_name = text.is_empty() || text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(rest);
+    if is_name { Ok(text.to_owned()) } else { Err("write small letters, digits, _ and -, a letter first".to_owned()) }
+}
+
 /// The start of a day, UTC, in Unix seconds.
 fn day(text: &str) -> Result<u64, String> {
     let start = format!("{text}T00:00:00Z").parse::<Timestamp>().map_err(|_| "write it as 2027-01-31".to_owned())?;
@@ -175,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_reason_that_names_somebody_is_told_from_one_that_does_not() {
-        for (text, id) in [("request of 42", "42"), ("wrote as ada@example.com", "ada@example.com"), ("customer-4711234", "4711234")] {
+        for (text, id) in [("request of 42", "42"), ("wrote as ada@example.com", "ada@example.com"), ("customer-4711234", "4711234"), ("asked by ADA@Example.com", "ada@example.com"), ("wrote as ann", "ANN")] {
             assert!(names(text, id), "{text} {id}");
         }
         for (text, id) in [("request 2026-117", "17"), ("request 2026-117", "42"), ("retention", "ten")] {

@@ -57,6 +57,7 @@ pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
     let set = args.documents.load()?;
     usable_on_lines(&set)?;
     let keys = keys::open_local(&args.keys)?;
+    let _upkeep = keys::Upkeep::of(&keys)?;
     let mut rejects: Box<dyn Write> = match &args.rejects {
         Some(path) => Box::new(BufWriter::new(File::create(path).with_context(|| path.display().to_string())?)),
         None => Box::new(io::stderr()),
@@ -99,6 +100,8 @@ fn transform(set: &SchemaSet, keys: &dyn KeySource, input: impl Read, mut out: i
             rejects.flush()?;
         }
         lines.batch(&mut batch)?;
+        // As it is now: a stream may last for days.
+        protector.keyring = keys.keyring();
         let mut left = batch.lines();
         let Some((mut number, mut line)) = left.next() else { break };
         loop {

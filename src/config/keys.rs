@@ -1,12 +1,13 @@
 //! `[keys]`: where keys come from and live.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[cfg(feature = "aws-kms")]
 use veilstream_keys::provider::AwsKmsSettings;
 #[cfg(feature = "pkcs11")]
 use veilstream_keys::provider::Pkcs11Settings;
+use veilstream_keys::directory;
 use veilstream_keys::provider::{CachePolicy, SecretText, VaultAuth, VaultSettings};
 
 use super::read::{Section, not_empty};
@@ -55,6 +56,8 @@ pub enum KeyStore {
         url: Secret,
         /// The authorities that count instead of the system's.
         ca: Option<PathBuf>,
+        /// The schema in the database.
+        schema: String,
     },
 }
 
@@ -65,6 +68,14 @@ pub enum KeyLedger {
     File(PathBuf),
     /// `kafka:<topic>`
     Kafka(KafkaTopic),
+    /// `postgres://...`, of another database than the store's.
+    #[cfg(feature = "postgres")]
+    Postgres {
+        /// The URL, with its password.
+        url: Secret,
+        /// The authorities that count instead of the system's.
+        ca: Option<PathBuf>,
+    },
 }
 
 /// A topic, and the brokers of `[kafka]` it is at.
@@ -127,12 +138,13 @@ pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
     let provider = provider(&mut s, Some("file")).unwrap_or(KeyProvider::File { path: PathBuf::new() });
     let recovery = recovery(s.section("recovery"));
     let default = CachePolicy::default();
+    let store = store(&mut s, kafka);
     let keys = Keys {
         tenant: s.parse("tenant", "default".to_owned(), tenant),
         provider,
         recovery,
-        store: store(&mut s, kafka),
-        ledger: ledger(&mut s, kafka),
+        ledger: ledger(&mut s, kafka, &store),
+        store,
         rotation_enabled: s.flag("rotation_enabled", true),
         rotation_interval_days: s.number("rotation_interval_days", 90, 1..=3650),
         cache: CachePolicy {
@@ -154,13 +166,15 @@ fn store(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyStore {
     let base = s.base().to_owned();
     #[cfg(feature = "postgres")]
     let ca = s.optional_path("store_ca_file");
+    #[cfg(feature = "postgres")]
+    let schema = s.parse("store_schema", veilstream_keys::store::DEFAULT_SCHEMA.to_owned(), pg_schema);
     // Secret, because a URL may hold a password: a fault does not quote it.
     let Some(text) = s.secret("store", "store_file") else { return KeyStore::Sqlite(base.join("keys.db")) };
     let found = match text.expose().split_once(':') {
         Some(("sqlite", path)) if !path.is_empty() => Ok(KeyStore::Sqlite(base.join(path))),
         Some(("kafka", name)) => kafka_topic(name, kafka).map(KeyStore::Kafka),
         #[cfg(feature = "postgres")]
-        Some(("postgres" | "postgresql", _)) => Ok(KeyStore::Postgres { url: text, ca }),
+        Some(("postgres" | "postgresql", _)) => Ok(KeyStore::Postgres { url: text, ca, schema }),
         _ => Err(format!("is no store; {NAMES}")),
     };
     found.unwrap_or_else(|message| {
@@ -169,12 +183,68 @@ fn store(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyStore {
     })
 }
 
-fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyLedger {
+/// The ledger stands outside the store, where every process that writes the store reaches it.
+fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka, store: &KeyStore) -> KeyLedger {
+    const NAMES: &str = "write \"kafka:<topic>\" or the postgres:// URL of another database";
     let base = s.base().to_owned();
-    s.parse("ledger", KeyLedger::File(base.join("erasures.jsonl")), |text| match text.split_once(':') {
-        Some(("kafka", name)) => Ok(KeyLedger::Kafka(kafka_topic(name, kafka)?)),
-        _ => Ok(KeyLedger::File(base.join(not_empty(text)?))),
-    })
+    #[cfg(feature = "postgres")]
+    let ca = s.optional_path("ledger_ca_file");
+    // Secret, because a URL may hold a password: a fault does not quote it.
+    let text = s.secret("ledger", "ledger_file");
+    let found = match text.as_ref().map(Secret::expose) {
+        None => Ok(KeyLedger::File(beside(store, &base))),
+        Some(text) => match text.split_once(':') {
+            Some(("kafka", name)) => kafka_topic(name, kafka).map(KeyLedger::Kafka),
+            #[cfg(feature = "postgres")]
+            Some(("postgres" | "postgresql", _)) => Ok(KeyLedger::Postgres { url: Secret::new(text.to_owned()), ca }),
+            _ => not_empty(text).map(|path| KeyLedger::File(base.join(path))),
+        },
+    };
+    let ledger = found.unwrap_or_else(|message| {
+        s.missing("ledger", &message);
+        KeyLedger::File(PathBuf::new())
+    });
+    match (store, &ledger) {
+        (KeyStore::Sqlite(_), _) | (KeyStore::Kafka(_), KeyLedger::Kafka(_)) => {}
+        (_, KeyLedger::File(_)) => s.missing("ledger", &format!("is a file of this host, but other hosts erase in the same store; {NAMES}")),
+        #[cfg(feature = "postgres")]
+        (KeyStore::Postgres { url: store, .. }, KeyLedger::Postgres { url, .. }) if database(store.expose()) == database(url.expose()) => {
+            s.missing("ledger", &format!("is in the database of the store, so one backup would restore both; {NAMES}"));
+        }
+        #[cfg(feature = "postgres")]
+        _ => {}
+    }
+    if let (KeyStore::Kafka(store), KeyLedger::Kafka(ledger)) = (store, &ledger)
+        && store.topic == ledger.topic
+    {
+        s.missing("ledger", "is the topic of the store; name another one");
+    }
+    ledger
+}
+
+/// Beside the folder that the store is in; where that is the configuration's own, in it.
+fn beside(store: &KeyStore, base: &Path) -> PathBuf {
+    match store {
+        KeyStore::Sqlite(path) if path.parent().is_some_and(|folder| folder != base && folder.file_name().is_some()) => {
+            directory::ledger(path.parent().unwrap_or(base))
+        }
+        _ => base.join("erasures.jsonl"),
+    }
+}
+
+/// Host and database of a URL, without who and how.
+#[cfg(feature = "postgres")]
+fn database(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    rest.split('?').next().unwrap_or(rest)
+}
+
+#[cfg(feature = "postgres")]
+fn pg_schema(text: &str) -> Result<String, String> {
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let is_name = text.len() < 64 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(rest);
+    if is_name { Ok(text.to_owned()) } else { Err("is no name; write small letters, digits and _, a letter first, at most 63".to_owned()) }
 }
 
 fn kafka_topic(name: &str, kafka: &Kafka) -> Result<KafkaTopic, String> {
@@ -246,7 +316,7 @@ fn file(mut s: Section<'_, '_>) -> KeyProvider {
 }
 
 fn password(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
-    let password = s.secret("password", "password_file");
+    let password = s.secret_whole("password", "password_file");
     let iterations = s.number("iterations", 600_000, 600_000..=10_000_000);
     if is_chosen && password.is_none() {
         s.missing("password", "is missing; name a file that holds it with password_file");

@@ -45,6 +45,10 @@ pub enum Warning {
 /// Everything `veilstream` can be told.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Settings that did not come from the file, by name.
+    pub overrides: Vec<String>,
+    /// A `.env` that does not count, as it is not beside the file.
+    pub ignored_dotenv: Option<PathBuf>,
     /// `[kafka]`
     pub kafka: Kafka,
     /// `[pipeline]`
@@ -163,7 +167,7 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// Reads the file at `path`, `.env` and the environment.
+    /// Reads the file at `path`, the `.env` beside it and the environment.
     ///
     /// # Errors
     /// Every fault at once.
@@ -211,7 +215,9 @@ fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, Reading<'r>)
     let tree = input.merge(&mut faults);
     let base = input.path.parent().map(Path::to_owned).unwrap_or_default();
     let mut reading = Reading { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
-    (config(Section::root(tree, &mut reading), &input.host_name), reading)
+    let mut config = config(Section::root(tree, &mut reading), &input.host_name);
+    (config.overrides, config.ignored_dotenv) = (input.overrides(), input.ignored.clone());
+    (config, reading)
 }
 
 fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
@@ -223,6 +229,8 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         kafka,
         http: http(root.section("http")),
         log: log(root.section("log")),
+        overrides: Vec::new(),
+        ignored_dotenv: None,
     };
     root.later("audit", "remove the section; reveal through the command line is not audited");
     root.finish();

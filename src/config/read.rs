@@ -138,8 +138,17 @@ impl<'s, 'r> Section<'s, 'r> {
         })
     }
 
-    /// A secret, given as `key` or, better, in the file `key_file` names.
+    /// A secret, given as `key` or, better, in the file `key_file` names, without the line's end.
     pub(super) fn secret(&mut self, key: &'static str, key_file: &'static str) -> Option<Secret> {
+        self.secret_with(key, key_file, without_line_end)
+    }
+
+    /// [`Section::secret`] to the last byte: its reader says what does not count.
+    pub(super) fn secret_whole(&mut self, key: &'static str, key_file: &'static str) -> Option<Secret> {
+        self.secret_with(key, key_file, |text| text)
+    }
+
+    fn secret_with(&mut self, key: &'static str, key_file: &'static str, counts: fn(&str) -> &str) -> Option<Secret> {
         let direct = self.text(key);
         let Some((path, from)) = self.text(key_file) else { return direct.map(|(text, _)| Secret::new(text)) };
         if let Some((_, value)) = &direct
@@ -147,7 +156,7 @@ impl<'s, 'r> Section<'s, 'r> {
         {
             self.fault(key, value, &format!("is given twice, directly and by {key_file}; keep one of them"));
         }
-        match self.secret_file(Path::new(&path)) {
+        match self.secret_file(Path::new(&path), counts) {
             Ok(text) => Some(Secret::new(text)),
             Err(message) => {
                 self.fault(key_file, &from, &message);
@@ -175,7 +184,7 @@ impl<'s, 'r> Section<'s, 'r> {
             };
             let (name, text) = match name.strip_suffix("_file") {
                 None => (name, text),
-                Some(plain) => match self.secret_file(Path::new(&text)) {
+                Some(plain) => match self.secret_file(Path::new(&text), without_line_end) {
                     Ok(secret) => (plain.to_owned(), secret),
                     Err(message) => {
                         self.fault(&name, &value, &message);
@@ -230,12 +239,16 @@ impl<'s, 'r> Section<'s, 'r> {
         format!("{}{key}", self.prefix)
     }
 
-    fn secret_file(&self, path: &Path) -> Result<String, String> {
+    fn secret_file(&self, path: &Path, counts: fn(&str) -> &str) -> Result<String, String> {
         let path = self.reading.base.join(path);
         let text = (self.reading.read_file)(&path).map_err(|e| format!("names {}, which cannot be read ({e})", path.display()))?;
-        let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)).to_owned();
-        if text.is_empty() { Err(format!("names {}, which is empty", path.display())) } else { Ok(text) }
+        let text = counts(&text).to_owned();
+        if text.trim_end_matches('\n').is_empty() { Err(format!("names {}, which is empty", path.display())) } else { Ok(text) }
     }
+}
+
+fn without_line_end(text: &str) -> &str {
+    text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text))
 }
 
 /// Refuses an empty text.

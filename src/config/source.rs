@@ -1,4 +1,4 @@
-//! Where settings come from, layered: plain names < file < `.env` < environment. Injected, so that the parser itself reads nothing.
+//! Where settings come from, layered: plain names < file < `.env` beside the file < environment. Injected, so that the parser itself reads nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,10 @@ pub struct Input {
     pub text: String,
     /// Variables of `.env`.
     pub dotenv: BTreeMap<String, String>,
+    /// What is wrong with `.env`, by its lines.
+    pub dotenv_faults: Vec<Fault>,
+    /// A `.env` of the working directory that does not count.
+    pub ignored: Option<PathBuf>,
     /// Variables of the process.
     pub environment: BTreeMap<String, String>,
     /// Default of `kafka.instance`.
@@ -23,19 +27,23 @@ pub struct Input {
 }
 
 impl Input {
-    /// Reads the file, the environment and `.env` (of the working directory, else beside the file).
+    /// Reads the file, the environment and the `.env` beside the file. One of the working directory counts for nothing: whoever can put a file there would
+    /// outrank a configuration that somebody named.
     ///
     /// # Errors
     /// What cannot be read.
     pub fn from_system(path: &Path) -> Result<Self, Fault> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Fault::of_place(path.display().to_string(), format!("cannot be read ({e}); name a TOML file with --config")))?;
-        let beside = path.parent().unwrap_or(Path::new("")).join(".env");
-        let dotenv = [PathBuf::from(".env"), beside].into_iter().find(|p| p.is_file()).map_or_else(|| Ok(BTreeMap::new()), |p| read_dotenv(&p))?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (beside, here) = (folder.join(".env"), PathBuf::from(".env"));
+        let (dotenv, dotenv_faults) = if beside.is_file() { (read_dotenv(&beside)?, keys_in_dotenv(&beside)?) } else { (BTreeMap::new(), Vec::new()) };
+        let is_other = || here.canonicalize().ok() != beside.canonicalize().ok();
+        let ignored = (here.is_file() && is_other()).then_some(here);
         // Variables that are not UTF-8 cannot be ours: every name and value of ours is text.
         let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok(Self { path: path.to_owned(), text, dotenv, environment, host_name })
+        Ok(Self { path: path.to_owned(), text, dotenv, dotenv_faults, ignored, environment, host_name })
     }
 
     /// Merges the layers into one tree; each value remembers its origin.
@@ -45,6 +53,7 @@ impl Input {
             faults.push(Fault::of_place(&place, syntax_error(&e.to_string())));
             Map::new()
         });
+        faults.extend(self.dotenv_faults.iter().cloned());
         let layers = [plain_names(&self.dotenv), plain_names(&self.environment), file, variables(&self.dotenv, " of .env"), variables(&self.environment, "")];
         let mut builder = Layers::builder();
         for layer in layers {
@@ -85,6 +94,36 @@ fn read_dotenv(path: &Path) -> Result<BTreeMap<String, String>, Fault> {
     let lines = dotenvy::from_path_iter(path).map_err(|_| Fault::of_place(&place, "cannot be read; make it readable or remove it"))?;
     // dotenvy's own message quotes the line, which may hold a secret.
     lines.collect::<Result<_, _>>().map_err(|_| Fault::of_place(&place, "has a line that is not NAME=value; quote values with spaces or special characters"))
+}
+
+/// Sections that decide who may read what: they are set where the service is, in its configuration or its environment, not in a file that developers share.
+const NOT_IN_DOTENV: [&str; 3] = ["KEYS", "POLICY", "AUDIT"];
+
+/// Settings of [`NOT_IN_DOTENV`], by their lines. The plain names of the common guide are none.
+fn keys_in_dotenv(path: &Path) -> Result<Vec<Fault>, Fault> {
+    let text = std::fs::read_to_string(path).map_err(|_| Fault::of_place(path.display().to_string(), "cannot be read; make it readable or remove it"))?;
+    let name_of = |line: &str| line.trim_start().trim_start_matches("export ").split('=').next().unwrap_or_default().trim().to_owned();
+    let is_refused = |name: &String| {
+        let section = name.strip_prefix(PREFIX).and_then(|rest| rest.split("__").next()).map(str::to_ascii_uppercase);
+        section.is_some_and(|section| NOT_IN_DOTENV.contains(&section.as_str()))
+    };
+    let names = text.lines().zip(1..).map(|(line, number)| (name_of(line), number)).filter(|(name, _)| is_refused(name));
+    let message = "may not stand in .env; write it into the configuration file, or set it in the environment of the service";
+    Ok(names.map(|(name, number)| Fault { place: format!("{}, line {number}", path.display()), key: name, message: message.to_owned() }).collect())
+}
+
+impl Input {
+    /// What the environment and `.env` set beside the file or instead of it, by name; never a value.
+    #[must_use]
+    pub fn overrides(&self) -> Vec<String> {
+        let of = |from: &BTreeMap<String, String>, origin: &str| {
+            let ours = from.keys().filter(|name| name.starts_with(PREFIX) || name.starts_with("ENCRYPTION_KEY"));
+            ours.map(|name| format!("{name} ({origin})")).collect::<Vec<_>>()
+        };
+        let mut names = of(&self.dotenv, ".env");
+        names.extend(of(&self.environment, "environment"));
+        names
+    }
 }
 
 const PREFIX: &str = "VEILSTREAM__";

@@ -180,8 +180,9 @@ fn erase(out: &mut dyn Write, show: Show, schema: &Schema, settings: &config::Ke
     let id = value["customer"]["id"].as_str().context("the shipped schema's subject is not in the record")?;
     show.title(out, &format!("{id} asks to be erased: their keys are destroyed"))?;
     let manager = keys::manager(settings)?;
-    let terms = Terms { reason: "demo", may_return: false, backups_until: None };
-    let receipt = manager.shred(&[manager.subject_ref(id, keys::now())?], &terms, keys::now())?.remove(0);
+    let terms = Terms { reason: "demo", domain: None, may_return: false, backups_until: None };
+    let outcome = manager.shred(&[manager.subject_ref(id, None, keys::now())?], &terms, keys::now())?.remove(0);
+    let receipt = outcome.receipt.context("the person had a key")?;
     show.line(out, "receipt  ", GREEN, &receipt.to_json().to_string())?;
     // What a running sidecar does every second.
     keys.maintain();

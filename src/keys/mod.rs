@@ -1,6 +1,9 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
 
 pub mod topic;
+mod upkeep;
+
+pub use upkeep::Upkeep;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +14,9 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::erasure::{self, FileLedger, Ledger, LedgerError};
+#[cfg(feature = "postgres")]
+use veilstream_keys::erasure::PostgresLedger;
+use veilstream_keys::erasure::{FileLedger, Ledger, LedgerError};
 #[cfg(feature = "aws-kms")]
 use veilstream_keys::provider::AwsKmsProvider;
 #[cfg(feature = "pkcs11")]
@@ -23,7 +28,8 @@ use veilstream_keys::provider::{
 #[cfg(feature = "postgres")]
 use veilstream_keys::store::PostgresStore;
 use veilstream_keys::store::{SqliteStore, Store};
-use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
+use veilstream_keys::escrow::EscrowError;
+use veilstream_keys::{KeyError, Manager, Parts, RebuiltLedger, Settings, directory};
 
 use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
@@ -41,6 +47,7 @@ const DIRECTORY_TENANT: &str = "default";
 /// The store or the provider cannot be had.
 pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
     let manager = Manager::open(manager_settings(config), parts(config, store(config)?, metrics.clone())?, now())?;
+    warn_of_revived(&manager);
     Ok(Arc::new(Keys { manager, metrics, last_fault: Mutex::default() }))
 }
 
@@ -50,6 +57,13 @@ pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Res
 /// The store or the provider cannot be had.
 pub fn manager(config: &config::Keys) -> anyhow::Result<Manager> {
     Ok(Manager::open(manager_settings(config), parts(config, store(config)?, None)?, now())?)
+}
+
+/// Keys of erased subjects that were there again: a backup was restored, or somebody put rows back.
+fn warn_of_revived(manager: &Manager) {
+    if manager.revived() > 0 {
+        tracing::warn!(keys = manager.revived(), "keys of erased data subjects were in the key store again and are destroyed; was a backup restored?");
+    }
 }
 
 /// The key manager where the provider may not open what the store holds.
@@ -63,9 +77,31 @@ pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
 /// Erases again who is in the ledger; how many keys were there again.
 ///
 /// # Errors
-/// Ledger or store cannot be had.
+/// Ledger or store cannot be had or are not as they should be.
 pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
-    Ok(erasure::replay(&*ledger(config)?, &*store(config)?, &config.tenant, now())?)
+    // Opening does it.
+    Ok(Manager::open_to_recover(manager_settings(config), parts(config, store(config)?, None)?, now())?.revived())
+}
+
+/// Writes a new erasure ledger for one that is lost.
+///
+/// # Errors
+/// The ledger is whole, or store, ledger or provider cannot be had.
+pub fn rebuild_ledger(config: &config::Keys, reason: &str) -> anyhow::Result<RebuiltLedger> {
+    make_ledger(config)?;
+    Ok(Manager::rebuild_ledger(manager_settings(config), parts(config, store(config)?, None)?, reason, now())?)
+}
+
+/// Takes up an export of keys.
+///
+/// # Errors
+/// Store, ledger or provider cannot be had, or the export is none for them.
+pub fn import(config: &config::Keys, export: &[u8]) -> anyhow::Result<usize> {
+    match Manager::import(manager_settings(config), parts(config, store(config)?, None)?, export, now()) {
+        Ok(count) => Ok(count),
+        Err(EscrowError::Keys(error)) => Err(error.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The key store, for what only looks at it.
@@ -77,7 +113,7 @@ pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
         KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?)),
         #[cfg(feature = "postgres")]
-        KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::open(url.expose(), ca.as_deref())?)),
+        KeyStore::Postgres { url, ca, schema } => Ok(Box::new(PostgresStore::open_in(url.expose(), ca.as_deref(), schema)?)),
     }
 }
 
@@ -86,7 +122,7 @@ fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
         KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?)),
         #[cfg(feature = "postgres")]
-        KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::create(url.expose(), ca.as_deref())?)),
+        KeyStore::Postgres { url, ca, schema } => Ok(Box::new(PostgresStore::create_in(url.expose(), ca.as_deref(), schema)?)),
     }
 }
 
@@ -94,7 +130,19 @@ fn ledger(config: &config::Keys) -> Result<Arc<dyn Ledger>, LedgerError> {
     Ok(match &config.ledger {
         KeyLedger::File(path) => Arc::new(FileLedger::new(path.clone())),
         KeyLedger::Kafka(at) => Arc::new(KafkaLedger::open(&at.kafka, &at.topic)?),
+        #[cfg(feature = "postgres")]
+        KeyLedger::Postgres { url, ca } => Arc::new(PostgresLedger::open(url.expose(), ca.as_deref())?),
     })
+}
+
+/// Makes what the ledger is kept in, unless it is there; never a line of it.
+fn make_ledger(config: &config::Keys) -> anyhow::Result<()> {
+    match &config.ledger {
+        KeyLedger::File(path) => directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display())),
+        KeyLedger::Kafka(at) => Ok(KafkaLedger::create(&at.kafka, &at.topic)?),
+        #[cfg(feature = "postgres")]
+        KeyLedger::Postgres { url, ca } => Ok(PostgresLedger::create(url.expose(), ca.as_deref())?),
+    }
 }
 
 fn manager_settings(config: &config::Keys) -> Settings {
@@ -104,9 +152,25 @@ fn manager_settings(config: &config::Keys) -> Settings {
 
 fn parts(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Parts> {
     let (clock, observer): (Arc<dyn Clock>, Arc<dyn Observer>) = (Arc::new(SystemClock::default()), Arc::new(Metered(metrics)));
+    for named in std::iter::once(&config.provider).chain(&config.recovery) {
+        missing_kek(config, named)?;
+    }
     let open = |named: &KeyProvider| Ok::<_, ProviderError>(layered(provider(named)?, observer.clone(), RetryPolicy::default(), config.cache, &clock));
     let recovery = config.recovery.as_ref().map(open).transpose()?;
     Ok(Parts { provider: open(&config.provider)?, recovery, store, ledger: ledger(config)? })
+}
+
+/// A file of key-encrypting keys that is gone while the store is there: another one in its place would open nothing.
+fn missing_kek(config: &config::Keys, named: &KeyProvider) -> anyhow::Result<()> {
+    let KeyProvider::File { path } = named else { return Ok(()) };
+    let is_store_there = !matches!(&config.store, KeyStore::Sqlite(store) if !store.exists());
+    anyhow::ensure!(
+        path.exists() || !is_store_there,
+        "the file of key-encrypting keys {} is not there, but the key store is: restore it. With keys.recovery: make a new one (a line `1 <base64 of 32 \
+         bytes>`, mode 0600) and run `veilstream keys rewrap --recover`",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
@@ -154,11 +218,15 @@ pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, S
     let keys = settings(source)?;
     if let KeyStore::Sqlite(path) = &keys.store {
         anyhow::ensure!(!path.exists(), "{} is there already; nothing was changed", path.display());
+        // It would belong to a store that is gone.
+        if let KeyLedger::File(ledger) = &keys.ledger
+            && !empty
+        {
+            anyhow::ensure!(!ledger.exists(), "the erasure ledger {} is there already; nothing was changed", ledger.display());
+        }
         directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display()))?;
     }
-    if let KeyLedger::Kafka(at) = &keys.ledger {
-        KafkaLedger::create(&at.kafka, &at.topic)?;
-    }
+    make_ledger(&keys)?;
     for named in std::iter::once(&keys.provider).chain(&keys.recovery) {
         if let KeyProvider::File { path } = named
             && !path.exists()
@@ -168,10 +236,13 @@ pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, S
         // The key-encrypting keys must be usable before there is a store.
         provider(named)?.health()?;
     }
-    let manager = Manager::open(manager_settings(&keys), parts(&keys, create_store(&keys)?, None)?, now())?;
-    if !empty {
-        manager.prepare_roots(now())?;
+    let parts = parts(&keys, create_store(&keys)?, None)?;
+    if empty {
+        let place = parts.store.place();
+        return Ok((keys, place));
     }
+    let manager = Manager::init(manager_settings(&keys), parts, now())?;
+    manager.prepare_roots(now())?;
     let place = manager.store().place();
     Ok((keys, place))
 }

@@ -13,7 +13,7 @@ use crate::store::{KeyRecord, StoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum RetireError {
     /// Something refers to it, or may.
-    #[error("key {kid} ({what}) is not retired: {why}")]
+    #[error("key {kid} ({what}) is left as it is: {why}")]
     Referred {
         /// The key.
         kid: KeyId,
@@ -62,6 +62,30 @@ impl Manager {
         }
         let state = if record.kind == KeyKind::Index { KeyState::Active } else { KeyState::DecryptOnly };
         self.store.set_state(&[*kid], state, None)?;
+        self.reload()?;
+        Ok(())
+    }
+
+    /// Marks a key that others may know: it seals nothing any more, and opens only for who says so. Where it was in use another one is made.
+    ///
+    /// # Errors
+    /// [`RetireError`]: it is shredded, one that cannot be replaced, or not there.
+    pub fn compromise(&self, kid: &KeyId, now: u64) -> Result<(), RetireError> {
+        let record = self.record(kid)?;
+        let refused = |why: &str| Err(RetireError::Referred { kid: *kid, what: format!("{} {}", record.kind.as_str(), record.scope), why: why.to_owned() });
+        match (record.kind, record.state) {
+            (_, KeyState::Shredded) => return refused("it is shredded, which is for ever"),
+            (KeyKind::Wrapping, _) => return refused("it seals nothing: `veilstream keys rotate --wrapping`, then `rewrap`, move what it wraps under another one"),
+            (KeyKind::SubjectRef | KeyKind::Audit | KeyKind::DeadLetter | KeyKind::Store, _) => {
+                return refused("there is one key of this kind and no other can take its place: make a new store and seal what is stored again");
+            }
+            (KeyKind::Index | KeyKind::Deterministic, KeyState::Active) if self.is_newest(&record)? => {
+                return refused("it is the newest root; rotate first (`veilstream keys rotate`)");
+            }
+            _ => {}
+        }
+        self.store.set_state(&[*kid], KeyState::Compromised, Some(now))?;
+        self.subjects.forget(|key| key.id == *kid);
         self.reload()?;
         Ok(())
     }

@@ -41,12 +41,14 @@ pub struct PasswordProvider {
 }
 
 impl PasswordProvider {
-    /// From a password; wraps with so many iterations.
+    /// From a password, of which one final line feed does not count; wraps with so many iterations.
     ///
     /// # Errors
     /// The password is empty or the iterations are too few or too many.
     pub fn new(password: &str, iterations: u32) -> Result<Self, ProviderError> {
         let unusable = |message: &str| ProviderError::Unusable { provider: NAME, message: message.to_owned() };
+        // Editors end a file with one; more of them are part of the password.
+        let password = password.strip_suffix('\n').unwrap_or(password);
         if password.is_empty() {
             return Err(unusable("the password is empty"));
         }

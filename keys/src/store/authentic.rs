@@ -133,7 +133,12 @@ impl Authentic {
     /// # Errors
     /// [`StoreError`].
     pub fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
-        self.all(self.store.get(kids)?)
+        let mut records = self.all(self.store.get(kids)?)?;
+        // Erased before it was ever here: the store came from an export, or from a backup of before the key.
+        let gone = |kid: &KeyId| self.erased(|erased| erased.kids.get(kid).copied()).map(|subject| shredded(*kid, &self.tenant, subject));
+        let missing: Vec<KeyRecord> = kids.iter().filter(|kid| !records.iter().any(|record| record.kid == **kid)).filter_map(gone).collect();
+        records.extend(missing);
+        Ok(records)
     }
 
     /// [`Store::find`].
@@ -290,5 +295,25 @@ impl Authentic {
             }
             plan(head, records)
         })
+    }
+}
+
+/// What is known of a key that the ledger alone names.
+fn shredded(kid: KeyId, tenant: &str, subject: SubjectRef) -> KeyRecord {
+    let mut kcv = [0; 32];
+    kcv[..16].copy_from_slice(&kid.0);
+    KeyRecord {
+        kid,
+        kcv,
+        kind: KeyKind::Data,
+        tenant: tenant.into(),
+        scope: Scope::Subject(subject),
+        version: 0,
+        state: KeyState::Shredded,
+        created: 0,
+        retired: None,
+        wraps: Vec::new(),
+        uses: None,
+        mac: None,
     }
 }

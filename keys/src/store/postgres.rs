@@ -54,7 +54,7 @@ const PACE_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('veilstre
 
 /// What an erasure cannot reach here: the server gives nobody a way to overwrite a row, and copies of its files are not its own.
 const REMAINS: [&str; 3] = [
-    "the PostgreSQL table wraps of the store: in space that later keys overwrite at no set time; a row that an older transaction still sees (a dump, a standby with feedback), until the \
+    "the PostgreSQL table {schema}.wraps: in space that later keys overwrite at no set time; a row that an older transaction still sees (a dump, a standby with feedback), until the \
      first VACUUM after its end",
     "the write-ahead log of the PostgreSQL server, until its segments are recycled and overwritten; archived segments, until they are deleted",
     "standbys of the PostgreSQL server, as on itself; its base backups and dumps, until they are deleted",
@@ -538,7 +538,7 @@ impl Store for PostgresStore {
             // A role that does not own the table is told so in a warning, and nothing is done.
             return Err(self.unusable(format!("deleted wraps were not vacuumed ({warning}); let the user of the URL own {}.wraps, and do it again", self.schema)));
         }
-        Ok(Scrubbed { remains: REMAINS.map(str::to_owned).to_vec() })
+        Ok(Scrubbed { remains: REMAINS.map(|text| text.replace("{schema}", &self.schema)).to_vec() })
     }
 }
 

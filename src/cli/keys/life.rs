@@ -50,7 +50,7 @@ pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
         What { wrapping: true, .. } => Rotate::Wrapping,
         What { index: true, .. } => Rotate::Index,
         What { deterministic: true, .. } => Rotate::Deterministic,
-        What { subject: Some(id), .. } => Rotate::Subject(manager.subject_ref(id, now())?),
+        What { subject: Some(id), .. } => Rotate::Subject(manager.subject_ref(id, None, now())?),
         What { shared, .. } => Rotate::Shared(shared.as_deref().filter(|name| !name.is_empty()).map(Into::into)),
     };
     let rotated = manager.rotate(&what, now())?;
@@ -131,10 +131,8 @@ pub(super) fn export(source: &KeysSource, out: &Path, kids: &[KeyId]) -> anyhow:
 }
 
 pub(super) fn import(source: &KeysSource, file: &Path) -> anyhow::Result<Exit> {
-    // The keys in the store may be lost to the provider, as those of the export may be: keys.recovery opens them.
-    let manager = keys::manager_to_recover(&keys::settings(source)?)?;
     let text = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let count = manager.import(&text)?;
+    let count = keys::import(&keys::settings(source)?, &text)?;
     writeln!(
         io::stdout(),
         "{count} keys taken up; `veilstream keys status` tells whether the provider opens them, `veilstream keys rewrap --recover` mends it"
@@ -148,6 +146,29 @@ pub(super) fn replay_ledger(source: &KeysSource) -> anyhow::Result<Exit> {
         0 => writeln!(io::stdout(), "everybody in the ledger is erased in the store")?,
         n => writeln!(io::stdout(), "{n} keys were there again and are destroyed")?,
     }
+    Ok(Exit::Ok)
+}
+
+pub(super) fn rebuild_ledger(source: &KeysSource, reason: &str) -> anyhow::Result<Exit> {
+    if reason.trim().is_empty() {
+        return Err(Exit::Usage.because("--reason is empty; say why, without naming anybody"));
+    }
+    let settings = keys::settings(source)?;
+    let rebuilt = keys::rebuild_ledger(&settings, reason)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "a new ledger names {} data subjects, by what the key store knows", rebuilt.subjects)?;
+    if let Some(kept) = rebuilt.kept {
+        writeln!(out, "the old one is kept: {kept}")?;
+    }
+    writeln!(out, "next: start every sidecar again; receipts of before name lines of the old ledger, so keep it")?;
+    tracing::warn!(subjects = rebuilt.subjects, "the erasure ledger was rebuilt");
+    Ok(Exit::Ok)
+}
+
+pub(super) fn compromise(source: &KeysSource, kid: &KeyId) -> anyhow::Result<Exit> {
+    let manager = keys::manager(&keys::settings(source)?)?;
+    manager.compromise(kid, now())?;
+    writeln!(io::stdout(), "key {kid} opens only with --allow-compromised from now on, and seals nothing; seal what it sealed again under another key")?;
     Ok(Exit::Ok)
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{KeyKind, KeyState, Scope};
 use veilstream_keys::provider::{Kek, Rotation};
-use veilstream_keys::store::{KeyRecord, Subjects};
+use veilstream_keys::store::{KeyRecord, STORE_TENANT, Subjects};
 use veilstream_keys::{Manager, SCHEMA_KEY_LIFE};
 
 use crate::cli::KeysSource;
@@ -30,14 +30,19 @@ pub(super) fn init(source: &KeysSource, empty: bool) -> anyhow::Result<Exit> {
 
 pub(super) fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
     let settings = keys::settings(source)?;
-    let records = keys::store(&settings)?.list(&settings.tenant)?;
+    let (records, unverified) = listed(&settings)?;
+    if let Some(why) = &unverified {
+        writeln!(io::stderr(), "not verified, the records may have been changed: {why}")?;
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
     if !as_json {
         writeln!(out, "{:<32} {:<14} {:<24} {:<12} {:<20} WRAPPED BY", "KEY", "KIND", "SCOPE", "STATE", "CREATED")?;
     }
     for record in &records {
         if as_json {
-            writeln!(out, "{}", shown(record))?;
+            let mut shown = shown(record);
+            shown["verified"] = unverified.is_none().into();
+            writeln!(out, "{shown}")?;
             continue;
         }
         let (kind, scope, state) = (record.kind.as_str(), record.scope.to_string(), record.state.as_str());
@@ -45,6 +50,25 @@ pub(super) fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
     }
     out.flush()?;
     Ok(Exit::Ok)
+}
+
+/// The records, checked by the store key; where that cannot be had as they stand, and why.
+fn listed(settings: &config::Keys) -> anyhow::Result<(Vec<KeyRecord>, Option<String>)> {
+    let verified = keys::manager(settings).and_then(|manager| {
+        let store = manager.store();
+        let mut records = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)])?;
+        records.extend(store.list(&settings.tenant)?);
+        Ok(records)
+    });
+    match verified {
+        Ok(records) => Ok((records, None)),
+        Err(why) => {
+            let store = keys::store(settings)?;
+            let mut records = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)])?;
+            records.extend(store.list(&settings.tenant)?);
+            Ok((records, Some(format!("{why:#}"))))
+        }
+    }
 }
 
 pub(super) fn status(source: &KeysSource, schemas: &SchemaSet, as_json: bool) -> anyhow::Result<Exit> {

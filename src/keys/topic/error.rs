@@ -16,6 +16,10 @@ pub(super) enum KeyTopicError {
     Foreign,
     #[error("is no key store; make it with `veilstream keys init`, or correct the name")]
     NoStore,
+    #[error("is of an earlier build, which was never released, and is not read; make a new one with `veilstream keys init`")]
+    Earlier,
+    #[error("holds lines already, which a topic cannot set aside: name another topic as keys.ledger, and run it again; this one is kept as it is")]
+    NotEmpty,
     #[error(transparent)]
     Topic(TopicError),
     #[error("its settings cannot be read; grant DescribeConfigs")]

@@ -1,8 +1,8 @@
-//! Erasure ledger `kafka:<topic>`, for hosts that share a key store: one partition, kept for ever, each entry with the hash of the one before.
+//! Erasure ledger `kafka:<topic>`, for hosts that share a key store: one partition, kept for ever, one line a record.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use veilstream_keys::erasure::{Chain, Erasure, Ledger, LedgerError, Recorded};
+use veilstream_keys::erasure::{Ledger, LedgerError};
 
 use super::error::KeyTopicError;
 use super::single_writer::{self, Reader, SingleWriter};
@@ -20,8 +20,12 @@ pub struct KafkaLedger {
 
 struct Inner {
     topic: SingleWriter,
-    chain: Chain,
+    lines: Lines,
 }
+
+/// Lines in their order; a record's key is its line's number.
+#[derive(Default)]
+struct Lines(Vec<Vec<u8>>);
 
 impl KafkaLedger {
     /// Makes the topic, if it is not there.
@@ -46,7 +50,7 @@ impl KafkaLedger {
             }
             SingleWriter::new(kafka, topic)
         };
-        let inner = Inner { topic: topic_of().map_err(|e| unusable(topic, &e))?, chain: Chain::default() };
+        let inner = Inner { topic: topic_of().map_err(|e| unusable(topic, &e))?, lines: Lines::default() };
         Ok(Self { place: format!("kafka:{topic}"), inner: Mutex::new(inner) })
     }
 
@@ -64,31 +68,39 @@ impl Ledger for KafkaLedger {
         self.place.clone()
     }
 
-    fn append(&self, erasures: &[Erasure]) -> Result<Vec<u64>, LedgerError> {
+    fn read(&self, from: u64) -> Result<Vec<Vec<u8>>, LedgerError> {
         let inner = &mut *self.lock();
-        // An attempt whose answer was lost may have written them: found again they are not written twice.
-        let start = std::cell::Cell::new(None);
-        let positions = inner.topic.write(&mut inner.chain, |chain| {
-            let first = start.get().unwrap_or_else(|| chain.recorded().len());
-            start.set(Some(first));
-            let known = chain.recorded().get(first..).unwrap_or_default();
-            let found: Vec<u64> = known.iter().filter(|entry| erasures.contains(&entry.erasure)).map(|entry| entry.position).collect();
-            if !erasures.is_empty() && found.len() == erasures.len() {
-                return (Vec::new(), found);
-            }
-            let lines = chain.following(erasures);
-            let positions = (1..=lines.len()).map(|i| (chain.recorded().len() + i) as u64).collect();
-            (lines.into_iter().zip(&positions).map(|(line, position): (String, &u64)| (position.to_string(), line)).collect(), positions)
-        });
-        inner.chain.check(&self.place)?;
-        positions.map_err(|error| self.unusable(&error))
+        inner.topic.catch_up(&mut inner.lines).map_err(|error| self.unusable(&error))?;
+        Ok(inner.lines.0.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)).cloned().collect())
     }
 
-    fn read(&self) -> Result<Vec<Recorded>, LedgerError> {
+    fn append(&self, count: u64, lines: &[String]) -> Result<(), LedgerError> {
         let inner = &mut *self.lock();
-        inner.topic.catch_up(&mut inner.chain).map_err(|error| self.unusable(&error))?;
-        inner.chain.check(&self.place)?;
-        Ok(inner.chain.recorded().to_vec())
+        let is_end = inner.topic.write(&mut inner.lines, |known| {
+            let start = usize::try_from(count).unwrap_or(usize::MAX);
+            // A try whose answer was lost may have written them: found again they are not written twice.
+            let is_there = known.0.get(start..).is_some_and(|rest| rest.len() == lines.len() && rest.iter().zip(lines).all(|(a, b)| a == b.as_bytes()));
+            if is_there && !lines.is_empty() {
+                return (Vec::new(), true);
+            }
+            if known.0.len() != start {
+                return (Vec::new(), false);
+            }
+            ((count..).zip(lines).map(|(number, line)| (number.to_string(), line.clone())).collect(), true)
+        });
+        match is_end.map_err(|error| self.unusable(&error))? {
+            true => Ok(()),
+            false if count == 0 => Err(LedgerError::Exists { place: self.place() }),
+            false => Err(LedgerError::Moved { place: self.place() }),
+        }
+    }
+
+    /// A topic forgets nothing: the new ledger takes another one.
+    fn replace(&self, lines: &[String], _: u64) -> Result<Option<String>, LedgerError> {
+        match self.append(0, lines) {
+            Err(LedgerError::Exists { .. }) => Err(self.unusable(&KeyTopicError::NotEmpty)),
+            done => done.map(|()| None),
+        }
     }
 }
 
@@ -96,11 +108,14 @@ fn unusable(topic: &str, error: &KeyTopicError) -> LedgerError {
     LedgerError::Unusable { place: format!("kafka:{topic}"), message: error.to_string() }
 }
 
-impl Reader for Chain {
+impl Reader for Lines {
     fn take(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let position: Option<usize> = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok());
-        if position.is_none_or(|position| position > self.recorded().len()) {
-            Chain::take(self, &String::from_utf8_lossy(value.unwrap_or_default()));
+        // What this process wrote comes twice. Whatever else stands in the topic is a line that is not as it should be.
+        let number: Option<usize> = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok());
+        let line = value.unwrap_or_default();
+        let is_known = number.and_then(|number| self.0.get(number)).is_some_and(|known| known == line);
+        if !is_known {
+            self.0.push(line.to_vec());
         }
     }
 }

@@ -146,6 +146,11 @@ impl SingleWriter {
         Ok(())
     }
 
+    /// Gives the turn back: the next change begins with a new one, so that nobody else is in the middle of one when it looks.
+    pub(super) fn yield_turn(&mut self) {
+        self.writer = None;
+    }
+
     /// Makes a change with everything before it in sight. `change` tells what to write, from what the reader has taken so far; it may be asked more than once.
     pub(super) fn write<R: Reader, T>(&mut self, reader: &mut R, change: impl Fn(&R) -> (Vec<Entry>, T)) -> Result<T, KeyTopicError> {
         let start = Instant::now();

@@ -1,13 +1,14 @@
 //! Key store `kafka:<topic>`: a compacted topic, in which the last record of each key counts. Changes come one after another ([`SingleWriter`]), so no two
 //! processes ever have one place, and what was erased cannot come back by a change that did not know.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
-use veilstream_keys::store::{KeyRecord, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, WrapChange};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_keys::erasure::LedgerError;
+use veilstream_keys::store::{Head, KeyRecord, Planned, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange, check};
 
 use super::error::KeyTopicError;
 use super::single_writer::{self, SingleWriter};
@@ -71,8 +72,14 @@ impl KafkaStore {
     /// It is not there, no key store, or not configured as it must be.
     pub fn open(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
         let store = Self::connect(kafka, topic)?;
-        if !store.current()?.view.is_marked() {
-            return Err(store.unusable(&KeyTopicError::NoStore));
+        {
+            let current = store.current()?;
+            if current.view.is_earlier() {
+                return Err(store.unusable(&KeyTopicError::Earlier));
+            }
+            if !current.view.is_marked() {
+                return Err(store.unusable(&KeyTopicError::NoStore));
+            }
         }
         Ok(store)
     }
@@ -136,14 +143,28 @@ impl KafkaStore {
     }
 
     fn write<T>(&self, change: impl Fn(&View) -> (Vec<KeyRecord>, T)) -> Result<T, StoreError> {
-        let inner = &mut *self.lock();
+        self.write_with_head(&mut self.lock(), |view| {
+            let (records, done) = change(view);
+            (records, None, done)
+        })
+    }
+
+    /// A change that may fail by itself; then nothing is written.
+    fn try_write<T>(&self, change: impl Fn(&View) -> Result<(Vec<KeyRecord>, T), StoreError>) -> Result<T, StoreError> {
+        self.write(|view| match change(view) {
+            Ok((records, done)) => (records, Ok(done)),
+            Err(error) => (Vec::new(), Err(error)),
+        })?
+    }
+
+    fn write_with_head<T>(&self, inner: &mut Inner, change: impl Fn(&View) -> (Vec<KeyRecord>, Option<Head>, T)) -> Result<T, StoreError> {
         let as_text = |record: &KeyRecord| (record.kid.to_string(), serde_json::to_string(&RecordJson::from(record)).unwrap_or_default());
         let done = inner.topic.write(&mut inner.view, |view| {
             if view.unknown_damage().is_some() {
                 return (Vec::new(), None);
             }
-            let (records, done) = change(view);
-            (records.iter().map(as_text).collect(), Some(done))
+            let (records, head, done) = change(view);
+            (records.iter().map(as_text).chain(head.as_ref().map(View::head_entry)).collect(), Some(done))
         });
         let done = done.map_err(|error| self.unusable(&error))?;
         self.sound(&inner.view)?;
@@ -190,6 +211,23 @@ impl Store for KafkaStore {
 
     fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError> {
         self.ask(|view| view.count_wrapped_by(kek_uri))
+    }
+
+    fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
+        self.ask(|view| view.last_made(tenant, kind, scope, before))
+    }
+
+    fn head(&self) -> Result<Option<Head>, StoreError> {
+        self.ask(|view| view.head().cloned())
+    }
+
+    fn found(&self, store_key: &KeyRecord, head: &Head) -> Result<(), StoreError> {
+        // A try whose answer was lost is found again as what it wrote.
+        self.write_with_head(&mut self.lock(), |view| match view.head() {
+            None => (vec![store_key.clone()], Some(head.clone()), Ok(())),
+            Some(known) if known == head => (Vec::new(), None, Ok(())),
+            Some(_) => (Vec::new(), None, Err(self.unusable(&KeyTopicError::Exists))),
+        })?
     }
 
     fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
@@ -242,10 +280,10 @@ impl Store for KafkaStore {
         })
     }
 
-    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64) -> Result<(), StoreError> {
-        self.write(|view| {
-            let old = view.of_processes(tenant).filter(|record| record.created < before || kids.contains(&record.kid));
-            (old.map(|record| KeyRecord { state: KeyState::DecryptOnly, ..record.clone() }).collect(), ())
+    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError> {
+        self.try_write(|view| {
+            let due = view.of_processes(tenant).filter(|record| record.created < before || kids.contains(&record.kid));
+            Ok((self.changed(due, KeyState::DecryptOnly, |_| None, keys)?, ()))
         })
     }
 
@@ -257,11 +295,12 @@ impl Store for KafkaStore {
         })
     }
 
-    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError> {
-        self.write(|view| {
+    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError> {
+        self.try_write(|view| {
             let known = kids.iter().filter_map(|kid| view.get(kid)).filter(|record| record.state != KeyState::Shredded);
-            let changed = known.filter(|record| (record.state, record.retired) != (state, retired));
-            (changed.map(|record| KeyRecord { state, retired, ..record.clone() }).collect(), ())
+            // One that was edited is looked at, whatever it says of itself.
+            let differs = known.filter(|record| (record.state, record.retired) != (state, retired) || !keys.holds(record));
+            Ok((self.changed(differs, state, |_| retired, keys)?, ()))
         })
     }
 
@@ -286,12 +325,22 @@ impl Store for KafkaStore {
         })
     }
 
-    fn shred(&self, tenant: &str, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
-        self.write(|view| {
-            let mut changed = Vec::new();
-            let done = shreds.iter().map(|shred| shredded(view, tenant, shred, now, &mut changed)).collect();
-            (changed, done)
-        })
+    fn erase(
+        &self,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+    ) -> Result<Vec<Shredded>, StoreError> {
+        let inner = &mut *self.lock();
+        // With a turn that was had before, somebody else could be planning too.
+        inner.topic.yield_turn();
+        let plan = RefCell::new(plan);
+        self.write_with_head(inner, |view| match self.planned(view, tenant, subjects, keys, now, &mut **plan.borrow_mut()) {
+            Ok((changed, head, done)) => (changed, Some(head), Ok(done)),
+            Err(error) => (Vec::new(), None, Err(error)),
+        })?
     }
 
     fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
@@ -309,8 +358,44 @@ impl Store for KafkaStore {
     }
 }
 
-/// One subject. Records that change are added to `changed`.
-fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, changed: &mut Vec<KeyRecord>) -> Shredded {
+impl KafkaStore {
+    /// Records in another state, each with a MAC for it.
+    fn changed<'v>(
+        &self,
+        records: impl Iterator<Item = &'v KeyRecord>,
+        state: KeyState,
+        retired: impl Fn(&KeyRecord) -> Option<u64>,
+        keys: &StoreKeys,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        let change = |record: &KeyRecord| {
+            check(keys, &self.place, record)?;
+            Ok(keys.signed(&KeyRecord { state, retired: retired(record), ..record.clone() }))
+        };
+        records.map(change).collect()
+    }
+
+    /// What an erasure changes, by its plan.
+    fn planned(
+        &self,
+        view: &View,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+    ) -> Result<(Vec<KeyRecord>, Head, Vec<Shredded>), StoreError> {
+        let head = view.head().ok_or_else(|| StoreError::Unfounded { place: self.place.clone() })?;
+        let known = subjects.iter().flat_map(|subject| view.of_scope(tenant, KeyKind::Data, &Scope::Subject(*subject)));
+        let known: Vec<KeyRecord> = known.cloned().collect();
+        let Planned { shreds, head } = plan(head, &known)?;
+        let mut changed = Vec::new();
+        let done = shreds.iter().map(|shred| shredded(view, tenant, shred, now, keys, &mut changed)).collect();
+        Ok((changed, head, done))
+    }
+}
+
+/// One subject. Records that change are added to `changed`; those that were edited are destroyed as well.
+fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, keys: &StoreKeys, changed: &mut Vec<KeyRecord>) -> Shredded {
     let versions = view.of_scope(tenant, KeyKind::Data, &Scope::Subject(shred.subject));
     let is_dying = |record: &&KeyRecord| (record.state != KeyState::Shredded || !record.wraps.is_empty()) && (shred.all || shred.kids.contains(&record.kid));
     let dying: Vec<&KeyRecord> = versions.iter().copied().filter(is_dying).collect();
@@ -318,8 +403,8 @@ fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, changed: &mut Ve
     let newest = versions.iter().map(|record| record.version).max().unwrap_or(0);
     // What has no wraps was a marker.
     let kids = dying.iter().filter(|record| !record.wraps.is_empty()).map(|record| record.kid).collect();
-    changed.extend(dying.iter().map(|record| KeyRecord { state: KeyState::Shredded, retired: Some(now), wraps: Vec::new(), ..(*record).clone() }));
-    changed.extend(shred.next_marker(newest, is_alive, !dying.is_empty()));
+    let dead = dying.iter().map(|record| KeyRecord { state: KeyState::Shredded, retired: Some(now), wraps: Vec::new(), ..(*record).clone() });
+    changed.extend(dead.chain(shred.next_marker(newest, is_alive, !dying.is_empty())).map(|record| keys.signed(&record)));
     Shredded { subject: shred.subject, kids }
 }
 

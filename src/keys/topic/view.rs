@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
-use veilstream_keys::store::{KeyRecord, RecordJson, Subjects};
+use veilstream_keys::store::{Head, HeadJson, KeyRecord, RecordJson, Subjects};
 
 use super::single_writer::Reader;
 
 /// The record that says what the topic is: a mistyped name must not become a second store.
 const MARK: &str = "veilstream";
-const LAYOUT: &str = r#"{"veilstream_key_store":1}"#;
+const LAYOUT: &str = r#"{"veilstream_key_store":2}"#;
+/// The mark of builds that were never released.
+const EARLIER: &str = r#"{"veilstream_key_store":1}"#;
+/// The record key of the head.
+const HEAD: &str = "head";
 
 /// Every key, in memory. Keys of data subjects, of which there may be millions, stand apart from those that every process looks at every few seconds.
 #[derive(Default)]
@@ -23,6 +27,8 @@ pub(super) struct View {
     /// Record keys whose value is no key record, and the member that is not.
     damaged: BTreeMap<String, &'static str>,
     marked: bool,
+    earlier: bool,
+    head: Option<Head>,
 }
 
 impl View {
@@ -34,6 +40,26 @@ impl View {
     /// Whether the topic is a key store.
     pub(super) fn is_marked(&self) -> bool {
         self.marked
+    }
+
+    /// Whether it is a key store of an earlier build.
+    pub(super) fn is_earlier(&self) -> bool {
+        self.earlier
+    }
+
+    /// How far the store knows its ledger.
+    pub(super) fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    /// A head, as a record.
+    pub(super) fn head_entry(head: &Head) -> (String, String) {
+        (HEAD.to_owned(), serde_json::to_string(&HeadJson::from(head)).unwrap_or_default())
+    }
+
+    /// The newest time at which a key of the scope was made, before that one.
+    pub(super) fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Option<u64> {
+        self.of_scope(tenant, kind, scope).into_iter().map(|record| record.created).filter(|created| *created < before).max()
     }
 
     /// What is wrong with the last record of a key; the one before it, if it was read, still holds the key's place.
@@ -135,9 +161,17 @@ impl Reader for View {
         let name = String::from_utf8_lossy(key).into_owned();
         if name == MARK {
             self.marked = value == Some(LAYOUT.as_bytes());
+            self.earlier = value == Some(EARLIER.as_bytes());
             return;
         }
         self.damaged.remove(&name);
+        if name == HEAD {
+            self.head = value.and_then(|value| serde_json::from_slice::<HeadJson>(value).ok()).and_then(|json| json.head());
+            if value.is_some() && self.head.is_none() {
+                self.damaged.insert(name, "head");
+            }
+            return;
+        }
         let parsed = value.map(|value| serde_json::from_slice::<RecordJson>(value).map_err(|_| "json").and_then(|json| json.record()));
         match (parsed, name.parse::<KeyId>()) {
             (Some(Ok(record)), Ok(kid)) if record.kid == kid => self.put(record),
