@@ -142,3 +142,161 @@ fn a_reader_that_has_enough_ends_it_quietly() {
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
     assert!(!writer.join().unwrap(), "it read everything");
 }
+
+/// A command that stays up, fed line by line.
+struct Fed {
+    child: std::process::Child,
+    input: std::process::ChildStdin,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Fed {
+    fn start(local: &Local, args: &[&str]) -> Self {
+        let mut child = local.command(args).stderr(Stdio::null()).spawn().unwrap();
+        let (input, lines) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, lines }
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        writeln!(self.input, "{}", line.trim_end()).unwrap();
+        let mut answer = String::new();
+        self.lines.read_line(&mut answer).unwrap();
+        answer.trim_end().to_owned()
+    }
+
+    fn end(self) -> Option<i32> {
+        let Self { mut child, input, .. } = self;
+        drop(input);
+        child.wait().unwrap().code()
+    }
+}
+
+/// Erasures within two seconds, rotations within five, however long a stream lasts.
+#[test]
+fn commands_that_stay_up_hear_of_erasures_and_rotations() {
+    let local = Local::new();
+    let write = |name: &str, text: &str| {
+        let path = local.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let schema = write("people.json", r#"{"veilstream":1,"name":"people","version":1,"subject":"$.id","subject_optional":true,"fields":[{"id":"name","path":"$.name"}]}"#);
+    let source = ["--keys", "keys", "--schema", &schema];
+    let of = |command: &'static str| [&[command][..], &source].concat();
+    let (ada, bob, nobody) = (r#"{"id":7,"name":"Ada"}"#, r#"{"id":8,"name":"Bob"}"#, r#"{"name":"Eve"}"#);
+    let (mut transform, mut reveal) = (Fed::start(&local, &of("transform")), Fed::start(&local, &of("reveal")));
+    let (sealed, of_bob, of_nobody) = (transform.ask(ada), transform.ask(bob), transform.ask(nobody));
+    assert_eq!((reveal.ask(&sealed), reveal.ask(&of_bob)), (ada.to_owned(), bob.to_owned()));
+
+    let shred = local.run(&["shred", "--keys", "keys", "--subject", "7", "--reason", "request 1"], "");
+    assert_eq!(shred.status.code(), Some(0), "{}", String::from_utf8_lossy(&shred.stderr));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(reveal.ask(&sealed), sealed, "as it stands: erased");
+    assert_eq!(reveal.ask(&of_bob), bob);
+    // What is rejected is not written: the next answer is the next line's.
+    writeln!(transform.input, "{ada}").unwrap();
+    assert!(transform.ask(bob).contains(r#""id":8"#));
+
+    let kid = |line: &str| line.split(r#""name":"vs1."#).nth(1).unwrap()[..20].to_owned();
+    assert_eq!(kid(&transform.ask(nobody)), kid(&of_nobody));
+    assert_eq!(local.run(&["keys", "rotate", "--keys", "keys", "--shared"], "").status.code(), Some(0));
+    std::thread::sleep(Duration::from_secs(5));
+    assert_ne!(kid(&transform.ask(nobody)), kid(&of_nobody));
+    assert_eq!((transform.end(), reveal.end()), (Some(1), Some(1)));
+}
+
+#[test]
+fn nobody_is_erased_by_a_mistyped_id() {
+    let local = Local::new();
+    local.customers(&["transform"], EVENTS, 0);
+    let shred = |args: &[&str], stdin: &str| {
+        let args: Vec<&str> = ["shred", "--keys", "keys", "--reason", "request 1"].iter().chain(args).copied().collect();
+        let output = local.run(&args, stdin);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, out, err) = shred(&["--subject", "170"], "");
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+    assert!(err.contains("nobody was erased") && err.contains("0 erased, 1 unknown") && !err.contains("170"), "{err}");
+    let (code, out, _) = shred(&["--subject", "170", "--allow-unknown"], "");
+    assert_eq!((code, out.as_str()), (Some(0), ""));
+    // In another domain 17 is somebody else.
+    assert_eq!(shred(&["--subject", "17", "--domain", "staff"], "").0, Some(1));
+    // The known among many get their receipts, each once.
+    let (code, out, err) = shred(&["--subjects", "-"], "17\n171\n17\n18\n");
+    assert_eq!((code, out.lines().count()), (Some(1), 2), "{err}");
+    assert!(out.lines().all(|line| line.contains(r#""kids":[""#)), "{out}");
+    assert!(err.contains("id 2 of 4") && err.contains("2 erased, 1 unknown"), "{err}");
+    // Later records of whom nobody knew are rejected all the same.
+    let (_, err) = local.customers(&["transform"], r#"{"type":"customer.updated","customer":{"id":170,"ssn":"219-09-9999"}}"#, 1);
+    assert!(err.contains("erased_subject"), "{err}");
+    let (code, ..) = shred(&["--subject", "ADA", "--reason", "asked by ada"], "");
+    assert_eq!(code, Some(2), "the id in other case");
+}
+
+#[test]
+fn a_compromised_key_opens_for_whoever_says_so() {
+    let local = Local::new();
+    let schema = local.0.path().join("notes.json");
+    std::fs::write(&schema, r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#).unwrap();
+    let with = |args: &[&str], stdin: &str| {
+        let args: Vec<&str> = args.iter().copied().chain(["--keys", "keys", "--schema", schema.to_str().unwrap()]).collect();
+        let output = local.run(&args, stdin);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let clear = "{\"note\":\"ring back\"}\n";
+    let sealed = with(&["transform"], clear).1;
+    let list = String::from_utf8(local.run(&["keys", "list", "--keys", "keys", "--json"], "").stdout).unwrap();
+    let keys: Vec<serde_json::Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(keys.iter().all(|key| key["verified"] == true) && keys[0]["kind"] == "store", "{list}");
+    let of = |scope: &str| keys.iter().find(|key| key["scope"] == scope).unwrap()["kid"].as_str().unwrap();
+    let compromise = |kid: &str| local.run(&["keys", "compromise", "--keys", "keys", kid], "");
+    assert_eq!(compromise(of("shared:notes")).status.code(), Some(0));
+    assert_eq!(with(&["reveal"], &sealed), (Some(1), sealed.clone()));
+    assert_eq!(with(&["reveal", "--allow-compromised"], &sealed), (Some(0), clear.to_owned()));
+    // Sealing goes on, under another key.
+    let again = with(&["transform"], clear);
+    assert_eq!((again.0, with(&["reveal"], &again.1).1), (Some(0), clear.to_owned()));
+    let refused = compromise(keys[0]["kid"].as_str().unwrap());
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+fn keys_are_listed_unverified_where_the_store_key_does_not_open() {
+    let local = Local::new();
+    std::fs::remove_file(local.0.path().join("keys/kek")).unwrap();
+    let list = local.run(&["keys", "list", "--keys", "keys", "--json"], "");
+    let (out, err) = (String::from_utf8(list.stdout).unwrap(), String::from_utf8(list.stderr).unwrap());
+    assert_eq!((list.status.code(), out.lines().count()), (Some(0), 6), "{err}");
+    assert!(out.lines().all(|line| line.contains(r#""verified":false"#)), "{out}");
+    assert!(err.contains("not verified") && err.contains("restore it") && err.contains("rewrap --recover") && !err.contains("keys init"), "{err}");
+}
+
+#[test]
+fn the_environment_beside_the_configuration_decides_about_no_key() {
+    let local = Local::new();
+    let dir = local.0.path().join("conf");
+    std::fs::create_dir_all(dir.join("schemas")).unwrap();
+    std::fs::write(dir.join("schemas/notes.json"), r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#).unwrap();
+    std::fs::write(dir.join("veilstream.toml"), "[kafka]\ninstance = \"0\"\n").unwrap();
+    let check = || {
+        let output = local.run(&["check", "--config", "conf/veilstream.toml"], "");
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    // One of the working directory counts for nothing.
+    std::fs::write(local.0.path().join(".env"), "VEILSTREAM__KAFKA__GROUP_ID=stranger\nVEILSTREAM__KEYS__TENANT=stranger\n").unwrap();
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(".env of the working directory counts for nothing") && !said.contains("VEILSTREAM__"), "{said}");
+    assert!(said.contains("no schema names topics, so `veilstream run` has nothing to do"), "{said}");
+    // The one beside the configuration counts, and what it sets is said.
+    std::fs::write(dir.join(".env"), "VEILSTREAM__KAFKA__GROUP_ID=ours\nENCRYPTION_KEY_ROTATION_ENABLED=false\n").unwrap();
+    let (code, said) = check();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("VEILSTREAM__KAFKA__GROUP_ID (.env)") && said.contains("ENCRYPTION_KEY_ROTATION_ENABLED (.env)") && !said.contains("ours"), "{said}");
+    for section in ["KEYS__TENANT", "POLICY__DIR", "AUDIT__FILE"] {
+        std::fs::write(dir.join(".env"), format!("VEILSTREAM__KAFKA__GROUP_ID=ours\n\nexport VEILSTREAM__{section}=canary-5a1f\n")).unwrap();
+        let (code, said) = check();
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(&format!(".env, line 3: VEILSTREAM__{section}: may not stand in .env")) && !said.contains("canary-5a1f"), "{said}");
+    }
+}

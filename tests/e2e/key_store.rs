@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use veilstream::keys::topic::KafkaStore;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState};
-use veilstream_keys::store::{RecordJson, Store};
+use veilstream_keys::store::{KeyRecord, RecordJson, Store};
 
 use crate::feed::{Feeder, Input as Raw, TIME};
 use crate::kafka::{kafka, wait_for};
@@ -42,6 +42,15 @@ impl Place for Topic {
         feeder.send(&Raw { topic: &self.0, partition: 0, key: Some(key.as_bytes()), value: Some(value.as_bytes()), timestamp: TIME, headers: &[] });
         feeder.finish();
     }
+
+    fn activate(&self, kid: &KeyId) {
+        let record = self.store().get(&[*kid]).unwrap().remove(0);
+        let edited = KeyRecord { state: KeyState::Active, retired: None, ..record };
+        let feeder = Feeder::new(kafka());
+        let (key, value) = (kid.to_string(), serde_json::to_string(&RecordJson::from(&edited)).unwrap());
+        feeder.send(&Raw { topic: &self.0, partition: 0, key: Some(key.as_bytes()), value: Some(value.as_bytes()), timestamp: TIME, headers: &[] });
+        feeder.finish();
+    }
 }
 
 store_suite!(Topic::new());
@@ -58,13 +67,14 @@ fn compaction_takes_the_wraps_of_the_erased_and_leaves_every_key() {
         ("compression.type", "uncompressed"),
     ];
     kafka().create_topic_with("compacted", 1, &settings);
-    let store = KafkaStore::create(&kafka().config(), "compacted").unwrap();
+    drop(KafkaStore::create(&kafka().config(), "compacted").unwrap());
+    let store = store_suite::open(&Topic("compacted".to_owned()));
     let (dead, alive) = (store_suite::subject_key(1, 1), store_suite::subject_key(2, 1));
     store.insert(&[dead.clone(), alive.clone()]).unwrap();
     let wrapped = serde_json::to_value(RecordJson::from(&dead)).unwrap()["wraps"][0]["wrapped"].as_str().unwrap().to_owned();
     let is_on_disk = || contains(&kafka().segments("compacted"), wrapped.as_bytes());
     assert!(is_on_disk(), "or its absence proves nothing");
-    store.shred("default", &[store_suite::shred(1, KeyState::Shredded)], 1_795_500_000).unwrap();
+    store_suite::erase(&store, &[store_suite::shred(1, KeyState::Shredded)], 1_795_500_000).unwrap();
     let uses = AtomicU32::new(0);
     wait_for(Duration::from_secs(120), "the cleaner", || {
         // The segment that is being written is not cleaned: writing goes on.

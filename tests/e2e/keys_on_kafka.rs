@@ -73,6 +73,61 @@ fn two_hosts_share_subjects_keys_and_an_erasure_reaches_both() {
     assert!(ok(&one, &["keys", "status"]).contains("of data subjects: 49, erased: 2"), "{}", ok(&one, &["keys", "status"]));
 }
 
+/// Four hosts erase at once: one ledger without a fork, which every start and every receipt agrees with.
+#[test]
+fn hosts_that_erase_at_once_write_one_ledger() {
+    let sandbox = Sandbox::new(kafka(), "books", 1);
+    sandbox.document("people", &SUBJECTS.replace("shared.", "books."));
+    let hosts: Vec<Instance> = (0..4).map(|i| with_topics(sandbox.instance(i), "books")).collect();
+    ok(&hosts[0], &["keys", "init"]);
+    let schema = sandbox.dir.path().join("schemas/people.json");
+    let events: String = (0..12).map(person).map(|event| event + "\n").collect();
+    let transform = |host: &Instance| {
+        use std::io::Write as _;
+        let mut child = host.command(&["transform", "--schema", schema.to_str().unwrap()]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(events.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    };
+    transform(&hosts[0]);
+    std::thread::scope(|scope| {
+        for (i, host) in hosts.iter().enumerate() {
+            let dir = sandbox.dir.path();
+            scope.spawn(move || {
+                for n in 0..3 {
+                    let receipt = ok(host, &["shred", "--subject", &(i * 3 + n).to_string(), "--reason", "request of spring"]);
+                    std::fs::write(dir.join(format!("receipt-{i}-{n}.json")), receipt).unwrap();
+                }
+            });
+        }
+    });
+    for (i, n) in (0..4).flat_map(|i| (0..3).map(move |n| (i, n))) {
+        let receipt = sandbox.dir.path().join(format!("receipt-{i}-{n}.json"));
+        ok(&hosts[(i + 1) % 4], &["shred", "verify", receipt.to_str().unwrap()]);
+    }
+    assert!(ok(&hosts[0], &["keys", "status"]).contains("erased: 24"), "a key and a marker each");
+    // The ledger is whole, so nothing is to be rebuilt; were it not, a topic cannot set lines aside.
+    let whole = hosts[0].run(&["keys", "ledger", "rebuild", "--reason", "lost"]);
+    assert!(text(&whole).contains("is as it should be"), "{}", text(&whole));
+    let feeder = Feeder::new(kafka());
+    feeder.number("books.erasures", 1, 99, b"{}");
+    feeder.finish();
+    let refused = hosts[1].run(&["keys", "status"]);
+    assert!(text(&refused).contains("line 13 is no line of form 2"), "{}", text(&refused));
+    let kept = hosts[1].run(&["keys", "ledger", "rebuild", "--reason", "somebody wrote into it"]);
+    assert!(text(&kept).contains("name another topic as keys.ledger"), "{}", text(&kept));
+    let elsewhere = with_topics(sandbox.instance(1), "books").set("KEYS__LEDGER", "kafka:books.erasures-2");
+    assert!(ok(&elsewhere, &["keys", "ledger", "rebuild", "--reason", "somebody wrote into it"]).contains("names 12 data subjects"));
+    ok(&elsewhere, &["keys", "status"]);
+}
+
+#[test]
+fn a_store_that_hosts_share_has_no_ledger_on_one_of_them() {
+    let sandbox = Sandbox::new(kafka(), "lonely", 1);
+    let shared = sandbox.instance(0).set("KEYS__STORE", "kafka:lonely.keys");
+    let said = text(&shared.run(&["keys", "init"]));
+    assert!(said.contains("keys.ledger: is a file of this host"), "{said}");
+}
+
 #[test]
 fn a_topic_that_would_lose_keys_or_keep_erased_ones_is_refused_with_the_command_that_mends_it() {
     let sandbox = Sandbox::new(kafka(), "unfit", 1);

@@ -82,7 +82,14 @@ impl Manager {
             (KeyKind::Index | KeyKind::Deterministic, KeyState::Active) if self.is_newest(&record)? => {
                 return refused("it is the newest root; rotate first (`veilstream keys rotate`)");
             }
+            (KeyKind::Data, KeyState::Active) if matches!(record.scope, Scope::Schema(_)) && now.saturating_sub(record.created) < SCHEMA_KEY_LIFE => {
+                return refused("a running process may seal with it; stop the process, which ends it, and run this again");
+            }
             _ => {}
+        }
+        if matches!(record.scope, Scope::Shared(_)) && record.state == KeyState::Active && self.is_newest(&record)? {
+            // Whoever seals goes on, under another key.
+            self.next_version(&self.turn(), &record, now)?;
         }
         self.store.set_state(&[*kid], KeyState::Compromised, Some(now))?;
         self.subjects.forget(|key| key.id == *kid);

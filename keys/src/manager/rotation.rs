@@ -114,7 +114,7 @@ impl Manager {
     }
 
     /// The next version of a shared data key.
-    fn next_version(&self, _: &Turn<'_>, newest: &KeyRecord, now: u64) -> Result<Rotated, KeyError> {
+    pub(super) fn next_version(&self, _: &Turn<'_>, newest: &KeyRecord, now: u64) -> Result<Rotated, KeyError> {
         let new = self.insert_one(self.mint(newest.kind, &newest.scope, newest.version + 1, now, &Wrapper::Providers)?.0)?;
         self.take(&new)?;
         self.only_opens(&[newest.kid])?;

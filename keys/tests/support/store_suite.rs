@@ -35,7 +35,10 @@ fn store_key() -> SecretKey {
 
 /// A handle with the store key; the store is founded by whoever is first.
 pub(crate) fn open(place: &dyn Place) -> Authentic {
-    let store = place.open();
+    authentic(place.open())
+}
+
+pub(crate) fn authentic(store: Box<dyn Store>) -> Authentic {
     let keys = StoreKeys::of(&store_key());
     if store.head().unwrap().is_none() {
         let kcv = kdf::key_check_value(&store_key());
