@@ -47,13 +47,14 @@ fn every_runbook_works_as_it_stands() {
     let text = std::fs::read_to_string(root.join("docs/operations.md")).unwrap();
     let books = runbooks(&text);
     // What each must have shown, beside ending well.
-    let expected: [(&str, &[&str]); 7] = [
+    let expected: [(&str, &[&str]); 8] = [
         ("install", &["made ", "key-encrypting key file, version 1"]),
         ("rotate", &["file: version 2", " moved, ", "key-encrypting key file, version 2"]),
         ("index", &["1~", "2~", "is retired"]),
         ("lost-kek", &["another key-encrypting key", " recovered, ", "ada@example.com"]),
         ("erase", &["canary erased: yes", "\"status\":\"erased\"", "\"reason\":\"erased_subject\""]),
         ("restore", &["1 keys were there again and are destroyed", "keys destroyed: yes", "\"status\":\"erased\""]),
+        ("ledger", &["line 0 is missing", "names 1 data subjects", "\"status\":\"erased\""]),
         ("escrow", &["keys taken up"]),
     ];
     assert_eq!(books.iter().map(|book| book.name).collect::<Vec<_>>(), expected.map(|(name, _)| name));

@@ -282,7 +282,7 @@ fn plain_names_count_where_nothing_else_is_said() {
 fn secrets_come_from_files() {
     let provider = |text: &str| good(text, &[]).keys.provider;
     let password = provider("[keys]\nprovider = \"password\"\n[keys.password]\npassword_file = \"secret\"");
-    assert!(matches!(password, KeyProvider::Password { password, iterations: 600_000 } if password.expose() == CANARY));
+    assert!(matches!(password, KeyProvider::Password { password, iterations: 600_000 } if password.expose() == format!("{CANARY}\n")));
     assert_eq!(
         faults("[keys]\nprovider = \"env\"\n[keys.env]\nkey_file = \"nowhere\"\n[keys.password]\npassword_file = \"empty\"", &[]),
         [
@@ -355,4 +355,22 @@ fn a_key_service_and_its_recovery_are_read_and_show_no_secret() {
     assert_eq!(kms.timeout, Duration::from_secs(2));
     let given = good("[keys]\nprovider = \"vault\"\n[keys.vault]\ntoken = \"hvs.canary\"", &[]);
     assert!(!format!("{given:?} {keys:?}").contains("canary") && !format!("{keys:?}").contains(CANARY));
+}
+
+#[test]
+fn a_store_that_hosts_share_takes_a_ledger_that_they_share() {
+    let ledger = |keys: &str| good(&format!("[keys]\n{keys}"), &[]).keys.ledger;
+    assert_eq!(ledger(""), KeyLedger::File("conf/erasures.jsonl".into()));
+    assert_eq!(ledger("store = \"sqlite:keys/keys.db\""), KeyLedger::File("conf/keys.erasures.jsonl".into()), "beside the folder of the store");
+    assert_eq!(ledger("store = \"sqlite:/var/keys/keys.db\""), KeyLedger::File("/var/keys.erasures.jsonl".into()));
+    assert!(matches!(ledger("store = \"kafka:keys\"\nledger = \"kafka:books\""), KeyLedger::Kafka(at) if at.topic == "books"));
+    assert!(matches!(ledger("store = \"kafka:keys\"\nledger = \"postgres://h/books\""), KeyLedger::Postgres { .. }));
+    let fault = |keys: &str| faults(&format!("[keys]\n{keys}"), &[]).join("\n");
+    for keys in ["store = \"kafka:keys\"", "store = \"postgres://h/keys\"", "store = \"postgres://h/keys\"\nledger = \"books.jsonl\""] {
+        assert!(fault(keys).contains("keys.ledger: is a file of this host, but other hosts erase in the same store"), "{keys}: {}", fault(keys));
+    }
+    assert!(fault("store = \"kafka:keys\"\nledger = \"kafka:keys\"").contains("keys.ledger: is the topic of the store"));
+    let same = fault("store = \"postgres://a:b@h/keys?sslmode=disable\"\nledger = \"postgres://c:canary@h/keys\"");
+    assert!(same.contains("keys.ledger: is in the database of the store") && !same.contains("canary"), "{same}");
+    assert!(fault("store = \"postgres://h/keys\"\nstore_schema = \"Acme;\"\nledger = \"kafka:books\"").contains("keys.store_schema: \"Acme;\" is no name"));
 }

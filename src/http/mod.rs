@@ -1,11 +1,13 @@
 //! The HTTP listener, on its own thread with its own runtime: it answers while lanes are busy, and a slow scrape costs no record.
 
+mod listener;
 mod problem;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -15,6 +17,8 @@ use axum::{Json, Router};
 use tokio::sync::oneshot;
 
 pub use problem::Problem;
+
+use listener::{Bounded, CONNECTIONS, LIFE};
 
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -40,6 +44,10 @@ impl Server {
     /// # Errors
     /// The address cannot be had, or the thread or its runtime cannot be made.
     pub fn start(listen: SocketAddr, status: Arc<Status>, metrics: Arc<Metrics>) -> io::Result<Self> {
+        Self::start_bounded(listen, status, metrics, CONNECTIONS, LIFE)
+    }
+
+    fn start_bounded(listen: SocketAddr, status: Arc<Status>, metrics: Arc<Metrics>, connections: usize, life: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -49,7 +57,7 @@ impl Server {
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
             let served = runtime.block_on(async {
                 tokio::select! {
-                    result = serve(listener, router) => result,
+                    result = serve(listener, router, connections, life) => result,
                     // No waiting for open connections: a keep-alive scraper would hold up the stop.
                     _ = stopped => Ok(()),
                 }
@@ -80,8 +88,8 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
-    axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await
+async fn serve(listener: TcpListener, router: Router, connections: usize, life: Duration) -> io::Result<()> {
+    axum::serve(Bounded::new(tokio::net::TcpListener::from_std(listener)?, connections, life), router).await
 }
 
 fn router(shared: Shared) -> Router {
@@ -159,6 +167,29 @@ mod tests {
         assert_eq!(request(&server, "GET", "/livez").0, 200);
         status.ready("kafka");
         assert_eq!(request(&server, "GET", "/readyz").0, 200);
+    }
+
+    /// Two connections that say nothing take both places; the next answer comes when their time is over.
+    #[test]
+    fn connections_are_bounded_in_number_and_time() {
+        let life = Duration::from_secs(2);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let server = Server::start_bounded(([127, 0, 0, 1], 0).into(), Arc::new(Status::new(&[])), metrics, 2, life).unwrap();
+        let start = std::time::Instant::now();
+        let mut silent = TcpStream::connect(server.address()).unwrap();
+        let mut slow = TcpStream::connect(server.address()).unwrap();
+        write!(slow, "GET /livez HTTP/1.1\r\nHost:").unwrap();
+        // Both are accepted before the third comes.
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(request(&server, "GET", "/livez").0, 200);
+        assert!(start.elapsed() >= life, "{:?}", start.elapsed());
+        for stream in [&mut silent, &mut slow] {
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut rest = Vec::new();
+            // Closed, or reset: but for an answer that says so, nothing comes.
+            let _ = stream.read_to_end(&mut rest);
+            assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
+        }
     }
 
     #[test]
