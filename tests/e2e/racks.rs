@@ -6,7 +6,6 @@ use veilstream::config::Properties;
 use veilstream::keys::topic::{KafkaLedger, KafkaStore};
 use veilstream_engine::key::{KeyKind, KeyState};
 use veilstream_keys::erasure::Ledger as _;
-use veilstream_keys::store::Store as _;
 
 use crate::kafka::{Kafka, wait_for};
 use crate::store_suite;

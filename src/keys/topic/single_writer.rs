@@ -25,6 +25,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long a writer tries to get its turn.
 const TURN: Duration = Duration::from_secs(30);
 
+/// Between two looks whether a commit can be read.
+const SETTLE: Duration = Duration::from_millis(5);
+
 /// A record to be written: key and value.
 pub(super) type Entry = (String, String);
 
@@ -144,6 +147,23 @@ impl SingleWriter {
             }
         }
         Ok(())
+    }
+
+    /// Waits until whoever reads finds the last write of so many records: a commit is answered before its markers stand in the topic. To be called right after
+    /// it, when everything before it had been read.
+    pub(super) fn settle(&mut self, reader: &mut impl Reader, records: usize) -> Result<(), KeyTopicError> {
+        let (start, until) = (Instant::now(), self.next.saturating_add(i64::try_from(records).unwrap_or(i64::MAX)));
+        loop {
+            self.catch_up(reader)?;
+            // Behind the records stands the marker.
+            if self.next > until {
+                return Ok(());
+            }
+            if start.elapsed() > TURN {
+                return Err(KeyTopicError::NotWritten);
+            }
+            std::thread::sleep(SETTLE);
+        }
     }
 
     /// Gives the turn back: the next change begins with a new one, so that nobody else is in the middle of one when it looks.
