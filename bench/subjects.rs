@@ -101,10 +101,10 @@ fn main() {
         _ => panic!("{name} is no store"),
     };
     let parts = || Parts {
-            provider: Box::new(FileProvider::new(directory::kek(dir.path())).unwrap()),
-            recovery: None,
-            store: (store.open)(),
-            ledger: Arc::new(FileLedger::new(dir.path().join("erasures.jsonl"))),
+        provider: Box::new(FileProvider::new(directory::kek(dir.path())).unwrap()),
+        recovery: None,
+        store: (store.open)(),
+        ledger: Arc::new(FileLedger::new(dir.path().join("erasures.jsonl"))),
     };
     Manager::init(Settings::of("default"), parts(), NOW).unwrap();
     let open = || Manager::open(Settings::of("default"), parts(), NOW).unwrap();

@@ -180,7 +180,10 @@ fn commands_that_stay_up_hear_of_erasures_and_rotations() {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let schema = write("people.json", r#"{"veilstream":1,"name":"people","version":1,"subject":"$.id","subject_optional":true,"fields":[{"id":"name","path":"$.name"}]}"#);
+    let schema = write(
+        "people.json",
+        r#"{"veilstream":1,"name":"people","version":1,"subject":"$.id","subject_optional":true,"fields":[{"id":"name","path":"$.name"}]}"#,
+    );
     let source = ["--keys", "keys", "--schema", &schema];
     let of = |command: &'static str| [&[command][..], &source].concat();
     let (ada, bob, nobody) = (r#"{"id":7,"name":"Ada"}"#, r#"{"id":8,"name":"Bob"}"#, r#"{"name":"Eve"}"#);

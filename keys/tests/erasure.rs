@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use support::{Counting, Directory, NOW, Process, subject_number};
+use support::{Counting, Directory, Fenced, NOW, Process, subject_number};
 use veilstream_engine::error::{OpenError, RejectCode};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::reveal::Status;
@@ -275,7 +275,9 @@ fn an_old_row_put_back_stays_erased() {
     let dir = Directory::new();
     let mut process = Process::start(&dir, NOW);
     let ada = process.protect(ADA, NOW).1;
-    dir.sql("CREATE TABLE old_keys AS SELECT * FROM keys WHERE scope LIKE 'subject:%'; CREATE TABLE old_wraps AS SELECT w.* FROM wraps w JOIN old_keys USING (kid)");
+    dir.sql(
+        "CREATE TABLE old_keys AS SELECT * FROM keys WHERE scope LIKE 'subject:%'; CREATE TABLE old_wraps AS SELECT w.* FROM wraps w JOIN old_keys USING (kid)",
+    );
     let receipt = erase(&process.manager, "7", &TERMS, NOW);
     dir.sql("DELETE FROM keys WHERE scope LIKE 'subject:%'; INSERT INTO keys SELECT * FROM old_keys; INSERT INTO wraps SELECT * FROM old_wraps");
     assert_eq!(process.reveal_status(&ada, NOW + 700).1, ERASED);
@@ -466,4 +468,19 @@ fn a_receipt_proves_itself_and_nothing_else() {
     let late = Process::start(&dir, NOW);
     assert!(all_is_well(&late.manager, &read));
     assert_eq!(dir.store().count_subjects("default").unwrap().half_shredded, 0);
+}
+
+/// The store fails after the line is durable, and another process erases before the plan is asked again: it finds its own line, in the middle, and writes no second one.
+#[test]
+fn a_plan_that_is_asked_again_finds_its_line_though_others_followed() {
+    let dir = Directory::new();
+    let other = dir.open();
+    let wanted = [1, 2].map(subject_number);
+    other.fetch(&wanted, NOW).unwrap();
+    let [first, second] = wanted.map(|wanted| if let Scope::Subject(subject) = wanted.scope { subject } else { unreachable!() });
+    let manager = Manager::open(Settings::of("default"), Parts { store: Box::new(Fenced::new(dir.store(), other, second)), ..dir.parts() }, NOW).unwrap();
+    let receipt = manager.shred(&[first], &TERMS, NOW).unwrap().remove(0).receipt.unwrap();
+    assert_eq!((receipt.receipt["ledger"]["seq"].as_u64(), receipt.receipt["head"]["seq"].as_u64()), (Some(1), Some(2)));
+    assert_eq!((dir.ledger().read(0).unwrap().len(), dir.open().revived()), (3, 0));
+    assert!(all_is_well(&manager, &receipt));
 }

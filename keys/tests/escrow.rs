@@ -189,5 +189,8 @@ fn an_export_is_recovered_without_the_key_encrypting_key() {
     let manager = Manager::open_to_recover(Settings::of("default"), parts(), NOW).unwrap();
     assert_eq!(manager.rewrap(true, NOW, &mut |_| {}).unwrap().recovered, 7, "the store key too");
     drop(manager);
-    assert_eq!(Process::with(Manager::open(Settings::of("default"), new.parts(), NOW + 61).unwrap(), NOW + 61).reveal(&mail, NOW + 61), r#"{"email":"ada@example.com"}"#);
+    assert_eq!(
+        Process::with(Manager::open(Settings::of("default"), new.parts(), NOW + 61).unwrap(), NOW + 61).reveal(&mail, NOW + 61),
+        r#"{"email":"ada@example.com"}"#
+    );
 }

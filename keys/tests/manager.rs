@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
 use support::{Counting, Directory, NOW, people, schemas, subject};
+use veilstream_engine::SecretKey;
 use veilstream_engine::key::{KeyKind, KeyState, Scope};
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::erasure::{FileLedger, Terms};
-use veilstream_engine::SecretKey;
 use veilstream_engine::wrap::WrapContext;
+use veilstream_keys::erasure::{FileLedger, Terms};
 use veilstream_keys::provider::{EnvProvider, FileProvider, ITERATIONS, Kek, PasswordProvider, Provider, ProviderError};
 use veilstream_keys::store::{SqliteStore, Store, Wrap};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
@@ -376,10 +376,7 @@ fn the_store_is_as_the_public_format_says() {
         one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('keys')"),
         "kid TEXT,kcv TEXT,kind TEXT,tenant TEXT,scope TEXT,version INTEGER,state TEXT,created TEXT,retired TEXT,mac TEXT"
     );
-    assert_eq!(
-        one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('head')"),
-        "store TEXT,tenant TEXT,seq INTEGER,sha256 TEXT,mac TEXT"
-    );
+    assert_eq!(one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('head')"), "store TEXT,tenant TEXT,seq INTEGER,sha256 TEXT,mac TEXT");
     assert_eq!(one("SELECT group_concat(name || ' ' || type) FROM pragma_table_info('wraps')"), "kid TEXT,kek_uri TEXT,kek_version TEXT,wrapped BLOB");
     assert_eq!(one("SELECT DISTINCT created FROM keys"), "2026-11-24T06:00:00Z");
     assert_eq!(one("PRAGMA journal_mode"), "wal");

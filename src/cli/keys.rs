@@ -104,7 +104,9 @@ enum Command {
         kids: Vec<KeyId>,
     },
     /// Take up keys from an export
-    #[command(after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream keys import --config new.toml escrow.json\n\nAn empty store becomes the exported one: put the erasure ledger in its place first, as it is checked as a whole.")]
+    #[command(
+        after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream keys import --config new.toml escrow.json\n\nAn empty store becomes the exported one: put the erasure ledger in its place first, as it is checked as a whole."
+    )]
     Import {
         #[command(flatten)]
         source: KeysSource,

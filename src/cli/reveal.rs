@@ -232,14 +232,7 @@ fn write_status(out: &mut impl Write, event: &[u8], schema: Option<&Schema>, rep
 }
 
 /// Opens bare tokens of the field called `name`; whether all opened.
-fn open_tokens(
-    keys: &mut Keys<'_>,
-    name: &str,
-    mut revealer: Revealer,
-    input: impl Read,
-    mut out: impl Write,
-    mut errors: impl Write,
-) -> anyhow::Result<bool> {
+fn open_tokens(keys: &mut Keys<'_>, name: &str, mut revealer: Revealer, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
     let (mut payload, mut whole) = (Vec::new(), true);
     loop {

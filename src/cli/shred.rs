@@ -144,7 +144,11 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
                 unknown += 1;
                 // By its place: the id itself is nobody's to log.
                 let place = subjects.iter().position(|wanted| wanted == subject).map_or(0, |at| at + 1);
-                writeln!(io::stderr(), "id {place} of {} (reference {subject}): nobody was erased, no key was ever made for it; is it mistyped, or of another --domain?", ids.len())?;
+                writeln!(
+                    io::stderr(),
+                    "id {place} of {} (reference {subject}): nobody was erased, no key was ever made for it; is it mistyped, or of another --domain?",
+                    ids.len()
+                )?;
             }
         }
     }
@@ -207,7 +211,13 @@ mod tests {
 
     #[test]
     fn a_reason_that_names_somebody_is_told_from_one_that_does_not() {
-        for (text, id) in [("request of 42", "42"), ("wrote as ada@example.com", "ada@example.com"), ("customer-4711234", "4711234"), ("asked by ADA@Example.com", "ada@example.com"), ("wrote as ann", "ANN")] {
+        for (text, id) in [
+            ("request of 42", "42"),
+            ("wrote as ada@example.com", "ada@example.com"),
+            ("customer-4711234", "4711234"),
+            ("asked by ADA@Example.com", "ada@example.com"),
+            ("wrote as ann", "ANN"),
+        ] {
             assert!(names(text, id), "{text} {id}");
         }
         for (text, id) in [("request 2026-117", "17"), ("request 2026-117", "42"), ("retention", "ten")] {

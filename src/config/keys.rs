@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use veilstream_keys::directory;
 #[cfg(feature = "aws-kms")]
 use veilstream_keys::provider::AwsKmsSettings;
 #[cfg(feature = "pkcs11")]
 use veilstream_keys::provider::Pkcs11Settings;
-use veilstream_keys::directory;
 use veilstream_keys::provider::{CachePolicy, SecretText, VaultAuth, VaultSettings};
 
 use super::read::{Section, not_empty};

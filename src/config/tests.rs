@@ -15,7 +15,14 @@ fn examine(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<Fault>) {
 
 fn input(text: &str, dotenv: &[(&str, &str)], environment: &[(&str, &str)]) -> Input {
     let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
-    Input { path: "conf/veilstream.toml".into(), text: text.to_owned(), dotenv: map(dotenv), environment: map(environment), host_name: "the-host".to_owned(), ..Input::default() }
+    Input {
+        path: "conf/veilstream.toml".into(),
+        text: text.to_owned(),
+        dotenv: map(dotenv),
+        environment: map(environment),
+        host_name: "the-host".to_owned(),
+        ..Input::default()
+    }
 }
 
 fn good(text: &str, environment: &[(&str, &str)]) -> Config {

@@ -17,6 +17,7 @@ use veilstream_engine::transform::NeededKey;
 #[cfg(feature = "postgres")]
 use veilstream_keys::erasure::PostgresLedger;
 use veilstream_keys::erasure::{FileLedger, Ledger, LedgerError};
+use veilstream_keys::escrow::EscrowError;
 #[cfg(feature = "aws-kms")]
 use veilstream_keys::provider::AwsKmsProvider;
 #[cfg(feature = "pkcs11")]
@@ -28,7 +29,6 @@ use veilstream_keys::provider::{
 #[cfg(feature = "postgres")]
 use veilstream_keys::store::PostgresStore;
 use veilstream_keys::store::{SqliteStore, Store};
-use veilstream_keys::escrow::EscrowError;
 use veilstream_keys::{KeyError, Manager, Parts, RebuiltLedger, Settings, directory};
 
 use crate::cli::KeysSource;

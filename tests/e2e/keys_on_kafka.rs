@@ -84,7 +84,12 @@ fn hosts_that_erase_at_once_write_one_ledger() {
     let events: String = (0..12).map(person).map(|event| event + "\n").collect();
     let transform = |host: &Instance| {
         use std::io::Write as _;
-        let mut child = host.command(&["transform", "--schema", schema.to_str().unwrap()]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = host
+            .command(&["transform", "--schema", schema.to_str().unwrap()])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         child.stdin.take().unwrap().write_all(events.as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
     };

@@ -1,6 +1,7 @@
 //! How the ledger grows: under the lock of the store's head, replaying first what stands behind it, so that appends of several processes never fork.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use veilstream_engine::key::{KeyId, SubjectRef};
 
@@ -21,10 +22,10 @@ pub(crate) struct Appender<'a> {
     start: Position,
     /// Up to here it was verified.
     position: Position,
-    /// Lines that were found behind it, and then those that were written.
+    /// Lines that were found behind it, and those that were written.
     learned: Vec<Recorded>,
-    /// How many of the last are the wanted ones; 0 until they are durable.
-    written: usize,
+    /// Which of them are the wanted ones; others may have followed when the plan is asked again. Empty until they are durable.
+    written: Range<usize>,
 }
 
 impl<'a> Appender<'a> {
@@ -37,23 +38,23 @@ impl<'a> Appender<'a> {
         named: &'a BTreeMap<SubjectRef, Vec<KeyId>>,
         start: Position,
     ) -> Self {
-        Self { keys, ledger, tenant, now, wanted, named, start, position: start, learned: Vec::new(), written: 0 }
+        Self { keys, ledger, tenant, now, wanted, named, start, position: start, learned: Vec::new(), written: 0..0 }
     }
 
     /// Asked with the head locked: reads on to the ledger's end, writes the wanted lines, and says what the store must do.
     pub(crate) fn plan(&mut self, head: &Head, records: &[KeyRecord]) -> Result<Planned, LedgerError> {
         let behind = self.catch_up(head)?;
-        if self.written == 0 && !self.wanted.is_empty() {
+        if self.written.is_empty() && !self.wanted.is_empty() {
             self.write(records)?;
         }
-        let start = self.learned.len().min(behind);
+        let start = if self.written.is_empty() { behind } else { behind.min(self.written.start) };
         let shreds = self.shreds(start)?;
         let Position { store, seq, sha256 } = self.position;
         Ok(Planned { shreds, head: self.keys.head(self.tenant, store, seq, sha256) })
     }
 
-    /// What the ledger says beyond what was known, and where it ends now.
-    pub(crate) fn finish(self) -> (Vec<Recorded>, usize, Position) {
+    /// What the ledger says beyond what was known, which of it was wanted, and where it ends now.
+    pub(crate) fn finish(self) -> (Vec<Recorded>, Range<usize>, Position) {
         (self.learned, self.written, self.position)
     }
 
@@ -102,7 +103,7 @@ impl<'a> Appender<'a> {
             last = position;
         }
         self.ledger.append(self.position.seq + 1, &lines)?;
-        self.written = recorded.len();
+        self.written = self.learned.len()..self.learned.len() + recorded.len();
         self.learned.extend(recorded);
         self.position = last;
         Ok(())
@@ -110,8 +111,7 @@ impl<'a> Appender<'a> {
 
     /// Of several erasures of one subject the last says whether it may come back; the keys of all of them are gone.
     fn shreds(&self, start: usize) -> Result<Vec<Shred>, LedgerError> {
-        let first = start.min(self.learned.len() - self.written);
-        shreds_of(&self.learned[first..], self.wanted, self.tenant, self.now)
+        shreds_of(&self.learned[start..], self.wanted, self.tenant, self.now)
             .map_err(|error| LedgerError::Unusable { place: self.ledger.place(), message: error.to_string() })
     }
 }

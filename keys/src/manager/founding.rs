@@ -136,7 +136,7 @@ impl Manager {
             match done {
                 Ok(shredded) => {
                     *self.known.lock().unwrap_or_else(PoisonError::into_inner) = end;
-                    return Ok((learned[learned.len() - written..].to_vec(), shredded));
+                    return Ok((learned[written].to_vec(), shredded));
                 }
                 Err(StoreError::Ledger(LedgerError::Moved { .. })) if attempt < ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error.into()),

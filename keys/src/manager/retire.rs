@@ -75,7 +75,9 @@ impl Manager {
         let refused = |why: &str| Err(RetireError::Referred { kid: *kid, what: format!("{} {}", record.kind.as_str(), record.scope), why: why.to_owned() });
         match (record.kind, record.state) {
             (_, KeyState::Shredded) => return refused("it is shredded, which is for ever"),
-            (KeyKind::Wrapping, _) => return refused("it seals nothing: `veilstream keys rotate --wrapping`, then `rewrap`, move what it wraps under another one"),
+            (KeyKind::Wrapping, _) => {
+                return refused("it seals nothing: `veilstream keys rotate --wrapping`, then `rewrap`, move what it wraps under another one");
+            }
             (KeyKind::SubjectRef | KeyKind::Audit | KeyKind::DeadLetter | KeyKind::Store, _) => {
                 return refused("there is one key of this kind and no other can take its place: make a new store and seal what is stored again");
             }
@@ -123,7 +125,9 @@ impl Manager {
         let newest = self.is_newest(record)?;
         let checked = |what: &str| if unreferenced { None } else { Some(format!("{what}; look through all that is stored, then say so with --unreferenced")) };
         match (record.kind, &record.scope) {
-            (KeyKind::DeadLetter | KeyKind::SubjectRef | KeyKind::Audit | KeyKind::Store, _) => because("there is one key of this kind and it is needed for ever"),
+            (KeyKind::DeadLetter | KeyKind::SubjectRef | KeyKind::Audit | KeyKind::Store, _) => {
+                because("there is one key of this kind and it is needed for ever")
+            }
             (_, Scope::Subject(_)) => because("a data subject's key is ended by `veilstream shred`"),
             (KeyKind::Wrapping, _) if newest => because("it wraps new keys; rotate first (`veilstream keys rotate --wrapping`)"),
             (KeyKind::Wrapping, _) => {

@@ -87,8 +87,8 @@ macro_rules! of_scopes {
         )
     };
 }
-use of_scopes;
 use key_rows;
+use of_scopes;
 
 /// A schema in a PostgreSQL database. One connection, made again when it breaks. Not to be called or dropped by a thread that runs an async task.
 pub struct PostgresStore {
@@ -296,7 +296,10 @@ impl Store for PostgresStore {
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(key_rows!("WHERE k.tenant = $1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"), &[&tenant])
+        self.select(
+            key_rows!("WHERE k.tenant = $1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"),
+            &[&tenant],
+        )
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
@@ -530,13 +533,16 @@ impl Store for PostgresStore {
         let heard = warnings.clone();
         let mut client = self.address.connect(move |warning| heard.lock().unwrap_or_else(PoisonError::into_inner).push(warning))?;
         // As long as the table takes; another VACUUM of it is waited for.
-        let vacuumed =
-            client.batch_execute("SET statement_timeout = 0; SET lock_timeout = '10min'").and_then(|()| client.batch_execute(&format!("VACUUM {}.wraps", self.schema)));
+        let vacuumed = client
+            .batch_execute("SET statement_timeout = 0; SET lock_timeout = '10min'")
+            .and_then(|()| client.batch_execute(&format!("VACUUM {}.wraps", self.schema)));
         vacuumed.map_err(|e| self.failed(&e))?;
         let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(warning) = warnings.first() {
             // A role that does not own the table is told so in a warning, and nothing is done.
-            return Err(self.unusable(format!("deleted wraps were not vacuumed ({warning}); let the user of the URL own {}.wraps, and do it again", self.schema)));
+            return Err(
+                self.unusable(format!("deleted wraps were not vacuumed ({warning}); let the user of the URL own {}.wraps, and do it again", self.schema))
+            );
         }
         Ok(Scrubbed { remains: REMAINS.map(|text| text.replace("{schema}", &self.schema)).to_vec() })
     }

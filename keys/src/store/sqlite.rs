@@ -34,7 +34,8 @@ CREATE INDEX IF NOT EXISTS keys_of_processes ON keys (tenant, kind, scope, creat
 CREATE INDEX IF NOT EXISTS keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
 ";
 /// A key, its uses and its wraps, one row a wrap.
-const ROWS: &str = "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, k.mac, w.kek_uri, w.kek_version, w.wrapped
+const ROWS: &str =
+    "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, k.mac, w.kek_uri, w.kek_version, w.wrapped
 FROM keys k LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid";
 
 /// Why a transaction was rolled back.
@@ -246,9 +247,8 @@ impl Store for SqliteStore {
 
     fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
         let newest: Option<String> = self.ask(|c| {
-            let mut statement = c.prepare_cached(
-                "SELECT max(created) FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 AND scope LIKE 'schema:%' AND created < ?4",
-            )?;
+            let mut statement =
+                c.prepare_cached("SELECT max(created) FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 AND scope LIKE 'schema:%' AND created < ?4")?;
             statement.query_row(params![tenant, kind.as_str(), scope.to_string(), time(before)], |row| row.get(0))
         })?;
         Ok(newest.as_deref().and_then(crate::time::seconds))
@@ -418,7 +418,8 @@ impl Store for SqliteStore {
 /// One subject, within a write transaction: nobody makes a key in between. Keys whose record was edited are destroyed as well.
 fn shred(t: &Transaction<'_>, place: &str, keys: &StoreKeys, tenant: &str, shred: &Shred, now: u64) -> Result<Shredded, Failure> {
     const SCOPE: &str = "tenant = ?1 AND kind = 'data' AND scope = ?2 AND scope NOT LIKE 'schema:%'";
-    const DEAD: &str = "WHERE k.tenant = ?1 AND k.kind = 'data' AND k.scope = ?2 AND k.scope NOT LIKE 'schema:%' AND (k.state != 'shredded' OR w.kid IS NOT NULL)
+    const DEAD: &str =
+        "WHERE k.tenant = ?1 AND k.kind = 'data' AND k.scope = ?2 AND k.scope NOT LIKE 'schema:%' AND (k.state != 'shredded' OR w.kid IS NOT NULL)
                         AND (?3 OR k.kid IN (SELECT value FROM json_each(?4))) ORDER BY k.kid, w.kek_uri";
     let scope = Scope::Subject(shred.subject).to_string();
     let dead = select(t, DEAD, params![tenant, scope, shred.all, list(&shred.kids)])?;
@@ -453,8 +454,7 @@ fn head(c: &Connection, place: &str) -> Result<Option<Head>, Failure> {
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?.collect::<rusqlite::Result<_>>()?;
     let Some((store, tenant, seq, sha256, mac)) = rows.first() else { return Ok(None) };
     let whole = || {
-        let head =
-            Head { store: unhex(store)?, tenant: tenant.as_str().into(), seq: u64::try_from(*seq).ok()?, sha256: unhex(sha256)?, mac: unhex(mac)? };
+        let head = Head { store: unhex(store)?, tenant: tenant.as_str().into(), seq: u64::try_from(*seq).ok()?, sha256: unhex(sha256)?, mac: unhex(mac)? };
         (rows.len() == 1).then_some(head)
     };
     whole().map(Some).ok_or_else(|| LedgerError::Head { place: place.to_owned() }.into())

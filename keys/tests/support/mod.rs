@@ -14,8 +14,8 @@ use veilstream_engine::record::{Output, Record};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::transform::{NeededKey, Outcome, Transformer};
 use veilstream_keys::erasure::FileLedger;
-use veilstream_keys::provider::{FileProvider, create_kek_file};
 use veilstream_keys::erasure::LedgerError;
+use veilstream_keys::provider::{FileProvider, create_kek_file};
 use veilstream_keys::store::{Head, KeyRecord, Planned, Scrubbed, Shredded, SqliteStore, Store, StoreError, StoreKeys, Subjects, WrapChange};
 use veilstream_keys::{KeyError, Manager, OsEntropy, Parts, Settings, directory};
 
@@ -271,4 +271,65 @@ impl Process {
         self.revealer.reveal(schema, keys, output.as_bytes(), &RevealOptions::default(), &mut out, &mut report).unwrap();
         (String::from_utf8(out).unwrap(), report.fields[0].1)
     }
+}
+
+/// A store that loses its turn once, after the plan was asked and before anything is stored: somebody else erases in between, as with a fenced producer.
+pub(crate) struct Fenced(Counting, Mutex<Option<(Manager, SubjectRef)>>);
+
+impl Fenced {
+    pub(crate) fn new(store: SqliteStore, other: Manager, subject: SubjectRef) -> Self {
+        Self(Counting::over(store).0, Mutex::new(Some((other, subject))))
+    }
+}
+
+macro_rules! passed_on {
+    ($(fn $name:ident($($arg:ident: $of:ty),*) -> $answer:ty;)*) => {
+        impl Store for Fenced {
+            fn place(&self) -> String {
+                self.0.place()
+            }
+            $(fn $name(&self, $($arg: $of),*) -> Result<$answer, StoreError> {
+                self.0.$name($($arg),*)
+            })*
+
+            fn erase(
+                &self,
+                tenant: &str,
+                subjects: &[SubjectRef],
+                keys: &StoreKeys,
+                now: u64,
+                plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+            ) -> Result<Vec<Shredded>, StoreError> {
+                if let Some((other, subject)) = self.1.lock().unwrap().take() {
+                    let scopes: Vec<Scope> = subjects.iter().map(|subject| Scope::Subject(*subject)).collect();
+                    plan(&self.head()?.unwrap(), &self.find(tenant, KeyKind::Data, &scopes)?)?;
+                    let terms = veilstream_keys::erasure::Terms { reason: "in between", domain: None, may_return: false, backups_until: None };
+                    other.shred(&[subject], &terms, now).unwrap();
+                }
+                self.0.erase(tenant, subjects, keys, now, plan)
+            }
+        }
+    };
+}
+
+passed_on! {
+    fn get(kids: &[KeyId]) -> Vec<KeyRecord>;
+    fn find(tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Vec<KeyRecord>;
+    fn list(tenant: &str) -> Vec<KeyRecord>;
+    fn shared(tenant: &str) -> Vec<KeyRecord>;
+    fn count_subjects(tenant: &str) -> Subjects;
+    fn subjects(tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord>;
+    fn count_wrapped_by(kek_uri: &str) -> u64;
+    fn insert(records: &[KeyRecord]) -> Vec<KeyRecord>;
+    fn insert_paced(record: &KeyRecord, pace: u64) -> bool;
+    fn import(records: &[KeyRecord]) -> Vec<KeyId>;
+    fn last_made(tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Option<u64>;
+    fn head() -> Option<Head>;
+    fn found(store_key: &KeyRecord, head: &Head) -> ();
+    fn expire(tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> ();
+    fn save_uses(uses: &[(KeyId, u64)]) -> ();
+    fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> ();
+    fn replace_wraps(changes: &[WrapChange]) -> u64;
+    fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
+    fn scrub() -> Scrubbed;
 }

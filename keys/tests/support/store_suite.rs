@@ -3,12 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use veilstream_engine::SecretKey;
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
-use veilstream_engine::SecretKey;
 use veilstream_keys::erasure::LedgerError;
 use veilstream_keys::store::{Authentic, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange};
 
@@ -52,9 +52,7 @@ pub(crate) fn authentic(store: Box<dyn Store>) -> Authentic {
 
 /// Erases, with a line of its own in a ledger that is not there.
 pub(crate) fn erase(store: &Authentic, shreds: &[Shred], now: u64) -> Result<Vec<Shredded>, StoreError> {
-    store.erase(&[], now, &mut |head, _| {
-        Ok(Planned { shreds: shreds.to_vec(), head: store.keys().head(&head.tenant, head.store, head.seq + 1, head.sha256) })
-    })
+    store.erase(&[], now, &mut |head, _| Ok(Planned { shreds: shreds.to_vec(), head: store.keys().head(&head.tenant, head.store, head.seq + 1, head.sha256) }))
 }
 
 fn page(store: &Authentic, tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord> {

@@ -150,9 +150,7 @@ pub(super) fn shred<'a>(
     lock_keys(s, &known)?;
     // As they are now that they are locked.
     let rows = s.query(
-        key_rows!(
-            "WHERE k.kid = ANY($1) AND (k.state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps x WHERE x.kid = k.kid)) ORDER BY k.kid, w.kek_uri"
-        ),
+        key_rows!("WHERE k.kid = ANY($1) AND (k.state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps x WHERE x.kid = k.kid)) ORDER BY k.kid, w.kek_uri"),
         &[&known],
     )?;
     let mut dead: HashMap<KeyId, String> = HashMap::new();

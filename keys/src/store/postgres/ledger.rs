@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use super::StoreError;
 use super::address::Address;
 use super::session::{Session, causes};
-use super::StoreError;
 use crate::erasure::{Ledger, LedgerError};
 
 /// The schema.
