@@ -7,7 +7,7 @@ mod mac;
 mod postgres;
 mod sqlite;
 
-pub use authentic::{Authentic, Erased};
+pub use authentic::{Authentic, Erased, Seen};
 pub use json::{HeadJson, RecordJson};
 pub use mac::{RecordFields, STORE_TENANT, StoreKeys};
 #[cfg(feature = "postgres")]
@@ -72,6 +72,9 @@ pub struct Planned {
     /// The head after it.
     pub head: Head,
 }
+
+/// Says what an erasure does, with the head as it is and the keys of whom it is about.
+pub type Plan<'a> = dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError> + 'a;
 
 /// A key, encrypted under a key-encrypting or wrapping key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,14 +203,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; nothing was changed, or everything.
-    fn erase(
-        &self,
-        tenant: &str,
-        subjects: &[SubjectRef],
-        keys: &StoreKeys,
-        now: u64,
-        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
-    ) -> Result<Vec<Shredded>, StoreError>;
+    fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError>;
 
     /// Keys of data subjects that were shredded at or after `since`, and markers.
     ///

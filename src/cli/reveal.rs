@@ -75,7 +75,7 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
         (Some(field), _) => {
             let keys = keys::open_local(&args.keys)?;
             let _upkeep = keys::Upkeep::of(&keys)?;
-            open_tokens(&mut Keys::new(&*keys), field, revealer(args.allow_compromised), input, out, errors)?
+            open_tokens(&mut Keys::new(&*keys).allowing(args.allow_compromised), field, input, out, errors)?
         }
         (None, Some(documents)) => {
             let set = documents.load()?;
@@ -83,17 +83,11 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
             let keys = keys::open_local(&args.keys)?;
             let _upkeep = keys::Upkeep::of(&keys)?;
             let options = RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
-            reveal(&set, &mut Keys::new(&*keys), &options, args.status, revealer(args.allow_compromised), input, out, errors)?
+            reveal(&set, &mut Keys::new(&*keys).allowing(args.allow_compromised), &options, args.status, input, out, errors)?
         }
         (None, None) => return Err(Exit::Usage.because("name the documents with --schema FILE, or give --token --field NAME")),
     };
     Ok(if whole { Exit::Ok } else { Exit::Failed })
-}
-
-fn revealer(allow_compromised: bool) -> Revealer {
-    let mut revealer = Revealer::default();
-    revealer.allow_compromised(allow_compromised);
-    revealer
 }
 
 /// Refuses ids that no document has.
@@ -111,11 +105,23 @@ struct Keys<'a> {
     source: &'a dyn KeySource,
     keyring: Arc<Keyring>,
     fault: RefCell<Option<KeyFault>>,
+    /// Compromised keys open too.
+    allow_compromised: bool,
 }
 
 impl<'a> Keys<'a> {
     fn new(source: &'a dyn KeySource) -> Self {
-        Self { source, keyring: source.keyring(), fault: RefCell::default() }
+        Self { source, keyring: source.keyring(), fault: RefCell::default(), allow_compromised: false }
+    }
+
+    fn allowing(self, allow_compromised: bool) -> Self {
+        Self { allow_compromised, ..self }
+    }
+
+    fn revealer(&self) -> Revealer {
+        let mut revealer = Revealer::default();
+        revealer.allow_compromised(self.allow_compromised);
+        revealer
     }
 
     fn lookup(&self, id: &KeyId) -> Option<Arc<Key>> {
@@ -141,13 +147,12 @@ fn reveal(
     keys: &mut Keys<'_>,
     options: &RevealOptions<'_>,
     with_status: bool,
-    mut revealer: Revealer,
     input: impl Read,
     mut out: impl Write,
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
-    let (mut report, mut event, mut whole) = (Report::default(), Vec::new(), true);
+    let (mut revealer, mut report, mut event, mut whole) = (keys.revealer(), Report::default(), Vec::new(), true);
     loop {
         if lines.may_wait() {
             out.flush()?;
@@ -232,9 +237,9 @@ fn write_status(out: &mut impl Write, event: &[u8], schema: Option<&Schema>, rep
 }
 
 /// Opens bare tokens of the field called `name`; whether all opened.
-fn open_tokens(keys: &mut Keys<'_>, name: &str, mut revealer: Revealer, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
+fn open_tokens(keys: &mut Keys<'_>, name: &str, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
-    let (mut payload, mut whole) = (Vec::new(), true);
+    let (mut revealer, mut payload, mut whole) = (keys.revealer(), Vec::new(), true);
     loop {
         if lines.may_wait() {
             out.flush()?;
@@ -283,7 +288,7 @@ mod tests {
 
     fn open(keys: &EphemeralKeys, options: &RevealOptions<'_>, status: bool, input: &str) -> (String, String, bool) {
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, status, Revealer::default(), input.as_bytes(), &mut out, &mut errors).unwrap();
+        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, status, input.as_bytes(), &mut out, &mut errors).unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
     }
 
@@ -328,7 +333,7 @@ mod tests {
         let token = safe.split('"').nth(3).unwrap();
         let input = format!("{token}\r\n\"{token}\"\nvs1.x\n");
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        assert!(!open_tokens(&mut Keys::new(&keys), "rest.note", Revealer::default(), input.as_bytes(), &mut out, &mut errors).unwrap());
+        assert!(!open_tokens(&mut Keys::new(&keys), "rest.note", input.as_bytes(), &mut out, &mut errors).unwrap());
         assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
         assert_eq!(String::from_utf8(errors).unwrap(), "{\"line\":3,\"reason\":\"malformed\"}\n");
     }

@@ -11,6 +11,7 @@ use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SecretKey, Subject
 use zeroize::Zeroizing;
 
 use super::{CANARY_FIELD, Position, unhex};
+use crate::store::KeyRecord;
 use crate::{KeyError, Manager, time};
 
 /// A token that was sealed under the erased key: it must never open again.
@@ -226,7 +227,8 @@ impl Manager {
         let may_return = signed.receipt["may_return"] == true;
         let since = signed.receipt["time"].as_str().and_then(time::seconds).unwrap_or(u64::MAX);
         let records = self.store().unverified().find(self.tenant(), KeyKind::Data, &[Scope::Subject(subject)])?;
-        let live = records.iter().find(|record| !record.wraps.is_empty() && !(may_return && record.created >= since));
+        let is_allowed = |record: &KeyRecord| may_return && record.created >= since;
+        let live = records.iter().find(|record| !record.wraps.is_empty() && !is_allowed(record));
         Ok(live.map(|record| format!("the subject has key {}, made at {}, which is {}", record.kid, time::text(record.created), record.state.as_str())))
     }
 

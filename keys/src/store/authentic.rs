@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{Head, KeyRecord, Planned, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange};
+use super::{Head, KeyRecord, Plan, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange};
 use crate::erasure::{LedgerError, Recorded};
 
 /// Who was erased, as the ledger says.
@@ -58,6 +58,9 @@ impl Erased {
         self.closed.contains(subject)
     }
 }
+
+/// A key's id, and its record if it has its MAC.
+pub type Seen = (KeyId, Result<KeyRecord, StoreError>);
 
 /// A store, and the keys that authenticate its records. What it gives out has the right MAC, or was erased by the ledger; what it takes gets one.
 pub struct Authentic {
@@ -177,7 +180,7 @@ impl Authentic {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<(KeyId, Result<KeyRecord, StoreError>)>, StoreError> {
+    pub fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<Seen>, StoreError> {
         Ok(self.store.subjects(tenant, after, limit)?.into_iter().map(|record| (record.kid, self.seen(record))).collect())
     }
 
@@ -282,12 +285,7 @@ impl Authentic {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn erase(
-        &self,
-        subjects: &[SubjectRef],
-        now: u64,
-        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
-    ) -> Result<Vec<Shredded>, StoreError> {
+    pub fn erase(&self, subjects: &[SubjectRef], now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
         let place = self.store.place();
         self.store.erase(&self.tenant, subjects, &self.keys, now, &mut |head, records| {
             if !self.keys.holds_head(head) {

@@ -18,8 +18,7 @@ use postgres::Row;
 use postgres::types::ToSql;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{Head, KeyRecord, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check};
-use crate::erasure::LedgerError;
+use super::{Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check};
 use address::Address;
 use changes::{Work, add, put_head, put_states, put_wraps, read_head, scope_of, shred};
 use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
@@ -488,14 +487,7 @@ impl Store for PostgresStore {
     /// [`Store::set_state`]. Against whoever stores a new key at the same time there is no lock, but the unique place: if the marker is in it, they wait for
     /// our commit and find it taken; if their key is, our INSERT waits for their commit and finds it taken. Then, and when a key shows up between
     /// two of our statements, we look again and erase that key too.
-    fn erase(
-        &self,
-        tenant: &str,
-        subjects: &[SubjectRef],
-        keys: &StoreKeys,
-        now: u64,
-        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
-    ) -> Result<Vec<Shredded>, StoreError> {
+    fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
         let place = &*self.address.place;
         let scopes: Vec<String> = subjects.iter().map(|subject| Scope::Subject(*subject).to_string()).collect();
         self.change(|s| {

@@ -4,13 +4,13 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{Head, KeyRecord, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check, check_value};
+use super::{Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check, check_value};
 use crate::erasure::{LedgerError, hex, unhex};
 use crate::time::text as time;
 
@@ -18,6 +18,8 @@ use crate::time::text as time;
 const LAYOUT: i64 = 3;
 /// How long a process waits for another one's write.
 const BUSY: Duration = Duration::from_secs(10);
+/// Between two tries to checkpoint.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// `uses` is beside the two tables of the public format: a reader of those need not know it.
 const TABLES: &str = "
@@ -370,14 +372,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn erase(
-        &self,
-        tenant: &str,
-        subjects: &[SubjectRef],
-        keys: &StoreKeys,
-        now: u64,
-        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
-    ) -> Result<Vec<Shredded>, StoreError> {
+    fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
         // The transaction holds the whole file locked from its start.
         self.write(|t| {
             let head = head(t, &self.place)?.ok_or_else(|| StoreError::Unfounded { place: self.place.clone() })?;
@@ -403,9 +398,14 @@ impl Store for SqliteStore {
 
     /// `secure_delete` overwrote them in the database; the write-ahead log holds pages from before.
     fn scrub(&self) -> Result<Scrubbed, StoreError> {
-        let busy: i64 = self.ask(|c| c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)))?;
-        if busy == 0 {
-            return Ok(Scrubbed { remains: Vec::new() });
+        let start = Instant::now();
+        // SQLite waits for readers and writers, but not for another checkpoint: of two who erase at once one would be refused.
+        while start.elapsed() < BUSY {
+            let busy: i64 = self.ask(|c| c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)))?;
+            if busy == 0 {
+                return Ok(Scrubbed { remains: Vec::new() });
+            }
+            std::thread::sleep(PAUSE);
         }
         let message = format!(
             "another process has been reading or writing for {} s, so deleted wraps still stand in the write-ahead log; nothing is wrong, do it again",

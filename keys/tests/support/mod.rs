@@ -14,9 +14,8 @@ use veilstream_engine::record::{Output, Record};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::transform::{NeededKey, Outcome, Transformer};
 use veilstream_keys::erasure::FileLedger;
-use veilstream_keys::erasure::LedgerError;
 use veilstream_keys::provider::{FileProvider, create_kek_file};
-use veilstream_keys::store::{Head, KeyRecord, Planned, Scrubbed, Shredded, SqliteStore, Store, StoreError, StoreKeys, Subjects, WrapChange};
+use veilstream_keys::store::{Head, KeyRecord, Plan, Scrubbed, Shredded, SqliteStore, Store, StoreError, StoreKeys, Subjects, WrapChange};
 use veilstream_keys::{KeyError, Manager, OsEntropy, Parts, Settings, directory};
 
 /// Some time in November 2026.
@@ -164,7 +163,7 @@ macro_rules! counted {
                 subjects: &[SubjectRef],
                 keys: &StoreKeys,
                 now: u64,
-                plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+                plan: &mut Plan<'_>,
             ) -> Result<Vec<Shredded>, StoreError> {
                 self.1.count("erase");
                 self.0.erase(tenant, subjects, keys, now, plan)
@@ -298,7 +297,7 @@ macro_rules! passed_on {
                 subjects: &[SubjectRef],
                 keys: &StoreKeys,
                 now: u64,
-                plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+                plan: &mut Plan<'_>,
             ) -> Result<Vec<Shredded>, StoreError> {
                 if let Some((other, subject)) = self.1.lock().unwrap().take() {
                     let scopes: Vec<Scope> = subjects.iter().map(|subject| Scope::Subject(*subject)).collect();

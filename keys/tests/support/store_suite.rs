@@ -311,7 +311,7 @@ pub(crate) fn states_change_but_never_from_shredded(place: &dyn Place) {
     at_once(place, |i, store| {
         if i == 0 {
             let shreds: Vec<Shred> = (0..100).map(|n| shred(n, KeyState::Shredded)).collect();
-            let done = erase(&store, &shreds, NOW + 2);
+            let done = erase(store, &shreds, NOW + 2);
             stop.store(true, Ordering::Relaxed);
             done.unwrap();
         }
@@ -378,7 +378,7 @@ pub(crate) fn a_wrap_that_was_deleted_does_not_come_back(place: &dyn Place) {
             while moved.load(Ordering::Relaxed) < 20 {
                 std::thread::yield_now();
             }
-            let erased = (0..SUBJECTS).try_for_each(|n| erase(&store, &[shred(n, KeyState::Shredded)], NOW).map(drop));
+            let erased = (0..SUBJECTS).try_for_each(|n| erase(store, &[shred(n, KeyState::Shredded)], NOW).map(drop));
             stop.store(true, Ordering::Relaxed);
             erased.unwrap();
         }
@@ -478,7 +478,7 @@ pub(crate) fn whoever_wins_the_subject_ends_closed(place: &dyn Place) {
                 while made.load(Ordering::Relaxed) < n {
                     std::thread::yield_now();
                 }
-                let done = erase(&store, &[shred(n, KeyState::Shredded)], NOW);
+                let done = erase(store, &[shred(n, KeyState::Shredded)], NOW);
                 erased.store(true, Ordering::Relaxed);
                 done.unwrap();
                 return;
@@ -505,7 +505,7 @@ pub(crate) fn many_are_erased_together_while_keys_are_made_for_them(place: &dyn 
     at_once(place, |i, store| {
         if i == 0 {
             let shreds: Vec<Shred> = (0..SUBJECTS).map(|n| shred(n, KeyState::Shredded)).collect();
-            erase(&store, &shreds, NOW).unwrap();
+            erase(store, &shreds, NOW).unwrap();
             return;
         }
         let mut order: Vec<u32> = (0..SUBJECTS).collect();

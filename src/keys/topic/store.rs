@@ -7,8 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
-use veilstream_keys::erasure::LedgerError;
-use veilstream_keys::store::{Head, KeyRecord, Planned, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange, check};
+use veilstream_keys::store::{
+    Head, KeyRecord, Plan, Planned, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange, check,
+};
 
 use super::error::KeyTopicError;
 use super::single_writer::{self, SingleWriter};
@@ -325,14 +326,7 @@ impl Store for KafkaStore {
         })
     }
 
-    fn erase(
-        &self,
-        tenant: &str,
-        subjects: &[SubjectRef],
-        keys: &StoreKeys,
-        now: u64,
-        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
-    ) -> Result<Vec<Shredded>, StoreError> {
+    fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
         let inner = &mut *self.lock();
         // With a turn that was had before, somebody else could be planning too.
         inner.topic.yield_turn();
@@ -382,7 +376,7 @@ impl KafkaStore {
         subjects: &[SubjectRef],
         keys: &StoreKeys,
         now: u64,
-        plan: &mut dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerError>,
+        plan: &mut Plan<'_>,
     ) -> Result<(Vec<KeyRecord>, Head, Vec<Shredded>), StoreError> {
         let head = view.head().ok_or_else(|| StoreError::Unfounded { place: self.place.clone() })?;
         let known = subjects.iter().flat_map(|subject| view.of_scope(tenant, KeyKind::Data, &Scope::Subject(*subject)));
