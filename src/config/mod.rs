@@ -53,10 +53,34 @@ pub struct Kafka {
     pub instance: String,
     /// Start of every `transactional.id`.
     pub transactional_id_prefix: String,
+    /// Where reading begins where the group has committed nothing.
+    pub on_missing_offset: OnMissingOffset,
+    /// What happens where records between the committed offset and the log are gone.
+    pub on_offset_lost: OnOffsetLost,
     /// librdkafka properties of the consumer, `[kafka.client]` (both sides) included.
     pub consumer: Properties,
     /// librdkafka properties of the producers, `[kafka.client]` (both sides) included.
     pub producer: Properties,
+}
+
+/// `kafka.on_missing_offset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMissingOffset {
+    /// With the first record there is.
+    Earliest,
+    /// Behind the last record there is.
+    Latest,
+    /// Nowhere: the partition is blocked until an operator chooses.
+    Fail,
+}
+
+/// `kafka.on_offset_lost`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnOffsetLost {
+    /// The partition is blocked until an operator chooses.
+    Stop,
+    /// Reading goes on with the first record there is, and what is missed is counted.
+    Continue,
 }
 
 /// How records flow.
@@ -76,7 +100,9 @@ pub struct Pipeline {
     pub max_inflight_bytes: usize,
     /// Where sealed rejects go.
     pub dead_letter_topic: String,
-    /// When a route pauses instead of dead-lettering everything; `None` is off.
+    /// A partition that has records and does not move for so long makes the process unready.
+    pub stall_after: Duration,
+    /// When a route stops instead of dead-lettering everything; `None` is off.
     pub reject_guard: Option<RejectGuard>,
     /// How long a stop may take before open transactions are aborted.
     pub drain_timeout: Duration,
@@ -184,6 +210,17 @@ fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
         group_id: s.parse("group_id", "veilstream".to_owned(), not_empty),
         instance: s.parse("instance", host_name.to_owned(), not_empty),
         transactional_id_prefix: s.parse("transactional_id_prefix", "veilstream".to_owned(), not_empty),
+        on_missing_offset: s.parse("on_missing_offset", OnMissingOffset::Earliest, |t| match t {
+            "earliest" => Ok(OnMissingOffset::Earliest),
+            "latest" => Ok(OnMissingOffset::Latest),
+            "fail" => Ok(OnMissingOffset::Fail),
+            _ => Err("is no place to begin; write earliest, latest or fail".to_owned()),
+        }),
+        on_offset_lost: s.parse("on_offset_lost", OnOffsetLost::Stop, |t| match t {
+            "stop" => Ok(OnOffsetLost::Stop),
+            "continue" => Ok(OnOffsetLost::Continue),
+            _ => Err("is no policy; write stop or continue".to_owned()),
+        }),
         consumer,
         producer,
     };
@@ -200,6 +237,7 @@ fn pipeline(mut s: Section<'_, '_>) -> Pipeline {
         max_record_bytes: s.parse("max_record_bytes", 8 << 20, |t| bytes_in(t, "1KiB", "256MiB")),
         max_inflight_bytes: s.parse("max_inflight_bytes", 32 << 20, |t| bytes_in(t, "64KiB", "4GiB")),
         dead_letter_topic: s.parse("dead_letter_topic", "veilstream.dead-letter".to_owned(), topic),
+        stall_after: s.parse("stall_after", Duration::from_secs(30), |t| duration_in(t, "1s", "1h")),
         reject_guard: s.parse("reject_guard", Some(RejectGuard { percent: 50, window: 1000 }), |t| if t == "off" { Ok(None) } else { t.parse().map(Some) }),
         drain_timeout: s.parse("drain_timeout", Duration::from_secs(30), |t| duration_in(t, "1s", "10m")),
     };

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -66,15 +67,6 @@ impl Queue {
     pub(crate) fn positions(&self, partitions: &TopicPartitionList) -> bool {
         // SAFETY: the client is alive; the list's offsets are written.
         unsafe { sys::rd_kafka_position(self.rk, partitions.ptr()) == OK }
-    }
-
-    /// The end of a partition as of its last fetch; local, no request.
-    pub(crate) fn end_of(&self, topic: &str, partition: i32) -> Option<i64> {
-        let topic = CString::new(topic).ok()?;
-        let (mut low, mut high) = (-1, -1);
-        // SAFETY: the client is alive; both offsets are written.
-        let err = unsafe { sys::rd_kafka_get_watermark_offsets(self.rk, topic.as_ptr(), partition, &mut low, &mut high) };
-        if err == OK && high >= 0 { Some(high) } else { None }
     }
 
     /// Ends a wait of [`Batch::fill`] on this queue, now or the next one.
@@ -193,6 +185,18 @@ impl<'a> Message<'a> {
         self.raw().offset
     }
 
+    /// Epoch of the leader that wrote it; `None`: the broker does not tell.
+    pub(crate) fn leader_epoch(&self) -> Option<i32> {
+        // SAFETY: the message is valid.
+        let epoch = unsafe { sys::rd_kafka_message_leader_epoch(self.ptr.as_ptr()) };
+        (epoch >= 0).then_some(epoch)
+    }
+
+    /// librdkafka's words about [`Message::error`]: names, codes and offsets, nothing of a record.
+    pub(crate) fn error_text(&self) -> String {
+        self.error().map_or_else(String::new, |_| self.value().map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned()))
+    }
+
     pub(crate) fn key(&self) -> Option<&'a [u8]> {
         // SAFETY: librdkafka gives pointer and length of one buffer that lives as long as the message.
         unsafe { slice(self.raw().key, self.raw().key_len) }
@@ -304,6 +308,186 @@ impl Drop for GroupMetadata {
     }
 }
 
+/// The leader epoch of an element of a list; `None`: not known.
+pub(crate) fn leader_epoch(list: &TopicPartitionList, topic: &str, partition: i32) -> Option<i32> {
+    let topic = CString::new(topic).ok()?;
+    // SAFETY: the list is alive; the element, if there, belongs to it.
+    let epoch = unsafe {
+        let element = sys::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition);
+        if element.is_null() { -1 } else { sys::rd_kafka_topic_partition_get_leader_epoch(element) }
+    };
+    (epoch >= 0).then_some(epoch)
+}
+
+/// Gives an element of a list the leader epoch of the record before its offset.
+pub(crate) fn set_leader_epoch(list: &mut TopicPartitionList, topic: &str, partition: i32, epoch: i32) {
+    let Ok(topic) = CString::new(topic) else { return };
+    // SAFETY: as above; the list is borrowed mutably.
+    unsafe {
+        let element = sys::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition);
+        if !element.is_null() {
+            sys::rd_kafka_topic_partition_set_leader_epoch(element, epoch);
+        }
+    }
+}
+
+/// A place in a log that leaders are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogEnd {
+    /// The first offset.
+    Start,
+    /// Behind the last record that read_committed readers see.
+    Stable,
+    /// Behind the last record.
+    High,
+}
+
+/// What a leader answered for one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LeaderOffset {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    /// The offset with its leader's epoch, or why there is none.
+    pub(crate) result: Result<(i64, Option<i32>), RDKafkaErrorCode>,
+}
+
+/// Asks the leaders of partitions where their logs begin or end. Blocks; any thread.
+///
+/// # Errors
+/// No answer within `timeout`.
+pub(crate) fn leader_offsets<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    partitions: &[(&str, i32)],
+    end: LogEnd,
+    timeout: Duration,
+) -> Result<Vec<LeaderOffset>, RDKafkaErrorCode> {
+    let spec =
+        if end == LogEnd::Start { sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST } else { sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST };
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in partitions {
+        // Every value is a legal offset for this list.
+        let _ = list.add_partition_offset(topic, *partition, rdkafka::Offset::Offset(0));
+    }
+    let rk = consumer.client().native_ptr();
+    // SAFETY: the client is alive; the list's elements belong to it; options, queue and event are ours and destroyed once; what is read of the event
+    // lives as long as it.
+    unsafe {
+        for i in 0..list.count() {
+            (*(*list.ptr()).elems.add(i)).offset = spec as i64;
+        }
+        let options = AdminOptions::new(rk, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, timeout);
+        if end == LogEnd::Stable {
+            let refused = sys::rd_kafka_AdminOptions_set_isolation_level(options.0, sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED);
+            if !refused.is_null() {
+                sys::rd_kafka_error_destroy(refused);
+                return Err(RDKafkaErrorCode::UnsupportedFeature);
+            }
+        }
+        let event = AdminEvent::wait(rk, timeout, |queue| sys::rd_kafka_ListOffsets(rk, list.ptr(), options.0, queue))?;
+        let (mut count, mut found) = (0, Vec::new());
+        let infos = sys::rd_kafka_ListOffsets_result_infos(sys::rd_kafka_event_ListOffsets_result(event.0), &mut count);
+        for i in 0..count {
+            let element = sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(i));
+            let epoch = sys::rd_kafka_topic_partition_get_leader_epoch(element);
+            let result = if (*element).err == OK { Ok(((*element).offset, (epoch >= 0).then_some(epoch))) } else { Err((*element).err.into()) };
+            found.push(LeaderOffset { topic: CStr::from_ptr((*element).topic).to_string_lossy().into_owned(), partition: (*element).partition, result });
+        }
+        Ok(found)
+    }
+}
+
+/// The ids of topics, as the brokers tell them; topics that are not there and brokers that tell none are left out. Blocks; any thread.
+///
+/// # Errors
+/// No answer within `timeout`.
+pub(crate) fn topic_ids<C: ConsumerContext>(consumer: &BaseConsumer<C>, topics: &[&str], timeout: Duration) -> Result<Vec<(String, String)>, RDKafkaErrorCode> {
+    let names: Vec<CString> = topics.iter().filter_map(|name| CString::new(*name).ok()).collect();
+    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    let rk = consumer.client().native_ptr();
+    // SAFETY: as in `leader_offsets`; the collection copies the names.
+    unsafe {
+        let collection = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+        let options = AdminOptions::new(rk, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
+        let event = AdminEvent::wait(rk, timeout, |queue| sys::rd_kafka_DescribeTopics(rk, collection, options.0, queue));
+        sys::rd_kafka_TopicCollection_destroy(collection);
+        let event = event?;
+        let (mut count, mut found) = (0, Vec::new());
+        let descriptions = sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(event.0), &mut count);
+        for i in 0..count {
+            let description = *descriptions.add(i);
+            let id = sys::rd_kafka_TopicDescription_topic_id(description);
+            let is_there = sys::rd_kafka_error_code(sys::rd_kafka_TopicDescription_error(description)) == OK;
+            if !is_there || id.is_null() || (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id)) == (0, 0) {
+                continue;
+            }
+            let text = sys::rd_kafka_Uuid_base64str(id);
+            if !text.is_null() {
+                let name = CStr::from_ptr(sys::rd_kafka_TopicDescription_name(description)).to_string_lossy().into_owned();
+                found.push((name, CStr::from_ptr(text).to_string_lossy().into_owned()));
+            }
+        }
+        Ok(found)
+    }
+}
+
+struct AdminOptions(*mut sys::rd_kafka_AdminOptions_t);
+
+impl AdminOptions {
+    /// # Safety
+    /// `rk` is alive.
+    unsafe fn new(rk: *mut sys::rd_kafka_t, operation: sys::rd_kafka_admin_op_t, timeout: Duration) -> Self {
+        let ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+        let mut error = [0 as c_char; 64];
+        // SAFETY: by the caller's promise; the options are ours. A time-out out of range leaves librdkafka's own.
+        unsafe {
+            let options = sys::rd_kafka_AdminOptions_new(rk, operation);
+            sys::rd_kafka_AdminOptions_set_request_timeout(options, ms, error.as_mut_ptr(), error.len());
+            Self(options)
+        }
+    }
+}
+
+impl Drop for AdminOptions {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once.
+        unsafe { sys::rd_kafka_AdminOptions_destroy(self.0) }
+    }
+}
+
+/// The answer to an administrative request.
+struct AdminEvent(*mut sys::rd_kafka_event_t);
+
+impl AdminEvent {
+    /// # Safety
+    /// `rk` is alive; `ask` gives the queue to one administrative request.
+    unsafe fn wait(rk: *mut sys::rd_kafka_t, timeout: Duration, ask: impl FnOnce(*mut sys::rd_kafka_queue_t)) -> Result<Self, RDKafkaErrorCode> {
+        // The request ends by its own time-out.
+        let ms = c_int::try_from(timeout.as_millis() + 1000).unwrap_or(c_int::MAX);
+        // SAFETY: by the caller's promise; the queue is ours and destroyed once, librdkafka keeps its own reference while a request is under way.
+        unsafe {
+            let queue = sys::rd_kafka_queue_new(rk);
+            ask(queue);
+            let event = sys::rd_kafka_queue_poll(queue, ms);
+            sys::rd_kafka_queue_destroy(queue);
+            if event.is_null() {
+                return Err(RDKafkaErrorCode::OperationTimedOut);
+            }
+            let event = Self(event);
+            match sys::rd_kafka_event_error(event.0) {
+                OK => Ok(event),
+                error => Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for AdminEvent {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once.
+        unsafe { sys::rd_kafka_event_destroy(self.0) }
+    }
+}
+
 /// What librdkafka's threads report about one producer.
 #[derive(Default)]
 pub(crate) struct Watch {
@@ -383,16 +567,26 @@ unsafe extern "C" fn on_log(_: *const sys::rd_kafka_t, level: c_int, facility: *
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicId(usize);
 
-/// A native producer. Not shared: one lane owns it.
-pub(crate) struct NativeProducer {
+/// A native client of one producer, alive as long as somebody holds it: a call that does not return does.
+pub(crate) struct ProducerHandle {
     rk: NonNull<sys::rd_kafka_t>,
-    topics: Vec<NonNull<sys::rd_kafka_topic_t>>,
-    names: Vec<CString>,
     /// Callbacks hold its address: it goes after the handle.
     watch: Box<Watch>,
 }
 
-// SAFETY: librdkafka's handles may move between threads.
+// SAFETY: librdkafka's handles are thread-safe; `Watch` is made of atomics and locks.
+unsafe impl Send for ProducerHandle {}
+// SAFETY: as above.
+unsafe impl Sync for ProducerHandle {}
+
+/// A native producer. One lane owns it; calls that may not return take its handle to a thread of their own.
+pub(crate) struct NativeProducer {
+    topics: Vec<NonNull<sys::rd_kafka_topic_t>>,
+    names: Vec<CString>,
+    handle: Arc<ProducerHandle>,
+}
+
+// SAFETY: librdkafka's topic handles may move between threads.
 unsafe impl Send for NativeProducer {}
 
 impl NativeProducer {
@@ -422,7 +616,7 @@ impl NativeProducer {
             sys::rd_kafka_conf_set_log_cb(conf, Some(on_log));
             sys::rd_kafka_conf_interceptor_add_on_new(conf, c"veilstream".as_ptr(), Some(on_new), opaque);
             match NonNull::new(sys::rd_kafka_new(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf, error.as_mut_ptr(), error.len())) {
-                Some(rk) => Ok(Self { rk, topics: Vec::new(), names: Vec::new(), watch }),
+                Some(rk) => Ok(Self { topics: Vec::new(), names: Vec::new(), handle: Arc::new(ProducerHandle { rk, watch }) }),
                 None => {
                     sys::rd_kafka_conf_destroy(conf);
                     Err(CStr::from_ptr(error.as_ptr()).to_string_lossy().into_owned())
@@ -431,9 +625,14 @@ impl NativeProducer {
         }
     }
 
+    /// For calls on another thread.
+    pub(crate) fn handle(&self) -> Arc<ProducerHandle> {
+        self.handle.clone()
+    }
+
     /// What its threads report.
     pub(crate) fn watch(&self) -> &Watch {
-        &self.watch
+        &self.handle.watch
     }
 
     /// The handle of a topic, made on first use.
@@ -443,7 +642,7 @@ impl NativeProducer {
         }
         let name = CString::new(name).ok()?;
         // SAFETY: the handle is alive; no topic configuration is given.
-        let topic = NonNull::new(unsafe { sys::rd_kafka_topic_new(self.rk.as_ptr(), name.as_ptr(), ptr::null_mut()) })?;
+        let topic = NonNull::new(unsafe { sys::rd_kafka_topic_new(self.handle.rk.as_ptr(), name.as_ptr(), ptr::null_mut()) })?;
         self.names.push(name);
         self.topics.push(topic);
         Some(TopicId(self.topics.len() - 1))
@@ -458,7 +657,7 @@ impl NativeProducer {
         // the headers become librdkafka's on success only.
         let err = unsafe {
             sys::rd_kafka_producev(
-                self.rk.as_ptr(),
+                self.handle.rk.as_ptr(),
                 V::RD_KAFKA_VTYPE_RKT,
                 self.topics[to.topic.0].as_ptr(),
                 V::RD_KAFKA_VTYPE_PARTITION,
@@ -489,12 +688,23 @@ impl NativeProducer {
     pub(crate) fn flush(&self, ms: i32) -> bool {
         // SAFETY: the handle is alive.
         unsafe {
-            let done = sys::rd_kafka_flush(self.rk.as_ptr(), ms) == OK;
-            sys::rd_kafka_poll(self.rk.as_ptr(), 0);
+            let done = sys::rd_kafka_flush(self.handle.rk.as_ptr(), ms) == OK;
+            sys::rd_kafka_poll(self.handle.rk.as_ptr(), 0);
             done
         }
     }
+}
 
+impl Drop for NativeProducer {
+    fn drop(&mut self) {
+        for topic in &self.topics {
+            // SAFETY: each was made by rd_kafka_topic_new and is destroyed once; the handle is alive.
+            unsafe { sys::rd_kafka_topic_destroy(topic.as_ptr()) }
+        }
+    }
+}
+
+impl ProducerHandle {
     pub(crate) fn init_transactions(&self, ms: i32) -> Result<(), TxnError> {
         // SAFETY: the handle is alive; so below.
         check(unsafe { sys::rd_kafka_init_transactions(self.rk.as_ptr(), ms) })
@@ -519,22 +729,30 @@ impl NativeProducer {
         // SAFETY: see above.
         check(unsafe { sys::rd_kafka_abort_transaction(self.rk.as_ptr(), ms) })
     }
+
+    /// Asks the brokers for the topics that this producer writes to: a kept producer sees a topic that was made or grown only after minutes.
+    pub(crate) fn refresh(&self, ms: i32) {
+        let mut metadata: *const sys::rd_kafka_metadata = ptr::null();
+        // SAFETY: the handle is alive; the result, if any, is ours and destroyed once.
+        unsafe {
+            if sys::rd_kafka_metadata(self.rk.as_ptr(), 0, ptr::null_mut(), &mut metadata, ms) == OK {
+                sys::rd_kafka_metadata_destroy(metadata);
+            }
+        }
+    }
 }
 
 /// How long the end of a producer waits for its purged requests, in milliseconds. They do not wait for a broker.
 const PURGED: c_int = 5_000;
 
-impl Drop for NativeProducer {
+impl Drop for ProducerHandle {
     fn drop(&mut self) {
-        // SAFETY: topics first, then the handle, each once; what is queued is purged, so that nothing waits for an absent broker. No request may be in
-        // flight when the handle goes: librdkafka 2.12 frees the text of a failed transaction before the threads that read answers end, and an answer
-        // that fails it again frees that text once more. The callbacks' `watch` is dropped after this.
+        // SAFETY: the handle is destroyed once, its topics before it; what is queued is purged, so that nothing waits for an absent broker. No request
+        // may be in flight when the handle goes: librdkafka 2.12 frees the text of a failed transaction before the threads that read answers end, and
+        // an answer that fails it again frees that text once more. The callbacks' `watch` is dropped after this.
         unsafe {
             sys::rd_kafka_purge(self.rk.as_ptr(), (sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT | sys::RD_KAFKA_PURGE_F_NON_BLOCKING) as c_int);
             sys::rd_kafka_flush(self.rk.as_ptr(), PURGED);
-            for topic in &self.topics {
-                sys::rd_kafka_topic_destroy(topic.as_ptr());
-            }
             sys::rd_kafka_destroy(self.rk.as_ptr());
         }
     }

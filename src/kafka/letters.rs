@@ -191,7 +191,7 @@ pub fn replay(config: &Config, schemas: &Arc<SchemaSet>, keys: &dyn KeySource, m
     let limits = written.clone().min().zip(written.max());
     let recipe = Recipe::shared(&config.kafka, "dlq", limits);
     let producer = recipe.create().map_err(LettersError::Kafka)?;
-    producer.fence_in(JOIN).map_err(|e| LettersError::Kafka(format!("{}: {e}", recipe.id())))?;
+    producer.init_transactions(JOIN).map_err(|e| LettersError::Kafka(format!("{}: {e}", recipe.id())))?;
     let consumer = consumer(config, "dlq-replay")?;
     let ends: HashMap<i32, i64> = ends(&consumer, topic)?.into_iter().map(|(partition, _, end)| (partition, end)).collect();
     consumer.subscribe(&[topic])?;
@@ -277,9 +277,7 @@ impl Replay<'_> {
             for (partition, offset) in next {
                 offsets.add_partition_offset(&self.config.pipeline.dead_letter_topic, partition, Offset::Offset(offset))?;
             }
-            let (producer, committed) = self.producer.take().ok_or_else(ended)?.commit(offsets, Arc::new(group));
-            self.producer = Some(producer.ok_or_else(ended)?);
-            committed.map(drop).map_err(kafka)
+            alive(&mut self.producer)?.commit(offsets, Arc::new(group)).map(drop).map_err(kafka)
         });
         if result.is_err() {
             self.done = before;

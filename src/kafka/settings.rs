@@ -32,6 +32,7 @@ const FORCED_CONSUMER: &[Forced] = &[
     Forced("enable.auto.offset.store", Some("false"), "offsets commit inside the transactions; remove it"),
     Forced("isolation.level", Some("read_committed"), "records of aborted transactions must not be read; remove it"),
     Forced("enable.partition.eof", Some("false"), "the end of a partition is read from its position; remove it"),
+    Forced("auto.offset.reset", Some("error"), "write kafka.on_missing_offset and kafka.on_offset_lost instead"),
 ];
 
 const FORCED_PRODUCER: &[Forced] = &[
@@ -47,7 +48,6 @@ const DEFAULTS_BOTH: &[(&str, &str)] =
 
 const DEFAULTS_CONSUMER: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
-    ("auto.offset.reset", "earliest"),
     // librdkafka's default of 1 s stalls a partition that was full once.
     ("fetch.queue.backoff.ms", "50"),
     ("partition.assignment.strategy", "cooperative-sticky"),

@@ -11,7 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use super::error::Fault;
+use super::error::{Fault, Obstacle};
 use super::ffi::{Destination, Headers};
 use super::preflight::{admin, wait};
 use super::producer::{Producer, Recipe};
@@ -132,7 +132,7 @@ impl SingleWriter {
                     entries.iter().for_each(|(key, value)| reader.take(key.as_bytes(), Some(value.as_bytes())));
                     return Ok(done);
                 }
-                Err(Fault::Blocked(code)) => return Err(self.denied(code)),
+                Err(Fault::Blocked(obstacle)) => return Err(self.denied(obstacle)),
                 Err(Fault::Refused) => return Err("the broker refuses a record; look at the topic's max.message.bytes".to_owned()),
                 Err(_) if start.elapsed() > TURN => return Err("not written: other writers were quicker every time, or no broker answers".to_owned()),
                 // Fenced by another writer, or nobody knows: the next turn sees what was done.
@@ -146,14 +146,14 @@ impl SingleWriter {
         let start = Instant::now();
         loop {
             let producer = self.recipe.create()?;
-            match producer.fence_in(REQUEST) {
+            match producer.init_transactions(REQUEST) {
                 Ok(()) => {
                     self.catch_up(reader)?;
                     self.writer = Some(producer);
                     return Ok(());
                 }
                 Err(error) => match error.fault() {
-                    Fault::Blocked(code) => return Err(self.denied(code)),
+                    Fault::Blocked(obstacle) => return Err(self.denied(obstacle)),
                     _ if start.elapsed() > TURN => return Err(format!("no turn to write ({error})")),
                     _ => std::thread::sleep(pause()),
                 },
@@ -164,12 +164,12 @@ impl SingleWriter {
     /// One transaction; an error leaves no writer behind.
     fn commit(&mut self, entries: &[Entry]) -> Result<(), Fault> {
         let Some(mut producer) = self.writer.take() else { return Err(Fault::Fenced) };
-        let topic = producer.topic(&self.topic).ok_or(Fault::Doubt)?;
+        let topic = producer.topic(&self.topic).ok_or(Fault::OutcomeUnknown)?;
         producer.begin().map_err(|e| e.fault())?;
         let until = Instant::now() + TURN;
         let go_on = || Instant::now() < until;
         for (key, value) in entries {
-            let headers = Headers::new(0).ok_or(Fault::Doubt)?;
+            let headers = Headers::new(0).ok_or(Fault::OutcomeUnknown)?;
             let to = Destination { topic, partition: 0, timestamp: 0 };
             producer.produce(to, Some(key.as_bytes()), Some(value.as_bytes()), headers, go_on).map_err(|e| match e {
                 super::producer::Unproduced::TooLarge => Fault::Refused,
@@ -184,8 +184,8 @@ impl SingleWriter {
         Ok(())
     }
 
-    fn denied(&self, code: RDKafkaErrorCode) -> String {
-        format!("{code}; grant Read and Write on the topic, and Write on the transactional id {}", self.recipe.id())
+    fn denied(&self, obstacle: Obstacle) -> String {
+        format!("{}; grant Read and Write on the topic, and Write on the transactional id {}", obstacle.remedy(), self.recipe.id())
     }
 }
 

@@ -43,6 +43,26 @@ impl Event for Rebalanced {
     }
 }
 
+/// Reading goes on although records between the committed offset and the log are gone.
+#[derive(Debug)]
+pub struct OffsetLost<'a> {
+    /// The raw topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// How: `retention`, `truncation`, `recreated`, `expired`.
+    pub reason: &'static str,
+    /// Records that are known to be gone.
+    pub missed: u64,
+}
+
+impl Event for OffsetLost<'_> {
+    fn emit(self, metrics: &Metrics) {
+        tracing::warn!(topic = self.topic, partition = self.partition, reason = self.reason, missed = self.missed, "committed offset lost, reading goes on");
+        metrics.records_missed.with_label_values(&[self.topic, self.reason]).inc_by(self.missed);
+    }
+}
+
 /// A transaction committed.
 #[derive(Debug)]
 pub struct TransactionCommitted {
@@ -82,7 +102,7 @@ impl Event for TransactionAborted {
 
 /// A route stopped because too much of it was rejected.
 #[derive(Debug)]
-pub struct RoutePaused<'a> {
+pub struct RouteStopped<'a> {
     /// The raw topic.
     pub topic: &'a str,
     /// Records rejected within the window.
@@ -91,9 +111,9 @@ pub struct RoutePaused<'a> {
     pub window: u32,
 }
 
-impl Event for RoutePaused<'_> {
+impl Event for RouteStopped<'_> {
     fn emit(self, _: &Metrics) {
-        tracing::warn!(topic = self.topic, rejected = self.rejected, window = self.window, "route paused: too many records rejected; mend the schema");
+        tracing::warn!(topic = self.topic, rejected = self.rejected, window = self.window, "route stopped: too many records rejected; mend the schema");
     }
 }
 

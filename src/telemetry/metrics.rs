@@ -59,6 +59,8 @@ metrics! {
     transaction_duration: Histogram "veilstream_transaction_duration_seconds" [TRANSACTION] "From the first record of a transaction to the end of its commit.";
     record_latency: Histogram "veilstream_record_latency_seconds" [LATENCY] "From a record's timestamp to the commit of its sanitized form.";
     consumer_lag: IntGaugeVec "veilstream_consumer_lag" ["topic" "partition"] "Records between the committed offset and the end of an assigned partition.";
+    partitions_blocked: IntGaugeVec "veilstream_partitions_blocked" ["topic" "reason"] "Assigned partitions that are not read, by reason.";
+    records_missed: IntCounterVec "veilstream_records_missed_total" ["topic" "reason"] "Records that were gone before they were read, as far as it is known.";
     rebalances: IntCounter "veilstream_rebalances_total" [] "Changes of this member's partitions.";
     producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced anew.";
     inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes that are read and not committed.";
@@ -104,6 +106,8 @@ mod tests {
             "transaction_duration_seconds",
             "record_latency_seconds",
             "consumer_lag",
+            "partitions_blocked",
+            "records_missed_total",
             "rebalances_total",
             "producer_recycles_total",
             "inflight_bytes",
