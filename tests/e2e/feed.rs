@@ -44,8 +44,13 @@ pub(crate) struct Input<'a> {
 impl Feeder {
     /// Idempotent, in order.
     pub(crate) fn new(kafka: &Kafka) -> Self {
+        Self::up_to(kafka, 4_000_000)
+    }
+
+    /// For records of up to so many bytes.
+    pub(crate) fn up_to(kafka: &Kafka, bytes: usize) -> Self {
         let mut client = kafka.client();
-        client.set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", "4000000");
+        client.set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", bytes.to_string());
         Self(client.create_with_context(Undelivered::default()).unwrap())
     }
 

@@ -1,5 +1,7 @@
 //! The real broker. One serves the whole suite; a test that stops it starts its own.
 
+mod admin;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,7 @@ pub(crate) struct Kafka {
 struct Node {
     address: String,
     dir: PathBuf,
+    java: &'static str,
     running: Mutex<Option<(Child, ChildStdin)>>,
 }
 
@@ -52,6 +55,11 @@ pub(crate) fn kafka() -> &'static Kafka {
 impl Kafka {
     /// A new cluster of so many, with a replica of everything on each; `name` is unique in the suite.
     pub(crate) fn start(name: &str, size: usize) -> Self {
+        Self::start_with(name, size, |_| String::new(), "")
+    }
+
+    /// [`Kafka::start`] with settings of each broker, by its number from 1 on, and options of the JVM.
+    pub(crate) fn start_with(name: &str, size: usize, settings: impl Fn(usize) -> String, java: &'static str) -> Self {
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
         let ports: Vec<[u16; 4]> = free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
@@ -64,7 +72,7 @@ impl Kafka {
         let node = |(id, ports): (usize, &[u16; 4])| {
             let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{id}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join("server.properties"), properties(&dir, id, size, *ports, proxy, &quorum)).unwrap();
+            fs::write(dir.join("server.properties"), properties(&dir, id, size, *ports, proxy, &quorum) + &settings(id)).unwrap();
             let format = Command::new("java")
                 .args(["-Xmx128m", "-cp"])
                 .arg(libs().join("*"))
@@ -73,7 +81,7 @@ impl Kafka {
                 .output()
                 .unwrap();
             assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
-            Node { address: format!("127.0.0.1:{}", ports[0]), dir, running: Mutex::new(None) }
+            Node { address: format!("127.0.0.1:{}", ports[0]), dir, java, running: Mutex::new(None) }
         };
         let nodes: Vec<Node> = (1..).zip(&ports).map(node).collect();
         let addresses: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
@@ -163,6 +171,13 @@ impl Kafka {
         java
     }
 
+    /// How many requests of a kind and a client a broker's log tells of, where its `kafka.request.logger` is at debug.
+    pub(crate) fn requests(&self, node: usize, kind: &str, client: &str) -> usize {
+        let log = fs::read_to_string(self.nodes[node].dir.join("broker.log")).unwrap();
+        let (kind, client) = (format!("\"requestApiKeyName\":\"{kind}\""), format!("\"clientId\":\"{client}\""));
+        log.lines().filter(|line| line.contains(&kind) && line.contains(&client)).count()
+    }
+
     /// All bytes the first broker has on disk for a topic.
     pub(crate) fn segments(&self, topic: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -183,6 +198,7 @@ impl Node {
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "sh"])
             .args([&libs(), &self.dir])
+            .env("JAVA_TOOL_OPTIONS", self.java)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

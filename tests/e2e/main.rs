@@ -6,6 +6,7 @@
 
 mod acls;
 mod bad_input;
+mod blocked;
 mod canary;
 mod chaos;
 mod dlq;
@@ -18,6 +19,8 @@ mod key_store;
 mod keys_on_kafka;
 mod lifecycle;
 mod observe;
+mod offsets;
+mod operator;
 mod outage;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
