@@ -1,8 +1,6 @@
 //! The real broker. One serves the whole suite; a test that stops it starts its own.
 
-mod admin;
-
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -169,6 +167,23 @@ impl Kafka {
         java.args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &self.bootstrap, "--topic", topic]);
         java.args(["--isolation-level", "read_committed", "--from-beginning", "--max-messages", &records.to_string(), "--timeout-ms", "60000"]);
         java
+    }
+
+    /// The bytes of a partition's only segment on a broker.
+    pub(crate) fn segment_bytes(&self, node: usize, topic: &str, partition: i32) -> u64 {
+        fs::metadata(self.segment(node, topic, partition)).unwrap().len()
+    }
+
+    /// Takes from the end of a stopped broker's only segment what lies beyond so many bytes: what a machine loses that had not written it to disk.
+    pub(crate) fn truncate(&self, node: usize, topic: &str, partition: i32, bytes: u64) {
+        assert!(self.nodes[node].running.lock().unwrap().is_none(), "broker {node} is running");
+        let path = self.segment(node, topic, partition);
+        assert!(fs::metadata(&path).unwrap().len() > bytes, "there is nothing to truncate in {}", path.display());
+        File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
+    }
+
+    fn segment(&self, node: usize, topic: &str, partition: i32) -> PathBuf {
+        self.nodes[node].dir.join(format!("data/{topic}-{partition}/00000000000000000000.log"))
     }
 
     /// How many requests of a kind and a client a broker's log tells of, where its `kafka.request.logger` is at debug.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod acls;
+mod admin;
 mod bad_input;
 mod blocked;
 mod canary;

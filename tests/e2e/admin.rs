@@ -1,8 +1,6 @@
-//! What an administrator does to the cluster while a test runs: by `krafka`, and to a stopped broker's files by hand.
+//! What an administrator does to the cluster while a test runs, by `krafka`.
 
-use std::fs::{self, File};
 use std::future::Future;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use krafka::admin::{
@@ -12,7 +10,7 @@ use krafka::admin::{
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use super::{Kafka, LIMITED, wait_for};
+use crate::kafka::{Kafka, LIMITED, wait_for};
 
 /// How long a change may take to be in every broker's metadata.
 const SEEN: Duration = Duration::from_secs(20);
@@ -94,23 +92,6 @@ impl Kafka {
                 result.unwrap();
             }
         });
-    }
-
-    /// The bytes of a partition's only segment on a broker.
-    pub(crate) fn segment_bytes(&self, node: usize, topic: &str, partition: i32) -> u64 {
-        fs::metadata(self.segment(node, topic, partition)).unwrap().len()
-    }
-
-    /// Takes from the end of a stopped broker's only segment what lies beyond so many bytes: what a machine loses that had not written it to disk.
-    pub(crate) fn truncate(&self, node: usize, topic: &str, partition: i32, bytes: u64) {
-        assert!(self.nodes[node].running.lock().unwrap().is_none(), "broker {node} is running");
-        let path = self.segment(node, topic, partition);
-        assert!(fs::metadata(&path).unwrap().len() > bytes, "there is nothing to truncate in {}", path.display());
-        File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
-    }
-
-    fn segment(&self, node: usize, topic: &str, partition: i32) -> PathBuf {
-        self.nodes[node].dir.join(format!("data/{topic}-{partition}/00000000000000000000.log"))
     }
 
     fn await_partitions(&self, topic: &str, count: usize) {
