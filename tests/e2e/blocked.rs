@@ -6,7 +6,7 @@ use krafka::admin::{AclOperation as Op, AclResourceType as Kind};
 use krafka::{ConsumerRecord, Record};
 
 use crate::acls::{allow_routes, limited};
-use crate::feed::{Feeder, people, person};
+use crate::feed::{Feeder, large, people, person};
 use crate::kafka::kafka;
 use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_unready, blocked, lags, partitions};
 use crate::reader;
@@ -179,11 +179,6 @@ fn a_record_that_even_the_dead_letters_refuse_stops_its_partition_only() {
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     assert_eq!(sandbox.dead().len(), 1);
     assert!(reader::times(&sandbox.clean(), 200).iter().enumerate().all(|(i, n)| *n == u32::from(i != 20)));
-}
-
-/// So many bytes of what is not protected.
-fn large(i: usize, bytes: usize) -> String {
-    person(i).replace("ordinary", &"x".repeat(bytes))
 }
 
 /// Larger than their own topic takes, smaller than the largest topic does: judged by their own, before anything is produced.

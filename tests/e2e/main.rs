@@ -23,10 +23,12 @@ mod observe;
 mod offsets;
 mod operator;
 mod outage;
+mod protocols;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
 mod proxy_http;
 mod reader;
+mod readiness;
 mod sandbox;
 mod schemas;
 #[path = "../../keys/tests/support/servers.rs"]
