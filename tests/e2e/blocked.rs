@@ -6,9 +6,9 @@ use krafka::admin::{AclOperation as Op, AclResourceType as Kind};
 use krafka::{ConsumerRecord, Record};
 
 use crate::acls::{allow_routes, limited};
-use crate::feed::{Feeder, large, people, person};
+use crate::feed::{Feeder, growing, large, people, person};
 use crate::kafka::kafka;
-use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_unready, blocked, lags, partitions};
+use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, blocked, lags, partitions};
 use crate::reader;
 use crate::sandbox::Sandbox;
 use crate::sidecar::{Instance, Running};
@@ -46,7 +46,7 @@ pub(crate) fn blocked_through_rebalances(name: &str, with: &dyn Fn(Instance, u32
         await_blocked(&mut running, &first, (&raw, partition), "guard", "mend the schema");
     }
     second.flows(&mut running, 100);
-    assert!(lags(&running, &raw).values().all(|lag| *lag > 0), "what waits is lag: {:?}", lags(&running, &raw));
+    running.wait_for(SAID, "what waits to be lag", |r| lags(r, &raw).len() == 2 && lags(r, &raw).values().all(|lag| *lag > 0));
 
     let mut joined = other.start();
     joined.wait_for(LONG, "the second member to have partitions", |r| partitions(r) == 2 && partitions(&running) == 2);
@@ -58,8 +58,7 @@ pub(crate) fn blocked_through_rebalances(name: &str, with: &dyn Fn(Instance, u32
     for partition in 0..2 {
         await_blocked(&mut running, &first, (&raw, partition), "guard", "mend the schema");
     }
-    let waiting = lags(&running, &raw);
-    assert_eq!(waiting.values().sum::<i64>(), i64::try_from(ALL - rejected).unwrap(), "{waiting:?}");
+    await_lag(&mut running, &raw, ALL - rejected);
 
     sandbox.document("people", &people(name).replace(r#""version":1"#, r#""version":2"#));
     running.wait_for(CURED, "what waited", |_| sandbox.clean().len() + sandbox.dead().len() >= ALL);
@@ -97,7 +96,7 @@ fn a_partition_without_its_like_waits_until_the_sanitized_topic_is_grown() {
     running.wait_for(SAID, "the other partitions", |_| sandbox.clean().len() == 300);
     second.flows(&mut running, 50);
     assert_eq!(blocked(&running, "grown.raw", "sanitized_topic"), 1.0);
-    assert_eq!(lags(&running, "grown.raw").get(&2), Some(&100), "{:?}", lags(&running, "grown.raw"));
+    await_lag(&mut running, "grown.raw", 100);
     assert_eq!(running.metric("veilstream_transactions_total", "aborted"), 0.0, "nothing is tried that cannot work");
     sandbox.broker.grow_topic("grown.clean", 3);
     sandbox.partitions = 3;
@@ -124,7 +123,7 @@ fn a_route_whose_sanitized_topic_is_deleted_waits_alone() {
         await_blocked(&mut running, &instance, ("gone.raw", partition), "sanitized_topic", "gone.clean");
     }
     second.flows(&mut running, 50);
-    assert_eq!(lags(&running, "gone.raw").values().sum::<i64>(), 100);
+    await_lag(&mut running, "gone.raw", 100);
     sandbox.broker.create_topic("gone.clean", 2);
     running.wait_for(CURED, "what waited", |_| sandbox.clean().len() == 100);
     await_flowing(&mut running, "gone.raw");
@@ -181,15 +180,16 @@ fn a_record_that_even_the_dead_letters_refuse_stops_its_partition_only() {
     assert!(reader::times(&sandbox.clean(), 200).iter().enumerate().all(|(i, n)| *n == u32::from(i != 20)));
 }
 
-/// Larger than their own topic takes, smaller than the largest topic does: judged by their own, before anything is produced.
+/// Sealed they are larger than their own topic takes, and smaller than the largest topic does: judged by their own, before anything is produced.
 #[test]
 fn a_record_is_measured_by_its_own_topic() {
     let sandbox = Sandbox::new(kafka(), "measured", 2);
     let _larger = SecondRoute::new(&sandbox);
+    sandbox.broker.alter_topic("measured.raw", "max.message.bytes", "100000");
     sandbox.broker.create_topic_with("measured.clean", 2, &[("max.message.bytes", "100000")]);
     let instance = one_lane(sandbox.instance(0));
     let is_large = |i: usize| i % 100 == 50;
-    sandbox.feed(0..1000, |i| if is_large(i) { large(i, 200_000) } else { person(i) });
+    sandbox.feed(0..1000, |i| if is_large(i) { growing(i, 90_000) } else { person(i) });
     let mut running = instance.start();
     running.ready();
     running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 990 && sandbox.dead().len() == 10);
@@ -213,7 +213,7 @@ fn records_of_a_refused_batch_are_told_apart_in_few_transactions() {
     sandbox.feed(0..1000, |i| if is_large(i) { large(i, 200_000) } else { person(i) });
     running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 990 && sandbox.dead().len() == 10);
     let aborted = running.metric("veilstream_transactions_total", "aborted");
-    assert!((1.0..=20.0).contains(&aborted), "{aborted} aborted transactions for 10 records; found anew, each costs 10");
+    assert!(aborted <= 30.0, "{aborted} aborted transactions for 10 records; found anew, each costs up to 10");
     await_flowing(&mut running, "suspects.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     assert!(reader::times(&sandbox.clean(), 1000).iter().enumerate().all(|(i, n)| *n == u32::from(!is_large(i))));
@@ -262,10 +262,11 @@ fn a_document_comes_into_force_with_the_facts_of_its_topic() {
     let instance = one_lane(sandbox.instance(0));
     let mut running = instance.start();
     running.ready();
+    sandbox.broker.alter_topic("facts.raw", "max.message.bytes", "100000");
     sandbox.broker.create_topic_with("facts.small", 1, &[("max.message.bytes", "100000"), ("cleanup.policy", "compact")]);
     sandbox.document("people", &moved("facts", "facts.small"));
     running.wait_for(SAID, "the second version", |r| r.get("/status").is_some_and(|(_, status)| status.contains("people/2")));
-    sandbox.feed(0..200, |i| if i == 50 { large(i, 200_000) } else { person(i) });
+    sandbox.feed(0..200, |i| if i == 50 { growing(i, 90_000) } else { person(i) });
     reader::send(&sandbox.broker.bootstrap, Record::new("facts.raw", person(7)).partition(0));
     let both = || (read(&sandbox, "facts.small").len(), sandbox.dead().len());
     running.wait_for(LONG, "the records", |_| both() == (199, 2));

@@ -130,6 +130,11 @@ pub(crate) fn large(i: usize, bytes: usize) -> String {
     person(i).replace("ordinary", &"x".repeat(bytes))
 }
 
+/// A person whose protected number has so many bytes: sealed, it has a third more.
+pub(crate) fn growing(i: usize, bytes: usize) -> String {
+    person(i).replace("123-45", &"1".repeat(bytes))
+}
+
 /// The document for [`person`], from `<name>.raw` to `<name>.clean`.
 pub(crate) fn people(name: &str) -> String {
     format!(

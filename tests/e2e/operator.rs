@@ -48,7 +48,7 @@ pub(crate) fn blocked(running: &Running<'_>, topic: &str, reason: &str) -> f64 {
 /// Waits until it is ready, has no lag on the topic and counts nothing as blocked: so it is again after every cure.
 pub(crate) fn await_flowing(running: &mut Running<'_>, topic: &str) {
     running.ready();
-    running.wait_for(SAID, "no lag", |r| lags(r, topic).values().sum::<i64>() == 0);
+    await_lag(running, topic, 0);
     assert_eq!(running.metric("veilstream_partitions_blocked", &format!("topic=\"{topic}\"")), 0.0);
 }
 
@@ -61,6 +61,15 @@ pub(crate) fn lags(running: &Running<'_>, topic: &str) -> std::collections::BTre
         Some((partition.parse().unwrap(), lag.parse().unwrap()))
     };
     text.lines().filter_map(of_topic).collect()
+}
+
+/// Waits until the lag of a topic is this, over all its partitions; it is asked for every few seconds.
+pub(crate) fn await_lag(running: &mut Running<'_>, topic: &str, lag: usize) {
+    let lag = i64::try_from(lag).unwrap();
+    running.wait_for(SAID, &format!("a lag of {lag} on {topic}"), |r| {
+        let now = lags(r, topic);
+        !now.is_empty() && now.values().sum::<i64>() == lag
+    });
 }
 
 /// The partitions it has, of all topics.

@@ -7,7 +7,7 @@ use krafka::admin::{AclOperation as Op, AclResourceType as Kind};
 use crate::acls::{allow_routes, limited};
 use crate::feed::{Feeder, person};
 use crate::kafka::{Kafka, kafka, wait_for};
-use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_unready, lags};
+use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, lags};
 use crate::proxy::{Hold, Proxy};
 use crate::reader;
 use crate::sandbox::Sandbox;
@@ -53,7 +53,7 @@ fn a_raw_topic_that_may_not_be_read_is_said_and_its_lag_grows() {
     for partition in 0..2 {
         await_blocked(&mut running, &instance, ("unread.raw", partition), "not_authorized", "grant Read");
     }
-    running.wait_for(SAID, "the lag to grow", |r| lags(r, "unread.raw").values().sum::<i64>() == 100);
+    await_lag(&mut running, "unread.raw", 100);
     second.flows(&mut running, 50);
     let (_, why) = running.get("/readyz").unwrap();
     assert!(!why.contains(&second.name) && !why.contains("group unread"), "what may be read is blamed: {why}");
@@ -110,7 +110,7 @@ fn transactions_that_come_to_nothing_are_no_progress() {
     sandbox.broker.alter_topic("nothing.clean", "min.insync.replicas", "2");
     sandbox.feed(100..200, person);
     await_unready(&mut running, &["nothing.raw [0]", "nothing.raw [1]"]);
-    assert_eq!(lags(&running, "nothing.raw").values().sum::<i64>(), 100, "{:?}", lags(&running, "nothing.raw"));
+    await_lag(&mut running, "nothing.raw", 100);
     // Not the first time-out only: as long as nothing moves.
     running.wait_for(LONG, "two transactions to come to nothing", |r| {
         assert_eq!(r.get("/readyz").unwrap().0, 503, "nothing has moved");
@@ -141,7 +141,7 @@ fn waiting_behind_a_transaction_of_somebody_else_is_a_reason_of_its_own() {
     running.wait_for(SAID, "the other partition", |_| sandbox.clean().len() == 150);
     let (_, why) = running.get("/readyz").unwrap();
     assert!(!why.contains("behind.raw [1]"), "{why}");
-    assert_eq!(lags(&running, "behind.raw").values().sum::<i64>(), 0, "{:?}", lags(&running, "behind.raw"));
+    await_lag(&mut running, "behind.raw", 0);
     upstream.abort();
     running.wait_for(CURED, "what waited", |_| sandbox.clean().len() == 199);
     await_flowing(&mut running, "behind.raw");
