@@ -78,7 +78,7 @@ pub(crate) fn partitions(running: &Running<'_>) -> i64 {
     status.and_then(|status| status["kafka"]["partitions"].as_i64()).unwrap_or(-1)
 }
 
-/// A second route of a sandbox's sidecar, `<name>.raw` to `<name>.clean`, with as many partitions. It has nothing to do with what goes wrong.
+/// A second route of a sandbox's sidecar, `<name>.raw` to `<name>.clean`. It has nothing to do with what goes wrong.
 pub(crate) struct SecondRoute<'a> {
     broker: &'a Kafka,
     pub(crate) name: String,
@@ -87,11 +87,11 @@ pub(crate) struct SecondRoute<'a> {
 }
 
 impl<'a> SecondRoute<'a> {
-    pub(crate) fn new(sandbox: &Sandbox<'a>) -> Self {
+    pub(crate) fn new(sandbox: &Sandbox<'a>, partitions: i32) -> Self {
         let name = format!("{}-second", sandbox.name);
-        sandbox.broker.create_topic(&format!("{name}.raw"), sandbox.partitions);
+        sandbox.broker.create_topic(&format!("{name}.raw"), partitions);
         sandbox.document("second", &people(&name).replace(r#""name":"people""#, r#""name":"second""#));
-        Self { broker: sandbox.broker, name, partitions: sandbox.partitions, fed: 0 }
+        Self { broker: sandbox.broker, name, partitions, fed: 0 }
     }
 
     /// Feeds so many records more and waits until they are through.

@@ -40,7 +40,7 @@ fn lag_is_there_from_the_assignment_on() {
 #[test]
 fn a_raw_topic_that_may_not_be_read_is_said_and_its_lag_grows() {
     let sandbox = Sandbox::new(kafka(), "unread", 2);
-    let mut second = SecondRoute::new(&sandbox);
+    let mut second = SecondRoute::new(&sandbox, 2);
     allow_routes(&sandbox, &["unread", &second.name]);
     let instance = soon(limited(&sandbox));
     sandbox.feed(0..100, person);
