@@ -4,9 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use krafka::admin::{
-    AclBinding, AclFilter, AclOperation as Op, AclPatternType, AclPermissionType as Permission, AclResourceType as Kind, AdminClient, ConfigOp, ConfigResource,
-    CreateAclsOptions, CreatePartitionsOptions, CreateTopicsOptions, DeleteAclsOptions, DeleteConsumerGroupOffsetsOptions, DeleteRecordsOptions,
-    DeleteTopicsOptions, IncrementalAlterConfigsOptions, NewTopic, TopicPartition,
+    AclBinding, AclFilter, AclOperation as Op, AclPatternType, AclPermissionType as Permission, AclResourceType as Kind, AdminClient,
+    AlterConsumerGroupOffsetsOptions, ConfigOp, ConfigResource, CreateAclsOptions, CreatePartitionsOptions, CreateTopicsOptions, DeleteAclsOptions,
+    DeleteConsumerGroupOffsetsOptions, DeleteRecordsOptions, DeleteTopicsOptions, IncrementalAlterConfigsOptions, NewTopic, TopicPartition,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
@@ -62,6 +62,12 @@ impl Kafka {
     pub(crate) fn forget_offsets(&self, group: &str, topic: &str, partitions: i32) {
         let places: Vec<_> = (0..partitions).map(|partition| TopicPartition::new(topic, partition)).collect();
         self.administer(async |admin| all(admin.delete_consumer_group_offsets(group, places, DeleteConsumerGroupOffsetsOptions::default()).await));
+    }
+
+    /// Commits offsets for a group without members, with nothing but the offsets, as tools do.
+    pub(crate) fn commit_offsets(&self, group: &str, topic: &str, offsets: &[i64]) {
+        let places: Vec<_> = (0..).zip(offsets).map(|(partition, offset)| (TopicPartition::new(topic, partition), *offset)).collect();
+        self.administer(async |admin| all(admin.alter_consumer_group_offsets(group, places, AlterConsumerGroupOffsetsOptions::default()).await));
     }
 
     /// Where a partition begins and ends: its log start offset and the offset after its last record.

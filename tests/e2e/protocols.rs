@@ -1,7 +1,7 @@
 //! What Kafka can do otherwise than by default: assignors, static members, transactional upstreams, replicas in racks, large records.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::blocked::blocked_through_rebalances;
@@ -56,19 +56,19 @@ fn static_members_come_and_go() {
     come_and_go("static", &static_member);
 }
 
-/// Under load a second member joins, leaves, joins again and is killed.
+/// Under load a second member joins, leaves, joins again, is killed and comes back.
 fn come_and_go(name: &str, with: &dyn Fn(Instance, u32) -> Instance) {
     let sandbox = Sandbox::new(kafka(), name, 4);
     let (one, two) = (with(sandbox.instance(0), 0), with(sandbox.instance(1), 1));
     let mut first = one.start();
     first.ready();
-    let fed = AtomicUsize::new(0);
+    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let until = scopeguard(&fed);
+        let until = end_of_feeding(&over);
         let feeding = scope.spawn(|| {
             let feeder = Feeder::new(sandbox.broker);
             let mut i = 0;
-            while fed.load(Ordering::Relaxed) == 0 {
+            while !over.load(Ordering::Relaxed) {
                 feeder.number(&format!("{name}.raw"), 4, i, person(i).as_bytes());
                 i += 1;
                 if i % 2 == 0 {
@@ -93,24 +93,28 @@ fn come_and_go(name: &str, with: &dyn Fn(Instance, u32) -> Instance) {
             let before = moved(&first);
             first.wait_for(LONG, "it to go on", |r| moved(r) >= before + 200.0);
         }
+        // What the killed one left open, it aborts when it comes back: nothing waits for a time-out.
+        let mut second = two.start();
+        second.wait_for(LONG, "the killed member to be back", |r| partitions(r) == 2);
         drop(until);
         let all = feeding.join().unwrap();
         first.wait_for(LONG, "the rest", |_| sandbox.clean().len() >= all);
         await_flowing(&mut first, &format!("{name}.raw"));
-        assert_eq!(first.stop(), Some(0), "{}", one.tail());
+        await_flowing(&mut second, &format!("{name}.raw"));
+        assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)), "{}", one.tail());
         sandbox.assert_each_once(all);
     });
 }
 
 /// Ends the feeding, by a failed assertion too: nobody waits for a feeder that does not end.
-fn scopeguard(fed: &AtomicUsize) -> impl Drop {
-    struct End<'a>(&'a AtomicUsize);
+fn end_of_feeding(over: &AtomicBool) -> impl Drop {
+    struct End<'a>(&'a AtomicBool);
     impl Drop for End<'_> {
         fn drop(&mut self) {
-            self.0.store(1, Ordering::Relaxed);
+            self.0.store(true, Ordering::Relaxed);
         }
     }
-    End(fed)
+    End(over)
 }
 
 /// Back within its session under the same name: the others do not notice.
@@ -179,7 +183,7 @@ fn records_are_read_from_a_follower_in_the_same_rack() {
     let mut running = instance.start();
     running.ready();
     running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 1000);
-    for round in 1..=10 {
+    for round in 1..=5 {
         // Small, so that the follower is asked for what it does not have yet.
         let all = 1000 + 10 * round;
         sandbox.feed(all - 10..all, person);
@@ -188,7 +192,7 @@ fn records_are_read_from_a_follower_in_the_same_rack() {
     assert!(cluster.requests(1, "FETCH", "veilstream") > 0, "nothing was read from the follower: this run proved nothing");
     await_flowing(&mut running, "racks.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
-    sandbox.assert_each_once(1100);
+    sandbox.assert_each_once(1050);
 }
 
 #[test]
