@@ -198,34 +198,35 @@ fn a_bare_offset_is_believed_and_the_next_commit_names_its_topic() {
 }
 
 /// Partition 0 loses the end of its log, as one without replicas does when its machine loses power; the offsets are given out again.
+fn lose_the_end(broker: &Kafka, bytes: u64) {
+    broker.down(0);
+    broker.truncate(0, "truncated.raw", 0, bytes);
+    broker.up(0);
+}
+
+/// Partition 0 is blocked with `read` records sanitized; the other one has its half of all that were fed.
+fn assert_waits(sandbox: &Sandbox<'_>, running: &mut Running<'_>, instance: &Instance, all: usize, read: usize) {
+    await_blocked(running, instance, ("truncated.raw", 0), "offset_lost", "offsets accept");
+    running.wait_for(LONG, "the other partition", |_| sandbox.clean().iter().filter(|r| r.partition == 1).count() == all / 2);
+    assert_eq!(sandbox.clean().len() - all / 2, read, "nothing is read beyond the truncation");
+}
+
+/// Records stand where it was read to, in another leader epoch: the offset alone tells nothing.
 #[test]
 fn a_log_that_was_truncated_is_noticed_while_it_is_read_and_at_the_next_start() {
     let broker = Kafka::start("truncated", 1);
     let sandbox = Sandbox::new(&broker, "truncated", 2);
     let instance = sandbox.instance(0);
-    let truncated = |bytes| {
-        broker.down(0);
-        broker.truncate(0, "truncated.raw", 0, bytes);
-        broker.up(0);
-    };
-    // Waits until what was fed is through where nothing was lost.
-    let other_flows = |running: &mut Running<'_>, all: usize| {
-        let odd = |records: &[krafka::ConsumerRecord]| records.iter().filter(|r| r.partition == 1).count();
-        running.wait_for(LONG, "the other partition", |_| odd(&sandbox.clean()) == all / 2);
-        sandbox.clean().len() - all / 2
-    };
     sandbox.feed(0..100, person);
     let mut running = instance.start();
     await_all(&sandbox, &mut running, 100);
     let kept = broker.segment_bytes(0, "truncated.raw", 0);
     sandbox.feed(100..200, person);
     await_all(&sandbox, &mut running, 200);
-    truncated(kept);
-    // Beyond where it was read to: the offset alone tells nothing.
+    lose_the_end(&broker, kept);
     sandbox.feed(200..400, person);
     assert_eq!(broker.bounds("truncated.raw", 0).1, 150);
-    await_blocked(&mut running, &instance, ("truncated.raw", 0), "offset_lost", "offsets accept");
-    assert_eq!(other_flows(&mut running, 400), 100, "nothing is read beyond the truncation");
+    assert_waits(&sandbox, &mut running, &instance, 400, 100);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     assert_eq!(shown(&instance)[&0], (100.into(), 0.into(), 150.into()));
     accept(&instance, "truncated.raw:0", "50");
@@ -236,12 +237,11 @@ fn a_log_that_was_truncated_is_noticed_while_it_is_read_and_at_the_next_start() 
     sandbox.feed(400..500, person);
     await_all(&sandbox, &mut running, 500);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
-    truncated(kept);
+    lose_the_end(&broker, kept);
     sandbox.feed(500..700, person);
     assert_eq!((broker.bounds("truncated.raw", 0).1, committed(&sandbox)[&0]), (250, 200));
     let mut running = instance.start();
-    await_blocked(&mut running, &instance, ("truncated.raw", 0), "offset_lost", "offsets accept");
-    assert_eq!(other_flows(&mut running, 700), 250, "nothing is read beyond the truncation");
+    assert_waits(&sandbox, &mut running, &instance, 700, 250);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     accept(&instance, "truncated.raw:0", "150");
     let mut running = instance.start();
