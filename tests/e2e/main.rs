@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod acls;
+mod admin;
 mod bad_input;
+mod blocked;
 mod canary;
 mod chaos;
 mod dlq;
@@ -18,11 +20,15 @@ mod key_store;
 mod keys_on_kafka;
 mod lifecycle;
 mod observe;
+mod offsets;
+mod operator;
 mod outage;
+mod protocols;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
 mod proxy_http;
 mod reader;
+mod readiness;
 mod sandbox;
 mod schemas;
 #[path = "../../keys/tests/support/servers.rs"]

@@ -53,6 +53,14 @@ impl Instance {
         self
     }
 
+    /// In the group protocol of KIP-848, whose time-outs are the broker's and refused here.
+    pub(crate) fn consumer_protocol(self) -> Self {
+        let toml = fs::read_to_string(&self.config).unwrap();
+        let lines = toml.lines().filter(|line| !line.starts_with("\"session.timeout.ms") && !line.starts_with("\"heartbeat.interval.ms"));
+        fs::write(&self.config, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        self.set("KAFKA__CONSUMER__GROUP.PROTOCOL", "consumer")
+    }
+
     /// A command of the binary with this configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = veilstream(arguments);
