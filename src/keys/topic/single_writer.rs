@@ -11,12 +11,12 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use super::error::{Fault, Obstacle};
-use super::ffi::{Destination, Headers};
-use super::preflight::{admin, wait};
-use super::producer::{Producer, Recipe};
-use super::settings::{self, Side};
 use crate::config::Kafka;
+use crate::kafka::error::{Fault, Obstacle};
+use crate::kafka::ffi::{Destination, Headers};
+use crate::kafka::preflight::{admin, wait};
+use crate::kafka::producer::{Producer, Recipe};
+use crate::kafka::settings::{self, Side};
 
 /// One request to the brokers.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -172,8 +172,8 @@ impl SingleWriter {
             let headers = Headers::new(0).ok_or(Fault::OutcomeUnknown)?;
             let to = Destination { topic, partition: 0, timestamp: 0 };
             producer.produce(to, Some(key.as_bytes()), Some(value.as_bytes()), headers, go_on).map_err(|e| match e {
-                super::producer::Unproduced::TooLarge => Fault::Refused,
-                super::producer::Unproduced::Failed(fault) => fault,
+                crate::kafka::producer::Unproduced::TooLarge => Fault::Refused,
+                crate::kafka::producer::Unproduced::Failed(fault) => fault,
             })?;
         }
         producer.flush(go_on)?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_keys::store::{KeyRecord, RecordJson, Subjects};
 
-use crate::kafka::single_writer::Reader;
+use super::single_writer::Reader;
 
 /// The record that says what the topic is: a mistyped name must not become a second store.
 const MARK: &str = "veilstream";

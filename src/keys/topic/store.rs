@@ -1,8 +1,6 @@
 //! Key store `kafka:<topic>`: a compacted topic, in which the last record of each key counts. Changes come one after another ([`SingleWriter`]), so no two
 //! processes ever have one place, and what was erased cannot come back by a change that did not know.
 
-mod view;
-
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,8 +10,8 @@ use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_keys::store::{KeyRecord, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, WrapChange};
 
 use super::single_writer::{self, SingleWriter, alter};
+use super::view::View;
 use crate::config::Kafka;
-use view::View;
 
 /// How old a look at the topic may be for a question whose answer others change.
 const FRESH: Duration = Duration::from_millis(500);

@@ -1,5 +1,7 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
 
+pub mod topic;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -26,7 +28,7 @@ use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
-use crate::kafka::{KafkaLedger, KafkaStore};
+use crate::keys::topic::{KafkaLedger, KafkaStore};
 use crate::pipeline::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
 

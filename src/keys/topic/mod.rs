@@ -1,0 +1,9 @@
+//! Key store and erasure ledger in topics of Kafka.
+
+mod ledger;
+mod single_writer;
+mod store;
+mod view;
+
+pub use ledger::KafkaLedger;
+pub use store::KafkaStore;
