@@ -13,11 +13,11 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::End;
 use super::core::lane::{Action, Ended, Event, Lane};
 use super::core::machine::State;
-use super::core::partition::{Commit, Position};
+use super::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
 use super::offsets;
 use super::records::{RecordPath, Stopped};
 use super::runtime::{Ack, Runtime, ToLane, ToPoll};
-use crate::kafka::error::Fault;
+use crate::kafka::error::{Fault, Obstacle};
 use crate::kafka::ffi::{self, Batch, Queue};
 use crate::kafka::producer::{Backoff, Producer, Recipe};
 use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted};
@@ -43,6 +43,7 @@ pub(super) struct Parts {
     pub(super) inbox: Receiver<ToLane>,
     pub(super) poll: Sender<ToPoll>,
     pub(super) is_overrun: Arc<AtomicBool>,
+    pub(super) is_called: Arc<AtomicBool>,
     pub(super) producer: Producer,
     pub(super) fetcher: Fetcher,
 }
@@ -56,6 +57,8 @@ pub(super) struct LaneThread {
     inbox: Receiver<ToLane>,
     poll: Sender<ToPoll>,
     is_overrun: Arc<AtomicBool>,
+    /// A partition of its is to be blocked: it must not wait for deliveries.
+    is_called: Arc<AtomicBool>,
     core: Lane,
     producer: Option<Producer>,
     batch: Batch,
@@ -76,7 +79,7 @@ pub(super) struct LaneThread {
 
 impl LaneThread {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { number, runtime, recipe, queue, inbox, poll, is_overrun, producer, fetcher } = parts;
+        let Parts { number, runtime, recipe, queue, inbox, poll, is_overrun, is_called, producer, fetcher } = parts;
         let now = Instant::now();
         Self {
             number,
@@ -87,6 +90,7 @@ impl LaneThread {
             inbox,
             poll,
             is_overrun,
+            is_called,
             producer: Some(producer),
             batch: Batch::default(),
             backoff: Backoff::new(),
@@ -196,6 +200,10 @@ impl LaneThread {
                 let ticket = self.ticket(ack);
                 self.drive(Event::Lost(epochs, ticket));
             }
+            ToLane::Block(epoch, block) => {
+                self.is_called.store(false, Ordering::Release);
+                self.drive(Event::Blocked(epoch, block));
+            }
             ToLane::Moved(epoch, position) => self.drive(Event::Moved(epoch, position, self.path.fill)),
             ToLane::Stop(deadline) => {
                 self.stop = Some(self.stop.map_or(deadline, |d| d.min(deadline)));
@@ -274,10 +282,11 @@ impl LaneThread {
                 self.tell(ToPoll::Reread(epochs));
                 None
             }
-            Action::Block(epoch, block) => {
+            Action::Block(at, epoch, block) => {
                 if self.awaiting.is_some_and(|(awaited, _)| awaited == epoch) {
                     self.awaiting = None;
                 }
+                let block = self.named(&at, block);
                 self.tell(ToPoll::Block(epoch, block));
                 None
             }
@@ -302,10 +311,24 @@ impl LaneThread {
         }
     }
 
+    /// What transactions fail for names no topic: these are the ones that it can be about.
+    fn named(&self, at: &TopicPartition, block: Block) -> Block {
+        let dead_letters = &self.runtime.pipeline.dead_letter_topic;
+        let is_obstacle = [Obstacle::TopicDenied, Obstacle::TopicMissing].iter().any(|obstacle| *block.text == *obstacle.remedy());
+        let text = match block.reason {
+            BlockReason::RecordRefused => format!("{dead_letters}: {}", block.text),
+            _ if is_obstacle => format!("{} or {dead_letters}: {}", self.runtime.snapshots.load().target(&at.topic).unwrap_or_default(), block.text),
+            _ => return block,
+        };
+        Block { text: text.into(), ..block }
+    }
+
     fn flush(&self) -> Result<(), Fault> {
-        let (is_overrun, stop) = (&self.is_overrun, self.stop);
-        let go_on = || !is_overrun.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d);
-        self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?.flush(go_on)
+        let (is_overrun, is_called, stop) = (&self.is_overrun, &self.is_called, self.stop);
+        let go_on = || !is_overrun.load(Ordering::Acquire) && !is_called.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d);
+        let flushed = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?.flush(go_on);
+        // What is not delivered yet would hold up the others: nothing was sent to commit it, so that an abort is enough.
+        if flushed == Err(Fault::OutcomeUnknown) && is_called.load(Ordering::Acquire) { Err(Fault::Abortable) } else { flushed }
     }
 
     fn commit(&mut self, commits: &[Commit]) -> Ended {
@@ -436,6 +459,9 @@ impl LaneThread {
 
     fn process(&mut self) {
         if self.core.state() == State::Idle {
+            if !self.path.skip_stale(&self.batch, &self.core) {
+                return;
+            }
             self.path.take_snapshots();
             self.core.open(Instant::now());
             self.act();

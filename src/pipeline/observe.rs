@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::core::partition::TopicPartition;
+use super::core::progress::Ends;
 use super::poll::KafkaConsumer;
 use super::runtime::{Observed, Runtime, ToPoll};
 use super::snapshot::Snapshot;
@@ -15,7 +16,7 @@ use crate::kafka::ffi::{self, LogEnd};
 /// How often ends are asked for.
 const ENDS: Duration = Duration::from_secs(5);
 /// How often facts about topics are asked for again; sooner where a partition waits for them.
-const FACTS: Duration = Duration::from_secs(60);
+const FACTS: Duration = Duration::from_secs(10);
 /// How often it is looked whether schemas have changed.
 const LOOK: Duration = Duration::from_millis(250);
 /// One question to the brokers.
@@ -85,14 +86,14 @@ impl Observer {
             return;
         }
         let names: Vec<(&str, i32)> = partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
-        let mut ends: HashMap<TopicPartition, [i64; 2]> = HashMap::new();
-        for (i, end) in [LogEnd::Stable, LogEnd::High].into_iter().enumerate() {
+        let mut ends: HashMap<TopicPartition, [i64; 3]> = HashMap::new();
+        for (i, end) in [LogEnd::Start, LogEnd::Stable, LogEnd::High].into_iter().enumerate() {
             match ffi::leader_offsets(&self.consumer, &names, end, REQUEST) {
                 Ok(found) => {
                     for answer in found {
                         let at = TopicPartition::new(answer.topic.as_str(), answer.partition);
                         match answer.result {
-                            Ok((offset, _)) => ends.entry(at).or_insert([-1, -1])[i] = offset,
+                            Ok((offset, _)) => ends.entry(at).or_insert([-1; 3])[i] = offset,
                             Err(code) => tracing::debug!(topic = answer.topic, partition = answer.partition, %code, "no end of log"),
                         }
                     }
@@ -100,7 +101,8 @@ impl Observer {
                 Err(code) => observed.failures.push(code.to_string()),
             }
         }
-        observed.ends = ends.into_iter().filter(|(_, [stable, high])| *stable >= 0 && *high >= 0).map(|(at, [stable, high])| (at, stable, high)).collect();
+        let known = ends.into_iter().filter(|(_, offsets)| offsets.iter().all(|offset| *offset >= 0));
+        observed.ends = known.map(|(at, [start, stable, high])| (at, Ends { start, stable, high })).collect();
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
         match ffi::topic_ids(&self.consumer, &topics, REQUEST) {

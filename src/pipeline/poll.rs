@@ -216,8 +216,8 @@ impl Poller {
         let context = self.consumer.context();
         let mut guard = lock(&context.router);
         let Some(router) = guard.as_mut() else { return };
-        for (at, stable_end, end) in &observed.ends {
-            self.progress.ends(at, *stable_end, *end, now);
+        for (at, ends) in &observed.ends {
+            self.progress.ends(at, *ends, now);
         }
         if observed.failures.is_empty() {
             context.are_brokers_down.store(false, Ordering::Release);
@@ -230,8 +230,10 @@ impl Poller {
             for topic in self.runtime.guard.release(&self.runtime.snapshots.load().schemas) {
                 tracing::info!(topic = &*topic, "schemas changed, the route goes on");
             }
+            router.block_unroutable(&self.runtime);
             router.assignment.retry_all(now);
             drop(guard);
+            report::in_force(&self.runtime);
             if let Err(why) = self.subscribe() {
                 self.runtime.status.unready("routes", why);
             } else {
@@ -253,6 +255,8 @@ impl Poller {
             let names: Vec<&str> = topics.iter().map(String::as_str).collect();
             self.consumer.subscribe(&names).map_err(|e| e.to_string())?;
             tracing::info!(topics = topics.join(" "), "subscribed");
+            report::begin(&self.runtime, &topics);
+            report::in_force(&self.runtime);
             self.topics = topics;
         }
         Ok(())
@@ -304,7 +308,10 @@ impl Poller {
 }
 
 fn resolved(router: &mut Router, runtime: &Runtime, answer: Resolved, now: Instant) {
-    let Resolved { question, resolution, lost } = answer;
+    let Resolved { question, resolution, committed, lost } = answer;
+    if let Some(offset) = committed {
+        router.assignment.committed(&question.at, question.epoch, offset);
+    }
     if let Some((loss, missed)) = lost {
         OffsetLost { topic: &question.at.topic, partition: question.at.partition, reason: loss.as_str(), missed }.emit(&runtime.metrics);
     }

@@ -176,6 +176,17 @@ impl RecordPath {
         self.needs_refresh = true;
     }
 
+    /// Passes by what was read under older assignments. `true`: something is left to be done.
+    pub(super) fn skip_stale(&mut self, batch: &Batch, lane: &Lane) -> bool {
+        while let Some(message) = batch.get(self.cursor) {
+            if lane.find(message.topic(), message.partition()).is_some_and(|place| lane.is_active(place, self.fill)) {
+                return true;
+            }
+            self.cursor += 1;
+        }
+        false
+    }
+
     /// Works through the batch until something stops it. `go_on`: nobody waits for this lane.
     pub(super) fn run(&mut self, batch: &Batch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
         let bytes_before = self.transaction.bytes;

@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::core::assignment::{Question, Resolution};
 use super::core::partition::{Block, BlockReason, Position, TopicPartition};
-use super::core::start::{Circumstances, CommittedOffset, Log, Start, decide};
+use super::core::start::{Circumstances, CommittedOffset, Log, Loss, Start, decide};
 use super::offsets;
 use super::poll::KafkaConsumer;
 use super::runtime::{Resolved, Runtime, ToPoll};
@@ -50,24 +50,28 @@ impl Resolver {
 
     fn resolve(&self, questions: Vec<Question>) -> Vec<Resolved> {
         let snapshot = self.runtime.snapshots.load_full();
+        let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
+        let committed = self.committed(&partitions);
         let (mut answers, mut open) = (Vec::new(), Vec::new());
         for question in questions {
             let (topic, partition) = (&question.at.topic, question.at.partition);
             let obstacle = self.runtime.guard.tripped(topic).map(super::guard::Tripped::block).or_else(|| snapshot.problem(topic, partition));
             match obstacle {
-                Some(block) => answers.push(Resolved { question, resolution: Resolution::Blocked(block), lost: None }),
+                Some(block) => {
+                    let committed = offset_of(&committed, &question.at);
+                    answers.push(Resolved { question, resolution: Resolution::Blocked(block), committed, lost: None });
+                }
                 None => open.push(question),
             }
         }
         if !open.is_empty() {
-            self.begin(&snapshot, open, &mut answers);
+            self.begin(&snapshot, open, &committed, &mut answers);
         }
         answers
     }
 
-    fn begin(&self, snapshot: &Snapshot, questions: Vec<Question>, answers: &mut Vec<Resolved>) {
+    fn begin(&self, snapshot: &Snapshot, questions: Vec<Question>, committed: &Offsets, answers: &mut Vec<Resolved>) {
         let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
-        let committed = self.committed(&partitions);
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
         let ids: HashMap<String, String> = match ffi::topic_ids(&self.consumer, &topics, REQUEST) {
@@ -76,11 +80,12 @@ impl Resolver {
             Err(_) => HashMap::new(),
         };
         let ends = [LogEnd::Start, LogEnd::Stable, LogEnd::High].map(|end| self.ends(&partitions, end));
-        let later = self.topics_begun(snapshot, &partitions, &committed);
-        let outputs = self.outputs(snapshot, &partitions, &committed);
+        let later = self.topics_begun(snapshot, &partitions, committed);
+        let outputs = self.outputs(snapshot, &partitions, committed);
         for question in questions {
             let at = &question.at;
-            let facts = committed.get(at).cloned().unwrap_or_else(|| Err(unreadable("the group coordinator did not answer"))).and_then(|committed| {
+            let known = committed.get(at).cloned();
+            let facts = known.unwrap_or_else(|| Err(unreadable("the group coordinator did not answer"))).and_then(|committed| {
                 let end = |i: usize| ends[i].get(at).cloned().unwrap_or_else(|| Err(unreadable("its leader did not answer")));
                 let ((start, _), (stable_end, _), (high, leader_epoch)) = (end(0)?, end(1)?, end(2)?);
                 let topic_id = ids.get(&*at.topic).map(|id| id.as_str().into());
@@ -96,10 +101,11 @@ impl Resolver {
                         on_missing: self.runtime.kafka.on_missing_offset,
                         on_lost: self.runtime.kafka.on_offset_lost,
                     };
-                    started(at, decide(committed.as_ref(), &log, circumstances), log.topic_id)
+                    started(at, decide(committed.as_ref(), &log, circumstances), log)
                 }
             };
-            answers.push(Resolved { question, resolution, lost });
+            let committed = offset_of(committed, at);
+            answers.push(Resolved { question, resolution, committed, lost });
         }
     }
 
@@ -185,14 +191,22 @@ impl Resolver {
     }
 }
 
-fn started(at: &TopicPartition, start: Start, topic_id: Option<Arc<str>>) -> (Resolution, Option<(super::core::start::Loss, u64)>) {
+fn offset_of(committed: &Offsets, at: &TopicPartition) -> Option<i64> {
+    committed.get(at)?.as_ref().ok()?.as_ref().map(|committed| committed.position.offset)
+}
+
+fn started(at: &TopicPartition, start: Start, log: Log) -> (Resolution, Option<(Loss, u64)>) {
+    let Log { topic_id, leader_epoch, .. } = log;
     match start {
-        Start::Committed(start) => (Resolution::Start { start, is_committed: true, topic_id }, None),
+        Start::Committed(start) => {
+            let is_validated = start.leader_epoch.is_none() || start.leader_epoch == leader_epoch;
+            (Resolution::Start { start, is_committed: true, is_validated, topic_id }, None)
+        }
         Start::First(start) => {
             tracing::info!(topic = &*at.topic, partition = at.partition, offset = start.offset, "nothing is committed; reading begins here");
-            (Resolution::Start { start, is_committed: false, topic_id }, None)
+            (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, None)
         }
-        Start::Lost(start, loss, missed) => (Resolution::Start { start, is_committed: false, topic_id }, Some((loss, missed))),
+        Start::Lost(start, loss, missed) => (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, Some((loss, missed))),
         Start::Blocked(block) => (Resolution::Blocked(block), None),
     }
 }

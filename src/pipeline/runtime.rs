@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::core::assignment::{Question, Resolution};
 use super::core::partition::{Assigned, Block, Position, Target, TopicPartition};
+use super::core::progress::Ends;
 use super::core::start::Loss;
 use super::guard::Guard;
 use super::shared::KeySource;
@@ -88,6 +89,8 @@ pub(super) enum ToLane {
     Revoke(Vec<u64>, Ack),
     /// These epochs are gone: abort what they hold, then acknowledge.
     Lose(Vec<u64>, Ack),
+    /// The partition of this epoch must not be read on.
+    Block(u64, Block),
     /// Where the partition of this epoch is read from now; `None`: it did not work.
     Moved(u64, Option<Position>),
     /// Commit or, after this time, abort; then end.
@@ -114,6 +117,8 @@ pub(super) enum ToPoll {
 pub(super) struct Resolved {
     pub(super) question: Question,
     pub(super) resolution: Resolution,
+    /// What is committed; `None`: nothing is, or it is not known.
+    pub(super) committed: Option<i64>,
     /// The committed offset was lost, and reading goes on: how, and how many records are known to be gone.
     pub(super) lost: Option<(Loss, u64)>,
 }
@@ -121,8 +126,8 @@ pub(super) struct Resolved {
 /// One look at the brokers.
 #[derive(Default)]
 pub(super) struct Observed {
-    /// Where partitions end: for read_committed readers, and at all.
-    pub(super) ends: Vec<(TopicPartition, i64, i64)>,
+    /// Where partitions begin and end.
+    pub(super) ends: Vec<(TopicPartition, Ends)>,
     /// Ids of topics.
     pub(super) topic_ids: Vec<(String, String)>,
     /// What was not answered, for operators.
@@ -136,6 +141,8 @@ pub(super) struct LaneHandle {
     pub(super) inbox: Sender<ToLane>,
     /// Set when a rebalance could not wait: the producer was fenced from outside.
     pub(super) is_overrun: Arc<AtomicBool>,
+    /// Set when a partition of the lane is to be blocked.
+    pub(super) is_called: Arc<AtomicBool>,
     pub(super) queue: Arc<Queue>,
     pub(super) recipe: Recipe,
 }

@@ -71,9 +71,21 @@ impl Session {
             let queue = Arc::new(Queue::new(&consumer).ok_or_else(|| StartError::System("a queue cannot be made".to_owned()))?);
             let (inbox, messages) = mpsc::channel();
             let is_overrun = Arc::new(AtomicBool::new(false));
-            handles.push(LaneHandle { inbox, is_overrun: is_overrun.clone(), queue: queue.clone(), recipe: recipe.clone() });
+            let is_called = Arc::new(AtomicBool::new(false));
+            handles.push(LaneHandle { inbox, is_overrun: is_overrun.clone(), is_called: is_called.clone(), queue: queue.clone(), recipe: recipe.clone() });
             let fetcher = Fetcher::start(number, runtime.keys.clone()).map_err(system)?;
-            let parts = lane::Parts { number, runtime: runtime.clone(), recipe, queue, inbox: messages, poll: to_poll.clone(), is_overrun, producer, fetcher };
+            let parts = lane::Parts {
+                number,
+                runtime: runtime.clone(),
+                recipe,
+                queue,
+                inbox: messages,
+                poll: to_poll.clone(),
+                is_overrun,
+                is_called,
+                producer,
+                fetcher,
+            };
             threads.push(LaneThread::new(parts));
         }
         let owned = Arc::new(Mutex::new(Vec::new()));

@@ -49,6 +49,8 @@ pub enum Resolution {
         start: Position,
         /// Nothing needs to be committed before the first record.
         is_committed: bool,
+        /// [`Assigned::is_validated`].
+        is_validated: bool,
         /// The topic's id.
         topic_id: Option<Arc<str>>,
     },
@@ -159,7 +161,7 @@ impl Assignment {
     pub fn resolved(&mut self, at: &TopicPartition, epoch: u64, resolution: Resolution, now: Instant) {
         let Some(owned) = self.owned.get_mut(at).filter(|o| o.epoch == epoch && matches!(o.state, State::Resolving)) else { return };
         match resolution {
-            Resolution::Start { start, is_committed, topic_id } => {
+            Resolution::Start { start, is_committed, is_validated, topic_id } => {
                 if let Some(block) = &mut owned.block {
                     block.diverged_at = None;
                 }
@@ -168,6 +170,7 @@ impl Assignment {
                     epoch,
                     start,
                     is_start_committed: is_committed,
+                    is_validated,
                     is_suspect: owned.block.is_some(),
                     topic_id,
                     committed: owned.committed.clone(),
@@ -283,6 +286,19 @@ impl Assignment {
         self.owned.get(at).is_some_and(|o| o.epoch == epoch && matches!(o.state, State::Reading { .. }))
     }
 
+    /// The partition that a lane has in this epoch.
+    #[must_use]
+    pub fn of_epoch(&self, epoch: u64) -> Option<&TopicPartition> {
+        self.owned.iter().find(|(_, o)| o.epoch == epoch && matches!(o.state, State::Reading { .. })).map(|(at, _)| at)
+    }
+
+    /// What is committed of a partition whose start is looked for.
+    pub fn committed(&self, at: &TopicPartition, epoch: u64, offset: i64) {
+        if let Some(owned) = self.owned.get(at).filter(|o| o.epoch == epoch && matches!(o.state, State::Resolving)) {
+            owned.committed.set(offset);
+        }
+    }
+
     /// Epochs that lanes may commit.
     pub fn epochs(&self) -> impl Iterator<Item = u64> {
         self.owned.values().filter(|o| matches!(o.state, State::Reading { .. })).map(|o| o.epoch)
@@ -364,7 +380,7 @@ mod tests {
         fn start(&mut self, list: &[Question]) {
             for Question { at, epoch, .. } in list {
                 let start = Position { offset: 5, leader_epoch: None };
-                self.0.resolved(at, *epoch, Resolution::Start { start, is_committed: true, topic_id: Some("id".into()) }, self.1);
+                self.0.resolved(at, *epoch, Resolution::Start { start, is_committed: true, is_validated: true, topic_id: Some("id".into()) }, self.1);
             }
         }
 

@@ -78,7 +78,7 @@ pub enum Action {
     /// The partitions of these epochs have left the lane: only the brokers know how far they are committed.
     Reread(Vec<u64>),
     /// The partition of this epoch has left the lane, for this reason.
-    Block(u64, Block),
+    Block(TopicPartition, u64, Block),
     /// The broker refuses this record, and nothing else: it becomes a dead letter.
     Condemn(TopicPartition, i64),
     /// A revocation is done.
@@ -309,10 +309,7 @@ impl Lane {
             Event::Flushed(Ok(())) => self.drive(machine::Event::Flushed, now),
             Event::Committed(Ended::Done { tainted }) => self.drive(machine::Event::Committed { tainted }, now),
             Event::Committed(Ended::NotOwned) => self.drive(machine::Event::Drop, now),
-            Event::Aborted(Ok(spent)) => {
-                self.blame();
-                self.drive(machine::Event::Aborted { spent }, now);
-            }
+            Event::Aborted(Ok(spent)) => self.drive(machine::Event::Aborted { spent }, now),
             Event::Recycled(Ok(())) => self.drive(machine::Event::Recycled, now),
             Event::Recycled(Err(fault)) => {
                 self.actions.push_back(Action::BackOff);
@@ -360,7 +357,7 @@ impl Lane {
         let Some(partition) = self.partitions.iter_mut().find(|p| p.assigned.epoch == epoch) else { return };
         match position {
             Some(position) => partition.moved(position, since),
-            None => self.reread(|p| p.assigned.epoch == epoch),
+            None => self.reread(|p| p.assigned.epoch == epoch && p.is_moving()),
         }
     }
 
@@ -381,34 +378,35 @@ impl Lane {
                 self.actions.push_back(Action::Commit(commits));
             }
             machine::Action::Done { spent } => self.settle(spent),
-            machine::Action::Abort(reason) => self.actions.push_back(Action::Abort(reason)),
+            machine::Action::Abort(reason) => {
+                self.blame();
+                self.actions.push_back(Action::Abort(reason));
+            }
             machine::Action::Rewind => {
-                let targets = self.discard();
-                if !targets.is_empty() {
-                    self.actions.push_back(Action::Rewind(targets));
-                }
+                self.discard(true);
                 self.part();
             }
             machine::Action::Recycle(reason) => {
-                if !matches!(event, machine::Event::Aborted { .. }) {
+                let is_aborted = matches!(event, machine::Event::Aborted { .. });
+                if !is_aborted {
                     self.actions.push_back(Action::BackOff);
                 }
-                self.discard();
                 self.actions.push_back(Action::Recycle(reason));
+                self.discard(is_aborted);
             }
             machine::Action::Reread => {
-                self.reread(|_| true);
+                self.reread(Partition::is_unknown);
                 self.part();
             }
             machine::Action::EndFenced => self.actions.push_back(Action::EndFenced),
         }
     }
 
-    /// Moving partitions leave: where they are committed is not known here.
+    /// Partitions leave: where they are to be read from is not known here.
     fn reread(&mut self, is_meant: impl Fn(&Partition) -> bool) {
         let mut epochs = Vec::new();
         self.partitions.retain(|p| {
-            let leaves = p.is_moving() && is_meant(p);
+            let leaves = is_meant(p);
             if leaves {
                 epochs.push(p.assigned.epoch);
             }
@@ -431,21 +429,23 @@ impl Lane {
         self.part();
     }
 
-    /// Forgets what was produced; what it was made of comes again.
-    fn discard(&mut self) -> Vec<Target> {
+    /// Forgets what was produced; what it was made of comes again. `is_known`: nothing of it has committed.
+    fn discard(&mut self, is_known: bool) {
         self.actions.push_back(Action::Discard);
         (self.held, self.failure) = (Held::default(), None);
         let mut targets = Vec::new();
         for partition in self.partitions.iter_mut().filter(|p| p.is_dirty()) {
-            partition.rewind();
+            partition.rewind(is_known);
             if partition.is_moving() {
                 targets.push(partition.target());
             }
         }
-        targets
+        if !targets.is_empty() {
+            self.actions.push_back(Action::Rewind(targets));
+        }
     }
 
-    /// A transaction was aborted because of [`Lane::failure`]: finds out whose fault it was.
+    /// A transaction is aborted because of [`Lane::failure`]: finds out whose fault it was.
     fn blame(&mut self) {
         let held: Vec<usize> = (0..self.partitions.len()).filter(|i| self.partitions[*i].is_dirty()).collect();
         match self.failure {
@@ -507,7 +507,7 @@ impl Lane {
         });
         for (at, epoch, block) in left {
             self.suspects.remove(&at);
-            self.actions.push_back(Action::Block(epoch, block));
+            self.actions.push_back(Action::Block(at, epoch, block));
         }
     }
 }

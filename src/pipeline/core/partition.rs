@@ -144,6 +144,8 @@ pub struct Assigned {
     pub start: Position,
     /// `false`: the starting offset is to be committed, nothing is yet.
     pub is_start_committed: bool,
+    /// `false`: leaders have changed since the record before the start was read; whether the log was truncated is to be asked.
+    pub is_validated: bool,
     /// It was blocked and has not committed since: its records stand alone in a transaction.
     pub is_suspect: bool,
     /// The topic's id, committed with each offset; `None` where brokers tell none.
@@ -182,6 +184,8 @@ enum Reading {
     Active,
     /// It is being moved back; what comes meanwhile is stale.
     Moving,
+    /// As before, and only the brokers know where to: its last transaction may have committed.
+    Unknown,
     /// It leaves the lane once nothing of it is uncommitted.
     Leaving(Block),
 }
@@ -246,12 +250,12 @@ impl Partition {
         self.assigned.committed.set(self.base.offset);
     }
 
-    /// What is not committed comes again.
-    pub(super) fn rewind(&mut self) {
+    /// What is not committed comes again. `is_known`: nothing of it has committed.
+    pub(super) fn rewind(&mut self, is_known: bool) {
         self.high = self.high.max(self.next.offset);
         self.next = self.base;
         if self.reading == Reading::Active && !super::mutated!(SkipRewind) {
-            self.reading = Reading::Moving;
+            self.reading = if is_known { Reading::Moving } else { Reading::Unknown };
         }
     }
 
@@ -268,6 +272,10 @@ impl Partition {
 
     pub(super) fn is_moving(&self) -> bool {
         self.reading == Reading::Moving
+    }
+
+    pub(super) fn is_unknown(&self) -> bool {
+        self.reading == Reading::Unknown
     }
 
     pub(super) fn fail(&mut self) {

@@ -17,11 +17,21 @@ pub enum Stall {
     OpenTransaction,
 }
 
+/// Where a partition's log begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// First offset that is there.
+    pub start: i64,
+    /// Behind the last record that read_committed readers see.
+    pub stable: i64,
+    /// Behind the last record.
+    pub high: i64,
+}
+
 #[derive(Debug)]
 struct Watched {
     committed: i64,
-    stable_end: i64,
-    end: i64,
+    ends: Ends,
     /// Since when it has had something to do and has not moved.
     waiting: Option<Instant>,
     /// Since when records have waited behind the same open transaction.
@@ -33,12 +43,12 @@ struct Watched {
 pub struct Progress(BTreeMap<TopicPartition, Watched>);
 
 impl Progress {
-    /// Leaders told a partition's ends; -1 is what is not known.
-    pub fn ends(&mut self, at: &TopicPartition, stable_end: i64, end: i64, now: Instant) {
-        let watched = self.0.entry(at.clone()).or_insert(Watched { committed: -1, stable_end, end, waiting: None, held_back: None });
-        let is_same = watched.stable_end == stable_end;
-        (watched.stable_end, watched.end) = (stable_end, end);
-        let is_held_back = end > stable_end && watched.committed >= stable_end;
+    /// Leaders told a partition's ends.
+    pub fn ends(&mut self, at: &TopicPartition, ends: Ends, now: Instant) {
+        let watched = self.0.entry(at.clone()).or_insert(Watched { committed: -1, ends, waiting: None, held_back: None });
+        let is_same = watched.ends.stable == ends.stable;
+        watched.ends = ends;
+        let is_held_back = ends.high > ends.stable && watched.committed >= ends.stable;
         watched.held_back = if is_held_back { watched.held_back.filter(|_| is_same).or(Some(now)) } else { None };
         watched.look(now);
     }
@@ -57,10 +67,10 @@ impl Progress {
         self.0.retain(|at, _| is_owned(at));
     }
 
-    /// Offsets between what is committed and what can be read; `None`: not known yet.
+    /// Offsets between what is committed, or the log's start where nothing is, and what can be read; `None`: not known yet.
     #[must_use]
     pub fn lag(&self, at: &TopicPartition) -> Option<i64> {
-        self.0.get(at).filter(|w| w.committed >= 0).map(Watched::lag)
+        self.0.get(at).map(Watched::lag)
     }
 
     /// What has stood still for so long.
@@ -74,7 +84,7 @@ impl Progress {
 
 impl Watched {
     fn lag(&self) -> i64 {
-        (self.stable_end - self.committed.max(0)).max(0)
+        (self.ends.stable - self.committed.max(self.ends.start)).max(0)
     }
 
     fn look(&mut self, now: Instant) {
@@ -88,6 +98,10 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(30);
 
+    fn to(stable: i64, high: i64) -> Ends {
+        Ends { start: 2, stable, high }
+    }
+
     fn stalls(progress: &Progress, now: Instant) -> Vec<Stall> {
         progress.stalled(LIMIT, now).map(|(_, stall)| stall).collect()
     }
@@ -95,7 +109,7 @@ mod tests {
     #[test]
     fn standing_still_with_records_is_a_stall_and_moving_is_none() {
         let (at, start, mut progress) = (TopicPartition::new("t", 0), Instant::now(), Progress::default());
-        progress.ends(&at, 10, 10, start);
+        progress.ends(&at, to(10, 10), start);
         progress.committed(&at, 4, start);
         assert_eq!(progress.lag(&at), Some(6));
         assert!(stalls(&progress, start + LIMIT / 2).is_empty());
@@ -104,7 +118,7 @@ mod tests {
         assert!(stalls(&progress, start + LIMIT).is_empty());
         progress.committed(&at, 10, start + LIMIT);
         assert!(stalls(&progress, start + LIMIT * 3).is_empty(), "idle is not stalled");
-        progress.ends(&at, 11, 11, start + LIMIT * 3);
+        progress.ends(&at, to(11, 11), start + LIMIT * 3);
         assert!(stalls(&progress, start + LIMIT * 3).is_empty(), "it has just got something to do");
         assert_eq!(stalls(&progress, start + LIMIT * 4), [Stall::Records { lag: 1 }]);
     }
@@ -113,20 +127,20 @@ mod tests {
     #[test]
     fn a_partition_that_never_begins_is_stalled() {
         let (at, start, mut progress) = (TopicPartition::new("t", 0), Instant::now(), Progress::default());
-        progress.ends(&at, 10, 10, start);
+        progress.ends(&at, to(10, 10), start);
         progress.committed(&at, -1, start);
-        assert_eq!(progress.lag(&at), None);
-        assert_eq!(stalls(&progress, start + LIMIT), [Stall::Records { lag: 10 }]);
+        assert_eq!(progress.lag(&at), Some(8), "what the log holds");
+        assert_eq!(stalls(&progress, start + LIMIT), [Stall::Records { lag: 8 }]);
     }
 
     #[test]
     fn waiting_behind_an_open_transaction_is_said_as_that() {
         let (at, start, mut progress) = (TopicPartition::new("t", 0), Instant::now(), Progress::default());
-        progress.ends(&at, 10, 10, start);
+        progress.ends(&at, to(10, 10), start);
         progress.committed(&at, 10, start);
-        progress.ends(&at, 10, 15, start);
+        progress.ends(&at, to(10, 15), start);
         assert_eq!(stalls(&progress, start + LIMIT), [Stall::OpenTransaction]);
-        progress.ends(&at, 12, 15, start + LIMIT);
+        progress.ends(&at, to(12, 15), start + LIMIT);
         assert!(stalls(&progress, start + LIMIT).is_empty(), "it goes on");
     }
 }

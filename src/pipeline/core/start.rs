@@ -43,6 +43,9 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// Every way.
+    pub const ALL: [Self; 4] = [Self::Retention, Self::Truncation, Self::Recreated, Self::Expired];
+
     /// The stable name.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::pipeline::core::assignment::Assignment;
 use crate::pipeline::core::partition::{BlockReason, TopicPartition};
 use crate::pipeline::core::progress::{Progress, Stall};
+use crate::pipeline::core::start::Loss;
 use crate::pipeline::runtime::Runtime;
 
 /// No refusal for so long: what was missing has been granted.
@@ -146,6 +147,25 @@ impl Report {
             self.runtime.metrics.partitions_blocked.with_label_values(&[&*topic, reason.as_str()]).set(0);
         }
     }
+}
+
+/// What may never happen is there from the start: an alert on it needs something to look at.
+pub(super) fn begin(runtime: &Runtime, topics: &[String]) {
+    for topic in topics {
+        for reason in BlockReason::ALL {
+            runtime.metrics.partitions_blocked.with_label_values(&[topic.as_str(), reason.as_str()]);
+        }
+        for loss in Loss::ALL {
+            runtime.metrics.records_missed.with_label_values(&[topic.as_str(), loss.as_str()]);
+        }
+    }
+}
+
+/// Which schemas records go by now.
+pub(super) fn in_force(runtime: &Runtime) {
+    let snapshot = runtime.snapshots.load();
+    let labels: Vec<String> = snapshot.schemas.schemas().iter().map(|schema| schema.label.to_string()).collect();
+    runtime.status.detail("schemas", json!({ "in_force": labels }));
 }
 
 /// Partitions of one reason together, the first few by name.

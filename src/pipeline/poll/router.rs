@@ -1,6 +1,7 @@
 //! Who reads which partition: the assignment's shell over the consumer and the lanes' inboxes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -124,6 +125,18 @@ impl Router {
         self.tell_epochs(runtime, &readings, ToLane::Lose);
     }
 
+    /// Partitions whose records cannot be written by what is known now: their lanes let them go.
+    pub(super) fn block_unroutable(&self, runtime: &Runtime) {
+        let snapshot = runtime.snapshots.load();
+        for (lane, epoch) in self.assignment.readings(None) {
+            let Some(at) = self.assignment.of_epoch(epoch) else { continue };
+            if let Some(block) = snapshot.problem(&at.topic, at.partition) {
+                self.lanes[lane].is_called.store(true, Ordering::Release);
+                self.tell(lane, ToLane::Block(epoch, block), &mut Vec::new());
+            }
+        }
+    }
+
     // ---- lanes ----
 
     fn tell(&self, lane: usize, message: ToLane, waiting: &mut Vec<usize>) {
@@ -143,8 +156,7 @@ impl Router {
 
     /// The partition of an epoch, for logs.
     pub(super) fn name_of(&self, epoch: u64) -> String {
-        let found = self.assignment.iter().find(|seen| self.assignment.is_read(seen.at, epoch));
-        found.map_or_else(String::new, |seen| seen.at.to_string())
+        self.assignment.of_epoch(epoch).map_or_else(String::new, ToString::to_string)
     }
 
     // ---- the client ----
@@ -206,7 +218,8 @@ impl Router {
         }
         self.fetched.extend(partitions.iter().map(|(_, a)| a.at.clone()));
         // A seek validates the epoch of the leader that wrote the last record: fetching alone would not.
-        let known: Vec<(&TopicPartition, Position)> = places.into_iter().filter(|(_, p)| p.leader_epoch.is_some() && p.offset > 0).collect();
+        let unsure = partitions.iter().filter(|(_, a)| !a.is_validated && a.start.offset > 0);
+        let known: Vec<(&TopicPartition, Position)> = unsure.map(|(_, a)| (&a.at, a.start)).collect();
         if !known.is_empty()
             && let Err(error) = consumer.seek_partitions(positions(&known), REQUEST)
         {
@@ -220,7 +233,8 @@ impl Router {
         if targets.is_empty() {
             return;
         }
-        let places: Vec<(&TopicPartition, Position)> = targets.iter().map(|t| (&t.at, t.position)).collect();
+        // Without an epoch: what was read a moment ago need not be validated, which takes as long as the fetch that is under way.
+        let places: Vec<(&TopicPartition, Position)> = targets.iter().map(|t| (&t.at, Position { leader_epoch: None, ..t.position })).collect();
         let moved = consumer.seek_partitions(positions(&places), REQUEST);
         for target in &targets {
             // A partition whose fetcher an error has stopped refuses.

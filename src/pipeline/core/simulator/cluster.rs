@@ -321,7 +321,7 @@ impl Cluster {
                 if is_lost {
                     self.unreported.push(format!("partition {partition}: a lost offset was taken"));
                 }
-                Resolution::Start { start, is_committed: true, topic_id }
+                Resolution::Start { start, is_committed: true, is_validated: true, topic_id }
             }
             Start::First(start) => {
                 // What stands before the place that was chosen is not this group's.
@@ -330,7 +330,7 @@ impl Cluster {
                         self.fates[*id].is_before_start = true;
                     }
                 }
-                Resolution::Start { start, is_committed: false, topic_id }
+                Resolution::Start { start, is_committed: false, is_validated: true, topic_id }
             }
             Start::Lost(start, loss, missed) => {
                 if self.on_lost == OnOffsetLost::Stop {
@@ -338,7 +338,7 @@ impl Cluster {
                 }
                 assert!(loss != Loss::Retention || missed > 0);
                 self.reported.insert((partition, incarnation));
-                Resolution::Start { start, is_committed: false, topic_id }
+                Resolution::Start { start, is_committed: false, is_validated: true, topic_id }
             }
             Start::Blocked(block) => {
                 self.stopped.insert(partition);

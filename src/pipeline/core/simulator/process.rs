@@ -544,7 +544,7 @@ impl Worker {
                 around.requests.push_back(ToPoll::Reread(epochs));
                 None
             }
-            Action::Block(epoch, block) => {
+            Action::Block(_, epoch, block) => {
                 around.requests.push_back(ToPoll::Block(epoch, block));
                 None
             }
