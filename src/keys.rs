@@ -1,5 +1,7 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
 
+mod source;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -27,8 +29,8 @@ use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
 use crate::kafka::{KafkaLedger, KafkaStore};
-use crate::pipeline::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
+pub use source::{KeyFault, KeySource};
 
 /// The tenant of a key directory: `keys init --keys` knows no other.
 const DIRECTORY_TENANT: &str = "default";

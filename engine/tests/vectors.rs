@@ -83,19 +83,7 @@ fn open(case: &Value, keys: &[Arc<Key>], out: &mut Vec<u8>) -> Result<PayloadKin
 #[test]
 fn no_section_is_left_out() {
     let names: Vec<&str> = VECTORS.as_object().unwrap().keys().map(String::as_str).collect();
-    let tested = [
-        "env_kek",
-        "format",
-        "indexes",
-        "not_a_subject",
-        "note",
-        "password_kek",
-        "rejected",
-        "subject_refs",
-        "tokens",
-        "wrapped_keys",
-        "wrong_kind",
-    ];
+    let tested = ["env_kek", "format", "indexes", "not_a_subject", "note", "password_kek", "rejected", "subject_refs", "tokens", "wrapped_keys", "wrong_kind"];
     assert_eq!(names, tested);
 }
 

@@ -1,11 +1,9 @@
 //! The Kafka client: librdkafka's handles, settings and errors. What the pipeline does with them stands in [`crate::pipeline`].
 
-pub mod dead_letter;
 pub mod error;
 pub(crate) mod ffi;
 mod key_ledger;
 mod key_store;
-pub mod letters;
 pub mod preflight;
 pub(crate) mod producer;
 pub mod settings;

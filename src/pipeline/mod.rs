@@ -19,15 +19,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-pub(crate) use shared::unix_seconds;
-pub use shared::{KeyFault, KeySource};
-
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::kafka::error::{Fault, is_authorization};
 use crate::kafka::ffi::Queue;
 use crate::kafka::preflight;
 use crate::kafka::producer::{Producer, Recipe};
+use crate::keys::KeySource;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;

@@ -8,28 +8,26 @@ use std::time::Instant;
 
 use prometheus::local::LocalHistogram;
 use rdkafka::types::RDKafkaErrorCode;
-use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::error::RejectCode;
 use veilstream_engine::key::Key;
-use veilstream_engine::keyring::Keyring;
-use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record};
-use veilstream_engine::seal::{NoncePool, Origin};
-use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
+use veilstream_engine::record::{Header, Record};
+use veilstream_engine::seal::{LetterMetadata, LetterRecord, NoncePool};
+use veilstream_engine::transform::{Limits, NeededKey, Outcome};
 
 use super::core::partition::{Route, Slots};
-use super::shared::{KeyFault, Shared, unix_millis, unix_seconds};
-use crate::kafka::dead_letter::{self, Original, Reason};
+use super::shared::Shared;
+use crate::clock::{unix_millis, unix_seconds};
+use crate::dead_letters::letter::{self, Reason, Sealed};
 use crate::kafka::error::Fault;
 use crate::kafka::ffi::{Batch, Destination, Headers, Message, TopicId};
 use crate::kafka::producer::{Producer, Unproduced};
+use crate::keys::KeyFault;
+use crate::outgoing::{Outgoing, TopicLimits, Unfit};
+use crate::protect::Protector;
 use crate::telemetry::counters::{SchemaCounters, TopicCounters};
 use crate::telemetry::events::{Event as _, RoutePaused};
 use veilstream_keys::OsEntropy;
 
-/// The header every sanitized record carries: `<schema>/<version>`.
-const SCHEMA_HEADER: &[u8] = b"veilstream-schema";
-/// A record that lacks keys after so many successful fetches lacks something else.
-const FETCHES: u32 = 3;
 /// Looks at the clock every so many records.
 const CLOCK: usize = 64;
 
@@ -89,18 +87,14 @@ pub(super) struct Pump {
     pub(super) cursor: usize,
     /// Number of the batch in hand: partitions assigned later do not own its records.
     pub(super) fill: u64,
-    transformer: Transformer,
+    protector: Protector,
     nonces: NoncePool,
-    output: Output,
-    schemas: Arc<SchemaSet>,
-    keys: Arc<Keyring>,
     needed: Vec<NeededKey>,
-    fetches: u32,
     topics: Vec<Topic>,
     /// Per schema of `schemas` that was used.
     counters: Vec<Option<SchemaCounters>>,
     latency: LocalHistogram,
-    dead_letters: Option<(TopicId, i32)>,
+    dead_letters: Option<(TopicId, TopicLimits)>,
     condemned: HashSet<(Arc<str>, i32, i64)>,
 }
 
@@ -118,13 +112,9 @@ impl Pump {
             transaction: Transaction::default(),
             cursor: 0,
             fill: 0,
-            transformer: Transformer::new(Box::new(OsEntropy)).with_limits(limits),
+            protector: Protector::new(shared.registry.current(), shared.keys.keyring()).with_limits(limits).with_metrics(shared.metrics.clone()),
             nonces: NoncePool::new(Box::new(OsEntropy)),
-            output: Output::default(),
-            schemas: shared.registry.current(),
-            keys: shared.keys.keyring(),
             needed: Vec::new(),
-            fetches: 0,
             topics: Vec::new(),
             counters: Vec::new(),
             latency: shared.metrics.record_latency.local(),
@@ -137,12 +127,11 @@ impl Pump {
     /// Takes the snapshots of a new transaction.
     pub(super) fn take_snapshots(&mut self, slots: &mut Slots) {
         let schemas = self.shared.registry.current();
-        if !Arc::ptr_eq(&schemas, &self.schemas) {
-            self.schemas = schemas;
+        if !Arc::ptr_eq(&schemas, self.protector.schemas()) {
             self.counters.clear();
             slots.iter_mut().for_each(|s| s.route = None);
         }
-        self.keys = self.shared.keys.keyring();
+        self.protector.take_snapshots(schemas, self.shared.keys.keyring());
     }
 
     /// Topic handles belong to a producer.
@@ -215,7 +204,7 @@ impl Pump {
                     return Stopped::Keys;
                 }
                 Ok(done) => {
-                    self.fetches = 0;
+                    self.protector.done();
                     slot.next = Some(message.offset() + 1);
                     self.count(&route, &message, matches!(done, Done::DeadLettered));
                     if self.transaction.first.is_none() {
@@ -230,7 +219,7 @@ impl Pump {
     }
 
     fn route(&mut self, topic: &Arc<str>, producer: &mut Producer) -> Option<Route> {
-        let to_name = self.schemas.routes().find(|(from, _)| **from == **topic).map(|(_, to)| to.to_owned());
+        let to_name = self.protector.schemas().routes().find(|(from, _)| **from == **topic).map(|(_, to)| to.to_owned());
         let to = match &to_name {
             Some(name) => Some(producer.topic(name)?),
             None => None,
@@ -245,8 +234,9 @@ impl Pump {
                 self.topics.len() - 1
             }
         };
-        let (compacted, ahead_ms) = facts.map_or((false, i64::MAX), |f| (f.compacted, f.ahead_ms));
-        Some(Route { to, counters, compacted, ahead_ms })
+        // Whether a partition is there, the client's metadata tell: these facts may be older than the topic's last growth.
+        let limits = TopicLimits { partitions: i32::MAX, ..facts.map_or(TopicLimits::UNKNOWN, TopicLimits::from) };
+        Some(Route { to, counters, limits })
     }
 
     /// One record: protected into the sanitized topic, or sealed into the dead letters.
@@ -259,7 +249,7 @@ impl Pump {
             }
         }
         let record = Record { key: message.key(), value: message.value(), headers: place.headers, topic: Some(place.topic), now: place.now };
-        let index = match self.transformer.transform(&self.schemas, &self.keys, &record, &mut self.output) {
+        let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,
             Outcome::Rejected(reject) => {
                 return self.dead_letter(place, Reason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
@@ -269,21 +259,25 @@ impl Pump {
         let Some(to) = place.route.to else {
             return self.dead_letter(place, Reason::Rejected(RejectCode::NoSchema), "", producer, go_on);
         };
-        let key = match self.output.key {
-            KeyOutput::Same => message.key(),
-            KeyOutput::Replaced => Some(self.output.key_bytes.as_slice()),
-        };
-        let late = message.timestamp().is_some_and(|time| time.saturating_sub(place.now_ms) > place.route.ahead_ms);
-        if late || (key.is_none() && place.route.compacted) {
-            return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on);
+        // Borrowed: lanes would take turns at its reference count, record by record.
+        let label = &self.protector.schemas().schemas()[index].label;
+        let outgoing = Outgoing::new(&record, self.protector.output(), label, message.timestamp());
+        match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
+            None => {}
+            Some(Unfit::Partition) => return Err(Fault::Blocked(RDKafkaErrorCode::UnknownPartition)),
+            Some(Unfit::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on),
         }
-        let headers = self.headers(place, &self.schemas.schemas()[index].label).ok_or(Fault::Doubt)?;
-        let value = if self.output.tombstone { None } else { Some(self.output.value.as_slice()) };
-        let to = Destination { topic: to, partition: message.partition(), timestamp: self.timestamp(message) };
-        match producer.produce(to, key, value, headers, go_on) {
+        let headers = outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::Doubt)?;
+        let (timestamp, raised) = outgoing.timestamp();
+        let to = Destination { topic: to, partition: message.partition(), timestamp };
+        match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
             Ok(()) => {}
             Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
             Err(Unproduced::Failed(fault)) => return Err(fault),
+        }
+        if raised {
+            self.shared.raised_timestamps.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(time) = message.timestamp() {
             self.transaction.times.push(time);
@@ -293,63 +287,43 @@ impl Pump {
     }
 
     fn label(&self, schema: usize) -> Arc<str> {
-        self.schemas.schemas()[schema].label.clone()
-    }
-
-    /// The input's headers, then the schema's.
-    fn headers(&self, place: &Place<'_>, label: &str) -> Option<Headers> {
-        let untouched = self.output.headers.len() == place.headers.len() && self.output.headers.iter().all(|h| matches!(h, HeaderOutput::Same(_)));
-        // librdkafka would read the message once more to find that there are none.
-        let mut headers = if untouched && !place.headers.is_empty() {
-            place.message.copy_headers()?
-        } else {
-            let mut headers = Headers::new(self.output.headers.len() + 1)?;
-            for header in &self.output.headers {
-                match header {
-                    HeaderOutput::Same(i) => headers.add(place.headers[*i].0, place.headers[*i].1),
-                    HeaderOutput::Replaced(i, range) => headers.add(place.headers[*i].0, Some(&self.output.header_bytes[range.clone()])),
-                }
-            }
-            headers
-        };
-        headers.add(SCHEMA_HEADER, Some(label.as_bytes()));
-        Some(headers)
-    }
-
-    /// librdkafka takes 0 for "now": the nearest it can write is 1.
-    fn timestamp(&self, message: &Message<'_>) -> i64 {
-        match message.timestamp() {
-            None => 0,
-            Some(0) => {
-                self.shared.raised_timestamps.fetch_add(1, Ordering::Relaxed);
-                1
-            }
-            Some(time) => time,
-        }
+        self.protector.schemas().schemas()[schema].label.clone()
     }
 
     fn dead_letter(&mut self, place: &Place<'_>, reason: Reason, schema: &str, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
-        let Some(key) = dead_letter::sealing_key(&self.keys) else { return Ok(Done::Keys(vec![dead_letter::needed_key()])) };
-        let message = place.message;
-        let origin = Origin { topic: place.topic, partition: message.partition(), offset: message.offset(), schema };
-        let original = Original { key: message.key(), value: message.value(), headers: place.headers, time: message.timestamp() };
-        let Ok(sealed) = dead_letter::seal(key, reason, &origin, &original, &mut self.nonces) else {
-            // No randomness or a spent key: the record waits.
-            return Ok(Done::Keys(vec![dead_letter::needed_key()]));
-        };
-        let (topic, partitions) = match self.dead_letters {
+        let (topic, limits) = match self.dead_letters {
             Some(known) => known,
             None => {
                 let name = &self.shared.pipeline.dead_letter_topic;
-                let partitions = self.shared.facts.load().get(name).map_or(1, |f| f.partitions.max(1));
+                let limits = self.shared.facts.load().get(name).map_or(TopicLimits { partitions: 1, ..TopicLimits::UNKNOWN }, TopicLimits::from);
                 let topic = producer.topic(name).ok_or(Fault::Doubt)?;
-                *self.dead_letters.insert((topic, partitions))
+                *self.dead_letters.insert((topic, limits))
             }
         };
-        let to = Destination { topic, partition: message.partition() % partitions, timestamp: 0 };
-        let headers = Headers::new(0).ok_or(Fault::Doubt)?;
-        producer.produce(to, sealed.key.as_deref(), Some(&sealed.value), headers, go_on).map_err(|fault| match fault {
-            // Nothing is lost: the record waits until the dead-letter topic takes it.
+        let Some(key) = letter::sealing_key(self.protector.keys()) else { return Ok(Done::Keys(vec![letter::needed_key()])) };
+        let message = place.message;
+        let (partition, offset, time) = (message.partition(), message.offset(), message.timestamp());
+        let metadata = LetterMetadata { reason: reason.as_str(), topic: place.topic, partition, offset, time, schema };
+        let record = LetterRecord { key: message.key(), value: message.value(), headers: place.headers };
+        let to = Destination { topic, partition: partition % limits.partitions.max(1), timestamp: 0 };
+        let produce = |sealed: &Sealed| {
+            let headers = Headers::new(0).ok_or(Unproduced::Failed(Fault::Doubt))?;
+            producer.produce(to, None, Some(&sealed.value), headers, go_on)
+        };
+        let Ok(sealed) = letter::seal(key, &metadata, &record, limits.max_message_bytes, &mut self.nonces) else {
+            // No randomness or a spent key: the record waits.
+            return Ok(Done::Keys(vec![letter::needed_key()]));
+        };
+        let produced = match produce(&sealed) {
+            // The client takes less than the topic: a setting of the user's.
+            Err(Unproduced::TooLarge) if !sealed.stub => match letter::stub(key, &metadata, &record) {
+                Ok(stub) => produce(&stub),
+                Err(_) => return Ok(Done::Keys(vec![letter::needed_key()])),
+            },
+            produced => produced,
+        };
+        produced.map_err(|fault| match fault {
+            // Nothing is lost: the record waits until the dead-letter topic takes its stub.
             Unproduced::TooLarge => Fault::Blocked(RDKafkaErrorCode::MessageSizeTooLarge),
             Unproduced::Failed(fault) => fault,
         })?;
@@ -379,16 +353,16 @@ impl Pump {
             self.counters.resize_with(schema + 1, || None);
         }
         let counters = self.counters[schema].get_or_insert_with(|| {
-            let schema = &self.schemas.schemas()[schema];
+            let schema = &self.protector.schemas().schemas()[schema];
             self.shared.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id))
         });
-        counters.add(&self.output.counts, &self.output.residue);
+        counters.add(&self.protector.output().counts, &self.protector.output().residue);
     }
 
     /// Tells the guard what became of the records.
     fn judge(&mut self) {
         for topic in self.topics.iter_mut().filter(|t| !t.outcomes.is_empty()) {
-            if let Some(tripped) = self.shared.guard.add(&topic.name, topic.outcomes.drain(..), &self.schemas) {
+            if let Some(tripped) = self.shared.guard.add(&topic.name, topic.outcomes.drain(..), self.protector.schemas()) {
                 RoutePaused { topic: &topic.name, rejected: tripped.rejected, window: tripped.window }.emit(&self.shared.metrics);
                 let reason = format!("paused: {} of the last {} records were rejected; mend the schema", tripped.rejected, tripped.window);
                 self.shared.status.unready(&format!("topic {}", topic.name), reason);
@@ -408,9 +382,7 @@ impl Pump {
             headers.clear();
             message.headers(&mut headers);
             let record = Record { key: message.key(), value: message.value(), headers: &headers, topic: Some(&slot.assigned.topic), now };
-            if let Outcome::NeedKeys(keys) = self.transformer.transform(&self.schemas, &self.keys, &record, &mut self.output) {
-                needed.extend(keys);
-            }
+            needed.extend(self.protector.look_ahead(&record));
         }
         self.needed = needed.into_iter().collect();
     }
@@ -420,19 +392,12 @@ impl Pump {
     /// # Errors
     /// It was fetched before, again and again.
     pub(super) fn needed(&mut self) -> Result<Vec<NeededKey>, KeyFault> {
-        if self.fetches >= FETCHES {
-            self.fetches = 0;
-            return Err(KeyFault("keys are there and do not seal; see the logs of the key store and the random source".to_owned()));
-        }
-        Ok(std::mem::take(&mut self.needed))
+        self.protector.request(std::mem::take(&mut self.needed))
     }
 
     /// Takes what was fetched.
     pub(super) fn take_keys(&mut self, keys: Vec<Arc<Key>>) {
-        self.fetches += 1;
-        self.transformer.add_subject_keys(keys);
-        // Other kinds come with a new snapshot.
-        self.keys = self.shared.keys.keyring();
+        self.protector.add_keys(keys, &*self.shared.keys);
     }
 
     // ---- the end of a transaction ----

@@ -4,54 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use veilstream_engine::Keyring;
-use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Key, KeyId};
-use veilstream_engine::transform::NeededKey;
 
 use super::guard::Guard;
 use super::{End, Options};
 use crate::config;
 use crate::kafka::ffi::GroupMetadata;
 use crate::kafka::preflight::TopicFacts;
+use crate::keys::KeySource;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
-
-/// Where lanes get their keys: the key manager.
-pub trait KeySource: Send + Sync {
-    /// The snapshot for a new batch.
-    fn keyring(&self) -> Arc<Keyring>;
-
-    /// Loads or mints keys. Blocks.
-    ///
-    /// # Errors
-    /// [`KeyFault`]; the records stay where they are.
-    fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault>;
-
-    /// The key of that id, whatever its state; `None`: it is not in this store. Blocks.
-    ///
-    /// # Errors
-    /// [`KeyFault`]; the token cannot be opened now.
-    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault>;
-
-    /// Mints what these schemas need and is not there yet, before they come into force.
-    ///
-    /// # Errors
-    /// [`KeyFault`]; the schemas must not come into force.
-    fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault>;
-
-    /// Called about once a second: replaces keys before they are spent or old.
-    fn maintain(&self);
-}
-
-/// Keys cannot be had now.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct KeyFault(pub String);
 
 /// Everything both sides hold.
 pub(super) struct Shared {
@@ -169,17 +134,6 @@ impl Latch {
             status.ready(&self.component);
         }
     }
-}
-
-/// Seconds since the epoch.
-pub(crate) fn unix_seconds() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-}
-
-/// Milliseconds since the epoch.
-pub(super) fn unix_millis() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl LaneHandle {

@@ -51,14 +51,8 @@ impl LetterMetadata<'_> {
     pub fn binding(&self) -> Vec<u8> {
         let (offset, partition) = (self.offset.to_string(), self.partition.to_string());
         let time = self.time.map_or_else(String::new, |time| time.to_string());
-        let members = [
-            ("offset", &*offset),
-            ("partition", &*partition),
-            ("reason", self.reason),
-            ("schema", self.schema),
-            ("time", &*time),
-            ("topic", self.topic),
-        ];
+        let members =
+            [("offset", &*offset), ("partition", &*partition), ("reason", self.reason), ("schema", self.schema), ("time", &*time), ("topic", self.topic)];
         let mut out = Vec::new();
         for (name, text) in members {
             super::append_bound(name, text.as_bytes(), &mut out);
@@ -201,13 +195,7 @@ pub fn sealed_len(payload_len: usize) -> usize {
 ///
 /// # Errors
 /// [`SealError`]; nothing was appended then.
-pub fn seal_dead_letter(
-    key: &Arc<Key>,
-    metadata: &LetterMetadata<'_>,
-    payload: &[u8],
-    nonces: &mut NoncePool,
-    out: &mut Vec<u8>,
-) -> Result<(), SealError> {
+pub fn seal_dead_letter(key: &Arc<Key>, metadata: &LetterMetadata<'_>, payload: &[u8], nonces: &mut NoncePool, out: &mut Vec<u8>) -> Result<(), SealError> {
     let mut sealer = Sealer::new(key.clone(), Suite::XaesGcm, kdf::field_id(FIELD))?;
     sealer.seal(PayloadKind::Bytes, payload, PAD, Some(&metadata.binding()), nonces, out)
 }

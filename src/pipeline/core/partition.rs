@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::kafka::ffi::{Batch, Message, TopicId};
+use crate::outgoing::TopicLimits;
 use crate::pipeline::shared::{Assigned, Target};
 
 /// One partition in one assignment.
@@ -30,10 +31,8 @@ pub(in crate::pipeline) struct Route {
     pub(in crate::pipeline) to: Option<TopicId>,
     /// Index of the route's counters.
     pub(in crate::pipeline) counters: usize,
-    /// The sanitized topic is compacted: it takes no null keys.
-    pub(in crate::pipeline) compacted: bool,
-    /// Latest timestamp it takes, in milliseconds after now.
-    pub(in crate::pipeline) ahead_ms: i64,
+    /// What the sanitized topic takes.
+    pub(in crate::pipeline) limits: TopicLimits,
 }
 
 impl Slot {

@@ -8,9 +8,9 @@ use veilstream_engine::key::Key;
 use veilstream_engine::transform::NeededKey;
 
 use super::Worker;
+use crate::keys::{KeyFault, KeySource};
 use crate::pipeline::End;
 use crate::pipeline::core::machine::{Event, State};
-use crate::pipeline::shared::{KeyFault, KeySource};
 
 /// One look at whether keys have come; the inbox waits so long.
 const LOOK: Duration = Duration::from_millis(5);
