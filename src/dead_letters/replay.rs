@@ -111,7 +111,12 @@ pub fn replay(
         condemned: HashMap::new(),
         singles: 0,
     };
-    replay.run(&spans, progress)?;
+    let ended = replay.run(&spans, progress);
+    if ended.is_err() {
+        // Readers of the topics would wait for its time-out.
+        replay.writer.abort();
+    }
+    ended?;
     replay.name_absent(progress);
     Ok(replay.done)
 }
@@ -362,7 +367,7 @@ impl Replay<'_> {
     fn give_back(&mut self, fault: Fault) -> Result<(), DeadLetterError> {
         let verdict = match fault {
             Fault::Refused => Verdict::Again,
-            Fault::Blocked(code) if code != Code::GroupAuthorizationFailed && code != Code::TransactionalIdAuthorizationFailed => {
+            Fault::Blocked(Code::TopicAuthorizationFailed | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
                 Verdict::PassBy(LetterFault::NoTopic)
             }
             fault => return Err(DeadLetterError::Undelivered(fault)),

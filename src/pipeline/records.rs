@@ -1,7 +1,7 @@
 //! Records through the engine into the producer: the part of a lane that costs time. No allocation per record, one snapshot of schemas and keys
 //! per transaction.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -95,7 +95,8 @@ pub(super) struct Pump {
     counters: Vec<Option<SchemaCounters>>,
     latency: LocalHistogram,
     dead_letters: Option<(TopicId, TopicLimits)>,
-    condemned: HashSet<(Arc<str>, i32, i64)>,
+    /// Records that the broker refused alone, and how often: the first time as they were, then as dead letters.
+    condemned: HashMap<(Arc<str>, i32, i64), u32>,
 }
 
 /// What one record led to.
@@ -119,7 +120,7 @@ impl Pump {
             counters: Vec::new(),
             latency: shared.metrics.record_latency.local(),
             dead_letters: None,
-            condemned: HashSet::new(),
+            condemned: HashMap::new(),
             shared,
         }
     }
@@ -244,7 +245,7 @@ impl Pump {
         let message = place.message;
         if !self.condemned.is_empty() {
             let origin = (place.topic.clone(), message.partition(), message.offset());
-            if self.condemned.contains(&origin) {
+            if self.condemned.contains_key(&origin) {
                 return self.dead_letter(place, Reason::BrokerRefused, "", producer, go_on);
             }
         }
@@ -310,7 +311,10 @@ impl Pump {
             let headers = Headers::new(0).ok_or(Unproduced::Failed(Fault::Doubt))?;
             producer.produce(to, None, Some(&sealed.value), headers, go_on)
         };
-        let Ok(sealed) = letter::seal(key, &metadata, &record, limits.max_message_bytes, &mut self.nonces) else {
+        // The topic may take less than was known of it: what it refused whole it gets as a stub.
+        let refused = self.condemned.get(&(place.topic.clone(), partition, offset)).is_some_and(|times| *times > 1);
+        let limit = if refused { 0 } else { limits.max_message_bytes };
+        let Ok(sealed) = letter::seal(key, &metadata, &record, limit, &mut self.nonces) else {
             // No randomness or a spent key: the record waits.
             return Ok(Done::Keys(vec![letter::needed_key()]));
         };
@@ -433,12 +437,12 @@ impl Pump {
         self.transaction.clear();
     }
 
-    /// The only record of the transaction is what the broker refuses: it becomes a dead letter. `false`: it was one already.
+    /// The only record of the transaction is what the broker refuses: it becomes a dead letter, and if that is refused a stub. `false`: it was one already.
     pub(super) fn condemn(&mut self) -> bool {
-        match self.transaction.first.take() {
-            Some(origin) => self.condemned.insert(origin),
-            None => false,
-        }
+        let Some(origin) = self.transaction.first.take() else { return false };
+        let times = self.condemned.entry(origin).or_default();
+        *times += 1;
+        *times <= 2
     }
 }
 

@@ -137,6 +137,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Aborts what is open, if that can be done now; otherwise the next replay does it.
+    pub(super) fn abort(&mut self) {
+        if let Some(error) = self.producer.as_ref().filter(|_| self.open).and_then(|producer| producer.abort().err()) {
+            tracing::warn!(code = %error, "the open transaction was not aborted; its time-out or the next replay ends it");
+        }
+        self.open = false;
+    }
+
     fn alive(&mut self) -> Result<&mut Producer, DeadLetterError> {
         self.producer.as_mut().ok_or(DeadLetterError::Unanswered)
     }
