@@ -118,7 +118,7 @@ fn feed_compressed(sandbox: &Sandbox<'_>, numbers: std::ops::Range<usize>, value
     for i in numbers {
         let (value, number) = (value(i), i.to_string());
         let own = OwnedHeaders::new().insert(Header { key: "n", value: Some(&number) });
-        let all = headers.iter().fold(own, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+        let all = headers.iter().fold(own, |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
         let topic = format!("{}.raw", sandbox.name);
         let partition = i32::try_from(i).unwrap() % sandbox.partitions;
         let record = BaseRecord::to(&topic).partition(partition).timestamp(TIME).headers(all).key("k").payload(&value);
