@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use rdkafka::admin::AdminOptions;
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -235,6 +235,48 @@ fn a_forged_letter_is_passed_by() {
     assert_eq!(run(&["--from", "7:0"]).0, Some(1));
     assert_eq!(reader::times(&sandbox.clean(), 6), [2, 1, 2, 1, 2, 1]);
     assert_eq!(replay(&sandbox, 0), summary(0, 0, 0, 0));
+}
+
+#[test]
+fn what_a_topic_refuses_does_not_stop_the_others() {
+    let sandbox = Sandbox::new(kafka(), "dlq-refused", 1);
+    sandbox.broker.create_topic("dlq-absent.raw", 1);
+    let absent = |document: String| document.replace(r#""name":"people""#, r#""name":"absent""#);
+    sandbox.document("people", &demanding("dlq-refused"));
+    sandbox.document("absent", &absent(demanding("dlq-absent")));
+    let instance = sandbox.instance(0);
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let feeder = Feeder::new(sandbox.broker);
+    for i in 0..6usize {
+        let (value, number) = (person(i), i.to_string());
+        let (timestamp, headers) = (if i % 2 == 0 { TIME } else { now }, [("n", Some(number.as_bytes()))]);
+        let input = Input { topic: "dlq-refused.raw", partition: 0, key: Some(b"k"), value: Some(value.as_bytes()), timestamp, headers: &headers };
+        feeder.send(&input);
+        if i == 0 {
+            feeder.send(&Input { topic: "dlq-absent.raw", ..input });
+        }
+    }
+    feeder.finish();
+    let mut running = instance.start();
+    running.wait_for(Duration::from_secs(60), "all dead letters", |r| r.metric("veilstream_records_dead_lettered_total", "") >= 7.0);
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+
+    // Known to nobody but the broker: what it refuses is found by halving. The other sanitized topic is gone.
+    let (admin, options) = (sandbox.broker.admin(), AdminOptions::new());
+    let strict = AlterConfig::new(ResourceSpecifier::Topic("dlq-refused.clean")).set("message.timestamp.before.max.ms", "3600000");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(admin.alter_configs([&strict], &options)).unwrap()[0].as_ref().unwrap();
+    runtime.block_on(admin.delete_topics(&["dlq-absent.clean"], &options)).unwrap()[0].as_ref().unwrap();
+    sandbox.document("people", &mended("dlq-refused"));
+    sandbox.document("absent", &absent(mended("dlq-absent")));
+    let output = instance.run(&["dlq", "replay", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = lines(&output.stdout);
+    assert_eq!((said.len(), &said[0]["reason"], &said[0]["origin"]["topic"]), (2, &json!("no_topic"), &json!("dlq-absent.raw")));
+    assert_eq!(said[1], summary(3, 3, 1, 0));
+    assert_eq!(reader::times(&sandbox.clean(), 6), [0, 1, 0, 1, 0, 1]);
+    let again: Vec<Value> = listed(&sandbox).into_iter().filter(|l| l["reason"] == "broker_refused").collect();
+    assert_eq!(again.iter().map(|l| l["origin"]["offset"].as_i64().unwrap()).collect::<Vec<_>>(), [0, 2, 4]);
 }
 
 #[test]
