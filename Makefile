@@ -63,7 +63,7 @@ demo: system
 	$(CARGO) run --locked -- demo
 
 test: setup
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --features veilstream/inject
 
 lint: system
 	$(CARGO) fmt --all --check

@@ -38,11 +38,13 @@ pub enum RejectCode {
     UnsupportedValue,
     /// The protected record is longer than the configured limit.
     OutputTooLarge,
+    /// The engine failed on this record: a fault of this program.
+    Internal,
 }
 
 impl RejectCode {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotJson,
         Self::RegistryFramed,
         Self::InvalidUtf8,
@@ -59,6 +61,7 @@ impl RejectCode {
         Self::Residue,
         Self::UnsupportedValue,
         Self::OutputTooLarge,
+        Self::Internal,
     ];
 
     /// The stable name, as in dead letters and metrics.
@@ -81,6 +84,7 @@ impl RejectCode {
             Self::Residue => "residue",
             Self::UnsupportedValue => "unsupported_value",
             Self::OutputTooLarge => "output_too_large",
+            Self::Internal => "internal",
         }
     }
 }

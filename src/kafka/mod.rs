@@ -1,10 +1,8 @@
 //! The Kafka client: librdkafka's handles, settings and errors. What the pipeline does with them stands in [`crate::pipeline`].
 
 mod calls;
-pub mod dead_letter;
 pub mod error;
 pub(crate) mod ffi;
-pub mod letters;
 pub mod preflight;
 pub(crate) mod producer;
 pub mod settings;

@@ -1,5 +1,6 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
 
+mod source;
 pub mod topic;
 
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
 use crate::keys::topic::{KafkaLedger, KafkaStore};
-use crate::pipeline::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
+pub use source::{KeyFault, KeySource};
 
 /// The tenant of a key directory: `keys init --keys` knows no other.
 const DIRECTORY_TENANT: &str = "default";

@@ -14,7 +14,6 @@ mod records;
 mod resolve;
 mod runtime;
 mod session;
-mod shared;
 mod snapshot;
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -22,11 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub(crate) use runtime::unix_seconds;
-pub use shared::{KeyFault, KeySource};
-
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::keys::KeySource;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;

@@ -10,29 +10,27 @@ use prometheus::local::LocalHistogram;
 use rdkafka::types::RDKafkaErrorCode;
 use veilstream_engine::error::RejectCode;
 use veilstream_engine::key::Key;
-use veilstream_engine::keyring::Keyring;
-use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record};
-use veilstream_engine::seal::{NoncePool, Origin};
-use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
+use veilstream_engine::record::{Header, Record};
+use veilstream_engine::seal::{LetterMetadata, LetterRecord, NoncePool};
+use veilstream_engine::transform::{Limits, NeededKey, Outcome};
 
 use super::core::lane::{Lane, Offer};
 use super::core::partition::{Block, BlockReason, TopicPartition};
 use super::guard::Tripped;
-use super::runtime::{Runtime, unix_millis, unix_seconds};
+use super::runtime::Runtime;
 use super::snapshot::Snapshot;
-use crate::kafka::dead_letter::{self, Original, Reason};
-use crate::kafka::error::{Fault, is_authorization};
+use crate::clock::{unix_millis, unix_seconds};
+use crate::dead_letters::letter::{self, Reason, Sealed};
+use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::{Batch, Destination, Headers, Message, TopicId};
 use crate::kafka::producer::{Producer, Unproduced};
-use crate::pipeline::shared::KeyFault;
+use crate::keys::KeyFault;
+use crate::outgoing::{Outgoing, TopicLimits, Unfit};
+use crate::protect::Protector;
 use crate::telemetry::counters::{SchemaCounters, TopicCounters};
 use crate::telemetry::events::{Event as _, RouteStopped};
 use veilstream_keys::OsEntropy;
 
-/// The header every sanitized record carries: `<schema>/<version>`.
-const SCHEMA_HEADER: &[u8] = b"veilstream-schema";
-/// A record that lacks keys after so many successful fetches lacks something else.
-const FETCHES: u32 = 3;
 /// Looks at the clock every so many records.
 const CLOCK: usize = 64;
 
@@ -57,14 +55,10 @@ pub(super) enum Stopped {
 struct Route {
     /// The sanitized topic; `None`: no schema routes the raw topic any more.
     to: Option<TopicId>,
-    /// How many partitions it has.
-    partitions: i32,
     /// Index of the route's counters.
     counters: usize,
-    /// The sanitized topic is compacted: it takes no null keys.
-    compacted: bool,
-    /// Latest timestamp it takes, in milliseconds after now.
-    ahead_ms: i64,
+    /// What the sanitized topic takes.
+    limits: TopicLimits,
 }
 
 /// What the open transaction holds.
@@ -103,18 +97,15 @@ pub(super) struct RecordPath {
     pub(super) cursor: usize,
     /// Number of the batch in hand: partitions assigned later do not own its records.
     pub(super) fill: u64,
-    transformer: Transformer,
+    protector: Protector,
     nonces: NoncePool,
-    output: Output,
     snapshot: Arc<Snapshot>,
-    keys: Arc<Keyring>,
     needed: Vec<NeededKey>,
-    fetches: u32,
     topics: Vec<Topic>,
     /// Per schema of `schemas` that was used.
     counters: Vec<Option<SchemaCounters>>,
     latency: LocalHistogram,
-    dead_letters: Option<(TopicId, i32)>,
+    dead_letters: Option<(TopicId, TopicLimits)>,
     /// Per raw topic, as of the snapshot and producer in hand.
     routes: HashMap<Arc<str>, Route>,
     /// A partition came back that was blocked: the producer may know its topics from before the cure.
@@ -130,18 +121,16 @@ enum Done {
 
 impl RecordPath {
     pub(super) fn new(runtime: Arc<Runtime>) -> Self {
+        let snapshot = runtime.snapshots.load_full();
         let limits = Limits { input: runtime.pipeline.max_record_bytes, ..Limits::default() };
         Self {
             transaction: Transaction::default(),
             cursor: 0,
             fill: 0,
-            transformer: Transformer::new(Box::new(OsEntropy)).with_limits(limits),
+            protector: Protector::new(snapshot.schemas.clone(), runtime.keys.keyring()).with_limits(limits).with_metrics(runtime.metrics.clone()),
             nonces: NoncePool::new(Box::new(OsEntropy)),
-            output: Output::default(),
-            snapshot: runtime.snapshots.load_full(),
-            keys: runtime.keys.keyring(),
+            snapshot,
             needed: Vec::new(),
-            fetches: 0,
             topics: Vec::new(),
             counters: Vec::new(),
             latency: runtime.metrics.record_latency.local(),
@@ -162,7 +151,7 @@ impl RecordPath {
             self.snapshot = snapshot;
             self.forget_topics();
         }
-        self.keys = self.runtime.keys.keyring();
+        self.protector.take_snapshots(self.snapshot.schemas.clone(), self.runtime.keys.keyring());
     }
 
     /// Topic handles belong to a producer.
@@ -256,15 +245,15 @@ impl RecordPath {
             }
             headers.clear();
             message.headers(&mut headers);
-            let is_condemned = lane.is_condemned(place, message.offset());
-            let record = Place { topic: &topic, route: &route, message: &message, headers: &headers, now, now_ms, is_condemned };
+            let refused = lane.refused(place, message.offset());
+            let record = Place { topic: &topic, route: &route, message: &message, headers: &headers, now, now_ms, refused };
             match self.record(&record, producer, go_on) {
                 Ok(Done::Keys(needed)) => {
                     self.gather(needed, batch, lane);
                     return Stopped::Keys(place);
                 }
                 Ok(done) => {
-                    self.fetches = 0;
+                    self.protector.done();
                     lane.done(place, message.offset(), message.leader_epoch());
                     self.count(&route, &message, matches!(done, Done::DeadLettered));
                 }
@@ -280,7 +269,7 @@ impl RecordPath {
         if let Some(tripped) = &self.topics[route.counters].tripped {
             return Some(tripped.block());
         }
-        if route.to.is_some() && partition >= route.partitions {
+        if route.to.is_some() && partition >= route.limits.partitions {
             return self.snapshot.problem(topic, partition);
         }
         None
@@ -299,7 +288,7 @@ impl RecordPath {
             producer.refresh();
         }
         let facts = to_name.as_ref().and_then(|name| self.snapshot.facts.get(name));
-        let (partitions, compacted, ahead_ms) = facts.map_or((0, false, i64::MAX), |f| (f.partitions, f.compacted, f.ahead_ms));
+        let limits = facts.map_or(TopicLimits { partitions: 0, ..TopicLimits::UNKNOWN }, TopicLimits::from);
         let counters = match self.topics.iter().position(|t| t.name == *topic) {
             Some(i) => i,
             None => {
@@ -308,7 +297,7 @@ impl RecordPath {
                 self.topics.len() - 1
             }
         };
-        let route = Route { to, partitions, counters, compacted, ahead_ms };
+        let route = Route { to, counters, limits };
         self.routes.insert(topic.clone(), route);
         Some(route)
     }
@@ -316,11 +305,11 @@ impl RecordPath {
     /// One record: protected into the sanitized topic, or sealed into the dead letters.
     fn record(&mut self, place: &Place<'_>, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
         let message = place.message;
-        if place.is_condemned {
+        if place.refused > 0 {
             return self.dead_letter(place, Reason::BrokerRefused, "", producer, go_on);
         }
         let record = Record { key: message.key(), value: message.value(), headers: place.headers, topic: Some(place.topic), now: place.now };
-        let index = match self.transformer.transform(&self.snapshot.schemas, &self.keys, &record, &mut self.output) {
+        let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,
             Outcome::Rejected(reject) => {
                 return self.dead_letter(place, Reason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
@@ -330,21 +319,25 @@ impl RecordPath {
         let Some(to) = place.route.to else {
             return self.dead_letter(place, Reason::Rejected(RejectCode::NoSchema), "", producer, go_on);
         };
-        let key = match self.output.key {
-            KeyOutput::Same => message.key(),
-            KeyOutput::Replaced => Some(self.output.key_bytes.as_slice()),
-        };
-        let late = message.timestamp().is_some_and(|time| time.saturating_sub(place.now_ms) > place.route.ahead_ms);
-        if late || (key.is_none() && place.route.compacted) {
-            return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on);
+        // Borrowed: lanes would take turns at its reference count, record by record.
+        let label = &self.protector.schemas().schemas()[index].label;
+        let outgoing = Outgoing::new(&record, self.protector.output(), label, message.timestamp());
+        match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
+            None => {}
+            Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing)),
+            Some(Unfit::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on),
         }
-        let headers = self.headers(place, &self.snapshot.schemas.schemas()[index].label).ok_or(Fault::OutcomeUnknown)?;
-        let value = if self.output.tombstone { None } else { Some(self.output.value.as_slice()) };
-        let to = Destination { topic: to, partition: message.partition(), timestamp: self.timestamp(message) };
-        match producer.produce(to, key, value, headers, go_on) {
+        let headers = outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
+        let (timestamp, raised) = outgoing.timestamp();
+        let to = Destination { topic: to, partition: message.partition(), timestamp };
+        match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
             Ok(()) => {}
             Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
             Err(Unproduced::Failed(fault)) => return Err(fault),
+        }
+        if raised {
+            self.runtime.raised_timestamps.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(time) = message.timestamp() {
             self.transaction.times.push(time);
@@ -354,63 +347,45 @@ impl RecordPath {
     }
 
     fn label(&self, schema: usize) -> Arc<str> {
-        self.snapshot.schemas.schemas()[schema].label.clone()
-    }
-
-    /// The input's headers, then the schema's.
-    fn headers(&self, place: &Place<'_>, label: &str) -> Option<Headers> {
-        let untouched = self.output.headers.len() == place.headers.len() && self.output.headers.iter().all(|h| matches!(h, HeaderOutput::Same(_)));
-        // librdkafka would read the message once more to find that there are none.
-        let mut headers = if untouched && !place.headers.is_empty() {
-            place.message.copy_headers()?
-        } else {
-            let mut headers = Headers::new(self.output.headers.len() + 1)?;
-            for header in &self.output.headers {
-                match header {
-                    HeaderOutput::Same(i) => headers.add(place.headers[*i].0, place.headers[*i].1),
-                    HeaderOutput::Replaced(i, range) => headers.add(place.headers[*i].0, Some(&self.output.header_bytes[range.clone()])),
-                }
-            }
-            headers
-        };
-        headers.add(SCHEMA_HEADER, Some(label.as_bytes()));
-        Some(headers)
-    }
-
-    /// librdkafka takes 0 for "now": the nearest it can write is 1.
-    fn timestamp(&self, message: &Message<'_>) -> i64 {
-        match message.timestamp() {
-            None => 0,
-            Some(0) => {
-                self.runtime.raised_timestamps.fetch_add(1, Ordering::Relaxed);
-                1
-            }
-            Some(time) => time,
-        }
+        self.protector.schemas().schemas()[schema].label.clone()
     }
 
     fn dead_letter(&mut self, place: &Place<'_>, reason: Reason, schema: &str, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
-        let Some(key) = dead_letter::sealing_key(&self.keys) else { return Ok(Done::Keys(vec![dead_letter::needed_key()])) };
-        let message = place.message;
-        let origin = Origin { topic: place.topic, partition: message.partition(), offset: message.offset(), schema };
-        let original = Original { key: message.key(), value: message.value(), headers: place.headers, time: message.timestamp() };
-        let Ok(sealed) = dead_letter::seal(key, reason, &origin, &original, &mut self.nonces) else {
-            // No randomness or a spent key: the record waits.
-            return Ok(Done::Keys(vec![dead_letter::needed_key()]));
-        };
-        let (topic, partitions) = match self.dead_letters {
+        let (topic, limits) = match self.dead_letters {
             Some(known) => known,
             None => {
                 let name = &self.runtime.pipeline.dead_letter_topic;
-                let partitions = self.snapshot.facts.get(name).map_or(1, |f| f.partitions.max(1));
+                let limits = self.snapshot.facts.get(name).map_or(TopicLimits { partitions: 1, ..TopicLimits::UNKNOWN }, TopicLimits::from);
                 let topic = producer.topic(name).ok_or(Fault::OutcomeUnknown)?;
-                *self.dead_letters.insert((topic, partitions))
+                *self.dead_letters.insert((topic, limits))
             }
         };
-        let to = Destination { topic, partition: message.partition() % partitions, timestamp: 0 };
-        let headers = Headers::new(0).ok_or(Fault::OutcomeUnknown)?;
-        producer.produce(to, sealed.key.as_deref(), Some(&sealed.value), headers, go_on).map_err(|fault| match fault {
-            // Nothing is lost: the record waits until the dead-letter topic takes it.
+        let Some(key) = letter::sealing_key(self.protector.keys()) else { return Ok(Done::Keys(vec![letter::needed_key()])) };
+        let message = place.message;
+        let (partition, offset, time) = (message.partition(), message.offset(), message.timestamp());
+        let metadata = LetterMetadata { reason: reason.as_str(), topic: place.topic, partition, offset, time, schema };
+        let record = LetterRecord { key: message.key(), value: message.value(), headers: place.headers };
+        let to = Destination { topic, partition: partition % limits.partitions.max(1), timestamp: 0 };
+        let produce = |sealed: &Sealed| {
+            let headers = Headers::new(0).ok_or(Unproduced::Failed(Fault::OutcomeUnknown))?;
+            producer.produce(to, None, Some(&sealed.value), headers, go_on)
+        };
+        // The topic may take less than was known of it: what it refused whole it gets as a stub.
+        let limit = if place.refused > 1 { 0 } else { limits.max_message_bytes };
+        let Ok(sealed) = letter::seal(key, &metadata, &record, limit, &mut self.nonces) else {
+            // No randomness or a spent key: the record waits.
+            return Ok(Done::Keys(vec![letter::needed_key()]));
+        };
+        let produced = match produce(&sealed) {
+            // The client takes less than the topic: a setting of the user's.
+            Err(Unproduced::TooLarge) if !sealed.stub => match letter::stub(key, &metadata, &record) {
+                Ok(stub) => produce(&stub),
+                Err(_) => return Ok(Done::Keys(vec![letter::needed_key()])),
+            },
+            produced => produced,
+        };
+        produced.map_err(|fault| match fault {
+            // Nothing is lost: the record waits until the dead-letter topic takes its stub.
             Unproduced::TooLarge => Fault::Refused,
             Unproduced::Failed(fault) => fault,
         })?;
@@ -443,7 +418,7 @@ impl RecordPath {
             let schema = &self.snapshot.schemas.schemas()[schema];
             self.runtime.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id))
         });
-        counters.add(&self.output.counts, &self.output.residue);
+        counters.add(&self.protector.output().counts, &self.protector.output().residue);
     }
 
     /// Tells the guard what became of the records.
@@ -467,9 +442,7 @@ impl RecordPath {
             headers.clear();
             message.headers(&mut headers);
             let record = Record { key: message.key(), value: message.value(), headers: &headers, topic: Some(&lane.assigned(place).at.topic), now };
-            if let Outcome::NeedKeys(keys) = self.transformer.transform(&self.snapshot.schemas, &self.keys, &record, &mut self.output) {
-                needed.extend(keys);
-            }
+            needed.extend(self.protector.look_ahead(&record));
         }
         self.needed = needed.into_iter().collect();
     }
@@ -479,19 +452,12 @@ impl RecordPath {
     /// # Errors
     /// It was fetched before, again and again.
     pub(super) fn needed(&mut self) -> Result<Vec<NeededKey>, KeyFault> {
-        if self.fetches >= FETCHES {
-            self.fetches = 0;
-            return Err(KeyFault("keys are there and do not seal; see the logs of the key store and the random source".to_owned()));
-        }
-        Ok(std::mem::take(&mut self.needed))
+        self.protector.request(std::mem::take(&mut self.needed))
     }
 
     /// Takes what was fetched.
     pub(super) fn take_keys(&mut self, keys: Vec<Arc<Key>>) {
-        self.fetches += 1;
-        self.transformer.add_subject_keys(keys);
-        // Other kinds come with a new snapshot.
-        self.keys = self.runtime.keys.keyring();
+        self.protector.add_keys(keys, &*self.runtime.keys);
     }
 
     // ---- the end of a transaction ----
@@ -551,6 +517,6 @@ struct Place<'a> {
     headers: &'a [Header<'a>],
     now: u64,
     now_ms: i64,
-    /// The broker refused its protected form.
-    is_condemned: bool,
+    /// How often the broker refused it: once as it was, then as a dead letter.
+    refused: u32,
 }

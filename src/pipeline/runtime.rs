@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
@@ -13,12 +13,12 @@ use super::core::partition::{Assigned, Block, Position, Target, TopicPartition};
 use super::core::progress::Ends;
 use super::core::start::Loss;
 use super::guard::Guard;
-use super::shared::KeySource;
 use super::snapshot::Snapshot;
 use super::{End, Options};
 use crate::config;
 use crate::kafka::ffi::{GroupMetadata, Queue};
 use crate::kafka::producer::Recipe;
+use crate::keys::KeySource;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -151,15 +151,4 @@ impl LaneHandle {
     pub(super) fn overrun(&self) {
         self.is_overrun.store(true, Ordering::Release);
     }
-}
-
-/// Seconds since the epoch.
-pub(crate) fn unix_seconds() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-}
-
-/// Milliseconds since the epoch.
-pub(super) fn unix_millis() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

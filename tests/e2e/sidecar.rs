@@ -61,6 +61,13 @@ impl Instance {
         self.set("KAFKA__CONSUMER__GROUP.PROTOCOL", "consumer")
     }
 
+    /// Plants a fault (src/inject.rs): `ENGINE_PANIC`.
+    #[cfg(feature = "inject")]
+    pub(crate) fn inject(mut self, fault: &str, value: &str) -> Self {
+        self.env.push((format!("VEILSTREAM_INJECT_{fault}"), value.to_owned()));
+        self
+    }
+
     /// A command of the binary with this configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = veilstream(arguments);

@@ -1,6 +1,6 @@
 //! One lane: its partitions and its transaction. Events in, actions out.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::machine::{self, Machine, State};
@@ -123,7 +123,8 @@ pub struct Lane {
     failure: Option<Fault>,
     /// Revocations that wait until it is known what the producer did.
     tickets: Vec<u64>,
-    condemned: HashSet<(TopicPartition, i64)>,
+    /// Records that the broker refused alone, and how often.
+    condemned: HashMap<(TopicPartition, i64), u32>,
     actions: VecDeque<Action>,
 }
 
@@ -140,7 +141,7 @@ impl Lane {
             held: Held::default(),
             failure: None,
             tickets: Vec::new(),
-            condemned: HashSet::new(),
+            condemned: HashMap::new(),
             actions: VecDeque::new(),
         }
     }
@@ -230,10 +231,13 @@ impl Lane {
         if is_alone && self.held.records < self.suspects.limit(at) { Offer::Take } else { Offer::Close }
     }
 
-    /// Whether the broker refused this record before.
+    /// How often the broker refused this record alone: the first time as it was, then as a dead letter.
     #[must_use]
-    pub fn is_condemned(&self, place: usize, offset: i64) -> bool {
-        !self.condemned.is_empty() && self.condemned.contains(&(self.partitions[place].assigned.at.clone(), offset))
+    pub fn refused(&self, place: usize, offset: i64) -> u32 {
+        if self.condemned.is_empty() {
+            return 0;
+        }
+        self.condemned.get(&(self.partitions[place].assigned.at.clone(), offset)).copied().unwrap_or(0)
     }
 
     /// A record was produced, or sealed as a dead letter.
@@ -422,7 +426,7 @@ impl Lane {
             partition.committed();
             self.suspects.committed(&partition.assigned.at, partition.base.offset);
             let (at, base) = (&partition.assigned.at, partition.base.offset);
-            self.condemned.retain(|(condemned, offset)| condemned != at || *offset >= base);
+            self.condemned.retain(|(condemned, offset), _| condemned != at || *offset >= base);
         }
         (self.held, self.failure) = (Held::default(), None);
         self.actions.push_back(Action::Settle { spent });
@@ -451,7 +455,10 @@ impl Lane {
         match self.failure {
             Some(Fault::Refused) if self.held.records == 1 => {
                 let Some((at, offset)) = self.held.first.clone() else { return };
-                if self.condemned.insert((at.clone(), offset)) {
+                let times = self.condemned.entry((at.clone(), offset)).or_default();
+                *times += 1;
+                // Refused as it was, then whole as a dead letter, then as a stub.
+                if *times <= 2 {
                     self.actions.push_back(Action::Condemn(at, offset));
                 } else {
                     let text = format!("the dead-letter topic refuses the dead letter of offset {offset}: look at its max.message.bytes");

@@ -8,11 +8,11 @@ use veilstream_engine::key::Key;
 use veilstream_engine::transform::NeededKey;
 
 use super::LaneThread;
+use crate::keys::{KeyFault, KeySource};
 use crate::pipeline::End;
 use crate::pipeline::core::lane::Event;
 use crate::pipeline::core::machine::State;
 use crate::pipeline::core::partition::{Block, BlockReason};
-use crate::pipeline::shared::{KeyFault, KeySource};
 
 /// One look at whether keys have come; the inbox waits so long.
 const LOOK: Duration = Duration::from_millis(5);

@@ -451,7 +451,7 @@ impl Worker {
                 self.run(around);
                 return;
             }
-            if is_refused && !self.core.is_condemned(place, offset) {
+            if is_refused && self.core.refused(place, offset) == 0 {
                 self.poison.get_or_insert(Fault::Refused);
             }
             if around.cluster.is_denied(op.partition) {

@@ -1,4 +1,4 @@
-//! Where the pipeline gets its keys.
+//! Where whoever protects or opens records gets keys from.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
 
-/// Where lanes get their keys: the key manager.
+/// A source of keys: the key manager, or keys of a test.
 pub trait KeySource: Send + Sync {
     /// The snapshot for a new batch.
     fn keyring(&self) -> Arc<Keyring>;
@@ -34,7 +34,7 @@ pub trait KeySource: Send + Sync {
     fn maintain(&self);
 }
 
-/// Keys cannot be had now.
+/// Keys are not available now.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct KeyFault(pub String);
