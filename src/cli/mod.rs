@@ -7,6 +7,7 @@ pub mod dlq;
 pub mod index;
 pub mod keys;
 mod lines;
+pub mod offsets;
 pub mod reveal;
 pub mod run;
 pub mod schema;
@@ -65,6 +66,8 @@ enum Command {
     Shred(shred::ShredArgs),
     /// List, show and replay dead letters
     Dlq(dlq::DlqArgs),
+    /// Show where the group stands in the raw topics, and move it after a loss
+    Offsets(offsets::OffsetsArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -90,6 +93,7 @@ impl Cli {
             Command::Keys(args) => keys::run(args),
             Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
+            Command::Offsets(args) => offsets::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(*shell, &mut Self::command(), "veilstream", &mut io::stdout());
                 Ok(Exit::Ok)

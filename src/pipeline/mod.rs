@@ -5,6 +5,7 @@
 //! done when is decided in [`core`], without Kafka. `docs/design.md` says why.
 
 pub mod core;
+pub mod group_offsets;
 mod guard;
 mod lane;
 mod observe;

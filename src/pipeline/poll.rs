@@ -20,7 +20,7 @@ use super::End;
 use super::core::assignment::Question;
 use super::core::partition::TopicPartition;
 use super::core::progress::Progress;
-use super::runtime::{LaneHandle, Observed, Resolved, Runtime, ToLane, ToPoll};
+use super::runtime::{LaneHandle, Lost, Observed, Resolved, Runtime, ToLane, ToPoll};
 use crate::kafka::error::is_authorization;
 use crate::kafka::settings;
 use crate::telemetry::events::{Event as _, OffsetLost};
@@ -312,8 +312,9 @@ fn resolved(router: &mut Router, runtime: &Runtime, answer: Resolved, now: Insta
     if let Some(offset) = committed {
         router.assignment.committed(&question.at, question.epoch, offset);
     }
-    if let Some((loss, missed)) = lost {
-        OffsetLost { topic: &question.at.topic, partition: question.at.partition, reason: loss.as_str(), missed }.emit(&runtime.metrics);
+    if let Some(Lost { loss, missed, goes_on }) = lost {
+        let (topic, partition) = (&*question.at.topic, question.at.partition);
+        OffsetLost { topic, partition, reason: loss.as_str(), missed, committed, goes_on }.emit(&runtime.metrics);
     }
     router.assignment.resolved(&question.at, question.epoch, resolution, now);
 }

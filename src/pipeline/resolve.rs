@@ -11,10 +11,10 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::core::assignment::{Question, Resolution};
 use super::core::partition::{Block, BlockReason, Position, TopicPartition};
-use super::core::start::{Circumstances, CommittedOffset, Log, Loss, Start, decide};
+use super::core::start::{Circumstances, CommittedOffset, Log, Start, decide};
 use super::offsets;
 use super::poll::KafkaConsumer;
-use super::runtime::{Resolved, Runtime, ToPoll};
+use super::runtime::{Lost, Resolved, Runtime, ToPoll};
 use super::snapshot::Snapshot;
 use crate::kafka::error::is_authorization;
 use crate::kafka::ffi::{self, LogEnd};
@@ -101,7 +101,7 @@ impl Resolver {
                         on_missing: self.runtime.kafka.on_missing_offset,
                         on_lost: self.runtime.kafka.on_offset_lost,
                     };
-                    started(at, decide(committed.as_ref(), &log, circumstances), log)
+                    started(at, decide(committed.as_ref().or(question.last_read.as_ref()), &log, circumstances), log)
                 }
             };
             let committed = offset_of(committed, at);
@@ -195,7 +195,7 @@ fn offset_of(committed: &Offsets, at: &TopicPartition) -> Option<i64> {
     committed.get(at)?.as_ref().ok()?.as_ref().map(|committed| committed.position.offset)
 }
 
-fn started(at: &TopicPartition, start: Start, log: Log) -> (Resolution, Option<(Loss, u64)>) {
+fn started(at: &TopicPartition, start: Start, log: Log) -> (Resolution, Option<Lost>) {
     let Log { topic_id, leader_epoch, .. } = log;
     match start {
         Start::Committed(start) => {
@@ -206,7 +206,10 @@ fn started(at: &TopicPartition, start: Start, log: Log) -> (Resolution, Option<(
             tracing::info!(topic = &*at.topic, partition = at.partition, offset = start.offset, "nothing is committed; reading begins here");
             (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, None)
         }
-        Start::Lost(start, loss, missed) => (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, Some((loss, missed))),
+        Start::Lost(start, loss, missed) => {
+            let lost = Lost { loss, missed, goes_on: start.offset };
+            (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, Some(lost))
+        }
         Start::Blocked(block) => (Resolution::Blocked(block), None),
     }
 }

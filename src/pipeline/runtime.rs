@@ -119,8 +119,17 @@ pub(super) struct Resolved {
     pub(super) resolution: Resolution,
     /// What is committed; `None`: nothing is, or it is not known.
     pub(super) committed: Option<i64>,
-    /// The committed offset was lost, and reading goes on: how, and how many records are known to be gone.
-    pub(super) lost: Option<(Loss, u64)>,
+    /// The committed offset was lost, and reading goes on.
+    pub(super) lost: Option<Lost>,
+}
+
+/// A loss that reading goes on after.
+pub(super) struct Lost {
+    pub(super) loss: Loss,
+    /// Records that are known to be gone.
+    pub(super) missed: u64,
+    /// Where reading goes on.
+    pub(super) goes_on: i64,
 }
 
 /// One look at the brokers.

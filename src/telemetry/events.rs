@@ -54,11 +54,16 @@ pub struct OffsetLost<'a> {
     pub reason: &'static str,
     /// Records that are known to be gone.
     pub missed: u64,
+    /// The committed offset; `None`: it is gone too.
+    pub committed: Option<i64>,
+    /// Where reading goes on.
+    pub goes_on: i64,
 }
 
 impl Event for OffsetLost<'_> {
     fn emit(self, metrics: &Metrics) {
-        tracing::warn!(topic = self.topic, partition = self.partition, reason = self.reason, missed = self.missed, "committed offset lost, reading goes on");
+        let Self { topic, partition, reason, missed, committed, goes_on } = self;
+        tracing::warn!(topic, partition, reason, missed, committed, goes_on, "the committed offset is lost, reading goes on");
         metrics.records_missed.with_label_values(&[self.topic, self.reason]).inc_by(self.missed);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::partition::{Assigned, Block, Committed, Position, TopicPartition};
+use super::start::CommittedOffset;
 
 /// The first pause before a blocked partition is tried again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ pub struct Question {
     pub epoch: u64,
     /// [`Block::diverged_at`].
     pub diverged_at: Option<i64>,
+    /// How far this process read it, and of which topic: Kafka forgets what was committed for a topic that is deleted.
+    pub last_read: Option<CommittedOffset>,
 }
 
 /// What was found out about a partition.
@@ -65,7 +68,7 @@ enum State {
     /// Its start is known; the eager protocol waits for the others.
     Ready(Assigned),
     /// A lane has it.
-    Reading { start: i64, topic_id: Option<Arc<str>> },
+    Reading { start: i64 },
     /// It waits until then.
     Blocked(Instant),
 }
@@ -82,6 +85,8 @@ struct Owned {
     since: Instant,
     pause: Duration,
     committed: Arc<Committed>,
+    /// Of the topic that was read last in this ownership; `None`: none was, or it has no id.
+    topic_id: Option<Arc<str>>,
 }
 
 /// All owned partitions.
@@ -132,9 +137,9 @@ impl Assignment {
             };
             let lane = (0..self.lanes).min_by_key(load).unwrap_or(0);
             let epoch = self.epoch();
-            let owned = Owned { lane, epoch, state: State::Resolving, block: None, since: now, pause: FIRST_PAUSE, committed: Arc::default() };
+            let owned = Owned { lane, epoch, state: State::Resolving, block: None, since: now, pause: FIRST_PAUSE, committed: Arc::default(), topic_id: None };
             self.owned.insert(at.clone(), owned);
-            news.push(Question { at, epoch, diverged_at: None });
+            news.push(Question { at, epoch, diverged_at: None, last_read: None });
         }
         if !news.is_empty() {
             self.actions.push_back(Action::Resolve(news));
@@ -190,7 +195,8 @@ impl Assignment {
         for owned in self.owned.values_mut() {
             if let State::Ready(assigned) = &owned.state {
                 let assigned = assigned.clone();
-                owned.state = State::Reading { start: assigned.start.offset, topic_id: assigned.topic_id.clone() };
+                owned.state = State::Reading { start: assigned.start.offset };
+                owned.topic_id.clone_from(&assigned.topic_id);
                 partitions.push((owned.lane, assigned));
             }
         }
@@ -241,7 +247,7 @@ impl Assignment {
     /// What time brings: blocked partitions are tried again, and those that commit again are not blocked any more.
     pub fn tick(&mut self, now: Instant) {
         for owned in self.owned.values_mut() {
-            if let State::Reading { start, .. } = owned.state
+            if let State::Reading { start } = owned.state
                 && owned.block.is_some()
                 && owned.committed.offset() > start
             {
@@ -276,7 +282,10 @@ impl Assignment {
     /// The topic's id as brokers tell it now. Returns lane and epoch of partitions that were read from another topic of the name.
     #[must_use]
     pub fn recreated(&self, topic: &str, id: &str) -> Vec<(usize, u64)> {
-        let is_other = |o: &Owned| matches!(&o.state, State::Reading { topic_id: Some(then), .. } if **then != *id) && !super::mutated!(IgnoreTopicId);
+        let is_other = |o: &Owned| {
+            let is_read = matches!(o.state, State::Reading { .. });
+            is_read && o.topic_id.as_deref().is_some_and(|then| then != id) && !super::mutated!(IgnoreTopicId)
+        };
         self.owned.iter().filter(|(at, o)| *at.topic == *topic && is_other(o)).map(|(_, o)| (o.lane, o.epoch)).collect()
     }
 
@@ -341,7 +350,12 @@ impl Assignment {
 
 impl Owned {
     fn question(&self, at: TopicPartition) -> Question {
-        Question { at, epoch: self.epoch, diverged_at: self.block.as_ref().and_then(|block| block.diverged_at) }
+        let diverged_at = self.block.as_ref().and_then(|block| block.diverged_at);
+        let last_read = self
+            .topic_id
+            .as_ref()
+            .map(|topic_id| CommittedOffset { position: Position { offset: self.committed.offset(), leader_epoch: None }, topic_id: Some(topic_id.clone()) });
+        Question { at, epoch: self.epoch, diverged_at, last_read }
     }
 
     fn wait(&mut self, mut block: Block, now: Instant) {
