@@ -98,31 +98,6 @@ fn group_lost(name: &str, with: &dyn Fn(Instance) -> Instance) {
     sandbox.assert_each_once(200);
 }
 
-/// The broker takes no record of the sanitized topic: nothing is refused for good, transactions are tried and aborted.
-#[test]
-fn transactions_that_come_to_nothing_are_no_progress() {
-    let sandbox = Sandbox::new(kafka(), "nothing", 2);
-    let instance = soon(sandbox.instance(0)).set("KAFKA__PRODUCER__TRANSACTION.TIMEOUT.MS", "5000");
-    sandbox.feed(0..100, person);
-    let mut running = instance.start();
-    running.ready();
-    running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 100);
-    sandbox.broker.alter_topic("nothing.clean", "min.insync.replicas", "2");
-    sandbox.feed(100..200, person);
-    await_unready(&mut running, &["nothing.raw [0]", "nothing.raw [1]"]);
-    await_lag(&mut running, "nothing.raw", 100);
-    // Not the first time-out only: as long as nothing moves.
-    running.wait_for(LONG, "two transactions to come to nothing", |r| {
-        assert_eq!(r.get("/readyz").unwrap().0, 503, "nothing has moved");
-        r.metric("veilstream_transactions_total", "aborted") + r.metric("veilstream_producer_recycles_total", "") >= 2.0
-    });
-    sandbox.broker.alter_topic("nothing.clean", "min.insync.replicas", "1");
-    running.wait_for(LONG, "the rest", |_| sandbox.clean().len() >= 200);
-    await_flowing(&mut running, "nothing.raw");
-    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
-    sandbox.assert_each_once(200);
-}
-
 /// Records behind somebody's open transaction are not there yet. That is no lag, but it is said.
 #[test]
 fn waiting_behind_a_transaction_of_somebody_else_is_a_reason_of_its_own() {

@@ -121,6 +121,11 @@ impl Running<'_> {
         }
     }
 
+    /// The end of its log.
+    pub(crate) fn tail(&self) -> String {
+        self.instance.tail()
+    }
+
     /// Status and body of a GET; `None` while it does not listen yet.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
         let log = self.instance.log();

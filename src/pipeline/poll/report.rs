@@ -58,7 +58,7 @@ impl Report {
         for seen in assignment.iter() {
             progress.committed(seen.at, seen.committed, now);
         }
-        let denied = self.denied.map(|(_, code)| format!("{code}: grant Read on the raw topics and on group {}", self.runtime.kafka.group_id));
+        let denied = self.denied.map(|(_, code)| denial(&self.runtime, code));
         self.tell("authorization", denied);
         let silence = self.silence.as_ref().filter(|(since, _)| are_brokers_down || now.duration_since(*since) >= SILENCE);
         let brokers = silence.map(|(_, words)| format!("no broker answers ({words})")).or_else(|| are_brokers_down.then(|| "no broker answers".to_owned()));
@@ -147,6 +147,16 @@ impl Report {
             self.runtime.metrics.partitions_blocked.with_label_values(&[&*topic, reason.as_str()]).set(0);
         }
     }
+}
+
+/// What Kafka refuses the consumer, and what to grant.
+pub(super) fn denial(runtime: &Runtime, code: RDKafkaErrorCode) -> String {
+    let grant = match code {
+        RDKafkaErrorCode::GroupAuthorizationFailed => format!("grant Read on group {}", runtime.kafka.group_id),
+        RDKafkaErrorCode::TopicAuthorizationFailed => "grant Read and Describe on the raw topics".to_owned(),
+        _ => format!("grant Read on the raw topics and on group {}", runtime.kafka.group_id),
+    };
+    format!("{code}: {grant}")
 }
 
 /// What may never happen is there from the start: an alert on it needs something to look at.
