@@ -25,6 +25,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long a writer tries to get its turn.
 const TURN: Duration = Duration::from_secs(30);
 
+/// How long a marker takes, about.
+const MARKER: Duration = Duration::from_millis(2);
+
 /// A record to be written: key and value.
 pub(super) type Entry = (String, String);
 
@@ -41,6 +44,9 @@ pub(super) struct SingleWriter {
     consumer: BaseConsumer,
     /// The offset to read from.
     next: i64,
+    /// Where the topic ends at least: behind what this process committed. A commit is answered before its marker stands in the partition, so for a moment the last
+    /// stable offset is the one before; to read up to there would show the topic as it was, and this process has moved on.
+    floor: i64,
     /// No record was seen.
     empty: bool,
     /// When everything there was had been read.
@@ -65,7 +71,7 @@ impl SingleWriter {
         let consumer = client.create().map_err(KeyTopicError::Settings)?;
         // Of the topic alone: whatever else differs between two processes, one of them writes.
         let recipe = Recipe::named(kafka, format!("veilstream-keys-{topic}"));
-        Ok(Self { topic: topic.to_owned(), recipe, consumer, next: 0, empty: true, read: None, writer: None })
+        Ok(Self { topic: topic.to_owned(), recipe, consumer, next: 0, floor: 0, empty: true, read: None, writer: None })
     }
 
     /// How long ago everything there was had been read.
@@ -94,7 +100,7 @@ impl SingleWriter {
             let _ = self.consumer.unassign();
             read?;
         }
-        self.read = Some(Instant::now());
+        (self.read, self.floor) = (Some(Instant::now()), self.next);
         Ok(())
     }
 
@@ -104,18 +110,19 @@ impl SingleWriter {
         loop {
             let listed = Requests::of(self.consumer.client(), REQUEST).offsets(&[(&self.topic, 0)], Offset::End, true);
             let code = match listed.map(|mut listed| listed.pop().map(|(_, _, found)| found)) {
-                Ok(Some(Ok(listed))) => return Ok(listed.offset),
+                Ok(Some(Ok(listed))) if listed.offset >= self.floor || listed.offset < self.next => return Ok(listed.offset),
+                Ok(Some(Ok(_))) => RDKafkaErrorCode::OperationTimedOut,
                 Ok(Some(Err(code))) | Err(code) => code,
                 Ok(None) => RDKafkaErrorCode::BadMessage,
             };
             if is_authorization(code) {
                 return Err(self.denied(code));
             }
-            // Leaders move.
+            // Leaders move, and markers follow.
             if start.elapsed() > SILENCE {
                 return Err(KeyTopicError::NoAnswer(code));
             }
-            std::thread::sleep(pause());
+            std::thread::sleep(MARKER);
         }
     }
 
@@ -168,7 +175,8 @@ impl SingleWriter {
             }
             match self.commit(&entries) {
                 Ok(()) => {
-                    // Nobody came between, or the commit would have been refused. They are read again with the next look.
+                    // Nobody came between, or the commit would have been refused. They are read again with the next look. Their marker stands behind them.
+                    self.floor += i64::try_from(entries.len()).unwrap_or(i64::MAX).saturating_add(1);
                     entries.iter().for_each(|(key, value)| reader.take(key.as_bytes(), Some(value.as_bytes())));
                     return Ok(done);
                 }
