@@ -275,6 +275,11 @@ pub fn grow_command(servers: &str, topic: &str, partitions: i32) -> String {
     format!("kafka-topics.sh --bootstrap-server {servers} --alter --topic {topic} --partitions {partitions}")
 }
 
+/// An answer for each topic asked about, or what is wrong with it.
+pub type EachTopic<T> = BTreeMap<String, Result<T, TopicError>>;
+/// An answer for each partition asked about, or what is wrong with it.
+pub type EachPartition<T> = BTreeMap<(String, i32), Result<T, TopicError>>;
+
 /// A client for questions about topics. It keeps its connections: make one, and ask it again and again. Every call
 /// blocks, up to 10 seconds for each request to the brokers.
 pub struct Topics {
@@ -311,7 +316,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::NoAnswer`]: nothing is known of any.
-    pub fn describe<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<BTreeMap<String, Result<TopicFacts, TopicError>>, TopicError> {
+    pub fn describe<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<EachTopic<TopicFacts>, TopicError> {
         let mut names: Vec<&str> = names.into_iter().collect();
         names.sort_unstable();
         names.dedup();
@@ -360,7 +365,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::NoAnswer`].
-    pub fn stable_ends(&self, partitions: &[(&str, i32)]) -> Result<BTreeMap<(String, i32), Result<ListedOffset, TopicError>>, TopicError> {
+    pub fn stable_ends(&self, partitions: &[(&str, i32)]) -> Result<EachPartition<ListedOffset>, TopicError> {
         self.offsets(partitions, Offset::End)
     }
 
@@ -368,11 +373,11 @@ impl Topics {
     ///
     /// # Errors
     /// As [`Topics::stable_ends`].
-    pub fn starts(&self, partitions: &[(&str, i32)]) -> Result<BTreeMap<(String, i32), Result<ListedOffset, TopicError>>, TopicError> {
+    pub fn starts(&self, partitions: &[(&str, i32)]) -> Result<EachPartition<ListedOffset>, TopicError> {
         self.offsets(partitions, Offset::Beginning)
     }
 
-    fn offsets(&self, partitions: &[(&str, i32)], at: Offset) -> Result<BTreeMap<(String, i32), Result<ListedOffset, TopicError>>, TopicError> {
+    fn offsets(&self, partitions: &[(&str, i32)], at: Offset) -> Result<EachPartition<ListedOffset>, TopicError> {
         if partitions.is_empty() {
             return Ok(BTreeMap::new());
         }

@@ -27,11 +27,11 @@ fn keys_in_a_topic_are_read_to_the_leaders_end_from_every_rack() {
         config
     };
     let far = KafkaStore::open(&in_rack_of_a_follower("keys"), "keys").unwrap();
-    for number in 1..=40 {
+    for number in 1..=20 {
         let (first, mut second) = (store_suite::subject_key(number, 1), store_suite::subject_key(number, 1));
         second.kid.0[0] ^= 1;
-        assert_eq!(writer.insert(std::slice::from_ref(&first)).unwrap(), [first.clone()]);
-        assert_eq!(far.insert(&[second]).unwrap(), [first.clone()], "round {number}: one place, one key");
+        assert_eq!(writer.insert(std::slice::from_ref(&first)).unwrap(), std::slice::from_ref(&first));
+        assert_eq!(far.insert(&[second]).unwrap(), std::slice::from_ref(&first), "round {number}: one place, one key");
         writer.shred("default", &[store_suite::shred(number, KeyState::Shredded)], 1_795_500_000).unwrap();
         far.save_uses(&[(first.kid, u64::from(number))]).unwrap();
         let found = far.find("default", KeyKind::Data, &[first.scope]).unwrap();

@@ -43,6 +43,8 @@ pub struct ListedOffset {
 
 /// An answer for each of several things asked about at once.
 pub(crate) type Each<T> = Vec<(String, Result<T, Code>)>;
+/// An answer for each of several partitions.
+pub(crate) type EachPartition<T> = Vec<(String, i32, Result<T, Code>)>;
 
 /// Requests of one client. Each blocks until the answer comes.
 pub(crate) struct Requests<'c> {
@@ -121,7 +123,7 @@ impl<'c> Requests<'c> {
 
     /// Offsets of partitions, from their leaders. `at`: [`Offset::Beginning`] or [`Offset::End`], which at
     /// `read_committed` is the last stable offset. In the order of the answer.
-    pub(crate) fn offsets(&self, partitions: &[(&str, i32)], at: Offset, read_committed: bool) -> Result<Vec<(String, i32, Result<ListedOffset, Code>)>, Code> {
+    pub(crate) fn offsets(&self, partitions: &[(&str, i32)], at: Offset, read_committed: bool) -> Result<EachPartition<ListedOffset>, Code> {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
             list.add_partition_offset(topic, *partition, at).map_err(|_| Code::InvalidArgument)?;
