@@ -22,7 +22,7 @@ fn peak(running: &Running<'_>) -> usize {
     kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
 }
 
-/// JSON that compresses about 20 to 1.
+/// JSON that compresses 25 to 1.
 fn record(i: usize) -> String {
     let mut random = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut value = format!("{{\"id\":{i},\"email\":\"user{i}@example.com\",\"rows\":[");
