@@ -40,6 +40,9 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
         .map_err(|e| Exit::Usage.because(format!("http.listen: {listen} cannot be had ({e}); name a free address of this machine")))?;
     tracing::info!(address = %http.address(), "HTTP listens");
 
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
     let keys = crate::keys::open(&config.keys, Some(metrics.clone())).map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;

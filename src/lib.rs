@@ -18,6 +18,7 @@ pub mod kafka;
 pub mod keys;
 pub mod outgoing;
 pub mod pipeline;
+pub mod preflight;
 pub mod protect;
 pub mod registry;
 pub mod signals;

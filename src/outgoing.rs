@@ -3,7 +3,7 @@
 use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record};
 
 use crate::kafka::ffi::Headers;
-use crate::kafka::preflight::TopicFacts;
+use crate::kafka::topics::TopicFacts;
 
 /// The header every sanitized record carries: `<schema>/<version>`.
 const SCHEMA_HEADER: &[u8] = b"veilstream-schema";

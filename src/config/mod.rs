@@ -25,6 +25,23 @@ use crate::kafka::settings::{self, Side};
 
 use read::{Reading, Section, not_empty};
 
+/// What an operator should know of a configuration that is no fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Raw records have personal data in clear, and cross a network.
+    #[error(
+        "kafka.{section}: security.protocol is {protocol}: raw records, with all personal data, cross the network to {hosts} in clear; set security.protocol to SSL or SASL_SSL"
+    )]
+    Plaintext {
+        /// `consumer` or `producer`.
+        section: &'static str,
+        /// The protocol.
+        protocol: String,
+        /// Brokers that are not this machine, separated by commas.
+        hosts: String,
+    },
+}
+
 /// Everything `veilstream` can be told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -53,9 +70,9 @@ pub struct Kafka {
     pub instance: String,
     /// Start of every `transactional.id`.
     pub transactional_id_prefix: String,
-    /// Where reading begins where the group has committed nothing.
+    /// Where reading begins where the group has no committed offset.
     pub on_missing_offset: OnMissingOffset,
-    /// What happens where records between the committed offset and the log are gone.
+    /// What happens to a partition whose committed offset is no place in its log any more.
     pub on_offset_lost: OnOffsetLost,
     /// librdkafka properties of the consumer, `[kafka.client]` (both sides) included.
     pub consumer: Properties,
@@ -63,23 +80,24 @@ pub struct Kafka {
     pub producer: Properties,
 }
 
-/// `kafka.on_missing_offset`.
+/// Where reading begins on a partition for which the group has no committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMissingOffset {
-    /// With the first record there is.
+    /// At the oldest record that is there.
     Earliest,
-    /// Behind the last record there is.
+    /// Behind the newest: what is in the topic already stays unprotected where it is.
     Latest,
-    /// Nowhere: the partition is blocked until an operator chooses.
+    /// Nowhere: the partition waits for an operator.
     Fail,
 }
 
-/// `kafka.on_offset_lost`.
+/// What happens to a partition whose committed offset is no place in its log any more: retention has passed it, the log
+/// was truncated, or another topic has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnOffsetLost {
-    /// The partition is blocked until an operator chooses.
+    /// It waits for an operator.
     Stop,
-    /// Reading goes on with the first record there is, and what is missed is counted.
+    /// It goes on at the next place there is; what was missed is counted.
     Continue,
 }
 
@@ -163,6 +181,22 @@ impl Config {
         if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
     }
 
+    /// What to know of it, though it is no fault.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Warning> {
+        let sides = [("consumer", &self.kafka.consumer), ("producer", &self.kafka.producer)];
+        let mut warnings: Vec<Warning> = Vec::new();
+        for (section, properties) in sides {
+            let protocol = properties.get("security.protocol").map_or("plaintext", String::as_str);
+            let hosts: Vec<&str> = self.kafka.bootstrap_servers.split(',').filter(|server| !is_this_machine(server)).collect();
+            // Both sides have the same brokers: once is enough.
+            if protocol.to_ascii_lowercase().ends_with("plaintext") && !hosts.is_empty() && warnings.is_empty() {
+                warnings.push(Warning::Plaintext { section, protocol: protocol.to_owned(), hosts: hosts.join(",") });
+            }
+        }
+        warnings
+    }
+
     /// Like [`Config::parse`], for whoever wants to check further: defaults stand where the faults are. Not for running.
     pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<Fault>) {
         let (config, reading) = read(input, read_file);
@@ -237,9 +271,9 @@ fn pipeline(mut s: Section<'_, '_>) -> Pipeline {
         max_record_bytes: s.parse("max_record_bytes", 8 << 20, |t| bytes_in(t, "1KiB", "256MiB")),
         max_inflight_bytes: s.parse("max_inflight_bytes", 32 << 20, |t| bytes_in(t, "64KiB", "4GiB")),
         dead_letter_topic: s.parse("dead_letter_topic", "veilstream.dead-letter".to_owned(), topic),
-        stall_after: s.parse("stall_after", Duration::from_secs(30), |t| duration_in(t, "1s", "1h")),
         reject_guard: s.parse("reject_guard", Some(RejectGuard { percent: 50, window: 1000 }), |t| if t == "off" { Ok(None) } else { t.parse().map(Some) }),
         drain_timeout: s.parse("drain_timeout", Duration::from_secs(30), |t| duration_in(t, "1s", "10m")),
+        stall_after: s.parse("stall_after", Duration::from_secs(30), |t| duration_in(t, "1s", "1h")),
     };
     s.finish();
     pipeline
@@ -276,6 +310,13 @@ fn log(mut s: Section<'_, '_>) -> Log {
     });
     s.finish();
     Log { level, format }
+}
+
+/// Whether a broker's address (`host:port`) leaves no network interface but the loopback.
+fn is_this_machine(server: &str) -> bool {
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn servers(text: &str) -> Result<String, String> {

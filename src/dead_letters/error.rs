@@ -6,6 +6,7 @@ use veilstream_engine::seal::SealError;
 
 use super::read::Place;
 use crate::kafka::error::{Fault, TxnError};
+use crate::kafka::topics::TopicError;
 use crate::keys::KeyFault;
 
 /// Why a command ends before its work is done.
@@ -20,7 +21,10 @@ pub enum DeadLetterError {
     /// Records were not delivered.
     #[error("records were not delivered ({0:?}); run it again")]
     Undelivered(Fault),
-    /// Topics cannot be examined, or a client cannot be made; librdkafka's words.
+    /// Topics cannot be examined.
+    #[error("kafka: {0}")]
+    Topics(#[from] TopicError),
+    /// A client cannot be made; librdkafka's words.
     #[error("kafka: {0}")]
     Client(String),
     /// There is no such topic.

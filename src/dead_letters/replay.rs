@@ -26,9 +26,10 @@ use crate::clock::{unix_millis, unix_seconds};
 use crate::config::Config;
 use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::Headers;
-use crate::kafka::preflight;
+use crate::kafka::topics::Topics;
 use crate::keys::{KeyFault, KeySource};
 use crate::outgoing::{Outgoing, TopicLimits, Unfit};
+use crate::preflight;
 use crate::protect::Protector;
 use batch::{Batch, Writer};
 pub use span::Selection;
@@ -78,7 +79,8 @@ pub fn replay(
 ) -> Result<Replayed, DeadLetterError> {
     let topic = &config.pipeline.dead_letter_topic;
     // A topic that is missing or does not fit is a matter of its letters.
-    let facts = preflight::examine(&config.kafka, schemas, topic).map_err(DeadLetterError::Client)?.facts;
+    let topics = Topics::connect(&config.kafka)?;
+    let facts = preflight::examine(&topics, schemas, topic)?.facts;
     let limits: HashMap<String, TopicLimits> = facts.iter().map(|(name, facts)| (name.clone(), TopicLimits::from(facts))).collect();
     let dead_letters = *limits.get(topic).ok_or_else(|| DeadLetterError::NoTopic(topic.clone()))?;
     // Fenced in before the offsets are read: no other replay commits afterwards.

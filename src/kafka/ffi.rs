@@ -3,12 +3,13 @@
 //! and an interceptor that sees requests end without an answer. Every wrapper owns its native object and frees it once.
 #![allow(unsafe_code)]
 
+pub(crate) mod admin;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -328,163 +329,6 @@ pub(crate) fn set_leader_epoch(list: &mut TopicPartitionList, topic: &str, parti
         if !element.is_null() {
             sys::rd_kafka_topic_partition_set_leader_epoch(element, epoch);
         }
-    }
-}
-
-/// A place in a log that leaders are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogEnd {
-    /// The first offset.
-    Start,
-    /// Behind the last record that read_committed readers see.
-    Stable,
-    /// Behind the last record.
-    High,
-}
-
-/// What a leader answered for one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LeaderOffset {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    /// The offset with its leader's epoch, or why there is none.
-    pub(crate) result: Result<(i64, Option<i32>), RDKafkaErrorCode>,
-}
-
-/// Asks the leaders of partitions where their logs begin or end. Blocks; any thread.
-///
-/// # Errors
-/// No answer within `timeout`.
-pub(crate) fn leader_offsets<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    partitions: &[(&str, i32)],
-    end: LogEnd,
-    timeout: Duration,
-) -> Result<Vec<LeaderOffset>, RDKafkaErrorCode> {
-    let spec =
-        if end == LogEnd::Start { sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST } else { sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST };
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in partitions {
-        // Every value is a legal offset for this list.
-        let _ = list.add_partition_offset(topic, *partition, rdkafka::Offset::Offset(0));
-    }
-    let rk = consumer.client().native_ptr();
-    // SAFETY: the client is alive; the list's elements belong to it; options, queue and event are ours and destroyed once; what is read of the event
-    // lives as long as it.
-    unsafe {
-        for i in 0..list.count() {
-            (*(*list.ptr()).elems.add(i)).offset = spec as i64;
-        }
-        let options = AdminOptions::new(rk, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, timeout);
-        if end == LogEnd::Stable {
-            let refused = sys::rd_kafka_AdminOptions_set_isolation_level(options.0, sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED);
-            if !refused.is_null() {
-                sys::rd_kafka_error_destroy(refused);
-                return Err(RDKafkaErrorCode::UnsupportedFeature);
-            }
-        }
-        let event = AdminEvent::wait(rk, timeout, |queue| sys::rd_kafka_ListOffsets(rk, list.ptr(), options.0, queue))?;
-        let (mut count, mut found) = (0, Vec::new());
-        let infos = sys::rd_kafka_ListOffsets_result_infos(sys::rd_kafka_event_ListOffsets_result(event.0), &mut count);
-        for i in 0..count {
-            let element = sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(i));
-            let epoch = sys::rd_kafka_topic_partition_get_leader_epoch(element);
-            let result = if (*element).err == OK { Ok(((*element).offset, (epoch >= 0).then_some(epoch))) } else { Err((*element).err.into()) };
-            found.push(LeaderOffset { topic: CStr::from_ptr((*element).topic).to_string_lossy().into_owned(), partition: (*element).partition, result });
-        }
-        Ok(found)
-    }
-}
-
-/// The ids of topics, as the brokers tell them; topics that are not there and brokers that tell none are left out. Blocks; any thread.
-///
-/// # Errors
-/// No answer within `timeout`.
-pub(crate) fn topic_ids<C: ConsumerContext>(consumer: &BaseConsumer<C>, topics: &[&str], timeout: Duration) -> Result<Vec<(String, String)>, RDKafkaErrorCode> {
-    let names: Vec<CString> = topics.iter().filter_map(|name| CString::new(*name).ok()).collect();
-    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-    let rk = consumer.client().native_ptr();
-    // SAFETY: as in `leader_offsets`; the collection copies the names.
-    unsafe {
-        let collection = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-        let options = AdminOptions::new(rk, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
-        let event = AdminEvent::wait(rk, timeout, |queue| sys::rd_kafka_DescribeTopics(rk, collection, options.0, queue));
-        sys::rd_kafka_TopicCollection_destroy(collection);
-        let event = event?;
-        let (mut count, mut found) = (0, Vec::new());
-        let descriptions = sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(event.0), &mut count);
-        for i in 0..count {
-            let description = *descriptions.add(i);
-            let id = sys::rd_kafka_TopicDescription_topic_id(description);
-            let is_there = sys::rd_kafka_error_code(sys::rd_kafka_TopicDescription_error(description)) == OK;
-            if !is_there || id.is_null() || (sys::rd_kafka_Uuid_most_significant_bits(id), sys::rd_kafka_Uuid_least_significant_bits(id)) == (0, 0) {
-                continue;
-            }
-            let text = sys::rd_kafka_Uuid_base64str(id);
-            if !text.is_null() {
-                let name = CStr::from_ptr(sys::rd_kafka_TopicDescription_name(description)).to_string_lossy().into_owned();
-                found.push((name, CStr::from_ptr(text).to_string_lossy().into_owned()));
-            }
-        }
-        Ok(found)
-    }
-}
-
-struct AdminOptions(*mut sys::rd_kafka_AdminOptions_t);
-
-impl AdminOptions {
-    /// # Safety
-    /// `rk` is alive.
-    unsafe fn new(rk: *mut sys::rd_kafka_t, operation: sys::rd_kafka_admin_op_t, timeout: Duration) -> Self {
-        let ms = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-        let mut error = [0 as c_char; 64];
-        // SAFETY: by the caller's promise; the options are ours. A time-out out of range leaves librdkafka's own.
-        unsafe {
-            let options = sys::rd_kafka_AdminOptions_new(rk, operation);
-            sys::rd_kafka_AdminOptions_set_request_timeout(options, ms, error.as_mut_ptr(), error.len());
-            Self(options)
-        }
-    }
-}
-
-impl Drop for AdminOptions {
-    fn drop(&mut self) {
-        // SAFETY: ours, destroyed once.
-        unsafe { sys::rd_kafka_AdminOptions_destroy(self.0) }
-    }
-}
-
-/// The answer to an administrative request.
-struct AdminEvent(*mut sys::rd_kafka_event_t);
-
-impl AdminEvent {
-    /// # Safety
-    /// `rk` is alive; `ask` gives the queue to one administrative request.
-    unsafe fn wait(rk: *mut sys::rd_kafka_t, timeout: Duration, ask: impl FnOnce(*mut sys::rd_kafka_queue_t)) -> Result<Self, RDKafkaErrorCode> {
-        // The request ends by its own time-out.
-        let ms = c_int::try_from(timeout.as_millis() + 1000).unwrap_or(c_int::MAX);
-        // SAFETY: by the caller's promise; the queue is ours and destroyed once, librdkafka keeps its own reference while a request is under way.
-        unsafe {
-            let queue = sys::rd_kafka_queue_new(rk);
-            ask(queue);
-            let event = sys::rd_kafka_queue_poll(queue, ms);
-            sys::rd_kafka_queue_destroy(queue);
-            if event.is_null() {
-                return Err(RDKafkaErrorCode::OperationTimedOut);
-            }
-            let event = Self(event);
-            match sys::rd_kafka_event_error(event.0) {
-                OK => Ok(event),
-                error => Err(error.into()),
-            }
-        }
-    }
-}
-
-impl Drop for AdminEvent {
-    fn drop(&mut self) {
-        // SAFETY: ours, destroyed once.
-        unsafe { sys::rd_kafka_event_destroy(self.0) }
     }
 }
 

@@ -3,6 +3,6 @@
 mod calls;
 pub mod error;
 pub(crate) mod ffi;
-pub mod preflight;
 pub(crate) mod producer;
 pub mod settings;
+pub mod topics;

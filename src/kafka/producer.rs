@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Statistics, TopicPartitionList};
 
 use super::calls::Calls;
 use super::error::{Fault, TxnError, of_delivery};
@@ -31,10 +36,10 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// The producer of a lane: `<prefix>-<group>-<instance>-<lane>`, stable over restarts, so that a restarted process aborts its own orphan.
+    /// The producer of a lane ([`settings::transactional_id`]), stable over restarts, so that a restarted process aborts its own orphan.
     /// `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
-    pub(crate) fn new(kafka: &Kafka, lane: &str, limits: Option<(usize, usize)>) -> Self {
-        Self::of_id(kafka, format!("{}-{}-{}-{lane}", kafka.transactional_id_prefix, kafka.group_id, kafka.instance), limits)
+    pub(crate) fn new(kafka: &Kafka, lane: usize, limits: Option<(usize, usize)>) -> Self {
+        Self::of_id(kafka, settings::transactional_id(kafka, lane), limits)
     }
 
     /// A producer that all instances share, so that the newest fences the others: `<prefix>-<group>-<name>`.
@@ -75,9 +80,59 @@ impl Recipe {
         self.create().map_err(unusable)?.init_transactions(within)
     }
 
+    /// Fences every producer of this id; whether there never was one: the coordinator gives the first one epoch 0. `None`: librdkafka, which says it only in its
+    /// statistics, did not within two seconds.
+    pub(crate) fn fence_first(&self, within: Duration) -> Result<Option<bool>, TxnError> {
+        let mut config: ClientConfig = self.properties.clone().into_iter().collect();
+        config.set("statistics.interval.ms", "50");
+        let producer: BaseProducer<Epoch> = config.create_with_context(Epoch::default()).map_err(|e| error_of(&e))?;
+        producer.init_transactions(within).map_err(|e| error_of(&e))?;
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end {
+            producer.poll(Duration::from_millis(20));
+            let epoch = producer.context().0.load(Ordering::Relaxed);
+            if epoch >= 0 {
+                return Ok(Some(epoch == 0));
+            }
+        }
+        Ok(None)
+    }
+
     /// The transactional id.
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+}
+
+/// The epoch of a producer as its statistics tell it.
+struct Epoch(AtomicI64);
+
+impl Default for Epoch {
+    fn default() -> Self {
+        Self(AtomicI64::new(-1))
+    }
+}
+
+impl ClientContext for Epoch {
+    fn stats(&self, statistics: Statistics) {
+        if let Some(eos) = statistics.eos {
+            self.0.store(eos.producer_epoch, Ordering::Relaxed);
+        }
+    }
+}
+
+impl ProducerContext for Epoch {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+fn error_of(error: &KafkaError) -> TxnError {
+    match error {
+        KafkaError::Transaction(error) => {
+            TxnError { code: error.code(), fatal: error.is_fatal(), abortable: error.txn_requires_abort(), retriable: error.is_retriable() }
+        }
+        error => TxnError { code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), fatal: true, abortable: false, retriable: false },
     }
 }
 

@@ -10,9 +10,11 @@ use serde::Serialize;
 
 use super::core::partition::TopicPartition;
 use super::offsets;
+use super::resolve::ids_of;
 use crate::config::Kafka;
 use crate::kafka::error::is_authorization;
-use crate::kafka::ffi::{self, LogEnd};
+use crate::kafka::ffi;
+use crate::kafka::ffi::admin::{ListedOffset, Requests};
 use crate::kafka::settings::{self, Side};
 
 /// One request to the brokers.
@@ -121,11 +123,12 @@ impl GroupOffsets {
             list.add_partition(topic, *partition);
         }
         let committed = self.consumer.committed_offsets(list, REQUEST)?;
-        let starts = ffi::leader_offsets(&self.consumer, &partitions, LogEnd::Start, REQUEST)?;
-        let ends = ffi::leader_offsets(&self.consumer, &partitions, LogEnd::High, REQUEST)?;
-        let told = |offsets: &[ffi::LeaderOffset], topic: &str, partition: i32| {
-            let found = offsets.iter().find(|o| o.topic == topic && o.partition == partition)?;
-            found.result.as_ref().ok().map(|(offset, _)| *offset)
+        let requests = Requests::of(self.consumer.client(), REQUEST);
+        let starts = requests.offsets(&partitions, Offset::Beginning, false)?;
+        let ends = requests.offsets(&partitions, Offset::End, false)?;
+        let told = |offsets: &[(String, i32, Result<ListedOffset, RDKafkaErrorCode>)], topic: &str, partition: i32| {
+            let (.., found) = offsets.iter().find(|(t, p, _)| t == topic && *p == partition)?;
+            found.as_ref().ok().map(|listed| listed.offset)
         };
         let standing = |(topic, partition): &(&str, i32)| Standing {
             topic: (*topic).to_owned(),
@@ -146,9 +149,9 @@ impl GroupOffsets {
     /// [`OffsetsError`]; nothing was changed.
     pub fn accept(&self, at: &TopicPartition, place: Place) -> Result<i64, OffsetsError> {
         let names = [(&*at.topic, at.partition)];
-        let told = |end| -> Result<(i64, Option<i32>), OffsetsError> {
-            let answers = ffi::leader_offsets(&self.consumer, &names, end, REQUEST)?;
-            match answers.into_iter().next().map(|answer| answer.result) {
+        let requests = Requests::of(self.consumer.client(), REQUEST);
+        let told = |end| -> Result<ListedOffset, OffsetsError> {
+            match requests.offsets(&names, end, false)?.into_iter().next().map(|(.., answer)| answer) {
                 Some(Ok(answer)) => Ok(answer),
                 Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition)) | None => {
                     Err(OffsetsError::NotThere(at.clone()))
@@ -156,13 +159,14 @@ impl GroupOffsets {
                 Some(Err(code)) => Err(code.into()),
             }
         };
-        let ((start, _), (end, leader_epoch)) = (told(LogEnd::Start)?, told(LogEnd::High)?);
+        let (start, ListedOffset { offset: end, leader_epoch }) = (told(Offset::Beginning)?.offset, told(Offset::End)?);
         let offset = match place {
             Place::Earliest => start,
             Place::At(offset) if (start..=end).contains(&offset) => offset,
             Place::At(wanted) => return Err(OffsetsError::OutOfRange { at: at.clone(), wanted, start, end }),
         };
-        let ids = ffi::topic_ids(&self.consumer, &[&at.topic], REQUEST).unwrap_or_default();
+        // Brokers that tell none: the offset is trusted once.
+        let ids = requests.topics(&[&at.topic]).map(ids_of).unwrap_or_default();
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset))?;
         if let Some(mut element) = list.find_partition(&at.topic, at.partition) {

@@ -6,12 +6,17 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::Offset;
+use rdkafka::consumer::Consumer as _;
+
 use super::core::partition::TopicPartition;
 use super::core::progress::Ends;
 use super::poll::KafkaConsumer;
+use super::resolve::ids_of;
 use super::runtime::{Observed, Runtime, ToPoll};
 use super::snapshot::Snapshot;
-use crate::kafka::ffi::{self, LogEnd};
+use crate::kafka::ffi::admin::Requests;
+use crate::kafka::topics::Topics;
 
 /// How often ends are asked for.
 const ENDS: Duration = Duration::from_secs(5);
@@ -26,6 +31,7 @@ const REQUEST: Duration = Duration::from_secs(5);
 pub(super) struct Observer {
     pub(super) runtime: Arc<Runtime>,
     pub(super) consumer: Arc<KafkaConsumer>,
+    pub(super) topics: Topics,
     pub(super) owned: Arc<Mutex<Vec<TopicPartition>>>,
     pub(super) poll: Sender<ToPoll>,
     pub(super) is_over: Arc<AtomicBool>,
@@ -41,16 +47,15 @@ impl Observer {
             let current = self.runtime.registry.current();
             let is_changed = !Arc::ptr_eq(&current, &self.runtime.snapshots.load().schemas);
             if is_changed || now >= next_facts || (now >= next_ends && self.is_waiting_for_facts()) {
-                match Snapshot::examine(&self.runtime.kafka, current, &self.runtime.pipeline.dead_letter_topic) {
+                let before = self.runtime.snapshots.load_full();
+                match Snapshot::examine(&self.topics, current, &self.runtime.pipeline.dead_letter_topic).map(|found| found.go_on(&before)) {
+                    Ok(snapshot) if snapshot.is_same(&before) => {}
                     Ok(snapshot) => {
-                        let is_same = snapshot.facts == self.runtime.snapshots.load().facts && !is_changed;
-                        if !is_same {
-                            self.runtime.snapshots.store(Arc::new(snapshot));
-                            observed.is_snapshot_new = true;
-                        }
+                        self.runtime.snapshots.store(Arc::new(snapshot));
+                        observed.is_snapshot_new = true;
                     }
-                    Err(why) if is_changed => observed.failures.push(format!("changed schemas wait for facts about their topics: {why}")),
-                    Err(why) => observed.failures.push(why),
+                    Err(error) if is_changed => observed.failures.push(format!("changed schemas wait for facts about their topics: {error}")),
+                    Err(error) => observed.failures.push(error.to_string()),
                 }
                 next_facts = Instant::now() + FACTS;
             }
@@ -80,21 +85,21 @@ impl Observer {
         let partitions = self.partitions();
         if partitions.is_empty() {
             // Nothing to ask about; whether brokers answer shows all the same.
-            if let Err(code) = ffi::topic_ids(&self.consumer, &[], REQUEST) {
-                observed.failures.push(code.to_string());
+            if let Err(error) = self.topics.brokers() {
+                observed.failures.push(error.to_string());
             }
             return;
         }
         let names: Vec<(&str, i32)> = partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
         let mut ends: HashMap<TopicPartition, [i64; 3]> = HashMap::new();
-        for (i, end) in [LogEnd::Start, LogEnd::Stable, LogEnd::High].into_iter().enumerate() {
-            match ffi::leader_offsets(&self.consumer, &names, end, REQUEST) {
+        let requests = Requests::of(self.consumer.client(), REQUEST);
+        for (i, (at, is_stable)) in [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)].into_iter().enumerate() {
+            match requests.offsets(&names, at, is_stable) {
                 Ok(found) => {
-                    for answer in found {
-                        let at = TopicPartition::new(answer.topic.as_str(), answer.partition);
-                        match answer.result {
-                            Ok((offset, _)) => ends.entry(at).or_insert([-1; 3])[i] = offset,
-                            Err(code) => tracing::debug!(topic = answer.topic, partition = answer.partition, %code, "no end of log"),
+                    for (topic, partition, answer) in found {
+                        match answer {
+                            Ok(listed) => ends.entry(TopicPartition::new(topic.as_str(), partition)).or_insert([-1; 3])[i] = listed.offset,
+                            Err(code) => tracing::debug!(topic, partition, %code, "no end of log"),
                         }
                     }
                 }
@@ -105,8 +110,8 @@ impl Observer {
         observed.ends = known.map(|(at, [start, stable, high])| (at, Ends { start, stable, high })).collect();
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
-        match ffi::topic_ids(&self.consumer, &topics, REQUEST) {
-            Ok(ids) => observed.topic_ids = ids,
+        match requests.topics(&topics) {
+            Ok(found) => observed.topic_ids = ids_of(found),
             Err(code) => tracing::debug!(%code, "no topic ids"),
         }
     }

@@ -255,7 +255,7 @@ impl RecordPath {
                 Ok(done) => {
                     self.protector.done();
                     lane.done(place, message.offset(), message.leader_epoch());
-                    self.count(&route, &message, matches!(done, Done::DeadLettered));
+                    self.count(&route, &message, &headers, matches!(done, Done::DeadLettered));
                 }
                 Err(fault) => return Stopped::Failed(fault),
             }
@@ -397,7 +397,7 @@ impl RecordPath {
         Ok(Done::DeadLettered)
     }
 
-    fn count(&mut self, route: &Route, message: &Message<'_>, dead_letter: bool) {
+    fn count(&mut self, route: &Route, message: &Message<'_>, headers: &[Header<'_>], dead_letter: bool) {
         let topic = &mut self.topics[route.counters];
         topic.counters.consumed(1);
         if dead_letter {
@@ -407,7 +407,8 @@ impl RecordPath {
         }
         topic.outcomes.push(dead_letter);
         self.transaction.records += 1;
-        self.transaction.bytes += message.value().map_or(0, <[u8]>::len) + message.key().map_or(0, <[u8]>::len);
+        let of_headers = headers.iter().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
+        self.transaction.bytes += message.value().map_or(0, <[u8]>::len) + message.key().map_or(0, <[u8]>::len) + of_headers;
     }
 
     fn schema_counters(&mut self, schema: usize) {

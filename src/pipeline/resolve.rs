@@ -17,7 +17,9 @@ use super::poll::KafkaConsumer;
 use super::runtime::{Lost, Resolved, Runtime, ToPoll};
 use super::snapshot::Snapshot;
 use crate::kafka::error::is_authorization;
-use crate::kafka::ffi::{self, LogEnd};
+use crate::kafka::ffi;
+use crate::kafka::ffi::admin::{Each, ListedOffset, Requests, TopicMetadata};
+use crate::kafka::topics::TopicUuid;
 
 /// One question to the brokers.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -74,12 +76,12 @@ impl Resolver {
         let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
-        let ids: HashMap<String, String> = match ffi::topic_ids(&self.consumer, &topics, REQUEST) {
-            Ok(ids) => ids.into_iter().collect(),
+        let ids: HashMap<String, String> = match Requests::of(self.consumer.client(), REQUEST).topics(&topics) {
+            Ok(found) => ids_of(found).into_iter().collect(),
             // Brokers before 2.8 tell none; others answer the next question, or that one fails too.
             Err(_) => HashMap::new(),
         };
-        let ends = [LogEnd::Start, LogEnd::Stable, LogEnd::High].map(|end| self.ends(&partitions, end));
+        let ends = [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)].map(|(at, is_stable)| self.ends(&partitions, at, is_stable));
         let later = self.topics_begun(snapshot, &partitions, committed);
         let outputs = self.outputs(snapshot, &partitions, committed);
         for question in questions {
@@ -169,26 +171,32 @@ impl Resolver {
         if names.is_empty() {
             return BTreeSet::new();
         }
-        let ends = self.ends(&names, LogEnd::High);
+        let ends = self.ends(&names, Offset::End, false);
         // Who may write but not describe it cannot tell: it begins as at a first start.
         ends.into_iter().filter(|(_, end)| matches!(end, Ok((end, _)) if *end > 0)).filter_map(|(name, _)| targets.get(&name).map(|at| (*at).clone())).collect()
     }
 
     // ---- what the log holds ----
 
-    fn ends(&self, partitions: &[TopicPartition], end: LogEnd) -> Ends {
+    fn ends(&self, partitions: &[TopicPartition], at: Offset, is_stable: bool) -> Ends {
         let names: Vec<(&str, i32)> = partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
-        match ffi::leader_offsets(&self.consumer, &names, end, REQUEST) {
+        match Requests::of(self.consumer.client(), REQUEST).offsets(&names, at, is_stable) {
             Ok(found) => {
-                let of = |o: ffi::LeaderOffset| {
-                    let block = |code| log_block(&o.topic, code);
-                    (TopicPartition::new(o.topic.as_str(), o.partition), o.result.map_err(block))
+                let of = |(topic, partition, answer): (String, i32, Result<ListedOffset, RDKafkaErrorCode>)| {
+                    let end = answer.map(|listed| (listed.offset, listed.leader_epoch)).map_err(|code| log_block(&topic, code));
+                    (TopicPartition::new(topic, partition), end)
                 };
                 found.into_iter().map(of).collect()
             }
             Err(code) => partitions.iter().map(|at| (at.clone(), Err(log_block(&at.topic, code)))).collect(),
         }
     }
+}
+
+/// Ids of topics, as they are committed; brokers before 2.8 tell none.
+pub(super) fn ids_of(found: Each<TopicMetadata>) -> Vec<(String, String)> {
+    let id = |(name, found): (String, Result<TopicMetadata, _>)| Some((name, TopicUuid::new(found.ok()?.id)?.to_string()));
+    found.into_iter().filter_map(id).collect()
 }
 
 fn offset_of(committed: &Offsets, at: &TopicPartition) -> Option<i64> {

@@ -16,11 +16,13 @@ use super::resolve::Resolver;
 use super::runtime::{LaneHandle, Membership, Runtime, ToPoll};
 use super::snapshot::Snapshot;
 use super::{End, Plan, StartError};
-use crate::config::Config;
-use crate::kafka::error::Fault;
+use crate::config::{self, Config};
+use crate::kafka::error::{Fault, TxnError};
 use crate::kafka::ffi::Queue;
-use crate::kafka::preflight::{self, Found};
 use crate::kafka::producer::{Producer, Recipe};
+use crate::kafka::settings;
+use crate::kafka::topics::{TopicError, Topics};
+use crate::preflight::{self, Found, Refusal};
 use crate::registry::Registry;
 
 /// How long the start waits for the coordinator; a transaction that another process left open is aborted within its time-out.
@@ -41,7 +43,8 @@ impl Session {
     /// Makes the clients; nothing runs yet.
     pub(super) fn start(plan: &Plan, create_topics: bool) -> Result<Self, StartError> {
         let config = &*plan.config;
-        let found = look(config, &plan.registry, create_topics)?;
+        let topics = Topics::connect(&config.kafka).map_err(|e| StartError::Settings(e.to_string()))?;
+        let found = look(&topics, config, &plan.registry, create_topics)?;
         let lanes = match config.pipeline.lanes {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -92,7 +95,14 @@ impl Session {
         let is_over = Arc::new(AtomicBool::new(false));
         Ok(Self {
             resolver: Resolver { runtime: runtime.clone(), consumer: consumer.clone(), questions: asked, poll: to_poll.clone() },
-            observer: Observer { runtime: runtime.clone(), consumer: consumer.clone(), owned: owned.clone(), poll: to_poll.clone(), is_over: is_over.clone() },
+            observer: Observer {
+                runtime: runtime.clone(),
+                consumer: consumer.clone(),
+                topics,
+                owned: owned.clone(),
+                poll: to_poll.clone(),
+                is_over: is_over.clone(),
+            },
             poller: Poller::new(poll::Parts { consumer, runtime, requests, stop: stops, questions, owned, lanes: handles }),
             lanes: threads,
             to_poll,
@@ -159,50 +169,88 @@ fn wait(polling: JoinHandle<End>, stops: &Receiver<Instant>, stop: &Sender<Insta
     polling.join().unwrap_or_else(|_| End::Failed("the polling thread panicked".to_owned()))
 }
 
-/// Facts about the topics, or why not to start.
-fn look(config: &Config, registry: &Registry, create_topics: bool) -> Result<Found, StartError> {
-    let look = || preflight::examine(&config.kafka, &registry.current(), &config.pipeline.dead_letter_topic).map_err(|e| StartError::Preflight(vec![e]));
+/// What there is to run, or why nothing is. One route that can run is enough.
+fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bool) -> Result<Found, StartError> {
+    let unreachable = |e: TopicError| StartError::Preflight(vec![e.to_string()]);
+    let look = || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic).map_err(unreachable);
     let mut found = look()?;
     if create_topics && !found.missing.is_empty() {
-        preflight::create(&config.kafka, &found.missing).map_err(|e| StartError::Preflight(vec![e]))?;
-        for missing in &found.missing {
-            tracing::info!(topic = missing.name, partitions = missing.partitions, "topic created");
+        let refused = topics.create(&found.missing).err().unwrap_or_default();
+        let is_refused = |name: &str| refused.iter().any(|e| matches!(e, TopicError::NotCreated { topic, .. } if topic == name));
+        for made in found.missing.iter().filter(|made| !is_refused(&made.name)) {
+            tracing::info!(topic = made.name, partitions = made.partitions, "topic created");
         }
-        // Metadata follows a creation.
-        let end = Instant::now() + Duration::from_secs(10);
+        for error in &refused {
+            tracing::warn!("{error}");
+        }
         found = look()?;
-        while !found.missing.is_empty() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(100));
-            found = look()?;
+        if let (Err(_), [first, ..]) = (found.runnable(), &*refused) {
+            let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            return Err(if first.is_authorization() { StartError::NotAuthorized(texts.join("; ")) } else { StartError::Preflight(texts) });
         }
     }
     for warning in &found.warnings {
         tracing::warn!("{warning}");
     }
-    if !found.denied.is_empty() {
-        return Err(StartError::NotAuthorized(found.denied.join("; ")));
+    for route in found.unfit() {
+        for problem in &route.problems {
+            tracing::warn!(topic = route.raw, "route waits: {problem}");
+        }
     }
-    if found.problems.is_empty() { Ok(found) } else { Err(StartError::Preflight(found.problems)) }
+    match found.runnable() {
+        Ok(()) => Ok(found),
+        Err(Refusal::NotAuthorized(texts)) => Err(StartError::NotAuthorized(texts.join("; "))),
+        Err(Refusal::Unfit(texts)) => Err(StartError::Preflight(texts)),
+    }
 }
 
 /// The lanes' producers, older ones of their names fenced before the group is joined: whatever an earlier process left open is over then.
 fn producers(runtime: &Runtime, lanes: usize) -> Result<Vec<(Recipe, Producer)>, StartError> {
     let limits = runtime.snapshots.load().limits(&runtime.pipeline.dead_letter_topic);
+    fence_former(&runtime.kafka, lanes, limits)?;
     let make = |lane: usize| -> Result<(Recipe, Producer), StartError> {
-        let recipe = Recipe::new(&runtime.kafka, &lane.to_string(), limits);
+        let recipe = Recipe::new(&runtime.kafka, lane, limits);
         let producer = recipe.create().map_err(StartError::Settings)?;
-        match producer.init_transactions(FENCE) {
-            Ok(()) => Ok((recipe, producer)),
-            Err(e) => match e.fault() {
-                Fault::Blocked(obstacle) if obstacle.is_authorization() => {
-                    Err(StartError::NotAuthorized(format!("transactional id {}: grant Write and Describe on it ({e})", recipe.id())))
-                }
-                _ => {
-                    let why = format!("transactional id {}: the coordinator did not answer within {} s ({e})", recipe.id(), FENCE.as_secs());
-                    Err(StartError::Preflight(vec![why]))
-                }
-            },
-        }
+        producer.init_transactions(FENCE).map_err(|error| not_fenced(&recipe, error))?;
+        Ok((recipe, producer))
     };
     (0..lanes).map(make).collect()
+}
+
+fn not_fenced(recipe: &Recipe, error: TxnError) -> StartError {
+    match error.fault() {
+        Fault::Blocked(obstacle) if obstacle.is_authorization() => {
+            StartError::NotAuthorized(format!("transactional id {}: grant Write and Describe on it ({error})", recipe.id()))
+        }
+        _ => StartError::Preflight(vec![format!("transactional id {}: the coordinator did not answer within {} s ({error})", recipe.id(), FENCE.as_secs())]),
+    }
+}
+
+/// On the first start under its ids, a process ends what it left open under those it had before. Only then: another group's instance may have them.
+fn fence_former(kafka: &config::Kafka, lanes: usize, limits: Option<(usize, usize)>) -> Result<(), StartError> {
+    if settings::former_transactional_id(kafka, 0).is_none() {
+        return Ok(());
+    }
+    let first = Recipe::new(kafka, 0, limits);
+    match first.fence_first(FENCE).map_err(|e| not_fenced(&first, e))? {
+        Some(true) => {}
+        Some(false) => return Ok(()),
+        None => {
+            tracing::warn!(
+                id = first.id(),
+                "it cannot be told whether this id is new; what was left open under the former one ends with transaction.timeout.ms"
+            );
+            return Ok(());
+        }
+    }
+    for former in (0..lanes).filter_map(|lane| settings::former_transactional_id(kafka, lane)) {
+        match Recipe::named(kafka, former.clone()).fence(FENCE) {
+            Ok(()) => tracing::info!(id = former, "the former transactional id is fenced"),
+            // Anyone who had it and lost the permission can have left nothing open for long.
+            Err(error) => {
+                tracing::warn!(id = former, code = %error, "the former transactional id cannot be fenced; what was left open under it ends with transaction.timeout.ms");
+            }
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use krafka::admin::{AclOperation as Op, AclResourceType as Kind};
 
+use veilstream::kafka::settings::transactional_id;
+
 use crate::feed::person;
 use crate::kafka::{LIMITED, kafka, wait_for};
 use crate::sandbox::Sandbox;
@@ -30,8 +32,11 @@ fn what_is_missing_ends_the_start_with_4_and_is_waited_for_later() {
     refused(&["run"], "topic acl.raw: not authorized");
     sandbox.broker.allow(Kind::Topic, Op::Read, &["acl.raw"]);
     sandbox.broker.allow(Kind::Topic, Op::Write, &["acl.clean", "acl.dead-letter"]);
-    refused(&["run"], "transactional id veilstream-acl-acl-0-0");
-    sandbox.broker.allow(Kind::TransactionalId, Op::Write, &["veilstream-acl-acl-0-0", "veilstream-acl-acl-0-1"]);
+    // The instance's name has a hyphen: digits stand behind it.
+    let ids = [0, 1].map(|lane| transactional_id(&instance.config().kafka, lane));
+    assert!(ids[0].starts_with("veilstream-acl-acl-0-") && ids[0].len() == "veilstream-acl-acl-0-".len() + 10, "{}", ids[0]);
+    refused(&["run"], &format!("transactional id {}", ids[0]));
+    sandbox.broker.allow(Kind::TransactionalId, Op::Write, &ids.each_ref().map(String::as_str));
     refused(&["run"], "group acl");
     sandbox.broker.allow(Kind::Group, Op::Read, &["acl"]);
     sandbox.feed(0..100, person);

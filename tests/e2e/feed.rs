@@ -82,6 +82,18 @@ impl Feeder {
         self.0.abort_transaction(TRANSACTION).unwrap();
     }
 
+    /// The same, compressed, in large batches.
+    pub(crate) fn compressed(kafka: &Kafka, codec: &str) -> Self {
+        let mut client = kafka.client();
+        client
+            .set("enable.idempotence", "true")
+            .set("compression.type", codec)
+            .set("message.max.bytes", "4000000")
+            .set("batch.size", "2000000")
+            .set("linger.ms", "100");
+        Self(client.create_with_context(Undelivered::default()).unwrap())
+    }
+
     /// Queues a record; waits while the queue is full.
     pub(crate) fn send(&self, input: &Input<'_>) {
         let headers = input.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));

@@ -19,6 +19,7 @@ mod key_service;
 mod key_store;
 mod keys_on_kafka;
 mod lifecycle;
+mod memory;
 mod observe;
 mod offsets;
 mod operator;
@@ -27,6 +28,7 @@ mod protocols;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
 mod proxy_http;
+mod racks;
 mod reader;
 mod readiness;
 mod sandbox;
@@ -36,4 +38,6 @@ mod servers;
 mod sidecar;
 #[path = "../../keys/tests/support/store_suite.rs"]
 mod store_suite;
+mod topics;
+mod transactional_ids;
 mod webhooks;

@@ -27,6 +27,11 @@ impl<'a> Sandbox<'a> {
     /// The same with other settings of the raw topic.
     pub(crate) fn with(broker: &'a Kafka, name: &'a str, partitions: i32, settings: &[(&str, &str)]) -> Self {
         broker.create_topic_with(&format!("{name}.raw"), partitions, settings);
+        Self::over(broker, name, partitions)
+    }
+
+    /// With a raw topic that is there.
+    pub(crate) fn over(broker: &'a Kafka, name: &'a str, partitions: i32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("schemas")).unwrap();
         let sandbox = Self { broker, name, partitions, dir };

@@ -4,8 +4,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use veilstream_keys::erasure::{Chain, Erasure, Ledger, LedgerError, Recorded};
 
-use super::single_writer::{self, Reader, SingleWriter, alter};
+use super::error::KeyTopicError;
+use super::single_writer::{self, Reader, SingleWriter};
 use crate::config::Kafka;
+use crate::kafka::topics::{Retention, Topics, alter_command};
+
+/// Settings of a topic that keeps everything.
+const FOR_EVER: [(&str, &str); 3] = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
 
 /// A topic that is never cleaned.
 pub struct KafkaLedger {
@@ -24,11 +29,8 @@ impl KafkaLedger {
     /// # Errors
     /// It cannot be made.
     pub fn create(kafka: &Kafka, topic: &str) -> Result<(), LedgerError> {
-        let unusable = |message| unusable(topic, message);
-        if single_writer::facts(kafka, topic).map_err(unusable)?.is_none() {
-            single_writer::make(kafka, topic, &[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")]).map_err(unusable)?;
-        }
-        Ok(())
+        let make = |topics: Topics| single_writer::make(&topics, topic, &FOR_EVER);
+        Topics::connect(kafka).map_err(KeyTopicError::from).and_then(make).map_err(|e| unusable(topic, &e))
     }
 
     /// Opens the topic.
@@ -36,15 +38,15 @@ impl KafkaLedger {
     /// # Errors
     /// It is not there, or would forget entries.
     pub fn open(kafka: &Kafka, topic: &str) -> Result<Self, LedgerError> {
-        let unusable = |message| unusable(topic, message);
-        let facts = single_writer::facts(kafka, topic).map_err(unusable)?;
-        let facts = facts.ok_or_else(|| unusable("is not there; make it with `veilstream keys init`, or correct the name".to_owned()))?;
-        facts.judge(kafka, topic).map_err(unusable)?;
-        if (facts.value("cleanup.policy"), facts.value("retention.ms"), facts.value("retention.bytes")) != ("delete", "-1", "-1") {
-            let command = alter(kafka, topic, "cleanup.policy=delete,retention.ms=-1,retention.bytes=-1");
-            return Err(unusable(format!("would forget erasures; set: {command}")));
-        }
-        let inner = Inner { topic: SingleWriter::new(kafka, topic).map_err(unusable)?, chain: Chain::default() };
+        let topic_of = || {
+            let topics = Topics::connect(kafka)?;
+            let facts = single_writer::described(&topics, topic)?;
+            if facts.compacted || facts.keeps() != Retention::UNLIMITED {
+                return Err(KeyTopicError::Forgets(alter_command(topics.servers(), topic, &FOR_EVER)));
+            }
+            SingleWriter::new(kafka, topic)
+        };
+        let inner = Inner { topic: topic_of().map_err(|e| unusable(topic, &e))?, chain: Chain::default() };
         Ok(Self { place: format!("kafka:{topic}"), inner: Mutex::new(inner) })
     }
 
@@ -52,8 +54,8 @@ impl KafkaLedger {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unusable(&self, message: String) -> LedgerError {
-        LedgerError::Unusable { place: self.place.clone(), message }
+    fn unusable(&self, error: &KeyTopicError) -> LedgerError {
+        LedgerError::Unusable { place: self.place.clone(), message: error.to_string() }
     }
 }
 
@@ -79,19 +81,19 @@ impl Ledger for KafkaLedger {
             (lines.into_iter().zip(&positions).map(|(line, position): (String, &u64)| (position.to_string(), line)).collect(), positions)
         });
         inner.chain.check(&self.place)?;
-        positions.map_err(|message| self.unusable(message))
+        positions.map_err(|error| self.unusable(&error))
     }
 
     fn read(&self) -> Result<Vec<Recorded>, LedgerError> {
         let inner = &mut *self.lock();
-        inner.topic.catch_up(&mut inner.chain).map_err(|message| self.unusable(message))?;
+        inner.topic.catch_up(&mut inner.chain).map_err(|error| self.unusable(&error))?;
         inner.chain.check(&self.place)?;
         Ok(inner.chain.recorded().to_vec())
     }
 }
 
-fn unusable(topic: &str, message: String) -> LedgerError {
-    LedgerError::Unusable { place: format!("kafka:{topic}"), message }
+fn unusable(topic: &str, error: &KeyTopicError) -> LedgerError {
+    LedgerError::Unusable { place: format!("kafka:{topic}"), message: error.to_string() }
 }
 
 impl Reader for Chain {

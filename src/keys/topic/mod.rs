@@ -1,5 +1,6 @@
 //! Key store and erasure ledger in topics of Kafka.
 
+mod error;
 mod ledger;
 mod single_writer;
 mod store;

@@ -1,22 +1,22 @@
 //! A topic of one partition that many processes write, one after another. Every change is a transaction under one transactional id, which all of them share:
 //! whoever writes fences the others first, then reads to the end, then writes. A change whose commit succeeds was made with everything before it in sight.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
+use super::error::KeyTopicError;
 use crate::config::Kafka;
-use crate::kafka::error::{Fault, Obstacle};
+use crate::kafka::error::{Fault, Obstacle, is_authorization};
+use crate::kafka::ffi::admin::Requests;
 use crate::kafka::ffi::{Destination, Headers};
-use crate::kafka::preflight::{admin, wait};
 use crate::kafka::producer::{Producer, Recipe};
 use crate::kafka::settings::{self, Side};
+use crate::kafka::topics::{NewTopic, TopicError, TopicFacts, Topics, alter_command};
 
 /// One request to the brokers.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -24,6 +24,9 @@ const REQUEST: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long a writer tries to get its turn.
 const TURN: Duration = Duration::from_secs(30);
+
+/// How long a marker takes, about.
+const MARKER: Duration = Duration::from_millis(2);
 
 /// A record to be written: key and value.
 pub(super) type Entry = (String, String);
@@ -41,6 +44,11 @@ pub(super) struct SingleWriter {
     consumer: BaseConsumer,
     /// The offset to read from.
     next: i64,
+    /// Where the topic ends at least: behind what this process committed. A commit is answered before its marker stands in the partition, so for a moment the last
+    /// stable offset is the one before; to read up to there would show the topic as it was, and this process has moved on.
+    floor: i64,
+    /// No record was seen.
+    empty: bool,
     /// When everything there was had been read.
     read: Option<Instant>,
     /// In a turn that nobody has taken over, as far as we know.
@@ -48,18 +56,22 @@ pub(super) struct SingleWriter {
 }
 
 impl SingleWriter {
-    pub(super) fn new(kafka: &Kafka, topic: &str) -> Result<Self, String> {
-        let mut client: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
+    pub(super) fn new(kafka: &Kafka, topic: &str) -> Result<Self, KeyTopicError> {
+        let mut properties = settings::properties(kafka, Side::Consumer);
+        // A broker sends readers of another rack to a follower, whose end lags behind the leader's: the topic would look as it was before a key was made,
+        // or erased.
+        properties.remove("client.rack");
+        let mut client: ClientConfig = properties.into_iter().collect();
         client
             .set("group.id", format!("{}.keys", kafka.group_id))
             .set("enable.partition.eof", "true")
             // Read on demand: the end of the topic is what is waited for.
             .set("fetch.wait.max.ms", "5")
             .set("auto.offset.reset", "error");
-        let consumer = client.create().map_err(|e| e.to_string())?;
+        let consumer = client.create().map_err(KeyTopicError::Settings)?;
         // Of the topic alone: whatever else differs between two processes, one of them writes.
         let recipe = Recipe::named(kafka, format!("veilstream-keys-{topic}"));
-        Ok(Self { topic: topic.to_owned(), recipe, consumer, next: 0, read: None, writer: None })
+        Ok(Self { topic: topic.to_owned(), recipe, consumer, next: 0, floor: 0, empty: true, read: None, writer: None })
     }
 
     /// How long ago everything there was had been read.
@@ -67,47 +79,82 @@ impl SingleWriter {
         self.read.map_or(Duration::MAX, |read| read.elapsed())
     }
 
-    /// Whether nothing was ever written.
+    /// Whether no record was ever seen.
     pub(super) fn is_empty(&self) -> bool {
-        self.next == 0
+        self.empty
     }
 
-    /// Hands over what was committed since the last look.
-    pub(super) fn catch_up(&mut self, reader: &mut impl Reader) -> Result<(), String> {
-        let mut from = TopicPartitionList::new();
-        let start = if self.next == 0 { Offset::Beginning } else { Offset::Offset(self.next) };
-        from.add_partition_offset(&self.topic, 0, start).and_then(|()| self.consumer.assign(&from)).map_err(|e| e.to_string())?;
-        let read = self.read_to_end(reader);
-        // Nothing is fetched between two looks.
-        let _ = self.consumer.unassign();
-        read?;
-        self.read = Some(Instant::now());
+    /// Hands over what was committed since the last look, up to the leader's last stable offset.
+    pub(super) fn catch_up(&mut self, reader: &mut impl Reader) -> Result<(), KeyTopicError> {
+        let end = self.end()?;
+        // Records that were read are gone: another topic has the name.
+        if end < self.next {
+            return Err(KeyTopicError::Replaced);
+        }
+        if end > self.next {
+            let mut from = TopicPartitionList::new();
+            let start = if self.next == 0 { Offset::Beginning } else { Offset::Offset(self.next) };
+            from.add_partition_offset(&self.topic, 0, start).and_then(|()| self.consumer.assign(&from)).map_err(KeyTopicError::Settings)?;
+            let read = self.read_to(end, reader);
+            // Nothing is fetched between two looks.
+            let _ = self.consumer.unassign();
+            read?;
+        }
+        (self.read, self.floor) = (Some(Instant::now()), self.next);
         Ok(())
     }
 
-    fn read_to_end(&mut self, reader: &mut impl Reader) -> Result<(), String> {
-        let mut heard = Instant::now();
+    /// The last stable offset as the leader knows it: what was committed before the question stands before it.
+    fn end(&self) -> Result<i64, KeyTopicError> {
+        let start = Instant::now();
         loop {
+            let listed = Requests::of(self.consumer.client(), REQUEST).offsets(&[(&self.topic, 0)], Offset::End, true);
+            let code = match listed.map(|mut listed| listed.pop().map(|(_, _, found)| found)) {
+                Ok(Some(Ok(listed))) if listed.offset >= self.floor || listed.offset < self.next => return Ok(listed.offset),
+                Ok(Some(Ok(_))) => RDKafkaErrorCode::OperationTimedOut,
+                Ok(Some(Err(code))) | Err(code) => code,
+                Ok(None) => RDKafkaErrorCode::BadMessage,
+            };
+            if is_authorization(code) {
+                return Err(self.denied(Obstacle::TopicDenied));
+            }
+            // Leaders move, and markers follow.
+            if start.elapsed() > SILENCE {
+                return Err(KeyTopicError::NoAnswer(code));
+            }
+            std::thread::sleep(MARKER);
+        }
+    }
+
+    fn read_to(&mut self, end: i64, reader: &mut impl Reader) -> Result<(), KeyTopicError> {
+        let mut heard = Instant::now();
+        while self.next < end {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
                     reader.take(message.key().unwrap_or_default(), message.payload());
-                    self.next = message.offset() + 1;
+                    (self.next, self.empty) = (message.offset() + 1, false);
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
-                // Records that were read are gone: another topic has the name.
-                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
-                    return Err("is not the topic that it was; was it deleted and made anew?".to_owned());
+                // The end of what this broker has. It may be a leader that has just become one and does not know how far the last one was; then there is more to come.
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    heard = Instant::now();
+                    if Requests::of(self.consumer.client(), REQUEST).fetched_end(&self.topic, 0).is_some_and(|fetched| fetched >= end) {
+                        self.next = end;
+                    }
                 }
-                Some(Err(error)) if heard.elapsed() > SILENCE => return Err(error.to_string()),
-                None if heard.elapsed() > SILENCE => return Err("no broker answers".to_owned()),
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => return Err(KeyTopicError::Replaced),
+                Some(Err(error)) if heard.elapsed() > SILENCE => {
+                    return Err(KeyTopicError::NoAnswer(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)));
+                }
+                None if heard.elapsed() > SILENCE => return Err(KeyTopicError::NoAnswer(RDKafkaErrorCode::OperationTimedOut)),
                 _ => {}
             }
         }
+        Ok(())
     }
 
     /// Makes a change with everything before it in sight. `change` tells what to write, from what the reader has taken so far; it may be asked more than once.
-    pub(super) fn write<R: Reader, T>(&mut self, reader: &mut R, change: impl Fn(&R) -> (Vec<Entry>, T)) -> Result<T, String> {
+    pub(super) fn write<R: Reader, T>(&mut self, reader: &mut R, change: impl Fn(&R) -> (Vec<Entry>, T)) -> Result<T, KeyTopicError> {
         let start = Instant::now();
         loop {
             let is_new = self.writer.is_none();
@@ -128,13 +175,14 @@ impl SingleWriter {
             }
             match self.commit(&entries) {
                 Ok(()) => {
-                    // Nobody came between, or the commit would have been refused. They are read again with the next look.
+                    // Nobody came between, or the commit would have been refused. They are read again with the next look. Their marker stands behind them.
+                    self.floor += i64::try_from(entries.len()).unwrap_or(i64::MAX).saturating_add(1);
                     entries.iter().for_each(|(key, value)| reader.take(key.as_bytes(), Some(value.as_bytes())));
                     return Ok(done);
                 }
                 Err(Fault::Blocked(obstacle)) => return Err(self.denied(obstacle)),
-                Err(Fault::Refused) => return Err("the broker refuses a record; look at the topic's max.message.bytes".to_owned()),
-                Err(_) if start.elapsed() > TURN => return Err("not written: other writers were quicker every time, or no broker answers".to_owned()),
+                Err(Fault::Refused) => return Err(KeyTopicError::RecordRefused),
+                Err(_) if start.elapsed() > TURN => return Err(KeyTopicError::NotWritten),
                 // Fenced by another writer, or nobody knows: the next turn sees what was done.
                 Err(_) => std::thread::sleep(pause()),
             }
@@ -142,10 +190,10 @@ impl SingleWriter {
     }
 
     /// Fences every other writer and reads what they wrote before.
-    fn turn(&mut self, reader: &mut impl Reader) -> Result<(), String> {
+    fn turn(&mut self, reader: &mut impl Reader) -> Result<(), KeyTopicError> {
         let start = Instant::now();
         loop {
-            let producer = self.recipe.create()?;
+            let producer = self.recipe.create().map_err(KeyTopicError::Producer)?;
             match producer.init_transactions(REQUEST) {
                 Ok(()) => {
                     self.catch_up(reader)?;
@@ -154,7 +202,7 @@ impl SingleWriter {
                 }
                 Err(error) => match error.fault() {
                     Fault::Blocked(obstacle) => return Err(self.denied(obstacle)),
-                    _ if start.elapsed() > TURN => return Err(format!("no turn to write ({error})")),
+                    _ if start.elapsed() > TURN => return Err(KeyTopicError::NoTurn(error)),
                     _ => std::thread::sleep(pause()),
                 },
             }
@@ -184,8 +232,8 @@ impl SingleWriter {
         Ok(())
     }
 
-    fn denied(&self, obstacle: Obstacle) -> String {
-        format!("{}; grant Read and Write on the topic, and Write on the transactional id {}", obstacle.remedy(), self.recipe.id())
+    fn denied(&self, obstacle: Obstacle) -> KeyTopicError {
+        KeyTopicError::Denied { obstacle, id: self.recipe.id().to_owned() }
     }
 }
 
@@ -194,62 +242,31 @@ fn pause() -> Duration {
     Duration::from_millis(u64::from(getrandom::u32().unwrap_or(50) % 100))
 }
 
-/// How a topic is configured.
-pub(super) struct Facts {
-    pub(super) partitions: usize,
-    replicas: usize,
-    settings: BTreeMap<String, String>,
-}
-
-impl Facts {
-    /// A setting of the topic.
-    pub(super) fn value(&self, name: &str) -> &str {
-        self.settings.get(name).map_or("", String::as_str)
+/// What is known of a topic that can be written by one after another and is lost by nobody.
+pub(super) fn described(topics: &Topics, topic: &str) -> Result<TopicFacts, KeyTopicError> {
+    let facts = topics.describe_one(topic)?;
+    if facts.assumed {
+        return Err(KeyTopicError::Unreadable);
     }
-
-    /// What is wrong with it for being written by one after another, and lost by nobody.
-    pub(super) fn judge(&self, kafka: &Kafka, topic: &str) -> Result<(), String> {
-        if self.partitions != 1 {
-            return Err(format!("has {} partitions; it must have one, because its records have one order", self.partitions));
-        }
-        let least = self.replicas.min(2);
-        if self.value("min.insync.replicas").parse::<usize>().unwrap_or(0) < least {
-            return Err(format!("could lose what is in it with one broker; set: {}", alter(kafka, topic, &format!("min.insync.replicas={least}"))));
-        }
-        Ok(())
+    if facts.partitions != 1 {
+        return Err(KeyTopicError::Partitions(facts.partitions));
     }
-}
-
-/// The command that sets what is wrong.
-pub(super) fn alter(kafka: &Kafka, topic: &str, what: &str) -> String {
-    format!("kafka-configs.sh --bootstrap-server {} --alter --entity-type topics --entity-name {topic} --add-config {what}", kafka.bootstrap_servers)
-}
-
-/// What the brokers say about a topic; `None`: it is not there.
-pub(super) fn facts(kafka: &Kafka, topic: &str) -> Result<Option<Facts>, String> {
-    let admin = admin(kafka)?;
-    // All topics: asking for one by name may create it.
-    let metadata = admin.inner().fetch_metadata(None, REQUEST).map_err(|e| format!("no broker answers ({e})"))?;
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
-    let options = AdminOptions::new().request_timeout(Some(REQUEST));
-    let described = wait(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options))?.unwrap_or_default();
-    let entries = described.into_iter().next().and_then(Result::ok).map(|config| config.entries).filter(|entries| !entries.is_empty());
-    let entries = entries.ok_or("its settings cannot be read; grant DescribeConfigs")?;
-    let settings = entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect();
-    let replicas = found.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
-    Ok(Some(Facts { partitions: found.partitions().len(), replicas, settings }))
-}
-
-/// Makes a topic of one partition with these settings, replicated as well as the cluster can.
-pub(super) fn make(kafka: &Kafka, topic: &str, settings: &[(&str, &str)]) -> Result<(), String> {
-    let admin = admin(kafka)?;
-    let brokers = admin.inner().fetch_metadata(None, REQUEST).map_err(|e| format!("no broker answers ({e})"))?.brokers().len();
-    let (replication, in_sync) = if brokers >= 3 { (TopicReplication::Fixed(3), "2") } else { (TopicReplication::Fixed(-1), "1") };
-    let new = settings.iter().fold(NewTopic::new(topic, 1, replication), |new, (name, value)| new.set(name, value)).set("min.insync.replicas", in_sync);
-    let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
-    let made = wait(admin.create_topics(&[new], &options))?.map_err(|e| e.to_string())?;
-    match made.into_iter().next() {
-        Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(format!("cannot be made: {code}")),
-        _ => Ok(()),
+    let least = facts.replicas.min(2);
+    if facts.min_in_sync < least {
+        return Err(KeyTopicError::Unreplicated(alter_command(topics.servers(), topic, &[("min.insync.replicas", &least.to_string())])));
     }
+    Ok(facts)
+}
+
+/// Makes a topic of one partition with these settings, replicated as well as the cluster can, unless it is there.
+pub(super) fn make(topics: &Topics, topic: &str, settings: &[(&'static str, &str)]) -> Result<(), KeyTopicError> {
+    match topics.describe_one(topic) {
+        Err(TopicError::Missing { .. }) => {}
+        Ok(_) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let (replicas, in_sync) = if topics.brokers()? >= 3 { (Some(3), "2") } else { (None, "1") };
+    let settings = settings.iter().copied().chain([("min.insync.replicas", in_sync)]).map(|(name, value)| (name, value.to_owned()));
+    let new = NewTopic { name: topic.to_owned(), partitions: 1, replicas, settings: settings.collect() };
+    topics.create(&[new]).map_err(|errors| errors.into_iter().next().map_or(KeyTopicError::Missing, Into::into))
 }

@@ -9,9 +9,11 @@ use std::time::Duration;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_keys::store::{KeyRecord, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, Subjects, WrapChange};
 
-use super::single_writer::{self, SingleWriter, alter};
+use super::error::KeyTopicError;
+use super::single_writer::{self, SingleWriter};
 use super::view::View;
 use crate::config::Kafka;
+use crate::kafka::topics::{Topics, alter_command};
 
 /// How old a look at the topic may be for a question whose answer others change.
 const FRESH: Duration = Duration::from_millis(500);
@@ -34,7 +36,7 @@ struct Inner {
 }
 
 impl Inner {
-    fn catch_up(&mut self) -> Result<(), String> {
+    fn catch_up(&mut self) -> Result<(), KeyTopicError> {
         self.topic.catch_up(&mut self.view)
     }
 }
@@ -46,18 +48,17 @@ impl KafkaStore {
     /// It is a key store already, holds something else, or is not configured as it must be.
     pub fn create(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
         let unusable = unusable_of(topic);
-        if single_writer::facts(kafka, topic).map_err(&unusable)?.is_none() {
-            single_writer::make(kafka, topic, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", LAG)]).map_err(&unusable)?;
-        }
+        let make = |topics: Topics| single_writer::make(&topics, topic, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", LAG)]);
+        Topics::connect(kafka).map_err(KeyTopicError::from).and_then(make).map_err(&unusable)?;
         let store = Self::connect(kafka, topic)?;
         {
             let inner = &mut *store.lock();
             inner.catch_up().map_err(&unusable)?;
             if inner.view.is_marked() {
-                return Err(unusable("is there already; nothing was changed".to_owned()));
+                return Err(unusable(KeyTopicError::Exists));
             }
             if !inner.topic.is_empty() {
-                return Err(unusable("holds something else; name a topic of its own".to_owned()));
+                return Err(unusable(KeyTopicError::Foreign));
             }
             inner.topic.write(&mut inner.view, |_| (vec![View::mark()], ())).map_err(&unusable)?;
         }
@@ -71,23 +72,23 @@ impl KafkaStore {
     pub fn open(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
         let store = Self::connect(kafka, topic)?;
         if !store.current()?.view.is_marked() {
-            return Err(store.unusable("is no key store; make it with `veilstream keys init`, or correct the name".to_owned()));
+            return Err(store.unusable(&KeyTopicError::NoStore));
         }
         Ok(store)
     }
 
     fn connect(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
         let unusable = unusable_of(topic);
-        let facts = single_writer::facts(kafka, topic).map_err(&unusable)?;
-        let facts = facts.ok_or_else(|| unusable("is not there; make it with `veilstream keys init`, or correct the name".to_owned()))?;
-        facts.judge(kafka, topic).map_err(&unusable)?;
-        if facts.value("cleanup.policy") != "compact" {
-            return Err(unusable(format!("is not compacted, or would lose keys by age; set: {}", alter(kafka, topic, "cleanup.policy=compact"))));
+        let topics = Topics::connect(kafka).map_err(KeyTopicError::from).map_err(&unusable)?;
+        let facts = single_writer::described(&topics, topic).map_err(&unusable)?;
+        let alter = |setting, value| alter_command(topics.servers(), topic, &[(setting, value)]);
+        if !facts.compacted || facts.deletes {
+            return Err(unusable(KeyTopicError::Uncompacted(alter("cleanup.policy", "compact"))));
         }
-        let lag = facts.value("max.compaction.lag.ms").parse().ok().map(Duration::from_millis).filter(|lag| *lag <= LAG_MAX);
-        let lag = lag.ok_or_else(|| {
-            unusable(format!("may keep erased keys for ever; set 7 days at most: {}", alter(kafka, topic, &format!("max.compaction.lag.ms={LAG}"))))
-        })?;
+        let lag = Duration::from_millis(facts.max_compaction_lag_ms);
+        if lag > LAG_MAX {
+            return Err(unusable(KeyTopicError::CompactedLate(alter("max.compaction.lag.ms", LAG))));
+        }
         let inner = Inner { topic: SingleWriter::new(kafka, topic).map_err(&unusable)?, view: View::default() };
         Ok(Self { place: format!("kafka:{topic}"), lag, inner: Mutex::new(inner) })
     }
@@ -97,8 +98,8 @@ impl KafkaStore {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unusable(&self, message: String) -> StoreError {
-        StoreError::Unusable { place: self.place.clone(), message }
+    fn unusable(&self, error: &KeyTopicError) -> StoreError {
+        StoreError::Unusable { place: self.place.clone(), message: error.to_string() }
     }
 
     fn damaged(&self, kid: String, what: &'static str) -> StoreError {
@@ -114,7 +115,7 @@ impl KafkaStore {
     fn current(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
         let mut inner = self.lock();
         if inner.topic.age() > FRESH {
-            inner.catch_up().map_err(|message| self.unusable(message))?;
+            inner.catch_up().map_err(|error| self.unusable(&error))?;
         }
         Ok(inner)
     }
@@ -123,7 +124,7 @@ impl KafkaStore {
     fn current_with(&self, is_there: impl Fn(&View) -> bool) -> Result<MutexGuard<'_, Inner>, StoreError> {
         let mut inner = self.current()?;
         if !is_there(&inner.view) {
-            inner.catch_up().map_err(|message| self.unusable(message))?;
+            inner.catch_up().map_err(|error| self.unusable(&error))?;
         }
         Ok(inner)
     }
@@ -144,9 +145,9 @@ impl KafkaStore {
             let (records, done) = change(view);
             (records.iter().map(as_text).collect(), Some(done))
         });
-        let done = done.map_err(|message| self.unusable(message))?;
+        let done = done.map_err(|error| self.unusable(&error))?;
         self.sound(&inner.view)?;
-        done.ok_or_else(|| self.unusable("a damaged record came and went; try again".to_owned()))
+        done.ok_or_else(|| self.unusable(&KeyTopicError::Damaged))
     }
 }
 
@@ -322,7 +323,7 @@ fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, changed: &mut Ve
     Shredded { subject: shred.subject, kids }
 }
 
-fn unusable_of(topic: &str) -> impl Fn(String) -> StoreError {
+fn unusable_of(topic: &str) -> impl Fn(KeyTopicError) -> StoreError {
     let place = format!("kafka:{topic}");
-    move |message| StoreError::Unusable { place: place.clone(), message }
+    move |error| StoreError::Unusable { place: place.clone(), message: error.to_string() }
 }
