@@ -21,7 +21,7 @@ pub(crate) const LIMITED: (&str, &str) = ("limited", "limited-secret");
 /// Kills the broker at a line or at the end of its input, that is whenever and however the test process ends; then the files go too.
 /// (`trap ''` would not do: what a shell ignores its children ignore, and the broker with them.)
 const SUPERVISOR: &str = r#"trap : INT TERM HUP
-java -Xms256m -Xmx512m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$1/*" kafka.Kafka "$2/server.properties" >> "$2/broker.log" 2>&1 &
+java -Xms256m -Xmx512m -XX:+UseSerialGC $3 -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$1/*" kafka.Kafka "$2/server.properties" >> "$2/broker.log" 2>&1 &
 broker=$!
 read -r again
 kill -KILL "$broker"
@@ -40,6 +40,8 @@ pub(crate) struct Kafka {
 struct Node {
     address: String,
     dir: PathBuf,
+    /// Of the Java machine.
+    options: String,
     running: Mutex<Option<(Child, ChildStdin)>>,
 }
 
@@ -52,6 +54,11 @@ pub(crate) fn kafka() -> &'static Kafka {
 impl Kafka {
     /// A new cluster of so many, with a replica of everything on each; `name` is unique in the suite.
     pub(crate) fn start(name: &str, size: usize) -> Self {
+        Self::start_with(name, size, "", |_, _| String::new())
+    }
+
+    /// [`Kafka::start`], with settings of the brokers on top, made of a broker's ports (PLAINTEXT, CONTROLLER, PROXIED, LIMITED) and folder; and options of Java.
+    pub(crate) fn start_with(name: &str, size: usize, options: &str, more: impl Fn([u16; 4], &Path) -> String) -> Self {
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
         let ports: Vec<[u16; 4]> = free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
@@ -64,7 +71,8 @@ impl Kafka {
         let node = |(id, ports): (usize, &[u16; 4])| {
             let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{id}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join("server.properties"), properties(&dir, id, size, *ports, proxy, &quorum)).unwrap();
+            let settings = properties(&dir, id, size, *ports, proxy, &quorum) + &more(*ports, &dir);
+            fs::write(dir.join("server.properties"), settings).unwrap();
             let format = Command::new("java")
                 .args(["-Xmx128m", "-cp"])
                 .arg(libs().join("*"))
@@ -73,7 +81,7 @@ impl Kafka {
                 .output()
                 .unwrap();
             assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
-            Node { address: format!("127.0.0.1:{}", ports[0]), dir, running: Mutex::new(None) }
+            Node { address: format!("127.0.0.1:{}", ports[0]), dir, options: options.to_owned(), running: Mutex::new(None) }
         };
         let nodes: Vec<Node> = (1..).zip(&ports).map(node).collect();
         let addresses: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
@@ -183,6 +191,7 @@ impl Node {
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "sh"])
             .args([&libs(), &self.dir])
+            .arg(&self.options)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -210,7 +219,7 @@ pub(crate) fn wait_for(limit: Duration, what: &str, mut holds: impl FnMut() -> b
 }
 
 /// Ports that are free now; held together, so that they differ.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
