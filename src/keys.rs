@@ -26,7 +26,7 @@ use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
-use crate::kafka::{KafkaLedger, KafkaStore};
+use crate::kafka::{KafkaLedger, KafkaStore, access};
 use crate::pipeline::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
 
@@ -73,7 +73,10 @@ pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
 pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
-        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?))
+        }
         #[cfg(feature = "postgres")]
         KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::open(url.expose(), ca.as_deref())?)),
     }
@@ -82,7 +85,10 @@ pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
 fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
-        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?))
+        }
         #[cfg(feature = "postgres")]
         KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::create(url.expose(), ca.as_deref())?)),
     }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::config::{Config, Fault, Input};
 use crate::exit::Exit;
-use crate::kafka::preflight;
+use crate::kafka::{access, preflight};
 use crate::{keys, registry};
 
 /// Arguments of `check`.
@@ -60,6 +60,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
 fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
     let schemas = registry.current();
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
     let found = preflight::examine(&config.kafka, &schemas, &config.pipeline.dead_letter_topic).map_err(|e| Exit::Preflight.because(e))?;
     for warning in &found.warnings {
         writeln!(out, "warning: {warning}")?;

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::kafka::letters::{self, LettersError};
 use crate::{keys, registry, telemetry};
 
@@ -80,8 +82,15 @@ pub fn run(args: &DlqArgs) -> anyhow::Result<Exit> {
     }
 }
 
+/// The configuration, with which the brokers take our connections.
+fn load(path: &std::path::Path) -> anyhow::Result<Config> {
+    let config = super::load_config(path)?;
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+    Ok(config)
+}
+
 fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_json: bool) -> anyhow::Result<Exit> {
-    let config = super::load_config(config)?;
+    let config = load(config)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     letters::read(&config, None, |found| {
         let Some(letter) = &found.letter else { return Ok(true) };
@@ -107,7 +116,7 @@ fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_
 }
 
 fn show(config: &std::path::Path, (partition, offset): (i32, i64)) -> anyhow::Result<Exit> {
-    let config = super::load_config(config)?;
+    let config = load(config)?;
     let keys = keys::open(&config.keys, None)?;
     let (found, letter) = letters::find(&config, partition, offset)?;
     let opened = letters::open(&found, &letter, &*keys)?;
@@ -126,6 +135,7 @@ fn show(config: &std::path::Path, (partition, offset): (i32, i64)) -> anyhow::Re
 fn replay(config: &std::path::Path, as_json: bool) -> anyhow::Result<Exit> {
     let config = super::load_config(config)?;
     telemetry::start_logs(&config.log);
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
     let keys = keys::open(&config.keys, None)?;
     let schemas = registry.current();

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
@@ -15,11 +14,11 @@ use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record}
 use veilstream_engine::seal::{NoncePool, Opener, Origin};
 use veilstream_engine::transform::{Limits, Outcome, Transformer};
 
+use super::client::{self, Consumer, Registered};
 use super::dead_letter::{self, Letter, Opened, Original, Reason};
 use super::ffi::{Destination, GroupMetadata, Headers};
 use super::preflight::{self, TopicFacts};
 use super::producer::{Producer, Recipe, Unproduced};
-use super::settings::{self, Side};
 use crate::config::Config;
 use crate::pipeline::{KeyFault, KeySource, unix_seconds};
 use veilstream_keys::OsEntropy;
@@ -74,14 +73,13 @@ pub struct Found {
     pub letter: Option<Letter>,
 }
 
-fn consumer(config: &Config, group: &str) -> Result<BaseConsumer, LettersError> {
-    let mut client: ClientConfig = settings::properties(&config.kafka, Side::Consumer).into_iter().collect();
-    client.set("group.id", format!("{}.{group}", config.kafka.group_id)).set("enable.partition.eof", "true");
-    Ok(client.create()?)
+fn consumer(config: &Config, group: &str) -> Result<Registered<Consumer>, LettersError> {
+    let own = [("group.id", &*format!("{}.{group}", config.kafka.group_id)), ("enable.partition.eof", "true")];
+    Ok(client::consumer(&config.kafka, "reader of dead letters", &own)?)
 }
 
 /// Where each partition ends now.
-fn ends(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(i32, i64, i64)>, LettersError> {
+fn ends(consumer: &Consumer, topic: &str) -> Result<Vec<(i32, i64, i64)>, LettersError> {
     // All topics: asking for one by name may create it.
     let metadata = consumer.fetch_metadata(None, REQUEST)?;
     let topic_metadata = metadata.topics().iter().find(|t| t.name() == topic);
@@ -260,7 +258,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn transaction(&mut self, consumer: &BaseConsumer, batch: &[Found]) -> Result<(), LettersError> {
+    fn transaction(&mut self, consumer: &Consumer, batch: &[Found]) -> Result<(), LettersError> {
         let before = self.done;
         let kafka = |e: super::error::TxnError| LettersError::Kafka(e.to_string());
         alive(&mut self.producer)?.begin().map_err(kafka)?;

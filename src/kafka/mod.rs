@@ -1,5 +1,7 @@
 //! The Kafka client: librdkafka's handles, settings and errors. What the pipeline does with them stands in [`crate::pipeline`].
 
+pub mod access;
+pub(crate) mod client;
 pub mod dead_letter;
 pub mod error;
 pub(crate) mod ffi;

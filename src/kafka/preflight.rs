@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::types::RDKafkaErrorCode;
 use veilstream_engine::compile::SchemaSet;
 
+use super::client::{self, Context, Registered};
 use super::error::is_authorization;
-use super::settings::{self, Side};
 use crate::config::Kafka;
 
 /// Kafka's defaults, where the brokers do not tell.
@@ -83,9 +81,8 @@ pub fn examine(kafka: &Kafka, schemas: &SchemaSet, dead_letters: &str) -> Result
     Ok(found)
 }
 
-pub(crate) fn admin(kafka: &Kafka) -> Result<AdminClient<DefaultClientContext>, String> {
-    let config: ClientConfig = settings::properties(kafka, Side::Producer).into_iter().collect();
-    config.create().map_err(|e| e.to_string())
+pub(crate) fn admin(kafka: &Kafka) -> Result<Registered<AdminClient<Context>>, String> {
+    client::admin(kafka).map_err(|e| e.to_string())
 }
 
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> Result<T, String> {
@@ -103,8 +100,7 @@ fn ask(kafka: &Kafka, names: &[&str], found: &mut Found) -> Result<(), String> {
     let options = AdminOptions::new().request_timeout(Some(REQUEST));
     let configs = wait(admin.describe_configs(&resources, &options))?.unwrap_or_default();
     // Only when asked by name does a broker tell a topic that is not there from one that is not ours to see; a consumer that creates none asks.
-    let config: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
-    let consumer: BaseConsumer = config.clone().set("allow.auto.create.topics", "false").create().map_err(|e| e.to_string())?;
+    let consumer = client::consumer(kafka, "preflight", &[("allow.auto.create.topics", "false")]).map_err(|e| e.to_string())?;
     for (i, name) in names.iter().enumerate() {
         if let Some(topic) = topics.get(name) {
             // A resource that may not be described comes without a single entry.

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::types::RDKafkaErrorCode;
 
+use super::access::{Access, Member};
 use super::error::{Fault, TxnError, of_delivery};
 use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, TopicId};
-use super::settings;
+use super::settings::{self, Side};
 use crate::config::Kafka;
 
 /// A transactional call may take so long; longer is a doubt.
@@ -24,6 +25,7 @@ const FLUSH: i32 = 20;
 #[derive(Clone)]
 pub(crate) struct Recipe {
     properties: BTreeMap<String, String>,
+    access: Arc<Access>,
     id: String,
 }
 
@@ -45,7 +47,7 @@ impl Recipe {
     }
 
     fn of_id(kafka: &Kafka, id: String, limits: Option<(usize, usize)>) -> Self {
-        Self { properties: settings::producer(kafka, &id, limits), id }
+        Self { properties: settings::producer(kafka, &id, limits), access: Access::of(kafka, Side::Producer), id }
     }
 
     /// How long the coordinator lets a transaction stay open.
@@ -56,8 +58,14 @@ impl Recipe {
 
     /// A producer, not fenced in yet.
     pub(crate) fn create(&self) -> Result<Producer, String> {
-        let native = NativeProducer::new(self.properties.iter().map(|(n, v)| (n.as_str(), v.as_str())))?;
-        Ok(Producer { native })
+        self.access.prepare();
+        let generation = self.access.generation();
+        let mut properties = self.properties.clone();
+        self.access.apply(&mut properties);
+        let reporter = self.access.reporter(format!("producer {}", self.id));
+        let mut native = NativeProducer::new(properties.iter().map(|(n, v)| (n.as_str(), v.as_str())), reporter)?;
+        let member = self.access.register_producer(&mut native, generation);
+        Ok(Producer { native, member })
     }
 
     /// Fences every producer of this id, the lane's own included: nothing of theirs can commit afterwards.
@@ -87,9 +95,15 @@ pub(crate) enum Unproduced {
 /// A producer of one lane.
 pub(crate) struct Producer {
     native: NativeProducer,
+    member: Member,
 }
 
 impl Producer {
+    /// Whether certificates have changed since it was made, which librdkafka reads once: between two transactions another one takes its place.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.member.is_outdated()
+    }
+
     /// Fences older producers of this id; waits up to `within`.
     pub(crate) fn fence_in(&self, within: Duration) -> Result<(), TxnError> {
         self.native.init_transactions(i32::try_from(within.as_millis()).unwrap_or(i32::MAX))

@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
+use super::client::{self, Consumer, Registered};
 use super::error::Fault;
 use super::ffi::{Destination, Headers};
 use super::preflight::{admin, wait};
 use super::producer::{Producer, Recipe};
-use super::settings::{self, Side};
 use crate::config::Kafka;
 
 /// One request to the brokers.
@@ -36,9 +35,10 @@ pub(super) trait Reader {
 
 /// The topic, as far as it was read, and the turn to write it.
 pub(super) struct SingleWriter {
+    kafka: Kafka,
     topic: String,
     recipe: Recipe,
-    consumer: BaseConsumer,
+    consumer: Registered<Consumer>,
     /// The offset to read from.
     next: i64,
     /// When everything there was had been read.
@@ -49,17 +49,10 @@ pub(super) struct SingleWriter {
 
 impl SingleWriter {
     pub(super) fn new(kafka: &Kafka, topic: &str) -> Result<Self, String> {
-        let mut client: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
-        client
-            .set("group.id", format!("{}.keys", kafka.group_id))
-            .set("enable.partition.eof", "true")
-            // Read on demand: the end of the topic is what is waited for.
-            .set("fetch.wait.max.ms", "5")
-            .set("auto.offset.reset", "error");
-        let consumer = client.create().map_err(|e| e.to_string())?;
+        let consumer = consumer(kafka, topic)?;
         // Of the topic alone: whatever else differs between two processes, one of them writes.
         let recipe = Recipe::named(kafka, format!("veilstream-keys-{topic}"));
-        Ok(Self { topic: topic.to_owned(), recipe, consumer, next: 0, read: None, writer: None })
+        Ok(Self { kafka: kafka.clone(), topic: topic.to_owned(), recipe, consumer, next: 0, read: None, writer: None })
     }
 
     /// How long ago everything there was had been read.
@@ -74,6 +67,9 @@ impl SingleWriter {
 
     /// Hands over what was committed since the last look.
     pub(super) fn catch_up(&mut self, reader: &mut impl Reader) -> Result<(), String> {
+        if self.consumer.is_outdated() {
+            self.consumer = consumer(&self.kafka, &self.topic)?;
+        }
         let mut from = TopicPartitionList::new();
         let start = if self.next == 0 { Offset::Beginning } else { Offset::Offset(self.next) };
         from.add_partition_offset(&self.topic, 0, start).and_then(|()| self.consumer.assign(&from)).map_err(|e| e.to_string())?;
@@ -110,6 +106,7 @@ impl SingleWriter {
     pub(super) fn write<R: Reader, T>(&mut self, reader: &mut R, change: impl Fn(&R) -> (Vec<Entry>, T)) -> Result<T, String> {
         let start = Instant::now();
         loop {
+            self.writer = self.writer.take().filter(|writer| !writer.is_outdated());
             let is_new = self.writer.is_none();
             if is_new {
                 self.turn(reader)?;
@@ -187,6 +184,18 @@ impl SingleWriter {
     fn denied(&self, code: RDKafkaErrorCode) -> String {
         format!("{code}; grant Read and Write on the topic, and Write on the transactional id {}", self.recipe.id())
     }
+}
+
+/// A consumer that nobody assigns partitions to: it is told where to read.
+fn consumer(kafka: &Kafka, topic: &str) -> Result<Registered<Consumer>, String> {
+    let own = [
+        ("group.id", &*format!("{}.keys", kafka.group_id)),
+        ("enable.partition.eof", "true"),
+        // Read on demand: the end of the topic is what is waited for.
+        ("fetch.wait.max.ms", "5"),
+        ("auto.offset.reset", "error"),
+    ];
+    client::consumer(kafka, &format!("reader of {topic}"), &own).map_err(|e| e.to_string())
 }
 
 /// Somewhere up to 100 ms: writers that met must not meet again.

@@ -151,6 +151,9 @@ impl Worker {
         if self.fetcher.is_asked() {
             return self.await_keys();
         }
+        if self.machine.state() == State::Idle && self.producer.as_ref().is_some_and(Producer::is_outdated) {
+            return self.drive(Event::Outdated);
+        }
         self.work();
     }
 

@@ -178,7 +178,7 @@ impl Pipeline {
         let (stop, stops) = mpsc::channel();
         let (mut routes, mut workers) = (Vec::new(), Vec::new());
         for (lane, (recipe, producer)) in producers.into_iter().enumerate() {
-            let queue = Arc::new(Queue::new(&consumer).ok_or_else(|| StartError::System("no queue can be had".to_owned()))?);
+            let queue = Arc::new(Queue::new(consumer.shared()).ok_or_else(|| StartError::System("no queue can be had".to_owned()))?);
             let (inbox, messages) = mpsc::channel();
             let overrun = Arc::new(AtomicBool::new(false));
             routes.push((LaneHandle { inbox, overrun: overrun.clone() }, queue.clone(), recipe.clone()));

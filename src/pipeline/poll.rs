@@ -18,6 +18,8 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use super::End;
 use super::shared::{Assigned, LaneHandle, Latch, Shared, Target, ToLane, ToPoll};
 use crate::config;
+use crate::kafka::access::{Member, Reporter};
+use crate::kafka::client::{self, Registered};
 use crate::kafka::error::is_authorization;
 use crate::kafka::ffi::{GroupMetadata, Queue};
 use crate::kafka::producer::Recipe;
@@ -38,6 +40,7 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// Receives librdkafka's callbacks.
 pub(super) struct Context {
     shared: Arc<Shared>,
+    reporter: Arc<Reporter>,
     router: Mutex<Option<Router>>,
     brokers_down: AtomicBool,
     denied: Mutex<Option<RDKafkaErrorCode>>,
@@ -54,15 +57,11 @@ struct Router {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-                tracing::warn!(target: "veilstream::librdkafka", facility, "{text}");
-            }
-            _ => tracing::debug!(target: "veilstream::librdkafka", facility, "{text}"),
-        }
+        client::log(level, facility, text);
     }
 
-    fn error(&self, error: KafkaError, _: &str) {
+    fn error(&self, error: KafkaError, text: &str) {
+        client::report(&self.reporter, &error, text);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.brokers_down.store(true, Ordering::Release),
             Some(code) if is_authorization(code) => *lock(&self.denied) = Some(code),
@@ -225,14 +224,19 @@ fn wait_for(acks: &Receiver<usize>, waiting: &mut Vec<usize>, most: Duration) {
 }
 
 /// Makes the consumer; it joins no group yet.
-pub(super) fn create(kafka: &config::Kafka, shared: &Arc<Shared>) -> Result<Arc<KafkaConsumer>, KafkaError> {
-    let config: ClientConfig = settings::consumer(kafka, &shared.pipeline).into_iter().collect();
-    let context = Context { shared: shared.clone(), router: Mutex::default(), brokers_down: AtomicBool::new(false), denied: Mutex::default() };
-    config.create_with_context(context).map(Arc::new)
+pub(super) fn create(kafka: &config::Kafka, shared: &Arc<Shared>) -> Result<Registered<KafkaConsumer>, KafkaError> {
+    let own = |config: &mut ClientConfig| config.extend(settings::consumer(kafka, &shared.pipeline));
+    let context =
+        |reporter| Context { shared: shared.clone(), reporter, router: Mutex::default(), brokers_down: AtomicBool::new(false), denied: Mutex::default() };
+    client::consumer_with(kafka, "consumer", own, context)
 }
 
 /// The polling thread.
 pub(super) struct Poller {
+    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have changed: only another consumer has the new ones.
+    member: Member,
+    /// The operator knows that they have.
+    is_outdated: bool,
     pub(super) consumer: Arc<KafkaConsumer>,
     pub(super) shared: Arc<Shared>,
     pub(super) kafka: config::Kafka,
@@ -252,9 +256,18 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    pub(super) fn new(consumer: Arc<KafkaConsumer>, shared: Arc<Shared>, kafka: config::Kafka, requests: Receiver<ToPoll>, stop: Receiver<Instant>) -> Self {
+    pub(super) fn new(
+        consumer: Registered<KafkaConsumer>,
+        shared: Arc<Shared>,
+        kafka: config::Kafka,
+        requests: Receiver<ToPoll>,
+        stop: Receiver<Instant>,
+    ) -> Self {
         let now = Instant::now();
+        let (consumer, member) = consumer.into_parts();
         Self {
+            member,
+            is_outdated: false,
             consumer,
             shared,
             kafka,

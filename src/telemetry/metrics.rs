@@ -67,6 +67,7 @@ metrics! {
     data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"] "Values sealed with the schema's present data key, in reserved blocks.";
     key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
     reveals: IntCounterVec "veilstream_reveals_total" ["outcome"] "Documents and tokens revealed, by outcome.";
+    authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"] "Connections to brokers that failed for authentication or TLS.";
     build_info: IntGaugeVec "veilstream_build_info" ["version"] "1; the version is a label.";
 }
 
@@ -112,6 +113,7 @@ mod tests {
             "data_key_uses",
             "key_age_seconds",
             "reveals_total",
+            "authentication_errors_total",
             "build_info",
         ];
         assert_eq!(Metrics::NAMES, names.map(|n| format!("veilstream_{n}")));

@@ -54,6 +54,9 @@ impl Poller {
             self.denied = None;
             self.shared.status.ready("kafka");
         }
+        if self.member.is_outdated() && !std::mem::replace(&mut self.is_outdated, true) {
+            tracing::warn!("certificates have changed, and the consumer keeps the old ones as long as it lives; restart before they end");
+        }
         self.look_at_brokers();
         self.look_at_offsets();
         self.look_at_schemas();
