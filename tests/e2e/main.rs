@@ -4,6 +4,7 @@
 //! `make setup` fetches the broker and the payloads; it runs once for all tests of this binary and ends with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod access;
 mod acls;
 mod bad_input;
 mod canary;
@@ -18,6 +19,7 @@ mod key_store;
 mod keys_on_kafka;
 mod lifecycle;
 mod observe;
+mod oidc;
 mod outage;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
