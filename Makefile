@@ -19,6 +19,7 @@ FUZZ ?= round_trip scanner tokens schemas selection normalisers
 FUZZ_SECONDS ?= 30
 DENY := target/deny
 OPENBAO := target/openbao
+OIDC := target/oidc
 LOCALSTACK := target/localstack
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
@@ -26,7 +27,7 @@ BENCH ?=
 .PHONY: setup system system-test demo test lint deny fuzz bench bench-engine bench-pipeline bench-subjects
 .DELETE_ON_ERROR:
 
-setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
+setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
 
 # Debian's names. As root what is missing is installed, otherwise said.
 system:
@@ -45,6 +46,14 @@ $(WEBHOOKS)/.complete: Makefile | system-test
 	rm -rf $(WEBHOOKS)
 	mkdir -p $(WEBHOOKS)
 	cd $(WEBHOOKS) && $(NPM) pack --silent @octokit/webhooks-examples@$(WEBHOOKS_VERSION) && tar -xzf *.tgz && rm *.tgz
+	touch $@
+
+# The OAuth server of the tests, pinned by content.
+$(OIDC)/.complete: tests/support/oidc/package.json tests/support/oidc/package-lock.json tests/support/oidc/issuer.mjs | system-test
+	rm -rf $(OIDC)
+	mkdir -p $(OIDC)
+	cp $^ $(OIDC)
+	cd $(OIDC) && $(NPM) ci --silent --no-fund --no-audit
 	touch $@
 
 # Key services of the tests, each in an environment of its own.

@@ -11,6 +11,7 @@ use veilstream_engine::compile::SchemaSet;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
+use crate::kafka::access;
 use crate::pipeline::{End, Pipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
@@ -44,6 +45,9 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
         tracing::warn!("{warning}");
     }
     let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
+    access::report_to(status.clone(), metrics.clone());
+    // Before anything else asks the brokers: to that the answer would only be that none answers.
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
     let keys = crate::keys::open(&config.keys, Some(metrics.clone())).map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
     status.ready("keys");

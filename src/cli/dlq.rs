@@ -8,11 +8,13 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::dead_letters::DeadLetterError;
 use crate::dead_letters::letter::Content;
 use crate::dead_letters::read::{self, Place};
 use crate::dead_letters::replay::{self, PassedBy, Replayed, Selection};
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::{keys, registry, telemetry};
 
 /// Arguments of `dlq`.
@@ -114,8 +116,15 @@ pub fn run(args: &DlqArgs) -> anyhow::Result<Exit> {
     }
 }
 
+/// The configuration, with which the brokers take our connections.
+fn load(path: &std::path::Path) -> anyhow::Result<Config> {
+    let config = super::load_config(path)?;
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+    Ok(config)
+}
+
 fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_json: bool) -> anyhow::Result<Exit> {
-    let config = super::load_config(config)?;
+    let config = load(config)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     read::read(&config, None, |found| {
         let Some(letter) = &found.letter else { return Ok(true) };
@@ -142,7 +151,7 @@ fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_
 }
 
 fn show(config: &std::path::Path, place: Place) -> anyhow::Result<Exit> {
-    let config = super::load_config(config)?;
+    let config = load(config)?;
     let keys = keys::open(&config.keys, None)?;
     let letter = read::find(&config, place)?;
     let opened = read::record(&config, place, &letter, &*keys)?;
@@ -161,6 +170,7 @@ fn show(config: &std::path::Path, place: Place) -> anyhow::Result<Exit> {
 fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> anyhow::Result<Exit> {
     let config = super::load_config(config)?;
     telemetry::start_logs(&config.log);
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
     let keys = keys::open(&config.keys, None)?;
     let schemas = registry.current();

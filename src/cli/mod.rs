@@ -25,6 +25,7 @@ use veilstream_engine::compile::{Grants, SchemaSet};
 
 use crate::config::{Config, Faults};
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::registry;
 
 const EXAMPLES: &str = "Examples:
@@ -81,6 +82,8 @@ impl Cli {
     /// # Errors
     /// What went wrong; [`Exit::of`] tells the exit code.
     pub fn run(&self) -> anyhow::Result<Exit> {
+        // Any command may talk to Kafka for long: keys may live there.
+        let _watch = access::watch()?;
         match &self.command {
             Command::Run(args) => run::run(args),
             Command::Check(args) => check::run(args),

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::pipeline::core::partition::TopicPartition;
 use crate::pipeline::group_offsets::{GroupOffsets, OffsetsError, Place};
 use crate::registry;
@@ -74,7 +75,7 @@ pub fn run(args: &OffsetsArgs) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Show { config, json } => show(config, *json),
         Command::Accept { config, partition, at } => {
-            let config = Config::load(config).map_err(|faults| Exit::Usage.because(faults.to_string()))?;
+            let config = load(config)?;
             let offset = GroupOffsets::connect(&config.kafka).and_then(|group| group.accept(partition, *at)).map_err(failed)?;
             writeln!(io::stdout(), "{partition} goes on at offset {offset}")?;
             Ok(Exit::Ok)
@@ -83,7 +84,7 @@ pub fn run(args: &OffsetsArgs) -> anyhow::Result<Exit> {
 }
 
 fn show(path: &std::path::Path, json: bool) -> anyhow::Result<Exit> {
-    let config = Config::load(path).map_err(|faults| Exit::Usage.because(faults.to_string()))?;
+    let config = load(path)?;
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
     let set = registry.current();
     let topics: Vec<&str> = set.routes().map(|(from, _)| from).collect();
@@ -102,6 +103,13 @@ fn show(path: &std::path::Path, json: bool) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// The configuration, with which the brokers take our connections.
+fn load(path: &std::path::Path) -> anyhow::Result<Config> {
+    let config = super::load_config(path)?;
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+    Ok(config)
 }
 
 fn failed(error: OffsetsError) -> anyhow::Error {

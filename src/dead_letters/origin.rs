@@ -1,9 +1,8 @@
 //! The record that a stub stands for, read from the raw topic as long as that keeps it.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use veilstream_engine::Keyring;
@@ -13,6 +12,7 @@ use super::error::{DeadLetterError, LetterFault};
 use super::letter::{Letter, Opened};
 use super::read::{REQUEST, SILENCE, consumer};
 use crate::config::Config;
+use crate::kafka::client::{Consumer, Registered};
 use crate::kafka::error::is_authorization;
 use crate::kafka::ffi::{Batch, Message, Queue};
 
@@ -22,7 +22,7 @@ const WAIT: i32 = 200;
 /// Reads records by topic, partition and offset. The client is made when the first is asked for.
 pub(super) struct Origins<'c> {
     config: &'c Config,
-    client: Option<(Arc<BaseConsumer>, Queue)>,
+    client: Option<(Registered<Consumer>, Queue)>,
 }
 
 /// What one look at the queue showed.
@@ -79,10 +79,10 @@ impl<'c> Origins<'c> {
         result
     }
 
-    fn client(&mut self) -> Result<&(Arc<BaseConsumer>, Queue), DeadLetterError> {
+    fn client(&mut self) -> Result<&(Registered<Consumer>, Queue), DeadLetterError> {
         if self.client.is_none() {
-            let consumer = Arc::new(consumer(self.config, "dlq-origin")?);
-            let queue = Queue::new(&consumer).ok_or(DeadLetterError::OutOfMemory)?;
+            let consumer = consumer(self.config, "dlq-origin")?;
+            let queue = Queue::new(consumer.shared()).ok_or(DeadLetterError::OutOfMemory)?;
             self.client = Some((consumer, queue));
         }
         self.client.as_ref().ok_or(DeadLetterError::OutOfMemory)

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use veilstream_engine::seal::Opener;
@@ -13,7 +12,7 @@ use super::error::{DeadLetterError, LetterFault};
 use super::letter::{Letter, Opened};
 use super::origin::Origins;
 use crate::config::Config;
-use crate::kafka::settings::{self, Side};
+use crate::kafka::client::{self, Consumer, Registered};
 use crate::keys::KeySource;
 
 /// One request to the brokers.
@@ -46,16 +45,16 @@ pub struct Found {
 }
 
 /// A consumer that joins no group and decides itself where to read: an offset that is not there is an error.
-pub(super) fn consumer(config: &Config, group: &str) -> Result<BaseConsumer, DeadLetterError> {
-    let mut client: ClientConfig = settings::properties(&config.kafka, Side::Consumer).into_iter().collect();
-    client.set("group.id", format!("{}.{group}", config.kafka.group_id)).set("enable.partition.eof", "true").set("auto.offset.reset", "error");
+pub(super) fn consumer(config: &Config, group: &str) -> Result<Registered<Consumer>, DeadLetterError> {
+    let group = format!("{}.{group}", config.kafka.group_id);
+    let mut own = vec![("group.id", &*group), ("enable.partition.eof", "true")];
     // Letters may be large and many: what waits in memory is bounded, unless the user says otherwise.
     for (name, value) in [("queued.max.messages.kbytes", "16384"), ("fetch.max.bytes", "16777216")] {
         if !config.kafka.consumer.contains_key(name) {
-            client.set(name, value);
+            own.push((name, value));
         }
     }
-    Ok(client.create()?)
+    Ok(client::consumer(&config.kafka, "reader of dead letters", &own)?)
 }
 
 /// A partition and the offsets it holds: from the first, included, to the last, not included.
@@ -67,7 +66,7 @@ pub(super) struct Range {
 }
 
 /// What each partition of a topic holds now.
-pub(super) fn ranges(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Range>, DeadLetterError> {
+pub(super) fn ranges(consumer: &Consumer, topic: &str) -> Result<Vec<Range>, DeadLetterError> {
     // All topics: asking for one by name may create it.
     let metadata = consumer.fetch_metadata(None, REQUEST)?;
     let found = metadata.topics().iter().find(|t| t.name() == topic).ok_or_else(|| DeadLetterError::NoTopic(topic.to_owned()))?;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use veilstream_engine::compile::SchemaSet;
@@ -24,6 +24,7 @@ use super::origin::Origins;
 use super::read::{self, Place, REQUEST, SILENCE};
 use crate::clock::{unix_millis, unix_seconds};
 use crate::config::Config;
+use crate::kafka::client::{Consumer, Registered};
 use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::Headers;
 use crate::kafka::topics::Topics;
@@ -98,7 +99,7 @@ pub fn replay(
         config,
         keys,
         selection,
-        consumer: Arc::new(consumer),
+        consumer,
         writer,
         limits,
         dead_letters,
@@ -123,7 +124,7 @@ pub fn replay(
 }
 
 /// Where the last replay ended, by partition.
-fn committed(consumer: &BaseConsumer, topic: &str, ranges: &[read::Range]) -> Result<BTreeMap<i32, i64>, DeadLetterError> {
+fn committed(consumer: &Consumer, topic: &str, ranges: &[read::Range]) -> Result<BTreeMap<i32, i64>, DeadLetterError> {
     let mut list = TopicPartitionList::new();
     for range in ranges {
         list.add_partition(topic, range.partition);
@@ -169,7 +170,7 @@ struct Replay<'a> {
     config: &'a Config,
     keys: &'a dyn KeySource,
     selection: &'a Selection,
-    consumer: Arc<BaseConsumer>,
+    consumer: Registered<Consumer>,
     writer: Writer,
     /// Of every topic that is there.
     limits: HashMap<String, TopicLimits>,
@@ -193,7 +194,7 @@ struct Replay<'a> {
 impl Replay<'_> {
     fn run(&mut self, spans: &[Span], progress: &mut dyn FnMut(&Replayed, &[PassedBy])) -> Result<(), DeadLetterError> {
         let ends: BTreeMap<i32, i64> = spans.iter().map(|span| (span.partition, span.end)).collect();
-        let consumer = self.consumer.clone();
+        let consumer = self.consumer.shared().clone();
         let mut open = self.read_from_base(&ends)?;
         let mut heard = Instant::now();
         while !open.is_empty() || !self.batch.is_empty() {

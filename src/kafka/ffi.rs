@@ -1,6 +1,6 @@
 //! What rust-rdkafka has no safe way for, and the only `unsafe` of the project: batch consumption from forwarded partition queues, native
 //! header copies (rust-rdkafka panics on names that are not UTF-8), produce by topic handle, transactions without the wrapper's 100 ms waits,
-//! and an interceptor that sees requests end without an answer. Every wrapper owns its native object and frees it once.
+//! an interceptor that sees requests end without an answer, and new credentials for clients that are in use. Every wrapper owns its native object and frees it once.
 #![allow(unsafe_code)]
 
 pub(crate) mod admin;
@@ -8,10 +8,12 @@ pub(crate) mod admin;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::TopicPartitionList;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
@@ -22,9 +24,23 @@ use super::error::{Fault, TxnError, of_delivery};
 
 const OK: RespErr = RespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
 
-/// A consumer whose native handle stays alive as long as something is read from its queues.
-trait Alive: Send + Sync {}
-impl<C: ConsumerContext + 'static> Alive for BaseConsumer<C> {}
+/// A client whose native handle stays alive as long as something is read from its queues, or it is given new credentials.
+pub(crate) trait Alive: Send + Sync {
+    /// Its native handle.
+    fn rk(&self) -> *mut sys::rd_kafka_t;
+}
+
+impl<C: ConsumerContext + 'static> Alive for BaseConsumer<C> {
+    fn rk(&self) -> *mut sys::rd_kafka_t {
+        self.client().native_ptr()
+    }
+}
+
+impl<C: ClientContext + 'static> Alive for AdminClient<C> {
+    fn rk(&self) -> *mut sys::rd_kafka_t {
+        self.inner().native_ptr()
+    }
+}
 
 /// A queue that partitions of one consumer are forwarded to. Only this library batch-consumes it; the consumer's main queue never is.
 pub(crate) struct Queue {
@@ -333,12 +349,13 @@ pub(crate) fn set_leader_epoch(list: &mut TopicPartitionList, topic: &str, parti
 }
 
 /// What librdkafka's threads report about one producer.
-#[derive(Default)]
 pub(crate) struct Watch {
     /// Requests AddOffsetsToTxn, EndTxn or TxnOffsetCommit that ended without an answer: the broker may still act on them.
     unanswered: AtomicU32,
     /// Why records were not delivered: the first code, but a refused record's before any other.
     failure: Mutex<Option<RDKafkaErrorCode>>,
+    /// Hears the errors of its connections.
+    listener: Arc<dyn Listener>,
 }
 
 /// API keys of the requests that a transaction ends with.
@@ -398,12 +415,20 @@ unsafe extern "C" fn on_delivery(_: *mut sys::rd_kafka_t, message: *const sys::r
     }
 }
 
-unsafe extern "C" fn on_log(_: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
+/// The least serious level that librdkafka reports as an error, too.
+const LOG_ERR: c_int = 3;
+
+unsafe extern "C" fn on_log(rk: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
     // SAFETY: librdkafka passes NUL-terminated strings. Its log lines carry names and codes, never record bytes.
     let (facility, text) = unsafe { (CStr::from_ptr(facility).to_string_lossy(), CStr::from_ptr(text).to_string_lossy()) };
     match level {
         0..=4 => tracing::warn!(target: "veilstream::librdkafka", %facility, "{text}"),
         _ => tracing::debug!(target: "veilstream::librdkafka", %facility, "{text}"),
+    }
+    // A listener that hangs up on us is no error to librdkafka: what it makes of it stands in the log alone.
+    if level > LOG_ERR && !rk.is_null() && facility.trim() == "FAIL" {
+        // SAFETY: only our own producers' handles come here, and their opaque is a `Watch` (as in `on_response`).
+        unsafe { &*sys::rd_kafka_opaque(rk).cast::<Watch>() }.listener.error(RDKafkaErrorCode::BrokerTransportFailure, &text);
     }
 }
 
@@ -414,6 +439,8 @@ pub(crate) struct TopicId(usize);
 /// A native client of one producer, alive as long as somebody holds it: a call that does not return does.
 pub(crate) struct ProducerHandle {
     rk: NonNull<sys::rd_kafka_t>,
+    /// Takes it off the list of those that get new credentials, before the handle goes.
+    registration: Mutex<Option<Registration>>,
     /// Callbacks hold its address: it goes after the handle.
     watch: Box<Watch>,
 }
@@ -434,12 +461,24 @@ pub(crate) struct NativeProducer {
 unsafe impl Send for NativeProducer {}
 
 impl NativeProducer {
-    /// A producer with these librdkafka properties.
+    /// A producer with these librdkafka properties. What its connections fail for comes to `listener`, from whoever calls [`NativeProducer::flush`].
     ///
     /// # Errors
     /// librdkafka's words about the property or combination it refuses; never a value.
-    pub(crate) fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>) -> Result<Self, String> {
-        let watch = Box::<Watch>::default();
+    pub(crate) fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>) -> Result<Self, String> {
+        Self::make(properties, listener, true)
+    }
+
+    /// A producer for a question: [`Watch::tainted`] tells nothing. May fail as often as it likes.
+    ///
+    /// # Errors
+    /// As [`NativeProducer::new`].
+    pub(crate) fn unwatched<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>) -> Result<Self, String> {
+        Self::make(properties, listener, false)
+    }
+
+    fn make<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>, is_watched: bool) -> Result<Self, String> {
+        let watch = Box::new(Watch { unanswered: AtomicU32::new(0), failure: Mutex::default(), listener });
         let opaque = ptr::from_ref::<Watch>(&watch).cast_mut().cast::<c_void>();
         let mut error = [0 as c_char; 512];
         // SAFETY: the configuration is ours until rd_kafka_new succeeds, which takes it; strings are NUL-terminated and copied.
@@ -458,11 +497,29 @@ impl NativeProducer {
             sys::rd_kafka_conf_set_opaque(conf, opaque);
             sys::rd_kafka_conf_set_dr_msg_cb(conf, Some(on_delivery));
             sys::rd_kafka_conf_set_log_cb(conf, Some(on_log));
-            sys::rd_kafka_conf_interceptor_add_on_new(conf, c"veilstream".as_ptr(), Some(on_new), opaque);
+            sys::rd_kafka_conf_set_error_cb(conf, Some(on_error));
+            sys::rd_kafka_conf_set_ssl_cert_verify_cb(conf, Some(on_certificate));
+            // Whatever asks the application for a token is answered on librdkafka's own thread: nobody polls a producer that has nothing to do.
+            sys::rd_kafka_conf_enable_sasl_queue(conf, 1);
+            if is_watched {
+                sys::rd_kafka_conf_interceptor_add_on_new(conf, c"veilstream".as_ptr(), Some(on_new), opaque);
+            }
             match NonNull::new(sys::rd_kafka_new(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf, error.as_mut_ptr(), error.len())) {
-                Some(rk) => Ok(Self { topics: Vec::new(), names: Vec::new(), handle: Arc::new(ProducerHandle { rk, watch }) }),
+                Some(rk) => {
+                    // Refused where the mechanism asks for nothing.
+                    let refused = sys::rd_kafka_sasl_background_callbacks_enable(rk.as_ptr());
+                    if !refused.is_null() {
+                        sys::rd_kafka_error_destroy(refused);
+                    }
+                    let handle = ProducerHandle { rk, registration: Mutex::default(), watch };
+                    Ok(Self { topics: Vec::new(), names: Vec::new(), handle: Arc::new(handle) })
+                }
                 None => {
-                    sys::rd_kafka_conf_destroy(conf);
+                    // librdkafka 2.12 has freed the interceptors and left them in the configuration, whose end would free them again. It is leaked: a few kilobytes,
+                    // for settings that `unwatched` has passed before.
+                    if !is_watched {
+                        sys::rd_kafka_conf_destroy(conf);
+                    }
                     Err(CStr::from_ptr(error.as_ptr()).to_string_lossy().into_owned())
                 }
             }
@@ -591,6 +648,8 @@ const PURGED: c_int = 5_000;
 
 impl Drop for ProducerHandle {
     fn drop(&mut self) {
+        // Nobody else has the handle after this.
+        drop(self.registration.get_mut().unwrap_or_else(PoisonError::into_inner).take());
         // SAFETY: the handle is destroyed once, its topics before it; what is queued is purged, so that nothing waits for an absent broker. No request
         // may be in flight when the handle goes: librdkafka 2.12 frees the text of a failed transaction before the threads that read answers end, and
         // an answer that fails it again frees that text once more. The callbacks' `watch` is dropped after this.
@@ -599,6 +658,215 @@ impl Drop for ProducerHandle {
             sys::rd_kafka_flush(self.rk.as_ptr(), PURGED);
             sys::rd_kafka_destroy(self.rk.as_ptr());
         }
+    }
+}
+
+// ---- access: errors that no call returns, and new credentials for clients in use ----
+
+/// Hears what no call of a client returns: why its connections fail. Called by whoever polls the client, and by librdkafka's threads.
+pub(crate) trait Listener: Send + Sync {
+    /// A connection failed. `text` is librdkafka's and the broker's: names, addresses and codes, never a secret.
+    fn error(&self, code: RDKafkaErrorCode, text: &str);
+
+    /// OpenSSL refuses the broker's certificate with this `X509_V_ERR_...` code.
+    fn certificate(&self, code: i32);
+}
+
+unsafe extern "C" fn on_error(_: *mut sys::rd_kafka_t, code: c_int, text: *const c_char, watch: *mut c_void) {
+    // SAFETY: librdkafka passes a NUL-terminated string; `watch` as in `on_response`.
+    let (text, watch) = unsafe { (CStr::from_ptr(text).to_string_lossy(), &*watch.cast::<Watch>()) };
+    watch.listener.error(RespErr::try_from(code).map_or(RDKafkaErrorCode::Unknown, Into::into), &text);
+}
+
+/// Leaves OpenSSL's verdict as it is, and tells it: librdkafka's error does not say why a certificate is refused.
+unsafe extern "C" fn on_certificate(
+    _: *mut sys::rd_kafka_t,
+    _: *const c_char,
+    _: i32,
+    verdict: *mut c_int,
+    _: c_int,
+    _: *const c_char,
+    _: usize,
+    error: *mut c_char,
+    error_size: usize,
+    watch: *mut c_void,
+) -> c_int {
+    // SAFETY: librdkafka passes a valid verdict, and a buffer of `error_size` bytes for a NUL-terminated text; `watch` as in `on_response`.
+    let (verdict, watch) = unsafe { (*verdict, &*watch.cast::<Watch>()) };
+    if verdict == 0 {
+        return 1;
+    }
+    watch.listener.certificate(verdict);
+    let text = c"refused by OpenSSL".to_bytes_with_nul();
+    if text.len() <= error_size {
+        // SAFETY: as above.
+        unsafe { ptr::copy_nonoverlapping(text.as_ptr().cast(), error, text.len()) }
+    }
+    0
+}
+
+/// A client that is in use. Handles are valid while their entry is in the list: see [`Registration`].
+struct Live {
+    id: u64,
+    /// Whose credentials it has.
+    access: u64,
+    rk: NonNull<sys::rd_kafka_t>,
+    /// Of clients whose main queue nobody polls: its errors and logs are read from here.
+    unpolled: Option<Arc<dyn Listener>>,
+}
+
+// SAFETY: librdkafka's client handles are thread-safe.
+unsafe impl Send for Live {}
+
+static LIVE: Mutex<Vec<Live>> = Mutex::new(Vec::new());
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+fn live() -> MutexGuard<'static, Vec<Live>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls `each` with every client in use that has the credentials `access`. None of them ends meanwhile.
+pub(crate) fn for_each_client(access: u64, mut each: impl FnMut(&Handle<'_>)) {
+    for client in live().iter().filter(|client| client.access == access) {
+        each(&Handle { rk: client.rk, unpolled: client.unpolled.as_deref(), _list: PhantomData });
+    }
+}
+
+/// Keeps a client in the list of those that get new credentials.
+pub(crate) struct Registration {
+    id: u64,
+    /// The client ends after its entry. `None`: its owner sees to that ([`NativeProducer`]).
+    _client: Option<Arc<dyn Alive>>,
+}
+
+impl Registration {
+    /// Enters a client of rust-rdkafka. `first` gives it what has changed since its properties were read; `unpolled`: nobody polls it.
+    pub(crate) fn new(client: Arc<dyn Alive>, access: u64, unpolled: Option<Arc<dyn Listener>>, first: impl FnOnce(&Handle<'_>)) -> Option<Self> {
+        let rk = NonNull::new(client.rk())?;
+        Some(Self::enter(rk, Some(client), access, unpolled, first))
+    }
+
+    fn enter(
+        rk: NonNull<sys::rd_kafka_t>,
+        client: Option<Arc<dyn Alive>>,
+        access: u64,
+        unpolled: Option<Arc<dyn Listener>>,
+        first: impl FnOnce(&Handle<'_>),
+    ) -> Self {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let mut list = live();
+        // Under the lock: no change of the credentials falls between.
+        first(&Handle { rk, unpolled: None, _list: PhantomData });
+        list.push(Live { id, access, rk, unpolled });
+        Self { id, _client: client }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        live().retain(|client| client.id != self.id);
+    }
+}
+
+/// A client in use, as long as the list of them is held.
+pub(crate) struct Handle<'a> {
+    rk: NonNull<sys::rd_kafka_t>,
+    unpolled: Option<&'a dyn Listener>,
+    _list: PhantomData<&'a Live>,
+}
+
+impl Handle<'_> {
+    /// Its next connections authenticate with these (PLAIN and SCRAM).
+    pub(crate) fn set_credentials(&self, username: &CStr, password: &CStr) {
+        // SAFETY: the handle is alive; both strings are copied.
+        let error = unsafe { sys::rd_kafka_sasl_set_credentials(self.rk.as_ptr(), username.as_ptr(), password.as_ptr()) };
+        if !error.is_null() {
+            // SAFETY: a non-null error is ours. It can only say that one of the two is null.
+            unsafe { sys::rd_kafka_error_destroy(error) }
+        }
+    }
+
+    /// Its next connections, and those that authenticate again, do so with this token (OAUTHBEARER). `expires` in milliseconds since the epoch. `false`: refused,
+    /// because the time is past or the mechanism is another one.
+    pub(crate) fn set_token(&self, token: &CStr, expires: i64, principal: &CStr) -> bool {
+        let mut error = [0 as c_char; 512];
+        // SAFETY: the handle is alive, the strings are copied; there are no extensions.
+        let set = unsafe {
+            sys::rd_kafka_oauthbearer_set_token(
+                self.rk.as_ptr(),
+                token.as_ptr(),
+                expires,
+                principal.as_ptr(),
+                ptr::null_mut(),
+                0,
+                error.as_mut_ptr(),
+                error.len(),
+            )
+        };
+        set == OK
+    }
+
+    /// There is no token, and why.
+    pub(crate) fn set_token_failure(&self, why: &CStr) {
+        // SAFETY: the handle is alive, the string is copied.
+        unsafe { sys::rd_kafka_oauthbearer_set_token_failure(self.rk.as_ptr(), why.as_ptr()) };
+    }
+
+    /// Reads the errors and logs of a client that nobody polls. Does nothing for others: their owners see the events.
+    pub(crate) fn serve(&self) {
+        let Some(listener) = self.unpolled else { return };
+        // SAFETY: the handle is alive; the queue and each event are ours, read while they are valid, and destroyed once.
+        unsafe {
+            let queue = sys::rd_kafka_queue_get_main(self.rk.as_ptr());
+            while let Some(event) = NonNull::new(sys::rd_kafka_queue_poll(queue, 0)) {
+                match sys::rd_kafka_event_type(event.as_ptr()) {
+                    sys::RD_KAFKA_EVENT_ERROR => {
+                        let text = CStr::from_ptr(sys::rd_kafka_event_error_string(event.as_ptr()));
+                        listener.error(sys::rd_kafka_event_error(event.as_ptr()).into(), &text.to_string_lossy());
+                    }
+                    sys::RD_KAFKA_EVENT_LOG => {
+                        let (mut facility, mut text, mut level) = (ptr::null(), ptr::null(), 0);
+                        if sys::rd_kafka_event_log(event.as_ptr(), &mut facility, &mut text, &mut level) == 0 {
+                            on_log(ptr::null(), level, facility, text);
+                        }
+                    }
+                    _ => {}
+                }
+                sys::rd_kafka_event_destroy(event.as_ptr());
+            }
+            sys::rd_kafka_queue_destroy(queue);
+        }
+    }
+}
+
+impl NativeProducer {
+    /// Enters it in the list of clients that get new credentials; see [`Registration::new`].
+    pub(crate) fn register(&mut self, access: u64, first: impl FnOnce(&Handle<'_>)) {
+        let registration = Registration::enter(self.handle.rk, None, access, None, first);
+        *self.handle.registration.lock().unwrap_or_else(PoisonError::into_inner) = Some(registration);
+    }
+
+    /// Gives it what [`Handle`] can give, without entering it in the list.
+    pub(crate) fn present(&self, give: impl FnOnce(&Handle<'_>)) {
+        give(&Handle { rk: self.handle.rk, unpolled: None, _list: PhantomData });
+    }
+
+    /// Asks a broker who there is, waits up to `ms` for the answer, and hears its errors.
+    ///
+    /// # Errors
+    /// The code of a question without an answer.
+    pub(crate) fn ask_brokers(&self, ms: i32) -> Result<(), RDKafkaErrorCode> {
+        let mut metadata = ptr::null();
+        // SAFETY: the handle is alive; what is answered is ours and freed once.
+        unsafe {
+            let err = sys::rd_kafka_metadata(self.handle.rk.as_ptr(), 0, ptr::null_mut(), &mut metadata, ms);
+            sys::rd_kafka_poll(self.handle.rk.as_ptr(), 0);
+            if err != OK {
+                return Err(err.into());
+            }
+            sys::rd_kafka_metadata_destroy(metadata);
+        }
+        Ok(())
     }
 }
 
@@ -632,6 +900,38 @@ fn check(error: *mut sys::rd_kafka_error_t) -> Result<(), TxnError> {
 mod tests {
     use super::*;
 
+    struct Deaf;
+
+    impl Listener for Deaf {
+        fn error(&self, _: RDKafkaErrorCode, _: &str) {}
+        fn certificate(&self, _: i32) {}
+    }
+
+    /// The list is what keeps a handle from being used after its client.
+    #[test]
+    fn a_client_that_ended_is_not_in_the_list() {
+        let count = |access: u64| {
+            let mut count = 0;
+            for_each_client(access, |_| count += 1);
+            count
+        };
+        let mut producer = NativeProducer::new([], Arc::new(Deaf)).unwrap();
+        producer.register(u64::MAX, |_| ());
+        assert_eq!((count(u64::MAX), count(u64::MAX - 1)), (1, 0));
+        drop(producer);
+        assert_eq!(count(u64::MAX), 0);
+    }
+
+    /// librdkafka fails late here, when it reads the files: with the process, before the configuration was left alone.
+    #[test]
+    fn certificates_that_cannot_be_read_are_an_error() {
+        for make in [NativeProducer::new, NativeProducer::unwatched] {
+            let properties = [("security.protocol", "ssl"), ("ssl.ca.location", "/nowhere/ca.pem")];
+            let error = make(properties, Arc::new(Deaf)).err().unwrap();
+            assert!(error.contains("ssl.ca.location"), "{error}");
+        }
+    }
+
     #[test]
     fn headers_keep_every_byte() {
         // Made natively, read natively: what rust-rdkafka panics on.
@@ -654,7 +954,7 @@ mod tests {
 
     #[test]
     fn a_refused_property_is_named_without_its_value() {
-        let error = NativeProducer::new([("linger.ms", "canary-value")]).err().unwrap();
+        let error = NativeProducer::new([("linger.ms", "canary-value")], Arc::new(Deaf)).err().unwrap();
         assert_eq!(error, "linger.ms is refused");
     }
 }

@@ -12,10 +12,11 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerCon
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Statistics, TopicPartitionList};
 
+use super::access::{Access, Member};
 use super::calls::Calls;
 use super::error::{Fault, TxnError, of_delivery};
 use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, ProducerHandle, TopicId};
-use super::settings;
+use super::settings::{self, Side};
 use crate::config::Kafka;
 
 /// A transactional call may take so long, in milliseconds; then its outcome is unknown.
@@ -32,6 +33,7 @@ const FLUSH: i32 = 20;
 pub(crate) struct Recipe {
     kafka: Kafka,
     properties: BTreeMap<String, String>,
+    access: Arc<Access>,
     id: String,
 }
 
@@ -53,7 +55,7 @@ impl Recipe {
     }
 
     fn of_id(kafka: &Kafka, id: String, limits: Option<(usize, usize)>) -> Self {
-        Self { kafka: kafka.clone(), properties: settings::producer(kafka, &id, limits), id }
+        Self { kafka: kafka.clone(), properties: settings::producer(kafka, &id, limits), access: Access::of(kafka, Side::Producer), id }
     }
 
     /// What the topics take may have changed since the last producer was made.
@@ -69,9 +71,15 @@ impl Recipe {
 
     /// A producer that has not fenced the ones before it yet.
     pub(crate) fn create(&self) -> Result<Producer, String> {
-        let native = NativeProducer::new(self.properties.iter().map(|(n, v)| (n.as_str(), v.as_str())))?;
+        self.access.prepare();
+        let generation = self.access.generation();
+        let mut properties = self.properties.clone();
+        self.access.apply(&mut properties);
+        let reporter = self.access.reporter(format!("producer {}", self.id));
+        let mut native = NativeProducer::new(properties.iter().map(|(n, v)| (n.as_str(), v.as_str())), reporter)?;
+        let member = self.access.register_producer(&mut native, generation);
         let calls = Calls::start(&format!("calls {}", self.id)).map_err(|e| format!("a thread cannot be started ({e})"))?;
-        Ok(Producer { native: Some(native), calls })
+        Ok(Producer { native: Some(native), member, calls })
     }
 
     /// Fences every producer of this id, the lane's own included: nothing of theirs can commit afterwards.
@@ -149,6 +157,7 @@ pub(crate) enum Unproduced {
 pub(crate) struct Producer {
     /// `None` only while it is dropped.
     native: Option<NativeProducer>,
+    member: Member,
     calls: Calls,
 }
 
@@ -176,6 +185,11 @@ impl Producer {
     /// A call did not return: everything of this producer is unknown.
     pub(crate) fn is_hung(&self) -> bool {
         self.calls.is_hung()
+    }
+
+    /// Whether certificates have changed since it was made, which librdkafka reads once: between two transactions another one takes its place.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.member.is_outdated()
     }
 
     /// Fences older producers of this id; waits up to `within`.

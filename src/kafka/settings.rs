@@ -7,6 +7,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 use sha2::{Digest as _, Sha256};
 
+use super::access::{AWS_MSK_IAM, Access};
 use crate::config::{Kafka, Pipeline};
 
 /// Whose settings.
@@ -81,6 +82,10 @@ pub fn refused(side: Side, name: &str, value: &str) -> Option<String> {
         && *only != Some(value)
     {
         return Some(format!("cannot be set: {why}"));
+    }
+    if ["sasl.mechanism", "sasl.mechanisms"].contains(&name) && value == AWS_MSK_IAM {
+        // Not librdkafka's, but ours.
+        return (!cfg!(feature = "aws-kms")).then(|| "is AWS_MSK_IAM, which this build does not have; build it with the feature aws-kms".to_owned());
     }
     match ClientConfig::new().set(name, value).create_native_config() {
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
@@ -190,6 +195,7 @@ pub fn properties(kafka: &Kafka, side: Side) -> BTreeMap<String, String> {
             all.entry("socket.timeout.ms".to_owned()).or_insert_with(|| transaction.min(SOCKET_TIMEOUT_MS).to_string());
         }
     }
+    Access::of(kafka, side).apply(&mut all);
     all
 }
 

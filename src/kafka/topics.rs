@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use rdkafka::Offset;
 use rdkafka::admin::{AdminClient, AdminOptions, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::client::{self, Context, Registered};
 use super::error::is_authorization;
 pub use super::ffi::admin::ListedOffset;
 use super::ffi::admin::{Requests, TopicMetadata, TopicSetting};
-use super::settings::{self, Side};
 use crate::config::Kafka;
 
 /// Kafka's defaults, where the brokers do not tell.
@@ -283,7 +281,7 @@ pub type EachPartition<T> = BTreeMap<(String, i32), Result<T, TopicError>>;
 /// A client for questions about topics. It keeps its connections: make one, and ask it again and again. Every call
 /// blocks, up to 10 seconds for each request to the brokers.
 pub struct Topics {
-    admin: AdminClient<DefaultClientContext>,
+    admin: Registered<AdminClient<Context>>,
     servers: String,
 }
 
@@ -293,8 +291,7 @@ impl Topics {
     /// # Errors
     /// [`TopicError::Settings`].
     pub fn connect(kafka: &Kafka) -> Result<Self, TopicError> {
-        let config: ClientConfig = settings::properties(kafka, Side::Producer).into_iter().collect();
-        let admin = config.create().map_err(TopicError::Settings)?;
+        let admin = client::admin(kafka).map_err(TopicError::Settings)?;
         Ok(Self { admin, servers: kafka.bootstrap_servers.clone() })
     }
 

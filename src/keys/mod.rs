@@ -29,6 +29,7 @@ use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::keys::topic::{KafkaLedger, KafkaStore};
 use crate::telemetry::metrics::Metrics;
 pub use source::{KeyFault, KeySource};
@@ -76,7 +77,10 @@ pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
 pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
-        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?))
+        }
         #[cfg(feature = "postgres")]
         KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::open(url.expose(), ca.as_deref())?)),
     }
@@ -85,7 +89,10 @@ pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
 fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
-        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?))
+        }
         #[cfg(feature = "postgres")]
         KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::create(url.expose(), ca.as_deref())?)),
     }

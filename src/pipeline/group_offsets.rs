@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Serialize;
@@ -12,10 +11,10 @@ use super::core::partition::TopicPartition;
 use super::offsets;
 use super::resolve::ids_of;
 use crate::config::Kafka;
+use crate::kafka::client::{self, Consumer, Registered};
 use crate::kafka::error::is_authorization;
 use crate::kafka::ffi;
 use crate::kafka::ffi::admin::{ListedOffset, Requests};
-use crate::kafka::settings::{self, Side};
 
 /// One request to the brokers.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -90,7 +89,7 @@ pub enum Place {
 
 /// A group as it stands, without a member of its own.
 pub struct GroupOffsets {
-    consumer: BaseConsumer,
+    consumer: Registered<Consumer>,
     group: String,
 }
 
@@ -100,8 +99,8 @@ impl GroupOffsets {
     /// # Errors
     /// [`OffsetsError::Settings`].
     pub fn connect(kafka: &Kafka) -> Result<Self, OffsetsError> {
-        let config: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
-        Ok(Self { consumer: config.create().map_err(OffsetsError::Settings)?, group: kafka.group_id.clone() })
+        let consumer = client::consumer(kafka, "reader of offsets", &[]).map_err(OffsetsError::Settings)?;
+        Ok(Self { consumer, group: kafka.group_id.clone() })
     }
 
     /// Every partition of these raw topics, by topic and number; topics that are not there are left out.

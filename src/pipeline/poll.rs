@@ -21,6 +21,8 @@ use super::core::assignment::Question;
 use super::core::partition::TopicPartition;
 use super::core::progress::Progress;
 use super::runtime::{LaneHandle, Lost, Observed, Resolved, Runtime, ToLane, ToPoll};
+use crate::kafka::access::{Member, Reporter};
+use crate::kafka::client::{self, Registered};
 use crate::kafka::error::is_authorization;
 use crate::kafka::settings;
 use crate::telemetry::events::{Event as _, OffsetLost};
@@ -38,6 +40,7 @@ const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// Receives librdkafka's callbacks.
 pub(super) struct Context {
     runtime: Arc<Runtime>,
+    reporter: Arc<Reporter>,
     router: Mutex<Option<Router>>,
     are_brokers_down: AtomicBool,
     denied: Mutex<Option<RDKafkaErrorCode>>,
@@ -45,15 +48,11 @@ pub(super) struct Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-                tracing::warn!(target: "veilstream::librdkafka", facility, "{text}");
-            }
-            _ => tracing::debug!(target: "veilstream::librdkafka", facility, "{text}"),
-        }
+        client::log(level, facility, text);
     }
 
-    fn error(&self, error: KafkaError, _: &str) {
+    fn error(&self, error: KafkaError, text: &str) {
+        client::report(&self.reporter, &error, text);
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.are_brokers_down.store(true, Ordering::Release),
             Some(code) if is_authorization(code) => *lock(&self.denied) = Some(code),
@@ -84,16 +83,21 @@ impl ConsumerContext for Context {
 }
 
 /// Makes the consumer; it joins no group yet.
-pub(super) fn create(runtime: &Arc<Runtime>) -> Result<Arc<KafkaConsumer>, KafkaError> {
-    let mut config: ClientConfig = settings::consumer(&runtime.kafka, &runtime.pipeline).into_iter().collect();
-    config.set_log_level(RDKafkaLogLevel::Warning);
-    let context = Context { runtime: runtime.clone(), router: Mutex::default(), are_brokers_down: AtomicBool::new(false), denied: Mutex::default() };
-    config.create_with_context(context).map(Arc::new)
+pub(super) fn create(runtime: &Arc<Runtime>) -> Result<Registered<KafkaConsumer>, KafkaError> {
+    let own = |config: &mut ClientConfig| {
+        config.extend(settings::consumer(&runtime.kafka, &runtime.pipeline));
+        config.set_log_level(RDKafkaLogLevel::Warning);
+    };
+    let context =
+        |reporter| Context { runtime: runtime.clone(), reporter, router: Mutex::default(), are_brokers_down: AtomicBool::new(false), denied: Mutex::default() };
+    client::consumer_with(&runtime.kafka, "consumer", own, context)
 }
 
 /// The polling thread.
 pub(super) struct Poller {
     consumer: Arc<KafkaConsumer>,
+    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have changed: only another consumer has the new ones.
+    member: Member,
     runtime: Arc<Runtime>,
     requests: Receiver<ToPoll>,
     stop: Receiver<Instant>,
@@ -108,7 +112,7 @@ pub(super) struct Poller {
 
 /// What a poller is made of.
 pub(super) struct Parts {
-    pub(super) consumer: Arc<KafkaConsumer>,
+    pub(super) consumer: Registered<KafkaConsumer>,
     pub(super) runtime: Arc<Runtime>,
     pub(super) requests: Receiver<ToPoll>,
     pub(super) stop: Receiver<Instant>,
@@ -120,8 +124,10 @@ pub(super) struct Parts {
 impl Poller {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { consumer, runtime, requests, stop, questions, owned, lanes } = parts;
+        let (consumer, member) = consumer.into_parts();
         *lock(&consumer.context().router) = Some(Router::new(lanes, owned));
         Self {
+            member,
             consumer,
             report: Report::new(runtime.clone()),
             runtime,
@@ -184,6 +190,9 @@ impl Poller {
                 RDKafkaErrorCode::FencedInstanceId => End::Fenced,
                 code => End::Restart(format!("the consumer cannot go on ({code})")),
             });
+        }
+        if self.member.is_outdated() {
+            return Some(End::Restart("certificates have changed, which a client reads once".to_owned()));
         }
         let denied = *lock(&self.consumer.context().denied);
         denied

@@ -71,7 +71,7 @@ impl Session {
         let (questions, asked) = mpsc::channel();
         let (mut handles, mut threads) = (Vec::new(), Vec::new());
         for (number, (recipe, producer)) in producers.into_iter().enumerate() {
-            let queue = Arc::new(Queue::new(&consumer).ok_or_else(|| StartError::System("a queue cannot be made".to_owned()))?);
+            let queue = Arc::new(Queue::new(consumer.shared()).ok_or_else(|| StartError::System("a queue cannot be made".to_owned()))?);
             let (inbox, messages) = mpsc::channel();
             let is_overrun = Arc::new(AtomicBool::new(false));
             let is_called = Arc::new(AtomicBool::new(false));
@@ -94,10 +94,10 @@ impl Session {
         let owned = Arc::new(Mutex::new(Vec::new()));
         let is_over = Arc::new(AtomicBool::new(false));
         Ok(Self {
-            resolver: Resolver { runtime: runtime.clone(), consumer: consumer.clone(), questions: asked, poll: to_poll.clone() },
+            resolver: Resolver { runtime: runtime.clone(), consumer: consumer.shared().clone(), questions: asked, poll: to_poll.clone() },
             observer: Observer {
                 runtime: runtime.clone(),
-                consumer: consumer.clone(),
+                consumer: consumer.shared().clone(),
                 topics,
                 owned: owned.clone(),
                 poll: to_poll.clone(),

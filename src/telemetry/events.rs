@@ -148,6 +148,29 @@ impl Event for SchemasRefused<'_> {
     }
 }
 
+/// Connections of a client are refused: authentication or TLS.
+#[derive(Debug)]
+pub struct AccessRefused<'a> {
+    /// Whose, where, why, and what to do.
+    pub fault: &'a str,
+    /// Code of the reason, from a closed set.
+    pub reason: &'static str,
+}
+
+impl AccessRefused<'_> {
+    /// Logs it, where nothing is counted.
+    pub fn log(self) {
+        tracing::warn!(reason = self.reason, "connection refused: {}", self.fault);
+    }
+}
+
+impl Event for AccessRefused<'_> {
+    fn emit(self, metrics: &Metrics) {
+        metrics.authentication_errors.with_label_values(&[self.reason]).inc();
+        self.log();
+    }
+}
+
 /// The process stops.
 #[derive(Debug)]
 pub struct Stopping<'a> {

@@ -70,6 +70,7 @@ metrics! {
     key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
     reveals: IntCounterVec "veilstream_reveals_total" ["outcome"] "Documents and tokens revealed, by outcome.";
     engine_panics: IntCounter "veilstream_engine_panics_total" [] "Records on which the engine failed, and which were rejected as internal.";
+    authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"] "Connections to brokers that failed for authentication or TLS.";
     build_info: IntGaugeVec "veilstream_build_info" ["version"] "1; the version is a label.";
 }
 
@@ -118,6 +119,7 @@ mod tests {
             "key_age_seconds",
             "reveals_total",
             "engine_panics_total",
+            "authentication_errors_total",
             "build_info",
         ];
         assert_eq!(Metrics::NAMES, names.map(|n| format!("veilstream_{n}")));

@@ -40,7 +40,8 @@ pub(crate) struct Kafka {
 struct Node {
     address: String,
     dir: PathBuf,
-    java: &'static str,
+    /// Of the Java machine.
+    options: String,
     running: Mutex<Option<(Child, ChildStdin)>>,
 }
 
@@ -53,11 +54,12 @@ pub(crate) fn kafka() -> &'static Kafka {
 impl Kafka {
     /// A new cluster of so many, with a replica of everything on each; `name` is unique in the suite.
     pub(crate) fn start(name: &str, size: usize) -> Self {
-        Self::start_with(name, size, |_| String::new(), "")
+        Self::start_with(name, size, "", |_, _, _| String::new())
     }
 
-    /// [`Kafka::start`] with settings of each broker, by its number from 1 on, and options of the JVM.
-    pub(crate) fn start_with(name: &str, size: usize, settings: impl Fn(usize) -> String, java: &'static str) -> Self {
+    /// [`Kafka::start`], with settings of the brokers on top, made of a broker's number from 1 on, its ports (PLAINTEXT, CONTROLLER, PROXIED, LIMITED) and folder;
+    /// and options of Java.
+    pub(crate) fn start_with(name: &str, size: usize, options: &str, more: impl Fn(usize, [u16; 4], &Path) -> String) -> Self {
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
         let ports: Vec<[u16; 4]> = free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
@@ -70,7 +72,8 @@ impl Kafka {
         let node = |(id, ports): (usize, &[u16; 4])| {
             let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{id}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join("server.properties"), properties(&dir, id, size, *ports, proxy, &quorum) + &settings(id)).unwrap();
+            let settings = properties(&dir, id, size, *ports, proxy, &quorum) + &more(id, *ports, &dir);
+            fs::write(dir.join("server.properties"), settings).unwrap();
             let format = Command::new("java")
                 .args(["-Xmx128m", "-cp"])
                 .arg(libs().join("*"))
@@ -79,7 +82,7 @@ impl Kafka {
                 .output()
                 .unwrap();
             assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
-            Node { address: format!("127.0.0.1:{}", ports[0]), dir, java, running: Mutex::new(None) }
+            Node { address: format!("127.0.0.1:{}", ports[0]), dir, options: options.to_owned(), running: Mutex::new(None) }
         };
         let nodes: Vec<Node> = (1..).zip(&ports).map(node).collect();
         let addresses: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
@@ -213,7 +216,7 @@ impl Node {
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "sh"])
             .args([&libs(), &self.dir])
-            .env("JAVA_TOOL_OPTIONS", self.java)
+            .env("JAVA_TOOL_OPTIONS", &self.options)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -241,7 +244,7 @@ pub(crate) fn wait_for(limit: Duration, what: &str, mut holds: impl FnMut() -> b
 }
 
 /// Ports that are free now; held together, so that they differ.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

@@ -4,6 +4,7 @@
 //! `make setup` fetches the broker and the payloads; it runs once for all tests of this binary and ends with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod access;
 mod acls;
 mod admin;
 mod bad_input;
@@ -22,6 +23,7 @@ mod lifecycle;
 mod memory;
 mod observe;
 mod offsets;
+mod oidc;
 mod operator;
 mod outage;
 mod protocols;

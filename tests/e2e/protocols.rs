@@ -173,7 +173,7 @@ fn a_transactional_upstream_that_aborts() {
 #[test]
 fn records_are_read_from_a_follower_in_the_same_rack() {
     let racks = |id| format!("broker.rack=r{id}\nreplica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector\n");
-    let cluster = Kafka::start_with("racks", 2, racks, "-Dorg.slf4j.simpleLogger.log.kafka.request.logger=debug");
+    let cluster = Kafka::start_with("racks", 2, "-Dorg.slf4j.simpleLogger.log.kafka.request.logger=debug", |id, _, _| racks(id));
     let sandbox = Sandbox::new(&cluster, "racks", 2);
     // The sandbox's own raw topic is wherever; this one is led by the first broker.
     cluster.delete_topic("racks.raw");

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -13,6 +12,7 @@ use crate::config::Config;
 use crate::dead_letters::error::{DeadLetterError, LetterFault};
 use crate::dead_letters::letter::Letter;
 use crate::dead_letters::read::{Place, SILENCE};
+use crate::kafka::client::Consumer;
 use crate::kafka::ffi::{Destination, GroupMetadata, Headers};
 use crate::kafka::producer::{Producer, Recipe, Unproduced};
 
@@ -178,7 +178,7 @@ impl Writer {
     }
 
     /// Commits what was written, with the offsets of `consumer`'s group.
-    pub(super) fn commit(&mut self, consumer: &BaseConsumer, offsets: Option<TopicPartitionList>) -> Result<(), Stop> {
+    pub(super) fn commit(&mut self, consumer: &Consumer, offsets: Option<TopicPartitionList>) -> Result<(), Stop> {
         self.begin()?;
         self.alive()?.flush(|| true).map_err(Stop::Transaction)?;
         let committed = match offsets {

@@ -3,19 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::error::KeyTopicError;
 use crate::config::Kafka;
+use crate::kafka::client::{self, Consumer, Registered};
 use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::admin::Requests;
 use crate::kafka::ffi::{Destination, Headers};
 use crate::kafka::producer::{Producer, Recipe};
-use crate::kafka::settings::{self, Side};
 use crate::kafka::topics::{NewTopic, TopicError, TopicFacts, Topics, alter_command};
 
 /// One request to the brokers.
@@ -41,7 +40,8 @@ pub(super) trait Reader {
 pub(super) struct SingleWriter {
     topic: String,
     recipe: Recipe,
-    consumer: BaseConsumer,
+    kafka: Kafka,
+    consumer: Registered<Consumer>,
     /// The offset to read from.
     next: i64,
     /// Where the topic ends at least: behind what this process committed. A commit is answered before its marker stands in the partition, so for a moment the last
@@ -57,21 +57,10 @@ pub(super) struct SingleWriter {
 
 impl SingleWriter {
     pub(super) fn new(kafka: &Kafka, topic: &str) -> Result<Self, KeyTopicError> {
-        let mut properties = settings::properties(kafka, Side::Consumer);
-        // A broker sends readers of another rack to a follower, whose end lags behind the leader's: the topic would look as it was before a key was made,
-        // or erased.
-        properties.remove("client.rack");
-        let mut client: ClientConfig = properties.into_iter().collect();
-        client
-            .set("group.id", format!("{}.keys", kafka.group_id))
-            .set("enable.partition.eof", "true")
-            // Read on demand: the end of the topic is what is waited for.
-            .set("fetch.wait.max.ms", "5")
-            .set("auto.offset.reset", "error");
-        let consumer = client.create().map_err(KeyTopicError::Settings)?;
+        let consumer = consumer(kafka, topic).map_err(KeyTopicError::Settings)?;
         // Of the topic alone: whatever else differs between two processes, one of them writes.
         let recipe = Recipe::named(kafka, format!("veilstream-keys-{topic}"));
-        Ok(Self { topic: topic.to_owned(), recipe, consumer, next: 0, floor: 0, empty: true, read: None, writer: None })
+        Ok(Self { kafka: kafka.clone(), topic: topic.to_owned(), recipe, consumer, next: 0, floor: 0, empty: true, read: None, writer: None })
     }
 
     /// How long ago everything there was had been read.
@@ -86,6 +75,9 @@ impl SingleWriter {
 
     /// Hands over what was committed since the last look, up to the leader's last stable offset.
     pub(super) fn catch_up(&mut self, reader: &mut impl Reader) -> Result<(), KeyTopicError> {
+        if self.consumer.is_outdated() {
+            self.consumer = consumer(&self.kafka, &self.topic).map_err(KeyTopicError::Settings)?;
+        }
         let end = self.end()?;
         // Records that were read are gone: another topic has the name.
         if end < self.next {
@@ -157,6 +149,7 @@ impl SingleWriter {
     pub(super) fn write<R: Reader, T>(&mut self, reader: &mut R, change: impl Fn(&R) -> (Vec<Entry>, T)) -> Result<T, KeyTopicError> {
         let start = Instant::now();
         loop {
+            self.writer = self.writer.take().filter(|writer| !writer.is_outdated());
             let is_new = self.writer.is_none();
             if is_new {
                 self.turn(reader)?;
@@ -235,6 +228,21 @@ impl SingleWriter {
     fn denied(&self, obstacle: Obstacle) -> KeyTopicError {
         KeyTopicError::Denied { obstacle, id: self.recipe.id().to_owned() }
     }
+}
+
+/// A consumer that nobody assigns partitions to: it is told where to read.
+fn consumer(kafka: &Kafka, topic: &str) -> Result<Registered<Consumer>, KafkaError> {
+    let group = format!("{}.keys", kafka.group_id);
+    let own = [
+        ("group.id", &*group),
+        ("enable.partition.eof", "true"),
+        // Read on demand: the end of the topic is what is waited for.
+        ("fetch.wait.max.ms", "5"),
+        // A broker sends readers of another rack to a follower, whose end lags behind the leader's: the topic would look as it was before a key was made,
+        // or erased.
+        ("client.rack", ""),
+    ];
+    client::consumer(kafka, &format!("reader of {topic}"), &own)
 }
 
 /// Somewhere up to 100 ms: writers that met must not meet again.
