@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use veilstream_engine::seal::Opener;
 
@@ -56,6 +57,11 @@ pub(super) fn consumer(config: &Config, group: &str) -> Result<BaseConsumer, Dea
         }
     }
     Ok(client.create()?)
+}
+
+/// Whether an offset that was asked for is no longer there.
+pub(super) fn is_expired(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))
 }
 
 /// A partition and the offsets it holds: from the first, included, to the last, not included.
@@ -114,6 +120,7 @@ pub fn read(config: &Config, from: Option<Place>, mut each: impl FnMut(Found) ->
                 }
             }
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(Err(error)) if is_expired(&error) => return Err(DeadLetterError::Expired),
             Some(Err(error)) if heard.elapsed() > REQUEST => return Err(error.into()),
             None if heard.elapsed() > SILENCE => return Err(DeadLetterError::Silent),
             _ => {}

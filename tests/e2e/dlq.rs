@@ -185,6 +185,28 @@ fn a_dead_letter_always_fits() {
 }
 
 #[test]
+fn a_dead_letter_fits_a_topic_that_takes_less_than_it_did() {
+    let sandbox = Sandbox::new(kafka(), "dlq-less", 1);
+    sandbox.document("people", &demanding("dlq-less"));
+    let instance = sandbox.instance(0);
+    let mut running = instance.start();
+    running.ready();
+    let topic = AlterConfig::new(ResourceSpecifier::Topic("dlq-less.dead-letter")).set("max.message.bytes", "20000");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(sandbox.broker.admin().alter_configs([&topic], &AdminOptions::new())).unwrap()[0].as_ref().unwrap();
+    sandbox.feed(0..40, |i| if i == 20 { large(i, 50_000) } else { with_phone(i) });
+    running.wait_for(Duration::from_secs(60), "all records", |r| r.metric("veilstream_records_consumed_total", "dlq-less.raw") >= 40.0);
+    running.wait_for(Duration::from_secs(10), "it to be ready", |r| r.get("/readyz").is_some_and(|(status, _)| status == 200));
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+    let letters = listed(&sandbox);
+    assert_eq!((letters.len(), &letters[0]["form"], &letters[0]["origin"]["offset"]), (1, &json!("stub"), &json!(20)));
+    assert!(instance.log().contains("a stub stands for it"), "{}", instance.tail());
+    sandbox.document("people", &mended("dlq-less"));
+    assert_eq!(replay(&sandbox, 0), summary(1, 0, 0, 0));
+    assert_eq!(reader::times(&sandbox.clean(), 40), [1; 40]);
+}
+
+#[test]
 fn a_forged_letter_is_passed_by() {
     let sandbox = Sandbox::new(kafka(), "dlq-forged", 1);
     sandbox.document("people", &demanding("dlq-forged"));
