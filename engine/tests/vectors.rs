@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
+use proptest::prelude::*;
 use serde_json::Value;
 use support::{OsRandom, hex};
 use veilstream_engine::index::Indexer;
@@ -269,6 +270,22 @@ fn dead_letters_seal_and_open() {
         open_dead_letter(&mut Opener::default(), &keys, &metadata, &token, &mut opened).unwrap();
         assert_eq!(opened, *payload, "{name}");
     }
+}
+
+#[test]
+fn payloads_come_back_and_have_one_spelling() {
+    let part = || proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20));
+    let headers = proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..8), part()), 0..5);
+    proptest!(|(key in part(), value in part(), headers in headers, cut in any::<proptest::sample::Index>(), more in any::<u8>())| {
+        let headers: Vec<Header<'_>> = headers.iter().map(|(n, v)| (n.as_slice(), v.as_deref())).collect();
+        let record = LetterRecord { key: key.as_deref(), value: value.as_deref(), headers: &headers };
+        let payload = record.payload().unwrap();
+        let parts = LetterParts::parse(&payload).unwrap();
+        prop_assert_eq!((parts.key, parts.value, parts.headers.as_slice()), (record.key, record.value, record.headers));
+        prop_assert_eq!(LetterParts::parse(&payload[..cut.index(payload.len())]), Err(OpenError::Corrupt));
+        let longer = [payload.as_slice(), &[more]].concat();
+        prop_assert_eq!(LetterParts::parse(&longer), Err(OpenError::Corrupt));
+    });
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub enum DeadLetterError {
         /// Where the last replay ended.
         committed: i64,
     },
+    /// Letters that were about to be read are gone.
+    #[error("the retention of the dead-letter topic took letters while they were read; run it again")]
+    Expired,
     /// Nothing was heard of the brokers for a long time.
     #[error("the brokers stopped answering; run it again")]
     Silent,

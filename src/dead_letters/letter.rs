@@ -239,6 +239,18 @@ pub fn stub(key: &Arc<Key>, metadata: &LetterMetadata<'_>, record: &LetterRecord
     Ok(Sealed { value: document(metadata, content)?, stub: true })
 }
 
+/// Tells the operator that the raw topic alone has the record.
+pub(crate) fn warn_of_stub(metadata: &LetterMetadata<'_>) {
+    let LetterMetadata { topic, partition, offset, reason, .. } = *metadata;
+    tracing::warn!(
+        topic,
+        partition,
+        offset,
+        reason,
+        "a record is too large for the dead-letter topic: a stub stands for it; replay it before its raw topic's retention takes it"
+    );
+}
+
 /// How a document with an empty token ends, behind the place of the token.
 const END: &[u8] = b"\"}";
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use veilstream_engine::seal::Opener;
 
@@ -55,6 +56,11 @@ pub(super) fn consumer(config: &Config, group: &str) -> Result<Registered<Consum
         }
     }
     Ok(client::consumer(&config.kafka, "reader of dead letters", &own)?)
+}
+
+/// Whether an offset that was asked for is no longer there.
+pub(super) fn is_expired(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))
 }
 
 /// A partition and the offsets it holds: from the first, included, to the last, not included.
@@ -113,6 +119,7 @@ pub fn read(config: &Config, from: Option<Place>, mut each: impl FnMut(Found) ->
                 }
             }
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(Err(error)) if is_expired(&error) => return Err(DeadLetterError::Expired),
             Some(Err(error)) if heard.elapsed() > REQUEST => return Err(error.into()),
             None if heard.elapsed() > SILENCE => return Err(DeadLetterError::Silent),
             _ => {}

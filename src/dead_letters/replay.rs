@@ -216,6 +216,7 @@ impl Replay<'_> {
                     heard = Instant::now();
                     open.remove(&partition);
                 }
+                Some(Err(error)) if read::is_expired(&error) => return Err(DeadLetterError::Expired),
                 Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_authorization) => return Err(error.into()),
                 _ if heard.elapsed() > SILENCE => return Err(DeadLetterError::Silent),
                 _ => {}
@@ -340,6 +341,9 @@ impl Replay<'_> {
         }
         if !produced {
             return Err(Stop::Transaction(Fault::Refused));
+        }
+        if sealed.stub {
+            letter::warn_of_stub(&metadata);
         }
         self.batch.count(sealed.value.len());
         self.batch.done.rejected += 1;

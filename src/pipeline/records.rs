@@ -376,14 +376,17 @@ impl RecordPath {
             // No randomness or a spent key: the record waits.
             return Ok(Done::Keys(vec![letter::needed_key()]));
         };
-        let produced = match produce(&sealed) {
+        let (produced, stub) = match produce(&sealed) {
             // The client takes less than the topic: a setting of the user's.
             Err(Unproduced::TooLarge) if !sealed.stub => match letter::stub(key, &metadata, &record) {
-                Ok(stub) => produce(&stub),
+                Ok(stub) => (produce(&stub), true),
                 Err(_) => return Ok(Done::Keys(vec![letter::needed_key()])),
             },
-            produced => produced,
+            produced => (produced, sealed.stub),
         };
+        if stub {
+            letter::warn_of_stub(&metadata);
+        }
         produced.map_err(|fault| match fault {
             // Nothing is lost: the record waits until the dead-letter topic takes its stub.
             Unproduced::TooLarge => Fault::Refused,
