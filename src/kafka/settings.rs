@@ -62,7 +62,7 @@ const DEFAULTS_BOTH: &[(&str, &str)] =
 const DEFAULTS_CONSUMER: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
     // librdkafka's default of 1 s stalls a partition that was full once, and with a short queue one often is.
-    ("fetch.queue.backoff.ms", "5"),
+    ("fetch.queue.backoff.ms", "2"),
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
@@ -103,7 +103,7 @@ const FETCH_MOST: usize = 50 << 20;
 const PARTITION_FETCH_MOST: usize = 1 << 20;
 const QUEUED_MOST: usize = 100_000;
 /// A lane that holds so many bytes holds a record.
-const BYTES_A_RECORD: usize = 256 << 10;
+const BYTES_A_RECORD: usize = 128 << 10;
 
 /// All properties of the consumer. What bounds its memory follows from `pipeline.max_inflight_bytes` (docs/operations.md, "Memory"): librdkafka counts the
 /// values in its queues and nothing else, so headers and keys are bounded by the number of records, and what a fetch grows to when it is decompressed by the
@@ -258,9 +258,9 @@ mod tests {
             ["queued.max.messages.kbytes", "queued.min.messages", "fetch.max.bytes", "max.partition.fetch.bytes"]
                 .map(|name| all.get(name).map_or(0, |value| value.parse::<usize>().unwrap()))
         };
-        assert_eq!(derived(""), [16_384, 128, 4 << 20, 1 << 20]);
+        assert_eq!(derived(""), [16_384, 256, 4 << 20, 1 << 20]);
         assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"64KiB\""), [32, 1, 1_000_000, 1_000_000]);
-        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"1GiB\""), [524_288, 4096, 50 << 20, 1 << 20]);
+        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"1GiB\""), [524_288, 8192, 50 << 20, 1 << 20]);
         let own = "[kafka.consumer]\n\"fetch.message.max.bytes\" = 7\n\"queued.min.messages\" = 9\n\"message.max.bytes\" = 8000000";
         assert_eq!(derived(own), [16_384, 9, 8_000_000, 0]);
     }
