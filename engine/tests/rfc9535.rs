@@ -314,7 +314,7 @@ fn what_the_grammar_does_not_take() {
         ("$.data.['email', 'ip_opt']", 8, "write \"$.data['email', 'ip_opt']\""),
         ("$.a\u{a0}", 4, "write \"$['a"),
         ("$.a ", 4, "white space at its end"),
-        (" $.a", 1, "does not begin with $; write for example \"$.$.a\""),
+        (" $.a", 1, "white space before the $"),
         ("a.b", 1, "write for example \"$.a.b\""),
         (".a", 1, "write for example \"$.a\""),
         ("/a/b", 1, "write for example \"$.a.b\""),
@@ -325,11 +325,11 @@ fn what_the_grammar_does_not_take() {
         ("$..", 4, "ends in a dot"),
         ("$...a", 4, "three dots"),
         ("$. a", 3, "white space after a dot"),
-        ("$.0", 3, "write $[0]"),
-        ("$.items.0.a", 9, "write $.items[0].a"),
-        ("$.2nd", 3, "write $['2nd']"),
-        ("$.a.@type", 5, "write $.a['@type']"),
-        ("$.a.$ref", 5, "write $.a['$ref']"),
+        ("$.0", 3, "write \"$[0]\""),
+        ("$.items.0.a", 9, "write \"$.items[0].a\""),
+        ("$.2nd", 3, "write \"$['2nd']\""),
+        ("$.a.@type", 5, "write \"$.a['@type']\""),
+        ("$.a.$ref", 5, "write \"$.a['$ref']\""),
         ("$[]", 3, "[*] for all"),
         ("$[a]", 3, "write \"['a']\""),
         ("$['a'", 6, "has a [ without its ]"),
@@ -405,7 +405,7 @@ fn paths_at_random_select_what_a_plain_reading_of_the_rfc_selects() {
         filtered += usize::from(!wanted.is_empty() && path.contains('?'));
     }
     // The comparison is worth something only while much is selected.
-    assert!(some as u64 > cases / 4 && filtered as u64 > cases / 12, "{some} {filtered}");
+    assert!(some as u64 > cases / 6 && filtered as u64 > cases / 12, "{some} {filtered}");
 }
 
 /// One node is one node whatever else is compiled with it.
@@ -415,7 +415,13 @@ fn paths_at_random_select_the_same_together() {
         let mut random = Random::new(seed << 20);
         let doc: Json = random.document();
         let text = random.write(&doc);
-        let paths: Vec<String> = (0..6).map(|_| random.query()).map(|query| random.spell(&query)).filter(|path| parse(path).is_ok()).collect();
+        let paths: Vec<String> = std::iter::repeat_with(|| {
+            let query = random.query();
+            random.spell(&query)
+        })
+        .take(6)
+        .filter(|path| parse(path).is_ok())
+        .collect();
         let queries: Vec<_> = paths.iter().map(|path| parse(path).unwrap()).collect();
         let (mut tape, mut selection) = (Tape::default(), Selection::default());
         tape.scan(text.as_bytes()).unwrap();

@@ -119,7 +119,10 @@ fn written_reads(read: &ReadSchema, field: usize, places: &[Vec<Step>], reader: 
     let id = &read.schema.fields[field].id;
     for (path, (query, pointer)) in read.queries.iter().zip(&read.pointers).enumerate() {
         let reads_clear = read.clear_reads.iter().any(|p| usize::from(*p) == path);
-        if reads_clear && places.iter().any(|place| query.may_reach(place)) {
+        let reads = reads_clear && places.iter().any(|place| query.may_reach(place));
+        // What a filter may meet under another name is looked for in the output, record by record.
+        let filters = query.filter_reads().iter().any(|(steps, _)| places.iter().any(|place| Query::shared_name(place, steps).is_some()));
+        if reads || filters {
             reader.error(pointer, format!("reads a member the index of field {id} may be written to; read another, or choose another \"into\" there"));
         }
     }

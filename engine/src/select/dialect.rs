@@ -16,6 +16,9 @@ fn quote(text: &str) -> Option<String> {
 
 /// The text does not begin with `$`.
 pub(super) fn no_root(text: &str) -> String {
+    if text.trim_start().starts_with('$') {
+        return "has white space before the $; remove it".to_owned();
+    }
     let bare = text.trim_start().trim_start_matches(['/', '.', '@']);
     let dotted = bare.strip_prefix('[').map_or_else(|| format!("$.{}", bare.replace('/', ".")), |_| format!("${bare}"));
     let remedy = quote(&dotted).filter(|_| bare.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '['));
@@ -28,7 +31,7 @@ pub(super) fn after_segment(text: &str, at: usize) -> String {
     if rest.starts_with('(') {
         return "calls a function outside a filter; RFC 9535 has functions in filters only, like [?length(@.a) > 1]".to_owned();
     }
-    if rest.trim().is_empty() {
+    if rest.trim_matches([' ', '\t', '\n', '\r']).is_empty() {
         return "has white space at its end; remove it".to_owned();
     }
     if rest.starts_with('~') {
@@ -88,6 +91,9 @@ pub(super) fn no_selector(text: &str, at: usize) -> String {
     let rest = &text[at..];
     if rest.starts_with('(') {
         return "has a script in brackets, which RFC 9535 does not have; write [-1] for the last element, [?...] for a filter".to_owned();
+    }
+    if rest.starts_with(']') && text[..at].trim_end().ends_with(',') {
+        return "has no selector here, after a comma; remove the comma".to_owned();
     }
     if rest.starts_with(']') {
         return "has an empty bracket; write a selector in it, [*] for all".to_owned();
