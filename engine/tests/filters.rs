@@ -209,7 +209,9 @@ fn too_many_paths_are_a_fault() {
 /// Patterns are compiled with the schema: what is none is no filter that never holds.
 #[test]
 fn a_pattern_that_is_none_is_a_fault() {
-    for (pattern, words) in [("[", "a [ without its ]"), ("a{2000}", "at most 1000"), ("\\\\d+", "write [0-9]"), ("^a", "no anchor"), ("(a|b)*a(a|b){40}", "too large")] {
+    for (pattern, words) in
+        [("[", "a [ without its ]"), ("a{2000}", "at most 1000"), ("\\\\d+", "write [0-9]"), ("^a", "no anchor"), ("(a|b)*a(a|b){40}", "too large")]
+    {
         for function in ["match", "search"] {
             let field = field(&format!("$.x[?{function}(@.k, '{pattern}')].v"));
             let faults = compile(document(&format!(r#""fields":[{field}]"#)).as_bytes(), &Grants::local()).unwrap_err();

@@ -813,7 +813,8 @@ fn filters_may_not_judge_by_what_protection_changes() {
         bench.there_and_back(r#"{"x":1,"z":{"y":{"a":"s"}}}"#);
     }
     // A filter that would reject whatever it lets through.
-    for fault in ["$.x[?@.a == 1].a", "$.x[?length(@) == 2].a", "$.x[?count(@.*) == 2].a", "$.x[?length(@.o) == 1].o.a", "$.x[?@.k == 1]", "$..[?@.k == 1].k.a"] {
+    for fault in ["$.x[?@.a == 1].a", "$.x[?length(@) == 2].a", "$.x[?count(@.*) == 2].a", "$.x[?length(@.o) == 1].o.a", "$.x[?@.k == 1]", "$..[?@.k == 1].k.a"]
+    {
         assert!(!compiles(fault), "{fault}");
     }
     // What depends on the event is settled there.

@@ -6,8 +6,26 @@ use super::show::quoted;
 const LONGEST: usize = 60;
 /// Operators that other dialects have.
 const OPERATORS: [&str; 20] = [
-    "in", "nin", "subsetof", "anyof", "noneof", "allof", "size", "empty", "is", "has", "contains", "and", "or", "not", "like", "startswith", "endswith", "between",
-    "eq", "ne",
+    "in",
+    "nin",
+    "subsetof",
+    "anyof",
+    "noneof",
+    "allof",
+    "size",
+    "empty",
+    "is",
+    "has",
+    "contains",
+    "and",
+    "or",
+    "not",
+    "like",
+    "startswith",
+    "endswith",
+    "between",
+    "eq",
+    "ne",
 ];
 
 fn quote(text: &str) -> Option<String> {
@@ -82,7 +100,11 @@ pub(super) fn no_name(text: &str, at: usize) -> String {
 /// Neither a comma nor the closing bracket.
 pub(super) fn in_brackets(text: &str, at: usize) -> String {
     unknown_operator(text, at).unwrap_or_else(|| {
-        if at == text.len() { "has a [ without its ]; add it".to_owned() } else { "has something after a selector; write , between selectors, ] after the last".to_owned() }
+        if at == text.len() {
+            "has a [ without its ]; add it".to_owned()
+        } else {
+            "has something after a selector; write , between selectors, ] after the last".to_owned()
+        }
     })
 }
 
@@ -143,7 +165,8 @@ pub(super) fn in_filter(text: &str, at: usize) -> String {
 
 /// A value stands alone, where something must be compared or tested.
 pub(super) fn no_comparison(text: &str, at: usize) -> String {
-    unknown_operator(text, at).unwrap_or_else(|| "has a value that is compared with nothing; write for example length(@.a) > 1, or @.a to ask whether it is there".to_owned())
+    unknown_operator(text, at)
+        .unwrap_or_else(|| "has a value that is compared with nothing; write for example length(@.a) > 1, or @.a to ask whether it is there".to_owned())
 }
 
 /// Neither a constant nor a path nor a function.

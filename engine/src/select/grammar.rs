@@ -225,7 +225,8 @@ impl<'t> Reader<'t> {
     }
 
     fn escape(&mut self, quote: char) -> Checked<()> {
-        let hex = |at: usize| self.text.get(at..at + 4).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let hex =
+            |at: usize| self.text.get(at..at + 4).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).and_then(|hex| u32::from_str_radix(hex, 16).ok());
         let length = match self.rest()[1..].chars().next() {
             Some('b' | 'f' | 'n' | 'r' | 't' | '/' | '\\') => 2,
             Some(c) if c == quote => 2,
