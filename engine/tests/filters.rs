@@ -220,6 +220,25 @@ fn a_pattern_that_is_none_is_a_fault() {
     }
     protects("$.x[?match(@.k, '[0-9]{3}')].v", r#"{"x":[{"k":"123","v":"s"},{"k":"1234","v":"s"},{"k":123,"v":"s"}]}"#, 1);
     protects("$.x[?search(@.k, 'b.d')].v", r#"{"x":[{"k":"ab\u0063d","v":"s"},{"k":"b\nd","v":"s"}]}"#, 1);
+    // Many of one value.
+    let paths = [
+        r"search(@.k, 'a')",
+        r"match(@.k, 'a')",
+        r"match(@.k, '.*b')",
+        r"search(@.k, 'q.{3}q')",
+        r"search(@.k, '\\p{Lu}{3}')",
+        r"search(@.k, '')",
+        r"search(@.k, '[xy]\\n')",
+    ];
+    let path = |(i, filter): (usize, &&str)| serde_json::to_string(&format!("$.x[?{filter}].v{i}")).unwrap();
+    let fields: Vec<String> = paths.iter().enumerate().map(path).enumerate().map(|(i, path)| format!(r#"{{"id":"f{i}","path":{path}}}"#)).collect();
+    let members: Vec<String> = (0..paths.len()).map(|i| format!(r#""v{i}":"s""#)).collect();
+    for (k, wanted) in [("a", "1100010"), ("ab", "1010010"), ("\\u0062", "0010010"), ("x\\ny", "0000011"), ("\\ud800b", "0010010"), (&"É".repeat(3), "0000110")]
+    {
+        let out = bench(&fields.join(",")).there_and_back(&format!(r#"{{"x":[{{"k":"{k}",{}}}]}}"#, members.join(",")));
+        let sealed: String = (0..paths.len()).map(|i| if out.contains(&format!(r#""v{i}":"vs1."#)) { '1' } else { '0' }).collect();
+        assert_eq!(sealed, wanted, "{k}");
+    }
     // A lone surrogate is some character.
     protects("$.x[?match(@.k, 'a.')].v", r#"{"x":[{"k":"a\ud800","v":"s"}]}"#, 1);
 }

@@ -116,11 +116,16 @@ impl<'a> Judge<'a> {
             }
             Test::Matches(value, pattern) => {
                 let value = self.value(value, node);
-                self.with_text(value, 0, |judge, text| {
+                let matches = self.with_text(value, 0, |judge, text| {
                     judge.notes.budget.charge(text.len() as u64 + 8);
-                    pattern.matches(text)
-                })
-                .is_some_and(|matches| matches.unwrap_or(false))
+                    let matches = pattern.matches(text);
+                    if matches.is_none() {
+                        // Without an answer nothing may pass.
+                        judge.notes.budget.charge(u64::MAX);
+                    }
+                    matches
+                });
+                matches.flatten().unwrap_or(false)
             }
         }
     }

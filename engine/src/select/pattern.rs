@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
-use regex_automata::{Anchored, Input};
+use regex_automata::{Anchored, Input, MatchKind, PatternSet};
 
 /// Largest table of one pattern, in bytes.
 const MAX_TABLE: usize = 1 << 20;
+/// Largest table that several patterns share, in bytes.
+const MAX_SHARED: usize = 256 << 10;
 /// Memory for making one, in bytes.
 const MAX_WORK: usize = 8 << 20;
 /// Most repetitions one quantifier may ask for.
@@ -67,6 +69,59 @@ impl PartialEq for Pattern {
 impl std::fmt::Debug for Pattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pattern").field("text", &self.text).field("whole", &self.whole).finish_non_exhaustive()
+    }
+}
+
+/// Several patterns in one table: one pass over a text answers all of them.
+pub(super) struct Patterns {
+    table: dense::DFA<Vec<u32>>,
+}
+
+impl Patterns {
+    /// Puts patterns together; `None` when their table would be too large.
+    pub(super) fn new(patterns: &[&Pattern]) -> Option<Self> {
+        let texts: Vec<String> = patterns
+            .iter()
+            .map(|pattern| {
+                let translated = translate(&pattern.text).ok()?;
+                Some(if pattern.whole { format!("\\A(?:{translated})\\z") } else { translated })
+            })
+            .collect::<Option<_>>()?;
+        let config = dense::Config::new()
+            .match_kind(MatchKind::All)
+            .start_kind(StartKind::Unanchored)
+            .dfa_size_limit(Some(MAX_SHARED))
+            .determinize_size_limit(Some(4 * MAX_SHARED));
+        let nfa = thompson::Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(MAX_WORK));
+        let table = dense::Builder::new().configure(config).thompson(nfa).build_many(&texts).ok()?;
+        Some(Self { table })
+    }
+
+    /// Which of them match a text, by their numbers. `false`: that cannot be told.
+    pub(super) fn matches(&self, text: &[u8], found: &mut Matched) -> bool {
+        let count = self.table.pattern_len();
+        let set = match &mut found.0 {
+            Some(set) if set.capacity() >= count => set,
+            other => other.insert(PatternSet::new(count)),
+        };
+        set.clear();
+        self.table.try_which_overlapping_matches(&Input::new(text), set).is_ok()
+    }
+}
+
+impl std::fmt::Debug for Patterns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Patterns").field("count", &self.table.pattern_len()).finish_non_exhaustive()
+    }
+}
+
+/// Which patterns matched; reused.
+#[derive(Debug, Default)]
+pub(super) struct Matched(Option<PatternSet>);
+
+impl Matched {
+    pub(super) fn numbers(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().flat_map(|set| set.iter().map(|pattern| pattern.as_usize()))
     }
 }
 

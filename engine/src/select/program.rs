@@ -1,14 +1,18 @@
 //! All paths of a schema as one automaton.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::filter::{Compiler, Read, Test};
+use super::filter::{Compiler, Read, Test, Value};
 use super::model::{Filter, Literal, Operand, Relation, Selector, Step};
 use super::names::{Name, Names};
+use super::pattern::{Pattern, Patterns};
 use super::query::Query;
 use crate::schema::PathId;
 
 pub(super) type StateId = u32;
+
+/// Most patterns that share a table.
+const MOST_SHARED: usize = 64;
 
 /// One state: where a walk may be, and where a child takes it.
 #[derive(Debug, Default)]
@@ -22,6 +26,8 @@ pub(super) struct State {
     pub(super) filters: Vec<(Test, StateId)>,
     /// Filters that ask whether one value is this or that text: one look answers all of them.
     pub(super) equals: Vec<Equals>,
+    /// Filters that hold one value against a pattern.
+    pub(super) matches: Vec<Matches>,
     /// State that is entered together with this one and stays for all descendants (`..`).
     pub(super) descend: Option<StateId>,
     pub(super) sticky: bool,
@@ -39,6 +45,15 @@ pub(super) struct Equals {
     /// The value: a read of the program.
     pub(super) read: usize,
     pub(super) texts: HashMap<Box<[u8]>, StateId>,
+}
+
+/// Filters of one state that hold the same value against patterns.
+#[derive(Debug)]
+pub(super) struct Matches {
+    pub(super) read: usize,
+    pub(super) patterns: Patterns,
+    /// Where each pattern leads.
+    pub(super) next: Vec<StateId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,10 +76,11 @@ impl Program {
     /// Compiles paths; the n-th has id n.
     #[must_use]
     pub fn new(queries: &[Query]) -> Self {
-        let mut builder = Builder { states: vec![State::default()], transitions: HashMap::new(), filters: Compiler::default() };
+        let mut builder = Builder { states: vec![State::default()], transitions: HashMap::new(), filters: Compiler::default(), patterns: BTreeMap::new() };
         for (id, query) in queries.iter().enumerate() {
             builder.insert(0, query.steps(), id as PathId);
         }
+        builder.group_patterns();
         let Builder { mut states, filters, .. } = builder;
         states.iter_mut().for_each(State::finish);
         Self { states, reads: filters.into_reads(), paths: queries.len(), protecting: 0, filters_see_indexes: false }
@@ -100,6 +116,8 @@ struct Builder {
     /// Where a selector leads from a state: two equal selectors lead to one.
     transitions: HashMap<(StateId, String), StateId>,
     filters: Compiler,
+    /// By state and read: patterns, and where they lead.
+    patterns: BTreeMap<(StateId, usize), Vec<(Pattern, StateId)>>,
 }
 
 impl Builder {
@@ -147,6 +165,11 @@ impl Builder {
     }
 
     fn filtered(&mut self, from: StateId, filter: &Filter, to: StateId) {
+        if let Filter::Matches(Operand::One(value), pattern) = filter {
+            let read = self.filters.one(value);
+            self.patterns.entry((from, read)).or_default().push((pattern.clone(), to));
+            return;
+        }
         let state = &mut self.states[from as usize];
         let Some((value, text)) = text_equality(filter) else {
             state.filters.push((self.filters.test(filter), to));
@@ -159,6 +182,14 @@ impl Builder {
             Some(equals) if equals.texts.contains_key(&text) => state.filters.push((self.filters.test(filter), to)),
             Some(equals) => drop(equals.texts.insert(text, to)),
             None => state.equals.push(Equals { read, texts: HashMap::from([(text, to)]) }),
+        }
+    }
+
+    /// Gives the patterns of one value tables they share.
+    fn group_patterns(&mut self) {
+        for ((state, read), patterns) in std::mem::take(&mut self.patterns) {
+            let state = &mut self.states[state as usize];
+            patterns.chunks(MOST_SHARED).for_each(|some| state.share(read, some));
         }
     }
 
@@ -178,9 +209,28 @@ fn text_equality(filter: &Filter) -> Option<(&super::model::Path, &str)> {
 }
 
 impl State {
+    /// One table for all patterns, or for each half of them, as far as they fit.
+    fn share(&mut self, read: usize, patterns: &[(Pattern, StateId)]) {
+        let (first, second) = match patterns {
+            [] => return,
+            [(pattern, next)] => return self.filters.push((Test::Matches(Value::One(read), pattern.clone()), *next)),
+            more => more.split_at(more.len() / 2),
+        };
+        let all: Vec<&Pattern> = patterns.iter().map(|(pattern, _)| pattern).collect();
+        match Patterns::new(&all) {
+            Some(shared) => self.matches.push(Matches { read, patterns: shared, next: patterns.iter().map(|(_, next)| *next).collect() }),
+            None => [first, second].into_iter().for_each(|half| self.share(read, half)),
+        }
+    }
+
+    /// Some path goes on from here by a filter.
+    pub(super) fn has_filters(&self) -> bool {
+        !(self.filters.is_empty() && self.equals.is_empty() && self.matches.is_empty())
+    }
+
     fn finish(&mut self) {
         self.named.finish();
-        self.by_name = !self.sticky && self.wildcard.is_none() && self.filters.is_empty() && self.equals.is_empty();
+        self.by_name = !self.sticky && self.wildcard.is_none() && !self.has_filters();
         self.leads_on = !self.by_name || !self.named.is_empty() || !self.indexes.is_empty() || !self.slices.is_empty();
     }
 }

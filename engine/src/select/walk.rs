@@ -1,10 +1,11 @@
 //! Running the automaton over a node table.
 
 use super::judge::Judge;
-use super::program::{Program, State, StateId};
+use super::pattern::Matched;
+use super::program::{Matches, Program, State, StateId};
 use super::selection::{Hit, SelectError, Selection};
 use crate::budget::Budget;
-use crate::scan::{Kind, Node, Tape, unescape};
+use crate::scan::{Kind, Node, Tape, unescape, unescape_lossy};
 
 /// What a selected node costs, in units of [`Budget`]: more than the time it takes, because it takes room as well.
 const HIT: u64 = 24;
@@ -21,8 +22,9 @@ pub(super) struct Walk {
     protects: bool,
     /// Containers around the one being walked through.
     outer: Vec<Frame>,
-    /// An escaped name.
+    /// An escaped name or text.
     text: Vec<u8>,
+    matched: Matched,
 }
 
 impl Walk {
@@ -198,7 +200,30 @@ impl Program {
                     self.enter(*next, here.at, sel);
                 }
             }
+            state.matches.iter().for_each(|matches| self.step_matches(doc, tape, here, matches, sel));
         }
+    }
+
+    fn step_matches(&self, doc: &[u8], tape: &Tape, here: &Frame, matches: &Matches, sel: &mut Selection) {
+        let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+        let Some(node) = judge.text_of_read(matches.read, here.at) else { return };
+        let inner = &doc[node.inner()];
+        let text = if node.escaped {
+            sel.walk.text.clear();
+            unescape_lossy(inner, &mut sel.walk.text);
+            &sel.walk.text
+        } else {
+            inner
+        };
+        // Without an answer nothing may pass.
+        let told = sel.notes.budget.charge(2 * inner.len() as u64 + 16) && matches.patterns.matches(text, &mut sel.walk.matched);
+        if !told {
+            sel.notes.budget.charge(u64::MAX);
+            return;
+        }
+        let matched = std::mem::take(&mut sel.walk.matched);
+        matched.numbers().for_each(|n| self.enter(matches.next[n], here.at, sel));
+        sel.walk.matched = matched;
     }
 
     /// A state is reached at `node`: its paths select it, and the walk may go on.
@@ -229,7 +254,7 @@ impl Program {
             let state = &self.states[*id as usize];
             by_name &= state.by_name;
             lengths |= state.named.lengths;
-            filters |= !state.filters.is_empty() || !state.equals.is_empty();
+            filters |= state.has_filters();
         }
         if n.kind == Kind::Object && !by_name {
             sel.suspects.push(node);
