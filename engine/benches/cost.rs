@@ -3,6 +3,7 @@
 //! `cargo bench -p veilstream-engine --bench cost -- 60` searches for a minute; `RFC_SEED` begins elsewhere.
 #![allow(clippy::print_stdout, missing_docs, clippy::unwrap_used, reason = "a bench")]
 
+#[allow(unused_imports, reason = "one check of several")]
 #[path = "../../fuzz/checks/lib.rs"]
 mod checks;
 #[path = "../tests/rfc/mod.rs"]

@@ -28,7 +28,7 @@ pub(super) enum Value {
     Length(Box<Self>),
     Count(usize),
     /// The node of a read that selects exactly one.
-    Value(usize),
+    Sole(usize),
 }
 
 /// What is asked of a path.
@@ -103,7 +103,7 @@ impl Compiler {
             Operand::One(path) => Value::One(self.one(path)),
             Operand::Length(inner) => Value::Length(Box::new(self.value(inner))),
             Operand::Count(path) => Value::Count(self.read(Ask::Count, path)),
-            Operand::Value(path) => Value::Value(self.read(Ask::Value, path)),
+            Operand::Value(path) => Value::Sole(self.read(Ask::Value, path)),
         }
     }
 

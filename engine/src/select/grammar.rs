@@ -34,6 +34,8 @@ pub(super) fn check(text: &str) -> Result<Vec<&str>, Offence> {
 }
 
 type Checked<T> = Result<T, Offence>;
+/// Whether an argument may be of a type.
+type Fits = fn(Type) -> bool;
 
 /// What an expression yields (RFC 9535 section 2.4.1).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -362,7 +364,7 @@ impl<'t> Reader<'t> {
 
     /// A function, from its name on (RFC 9535 section 2.4.3: arguments must be of its types).
     fn function(&mut self, name: &str) -> Checked<Type> {
-        let (parameters, result): (&[fn(Type) -> bool], Type) = match name {
+        let (parameters, result): (&[Fits], Type) = match name {
             "length" => (&[is_value], Type::Value),
             "count" | "value" => (&[is_path], Type::Value),
             "match" | "search" => (&[is_value, is_value], Type::Logical),

@@ -139,7 +139,7 @@ impl<'a> Judge<'a> {
     fn value(&mut self, value: &'a Value, node: u32) -> Found<'a> {
         match value {
             Value::Literal(literal) => Found::Literal(literal),
-            Value::One(read) | Value::Value(read) => match self.read(*read, node) {
+            Value::One(read) | Value::Sole(read) => match self.read(*read, node) {
                 NOTHING => Found::Nothing,
                 found => Found::Node(found as u32),
             },

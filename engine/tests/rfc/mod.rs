@@ -54,13 +54,15 @@ enum Value {
     One(Query),
     Length(Box<Self>),
     Count(Query),
-    Value(Query),
+    Sole(Query),
 }
 
 type Place = Vec<usize>;
 
+type Holds = fn(&str) -> bool;
+
 /// Patterns and what they are, for people: the whole text, or some part of it.
-const PATTERNS: [(&str, fn(&str) -> bool, fn(&str) -> bool); 6] = [
+const PATTERNS: [(&str, Holds, Holds); 6] = [
     ("x", |t| t == "x", |t| t.contains('x')),
     ("x.*", |t| t.starts_with('x'), |t| t.contains('x')),
     ("[xy]", |t| t == "x" || t == "y", |t| t.contains(['x', 'y'])),
@@ -176,7 +178,7 @@ fn holds(filter: &Filter, root: &Json, current: &Place) -> bool {
 fn evaluate(value: &Value, root: &Json, current: &Place) -> Option<Json> {
     match value {
         Value::Literal(json) => Some(json.clone()),
-        Value::One(query) | Value::Value(query) => match &follow(query, root, current)[..] {
+        Value::One(query) | Value::Sole(query) => match &follow(query, root, current)[..] {
             [one] => Some(at(root, one).clone()),
             _ => None,
         },
@@ -339,13 +341,13 @@ impl Random {
             7 => {
                 let inner = match self.below(3) {
                     0 => Value::Literal(Json::Text(self.of(&TEXTS).to_owned())),
-                    1 => Value::Value(self.inner(depth)),
+                    1 => Value::Sole(self.inner(depth)),
                     _ => Value::One(self.singular()),
                 };
                 Value::Length(Box::new(inner))
             }
             8 => Value::Count(self.inner(depth)),
-            _ => Value::Value(self.inner(depth)),
+            _ => Value::Sole(self.inner(depth)),
         }
     }
 
@@ -469,7 +471,7 @@ impl Random {
             Value::One(query) => self.spell(query),
             Value::Length(inner) => format!("length({})", self.spell_value(inner)),
             Value::Count(query) => format!("count({})", self.spell(query)),
-            Value::Value(query) => format!("value({})", self.spell(query)),
+            Value::Sole(query) => format!("value({})", self.spell(query)),
         }
     }
 }
