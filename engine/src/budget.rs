@@ -4,9 +4,9 @@
 //! longer than in proportion to its size. A unit is about one step of an inner loop: a nanosecond or a few.
 
 /// What a record of any size may cost, in units.
-const BASE: u64 = 1 << 25;
+const BASE: u64 = 1 << 26;
 /// What each of its bytes adds, in units.
-const PER_BYTE: u64 = 32;
+const PER_BYTE: u64 = 12;
 /// Reveal reads what transform wrote, which may be much shorter than what transform read: it may do what the largest record may.
 const LARGEST: usize = 64 << 20;
 

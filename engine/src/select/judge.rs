@@ -136,6 +136,13 @@ impl<'a> Judge<'a> {
         self.tape.nodes().get(usize::try_from(found).ok()?).filter(|node| node.kind == Kind::String)
     }
 
+    /// Notes that a filter found a member of that name.
+    pub(super) fn has_member(&mut self, object: u32, name: &Name) {
+        if let Some(member) = self.member(object, name) {
+            self.mark(member, mark::EXISTS);
+        }
+    }
+
     fn value(&mut self, value: &'a Value, node: u32) -> Found<'a> {
         match value {
             Value::Literal(literal) => Found::Literal(literal),
@@ -368,7 +375,7 @@ impl<'a> Judge<'a> {
             Pick::Slice(slice) if node.kind == Kind::Array => {
                 let elements = tape.children(container).zip(0..);
                 let mut within = elements.filter(|(_, at)| slice.contains(*at, i64::from(node.count)));
-                self.notes.budget.charge(u64::from(node.count));
+                self.notes.budget.charge(4 * u64::from(node.count));
                 within.any(|(child, _)| !self.notes.budget.charge(1) || self.follow(rest, child, tally))
             }
             Pick::Slice(_) => false,

@@ -89,6 +89,11 @@ impl Names {
         self.names.len()
     }
 
+    /// The name of that number.
+    pub(super) fn name(&self, n: usize) -> &Name {
+        &self.names[n].0
+    }
+
     /// Which of the names a member has, and where it leads. Names of one state differ.
     #[inline]
     pub(super) fn find(&self, doc: &[u8], node: &Node, text: &mut Vec<u8>) -> Option<(usize, StateId)> {

@@ -24,6 +24,8 @@ pub(super) struct State {
     pub(super) slices: Vec<(Slice, StateId)>,
     /// Children for which a filter holds.
     pub(super) filters: Vec<(Test, StateId)>,
+    /// Members that filters ask for, of children.
+    pub(super) exists: Names,
     /// Filters that ask whether one value is this or that text: one look answers all of them.
     pub(super) equals: Vec<Equals>,
     /// Filters that hold one value against a pattern.
@@ -65,6 +67,7 @@ pub struct Program {
     pub(super) states: Vec<State>,
     /// What filters read; each is answered once for one node.
     pub(super) reads: Vec<Read>,
+    asks: bool,
     /// How many paths there are.
     pub(super) paths: usize,
     /// Paths below this number are of fields: what they select is protected.
@@ -76,14 +79,15 @@ impl Program {
     /// Compiles paths; the n-th has id n.
     #[must_use]
     pub fn new(queries: &[Query]) -> Self {
-        let mut builder = Builder { states: vec![State::default()], transitions: HashMap::new(), filters: Compiler::default(), patterns: BTreeMap::new() };
+        let mut builder =
+            Builder { states: vec![State::default()], transitions: HashMap::new(), filters: Compiler::default(), asks: false, patterns: BTreeMap::new() };
         for (id, query) in queries.iter().enumerate() {
             builder.insert(0, query.steps(), id as PathId);
         }
         builder.group_patterns();
-        let Builder { mut states, filters, .. } = builder;
+        let Builder { mut states, filters, asks, .. } = builder;
         states.iter_mut().for_each(State::finish);
-        Self { states, reads: filters.into_reads(), paths: queries.len(), protecting: 0, filters_see_indexes: false }
+        Self { states, reads: filters.into_reads(), asks, paths: queries.len(), protecting: 0, filters_see_indexes: false }
     }
 
     /// The first `paths` are of fields: what they select does not stay as it is, and what filters read there is noted.
@@ -107,7 +111,7 @@ impl Program {
 
     /// Whether any path has a filter that reads the document.
     pub(crate) fn has_filters(&self) -> bool {
-        !self.reads.is_empty()
+        self.asks || !self.reads.is_empty()
     }
 }
 
@@ -116,6 +120,8 @@ struct Builder {
     /// Where a selector leads from a state: two equal selectors lead to one.
     transitions: HashMap<(StateId, String), StateId>,
     filters: Compiler,
+    /// Some filter asks for a member.
+    asks: bool,
     /// By state and read: patterns, and where they lead.
     patterns: BTreeMap<(StateId, usize), Vec<(Pattern, StateId)>>,
 }
@@ -165,6 +171,11 @@ impl Builder {
     }
 
     fn filtered(&mut self, from: StateId, filter: &Filter, to: StateId) {
+        if let Some(name) = member_exists(filter) {
+            self.states[from as usize].exists.push(Name::new(name), to);
+            self.asks = true;
+            return;
+        }
         if let Filter::Matches(Operand::One(value), pattern) = filter {
             let read = self.filters.one(value);
             self.patterns.entry((from, read)).or_default().push((pattern.clone(), to));
@@ -199,6 +210,18 @@ impl Builder {
     }
 }
 
+/// The filter as the name of a member that must be there.
+fn member_exists(filter: &Filter) -> Option<&str> {
+    let Filter::Exists(path) = filter else { return None };
+    match &path.steps[..] {
+        [step] if !path.absolute && !step.descendant => match &step.selectors[..] {
+            [Selector::Name(name)] => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// The filter as one place that must be one text.
 fn text_equality(filter: &Filter) -> Option<(&super::model::Path, &str)> {
     match filter {
@@ -225,11 +248,12 @@ impl State {
 
     /// Some path goes on from here by a filter.
     pub(super) fn has_filters(&self) -> bool {
-        !(self.filters.is_empty() && self.equals.is_empty() && self.matches.is_empty())
+        !(self.filters.is_empty() && self.equals.is_empty() && self.matches.is_empty() && self.exists.is_empty())
     }
 
     fn finish(&mut self) {
         self.named.finish();
+        self.exists.finish();
         self.by_name = !self.sticky && self.wildcard.is_none() && !self.has_filters();
         self.leads_on = !self.by_name || !self.named.is_empty() || !self.indexes.is_empty() || !self.slices.is_empty();
     }

@@ -136,6 +136,9 @@ impl Selection {
         for i in 0..self.suspects.len() {
             let object = self.suspects[i];
             if self.on_the_way[object as usize] {
+                if !self.charge_names(tape, object) {
+                    return Err(SelectError::TOO_COMPLEX);
+                }
                 self.unique_names(doc, tape, object)?;
             }
         }
@@ -146,7 +149,7 @@ impl Selection {
     fn names_filters_read(&mut self, doc: &[u8], tape: &Tape) -> Result<(), SelectError> {
         for i in 0..self.notes.named.len() {
             let object = self.notes.named[i];
-            if !self.notes.budget.charge(16 * u64::from(tape.nodes()[object as usize].count)) {
+            if !self.charge_names(tape, object) {
                 return Err(SelectError::TOO_COMPLEX);
             }
             self.sort_names(doc, tape, object);
@@ -155,6 +158,12 @@ impl Selection {
             }
         }
         Ok(())
+    }
+
+    /// Takes off what sorting an object's names costs.
+    fn charge_names(&mut self, tape: &Tape, object: u32) -> bool {
+        let count = u64::from(tape.nodes()[object as usize].count) + 1;
+        self.notes.budget.charge(count * (16 + 4 * u64::from(count.ilog2())))
     }
 
     fn unique_names(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Result<(), SelectError> {

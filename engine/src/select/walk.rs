@@ -9,6 +9,8 @@ use crate::scan::{Kind, Node, Tape, unescape, unescape_lossy};
 
 /// What a selected node costs, in units of [`Budget`]: more than the time it takes, because it takes room as well.
 const HIT: u64 = 24;
+/// What a state costs at every child.
+const STATE: u64 = 4;
 
 /// Buffers of a walk.
 #[derive(Debug, Default)]
@@ -113,7 +115,7 @@ impl Program {
                 here = outer;
                 continue;
             }
-            if !sel.notes.budget.charge(u64::from(here.last - here.first)) {
+            if !sel.notes.budget.charge(STATE * u64::from(here.last - here.first)) {
                 return;
             }
             let child = here.at;
@@ -167,7 +169,7 @@ impl Program {
     #[inline]
     fn step_element(&self, state: &State, here: &Frame, child: u32, sel: &mut Selection) {
         let (at, count) = (i64::from(here.index), i64::from(here.count));
-        sel.notes.budget.charge((state.indexes.len() + state.slices.len()) as u64);
+        sel.notes.budget.charge((state.indexes.len() + 4 * state.slices.len()) as u64);
         for (index, next) in &state.indexes {
             if *index == at || *index == at - count {
                 self.enter(*next, child, sel);
@@ -185,6 +187,9 @@ impl Program {
     fn step_filters(&self, doc: &[u8], tape: &Tape, here: &Frame, sel: &mut Selection) {
         for i in here.first..here.last {
             let state = &self.states[sel.walk.states[i as usize] as usize];
+            if !state.exists.is_empty() {
+                self.step_exists(doc, tape, here, state, sel);
+            }
             for (test, next) in &state.filters {
                 let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
                 if judge.notes.budget.charge(4) && judge.holds(test, here.at) {
@@ -201,6 +206,23 @@ impl Program {
                 }
             }
             state.matches.iter().for_each(|matches| self.step_matches(doc, tape, here, matches, sel));
+        }
+    }
+
+    /// Filters that ask for members by their names: one pass over the members answers all of them.
+    fn step_exists(&self, doc: &[u8], tape: &Tape, here: &Frame, state: &State, sel: &mut Selection) {
+        let object = &tape.nodes()[here.at as usize];
+        if object.kind != Kind::Object {
+            return;
+        }
+        sel.notes.budget.charge(2 * u64::from(object.count));
+        for child in tape.children(here.at) {
+            let node = &tape.nodes()[child as usize];
+            let found = may_be_named(node, state.exists.lengths).then(|| state.exists.find(doc, node, &mut sel.walk.text)).flatten();
+            let Some((n, next)) = found else { continue };
+            let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+            judge.has_member(here.at, state.exists.name(n));
+            self.enter(next, here.at, sel);
         }
     }
 

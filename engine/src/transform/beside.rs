@@ -12,7 +12,7 @@ use crate::select::Selection;
 use crate::strip::{Strip, writes_beside};
 
 /// What an index costs, in units of work: normalising and one HMAC.
-const INDEX: u64 = 512;
+const INDEX: u64 = 256;
 /// What an element without an index costs in the index array: its room.
 const NULL: u64 = 8;
 
