@@ -25,7 +25,7 @@ LOCALSTACK := target/localstack
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test lint deny fuzz bench bench-engine bench-pipeline bench-subjects
+.PHONY: setup system system-test demo test simulate lint deny fuzz bench bench-engine bench-pipeline bench-subjects
 .DELETE_ON_ERROR:
 
 setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
@@ -74,6 +74,11 @@ demo: system
 
 test: setup
 	$(CARGO) test --workspace --locked --features veilstream/inject
+
+# The pipeline's core against a simulated cluster, at length: 10,000 seeds of 1,000 steps. A failure names the seed: SIMULATE=seed,1
+SIMULATE ?= 1,10000
+simulate: system
+	VEILSTREAM_SIMULATE=$(SIMULATE) $(CARGO) test --release --workspace --locked --lib -- --nocapture core::simulator::each_record_once_or_reported
 
 lint: system
 	$(CARGO) fmt --all --check

@@ -117,7 +117,7 @@ pub struct Pipeline {
     pub max_batch_bytes: usize,
     /// A longer input value is rejected (`too_large`).
     pub max_record_bytes: usize,
-    /// Input bytes a lane holds before its partitions are paused.
+    /// Input bytes a lane holds.
     pub max_inflight_bytes: usize,
     /// Where sealed rejects go.
     pub dead_letter_topic: String,
