@@ -14,6 +14,21 @@ mod simulator;
 pub mod start;
 pub mod suspects;
 
+/// `true` in a mutation test that breaks exactly this.
+macro_rules! mutated {
+    ($mutant:ident) => {{
+        #[cfg(test)]
+        {
+            $crate::pipeline::core::mutant::is($crate::pipeline::core::mutant::Mutant::$mutant)
+        }
+        #[cfg(not(test))]
+        {
+            false
+        }
+    }};
+}
+use mutated;
+
 /// What a mutation test breaks, to show that the simulator sees it.
 #[cfg(test)]
 pub(crate) mod mutant {
@@ -55,18 +70,3 @@ pub(crate) mod mutant {
         ACTIVE.get() == Some(mutant)
     }
 }
-
-/// `true` in a mutation test that breaks exactly this.
-macro_rules! mutated {
-    ($mutant:ident) => {{
-        #[cfg(test)]
-        {
-            $crate::pipeline::core::mutant::is($crate::pipeline::core::mutant::Mutant::$mutant)
-        }
-        #[cfg(not(test))]
-        {
-            false
-        }
-    }};
-}
-use mutated;
