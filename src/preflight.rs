@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use veilstream_engine::compile::SchemaSet;
 
-use crate::kafka::topics::{NewTopic, Retention, TopicError, TopicFacts, Topics, alter_command, grow_command};
+use crate::kafka::topics::{EachTopic, NewTopic, Retention, TopicError, TopicFacts, Topics, alter_command, grow_command};
 
 /// Dead letters are kept so long at least: somebody has to look at them, mend a schema and replay them.
 const DEAD_LETTERS_MS: i64 = 30 * 86_400_000;
@@ -257,13 +257,7 @@ pub fn examine(topics: &Topics, schemas: &SchemaSet, dead_letters: &str) -> Resu
     Ok(found)
 }
 
-fn judge(
-    servers: &str,
-    brokers: usize,
-    routes: &BTreeMap<&str, &str>,
-    dead_letters: &str,
-    described: BTreeMap<String, Result<TopicFacts, TopicError>>,
-) -> Found {
+fn judge(servers: &str, brokers: usize, routes: &BTreeMap<&str, &str>, dead_letters: &str, described: EachTopic<TopicFacts>) -> Found {
     let mut judge = Judge { servers, described, wanted: BTreeMap::new(), warnings: BTreeSet::new() };
     let mut judged: Vec<Route> = routes
         .iter()
@@ -341,7 +335,7 @@ impl Wanted {
 
 struct Judge<'a> {
     servers: &'a str,
-    described: BTreeMap<String, Result<TopicFacts, TopicError>>,
+    described: EachTopic<TopicFacts>,
     /// Topics to make, by name.
     wanted: BTreeMap<String, Wanted>,
     warnings: BTreeSet<Warning>,

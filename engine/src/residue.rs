@@ -18,6 +18,9 @@ const BITS: usize = 1 << 13;
 /// Comparisons per byte searched, above which an automaton is built for the record.
 const COMPARISONS: usize = 16;
 
+/// What a byte of an automaton costs, in units of work.
+const AUTOMATON: u64 = 16;
+
 /// A value to look for.
 #[derive(Debug)]
 struct Needle {
@@ -45,6 +48,8 @@ pub(crate) struct Residues {
     set: Vec<u16>,
     /// Comparisons left before an automaton is cheaper.
     patience: usize,
+    /// Comparisons made, and what the automaton took, in units of work.
+    work: u64,
     automaton: Option<AhoCorasick>,
 }
 
@@ -58,6 +63,7 @@ impl Default for Residues {
             grams: Box::new([0; BITS / 64]),
             set: Vec::new(),
             patience: 0,
+            work: 0,
             automaton: None,
         }
     }
@@ -73,6 +79,12 @@ impl Residues {
         self.outputs.clear();
         self.automaton = None;
         self.patience = 0;
+        self.work = 0;
+    }
+
+    /// What searching took beyond reading, in units of work.
+    pub(crate) fn work(&self) -> u64 {
+        self.work
     }
 
     /// Adds a protected value: a string's unescaped text, a number's digits, each of them inside an object or array.
@@ -177,6 +189,7 @@ impl Residues {
             if self.grams[bit / 64] >> (bit % 64) & 1 == 1 && !self.compare(doc, hay, at) {
                 // Too large for an automaton: then it takes its time.
                 self.patience = usize::MAX;
+                self.work += AUTOMATON * self.needles.iter().map(|n| n.range.len() as u64).sum::<u64>();
                 self.automaton = AhoCorasick::new(self.needles.iter().map(|n| n.bytes(doc, &self.text))).ok();
                 if self.automaton.is_some() {
                     return self.search_with_automaton(hay);
@@ -200,6 +213,7 @@ impl Residues {
                 }
             }
         }
+        self.work += 4 * self.needles.len() as u64;
         self.patience = self.patience.saturating_sub(4 * self.needles.len());
         self.patience > 0
     }

@@ -1,25 +1,29 @@
 //! Finding a member by its name. Keyed hashes stand for the names of objects with many members, so that a hostile event costs no quadratic time.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
 
 use crate::scan::{NO_PARENT, Tape, same_text, unescape};
 
 /// Objects with more members are looked at once, not once per name.
 pub(crate) const FEW: u32 = 32;
 
-/// The names of the object that was asked about last; clear it for every document.
+/// The names of the objects that were asked about; clear it for every document. Each object is looked at once, in whatever order they are asked about.
 #[derive(Default)]
 pub(crate) struct Siblings {
-    /// (hash of the name, member) of `object`, sorted.
+    /// (hash of the name, member), sorted within one object.
     names: Vec<(u64, u32)>,
-    object: Option<u32>,
+    /// Where the names of an object stand.
+    objects: HashMap<u32, Range<usize>>,
     text: Vec<u8>,
     keys: RandomState,
 }
 
 impl Siblings {
     pub(crate) fn clear(&mut self) {
-        self.object = None;
+        self.names.clear();
+        self.objects.clear();
     }
 
     /// The first member of `object` named `name`; `text` is the name unescaped (or as written, when it has no text).
@@ -28,10 +32,11 @@ impl Siblings {
         if tape.nodes()[object as usize].count <= FEW {
             return tape.children(object).find(is_it);
         }
-        self.collect(doc, tape, object);
+        let range = self.collect(doc, tape, object);
         let hash = self.hash(NO_PARENT, text);
-        let first = self.names.partition_point(|(other, _)| *other < hash);
-        self.names[first..].iter().take_while(|(other, _)| *other == hash).map(|(_, member)| *member).find(is_it)
+        let names = &self.names[range];
+        let first = names.partition_point(|(other, _)| *other < hash);
+        names[first..].iter().take_while(|(other, _)| *other == hash).map(|(_, member)| *member).find(is_it)
     }
 
     /// A name in an object as a number.
@@ -42,19 +47,20 @@ impl Siblings {
         hasher.finish()
     }
 
-    fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) {
-        if self.object == Some(object) {
-            return;
+    fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Range<usize> {
+        if let Some(range) = self.objects.get(&object) {
+            return range.clone();
         }
-        self.object = Some(object);
-        self.names.clear();
+        let start = self.names.len();
         let mut text = std::mem::take(&mut self.text);
         for member in tape.children(object) {
             text_of(&doc[tape.nodes()[member as usize].name()], &mut text);
             self.names.push((self.hash(NO_PARENT, &text), member));
         }
         self.text = text;
-        self.names.sort_unstable();
+        self.names[start..].sort_unstable();
+        self.objects.insert(object, start..self.names.len());
+        start..self.names.len()
     }
 }
 

@@ -5,6 +5,7 @@ mod claim;
 mod envelope;
 mod names;
 mod plan;
+mod reads;
 mod splice;
 mod subjects;
 mod undeclared;
@@ -235,6 +236,7 @@ impl Run<'_> {
         self.collect_edits(doc)?;
         self.check_required()?;
         self.undeclared()?;
+        self.check_filter_reads()?;
         self.splice(doc, out)?;
         self.check_indexes(out)?;
         self.envelope(out)?;
@@ -315,6 +317,7 @@ impl Run<'_> {
         if self.schema.residue == Residue::Off {
             return Ok(());
         }
+        self.charge(doc.len() as u64 / 4)?;
         let work = &mut *self.work;
         work.residues.search_document(doc, &work.tape, &work.edits, &out.value);
         if out.key == crate::record::KeyOutput::Same {
@@ -326,6 +329,8 @@ impl Run<'_> {
             }
         }
         work.residues.report(&mut out.residue);
+        let searched = work.residues.work();
+        self.charge(searched)?;
         match out.residue.first() {
             Some((field, _)) if self.schema.residue == Residue::Reject => Err(Stop::field(RejectCode::Residue, &self.schema.fields[*field])),
             _ => Ok(()),
@@ -341,6 +346,11 @@ impl Run<'_> {
                 out.counts.push((field, *outcome, *n));
             }
         }
+    }
+
+    /// Takes units off the record's budget of work.
+    fn charge(&mut self, units: u64) -> Result<(), Stop> {
+        if self.work.selection.budget().charge(units) { Ok(()) } else { Err(Stop::Reject(RejectCode::TooComplex, None, None)) }
     }
 
     fn count(&mut self, field: PathId, outcome: FieldOutcome) {

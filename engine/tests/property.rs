@@ -83,7 +83,7 @@ fn path() -> impl Strategy<Value = String> {
         1 => Just(".d[?@.a].b".to_owned()),
         1 => Just(".d[?length(@.a) == 1].b".to_owned()),
         1 => "[a-e]".prop_map(|n| format!("[?@.{n} == 'a' || @.{n} > 1]")),
-        1 => prop::sample::select(vec!["[?length(@) > 1]", "[?count(@.*) == 2]", "[?length(@.a) == 2]", "[?@.a == @.b]", "[?@ == $.a]", "[?@.a[?@.b]]", "[?@.a[?length(@) == 2]]"])
+        1 => prop::sample::select(vec!["[?length(@) > 1]", "[?count(@.*) == 2]", "[?length(@.a) == 2]", "[?@.a == @.b]", "[?@ == $.a]", "[?@.a[?@.b]]", "[?value(@..a) == 'a']", "[?count(@..b) > 1]", "[?search(@.a, 'a')]", "[?@..c]", "[?$.a == @.b]", "[?@.*]", "[?!@.a_bidx]", "[?@ >= $.b]", "[?@.a_bidx == 1]", "[?count(@[*]) > 1]", "[?@[?@.b == 1]]", "[?@.a[?length(@) == 2]]"])
             .prop_map(str::to_owned),
     ];
     // Documents are shallow: long paths seldom select.
@@ -176,7 +176,14 @@ fn reveal_undoes_transform_byte_for_byte() {
                 prop_assert_eq!(&kept, &out, "nothing asked for, nothing changed");
             }
             Outcome::Rejected(reject) => prop_assert!(
-                matches!(reject.code, RejectCode::DuplicateMember | RejectCode::ReservedMember | RejectCode::MissingRequired | RejectCode::WrongType),
+                matches!(
+                    reject.code,
+                    RejectCode::DuplicateMember
+                        | RejectCode::ReservedMember
+                        | RejectCode::MissingRequired
+                        | RejectCode::WrongType
+                        | RejectCode::FilterReadsProtected
+                ),
                 "{}",
                 reject
             ),
@@ -187,7 +194,7 @@ fn reveal_undoes_transform_byte_for_byte() {
     // The property is worth something only while much is protected.
     let (protected, tokens) = (protected.into_inner(), tokens.into_inner());
     eprintln!("{total} cases: {protected} records protected, {tokens} tokens");
-    assert!(protected > total / 4 && tokens > total / 3, "too little was protected: {protected} records, {tokens} tokens");
+    assert!(protected > total / 5 && tokens > total / 4, "too little was protected: {protected} records, {tokens} tokens");
 }
 
 /// A bench says nothing of itself: the schema beside it does.

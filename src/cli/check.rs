@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::config::{Config, Fault, Input};
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::kafka::topics::Topics;
 use crate::preflight::{self, Refusal};
 use crate::{keys, registry};
@@ -74,6 +75,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
 fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
     let schemas = registry.current();
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
     let topics = Topics::connect(&config.kafka).map_err(|e| Exit::Preflight.because(e.to_string()))?;
     let found = preflight::examine(&topics, &schemas, &config.pipeline.dead_letter_topic).map_err(|e| Exit::Preflight.because(e.to_string()))?;
     for warning in &found.warnings {

@@ -18,7 +18,7 @@ use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
 use crate::exit::Exit;
 use crate::keys;
-use crate::pipeline::{KeyFault, KeySource};
+use crate::keys::{KeyFault, KeySource};
 
 const AFTER_HELP: &str = "Tokens are opened at the paths the documents declare, each as its own field, and nowhere else. Of several schemas the first whose \"when\" \
 holds opens a line; conditions on headers are taken as met.

@@ -1,5 +1,6 @@
 //! The configuration: `veilstream.toml`, `.env` and `VEILSTREAM__SECTION__KEY`, read into types with every fault reported at once.
 
+mod access;
 mod fault;
 mod keys;
 mod read;
@@ -82,6 +83,8 @@ pub struct Kafka {
     pub consumer: Properties,
     /// librdkafka properties of the producers, `[kafka.client]` (both sides) included.
     pub producer: Properties,
+    /// Region of the Amazon MSK cluster, where `sasl.mechanism` is `AWS_MSK_IAM`: as configured, else as the brokers' names say.
+    pub aws_region: Option<String>,
 }
 
 /// Where reading begins on a partition for which the group has no committed offset.
@@ -118,16 +121,16 @@ pub struct Pipeline {
     pub max_batch_bytes: usize,
     /// A longer input value is rejected (`too_large`).
     pub max_record_bytes: usize,
-    /// Input bytes a lane holds before its partitions are paused.
+    /// Input bytes a lane holds.
     pub max_inflight_bytes: usize,
     /// Where sealed rejects go.
     pub dead_letter_topic: String,
-    /// When a route pauses instead of dead-lettering everything; `None` is off.
+    /// A partition that has records and does not move for so long makes the process unready.
+    pub stall_after: Duration,
+    /// When a route stops instead of dead-lettering everything; `None` is off.
     pub reject_guard: Option<RejectGuard>,
     /// How long a stop may take before open transactions are aborted.
     pub drain_timeout: Duration,
-    /// A partition that has records and has not moved for so long makes the process unready.
-    pub stall_after: Duration,
 }
 
 /// Where schema documents come from.
@@ -240,15 +243,15 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
 fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
     let of = |side| move |name: &str, value: &str| settings::refused(side, name, value);
     let client = s.section("client").properties(|name, value| of(Side::Consumer)(name, value).or_else(|| of(Side::Producer)(name, value)));
-    let with_client = |own: Properties| {
-        let mut all = client.clone();
-        all.0.extend(own.0);
-        all
-    };
-    let consumer = with_client(s.section("consumer").properties(of(Side::Consumer)));
-    let producer = with_client(s.section("producer").properties(of(Side::Producer)));
+    let consumer = client.clone().with(s.section("consumer").properties(of(Side::Consumer)));
+    let producer = client.with(s.section("producer").properties(of(Side::Producer)));
+    let bootstrap_servers = s.parse("bootstrap_servers", "localhost:9092".to_owned(), servers);
+    let aws_region = s.parse("aws_region", None, |text| access::region(text).map(Some)).or_else(|| access::region_of(&bootstrap_servers));
+    for (key, message) in access::judge(&consumer, &producer, aws_region.as_deref()) {
+        s.missing(&key, &message);
+    }
     let kafka = Kafka {
-        bootstrap_servers: s.parse("bootstrap_servers", "localhost:9092".to_owned(), servers),
+        bootstrap_servers,
         group_id: s.parse("group_id", "veilstream".to_owned(), not_empty),
         instance: s.parse("instance", host_name.to_owned(), not_empty),
         transactional_id_prefix: s.parse("transactional_id_prefix", "veilstream".to_owned(), not_empty),
@@ -265,6 +268,7 @@ fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
         }),
         consumer,
         producer,
+        aws_region,
     };
     s.finish();
     kafka

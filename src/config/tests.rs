@@ -238,12 +238,13 @@ fn personal_data_on_the_network_in_clear_are_warned_of() {
         let config = good(&format!("[kafka]\nbootstrap_servers = \"{servers}\"\n{more}"), &[]);
         config.warnings().iter().map(ToString::to_string).collect()
     };
+    let plain = "\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"u\"\n\"sasl.password\" = \"p\"";
     let far = warned("localhost:9092,broker-1:9092,10.0.0.7:9092", "");
     assert_eq!(far.len(), 1);
     assert!(far[0].contains("plaintext") && far[0].contains("to broker-1:9092,10.0.0.7:9092 in clear") && far[0].contains("SASL_SSL"), "{far:?}");
-    assert_eq!(warned("broker-1:9092", "[kafka.client]\n\"security.protocol\" = \"SASL_PLAINTEXT\"").len(), 1);
+    assert_eq!(warned("broker-1:9092", &format!("[kafka.client]\n\"security.protocol\" = \"SASL_PLAINTEXT\"\n{plain}")).len(), 1);
     assert_eq!(warned("broker-1:9092", "[kafka.consumer]\n\"security.protocol\" = \"SSL\"").len(), 1, "the producers' side");
-    assert_eq!(warned("broker-1:9092", "[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"").len(), 0);
+    assert_eq!(warned("broker-1:9092", &format!("[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n{plain}")).len(), 0);
     assert_eq!(warned("localhost:9092,127.0.0.1:1,[::1]:9092,LOCALHOST.:9092,kafka.localhost:1", "").len(), 0);
 }
 

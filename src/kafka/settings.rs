@@ -7,6 +7,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 use sha2::{Digest as _, Sha256};
 
+use super::access::{AWS_MSK_IAM, Access};
 use crate::config::{Kafka, Pipeline};
 
 /// Whose settings.
@@ -43,8 +44,7 @@ const FORCED_CONSUMER: &[Forced] = &[
     Forced("enable.auto.offset.store", Some("false"), "offsets commit inside the transactions; remove it"),
     Forced("isolation.level", Some("read_committed"), "records of aborted transactions must not be read; remove it"),
     Forced("enable.partition.eof", Some("false"), "the end of a partition is read from its position; remove it"),
-    // Its value stands in DEFAULTS_CONSUMER until the pipeline takes the policies over.
-    Forced("auto.offset.reset", None, "write kafka.on_missing_offset and kafka.on_offset_lost instead"),
+    Forced("auto.offset.reset", Some("error"), "write kafka.on_missing_offset and kafka.on_offset_lost instead"),
     Forced("check.crcs", Some("true"), "damaged records must not be sealed as if they were whole; remove it"),
 ];
 
@@ -61,9 +61,8 @@ const DEFAULTS_BOTH: &[(&str, &str)] =
 
 const DEFAULTS_CONSUMER: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
-    ("auto.offset.reset", "earliest"),
     // librdkafka's default of 1 s stalls a partition that was full once, and with a short queue one often is.
-    ("fetch.queue.backoff.ms", "5"),
+    ("fetch.queue.backoff.ms", "2"),
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
@@ -84,6 +83,10 @@ pub fn refused(side: Side, name: &str, value: &str) -> Option<String> {
     {
         return Some(format!("cannot be set: {why}"));
     }
+    if ["sasl.mechanism", "sasl.mechanisms"].contains(&name) && value == AWS_MSK_IAM {
+        // Not librdkafka's, but ours.
+        return (!cfg!(feature = "aws-kms")).then(|| "is AWS_MSK_IAM, which this build does not have; build it with the feature aws-kms".to_owned());
+    }
     match ClientConfig::new().set(name, value).create_native_config() {
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
             Some("is no librdkafka property; see librdkafka's CONFIGURATION.md for the names".to_owned())
@@ -100,7 +103,7 @@ const FETCH_MOST: usize = 50 << 20;
 const PARTITION_FETCH_MOST: usize = 1 << 20;
 const QUEUED_MOST: usize = 100_000;
 /// A lane that holds so many bytes holds a record.
-const BYTES_A_RECORD: usize = 256 << 10;
+const BYTES_A_RECORD: usize = 128 << 10;
 
 /// All properties of the consumer. What bounds its memory follows from `pipeline.max_inflight_bytes` (docs/operations.md, "Memory"): librdkafka counts the
 /// values in its queues and nothing else, so headers and keys are bounded by the number of records, and what a fetch grows to when it is decompressed by the
@@ -192,6 +195,7 @@ pub fn properties(kafka: &Kafka, side: Side) -> BTreeMap<String, String> {
             all.entry("socket.timeout.ms".to_owned()).or_insert_with(|| transaction.min(SOCKET_TIMEOUT_MS).to_string());
         }
     }
+    Access::of(kafka, side).apply(&mut all);
     all
 }
 
@@ -254,9 +258,9 @@ mod tests {
             ["queued.max.messages.kbytes", "queued.min.messages", "fetch.max.bytes", "max.partition.fetch.bytes"]
                 .map(|name| all.get(name).map_or(0, |value| value.parse::<usize>().unwrap()))
         };
-        assert_eq!(derived(""), [16_384, 128, 4 << 20, 1 << 20]);
+        assert_eq!(derived(""), [16_384, 256, 4 << 20, 1 << 20]);
         assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"64KiB\""), [32, 1, 1_000_000, 1_000_000]);
-        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"1GiB\""), [524_288, 4096, 50 << 20, 1 << 20]);
+        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"1GiB\""), [524_288, 8192, 50 << 20, 1 << 20]);
         let own = "[kafka.consumer]\n\"fetch.message.max.bytes\" = 7\n\"queued.min.messages\" = 9\n\"message.max.bytes\" = 8000000";
         assert_eq!(derived(own), [16_384, 9, 8_000_000, 0]);
     }

@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use rdkafka::Offset;
 use rdkafka::admin::{AdminClient, AdminOptions, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::client::{self, Context, Registered};
 use super::error::is_authorization;
 pub use super::ffi::admin::ListedOffset;
 use super::ffi::admin::{Requests, TopicMetadata, TopicSetting};
-use super::settings::{self, Side};
 use crate::config::Kafka;
 
 /// Kafka's defaults, where the brokers do not tell.
@@ -275,10 +273,15 @@ pub fn grow_command(servers: &str, topic: &str, partitions: i32) -> String {
     format!("kafka-topics.sh --bootstrap-server {servers} --alter --topic {topic} --partitions {partitions}")
 }
 
+/// An answer for each topic asked about, or what is wrong with it.
+pub type EachTopic<T> = BTreeMap<String, Result<T, TopicError>>;
+/// An answer for each partition asked about, or what is wrong with it.
+pub type EachPartition<T> = BTreeMap<(String, i32), Result<T, TopicError>>;
+
 /// A client for questions about topics. It keeps its connections: make one, and ask it again and again. Every call
 /// blocks, up to 10 seconds for each request to the brokers.
 pub struct Topics {
-    admin: AdminClient<DefaultClientContext>,
+    admin: Registered<AdminClient<Context>>,
     servers: String,
 }
 
@@ -288,8 +291,7 @@ impl Topics {
     /// # Errors
     /// [`TopicError::Settings`].
     pub fn connect(kafka: &Kafka) -> Result<Self, TopicError> {
-        let config: ClientConfig = settings::properties(kafka, Side::Producer).into_iter().collect();
-        let admin = config.create().map_err(TopicError::Settings)?;
+        let admin = client::admin(kafka).map_err(TopicError::Settings)?;
         Ok(Self { admin, servers: kafka.bootstrap_servers.clone() })
     }
 
@@ -311,7 +313,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::NoAnswer`]: nothing is known of any.
-    pub fn describe<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<BTreeMap<String, Result<TopicFacts, TopicError>>, TopicError> {
+    pub fn describe<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<EachTopic<TopicFacts>, TopicError> {
         let mut names: Vec<&str> = names.into_iter().collect();
         names.sort_unstable();
         names.dedup();
@@ -360,7 +362,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::NoAnswer`].
-    pub fn stable_ends(&self, partitions: &[(&str, i32)]) -> Result<BTreeMap<(String, i32), Result<ListedOffset, TopicError>>, TopicError> {
+    pub fn stable_ends(&self, partitions: &[(&str, i32)]) -> Result<EachPartition<ListedOffset>, TopicError> {
         self.offsets(partitions, Offset::End)
     }
 
@@ -368,11 +370,11 @@ impl Topics {
     ///
     /// # Errors
     /// As [`Topics::stable_ends`].
-    pub fn starts(&self, partitions: &[(&str, i32)]) -> Result<BTreeMap<(String, i32), Result<ListedOffset, TopicError>>, TopicError> {
+    pub fn starts(&self, partitions: &[(&str, i32)]) -> Result<EachPartition<ListedOffset>, TopicError> {
         self.offsets(partitions, Offset::Beginning)
     }
 
-    fn offsets(&self, partitions: &[(&str, i32)], at: Offset) -> Result<BTreeMap<(String, i32), Result<ListedOffset, TopicError>>, TopicError> {
+    fn offsets(&self, partitions: &[(&str, i32)], at: Offset) -> Result<EachPartition<ListedOffset>, TopicError> {
         if partitions.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -448,60 +450,4 @@ fn is_of(error: &TopicError, name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn setting(name: &str, value: &str, inherited: &[(&str, &str)]) -> TopicSetting {
-        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let inherited = inherited.iter().map(pair).collect();
-        TopicSetting { name: name.to_owned(), value: value.to_owned(), inherited }
-    }
-
-    #[test]
-    fn facts_come_from_metadata_and_settings() {
-        let metadata = TopicMetadata { id: [7; 16], replicas: vec![3, 2] };
-        let settings = [
-            setting("cleanup.policy", "compact, delete", &[]),
-            setting("retention.ms", "3600000", &[("log.retention.hours", "168")]),
-            setting("retention.bytes", "100", &[("log.retention.bytes", "-1")]),
-            setting("min.insync.replicas", "2", &[]),
-            setting("message.timestamp.type", "LogAppendTime", &[]),
-        ];
-        let facts = TopicFacts::new(&metadata, Some(&settings));
-        assert_eq!((facts.partitions, facts.replicas, facts.min_in_sync, facts.assumed), (2, 2, 2, false));
-        assert_eq!((facts.cleanup_policy(), facts.log_append_time), ("compact,delete", true));
-        assert_eq!(facts.retention, Retention { ms: 3_600_000, bytes: 100 });
-        assert_eq!(facts.cluster_retention, Retention { ms: RETENTION_MS, bytes: -1 });
-        let unknown = TopicFacts::new(&metadata, None);
-        assert_eq!((unknown.max_message_bytes, unknown.ahead_ms, unknown.assumed), (MAX_MESSAGE_BYTES, AHEAD_MS, true));
-        assert_eq!(TopicFacts::new(&TopicMetadata { id: [0; 16], replicas: vec![] }, None).id, None);
-    }
-
-    #[test]
-    fn no_limit_is_the_largest() {
-        let (short, long) = (Retention { ms: 5, bytes: -1 }, Retention { ms: 7, bytes: 9 });
-        assert_eq!(short.larger(long), Retention { ms: 7, bytes: -1 });
-        assert_eq!(long.larger(Retention::UNLIMITED), Retention::UNLIMITED);
-        assert_eq!([in_unit("log.retention.minutes", "2"), in_unit("log.retention.hours", "-1"), in_unit("x", "y")], [Some(120_000), Some(-1), None]);
-    }
-
-    /// Kafka's own text of an id: base64url, without padding.
-    #[test]
-    fn ids_are_written_as_kafka_writes_them() {
-        let one = TopicUuid::new(std::array::from_fn(|i| u8::try_from(i * 17).unwrap())).unwrap();
-        assert_eq!(one.to_string(), "ABEiM0RVZneImaq7zN3u_w");
-        let high = TopicUuid::new([0xff; 16]).unwrap();
-        assert_eq!(high.to_string(), "_____________________w");
-    }
-
-    #[test]
-    fn commands_carry_every_setting() {
-        let settings = BTreeMap::from([("cleanup.policy", "delete".to_owned()), ("retention.ms", "-1".to_owned())]);
-        let topic = NewTopic { name: "t".to_owned(), partitions: 4, replicas: Some(3), settings };
-        assert_eq!(
-            topic.command("b:1"),
-            "kafka-topics.sh --bootstrap-server b:1 --create --topic t --partitions 4 --replication-factor 3 --config cleanup.policy=delete --config retention.ms=-1"
-        );
-        assert!(alter_command("b:1", "t", &[("a", "1"), ("b", "x,y")]).ends_with("--entity-name t --add-config a=1,b=[x,y]"));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
 
+mod source;
 pub mod topic;
 mod upkeep;
 
@@ -34,9 +35,10 @@ use veilstream_keys::{KeyError, Manager, Parts, RebuiltLedger, Settings, directo
 use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::keys::topic::{KafkaLedger, KafkaStore};
-use crate::pipeline::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
+pub use source::{KeyFault, KeySource};
 
 /// The tenant of a key directory: `keys init --keys` knows no other.
 const DIRECTORY_TENANT: &str = "default";
@@ -111,7 +113,10 @@ pub fn import(config: &config::Keys, export: &[u8]) -> anyhow::Result<usize> {
 pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
-        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?))
+        }
         #[cfg(feature = "postgres")]
         KeyStore::Postgres { url, ca, schema } => Ok(Box::new(PostgresStore::open_in(url.expose(), ca.as_deref(), schema)?)),
     }
@@ -120,7 +125,10 @@ pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
 fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
-        KeyStore::Kafka(at) => Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?))
+        }
         #[cfg(feature = "postgres")]
         KeyStore::Postgres { url, ca, schema } => Ok(Box::new(PostgresStore::create_in(url.expose(), ca.as_deref(), schema)?)),
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::pipeline::KeySource;
+use super::KeySource;
 
 /// Between two looks at what others did to keys.
 const LOOK: Duration = Duration::from_secs(1);

@@ -1,11 +1,12 @@
 //! The reject guard: a wrong schema must not send a whole topic to the dead letters in silence. When too many of the last records of a topic were
-//! rejected, the topic pauses until the schemas change (or the process starts anew); nothing is lost.
+//! rejected, the topic stops until the schemas change or the process starts again; nothing is lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use veilstream_engine::compile::SchemaSet;
 
+use super::core::partition::{Block, BlockReason};
 use crate::config::RejectGuard;
 
 /// Outcomes of every topic, shared by the lanes.
@@ -19,14 +20,22 @@ struct Topic {
     /// `true`: rejected.
     last: VecDeque<bool>,
     rejected: u32,
-    tripped: Option<Arc<SchemaSet>>,
+    tripped: Option<(Arc<SchemaSet>, Tripped)>,
 }
 
-/// A topic was just stopped.
-#[derive(Debug, PartialEq, Eq)]
+/// A stopped topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tripped {
     pub(super) rejected: u32,
     pub(super) window: u32,
+}
+
+impl Tripped {
+    /// What stops its partitions.
+    pub(super) fn block(self) -> Block {
+        let text = format!("{} of the last {} records were rejected: mend the schema", self.rejected, self.window);
+        Block::new(BlockReason::Guard, text)
+    }
 }
 
 impl Guard {
@@ -51,13 +60,15 @@ impl Guard {
         if !over || entry.tripped.is_some() {
             return None;
         }
-        entry.tripped = Some(schemas.clone());
-        Some(Tripped { rejected: entry.rejected, window: limit.window })
+        let tripped = Tripped { rejected: entry.rejected, window: limit.window };
+        entry.tripped = Some((schemas.clone(), tripped));
+        Some(tripped)
     }
 
-    /// Whether the topic is stopped.
-    pub(super) fn is_tripped(&self, topic: &str) -> bool {
-        self.limit.is_some() && self.lock().get(topic).is_some_and(|t| t.tripped.is_some())
+    /// Why the topic is stopped, if it is.
+    pub(super) fn tripped(&self, topic: &str) -> Option<Tripped> {
+        self.limit?;
+        self.lock().get(topic)?.tripped.as_ref().map(|(_, tripped)| *tripped)
     }
 
     /// Lets topics go that were stopped under other schemas than these; returns them.
@@ -65,7 +76,7 @@ impl Guard {
         let mut topics = self.lock();
         let mut released = Vec::new();
         for (name, topic) in topics.iter_mut() {
-            if topic.tripped.as_ref().is_some_and(|then| !Arc::ptr_eq(then, now)) {
+            if topic.tripped.as_ref().is_some_and(|(then, _)| !Arc::ptr_eq(then, now)) {
                 *topic = Topic::default();
                 released.push(name.clone());
             }
@@ -88,13 +99,13 @@ mod tests {
         let (topic, schemas): (Arc<str>, _) = ("t".into(), Arc::new(SchemaSet::default()));
         assert_eq!(guard.add(&topic, [true; 9].into_iter(), &schemas), None, "the window is not full");
         assert_eq!(guard.add(&topic, [false; 5].into_iter(), &schemas), None, "5 of 10");
-        assert!(!guard.is_tripped("t"));
+        assert!(guard.tripped("t").is_none());
         assert_eq!(guard.add(&topic, [true; 6].into_iter(), &schemas), Some(Tripped { rejected: 6, window: 10 }));
-        assert!(guard.is_tripped("t") && !guard.is_tripped("other"));
+        assert!(guard.tripped("t").is_some() && guard.tripped("other").is_none());
         assert_eq!(guard.add(&topic, [true].into_iter(), &schemas), None, "said once");
         assert!(guard.release(&schemas).is_empty());
         assert_eq!(guard.release(&Arc::new(SchemaSet::default())), std::slice::from_ref(&topic));
-        assert!(!guard.is_tripped("t"));
+        assert!(guard.tripped("t").is_none());
     }
 
     #[test]

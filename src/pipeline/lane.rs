@@ -1,28 +1,27 @@
-//! One lane's thread: reads its partitions' queue, transforms, produces, and does what the state machine says. It never waits for anything
-//! without looking at its inbox: a rebalance may be waiting for it.
+//! One lane's thread: reads its partitions' queue, transforms, produces, and does what its core says. It never waits for anything without looking at
+//! its inbox: a rebalance may be waiting for it.
 
 mod keys;
-mod recovery;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::End;
-use super::core::machine::{Action, Bisection, Event, Lane, State};
-use super::core::partition::{Slot, Slots};
-use super::records::{Pump, Stopped};
-use super::shared::{Ack, Assigned, Latch, Shared, ToLane, ToPoll};
-use crate::kafka::error::Fault;
-use crate::kafka::ffi::{Batch, Queue};
+use super::core::lane::{Action, Ended, Event, Lane};
+use super::core::machine::State;
+use super::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
+use super::offsets;
+use super::records::{RecordPath, Stopped};
+use super::runtime::{Ack, Runtime, ToLane, ToPoll};
+use crate::kafka::error::{Fault, Obstacle};
+use crate::kafka::ffi::{self, Batch, Queue};
 use crate::kafka::producer::{Backoff, Producer, Recipe};
 use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted};
 pub(super) use keys::Fetcher;
-use recovery::Recovery;
 
 /// Records read at once: few enough to be in the processor's caches still when they are freed.
 const CHUNK: usize = 100;
@@ -30,83 +29,80 @@ const CHUNK: usize = 100;
 const DRAINED: Duration = Duration::from_millis(10);
 /// The longest wait for records: assignments rely on it.
 const IDLE_WAIT: i32 = 100;
-/// One try to fence in a producer.
+/// One try to fence the producers before a new one.
 const FENCE: Duration = Duration::from_secs(5);
+/// How often the positions of drained partitions are looked at.
+const POSITIONS: Duration = Duration::from_secs(1);
 
-/// A lane.
-pub(super) struct Worker {
-    lane: usize,
-    shared: Arc<Shared>,
+/// What a lane is made of.
+pub(super) struct Parts {
+    pub(super) number: usize,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) recipe: Recipe,
+    pub(super) queue: Arc<Queue>,
+    pub(super) inbox: Receiver<ToLane>,
+    pub(super) poll: Sender<ToPoll>,
+    pub(super) is_overrun: Arc<AtomicBool>,
+    pub(super) is_called: Arc<AtomicBool>,
+    pub(super) producer: Producer,
+    pub(super) fetcher: Fetcher,
+}
+
+/// A lane's thread.
+pub(super) struct LaneThread {
+    number: usize,
+    runtime: Arc<Runtime>,
     recipe: Recipe,
     queue: Arc<Queue>,
     inbox: Receiver<ToLane>,
     poll: Sender<ToPoll>,
-    overrun: Arc<AtomicBool>,
-    machine: Lane,
+    is_overrun: Arc<AtomicBool>,
+    /// A partition of its is to be blocked: it must not wait for deliveries.
+    is_called: Arc<AtomicBool>,
+    core: Lane,
     producer: Option<Producer>,
-    slots: Slots,
     batch: Batch,
-    pump: Pump,
-    bisection: Bisection,
-    recovery: Option<Recovery>,
+    path: RecordPath,
     backoff: Backoff,
-    /// Rebalances that wait for what cannot be told yet.
-    acks: Vec<Ack>,
+    /// Rebalances that wait, by ticket.
+    acks: Vec<(u64, Ack)>,
+    next_ticket: u64,
     stop: Option<Instant>,
     ended: Option<End>,
     last_look: Instant,
-    /// Kafka refuses its transactions; a commit proves otherwise.
-    blocked: Latch,
-    /// No producer can be had.
-    unfenced: Latch,
-    keys_away: Latch,
+    /// `/readyz` says that no producer can be fenced in.
+    is_without_producer: bool,
     fetcher: Fetcher,
-    /// The last failure of a transaction, for what is done after its abort.
-    failure: Option<Fault>,
+    /// The epoch whose record waits for keys, and since when.
+    awaiting: Option<(u64, Instant)>,
 }
 
-impl Worker {
-    #[allow(clippy::too_many_arguments)] // One call, in `mod.rs`.
-    pub(super) fn new(
-        lane: usize,
-        shared: Arc<Shared>,
-        recipe: Recipe,
-        queue: Arc<Queue>,
-        inbox: Receiver<ToLane>,
-        poll: Sender<ToPoll>,
-        overrun: Arc<AtomicBool>,
-        producer: Producer,
-        fetcher: Fetcher,
-    ) -> Self {
+impl LaneThread {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { number, runtime, recipe, queue, inbox, poll, is_overrun, is_called, producer, fetcher } = parts;
         let now = Instant::now();
-        let mut machine = Lane::new(recipe.transaction_timeout());
-        // The producer was fenced in at the start, before the group was joined: committed offsets are read by the assignment itself.
-        machine.on(Event::Recycled, now);
         Self {
-            lane,
-            pump: Pump::new(shared.clone()),
+            number,
+            path: RecordPath::new(runtime.clone()),
+            core: Lane::new(recipe.transaction_timeout(), now),
             recipe,
             queue,
             inbox,
             poll,
-            overrun,
-            machine,
+            is_overrun,
+            is_called,
             producer: Some(producer),
-            slots: Slots::default(),
             batch: Batch::default(),
-            bisection: Bisection::default(),
-            recovery: None,
             backoff: Backoff::new(),
             acks: Vec::new(),
+            next_ticket: 0,
             stop: None,
             ended: None,
             last_look: now,
-            blocked: Latch::new(format!("lane {lane}")),
-            unfenced: Latch::new(format!("producer (lane {lane})")),
-            keys_away: Latch::new(format!("keys (lane {lane})")),
+            is_without_producer: false,
             fetcher,
-            failure: None,
-            shared,
+            awaiting: None,
+            runtime,
         }
     }
 
@@ -117,13 +113,13 @@ impl Worker {
             if let Some(end) = self.ended.take() {
                 break end;
             }
-            if self.machine.state() == State::Idle && self.stop.is_some() {
+            if self.core.state() == State::Idle && self.stop.is_some() {
                 break End::Stopped;
             }
             self.turn();
         };
-        for ack in self.acks.drain(..) {
-            let _ = ack.send(self.lane);
+        for (_, ack) in self.acks.drain(..) {
+            let _ = ack.send(self.number);
         }
         let poll = self.poll.clone();
         // Batch, producer and queue go first: the polling thread outlives its lanes.
@@ -133,7 +129,7 @@ impl Worker {
 
     /// One step of whatever is due.
     fn turn(&mut self) {
-        if self.overrun.swap(false, Ordering::AcqRel) {
+        if self.is_overrun.swap(false, Ordering::AcqRel) {
             return self.drive(Event::Overrun);
         }
         if self.stop.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -142,13 +138,13 @@ impl Worker {
         if let Some(left) = self.backoff.left(Instant::now()) {
             return self.drain_inbox(left.min(Duration::from_millis(200)));
         }
-        if self.machine.state() == State::Recycling {
+        if self.core.state() == State::Recycling {
             return self.recycle();
         }
-        if self.recovery.is_some() {
-            return self.recover();
+        if self.core.has_offsets_alone() {
+            return self.commit_offsets();
         }
-        if self.fetcher.is_asked() {
+        if self.awaiting.is_some() {
             return self.await_keys();
         }
         self.work();
@@ -156,10 +152,17 @@ impl Worker {
 
     /// The deadline of a stop has come.
     fn give_up(&mut self) {
-        if matches!(self.machine.state(), State::Open | State::Draining | State::Committing) {
-            self.drive(Event::Drop);
+        if self.core.state() == State::Open {
+            self.drive(Event::GiveUp);
         }
         self.ended.get_or_insert(End::Stopped);
+    }
+
+    /// Starting offsets, and positions beyond control records, commit in a transaction without records.
+    fn commit_offsets(&mut self) {
+        self.core.open(Instant::now());
+        self.act();
+        self.drive(Event::Due);
     }
 
     // ---- inbox ----
@@ -183,95 +186,122 @@ impl Worker {
     fn receive(&mut self, message: ToLane) {
         match message {
             ToLane::Assign(assigned, ack) => {
-                for one in assigned {
-                    self.assign(one);
+                if assigned.iter().any(|a| a.is_suspect) {
+                    self.path.refresh_topics();
                 }
-                let _ = ack.send(self.lane);
+                self.drive(Event::Assigned(assigned, self.path.fill));
+                let _ = ack.send(self.number);
             }
-            ToLane::Revoke(epochs, ack) => self.let_go(&epochs, ack, Event::Due),
-            ToLane::Lost(epochs, ack) => self.let_go(&epochs, ack, Event::Drop),
-            ToLane::Moved(result) => self.moved(result),
-            ToLane::Released(topic) => {
-                if self.slots.unpark(&topic) {
-                    self.recovery.get_or_insert(Recovery::new(false));
-                }
+            ToLane::Revoke(epochs, ack) => {
+                let ticket = self.ticket(ack);
+                self.drive(Event::Revoked(epochs, ticket));
             }
+            ToLane::Lose(epochs, ack) => {
+                let ticket = self.ticket(ack);
+                self.drive(Event::Lost(epochs, ticket));
+            }
+            ToLane::Block(epoch, block) => {
+                self.is_called.store(false, Ordering::Release);
+                self.drive(Event::Blocked(epoch, block));
+            }
+            ToLane::Moved(epoch, position) => self.drive(Event::Moved(epoch, position, self.path.fill)),
             ToLane::Stop(deadline) => {
                 self.stop = Some(self.stop.map_or(deadline, |d| d.min(deadline)));
-                if self.machine.state() == State::Open {
+                if self.core.state() == State::Open {
                     self.drive(Event::Due);
                 }
             }
         }
     }
 
-    fn assign(&mut self, assigned: Assigned) {
-        // A batch in hand was read under an older assignment.
-        self.slots.add(Slot::new(assigned, self.pump.fill + 1));
+    fn ticket(&mut self, ack: Ack) -> u64 {
+        self.next_ticket += 1;
+        self.acks.push((self.next_ticket, ack));
+        self.next_ticket
     }
 
-    /// Commits or drops what partitions hold, then forgets them and answers the rebalance.
-    fn let_go(&mut self, epochs: &[u64], ack: Ack, event: Event) {
-        let holds = self.slots.iter().any(|s| epochs.contains(&s.assigned.epoch) && s.is_dirty());
-        if holds && self.machine.state() == State::Open {
-            self.drive(event);
-        }
-        self.slots.remove(epochs);
-        // What is blocked may have gone; if not, it says so again.
-        self.blocked.clear(&self.shared.status);
-        if self.machine.state() == State::Recycling {
-            // What the old producer did is not known before the new one is fenced in.
-            self.acks.push(ack);
-        } else {
-            let _ = ack.send(self.lane);
+    fn tell(&mut self, message: ToPoll) {
+        if self.poll.send(message).is_err() {
+            self.ended.get_or_insert(End::Failed("the polling thread is gone".to_owned()));
         }
     }
 
-    // ---- the machine ----
+    // ---- the core ----
 
-    /// Feeds the machine and does what it says until it waits.
     fn drive(&mut self, event: Event) {
-        let mut next = Some(event);
-        while let Some(event) = next {
-            if let Event::Failed(fault) = event {
-                self.failure = Some(fault);
-            }
-            let action = self.machine.on(event, Instant::now());
-            next = self.perform(action);
-            if next.is_some() && self.overrun.swap(false, Ordering::AcqRel) {
-                next = Some(Event::Overrun);
-            }
+        self.core.on(event, Instant::now());
+        self.act();
+    }
+
+    /// Does what the core says until it says nothing more.
+    fn act(&mut self) {
+        while let Some(action) = self.core.next_action() {
+            let answer = self.perform(action);
+            let Some(answer) = answer else { continue };
+            let answer = if self.is_overrun.swap(false, Ordering::AcqRel) { Event::Overrun } else { answer };
+            self.core.on(answer, Instant::now());
         }
     }
 
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Wait => None,
-            Action::Begin => self.producer.as_ref()?.begin().err().map(|e| Event::Failed(e.fault())),
-            Action::Flush => {
-                let (overrun, stop) = (&self.overrun, self.stop);
-                let go_on = || !overrun.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d);
-                Some(match self.producer.as_ref()?.flush(go_on) {
-                    Ok(()) => Event::Flushed,
-                    Err(fault) => Event::Failed(fault),
-                })
+            Action::Begin => {
+                self.path.transaction.begun = Some(Instant::now());
+                let begun = self.producer.as_ref().map(Producer::begin);
+                match begun {
+                    Some(Ok(())) => None,
+                    Some(Err(error)) => Some(Event::Failed(error.fault())),
+                    None => Some(Event::Failed(Fault::OutcomeUnknown)),
+                }
             }
-            Action::Commit => Some(self.commit()),
-            Action::Done => {
-                self.settle();
+            Action::Flush => Some(Event::Flushed(self.flush())),
+            Action::Commit(commits) => Some(Event::Committed(self.commit(&commits))),
+            Action::Settle { spent } => {
+                self.settle(spent);
                 None
             }
-            Action::Abort(reason) => Some(self.abort(reason)),
-            Action::Rewind => {
-                self.start_recovery(false);
+            Action::Abort(reason) => {
+                TransactionAborted { lane: self.number, reason }.emit(&self.runtime.metrics);
+                let failure = self.core.failure().map_or_else(|| reason.to_owned(), |fault| fault.to_string());
+                self.runtime.note_failure(self.number, Some(failure));
+                Some(Event::Aborted(self.abort()))
+            }
+            Action::Discard => {
+                self.path.aborted();
                 None
             }
             Action::Recycle(reason) => {
                 self.drop_producer(reason);
                 None
             }
-            Action::Reread => {
-                self.start_recovery(true);
+            Action::Rewind(targets) => {
+                self.tell(ToPoll::Rewind { lane: self.number, targets });
+                None
+            }
+            Action::Reread(epochs) => {
+                self.tell(ToPoll::Reread(epochs));
+                None
+            }
+            Action::Block(at, epoch, block) => {
+                if self.awaiting.is_some_and(|(awaited, _)| awaited == epoch) {
+                    self.awaiting = None;
+                }
+                let block = self.named(&at, block);
+                self.tell(ToPoll::Block(epoch, block));
+                None
+            }
+            Action::Condemn(at, offset) => {
+                tracing::warn!(topic = &*at.topic, partition = at.partition, offset, "the broker refuses a record; it becomes a dead letter");
+                None
+            }
+            Action::Answer(ticket) => {
+                if let Some(i) = self.acks.iter().position(|(t, _)| *t == ticket) {
+                    let _ = self.acks.swap_remove(i).1.send(self.number);
+                }
+                None
+            }
+            Action::BackOff => {
+                self.backoff.failed(Instant::now());
                 None
             }
             Action::EndFenced => {
@@ -281,97 +311,77 @@ impl Worker {
         }
     }
 
-    fn commit(&mut self) -> Event {
-        let dirty = || self.slots.iter().filter(|s| s.is_dirty());
-        let Some(group) = self.shared.membership.to_commit(dirty().map(|s| s.assigned.epoch)) else { return Event::Drop };
-        let mut offsets = TopicPartitionList::new();
-        for slot in dirty() {
-            let offset = Offset::Offset(slot.next.unwrap_or_default());
-            if offsets.add_partition_offset(&slot.assigned.topic, slot.assigned.partition, offset).is_err() {
-                return Event::Failed(Fault::Doubt);
-            }
-        }
-        let Some(producer) = self.producer.take() else { return Event::Failed(Fault::Doubt) };
-        let (producer, committed) = producer.commit(offsets, group);
-        self.producer = producer;
-        let Some(producer) = &self.producer else {
-            tracing::warn!(lane = self.lane, "the group coordinator does not take the offsets; going on with a new producer");
-            ProducerRecycled { lane: self.lane, reason: "unanswered_call" }.emit(&self.shared.metrics);
-            return Event::Failed(Fault::Doubt);
+    /// What transactions fail for names no topic: these are the ones that it can be about.
+    fn named(&self, at: &TopicPartition, block: Block) -> Block {
+        let dead_letters = &self.runtime.pipeline.dead_letter_topic;
+        let is_obstacle = [Obstacle::TopicDenied, Obstacle::TopicMissing].iter().any(|obstacle| *block.text == *obstacle.remedy());
+        let text = match block.reason {
+            BlockReason::RecordRefused => format!("{dead_letters}: {}", block.text),
+            _ if is_obstacle => format!("{} or {dead_letters}: {}", self.runtime.snapshots.load().target(&at.topic).unwrap_or_default(), block.text),
+            _ => return block,
         };
-        match committed {
-            Ok(tainted) => Event::Committed { tainted: tainted && self.shared.options.recycle_tainted },
+        Block { text: text.into(), ..block }
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        let (is_overrun, is_called, stop) = (&self.is_overrun, &self.is_called, self.stop);
+        let go_on = || !is_overrun.load(Ordering::Acquire) && !is_called.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d);
+        let flushed = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?.flush(go_on);
+        // What is not delivered yet would hold up the others: nothing was sent to commit it, so that an abort is enough.
+        if flushed == Err(Fault::OutcomeUnknown) && is_called.load(Ordering::Acquire) { Err(Fault::Abortable) } else { flushed }
+    }
+
+    fn commit(&mut self, commits: &[Commit]) -> Ended {
+        let Some(group) = self.runtime.membership.to_commit(commits.iter().map(|c| c.epoch)) else { return Ended::NotOwned };
+        let (Some(offsets), Some(producer)) = (offsets_of(commits), &self.producer) else { return Ended::Failed(Fault::OutcomeUnknown) };
+        match producer.commit(offsets, group) {
+            Ok(tainted) => Ended::Done { tainted: tainted && self.runtime.options.recycle_tainted },
             Err(error) => {
-                tracing::info!(lane = self.lane, code = %error, fatal = error.fatal, abortable = error.abortable, "commit failed");
+                tracing::info!(lane = self.number, code = %error, fatal = error.fatal, abortable = error.abortable, "commit failed");
+                if producer.is_hung() {
+                    tracing::warn!(lane = self.number, "the group coordinator does not take the offsets; going on with a new producer");
+                    return Ended::Failed(Fault::OutcomeUnknown);
+                }
                 // The record that was not delivered says more than the transaction that failed for it.
-                Event::Failed(producer.delivery_fault().filter(|f| *f == Fault::Refused).unwrap_or_else(|| error.fault()))
+                Ended::Failed(producer.delivery_fault().filter(|f| *f == Fault::Refused).unwrap_or_else(|| error.fault()))
             }
         }
     }
 
     /// The transaction is committed.
-    fn settle(&mut self) {
-        let records = self.pump.transaction.records;
-        let seconds = self.pump.transaction.begun.map_or(0.0, |b| b.elapsed().as_secs_f64());
-        TransactionCommitted { lane: self.lane, records, dead_letters: self.pump.transaction.dead_letters, seconds }.emit(&self.shared.metrics);
-        self.pump.committed();
-        self.slots.commit();
-        self.bisection.committed(records);
+    fn settle(&mut self, spent: Option<&'static str>) {
+        let transaction = &self.path.transaction;
+        let seconds = transaction.begun.map_or(0.0, |b| b.elapsed().as_secs_f64());
+        TransactionCommitted { lane: self.number, records: transaction.records, dead_letters: transaction.dead_letters, seconds }.emit(&self.runtime.metrics);
+        self.path.committed();
         self.backoff.worked();
-        self.failure = None;
-        self.blocked.clear(&self.shared.status);
-    }
-
-    fn abort(&mut self, reason: &'static str) -> Event {
-        TransactionAborted { lane: self.lane, reason }.emit(&self.shared.metrics);
-        let records = self.pump.transaction.records;
-        let refused = self.failure == Some(Fault::Refused);
-        match self.failure.take() {
-            // Not as a match guard: it changes what is counted.
-            #[allow(clippy::collapsible_match)]
-            Some(Fault::Refused) => {
-                if self.bisection.refused(records) && !self.pump.condemn() {
-                    self.blocked.raise(&self.shared.status, "the dead-letter topic refuses a dead letter: raise its max.message.bytes");
-                    self.backoff.failed(Instant::now());
-                }
-            }
-            Some(Fault::Blocked(code)) => {
-                self.blocked.raise(&self.shared.status, &blocked_reason(code));
-                self.backoff.failed(Instant::now());
-            }
-            Some(_) => self.backoff.failed(Instant::now()),
-            None => {}
-        }
-        self.drop_work();
-        match self.producer.as_ref().map(Producer::abort) {
-            Some(Ok(tainted)) => Event::Aborted {
-                spent: match (tainted && self.shared.options.recycle_tainted, refused) {
-                    (true, _) => Some("unanswered_request"),
-                    (_, true) => Some("refused_record"),
-                    _ => None,
-                },
-            },
-            Some(Err(error)) => Event::Failed(error.fault()),
-            _ => Event::Failed(Fault::Doubt),
+        self.runtime.note_failure(self.number, None);
+        if let Some(reason) = spent {
+            self.drop_producer(reason);
         }
     }
 
-    fn drop_work(&mut self) {
-        self.pump.aborted();
-        self.batch.clear();
-        self.pump.cursor = 0;
+    fn abort(&self) -> Result<Option<&'static str>, Fault> {
+        let producer = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?;
+        let is_refused = self.core.failure() == Some(Fault::Refused);
+        match producer.abort() {
+            Ok(true) if self.runtime.options.recycle_tainted => Ok(Some("unanswered_request")),
+            // Sequence numbers that a refused batch left with a gap.
+            Ok(_) => Ok(is_refused.then_some("refused_record")),
+            Err(error) => Err(error.fault()),
+        }
     }
 
     fn drop_producer(&mut self, reason: &'static str) {
-        if self.producer.take().is_some() {
+        self.runtime.note_failure(self.number, Some(reason.to_owned()));
+        if let Some(producer) = self.producer.take() {
+            let reason = if producer.is_hung() { "unanswered_call" } else { reason };
             if reason != "rebalance_overrun" {
                 // That one was counted by the polling thread.
-                ProducerRecycled { lane: self.lane, reason }.emit(&self.shared.metrics);
+                ProducerRecycled { lane: self.number, reason }.emit(&self.runtime.metrics);
             }
-        } else {
-            self.backoff.failed(Instant::now());
         }
-        self.drop_work();
+        self.path.forget_topics();
     }
 
     fn recycle(&mut self) {
@@ -380,24 +390,31 @@ impl Worker {
             self.ended.get_or_insert(End::Stopped);
             return;
         }
-        let fenced = self.recipe.create().map(|producer| producer.fence_in(FENCE).map(|()| producer));
-        match fenced {
+        let component = format!("producer (lane {})", self.number);
+        self.recipe.set_limits(self.runtime.snapshots.load().limits(&self.runtime.pipeline.dead_letter_topic));
+        let made = self.recipe.create().map(|producer| producer.init_transactions(FENCE).map(|()| producer));
+        match made {
             Ok(Ok(producer)) => {
                 self.producer = Some(producer);
-                self.pump.new_producer(&mut self.slots);
-                self.unfenced.clear(&self.shared.status);
-                self.drive(Event::Recycled);
-                for ack in self.acks.drain(..) {
-                    let _ = ack.send(self.lane);
+                self.path.forget_topics();
+                if std::mem::take(&mut self.is_without_producer) {
+                    self.runtime.status.ready(&component);
                 }
+                self.drive(Event::Recycled(Ok(())));
             }
             Ok(Err(error)) => {
-                self.unfenced.raise(&self.shared.status, &format!("{}: no producer can be fenced in ({error})", self.recipe.id()));
-                self.drive(Event::Failed(error.fault()));
+                let remedy = match error.fault() {
+                    Fault::Blocked(obstacle) => obstacle.remedy(),
+                    _ => "no producer can be fenced in; is the transaction coordinator there?",
+                };
+                self.is_without_producer = true;
+                self.runtime.status.unready(&component, format!("{}: {remedy} ({error})", self.recipe.id()));
+                self.drive(Event::Recycled(Err(error.fault())));
             }
             Err(why) => {
-                self.unfenced.raise(&self.shared.status, &why);
-                self.drive(Event::Failed(Fault::Doubt));
+                self.is_without_producer = true;
+                self.runtime.status.unready(&component, why);
+                self.drive(Event::Recycled(Err(Fault::OutcomeUnknown)));
             }
         }
     }
@@ -405,92 +422,114 @@ impl Worker {
     // ---- records ----
 
     fn work(&mut self) {
-        let open = self.machine.state() == State::Open;
-        if self.pump.cursor >= self.batch.len() {
-            self.pump.cursor = 0;
-            self.pump.fill += 1;
+        let is_open = self.core.state() == State::Open;
+        if self.path.cursor >= self.batch.len() {
+            self.path.cursor = 0;
+            self.path.fill += 1;
             self.batch.fill(&self.queue, CHUNK, self.patience());
             if self.batch.len() == 0 {
-                if open && self.machine.begun().is_some_and(|begun| begun.elapsed() >= DRAINED) {
+                if is_open && self.core.begun().is_some_and(|begun| begun.elapsed() >= DRAINED) {
                     self.drive(Event::Due);
-                } else if !open {
+                } else if !is_open {
                     self.look_at_positions();
                 }
                 return;
             }
-            self.slots.base(&self.batch);
         }
         self.process();
-        if self.machine.state() == State::Open && (self.is_full() || self.is_due()) {
+        if self.core.state() == State::Open && (self.is_full() || self.is_due()) {
             self.drive(Event::Due);
         }
     }
 
     /// How long to wait for records, in milliseconds.
     fn patience(&self) -> i32 {
-        let Some(begun) = self.machine.begun() else { return IDLE_WAIT };
+        let Some(begun) = self.core.begun() else { return IDLE_WAIT };
         i32::try_from(DRAINED.saturating_sub(begun.elapsed()).as_millis()).unwrap_or(0).max(i32::from(begun.elapsed() < DRAINED))
     }
 
-    fn limit(&self) -> usize {
-        self.bisection.limit(self.shared.pipeline.max_batch_records)
-    }
-
     fn is_full(&self) -> bool {
-        self.pump.transaction.records >= self.limit() || self.pump.transaction.bytes >= self.shared.pipeline.max_batch_bytes
+        let transaction = &self.path.transaction;
+        transaction.records >= self.runtime.pipeline.max_batch_records || transaction.bytes >= self.runtime.pipeline.max_batch_bytes
     }
 
     fn is_due(&self) -> bool {
-        self.machine.begun().is_some_and(|begun| begun.elapsed() >= self.shared.pipeline.commit_interval)
+        self.core.begun().is_some_and(|begun| begun.elapsed() >= self.runtime.pipeline.commit_interval)
     }
 
     fn process(&mut self) {
-        if self.machine.state() == State::Idle {
-            self.pump.take_snapshots(&mut self.slots);
-            self.drive(Event::Work);
-            if self.machine.state() != State::Open {
+        if self.core.state() == State::Idle {
+            if !self.path.skip_stale(&self.batch, &self.core) {
                 return;
             }
-            self.pump.transaction.begun = Some(Instant::now());
+            self.path.take_snapshots();
+            self.core.open(Instant::now());
+            self.act();
+            if self.core.state() != State::Open {
+                return;
+            }
         }
-        let Some(producer) = self.producer.as_mut() else { return };
-        let overrun = &self.overrun;
-        let stopped = self
-            .pump
-            .run(&self.batch, &mut self.slots, producer, self.bisection.limit(self.shared.pipeline.max_batch_records), &|| !overrun.load(Ordering::Acquire));
+        let Some(producer) = self.producer.as_mut() else { return self.drive(Event::Failed(Fault::OutcomeUnknown)) };
+        let is_overrun = &self.is_overrun;
+        let stopped = self.path.run(&self.batch, &mut self.core, producer, &|| !is_overrun.load(Ordering::Acquire));
         match stopped {
-            Stopped::Batch | Stopped::Full => {}
+            Stopped::Batch => {}
+            Stopped::Full => self.drive(Event::Due),
             Stopped::Failed(fault) => self.drive(Event::Failed(fault)),
-            Stopped::Keys => self.ask_for_keys(),
-            Stopped::Tripped(epoch) => self.park(epoch),
+            Stopped::Keys(place) => self.ask_for_keys(place),
+            Stopped::Blocked(place, block) => {
+                self.core.block(place, block, Instant::now());
+                self.act();
+            }
+            Stopped::FetchFailed(place, block) => {
+                let at = &self.core.assigned(place).at;
+                tracing::warn!(topic = &*at.topic, partition = at.partition, reason = &*block.text, "fetch failed");
+                self.core.fetch_failed(place, block, Instant::now());
+                self.act();
+            }
         }
-        if self.machine.state() == State::Open && self.pump.transaction.is_empty() && !self.slots.iter().any(Slot::is_dirty) {
+        if self.core.state() == State::Open && self.core.is_empty() {
             // Nothing came of it (stale records, or keys are awaited): nothing to keep open.
             self.drive(Event::Due);
         }
     }
 
-    /// The guard stopped a topic: what the partition holds commits first, then it is read no more.
-    fn park(&mut self, epoch: u64) {
-        if self.machine.state() == State::Open {
-            self.drive(Event::Due);
+    /// Transactional inputs end in control records, which are nobody's work: where a partition is drained, its position commits, or the lag
+    /// would stay 1 for ever.
+    fn look_at_positions(&mut self) {
+        if self.last_look.elapsed() < POSITIONS || self.stop.is_some() {
+            return;
         }
-        let Some(target) = self.slots.park(epoch) else { return };
-        if self.poll.send(ToPoll::Park(target)).is_err() {
-            self.ended = Some(End::Failed("the polling thread is gone".to_owned()));
+        self.last_look = Instant::now();
+        let mut list = TopicPartitionList::new();
+        for at in self.core.drained() {
+            list.add_partition(&at.topic, at.partition);
+        }
+        if list.count() == 0 || !self.queue.positions(&list) {
+            return;
+        }
+        for element in list.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                let leader_epoch = ffi::leader_epoch(&list, element.topic(), element.partition());
+                // What it moved commits with the next turn.
+                self.core.advance(element.topic(), element.partition(), Position { offset, leader_epoch });
+            }
         }
     }
 }
 
-/// What an operator can do about it.
-fn blocked_reason(code: RDKafkaErrorCode) -> String {
-    match code {
-        RDKafkaErrorCode::GroupAuthorizationFailed => "not authorized for the group: grant Read on it".to_owned(),
-        RDKafkaErrorCode::TransactionalIdAuthorizationFailed => "not authorized for the transactional id: grant Write and Describe on it".to_owned(),
-        RDKafkaErrorCode::TopicAuthorizationFailed => "not authorized for a topic: grant Write on the sanitized and dead-letter topics".to_owned(),
-        RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => {
-            "a sanitized or dead-letter topic is missing, or has fewer partitions than its raw topic".to_owned()
+/// Offsets as they are sent: with leader epoch and topic id.
+fn offsets_of(commits: &[Commit]) -> Option<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for commit in commits {
+        let (topic, partition) = (&commit.at.topic, commit.at.partition);
+        list.add_partition_offset(topic, partition, Offset::Offset(commit.position.offset)).ok()?;
+        if let Some(mut element) = list.find_partition(topic, partition) {
+            element.set_metadata(offsets::metadata(commit.topic_id.as_deref()));
         }
-        code => format!("Kafka refuses the transaction ({code})"),
+        if let Some(epoch) = commit.position.leader_epoch {
+            ffi::set_leader_epoch(&mut list, topic, partition, epoch);
+        }
     }
+    Some(list)
 }

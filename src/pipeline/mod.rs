@@ -1,43 +1,37 @@
 //! The pipeline: raw topics in, sanitized topics and sealed dead letters out, exactly once.
 //!
 //! One thread polls the one consumer (`poll.rs`); N lanes (`lane.rs`, `records.rs`), each with a transactional producer of its own, read the
-//! partitions forwarded to their queue. What a lane may do when is a pure state machine ([`core`]). `docs/design.md` says why.
+//! partitions forwarded to their queue. Two threads ask brokers: where partitions begin (`resolve.rs`), and how far they go (`observe.rs`). What is
+//! done when is decided in [`core`], without Kafka. `docs/design.md` says why.
 
 pub mod core;
+pub mod group_offsets;
 mod guard;
 mod lane;
+mod observe;
+mod offsets;
 mod poll;
 mod records;
-mod shared;
+mod resolve;
+mod runtime;
+mod session;
+mod snapshot;
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-
-pub(crate) use shared::unix_seconds;
-pub use shared::{KeyFault, KeySource};
-
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::kafka::error::{Fault, TxnError, is_authorization};
-use crate::kafka::ffi::Queue;
-use crate::kafka::producer::{Producer, Recipe};
-use crate::kafka::settings;
-use crate::kafka::topics::{TopicError, Topics};
-use crate::preflight::{self, Found, Refusal};
+use crate::keys::KeySource;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
-use lane::{Fetcher, Worker};
-use poll::Poller;
-use shared::{LaneHandle, Membership, Shared};
+use session::Session;
 
-/// How long the start waits for the coordinator; a transaction that another process left open is aborted within its time-out.
-const FENCE_IN: Duration = Duration::from_secs(60);
+/// The first pause before everything is made again, and the longest.
+const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// What tests change and users do not.
 #[doc(hidden)]
@@ -68,7 +62,7 @@ pub enum StartError {
     /// librdkafka refuses the settings.
     #[error("kafka settings: {0}")]
     Settings(String),
-    /// A thread or a queue cannot be had.
+    /// A thread or a queue cannot be started.
     #[error("{0}")]
     System(String),
 }
@@ -95,6 +89,8 @@ pub enum End {
     Fenced,
     /// Kafka refuses something this process needs.
     NotAuthorized(String),
+    /// The Kafka clients are of no more use: new ones are made.
+    Restart(String),
     /// A fault of this program or machine.
     Failed(String),
 }
@@ -107,7 +103,7 @@ impl End {
             Self::Stopped => Exit::Ok,
             Self::Fenced => Exit::Fenced,
             Self::NotAuthorized(_) => Exit::NotAuthorized,
-            Self::Failed(_) => Exit::Failed,
+            Self::Restart(_) | Self::Failed(_) => Exit::Failed,
         }
     }
 }
@@ -118,19 +114,30 @@ impl std::fmt::Display for End {
             Self::Stopped => f.write_str("stopped"),
             Self::Fenced => f.write_str("another process runs under this instance name; give each its own kafka.instance"),
             Self::NotAuthorized(what) => write!(f, "not authorized: {what}"),
-            Self::Failed(why) => f.write_str(why),
+            Self::Restart(why) | Self::Failed(why) => f.write_str(why),
         }
     }
+}
+
+/// What a session is made of, each time again.
+#[derive(Clone)]
+struct Plan {
+    config: Arc<Config>,
+    registry: Arc<Registry>,
+    keys: Arc<dyn KeySource>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    options: Options,
 }
 
 /// The running pipeline.
 pub struct Pipeline {
     stop: Mutex<Sender<Instant>>,
-    poller: Mutex<Option<JoinHandle<End>>>,
+    thread: Mutex<Option<JoinHandle<End>>>,
 }
 
 impl Pipeline {
-    /// Looks at the topics, fences in the lanes' producers, joins the group.
+    /// Looks at the topics, fences older producers of the lanes' names, joins the group.
     ///
     /// # Errors
     /// [`StartError`], with its exit code.
@@ -159,61 +166,13 @@ impl Pipeline {
         create_topics: bool,
         options: Options,
     ) -> Result<Self, StartError> {
-        let topics = Topics::connect(&config.kafka).map_err(|e| StartError::Settings(e.to_string()))?;
-        let found = preflight(&topics, config, &registry, create_topics)?;
-        let shared = Arc::new(Shared {
-            guard: guard::Guard::new(config.pipeline.reject_guard),
-            pipeline: config.pipeline.clone(),
-            options,
-            registry,
-            keys,
-            status,
-            metrics,
-            unfit: ArcSwap::from_pointee(poll::unfit(&found)),
-            facts: ArcSwap::from_pointee(found.facts),
-            membership: Membership::default(),
-            raised_timestamps: AtomicU64::new(0),
-        });
-        let producers = producers(config, &shared)?;
-        let consumer = poll::create(&config.kafka, &shared).map_err(|e| StartError::Settings(e.to_string()))?;
-        let system = |e: std::io::Error| StartError::System(format!("no thread can be had ({e})"));
-        let (to_poll, requests) = mpsc::channel();
+        let plan = Plan { config: Arc::new(config.clone()), registry, keys, status, metrics, options };
+        let session = Session::start(&plan, create_topics)?;
         let (stop, stops) = mpsc::channel();
-        let (mut routes, mut workers) = (Vec::new(), Vec::new());
-        for (lane, (recipe, producer)) in producers.into_iter().enumerate() {
-            let queue = Arc::new(Queue::new(&consumer).ok_or_else(|| StartError::System("no queue can be had".to_owned()))?);
-            let (inbox, messages) = mpsc::channel();
-            let overrun = Arc::new(AtomicBool::new(false));
-            routes.push((LaneHandle { inbox, overrun: overrun.clone() }, queue.clone(), recipe.clone()));
-            let fetcher = Fetcher::start(lane, shared.keys.clone()).map_err(system)?;
-            workers.push(Worker::new(lane, shared.clone(), recipe, queue, messages, to_poll.clone(), overrun, producer, fetcher));
-        }
-        let poller = Poller::new(consumer, shared, config.kafka.clone(), topics, requests, stops);
-        poller.route(routes);
-        let lanes = workers.len();
-        let mut threads = Vec::new();
-        for (lane, worker) in workers.into_iter().enumerate() {
-            let ended = to_poll.clone();
-            let run = move || {
-                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run())).is_err() {
-                    // Its transaction is aborted by the next start; without this word the others would wait for it for ever.
-                    let _ = ended.send(shared::ToPoll::Ended(End::Failed(format!("lane {lane} panicked"))));
-                }
-            };
-            threads.push(std::thread::Builder::new().name(format!("lane-{lane}")).spawn(run).map_err(system)?);
-        }
-        let run = move || {
-            let end = poller.run(lanes);
-            // Their queues go before the consumer does.
-            for thread in threads {
-                if thread.join().is_err() {
-                    return End::Failed("a lane panicked".to_owned());
-                }
-            }
-            end
-        };
-        let poller = std::thread::Builder::new().name("kafka-poll".to_owned()).spawn(run).map_err(system)?;
-        Ok(Self { stop: Mutex::new(stop), poller: Mutex::new(Some(poller)) })
+        let run = move || supervise(&plan, session, &stops);
+        let thread = std::thread::Builder::new().name("pipeline".to_owned()).spawn(run);
+        let thread = thread.map_err(|e| StartError::System(format!("a thread cannot be started ({e})")))?;
+        Ok(Self { stop: Mutex::new(stop), thread: Mutex::new(Some(thread)) })
     }
 
     /// Asks for the end: lanes commit what they have, or abort it at the deadline. Returns at once.
@@ -224,104 +183,37 @@ impl Pipeline {
 
     /// Waits for the end; `None` when somebody else has waited.
     pub fn wait(&self) -> Option<End> {
-        let poller = self.poller.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(poller.join().unwrap_or_else(|_| End::Failed("the polling thread panicked".to_owned())))
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(thread.join().unwrap_or_else(|_| End::Failed("the pipeline's thread panicked".to_owned())))
     }
 }
 
-/// What there is to run, or why nothing is. One route that can run is enough.
-fn preflight(topics: &Topics, config: &Config, registry: &Registry, create_topics: bool) -> Result<Found, StartError> {
-    let unreachable = |e: TopicError| StartError::Preflight(vec![e.to_string()]);
-    let look = || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic).map_err(unreachable);
-    let mut found = look()?;
-    if create_topics && !found.missing.is_empty() {
-        let created = topics.create(&found.missing);
-        let refused = created.err().unwrap_or_default();
-        let is_refused = |name: &str| refused.iter().any(|e| matches!(e, TopicError::NotCreated { topic, .. } if topic == name));
-        for made in found.missing.iter().filter(|made| !is_refused(&made.name)) {
-            tracing::info!(topic = made.name, partitions = made.partitions, "topic created");
+/// Runs sessions until one ends for good. Clients that are of no more use are made again; the process stays alive and says why it is not ready.
+fn supervise(plan: &Plan, first: Session, stops: &Receiver<Instant>) -> End {
+    let mut session = first;
+    let mut pause = RESTART.0;
+    loop {
+        let started = Instant::now();
+        let why = match session.run(stops) {
+            End::Restart(why) => why,
+            end => return end,
+        };
+        if started.elapsed() > RESTART.1 * 2 {
+            pause = RESTART.0;
         }
-        for error in &refused {
-            tracing::warn!("{error}");
-        }
-        found = look()?;
-        if let (Err(_), [first, ..]) = (found.runnable(), &*refused) {
-            let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
-            return Err(if first.is_authorization() { StartError::NotAuthorized(texts.join("; ")) } else { StartError::Preflight(texts) });
-        }
-    }
-    for warning in &found.warnings {
-        tracing::warn!("{warning}");
-    }
-    for route in found.unfit() {
-        for problem in &route.problems {
-            tracing::warn!(topic = route.raw, "route waits: {problem}");
-        }
-    }
-    match found.runnable() {
-        Ok(()) => Ok(found),
-        Err(Refusal::NotAuthorized(texts)) => Err(StartError::NotAuthorized(texts.join("; "))),
-        Err(Refusal::Unfit(texts)) => Err(StartError::Preflight(texts)),
-    }
-}
-
-/// The lanes' producers, fenced in before the group is joined: whatever an earlier process of this name left open is over then.
-fn producers(config: &Config, shared: &Shared) -> Result<Vec<(Recipe, Producer)>, StartError> {
-    let lanes = match config.pipeline.lanes {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
-    let facts = shared.facts.load();
-    let set = shared.registry.current();
-    let written: Vec<usize> =
-        set.routes().map(|(_, to)| to).chain([config.pipeline.dead_letter_topic.as_str()]).filter_map(|t| facts.get(t)).map(|f| f.max_message_bytes).collect();
-    let limits = written.iter().min().copied().zip(written.iter().max().copied());
-    fence_former(config, lanes, limits)?;
-    let make = |lane: usize| -> Result<(Recipe, Producer), StartError> {
-        let recipe = Recipe::new(&config.kafka, lane, limits);
-        let producer = recipe.create().map_err(StartError::Settings)?;
-        match producer.fence_in(FENCE_IN) {
-            Ok(()) => Ok((recipe, producer)),
-            Err(e) => Err(not_fenced(&recipe, e)),
-        }
-    };
-    (0..lanes).map(make).collect()
-}
-
-fn not_fenced(recipe: &Recipe, error: TxnError) -> StartError {
-    match error.fault() {
-        Fault::Blocked(code) if is_authorization(code) => {
-            StartError::NotAuthorized(format!("transactional id {}: grant Write and Describe on it ({error})", recipe.id()))
-        }
-        _ => StartError::Preflight(vec![format!("transactional id {} cannot be had within {} s ({error})", recipe.id(), FENCE_IN.as_secs())]),
-    }
-}
-
-/// On the first start under its ids, a process ends what it left open under those it had before. Only then: another group's instance may have them.
-fn fence_former(config: &Config, lanes: usize, limits: Option<(usize, usize)>) -> Result<(), StartError> {
-    if settings::former_transactional_id(&config.kafka, 0).is_none() {
-        return Ok(());
-    }
-    let first = Recipe::new(&config.kafka, 0, limits);
-    match first.fence_first(FENCE_IN).map_err(|e| not_fenced(&first, e))? {
-        Some(true) => {}
-        Some(false) => return Ok(()),
-        None => {
-            tracing::warn!(
-                id = first.id(),
-                "it cannot be told whether this id is new; what was left open under the former one ends with transaction.timeout.ms"
-            );
-            return Ok(());
-        }
-    }
-    for former in (0..lanes).filter_map(|lane| settings::former_transactional_id(&config.kafka, lane)) {
-        match Recipe::named(&config.kafka, former.clone()).fence(FENCE_IN) {
-            Ok(()) => tracing::info!(id = former, "the former transactional id is fenced"),
-            // Nobody who had it and lost the permission can have left anything open for long.
-            Err(error) => {
-                tracing::warn!(id = former, code = %error, "the former transactional id cannot be fenced; what was left open under it ends with transaction.timeout.ms");
+        let mut reason = why;
+        session = loop {
+            tracing::warn!(seconds = pause.as_secs(), "the Kafka clients are made again: {reason}");
+            plan.status.unready("kafka", &*reason);
+            match stops.recv_timeout(pause) {
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => return End::Stopped,
+                Err(RecvTimeoutError::Timeout) => {}
             }
-        }
+            pause = (pause * 2).min(RESTART.1);
+            match Session::start(plan, false) {
+                Ok(session) => break session,
+                Err(error) => reason = error.to_string(),
+            }
+        };
     }
-    Ok(())
 }

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use veilstream::kafka::topics::{Retention, TopicFacts, Topics};
+use rdkafka::producer::Producer as _;
+use veilstream::kafka::topics::{Retention, TopicError, TopicFacts, Topics};
 
 use crate::feed::{Feeder, people, person};
-use crate::kafka::{Kafka, kafka};
+use crate::kafka::{Kafka, kafka, wait_for};
 use crate::reader;
 use crate::sandbox::Sandbox;
 use crate::sidecar::text;
+use crate::transactional_ids;
 
 const DAY: i64 = 86_400_000;
 
@@ -78,6 +80,38 @@ fn a_route_that_cannot_run_waits_while_the_others_run() {
     running.wait_for(Duration::from_secs(30), "the late route", |_| reader::committed(&kafka().bootstrap, "partial-late.clean", 1).len() == 10);
     running.ready();
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+}
+
+/// What is wrong with one topic, or one partition, is said of it alone.
+#[test]
+fn topics_and_offsets_are_told_each_for_itself() {
+    kafka().create_topic("told", 2);
+    let feeder = Feeder::new(kafka());
+    (0..6).for_each(|i| feeder.number("told", 2, i, b"{}"));
+    feeder.finish();
+    let open = transactional_ids::open("told", "told");
+    let topics = Topics::connect(&kafka().config()).unwrap();
+    let described = topics.describe(["told", "told-nowhere", "told"]).unwrap();
+    let facts = described["told"].as_ref().unwrap();
+    assert_eq!((facts.partitions, facts.replicas, facts.max_message_bytes, facts.assumed), (2, 1, 4_194_304, false));
+    assert_eq!(described["told-nowhere"], Err(TopicError::Missing { topic: "told-nowhere".to_owned() }));
+    assert!(topics.describe(["told-nowhere"]).unwrap()["told-nowhere"].is_err(), "a question makes no topic");
+    let partitions = [("told", 0), ("told", 1), ("told", 9)];
+    let ends = topics.stable_ends(&partitions).unwrap();
+    for partition in [0, 1] {
+        // The record of the open transaction stands behind the last stable offset, in whichever partition.
+        let end = ends[&("told".to_owned(), partition)].as_ref().unwrap();
+        assert_eq!((end.offset, end.leader_epoch), (3, Some(0)));
+        assert_eq!(topics.starts(&partitions[..2]).unwrap()[&("told".to_owned(), partition)].as_ref().unwrap().offset, 0);
+    }
+    assert!(ends[&("told".to_owned(), 9)].is_err(), "{ends:?}");
+    open.commit_transaction(Duration::from_secs(20)).unwrap();
+    // The record and its marker.
+    wait_for(Duration::from_secs(10), "the marker", || {
+        let ends = topics.stable_ends(&partitions[..2]).unwrap();
+        ends.values().map(|end| end.as_ref().unwrap().offset).sum::<i64>() == 8
+    });
+    assert!(facts.id.is_some());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::sandbox::Sandbox;
 const CALL: Duration = Duration::from_secs(20);
 
 /// A producer of an id with an open transaction.
-fn open(id: &str, topic: &str) -> BaseProducer {
+pub(crate) fn open(id: &str, topic: &str) -> BaseProducer {
     let mut client = kafka().client();
     let producer: BaseProducer = client.set("transactional.id", id).set("log_level", "0").create().unwrap();
     producer.init_transactions(CALL).unwrap();

@@ -9,7 +9,7 @@ use super::field::{self, FieldPlaces};
 use super::read::{Reader, join, kind};
 use crate::kdf;
 use crate::schema::{Field, HeaderRule, KeyRule, PathId, Protect, Residue, Scalar, Schema, Undeclared, When};
-use crate::select::{Program, Query};
+use crate::select::{Program, Query, Step};
 use crate::strip::writes_beside;
 
 const MEMBERS: [&str; 15] = [
@@ -48,12 +48,18 @@ pub(super) struct Paths {
     queries: Vec<Query>,
     pointers: Vec<String>,
     clear_reads: Vec<PathId>,
+    pattern_bytes: usize,
 }
+
+/// Most paths of one document: each has a number of two bytes.
+const MAX_PATHS: usize = PathId::MAX as usize;
+/// Most memory for the patterns of one document, in bytes.
+const MAX_PATTERNS: usize = 64 << 20;
 
 impl Paths {
     pub(super) fn add(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
         match crate::select::parse(text) {
-            Ok(query) => Some(self.push(at, query)),
+            Ok(query) => self.push(at, query, reader),
             Err(message) => {
                 reader.error(at, message);
                 None
@@ -64,7 +70,7 @@ impl Paths {
     /// A path that must select at most one node.
     pub(super) fn add_singular(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
         match crate::select::parse(text) {
-            Ok(query) if query.is_singular() => Some(self.push(at, query)),
+            Ok(query) if query.is_singular() => self.push(at, query, reader),
             Ok(_) => {
                 reader.error(at, "must select one place: names and indexes only, no *, .., slices or filters");
                 None
@@ -80,10 +86,19 @@ impl Paths {
         self.clear_reads.push(path);
     }
 
-    fn push(&mut self, at: &str, query: Query) -> PathId {
+    fn push(&mut self, at: &str, query: Query, reader: &mut Reader) -> Option<PathId> {
+        let Some(id) = PathId::try_from(self.queries.len()).ok().filter(|id| usize::from(*id) < MAX_PATHS) else {
+            reader.error("", format!("has more than {MAX_PATHS} paths; split it into several documents with a \"when\" each"));
+            return None;
+        };
+        self.pattern_bytes += query.pattern_bytes();
+        if self.pattern_bytes > MAX_PATTERNS {
+            reader.error("", format!("has patterns that take more than {} MiB together; use fewer or shorter ones", MAX_PATTERNS >> 20));
+            return None;
+        }
         self.queries.push(query);
         self.pointers.push(at.to_owned());
-        (self.queries.len() - 1) as PathId
+        Some(id)
     }
 }
 
@@ -107,6 +122,7 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     let (from, to) = topics(map, reader);
     let key = map.get("key").and_then(|value| key_rule(value, &name, grants, reader));
     let headers = header_rules(map, &name, grants, reader);
+    let program = Program::new(&paths.queries).protecting(fields.len()).seeing_indexes(filters_see_indexes(&fields, &paths.queries));
     let schema = Schema {
         label: format!("{name}/{version}").into(),
         name,
@@ -120,21 +136,34 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
             .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
             .unwrap_or_default(),
         residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
-        indexes_selectable: indexes_selectable(&fields, &paths.queries),
+        indexes_selectable: indexes_selectable(&fields, &paths.queries) || program.filters_see_indexes(),
         fields,
         key,
         headers,
-        program: Program::new(&paths.queries),
+        program,
     };
     Some(ReadSchema { schema, queries: paths.queries, pointers: paths.pointers, clear_reads: paths.clear_reads, places })
 }
 
+/// Fields with an index beside the value. A document with a faulty path has fields without queries; it is refused anyway.
+fn indexed<'a>(fields: &'a [Field], queries: &'a [Query]) -> impl Iterator<Item = (&'a Query, &'a Field)> {
+    queries.iter().zip(fields).filter(|(_, field)| writes_beside(field))
+}
+
+fn index_places(fields: &[Field], queries: &[Query]) -> Vec<Vec<Step>> {
+    indexed(fields, queries).flat_map(|(query, field)| query.index_places(field.index.as_ref().and_then(|rule| rule.into.as_deref()))).collect()
+}
+
 /// Whether an index may be selected like a value: by a wildcard, by `..`, by its name.
 fn indexes_selectable(fields: &[Field], queries: &[Query]) -> bool {
-    // A document with a faulty path has fields without queries; it is refused anyway.
-    let indexed: Vec<(&Query, &Field)> = queries.iter().zip(fields).filter(|(_, field)| writes_beside(field)).collect();
-    let mut places = indexed.iter().flat_map(|(query, field)| query.index_places(field.index.as_ref().and_then(|rule| rule.into.as_deref())));
-    places.any(|place| indexed.iter().any(|(query, _)| query.may_reach(&place)))
+    let places = index_places(fields, queries);
+    indexed(fields, queries).any(|(query, _)| places.iter().any(|place| query.may_reach(place)))
+}
+
+/// Whether a filter may ask for a member an index is written to.
+fn filters_see_indexes(fields: &[Field], queries: &[Query]) -> bool {
+    let places = index_places(fields, queries);
+    queries.iter().any(|query| places.iter().any(|place| query.filters_may_see(place)))
 }
 
 fn schema_name(map: &Map<String, Value>, reader: &mut Reader) -> String {

@@ -1,5 +1,7 @@
 //! One entry of `fields`.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::Grants;
@@ -77,10 +79,11 @@ pub(super) fn fields(map: &Map<String, Value>, schema: &str, grants: &Grants, pa
         }
     }
     let mut fields: Vec<Field> = Vec::new();
+    let mut ids = HashSet::new();
     let mut places = Vec::new();
     for (at, map, text) in own {
         let Some(field) = (FieldReader { at: &at, map, schema, grants, reader }).read(text, paths) else { continue };
-        if fields.iter().any(|f| f.id == field.id) {
+        if !ids.insert(field.id.clone()) {
             reader.error(&join(&at, "id"), format!("{} stands twice; ids are unique and stable for ever", field.id));
         }
         fields.push(field);

@@ -3,7 +3,7 @@
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::kafka::error::TxnError;
+use crate::kafka::error::{Obstacle, TxnError};
 use crate::kafka::topics::TopicError;
 
 #[derive(Debug, thiserror::Error)]
@@ -39,8 +39,8 @@ pub(super) enum KeyTopicError {
     Replaced,
     #[error("no broker answers ({0})")]
     NoAnswer(Code),
-    #[error("{code}; grant Read and Write on the topic, and Write on the transactional id {id}")]
-    Denied { code: Code, id: String },
+    #[error("{}; grant Read and Write on the topic, and Write on the transactional id {id}", .obstacle.remedy())]
+    Denied { obstacle: Obstacle, id: String },
     #[error("the broker refuses a record; look at the topic's max.message.bytes")]
     RecordRefused,
     #[error("not written: other writers were quicker every time, or no broker answers")]

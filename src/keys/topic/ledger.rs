@@ -76,24 +76,22 @@ impl Ledger for KafkaLedger {
 
     fn append(&self, count: u64, lines: &[String]) -> Result<(), LedgerError> {
         let inner = &mut *self.lock();
-        // What was there is read first: what is written then is all that is waited for.
-        inner.topic.yield_turn();
         let is_end = inner.topic.write(&mut inner.lines, |known| {
             let start = usize::try_from(count).unwrap_or(usize::MAX);
             // A try whose answer was lost may have written them: found again they are not written twice.
             let is_there = known.0.get(start..).is_some_and(|rest| rest.len() == lines.len() && rest.iter().zip(lines).all(|(a, b)| a == b.as_bytes()));
             if is_there && !lines.is_empty() {
-                return (Vec::new(), (true, 0));
+                return (Vec::new(), (true, false));
             }
             if known.0.len() != start {
-                return (Vec::new(), (false, 0));
+                return (Vec::new(), (false, false));
             }
-            ((count..).zip(lines).map(|(number, line)| (number.to_string(), line.clone())).collect(), (true, lines.len()))
+            ((count..).zip(lines).map(|(number, line)| (number.to_string(), line.clone())).collect(), (true, true))
         });
-        let (is_end, written) = is_end.map_err(|error| self.unusable(&error))?;
-        if written > 0 {
+        let (is_end, is_new) = is_end.map_err(|error| self.unusable(&error))?;
+        if is_new {
             // The store is about to name these lines as its head: whoever sees that must find them.
-            inner.topic.settle(&mut inner.lines, written).map_err(|error| self.unusable(&error))?;
+            inner.topic.catch_up(&mut inner.lines).map_err(|error| self.unusable(&error))?;
         }
         match is_end {
             true => Ok(()),

@@ -3,19 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::error::KeyTopicError;
 use crate::config::Kafka;
-use crate::kafka::error::{Fault, is_authorization};
+use crate::kafka::client::{self, Consumer, Registered};
+use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::admin::Requests;
 use crate::kafka::ffi::{Destination, Headers};
 use crate::kafka::producer::{Producer, Recipe};
-use crate::kafka::settings::{self, Side};
 use crate::kafka::topics::{NewTopic, TopicError, TopicFacts, Topics, alter_command};
 
 /// One request to the brokers.
@@ -25,8 +24,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How long a writer tries to get its turn.
 const TURN: Duration = Duration::from_secs(30);
 
-/// Between two looks whether a commit can be read.
-const SETTLE: Duration = Duration::from_millis(5);
+/// How long a marker takes, about.
+const MARKER: Duration = Duration::from_millis(2);
 
 /// A record to be written: key and value.
 pub(super) type Entry = (String, String);
@@ -41,9 +40,13 @@ pub(super) trait Reader {
 pub(super) struct SingleWriter {
     topic: String,
     recipe: Recipe,
-    consumer: BaseConsumer,
+    kafka: Kafka,
+    consumer: Registered<Consumer>,
     /// The offset to read from.
     next: i64,
+    /// Where the topic ends at least: behind what this process committed. A commit is answered before its marker stands in the partition, so for a moment the last
+    /// stable offset is the one before; to read up to there would show the topic as it was, and this process has moved on.
+    floor: i64,
     /// No record was seen.
     empty: bool,
     /// When everything there was had been read.
@@ -54,21 +57,10 @@ pub(super) struct SingleWriter {
 
 impl SingleWriter {
     pub(super) fn new(kafka: &Kafka, topic: &str) -> Result<Self, KeyTopicError> {
-        let mut properties = settings::properties(kafka, Side::Consumer);
-        // A broker sends readers of another rack to a follower, whose end lags behind the leader's: the topic would look as it was before a key was made,
-        // or erased.
-        properties.remove("client.rack");
-        let mut client: ClientConfig = properties.into_iter().collect();
-        client
-            .set("group.id", format!("{}.keys", kafka.group_id))
-            .set("enable.partition.eof", "true")
-            // Read on demand: the end of the topic is what is waited for.
-            .set("fetch.wait.max.ms", "5")
-            .set("auto.offset.reset", "error");
-        let consumer = client.create().map_err(KeyTopicError::Settings)?;
+        let consumer = consumer(kafka, topic).map_err(KeyTopicError::Settings)?;
         // Of the topic alone: whatever else differs between two processes, one of them writes.
         let recipe = Recipe::named(kafka, format!("veilstream-keys-{topic}"));
-        Ok(Self { topic: topic.to_owned(), recipe, consumer, next: 0, empty: true, read: None, writer: None })
+        Ok(Self { kafka: kafka.clone(), topic: topic.to_owned(), recipe, consumer, next: 0, floor: 0, empty: true, read: None, writer: None })
     }
 
     /// How long ago everything there was had been read.
@@ -83,6 +75,9 @@ impl SingleWriter {
 
     /// Hands over what was committed since the last look, up to the leader's last stable offset.
     pub(super) fn catch_up(&mut self, reader: &mut impl Reader) -> Result<(), KeyTopicError> {
+        if self.consumer.is_outdated() {
+            self.consumer = consumer(&self.kafka, &self.topic).map_err(KeyTopicError::Settings)?;
+        }
         let end = self.end()?;
         // Records that were read are gone: another topic has the name.
         if end < self.next {
@@ -97,7 +92,7 @@ impl SingleWriter {
             let _ = self.consumer.unassign();
             read?;
         }
-        self.read = Some(Instant::now());
+        (self.read, self.floor) = (Some(Instant::now()), self.next);
         Ok(())
     }
 
@@ -107,18 +102,19 @@ impl SingleWriter {
         loop {
             let listed = Requests::of(self.consumer.client(), REQUEST).offsets(&[(&self.topic, 0)], Offset::End, true);
             let code = match listed.map(|mut listed| listed.pop().map(|(_, _, found)| found)) {
-                Ok(Some(Ok(listed))) => return Ok(listed.offset),
+                Ok(Some(Ok(listed))) if listed.offset >= self.floor || listed.offset < self.next => return Ok(listed.offset),
+                Ok(Some(Ok(_))) => RDKafkaErrorCode::OperationTimedOut,
                 Ok(Some(Err(code))) | Err(code) => code,
                 Ok(None) => RDKafkaErrorCode::BadMessage,
             };
             if is_authorization(code) {
-                return Err(self.denied(code));
+                return Err(self.denied(Obstacle::TopicDenied));
             }
-            // Leaders move.
+            // Leaders move, and markers follow.
             if start.elapsed() > SILENCE {
                 return Err(KeyTopicError::NoAnswer(code));
             }
-            std::thread::sleep(pause());
+            std::thread::sleep(MARKER);
         }
     }
 
@@ -149,23 +145,6 @@ impl SingleWriter {
         Ok(())
     }
 
-    /// Waits until whoever reads finds the last write of so many records: a commit is answered before its markers stand in the topic. To be called right after
-    /// it, when everything before it had been read.
-    pub(super) fn settle(&mut self, reader: &mut impl Reader, records: usize) -> Result<(), KeyTopicError> {
-        let (start, until) = (Instant::now(), self.next.saturating_add(i64::try_from(records).unwrap_or(i64::MAX)));
-        loop {
-            self.catch_up(reader)?;
-            // Behind the records stands the marker.
-            if self.next > until {
-                return Ok(());
-            }
-            if start.elapsed() > TURN {
-                return Err(KeyTopicError::NotWritten);
-            }
-            std::thread::sleep(SETTLE);
-        }
-    }
-
     /// Gives the turn back: the next change begins with a new one, so that nobody else is in the middle of one when it looks.
     pub(super) fn yield_turn(&mut self) {
         self.writer = None;
@@ -175,6 +154,7 @@ impl SingleWriter {
     pub(super) fn write<R: Reader, T>(&mut self, reader: &mut R, change: impl Fn(&R) -> (Vec<Entry>, T)) -> Result<T, KeyTopicError> {
         let start = Instant::now();
         loop {
+            self.writer = self.writer.take().filter(|writer| !writer.is_outdated());
             let is_new = self.writer.is_none();
             if is_new {
                 self.turn(reader)?;
@@ -193,11 +173,12 @@ impl SingleWriter {
             }
             match self.commit(&entries) {
                 Ok(()) => {
-                    // Nobody came between, or the commit would have been refused. They are read again with the next look.
+                    // Nobody came between, or the commit would have been refused. They are read again with the next look. Their marker stands behind them.
+                    self.floor += i64::try_from(entries.len()).unwrap_or(i64::MAX).saturating_add(1);
                     entries.iter().for_each(|(key, value)| reader.take(key.as_bytes(), Some(value.as_bytes())));
                     return Ok(done);
                 }
-                Err(Fault::Blocked(code)) => return Err(self.denied(code)),
+                Err(Fault::Blocked(obstacle)) => return Err(self.denied(obstacle)),
                 Err(Fault::Refused) => return Err(KeyTopicError::RecordRefused),
                 Err(_) if start.elapsed() > TURN => return Err(KeyTopicError::NotWritten),
                 // Fenced by another writer, or nobody knows: the next turn sees what was done.
@@ -211,14 +192,14 @@ impl SingleWriter {
         let start = Instant::now();
         loop {
             let producer = self.recipe.create().map_err(KeyTopicError::Producer)?;
-            match producer.fence_in(REQUEST) {
+            match producer.init_transactions(REQUEST) {
                 Ok(()) => {
                     self.catch_up(reader)?;
                     self.writer = Some(producer);
                     return Ok(());
                 }
                 Err(error) => match error.fault() {
-                    Fault::Blocked(code) => return Err(self.denied(code)),
+                    Fault::Blocked(obstacle) => return Err(self.denied(obstacle)),
                     _ if start.elapsed() > TURN => return Err(KeyTopicError::NoTurn(error)),
                     _ => std::thread::sleep(pause()),
                 },
@@ -229,12 +210,12 @@ impl SingleWriter {
     /// One transaction; an error leaves no writer behind.
     fn commit(&mut self, entries: &[Entry]) -> Result<(), Fault> {
         let Some(mut producer) = self.writer.take() else { return Err(Fault::Fenced) };
-        let topic = producer.topic(&self.topic).ok_or(Fault::Doubt)?;
+        let topic = producer.topic(&self.topic).ok_or(Fault::OutcomeUnknown)?;
         producer.begin().map_err(|e| e.fault())?;
         let until = Instant::now() + TURN;
         let go_on = || Instant::now() < until;
         for (key, value) in entries {
-            let headers = Headers::new(0).ok_or(Fault::Doubt)?;
+            let headers = Headers::new(0).ok_or(Fault::OutcomeUnknown)?;
             let to = Destination { topic, partition: 0, timestamp: 0 };
             producer.produce(to, Some(key.as_bytes()), Some(value.as_bytes()), headers, go_on).map_err(|e| match e {
                 crate::kafka::producer::Unproduced::TooLarge => Fault::Refused,
@@ -249,9 +230,24 @@ impl SingleWriter {
         Ok(())
     }
 
-    fn denied(&self, code: RDKafkaErrorCode) -> KeyTopicError {
-        KeyTopicError::Denied { code, id: self.recipe.id().to_owned() }
+    fn denied(&self, obstacle: Obstacle) -> KeyTopicError {
+        KeyTopicError::Denied { obstacle, id: self.recipe.id().to_owned() }
     }
+}
+
+/// A consumer that nobody assigns partitions to: it is told where to read.
+fn consumer(kafka: &Kafka, topic: &str) -> Result<Registered<Consumer>, KafkaError> {
+    let group = format!("{}.keys", kafka.group_id);
+    let own = [
+        ("group.id", &*group),
+        ("enable.partition.eof", "true"),
+        // Read on demand: the end of the topic is what is waited for.
+        ("fetch.wait.max.ms", "5"),
+        // A broker sends readers of another rack to a follower, whose end lags behind the leader's: the topic would look as it was before a key was made,
+        // or erased.
+        ("client.rack", ""),
+    ];
+    client::consumer(kafka, &format!("reader of {topic}"), &own)
 }
 
 /// Somewhere up to 100 ms: writers that met must not meet again.

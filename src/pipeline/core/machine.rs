@@ -1,5 +1,4 @@
-//! The life of one lane's transaction, as a pure state machine: events in, the next thing to do out. Nothing here talks to Kafka, so that every
-//! transition is tested without one; `lane.rs` does what it is told and reports back.
+//! One lane's transaction as a state machine: an event in, the next thing to do out.
 
 use std::time::{Duration, Instant};
 
@@ -65,8 +64,11 @@ pub enum Action {
     Flush,
     /// Send the offsets and commit.
     Commit,
-    /// The commit is done: move on.
-    Done,
+    /// The commit is done: what it held is committed. `spent`: why the producer must be replaced all the same.
+    Done {
+        /// See [`Action::Done`].
+        spent: Option<&'static str>,
+    },
     /// Abort.
     Abort(&'static str),
     /// Read again from where the last commit was: known, because the abort succeeded.
@@ -81,7 +83,7 @@ pub enum Action {
 
 /// The machine. Time is an argument.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Machine {
     state: State,
     transaction_timeout: Duration,
     begun: Option<Instant>,
@@ -90,8 +92,8 @@ pub struct Lane {
     overrun: Option<Instant>,
 }
 
-impl Lane {
-    /// A lane without producer: its first event is [`Event::Recycled`] (fence first).
+impl Machine {
+    /// A machine without producer: its first event is [`Event::Recycled`] (fence first).
     #[must_use]
     pub fn new(transaction_timeout: Duration) -> Self {
         Self { state: State::Recycling, transaction_timeout, begun: None, fenced: None, overrun: None }
@@ -109,7 +111,7 @@ impl Lane {
         self.begun
     }
 
-    /// What `event` leads to. An event that makes no sense in a state is a doubt: the producer is replaced.
+    /// What `event` leads to. An event that makes no sense in a state leaves the outcome unknown: the producer is replaced.
     pub fn on(&mut self, event: Event, now: Instant) -> Action {
         use Action as A;
         use State as S;
@@ -127,11 +129,11 @@ impl Lane {
             (S::Open, Event::Due) => (S::Draining, A::Flush),
             (S::Draining | S::Committing, Event::Due | Event::Work) => (self.state, A::Wait),
             (S::Draining, Event::Flushed) => (S::Committing, A::Commit),
-            (S::Committing, Event::Committed { tainted: false }) => {
+            (S::Committing, Event::Committed { tainted }) if !tainted || super::mutated!(KeepTainted) => {
                 self.begun = None;
-                (S::Idle, A::Done)
+                (S::Idle, A::Done { spent: None })
             }
-            (S::Committing, Event::Committed { tainted: true }) => (S::Recycling, A::Recycle("unanswered_request")),
+            (S::Committing, Event::Committed { .. }) => (S::Recycling, A::Done { spent: Some("unanswered_request") }),
             (S::Open | S::Draining | S::Committing, Event::Drop) => (S::Aborting, A::Abort("partitions_lost")),
             (S::Aborting, Event::Aborted { spent: None }) => {
                 self.begun = None;
@@ -164,7 +166,8 @@ impl Lane {
             Fault::Abortable => (State::Aborting, Action::Abort("group_or_delivery")),
             Fault::Refused => (State::Aborting, Action::Abort("refused_record")),
             Fault::Blocked(_) => (State::Aborting, Action::Abort("blocked")),
-            Fault::Doubt => (State::Recycling, Action::Recycle("outcome_unknown")),
+            Fault::OutcomeUnknown if super::mutated!(SkipFence) => (State::Idle, Action::Rewind),
+            Fault::OutcomeUnknown => (State::Recycling, Action::Recycle("outcome_unknown")),
         }
     }
 
@@ -189,55 +192,20 @@ impl Lane {
     }
 }
 
-/// Finds the record that makes the broker refuse a whole batch: transactions of half the size until it stands alone.
-#[derive(Debug, Default)]
-pub struct Bisection {
-    limit: Option<usize>,
-    suspects: usize,
-}
-
-impl Bisection {
-    /// Most records of the next transaction.
-    #[must_use]
-    pub fn limit(&self, most: usize) -> usize {
-        self.limit.map_or(most, |limit| limit.min(most))
-    }
-
-    /// A transaction of `records` was refused; `true`: its only record is the culprit.
-    pub fn refused(&mut self, records: usize) -> bool {
-        if records <= 1 {
-            *self = Self::default();
-            return true;
-        }
-        self.suspects = self.suspects.max(records);
-        self.limit = Some(records / 2);
-        false
-    }
-
-    /// A transaction of `records` committed.
-    pub fn committed(&mut self, records: usize) {
-        self.suspects = self.suspects.saturating_sub(records);
-        if self.suspects == 0 {
-            self.limit = None;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use rdkafka::types::RDKafkaErrorCode as Code;
-
     use super::*;
+    use crate::kafka::error::Obstacle;
 
     const TIMEOUT: Duration = Duration::from_secs(30);
-    const BLOCKED: Fault = Fault::Blocked(Code::TopicAuthorizationFailed);
+    const BLOCKED: Fault = Fault::Blocked(Obstacle::TopicDenied);
 
-    struct Run(Lane, Instant);
+    struct Run(Machine, Instant);
 
     impl Run {
         /// A lane in `state`.
         fn at(state: State) -> Self {
-            let mut run = Self(Lane::new(TIMEOUT), Instant::now());
+            let mut run = Self(Machine::new(TIMEOUT), Instant::now());
             if state == State::Recycling {
                 return run;
             }
@@ -274,7 +242,7 @@ mod tests {
         assert_eq!(run.on(Event::Work), Action::Wait);
         assert_eq!(run.on(Event::Due), Action::Flush);
         assert_eq!(run.on(Event::Flushed), Action::Commit);
-        assert_eq!(run.on(Event::Committed { tainted: false }), Action::Done);
+        assert_eq!(run.on(Event::Committed { tainted: false }), Action::Done { spent: None });
         assert_eq!((run.0.state(), run.0.begun()), (State::Idle, None));
     }
 
@@ -285,12 +253,12 @@ mod tests {
             (S::Idle, E::Due, S::Idle, A::Wait),
             (S::Idle, E::Drop, S::Idle, A::Wait),
             (S::Idle, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
-            (S::Idle, E::Failed(Fault::Doubt), S::Recycling, A::Recycle("begin_failed")),
+            (S::Idle, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("begin_failed")),
             (S::Idle, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Idle, E::Flushed, S::Recycling, A::Recycle("unexpected_state")),
             (S::Open, E::Drop, S::Aborting, A::Abort("partitions_lost")),
             (S::Open, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
-            (S::Open, E::Failed(Fault::Doubt), S::Recycling, A::Recycle("outcome_unknown")),
+            (S::Open, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("outcome_unknown")),
             (S::Open, E::Failed(BLOCKED), S::Aborting, A::Abort("blocked")),
             (S::Open, E::Flushed, S::Recycling, A::Recycle("unexpected_state")),
             (S::Open, E::Committed { tainted: false }, S::Recycling, A::Recycle("unexpected_state")),
@@ -302,13 +270,13 @@ mod tests {
             (S::Draining, E::Failed(Fault::Abortable), S::Aborting, A::Abort("group_or_delivery")),
             (S::Draining, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Committing, E::Due, S::Committing, A::Wait),
-            (S::Committing, E::Committed { tainted: true }, S::Recycling, A::Recycle("unanswered_request")),
+            (S::Committing, E::Committed { tainted: true }, S::Recycling, A::Done { spent: Some("unanswered_request") }),
             (S::Committing, E::Drop, S::Aborting, A::Abort("partitions_lost")),
             (S::Committing, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
             (S::Committing, E::Failed(Fault::Abortable), S::Aborting, A::Abort("group_or_delivery")),
             (S::Committing, E::Failed(Fault::Refused), S::Aborting, A::Abort("refused_record")),
             (S::Committing, E::Failed(BLOCKED), S::Aborting, A::Abort("blocked")),
-            (S::Committing, E::Failed(Fault::Doubt), S::Recycling, A::Recycle("outcome_unknown")),
+            (S::Committing, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("outcome_unknown")),
             (S::Committing, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Aborting, E::Due, S::Aborting, A::Wait),
             (S::Aborting, E::Drop, S::Aborting, A::Wait),
@@ -317,13 +285,13 @@ mod tests {
             (S::Aborting, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
             (S::Aborting, E::Failed(Fault::Abortable), S::Recycling, A::Recycle("abort_failed")),
             (S::Aborting, E::Failed(BLOCKED), S::Recycling, A::Recycle("abort_failed")),
-            (S::Aborting, E::Failed(Fault::Doubt), S::Recycling, A::Recycle("abort_failed")),
+            (S::Aborting, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("abort_failed")),
             (S::Aborting, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Recycling, E::Work, S::Recycling, A::Wait),
             (S::Recycling, E::Due, S::Recycling, A::Wait),
             (S::Recycling, E::Drop, S::Recycling, A::Wait),
             (S::Recycling, E::Overrun, S::Recycling, A::Wait),
-            (S::Recycling, E::Failed(Fault::Doubt), S::Recycling, A::Recycle("init_failed")),
+            (S::Recycling, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("init_failed")),
             (S::Recycling, E::Recycled, S::Idle, A::Reread),
             (S::Ended, E::Work, S::Ended, A::Wait),
             (S::Ended, E::Overrun, S::Ended, A::Wait),
@@ -343,7 +311,7 @@ mod tests {
             E::Due,
             E::Committed { tainted: false },
             E::Failed(Fault::Abortable),
-            E::Failed(Fault::Doubt),
+            E::Failed(Fault::OutcomeUnknown),
             E::Aborted { spent: None },
             E::Recycled,
             E::Drop,
@@ -408,26 +376,5 @@ mod tests {
         run.on(Event::Recycled);
         run.on(Event::Work);
         assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("fenced"));
-    }
-
-    #[test]
-    fn halves_until_the_culprit_stands_alone() {
-        const CULPRIT: usize = 700;
-        let (mut bisection, mut at, mut found) = (Bisection::default(), 0, None);
-        for _ in 0..25 {
-            let n = bisection.limit(1000).min(1000 - at);
-            let hit = (at..at + n).contains(&CULPRIT) && found.is_none();
-            if !hit {
-                bisection.committed(n);
-                at += n;
-            } else if bisection.refused(n) {
-                found = Some(at);
-            }
-            if at == 1000 {
-                break;
-            }
-        }
-        assert_eq!((found, at), (Some(CULPRIT), 1000));
-        assert_eq!(bisection.limit(5000), 5000);
     }
 }

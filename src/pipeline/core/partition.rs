@@ -1,248 +1,298 @@
-//! A lane's partitions: what is committed, what is done and not committed, what is parked.
+//! The partitions of one lane: what is committed, what is done and not committed, what is read again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::kafka::ffi::{Batch, Message, TopicId};
-use crate::pipeline::shared::{Assigned, Target};
+/// One partition of a raw topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// The raw topic.
+    pub topic: Arc<str>,
+    /// Its partition, from 0.
+    pub partition: i32,
+}
 
-/// One partition in one assignment.
-pub(in crate::pipeline) struct Slot {
-    pub(in crate::pipeline) assigned: Assigned,
-    /// Everything below is committed; `None`: no record was read yet.
-    pub(in crate::pipeline) base: Option<i64>,
+impl TopicPartition {
+    /// A partition by name.
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl std::fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} [{}]", self.topic, self.partition)
+    }
+}
+
+/// A place in a partition's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The next offset to be read.
+    pub offset: i64,
+    /// Epoch of the leader that wrote the record before it; `None`: unknown.
+    pub leader_epoch: Option<i32>,
+}
+
+/// Why a partition is not read, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// The kind, for metrics.
+    pub reason: BlockReason,
+    /// For operators: what is wrong and what to do; nothing of a record.
+    pub text: Arc<str>,
+    /// From here on the log is not the one that was read; `None`: nothing is known to differ.
+    pub diverged_at: Option<i64>,
+}
+
+impl Block {
+    /// A reason with its words.
+    pub fn new(reason: BlockReason, text: impl Into<Arc<str>>) -> Self {
+        Self { reason, text: text.into(), diverged_at: None }
+    }
+}
+
+/// The kinds of [`Block`]: the label `reason` of `veilstream_partitions_blocked`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BlockReason {
+    /// Records between the committed offset and the log are gone.
+    OffsetLost,
+    /// Another topic has the name.
+    TopicRecreated,
+    /// Nothing is committed, and the configuration says not to choose.
+    MissingOffset,
+    /// Committed offsets or the log's ends cannot be read.
+    OffsetsUnreadable,
+    /// The reject guard stopped the topic.
+    Guard,
+    /// The sanitized topic is missing or does not fit.
+    SanitizedTopic,
+    /// Kafka refuses something.
+    NotAuthorized,
+    /// The dead-letter topic refuses a dead letter.
+    RecordRefused,
+    /// Keys cannot be read or made.
+    Keys,
+    /// The partition cannot be fetched.
+    Fetch,
+}
+
+impl BlockReason {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::OffsetLost,
+        Self::TopicRecreated,
+        Self::MissingOffset,
+        Self::OffsetsUnreadable,
+        Self::Guard,
+        Self::SanitizedTopic,
+        Self::NotAuthorized,
+        Self::RecordRefused,
+        Self::Keys,
+        Self::Fetch,
+    ];
+
+    /// The stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OffsetLost => "offset_lost",
+            Self::TopicRecreated => "topic_recreated",
+            Self::MissingOffset => "missing_offset",
+            Self::OffsetsUnreadable => "offsets_unreadable",
+            Self::Guard => "guard",
+            Self::SanitizedTopic => "sanitized_topic",
+            Self::NotAuthorized => "not_authorized",
+            Self::RecordRefused => "record_refused",
+            Self::Keys => "keys",
+            Self::Fetch => "fetch",
+        }
+    }
+}
+
+/// How far a partition is committed, shared by its lane and the polling thread; -1 before the first assignment.
+#[derive(Debug)]
+pub struct Committed(AtomicI64);
+
+impl Default for Committed {
+    fn default() -> Self {
+        Self(AtomicI64::new(-1))
+    }
+}
+
+impl Committed {
+    /// The next offset to be read after a restart.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Called after a commit, and where reading begins.
+    pub fn set(&self, offset: i64) {
+        self.0.store(offset, Ordering::Relaxed);
+    }
+}
+
+/// A partition given to a lane, to be read from an explicit place.
+#[derive(Debug, Clone)]
+pub struct Assigned {
+    /// Which.
+    pub at: TopicPartition,
+    /// Unique to this reading: the same partition read again has another.
+    pub epoch: u64,
+    /// Where reading begins.
+    pub start: Position,
+    /// `false`: the starting offset is to be committed, nothing is yet.
+    pub is_start_committed: bool,
+    /// `false`: leaders have changed since the record before the start was read; whether the log was truncated is to be asked.
+    pub is_validated: bool,
+    /// It was blocked and has not committed since: its records stand alone in a transaction.
+    pub is_suspect: bool,
+    /// The topic's id, committed with each offset; `None` where brokers tell none.
+    pub topic_id: Option<Arc<str>>,
+    /// Its progress.
+    pub committed: Arc<Committed>,
+}
+
+/// A partition to be read again from another place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Which.
+    pub at: TopicPartition,
+    /// [`Assigned::epoch`].
+    pub epoch: u64,
+    /// The last commit, as the lane knows it.
+    pub position: Position,
+}
+
+/// An offset to be committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Which.
+    pub at: TopicPartition,
+    /// [`Assigned::epoch`].
+    pub epoch: u64,
+    /// The next offset to be read.
+    pub position: Position,
+    /// [`Assigned::topic_id`].
+    pub topic_id: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Reading {
+    /// Records are taken.
+    Active,
+    /// It is being moved back; what comes meanwhile is stale.
+    Moving,
+    /// As before, and only the brokers know where to: its last transaction may have committed.
+    Unknown,
+    /// It leaves the lane once nothing of it is uncommitted.
+    Leaving(Block),
+}
+
+/// One partition in one reading.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) assigned: Assigned,
+    /// Everything below is committed.
+    pub(super) base: Position,
     /// The first offset not done; at least `base`.
-    pub(in crate::pipeline) next: Option<i64>,
-    /// The highest `next` before it was rewound: positions below mean nothing.
+    pub(super) next: Position,
+    is_start_committed: bool,
+    /// The highest `next` before it was moved back: positions below mean nothing.
     high: i64,
-    /// Number of the first batch that can hold records of this assignment.
-    pub(in crate::pipeline) since: u64,
-    /// The guard stopped its topic.
-    pub(in crate::pipeline) parked: bool,
-    /// Where its records go, as of the schemas and producer in hand.
-    pub(in crate::pipeline) route: Option<Route>,
+    /// Number of the first batch that can hold its records.
+    since: u64,
+    /// An error event came: the client's position is not the next record's any more.
+    has_failed: bool,
+    reading: Reading,
 }
 
-/// Where records of a topic go.
-#[derive(Clone, Copy)]
-pub(in crate::pipeline) struct Route {
-    /// The sanitized topic; `None`: no schema routes the raw topic any more.
-    pub(in crate::pipeline) to: Option<TopicId>,
-    /// Index of the route's counters.
-    pub(in crate::pipeline) counters: usize,
-    /// The sanitized topic is compacted: it takes no null keys.
-    pub(in crate::pipeline) compacted: bool,
-    /// Latest timestamp it takes, in milliseconds after now.
-    pub(in crate::pipeline) ahead_ms: i64,
-}
-
-impl Slot {
-    pub(in crate::pipeline) fn new(assigned: Assigned, since: u64) -> Self {
-        Self { assigned, base: None, next: None, high: 0, since, parked: false, route: None }
+impl Partition {
+    pub(super) fn new(assigned: Assigned, since: u64) -> Self {
+        let start = assigned.start;
+        assigned.committed.set(start.offset);
+        let is_start_committed = assigned.is_start_committed;
+        Self { assigned, base: start, next: start, is_start_committed, high: start.offset, since, has_failed: false, reading: Reading::Active }
     }
 
-    /// It has work that is not committed.
-    pub(in crate::pipeline) fn is_dirty(&self) -> bool {
-        self.next != self.base
+    /// Its starting offset is committed: only then does anything of it go downstream.
+    pub(super) fn has_begun(&self) -> bool {
+        self.is_start_committed
     }
 
-    /// Everything read is committed, and nothing is to be read again.
-    pub(in crate::pipeline) fn is_drained(&self) -> bool {
-        !self.parked && !self.is_dirty() && self.next.is_some_and(|next| next >= self.high)
+    pub(super) fn is_active(&self, batch: u64) -> bool {
+        self.reading == Reading::Active && (self.since <= batch || super::mutated!(ForgetEpoch))
     }
 
-    /// Where to read again from; `reread`: the committed offset decides, also when nothing was read yet.
-    pub(in crate::pipeline) fn target(&self, reread: bool) -> Option<Target> {
-        let offset = match self.base {
-            Some(base) => base,
-            None if reread => -1,
-            None => return None,
-        };
-        let Assigned { topic, partition, epoch, .. } = &self.assigned;
-        Some(Target { topic: topic.clone(), partition: *partition, epoch: *epoch, offset })
-    }
-}
-
-/// The partitions of one lane.
-#[derive(Default)]
-pub(in crate::pipeline) struct Slots {
-    slots: Vec<Slot>,
-}
-
-impl Slots {
-    pub(in crate::pipeline) fn add(&mut self, slot: Slot) {
-        // An older assignment of it is over, whatever it held.
-        self.slots.retain(|s| (&s.assigned.topic, s.assigned.partition) != (&slot.assigned.topic, slot.assigned.partition));
-        self.slots.push(slot);
+    /// It has something to commit.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.next.offset != self.base.offset || !self.is_start_committed
     }
 
-    pub(in crate::pipeline) fn remove(&mut self, epochs: &[u64]) {
-        self.slots.retain(|s| !epochs.contains(&s.assigned.epoch));
+    /// Everything read is committed, nothing is to be read again, and no error came: the client's position stands for what was read.
+    pub(super) fn is_drained(&self) -> bool {
+        let is_trusted = !self.has_failed || super::mutated!(CommitPosition);
+        self.reading == Reading::Active && self.next.offset == self.base.offset && self.next.offset >= self.high && is_trusted
     }
 
-    pub(in crate::pipeline) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter()
+    pub(super) fn target(&self) -> Target {
+        Target { at: self.assigned.at.clone(), epoch: self.assigned.epoch, position: self.base }
     }
 
-    pub(in crate::pipeline) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.slots.iter_mut()
+    pub(super) fn commit(&self) -> Commit {
+        Commit { at: self.assigned.at.clone(), epoch: self.assigned.epoch, position: self.next, topic_id: self.assigned.topic_id.clone() }
     }
 
-    pub(in crate::pipeline) fn get_mut(&mut self, i: usize) -> Option<&mut Slot> {
-        self.slots.get_mut(i)
+    pub(super) fn committed(&mut self) {
+        self.base = self.next;
+        self.is_start_committed = true;
+        self.assigned.committed.set(self.base.offset);
     }
 
-    pub(in crate::pipeline) fn find(&self, topic: &str, partition: i32) -> Option<usize> {
-        self.slots.iter().position(|s| s.assigned.partition == partition && &*s.assigned.topic == topic)
+    /// What is not committed comes again. `is_known`: nothing of it has committed.
+    pub(super) fn rewind(&mut self, is_known: bool) {
+        self.high = self.high.max(self.next.offset);
+        self.next = self.base;
+        if self.reading == Reading::Active && !super::mutated!(SkipRewind) {
+            self.reading = if is_known { Reading::Moving } else { Reading::Unknown };
+        }
     }
 
-    /// Notes where reading began, for partitions that were never read: that is where they are rewound to.
-    pub(in crate::pipeline) fn base(&mut self, batch: &Batch) {
-        if self.slots.iter().all(|s| s.base.is_some()) {
+    /// It is read from here now, in batches from `since` on. The client's position starts anew.
+    pub(super) fn moved(&mut self, position: Position, since: u64) {
+        if self.reading != Reading::Moving {
             return;
         }
-        for message in (0..batch.len()).filter_map(|i| batch.get(i)).filter(|m: &Message<'_>| m.error().is_none()) {
-            if let Some(slot) = self.find(message.topic(), message.partition()).and_then(|i| self.slots.get_mut(i))
-                && slot.base.is_none()
-            {
-                slot.base = Some(message.offset());
-                slot.next = slot.base;
-            }
+        (self.base, self.next) = (position, position);
+        self.assigned.committed.set(position.offset);
+        self.since = since;
+        self.reading = Reading::Active;
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.reading == Reading::Moving
+    }
+
+    pub(super) fn is_unknown(&self) -> bool {
+        self.reading == Reading::Unknown
+    }
+
+    pub(super) fn fail(&mut self) {
+        self.has_failed = true;
+    }
+
+    /// The first reason stands.
+    pub(super) fn leave(&mut self, block: Block) {
+        if !matches!(self.reading, Reading::Leaving(_)) {
+            self.reading = Reading::Leaving(block);
         }
     }
 
-    /// The transaction committed.
-    pub(in crate::pipeline) fn commit(&mut self) {
-        for slot in &mut self.slots {
-            slot.base = slot.next;
-            slot.assigned.progress.store(slot.base.unwrap_or(-1), Ordering::Relaxed);
+    pub(super) fn leaving(&self) -> Option<&Block> {
+        match &self.reading {
+            Reading::Leaving(block) => Some(block),
+            _ => None,
         }
-    }
-
-    /// What is not committed comes again.
-    pub(in crate::pipeline) fn rewind(&mut self) {
-        for slot in &mut self.slots {
-            slot.high = slot.high.max(slot.next.unwrap_or(0));
-            slot.next = slot.base;
-        }
-    }
-
-    /// Partitions are read from here now.
-    pub(in crate::pipeline) fn moved(&mut self, targets: &[Target]) {
-        for target in targets {
-            if let Some(slot) = self.slots.iter_mut().find(|s| s.assigned.epoch == target.epoch) {
-                slot.base = Some(target.offset);
-                slot.next = slot.base;
-            }
-        }
-    }
-
-    /// A drained partition's position is beyond its last record; `true`: by something to commit.
-    pub(in crate::pipeline) fn advance(&mut self, topic: &str, partition: i32, position: i64) -> bool {
-        let Some(slot) = self.find(topic, partition).and_then(|i| self.slots.get_mut(i)) else { return false };
-        let beyond = slot.is_drained() && slot.next.is_some_and(|next| position > next);
-        if beyond {
-            slot.next = Some(position);
-        }
-        beyond
-    }
-
-    /// Parks a partition whose work is committed.
-    pub(in crate::pipeline) fn park(&mut self, epoch: u64) -> Option<Target> {
-        let slot = self.slots.iter_mut().find(|s| s.assigned.epoch == epoch && !s.parked && !s.is_dirty())?;
-        slot.parked = true;
-        slot.target(false)
-    }
-
-    /// `true`: partitions of the topic were parked here.
-    pub(in crate::pipeline) fn unpark(&mut self, topic: &Arc<str>) -> bool {
-        let mut any = false;
-        for slot in self.slots.iter_mut().filter(|s| s.assigned.topic == *topic) {
-            any |= std::mem::take(&mut slot.parked);
-        }
-        any
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicI64;
-    use std::time::Instant;
-
-    use super::*;
-
-    fn slots() -> Slots {
-        let mut slots = Slots::default();
-        let assigned = Assigned { topic: "t".into(), partition: 0, epoch: 7, progress: Arc::new(AtomicI64::new(-1)), since: Instant::now() };
-        slots.add(Slot::new(assigned, 0));
-        slots.slots[0].base = Some(10);
-        slots.slots[0].next = Some(10);
-        slots
-    }
-
-    #[test]
-    fn an_abort_goes_back_to_the_last_commit() {
-        let mut slots = slots();
-        slots.slots[0].next = Some(15);
-        slots.commit();
-        slots.slots[0].next = Some(20);
-        assert!(slots.slots[0].is_dirty());
-        slots.rewind();
-        assert_eq!(slots.slots[0].target(false).unwrap().offset, 15);
-        assert!(!slots.slots[0].is_dirty());
-    }
-
-    /// A position from before a rewind must never commit: it would skip what was aborted.
-    #[test]
-    fn a_position_counts_only_when_all_was_done_again() {
-        let mut slots = slots();
-        slots.slots[0].next = Some(20);
-        slots.rewind();
-        assert!(!slots.advance("t", 0, 21));
-        slots.slots[0].next = Some(19);
-        slots.commit();
-        assert!(!slots.advance("t", 0, 21), "19 is still to come");
-        slots.slots[0].next = Some(20);
-        assert!(!slots.advance("t", 0, 21), "not committed");
-        slots.commit();
-        assert!(!slots.advance("t", 0, 20));
-        assert!(slots.advance("t", 0, 21));
-        assert!(slots.slots[0].is_dirty());
-    }
-
-    #[test]
-    fn a_partition_never_read_is_not_moved_without_a_committed_offset() {
-        let mut slots = slots();
-        slots.slots[0].base = None;
-        slots.slots[0].next = None;
-        assert!(slots.slots[0].target(false).is_none());
-        assert_eq!(slots.slots[0].target(true).unwrap().offset, -1);
-        assert!(!slots.slots[0].is_drained());
-    }
-
-    #[test]
-    fn another_epoch_is_another_partition() {
-        let mut slots = slots();
-        let old = slots.slots[0].target(false).unwrap();
-        let assigned = Assigned { epoch: 8, ..slots.slots[0].assigned.clone() };
-        slots.add(Slot::new(assigned, 0));
-        slots.moved(&[old]);
-        assert_eq!((slots.slots.len(), slots.slots[0].base), (1, None));
-        slots.remove(&[7]);
-        assert_eq!(slots.slots.len(), 1);
-        slots.remove(&[8]);
-        assert_eq!(slots.slots.len(), 0);
-    }
-
-    #[test]
-    fn parks_only_what_is_committed() {
-        let mut slots = slots();
-        slots.slots[0].next = Some(12);
-        assert!(slots.park(7).is_none());
-        slots.commit();
-        assert_eq!(slots.park(7).unwrap().offset, 12);
-        assert!(slots.park(7).is_none());
-        assert!(slots.unpark(&"t".into()));
-        assert!(!slots.unpark(&"t".into()));
     }
 }

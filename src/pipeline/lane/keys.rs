@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use veilstream_engine::key::Key;
 use veilstream_engine::transform::NeededKey;
 
-use super::Worker;
+use super::LaneThread;
+use crate::keys::{KeyFault, KeySource};
 use crate::pipeline::End;
-use crate::pipeline::core::machine::{Event, State};
-use crate::pipeline::shared::{KeyFault, KeySource};
+use crate::pipeline::core::lane::Event;
+use crate::pipeline::core::machine::State;
+use crate::pipeline::core::partition::{Block, BlockReason};
 
 /// One look at whether keys have come; the inbox waits so long.
 const LOOK: Duration = Duration::from_millis(5);
-/// From here on it is an outage and not a look into a store.
+/// From here on it is an outage and not a look into a store: the partition waits, and the lane goes on with others.
 const LONG: Duration = Duration::from_secs(2);
 
 type Answer = Result<Vec<Arc<Key>>, KeyFault>;
@@ -23,7 +25,7 @@ type Answer = Result<Vec<Arc<Key>>, KeyFault>;
 pub(in crate::pipeline) struct Fetcher {
     asks: Sender<Vec<NeededKey>>,
     answers: Receiver<Answer>,
-    asked: Option<Instant>,
+    is_asked: bool,
 }
 
 impl Fetcher {
@@ -39,51 +41,60 @@ impl Fetcher {
             }
         };
         std::thread::Builder::new().name(format!("keys-{lane}")).spawn(run)?;
-        Ok(Self { asks, answers, asked: None })
-    }
-
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked.is_some()
+        Ok(Self { asks, answers, is_asked: false })
     }
 }
 
-impl Worker {
-    /// The pump lacks keys: asks for them.
-    pub(super) fn ask_for_keys(&mut self) {
-        if self.fetcher.is_asked() {
-            return;
+impl LaneThread {
+    /// The record of the partition at this place lacks keys: asks for them.
+    pub(super) fn ask_for_keys(&mut self, place: usize) {
+        let epoch = self.core.assigned(place).epoch;
+        if self.fetcher.is_asked && !self.look_for_keys(Duration::ZERO) {
+            return self.without_keys(epoch, &KeyFault("waiting for the key store or key service".to_owned()));
         }
-        match self.pump.needed() {
+        match self.path.needed() {
             Ok(needed) => match self.fetcher.asks.send(needed) {
-                Ok(()) => self.fetcher.asked = Some(Instant::now()),
+                Ok(()) => {
+                    self.fetcher.is_asked = true;
+                    self.awaiting = Some((epoch, Instant::now()));
+                }
                 Err(_) => self.fetcher_is_gone(),
             },
-            Err(fault) => self.keys_failed(&fault),
+            Err(fault) => self.without_keys(epoch, &fault),
         }
     }
 
     /// Looks for the answer. What the transaction holds commits in time, with or without it.
     pub(super) fn await_keys(&mut self) {
-        match self.fetcher.answers.recv_timeout(LOOK) {
+        let Some((epoch, since)) = self.awaiting else { return };
+        if self.look_for_keys(LOOK) {
+            self.awaiting = None;
+        } else if since.elapsed() > LONG {
+            self.awaiting = None;
+            self.without_keys(epoch, &KeyFault("waiting for the key store or key service".to_owned()));
+        } else if self.core.state() == State::Open && self.is_due() {
+            self.drive(Event::Due);
+        }
+    }
+
+    /// `true`: an answer came, and was taken.
+    fn look_for_keys(&mut self, wait: Duration) -> bool {
+        match self.fetcher.answers.recv_timeout(wait) {
             Ok(answer) => {
-                self.fetcher.asked = None;
-                match answer {
-                    Ok(keys) => {
-                        self.pump.take_keys(keys);
-                        self.keys_away.clear(&self.shared.status);
-                    }
-                    Err(fault) => self.keys_failed(&fault),
+                self.fetcher.is_asked = false;
+                match (answer, self.awaiting) {
+                    (Ok(keys), _) => self.path.take_keys(keys),
+                    (Err(fault), Some((epoch, _))) => self.without_keys(epoch, &fault),
+                    // Whoever waited has been blocked, and asks again.
+                    (Err(_), None) => {}
                 }
+                true
             }
-            Err(RecvTimeoutError::Timeout) => {
-                if self.machine.state() == State::Open && self.is_due() {
-                    self.drive(Event::Due);
-                }
-                if self.fetcher.asked.is_some_and(|at| at.elapsed() > LONG) {
-                    self.keys_away.raise(&self.shared.status, "waiting for the key store or key service");
-                }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.fetcher_is_gone();
+                false
             }
-            Err(RecvTimeoutError::Disconnected) => self.fetcher_is_gone(),
         }
     }
 
@@ -91,12 +102,8 @@ impl Worker {
         self.ended = Some(End::Failed("the key thread of a lane is gone".to_owned()));
     }
 
-    /// What the transaction holds commits first.
-    fn keys_failed(&mut self, fault: &KeyFault) {
-        if self.machine.state() == State::Open {
-            self.drive(Event::Due);
-        }
-        self.keys_away.raise(&self.shared.status, &fault.to_string());
-        self.backoff.failed(Instant::now());
+    /// The partition waits; what it holds commits first.
+    fn without_keys(&mut self, epoch: u64, fault: &KeyFault) {
+        self.drive(Event::Blocked(epoch, Block::new(BlockReason::Keys, fault.to_string())));
     }
 }
