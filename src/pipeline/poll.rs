@@ -188,6 +188,9 @@ impl Poller {
         if let Some((code, _)) = self.consumer.client().fatal_error() {
             return Some(match code {
                 RDKafkaErrorCode::FencedInstanceId => End::Fenced,
+                RDKafkaErrorCode::GroupAuthorizationFailed => {
+                    End::Restart(format!("the consumer is refused ({code}): grant Read on group {}", self.runtime.kafka.group_id))
+                }
                 code => End::Restart(format!("the consumer cannot go on ({code})")),
             });
         }
