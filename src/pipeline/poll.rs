@@ -149,6 +149,7 @@ impl Poller {
             end = End::Failed(why);
             is_stopping = self.stop_lanes(Instant::now());
         }
+        self.tell_missing_topics();
         while left > 0 {
             while let Ok(request) = self.requests.try_recv() {
                 if let ToPoll::Ended(why) = request {
@@ -168,7 +169,7 @@ impl Poller {
                 end = End::Failed(why);
                 is_stopping = self.stop_lanes(Instant::now());
             }
-            if let (false, Some(why)) = (is_stopping, self.fatal()) {
+            if !is_stopping && let Some(why) = self.fatal() {
                 end = why;
                 is_stopping = self.stop_lanes(Instant::now() + self.runtime.pipeline.drain_timeout);
             }
@@ -252,7 +253,7 @@ impl Poller {
             if let Err(why) = self.subscribe() {
                 self.runtime.status.unready("routes", why);
             } else {
-                self.runtime.status.ready("routes");
+                self.tell_missing_topics();
             }
         }
     }
@@ -262,6 +263,17 @@ impl Poller {
             router.tell_all(|| ToLane::Stop(deadline));
         }
         true
+    }
+
+    /// A raw topic that is not there has no partition that could say so.
+    fn tell_missing_topics(&self) {
+        match &*self.runtime.snapshots.load().missing_topics() {
+            [] => self.runtime.status.ready("routes"),
+            missing => {
+                let reasons: Vec<String> = missing.iter().map(|topic| format!("raw topic {topic} does not exist: create it")).collect();
+                self.runtime.status.unready("routes", reasons.join("; "));
+            }
+        }
     }
 
     fn subscribe(&mut self) -> Result<(), String> {
