@@ -277,7 +277,10 @@ impl Poller {
     }
 
     fn subscribe(&mut self) -> Result<(), String> {
-        let topics = self.runtime.snapshots.load().raw_topics();
+        // A topic that appears later changes the list: librdkafka itself would look for it only every 5 minutes.
+        let snapshot = self.runtime.snapshots.load();
+        let (mut topics, missing) = (snapshot.raw_topics(), snapshot.missing_topics());
+        topics.retain(|topic| !missing.contains(topic) || self.topics.contains(topic));
         if topics != self.topics {
             let names: Vec<&str> = topics.iter().map(String::as_str).collect();
             self.consumer.subscribe(&names).map_err(|e| e.to_string())?;
