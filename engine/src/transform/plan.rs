@@ -57,7 +57,7 @@ impl Plan {
             key_indexer: None,
             header_sealers: Vec::new(),
             header_indexers: Vec::new(),
-            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant())),
+            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant(), None)),
         };
         for field in &schema.fields {
             let sealer = plan.sealer(&field.protect, field.fid, suite);
