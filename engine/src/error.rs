@@ -16,7 +16,7 @@ pub enum RejectCode {
     TooDeep,
     /// Longer than the configured limit.
     TooLarge,
-    /// A name twice in one object on the way to a selected node.
+    /// A name twice in one object on the way to a selected node, or in what a filter reads.
     DuplicateMember,
     /// The input already has a member an index would be written to.
     ReservedMember,
@@ -38,11 +38,17 @@ pub enum RejectCode {
     UnsupportedValue,
     /// The protected record is longer than the configured limit.
     OutputTooLarge,
+    /// The record's budget of work, which grows with its size, is spent.
+    TooComplex,
+    /// A filter compared, measured or counted what the schema protects in this record.
+    FilterReadsProtected,
+    /// The engine failed on the record.
+    Internal,
 }
 
 impl RejectCode {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::NotJson,
         Self::RegistryFramed,
         Self::InvalidUtf8,
@@ -59,6 +65,9 @@ impl RejectCode {
         Self::Residue,
         Self::UnsupportedValue,
         Self::OutputTooLarge,
+        Self::TooComplex,
+        Self::FilterReadsProtected,
+        Self::Internal,
     ];
 
     /// The stable name, as in dead letters and metrics.
@@ -81,6 +90,9 @@ impl RejectCode {
             Self::Residue => "residue",
             Self::UnsupportedValue => "unsupported_value",
             Self::OutputTooLarge => "output_too_large",
+            Self::TooComplex => "too_complex",
+            Self::FilterReadsProtected => "filter_reads_protected",
+            Self::Internal => "internal",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod cover;
 mod filter;
+mod parent;
 mod places;
 mod program;
 mod query;
@@ -13,6 +14,7 @@ mod selection;
 mod show;
 mod walk;
 
+pub use parent::Last;
 pub use places::may_reach;
 pub use program::Program;
 pub use query::{Query, Step, Target, parse};

@@ -1,37 +1,54 @@
 //! Finding a member by its name. Keyed hashes stand for the names of objects with many members, so that a hostile event costs no quadratic time.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
 
 use crate::scan::{NO_PARENT, Tape, same_text, unescape};
 
 /// Objects with more members are looked at once, not once per name.
 pub(crate) const FEW: u32 = 32;
 
-/// The names of the object that was asked about last; clear it for every document.
+/// The names of the large objects of one document, each collected once; clear it for every document.
 #[derive(Default)]
 pub(crate) struct Siblings {
-    /// (hash of the name, member) of `object`, sorted.
+    /// (hash of the name, member), sorted within each object.
     names: Vec<(u64, u32)>,
-    object: Option<u32>,
+    /// Where the names of an object stand in `names`.
+    objects: HashMap<u32, Range<u32>>,
     text: Vec<u8>,
     keys: RandomState,
 }
 
 impl Siblings {
     pub(crate) fn clear(&mut self) {
-        self.object = None;
+        self.names.clear();
+        self.objects.clear();
+    }
+
+    /// Bytes of its buffers.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.names.capacity() * size_of::<(u64, u32)>() + self.objects.capacity() * 16 + self.text.capacity()
     }
 
     /// The first member of `object` named `name`; `text` is the name unescaped (or as written, when it has no text).
     pub(crate) fn find(&mut self, doc: &[u8], tape: &Tape, object: u32, name: &[u8], text: &[u8]) -> Option<u32> {
-        let is_it = |member: &u32| is_named(doc, tape, *member, name, text);
+        self.find_where(doc, tape, object, text, |member| is_named(doc, tape, member, name, text))
+    }
+
+    /// The first member of `object` whose name is that text.
+    pub(crate) fn find_text(&mut self, doc: &[u8], tape: &Tape, object: u32, text: &[u8]) -> Option<u32> {
+        self.find_where(doc, tape, object, text, |member| tape.name_is(doc, &tape.nodes()[member as usize], text))
+    }
+
+    fn find_where(&mut self, doc: &[u8], tape: &Tape, object: u32, text: &[u8], is_it: impl Fn(u32) -> bool) -> Option<u32> {
         if tape.nodes()[object as usize].count <= FEW {
-            return tape.children(object).find(is_it);
+            return tape.children(object).find(|member| is_it(*member));
         }
-        self.collect(doc, tape, object);
         let hash = self.hash(NO_PARENT, text);
-        let first = self.names.partition_point(|(other, _)| *other < hash);
-        self.names[first..].iter().take_while(|(other, _)| *other == hash).map(|(_, member)| *member).find(is_it)
+        let names = self.collect(doc, tape, object);
+        let first = names.partition_point(|(other, _)| *other < hash);
+        names[first..].iter().take_while(|(other, _)| *other == hash).map(|(_, member)| *member).find(|member| is_it(*member))
     }
 
     /// A name in an object as a number.
@@ -42,19 +59,23 @@ impl Siblings {
         hasher.finish()
     }
 
-    fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) {
-        if self.object == Some(object) {
-            return;
-        }
-        self.object = Some(object);
-        self.names.clear();
-        let mut text = std::mem::take(&mut self.text);
-        for member in tape.children(object) {
-            text_of(&doc[tape.nodes()[member as usize].name()], &mut text);
-            self.names.push((self.hash(NO_PARENT, &text), member));
-        }
-        self.text = text;
-        self.names.sort_unstable();
+    fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) -> &[(u64, u32)] {
+        let range = if let Some(range) = self.objects.get(&object) {
+            range.clone()
+        } else {
+            let start = self.names.len();
+            let mut text = std::mem::take(&mut self.text);
+            for member in tape.children(object) {
+                text_of(&doc[tape.nodes()[member as usize].name()], &mut text);
+                self.names.push((self.hash(NO_PARENT, &text), member));
+            }
+            self.text = text;
+            self.names[start..].sort_unstable();
+            let range = start as u32..self.names.len() as u32;
+            self.objects.insert(object, range.clone());
+            range
+        };
+        &self.names[range.start as usize..range.end as usize]
     }
 }
 
@@ -72,5 +93,31 @@ pub(crate) fn text_of(written: &[u8], text: &mut Vec<u8>) {
     if !unescape(written, text) {
         text.clear();
         text.extend_from_slice(written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asked for in turns, large objects had their names collected anew each time: quadratic in a hostile event.
+    #[test]
+    fn names_of_an_object_are_collected_once() {
+        let members = |letter: char| (0..100).map(|i| format!("\"{letter}{i}\":{i}")).collect::<Vec<_>>().join(",");
+        let doc = format!("[{{{}}},{{{}}}]", members('a'), members('b'));
+        let mut tape = Tape::default();
+        tape.scan(doc.as_bytes()).ok();
+        let objects: Vec<u32> = tape.children(0).collect();
+        let mut siblings = Siblings::default();
+        for i in 0..100 {
+            for (object, letter) in objects.iter().zip(['a', 'b']) {
+                let found = siblings.find_text(doc.as_bytes(), &tape, *object, format!("{letter}{i}").as_bytes());
+                assert_eq!(found, tape.children(*object).nth(i));
+                assert_eq!(siblings.find_text(doc.as_bytes(), &tape, *object, b"c0"), None);
+            }
+        }
+        assert_eq!(siblings.names.len(), 200);
+        siblings.clear();
+        assert_eq!(siblings.find_text(doc.as_bytes(), &tape, objects[1], b"a0"), None, "another document's objects have the same numbers");
     }
 }

@@ -289,6 +289,8 @@ impl Pump {
             self.transaction.times.push(time);
         }
         self.schema_counters(index);
+        // librdkafka has its copy.
+        self.output.shrink();
         Ok(Done::Produced)
     }
 
@@ -382,7 +384,7 @@ impl Pump {
             let schema = &self.schemas.schemas()[schema];
             self.shared.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id))
         });
-        counters.add(&self.output.counts, &self.output.residue);
+        counters.add(&self.output);
     }
 
     /// Tells the guard what became of the records.

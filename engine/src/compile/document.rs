@@ -8,11 +8,11 @@ use super::Grants;
 use super::field::{self, FieldPlaces};
 use super::read::{Reader, join, kind};
 use crate::kdf;
-use crate::schema::{Field, HeaderRule, KeyRule, PathId, Protect, Residue, Scalar, Schema, Undeclared, When};
-use crate::select::{Program, Query};
+use crate::schema::{Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema, Undeclared, When};
+use crate::select::{Program, Query, Step};
 use crate::strip::writes_beside;
 
-const MEMBERS: [&str; 15] = [
+const MEMBERS: [&str; 16] = [
     "$schema",
     "veilstream",
     "name",
@@ -21,6 +21,7 @@ const MEMBERS: [&str; 15] = [
     "topics",
     "when",
     "subject",
+    "subject_domain",
     "subject_optional",
     "undeclared",
     "residue",
@@ -29,6 +30,11 @@ const MEMBERS: [&str; 15] = [
     "headers",
     "clear",
 ];
+
+/// Most paths of a document.
+pub(super) const MOST_PATHS: usize = 65_534;
+/// Most places a subject is looked for at.
+const MOST_SUBJECTS: usize = 16;
 
 /// A schema as read, with what the cross checks need.
 pub(super) struct ReadSchema {
@@ -48,6 +54,7 @@ pub(super) struct Paths {
     queries: Vec<Query>,
     pointers: Vec<String>,
     clear_reads: Vec<PathId>,
+    too_many: bool,
 }
 
 impl Paths {
@@ -80,7 +87,12 @@ impl Paths {
         self.clear_reads.push(path);
     }
 
+    /// Paths are numbered in 16 bits, of which the highest mean something else (an edit of no field).
     fn push(&mut self, at: &str, query: Query) -> PathId {
+        if self.queries.len() >= MOST_PATHS {
+            self.too_many = true;
+            return 0;
+        }
         self.queries.push(query);
         self.pointers.push(at.to_owned());
         (self.queries.len() - 1) as PathId
@@ -97,14 +109,18 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     let mut paths = Paths::default();
     let (fields, places) = field::fields(map, &name, grants, &mut paths, reader);
     let when = when(map, &mut paths, reader);
-    let subject = reader.string("", map, "subject").and_then(|text| paths.add_singular("/subject", text, reader));
-    subject.inspect(|path| paths.read_in_clear(*path));
+    let subjects = subjects(map, &mut paths, reader);
+    let subject_domain = subject_domain(map, reader);
     let subject_optional = reader.boolean("", map, "subject_optional");
     if subject_optional && !map.contains_key("subject") {
         reader.error("/subject_optional", "says what happens without a subject, but the document has none; add a \"subject\", or remove it");
     }
     clear(map, &mut paths, reader);
     let (from, to) = topics(map, reader);
+    if paths.too_many {
+        reader.error("", format!("has more than {MOST_PATHS} paths; split it into several documents told apart by \"when\""));
+        return None;
+    }
     let key = map.get("key").and_then(|value| key_rule(value, &name, grants, reader));
     let headers = header_rules(map, &name, grants, reader);
     let schema = Schema {
@@ -114,13 +130,15 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
         from,
         to,
         when,
-        subject,
+        subjects,
+        subject_domain,
         subject_optional,
         undeclared: reader
             .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
             .unwrap_or_default(),
         residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
         indexes_selectable: indexes_selectable(&fields, &paths.queries),
+        required_in: required_in(&fields, &paths.queries),
         fields,
         key,
         headers,
@@ -133,8 +151,65 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
 fn indexes_selectable(fields: &[Field], queries: &[Query]) -> bool {
     // A document with a faulty path has fields without queries; it is refused anyway.
     let indexed: Vec<(&Query, &Field)> = queries.iter().zip(fields).filter(|(_, field)| writes_beside(field)).collect();
-    let mut places = indexed.iter().flat_map(|(query, field)| query.index_places(field.index.as_ref().and_then(|rule| rule.into.as_deref())));
+    let mut places = indexed.iter().flat_map(|(query, field)| index_places(field, query));
     places.any(|place| indexed.iter().any(|(query, _)| query.may_reach(&place)))
+}
+
+/// Required fields whose path may select in several objects.
+fn required_in(fields: &[Field], queries: &[Query]) -> RequiredIn {
+    let several = fields.iter().zip(queries).enumerate().filter(|(_, (field, query))| field.required && !query.is_singular());
+    let (parents, fields): (Vec<Query>, Vec<_>) =
+        several.filter_map(|(i, (_, query))| query.parent().map(|(parent, last)| (parent, (i as PathId, last)))).unzip();
+    if fields.is_empty() { RequiredIn::default() } else { RequiredIn { parents: Program::new(&parents), fields } }
+}
+
+/// Paths of the index members of a field.
+pub(super) fn index_places(field: &Field, query: &Query) -> Vec<Vec<Step>> {
+    let rule = field.index.as_ref().filter(|_| writes_beside(field));
+    rule.map_or_else(Vec::new, |rule| query.index_places(rule.into.as_deref(), rule.is_unique()))
+}
+
+fn subjects(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) -> Vec<PathId> {
+    let mut add = |at: &str, text: &str, reader: &mut Reader| {
+        let path = paths.add_singular(at, text, reader);
+        path.inspect(|path| paths.read_in_clear(*path))
+    };
+    match map.get("subject") {
+        None => Vec::new(),
+        Some(Value::String(text)) => add("/subject", text, reader).into_iter().collect(),
+        Some(Value::Array(list)) if (1..=MOST_SUBJECTS).contains(&list.len()) => {
+            let mut out = Vec::new();
+            for (i, item) in list.iter().enumerate() {
+                let at = format!("/subject/{i}");
+                match item.as_str() {
+                    Some(_) if list[..i].contains(item) => reader.error(&at, "stands twice; the first place that is there counts"),
+                    Some(text) => out.extend(add(&at, text, reader)),
+                    None => reader.error(&at, format!("must be a path, not {}", kind(item))),
+                }
+            }
+            out
+        }
+        Some(Value::Array(_)) => {
+            reader.error("/subject", format!("must be a path, or a list of 1 to {MOST_SUBJECTS} paths"));
+            Vec::new()
+        }
+        Some(other) => {
+            reader.error("/subject", format!("must be a string, not {}, or a list of paths of which the first that is there counts", kind(other)));
+            Vec::new()
+        }
+    }
+}
+
+/// Whose ids the subjects are: a name, or `""`.
+fn subject_domain(map: &Map<String, Value>, reader: &mut Reader) -> Option<String> {
+    let domain = reader.string("", map, "subject_domain")?;
+    if !map.contains_key("subject") {
+        reader.error("/subject_domain", "says whose ids the subjects are, but the document has none; add a \"subject\", or remove it");
+    }
+    if !domain.is_empty() {
+        reader.name("/subject_domain", domain);
+    }
+    Some(domain.to_owned())
 }
 
 fn schema_name(map: &Map<String, Value>, reader: &mut Reader) -> String {

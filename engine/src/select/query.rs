@@ -96,6 +96,10 @@ pub(super) fn step(segment: &Segment) -> Step {
 }
 
 impl Query {
+    pub(super) fn of(ast: JpQuery, steps: Vec<Step>) -> Self {
+        Self { ast, steps }
+    }
+
     /// Its segments.
     #[must_use]
     pub fn steps(&self) -> &[Step] {

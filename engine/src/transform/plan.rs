@@ -57,7 +57,7 @@ impl Plan {
             key_indexer: None,
             header_sealers: Vec::new(),
             header_indexers: Vec::new(),
-            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant(), None)),
+            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant(), schema.subject_domain.as_deref())),
         };
         for field in &schema.fields {
             let sealer = plan.sealer(&field.protect, field.fid, suite);
@@ -124,9 +124,9 @@ impl Plan {
         self.indexer_under(&key, rule)
     }
 
-    /// Under the root before the newest, while both are active: the root rotates.
+    /// Under the root before the newest, while both are active: the root rotates. Of unique indexes only.
     fn previous_indexer(&self, rule: &IndexRule) -> Option<Indexer> {
-        let newest = self.index_versions().max().filter(|_| rule.root.is_none())?;
+        let newest = self.index_versions().max().filter(|_| rule.root.is_none() && rule.is_unique())?;
         let previous = self.index_versions().filter(|version| *version < newest).max()?;
         self.indexer_under(self.keys.sealing(KeyKind::Index, &Scope::Version(previous))?, rule)
     }

@@ -90,9 +90,9 @@ impl Run<'_> {
         self.remember_residue(doc, edit);
         let outcome = match &field.protect {
             Protect::Encrypt => self.encrypt(value, edit, field, out)?,
-            Protect::Deterministic(root) => self.deterministic(value, *root, edit, field, out)?,
+            Protect::Deterministic(root) => self.deterministic(doc, *root, edit, field, out)?,
             Protect::Hash => self.hash(doc, edit, node, field, out)?,
-            Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => self.replace(value, node, field, out)?,
+            Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => self.replace(value, edit, node, field, out)?,
             Protect::Drop => unreachable!("dropped members are cut out, not replaced"),
         };
         self.count(edit.field, outcome);
@@ -100,7 +100,7 @@ impl Run<'_> {
     }
 
     /// The kinds without a key. What they write is text in clear: another field's value must not stand in it.
-    fn replace(&mut self, value: &[u8], node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn replace(&mut self, value: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let start = out.value.len();
         let fits = match &field.protect {
             Protect::Mask(mask) => protect::mask(node.kind, value, mask, &mut self.work.text, &mut out.value),
@@ -114,7 +114,9 @@ impl Run<'_> {
         if !fits {
             return Err(Stop::field(RejectCode::WrongType, field));
         }
-        self.work.residues.add_output(start..out.value.len());
+        // What is coarse enough already stays as it is, which is what its author asked for.
+        let own = if matches!(field.protect, Protect::Generalize(_)) { edit.node } else { NO_PARENT };
+        self.work.residues.add_output(start..out.value.len(), own);
         Ok(FieldOutcome::Masked)
     }
 
@@ -128,9 +130,9 @@ impl Run<'_> {
         Ok(FieldOutcome::Encrypted)
     }
 
-    fn deterministic(&mut self, value: &[u8], root: u32, edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn deterministic(&mut self, doc: &[u8], root: u32, edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let work = &mut *self.work;
-        if !seal::canonical_json(value, &mut work.canonical_tape, &mut work.canonical) {
+        if !seal::canonical_node(doc, &work.tape, edit.node, &mut work.canonical) {
             return Err(Stop::field(RejectCode::UnsupportedValue, field));
         }
         out.value.push(b'"');
