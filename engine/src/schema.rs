@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::normalize::Normalizer;
 use crate::scan::{Kind, Node, Tape};
-use crate::select::{Last, Program, Selection};
+use crate::select::{Last, Program, Selection, Step};
 use crate::token::FieldId;
 
 /// Index of a path in a schema's [`Program`].
@@ -35,6 +35,10 @@ pub struct Schema {
     pub undeclared: Undeclared,
     /// What happens when a protected value stands in clear elsewhere.
     pub residue: Residue,
+    /// What values are wrapped in.
+    pub envelope: Option<Envelope>,
+    /// With an envelope: the path of each field from the root of the envelope.
+    pub(crate) enveloped: Vec<Vec<Step>>,
     /// Fields in the order of the document.
     pub fields: Vec<Field>,
     /// Where required fields must be that several objects may have.
@@ -123,6 +127,13 @@ pub enum Scalar {
     Bool(bool),
     /// `null`; an absent member is not null.
     Null,
+}
+
+/// `envelope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
+    /// Kafka Connect's `{schema, payload}`: paths start at the payload.
+    Connect,
 }
 
 /// `undeclared`.

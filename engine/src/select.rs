@@ -14,6 +14,7 @@ mod selection;
 mod show;
 mod walk;
 
+pub(crate) use parent::Child;
 pub use parent::Last;
 pub use places::may_reach;
 pub use program::Program;

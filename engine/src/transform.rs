@@ -2,6 +2,7 @@
 
 mod beside;
 mod claim;
+mod connect;
 mod envelope;
 mod names;
 mod plan;
@@ -259,6 +260,7 @@ impl Run<'_> {
         self.collect_edits(doc)?;
         self.check_required(doc)?;
         self.undeclared()?;
+        self.mend_envelope(doc)?;
         self.splice(doc, out)?;
         self.check_indexes(out)?;
         self.envelope(out)?;

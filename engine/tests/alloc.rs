@@ -71,6 +71,13 @@ fn required_places_and_coarser_dates() {
 }
 
 #[test]
+fn envelopes() {
+    let value = r#"{"schema":{"type":"struct","fields":[{"type":"string","field":"a"},{"type":"array","items":{"type":"int32"},"field":"l"}]},"payload":{"a":"x","l":[1,2]}}"#;
+    let members = r#""envelope":"connect","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"l","path":"$.l[*]"}]"#;
+    assert_eq!(of(members, value), 0);
+}
+
+#[test]
 fn keys_and_headers() {
     let members = r#""fields":[{"id":"a","path":"$.a"}],"key":{"protect":"hash","normalize":"exact","root":1},
         "headers":{"x-mail":{"protect":"encrypt"},"x-id":{"protect":"hash","normalize":"digits"},"x-ip":{"protect":"drop"}}"#;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::document::{ReadSchema, index_places};
 use super::read::{Reader, join};
-use crate::schema::{IndexRule, PathId, Undeclared};
+use crate::schema::{IndexRule, PathId, Protect, Undeclared};
 use crate::select::{Query, Step, Target, may_reach, path_of};
 use crate::strip::writes_beside;
 use crate::token::FieldId;
@@ -26,6 +26,26 @@ pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     indexes(read, reader);
     field_ids(read, reader);
     crowds(read, reader);
+    envelope(read, reader);
+}
+
+/// What the schema part of an envelope cannot say.
+fn envelope(read: &ReadSchema, reader: &mut Reader) {
+    if read.schema.envelope.is_none() {
+        return;
+    }
+    if read.schema.undeclared == Undeclared::Drop {
+        reader.error("/undeclared", "\"drop\" leaves required fields of the envelope's schema without values; drop fields by their paths, or write \"reject\"");
+    }
+    for ((field, query), places) in read.schema.fields.iter().zip(&read.queries).zip(&read.places) {
+        match &field.protect {
+            Protect::Drop if query.steps().len() == 1 => reader.error(&join(&places.at, "path"), "is the payload itself; drop places inside it"),
+            Protect::Redact(with) if !with.starts_with(b"\"") && with != b"null" => {
+                reader.error(&join(&places.at, "with"), "has another type than the envelope's schema may say; write a string or null");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// `when`, `subject` and `bind` are read again on the way back, from the output: no field may change what they read.
@@ -103,7 +123,9 @@ fn indexes(read: &ReadSchema, reader: &mut Reader) {
     let places: Vec<Vec<Vec<Step>>> = fields.iter().zip(&read.queries).map(|(field, query)| index_places(field, query)).collect();
     for (i, _) in fields.iter().enumerate().filter(|(_, field)| writes_beside(field)) {
         let at = join(&read.places[i].at, "index");
-        if read.queries[i].target() == Target::Nameless {
+        // Beside the payload itself there is the envelope, which takes no members.
+        let beside_the_payload = read.schema.envelope.is_some() && places[i].iter().any(|place| place.len() == 1);
+        if read.queries[i].target() == Target::Nameless || beside_the_payload {
             reader.error(&at, "there is no member to put it beside: the path must end in a name, or in elements of a named array");
             continue;
         }

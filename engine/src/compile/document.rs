@@ -8,11 +8,11 @@ use super::Grants;
 use super::field::{self, FieldPlaces};
 use super::read::{Reader, join, kind};
 use crate::kdf;
-use crate::schema::{Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema, Undeclared, When};
+use crate::schema::{Envelope, Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema, Undeclared, When};
 use crate::select::{Program, Query, Step};
 use crate::strip::writes_beside;
 
-const MEMBERS: [&str; 16] = [
+const MEMBERS: [&str; 17] = [
     "$schema",
     "veilstream",
     "name",
@@ -23,6 +23,7 @@ const MEMBERS: [&str; 16] = [
     "subject",
     "subject_domain",
     "subject_optional",
+    "envelope",
     "undeclared",
     "residue",
     "fields",
@@ -55,11 +56,18 @@ pub(super) struct Paths {
     pointers: Vec<String>,
     clear_reads: Vec<PathId>,
     too_many: bool,
+    envelope: Option<Envelope>,
 }
 
 impl Paths {
+    /// The path from the root of a value: with an envelope, an author's `$` is the payload.
+    fn parse(&self, text: &str) -> Result<Query, String> {
+        let query = crate::select::parse(text)?;
+        if self.envelope.is_none() { Ok(query) } else { crate::select::parse(&in_payload(text)) }
+    }
+
     pub(super) fn add(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
-        match crate::select::parse(text) {
+        match self.parse(text) {
             Ok(query) => Some(self.push(at, query)),
             Err(message) => {
                 reader.error(at, message);
@@ -70,7 +78,7 @@ impl Paths {
 
     /// A path that must select at most one node.
     pub(super) fn add_singular(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
-        match crate::select::parse(text) {
+        match self.parse(text) {
             Ok(query) if query.is_singular() => Some(self.push(at, query)),
             Ok(_) => {
                 reader.error(at, "must select one place: names and indexes only, no *, .., slices or filters");
@@ -80,6 +88,13 @@ impl Paths {
                 reader.error(at, message);
                 None
             }
+        }
+    }
+
+    /// A path of ours, from the root of a value whatever it is wrapped in.
+    fn declare(&mut self, text: &str) {
+        if let Ok(query) = crate::select::parse(text) {
+            self.push("", query);
         }
     }
 
@@ -106,7 +121,8 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     }
     let name: Arc<str> = schema_name(map, reader).into();
     let version = version(map, digest, reader);
-    let mut paths = Paths::default();
+    let envelope = reader.choice("", map, "envelope", &[("connect", Envelope::Connect)]);
+    let mut paths = Paths { envelope, ..Paths::default() };
     let (fields, places) = field::fields(map, &name, grants, &mut paths, reader);
     let when = when(map, &mut paths, reader);
     let subjects = subjects(map, &mut paths, reader);
@@ -116,6 +132,10 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
         reader.error("/subject_optional", "says what happens without a subject, but the document has none; add a \"subject\", or remove it");
     }
     clear(map, &mut paths, reader);
+    if envelope.is_some() {
+        // The schema part is nobody's data, and no member that was not declared.
+        paths.declare("$['schema']");
+    }
     let (from, to) = topics(map, reader);
     if paths.too_many {
         reader.error("", format!("has more than {MOST_PATHS} paths; split it into several documents told apart by \"when\""));
@@ -139,6 +159,8 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
         residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
         indexes_selectable: indexes_selectable(&fields, &paths.queries),
         required_in: required_in(&fields, &paths.queries),
+        envelope,
+        enveloped: envelope.map_or_else(Vec::new, |_| paths.queries.iter().take(fields.len()).map(|query| query.steps().to_vec()).collect()),
         fields,
         key,
         headers,
@@ -153,6 +175,23 @@ fn indexes_selectable(fields: &[Field], queries: &[Query]) -> bool {
     let indexed: Vec<(&Query, &Field)> = queries.iter().zip(fields).filter(|(_, field)| writes_beside(field)).collect();
     let mut places = indexed.iter().flat_map(|(query, field)| index_places(field, query));
     places.any(|place| indexed.iter().any(|(query, _)| query.may_reach(&place)))
+}
+
+/// The path with the payload in the place of the root. Outside of strings a `$` is nothing else.
+fn in_payload(path: &str) -> String {
+    let (mut out, mut quote, mut escaped) = (String::with_capacity(path.len() + 11), None, false);
+    for c in path.chars() {
+        out.push(c);
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(end) if c == end => quote = None,
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            None if c == '$' => out.push_str("['payload']"),
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Required fields whose path may select in several objects.

@@ -1,8 +1,31 @@
-//! A path cut before its last segment.
+//! A path cut before its last segment, and what a segment may select where there is only a description of values.
 
 use jsonpath_rust::parser::model::{JpQuery, Selector};
 
-use super::query::Query;
+use super::query::{Query, Step};
+
+/// A child as a schema describes it, of values that are not there to look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Child<'n> {
+    /// The member of that name.
+    Member(&'n [u8]),
+    /// Members of any name.
+    Members,
+    /// Elements of an array.
+    Elements,
+}
+
+impl Step {
+    /// Whether it may select such a child of a node it is asked of.
+    pub(crate) fn may_select(&self, child: Child<'_>) -> bool {
+        self.selectors.iter().any(|selector| match (selector, child) {
+            (Selector::Name(name), Child::Member(other)) => name.as_bytes() == other,
+            (Selector::Name(_), Child::Members) | (Selector::Index(_) | Selector::Slice(..), Child::Elements) => true,
+            (Selector::Name(_), Child::Elements) | (Selector::Index(_) | Selector::Slice(..), _) => false,
+            (Selector::Wildcard | Selector::Filter(_), _) => true,
+        })
+    }
+}
 
 /// Which children the last segment of a path asks for by name or index.
 #[derive(Debug, Clone, Default)]

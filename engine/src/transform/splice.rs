@@ -14,13 +14,15 @@ use crate::subject;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Edit {
     pub(crate) node: u32,
-    /// The field that protects it, or [`Edit::UNDECLARED`].
+    /// The field that protects it, or [`Edit::UNDECLARED`] or [`Edit::MENDED`].
     pub(crate) field: PathId,
 }
 
 impl Edit {
     /// Dropped because nobody named it.
     pub(crate) const UNDECLARED: PathId = PathId::MAX;
+    /// The schema part of an envelope: mended.
+    pub(crate) const MENDED: PathId = PathId::MAX - 1;
 }
 
 /// Where the walk through the document stands.
@@ -42,6 +44,11 @@ impl Run<'_> {
             let field = schema.fields.get(usize::from(edit.field));
             self.close_arrays(doc, node.start as usize, &mut at, out);
             match field {
+                None if edit.field == Edit::MENDED => {
+                    copy(doc, node.start as usize, &mut at, &mut out.value);
+                    out.value.extend_from_slice(self.plan.mender.mended());
+                    at.copied = node.end as usize;
+                }
                 None => self.drop_node(doc, edit.node, &node, &mut at, out),
                 Some(f) if f.protect == Protect::Drop => {
                     self.remember_residue(doc, edit);
