@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use veilstream::kafka::KafkaStore;
+use veilstream::keys::topic::KafkaStore;
 use veilstream_engine::key::{KeyKind, Scope, SubjectRef};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::erasure::{FileLedger, Terms};

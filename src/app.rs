@@ -11,7 +11,8 @@ use veilstream_engine::compile::SchemaSet;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
-use crate::kafka::{End, Pipeline};
+use crate::kafka::access;
+use crate::pipeline::{End, Pipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
 use crate::status::Status;
@@ -40,7 +41,13 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
         .map_err(|e| Exit::Usage.because(format!("http.listen: {listen} cannot be had ({e}); name a free address of this machine")))?;
     tracing::info!(address = %http.address(), "HTTP listens");
 
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
+    access::report_to(status.clone(), metrics.clone());
+    // Before anything else asks the brokers: to that the answer would only be that none answers.
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
     let keys = crate::keys::open(&config.keys, Some(metrics.clone())).map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
     status.ready("keys");
@@ -110,6 +117,7 @@ impl Schemas {
         match self.registry.reload(prepare) {
             Change::None => {}
             Change::Postponed(reason) => tracing::warn!(reason, "schema change postponed, the schemas in force stay"),
+            // The pipeline says what is in force: schemas wait for facts about their topics.
             Change::Loaded(loaded) => self.loaded(&loaded.warnings),
             Change::Refused(faults) => {
                 let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -123,9 +131,7 @@ impl Schemas {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        let labels = self.labels();
-        self.status.detail("schemas", serde_json::json!({ "in_force": labels }));
-        SchemasLoaded { labels: &labels }.emit(&self.metrics);
+        SchemasLoaded { labels: &self.labels() }.emit(&self.metrics);
     }
 
     fn labels(&self) -> Vec<String> {
@@ -299,6 +305,6 @@ mod tests {
         assert!(schemas.status.is_ready());
         std::fs::write(&file, DOCUMENT.replace(r#""version":1"#, r#""version":2"#)).unwrap();
         schemas.reload(|_| Ok(()));
-        assert_eq!(shown(), serde_json::json!({ "in_force": ["people/2"] }));
+        assert_eq!(schemas.labels(), ["people/2"]);
     }
 }

@@ -14,12 +14,11 @@ use veilstream_engine::reveal::{KeySource as Lookup, Report, RevealOptions, Reve
 use veilstream_engine::scan::Tape;
 use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_engine::select::Selection;
-use veilstream_engine::transform::{Outcome, Transformer};
 use veilstream_engine::{Key, KeyId, KeyKind, Keyring, RejectCode};
 
 use crate::ephemeral::EphemeralKeys;
-use crate::kafka::{KeyFault, KeySource};
-use veilstream_keys::OsEntropy;
+use crate::keys::{KeyFault, KeySource};
+use crate::protect::Protector;
 
 /// What `<name>.cases.json` holds.
 #[derive(Debug, Deserialize)]
@@ -102,9 +101,8 @@ type Refusal = (RejectCode, Option<Arc<str>>);
 
 /// Runs cases of one schema.
 pub struct Runner {
-    set: SchemaSet,
     keys: EphemeralKeys,
-    transformer: Transformer,
+    protector: Protector,
     revealer: Revealer,
 }
 
@@ -118,7 +116,8 @@ impl Runner {
             SchemaSet::new(vec![schema]).map_err(|faults| anyhow::anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let keys = EphemeralKeys::default();
         keys.prepare(&set)?;
-        Ok(Self { set, keys, transformer: Transformer::new(Box::new(OsEntropy)), revealer: Revealer::default() })
+        let protector = Protector::new(Arc::new(set), keys.keyring());
+        Ok(Self { keys, protector, revealer: Revealer::default() })
     }
 
     /// Runs one case; how what became of the event differs from what must, nothing if it does not.
@@ -151,22 +150,13 @@ impl Runner {
         let headers: Vec<Header<'_>> = input.headers.iter().map(|(n, v)| (n.as_bytes(), v.as_deref().map(str::as_bytes))).collect();
         let record =
             Record { key: input.key.as_deref().map(str::as_bytes), value: value.as_deref().map(str::as_bytes), headers: &headers, topic: None, now: 0 };
-        let mut output = Output::default();
-        let mut tries = 0;
-        let schema = loop {
-            tries += 1;
-            match self.transformer.transform(&self.set, &self.keys.keyring(), &record, &mut output) {
-                Outcome::Protected(schema) => break &self.set.schemas()[schema],
-                Outcome::Rejected(reject) => return Ok(Err((reject.code, reject.field))),
-                Outcome::NeedKeys(_) if tries > 4 => return Err(KeyFault("keys are there and do not seal".to_owned())),
-                Outcome::NeedKeys(needed) => {
-                    let fetched = self.keys.fetch(&needed)?;
-                    self.transformer.add_subject_keys(fetched);
-                }
-            }
+        let index = match self.protector.protect(&record, std::iter::empty(), &self.keys)? {
+            Ok(index) => index,
+            Err(reject) => return Ok(Err((reject.code, reject.field))),
         };
+        let schema = &self.protector.schemas().schemas()[index];
         let shown = Shown { keys: &self.keys, keyring: self.keys.keyring(), indexes: BTreeMap::new() };
-        Ok(Ok(shown.record(schema, &record, &output, &mut self.revealer, expected)))
+        Ok(Ok(shown.record(schema, &record, self.protector.output(), &mut self.revealer, expected)))
     }
 }
 

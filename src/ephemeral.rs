@@ -9,7 +9,7 @@ use veilstream_engine::transform::NeededKey;
 use veilstream_engine::{Keyring, kdf};
 use zeroize::Zeroizing;
 
-use crate::kafka::{KeyFault, KeySource};
+use crate::keys::{KeyFault, KeySource};
 
 const TENANT: &str = "default";
 /// 2^30 uses with random nonces (docs/formats.md).

@@ -58,6 +58,28 @@ fn the_engine_names_no_io() {
     }
 }
 
+/// A client made elsewhere would get no new credentials, and nobody would hear why a broker refuses it.
+#[test]
+fn clients_of_kafka_are_made_where_they_are_registered() {
+    const MAKERS: [(&str, &[&str]); 3] = [
+        (".create_with_context(", &["kafka/client.rs"]),
+        ("ClientConfig = settings::", &["kafka/client.rs"]),
+        ("NativeProducer::new(", &["kafka/producer.rs"]),
+    ];
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    let mut found = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let production = text.split("#[cfg(test)]").next().unwrap();
+        for (maker, places) in MAKERS.iter().filter(|(maker, _)| production.contains(maker)) {
+            assert!(places.iter().any(|place| file.ends_with(place)), "{} makes a client ({maker}); let src/kafka/client.rs make it", file.display());
+            found += 1;
+        }
+    }
+    assert_eq!(found, 3, "these are not the words any more with which clients are made");
+}
+
 /// Names of all normal dependencies, direct and indirect.
 fn dependencies(package: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))

@@ -6,6 +6,8 @@ mod field;
 mod read;
 mod set;
 
+use std::collections::HashSet;
+
 use sha2::{Digest, Sha256};
 
 pub use set::SchemaSet;
@@ -63,13 +65,8 @@ pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>>
 
 /// A filter may read one member in many ways; its author has one thing to mend.
 fn told_once(faults: Vec<Fault>) -> Vec<Fault> {
-    let mut once: Vec<Fault> = Vec::with_capacity(faults.len());
-    for fault in faults {
-        if !once.contains(&fault) {
-            once.push(fault);
-        }
-    }
-    once
+    let mut seen = HashSet::new();
+    faults.into_iter().filter(|fault| seen.insert((fault.pointer.clone(), fault.message.clone()))).collect()
 }
 
 /// First 8 hex digits of the document's SHA-256: its version when it gives none.

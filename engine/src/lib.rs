@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod append;
+mod budget;
 pub mod compile;
 pub mod error;
 pub mod index;

@@ -23,6 +23,8 @@ const COUNTED: usize = 4_096;
 const REJECTED: usize = 1 << 16;
 /// Longest text of all values that an automaton is built for, in bytes.
 const AUTOMATON: usize = 4 << 20;
+/// What a byte of these costs, in units of work.
+const AUTOMATON_BYTE: u64 = 16;
 
 /// A value to look for.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub(crate) struct Residues {
     set: Vec<u16>,
     /// Comparisons left before an automaton is cheaper.
     patience: usize,
+    /// Comparisons made, and what the automaton took, in units of work.
+    work: u64,
     automaton: Option<AhoCorasick>,
     /// Most values looked for.
     most: usize,
@@ -73,6 +77,7 @@ impl Default for Residues {
             grams: Box::new([0; BITS / 64]),
             set: Vec::new(),
             patience: 0,
+            work: 0,
             automaton: None,
             most: COUNTED,
             capped: 0,
@@ -95,6 +100,12 @@ impl Residues {
         self.outputs.clear();
         self.automaton = None;
         self.patience = 0;
+        self.work = 0;
+    }
+
+    /// What searching took beyond reading, in units of work.
+    pub(crate) fn work(&self) -> u64 {
+        self.work
     }
 
     /// How many values were not looked for, or not everywhere.
@@ -224,6 +235,7 @@ impl Residues {
     fn give_up_comparing(&mut self, doc: &[u8], hay: &[u8]) {
         let length: usize = self.needles.iter().map(|n| n.range.len()).sum();
         if length <= AUTOMATON {
+            self.work += AUTOMATON_BYTE * length as u64;
             self.automaton = AhoCorasick::new(self.needles.iter().map(|n| n.bytes(doc, &self.text))).ok();
         }
         if self.automaton.is_some() {
@@ -248,6 +260,7 @@ impl Residues {
                 }
             }
         }
+        self.work += 4 * self.needles.len() as u64;
         self.patience = self.patience.saturating_sub(4 * self.needles.len());
         self.patience > 0
     }

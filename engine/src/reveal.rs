@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::error::{OpenError, Reject, RejectCode};
+use crate::budget::Budget;
+use crate::error::{OpenError, Reject};
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
@@ -123,7 +124,7 @@ impl Revealer {
     /// Reveals a protected document into `out` (whose content is replaced).
     ///
     /// # Errors
-    /// [`Reject`] when the document is no JSON text or has a name twice on the way to a declared place. A token that does not open is no error: it
+    /// [`Reject`] when the document is no JSON text, has a name twice on the way to a declared place or in what a filter reads, or takes too much work. A token that does not open is no error: it
     /// stays and `report` says why.
     pub fn reveal(
         &mut self,
@@ -164,8 +165,8 @@ impl Revealer {
     fn select(&mut self, schema: &Schema, doc: &[u8]) -> Result<(), Reject> {
         let scanned = self.tape.scan(doc);
         scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
-        let selected = schema.program.select(doc, &self.tape, &mut self.selection);
-        selected.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(RejectCode::DuplicateMember) })
+        let selected = schema.program.select_within(Budget::of_protected(doc.len()), doc, &self.tape, &mut self.selection);
+        selected.map_err(|e| Reject { offset: e.offset, ..Reject::new(e.code) })
     }
 
     fn open_all(&mut self, schema: &Schema, keys: KeySource<'_>, doc: &[u8], options: &RevealOptions<'_>, out: &mut Vec<u8>, report: &mut Report) {

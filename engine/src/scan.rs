@@ -5,7 +5,7 @@
 
 mod text;
 
-pub(crate) use text::{append_escaped, canonical_escapes, same_text, unescape_generously, unescaped_eq};
+pub(crate) use text::{append_escaped, canonical_escapes, same_text, unescape_generously, unescape_lossy, unescaped_eq};
 pub use text::{is_json_text, unescape};
 
 use crate::error::RejectCode;
@@ -235,6 +235,7 @@ impl Open {
 }
 
 /// Iterator over a container's children.
+#[derive(Clone)]
 pub struct Children<'t> {
     nodes: &'t [Node],
     at: u32,

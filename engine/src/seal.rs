@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 pub use canonical::canonical_json;
 pub(crate) use canonical::canonical_node;
-pub use dead_letter::{Origin, Part, open_dead_letter, seal_dead_letter};
+pub use dead_letter::{LetterMetadata, LetterParts, LetterRecord, open_dead_letter, seal_dead_letter, sealed_len, stub_digest, verify_stub};
 pub use nonce::NoncePool;
 pub use open::{Expected, Opener, Owner, PayloadKind};
 use xaes::Xaes;

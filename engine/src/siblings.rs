@@ -9,13 +9,13 @@ use crate::scan::{NO_PARENT, Tape, same_text, unescape};
 /// Objects with more members are looked at once, not once per name.
 pub(crate) const FEW: u32 = 32;
 
-/// The names of the large objects of one document, each collected once; clear it for every document.
+/// The names of the objects that were asked about; clear it for every document. Each object is looked at once, in whatever order they are asked about.
 #[derive(Default)]
 pub(crate) struct Siblings {
     /// (hash of the name, member), sorted within each object.
     names: Vec<(u64, u32)>,
     /// Where the names of an object stand in `names`.
-    objects: HashMap<u32, Range<u32>>,
+    objects: HashMap<u32, Range<usize>>,
     text: Vec<u8>,
     keys: RandomState,
 }
@@ -28,7 +28,8 @@ impl Siblings {
 
     /// Bytes of its buffers.
     pub(crate) fn buffer_bytes(&self) -> usize {
-        self.names.capacity() * size_of::<(u64, u32)>() + self.objects.capacity() * 16 + self.text.capacity()
+        let objects = self.objects.capacity() * size_of::<(u32, Range<usize>)>();
+        self.names.capacity() * size_of::<(u64, u32)>() + objects + self.text.capacity()
     }
 
     /// The first member of `object` named `name`; `text` is the name unescaped (or as written, when it has no text).
@@ -45,8 +46,9 @@ impl Siblings {
         if tape.nodes()[object as usize].count <= FEW {
             return tape.children(object).find(|member| is_it(*member));
         }
+        let range = self.collect(doc, tape, object);
         let hash = self.hash(NO_PARENT, text);
-        let names = self.collect(doc, tape, object);
+        let names = &self.names[range];
         let first = names.partition_point(|(other, _)| *other < hash);
         names[first..].iter().take_while(|(other, _)| *other == hash).map(|(_, member)| *member).find(|member| is_it(*member))
     }
@@ -59,23 +61,20 @@ impl Siblings {
         hasher.finish()
     }
 
-    fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) -> &[(u64, u32)] {
-        let range = if let Some(range) = self.objects.get(&object) {
-            range.clone()
-        } else {
-            let start = self.names.len();
-            let mut text = std::mem::take(&mut self.text);
-            for member in tape.children(object) {
-                text_of(&doc[tape.nodes()[member as usize].name()], &mut text);
-                self.names.push((self.hash(NO_PARENT, &text), member));
-            }
-            self.text = text;
-            self.names[start..].sort_unstable();
-            let range = start as u32..self.names.len() as u32;
-            self.objects.insert(object, range.clone());
-            range
-        };
-        &self.names[range.start as usize..range.end as usize]
+    fn collect(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Range<usize> {
+        if let Some(range) = self.objects.get(&object) {
+            return range.clone();
+        }
+        let start = self.names.len();
+        let mut text = std::mem::take(&mut self.text);
+        for member in tape.children(object) {
+            text_of(&doc[tape.nodes()[member as usize].name()], &mut text);
+            self.names.push((self.hash(NO_PARENT, &text), member));
+        }
+        self.text = text;
+        self.names[start..].sort_unstable();
+        self.objects.insert(object, start..self.names.len());
+        start..self.names.len()
     }
 }
 

@@ -6,6 +6,7 @@ mod connect;
 mod envelope;
 mod names;
 mod plan;
+mod reads;
 mod required;
 mod splice;
 mod subjects;
@@ -260,6 +261,7 @@ impl Run<'_> {
         self.collect_edits(doc)?;
         self.check_required(doc)?;
         self.undeclared()?;
+        self.check_filter_reads()?;
         self.mend_envelope(doc)?;
         self.splice(doc, out)?;
         self.check_indexes(out)?;
@@ -331,6 +333,7 @@ impl Run<'_> {
         if self.schema.residue == Residue::Off {
             return Ok(());
         }
+        self.charge(doc.len() as u64 / 4)?;
         let work = &mut *self.work;
         work.residues.search_document(doc, &work.tape, &work.edits, &out.value);
         if out.key == crate::record::KeyOutput::Same {
@@ -343,6 +346,8 @@ impl Run<'_> {
         }
         work.residues.report(&mut out.residue);
         out.residue_capped = work.residues.capped();
+        let searched = work.residues.work();
+        self.charge(searched)?;
         match out.residue.first() {
             _ if self.schema.residue != Residue::Reject => Ok(()),
             Some((field, _)) => Err(Stop::field(RejectCode::Residue, &self.schema.fields[*field])),
@@ -361,6 +366,11 @@ impl Run<'_> {
                 out.counts.push((field, *outcome, *n));
             }
         }
+    }
+
+    /// Takes units off the record's budget of work.
+    fn charge(&mut self, units: u64) -> Result<(), Stop> {
+        if self.work.selection.budget().charge(units) { Ok(()) } else { Err(Stop::Reject(RejectCode::TooComplex, None, None)) }
     }
 
     fn count(&mut self, field: PathId, outcome: FieldOutcome) {

@@ -106,6 +106,23 @@ fn wide_objects_and_long_strings() {
 }
 
 #[test]
+fn filters_of_every_kind() {
+    let value = r#"{"n":1.5,"t":{"b":[1,{"c":"\u0064"}],"a":2},"x":[{"k":"m\u0061il","v":"secret","n":15e-1,"t":{"a":2.0,"b":[1,{"c":"d"}]}},{"k":"phone","v":"clear","l":[1,2,3]}]}"#;
+    let paths = [
+        "$.x[?@.k == 'mail'].v",
+        "$.x[?'other' == @.k].v",
+        "$.x[?@.n == $.n && @.n >= 1].v",
+        "$.x[?@.t == $.t].v",
+        "$.x[?search(@.k, 'a.l') || match(@.k, '[a-z]+')].w",
+        "$.x[?length(@.k) == 4 || length(@.l) == 3].w",
+        "$..[?count(@..c) == 1 || value(@..q) == null].w",
+        "$.x[?!@.l[?@ > 2]].w",
+    ];
+    let fields: Vec<String> = paths.iter().enumerate().map(|(i, path)| format!(r#"{{"id":"f{i}","path":"{path}"}}"#)).collect();
+    assert_eq!(of(&format!(r#""fields":[{}]"#, fields.join(",")), value), 0);
+}
+
+#[test]
 fn normalising_ascii() {
     let (mut scratch, mut out) = (Scratch::default(), Vec::with_capacity(64));
     for (name, value) in [

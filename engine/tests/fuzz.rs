@@ -57,3 +57,8 @@ fn selection() {
 fn normalisers() {
     assert_most(replay("normalisers", checks::normalisers), 26);
 }
+
+#[test]
+fn cost() {
+    assert_most(replay("cost", checks::cost), 12);
+}

@@ -375,6 +375,8 @@ proptest! {
         tape.scan(doc.as_bytes()).unwrap();
         let result = Program::new(&queries).select(doc.as_bytes(), &tape, &mut selection);
         let expected = selection.hits.iter().any(|h| twice_above(&tape, &doc, h.node));
-        prop_assert_eq!(result.is_err(), expected, "{:?} in {}", paths, doc);
+        // What filters read must not stand twice either; tests/filters.rs says what that is.
+        let filters = paths.iter().any(|path| path.contains('?'));
+        prop_assert!(result.is_err() == expected || (result.is_err() && filters), "{:?} in {}", paths, doc);
     }
 }

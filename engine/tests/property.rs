@@ -83,7 +83,7 @@ fn path() -> impl Strategy<Value = String> {
         1 => Just(".d[?@.a].b".to_owned()),
         1 => Just(".d[?length(@.a) == 1].b".to_owned()),
         1 => "[a-e]".prop_map(|n| format!("[?@.{n} == 'a' || @.{n} > 1]")),
-        1 => prop::sample::select(vec!["[?length(@) > 1]", "[?count(@.*) == 2]", "[?length(@.a) == 2]", "[?@.a == @.b]", "[?@ == $.a]", "[?@.a[?@.b]]", "[?@.a[?length(@) == 2]]"])
+        1 => prop::sample::select(vec!["[?length(@) > 1]", "[?count(@.*) == 2]", "[?length(@.a) == 2]", "[?@.a == @.b]", "[?@ == $.a]", "[?@.a[?@.b]]", "[?value(@..a) == 'a']", "[?count(@..b) > 1]", "[?search(@.a, 'a')]", "[?@..c]", "[?$.a == @.b]", "[?@.*]", "[?!@.a_bidx]", "[?@ >= $.b]", "[?@.a_bidx == 1]", "[?count(@[*]) > 1]", "[?@[?@.b == 1]]", "[?@.a[?length(@) == 2]]"])
             .prop_map(str::to_owned),
     ];
     // Documents are shallow: long paths seldom select.
@@ -196,7 +196,12 @@ fn reveal_undoes_transform_byte_for_byte() {
             Outcome::Rejected(reject) => prop_assert!(
                 matches!(
                     reject.code,
-                    RejectCode::DuplicateMember | RejectCode::ReservedMember | RejectCode::MissingRequired | RejectCode::MissingSubject | RejectCode::WrongType
+                    RejectCode::DuplicateMember
+                        | RejectCode::ReservedMember
+                        | RejectCode::MissingRequired
+                        | RejectCode::MissingSubject
+                        | RejectCode::WrongType
+                        | RejectCode::FilterReadsProtected
                 ),
                 "{}",
                 reject
@@ -208,7 +213,7 @@ fn reveal_undoes_transform_byte_for_byte() {
     // The property is worth something only while much is protected.
     let (protected, tokens) = (protected.into_inner(), tokens.into_inner());
     eprintln!("{total} cases: {protected} records protected, {tokens} tokens");
-    assert!(protected > total * 2 / 9 && tokens > total * 3 / 10, "too little was protected: {protected} records, {tokens} tokens");
+    assert!(protected > total / 5 && tokens > total / 4, "too little was protected: {protected} records, {tokens} tokens");
 }
 
 /// A bench says nothing of itself: the schema beside it does.
@@ -271,7 +276,7 @@ fn no_protected_value_survives_in_the_output() {
         Ok(())
     });
     let (checked, rejected) = (checked.into_inner(), rejected.into_inner());
-    assert!(checked > total / 4 && rejected > total / 400, "too little was looked for: {checked} values, {rejected} records rejected");
+    assert!(checked > total / 5 && rejected > total / 400, "too little was looked for: {checked} values, {rejected} records rejected");
 }
 
 #[test]

@@ -814,27 +814,37 @@ fn filters_may_not_judge_by_what_protection_changes() {
         let field = format!(r#"{{"id":"a","path":"{path}","index":{{"normalize":"exact"}}}}"#);
         compile(document(&format!(r#""fields":[{field}]"#)).as_bytes(), &Grants::local()).is_ok()
     };
-    for fine in ["$.x[?@.k].a", "$.x[?@.k == 'v'].a", "$.x[?@.o].o.a", "$.x[?length(@.k) > 1].a", "$.x[?@.k[?@.j == 1]].a", "$.z[?$.x == 1].a"] {
+    for fine in ["$.x[?@.k].a", "$.x[?@.a].a", "$.x[?@.k == 'v'].a", "$.x[?@.o].o.a", "$.x[?length(@.k) > 1].a", "$.x[?@.k[?@.j == 1]].a", "$.z[?$.x == 1].a"] {
         assert!(compiles(fine), "{fine}");
         // What compiles is selected again on the way back.
         let mut bench = Bench::new(&format!(r#""fields":[{{"id":"a","path":"{fine}","index":{{"normalize":"exact"}}}}]"#));
         bench.there_and_back(r#"{"x":[{"a":"s","k":"v"},{"a":"s","k":"vw","o":{"a":"s"}},{"a":"s","k":[{"j":1}]}],"z":{"y":{"a":"s"}}}"#);
         bench.there_and_back(r#"{"x":1,"z":{"y":{"a":"s"}}}"#);
     }
-    for fault in [
-        "$.x[?@.a].a",
-        "$.x[?@.a == 1].a",
-        "$.x[?length(@) == 2].a",
-        "$.x[?count(@.*) == 2].a",
-        "$.x[?length(@.o) == 1].o.a",
-        "$.x[?@.o == @.p].o.a",
-        "$.x[?@.k[?@.a]].k[0].a",
-        "$.x[?$.x[0].a == 1].a",
-        "$.x[?@.k == 1]",
-        "$..[?@.k == 1].k.a",
-        "$[?$.x == 1].y.a",
-    ] {
+    // A filter that would reject whatever it lets through.
+    for fault in ["$.x[?@.a == 1].a", "$.x[?length(@) == 2].a", "$.x[?count(@.*) == 2].a", "$.x[?length(@.o) == 1].o.a", "$.x[?@.k == 1]", "$..[?@.k == 1].k.a"]
+    {
         assert!(!compiles(fault), "{fault}");
+    }
+    // What depends on the event is settled there.
+    for (path, rejected, passed) in [
+        ("$.x[?@.o == @.p].o.a", r#"{"x":[{"o":{"a":1},"p":{"a":1}}]}"#, r#"{"x":[{"o":1,"p":1},{"o":{"b":1}}]}"#),
+        ("$.x[?$.x[0].a != 1].a", r#"{"x":[{"a":2}]}"#, r#"{"x":[{},{"a":2}]}"#),
+        ("$[?$.x != 1].y.a", r#"{"x":{"y":{"a":1}}}"#, r#"{"x":2,"z":{"y":{"a":1}}}"#),
+        ("$.x[?count(@.*) > 1 || @.b].a", r#"{"x":[{"a":1,"c":1}]}"#, r#"{"x":[{"c":1}]}"#),
+        ("$.x[?value(@..a) != 2].a", r#"{"x":[{"a":1}]}"#, r#"{"x":[{"b":1}]}"#),
+        ("$.x[?search(@.o.a, 's') || @.k].o", r#"{"x":[{"o":{"a":"s"}}]}"#, r#"{"x":[{"o":{"b":1},"k":1}]}"#),
+        ("$.x[?@.o.a].o", r#"{"x":[{"o":{"a":"s"}}]}"#, r#"{"x":[{"o":1}]}"#),
+    ] {
+        let mut bench = Bench::new(&format!(r#""fields":[{{"id":"a","path":"{path}"}}]"#));
+        assert_eq!(bench.rejected(rejected), RejectCode::FilterReadsProtected, "{path}");
+        bench.there_and_back(passed);
+    }
+    // To ask whether a protected member is there says nothing of it.
+    for path in ["$.x[?@.a].a", "$.x[?@.k[?@.a]].k[0].a", "$.x[?@.*].a", "$.x[?@..a].a"] {
+        let mut bench = Bench::new(&format!(r#""fields":[{{"id":"a","path":"{path}","index":{{"normalize":"exact"}}}}]"#));
+        let out = bench.there_and_back(r#"{"x":[{"a":"s","k":[{"a":"t"}]}]}"#);
+        assert!(out.contains("vs1."), "{path}: {out}");
     }
 }
 

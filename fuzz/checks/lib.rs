@@ -3,6 +3,7 @@
 //! `engine/tests/fuzz.rs` runs the same functions over `fuzz/seeds` and `fuzz/found` under plain `cargo test`, so that they stay true and compile.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::must_use_candidate, reason = "a test")]
 
+mod cost;
 mod normalisers;
 mod oracle;
 mod round_trip;
@@ -13,6 +14,7 @@ mod selection;
 mod support;
 mod tokens;
 
+pub use cost::cost;
 pub use normalisers::normalisers;
 pub use round_trip::round_trip;
 pub use scanner::scanner;

@@ -7,7 +7,9 @@ use clap::Args;
 
 use crate::config::{Config, Fault, Input};
 use crate::exit::Exit;
-use crate::kafka::preflight;
+use crate::kafka::access;
+use crate::kafka::topics::Topics;
+use crate::preflight::{self, Refusal};
 use crate::{keys, registry};
 
 /// Arguments of `check`.
@@ -38,6 +40,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
             for warning in warnings {
                 writeln!(out, "warning: {warning}")?;
             }
+            lines.extend(preflight::roles(&registry.current(), &config.pipeline.dead_letter_topic).iter().map(ToString::to_string));
             for schema in registry.current().schemas() {
                 let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
                 writeln!(out, "schema {}: {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
@@ -48,6 +51,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     }
     if !lines.is_empty() {
         return Err(super::faults_error(&lines));
+    }
+    for warning in config.warnings() {
+        writeln!(out, "warning: {warning}")?;
     }
     if args.preflight {
         ask(&config, &mut out)?;
@@ -60,18 +66,21 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
 fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
     let schemas = registry.current();
-    let found = preflight::examine(&config.kafka, &schemas, &config.pipeline.dead_letter_topic).map_err(|e| Exit::Preflight.because(e))?;
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+    let topics = Topics::connect(&config.kafka).map_err(|e| Exit::Preflight.because(e.to_string()))?;
+    let found = preflight::examine(&topics, &schemas, &config.pipeline.dead_letter_topic).map_err(|e| Exit::Preflight.because(e.to_string()))?;
     for warning in &found.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let mut problems = found.problems;
+    let (exit, mut problems) = match found.faultless() {
+        Ok(()) => (Exit::Preflight, Vec::new()),
+        Err(Refusal::Unfit(problems)) => (Exit::Preflight, problems),
+        Err(Refusal::NotAuthorized(problems)) => (Exit::NotAuthorized, problems),
+    };
     if let Err(error) = keys::open(&config.keys, None) {
         problems.push(format!("keys: {error:#}"));
     }
-    if !found.denied.is_empty() {
-        return Err(Exit::NotAuthorized.because(found.denied.join("\n")));
-    }
-    if problems.is_empty() { Ok(()) } else { Err(Exit::Preflight.because(problems.join("\n"))) }
+    if problems.is_empty() { Ok(()) } else { Err(exit.because(problems.join("\n"))) }
 }
 
 fn hides_schemas(fault: &Fault) -> bool {

@@ -1,5 +1,6 @@
 //! `veilstream dlq`
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -7,8 +8,13 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::config::Config;
+use crate::dead_letters::DeadLetterError;
+use crate::dead_letters::letter::Content;
+use crate::dead_letters::read::{self, Place};
+use crate::dead_letters::replay::{self, PassedBy, Replayed, Selection};
 use crate::exit::Exit;
-use crate::kafka::letters::{self, LettersError};
+use crate::kafka::access;
 use crate::{keys, registry, telemetry};
 
 /// Arguments of `dlq`.
@@ -46,26 +52,53 @@ enum Command {
         config: PathBuf,
         /// Partition and offset in the dead-letter topic, as `list` prints them
         #[arg(value_name = "PARTITION:OFFSET", value_parser = place)]
-        place: (i32, i64),
+        place: Place,
     },
     /// Run dead letters through the schemas in force into their sanitized topics; what is rejected again goes to the end of the topic
-    #[command(after_help = "Examples:\n  veilstream dlq replay --config veilstream.toml")]
+    #[command(after_help = REPLAY_HELP)]
     Replay {
         /// Configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// These letters and no others; where the next replay starts stays as it is
+        #[arg(long, value_name = "PARTITION:OFFSET", value_parser = place, value_delimiter = ',', conflicts_with_all = ["from", "skip"])]
+        only: Vec<Place>,
+        /// Start a partition here and not where the last replay ended; the other partitions go on
+        #[arg(long, value_name = "PARTITION:OFFSET", value_parser = place, value_delimiter = ',')]
+        from: Vec<Place>,
+        /// Leave these letters where they are
+        #[arg(long, value_name = "PARTITION:OFFSET", value_parser = place, value_delimiter = ',')]
+        skip: Vec<Place>,
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
     },
 }
 
-fn place(text: &str) -> Result<(i32, i64), String> {
+const REPLAY_HELP: &str =
+    "Each letter goes by itself. One that does not (it was forged, its key is gone, its topic is missing) is passed by and printed as a JSON object:
+{\"partition\":3,\"offset\":42,\"reason\":\"corrupt\",\"origin\":{\"topic\":\"customers.raw\",\"partition\":3,\"offset\":7}}
+Once the cause is mended, --only brings it. --only and --from bring letters whether they were brought before or not.
+
+Examples:
+  veilstream dlq replay --config veilstream.toml
+  veilstream dlq replay --config veilstream.toml --only 3:42,3:57
+  veilstream dlq replay --config veilstream.toml --from 3:0 --skip 3:42
+
+Exit code: 0 every letter went, 1 some were rejected again or passed by";
+
+fn place(text: &str) -> Result<Place, String> {
     let (partition, offset) = text.split_once(':').ok_or("write PARTITION:OFFSET, as in 3:42")?;
     match (partition.parse(), offset.parse()) {
-        (Ok(partition), Ok(offset)) if partition >= 0 && offset >= 0 => Ok((partition, offset)),
+        (Ok(partition), Ok(offset)) if partition >= 0 && offset >= 0 => Ok(Place { partition, offset }),
         _ => Err("write PARTITION:OFFSET, as in 3:42".to_owned()),
     }
+}
+
+/// Where each partition starts; one start each.
+fn starts(from: &[Place]) -> anyhow::Result<BTreeMap<i32, i64>> {
+    let starts: BTreeMap<i32, i64> = from.iter().map(|place| (place.partition, place.offset)).collect();
+    if starts.len() == from.len() { Ok(starts) } else { Err(Exit::Usage.because("--from names a partition twice")) }
 }
 
 /// Runs the command.
@@ -76,28 +109,39 @@ pub fn run(args: &DlqArgs) -> anyhow::Result<Exit> {
     match &args.command {
         Command::List { config, reason, topic, json } => list(config, reason.as_deref(), topic.as_deref(), *json),
         Command::Show { config, place } => show(config, *place),
-        Command::Replay { config, json } => replay(config, *json),
+        Command::Replay { config, only, from, skip, json } => {
+            let selection = Selection { only: only.iter().copied().collect(), from: starts(from)?, skip: skip.iter().copied().collect() };
+            replay(config, &selection, *json)
+        }
     }
 }
 
+/// The configuration, with which the brokers take our connections.
+fn load(path: &std::path::Path) -> anyhow::Result<Config> {
+    let config = super::load_config(path)?;
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+    Ok(config)
+}
+
 fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_json: bool) -> anyhow::Result<Exit> {
-    let config = super::load_config(config)?;
+    let config = load(config)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    letters::read(&config, None, |found| {
+    read::read(&config, None, |found| {
         let Some(letter) = &found.letter else { return Ok(true) };
         if reason.is_some_and(|r| r != letter.reason) || topic.is_some_and(|t| t != letter.topic) {
             return Ok(true);
         }
         if as_json {
             let line = json!({
-                "partition": found.partition, "offset": found.offset, "reason": letter.reason, "time": letter.time, "schema": letter.schema,
+                "partition": found.place.partition, "offset": found.place.offset, "reason": letter.reason, "time": letter.time, "schema": letter.schema,
+                "form": letter.content.form(),
                 "origin": { "topic": letter.topic, "partition": letter.partition, "offset": letter.offset },
             });
             writeln!(out, "{line}")?;
         } else {
             let schema = if letter.schema.is_empty() { "-" } else { &letter.schema };
-            let place = format!("{}:{}", found.partition, found.offset);
-            writeln!(out, "{place:<10} {:<18} {}[{}]@{} {schema}", letter.reason, letter.topic, letter.partition, letter.offset)?;
+            let (place, stub) = (found.place.to_string(), if matches!(letter.content, Content::Stub { .. }) { " stub" } else { "" });
+            writeln!(out, "{place:<10} {:<18} {}[{}]@{} {schema}{stub}", letter.reason, letter.topic, letter.partition, letter.offset)?;
         }
         Ok(true)
     })
@@ -106,15 +150,15 @@ fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_
     Ok(Exit::Ok)
 }
 
-fn show(config: &std::path::Path, (partition, offset): (i32, i64)) -> anyhow::Result<Exit> {
-    let config = super::load_config(config)?;
+fn show(config: &std::path::Path, place: Place) -> anyhow::Result<Exit> {
+    let config = load(config)?;
     let keys = keys::open(&config.keys, None)?;
-    let (found, letter) = letters::find(&config, partition, offset)?;
-    let opened = letters::open(&found, &letter, &*keys)?;
+    let letter = read::find(&config, place)?;
+    let opened = read::record(&config, place, &letter, &*keys)?;
     let headers: Vec<Value> =
         opened.headers.iter().map(|(name, value)| json!([super::text_or_base64(Some(name)), super::text_or_base64(value.as_deref())])).collect();
     let shown = json!({
-        "reason": letter.reason, "schema": letter.schema, "time": letter.time,
+        "reason": letter.reason, "schema": letter.schema, "time": letter.time, "form": letter.content.form(),
         "origin": { "topic": letter.topic, "partition": letter.partition, "offset": letter.offset },
         "key": super::text_or_base64(opened.key.as_deref()), "value": super::text_or_base64(opened.value.as_deref()), "headers": headers,
     });
@@ -123,36 +167,53 @@ fn show(config: &std::path::Path, (partition, offset): (i32, i64)) -> anyhow::Re
     Ok(Exit::Ok)
 }
 
-fn replay(config: &std::path::Path, as_json: bool) -> anyhow::Result<Exit> {
+fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> anyhow::Result<Exit> {
     let config = super::load_config(config)?;
     telemetry::start_logs(&config.log);
+    access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
     let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
     let keys = keys::open(&config.keys, None)?;
     let schemas = registry.current();
     let terminal = io::stderr().is_terminal() && !as_json;
-    let done = letters::replay(&config, &schemas, &*keys, |done| {
+    let mut passed_by = Vec::new();
+    let replayed = replay::replay(&config, &schemas, &*keys, selection, &mut |done, passed| {
+        passed_by.extend(passed.iter().map(report));
         if terminal {
             // Progress is a courtesy: nobody misses it where it cannot be written.
-            let _ = write!(io::stderr(), "\r{} replayed, {} rejected again", done.protected, done.rejected);
+            let _ = write!(io::stderr(), "\r{} replayed, {} rejected again, {} passed by", done.protected, done.rejected, done.passed_by);
         }
-    })
-    .context("replay stopped; what was replayed before stays, the rest waits")?;
+    });
     if terminal {
         writeln!(io::stderr())?;
     }
     let mut out = io::stdout().lock();
-    if as_json {
-        writeln!(out, "{}", json!({ "replayed": done.protected, "rejected_again": done.rejected, "foreign": done.foreign }))?;
-    } else {
-        writeln!(out, "{} replayed, {} rejected again, {} no dead letters", done.protected, done.rejected, done.foreign)?;
+    // Also when the rest failed: the replay is past these letters.
+    for report in &passed_by {
+        writeln!(out, "{report}")?;
     }
-    Ok(if done.rejected == 0 { Exit::Ok } else { Exit::Failed })
+    let done = replayed.context("replay stopped; what was replayed before stays, the rest waits")?;
+    let Replayed { protected, rejected, passed_by, skipped } = done;
+    if as_json {
+        writeln!(out, "{}", json!({ "replayed": protected, "rejected_again": rejected, "passed_by": passed_by, "skipped": skipped }))?;
+    } else {
+        writeln!(out, "{protected} replayed, {rejected} rejected again, {passed_by} passed by, {skipped} skipped")?;
+    }
+    Ok(if rejected + passed_by == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// A letter that does not go; nothing of its record.
+fn report(passed: &PassedBy) -> Value {
+    let mut report = json!({ "partition": passed.place.partition, "offset": passed.place.offset, "reason": passed.fault.as_str() });
+    if let Some((topic, partition, offset)) = &passed.origin {
+        report["origin"] = json!({ "topic": topic, "partition": partition, "offset": offset });
+    }
+    report
 }
 
 /// A closed pipe is the reader's wish, told as the error it is.
-fn unwrap_output(error: LettersError) -> anyhow::Error {
+fn unwrap_output(error: DeadLetterError) -> anyhow::Error {
     match error {
-        LettersError::Output(error) => error.into(),
+        DeadLetterError::Output(error) => error.into(),
         error => error.into(),
     }
 }
@@ -163,7 +224,7 @@ mod tests {
 
     #[test]
     fn places_are_as_listed() {
-        assert_eq!(place("3:42"), Ok((3, 42)));
+        assert_eq!(place("3:42"), Ok(Place { partition: 3, offset: 42 }));
         for wrong in ["3", "3:", ":1", "-1:4", "1:-4", "a:b", "1:2:3"] {
             assert!(place(wrong).is_err(), "{wrong}");
         }

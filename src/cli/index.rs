@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::cli::transform::tests::{run as protect, set};
     use crate::ephemeral::EphemeralKeys;
-    use crate::kafka::KeySource as _;
+    use crate::keys::KeySource as _;
 
     const DOCUMENT: &str = r#"{"veilstream":1,"name":"people","version":1,"fields":[
         {"id":"email","path":"$.email","index":{"normalize":"email","bits":24}},

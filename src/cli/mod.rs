@@ -7,6 +7,7 @@ pub mod dlq;
 pub mod index;
 pub mod keys;
 mod lines;
+pub mod offsets;
 pub mod reveal;
 pub mod run;
 pub mod schema;
@@ -24,6 +25,7 @@ use veilstream_engine::compile::{Grants, SchemaSet};
 
 use crate::config::{Config, Faults};
 use crate::exit::Exit;
+use crate::kafka::access;
 use crate::registry;
 
 const EXAMPLES: &str = "Examples:
@@ -65,6 +67,8 @@ enum Command {
     Shred(shred::ShredArgs),
     /// List, show and replay dead letters
     Dlq(dlq::DlqArgs),
+    /// Show where the group stands in the raw topics, and move it after a loss
+    Offsets(offsets::OffsetsArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -78,6 +82,8 @@ impl Cli {
     /// # Errors
     /// What went wrong; [`Exit::of`] tells the exit code.
     pub fn run(&self) -> anyhow::Result<Exit> {
+        // Any command may talk to Kafka for long: keys may live there.
+        let _watch = access::watch()?;
         match &self.command {
             Command::Run(args) => run::run(args),
             Command::Check(args) => check::run(args),
@@ -90,6 +96,7 @@ impl Cli {
             Command::Keys(args) => keys::run(args),
             Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
+            Command::Offsets(args) => offsets::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(*shell, &mut Self::command(), "veilstream", &mut io::stdout());
                 Ok(Exit::Ok)

@@ -17,8 +17,8 @@ use veilstream_engine::{Key, KeyId, Keyring, Reject, RejectCode};
 use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
 use crate::exit::Exit;
-use crate::kafka::{KeyFault, KeySource};
 use crate::keys;
+use crate::keys::{KeyFault, KeySource};
 
 const AFTER_HELP: &str = "Tokens are opened at the paths the documents declare, each as its own field, and nowhere else. Of several schemas the first whose \"when\" \
 holds opens a line; conditions on headers are taken as met.

@@ -1,27 +1,25 @@
 //! `veilstream transform`
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::record::{Output, Record};
+use veilstream_engine::record::Record;
 use veilstream_engine::schema::When;
-use veilstream_engine::transform::{Limits, NeededKey, Outcome, Transformer};
-use veilstream_engine::{Keyring, Reject, RejectCode, Scope};
+use veilstream_engine::transform::Limits;
+use veilstream_engine::{Reject, RejectCode};
 
 use super::lines::{Batch, Line, Lines};
 use super::{Documents, KeysSource};
+use crate::clock::unix_seconds;
 use crate::exit::Exit;
-use crate::kafka::{KeyFault, KeySource};
-use crate::keys;
-use veilstream_keys::OsEntropy;
+use crate::keys::{self, KeySource};
+use crate::protect::Protector;
 
 const AFTER_HELP: &str =
     "Input is NDJSON: one event a line, UTF-8, at most 16 MiB. Blank lines are skipped. A line has neither record key nor headers: the document's \
@@ -54,7 +52,7 @@ pub struct TransformArgs {
 /// # Errors
 /// Faults of the documents, keys that cannot be had, a stream that fails.
 pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
-    let set = args.documents.load()?;
+    let set = Arc::new(args.documents.load()?);
     usable_on_lines(&set)?;
     let keys = keys::open_local(&args.keys)?;
     let mut rejects: Box<dyn Write> = match &args.rejects {
@@ -82,15 +80,9 @@ fn usable_on_lines(set: &SchemaSet) -> anyhow::Result<()> {
 }
 
 /// Protects line after line; how many were rejected.
-fn transform(set: &SchemaSet, keys: &dyn KeySource, input: impl Read, mut out: impl Write, rejects: &mut dyn Write) -> anyhow::Result<u64> {
+fn transform(set: &Arc<SchemaSet>, keys: &dyn KeySource, input: impl Read, mut out: impl Write, rejects: &mut dyn Write) -> anyhow::Result<u64> {
     let limits = Limits::default();
-    let mut protector = Protector {
-        set,
-        keys,
-        keyring: keys.keyring(),
-        transformer: Transformer::new(Box::new(OsEntropy)).with_limits(limits).one_shot(),
-        output: Output::default(),
-    };
+    let mut protector = Protector::new(set.clone(), keys.keyring()).with_limits(limits).one_shot();
     let (mut lines, mut batch) = (Lines::new(input, limits.input), Batch::default());
     let mut rejected = 0;
     loop {
@@ -104,11 +96,16 @@ fn transform(set: &SchemaSet, keys: &dyn KeySource, input: impl Read, mut out: i
         loop {
             let outcome = match line {
                 Line::TooLong => Err(Reject::new(RejectCode::TooLarge)),
-                Line::Text(text) => protector.protect(text, left.clone()).with_context(|| format!("line {number}"))?,
+                Line::Text(text) => {
+                    // The lines after it too, so that one request to the store serves them all.
+                    let (now, rest) = (unix_seconds(), left.clone());
+                    let ahead = rest.filter_map(|(_, line)| if let Line::Text(text) = line { Some(record(text, now)) } else { None });
+                    protector.protect(&record(text, now), ahead, keys).with_context(|| format!("line {number}"))?
+                }
             };
             match outcome {
-                Ok(protected) => {
-                    out.write_all(protected)?;
+                Ok(_) => {
+                    out.write_all(&protector.output().value)?;
                     out.write_all(b"\n")?;
                 }
                 Err(reject) => {
@@ -124,6 +121,11 @@ fn transform(set: &SchemaSet, keys: &dyn KeySource, input: impl Read, mut out: i
     Ok(rejected)
 }
 
+/// A line as a record: without topic, key and headers.
+fn record(value: &[u8], now: u64) -> Record<'_> {
+    Record { key: None, value: Some(value), headers: &[], topic: None, now }
+}
+
 /// Writes what is known of a rejected line; nothing of its content.
 fn report(rejects: &mut dyn Write, line: u64, reject: &Reject) -> io::Result<()> {
     let mut report = json!({ "line": line, "reason": reject.code.as_str(), "schema": reject.schema.as_deref(), "field": reject.field.as_deref() });
@@ -133,65 +135,16 @@ fn report(rejects: &mut dyn Write, line: u64, reject: &Reject) -> io::Result<()>
     writeln!(rejects, "{report}")
 }
 
-struct Protector<'a> {
-    set: &'a SchemaSet,
-    keys: &'a dyn KeySource,
-    keyring: Arc<Keyring>,
-    transformer: Transformer,
-    output: Output,
-}
-
-impl Protector<'_> {
-    /// The protected event. Fetches the keys it lacks, and those that the lines after it lack, so that one request to the store serves them all.
-    fn protect<'l>(&mut self, value: &[u8], after: impl Iterator<Item = (u64, Line<'l>)> + Clone) -> Result<Result<&[u8], Reject>, KeyFault> {
-        let now = unix_seconds();
-        // Once for what the schema needs, once for the record's subject, once for a key that was spent meanwhile.
-        for _ in 0..=3 {
-            match self.transform(value, now) {
-                Outcome::Protected(_) => return Ok(Ok(&self.output.value)),
-                Outcome::Rejected(reject) => return Ok(Err(reject)),
-                Outcome::NeedKeys(needed) => self.fetch(needed, after.clone(), now)?,
-            }
-        }
-        Err(KeyFault("keys are there and do not seal".to_owned()))
-    }
-
-    fn transform(&mut self, value: &[u8], now: u64) -> Outcome {
-        let record = Record { key: None, value: Some(value), headers: &[], topic: None, now };
-        self.transformer.transform(self.set, &self.keyring, &record, &mut self.output)
-    }
-
-    fn fetch<'l>(&mut self, first: Vec<NeededKey>, after: impl Iterator<Item = (u64, Line<'l>)>, now: u64) -> Result<(), KeyFault> {
-        let mut needed: HashSet<NeededKey> = first.into_iter().collect();
-        for (_, line) in after {
-            if let Line::Text(text) = line
-                && let Outcome::NeedKeys(more) = self.transform(text, now)
-            {
-                needed.extend(more);
-            }
-        }
-        let needed: Vec<NeededKey> = needed.into_iter().collect();
-        let fetched = self.keys.fetch(&needed)?;
-        self.transformer.add_subject_keys(fetched);
-        // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares anew.
-        if needed.iter().any(|key| !matches!(key.scope, Scope::Subject(_))) {
-            self.keyring = self.keys.keyring();
-        }
-        Ok(())
-    }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Mutex;
 
     use super::*;
     use crate::ephemeral::EphemeralKeys;
+    use crate::keys::KeyFault;
+    use veilstream_engine::Keyring;
     use veilstream_engine::compile::{Grants, compile};
+    use veilstream_engine::transform::NeededKey;
 
     const PEOPLE: &str = r#"{"veilstream":1,"name":"people","version":1,"when":{"$.type":"person"},"subject":"$.id","subject_optional":true,
         "fields":[{"id":"email","path":"$..email","index":{"normalize":"email"}},{"id":"ssn","path":"$.ssn","required":true}]}"#;
@@ -203,15 +156,15 @@ pub(super) mod tests {
         "{\"type\":\"person\",\"ssn\":\"078-05-1120\"}",
     );
 
-    pub(in crate::cli) fn set(documents: &[&str]) -> SchemaSet {
-        SchemaSet::new(documents.iter().map(|d| Arc::new(compile(d.as_bytes(), &Grants::local()).unwrap().schema)).collect()).unwrap()
+    pub(in crate::cli) fn set(documents: &[&str]) -> Arc<SchemaSet> {
+        Arc::new(SchemaSet::new(documents.iter().map(|d| Arc::new(compile(d.as_bytes(), &Grants::local()).unwrap().schema)).collect()).unwrap())
     }
 
-    pub(in crate::cli) fn people_and_rest() -> SchemaSet {
+    pub(in crate::cli) fn people_and_rest() -> Arc<SchemaSet> {
         set(&[PEOPLE, REST])
     }
 
-    pub(in crate::cli) fn run(set: &SchemaSet, keys: &EphemeralKeys, input: &str) -> (String, String, u64) {
+    pub(in crate::cli) fn run(set: &Arc<SchemaSet>, keys: &EphemeralKeys, input: &str) -> (String, String, u64) {
         let (mut out, mut rejects) = (Vec::new(), Vec::new());
         let rejected = transform(set, keys, input.as_bytes(), &mut out, &mut rejects).unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(rejects).unwrap(), rejected)

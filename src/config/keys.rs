@@ -73,7 +73,7 @@ pub struct KafkaTopic {
     /// Its name.
     pub topic: String,
     /// The brokers.
-    pub kafka: Kafka,
+    pub kafka: Box<Kafka>,
 }
 
 /// Who holds a key-encrypting key.
@@ -178,7 +178,7 @@ fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyLedger {
 }
 
 fn kafka_topic(name: &str, kafka: &Kafka) -> Result<KafkaTopic, String> {
-    Ok(KafkaTopic { topic: topic(name)?, kafka: kafka.clone() })
+    Ok(KafkaTopic { topic: topic(name)?, kafka: Box::new(kafka.clone()) })
 }
 
 fn recovery(mut s: Section<'_, '_>) -> Option<KeyProvider> {

@@ -1,5 +1,6 @@
 //! The configuration: `veilstream.toml`, `.env` and `VEILSTREAM__SECTION__KEY`, read into types with every fault reported at once.
 
+mod access;
 mod fault;
 mod keys;
 mod read;
@@ -24,6 +25,23 @@ pub use units::RejectGuard;
 use crate::kafka::settings::{self, Side};
 
 use read::{Reading, Section, not_empty};
+
+/// What an operator should know of a configuration that is no fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Raw records have personal data in clear, and cross a network.
+    #[error(
+        "kafka.{section}: security.protocol is {protocol}: raw records, with all personal data, cross the network to {hosts} in clear; set security.protocol to SSL or SASL_SSL"
+    )]
+    Plaintext {
+        /// `consumer` or `producer`.
+        section: &'static str,
+        /// The protocol.
+        protocol: String,
+        /// Brokers that are not this machine, separated by commas.
+        hosts: String,
+    },
+}
 
 /// Everything `veilstream` can be told.
 #[derive(Debug, Clone)]
@@ -53,10 +71,37 @@ pub struct Kafka {
     pub instance: String,
     /// Start of every `transactional.id`.
     pub transactional_id_prefix: String,
+    /// Where reading begins where the group has no committed offset.
+    pub on_missing_offset: OnMissingOffset,
+    /// What happens to a partition whose committed offset is no place in its log any more.
+    pub on_offset_lost: OnOffsetLost,
     /// librdkafka properties of the consumer, `[kafka.client]` (both sides) included.
     pub consumer: Properties,
     /// librdkafka properties of the producers, `[kafka.client]` (both sides) included.
     pub producer: Properties,
+    /// Region of the Amazon MSK cluster, where `sasl.mechanism` is `AWS_MSK_IAM`: as configured, else as the brokers' names say.
+    pub aws_region: Option<String>,
+}
+
+/// Where reading begins on a partition for which the group has no committed offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMissingOffset {
+    /// At the oldest record that is there.
+    Earliest,
+    /// Behind the newest: what is in the topic already stays unprotected where it is.
+    Latest,
+    /// Nowhere: the partition waits for an operator.
+    Fail,
+}
+
+/// What happens to a partition whose committed offset is no place in its log any more: retention has passed it, the log
+/// was truncated, or another topic has the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnOffsetLost {
+    /// It waits for an operator.
+    Stop,
+    /// It goes on at the next place there is; what was missed is counted.
+    Continue,
 }
 
 /// How records flow.
@@ -72,11 +117,13 @@ pub struct Pipeline {
     pub max_batch_bytes: usize,
     /// A longer input value is rejected (`too_large`).
     pub max_record_bytes: usize,
-    /// Input bytes a lane holds before its partitions are paused.
+    /// Input bytes a lane holds.
     pub max_inflight_bytes: usize,
     /// Where sealed rejects go.
     pub dead_letter_topic: String,
-    /// When a route pauses instead of dead-lettering everything; `None` is off.
+    /// A partition that has records and does not move for so long makes the process unready.
+    pub stall_after: Duration,
+    /// When a route stops instead of dead-lettering everything; `None` is off.
     pub reject_guard: Option<RejectGuard>,
     /// How long a stop may take before open transactions are aborted.
     pub drain_timeout: Duration,
@@ -137,6 +184,22 @@ impl Config {
         if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
     }
 
+    /// What to know of it, though it is no fault.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Warning> {
+        let sides = [("consumer", &self.kafka.consumer), ("producer", &self.kafka.producer)];
+        let mut warnings: Vec<Warning> = Vec::new();
+        for (section, properties) in sides {
+            let protocol = properties.get("security.protocol").map_or("plaintext", String::as_str);
+            let hosts: Vec<&str> = self.kafka.bootstrap_servers.split(',').filter(|server| !is_this_machine(server)).collect();
+            // Both sides have the same brokers: once is enough.
+            if protocol.to_ascii_lowercase().ends_with("plaintext") && !hosts.is_empty() && warnings.is_empty() {
+                warnings.push(Warning::Plaintext { section, protocol: protocol.to_owned(), hosts: hosts.join(",") });
+            }
+        }
+        warnings
+    }
+
     /// Like [`Config::parse`], for whoever wants to check further: defaults stand where the faults are. Not for running.
     pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<Fault>) {
         let (config, reading) = read(input, read_file);
@@ -172,20 +235,32 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
 fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
     let of = |side| move |name: &str, value: &str| settings::refused(side, name, value);
     let client = s.section("client").properties(|name, value| of(Side::Consumer)(name, value).or_else(|| of(Side::Producer)(name, value)));
-    let with_client = |own: Properties| {
-        let mut all = client.clone();
-        all.0.extend(own.0);
-        all
-    };
-    let consumer = with_client(s.section("consumer").properties(of(Side::Consumer)));
-    let producer = with_client(s.section("producer").properties(of(Side::Producer)));
+    let consumer = client.clone().with(s.section("consumer").properties(of(Side::Consumer)));
+    let producer = client.with(s.section("producer").properties(of(Side::Producer)));
+    let bootstrap_servers = s.parse("bootstrap_servers", "localhost:9092".to_owned(), servers);
+    let aws_region = s.parse("aws_region", None, |text| access::region(text).map(Some)).or_else(|| access::region_of(&bootstrap_servers));
+    for (key, message) in access::judge(&consumer, &producer, aws_region.as_deref()) {
+        s.missing(&key, &message);
+    }
     let kafka = Kafka {
-        bootstrap_servers: s.parse("bootstrap_servers", "localhost:9092".to_owned(), servers),
+        bootstrap_servers,
         group_id: s.parse("group_id", "veilstream".to_owned(), not_empty),
         instance: s.parse("instance", host_name.to_owned(), not_empty),
         transactional_id_prefix: s.parse("transactional_id_prefix", "veilstream".to_owned(), not_empty),
+        on_missing_offset: s.parse("on_missing_offset", OnMissingOffset::Earliest, |t| match t {
+            "earliest" => Ok(OnMissingOffset::Earliest),
+            "latest" => Ok(OnMissingOffset::Latest),
+            "fail" => Ok(OnMissingOffset::Fail),
+            _ => Err("is no place to begin; write earliest, latest or fail".to_owned()),
+        }),
+        on_offset_lost: s.parse("on_offset_lost", OnOffsetLost::Stop, |t| match t {
+            "stop" => Ok(OnOffsetLost::Stop),
+            "continue" => Ok(OnOffsetLost::Continue),
+            _ => Err("is no policy; write stop or continue".to_owned()),
+        }),
         consumer,
         producer,
+        aws_region,
     };
     s.finish();
     kafka
@@ -202,6 +277,7 @@ fn pipeline(mut s: Section<'_, '_>) -> Pipeline {
         dead_letter_topic: s.parse("dead_letter_topic", "veilstream.dead-letter".to_owned(), topic),
         reject_guard: s.parse("reject_guard", Some(RejectGuard { percent: 50, window: 1000 }), |t| if t == "off" { Ok(None) } else { t.parse().map(Some) }),
         drain_timeout: s.parse("drain_timeout", Duration::from_secs(30), |t| duration_in(t, "1s", "10m")),
+        stall_after: s.parse("stall_after", Duration::from_secs(30), |t| duration_in(t, "1s", "1h")),
     };
     s.finish();
     pipeline
@@ -238,6 +314,13 @@ fn log(mut s: Section<'_, '_>) -> Log {
     });
     s.finish();
     Log { level, format }
+}
+
+/// Whether a broker's address (`host:port`) leaves no network interface but the loopback.
+fn is_this_machine(server: &str) -> bool {
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn servers(text: &str) -> Result<String, String> {

@@ -173,10 +173,10 @@ impl<'s, 'r> Section<'s, 'r> {
                 self.fault(&name, &value, "is a list; write one value");
                 continue;
             };
-            let (name, text) = match name.strip_suffix("_file") {
-                None => (name, text),
+            let (name, text, file) = match name.strip_suffix("_file") {
+                None => (name, text, None),
                 Some(plain) => match self.secret_file(Path::new(&text)) {
-                    Ok(secret) => (plain.to_owned(), secret),
+                    Ok(secret) => (plain.to_owned(), secret, Some(self.reading.base.join(text))),
                     Err(message) => {
                         self.fault(&name, &value, &message);
                         continue;
@@ -184,11 +184,14 @@ impl<'s, 'r> Section<'s, 'r> {
                 },
             };
             // `probe` is librdkafka's word for the system's certificates.
-            let is_path = name.starts_with("ssl.") && name.ends_with(".location") && text != "probe";
+            let is_path = (name.starts_with("ssl.") || name.starts_with("https.")) && name.ends_with(".location") && text != "probe";
             let text = if is_path { self.reading.base.join(text).display().to_string() } else { text };
             match refused(&name, &text) {
                 Some(message) => self.fault(&name, &value, &message),
-                None => drop(properties.0.insert(name, text)),
+                None => {
+                    properties.files.extend(file.map(|file| (name.clone(), file)));
+                    properties.values.insert(name, text);
+                }
             }
         }
         properties

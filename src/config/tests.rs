@@ -185,6 +185,63 @@ fn units_are_read() {
 }
 
 #[test]
+fn offset_policies_are_words() {
+    let kafka = good("[kafka]\non_missing_offset = \"latest\"\non_offset_lost = \"continue\"", &[]).kafka;
+    assert_eq!((kafka.on_missing_offset, kafka.on_offset_lost), (OnMissingOffset::Latest, OnOffsetLost::Continue));
+    let kafka = good("", &[("VEILSTREAM__KAFKA__ON_MISSING_OFFSET", "fail")]).kafka;
+    assert_eq!((kafka.on_missing_offset, kafka.on_offset_lost), (OnMissingOffset::Fail, OnOffsetLost::Stop));
+    assert_eq!(good("", &[]).kafka.on_missing_offset, OnMissingOffset::Earliest);
+    assert_eq!(good("[pipeline]\nstall_after = \"2m\"", &[]).pipeline.stall_after, Duration::from_secs(120));
+    assert_eq!(
+        faults("[kafka]\non_missing_offset = \"largest\"\non_offset_lost = \"skip\"\n[pipeline]\nstall_after = \"10ms\"", &[]),
+        [
+            "conf/veilstream.toml: kafka.on_missing_offset: \"largest\" is no place to begin; write earliest, latest or fail",
+            "conf/veilstream.toml: kafka.on_offset_lost: \"skip\" is no policy; write stop or continue",
+            "conf/veilstream.toml: pipeline.stall_after: \"10ms\" is out of range; write 1s to 1h",
+        ]
+    );
+}
+
+#[test]
+fn what_would_weaken_the_connection_is_refused_with_the_reason() {
+    let text = r#"
+        [kafka.client]
+        "enable.ssl.certificate.verification" = false
+        "ssl.endpoint.identification.algorithm" = "none"
+        [kafka.consumer]
+        "auto.offset.reset" = "latest"
+        "check.crcs" = false
+    "#;
+    assert_eq!(
+        faults(text, &[]),
+        [
+            "conf/veilstream.toml: kafka.client.enable.ssl.certificate.verification: cannot be set: anyone on the way could pose as the broker and read raw records; name its authority with ssl.ca.location",
+            "conf/veilstream.toml: kafka.client.ssl.endpoint.identification.algorithm: cannot be set: any holder of a certificate could pose as the broker and read raw records; connect to the names in its certificate",
+            "conf/veilstream.toml: kafka.consumer.auto.offset.reset: cannot be set: write kafka.on_missing_offset and kafka.on_offset_lost instead",
+            "conf/veilstream.toml: kafka.consumer.check.crcs: cannot be set: damaged records must not be sealed as if they were whole; remove it",
+        ]
+    );
+    let same = "[kafka.client]\n\"enable.ssl.certificate.verification\" = true\n\"ssl.endpoint.identification.algorithm\" = \"https\"\n[kafka.consumer]\n\"check.crcs\" = true";
+    assert_eq!(faults(same, &[]), [""; 0]);
+}
+
+#[test]
+fn personal_data_on_the_network_in_clear_are_warned_of() {
+    let warned = |servers: &str, more: &str| -> Vec<String> {
+        let config = good(&format!("[kafka]\nbootstrap_servers = \"{servers}\"\n{more}"), &[]);
+        config.warnings().iter().map(ToString::to_string).collect()
+    };
+    let plain = "\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"u\"\n\"sasl.password\" = \"p\"";
+    let far = warned("localhost:9092,broker-1:9092,10.0.0.7:9092", "");
+    assert_eq!(far.len(), 1);
+    assert!(far[0].contains("plaintext") && far[0].contains("to broker-1:9092,10.0.0.7:9092 in clear") && far[0].contains("SASL_SSL"), "{far:?}");
+    assert_eq!(warned("broker-1:9092", &format!("[kafka.client]\n\"security.protocol\" = \"SASL_PLAINTEXT\"\n{plain}")).len(), 1);
+    assert_eq!(warned("broker-1:9092", "[kafka.consumer]\n\"security.protocol\" = \"SSL\"").len(), 1, "the producers' side");
+    assert_eq!(warned("broker-1:9092", &format!("[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n{plain}")).len(), 0);
+    assert_eq!(warned("localhost:9092,127.0.0.1:1,[::1]:9092,LOCALHOST.:9092,kafka.localhost:1", "").len(), 0);
+}
+
+#[test]
 fn paths_start_at_the_files_folder() {
     let config = good("[schemas]\ndir = \"s\"\n[keys]\nstore = \"sqlite:k.db\"\n[keys.file]\npath = \"/etc/kek\"", &[]);
     assert_eq!(config.schemas.dir, Path::new("conf/s"));

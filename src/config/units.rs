@@ -27,10 +27,10 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     usize::try_from(size.as_u64()).map_err(|_| wrong())
 }
 
-/// When a route pauses because too much of it is rejected: `50% of 1000`.
+/// When a route stops because too much of it is rejected: `50% of 1000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RejectGuard {
-    /// More than this share of the window pauses the route; 1..=100.
+    /// More than this share of the window stops the route; 1..=100.
     pub percent: u8,
     /// The last so many records of a topic.
     pub window: u32,

@@ -24,8 +24,9 @@ use veilstream_keys::erasure::Terms;
 
 use crate::cli::KeysSource;
 use crate::config::{self, Config};
-use crate::kafka::{KeySource, Pipeline, letters};
-use crate::keys;
+use crate::dead_letters::read;
+use crate::keys::{self, KeySource};
+use crate::pipeline::Pipeline;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -93,9 +94,9 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     check(&opened, events[usize::try_from(found.timestamp - FIRST)?])?;
     show.title(out, "An event without its required ssn: a sealed dead letter")?;
     show.line(out, "dead     ", GREEN, &text(&dead[0]))?;
-    letters::read(&config, None, |found| {
+    read::read(&config, None, |found| {
         if let Some(letter) = &found.letter {
-            let opened = letters::open(&found, letter, &*keys)?;
+            let opened = read::open(&found, letter, &*keys)?;
             let _ = show.line(out, "opened   ", RED, &String::from_utf8_lossy(opened.value.as_deref().unwrap_or_default()));
         }
         Ok(false)
@@ -109,7 +110,7 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     }
     pipeline.stop(Instant::now() + Duration::from_secs(5));
     if let Some(end) = pipeline.wait() {
-        ensure!(end == crate::kafka::End::Stopped, "{end}");
+        ensure!(end == crate::pipeline::End::Stopped, "{end}");
     }
     Ok(())
 }

@@ -24,11 +24,58 @@ pub enum Fault {
     /// A record that the broker refuses is among the records: abort, find it.
     Refused,
     /// Abort and wait: a permission or a topic is missing.
-    Blocked(Code),
+    Blocked(Obstacle),
     /// Another producer has this transactional id, or the coordinator ended our transaction.
     Fenced,
     /// Nobody knows what was done: a new producer, fence, read the committed offsets.
-    Doubt,
+    OutcomeUnknown,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Abortable => "the group changed, or records were not delivered in time",
+            Self::Refused => "the broker refuses a record",
+            Self::Blocked(obstacle) => obstacle.remedy(),
+            Self::Fenced => "another producer has the transactional id",
+            Self::OutcomeUnknown => "the brokers did not say what became of the transaction",
+        })
+    }
+}
+
+/// What an operator must grant or create before a transaction can succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Obstacle {
+    /// A topic may not be written.
+    TopicDenied,
+    /// The group may not be read.
+    GroupDenied,
+    /// The transactional id may not be used.
+    TransactionalIdDenied,
+    /// The cluster refuses idempotent writes.
+    ClusterDenied,
+    /// A topic that is written, or one of its partitions, does not exist.
+    TopicMissing,
+}
+
+impl Obstacle {
+    /// What is missing and what to do.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::TopicDenied => "not authorized for a topic: grant Write on the sanitized and dead-letter topics",
+            Self::GroupDenied => "not authorized for the group: grant Read on it",
+            Self::TransactionalIdDenied => "not authorized for the transactional id: grant Write and Describe on it",
+            Self::ClusterDenied => "not authorized for the cluster: grant IdempotentWrite on it, or Write on the topics",
+            Self::TopicMissing => "a sanitized or dead-letter topic is missing, or has fewer partitions than its raw topic: create or grow it",
+        }
+    }
+
+    /// Whether it is a permission.
+    #[must_use]
+    pub fn is_authorization(self) -> bool {
+        self != Self::TopicMissing
+    }
 }
 
 impl TxnError {
@@ -38,8 +85,8 @@ impl TxnError {
         match of_code(self.code) {
             Some(fault) => fault,
             None if self.abortable && !self.fatal => Fault::Abortable,
-            // Retriable included: a call that may have reached the broker is a doubt.
-            None => Fault::Doubt,
+            // Retriable included: a call that may have reached the broker leaves the outcome unknown.
+            None => Fault::OutcomeUnknown,
         }
     }
 }
@@ -59,13 +106,11 @@ fn of_code(code: Code) -> Option<Fault> {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge | Code::InvalidTimestamp | Code::InvalidRecord => {
             Some(Fault::Refused)
         }
-        Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed
-        | Code::UnknownTopic
-        | Code::UnknownPartition
-        | Code::UnknownTopicOrPartition => Some(Fault::Blocked(code)),
+        Code::TopicAuthorizationFailed => Some(Fault::Blocked(Obstacle::TopicDenied)),
+        Code::GroupAuthorizationFailed => Some(Fault::Blocked(Obstacle::GroupDenied)),
+        Code::TransactionalIdAuthorizationFailed => Some(Fault::Blocked(Obstacle::TransactionalIdDenied)),
+        Code::ClusterAuthorizationFailed => Some(Fault::Blocked(Obstacle::ClusterDenied)),
+        Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => Some(Fault::Blocked(Obstacle::TopicMissing)),
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Some(Fault::Fenced),
         Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId => Some(Fault::Abortable),
         _ => None,
@@ -99,14 +144,14 @@ mod tests {
             (error(Code::MessageSizeTooLarge, false, true, false), Fault::Refused),
             (error(Code::InvalidTimestamp, false, true, false), Fault::Refused),
             (error(Code::InvalidRecord, false, true, false), Fault::Refused),
-            (error(Code::GroupAuthorizationFailed, false, true, false), Fault::Blocked(Code::GroupAuthorizationFailed)),
-            (error(Code::TopicAuthorizationFailed, true, false, false), Fault::Blocked(Code::TopicAuthorizationFailed)),
+            (error(Code::GroupAuthorizationFailed, false, true, false), Fault::Blocked(Obstacle::GroupDenied)),
+            (error(Code::TopicAuthorizationFailed, true, false, false), Fault::Blocked(Obstacle::TopicDenied)),
             (error(Code::Fenced, true, false, false), Fault::Fenced),
             (error(Code::InvalidProducerEpoch, false, true, false), Fault::Fenced),
-            (error(Code::InvalidTransactionalState, true, false, false), Fault::Doubt),
-            (error(Code::OperationTimedOut, false, false, true), Fault::Doubt),
-            (error(Code::Inconsistent, true, true, false), Fault::Doubt),
-            (error(Code::State, false, false, false), Fault::Doubt),
+            (error(Code::InvalidTransactionalState, true, false, false), Fault::OutcomeUnknown),
+            (error(Code::OperationTimedOut, false, false, true), Fault::OutcomeUnknown),
+            (error(Code::Inconsistent, true, true, false), Fault::OutcomeUnknown),
+            (error(Code::State, false, false, false), Fault::OutcomeUnknown),
         ] {
             assert_eq!(given.fault(), fault, "{given:?}");
         }

@@ -1,112 +1,224 @@
 //! One lane's transactional producer.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Statistics, TopicPartitionList};
 
+use super::access::{Access, Member};
+use super::calls::Calls;
 use super::error::{Fault, TxnError, of_delivery};
-use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, TopicId};
-use super::settings;
+use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, ProducerHandle, TopicId};
+use super::settings::{self, Side};
 use crate::config::Kafka;
 
-/// A transactional call may take so long; longer is a doubt.
+/// A transactional call may take so long, in milliseconds; then its outcome is unknown.
 const CALL: i32 = 10_000;
-/// A call that should have ended after [`CALL`] and has not by now will not.
-const HANGS: Duration = Duration::from_secs(15);
+/// How much longer than its time-out a call may take before it is left behind: librdkafka 2.12 does not always return (its issues 4420, 5347, 5511).
+const GRACE: Duration = Duration::from_secs(5);
+/// How long the end of a producer is waited for.
+const CLOSE: Duration = Duration::from_secs(6);
 /// How long one look at the delivery lasts (rust-rdkafka's own flush waits at least 100 ms each time).
 const FLUSH: i32 = 20;
 
 /// What a lane's producers are made of.
 #[derive(Clone)]
-pub(super) struct Recipe {
+pub(crate) struct Recipe {
+    kafka: Kafka,
     properties: BTreeMap<String, String>,
+    access: Arc<Access>,
     id: String,
 }
 
 impl Recipe {
-    /// The producer of a lane: `<prefix>-<group>-<instance>-<lane>`, stable over restarts, so that a restarted process aborts its own orphan.
+    /// The producer of a lane ([`settings::transactional_id`]), stable over restarts, so that a restarted process aborts its own orphan.
     /// `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
-    pub(super) fn new(kafka: &Kafka, lane: &str, limits: Option<(usize, usize)>) -> Self {
-        Self::of_id(kafka, format!("{}-{}-{}-{lane}", kafka.transactional_id_prefix, kafka.group_id, kafka.instance), limits)
+    pub(crate) fn new(kafka: &Kafka, lane: usize, limits: Option<(usize, usize)>) -> Self {
+        Self::of_id(kafka, settings::transactional_id(kafka, lane), limits)
     }
 
     /// A producer that all instances share, so that the newest fences the others: `<prefix>-<group>-<name>`.
-    pub(super) fn shared(kafka: &Kafka, name: &str, limits: Option<(usize, usize)>) -> Self {
+    pub(crate) fn shared(kafka: &Kafka, name: &str, limits: Option<(usize, usize)>) -> Self {
         Self::of_id(kafka, format!("{}-{}-{name}", kafka.transactional_id_prefix, kafka.group_id), limits)
     }
 
     /// A producer of exactly this id, for what is written beside the pipeline.
-    pub(super) fn named(kafka: &Kafka, id: String) -> Self {
+    pub(crate) fn named(kafka: &Kafka, id: String) -> Self {
         Self::of_id(kafka, id, None)
     }
 
     fn of_id(kafka: &Kafka, id: String, limits: Option<(usize, usize)>) -> Self {
-        Self { properties: settings::producer(kafka, &id, limits), id }
+        Self { kafka: kafka.clone(), properties: settings::producer(kafka, &id, limits), access: Access::of(kafka, Side::Producer), id }
+    }
+
+    /// What the topics take may have changed since the last producer was made.
+    pub(crate) fn set_limits(&mut self, limits: Option<(usize, usize)>) {
+        self.properties = settings::producer(&self.kafka, &self.id, limits);
     }
 
     /// How long the coordinator lets a transaction stay open.
-    pub(super) fn transaction_timeout(&self) -> Duration {
+    pub(crate) fn transaction_timeout(&self) -> Duration {
         let ms = self.properties.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(30_000);
         Duration::from_millis(ms)
     }
 
-    /// A producer, not fenced in yet.
-    pub(super) fn create(&self) -> Result<Producer, String> {
-        let native = NativeProducer::new(self.properties.iter().map(|(n, v)| (n.as_str(), v.as_str())))?;
-        Ok(Producer { native })
+    /// A producer that has not fenced the ones before it yet.
+    pub(crate) fn create(&self) -> Result<Producer, String> {
+        self.access.prepare();
+        let generation = self.access.generation();
+        let mut properties = self.properties.clone();
+        self.access.apply(&mut properties);
+        let reporter = self.access.reporter(format!("producer {}", self.id));
+        let mut native = NativeProducer::new(properties.iter().map(|(n, v)| (n.as_str(), v.as_str())), reporter)?;
+        let member = self.access.register_producer(&mut native, generation);
+        let calls = Calls::start(&format!("calls {}", self.id)).map_err(|e| format!("a thread cannot be started ({e})"))?;
+        Ok(Producer { native: Some(native), member, calls })
     }
 
     /// Fences every producer of this id, the lane's own included: nothing of theirs can commit afterwards.
-    pub(super) fn fence(&self, within: Duration) -> Result<(), TxnError> {
-        let ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
-        match self.create() {
-            Ok(producer) => producer.native.init_transactions(ms),
-            Err(_) => Err(TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false }),
+    pub(crate) fn fence(&self, within: Duration) -> Result<(), TxnError> {
+        let unusable = |_| TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false };
+        self.create().map_err(unusable)?.init_transactions(within)
+    }
+
+    /// Fences every producer of this id; whether there never was one: the coordinator gives the first one epoch 0. `None`: librdkafka, which says it only in its
+    /// statistics, did not within two seconds.
+    pub(crate) fn fence_first(&self, within: Duration) -> Result<Option<bool>, TxnError> {
+        let mut config: ClientConfig = self.properties.clone().into_iter().collect();
+        config.set("statistics.interval.ms", "50");
+        let producer: BaseProducer<Epoch> = config.create_with_context(Epoch::default()).map_err(|e| error_of(&e))?;
+        producer.init_transactions(within).map_err(|e| error_of(&e))?;
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end {
+            producer.poll(Duration::from_millis(20));
+            let epoch = producer.context().0.load(Ordering::Relaxed);
+            if epoch >= 0 {
+                return Ok(Some(epoch == 0));
+            }
         }
+        Ok(None)
     }
 
     /// The transactional id.
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+}
+
+/// The epoch of a producer as its statistics tell it.
+struct Epoch(AtomicI64);
+
+impl Default for Epoch {
+    fn default() -> Self {
+        Self(AtomicI64::new(-1))
+    }
+}
+
+impl ClientContext for Epoch {
+    fn stats(&self, statistics: Statistics) {
+        if let Some(eos) = statistics.eos {
+            self.0.store(eos.producer_epoch, Ordering::Relaxed);
+        }
+    }
+}
+
+impl ProducerContext for Epoch {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+fn error_of(error: &KafkaError) -> TxnError {
+    match error {
+        KafkaError::Transaction(error) => {
+            TxnError { code: error.code(), fatal: error.is_fatal(), abortable: error.txn_requires_abort(), retriable: error.is_retriable() }
+        }
+        error => TxnError { code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), fatal: true, abortable: false, retriable: false },
     }
 }
 
 /// Why a record was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unproduced {
+pub(crate) enum Unproduced {
     /// It is larger than any topic of this producer takes.
     TooLarge,
     /// The transaction has failed.
     Failed(Fault),
 }
 
-/// A producer of one lane.
-pub(super) struct Producer {
-    native: NativeProducer,
+/// A producer of one lane. Calls that may not return run on a thread of its own.
+pub(crate) struct Producer {
+    /// `None` only while it is dropped.
+    native: Option<NativeProducer>,
+    member: Member,
+    calls: Calls,
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        let native = self.native.take();
+        // A call that is left behind keeps the client until it returns.
+        let _ = self.calls.run(CLOSE, move || drop(native));
+    }
 }
 
 impl Producer {
-    /// Fences older producers of this id; waits up to `within`.
-    pub(super) fn fence_in(&self, within: Duration) -> Result<(), TxnError> {
-        self.native.init_transactions(i32::try_from(within.as_millis()).unwrap_or(i32::MAX))
+    /// Makes a call; one that does not return within its time-out and a grace leaves the outcome unknown, and the producer is of no more use.
+    fn call<T: Send + 'static>(&self, ms: i32, call: impl FnOnce(&ProducerHandle) -> Result<T, TxnError> + Send + 'static) -> Result<T, TxnError> {
+        let unanswered = TxnError { code: RDKafkaErrorCode::OperationTimedOut, fatal: true, abortable: false, retriable: false };
+        let handle = self.native()?.handle();
+        let limit = Duration::from_millis(u64::try_from(ms).unwrap_or(0)) + GRACE;
+        self.calls.run(limit, move || call(&handle)).unwrap_or(Err(unanswered))
     }
 
-    pub(super) fn begin(&self) -> Result<(), TxnError> {
-        self.native.begin()
+    fn native(&self) -> Result<&NativeProducer, TxnError> {
+        self.native.as_ref().ok_or(TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false })
+    }
+
+    /// A call did not return: everything of this producer is unknown.
+    pub(crate) fn is_hung(&self) -> bool {
+        self.calls.is_hung()
+    }
+
+    /// Whether certificates have changed since it was made, which librdkafka reads once: between two transactions another one takes its place.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.member.is_outdated()
+    }
+
+    /// Fences older producers of this id; waits up to `within`.
+    pub(crate) fn init_transactions(&self, within: Duration) -> Result<(), TxnError> {
+        let ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
+        self.call(ms, move |handle| handle.init_transactions(ms))
+    }
+
+    pub(crate) fn begin(&self) -> Result<(), TxnError> {
+        self.call(CALL, ProducerHandle::begin)
+    }
+
+    /// Asks the brokers for the topics written so far: one may have been made or grown.
+    pub(crate) fn refresh(&self) {
+        // Without an answer the next record finds out.
+        let _ = self.call(CALL, |handle| {
+            handle.refresh(CALL);
+            Ok(())
+        });
     }
 
     /// The handle of a topic of this producer.
-    pub(super) fn topic(&mut self, name: &str) -> Option<TopicId> {
-        self.native.topic(name)
+    pub(crate) fn topic(&mut self, name: &str) -> Option<TopicId> {
+        self.native.as_mut()?.topic(name)
     }
 
     /// Queues one record. On a full queue it drains and tries the same record again, as long as `go_on` says so: never dropped, never
     /// reordered.
-    pub(super) fn produce(
+    pub(crate) fn produce(
         &self,
         to: Destination,
         key: Option<&[u8]>,
@@ -114,12 +226,13 @@ impl Producer {
         mut headers: Headers,
         go_on: impl Fn() -> bool,
     ) -> Result<(), Unproduced> {
+        let native = self.native().map_err(|e| Unproduced::Failed(e.fault()))?;
         loop {
-            match self.native.produce(to, key, value, headers) {
+            match native.produce(to, key, value, headers) {
                 Ok(()) => return Ok(()),
                 Err((RDKafkaErrorCode::QueueFull, back)) if go_on() => {
                     headers = back;
-                    self.native.flush(FLUSH);
+                    native.flush(FLUSH);
                 }
                 Err((RDKafkaErrorCode::QueueFull, _)) => return Err(Unproduced::Failed(Fault::Abortable)),
                 Err((RDKafkaErrorCode::MessageSizeTooLarge, _)) => return Err(Unproduced::TooLarge),
@@ -130,9 +243,10 @@ impl Producer {
     }
 
     /// Why records were not delivered, if some were not; each is told once.
-    pub(super) fn delivery_fault(&self) -> Option<Fault> {
-        self.native.flush(0);
-        self.native.watch().take_failure().map(|code| self.cause(of_delivery(code)))
+    pub(crate) fn delivery_fault(&self) -> Option<Fault> {
+        let native = self.native().ok()?;
+        native.flush(0);
+        native.watch().take_failure().map(|code| self.cause(of_delivery(code)))
     }
 
     /// What the transaction failed for, where its records only say that it did: a refused permission reaches them as "purged". A transaction
@@ -141,65 +255,59 @@ impl Producer {
         if fault != Fault::Abortable {
             return fault;
         }
-        match self.native.begin().err().map(|e| e.fault()) {
+        match self.begin().err().map(|e| e.fault()) {
             Some(known @ (Fault::Blocked(_) | Fault::Refused | Fault::Fenced)) => known,
             _ => fault,
         }
     }
 
     /// Waits until everything produced is delivered, as long as `go_on` says so.
-    pub(super) fn flush(&self, go_on: impl Fn() -> bool) -> Result<(), Fault> {
+    pub(crate) fn flush(&self, go_on: impl Fn() -> bool) -> Result<(), Fault> {
+        let native = self.native().map_err(|e| e.fault())?;
         loop {
-            let clear = self.native.flush(FLUSH);
-            if let Some(code) = self.native.watch().take_failure() {
+            let clear = native.flush(FLUSH);
+            if let Some(code) = native.watch().take_failure() {
                 return Err(self.cause(of_delivery(code)));
             }
             if clear {
                 return Ok(());
             }
             if !go_on() {
-                return Err(Fault::Doubt);
+                return Err(Fault::OutcomeUnknown);
             }
         }
     }
 
-    /// Adds the offsets to the transaction and commits it: `Ok(tainted)`, and the producer, unless the call did not return. librdkafka 2.12 may wait for ever for a
-    /// group coordinator that crashed (its issue 5511), whatever time-out it is given; the call is left alone then, and its producer ends when it does.
-    pub(super) fn commit(self, offsets: TopicPartitionList, group: Arc<GroupMetadata>) -> (Option<Self>, Result<bool, TxnError>) {
-        let (sender, answer) = mpsc::sync_channel(1);
-        let call = move || {
-            let sent = self.native.send_offsets(&offsets, &group, CALL);
-            // Too late, and nobody waits any more.
-            let _ = sender.send((self, sent));
-        };
-        let started = thread::Builder::new().name("send-offsets".to_owned()).spawn(call);
-        match started.ok().and_then(|_| answer.recv_timeout(HANGS).ok()) {
-            Some((producer, sent)) => {
-                let committed = sent.and_then(|()| producer.native.commit(CALL)).map(|()| producer.native.watch().tainted());
-                (Some(producer), committed)
-            }
-            None => (None, Err(TxnError { code: RDKafkaErrorCode::OperationTimedOut, fatal: false, abortable: false, retriable: false })),
-        }
+    /// Adds the offsets to the transaction and commits it; `true`: a request of it ended without an answer and may still arrive.
+    pub(crate) fn commit(&self, offsets: TopicPartitionList, group: Arc<GroupMetadata>) -> Result<bool, TxnError> {
+        self.call(CALL * 2, move |handle| handle.send_offsets(&offsets, &group, CALL).and_then(|()| handle.commit(CALL)))?;
+        self.is_tainted()
     }
 
-    /// Commits a transaction without offsets. `Ok(tainted)`.
-    pub(super) fn commit_records(&self) -> Result<bool, TxnError> {
-        self.native.commit(CALL)?;
-        Ok(self.native.watch().tainted())
+    /// Commits a transaction without offsets; otherwise as [`Producer::commit`].
+    pub(crate) fn commit_records(&self) -> Result<bool, TxnError> {
+        self.call(CALL, |handle| handle.commit(CALL))?;
+        self.is_tainted()
     }
 
-    pub(super) fn abort(&self) -> Result<bool, TxnError> {
-        self.native.abort(CALL)?;
+    /// Aborts the transaction; otherwise as [`Producer::commit`].
+    pub(crate) fn abort(&self) -> Result<bool, TxnError> {
+        self.call(CALL, |handle| handle.abort(CALL))?;
+        let native = self.native()?;
         // What the abort purged reports as failed: not the next transaction's failure.
-        self.native.flush(0);
-        self.native.watch().take_failure();
-        Ok(self.native.watch().tainted())
+        native.flush(0);
+        native.watch().take_failure();
+        self.is_tainted()
+    }
+
+    fn is_tainted(&self) -> Result<bool, TxnError> {
+        Ok(self.native()?.watch().tainted())
     }
 }
 
 /// A pause that grows from one failure to the next, up to a bound.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     until: Option<Instant>,
 }
@@ -208,22 +316,22 @@ impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LONGEST: Duration = Duration::from_secs(10);
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { next: Self::FIRST, until: None }
     }
 
     /// Failed: wait before the next try.
-    pub(super) fn failed(&mut self, now: Instant) {
+    pub(crate) fn failed(&mut self, now: Instant) {
         self.until = Some(now + self.next);
         self.next = (self.next * 2).min(Self::LONGEST);
     }
 
-    pub(super) fn worked(&mut self) {
+    pub(crate) fn worked(&mut self) {
         *self = Self::new();
     }
 
     /// How long to wait still.
-    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(now)).filter(|left| !left.is_zero())
     }
 }

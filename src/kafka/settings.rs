@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
+use sha2::{Digest as _, Sha256};
 
+use super::access::{AWS_MSK_IAM, Access};
 use crate::config::{Kafka, Pipeline};
 
 /// Whose settings.
@@ -23,6 +25,16 @@ struct Forced(&'static str, Option<&'static str>, &'static str);
 const FORCED_BOTH: &[Forced] = &[
     Forced("bootstrap.servers", None, "write kafka.bootstrap_servers instead"),
     Forced("metadata.broker.list", None, "write kafka.bootstrap_servers instead"),
+    Forced(
+        "enable.ssl.certificate.verification",
+        Some("true"),
+        "anyone on the way could pose as the broker and read raw records; name its authority with ssl.ca.location",
+    ),
+    Forced(
+        "ssl.endpoint.identification.algorithm",
+        Some("https"),
+        "any holder of a certificate could pose as the broker and read raw records; connect to the names in its certificate",
+    ),
 ];
 
 const FORCED_CONSUMER: &[Forced] = &[
@@ -32,6 +44,8 @@ const FORCED_CONSUMER: &[Forced] = &[
     Forced("enable.auto.offset.store", Some("false"), "offsets commit inside the transactions; remove it"),
     Forced("isolation.level", Some("read_committed"), "records of aborted transactions must not be read; remove it"),
     Forced("enable.partition.eof", Some("false"), "the end of a partition is read from its position; remove it"),
+    Forced("auto.offset.reset", Some("error"), "write kafka.on_missing_offset and kafka.on_offset_lost instead"),
+    Forced("check.crcs", Some("true"), "damaged records must not be sealed as if they were whole; remove it"),
 ];
 
 const FORCED_PRODUCER: &[Forced] = &[
@@ -47,9 +61,8 @@ const DEFAULTS_BOTH: &[(&str, &str)] =
 
 const DEFAULTS_CONSUMER: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "false"),
-    ("auto.offset.reset", "earliest"),
-    // librdkafka's default of 1 s stalls a partition that was full once.
-    ("fetch.queue.backoff.ms", "50"),
+    // librdkafka's default of 1 s stalls a partition that was full once, and with a short queue one often is.
+    ("fetch.queue.backoff.ms", "2"),
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
@@ -70,6 +83,10 @@ pub fn refused(side: Side, name: &str, value: &str) -> Option<String> {
     {
         return Some(format!("cannot be set: {why}"));
     }
+    if ["sasl.mechanism", "sasl.mechanisms"].contains(&name) && value == AWS_MSK_IAM {
+        // Not librdkafka's, but ours.
+        return (!cfg!(feature = "aws-kms")).then(|| "is AWS_MSK_IAM, which this build does not have; build it with the feature aws-kms".to_owned());
+    }
     match ClientConfig::new().set(name, value).create_native_config() {
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
             Some("is no librdkafka property; see librdkafka's CONFIGURATION.md for the names".to_owned())
@@ -79,13 +96,34 @@ pub fn refused(side: Side, name: &str, value: &str) -> Option<String> {
     }
 }
 
-/// All properties of the consumer.
+/// The smallest `fetch.max.bytes`: librdkafka's default of `message.max.bytes`, below which it refuses it.
+const FETCH_LEAST: usize = 1_000_000;
+/// librdkafka's defaults, the largest that are derived.
+const FETCH_MOST: usize = 50 << 20;
+const PARTITION_FETCH_MOST: usize = 1 << 20;
+const QUEUED_MOST: usize = 100_000;
+/// A lane that holds so many bytes holds a record.
+const BYTES_A_RECORD: usize = 128 << 10;
+
+/// All properties of the consumer. What bounds its memory follows from `pipeline.max_inflight_bytes` (docs/operations.md, "Memory"): librdkafka counts the
+/// values in its queues and nothing else, so headers and keys are bounded by the number of records, and what a fetch grows to when it is decompressed by the
+/// size of the fetch.
 #[must_use]
 pub fn consumer(kafka: &Kafka, pipeline: &Pipeline) -> BTreeMap<String, String> {
     let mut all = properties(kafka, Side::Consumer);
+    let held = pipeline.max_inflight_bytes;
+    let largest = all.get("message.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(FETCH_LEAST);
+    let fetch = (held / 8).clamp(FETCH_LEAST, FETCH_MOST).max(largest);
+    let mut derive = |names: &[&str], value: usize| {
+        if !names.iter().any(|name| all.contains_key(*name)) {
+            all.insert(names[0].to_owned(), value.to_string());
+        }
+    };
     // All partitions of a lane share its queue: this is what a lane holds ahead of its batch.
-    let ahead = (pipeline.max_inflight_bytes / 2 / 1024).max(1);
-    all.entry("queued.max.messages.kbytes".to_owned()).or_insert_with(|| ahead.to_string());
+    derive(&["queued.max.messages.kbytes"], (held / 2 / 1024).max(1));
+    derive(&["queued.min.messages"], (held / BYTES_A_RECORD).clamp(1, QUEUED_MOST));
+    derive(&["fetch.max.bytes"], fetch);
+    derive(&["max.partition.fetch.bytes", "fetch.message.max.bytes"], fetch.min(PARTITION_FETCH_MOST));
     all
 }
 
@@ -100,6 +138,31 @@ pub fn producer(kafka: &Kafka, id: &str, limits: Option<(usize, usize)>) -> BTre
         all.entry("message.max.bytes".to_owned()).or_insert_with(|| greatest.clamp(1_000_000, 1_000_000_000).to_string());
     }
     all
+}
+
+/// The transactional id of a lane: `<prefix>-<group>-<instance>-<lane>`. Behind an instance with a hyphen stand a hyphen and 8 hexadecimal digits, the
+/// beginning of SHA-256(LP(group) | LP(instance)): without them group `a` with instance `b-1` and group `a-b` with instance `1` would fence each other.
+#[must_use]
+pub fn transactional_id(kafka: &Kafka, lane: usize) -> String {
+    let Kafka { transactional_id_prefix: prefix, group_id: group, instance, .. } = kafka;
+    if !instance.contains('-') {
+        return format!("{prefix}-{group}-{instance}-{lane}");
+    }
+    let mut hash = Sha256::new();
+    for part in [group, instance] {
+        // Longer ones than LP can say are no names of Kafka's.
+        hash.update(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
+    format!("{prefix}-{group}-{instance}-{:08x}-{lane}", u32::from_be_bytes([a, b, c, d]))
+}
+
+/// The id that a lane had before instances with a hyphen had digits; `None` where it is the same.
+#[must_use]
+pub fn former_transactional_id(kafka: &Kafka, lane: usize) -> Option<String> {
+    let Kafka { transactional_id_prefix: prefix, group_id: group, instance, .. } = kafka;
+    instance.contains('-').then(|| format!("{prefix}-{group}-{instance}-{lane}"))
 }
 
 /// Defaults, the user's and forced properties of one side.
@@ -132,6 +195,7 @@ pub fn properties(kafka: &Kafka, side: Side) -> BTreeMap<String, String> {
             all.entry("socket.timeout.ms".to_owned()).or_insert_with(|| transaction.min(SOCKET_TIMEOUT_MS).to_string());
         }
     }
+    Access::of(kafka, side).apply(&mut all);
     all
 }
 
@@ -181,6 +245,35 @@ mod tests {
         for (name, value) in [("fetch.min.bytes", "1"), ("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-512"), ("compression.type", "zstd")] {
             assert_eq!(refused(Side::Producer, name, value), None, "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_fetch_may_hold_follows_from_what_a_lane_may_hold() {
+        let derived = |text: &str| {
+            let input = Input { text: text.to_owned(), host_name: "h".to_owned(), ..Input::default() };
+            let config = Config::parse(&input, &|_| unreachable!()).unwrap();
+            let all = consumer(&config.kafka, &config.pipeline);
+            let client: ClientConfig = all.clone().into_iter().collect();
+            client.create::<BaseConsumer>().unwrap();
+            ["queued.max.messages.kbytes", "queued.min.messages", "fetch.max.bytes", "max.partition.fetch.bytes"]
+                .map(|name| all.get(name).map_or(0, |value| value.parse::<usize>().unwrap()))
+        };
+        assert_eq!(derived(""), [16_384, 256, 4 << 20, 1 << 20]);
+        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"64KiB\""), [32, 1, 1_000_000, 1_000_000]);
+        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"1GiB\""), [524_288, 8192, 50 << 20, 1 << 20]);
+        let own = "[kafka.consumer]\n\"fetch.message.max.bytes\" = 7\n\"queued.min.messages\" = 9\n\"message.max.bytes\" = 8000000";
+        assert_eq!(derived(own), [16_384, 9, 8_000_000, 0]);
+    }
+
+    #[test]
+    fn no_two_instances_have_one_transactional_id() {
+        let of = |group: &str, instance: &str| kafka(&format!("[kafka]\ngroup_id = \"{group}\"\ninstance = \"{instance}\""));
+        let (one, other) = (of("a", "b-1"), of("a-b", "1"));
+        assert_eq!(former_transactional_id(&one, 0).unwrap(), transactional_id(&other, 0));
+        // printf '\0\0\0\1a\0\0\0\3b-1' | sha256sum
+        assert_eq!(transactional_id(&one, 0), "veilstream-a-b-1-0975f3c1-0");
+        assert_eq!((transactional_id(&other, 3), former_transactional_id(&other, 3)), ("veilstream-a-b-1-3".to_owned(), None));
+        assert_ne!(transactional_id(&of("a", "b-c-1"), 0), transactional_id(&of("a-b", "c-1"), 0));
     }
 
     /// librdkafka checks settings against each other only when a client is made.

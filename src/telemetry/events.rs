@@ -43,6 +43,31 @@ impl Event for Rebalanced {
     }
 }
 
+/// Reading goes on although records between the committed offset and the log are gone.
+#[derive(Debug)]
+pub struct OffsetLost<'a> {
+    /// The raw topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// How: `retention`, `truncation`, `recreated`, `expired`.
+    pub reason: &'static str,
+    /// Records that are known to be gone.
+    pub missed: u64,
+    /// The committed offset; `None`: it is gone too.
+    pub committed: Option<i64>,
+    /// Where reading goes on.
+    pub goes_on: i64,
+}
+
+impl Event for OffsetLost<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { topic, partition, reason, missed, committed, goes_on } = self;
+        tracing::warn!(topic, partition, reason, missed, committed, goes_on, "the committed offset is lost, reading goes on");
+        metrics.records_missed.with_label_values(&[self.topic, self.reason]).inc_by(self.missed);
+    }
+}
+
 /// A transaction committed.
 #[derive(Debug)]
 pub struct TransactionCommitted {
@@ -82,7 +107,7 @@ impl Event for TransactionAborted {
 
 /// A route stopped because too much of it was rejected.
 #[derive(Debug)]
-pub struct RoutePaused<'a> {
+pub struct RouteStopped<'a> {
     /// The raw topic.
     pub topic: &'a str,
     /// Records rejected within the window.
@@ -91,9 +116,9 @@ pub struct RoutePaused<'a> {
     pub window: u32,
 }
 
-impl Event for RoutePaused<'_> {
+impl Event for RouteStopped<'_> {
     fn emit(self, _: &Metrics) {
-        tracing::warn!(topic = self.topic, rejected = self.rejected, window = self.window, "route paused: too many records rejected; mend the schema");
+        tracing::warn!(topic = self.topic, rejected = self.rejected, window = self.window, "route stopped: too many records rejected; mend the schema");
     }
 }
 
@@ -120,6 +145,29 @@ pub struct SchemasRefused<'a> {
 impl Event for SchemasRefused<'_> {
     fn emit(self, _: &Metrics) {
         tracing::error!(faults = self.faults.join("; "), "schema change refused, the schemas in force stay");
+    }
+}
+
+/// Connections of a client are refused: authentication or TLS.
+#[derive(Debug)]
+pub struct AccessRefused<'a> {
+    /// Whose, where, why, and what to do.
+    pub fault: &'a str,
+    /// Code of the reason, from a closed set.
+    pub reason: &'static str,
+}
+
+impl AccessRefused<'_> {
+    /// Logs it, where nothing is counted.
+    pub fn log(self) {
+        tracing::warn!(reason = self.reason, "connection refused: {}", self.fault);
+    }
+}
+
+impl Event for AccessRefused<'_> {
+    fn emit(self, metrics: &Metrics) {
+        metrics.authentication_errors.with_label_values(&[self.reason]).inc();
+        self.log();
     }
 }
 

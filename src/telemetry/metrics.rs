@@ -60,6 +60,8 @@ metrics! {
     transaction_duration: Histogram "veilstream_transaction_duration_seconds" [TRANSACTION] "From the first record of a transaction to the end of its commit.";
     record_latency: Histogram "veilstream_record_latency_seconds" [LATENCY] "From a record's timestamp to the commit of its sanitized form.";
     consumer_lag: IntGaugeVec "veilstream_consumer_lag" ["topic" "partition"] "Records between the committed offset and the end of an assigned partition.";
+    partitions_blocked: IntGaugeVec "veilstream_partitions_blocked" ["topic" "reason"] "Assigned partitions that are not read, by reason.";
+    records_missed: IntCounterVec "veilstream_records_missed_total" ["topic" "reason"] "Records that were gone before they were read, as far as it is known.";
     rebalances: IntCounter "veilstream_rebalances_total" [] "Changes of this member's partitions.";
     producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced anew.";
     inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes that are read and not committed.";
@@ -68,6 +70,8 @@ metrics! {
     data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"] "Values sealed with the schema's present data key, in reserved blocks.";
     key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
     reveals: IntCounterVec "veilstream_reveals_total" ["outcome"] "Documents and tokens revealed, by outcome.";
+    engine_panics: IntCounter "veilstream_engine_panics_total" [] "Records on which the engine failed, and which were rejected as internal.";
+    authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"] "Connections to brokers that failed for authentication or TLS.";
     build_info: IntGaugeVec "veilstream_build_info" ["version"] "1; the version is a label.";
 }
 
@@ -106,6 +110,8 @@ mod tests {
             "transaction_duration_seconds",
             "record_latency_seconds",
             "consumer_lag",
+            "partitions_blocked",
+            "records_missed_total",
             "rebalances_total",
             "producer_recycles_total",
             "inflight_bytes",
@@ -114,6 +120,8 @@ mod tests {
             "data_key_uses",
             "key_age_seconds",
             "reveals_total",
+            "engine_panics_total",
+            "authentication_errors_total",
             "build_info",
         ];
         assert_eq!(Metrics::NAMES, names.map(|n| format!("veilstream_{n}")));

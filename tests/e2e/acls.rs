@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use krafka::Kafka;
-use krafka::admin::{
-    AclBinding, AclFilter, AclOperation as Op, AclPatternType, AclPermissionType, AclResourceType as Kind, CreateAclsOptions, DeleteAclsOptions,
-};
+use krafka::admin::{AclOperation as Op, AclResourceType as Kind};
+
+use veilstream::kafka::settings::transactional_id;
 
 use crate::feed::person;
 use crate::kafka::{LIMITED, kafka, wait_for};
 use crate::sandbox::Sandbox;
-use crate::sidecar::text;
+use crate::sidecar::{Instance, text};
 
 #[test]
 fn what_is_missing_ends_the_start_with_4_and_is_waited_for_later() {
@@ -18,71 +17,71 @@ fn what_is_missing_ends_the_start_with_4_and_is_waited_for_later() {
     for topic in ["acl.clean", "acl.dead-letter"] {
         sandbox.broker.create_topic(topic, 1);
     }
-    let (user, password) = LIMITED;
-    let mut instance = sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", &sandbox.broker.limited);
-    for (name, value) in [("SECURITY.PROTOCOL", "SASL_PLAINTEXT"), ("SASL.MECHANISM", "PLAIN"), ("SASL.USERNAME", user), ("SASL.PASSWORD", password)] {
-        instance = instance.set(&format!("KAFKA__CLIENT__{name}"), value);
-    }
+    let instance = as_limited(&sandbox, sandbox.instance(0));
     let refused = |command: &[&str], what: &str| {
         // What was granted before reaches the broker's authorizer a moment later.
         wait_for(Duration::from_secs(30), what, || {
             let output = instance.run(command);
             let said = text(&output);
             assert_eq!(output.status.code(), Some(4), "{what}: {said}");
-            assert!(said.contains("grant") && !said.contains(password), "{said}");
+            assert!(said.contains("grant") && !said.contains(LIMITED.1), "{said}");
             said.contains(what)
         });
     };
     refused(&["check", "--preflight"], "topic acl.raw: not authorized");
     refused(&["run"], "topic acl.raw: not authorized");
-    grant(&sandbox, Kind::Topic, Op::Read, &["acl.raw"]);
-    grant(&sandbox, Kind::Topic, Op::Write, &["acl.clean", "acl.dead-letter"]);
-    refused(&["run"], "transactional id veilstream-acl-acl-0-0");
-    grant(&sandbox, Kind::TransactionalId, Op::Write, &["veilstream-acl-acl-0-0", "veilstream-acl-acl-0-1"]);
+    sandbox.broker.allow(Kind::Topic, Op::Read, &["acl.raw"]);
+    sandbox.broker.allow(Kind::Topic, Op::Write, &["acl.clean", "acl.dead-letter"]);
+    // The instance's name has a hyphen: digits stand behind it.
+    let ids = [0, 1].map(|lane| transactional_id(&instance.config().kafka, lane));
+    assert!(ids[0].starts_with("veilstream-acl-acl-0-") && ids[0].len() == "veilstream-acl-acl-0-".len() + 10, "{}", ids[0]);
+    refused(&["run"], &format!("transactional id {}", ids[0]));
+    sandbox.broker.allow(Kind::TransactionalId, Op::Write, &ids.each_ref().map(String::as_str));
     refused(&["run"], "group acl");
-    grant(&sandbox, Kind::Group, Op::Read, &["acl"]);
+    sandbox.broker.allow(Kind::Group, Op::Read, &["acl"]);
     sandbox.feed(0..100, person);
     let mut running = instance.start();
     running.wait_for(Duration::from_secs(60), "the records", |_| sandbox.clean().len() == 100);
     running.ready();
 
     // Taken away while it runs: it waits and says so.
-    create(&sandbox, vec![entry(Kind::Topic, "acl.clean", Op::Write, AclPermissionType::Deny)]);
+    sandbox.broker.deny(Kind::Topic, Op::Write, "acl.clean");
     sandbox.feed(100..200, person);
     running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
     let (_, why) = running.get("/readyz").unwrap();
     assert!(why.contains("grant Write on the sanitized and dead-letter topics"), "{why}");
     assert_eq!(running.get("/livez").unwrap().0, 200);
-    runtime().block_on(async {
-        let kafka = Kafka::builder(&sandbox.broker.bootstrap).connect().await.unwrap();
-        let filter =
-            AclFilter::for_resource(Kind::Topic, "acl.clean").pattern_type(AclPatternType::Any).operation(Op::Any).permission_type(AclPermissionType::Deny);
-        kafka.admin().delete_acls(vec![filter], DeleteAclsOptions::default()).await.unwrap();
-    });
+    sandbox.broker.undo_deny(Kind::Topic, "acl.clean");
     running.wait_for(Duration::from_secs(60), "the rest", |_| sandbox.clean().len() == 200);
     running.ready();
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(200);
 }
 
-/// An entry for one name. krafka 0.28.1 numbers the pattern types one too low: what it calls prefixed, Kafka reads as literal.
-fn entry(kind: Kind, name: &str, operation: Op, permission: AclPermissionType) -> AclBinding {
-    AclBinding::new(kind, name, format!("User:{}", LIMITED.0), "*", operation, permission).with_pattern_type(AclPatternType::Prefixed)
+/// The instance as [`LIMITED`], whose name has no `-`: its transactional ids are `veilstream-<group>-0-<lane>`.
+pub(crate) fn limited(sandbox: &Sandbox<'_>) -> Instance {
+    as_limited(sandbox, sandbox.instance(0)).set("KAFKA__INSTANCE", "0")
 }
 
-fn grant(sandbox: &Sandbox<'_>, kind: Kind, operation: Op, names: &[&str]) {
-    create(sandbox, names.iter().map(|name| entry(kind, name, operation, AclPermissionType::Allow)).collect());
+/// Makes the topics of routes `<name>.raw` to `<name>.clean`, the dead letters too, and allows [`LIMITED`] what the sandbox's group needs for them.
+pub(crate) fn allow_routes(sandbox: &Sandbox<'_>, routes: &[&str]) {
+    let (broker, group) = (sandbox.broker, sandbox.name);
+    let dead = format!("{group}.dead-letter");
+    let (raw, clean): (Vec<_>, Vec<_>) = routes.iter().map(|route| (format!("{route}.raw"), format!("{route}.clean"))).unzip();
+    for topic in clean.iter().chain([&dead]) {
+        broker.create_topic(topic, sandbox.partitions);
+    }
+    let names = |list: &[String], op| broker.allow(Kind::Topic, op, &list.iter().map(String::as_str).collect::<Vec<_>>());
+    names(&raw, Op::Read);
+    names(&clean, Op::Write);
+    broker.allow(Kind::Topic, Op::Write, &[&dead]);
+    broker.allow(Kind::TransactionalId, Op::Write, &[&format!("veilstream-{group}-0-0"), &format!("veilstream-{group}-0-1")]);
+    broker.allow(Kind::Group, Op::Read, &[group]);
 }
 
-fn create(sandbox: &Sandbox<'_>, bindings: Vec<AclBinding>) {
-    runtime().block_on(async {
-        let kafka = Kafka::builder(&sandbox.broker.bootstrap).connect().await.unwrap();
-        for (_, result) in kafka.admin().create_acls(bindings, CreateAclsOptions::default()).await.unwrap() {
-            result.unwrap();
-        }
-    });
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+fn as_limited(sandbox: &Sandbox<'_>, instance: Instance) -> Instance {
+    let (user, password) = LIMITED;
+    let client = [("SECURITY.PROTOCOL", "SASL_PLAINTEXT"), ("SASL.MECHANISM", "PLAIN"), ("SASL.USERNAME", user), ("SASL.PASSWORD", password)];
+    let instance = instance.set("KAFKA__BOOTSTRAP_SERVERS", &sandbox.broker.limited);
+    client.iter().fold(instance, |instance, (name, value)| instance.set(&format!("KAFKA__CLIENT__{name}"), value))
 }

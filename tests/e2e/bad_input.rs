@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use krafka::{ConsumerRecord, Record};
-use veilstream::kafka::letters;
+use veilstream::dead_letters::read;
 use veilstream::{keys, registry};
 use veilstream_engine::RejectCode;
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer};
@@ -81,11 +81,11 @@ fn nothing_is_lost_and_nothing_is_readable() {
     let (set, keys) = (registry.current(), keys::open(&config.keys, None).unwrap());
     let mut dead = BTreeMap::new();
     let mut last = BTreeMap::new();
-    letters::read(&config, None, |found| {
+    read::read(&config, None, |found| {
         let letter = found.letter.as_ref().expect("a dead letter");
         assert!(last.insert(letter.partition, letter.offset).is_none_or(|before| before < letter.offset), "dead letters out of order");
         let i = usize::try_from(letter.offset).unwrap() * PARTITIONS + usize::try_from(letter.partition).unwrap();
-        let (case, opened) = (&cases[i], letters::open(&found, letter, &*keys).unwrap());
+        let (case, opened) = (&cases[i], read::open(&found, letter, &*keys).unwrap());
         assert!(case.verdict == Verdict::Kept || case.verdict == Verdict::Dead(reason(&letter.reason)), "{}: {}", case.name, letter.reason);
         assert_eq!((opened.key, opened.value, letter.time), (case.key.clone(), case.value.clone(), Some(case.time)), "{}", case.name);
         let headers: Vec<_> = opened.headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();

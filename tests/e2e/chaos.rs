@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use veilstream::kafka::dead_letter::Letter;
+use veilstream::dead_letters::letter::Letter;
 
 use crate::feed::{Feeder, person};
 use crate::kafka::{kafka, wait_for};

@@ -13,6 +13,9 @@ use crate::kafka::Kafka;
 /// The timestamp of every record that has no better one.
 pub(crate) const TIME: i64 = 1_795_400_000_000;
 
+/// How long a call about a transaction may take.
+const TRANSACTION: Duration = Duration::from_secs(30);
+
 /// Writes input records.
 pub(crate) struct Feeder(BaseProducer<Undelivered>);
 
@@ -44,8 +47,50 @@ pub(crate) struct Input<'a> {
 impl Feeder {
     /// Idempotent, in order.
     pub(crate) fn new(kafka: &Kafka) -> Self {
+        Self::up_to(kafka, 4_000_000)
+    }
+
+    /// For records of up to so many bytes.
+    pub(crate) fn up_to(kafka: &Kafka, bytes: usize) -> Self {
         let mut client = kafka.client();
-        client.set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", "4000000");
+        client.set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", bytes.to_string());
+        Self(client.create_with_context(Undelivered::default()).unwrap())
+    }
+
+    /// For records in transactions of this id, open until [`Feeder::commit`] or [`Feeder::abort`]. Offsets count their control records too.
+    pub(crate) fn transactional(kafka: &Kafka, id: &str) -> Self {
+        let mut client = kafka.client();
+        client.set("transactional.id", id).set("transaction.timeout.ms", "300000").set("linger.ms", "20");
+        let feeder = Self(client.create_with_context(Undelivered::default()).unwrap());
+        feeder.0.init_transactions(TRANSACTION).unwrap();
+        feeder
+    }
+
+    /// Opens a transaction.
+    pub(crate) fn begin(&self) {
+        self.0.begin_transaction().unwrap();
+    }
+
+    /// Commits what was fed since [`Feeder::begin`].
+    pub(crate) fn commit(&self) {
+        self.0.commit_transaction(TRANSACTION).unwrap();
+    }
+
+    /// Aborts it; the broker has its records, and shows them to who reads uncommitted ones.
+    pub(crate) fn abort(&self) {
+        self.finish();
+        self.0.abort_transaction(TRANSACTION).unwrap();
+    }
+
+    /// The same, compressed, in large batches.
+    pub(crate) fn compressed(kafka: &Kafka, codec: &str) -> Self {
+        let mut client = kafka.client();
+        client
+            .set("enable.idempotence", "true")
+            .set("compression.type", codec)
+            .set("message.max.bytes", "4000000")
+            .set("batch.size", "2000000")
+            .set("linger.ms", "100");
         Self(client.create_with_context(Undelivered::default()).unwrap())
     }
 
@@ -90,6 +135,16 @@ impl Feeder {
 /// A person whose address and number are to be protected.
 pub(crate) fn person(i: usize) -> String {
     format!("{{\"id\":{i},\"email\":\"user{i}@example.com\",\"ssn\":\"123-45-{:04}\",\"note\":\"ordinary\"}}", i % 10_000)
+}
+
+/// A person with so many bytes that are not protected.
+pub(crate) fn large(i: usize, bytes: usize) -> String {
+    person(i).replace("ordinary", &"x".repeat(bytes))
+}
+
+/// A person whose protected number has so many bytes: sealed, it has a third more.
+pub(crate) fn growing(i: usize, bytes: usize) -> String {
+    person(i).replace("123-45", &"1".repeat(bytes))
 }
 
 /// The document for [`person`], from `<name>.raw` to `<name>.clean`.

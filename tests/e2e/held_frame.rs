@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use veilstream::kafka::{End, Options, Pipeline};
+use veilstream::pipeline::{End, Options, Pipeline};
 use veilstream::status::Status;
 use veilstream::telemetry::metrics::Metrics;
 use veilstream::{keys, registry};
@@ -51,7 +51,7 @@ fn deliver_late(proxy: &Proxy, recycle_tainted: bool) -> Outcome {
     config.kafka.bootstrap_servers = format!("127.0.0.1:{}", proxy.port());
     config.pipeline.lanes = 1;
     config.pipeline.commit_interval = Duration::from_secs(10);
-    config.kafka.producer.0.insert("batch.size".to_owned(), "16384".to_owned());
+    config.kafka.producer.values.insert("batch.size".to_owned(), "16384".to_owned());
     let (registry, _) = registry::open_configured(&config.schemas).unwrap();
     let keys = keys::open(&config.keys, None).unwrap();
     keys.prepare(&registry.current()).unwrap();

@@ -1,6 +1,6 @@
 //! The real broker. One serves the whole suite; a test that stops it starts its own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -40,6 +40,8 @@ pub(crate) struct Kafka {
 struct Node {
     address: String,
     dir: PathBuf,
+    /// Of the Java machine.
+    options: String,
     running: Mutex<Option<(Child, ChildStdin)>>,
 }
 
@@ -52,6 +54,12 @@ pub(crate) fn kafka() -> &'static Kafka {
 impl Kafka {
     /// A new cluster of so many, with a replica of everything on each; `name` is unique in the suite.
     pub(crate) fn start(name: &str, size: usize) -> Self {
+        Self::start_with(name, size, "", |_, _, _| String::new())
+    }
+
+    /// [`Kafka::start`], with settings of the brokers on top, made of a broker's number from 1 on, its ports (PLAINTEXT, CONTROLLER, PROXIED, LIMITED) and folder;
+    /// and options of Java.
+    pub(crate) fn start_with(name: &str, size: usize, options: &str, more: impl Fn(usize, [u16; 4], &Path) -> String) -> Self {
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
         let ports: Vec<[u16; 4]> = free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
@@ -64,7 +72,8 @@ impl Kafka {
         let node = |(id, ports): (usize, &[u16; 4])| {
             let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{id}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
-            fs::write(dir.join("server.properties"), properties(&dir, id, size, *ports, proxy, &quorum)).unwrap();
+            let settings = properties(&dir, id, size, *ports, proxy, &quorum) + &more(id, *ports, &dir);
+            fs::write(dir.join("server.properties"), settings).unwrap();
             let format = Command::new("java")
                 .args(["-Xmx128m", "-cp"])
                 .arg(libs().join("*"))
@@ -73,7 +82,7 @@ impl Kafka {
                 .output()
                 .unwrap();
             assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
-            Node { address: format!("127.0.0.1:{}", ports[0]), dir, running: Mutex::new(None) }
+            Node { address: format!("127.0.0.1:{}", ports[0]), dir, options: options.to_owned(), running: Mutex::new(None) }
         };
         let nodes: Vec<Node> = (1..).zip(&ports).map(node).collect();
         let addresses: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
@@ -163,6 +172,30 @@ impl Kafka {
         java
     }
 
+    /// The bytes of a partition's only segment on a broker.
+    pub(crate) fn segment_bytes(&self, node: usize, topic: &str, partition: i32) -> u64 {
+        fs::metadata(self.segment(node, topic, partition)).unwrap().len()
+    }
+
+    /// Takes from the end of a stopped broker's only segment what lies beyond so many bytes: what a machine loses that had not written it to disk.
+    pub(crate) fn truncate(&self, node: usize, topic: &str, partition: i32, bytes: u64) {
+        assert!(self.nodes[node].running.lock().unwrap().is_none(), "broker {node} is running");
+        let path = self.segment(node, topic, partition);
+        assert!(fs::metadata(&path).unwrap().len() > bytes, "there is nothing to truncate in {}", path.display());
+        File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
+    }
+
+    fn segment(&self, node: usize, topic: &str, partition: i32) -> PathBuf {
+        self.nodes[node].dir.join(format!("data/{topic}-{partition}/00000000000000000000.log"))
+    }
+
+    /// How many requests of a kind and a client a broker's log tells of, where its `kafka.request.logger` is at debug.
+    pub(crate) fn requests(&self, node: usize, kind: &str, client: &str) -> usize {
+        let log = fs::read_to_string(self.nodes[node].dir.join("broker.log")).unwrap();
+        let (kind, client) = (format!("\"requestApiKeyName\":\"{kind}\""), format!("\"clientId\":\"{client}\""));
+        log.lines().filter(|line| line.contains(&kind) && line.contains(&client)).count()
+    }
+
     /// All bytes the first broker has on disk for a topic.
     pub(crate) fn segments(&self, topic: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -183,6 +216,7 @@ impl Node {
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "sh"])
             .args([&libs(), &self.dir])
+            .env("JAVA_TOOL_OPTIONS", &self.options)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -210,7 +244,7 @@ pub(crate) fn wait_for(limit: Duration, what: &str, mut holds: impl FnMut() -> b
 }
 
 /// Ports that are free now; held together, so that they differ.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
@@ -245,7 +279,13 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
+group.consumer.min.heartbeat.interval.ms=500
+group.consumer.heartbeat.interval.ms=500
+group.consumer.min.session.timeout.ms=6000
+group.consumer.session.timeout.ms=6000
 broker.heartbeat.interval.ms=500
+broker.rack=rack-{id}
+replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector
 broker.session.timeout.ms=3000
 auto.create.topics.enable=false
 num.network.threads=2

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use veilstream::kafka::KafkaStore;
+use veilstream::keys::topic::KafkaStore;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState};
 use veilstream_keys::store::{RecordJson, Store};
 

@@ -4,8 +4,11 @@
 //! `make setup` fetches the broker and the payloads; it runs once for all tests of this binary and ends with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod access;
 mod acls;
+mod admin;
 mod bad_input;
+mod blocked;
 mod canary;
 mod chaos;
 mod dlq;
@@ -17,12 +20,19 @@ mod key_service;
 mod key_store;
 mod keys_on_kafka;
 mod lifecycle;
+mod memory;
 mod observe;
+mod offsets;
+mod oidc;
+mod operator;
 mod outage;
+mod protocols;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
 mod proxy_http;
+mod racks;
 mod reader;
+mod readiness;
 mod sandbox;
 mod schemas;
 #[path = "../../keys/tests/support/servers.rs"]
@@ -30,4 +40,6 @@ mod servers;
 mod sidecar;
 #[path = "../../keys/tests/support/store_suite.rs"]
 mod store_suite;
+mod topics;
+mod transactional_ids;
 mod webhooks;

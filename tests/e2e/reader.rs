@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use krafka::admin::ListConsumerGroupOffsetsOptions;
+use krafka::admin::{GroupOffset, ListConsumerGroupOffsetsOptions};
 use krafka::consumer::{AutoOffsetReset, IsolationLevel};
 use krafka::{ConsumerRecord, Kafka, Record};
 
@@ -71,10 +71,15 @@ pub(crate) fn times(records: &[ConsumerRecord], all: usize) -> Vec<u32> {
 
 /// The committed offsets of a group, by partition.
 pub(crate) fn committed_offsets(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+    commits(bootstrap, group, topic).into_iter().filter_map(|(partition, commit)| Some((partition, commit.offset?))).collect()
+}
+
+/// What a group has committed, by partition: offset, leader epoch and metadata.
+pub(crate) fn commits(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, GroupOffset> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
         let offsets = kafka.admin().list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default()).await.unwrap();
-        offsets.into_iter().filter(|(of, _)| of.topic == topic).filter_map(|(of, offset)| Some((of.partition, offset.unwrap().offset?))).collect()
+        offsets.into_iter().filter(|(of, _)| of.topic == topic).map(|(of, commit)| (of.partition, commit.unwrap())).collect()
     })
 }
 

@@ -21,7 +21,17 @@ pub(crate) struct Sandbox<'a> {
 impl<'a> Sandbox<'a> {
     /// With an empty raw topic and the document [`people`].
     pub(crate) fn new(broker: &'a Kafka, name: &'a str, partitions: i32) -> Self {
-        broker.create_topic(&format!("{name}.raw"), partitions);
+        Self::with(broker, name, partitions, &[("max.message.bytes", "4194304")])
+    }
+
+    /// The same with other settings of the raw topic.
+    pub(crate) fn with(broker: &'a Kafka, name: &'a str, partitions: i32, settings: &[(&str, &str)]) -> Self {
+        broker.create_topic_with(&format!("{name}.raw"), partitions, settings);
+        Self::over(broker, name, partitions)
+    }
+
+    /// With a raw topic that is there.
+    pub(crate) fn over(broker: &'a Kafka, name: &'a str, partitions: i32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("schemas")).unwrap();
         let sandbox = Self { broker, name, partitions, dir };

@@ -53,6 +53,21 @@ impl Instance {
         self
     }
 
+    /// In the group protocol of KIP-848, whose time-outs are the broker's and refused here.
+    pub(crate) fn consumer_protocol(self) -> Self {
+        let toml = fs::read_to_string(&self.config).unwrap();
+        let lines = toml.lines().filter(|line| !line.starts_with("\"session.timeout.ms") && !line.starts_with("\"heartbeat.interval.ms"));
+        fs::write(&self.config, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        self.set("KAFKA__CONSUMER__GROUP.PROTOCOL", "consumer")
+    }
+
+    /// Plants a fault (src/inject.rs): `ENGINE_PANIC`.
+    #[cfg(feature = "inject")]
+    pub(crate) fn inject(mut self, fault: &str, value: &str) -> Self {
+        self.env.push((format!("VEILSTREAM_INJECT_{fault}"), value.to_owned()));
+        self
+    }
+
     /// A command of the binary with this configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = veilstream(arguments);
@@ -104,6 +119,11 @@ impl Running<'_> {
             assert!(Instant::now() < end, "waited {} s in vain for {what}\n{}", limit.as_secs(), self.instance.tail());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The end of its log.
+    pub(crate) fn tail(&self) -> String {
+        self.instance.tail()
     }
 
     /// Status and body of a GET; `None` while it does not listen yet.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use veilstream::kafka::letters;
+use veilstream::dead_letters::read;
 use veilstream::{keys, registry};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 
@@ -93,10 +93,10 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
         assert!(opened == payloads[i].as_bytes(), "payload {i} does not open to its bytes");
         assert!(report.fields.iter().all(|(_, status)| matches!(status, Status::Revealed | Status::NoToken)), "{:?}", report.fields);
     }
-    letters::read(&config, None, |found| {
+    read::read(&config, None, |found| {
         let letter = found.letter.as_ref().expect("a dead letter");
         assert_eq!(letter.reason, "residue");
-        let original = letters::open(&found, letter, &*keys).unwrap();
+        let original = read::open(&found, letter, &*keys).unwrap();
         let i: usize = std::str::from_utf8(original.headers[0].1.as_deref().unwrap()).unwrap().parse().unwrap();
         seen[i] += 1;
         assert_eq!(original.value.as_deref(), Some(payloads[i].as_bytes()));

@@ -16,6 +16,7 @@ if [ "$what" = build ] || [ "$what" = test ]; then
     need make make
     need pkg-config pkg-config
     if ! pkg-config --exists openssl 2>/dev/null; then missing="$missing libssl-dev"; fi
+    if ! pkg-config --exists libcurl 2>/dev/null; then missing="$missing libcurl4-openssl-dev"; fi
     if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
 fi
 if [ "$what" = test ]; then

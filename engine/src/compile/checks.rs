@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::document::{ReadSchema, index_places};
 use super::read::{Reader, join};
-use crate::schema::{IndexRule, PathId, Protect, Undeclared};
-use crate::select::{Query, Step, Target, may_reach, path_of};
+use crate::schema::{Field, IndexRule, PathId, Protect, Undeclared};
+use crate::select::{Query, Step, Target, path_of};
 use crate::strip::writes_beside;
 use crate::token::FieldId;
 
@@ -20,7 +20,6 @@ pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     }
     clear_reads(read, reader);
     filters(read, reader);
-    filter_values(read, reader);
     dropped_reads(read, reader);
     covered(read, reader);
     indexes(read, reader);
@@ -61,28 +60,23 @@ fn clear_reads(read: &ReadSchema, reader: &mut Reader) {
     }
 }
 
+/// What a filter reads in some events only is settled there (`filter_reads_protected`); what it reads whenever there is anything to read is refused here.
 fn filters(read: &ReadSchema, reader: &mut Reader) {
-    for (query, pointer) in read.queries.iter().zip(&read.pointers) {
-        for read_by_filter in query.filter_reads() {
-            for (i, field) in read.schema.fields.iter().enumerate() {
-                if read.queries[i].may_cover_steps(&read_by_filter) {
-                    reader.error(pointer, format!("has a filter that reads a member field {} protects; filter on members that stay in clear", field.id));
-                }
-            }
+    let fields = &read.schema.fields;
+    for (i, (query, pointer)) in read.queries.iter().zip(&read.pointers).enumerate() {
+        if i < fields.len() && query.filters_by_what_it_selects() {
+            reader.error(pointer, "has a filter that judges by what the path itself protects; filter on a member that stays in clear");
         }
-    }
-}
-
-/// A container changes with what is protected in it: comparing or measuring it gives another answer on the way back.
-fn filter_values(read: &ReadSchema, reader: &mut Reader) {
-    for (query, pointer) in read.queries.iter().zip(&read.pointers) {
-        let values = query.filter_values();
-        for (i, field) in read.schema.fields.iter().enumerate() {
-            if values.iter().any(|steps| read.queries[i].may_select_inside(steps)) {
-                reader.error(
-                    pointer,
-                    format!("has a filter that compares or measures what contains a member field {} protects; compare members that stay in clear", field.id),
-                );
+        for (steps, value) in query.filter_reads() {
+            // To ask whether a protected member is there is no fault: it is there still, unless it is dropped.
+            let inside = &steps[..steps.len().saturating_sub(1)];
+            let changes = |(field, path): (&Field, &Query)| {
+                let whole = value || field.protect == Protect::Drop;
+                let covers = if whole { path.always_covers_steps(&steps) } else { !steps.is_empty() && path.always_covers_steps(inside) };
+                covers.then(|| field.id.clone())
+            };
+            for id in fields.iter().zip(&read.queries).filter_map(changes) {
+                reader.error(pointer, format!("has a filter that reads a member field {id} protects; filter on members that stay in clear"));
             }
         }
     }
@@ -95,7 +89,7 @@ fn dropped_reads(read: &ReadSchema, reader: &mut Reader) {
         return;
     }
     for (query, pointer) in read.queries.iter().zip(&read.pointers).take(read.schema.fields.len()) {
-        for steps in query.filter_reads() {
+        for (steps, _) in query.filter_reads() {
             if !read.queries.iter().any(|declared| declared.always_covers_steps(&steps)) {
                 let path =
                     Some(path_of(&steps)).filter(|path| path.len() <= LONGEST_QUOTED).map_or_else(|| "its path".to_owned(), |path| format!("\"{path}\""));
@@ -152,7 +146,8 @@ fn written_reads(read: &ReadSchema, field: usize, places: &[Vec<Step>], reader: 
     for (path, (query, pointer)) in read.queries.iter().zip(&read.pointers).enumerate() {
         let reads_clear = read.clear_reads.iter().any(|p| usize::from(*p) == path);
         let reads = reads_clear && places.iter().any(|place| query.may_reach(place));
-        let filters = query.filter_reads().iter().any(|steps| places.iter().any(|place| may_reach(steps, place)));
+        // What a filter may meet under another name is looked for in the output, record by record.
+        let filters = query.filter_reads().iter().any(|(steps, _)| places.iter().any(|place| Query::shared_name(place, steps).is_some()));
         if reads || filters {
             reader.error(pointer, format!("reads a member the index of field {id} may be written to; read another, or choose another \"into\" there"));
         }

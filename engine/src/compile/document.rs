@@ -11,6 +11,7 @@ use crate::kdf;
 use crate::schema::{Envelope, Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema, Undeclared, When};
 use crate::select::{Program, Query, Step};
 use crate::strip::writes_beside;
+use crate::transform::Edit;
 
 const MEMBERS: [&str; 17] = [
     "$schema",
@@ -32,8 +33,6 @@ const MEMBERS: [&str; 17] = [
     "clear",
 ];
 
-/// Most paths of a document.
-pub(super) const MOST_PATHS: usize = 65_534;
 /// Most places a subject is looked for at.
 const MOST_SUBJECTS: usize = 16;
 
@@ -56,8 +55,14 @@ pub(super) struct Paths {
     pointers: Vec<String>,
     clear_reads: Vec<PathId>,
     too_many: bool,
+    pattern_bytes: usize,
     envelope: Option<Envelope>,
 }
+
+/// Most paths of one document: each has a number of two bytes, of which the two highest mean edits of no field ([`Edit`]).
+const MAX_PATHS: usize = Edit::MENDED as usize;
+/// Most memory for the patterns of one document, in bytes.
+const MAX_PATTERNS: usize = 64 << 20;
 
 impl Paths {
     /// The path from the root of a value: with an envelope, an author's `$` is the payload.
@@ -68,7 +73,7 @@ impl Paths {
 
     pub(super) fn add(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
         match self.parse(text) {
-            Ok(query) => Some(self.push(at, query)),
+            Ok(query) => self.push(at, query, reader),
             Err(message) => {
                 reader.error(at, message);
                 None
@@ -79,7 +84,7 @@ impl Paths {
     /// A path that must select at most one node.
     pub(super) fn add_singular(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
         match self.parse(text) {
-            Ok(query) if query.is_singular() => Some(self.push(at, query)),
+            Ok(query) if query.is_singular() => self.push(at, query, reader),
             Ok(_) => {
                 reader.error(at, "must select one place: names and indexes only, no *, .., slices or filters");
                 None
@@ -92,9 +97,9 @@ impl Paths {
     }
 
     /// A path of ours, from the root of a value whatever it is wrapped in.
-    fn declare(&mut self, text: &str) {
+    fn declare(&mut self, text: &str, reader: &mut Reader) {
         if let Ok(query) = crate::select::parse(text) {
-            self.push("", query);
+            self.push("", query, reader);
         }
     }
 
@@ -102,15 +107,22 @@ impl Paths {
         self.clear_reads.push(path);
     }
 
-    /// Paths are numbered in 16 bits, of which the highest mean something else (an edit of no field).
-    fn push(&mut self, at: &str, query: Query) -> PathId {
-        if self.queries.len() >= MOST_PATHS {
-            self.too_many = true;
-            return 0;
+    fn push(&mut self, at: &str, query: Query, reader: &mut Reader) -> Option<PathId> {
+        let id = self.queries.len() as PathId;
+        if self.queries.len() >= MAX_PATHS {
+            if !std::mem::replace(&mut self.too_many, true) {
+                reader.error("", format!("has more than {MAX_PATHS} paths; split it into several documents with a \"when\" each"));
+            }
+            return None;
+        }
+        self.pattern_bytes += query.pattern_bytes();
+        if self.pattern_bytes > MAX_PATTERNS {
+            reader.error("", format!("has patterns that take more than {} MiB together; use fewer or shorter ones", MAX_PATTERNS >> 20));
+            return None;
         }
         self.queries.push(query);
         self.pointers.push(at.to_owned());
-        (self.queries.len() - 1) as PathId
+        Some(id)
     }
 }
 
@@ -134,15 +146,15 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     clear(map, &mut paths, reader);
     if envelope.is_some() {
         // The schema part is nobody's data, and no member that was not declared.
-        paths.declare("$['schema']");
+        paths.declare("$['schema']", reader);
     }
     let (from, to) = topics(map, reader);
     if paths.too_many {
-        reader.error("", format!("has more than {MOST_PATHS} paths; split it into several documents told apart by \"when\""));
         return None;
     }
     let key = map.get("key").and_then(|value| key_rule(value, &name, grants, reader));
     let headers = header_rules(map, &name, grants, reader);
+    let program = Program::new(&paths.queries).protecting(fields.len()).seeing_indexes(filters_see_indexes(&fields, &paths.queries));
     let schema = Schema {
         label: format!("{name}/{version}").into(),
         name,
@@ -157,24 +169,37 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
             .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
             .unwrap_or_default(),
         residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
-        indexes_selectable: indexes_selectable(&fields, &paths.queries),
+        indexes_selectable: indexes_selectable(&fields, &paths.queries) || program.filters_see_indexes(),
         required_in: required_in(&fields, &paths.queries),
         envelope,
         enveloped: envelope.map_or_else(Vec::new, |_| paths.queries.iter().take(fields.len()).map(|query| query.steps().to_vec()).collect()),
         fields,
         key,
         headers,
-        program: Program::new(&paths.queries),
+        program,
     };
     Some(ReadSchema { schema, queries: paths.queries, pointers: paths.pointers, clear_reads: paths.clear_reads, places })
 }
 
+/// Fields with an index beside the value. A document with a faulty path has fields without queries; it is refused anyway.
+fn indexed<'a>(fields: &'a [Field], queries: &'a [Query]) -> impl Iterator<Item = (&'a Query, &'a Field)> {
+    queries.iter().zip(fields).filter(|(_, field)| writes_beside(field))
+}
+
+fn all_index_places(fields: &[Field], queries: &[Query]) -> Vec<Vec<Step>> {
+    indexed(fields, queries).flat_map(|(query, field)| index_places(field, query)).collect()
+}
+
 /// Whether an index may be selected like a value: by a wildcard, by `..`, by its name.
 fn indexes_selectable(fields: &[Field], queries: &[Query]) -> bool {
-    // A document with a faulty path has fields without queries; it is refused anyway.
-    let indexed: Vec<(&Query, &Field)> = queries.iter().zip(fields).filter(|(_, field)| writes_beside(field)).collect();
-    let mut places = indexed.iter().flat_map(|(query, field)| index_places(field, query));
-    places.any(|place| indexed.iter().any(|(query, _)| query.may_reach(&place)))
+    let places = all_index_places(fields, queries);
+    indexed(fields, queries).any(|(query, _)| places.iter().any(|place| query.may_reach(place)))
+}
+
+/// Whether a filter may ask for a member an index is written to.
+fn filters_see_indexes(fields: &[Field], queries: &[Query]) -> bool {
+    let places = all_index_places(fields, queries);
+    queries.iter().any(|query| places.iter().any(|place| query.filters_may_see(place)))
 }
 
 /// The path with the payload in the place of the root. Outside of strings a `$` is nothing else.

@@ -53,6 +53,19 @@ pub fn unescape(inner: &[u8], out: &mut Vec<u8>) -> bool {
     unescape_with(inner, out, |c, out| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()))
 }
 
+/// Appends the unescaped text of the inside of a JSON string to `out`, with U+FFFD for every lone surrogate.
+pub(crate) fn unescape_lossy(inner: &[u8], out: &mut Vec<u8>) {
+    let mut rest = inner;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        // What has no character is a lone surrogate, six bytes long.
+        let (c, used) = escape(&rest[at..]).unwrap_or((char::REPLACEMENT_CHARACTER, 6));
+        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        rest = rest.get(at + used..).unwrap_or_default();
+    }
+    out.extend_from_slice(rest);
+}
+
 /// Appends the inside of a JSON string with its escapes as RFC 8785 writes them; `false` for a lone surrogate.
 pub(crate) fn canonical_escapes(inner: &[u8], out: &mut Vec<u8>) -> bool {
     unescape_with(inner, out, append_escaped)

@@ -123,20 +123,38 @@ impl Opener {
         }
         Ok(kind)
     }
+
+    /// Whether a key that verifies and does not decrypt may be used, as strictly as one that opens.
+    pub(super) fn check(&self, key: &Key, kid: &KeyId, tenant: &str) -> Result<(), OpenError> {
+        check_state(key, self.allow_compromised)?;
+        if *key.tenant != *tenant {
+            return Err(OpenError::Corrupt);
+        }
+        check_value(key, kid)
+    }
 }
 
 /// What is known of the key without cryptography: erased and unavailable first, then kind and tenant.
 fn check_key(key: &Key, header: &Header, tenant: &str, allow_compromised: bool) -> Result<(), OpenError> {
+    check_state(key, allow_compromised)?;
+    if header.suite.fits(key.kind) && *key.tenant == *tenant { Ok(()) } else { Err(OpenError::Corrupt) }
+}
+
+/// Whether the key's state lets it open.
+fn check_state(key: &Key, allow_compromised: bool) -> Result<(), OpenError> {
     match key.state {
         KeyState::Shredded => return Err(OpenError::Erased),
         KeyState::Retired => return Err(OpenError::KeyUnavailable),
         KeyState::Compromised if !allow_compromised => return Err(OpenError::KeyUnavailable),
         KeyState::Active | KeyState::DecryptOnly | KeyState::Compromised => {}
     }
-    if key.secret.is_none() {
-        return Err(OpenError::KeyUnavailable);
-    }
-    if header.suite.fits(key.kind) && *key.tenant == *tenant { Ok(()) } else { Err(OpenError::Corrupt) }
+    if key.secret.is_none() { Err(OpenError::KeyUnavailable) } else { Ok(()) }
+}
+
+/// Whether the key is the one that its id commits to.
+fn check_value(key: &Key, kid: &KeyId) -> Result<(), OpenError> {
+    let kcv = kdf::key_check_value(key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?);
+    if bool::from(kcv.ct_eq(&key.kcv) & kcv[..16].ct_eq(&kid.0)) { Ok(()) } else { Err(OpenError::Corrupt) }
 }
 
 /// The cipher of key and field, made once the key's check value has been found right. It is taken from `ciphers` only for the very key it was
@@ -146,10 +164,7 @@ fn kept_cipher<'c>(ciphers: &'c mut Ciphers, key: &Arc<Key>, header: &Header) ->
     let made_from = |(from, _): &(Weak<Key>, Cipher)| std::ptr::eq(from.as_ptr(), Arc::as_ptr(key));
     if !ciphers.get(&slot).is_some_and(made_from) {
         let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
-        let kcv = kdf::key_check_value(secret);
-        if !bool::from(kcv.ct_eq(&key.kcv) & kcv[..16].ct_eq(&header.kid.0)) {
-            return Err(OpenError::Corrupt);
-        }
+        check_value(key, &header.kid)?;
         if ciphers.len() >= CACHE {
             ciphers.clear();
         }

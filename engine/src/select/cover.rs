@@ -1,16 +1,26 @@
 //! Whether one path lies on the way of another, before any document is seen.
 
-use jsonpath_rust::parser::model::Selector;
-
-use super::query::Step;
+use super::model::{Filter, Selector, Step};
 
 /// Whether `field`'s steps may match a prefix of `read`'s (a proper one when `strict`).
 pub(super) fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
-    let done = |left: usize| !strict || left > 0;
+    may_meet(read, field, |left| !strict || left > 0)
+}
+
+fn may_meet(read: &[Step], field: &[Step], done: impl Fn(usize) -> bool) -> bool {
+    // Nearly all paths of a document part at their first names.
+    if read.iter().zip(field).map_while(|(r, f)| sole_name(r).zip(sole_name(f))).any(|(r, f)| r != f) {
+        return false;
+    }
     match_steps(read, field, done, |r, f, after| {
         let here = r.selectors.iter().any(|a| f.selectors.iter().any(|b| may_match(a, b)));
         (here && after.both) || (f.descendant && after.read) || (r.descendant && after.path)
     })
+}
+
+/// Whether `read` may select the node at `place`, or an element of it.
+pub(super) fn sees(read: &[Step], place: &[Step]) -> bool {
+    may_meet(read, place, |left| left <= 1)
 }
 
 /// Whether `path` selects a node on the way to whatever `read` selects. Says no when in doubt.
@@ -65,6 +75,27 @@ fn may_match(a: &Selector, b: &Selector) -> bool {
         (Selector::Name(a), Selector::Name(b)) => a == b,
         (Selector::Name(_), Selector::Index(_) | Selector::Slice(..)) | (Selector::Index(_) | Selector::Slice(..), Selector::Name(_)) => false,
         (Selector::Index(a), Selector::Index(b)) => a == b || (*a < 0) != (*b < 0),
+        (Selector::Filter(a), Selector::Filter(b)) => !disjoint(a, b),
         _ => true,
+    }
+}
+
+/// Whether no node passes both: one member would have to equal two constants.
+fn disjoint(a: &Filter, b: &Filter) -> bool {
+    match (a, b) {
+        (Filter::Or(all), other) | (other, Filter::Or(all)) => all.iter().all(|one| disjoint(one, other)),
+        _ => {
+            let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
+            a.equalities(&mut of_a);
+            b.equalities(&mut of_b);
+            of_a.iter().any(|(value, constant)| of_b.iter().any(|(other, another)| value == other && constant != another))
+        }
+    }
+}
+
+fn sole_name(step: &Step) -> Option<&str> {
+    match &step.selectors[..] {
+        [Selector::Name(name)] if !step.descendant => Some(name),
+        _ => None,
     }
 }

@@ -1,140 +1,134 @@
-//! Filters: one container as a small tree that jsonpath-rust judges.
+//! Filters as they are judged: what they read has numbers, so that one node is read once whatever asks.
 
-use jsonpath_rust::parser::model::JpQuery;
-use jsonpath_rust::query::js_path_process;
-use jsonpath_rust::query::queryable::Queryable;
+use std::collections::HashMap;
 
-use crate::scan::{Kind, Tape, unescape};
+use super::model::{Filter, Literal, Operand, Path, Relation, Selector, Step};
+use super::names::Name;
+use super::pattern::Pattern;
+use super::program::Slice;
 
-/// A value with the index of the node it was made from.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Tree {
-    node: u32,
-    value: Value,
+/// A condition on a node.
+#[derive(Debug)]
+pub(super) enum Test {
+    Or(Vec<Self>),
+    And(Vec<Self>),
+    Not(Box<Self>),
+    /// The read selects something.
+    Exists(usize),
+    Compare(Value, Relation, Value),
+    Matches(Value, Pattern),
 }
 
-#[derive(Debug, Clone, Default)]
-enum Value {
-    #[default]
-    Null,
-    Bool(bool),
-    Integer(i64),
-    Float(f64),
-    String(String),
-    Array(Vec<Tree>),
-    Object(Vec<(String, Tree)>),
+/// One side of a comparison, or an argument.
+#[derive(Debug)]
+pub(super) enum Value {
+    Literal(Literal),
+    /// The one node of a read.
+    One(usize),
+    Length(Box<Self>),
+    Count(usize),
+    /// The node of a read that selects exactly one.
+    Sole(usize),
 }
 
-impl Tree {
-    /// The tree below a node. Depth is bounded by the scanner.
-    pub(super) fn new(doc: &[u8], tape: &Tape, node: u32) -> Self {
-        let n = &tape.nodes()[node as usize];
-        let text = std::str::from_utf8(&doc[n.span()]).unwrap_or_default();
-        let value = match n.kind {
-            Kind::Null => Value::Null,
-            Kind::Bool => Value::Bool(text == "true"),
-            Kind::Number => text.parse().map_or_else(|_| Value::Float(text.parse().unwrap_or(f64::NAN)), Value::Integer),
-            Kind::String => Value::String(string(&doc[n.inner()])),
-            Kind::Array => Value::Array(tape.children(node).map(|c| Self::new(doc, tape, c)).collect()),
-            Kind::Object => Value::Object(tape.children(node).map(|c| (string(&doc[tape.nodes()[c as usize].name()]), Self::new(doc, tape, c))).collect()),
-        };
-        Self { node, value }
-    }
-
-    /// The nodes `query` selects in this tree, appended to `out`.
-    pub(super) fn select(&self, query: &JpQuery, out: &mut Vec<u32>) {
-        // jsonpath-rust answers an error only for a query that yields a value, which a path never does.
-        if let Ok(found) = js_path_process(query, self) {
-            out.extend(found.iter().map(|f| f.val.node));
-        }
-    }
+/// What is asked of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// The node of a singular path.
+    One,
+    /// Whether there is any.
+    Exists,
+    /// How many.
+    Count,
+    /// The only one.
+    Value,
 }
 
-/// Unescaped text; a lone surrogate, which no filter can name, becomes U+FFFD.
-fn string(inner: &[u8]) -> String {
-    let mut out = Vec::new();
-    if !unescape(inner, &mut out) {
-        out.extend_from_slice("\u{fffd}".as_bytes());
-    }
-    String::from_utf8_lossy(&out).into_owned()
+/// One path that filters read.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) ask: Ask,
+    pub(super) absolute: bool,
+    pub(super) ways: Vec<Way>,
 }
 
-impl PartialEq for Tree {
-    /// JSON equality: the order of members says nothing.
-    fn eq(&self, other: &Self) -> bool {
-        match (&self.value, &other.value) {
-            (Value::Null, Value::Null) => true,
-            (Value::Bool(a), Value::Bool(b)) => a == b,
-            (Value::Integer(a), Value::Integer(b)) => a == b,
-            (Value::Float(a), Value::Float(b)) => a == b,
-            (Value::String(a), Value::String(b)) => a == b,
-            (Value::Array(a), Value::Array(b)) => a == b,
-            (Value::Object(a), Value::Object(b)) => a.len() == b.len() && a.iter().all(|(name, tree)| other.get(name) == Some(tree)),
-            _ => false,
-        }
-    }
+/// A segment.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) descendant: bool,
+    pub(super) picks: Vec<Pick>,
 }
 
-macro_rules! from {
-    ($($t:ty, $make:expr);* $(;)?) => {$(
-        impl From<$t> for Tree {
-            fn from(v: $t) -> Self {
-                Self { node: 0, value: $make(v) }
-            }
-        }
-    )*};
-}
-from! {
-    bool, Value::Bool;
-    i64, Value::Integer;
-    f64, Value::Float;
-    String, Value::String;
-    Vec<Tree>, Value::Array;
+/// A selector.
+#[derive(Debug)]
+pub(super) enum Pick {
+    Name(Name),
+    Wildcard,
+    Index(i64),
+    Slice(Slice),
+    Test(Test),
 }
 
-impl From<&str> for Tree {
-    fn from(text: &str) -> Self {
-        Self::from(text.to_owned())
-    }
+/// Compiles filters; equal reads become one.
+#[derive(Debug, Default)]
+pub(super) struct Compiler {
+    reads: Vec<Read>,
+    known: HashMap<String, usize>,
 }
 
-impl Queryable for Tree {
-    fn get(&self, key: &str) -> Option<&Self> {
-        // The last of two equal names, like serde_json; such documents are rejected when it matters.
-        let Value::Object(members) = &self.value else { return None };
-        members.iter().rev().find(|(name, _)| name == key).map(|(_, tree)| tree)
+impl Compiler {
+    pub(super) fn into_reads(self) -> Vec<Read> {
+        self.reads
     }
 
-    fn as_array(&self) -> Option<&Vec<Self>> {
-        if let Value::Array(items) = &self.value { Some(items) } else { None }
-    }
-
-    fn as_object(&self) -> Option<Vec<(&str, &Self)>> {
-        let Value::Object(members) = &self.value else { return None };
-        Some(members.iter().map(|(name, tree)| (name.as_str(), tree)).collect())
-    }
-
-    fn as_str(&self) -> Option<&str> {
-        if let Value::String(text) = &self.value { Some(text) } else { None }
-    }
-
-    fn as_i64(&self) -> Option<i64> {
-        if let Value::Integer(n) = self.value { Some(n) } else { None }
-    }
-
-    fn as_f64(&self) -> Option<f64> {
-        match self.value {
-            Value::Integer(n) => Some(n as f64),
-            Value::Float(n) => Some(n),
-            _ => None,
+    pub(super) fn test(&mut self, filter: &Filter) -> Test {
+        match filter {
+            Filter::Or(all) => Test::Or(all.iter().map(|f| self.test(f)).collect()),
+            Filter::And(all) => Test::And(all.iter().map(|f| self.test(f)).collect()),
+            Filter::Not(inner) => Test::Not(Box::new(self.test(inner))),
+            Filter::Exists(path) => Test::Exists(self.read(Ask::Exists, path)),
+            Filter::Compare(left, relation, right) => Test::Compare(self.value(left), *relation, self.value(right)),
+            Filter::Matches(value, pattern) => Test::Matches(self.value(value), pattern.clone()),
         }
     }
 
-    fn as_bool(&self) -> Option<bool> {
-        if let Value::Bool(b) = self.value { Some(b) } else { None }
+    /// The read of a singular path.
+    pub(super) fn one(&mut self, path: &Path) -> usize {
+        self.read(Ask::One, path)
     }
 
-    fn null() -> Self {
-        Self::default()
+    fn value(&mut self, operand: &Operand) -> Value {
+        match operand {
+            Operand::Literal(literal) => Value::Literal(literal.clone()),
+            Operand::One(path) => Value::One(self.one(path)),
+            Operand::Length(inner) => Value::Length(Box::new(self.value(inner))),
+            Operand::Count(path) => Value::Count(self.read(Ask::Count, path)),
+            Operand::Value(path) => Value::Sole(self.read(Ask::Value, path)),
+        }
+    }
+
+    fn read(&mut self, ask: Ask, path: &Path) -> usize {
+        let key = format!("{ask:?} {path:?}");
+        if let Some(known) = self.known.get(&key) {
+            return *known;
+        }
+        let ways = path.steps.iter().map(|step| self.way(step)).collect();
+        self.reads.push(Read { ask, absolute: path.absolute, ways });
+        self.known.insert(key, self.reads.len() - 1);
+        self.reads.len() - 1
+    }
+
+    fn way(&mut self, step: &Step) -> Way {
+        Way { descendant: step.descendant, picks: step.selectors.iter().map(|selector| self.pick(selector)).collect() }
+    }
+
+    fn pick(&mut self, selector: &Selector) -> Pick {
+        match selector {
+            Selector::Name(name) => Pick::Name(Name::new(name)),
+            Selector::Wildcard => Pick::Wildcard,
+            Selector::Index(index) => Pick::Index(*index),
+            Selector::Slice(a, b, c) => Pick::Slice(Slice(*a, *b, *c)),
+            Selector::Filter(filter) => Pick::Test(self.test(filter)),
+        }
     }
 }

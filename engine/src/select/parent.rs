@@ -1,8 +1,7 @@
 //! A path cut before its last segment, and what a segment may select where there is only a description of values.
 
-use jsonpath_rust::parser::model::{JpQuery, Selector};
-
-use super::query::{Query, Step};
+use super::model::{Selector, Step};
+use super::query::Query;
 
 /// A child as a schema describes it, of values that are not there to look at.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +49,6 @@ impl Query {
                 _ => {}
             }
         }
-        let segments = self.ast.segments[..above.len()].to_vec();
-        Some((Self::of(JpQuery::new(segments), above.to_vec()), children))
+        Some((Self::new(above.to_vec()), children))
     }
 }

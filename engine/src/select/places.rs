@@ -1,9 +1,8 @@
 //! Where a path's index members stand.
 
-use jsonpath_rust::parser::model::Selector;
-
 use super::cover::covers;
-use super::query::{Query, Step};
+use super::model::{Selector, Step};
+use super::query::Query;
 
 impl Query {
     /// Paths of every member the indexes of what this path selects are written to, also while a root rotates: then `unique` indexes have two.

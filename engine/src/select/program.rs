@@ -1,25 +1,35 @@
 //! All paths of a schema as one automaton.
 
-use jsonpath_rust::parser::model::{JpQuery, Segment, Selector};
+use std::collections::{BTreeMap, HashMap};
 
-use super::query::{Query, Step};
-use crate::scan::{Node, unescaped_eq};
+use super::filter::{Compiler, Read, Test, Value};
+use super::model::{Filter, Literal, Operand, Relation, Selector, Step};
+use super::names::{Name, Names};
+use super::pattern::{Pattern, Patterns};
+use super::query::Query;
 use crate::schema::PathId;
 
 pub(super) type StateId = u32;
+
+/// Most patterns that share a table.
+const MOST_SHARED: usize = 64;
 
 /// One state: where a walk may be, and where a child takes it.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// Member names and where they lead.
-    pub(super) named: Vec<(Name, StateId)>,
-    /// Bit n: some name is n bytes long (63: or longer). Most members are passed over on this alone.
-    pub(super) lengths: u64,
+    pub(super) named: Names,
     pub(super) wildcard: Option<StateId>,
     pub(super) indexes: Vec<(i64, StateId)>,
     pub(super) slices: Vec<(Slice, StateId)>,
-    /// `$[?filter]`, run on the container.
-    pub(super) filters: Vec<(JpQuery, StateId)>,
+    /// Children for which a filter holds.
+    pub(super) filters: Vec<(Test, StateId)>,
+    /// Members that filters ask for, of children.
+    pub(super) exists: Names,
+    /// Filters that ask whether one value is this or that text: one look answers all of them.
+    pub(super) equals: Vec<Equals>,
+    /// Filters that hold one value against a pattern.
+    pub(super) matches: Vec<Matches>,
     /// State that is entered together with this one and stays for all descendants (`..`).
     pub(super) descend: Option<StateId>,
     pub(super) sticky: bool,
@@ -31,55 +41,21 @@ pub(super) struct State {
     pub(super) by_name: bool,
 }
 
-/// A member name, with its first eight bytes as a number: most names are compared by it alone.
+/// Filters of one state that compare the same value with texts.
 #[derive(Debug)]
-pub(super) struct Name {
-    text: Box<[u8]>,
-    head: u64,
+pub(super) struct Equals {
+    /// The value: a read of the program.
+    pub(super) read: usize,
+    pub(super) texts: HashMap<Box<[u8]>, StateId>,
 }
 
-/// The first eight bytes of a name, or all of it and zeros.
-fn head(name: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    let length = name.len().min(8);
-    bytes[..length].copy_from_slice(&name[..length]);
-    u64::from_le_bytes(bytes)
-}
-
-impl Name {
-    fn new(text: &str) -> Self {
-        Self { text: text.as_bytes().into(), head: head(text.as_bytes()) }
-    }
-}
-
-/// A member's name as it stands in the document.
-pub(super) struct Written<'d> {
-    name: &'d [u8],
-    escaped: bool,
-    head: u64,
-}
-
-impl<'d> Written<'d> {
-    #[inline]
-    pub(super) fn new(doc: &'d [u8], node: &Node) -> Self {
-        let name = &doc[node.name()];
-        // A name is never the end of a document: eight bytes from its start are nearly always there, and those that are not its own are cut off.
-        let head = match doc[node.name_start as usize..].first_chunk::<8>() {
-            Some(bytes) if name.len() < 8 => u64::from_le_bytes(*bytes) & !(u64::MAX << (8 * name.len())),
-            Some(bytes) => u64::from_le_bytes(*bytes),
-            None => head(name),
-        };
-        Self { name, escaped: node.name_escaped, head }
-    }
-
-    /// Whether it is `name`, after unescaping.
-    #[inline]
-    pub(super) fn is(&self, name: &Name) -> bool {
-        if self.escaped {
-            return unescaped_eq(self.name, &name.text);
-        }
-        self.head == name.head && self.name.len() == name.text.len() && (name.text.len() <= 8 || self.name == &*name.text)
-    }
+/// Filters of one state that hold the same value against patterns.
+#[derive(Debug)]
+pub(super) struct Matches {
+    pub(super) read: usize,
+    pub(super) patterns: Patterns,
+    /// Where each pattern leads.
+    pub(super) next: Vec<StateId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,32 +65,73 @@ pub(super) struct Slice(pub(super) Option<i64>, pub(super) Option<i64>, pub(supe
 #[derive(Debug, Default)]
 pub struct Program {
     pub(super) states: Vec<State>,
-    /// Paths with a filter that reads from the root: jsonpath-rust evaluates them whole.
-    pub(super) foreign: Vec<(JpQuery, PathId)>,
+    /// What filters read; each is answered once for one node.
+    pub(super) reads: Vec<Read>,
+    asks: bool,
     /// How many paths there are.
     pub(super) paths: usize,
+    /// Paths below this number are of fields: what they select is protected.
+    pub(super) protecting: usize,
+    filters_see_indexes: bool,
 }
 
 impl Program {
     /// Compiles paths; the n-th has id n.
     #[must_use]
     pub fn new(queries: &[Query]) -> Self {
-        let mut program = Self { states: vec![State::default()], foreign: Vec::new(), paths: queries.len() };
+        let mut builder =
+            Builder { states: vec![State::default()], transitions: HashMap::new(), filters: Compiler::default(), asks: false, patterns: BTreeMap::new() };
         for (id, query) in queries.iter().enumerate() {
-            if query.has_absolute_filter() {
-                program.foreign.push((query.ast.clone(), id as PathId));
-            } else {
-                program.insert(0, query.steps(), id as PathId);
-            }
+            builder.insert(0, query.steps(), id as PathId);
         }
-        program.states.iter_mut().for_each(State::finish);
-        program
+        builder.group_patterns();
+        let Builder { mut states, filters, asks, .. } = builder;
+        states.iter_mut().for_each(State::finish);
+        Self { states, reads: filters.into_reads(), asks, paths: queries.len(), protecting: 0, filters_see_indexes: false }
     }
 
+    /// The first `paths` are of fields: what they select does not stay as it is, and what filters read there is noted.
+    #[must_use]
+    pub fn protecting(mut self, paths: usize) -> Self {
+        self.protecting = paths;
+        self
+    }
+
+    /// Its filters may read members that indexes are written to: they are there on the way back and not on the way in.
+    #[must_use]
+    pub(crate) fn seeing_indexes(mut self, see: bool) -> Self {
+        self.filters_see_indexes = see;
+        self
+    }
+
+    /// As [`Program::seeing_indexes`] was told.
+    pub(crate) fn filters_see_indexes(&self) -> bool {
+        self.filters_see_indexes
+    }
+
+    /// Whether any path has a filter that reads the document.
+    pub(crate) fn has_filters(&self) -> bool {
+        self.asks || !self.reads.is_empty()
+    }
+}
+
+struct Builder {
+    states: Vec<State>,
+    /// Where a selector leads from a state: two equal selectors lead to one.
+    transitions: HashMap<(StateId, String), StateId>,
+    filters: Compiler,
+    /// Some filter asks for a member.
+    asks: bool,
+    /// By state and read: patterns, and where they lead.
+    patterns: BTreeMap<(StateId, usize), Vec<(Pattern, StateId)>>,
+}
+
+impl Builder {
     fn insert(&mut self, state: StateId, steps: &[Step], path: PathId) {
         let Some((step, rest)) = steps.split_first() else {
             let accepts = &mut self.states[state as usize].accepts;
-            if !accepts.contains(&path) {
+            // Ways of one path through its unions come one after another.
+            if accepts.last() != Some(&path) {
                 accepts.push(path);
             }
             return;
@@ -136,31 +153,54 @@ impl Program {
     }
 
     fn transition(&mut self, from: StateId, selector: &Selector) -> StateId {
-        if let Some(existing) = self.existing(from, selector) {
-            return existing;
+        let key = (from, format!("{selector:?}"));
+        if let Some(existing) = self.transitions.get(&key) {
+            return *existing;
         }
         let to = self.push(State::default());
+        self.transitions.insert(key, to);
         let state = &mut self.states[from as usize];
         match selector {
-            Selector::Name(name) => {
-                state.lengths |= 1 << name.len().min(63);
-                state.named.push((Name::new(name), to));
-            }
+            Selector::Name(name) => state.named.push(Name::new(name), to),
             Selector::Wildcard => state.wildcard = Some(to),
             Selector::Index(index) => state.indexes.push((*index, to)),
             Selector::Slice(a, b, c) => state.slices.push((Slice(*a, *b, *c), to)),
-            Selector::Filter(_) => state.filters.push((JpQuery::new(vec![Segment::Selector(selector.clone())]), to)),
+            Selector::Filter(filter) => self.filtered(from, filter, to),
         }
         to
     }
 
-    fn existing(&self, from: StateId, selector: &Selector) -> Option<StateId> {
-        let state = &self.states[from as usize];
-        match selector {
-            Selector::Name(name) => state.named.iter().find(|(n, _)| *n.text == *name.as_bytes()).map(|t| t.1),
-            Selector::Wildcard => state.wildcard,
-            Selector::Index(index) => state.indexes.iter().find(|t| t.0 == *index).map(|t| t.1),
-            _ => None,
+    fn filtered(&mut self, from: StateId, filter: &Filter, to: StateId) {
+        if let Some(name) = member_exists(filter) {
+            self.states[from as usize].exists.push(Name::new(name), to);
+            self.asks = true;
+            return;
+        }
+        if let Filter::Matches(Operand::One(value), pattern) = filter {
+            let read = self.filters.one(value);
+            self.patterns.entry((from, read)).or_default().push((pattern.clone(), to));
+            return;
+        }
+        let state = &mut self.states[from as usize];
+        let Some((value, text)) = text_equality(filter) else {
+            state.filters.push((self.filters.test(filter), to));
+            return;
+        };
+        let read = self.filters.one(value);
+        let text = text.as_bytes().into();
+        match state.equals.iter_mut().find(|equals| equals.read == read) {
+            // `'x' == @.a` after `@.a == 'x'` is another selector and the same question.
+            Some(equals) if equals.texts.contains_key(&text) => state.filters.push((self.filters.test(filter), to)),
+            Some(equals) => drop(equals.texts.insert(text, to)),
+            None => state.equals.push(Equals { read, texts: HashMap::from([(text, to)]) }),
+        }
+    }
+
+    /// Gives the patterns of one value tables they share.
+    fn group_patterns(&mut self) {
+        for ((state, read), patterns) in std::mem::take(&mut self.patterns) {
+            let state = &mut self.states[state as usize];
+            patterns.chunks(MOST_SHARED).for_each(|some| state.share(read, some));
         }
     }
 
@@ -170,9 +210,51 @@ impl Program {
     }
 }
 
+/// The filter as the name of a member that must be there.
+fn member_exists(filter: &Filter) -> Option<&str> {
+    let Filter::Exists(path) = filter else { return None };
+    match &path.steps[..] {
+        [step] if !path.absolute && !step.descendant => match &step.selectors[..] {
+            [Selector::Name(name)] => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The filter as one place that must be one text.
+fn text_equality(filter: &Filter) -> Option<(&super::model::Path, &str)> {
+    match filter {
+        Filter::Compare(Operand::One(path), Relation::Equal, Operand::Literal(Literal::String(text)))
+        | Filter::Compare(Operand::Literal(Literal::String(text)), Relation::Equal, Operand::One(path)) => Some((path, text)),
+        _ => None,
+    }
+}
+
 impl State {
+    /// One table for all patterns, or for each half of them, as far as they fit.
+    fn share(&mut self, read: usize, patterns: &[(Pattern, StateId)]) {
+        let (first, second) = match patterns {
+            [] => return,
+            [(pattern, next)] => return self.filters.push((Test::Matches(Value::One(read), pattern.clone()), *next)),
+            more => more.split_at(more.len() / 2),
+        };
+        let all: Vec<&Pattern> = patterns.iter().map(|(pattern, _)| pattern).collect();
+        match Patterns::new(&all) {
+            Some(shared) => self.matches.push(Matches { read, patterns: shared, next: patterns.iter().map(|(_, next)| *next).collect() }),
+            None => [first, second].into_iter().for_each(|half| self.share(read, half)),
+        }
+    }
+
+    /// Some path goes on from here by a filter.
+    pub(super) fn has_filters(&self) -> bool {
+        !(self.filters.is_empty() && self.equals.is_empty() && self.matches.is_empty() && self.exists.is_empty())
+    }
+
     fn finish(&mut self) {
-        self.by_name = !self.sticky && self.wildcard.is_none() && self.filters.is_empty();
+        self.named.finish();
+        self.exists.finish();
+        self.by_name = !self.sticky && self.wildcard.is_none() && !self.has_filters();
         self.leads_on = !self.by_name || !self.named.is_empty() || !self.indexes.is_empty() || !self.slices.is_empty();
     }
 }

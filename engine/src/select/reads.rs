@@ -1,10 +1,6 @@
 //! What filters read: reveal must judge them as transform did, on a document whose protected members have changed.
 
-use jsonpath_rust::parser::model::{
-    Comparable, Comparison, Filter, FilterAtom, FnArg, Segment, Selector, SingularQuery, SingularQuerySegment, Test, TestFunction,
-};
-
-use super::query::{Step, step};
+use super::model::{Filter, Operand, Path, Relation, Selector, Step};
 
 /// One path a filter reads, from the root.
 #[derive(Debug, Clone)]
@@ -18,58 +14,25 @@ pub(super) struct Read {
 pub(super) fn filter(filter: &Filter, base: &[Step], out: &mut Vec<Read>) {
     match filter {
         Filter::Or(all) | Filter::And(all) => all.iter().for_each(|f| self::filter(f, base, out)),
-        Filter::Atom(FilterAtom::Filter { expr, .. }) => self::filter(expr, base, out),
-        Filter::Atom(FilterAtom::Test { expr, .. }) => test(expr, base, false, out),
-        Filter::Atom(FilterAtom::Comparison(comparison)) => sides(comparison, base, out),
+        Filter::Not(inner) => self::filter(inner, base, out),
+        Filter::Exists(read) => path(read, base, false, out),
+        Filter::Compare(left, _, right) => [left, right].into_iter().for_each(|side| operand(side, base, out)),
+        Filter::Matches(value, _) => operand(value, base, out),
     }
 }
 
-fn sides(comparison: &Comparison, base: &[Step], out: &mut Vec<Read>) {
-    let (left, right) = comparison.vals();
-    for side in [left, right] {
-        let steps = match side {
-            Comparable::Literal(_) => continue,
-            Comparable::Function(f) => {
-                function(f, base, out);
-                continue;
-            }
-            Comparable::SingularQuery(SingularQuery::Current(segments)) => [base, &singular(segments)].concat(),
-            Comparable::SingularQuery(SingularQuery::Root(segments)) => singular(segments),
-        };
-        out.push(Read { steps, value: true });
-    }
-}
-
-fn test(test: &Test, base: &[Step], value: bool, out: &mut Vec<Read>) {
-    match test {
-        Test::RelQuery(segments) => path(segments, base, value, out),
-        Test::AbsQuery(query) => path(&query.segments, &[], value, out),
-        Test::Function(f) => function(f, base, out),
-    }
-}
-
-fn function(function: &TestFunction, base: &[Step], out: &mut Vec<Read>) {
-    let mut argument = |arg: &FnArg| match arg {
-        FnArg::Literal(_) => {}
-        FnArg::Test(t) => test(t, base, true, out),
-        FnArg::Filter(f) => filter(f, base, out),
-    };
-    match function {
-        TestFunction::Custom(_, args) => args.iter().for_each(argument),
-        TestFunction::Length(arg) => argument(arg),
-        TestFunction::Value(arg) | TestFunction::Count(arg) => argument(arg),
-        TestFunction::Search(a, b) | TestFunction::Match(a, b) => {
-            argument(a);
-            argument(b);
-        }
+fn operand(operand: &Operand, base: &[Step], out: &mut Vec<Read>) {
+    match operand {
+        Operand::Literal(_) => {}
+        Operand::Length(inner) => self::operand(inner, base, out),
+        Operand::One(read) | Operand::Count(read) | Operand::Value(read) => path(read, base, true, out),
     }
 }
 
 /// A path inside a filter, with the filters in it: their `@` stands further down.
-fn path(segments: &[Segment], base: &[Step], value: bool, out: &mut Vec<Read>) {
-    let mut steps = base.to_vec();
-    for segment in segments {
-        let step = step(segment);
+fn path(path: &Path, base: &[Step], value: bool, out: &mut Vec<Read>) {
+    let mut steps = if path.absolute { Vec::new() } else { base.to_vec() };
+    for step in &path.steps {
         for selector in &step.selectors {
             if let Selector::Filter(inner) = selector {
                 steps.push(Step { descendant: step.descendant, selectors: vec![Selector::Wildcard] });
@@ -77,15 +40,29 @@ fn path(segments: &[Segment], base: &[Step], value: bool, out: &mut Vec<Read>) {
                 steps.pop();
             }
         }
-        steps.push(step);
+        steps.push(step.clone());
     }
     out.push(Read { steps, value });
 }
 
-fn singular(segments: &[SingularQuerySegment]) -> Vec<Step> {
-    let selector = |s: &SingularQuerySegment| match s {
-        SingularQuerySegment::Index(i) => Selector::Index(*i),
-        SingularQuerySegment::Name(n) => Selector::Name(n.clone()),
-    };
-    segments.iter().map(|s| Step { descendant: false, selectors: vec![selector(s)] }).collect()
+/// Appends the paths, seen from `@`, whose value every node that passes `filter` was judged by, and whether there is sure to be one.
+pub(super) fn decisive<'f>(filter: &'f Filter, out: &mut Vec<(&'f [Step], bool)>) {
+    match filter {
+        Filter::And(all) => all.iter().for_each(|f| decisive(f, out)),
+        // What is not there is unequal to everything.
+        Filter::Compare(value, relation, Operand::Literal(_)) | Filter::Compare(Operand::Literal(_), relation, value) if *relation != Relation::Unequal => {
+            decisive_operand(value, out);
+        }
+        Filter::Matches(value, _) => decisive_operand(value, out),
+        _ => {}
+    }
+}
+
+fn decisive_operand<'f>(operand: &'f Operand, out: &mut Vec<(&'f [Step], bool)>) {
+    match operand {
+        Operand::One(path) if !path.absolute => out.push((&path.steps, true)),
+        Operand::Count(path) | Operand::Value(path) if !path.absolute => out.push((&path.steps, false)),
+        Operand::Length(inner) => decisive_operand(inner, out),
+        _ => {}
+    }
 }

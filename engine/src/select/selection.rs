@@ -1,6 +1,9 @@
 //! What was selected, and whether names on the way to it are unique.
 
-use crate::scan::{Kind, NO_PARENT, Tape, same_text, unescape};
+use super::judge::{Notes, mark};
+use crate::budget::Budget;
+use crate::error::RejectCode;
+use crate::scan::{NO_PARENT, Tape, same_text, unescape};
 use crate::schema::PathId;
 
 /// A selected node.
@@ -12,11 +15,22 @@ pub struct Hit {
     pub path: PathId,
 }
 
-/// A member name stands twice in an object on the way to a selected node.
+/// Why nothing was selected: a name stands twice on the way to a selected node or in what a filter read (readers disagree about which one counts), or the
+/// record's budget of work is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DuplicateMember {
+pub struct SelectError {
+    /// `duplicate_member` or `too_complex`.
+    pub code: RejectCode,
     /// Byte offset of the second one's name.
-    pub offset: usize,
+    pub offset: Option<usize>,
+}
+
+impl SelectError {
+    fn duplicate(offset: usize) -> Self {
+        Self { code: RejectCode::DuplicateMember, offset: Some(offset) }
+    }
+
+    const TOO_COMPLEX: Self = Self { code: RejectCode::TooComplex, offset: None };
 }
 
 /// What was selected, with the buffers of the walk; reused from document to document.
@@ -25,6 +39,7 @@ pub struct Selection {
     /// Selected nodes in document order; of one node, lower path ids first.
     pub hits: Vec<Hit>,
     pub(super) walk: super::walk::Walk,
+    pub(super) notes: Notes,
     /// Objects in which a name on the way to a hit may stand twice.
     pub(super) suspects: Vec<u32>,
     /// Per path: the first node it selected, or `NO_PARENT`.
@@ -45,7 +60,7 @@ impl Selection {
     /// Bytes of its larger buffers.
     pub(crate) fn buffer_bytes(&self) -> usize {
         let hits = self.hits.capacity() * size_of::<Hit>() + self.suspects.capacity() * size_of::<u32>();
-        hits + self.on_the_way.capacity() + self.names.capacity() * size_of::<(u32, u32, u32)>() + self.text.capacity()
+        hits + self.notes.buffer_bytes() + self.on_the_way.capacity() + self.names.capacity() * size_of::<(u32, u32, u32)>() + self.text.capacity()
     }
 
     /// Finds the nodes that are selected or contain a selected one.
@@ -71,20 +86,41 @@ impl Selection {
         self.suspects.clear();
     }
 
-    /// Adds the objects a node lies in to those that are looked at.
-    pub(super) fn suspect_above(&mut self, tape: &Tape, node: u32) {
-        let mut at = node;
-        while at != NO_PARENT {
-            let node = &tape.nodes()[at as usize];
-            if node.kind == Kind::Object {
-                self.suspects.push(at);
-            }
-            at = node.parent;
+    /// What is left of the record's budget of work.
+    pub(crate) fn budget(&mut self) -> &mut Budget {
+        &mut self.notes.budget
+    }
+
+    /// Whether filters were answered by what a protected node was: its value or that of something around or in it was compared, measured or counted, or
+    /// what was found in it is gone. `gone`: so is the node.
+    pub(crate) fn was_judged_by(&mut self, tape: &Tape, node: u32, gone: bool) -> bool {
+        let marks = &mut self.notes.marks;
+        let Some(own) = marks.get(node as usize).copied() else { return false };
+        let end = tape.nodes()[node as usize].next as usize;
+        let inside = marks[node as usize + 1..end].iter().any(|m| m & (mark::VALUE | mark::EXISTS) != 0);
+        if inside || own & mark::VALUE != 0 || gone && own & mark::EXISTS != 0 {
+            return true;
         }
+        let mut at = tape.nodes()[node as usize].parent;
+        // Above what was asked about before, nothing was found.
+        while at != NO_PARENT && marks[at as usize] & mark::ASKED == 0 {
+            if marks[at as usize] & mark::VALUE != 0 {
+                return true;
+            }
+            marks[at as usize] |= mark::ASKED;
+            at = tape.nodes()[at as usize].parent;
+        }
+        false
     }
 
     /// Orders the hits and looks for names that stand twice on the way to them.
-    pub(super) fn finish(&mut self, doc: &[u8], tape: &Tape, paths: usize) -> Result<(), DuplicateMember> {
+    pub(super) fn finish(&mut self, doc: &[u8], tape: &Tape, paths: usize) -> Result<(), SelectError> {
+        if self.notes.budget.is_overdrawn() {
+            return Err(SelectError::TOO_COMPLEX);
+        }
+        if let Some(offset) = self.notes.duplicate {
+            return Err(SelectError::duplicate(offset));
+        }
         // Nearly always in order already: only `..`, unions and foreign paths mix them.
         if !self.hits.is_sorted() {
             self.hits.sort_unstable();
@@ -96,6 +132,7 @@ impl Selection {
             let first = &mut self.first[usize::from(hit.path)];
             *first = hit.node.min(*first);
         }
+        self.names_filters_read(doc, tape)?;
         if self.suspects.is_empty() || self.hits.is_empty() {
             return Ok(());
         }
@@ -105,13 +142,37 @@ impl Selection {
         for i in 0..self.suspects.len() {
             let object = self.suspects[i];
             if self.on_the_way[object as usize] {
+                if !self.charge_names(tape, object) {
+                    return Err(SelectError::TOO_COMPLEX);
+                }
                 self.unique_names(doc, tape, object)?;
             }
         }
         Ok(())
     }
 
-    fn unique_names(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Result<(), DuplicateMember> {
+    /// Of objects whose members a filter read one and all, no two may have one name.
+    fn names_filters_read(&mut self, doc: &[u8], tape: &Tape) -> Result<(), SelectError> {
+        for i in 0..self.notes.named.len() {
+            let object = self.notes.named[i];
+            if !self.charge_names(tape, object) {
+                return Err(SelectError::TOO_COMPLEX);
+            }
+            self.sort_names(doc, tape, object);
+            if let Some(second) = self.twice(|_| true) {
+                return Err(SelectError::duplicate(tape.nodes()[second as usize].name_start as usize));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes off what sorting an object's names costs.
+    fn charge_names(&mut self, tape: &Tape, object: u32) -> bool {
+        let count = u64::from(tape.nodes()[object as usize].count) + 1;
+        self.notes.budget.charge(count * (16 + 4 * u64::from(count.ilog2())))
+    }
+
+    fn unique_names(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Result<(), SelectError> {
         let nodes = tape.nodes();
         if nodes[object as usize].count > 24 {
             return self.unique_names_sorted(doc, tape, object);
@@ -124,7 +185,7 @@ impl Selection {
                 // Names of two lengths differ, unless one is spelled with escapes.
                 let comparable = length == other.name_end - other.name_start || name.name_escaped || other.name_escaped;
                 if comparable && same_name(doc, tape, a, b) {
-                    return Err(DuplicateMember { offset: nodes[a.max(b) as usize].name_start as usize });
+                    return Err(SelectError::duplicate(nodes[a.max(b) as usize].name_start as usize));
                 }
             }
         }
@@ -132,7 +193,15 @@ impl Selection {
     }
 
     /// Sorted, so that a large object costs n log n whatever its names are.
-    fn unique_names_sorted(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Result<(), DuplicateMember> {
+    fn unique_names_sorted(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Result<(), SelectError> {
+        self.sort_names(doc, tape, object);
+        match self.twice(|member| self.on_the_way[member as usize]) {
+            Some(second) => Err(SelectError::duplicate(tape.nodes()[second as usize].name_start as usize)),
+            None => Ok(()),
+        }
+    }
+
+    fn sort_names(&mut self, doc: &[u8], tape: &Tape, object: u32) {
         self.text.clear();
         self.names.clear();
         for child in tape.children(object) {
@@ -148,12 +217,12 @@ impl Selection {
         let text = &self.text;
         let name = |n: &(u32, u32, u32)| &text[n.0 as usize..n.1 as usize];
         self.names.sort_unstable_by(|a, b| name(a).cmp(name(b)).then(a.2.cmp(&b.2)));
-        for pair in self.names.windows(2).filter(|pair| name(&pair[0]) == name(&pair[1])) {
-            if self.on_the_way[pair[0].2 as usize] || self.on_the_way[pair[1].2 as usize] {
-                return Err(DuplicateMember { offset: tape.nodes()[pair[1].2 as usize].name_start as usize });
-            }
-        }
-        Ok(())
+    }
+
+    /// The second of two sorted members with one name, where either matters.
+    fn twice(&self, matters: impl Fn(u32) -> bool) -> Option<u32> {
+        let name = |n: &(u32, u32, u32)| &self.text[n.0 as usize..n.1 as usize];
+        self.names.windows(2).find(|pair| name(&pair[0]) == name(&pair[1]) && (matters(pair[0].2) || matters(pair[1].2))).map(|pair| pair[1].2)
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::fmt::Write;
 
-use jsonpath_rust::parser::model::Selector;
-
-use super::query::Step;
+use super::model::{Selector, Step};
 
 /// A path that selects what the steps select; where they have a filter, more.
 pub(crate) fn path(steps: &[Step]) -> String {
@@ -31,21 +29,24 @@ fn is_plain(name: &str) -> bool {
 fn selector(selector: &Selector) -> String {
     let number = |n: &Option<i64>| n.map(|n| n.to_string()).unwrap_or_default();
     match selector {
-        Selector::Name(name) => {
-            let mut quoted = String::from("'");
-            for c in name.chars() {
-                match c {
-                    '\'' | '\\' => quoted.extend(['\\', c]),
-                    // RFC 9535 takes no bare control characters. Writing to a string never fails.
-                    c if c < ' ' => drop(write!(quoted, "\\u{:04x}", u32::from(c))),
-                    c => quoted.push(c),
-                }
-            }
-            quoted + "'"
-        }
+        Selector::Name(name) => quoted(name),
         Selector::Index(index) => index.to_string(),
         Selector::Slice(start, end, None) => format!("{}:{}", number(start), number(end)),
         Selector::Slice(start, end, step) => format!("{}:{}:{}", number(start), number(end), number(step)),
         Selector::Wildcard | Selector::Filter(_) => "*".to_owned(),
     }
+}
+
+/// A name in quotes, as a path takes it.
+pub(super) fn quoted(name: &str) -> String {
+    let mut quoted = String::from("'");
+    for c in name.chars() {
+        match c {
+            '\'' | '\\' => quoted.extend(['\\', c]),
+            // RFC 9535 takes no bare control characters. Writing to a string never fails.
+            c if c < ' ' => drop(write!(quoted, "\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted + "'"
 }

@@ -1,20 +1,54 @@
 //! Running the automaton over a node table.
 
-use super::filter::Tree;
-use super::program::{Program, State, StateId, Written};
-use super::selection::{DuplicateMember, Hit, Selection};
-use crate::scan::{Kind, Node, Tape};
+use super::judge::Judge;
+use super::pattern::Matched;
+use super::program::{Matches, Program, State, StateId};
+use super::selection::{Hit, SelectError, Selection};
+use crate::budget::Budget;
+use crate::scan::{Kind, Node, Tape, unescape, unescape_lossy};
+
+/// What a selected node costs, in units of [`Budget`]: more than the time it takes, because it takes room as well.
+const HIT: u64 = 24;
+/// What a state costs at every child.
+const STATE: u64 = 4;
 
 /// Buffers of a walk.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     /// States of every open container, one run per container.
     states: Vec<StateId>,
+    /// Per state: the node it was entered at last, as counted by `clock`.
+    entered: Vec<u32>,
+    clock: u32,
+    /// A field selected the node at hand.
+    protects: bool,
     /// Containers around the one being walked through.
     outer: Vec<Frame>,
-    /// (node, state): what filters of open containers selected, in document order per container.
-    filtered: Vec<(u32, StateId)>,
-    found: Vec<u32>,
+    /// An escaped name or text.
+    text: Vec<u8>,
+    matched: Matched,
+}
+
+impl Walk {
+    /// Another node is at hand.
+    #[inline]
+    fn next_node(&mut self) {
+        self.protects = false;
+        self.clock = self.clock.wrapping_add(1);
+        if self.clock == 0 {
+            self.entered.fill(0);
+            self.clock = 1;
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, id: StateId) {
+        let entered = &mut self.entered[id as usize];
+        if *entered != self.clock {
+            *entered = self.clock;
+            self.states.push(id);
+        }
+    }
 }
 
 /// A container being walked through.
@@ -27,7 +61,7 @@ struct Frame {
     object: bool,
     /// An object whose members matter by their names only.
     by_name: bool,
-    /// Lengths of those names, as in [`State::lengths`].
+    /// Lengths of those names, as in [`super::names::Names::lengths`].
     lengths: u64,
     /// Which of those names were seen.
     seen: u64,
@@ -37,26 +71,35 @@ struct Frame {
     /// The states here: `states[first..last]`.
     first: u32,
     last: u32,
-    /// Where this container's filter answers begin in `filtered`, and the next of them.
-    filtered: u32,
-    next_filtered: u32,
+    /// Of some of these states filters ask.
+    filters: bool,
+    /// It is protected, or lies in what is.
+    protected: bool,
 }
 
 impl Program {
     /// Selects in a scanned document.
     ///
     /// # Errors
-    /// [`DuplicateMember`] when a name stands twice on the way to a selected node: readers disagree about which one counts.
-    pub fn select(&self, doc: &[u8], tape: &Tape, sel: &mut Selection) -> Result<(), DuplicateMember> {
+    /// [`SelectError`].
+    pub fn select(&self, doc: &[u8], tape: &Tape, sel: &mut Selection) -> Result<(), SelectError> {
+        self.select_within(Budget::of_record(doc.len()), doc, tape, sel)
+    }
+
+    /// [`Program::select`] on what is left of a budget.
+    pub(crate) fn select_within(&self, budget: Budget, doc: &[u8], tape: &Tape, sel: &mut Selection) -> Result<(), SelectError> {
         sel.clear();
+        sel.notes.begin(self, tape, budget);
         sel.walk.states.clear();
         sel.walk.outer.clear();
-        sel.walk.filtered.clear();
-        self.enter(0, 0, 0, sel);
-        if let Some(root) = self.open(doc, tape, 0, 0, sel) {
+        if sel.walk.entered.len() < self.states.len() {
+            sel.walk.entered.resize(self.states.len(), 0);
+        }
+        sel.walk.next_node();
+        self.enter(0, 0, sel);
+        if let Some(root) = self.open(tape, 0, 0, false, sel) {
             self.walk(doc, tape, root, sel);
         }
-        self.select_foreign(doc, tape, sel);
         sel.finish(doc, tape, self.paths)
     }
 
@@ -68,20 +111,23 @@ impl Program {
             }
             if here.at >= here.end {
                 sel.walk.states.truncate(here.first as usize);
-                sel.walk.filtered.truncate(here.filtered as usize);
                 let Some(outer) = sel.walk.outer.pop() else { return };
                 here = outer;
                 continue;
             }
+            if !sel.notes.budget.charge(STATE * u64::from(here.last - here.first)) {
+                return;
+            }
             let child = here.at;
             let first = sel.walk.states.len();
-            self.step(doc, tape, &mut here, first, sel);
+            sel.walk.next_node();
+            self.step(doc, tape, &mut here, sel);
             here.at = tape.nodes()[child as usize].next;
             here.index += 1;
             if sel.walk.states.len() == first {
                 continue;
             }
-            match self.open(doc, tape, child, first, sel) {
+            match self.open(tape, child, first, here.protected, sel) {
                 Some(inner) => sel.walk.outer.push(std::mem::replace(&mut here, inner)),
                 None => sel.walk.states.truncate(first),
             }
@@ -90,7 +136,7 @@ impl Program {
 
     /// Takes every state of `here` over the child `here.at`.
     #[inline]
-    fn step(&self, doc: &[u8], tape: &Tape, here: &mut Frame, first: usize, sel: &mut Selection) {
+    fn step(&self, doc: &[u8], tape: &Tape, here: &mut Frame, sel: &mut Selection) {
         let child = here.at;
         let node = &tape.nodes()[child as usize];
         let mut ordinal = 0;
@@ -98,81 +144,140 @@ impl Program {
             let id = sel.walk.states[i as usize];
             let state = &self.states[id as usize];
             if state.sticky {
-                push_state(id, first, &mut sel.walk.states);
+                sel.walk.push(id);
             }
             if let Some(next) = state.wildcard {
-                self.enter(next, child, first, sel);
+                self.enter(next, child, sel);
             }
             if here.object {
-                if may_be_named(node, state.lengths) {
-                    let written = Written::new(doc, node);
-                    for (n, (name, next)) in state.named.iter().enumerate() {
-                        if written.is(name) {
-                            here.see(ordinal + n, sel);
-                            self.enter(*next, child, first, sel);
-                            // Names of one state differ.
-                            break;
-                        }
-                    }
+                if may_be_named(node, state.named.lengths)
+                    && let Some((n, next)) = state.named.find(doc, node, &mut sel.walk.text)
+                {
+                    here.see(ordinal + n, sel);
+                    self.enter(next, child, sel);
                 }
                 ordinal += state.named.len();
             } else {
-                self.step_element(state, here, child, first, sel);
+                self.step_element(state, here, child, sel);
             }
         }
-        while let Some(&(_, next)) = sel.walk.filtered.get(here.next_filtered as usize).filter(|f| f.0 == child) {
-            here.next_filtered += 1;
-            self.enter(next, child, first, sel);
+        if here.filters {
+            self.step_filters(doc, tape, here, sel);
         }
     }
 
     #[inline]
-    fn step_element(&self, state: &State, here: &Frame, child: u32, first: usize, sel: &mut Selection) {
+    fn step_element(&self, state: &State, here: &Frame, child: u32, sel: &mut Selection) {
         let (at, count) = (i64::from(here.index), i64::from(here.count));
+        sel.notes.budget.charge((state.indexes.len() + 4 * state.slices.len()) as u64);
         for (index, next) in &state.indexes {
             if *index == at || *index == at - count {
-                self.enter(*next, child, first, sel);
+                self.enter(*next, child, sel);
             }
         }
         for (slice, next) in &state.slices {
             if slice.contains(at, count) {
-                self.enter(*next, child, first, sel);
+                self.enter(*next, child, sel);
             }
         }
+    }
+
+    /// Asks the filters of every state of `here` about the child `here.at`.
+    #[inline(never)]
+    fn step_filters(&self, doc: &[u8], tape: &Tape, here: &Frame, sel: &mut Selection) {
+        for i in here.first..here.last {
+            let state = &self.states[sel.walk.states[i as usize] as usize];
+            if !state.exists.is_empty() {
+                self.step_exists(doc, tape, here, state, sel);
+            }
+            for (test, next) in &state.filters {
+                let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+                if judge.notes.budget.charge(4) && judge.holds(test, here.at) {
+                    self.enter(*next, here.at, sel);
+                }
+            }
+            for equals in &state.equals {
+                let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+                let Some(node) = judge.text_of_read(equals.read, here.at) else { continue };
+                let Some(text) = text_of(doc, node, &mut sel.walk.text) else { continue };
+                sel.notes.budget.charge(text.len() as u64 + 8);
+                if let Some(next) = equals.texts.get(text) {
+                    self.enter(*next, here.at, sel);
+                }
+            }
+            state.matches.iter().for_each(|matches| self.step_matches(doc, tape, here, matches, sel));
+        }
+    }
+
+    /// Filters that ask for members by their names: one pass over the members answers all of them.
+    fn step_exists(&self, doc: &[u8], tape: &Tape, here: &Frame, state: &State, sel: &mut Selection) {
+        let object = &tape.nodes()[here.at as usize];
+        if object.kind != Kind::Object {
+            return;
+        }
+        sel.notes.budget.charge(2 * u64::from(object.count));
+        for child in tape.children(here.at) {
+            let node = &tape.nodes()[child as usize];
+            let found = may_be_named(node, state.exists.lengths).then(|| state.exists.find(doc, node, &mut sel.walk.text)).flatten();
+            let Some((n, next)) = found else { continue };
+            let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+            judge.has_member(here.at, state.exists.name(n));
+            self.enter(next, here.at, sel);
+        }
+    }
+
+    fn step_matches(&self, doc: &[u8], tape: &Tape, here: &Frame, matches: &Matches, sel: &mut Selection) {
+        let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+        let Some(node) = judge.text_of_read(matches.read, here.at) else { return };
+        let inner = &doc[node.inner()];
+        let text = if node.escaped {
+            sel.walk.text.clear();
+            unescape_lossy(inner, &mut sel.walk.text);
+            &sel.walk.text
+        } else {
+            inner
+        };
+        // Without an answer nothing may pass.
+        let told = sel.notes.budget.charge(2 * inner.len() as u64 + 16) && matches.patterns.matches(text, &mut sel.walk.matched);
+        if !told {
+            sel.notes.budget.charge(u64::MAX);
+            return;
+        }
+        let matched = std::mem::take(&mut sel.walk.matched);
+        matched.numbers().for_each(|n| self.enter(matches.next[n], here.at, sel));
+        sel.walk.matched = matched;
     }
 
     /// A state is reached at `node`: its paths select it, and the walk may go on.
     #[inline]
-    fn enter(&self, id: StateId, node: u32, first: usize, sel: &mut Selection) {
+    fn enter(&self, id: StateId, node: u32, sel: &mut Selection) {
         let state = &self.states[id as usize];
         for path in &state.accepts {
             sel.hits.push(Hit { node, path: *path });
+            sel.notes.budget.charge(HIT);
+            sel.walk.protects |= usize::from(*path) < self.protecting;
         }
         if state.leads_on {
-            push_state(id, first, &mut sel.walk.states);
+            sel.walk.push(id);
         }
         if let Some(sticky) = state.descend {
-            push_state(sticky, first, &mut sel.walk.states);
+            sel.walk.push(sticky);
         }
     }
 
     /// Goes into a container with the states from `first` on; `None` when the node is none.
-    fn open(&self, doc: &[u8], tape: &Tape, node: u32, first: usize, sel: &mut Selection) -> Option<Frame> {
+    fn open(&self, tape: &Tape, node: u32, first: usize, protected: bool, sel: &mut Selection) -> Option<Frame> {
         let n = &tape.nodes()[node as usize];
         if !n.is_container() {
             return None;
         }
-        let filtered = sel.walk.filtered.len();
-        let (mut by_name, mut lengths) = (n.kind == Kind::Object, 0);
-        for i in first..sel.walk.states.len() {
-            let state = &self.states[sel.walk.states[i] as usize];
+        let (mut by_name, mut lengths, mut filters) = (n.kind == Kind::Object, 0, false);
+        for id in &sel.walk.states[first..] {
+            let state = &self.states[*id as usize];
             by_name &= state.by_name;
-            lengths |= state.lengths;
-            if !state.filters.is_empty() {
-                run_filters(doc, tape, node, state, sel);
-            }
+            lengths |= state.named.lengths;
+            filters |= state.has_filters();
         }
-        sel.walk.filtered[filtered..].sort_unstable();
         if n.kind == Kind::Object && !by_name {
             sel.suspects.push(node);
         }
@@ -188,26 +293,9 @@ impl Program {
             count: n.count,
             first: first as u32,
             last: sel.walk.states.len() as u32,
-            filtered: filtered as u32,
-            next_filtered: filtered as u32,
+            filters,
+            protected: protected || sel.walk.protects,
         })
-    }
-
-    fn select_foreign(&self, doc: &[u8], tape: &Tape, sel: &mut Selection) {
-        if self.foreign.is_empty() {
-            return;
-        }
-        let tree = Tree::new(doc, tape, 0);
-        for (query, path) in &self.foreign {
-            let mut found = std::mem::take(&mut sel.walk.found);
-            found.clear();
-            tree.select(query, &mut found);
-            for node in &found {
-                sel.hits.push(Hit { node: *node, path: *path });
-                sel.suspect_above(tape, *node);
-            }
-            sel.walk.found = found;
-        }
     }
 }
 
@@ -238,18 +326,12 @@ fn may_be_named(node: &Node, lengths: u64) -> bool {
     node.name_escaped || lengths >> (node.name_end - node.name_start).min(63) & 1 == 1
 }
 
-fn run_filters(doc: &[u8], tape: &Tape, node: u32, state: &State, sel: &mut Selection) {
-    let tree = Tree::new(doc, tape, node);
-    for (query, next) in &state.filters {
-        sel.walk.found.clear();
-        tree.select(query, &mut sel.walk.found);
-        sel.walk.filtered.extend(sel.walk.found.iter().map(|node| (*node, *next)));
+/// A string's text; one with a lone surrogate is no text of any filter.
+fn text_of<'t>(doc: &'t [u8], node: &Node, text: &'t mut Vec<u8>) -> Option<&'t [u8]> {
+    let inner = &doc[node.inner()];
+    if !node.escaped {
+        return Some(inner);
     }
-}
-
-#[inline]
-fn push_state(id: StateId, first: usize, states: &mut Vec<StateId>) {
-    if !states[first..].contains(&id) {
-        states.push(id);
-    }
+    text.clear();
+    unescape(inner, text).then_some(text)
 }

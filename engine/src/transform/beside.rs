@@ -11,6 +11,11 @@ use crate::schema::{Field, IndexRule, PathId};
 use crate::select::Selection;
 use crate::strip::{Strip, writes_beside};
 
+/// What an index costs, in units of work: normalising and one HMAC.
+const INDEX: u64 = 256;
+/// What an element without an index costs in the index array: its room.
+const NULL: u64 = 8;
+
 /// Which index root: while a root rotates, `<into>` holds the newest version's index and, of unique indexes, `<into>_prev` the one before. A bucketed one
 /// has no second: two of a value would say twice as much about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +71,7 @@ impl Run<'_> {
     pub(super) fn append_index(&mut self, doc: &[u8], path: PathId, node: &Node, field: &Field, generation: Generation, out: &mut Vec<u8>) -> bool {
         let (Some(rule), Some(indexer)) = (&field.index, &self.plan.indexers[generation as usize][usize::from(path)]) else { return false };
         let work = &mut *self.work;
+        work.selection.budget().charge(INDEX + 4 * (node.end - node.start) as u64 + INDEX * rule.of.len() as u64);
         if rule.of.is_empty() {
             let has = rule.normalize.normalize(Input::Json(&doc[node.span()]), &mut work.normalize, &mut work.normal);
             if has {
@@ -152,7 +158,7 @@ impl Run<'_> {
         };
         let mut text = std::mem::take(&mut self.work.pending[slot].text);
         let mut at = self.work.pending[slot].at;
-        while at < edit.node {
+        while at < edit.node && self.work.selection.budget().charge(NULL) {
             text.extend_from_slice(b"null,");
             at = self.work.tape.nodes()[at as usize].next;
         }
@@ -178,7 +184,7 @@ impl Run<'_> {
             let mut pending = self.work.pending.remove(slot);
             let array = self.work.tape.nodes()[pending.array as usize];
             copy(doc, array.end as usize, at, &mut out.value);
-            while pending.at < array.next {
+            while pending.at < array.next && self.work.selection.budget().charge(NULL) {
                 pending.text.extend_from_slice(b"null,");
                 pending.at = self.work.tape.nodes()[pending.at as usize].next;
             }
@@ -215,11 +221,18 @@ impl Run<'_> {
             return Ok(());
         }
         let Proof { tape, selection, strip } = &mut self.work.proof;
-        let selected = tape.scan(&out.value).is_ok() && self.schema.program.select(&out.value, tape, selection).is_ok();
+        let program = &self.schema.program;
+        let budget = *self.work.selection.budget();
+        let selected = tape.scan(&out.value).is_ok() && program.select_within(budget, &out.value, tape, selection).is_ok();
+        *self.work.selection.budget() = *selection.budget();
+        if selection.budget().is_overdrawn() {
+            return Err(Stop::Reject(RejectCode::TooComplex, None, None));
+        }
         if selected && strip.find(self.schema, &out.value, tape, selection) == self.work.indexes_written {
             return Ok(());
         }
-        Err(Stop::Reject(RejectCode::ReservedMember, None, None))
+        let code = if program.filters_see_indexes() { RejectCode::FilterReadsProtected } else { RejectCode::ReservedMember };
+        Err(Stop::Reject(code, None, None))
     }
 
     fn name_for(&mut self, doc: &[u8], member: &Node, field: &Field, generation: Generation) {

@@ -29,7 +29,7 @@ impl Transformer {
                 continue;
             }
             let selected = schema.program.select(value, &self.work.tape, &mut self.work.selection);
-            selected.map_err(|e| rejected(schema, RejectCode::DuplicateMember, None, Some(e.offset)))?;
+            selected.map_err(|e| rejected(schema, e.code, None, e.offset))?;
             if value_clauses_hold(schema, value, &self.work.tape, &self.work.selection, &mut self.work.text) {
                 // Protected as it is, an envelope would tell its readers of types that are not there, and what is in none would not be found at all.
                 let as_declared = schema.envelope.is_some() == enveloped;

@@ -40,8 +40,10 @@ impl Run<'_> {
     fn check_parents(&mut self, doc: &[u8]) -> Result<(), Stop> {
         let work = &mut *self.work;
         let Parents { selection, siblings } = &mut work.parents;
-        let selected = self.schema.required_in.parents.select(doc, &work.tape, selection);
-        selected.map_err(|e| Stop::Reject(RejectCode::DuplicateMember, None, Some(e.offset)))?;
+        let budget = *work.selection.budget();
+        let selected = self.schema.required_in.parents.select_within(budget, doc, &work.tape, selection);
+        *work.selection.budget() = *selection.budget();
+        selected.map_err(|e| Stop::Reject(e.code, None, e.offset))?;
         siblings.clear();
         for hit in &selection.hits {
             let (field, last): &(PathId, Last) = &self.schema.required_in.fields[usize::from(hit.path)];

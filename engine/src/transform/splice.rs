@@ -74,7 +74,8 @@ impl Run<'_> {
     }
 
     /// Looked at after every value: a small event of many values must not grow without bound first.
-    fn check_length(&self, out: &Output) -> Result<(), Stop> {
+    fn check_length(&mut self, out: &Output) -> Result<(), Stop> {
+        self.charge(0)?;
         if out.value.len() > self.longest { Err(Stop::Reject(RejectCode::OutputTooLarge, None, None)) } else { Ok(()) }
     }
 

@@ -2,12 +2,13 @@
 //! order, so that any of its ports agrees with what is indexed here.
 
 use std::borrow::Cow;
-use std::io::Write;
+use std::fmt::Write;
 
 use phonenumber::country;
 
 use super::region::{self, Length, Region};
 use super::written;
+use crate::append::Text;
 
 /// Digits of the shortest and longest national number there.
 const MIN_LENGTH: usize = 2;
@@ -36,7 +37,7 @@ pub(super) fn append(text: &str, region: country::Id, out: &mut Vec<u8>) -> bool
     if !matches!(region.length(&without_prefix), Length::TooShort | Length::LocalOnly | Length::Invalid) {
         national = without_prefix.into_owned();
     }
-    (MIN_INDEXED..=MAX_LENGTH).contains(&national.len()) && write!(out, "{}{national}", region.code).is_ok()
+    (MIN_INDEXED..=MAX_LENGTH).contains(&national.len()) && write!(Text(out), "{}{national}", region.code).is_ok()
 }
 
 /// The number in a text, or by RFC 3966; `None` where that is broken.

@@ -1,0 +1,82 @@
+//! What a record may cost: time and room, whatever the event and the schema are.
+
+use std::time::{Duration, Instant};
+
+use veilstream_engine::RejectCode;
+use veilstream_engine::compile::{Grants, SchemaSet, compile};
+use veilstream_engine::record::Output;
+use veilstream_engine::transform::{Outcome, Transformer};
+
+use super::support::{OsRandom, keyring, value_record};
+
+/// The longest event that is made, in bytes.
+const LARGEST: usize = 8 << 20;
+/// The longest a record may take.
+const SLOWEST: Duration = Duration::from_secs(2);
+/// Of a debug build that is no measure; and a machine that does something else is as slow.
+const MARGIN: u32 = if cfg!(debug_assertions) { 30 } else { 1 };
+
+/// Input: how the event grows (one byte), a schema document without its frame (its fields), a line feed, an event. The event is made as large as it may be: its
+/// text stands many times in a list, or as deep as a document may be, or many times as members. Whether the record was protected.
+pub fn cost(data: &[u8]) -> bool {
+    let Some((how, rest)) = data.split_first() else { return false };
+    let Some(line) = rest.iter().position(|b| *b == b'\n') else { return false };
+    let (Ok(fields), Ok(event)) = (std::str::from_utf8(&rest[..line]), std::str::from_utf8(&rest[line + 1..])) else { return false };
+    let document = format!(r#"{{"veilstream":1,"name":"t","version":1,"fields":[{fields}]}}"#);
+    let Ok(compiled) = compile(document.as_bytes(), &Grants::local()) else { return false };
+    let Ok(schemas) = SchemaSet::new(vec![std::sync::Arc::new(compiled.schema)]) else { return false };
+    // A debug build replays seeds only to see that they come to something.
+    let largest = if cfg!(debug_assertions) { LARGEST / 64 } else { LARGEST };
+    let event = grown(*how, event.trim(), largest);
+    let (mut transformer, mut out) = (Transformer::new(Box::new(OsRandom)), Output::default());
+    let keys = keyring("t");
+    let mut took = Duration::MAX;
+    let mut outcome = None;
+    // Once more where it was slow: something else may have had the processor.
+    for _ in 0..3 {
+        let started = Instant::now();
+        outcome = Some(transformer.transform(&schemas, &keys, &value_record(event.as_bytes()), &mut out));
+        took = took.min(started.elapsed());
+        if took < SLOWEST / 2 {
+            break;
+        }
+    }
+    assert!(took < SLOWEST * MARGIN, "{took:?} for {} bytes under {document}: {outcome:?}", event.len());
+    match outcome {
+        Some(Outcome::Protected(_)) => true,
+        Some(Outcome::Rejected(reject)) => {
+            assert_ne!(reject.code, RejectCode::Internal);
+            false
+        }
+        _ => false,
+    }
+}
+
+/// The event, many times over.
+fn grown(how: u8, event: &str, largest: usize) -> String {
+    let times = (largest / (event.len() + 8)).max(1);
+    match how.wrapping_sub(b'0') % 6 {
+        0 => event.to_owned(),
+        // In a list where paths look for one.
+        1 => format!(r#"{{"x":[{}]}}"#, vec![event; times].join(",")),
+        // As members of one object.
+        2 => format!(r#"{{"x":{{{}}}}}"#, (0..times).map(|i| format!("\"{i:x}\":{event}")).collect::<Vec<_>>().join(",")),
+        // A list in a list, as deep as may be, with the event beside every level, many times.
+        3 => {
+            let levels = 100;
+            let one = format!("{}{event}{}", format!(r#"{{"a":{event},"x":["#).repeat(levels / 2), "]}".repeat(levels / 2));
+            format!(r#"{{"x":[{}]}}"#, vec![one.as_str(); (largest / (one.len() + 1)).max(1)].join(","))
+        }
+        // One long text, the event's own again and again.
+        4 => {
+            let text: String = event.chars().filter(|c| c.is_alphanumeric() || *c == ' ').collect();
+            let text = text.repeat(largest / text.len().max(1));
+            format!(r#"{{"x":[{{"a":"{text}","k":"{text}"}},{event}],"k":"{text}"}}"#)
+        }
+        // Two equal halves.
+        _ => {
+            let half = vec![event; times / 2].join(",");
+            format!(r#"{{"x":[{{"k":[{half}],"l":[{half}],"a":1}}],"k":[{half}]}}"#)
+        }
+    }
+}

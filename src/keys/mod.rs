@@ -1,0 +1,278 @@
+//! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
+
+mod source;
+pub mod topic;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use veilstream_engine::Keyring;
+use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::key::{Key, KeyId};
+use veilstream_engine::transform::NeededKey;
+use veilstream_keys::erasure::{self, FileLedger, Ledger, LedgerError};
+#[cfg(feature = "aws-kms")]
+use veilstream_keys::provider::AwsKmsProvider;
+#[cfg(feature = "pkcs11")]
+use veilstream_keys::provider::Pkcs11Provider;
+use veilstream_keys::provider::{
+    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, VaultProvider,
+    create_kek_file, layered,
+};
+#[cfg(feature = "postgres")]
+use veilstream_keys::store::PostgresStore;
+use veilstream_keys::store::{SqliteStore, Store};
+use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
+
+use crate::cli::KeysSource;
+use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
+use crate::exit::Exit;
+use crate::kafka::access;
+use crate::keys::topic::{KafkaLedger, KafkaStore};
+use crate::telemetry::metrics::Metrics;
+pub use source::{KeyFault, KeySource};
+
+/// The tenant of a key directory: `keys init --keys` knows no other.
+const DIRECTORY_TENANT: &str = "default";
+
+/// Opens the keys a configuration names. With `metrics`, requests to the provider, uses and ages are counted.
+///
+/// # Errors
+/// The store or the provider cannot be had.
+pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
+    let manager = Manager::open(manager_settings(config), parts(config, store(config)?, metrics.clone())?, now())?;
+    Ok(Arc::new(Keys { manager, metrics, last_fault: Mutex::default() }))
+}
+
+/// The key manager itself, for what changes keys.
+///
+/// # Errors
+/// The store or the provider cannot be had.
+pub fn manager(config: &config::Keys) -> anyhow::Result<Manager> {
+    Ok(Manager::open(manager_settings(config), parts(config, store(config)?, None)?, now())?)
+}
+
+/// The key manager where the provider may not open what the store holds.
+///
+/// # Errors
+/// The store cannot be had, or a provider is not usable.
+pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
+    Ok(Manager::open_to_recover(manager_settings(config), parts(config, store(config)?, None)?, now())?)
+}
+
+/// Erases again who is in the ledger; how many keys were there again.
+///
+/// # Errors
+/// Ledger or store cannot be had.
+pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
+    Ok(erasure::replay(&*ledger(config)?, &*store(config)?, &config.tenant, now())?)
+}
+
+/// The key store, for what only looks at it.
+///
+/// # Errors
+/// It cannot be had.
+pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
+    match &config.store {
+        KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?))
+        }
+        #[cfg(feature = "postgres")]
+        KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::open(url.expose(), ca.as_deref())?)),
+    }
+}
+
+fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
+    match &config.store {
+        KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::create(path)?)),
+        KeyStore::Kafka(at) => {
+            access::check(&at.kafka).map_err(|e| e.exit().because(e.to_string()))?;
+            Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?))
+        }
+        #[cfg(feature = "postgres")]
+        KeyStore::Postgres { url, ca } => Ok(Box::new(PostgresStore::create(url.expose(), ca.as_deref())?)),
+    }
+}
+
+fn ledger(config: &config::Keys) -> Result<Arc<dyn Ledger>, LedgerError> {
+    Ok(match &config.ledger {
+        KeyLedger::File(path) => Arc::new(FileLedger::new(path.clone())),
+        KeyLedger::Kafka(at) => Arc::new(KafkaLedger::open(&at.kafka, &at.topic)?),
+    })
+}
+
+fn manager_settings(config: &config::Keys) -> Settings {
+    let rotation = config.rotation_enabled.then_some(u64::from(config.rotation_interval_days) * 86400);
+    Settings { rotation, subject_cache: config.subject_cache, lookup_age: config.lookup_max_age.as_secs(), ..Settings::of(&config.tenant) }
+}
+
+fn parts(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Parts> {
+    let (clock, observer): (Arc<dyn Clock>, Arc<dyn Observer>) = (Arc::new(SystemClock::default()), Arc::new(Metered(metrics)));
+    let open = |named: &KeyProvider| Ok::<_, ProviderError>(layered(provider(named)?, observer.clone(), RetryPolicy::default(), config.cache, &clock));
+    let recovery = config.recovery.as_ref().map(open).transpose()?;
+    Ok(Parts { provider: open(&config.provider)?, recovery, store, ledger: ledger(config)? })
+}
+
+/// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
+///
+/// # Errors
+/// None was named, or as [`open`].
+pub fn open_local(source: &KeysSource) -> anyhow::Result<Arc<dyn KeySource>> {
+    open(&settings(source)?, None)
+}
+
+/// The `[keys]` section a command was pointed at; a key directory stands for one.
+///
+/// # Errors
+/// None was named, or the configuration has faults.
+pub fn settings(source: &KeysSource) -> anyhow::Result<config::Keys> {
+    // Read here and not by clap, for which the variable would be at odds with a --config that was typed.
+    let keys = source.keys.clone().or_else(|| std::env::var_os("VEILSTREAM_KEYS").filter(|dir| !dir.is_empty()).map(PathBuf::from));
+    match (&source.config, keys) {
+        (Some(file), _) => Ok(crate::cli::load_config(file)?.keys),
+        (None, Some(dir)) => Ok(of_directory(&dir)),
+        (None, None) => Err(Exit::Usage.because("no keys: name their directory with --keys DIR (or VEILSTREAM_KEYS), or a configuration with --config FILE")),
+    }
+}
+
+/// The provider a configuration names.
+fn provider(named: &KeyProvider) -> Result<Box<dyn Provider>, ProviderError> {
+    Ok(match named {
+        KeyProvider::Env { key } => Box::new(EnvProvider::new(key.expose())?),
+        KeyProvider::File { path } => Box::new(FileProvider::new(path.clone())?),
+        KeyProvider::Password { password, iterations } => Box::new(PasswordProvider::new(password.expose(), *iterations)?),
+        KeyProvider::Vault(settings) => Box::new(VaultProvider::new(settings.clone())?),
+        #[cfg(feature = "aws-kms")]
+        KeyProvider::AwsKms(settings) => Box::new(AwsKmsProvider::new(settings)?),
+        #[cfg(feature = "pkcs11")]
+        KeyProvider::Pkcs11(settings) => Box::new(Pkcs11Provider::new(settings.clone())?),
+    })
+}
+
+/// Makes what a configuration or directory lacks: files of key-encrypting keys (provider `file`), the store, and, unless it is to stay `empty`, the roots in
+/// it. A file of key-encrypting keys that is there is used and not changed. Returns the place of the store too.
+///
+/// # Errors
+/// There is a store already, or something cannot be made.
+pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, String)> {
+    let keys = settings(source)?;
+    if let KeyStore::Sqlite(path) = &keys.store {
+        anyhow::ensure!(!path.exists(), "{} is there already; nothing was changed", path.display());
+        directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display()))?;
+    }
+    if let KeyLedger::Kafka(at) = &keys.ledger {
+        KafkaLedger::create(&at.kafka, &at.topic)?;
+    }
+    for named in std::iter::once(&keys.provider).chain(&keys.recovery) {
+        if let KeyProvider::File { path } = named
+            && !path.exists()
+        {
+            directory::create_folder_of(path).and_then(|()| create_kek_file(path)).with_context(|| format!("{} cannot be made", path.display()))?;
+        }
+        // The key-encrypting keys must be usable before there is a store.
+        provider(named)?.health()?;
+    }
+    let manager = Manager::open(manager_settings(&keys), parts(&keys, create_store(&keys)?, None)?, now())?;
+    if !empty {
+        manager.prepare_roots(now())?;
+    }
+    let place = manager.store().place();
+    Ok((keys, place))
+}
+
+fn of_directory(dir: &Path) -> config::Keys {
+    config::Keys {
+        tenant: DIRECTORY_TENANT.to_owned(),
+        provider: KeyProvider::File { path: directory::kek(dir) },
+        recovery: None,
+        store: KeyStore::Sqlite(directory::store(dir)),
+        ledger: KeyLedger::File(directory::ledger(dir)),
+        rotation_enabled: true,
+        rotation_interval_days: 90,
+        cache: CachePolicy::default(),
+        lookup_max_age: Duration::from_secs(600),
+        subject_cache: 100_000,
+    }
+}
+
+/// A manager with a clock.
+struct Keys {
+    manager: Manager,
+    metrics: Option<Arc<Metrics>>,
+    /// What `maintain` last failed with, so that an outage is one line in the log and not one a second.
+    last_fault: Mutex<String>,
+}
+
+impl KeySource for Keys {
+    fn keyring(&self) -> Arc<Keyring> {
+        self.manager.keyring()
+    }
+
+    fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault> {
+        self.manager.fetch(needed, now()).map_err(fault)
+    }
+
+    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
+        self.manager.lookup(id, now()).map_err(fault)
+    }
+
+    fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
+        self.manager.prepare(schemas, now()).map_err(fault)
+    }
+
+    fn maintain(&self) {
+        let news = self.manager.maintain(now()).err().map_or_else(String::new, |e| e.to_string());
+        let mut last = self.last_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != news {
+            if news.is_empty() {
+                tracing::info!("keys are maintained again");
+            } else {
+                tracing::warn!(reason = news, "keys could not be maintained; those in hand stay in use until they are spent");
+            }
+            *last = news;
+        }
+        if let Some(metrics) = &self.metrics {
+            self.measure(metrics);
+        }
+    }
+}
+
+impl Keys {
+    fn measure(&self, metrics: &Metrics) {
+        let usage = self.manager.usage();
+        for (schema, uses, _) in &usage {
+            metrics.data_key_uses.with_label_values(&[schema]).set(i64::try_from(*uses).unwrap_or(i64::MAX));
+        }
+        if let Some(oldest) = usage.iter().map(|(_, _, created)| *created).min() {
+            // Below 2^53 for another 285 million years.
+            #[expect(clippy::cast_precision_loss)]
+            metrics.key_age.set(now().saturating_sub(oldest) as f64);
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn fault(error: KeyError) -> KeyFault {
+    KeyFault(error.to_string())
+}
+
+/// Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs())
+}
+
+/// Counts and times what the provider is asked.
+struct Metered(Option<Arc<Metrics>>);
+
+impl Observer for Metered {
+    fn asked(&self, provider: &'static str, operation: &'static str, outcome: &'static str, took: Duration) {
+        if let Some(metrics) = &self.0 {
+            metrics.key_requests.with_label_values(&[provider, operation, outcome]).inc();
+            metrics.key_request_seconds.observe(took.as_secs_f64());
+        }
+    }
+}

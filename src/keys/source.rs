@@ -1,0 +1,40 @@
+//! Where whoever protects or opens records gets keys from.
+
+use std::sync::Arc;
+
+use veilstream_engine::Keyring;
+use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::key::{Key, KeyId};
+use veilstream_engine::transform::NeededKey;
+
+/// A source of keys: the key manager, or keys of a test.
+pub trait KeySource: Send + Sync {
+    /// The snapshot for a new batch.
+    fn keyring(&self) -> Arc<Keyring>;
+
+    /// Loads or mints keys. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]; the records stay where they are.
+    fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault>;
+
+    /// The key of that id, whatever its state; `None`: it is not in this store. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]; the token cannot be opened now.
+    fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault>;
+
+    /// Mints what these schemas need and is not there yet, before they come into force.
+    ///
+    /// # Errors
+    /// [`KeyFault`]; the schemas must not come into force.
+    fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault>;
+
+    /// Called about once a second: replaces keys before they are spent or old.
+    fn maintain(&self);
+}
+
+/// Keys are not available now.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct KeyFault(pub String);

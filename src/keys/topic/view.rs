@@ -1,0 +1,155 @@
+//! What the topic says: the last record of each key.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_keys::store::{KeyRecord, RecordJson, Subjects};
+
+use super::single_writer::Reader;
+
+/// The record that says what the topic is: a mistyped name must not become a second store.
+const MARK: &str = "veilstream";
+const LAYOUT: &str = r#"{"veilstream_key_store":1}"#;
+
+/// Every key, in memory. Keys of data subjects, of which there may be millions, stand apart from those that every process looks at every few seconds.
+#[derive(Default)]
+pub(super) struct View {
+    subjects: BTreeMap<KeyId, KeyRecord>,
+    others: BTreeMap<KeyId, KeyRecord>,
+    /// Of any tenant and kind: a record tells its own.
+    by_scope: BTreeSet<(Scope, KeyId)>,
+    /// Keys of data subjects, by when they were shredded.
+    shredded: BTreeSet<(u64, KeyId)>,
+    /// Record keys whose value is no key record, and the member that is not.
+    damaged: BTreeMap<String, &'static str>,
+    marked: bool,
+}
+
+impl View {
+    /// The mark, as a record.
+    pub(super) fn mark() -> (String, String) {
+        (MARK.to_owned(), LAYOUT.to_owned())
+    }
+
+    /// Whether the topic is a key store.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marked
+    }
+
+    /// What is wrong with the last record of a key; the one before it, if it was read, still holds the key's place.
+    pub(super) fn damage_of(&self, kid: &KeyId) -> Option<&'static str> {
+        self.damaged.get(&kid.to_string()).copied()
+    }
+
+    /// A damaged record of which nothing else is known: it may be anybody's key.
+    pub(super) fn unknown_damage(&self) -> Option<(&String, &'static str)> {
+        let is_unknown = |name: &str| name.parse().is_ok_and(|kid| self.get(&kid).is_none());
+        self.damaged.iter().find(|(name, _)| is_unknown(name) || name.parse::<KeyId>().is_err()).map(|(name, what)| (name, *what))
+    }
+
+    fn put(&mut self, record: KeyRecord) {
+        let kid = record.kid;
+        self.remove(&kid);
+        self.by_scope.insert((record.scope.clone(), kid));
+        if is_subject(&record) {
+            if let (KeyState::Shredded, Some(retired)) = (record.state, record.retired) {
+                self.shredded.insert((retired, kid));
+            }
+            self.subjects.insert(kid, record);
+        } else {
+            self.others.insert(kid, record);
+        }
+    }
+
+    fn remove(&mut self, kid: &KeyId) {
+        let Some(old) = self.subjects.remove(kid).or_else(|| self.others.remove(kid)) else { return };
+        if let Some(retired) = old.retired {
+            self.shredded.remove(&(retired, *kid));
+        }
+        self.by_scope.remove(&(old.scope, *kid));
+    }
+
+    pub(super) fn get(&self, kid: &KeyId) -> Option<&KeyRecord> {
+        self.others.get(kid).or_else(|| self.subjects.get(kid))
+    }
+
+    /// Every version of a scope, in the order of their ids.
+    pub(super) fn of_scope(&self, tenant: &str, kind: KeyKind, scope: &Scope) -> Vec<&KeyRecord> {
+        let of_scope = (scope.clone(), KeyId([0; 16]))..=(scope.clone(), KeyId([u8::MAX; 16]));
+        let records = self.by_scope.range(of_scope).filter_map(|(_, kid)| self.get(kid));
+        records.filter(|record| &*record.tenant == tenant && record.kind == kind).collect()
+    }
+
+    /// Whose place it is: (tenant, kind, scope, version) is one key's, but for keys of processes.
+    pub(super) fn holder(&self, record: &KeyRecord) -> Option<&KeyRecord> {
+        if matches!(record.scope, Scope::Schema(_)) {
+            return None;
+        }
+        self.of_scope(&record.tenant, record.kind, &record.scope).into_iter().find(|known| known.version == record.version)
+    }
+
+    /// All but those of data subjects, oldest first.
+    pub(super) fn list(&self, tenant: &str) -> Vec<KeyRecord> {
+        let mut found: Vec<KeyRecord> = self.others.values().filter(|record| &*record.tenant == tenant).cloned().collect();
+        found.sort_by_cached_key(|record| (record.created, record.kind.as_str(), record.scope.to_string(), record.version, record.kid));
+        found
+    }
+
+    pub(super) fn count_subjects(&self, tenant: &str) -> Subjects {
+        let mut count = Subjects::default();
+        for record in self.subjects.values().filter(|record| &*record.tenant == tenant) {
+            match record.state {
+                KeyState::Shredded => count.shredded += 1,
+                _ => count.keys += 1,
+            }
+            count.half_shredded += u64::from(record.state == KeyState::Shredded && !record.wraps.is_empty());
+        }
+        count
+    }
+
+    pub(super) fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, |kid| Excluded(*kid));
+        self.subjects.range((from, Unbounded)).map(|(_, record)| record).filter(|record| &*record.tenant == tenant).take(limit).cloned().collect()
+    }
+
+    pub(super) fn count_wrapped_by(&self, kek_uri: &str) -> u64 {
+        let all = self.subjects.values().chain(self.others.values());
+        all.filter(|record| record.wraps.iter().any(|wrap| wrap.kek_uri == kek_uri)).count() as u64
+    }
+
+    /// Active keys of processes.
+    pub(super) fn of_processes(&self, tenant: &str) -> impl Iterator<Item = &KeyRecord> {
+        let is_one = |record: &&KeyRecord| matches!(record.scope, Scope::Schema(_)) && record.state == KeyState::Active;
+        self.others.values().filter(move |record| &*record.tenant == tenant).filter(is_one)
+    }
+
+    pub(super) fn shredded_since(&self, tenant: &str, since: u64) -> Vec<KeyId> {
+        let kids = self.shredded.range((since, KeyId([0; 16]))..).map(|(_, kid)| *kid);
+        kids.filter(|kid| self.subjects.get(kid).is_some_and(|record| &*record.tenant == tenant)).collect()
+    }
+}
+
+impl Reader for View {
+    fn take(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let name = String::from_utf8_lossy(key).into_owned();
+        if name == MARK {
+            self.marked = value == Some(LAYOUT.as_bytes());
+            return;
+        }
+        self.damaged.remove(&name);
+        let parsed = value.map(|value| serde_json::from_slice::<RecordJson>(value).map_err(|_| "json").and_then(|json| json.record()));
+        match (parsed, name.parse::<KeyId>()) {
+            (Some(Ok(record)), Ok(kid)) if record.kid == kid => self.put(record),
+            // Nobody here deletes a key; somebody did, and it is as gone as a deleted row.
+            (None, Ok(kid)) => self.remove(&kid),
+            (None, Err(_)) => {}
+            (Some(Err(what)), _) => drop(self.damaged.insert(name, what)),
+            (Some(Ok(_)), _) => drop(self.damaged.insert(name, "kid")),
+        }
+    }
+}
+
+fn is_subject(record: &KeyRecord) -> bool {
+    matches!(record.scope, Scope::Subject(_))
+}

@@ -1,0 +1,390 @@
+//! One lane's transaction as a state machine: an event in, the next thing to do out.
+
+use std::time::{Duration, Instant};
+
+use crate::kafka::error::Fault;
+
+/// Where the lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No transaction.
+    Idle,
+    /// Records are being added.
+    Open,
+    /// Complete; waiting until everything is delivered.
+    Draining,
+    /// Offsets and the commit are under way.
+    Committing,
+    /// Being aborted.
+    Aborting,
+    /// The producer is being replaced.
+    Recycling,
+    /// Over.
+    Ended,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A record is about to be produced, or an offset to be committed.
+    Work,
+    /// The transaction is full, old, drained, or asked for by a rebalance or a stop.
+    Due,
+    /// Everything produced was delivered.
+    Flushed,
+    /// The commit succeeded; `tainted`: one of its requests ended without an answer and may still arrive.
+    Committed {
+        /// See [`Event::Committed`].
+        tainted: bool,
+    },
+    /// A call or a delivery failed.
+    Failed(Fault),
+    /// The abort succeeded; `spent`: why the producer is of no more use all the same (a request that ended without an answer, or sequence
+    /// numbers that a refused batch left with a gap).
+    Aborted {
+        /// See [`Event::Aborted`].
+        spent: Option<&'static str>,
+    },
+    /// The producer has certificates that have changed since; told between two transactions.
+    Outdated,
+    /// A new producer is fenced in.
+    Recycled,
+    /// The work must not commit any more: its partitions are lost, or a stop cannot wait.
+    Drop,
+    /// A rebalance could not wait for this lane: its producer has been fenced from outside.
+    Overrun,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Wait,
+    /// Begin a transaction.
+    Begin,
+    /// Deliver what was produced.
+    Flush,
+    /// Send the offsets and commit.
+    Commit,
+    /// The commit is done: what it held is committed. `spent`: why the producer must be replaced all the same.
+    Done {
+        /// See [`Action::Done`].
+        spent: Option<&'static str>,
+    },
+    /// Abort.
+    Abort(&'static str),
+    /// Read again from where the last commit was: known, because the abort succeeded.
+    Rewind,
+    /// Replace the producer, for this reason.
+    Recycle(&'static str),
+    /// Read again from where the committed offsets say.
+    Reread,
+    /// Stop: another process has this instance name.
+    EndFenced,
+}
+
+/// The machine. Time is an argument.
+#[derive(Debug)]
+pub struct Machine {
+    state: State,
+    transaction_timeout: Duration,
+    begun: Option<Instant>,
+    fenced: Option<Instant>,
+    /// When the polling thread last fenced our producer.
+    overrun: Option<Instant>,
+}
+
+impl Machine {
+    /// A machine without producer: its first event is [`Event::Recycled`] (fence first).
+    #[must_use]
+    pub fn new(transaction_timeout: Duration) -> Self {
+        Self { state: State::Recycling, transaction_timeout, begun: None, fenced: None, overrun: None }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// When the open transaction began.
+    #[must_use]
+    pub fn begun(&self) -> Option<Instant> {
+        self.begun
+    }
+
+    /// What `event` leads to. An event that makes no sense in a state leaves the outcome unknown: the producer is replaced.
+    pub fn on(&mut self, event: Event, now: Instant) -> Action {
+        use Action as A;
+        use State as S;
+        if event == Event::Overrun {
+            self.overrun = Some(now);
+        }
+        let (state, action) = match (self.state, event) {
+            (S::Ended, _) => (S::Ended, A::Wait),
+            (S::Idle, Event::Work) => {
+                self.begun = Some(now);
+                (S::Open, A::Begin)
+            }
+            (S::Idle, Event::Due | Event::Drop) => (S::Idle, A::Wait),
+            (S::Idle, Event::Outdated) => (S::Recycling, A::Recycle("certificates_changed")),
+            (S::Open, Event::Work) => (S::Open, A::Wait),
+            (S::Open, Event::Due) => (S::Draining, A::Flush),
+            (S::Draining | S::Committing, Event::Due | Event::Work) => (self.state, A::Wait),
+            (S::Draining, Event::Flushed) => (S::Committing, A::Commit),
+            (S::Committing, Event::Committed { tainted }) if !tainted || super::mutated!(KeepTainted) => {
+                self.begun = None;
+                (S::Idle, A::Done { spent: None })
+            }
+            (S::Committing, Event::Committed { .. }) => (S::Recycling, A::Done { spent: Some("unanswered_request") }),
+            (S::Open | S::Draining | S::Committing, Event::Drop) => (S::Aborting, A::Abort("partitions_lost")),
+            (S::Aborting, Event::Aborted { spent: None }) => {
+                self.begun = None;
+                (S::Idle, A::Rewind)
+            }
+            (S::Aborting, Event::Aborted { spent: Some(reason) }) => (S::Recycling, A::Recycle(reason)),
+            (S::Aborting, Event::Due | Event::Drop | Event::Work) => (S::Aborting, A::Wait),
+            (S::Recycling, Event::Recycled) => {
+                self.begun = None;
+                (S::Idle, A::Reread)
+            }
+            (S::Recycling, Event::Due | Event::Drop | Event::Work | Event::Overrun) => (S::Recycling, A::Wait),
+            // Tried again by whoever drives the machine, after a pause.
+            (S::Recycling, Event::Failed(_)) => (S::Recycling, A::Recycle("init_failed")),
+            (_, Event::Overrun) => (S::Recycling, A::Recycle("rebalance_overrun")),
+            (_, Event::Failed(fault)) => self.failed(fault, now),
+            _ => (S::Recycling, A::Recycle("unexpected_state")),
+        };
+        self.state = state;
+        action
+    }
+
+    fn failed(&mut self, fault: Fault, now: Instant) -> (State, Action) {
+        match fault {
+            Fault::Fenced => self.fenced(now),
+            // An abort that fails leaves nothing to abort with.
+            _ if self.state == State::Aborting => (State::Recycling, Action::Recycle("abort_failed")),
+            // Nothing is open: begin failed.
+            _ if self.state == State::Idle => (State::Recycling, Action::Recycle("begin_failed")),
+            Fault::Abortable => (State::Aborting, Action::Abort("group_or_delivery")),
+            Fault::Refused => (State::Aborting, Action::Abort("refused_record")),
+            Fault::Blocked(_) => (State::Aborting, Action::Abort("blocked")),
+            Fault::OutcomeUnknown if super::mutated!(SkipFence) => (State::Idle, Action::Rewind),
+            Fault::OutcomeUnknown => (State::Recycling, Action::Recycle("outcome_unknown")),
+        }
+    }
+
+    /// Fenced twice within the transaction time-out, with no transaction of ours that old: another process. A transaction that the
+    /// coordinator timed out reads as fenced too, and so does what our own polling thread fenced: they prove nothing.
+    fn fenced(&mut self, now: Instant) -> (State, Action) {
+        if self.timed_out(now) {
+            return (State::Recycling, Action::Recycle("transaction_timed_out"));
+        }
+        if self.overrun.is_some_and(|at| now.duration_since(at) < self.transaction_timeout) {
+            return (State::Recycling, Action::Recycle("rebalance_overrun"));
+        }
+        if self.fenced.is_some_and(|before| now.duration_since(before) < self.transaction_timeout) {
+            return (State::Ended, Action::EndFenced);
+        }
+        self.fenced = Some(now);
+        (State::Recycling, Action::Recycle("fenced"))
+    }
+
+    fn timed_out(&self, now: Instant) -> bool {
+        self.begun.is_some_and(|begun| now.duration_since(begun) >= self.transaction_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::error::Obstacle;
+
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    const BLOCKED: Fault = Fault::Blocked(Obstacle::TopicDenied);
+
+    struct Run(Machine, Instant);
+
+    impl Run {
+        /// A lane in `state`.
+        fn at(state: State) -> Self {
+            let mut run = Self(Machine::new(TIMEOUT), Instant::now());
+            if state == State::Recycling {
+                return run;
+            }
+            assert_eq!(run.on(Event::Recycled), Action::Reread);
+            let events: &[Event] = match state {
+                State::Open => &[Event::Work],
+                State::Draining => &[Event::Work, Event::Due],
+                State::Committing => &[Event::Work, Event::Due, Event::Flushed],
+                State::Aborting => &[Event::Work, Event::Drop],
+                State::Ended => &[Event::Failed(Fault::Fenced), Event::Recycled, Event::Failed(Fault::Fenced)],
+                _ => &[],
+            };
+            for event in events {
+                run.on(*event);
+            }
+            assert_eq!(run.0.state(), state);
+            run
+        }
+
+        fn on(&mut self, event: Event) -> Action {
+            self.0.on(event, self.1)
+        }
+
+        fn later(&mut self, by: Duration) -> &mut Self {
+            self.1 += by;
+            self
+        }
+    }
+
+    #[test]
+    fn a_transaction_from_work_to_done() {
+        let mut run = Run::at(State::Idle);
+        assert_eq!(run.on(Event::Work), Action::Begin);
+        assert_eq!(run.on(Event::Work), Action::Wait);
+        assert_eq!(run.on(Event::Due), Action::Flush);
+        assert_eq!(run.on(Event::Flushed), Action::Commit);
+        assert_eq!(run.on(Event::Committed { tainted: false }), Action::Done { spent: None });
+        assert_eq!((run.0.state(), run.0.begun()), (State::Idle, None));
+    }
+
+    #[test]
+    fn every_state_and_event() {
+        use {Action as A, Event as E, State as S};
+        let table = [
+            (S::Idle, E::Due, S::Idle, A::Wait),
+            (S::Idle, E::Drop, S::Idle, A::Wait),
+            (S::Idle, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
+            (S::Idle, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("begin_failed")),
+            (S::Idle, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
+            (S::Idle, E::Flushed, S::Recycling, A::Recycle("unexpected_state")),
+            (S::Open, E::Drop, S::Aborting, A::Abort("partitions_lost")),
+            (S::Open, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
+            (S::Open, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("outcome_unknown")),
+            (S::Open, E::Failed(BLOCKED), S::Aborting, A::Abort("blocked")),
+            (S::Open, E::Flushed, S::Recycling, A::Recycle("unexpected_state")),
+            (S::Open, E::Committed { tainted: false }, S::Recycling, A::Recycle("unexpected_state")),
+            (S::Draining, E::Work, S::Draining, A::Wait),
+            (S::Draining, E::Due, S::Draining, A::Wait),
+            (S::Draining, E::Drop, S::Aborting, A::Abort("partitions_lost")),
+            (S::Draining, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
+            (S::Draining, E::Failed(Fault::Refused), S::Aborting, A::Abort("refused_record")),
+            (S::Draining, E::Failed(Fault::Abortable), S::Aborting, A::Abort("group_or_delivery")),
+            (S::Draining, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
+            (S::Committing, E::Due, S::Committing, A::Wait),
+            (S::Committing, E::Committed { tainted: true }, S::Recycling, A::Done { spent: Some("unanswered_request") }),
+            (S::Committing, E::Drop, S::Aborting, A::Abort("partitions_lost")),
+            (S::Committing, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
+            (S::Committing, E::Failed(Fault::Abortable), S::Aborting, A::Abort("group_or_delivery")),
+            (S::Committing, E::Failed(Fault::Refused), S::Aborting, A::Abort("refused_record")),
+            (S::Committing, E::Failed(BLOCKED), S::Aborting, A::Abort("blocked")),
+            (S::Committing, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("outcome_unknown")),
+            (S::Committing, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
+            (S::Aborting, E::Due, S::Aborting, A::Wait),
+            (S::Aborting, E::Drop, S::Aborting, A::Wait),
+            (S::Aborting, E::Aborted { spent: None }, S::Idle, A::Rewind),
+            (S::Aborting, E::Aborted { spent: Some("why") }, S::Recycling, A::Recycle("why")),
+            (S::Aborting, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
+            (S::Aborting, E::Failed(Fault::Abortable), S::Recycling, A::Recycle("abort_failed")),
+            (S::Aborting, E::Failed(BLOCKED), S::Recycling, A::Recycle("abort_failed")),
+            (S::Aborting, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("abort_failed")),
+            (S::Aborting, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
+            (S::Recycling, E::Work, S::Recycling, A::Wait),
+            (S::Recycling, E::Due, S::Recycling, A::Wait),
+            (S::Recycling, E::Drop, S::Recycling, A::Wait),
+            (S::Recycling, E::Overrun, S::Recycling, A::Wait),
+            (S::Recycling, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("init_failed")),
+            (S::Recycling, E::Recycled, S::Idle, A::Reread),
+            (S::Ended, E::Work, S::Ended, A::Wait),
+            (S::Ended, E::Overrun, S::Ended, A::Wait),
+        ];
+        for (from, event, to, action) in table {
+            let mut run = Run::at(from);
+            assert_eq!((run.on(event), run.0.state()), (action, to), "{from:?} {event:?}");
+        }
+    }
+
+    /// Nothing that was dropped, overrun or doubtful can reach a commit: only a flushed transaction does.
+    #[test]
+    fn old_certificates_end_with_their_producer_between_two_transactions() {
+        let mut run = Run::at(State::Idle);
+        assert_eq!(run.on(Event::Outdated), Action::Recycle("certificates_changed"));
+        assert_eq!((run.on(Event::Recycled), run.0.state()), (Action::Reread, State::Idle));
+    }
+
+    #[test]
+    fn only_a_flushed_transaction_commits() {
+        use Event as E;
+        let events = [
+            E::Work,
+            E::Due,
+            E::Committed { tainted: false },
+            E::Failed(Fault::Abortable),
+            E::Failed(Fault::OutcomeUnknown),
+            E::Aborted { spent: None },
+            E::Recycled,
+            E::Drop,
+            E::Overrun,
+        ];
+        for state in [State::Idle, State::Open, State::Draining, State::Committing, State::Aborting, State::Recycling, State::Ended] {
+            for event in events {
+                assert_ne!(Run::at(state).on(event), Action::Commit, "{state:?} {event:?}");
+            }
+            let commits = Run::at(state).on(E::Flushed) == Action::Commit;
+            assert_eq!(commits, state == State::Draining, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn fenced_twice_is_another_process() {
+        let mut run = Run::at(State::Committing);
+        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("fenced"));
+        run.on(Event::Recycled);
+        run.on(Event::Work);
+        run.later(Duration::from_secs(5));
+        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::EndFenced);
+        assert_eq!(run.0.state(), State::Ended);
+    }
+
+    #[test]
+    fn our_own_fence_is_not_another_process() {
+        let mut run = Run::at(State::Committing);
+        run.on(Event::Overrun);
+        for _ in 0..3 {
+            run.on(Event::Recycled);
+            run.on(Event::Work);
+            assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("rebalance_overrun"));
+        }
+    }
+
+    #[test]
+    fn fenced_again_much_later_is_not() {
+        let mut run = Run::at(State::Committing);
+        run.on(Event::Failed(Fault::Fenced));
+        run.on(Event::Recycled);
+        run.later(TIMEOUT);
+        run.on(Event::Work);
+        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("fenced"));
+    }
+
+    /// Two processes of one name may each commit between fencing the other.
+    #[test]
+    fn a_commit_in_between_does_not_excuse_the_other_process() {
+        let mut run = Run::at(State::Committing);
+        for event in [Event::Failed(Fault::Fenced), Event::Recycled, Event::Work, Event::Due, Event::Flushed, Event::Committed { tainted: false }, Event::Work]
+        {
+            run.on(event);
+        }
+        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::EndFenced);
+    }
+
+    #[test]
+    fn a_transaction_that_timed_out_does_not_count_as_fenced() {
+        let mut run = Run::at(State::Open);
+        assert_eq!(run.later(TIMEOUT).on(Event::Failed(Fault::Fenced)), Action::Recycle("transaction_timed_out"));
+        run.on(Event::Recycled);
+        run.on(Event::Work);
+        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("fenced"));
+    }
+}

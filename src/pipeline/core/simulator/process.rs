@@ -1,0 +1,600 @@
+//! A simulated process: the shells of the polling thread and the lanes, over the simulated cluster.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::cluster::{Cluster, Entry, Outcome, at, number};
+use super::random::Random;
+use crate::kafka::error::{Fault, Obstacle};
+use crate::pipeline::core::assignment::{Action as Step, Assignment, Question};
+use crate::pipeline::core::lane::{Action, Ended, Event, Lane, Offer};
+use crate::pipeline::core::machine::State;
+use crate::pipeline::core::partition::{Block, BlockReason, Position, Target, TopicPartition};
+
+const LANES: usize = 2;
+const BATCH: usize = 4;
+
+/// A partition as the client fetches it.
+struct Fetched {
+    lane: usize,
+    position: usize,
+    leader_epoch: i32,
+    incarnation: u32,
+    /// Records of an older version are dropped where they are read.
+    version: u64,
+    has_failed: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Record {
+        id: usize,
+        is_refused: bool,
+        leader_epoch: i32,
+    },
+    Control,
+    /// An error event; where the log was cut, if that is known.
+    Error(Option<i64>),
+}
+
+#[derive(Debug, Clone)]
+struct Op {
+    partition: usize,
+    version: u64,
+    offset: usize,
+    kind: Kind,
+}
+
+enum ToPoll {
+    Rewind(usize, Vec<Target>),
+    Reread(Vec<u64>),
+    Block(u64, Block),
+}
+
+struct Worker {
+    id: (usize, usize),
+    core: Lane,
+    /// The epoch of its producer.
+    producer: Option<u32>,
+    queue: VecDeque<Op>,
+    batch: Vec<Op>,
+    cursor: usize,
+    fill: u64,
+    inbox: VecDeque<Event>,
+    answered: BTreeSet<u64>,
+    is_overrun: bool,
+    pause: usize,
+    /// What the open transaction will fail for.
+    poison: Option<Fault>,
+}
+
+pub(super) struct Process {
+    number: usize,
+    assignment: Assignment,
+    workers: Vec<Worker>,
+    fetched: BTreeMap<usize, Fetched>,
+    next_version: u64,
+    positions: BTreeMap<usize, usize>,
+    requests: VecDeque<ToPoll>,
+    resolving: Vec<Question>,
+    /// Generation and epochs, read together on the polling thread.
+    membership: (u32, BTreeSet<u64>),
+    next_ticket: u64,
+    blocks: usize,
+}
+
+/// What a worker needs of its process.
+struct Surroundings<'a> {
+    cluster: &'a mut Cluster,
+    random: &'a mut Random,
+    membership: &'a (u32, BTreeSet<u64>),
+    requests: &'a mut VecDeque<ToPoll>,
+    positions: &'a mut BTreeMap<usize, usize>,
+    fetched: &'a BTreeMap<usize, Fetched>,
+    has_faults: bool,
+}
+
+impl Process {
+    /// Fences its producers before it joins the group.
+    pub(super) fn start(number: usize, cluster: &mut Cluster) -> Self {
+        let worker = |lane| {
+            let id = (number, lane);
+            Worker {
+                id,
+                core: Lane::new(Duration::from_secs(30), cluster.now),
+                producer: Some(cluster.fence(id)),
+                queue: VecDeque::new(),
+                batch: Vec::new(),
+                cursor: 0,
+                fill: 0,
+                inbox: VecDeque::new(),
+                answered: BTreeSet::new(),
+                is_overrun: false,
+                pause: 0,
+                poison: None,
+            }
+        };
+        Self {
+            number,
+            assignment: Assignment::new(LANES),
+            workers: (0..LANES).map(worker).collect(),
+            fetched: BTreeMap::new(),
+            next_version: 0,
+            positions: BTreeMap::new(),
+            requests: VecDeque::new(),
+            resolving: Vec::new(),
+            membership: (0, BTreeSet::new()),
+            next_ticket: 0,
+            blocks: 0,
+        }
+    }
+
+    pub(super) fn take_blocks(&mut self) -> usize {
+        std::mem::take(&mut self.blocks)
+    }
+
+    fn publish(&mut self, cluster: &Cluster) {
+        self.membership = (cluster.generation(), self.assignment.epochs().collect());
+    }
+
+    // ---- rebalances ----
+
+    pub(super) fn assigned(&mut self, partitions: &[usize], cluster: &mut Cluster) {
+        self.assignment.assigned(partitions.iter().map(|p| at(*p)), false, cluster.now);
+        self.publish(cluster);
+        self.act(cluster);
+    }
+
+    /// Returns when nothing of the partitions can commit any more.
+    pub(super) fn revoked(&mut self, gone: &[usize], cluster: &mut Cluster, random: &mut Random) {
+        let list: Vec<TopicPartition> = gone.iter().map(|p| at(*p)).collect();
+        let readings = self.assignment.readings(Some(&list));
+        self.tell(&readings, Event::Revoked, cluster, random);
+        self.assignment.forget(Some(&list));
+        gone.iter().for_each(|p| self.stop(*p));
+        self.publish(cluster);
+    }
+
+    pub(super) fn lost(&mut self, cluster: &mut Cluster, random: &mut Random) {
+        let readings = self.assignment.readings(None);
+        self.assignment.forget(None);
+        self.publish(cluster);
+        self.tell(&readings, Event::Lost, cluster, random);
+        let all: Vec<usize> = self.fetched.keys().copied().collect();
+        all.into_iter().for_each(|p| self.stop(p));
+    }
+
+    fn tell(&mut self, readings: &[(usize, u64)], event: fn(Vec<u64>, u64) -> Event, cluster: &mut Cluster, random: &mut Random) {
+        for lane in 0..LANES {
+            let epochs: Vec<u64> = readings.iter().filter(|(l, _)| *l == lane).map(|(_, epoch)| *epoch).collect();
+            if epochs.is_empty() {
+                continue;
+            }
+            self.next_ticket += 1;
+            let ticket = self.next_ticket;
+            self.workers[lane].inbox.push_back(event(epochs, ticket));
+            // A lane that is inside a call does not look at its inbox in time.
+            if !random.one_in(6) {
+                self.with_worker(lane, cluster, random, true, Worker::look);
+            }
+            if !self.workers[lane].answered.remove(&ticket) {
+                self.workers[lane].is_overrun = true;
+                cluster.fence(self.workers[lane].id);
+            }
+        }
+    }
+
+    fn stop(&mut self, partition: usize) {
+        self.fetched.remove(&partition);
+        self.positions.remove(&partition);
+    }
+
+    // ---- the polling thread ----
+
+    pub(super) fn poll(&mut self, cluster: &mut Cluster, random: &mut Random, has_faults: bool) {
+        self.publish(cluster);
+        while let Some(request) = self.requests.pop_front() {
+            match request {
+                ToPoll::Block(epoch, block) => {
+                    self.blocks += 1;
+                    self.assignment.blocked(epoch, block, cluster.now);
+                }
+                ToPoll::Rewind(lane, targets) => self.rewind(lane, targets, cluster, random, has_faults),
+                ToPoll::Reread(epochs) => epochs.into_iter().for_each(|epoch| self.assignment.reread(epoch)),
+            }
+        }
+        self.look_at_topics(cluster, random);
+        self.assignment.tick(cluster.now);
+        self.act(cluster);
+        for question in std::mem::take(&mut self.resolving) {
+            if random.one_in(3) {
+                self.resolving.push(question);
+                continue;
+            }
+            let resolution = cluster.resolve(number(&question.at.topic), question.diverged_at);
+            self.assignment.resolved(&question.at, question.epoch, resolution, cluster.now);
+        }
+        self.act(cluster);
+        self.publish(cluster);
+    }
+
+    fn look_at_topics(&mut self, cluster: &mut Cluster, random: &mut Random) {
+        for p in cluster.owned(self.number) {
+            for (lane, epoch) in self.assignment.recreated(&at(p).topic, &cluster.topic_id(p)) {
+                self.next_ticket += 1;
+                self.workers[lane].inbox.push_back(Event::Lost(vec![epoch], self.next_ticket));
+                self.assignment.blocked(epoch, Block::new(BlockReason::TopicRecreated, "recreated"), cluster.now);
+                self.publish(cluster);
+                self.with_worker(lane, cluster, random, true, Worker::look);
+            }
+        }
+    }
+
+    fn rewind(&mut self, lane: usize, targets: Vec<Target>, cluster: &mut Cluster, random: &mut Random, has_faults: bool) {
+        for target in targets {
+            if !self.assignment.is_read(&target.at, target.epoch) {
+                continue;
+            }
+            let p = number(&target.at.topic);
+            let place = Some(target.position).filter(|_| !(has_faults && random.one_in(10)));
+            if let Some(place) = place {
+                self.fetch_from(p, lane, place, cluster);
+            }
+            let batch = self.workers[lane].fill;
+            self.workers[lane].core.on(Event::Moved(target.epoch, place, batch), cluster.now);
+        }
+        self.with_worker(lane, cluster, random, has_faults, Worker::run);
+    }
+
+    fn fetch_from(&mut self, partition: usize, lane: usize, place: Position, cluster: &Cluster) {
+        self.next_version += 1;
+        let log = &cluster.partitions[partition];
+        let fetched = Fetched {
+            lane,
+            position: usize::try_from(place.offset).unwrap(),
+            leader_epoch: place.leader_epoch.unwrap_or(log.leader_epoch),
+            incarnation: log.incarnation,
+            version: self.next_version,
+            has_failed: false,
+        };
+        self.fetched.insert(partition, fetched);
+        self.positions.remove(&partition);
+    }
+
+    fn act(&mut self, cluster: &mut Cluster) {
+        while let Some(step) = self.assignment.next_action() {
+            match step {
+                Step::Resolve(list) => self.resolving.extend(list),
+                Step::Read { partitions, .. } => {
+                    for (lane, assigned) in partitions {
+                        self.fetch_from(number(&assigned.at.topic), lane, assigned.start, cluster);
+                        let batch = self.workers[lane].fill;
+                        self.workers[lane].core.on(Event::Assigned(vec![assigned], batch), cluster.now);
+                    }
+                }
+                Step::Stop(at) => self.stop(number(&at.topic)),
+                Step::Recall(_) => unreachable!("this group is cooperative"),
+            }
+        }
+    }
+
+    // ---- fetchers ----
+
+    pub(super) fn fetch(&mut self, cluster: &mut Cluster, random: &mut Random) {
+        let known: Vec<usize> = self.fetched.keys().copied().collect();
+        let Some(p) = known.get(random.below(known.len())).copied() else { return };
+        let fetched = self.fetched.get_mut(&p).unwrap();
+        if fetched.has_failed {
+            return;
+        }
+        let queue = &mut self.workers[fetched.lane].queue;
+        let mut push = |offset, kind| queue.push_back(Op { partition: p, version: fetched.version, offset, kind });
+        let log = &cluster.partitions[p];
+        if fetched.position < log.start || fetched.position > log.entries.len() {
+            fetched.has_failed = true;
+            return push(fetched.position, Kind::Error(None));
+        }
+        if let Some(cut) = cluster.divergence(p, fetched.position, fetched.leader_epoch).filter(|_| fetched.incarnation == log.incarnation) {
+            fetched.has_failed = true;
+            return push(fetched.position, Kind::Error(Some(i64::try_from(cut).unwrap())));
+        }
+        if random.one_in(60) {
+            // A permission taken away for a moment: fetching goes on afterwards.
+            return push(fetched.position, Kind::Error(None));
+        }
+        let is_other = fetched.incarnation != log.incarnation;
+        let until = (fetched.position + random.below(5)).min(log.entries.len());
+        let mut unnoticed = Vec::new();
+        for offset in fetched.position..until {
+            match log.entries[offset] {
+                Entry::Record { id, is_refused } => {
+                    unnoticed.push(id);
+                    push(offset, Kind::Record { id, is_refused, leader_epoch: log.leader_epoch });
+                }
+                Entry::Control => push(offset, Kind::Control),
+            }
+        }
+        (fetched.position, fetched.leader_epoch) = (until, log.leader_epoch);
+        if is_other {
+            unnoticed.into_iter().for_each(|id| cluster.may_repeat(id));
+        }
+    }
+
+    // ---- lanes ----
+
+    pub(super) fn work(&mut self, cluster: &mut Cluster, random: &mut Random, has_faults: bool) {
+        let lane = random.below(LANES);
+        self.with_worker(lane, cluster, random, has_faults, Worker::turn);
+    }
+
+    fn with_worker(&mut self, lane: usize, cluster: &mut Cluster, random: &mut Random, has_faults: bool, run: fn(&mut Worker, &mut Surroundings<'_>)) {
+        let mut around = Surroundings {
+            cluster,
+            random,
+            membership: &self.membership,
+            requests: &mut self.requests,
+            positions: &mut self.positions,
+            fetched: &self.fetched,
+            has_faults,
+        };
+        run(&mut self.workers[lane], &mut around);
+    }
+}
+
+impl Worker {
+    /// Takes what is in the inbox.
+    fn look(&mut self, around: &mut Surroundings<'_>) {
+        while let Some(event) = self.inbox.pop_front() {
+            self.core.on(event, around.cluster.now);
+            self.run(around);
+        }
+    }
+
+    fn turn(&mut self, around: &mut Surroundings<'_>) {
+        self.look(around);
+        if std::mem::take(&mut self.is_overrun) {
+            self.core.on(Event::Overrun, around.cluster.now);
+            return self.run(around);
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return;
+        }
+        if self.core.state() == State::Recycling {
+            return self.recycle(around);
+        }
+        if self.core.has_offsets_alone() {
+            self.core.open(around.cluster.now);
+            self.run(around);
+            self.core.on(Event::Due, around.cluster.now);
+            return self.run(around);
+        }
+        if self.cursor >= self.batch.len() && !self.fill(around) {
+            if self.core.state() == State::Open {
+                self.core.on(Event::Due, around.cluster.now);
+                return self.run(around);
+            }
+            return self.look_at_positions(around);
+        }
+        self.process(around);
+        if self.core.state() == State::Open && around.random.one_in(4) {
+            self.core.on(Event::Due, around.cluster.now);
+            self.run(around);
+        }
+    }
+
+    /// Reads the next batch; what was fetched under an older version is dropped here, as the client does.
+    fn fill(&mut self, around: &mut Surroundings<'_>) -> bool {
+        (self.cursor, self.fill) = (0, self.fill + 1);
+        self.batch.clear();
+        while self.batch.len() < BATCH {
+            let Some(op) = self.queue.pop_front() else { break };
+            if around.fetched.get(&op.partition).is_none_or(|f| f.version != op.version) {
+                continue;
+            }
+            // An error event moves the position as if it were a record.
+            around.positions.insert(op.partition, op.offset + 1);
+            if !matches!(op.kind, Kind::Control) {
+                self.batch.push(op);
+            }
+        }
+        !self.batch.is_empty()
+    }
+
+    fn process(&mut self, around: &mut Surroundings<'_>) {
+        let most = 1 + around.random.below(BATCH);
+        for _ in 0..most {
+            let Some(op) = self.batch.get(self.cursor).cloned() else { return };
+            self.cursor += 1;
+            let Some(place) = self.core.find(&at(op.partition).topic, 0) else { continue };
+            let Kind::Record { id, is_refused, leader_epoch } = op.kind else {
+                if self.core.is_active(place, self.fill) {
+                    let diverged_at = if let Kind::Error(cut) = op.kind { cut } else { None };
+                    let block = Block { diverged_at, ..Block::new(BlockReason::Fetch, "fetch") };
+                    self.core.fetch_failed(place, block, around.cluster.now);
+                    self.run(around);
+                }
+                continue;
+            };
+            let offset = i64::try_from(op.offset).unwrap();
+            match self.core.offer(place, offset, self.fill) {
+                Offer::Stale => continue,
+                Offer::Backwards => {
+                    self.core.block(place, Block::new(BlockReason::Fetch, "backwards"), around.cluster.now);
+                    self.run(around);
+                    continue;
+                }
+                Offer::Close => {
+                    self.cursor -= 1;
+                    self.core.on(Event::Due, around.cluster.now);
+                    self.run(around);
+                    return;
+                }
+                Offer::Take => {}
+            }
+            if self.core.state() == State::Idle {
+                self.core.open(around.cluster.now);
+                self.run(around);
+            }
+            if self.core.state() != State::Open {
+                self.cursor -= 1;
+                return;
+            }
+            if !around.cluster.has_keys && id.is_multiple_of(3) {
+                self.core.block(place, Block::new(BlockReason::Keys, "keys"), around.cluster.now);
+                self.run(around);
+                continue;
+            }
+            if around.has_faults && around.random.one_in(150) {
+                self.cursor -= 1;
+                self.core.on(Event::Failed(Fault::Abortable), around.cluster.now);
+                self.run(around);
+                return;
+            }
+            if is_refused && self.core.refused(place, offset) == 0 {
+                self.poison.get_or_insert(Fault::Refused);
+            }
+            if around.cluster.is_denied(op.partition) {
+                self.poison.get_or_insert(Fault::Blocked(Obstacle::TopicDenied));
+            }
+            around.cluster.produce(self.id, self.producer.unwrap(), id);
+            self.core.done(place, offset, Some(leader_epoch));
+        }
+    }
+
+    fn look_at_positions(&mut self, around: &mut Surroundings<'_>) {
+        let drained: Vec<TopicPartition> = self.core.drained().cloned().collect();
+        let mut is_moved = false;
+        for at in drained {
+            if let Some(position) = around.positions.get(&number(&at.topic)) {
+                let position = Position { offset: i64::try_from(*position).unwrap(), leader_epoch: None };
+                is_moved |= self.core.advance(&at.topic, at.partition, position);
+            }
+        }
+        if is_moved {
+            self.core.open(around.cluster.now);
+            self.run(around);
+            self.core.on(Event::Due, around.cluster.now);
+            self.run(around);
+        }
+    }
+
+    fn recycle(&mut self, around: &mut Surroundings<'_>) {
+        if around.has_faults && around.random.one_in(4) {
+            self.core.on(Event::Recycled(Err(Fault::OutcomeUnknown)), around.cluster.now);
+        } else {
+            self.producer = Some(around.cluster.fence(self.id));
+            self.core.on(Event::Recycled(Ok(())), around.cluster.now);
+        }
+        self.run(around);
+    }
+
+    /// Does what the core says until it says nothing more.
+    fn run(&mut self, around: &mut Surroundings<'_>) {
+        while let Some(action) = self.core.next_action() {
+            let answer = self.perform(action, around);
+            match answer {
+                Some(_) if std::mem::take(&mut self.is_overrun) => self.core.on(Event::Overrun, around.cluster.now),
+                Some(answer) => self.core.on(answer, around.cluster.now),
+                None => {}
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action, around: &mut Surroundings<'_>) -> Option<Event> {
+        match action {
+            Action::Begin => {
+                let is_begun = around.cluster.begin(self.id, self.producer.unwrap());
+                (!is_begun).then_some(Event::Failed(Fault::Fenced))
+            }
+            Action::Flush => Some(Event::Flushed(match self.poison {
+                Some(fault) => Err(fault),
+                None if around.has_faults && around.random.one_in(40) => Err(Fault::Abortable),
+                None => Ok(()),
+            })),
+            Action::Commit(commits) => Some(Event::Committed(self.commit(&commits, around))),
+            Action::Abort(_) => {
+                let is_refused = self.poison == Some(Fault::Refused);
+                if around.has_faults && around.random.one_in(30) {
+                    return Some(Event::Aborted(Err(Fault::OutcomeUnknown)));
+                }
+                around.cluster.abort(self.id, self.producer.unwrap());
+                Some(Event::Aborted(Ok(is_refused.then_some("refused_record"))))
+            }
+            Action::Settle { spent } => {
+                self.poison = None;
+                if spent.is_some() {
+                    self.producer = None;
+                }
+                None
+            }
+            Action::Discard => {
+                self.poison = None;
+                None
+            }
+            Action::Recycle(_) => {
+                self.producer = None;
+                None
+            }
+            Action::Rewind(targets) => {
+                around.requests.push_back(ToPoll::Rewind(self.id.1, targets));
+                None
+            }
+            Action::Reread(epochs) => {
+                around.requests.push_back(ToPoll::Reread(epochs));
+                None
+            }
+            Action::Block(_, epoch, block) => {
+                around.requests.push_back(ToPoll::Block(epoch, block));
+                None
+            }
+            Action::Answer(ticket) => {
+                self.answered.insert(ticket);
+                None
+            }
+            Action::BackOff => {
+                self.pause = around.random.below(4);
+                None
+            }
+            Action::Condemn(..) => None,
+            Action::EndFenced => panic!("nobody else has this name"),
+        }
+    }
+
+    fn commit(&mut self, commits: &[crate::pipeline::core::partition::Commit], around: &mut Surroundings<'_>) -> Ended {
+        let (generation, epochs) = around.membership;
+        if !commits.iter().all(|c| epochs.contains(&c.epoch)) {
+            return Ended::NotOwned;
+        }
+        let epoch = self.producer.unwrap();
+        let sent = around.cluster.send_offsets(self.id, epoch, *generation, commits);
+        match sent {
+            Outcome::Done => {}
+            Outcome::Generation => return Ended::Failed(Fault::Abortable),
+            Outcome::Fenced => return Ended::Failed(Fault::OutcomeUnknown),
+        }
+        if !around.has_faults {
+            return match around.cluster.commit(self.id, epoch) {
+                Outcome::Done => Ended::Done { tainted: false },
+                _ => Ended::Failed(Fault::OutcomeUnknown),
+            };
+        }
+        match around.random.below(40) {
+            0 => Ended::Failed(Fault::OutcomeUnknown),
+            1 => {
+                around.cluster.delay(self.id, epoch);
+                Ended::Failed(Fault::OutcomeUnknown)
+            }
+            roll => match around.cluster.commit(self.id, epoch) {
+                Outcome::Done if roll == 2 => Ended::Failed(Fault::OutcomeUnknown),
+                Outcome::Done if roll < 6 => {
+                    // A second copy of the request is still on its way.
+                    around.cluster.delay(self.id, epoch);
+                    Ended::Done { tainted: true }
+                }
+                Outcome::Done => Ended::Done { tainted: false },
+                _ => Ended::Failed(Fault::OutcomeUnknown),
+            },
+        }
+    }
+}

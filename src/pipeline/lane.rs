@@ -1,0 +1,538 @@
+//! One lane's thread: reads its partitions' queue, transforms, produces, and does what its core says. It never waits for anything without looking at
+//! its inbox: a rebalance may be waiting for it.
+
+mod keys;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::End;
+use super::core::lane::{Action, Ended, Event, Lane};
+use super::core::machine::State;
+use super::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
+use super::offsets;
+use super::records::{RecordPath, Stopped};
+use super::runtime::{Ack, Runtime, ToLane, ToPoll};
+use crate::kafka::error::{Fault, Obstacle};
+use crate::kafka::ffi::{self, Batch, Queue};
+use crate::kafka::producer::{Backoff, Producer, Recipe};
+use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted};
+pub(super) use keys::Fetcher;
+
+/// Records read at once: few enough to be in the processor's caches still when they are freed.
+const CHUNK: usize = 100;
+/// A drained transaction this old commits.
+const DRAINED: Duration = Duration::from_millis(10);
+/// The longest wait for records: assignments rely on it.
+const IDLE_WAIT: i32 = 100;
+/// One try to fence the producers before a new one.
+const FENCE: Duration = Duration::from_secs(5);
+/// How often the positions of drained partitions are looked at.
+const POSITIONS: Duration = Duration::from_secs(1);
+
+/// What a lane is made of.
+pub(super) struct Parts {
+    pub(super) number: usize,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) recipe: Recipe,
+    pub(super) queue: Arc<Queue>,
+    pub(super) inbox: Receiver<ToLane>,
+    pub(super) poll: Sender<ToPoll>,
+    pub(super) is_overrun: Arc<AtomicBool>,
+    pub(super) is_called: Arc<AtomicBool>,
+    pub(super) producer: Producer,
+    pub(super) fetcher: Fetcher,
+}
+
+/// A lane's thread.
+pub(super) struct LaneThread {
+    number: usize,
+    runtime: Arc<Runtime>,
+    recipe: Recipe,
+    queue: Arc<Queue>,
+    inbox: Receiver<ToLane>,
+    poll: Sender<ToPoll>,
+    is_overrun: Arc<AtomicBool>,
+    /// A partition of its is to be blocked: it must not wait for deliveries.
+    is_called: Arc<AtomicBool>,
+    core: Lane,
+    producer: Option<Producer>,
+    batch: Batch,
+    path: RecordPath,
+    backoff: Backoff,
+    /// Rebalances that wait, by ticket.
+    acks: Vec<(u64, Ack)>,
+    next_ticket: u64,
+    stop: Option<Instant>,
+    ended: Option<End>,
+    last_look: Instant,
+    /// `/readyz` says that no producer can be fenced in.
+    is_without_producer: bool,
+    fetcher: Fetcher,
+    /// The epoch whose record waits for keys, and since when.
+    awaiting: Option<(u64, Instant)>,
+}
+
+impl LaneThread {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { number, runtime, recipe, queue, inbox, poll, is_overrun, is_called, producer, fetcher } = parts;
+        let now = Instant::now();
+        Self {
+            number,
+            path: RecordPath::new(runtime.clone()),
+            core: Lane::new(recipe.transaction_timeout(), now),
+            recipe,
+            queue,
+            inbox,
+            poll,
+            is_overrun,
+            is_called,
+            producer: Some(producer),
+            batch: Batch::default(),
+            backoff: Backoff::new(),
+            acks: Vec::new(),
+            next_ticket: 0,
+            stop: None,
+            ended: None,
+            last_look: now,
+            is_without_producer: false,
+            fetcher,
+            awaiting: None,
+            runtime,
+        }
+    }
+
+    /// Runs until it is told to stop or another process has its name.
+    pub(super) fn run(mut self) {
+        let end = loop {
+            self.drain_inbox(Duration::ZERO);
+            if let Some(end) = self.ended.take() {
+                break end;
+            }
+            if self.core.state() == State::Idle && self.stop.is_some() {
+                break End::Stopped;
+            }
+            self.turn();
+        };
+        for (_, ack) in self.acks.drain(..) {
+            let _ = ack.send(self.number);
+        }
+        let poll = self.poll.clone();
+        // Batch, producer and queue go first: the polling thread outlives its lanes.
+        drop(self);
+        let _ = poll.send(ToPoll::Ended(end));
+    }
+
+    /// One step of whatever is due.
+    fn turn(&mut self) {
+        if self.is_overrun.swap(false, Ordering::AcqRel) {
+            return self.drive(Event::Overrun);
+        }
+        if self.stop.is_some_and(|deadline| Instant::now() >= deadline) {
+            return self.give_up();
+        }
+        if let Some(left) = self.backoff.left(Instant::now()) {
+            return self.drain_inbox(left.min(Duration::from_millis(200)));
+        }
+        if self.core.state() == State::Recycling {
+            return self.recycle();
+        }
+        if self.core.state() == State::Idle && self.producer.as_ref().is_some_and(Producer::is_outdated) {
+            return self.drive(Event::Outdated);
+        }
+        if self.core.has_offsets_alone() {
+            return self.commit_offsets();
+        }
+        if self.awaiting.is_some() {
+            return self.await_keys();
+        }
+        self.work();
+    }
+
+    /// The deadline of a stop has come.
+    fn give_up(&mut self) {
+        if self.core.state() == State::Open {
+            self.drive(Event::GiveUp);
+        }
+        self.ended.get_or_insert(End::Stopped);
+    }
+
+    /// Starting offsets, and positions beyond control records, commit in a transaction without records.
+    fn commit_offsets(&mut self) {
+        self.core.open(Instant::now());
+        self.act();
+        self.drive(Event::Due);
+    }
+
+    // ---- inbox ----
+
+    fn drain_inbox(&mut self, wait: Duration) {
+        let mut wait = wait;
+        loop {
+            match self.inbox.recv_timeout(wait) {
+                Ok(message) => self.receive(message),
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    // The polling thread is gone: nothing may commit without it.
+                    self.ended.get_or_insert(End::Failed("the polling thread is gone".to_owned()));
+                    return;
+                }
+            }
+            wait = Duration::ZERO;
+        }
+    }
+
+    fn receive(&mut self, message: ToLane) {
+        match message {
+            ToLane::Assign(assigned, ack) => {
+                if assigned.iter().any(|a| a.is_suspect) {
+                    self.path.refresh_topics();
+                }
+                self.drive(Event::Assigned(assigned, self.path.fill));
+                let _ = ack.send(self.number);
+            }
+            ToLane::Revoke(epochs, ack) => {
+                let ticket = self.ticket(ack);
+                self.drive(Event::Revoked(epochs, ticket));
+            }
+            ToLane::Lose(epochs, ack) => {
+                let ticket = self.ticket(ack);
+                self.drive(Event::Lost(epochs, ticket));
+            }
+            ToLane::Block(epoch, block) => {
+                self.is_called.store(false, Ordering::Release);
+                self.drive(Event::Blocked(epoch, block));
+            }
+            ToLane::Moved(epoch, position) => self.drive(Event::Moved(epoch, position, self.path.fill)),
+            ToLane::Stop(deadline) => {
+                self.stop = Some(self.stop.map_or(deadline, |d| d.min(deadline)));
+                if self.core.state() == State::Open {
+                    self.drive(Event::Due);
+                }
+            }
+        }
+    }
+
+    fn ticket(&mut self, ack: Ack) -> u64 {
+        self.next_ticket += 1;
+        self.acks.push((self.next_ticket, ack));
+        self.next_ticket
+    }
+
+    fn tell(&mut self, message: ToPoll) {
+        if self.poll.send(message).is_err() {
+            self.ended.get_or_insert(End::Failed("the polling thread is gone".to_owned()));
+        }
+    }
+
+    // ---- the core ----
+
+    fn drive(&mut self, event: Event) {
+        self.core.on(event, Instant::now());
+        self.act();
+    }
+
+    /// Does what the core says until it says nothing more.
+    fn act(&mut self) {
+        while let Some(action) = self.core.next_action() {
+            let answer = self.perform(action);
+            let Some(answer) = answer else { continue };
+            let answer = if self.is_overrun.swap(false, Ordering::AcqRel) { Event::Overrun } else { answer };
+            self.core.on(answer, Instant::now());
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Begin => {
+                self.path.transaction.begun = Some(Instant::now());
+                let begun = self.producer.as_ref().map(Producer::begin);
+                match begun {
+                    Some(Ok(())) => None,
+                    Some(Err(error)) => Some(Event::Failed(error.fault())),
+                    None => Some(Event::Failed(Fault::OutcomeUnknown)),
+                }
+            }
+            Action::Flush => Some(Event::Flushed(self.flush())),
+            Action::Commit(commits) => Some(Event::Committed(self.commit(&commits))),
+            Action::Settle { spent } => {
+                self.settle(spent);
+                None
+            }
+            Action::Abort(reason) => {
+                TransactionAborted { lane: self.number, reason }.emit(&self.runtime.metrics);
+                let failure = self.core.failure().map_or_else(|| reason.to_owned(), |fault| fault.to_string());
+                self.runtime.note_failure(self.number, Some(failure));
+                Some(Event::Aborted(self.abort()))
+            }
+            Action::Discard => {
+                self.path.aborted();
+                None
+            }
+            Action::Recycle(reason) => {
+                self.drop_producer(reason);
+                None
+            }
+            Action::Rewind(targets) => {
+                self.tell(ToPoll::Rewind { lane: self.number, targets });
+                None
+            }
+            Action::Reread(epochs) => {
+                self.tell(ToPoll::Reread(epochs));
+                None
+            }
+            Action::Block(at, epoch, block) => {
+                if self.awaiting.is_some_and(|(awaited, _)| awaited == epoch) {
+                    self.awaiting = None;
+                }
+                let block = self.named(&at, block);
+                self.tell(ToPoll::Block(epoch, block));
+                None
+            }
+            Action::Condemn(at, offset) => {
+                tracing::warn!(topic = &*at.topic, partition = at.partition, offset, "the broker refuses a record; it becomes a dead letter");
+                None
+            }
+            Action::Answer(ticket) => {
+                if let Some(i) = self.acks.iter().position(|(t, _)| *t == ticket) {
+                    let _ = self.acks.swap_remove(i).1.send(self.number);
+                }
+                None
+            }
+            Action::BackOff => {
+                self.backoff.failed(Instant::now());
+                None
+            }
+            Action::EndFenced => {
+                self.ended = Some(End::Fenced);
+                None
+            }
+        }
+    }
+
+    /// What transactions fail for names no topic: these are the ones that it can be about.
+    fn named(&self, at: &TopicPartition, block: Block) -> Block {
+        let dead_letters = &self.runtime.pipeline.dead_letter_topic;
+        let is_obstacle = [Obstacle::TopicDenied, Obstacle::TopicMissing].iter().any(|obstacle| *block.text == *obstacle.remedy());
+        let text = match block.reason {
+            BlockReason::RecordRefused => format!("{dead_letters}: {}", block.text),
+            _ if is_obstacle => format!("{} or {dead_letters}: {}", self.runtime.snapshots.load().target(&at.topic).unwrap_or_default(), block.text),
+            _ => return block,
+        };
+        Block { text: text.into(), ..block }
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        let (is_overrun, is_called, stop) = (&self.is_overrun, &self.is_called, self.stop);
+        let go_on = || !is_overrun.load(Ordering::Acquire) && !is_called.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d);
+        let flushed = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?.flush(go_on);
+        // What is not delivered yet would hold up the others: nothing was sent to commit it, so that an abort is enough.
+        if flushed == Err(Fault::OutcomeUnknown) && is_called.load(Ordering::Acquire) { Err(Fault::Abortable) } else { flushed }
+    }
+
+    fn commit(&mut self, commits: &[Commit]) -> Ended {
+        let Some(group) = self.runtime.membership.to_commit(commits.iter().map(|c| c.epoch)) else { return Ended::NotOwned };
+        let (Some(offsets), Some(producer)) = (offsets_of(commits), &self.producer) else { return Ended::Failed(Fault::OutcomeUnknown) };
+        match producer.commit(offsets, group) {
+            Ok(tainted) => Ended::Done { tainted: tainted && self.runtime.options.recycle_tainted },
+            Err(error) => {
+                tracing::info!(lane = self.number, code = %error, fatal = error.fatal, abortable = error.abortable, "commit failed");
+                if producer.is_hung() {
+                    tracing::warn!(lane = self.number, "the group coordinator does not take the offsets; going on with a new producer");
+                    return Ended::Failed(Fault::OutcomeUnknown);
+                }
+                // The record that was not delivered says more than the transaction that failed for it.
+                Ended::Failed(producer.delivery_fault().filter(|f| *f == Fault::Refused).unwrap_or_else(|| error.fault()))
+            }
+        }
+    }
+
+    /// The transaction is committed.
+    fn settle(&mut self, spent: Option<&'static str>) {
+        let transaction = &self.path.transaction;
+        let seconds = transaction.begun.map_or(0.0, |b| b.elapsed().as_secs_f64());
+        TransactionCommitted { lane: self.number, records: transaction.records, dead_letters: transaction.dead_letters, seconds }.emit(&self.runtime.metrics);
+        self.path.committed();
+        self.backoff.worked();
+        self.runtime.note_failure(self.number, None);
+        if let Some(reason) = spent {
+            self.drop_producer(reason);
+        }
+    }
+
+    fn abort(&self) -> Result<Option<&'static str>, Fault> {
+        let producer = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?;
+        let is_refused = self.core.failure() == Some(Fault::Refused);
+        match producer.abort() {
+            Ok(true) if self.runtime.options.recycle_tainted => Ok(Some("unanswered_request")),
+            // Sequence numbers that a refused batch left with a gap.
+            Ok(_) => Ok(is_refused.then_some("refused_record")),
+            Err(error) => Err(error.fault()),
+        }
+    }
+
+    fn drop_producer(&mut self, reason: &'static str) {
+        self.runtime.note_failure(self.number, Some(reason.to_owned()));
+        if let Some(producer) = self.producer.take() {
+            let reason = if producer.is_hung() { "unanswered_call" } else { reason };
+            if reason != "rebalance_overrun" {
+                // That one was counted by the polling thread.
+                ProducerRecycled { lane: self.number, reason }.emit(&self.runtime.metrics);
+            }
+        }
+        self.path.forget_topics();
+    }
+
+    fn recycle(&mut self) {
+        if self.stop.is_some() {
+            // Nothing of the old producer commits unless it already has; the next start finds out.
+            self.ended.get_or_insert(End::Stopped);
+            return;
+        }
+        let component = format!("producer (lane {})", self.number);
+        self.recipe.set_limits(self.runtime.snapshots.load().limits(&self.runtime.pipeline.dead_letter_topic));
+        let made = self.recipe.create().map(|producer| producer.init_transactions(FENCE).map(|()| producer));
+        match made {
+            Ok(Ok(producer)) => {
+                self.producer = Some(producer);
+                self.path.forget_topics();
+                if std::mem::take(&mut self.is_without_producer) {
+                    self.runtime.status.ready(&component);
+                }
+                self.drive(Event::Recycled(Ok(())));
+            }
+            Ok(Err(error)) => {
+                let remedy = match error.fault() {
+                    Fault::Blocked(obstacle) => obstacle.remedy(),
+                    _ => "no producer can be fenced in; is the transaction coordinator there?",
+                };
+                self.is_without_producer = true;
+                self.runtime.status.unready(&component, format!("{}: {remedy} ({error})", self.recipe.id()));
+                self.drive(Event::Recycled(Err(error.fault())));
+            }
+            Err(why) => {
+                self.is_without_producer = true;
+                self.runtime.status.unready(&component, why);
+                self.drive(Event::Recycled(Err(Fault::OutcomeUnknown)));
+            }
+        }
+    }
+
+    // ---- records ----
+
+    fn work(&mut self) {
+        let is_open = self.core.state() == State::Open;
+        if self.path.cursor >= self.batch.len() {
+            self.path.cursor = 0;
+            self.path.fill += 1;
+            self.batch.fill(&self.queue, CHUNK, self.patience());
+            if self.batch.len() == 0 {
+                if is_open && self.core.begun().is_some_and(|begun| begun.elapsed() >= DRAINED) {
+                    self.drive(Event::Due);
+                } else if !is_open {
+                    self.look_at_positions();
+                }
+                return;
+            }
+        }
+        self.process();
+        if self.core.state() == State::Open && (self.is_full() || self.is_due()) {
+            self.drive(Event::Due);
+        }
+    }
+
+    /// How long to wait for records, in milliseconds.
+    fn patience(&self) -> i32 {
+        let Some(begun) = self.core.begun() else { return IDLE_WAIT };
+        i32::try_from(DRAINED.saturating_sub(begun.elapsed()).as_millis()).unwrap_or(0).max(i32::from(begun.elapsed() < DRAINED))
+    }
+
+    fn is_full(&self) -> bool {
+        let transaction = &self.path.transaction;
+        transaction.records >= self.runtime.pipeline.max_batch_records || transaction.bytes >= self.runtime.pipeline.max_batch_bytes
+    }
+
+    fn is_due(&self) -> bool {
+        self.core.begun().is_some_and(|begun| begun.elapsed() >= self.runtime.pipeline.commit_interval)
+    }
+
+    fn process(&mut self) {
+        if self.core.state() == State::Idle {
+            if !self.path.skip_stale(&self.batch, &self.core) {
+                return;
+            }
+            self.path.take_snapshots();
+            self.core.open(Instant::now());
+            self.act();
+            if self.core.state() != State::Open {
+                return;
+            }
+        }
+        let Some(producer) = self.producer.as_mut() else { return self.drive(Event::Failed(Fault::OutcomeUnknown)) };
+        let is_overrun = &self.is_overrun;
+        let stopped = self.path.run(&self.batch, &mut self.core, producer, &|| !is_overrun.load(Ordering::Acquire));
+        match stopped {
+            Stopped::Batch => {}
+            Stopped::Full => self.drive(Event::Due),
+            Stopped::Failed(fault) => self.drive(Event::Failed(fault)),
+            Stopped::Keys(place) => self.ask_for_keys(place),
+            Stopped::Blocked(place, block) => {
+                self.core.block(place, block, Instant::now());
+                self.act();
+            }
+            Stopped::FetchFailed(place, block) => {
+                let at = &self.core.assigned(place).at;
+                tracing::warn!(topic = &*at.topic, partition = at.partition, reason = &*block.text, "fetch failed");
+                self.core.fetch_failed(place, block, Instant::now());
+                self.act();
+            }
+        }
+        if self.core.state() == State::Open && self.core.is_empty() {
+            // Nothing came of it (stale records, or keys are awaited): nothing to keep open.
+            self.drive(Event::Due);
+        }
+    }
+
+    /// Transactional inputs end in control records, which are nobody's work: where a partition is drained, its position commits, or the lag
+    /// would stay 1 for ever.
+    fn look_at_positions(&mut self) {
+        if self.last_look.elapsed() < POSITIONS || self.stop.is_some() {
+            return;
+        }
+        self.last_look = Instant::now();
+        let mut list = TopicPartitionList::new();
+        for at in self.core.drained() {
+            list.add_partition(&at.topic, at.partition);
+        }
+        if list.count() == 0 || !self.queue.positions(&list) {
+            return;
+        }
+        for element in list.elements() {
+            if let Offset::Offset(offset) = element.offset() {
+                let leader_epoch = ffi::leader_epoch(&list, element.topic(), element.partition());
+                // What it moved commits with the next turn.
+                self.core.advance(element.topic(), element.partition(), Position { offset, leader_epoch });
+            }
+        }
+    }
+}
+
+/// Offsets as they are sent: with leader epoch and topic id.
+fn offsets_of(commits: &[Commit]) -> Option<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for commit in commits {
+        let (topic, partition) = (&commit.at.topic, commit.at.partition);
+        list.add_partition_offset(topic, partition, Offset::Offset(commit.position.offset)).ok()?;
+        if let Some(mut element) = list.find_partition(topic, partition) {
+            element.set_metadata(offsets::metadata(commit.topic_id.as_deref()));
+        }
+        if let Some(epoch) = commit.position.leader_epoch {
+            ffi::set_leader_epoch(&mut list, topic, partition, epoch);
+        }
+    }
+    Some(list)
+}

@@ -1,0 +1,528 @@
+//! Records through the engine into the producer: the part of a lane that costs time. No allocation per record, one snapshot of schemas and keys
+//! per transaction.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use prometheus::local::LocalHistogram;
+use rdkafka::types::RDKafkaErrorCode;
+use veilstream_engine::error::RejectCode;
+use veilstream_engine::key::Key;
+use veilstream_engine::record::{Header, Record};
+use veilstream_engine::seal::{LetterMetadata, LetterRecord, NoncePool};
+use veilstream_engine::transform::{Limits, NeededKey, Outcome};
+
+use super::core::lane::{Lane, Offer};
+use super::core::partition::{Block, BlockReason, TopicPartition};
+use super::guard::Tripped;
+use super::runtime::Runtime;
+use super::snapshot::Snapshot;
+use crate::clock::{unix_millis, unix_seconds};
+use crate::dead_letters::letter::{self, Reason, Sealed};
+use crate::kafka::error::{Fault, Obstacle, is_authorization};
+use crate::kafka::ffi::{Batch, Destination, Headers, Message, TopicId};
+use crate::kafka::producer::{Producer, Unproduced};
+use crate::keys::KeyFault;
+use crate::outgoing::{Outgoing, TopicLimits, Unfit};
+use crate::protect::Protector;
+use crate::telemetry::counters::{SchemaCounters, TopicCounters};
+use crate::telemetry::events::{Event as _, RouteStopped};
+use veilstream_keys::OsEntropy;
+
+/// Looks at the clock every so many records.
+const CLOCK: usize = 64;
+
+/// Why the path stopped.
+pub(super) enum Stopped {
+    /// The batch is done.
+    Batch,
+    /// The transaction must end first: it is full, or what comes next stands alone.
+    Full,
+    /// Keys are missing for the partition at this place: [`RecordPath::needed`].
+    Keys(usize),
+    /// The partition at this place must not be read on.
+    Blocked(usize, Block),
+    /// The client reports an error of the partition at this place.
+    FetchFailed(usize, Block),
+    /// Producing failed.
+    Failed(Fault),
+}
+
+/// Where records of a raw topic go.
+#[derive(Clone, Copy)]
+struct Route {
+    /// The sanitized topic; `None`: no schema routes the raw topic any more.
+    to: Option<TopicId>,
+    /// Index of the route's counters.
+    counters: usize,
+    /// What the sanitized topic takes.
+    limits: TopicLimits,
+}
+
+/// What the open transaction holds.
+#[derive(Default)]
+pub(super) struct Transaction {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    pub(super) dead_letters: usize,
+    pub(super) begun: Option<Instant>,
+    times: Vec<i64>,
+    refused: Vec<Arc<str>>,
+}
+
+impl Transaction {
+    fn clear(&mut self) {
+        (self.records, self.bytes, self.dead_letters, self.begun) = (0, 0, 0, None);
+        self.times.clear();
+        self.refused.clear();
+    }
+}
+
+/// Counters of one raw topic within this lane.
+struct Topic {
+    name: Arc<str>,
+    counters: TopicCounters,
+    /// Outcomes for the guard since its last look; `true`: rejected.
+    outcomes: Vec<bool>,
+    tripped: Option<Tripped>,
+}
+
+/// The working state of one lane.
+pub(super) struct RecordPath {
+    runtime: Arc<Runtime>,
+    pub(super) transaction: Transaction,
+    /// The next record of the batch.
+    pub(super) cursor: usize,
+    /// Number of the batch in hand: partitions assigned later do not own its records.
+    pub(super) fill: u64,
+    protector: Protector,
+    nonces: NoncePool,
+    snapshot: Arc<Snapshot>,
+    needed: Vec<NeededKey>,
+    topics: Vec<Topic>,
+    /// Per schema of `schemas` that was used.
+    counters: Vec<Option<SchemaCounters>>,
+    latency: LocalHistogram,
+    dead_letters: Option<(TopicId, TopicLimits)>,
+    /// Per raw topic, as of the snapshot and producer in hand.
+    routes: HashMap<Arc<str>, Route>,
+    /// A partition came back that was blocked: the producer may know its topics from before the cure.
+    needs_refresh: bool,
+}
+
+/// What one record led to.
+enum Done {
+    Produced,
+    DeadLettered,
+    Keys(Vec<NeededKey>),
+}
+
+impl RecordPath {
+    pub(super) fn new(runtime: Arc<Runtime>) -> Self {
+        let snapshot = runtime.snapshots.load_full();
+        let limits = Limits { input: runtime.pipeline.max_record_bytes, ..Limits::default() };
+        Self {
+            transaction: Transaction::default(),
+            cursor: 0,
+            fill: 0,
+            protector: Protector::new(snapshot.schemas.clone(), runtime.keys.keyring()).with_limits(limits).with_metrics(runtime.metrics.clone()),
+            nonces: NoncePool::new(Box::new(OsEntropy)),
+            snapshot,
+            needed: Vec::new(),
+            topics: Vec::new(),
+            counters: Vec::new(),
+            latency: runtime.metrics.record_latency.local(),
+            dead_letters: None,
+            routes: HashMap::new(),
+            needs_refresh: false,
+            runtime,
+        }
+    }
+
+    /// Takes the snapshots of a new transaction.
+    pub(super) fn take_snapshots(&mut self) {
+        let snapshot = self.runtime.snapshots.load_full();
+        if !Arc::ptr_eq(&snapshot, &self.snapshot) {
+            if !Arc::ptr_eq(&snapshot.schemas, &self.snapshot.schemas) {
+                self.counters.clear();
+            }
+            self.snapshot = snapshot;
+            self.forget_topics();
+        }
+        self.protector.take_snapshots(self.snapshot.schemas.clone(), self.runtime.keys.keyring());
+    }
+
+    /// Topic handles belong to a producer.
+    pub(super) fn forget_topics(&mut self) {
+        self.dead_letters = None;
+        self.routes.clear();
+    }
+
+    /// A partition came back that was blocked.
+    pub(super) fn refresh_topics(&mut self) {
+        self.needs_refresh = true;
+    }
+
+    /// Passes by what was read under older assignments. `true`: something is left to be done.
+    pub(super) fn skip_stale(&mut self, batch: &Batch, lane: &Lane) -> bool {
+        while let Some(message) = batch.get(self.cursor) {
+            if lane.find(message.topic(), message.partition()).is_some_and(|place| lane.is_active(place, self.fill)) {
+                return true;
+            }
+            self.cursor += 1;
+        }
+        false
+    }
+
+    /// Works through the batch until something stops it. `go_on`: nobody waits for this lane.
+    pub(super) fn run(&mut self, batch: &Batch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
+        let bytes_before = self.transaction.bytes;
+        for topic in &mut self.topics {
+            topic.tripped = self.runtime.guard.tripped(&topic.name);
+        }
+        let stopped = self.records(batch, lane, producer, go_on);
+        self.runtime.metrics.inflight_bytes.add((self.transaction.bytes - bytes_before) as i64);
+        self.judge();
+        stopped
+    }
+
+    fn records(&mut self, batch: &Batch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
+        let mut headers: Vec<Header<'_>> = Vec::new();
+        // Of the partition of the record before: the place in the lane, and where its records go.
+        let mut last: Option<(usize, i32, Option<usize>, Option<Route>)> = None;
+        let (mut now, mut now_ms) = (unix_seconds(), unix_millis());
+        while let Some(message) = batch.get(self.cursor) {
+            if self.transaction.records >= self.runtime.pipeline.max_batch_records || self.transaction.bytes >= self.runtime.pipeline.max_batch_bytes {
+                return Stopped::Full;
+            }
+            if self.cursor.is_multiple_of(CLOCK) {
+                (now, now_ms) = (unix_seconds(), unix_millis());
+                if !go_on() {
+                    return Stopped::Full;
+                }
+            }
+            let (topic, partition) = (message.topic_id(), message.partition());
+            if last.is_none_or(|(t, p, ..)| (t, p) != (topic, partition)) {
+                last = Some((topic, partition, lane.find(message.topic(), partition), None));
+            }
+            let Some((.., Some(place), route)) = &mut last else {
+                self.cursor += 1;
+                continue;
+            };
+            let place = *place;
+            if let Some(code) = message.error() {
+                self.cursor += 1;
+                if !lane.is_active(place, self.fill) {
+                    continue;
+                }
+                return Stopped::FetchFailed(place, fetch_block(&lane.assigned(place).at, code, &message.error_text()));
+            }
+            match lane.offer(place, message.offset(), self.fill) {
+                Offer::Take => {}
+                Offer::Stale => {
+                    self.cursor += 1;
+                    continue;
+                }
+                Offer::Backwards => {
+                    self.cursor += 1;
+                    let text = format!("offset {} came after later ones: the log is not the one that it was", message.offset());
+                    return Stopped::Blocked(place, Block::new(BlockReason::Fetch, text));
+                }
+                Offer::Close => return Stopped::Full,
+            }
+            let topic = lane.assigned(place).at.topic.clone();
+            let route = match route {
+                Some(route) => *route,
+                None => match self.route(&topic, producer) {
+                    Some(found) => *route.insert(found),
+                    None => return Stopped::Failed(Fault::OutcomeUnknown),
+                },
+            };
+            if let Some(block) = self.obstacle(&topic, partition, &route) {
+                return Stopped::Blocked(place, block);
+            }
+            headers.clear();
+            message.headers(&mut headers);
+            let refused = lane.refused(place, message.offset());
+            let record = Place { topic: &topic, route: &route, message: &message, headers: &headers, now, now_ms, refused };
+            match self.record(&record, producer, go_on) {
+                Ok(Done::Keys(needed)) => {
+                    self.gather(needed, batch, lane);
+                    return Stopped::Keys(place);
+                }
+                Ok(done) => {
+                    self.protector.done();
+                    lane.done(place, message.offset(), message.leader_epoch());
+                    self.count(&route, &message, &headers, matches!(done, Done::DeadLettered));
+                }
+                Err(fault) => return Stopped::Failed(fault),
+            }
+            self.cursor += 1;
+        }
+        Stopped::Batch
+    }
+
+    /// Why records of this partition cannot go on, as far as it is known before they are produced.
+    fn obstacle(&self, topic: &Arc<str>, partition: i32, route: &Route) -> Option<Block> {
+        if let Some(tripped) = &self.topics[route.counters].tripped {
+            return Some(tripped.block());
+        }
+        if route.to.is_some() && partition >= route.limits.partitions {
+            return self.snapshot.problem(topic, partition);
+        }
+        None
+    }
+
+    fn route(&mut self, topic: &Arc<str>, producer: &mut Producer) -> Option<Route> {
+        if let Some(route) = self.routes.get(topic) {
+            return Some(*route);
+        }
+        let to_name = self.snapshot.target(topic).map(ToOwned::to_owned);
+        let to = match &to_name {
+            Some(name) => Some(producer.topic(name)?),
+            None => None,
+        };
+        if std::mem::take(&mut self.needs_refresh) {
+            producer.refresh();
+        }
+        let facts = to_name.as_ref().and_then(|name| self.snapshot.facts.get(name));
+        let limits = facts.map_or(TopicLimits { partitions: 0, ..TopicLimits::UNKNOWN }, TopicLimits::from);
+        let counters = match self.topics.iter().position(|t| t.name == *topic) {
+            Some(i) => i,
+            None => {
+                let counters = self.runtime.metrics.topic_counters(topic, to_name.as_deref().unwrap_or(""));
+                self.topics.push(Topic { name: topic.clone(), counters, outcomes: Vec::new(), tripped: self.runtime.guard.tripped(topic) });
+                self.topics.len() - 1
+            }
+        };
+        let route = Route { to, counters, limits };
+        self.routes.insert(topic.clone(), route);
+        Some(route)
+    }
+
+    /// One record: protected into the sanitized topic, or sealed into the dead letters.
+    fn record(&mut self, place: &Place<'_>, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
+        let message = place.message;
+        if place.refused > 0 {
+            return self.dead_letter(place, Reason::BrokerRefused, "", producer, go_on);
+        }
+        let record = Record { key: message.key(), value: message.value(), headers: place.headers, topic: Some(place.topic), now: place.now };
+        let index = match self.protector.transform(&record) {
+            Outcome::Protected(index) => index,
+            Outcome::Rejected(reject) => {
+                return self.dead_letter(place, Reason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
+            }
+            Outcome::NeedKeys(needed) => return Ok(Done::Keys(needed)),
+        };
+        let Some(to) = place.route.to else {
+            return self.dead_letter(place, Reason::Rejected(RejectCode::NoSchema), "", producer, go_on);
+        };
+        // Borrowed: lanes would take turns at its reference count, record by record.
+        let label = &self.protector.schemas().schemas()[index].label;
+        let outgoing = Outgoing::new(&record, self.protector.output(), label, message.timestamp());
+        match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
+            None => {}
+            Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing)),
+            Some(Unfit::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on),
+        }
+        let headers = outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
+        let (timestamp, raised) = outgoing.timestamp();
+        let to = Destination { topic: to, partition: message.partition(), timestamp };
+        match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
+            Ok(()) => {}
+            Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
+            Err(Unproduced::Failed(fault)) => return Err(fault),
+        }
+        if raised {
+            self.runtime.raised_timestamps.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(time) = message.timestamp() {
+            self.transaction.times.push(time);
+        }
+        self.schema_counters(index);
+        // librdkafka has its copy.
+        self.protector.shrink_output();
+        Ok(Done::Produced)
+    }
+
+    fn label(&self, schema: usize) -> Arc<str> {
+        self.protector.schemas().schemas()[schema].label.clone()
+    }
+
+    fn dead_letter(&mut self, place: &Place<'_>, reason: Reason, schema: &str, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
+        let (topic, limits) = match self.dead_letters {
+            Some(known) => known,
+            None => {
+                let name = &self.runtime.pipeline.dead_letter_topic;
+                let limits = self.snapshot.facts.get(name).map_or(TopicLimits { partitions: 1, ..TopicLimits::UNKNOWN }, TopicLimits::from);
+                let topic = producer.topic(name).ok_or(Fault::OutcomeUnknown)?;
+                *self.dead_letters.insert((topic, limits))
+            }
+        };
+        let Some(key) = letter::sealing_key(self.protector.keys()) else { return Ok(Done::Keys(vec![letter::needed_key()])) };
+        let message = place.message;
+        let (partition, offset, time) = (message.partition(), message.offset(), message.timestamp());
+        let metadata = LetterMetadata { reason: reason.as_str(), topic: place.topic, partition, offset, time, schema };
+        let record = LetterRecord { key: message.key(), value: message.value(), headers: place.headers };
+        let to = Destination { topic, partition: partition % limits.partitions.max(1), timestamp: 0 };
+        let produce = |sealed: &Sealed| {
+            let headers = Headers::new(0).ok_or(Unproduced::Failed(Fault::OutcomeUnknown))?;
+            producer.produce(to, None, Some(&sealed.value), headers, go_on)
+        };
+        // The topic may take less than was known of it: what it refused whole it gets as a stub.
+        let limit = if place.refused > 1 { 0 } else { limits.max_message_bytes };
+        let Ok(sealed) = letter::seal(key, &metadata, &record, limit, &mut self.nonces) else {
+            // No randomness or a spent key: the record waits.
+            return Ok(Done::Keys(vec![letter::needed_key()]));
+        };
+        let (produced, stub) = match produce(&sealed) {
+            // The client takes less than the topic: a setting of the user's.
+            Err(Unproduced::TooLarge) if !sealed.stub => match letter::stub(key, &metadata, &record) {
+                Ok(stub) => (produce(&stub), true),
+                Err(_) => return Ok(Done::Keys(vec![letter::needed_key()])),
+            },
+            produced => (produced, sealed.stub),
+        };
+        if stub {
+            letter::warn_of_stub(&metadata);
+        }
+        produced.map_err(|fault| match fault {
+            // Nothing is lost: the record waits until the dead-letter topic takes its stub.
+            Unproduced::TooLarge => Fault::Refused,
+            Unproduced::Failed(fault) => fault,
+        })?;
+        let counters = &self.topics[place.route.counters].counters;
+        match reason {
+            Reason::Rejected(code) => counters.dead_lettered(code),
+            Reason::BrokerRefused => self.transaction.refused.push(place.topic.clone()),
+        }
+        Ok(Done::DeadLettered)
+    }
+
+    fn count(&mut self, route: &Route, message: &Message<'_>, headers: &[Header<'_>], dead_letter: bool) {
+        let topic = &mut self.topics[route.counters];
+        topic.counters.consumed(1);
+        if dead_letter {
+            self.transaction.dead_letters += 1;
+        } else {
+            topic.counters.produced(1);
+        }
+        topic.outcomes.push(dead_letter);
+        self.transaction.records += 1;
+        let of_headers = headers.iter().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
+        self.transaction.bytes += message.value().map_or(0, <[u8]>::len) + message.key().map_or(0, <[u8]>::len) + of_headers;
+    }
+
+    fn schema_counters(&mut self, schema: usize) {
+        if self.counters.len() <= schema {
+            self.counters.resize_with(schema + 1, || None);
+        }
+        let counters = self.counters[schema].get_or_insert_with(|| {
+            let schema = &self.snapshot.schemas.schemas()[schema];
+            self.runtime.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id))
+        });
+        counters.add(self.protector.output());
+    }
+
+    /// Tells the guard what became of the records.
+    fn judge(&mut self) {
+        for topic in self.topics.iter_mut().filter(|t| !t.outcomes.is_empty()) {
+            if let Some(tripped) = self.runtime.guard.add(&topic.name, topic.outcomes.drain(..), &self.snapshot.schemas) {
+                RouteStopped { topic: &topic.name, rejected: tripped.rejected, window: tripped.window }.emit(&self.runtime.metrics);
+            }
+        }
+    }
+
+    // ---- keys ----
+
+    /// What the rest of the batch lacks too, so that one fetch serves all.
+    fn gather(&mut self, first: Vec<NeededKey>, batch: &Batch, lane: &Lane) {
+        let mut needed: HashSet<NeededKey> = first.into_iter().collect();
+        let mut headers: Vec<Header<'_>> = Vec::new();
+        let now = unix_seconds();
+        for message in (self.cursor + 1..batch.len()).filter_map(|i| batch.get(i)).filter(|m| m.error().is_none()) {
+            let Some(place) = lane.find(message.topic(), message.partition()) else { continue };
+            headers.clear();
+            message.headers(&mut headers);
+            let record = Record { key: message.key(), value: message.value(), headers: &headers, topic: Some(&lane.assigned(place).at.topic), now };
+            needed.extend(self.protector.look_ahead(&record));
+        }
+        self.needed = needed.into_iter().collect();
+    }
+
+    /// What the last run lacked.
+    ///
+    /// # Errors
+    /// It was fetched before, again and again.
+    pub(super) fn needed(&mut self) -> Result<Vec<NeededKey>, KeyFault> {
+        self.protector.request(std::mem::take(&mut self.needed))
+    }
+
+    /// Takes what was fetched.
+    pub(super) fn take_keys(&mut self, keys: Vec<Arc<Key>>) {
+        self.protector.add_keys(keys, &*self.runtime.keys);
+    }
+
+    // ---- the end of a transaction ----
+
+    pub(super) fn committed(&mut self) {
+        let now = unix_millis();
+        for time in &self.transaction.times {
+            self.latency.observe((now - time).max(0) as f64 / 1000.0);
+        }
+        self.latency.flush();
+        for topic in &self.topics {
+            topic.counters.flush();
+        }
+        for counters in self.counters.iter().flatten() {
+            counters.flush();
+        }
+        for topic in &self.transaction.refused {
+            self.runtime.metrics.records_dead_lettered.with_label_values(&[topic, Reason::BrokerRefused.as_str()]).inc();
+        }
+        self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
+        self.transaction.clear();
+    }
+
+    pub(super) fn aborted(&mut self) {
+        for topic in &mut self.topics {
+            topic.counters.forget();
+            topic.outcomes.clear();
+        }
+        for counters in self.counters.iter().flatten() {
+            counters.forget();
+        }
+        self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
+        self.transaction.clear();
+    }
+}
+
+/// Why a partition cannot be fetched.
+fn fetch_block(at: &TopicPartition, code: RDKafkaErrorCode, text: &str) -> Block {
+    match code {
+        code if is_authorization(code) => Block::new(BlockReason::NotAuthorized, format!("{code}: grant Read and Describe on {}", at.topic)),
+        RDKafkaErrorCode::AutoOffsetReset => {
+            // librdkafka tells where a log was cut in words only.
+            let diverged_at = text.split_once("broker end offset is ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).filter(|at: &i64| *at >= 0);
+            let is_cut = text.contains("truncat") || text.contains("No epoch found");
+            let diverged_at = if is_cut { Some(diverged_at.unwrap_or(0)) } else { None };
+            Block { diverged_at, ..Block::new(BlockReason::OffsetLost, "the log does not hold the next offset any more") }
+        }
+        code => Block::new(BlockReason::Fetch, format!("it cannot be fetched ({code})")),
+    }
+}
+
+/// One record and where it is.
+struct Place<'a> {
+    topic: &'a Arc<str>,
+    route: &'a Route,
+    message: &'a Message<'a>,
+    headers: &'a [Header<'a>],
+    now: u64,
+    now_ms: i64,
+    /// How often the broker refused it: once as it was, then as a dead letter.
+    refused: u32,
+}

@@ -1,0 +1,246 @@
+//! Finds out where partitions begin, on a thread of its own: brokers may take their time, and the polling thread must not wait for them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::core::assignment::{Question, Resolution};
+use super::core::partition::{Block, BlockReason, Position, TopicPartition};
+use super::core::start::{Circumstances, CommittedOffset, Log, Start, decide};
+use super::offsets;
+use super::poll::KafkaConsumer;
+use super::runtime::{Lost, Resolved, Runtime, ToPoll};
+use super::snapshot::Snapshot;
+use crate::kafka::error::is_authorization;
+use crate::kafka::ffi;
+use crate::kafka::ffi::admin::{Each, ListedOffset, Requests, TopicMetadata};
+use crate::kafka::topics::TopicUuid;
+
+/// One question to the brokers.
+const REQUEST: Duration = Duration::from_secs(5);
+/// The same for one partition alone, when one of many keeps the others from being answered.
+const ALONE: Duration = Duration::from_secs(2);
+
+/// The thread's work.
+pub(super) struct Resolver {
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) consumer: Arc<KafkaConsumer>,
+    pub(super) questions: Receiver<Vec<Question>>,
+    pub(super) poll: Sender<ToPoll>,
+}
+
+type Offsets = HashMap<TopicPartition, Result<Option<CommittedOffset>, Block>>;
+type Ends = HashMap<TopicPartition, Result<(i64, Option<i32>), Block>>;
+
+impl Resolver {
+    /// Answers until nobody asks.
+    pub(super) fn run(self) {
+        while let Ok(mut questions) = self.questions.recv() {
+            while let Ok(more) = self.questions.try_recv() {
+                questions.extend(more);
+            }
+            if self.poll.send(ToPoll::Resolved(self.resolve(questions))).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn resolve(&self, questions: Vec<Question>) -> Vec<Resolved> {
+        let snapshot = self.runtime.snapshots.load_full();
+        let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
+        let committed = self.committed(&partitions);
+        let (mut answers, mut open) = (Vec::new(), Vec::new());
+        for question in questions {
+            let (topic, partition) = (&question.at.topic, question.at.partition);
+            let obstacle = self.runtime.guard.tripped(topic).map(super::guard::Tripped::block).or_else(|| snapshot.problem(topic, partition));
+            match obstacle {
+                Some(block) => {
+                    let committed = offset_of(&committed, &question.at);
+                    answers.push(Resolved { question, resolution: Resolution::Blocked(block), committed, lost: None });
+                }
+                None => open.push(question),
+            }
+        }
+        if !open.is_empty() {
+            self.begin(&snapshot, open, &committed, &mut answers);
+        }
+        answers
+    }
+
+    fn begin(&self, snapshot: &Snapshot, questions: Vec<Question>, committed: &Offsets, answers: &mut Vec<Resolved>) {
+        let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
+        let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
+        let topics: Vec<&str> = topics.into_iter().collect();
+        let ids: HashMap<String, String> = match Requests::of(self.consumer.client(), REQUEST).topics(&topics) {
+            Ok(found) => ids_of(found).into_iter().collect(),
+            // Brokers before 2.8 tell none; others answer the next question, or that one fails too.
+            Err(_) => HashMap::new(),
+        };
+        let ends = [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)].map(|(at, is_stable)| self.ends(&partitions, at, is_stable));
+        let later = self.topics_begun(snapshot, &partitions, committed);
+        let outputs = self.outputs(snapshot, &partitions, committed);
+        for question in questions {
+            let at = &question.at;
+            let known = committed.get(at).cloned();
+            let facts = known.unwrap_or_else(|| Err(unreadable("the group coordinator did not answer"))).and_then(|committed| {
+                let end = |i: usize| ends[i].get(at).cloned().unwrap_or_else(|| Err(unreadable("its leader did not answer")));
+                let ((start, _), (stable_end, _), (high, leader_epoch)) = (end(0)?, end(1)?, end(2)?);
+                let topic_id = ids.get(&*at.topic).map(|id| id.as_str().into());
+                Ok((committed, Log { topic_id, start, stable_end, end: high.max(stable_end), leader_epoch }))
+            });
+            let (resolution, lost) = match facts {
+                Err(block) => (Resolution::Blocked(block), None),
+                Ok((committed, log)) => {
+                    let circumstances = Circumstances {
+                        is_later: later.contains(&at.topic),
+                        has_output: outputs.contains(at),
+                        diverged_at: question.diverged_at,
+                        on_missing: self.runtime.kafka.on_missing_offset,
+                        on_lost: self.runtime.kafka.on_offset_lost,
+                    };
+                    started(at, decide(committed.as_ref().or(question.last_read.as_ref()), &log, circumstances), log)
+                }
+            };
+            let committed = offset_of(committed, at);
+            answers.push(Resolved { question, resolution, committed, lost });
+        }
+    }
+
+    // ---- what is committed ----
+
+    /// What the group committed. One partition whose offset a transaction holds back keeps the client from answering for the others: then each is
+    /// asked for alone.
+    fn committed(&self, partitions: &[TopicPartition]) -> Offsets {
+        let mut found = self.committed_within(partitions, REQUEST);
+        if partitions.len() > 1 && found.values().any(Result::is_err) {
+            for at in partitions {
+                found.extend(self.committed_within(std::slice::from_ref(at), ALONE));
+            }
+        }
+        found
+    }
+
+    fn committed_within(&self, partitions: &[TopicPartition], timeout: Duration) -> Offsets {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for at in partitions {
+            list.add_partition(&at.topic, at.partition);
+        }
+        let answer = self.consumer.committed_offsets(list, timeout);
+        let of = |at: &TopicPartition| {
+            let list = answer.as_ref().map_err(|e| committed_block(e.rdkafka_error_code()))?;
+            let element = list.find_partition(&at.topic, at.partition).ok_or_else(|| committed_block(None))?;
+            element.error().map_err(|e| committed_block(e.rdkafka_error_code()))?;
+            let Offset::Offset(offset) = element.offset() else { return Ok(None) };
+            let position = Position { offset, leader_epoch: ffi::leader_epoch(list, &at.topic, at.partition) };
+            Ok(Some(CommittedOffset { position, topic_id: offsets::topic_id(element.metadata()) }))
+        };
+        partitions.iter().map(|at| (at.clone(), of(at))).collect()
+    }
+
+    /// Topics of which the group has committed something: partitions without an offset were added later.
+    fn topics_begun(&self, snapshot: &Snapshot, partitions: &[TopicPartition], committed: &Offsets) -> BTreeSet<Arc<str>> {
+        let is_missing = |at: &&TopicPartition| matches!(committed.get(*at), Some(Ok(None)));
+        let topics: BTreeSet<&Arc<str>> = partitions.iter().filter(is_missing).map(|at| &at.topic).collect();
+        let siblings: Vec<TopicPartition> = topics
+            .into_iter()
+            .flat_map(|topic| {
+                let count = snapshot.facts.get(&**topic).map_or(0, |facts| facts.partitions);
+                (0..count).map(|partition| TopicPartition::new(topic.clone(), partition))
+            })
+            .collect();
+        if siblings.is_empty() {
+            return BTreeSet::new();
+        }
+        self.committed_within(&siblings, REQUEST).into_iter().filter(|(_, found)| matches!(found, Ok(Some(_)))).map(|(at, _)| at.topic).collect()
+    }
+
+    /// Partitions without a committed offset whose sanitized partition holds records that can only be theirs.
+    fn outputs(&self, snapshot: &Snapshot, partitions: &[TopicPartition], committed: &Offsets) -> BTreeSet<TopicPartition> {
+        let mut targets: HashMap<TopicPartition, &TopicPartition> = HashMap::new();
+        for at in partitions.iter().filter(|at| matches!(committed.get(*at), Some(Ok(None)))) {
+            if let Some(target) = snapshot.target(&at.topic).filter(|target| snapshot.is_alone(target)) {
+                targets.insert(TopicPartition::new(target, at.partition), at);
+            }
+        }
+        let names: Vec<TopicPartition> = targets.keys().cloned().collect();
+        if names.is_empty() {
+            return BTreeSet::new();
+        }
+        let ends = self.ends(&names, Offset::End, false);
+        // Who may write but not describe it cannot tell: it begins as at a first start.
+        ends.into_iter().filter(|(_, end)| matches!(end, Ok((end, _)) if *end > 0)).filter_map(|(name, _)| targets.get(&name).map(|at| (*at).clone())).collect()
+    }
+
+    // ---- what the log holds ----
+
+    fn ends(&self, partitions: &[TopicPartition], at: Offset, is_stable: bool) -> Ends {
+        let names: Vec<(&str, i32)> = partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
+        match Requests::of(self.consumer.client(), REQUEST).offsets(&names, at, is_stable) {
+            Ok(found) => {
+                let of = |(topic, partition, answer): (String, i32, Result<ListedOffset, RDKafkaErrorCode>)| {
+                    let end = answer.map(|listed| (listed.offset, listed.leader_epoch)).map_err(|code| log_block(&topic, code));
+                    (TopicPartition::new(topic, partition), end)
+                };
+                found.into_iter().map(of).collect()
+            }
+            Err(code) => partitions.iter().map(|at| (at.clone(), Err(log_block(&at.topic, code)))).collect(),
+        }
+    }
+}
+
+/// Ids of topics, as they are committed; brokers before 2.8 tell none.
+pub(super) fn ids_of(found: Each<TopicMetadata>) -> Vec<(String, String)> {
+    let id = |(name, found): (String, Result<TopicMetadata, _>)| Some((name, TopicUuid::new(found.ok()?.id)?.to_string()));
+    found.into_iter().filter_map(id).collect()
+}
+
+fn offset_of(committed: &Offsets, at: &TopicPartition) -> Option<i64> {
+    committed.get(at)?.as_ref().ok()?.as_ref().map(|committed| committed.position.offset)
+}
+
+fn started(at: &TopicPartition, start: Start, log: Log) -> (Resolution, Option<Lost>) {
+    let Log { topic_id, leader_epoch, .. } = log;
+    match start {
+        Start::Committed(start) => {
+            let is_validated = start.leader_epoch.is_none() || start.leader_epoch == leader_epoch;
+            (Resolution::Start { start, is_committed: true, is_validated, topic_id }, None)
+        }
+        Start::First(start) => {
+            tracing::info!(topic = &*at.topic, partition = at.partition, offset = start.offset, "nothing is committed; reading begins here");
+            (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, None)
+        }
+        Start::Lost(start, loss, missed) => {
+            let lost = Lost { loss, missed, goes_on: start.offset };
+            (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, Some(lost))
+        }
+        Start::Blocked(block) => (Resolution::Blocked(block), None),
+    }
+}
+
+fn unreadable(why: &str) -> Block {
+    Block::new(BlockReason::OffsetsUnreadable, format!("it cannot be found out where it begins: {why}"))
+}
+
+fn committed_block(code: Option<RDKafkaErrorCode>) -> Block {
+    match code {
+        Some(code) if is_authorization(code) => {
+            Block::new(BlockReason::NotAuthorized, format!("{code}: grant Read on the group and Describe on the raw topic"))
+        }
+        _ => unreadable("committed offsets cannot be read: a transaction has not ended; if it never does, see \"Hanging transactions\" in docs/operations.md"),
+    }
+}
+
+fn log_block(topic: &str, code: RDKafkaErrorCode) -> Block {
+    match code {
+        code if is_authorization(code) => Block::new(BlockReason::NotAuthorized, format!("{code}: grant Read and Describe on {topic}")),
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition => {
+            Block::new(BlockReason::Fetch, format!("the raw topic {topic} is not there"))
+        }
+        code => unreadable(&format!("its leader does not answer ({code})")),
+    }
+}
