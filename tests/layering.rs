@@ -41,18 +41,45 @@ fn the_keys_know_neither_kafka_nor_http() {
     assert!(found.is_empty(), "the keys depend on {found:?}");
 }
 
+/// Decisions are events in, actions out: another client could take librdkafka's place, and a simulator can drive them.
+#[test]
+fn the_core_of_the_pipeline_knows_no_kafka_and_no_clock() {
+    const WORDS: [&str; 8] = ["rdkafka", "kafka::ffi", "kafka::producer", "kafka::client", "kafka::topics", "Instant::now", "SystemTime", "std::thread"];
+    let mut files = Vec::new();
+    rust_files(&root().join("src/pipeline/core"), &mut files);
+    files.retain(|file| !file.components().any(|part| part.as_os_str() == "simulator"));
+    assert!(files.len() > 6, "not the sources of the core: {files:?}");
+    assert_without(&files, &WORDS);
+}
+
+#[test]
+fn unsafe_stands_in_one_file() {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    rust_files(&root().join("keys/src"), &mut files);
+    let ffi = root().join("src/kafka/ffi.rs");
+    assert!(files.contains(&ffi));
+    files.retain(|file| *file != ffi);
+    assert_without(&files, &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]);
+}
+
 #[test]
 fn the_engine_names_no_io() {
     const WORDS: [&str; 9] = ["std::fs", "std::env", "std::net", "std::process", "std::thread", "std::io", "SystemTime", "Instant::now", "unsafe "];
     let mut files = Vec::new();
     rust_files(&root().join("engine/src"), &mut files);
     assert!(files.len() > 10, "not the sources of the engine: {files:?}");
+    assert_without(&files, &WORDS);
+}
+
+/// No line of production code has one of these words.
+fn assert_without(files: &[PathBuf], words: &[&str]) {
     for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
+        let text = std::fs::read_to_string(file).unwrap();
         // Tests may do what they want; they stand at the end of a file or in a file of their own.
         let production = text.split("#[cfg(test)]").next().unwrap();
         for (i, line) in production.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
-            let word = WORDS.iter().find(|word| line.contains(**word));
+            let word = words.iter().find(|word| line.contains(**word));
             assert!(word.is_none(), "{}:{}: {}", file.display(), i + 1, word.unwrap());
         }
     }

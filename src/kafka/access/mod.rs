@@ -1,6 +1,6 @@
 //! How clients authenticate, and what becomes of it: passwords that change while they run, certificates that are renewed, tokens that end, brokers that refuse.
 //!
-//! A client is made of the properties that [`Access::apply`] completes, and registered, so that it gets new credentials; its errors come to a [`Reporter`]. The list of
+//! A client is made of the properties that `Access::apply` completes, and registered, so that it gets new credentials; its errors come to a `Reporter`. The list of
 //! accesses belongs to the process, as librdkafka's clients do: every part that makes a client has the configuration, and none knows the others. [`watch`](watch()) looks
 //! after them.
 

@@ -2,7 +2,7 @@
 //!
 //! [`assignment`] says of each partition this process owns whether it is read, where from, or why not. [`lane`] says what one lane does with its
 //! partitions and its transaction ([`machine`]). [`start`] says where reading begins; [`progress`] says which partitions stand still. The shells
-//! around them (`poll.rs`, `lane.rs`) do what they are told and report back; [`simulator`] drives all of them against a simulated cluster.
+//! around them (`poll.rs`, `lane.rs`) do what they are told and report back; the simulator drives all of them against a simulated cluster.
 
 pub mod assignment;
 pub mod lane;
@@ -13,6 +13,21 @@ pub mod progress;
 mod simulator;
 pub mod start;
 pub mod suspects;
+
+/// `true` in a mutation test that breaks exactly this.
+macro_rules! mutated {
+    ($mutant:ident) => {{
+        #[cfg(test)]
+        {
+            $crate::pipeline::core::mutant::is($crate::pipeline::core::mutant::Mutant::$mutant)
+        }
+        #[cfg(not(test))]
+        {
+            false
+        }
+    }};
+}
+use mutated;
 
 /// What a mutation test breaks, to show that the simulator sees it.
 #[cfg(test)]
@@ -55,18 +70,3 @@ pub(crate) mod mutant {
         ACTIVE.get() == Some(mutant)
     }
 }
-
-/// `true` in a mutation test that breaks exactly this.
-macro_rules! mutated {
-    ($mutant:ident) => {{
-        #[cfg(test)]
-        {
-            $crate::pipeline::core::mutant::is($crate::pipeline::core::mutant::Mutant::$mutant)
-        }
-        #[cfg(not(test))]
-        {
-            false
-        }
-    }};
-}
-use mutated;
