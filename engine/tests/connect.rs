@@ -228,3 +228,25 @@ fn what_the_schema_part_cannot_say_is_a_fault() {
     }
     Bench::with(&[&document(r#""envelope":"connect","fields":[{"id":"a","path":"$"}]"#)], keyring("t")).protect(r#"{"schema":{"type":"int8"},"payload":7}"#);
 }
+
+/// A description with many fields, held against many objects, or with an index beside each: the time would grow with the product.
+#[test]
+fn an_envelope_that_takes_too_much_work_is_rejected() {
+    let fields: Vec<String> = (0..20_000).map(|i| format!(r#"{{"type":"string","field":"f{i}"}}"#)).collect();
+    let described = |path: &str| format!(r#""envelope":"connect","residue":"off","fields":[{{"id":"f","path":"{path}","index":{{"normalize":"exact"}}}}]"#);
+    let of_list = |count: usize, objects: usize| {
+        let items = format!(r#"{{"type":"struct","fields":[{}]}}"#, fields[..count].join(","));
+        let payload = vec!["{}"; objects].join(",");
+        format!(r#"{{"schema":{{"type":"struct","fields":[{{"type":"array","items":{items},"field":"list"}}]}},"payload":{{"list":[{payload}]}}}}"#)
+    };
+    let mut bench = Bench::new(&described("$.list[*].f0"));
+    bench.protect(&of_list(100, 1_000));
+    assert_eq!(bench.rejected(&of_list(20_000, 20_000)), RejectCode::TooComplex);
+    let flat = |count: usize| {
+        let a = format!(r#"{{"type":"struct","fields":[{}],"field":"a"}}"#, fields[..count].join(","));
+        format!(r#"{{"schema":{{"type":"struct","fields":[{a}]}},"payload":{{"a":{{}}}}}}"#)
+    };
+    let mut bench = Bench::new(&described("$.a.*"));
+    bench.protect(&flat(1_000));
+    assert_eq!(bench.rejected(&flat(20_000)), RejectCode::TooComplex);
+}

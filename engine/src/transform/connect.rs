@@ -68,10 +68,12 @@ impl Run<'_> {
             return Ok(());
         }
         let previous = &self.plan.indexers[super::Generation::Previous as usize];
-        let mended = self.plan.mender.mend(doc, &work.tape, schema, self.schema, |field| previous[field].is_some());
-        let fits = mended && self.plan.mender.fits(doc, &work.tape, (schema, payload), &work.edits, self.schema);
+        let budget = work.selection.budget();
+        let mended = self.plan.mender.mend(doc, &work.tape, schema, self.schema, |field| previous[field].is_some(), budget);
+        let fits = mended && self.plan.mender.fits(doc, &work.tape, (schema, payload), &work.edits, self.schema, budget);
         if !fits {
-            return Err(Stop::Reject(RejectCode::ConnectEnvelope, None, None));
+            let code = if budget.is_overdrawn() { RejectCode::TooComplex } else { RejectCode::ConnectEnvelope };
+            return Err(Stop::Reject(code, None, None));
         }
         let at = work.edits.partition_point(|edit| edit.node < schema);
         work.edits.insert(at, Edit { node: schema, field: Edit::MENDED });

@@ -5,7 +5,7 @@ use crate::error::RejectCode;
 use crate::scan::{Kind, Tape};
 use crate::schema::PathId;
 use crate::select::{Last, Selection};
-use crate::siblings::Siblings;
+use crate::siblings::{FEW, Siblings};
 
 /// Buffers of the look at the parents of required fields.
 #[derive(Default)]
@@ -25,6 +25,8 @@ impl Run<'_> {
     /// A path that selects one place must find it. One that may select several is asked of every object its parent reaches: where there is none,
     /// as in an empty list, none is missing.
     pub(super) fn check_required(&mut self, doc: &[u8]) -> Result<(), Stop> {
+        let required = self.schema.fields.iter().filter(|field| field.required).count();
+        self.charge(required as u64 * self.work.selection.hits.len() as u64 / 4)?;
         let several = &self.schema.required_in.fields;
         for (i, field) in self.schema.fields.iter().enumerate().filter(|(_, f)| f.required) {
             let tape = &self.work.tape;
@@ -47,6 +49,10 @@ impl Run<'_> {
         siblings.clear();
         for hit in &selection.hits {
             let (field, last): &(PathId, Last) = &self.schema.required_in.fields[usize::from(hit.path)];
+            let members = work.tape.nodes()[hit.node as usize].count.min(FEW);
+            if !work.selection.budget().charge(last.names.len() as u64 * u64::from(4 + members)) {
+                return Err(Stop::Reject(RejectCode::TooComplex, None, None));
+            }
             if !has_children(doc, &work.tape, hit.node, last, siblings) {
                 return Err(Stop::field(RejectCode::MissingRequired, &self.schema.fields[usize::from(*field)]));
             }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::{Becomes, member};
+use crate::budget::Budget;
 use crate::scan::{Kind, Tape, unescape};
 use crate::schema::{Field, Schema};
 use crate::select::{Child, Step};
@@ -16,6 +17,9 @@ const TEXT: u8 = 1;
 const OPTIONAL: u8 = 2;
 /// A place inside is marked.
 const INSIDE: u8 = 4;
+/// What a look at a description costs, and what each node in it adds, in units of work.
+const LOOK: u64 = 32;
+const NODE: u64 = 2;
 
 /// One type description, and where it was found.
 #[derive(Clone, Copy)]
@@ -45,14 +49,23 @@ impl Mender {
         &self.mended
     }
 
-    /// Makes the schema part fit what the fields make of the payload; `false` when it cannot. `rotating`: whether a field has two indexes now.
-    pub(in crate::transform) fn mend(&mut self, doc: &[u8], tape: &Tape, schema: u32, rules: &Schema, rotating: impl Fn(usize) -> bool) -> bool {
+    /// Makes the schema part fit what the fields make of the payload; `false` when it cannot, or not within the budget. `rotating`: whether a field has two indexes now.
+    pub(in crate::transform) fn mend(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        schema: u32,
+        rules: &Schema,
+        rotating: impl Fn(usize) -> bool,
+        budget: &mut Budget,
+    ) -> bool {
         let source = &doc[tape.nodes()[schema as usize].span()];
         if !self.source.is_empty() && self.source == source {
             return true;
         }
         self.source.clear();
-        let mut marking = Marking { doc, tape, schema, marks: vec![0; (tape.nodes()[schema as usize].next - schema) as usize], added: Vec::new() };
+        let marks = vec![0; (tape.nodes()[schema as usize].next - schema) as usize];
+        let mut marking = Marking { doc, tape, schema, marks, added: Vec::new(), budget };
         for (i, (field, steps)) in rules.fields.iter().zip(&rules.enveloped).enumerate() {
             if !marking.field(field, steps, rotating(i)) {
                 return false;
@@ -67,14 +80,28 @@ impl Mender {
         true
     }
 
-    /// Whether every value of the payload whose type is an optional string now is one, or null.
-    pub(in crate::transform) fn fits(&mut self, doc: &[u8], tape: &Tape, (schema, payload): (u32, u32), edits: &[Edit], rules: &Schema) -> bool {
+    /// Whether every value of the payload whose type is an optional string now is one, or null; `false` too when the budget does not last.
+    pub(in crate::transform) fn fits(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        (schema, payload): (u32, u32),
+        edits: &[Edit],
+        rules: &Schema,
+        budget: &mut Budget,
+    ) -> bool {
         self.siblings.clear();
         let marks = std::mem::take(&mut self.marks);
-        let fits = Fitting { doc, tape, schema, marks: &marks, edits, rules, siblings: &mut self.siblings, text: &mut self.text }.value(payload, schema);
+        let (siblings, text) = (&mut self.siblings, &mut self.text);
+        let fits = Fitting { doc, tape, schema, marks: &marks, edits, rules, siblings, text, budget }.value(payload, schema);
         self.marks = marks;
         fits
     }
+}
+
+/// What going through all there is in a node costs.
+fn cost(tape: &Tape, node: u32) -> u64 {
+    LOOK + NODE * u64::from(tape.nodes()[node as usize].next - node)
 }
 
 /// A type's name.
@@ -107,6 +134,7 @@ struct Marking<'d> {
     marks: Vec<u8>,
     /// Descriptions of index members: behind which node, and what.
     added: Vec<(u32, Vec<u8>)>,
+    budget: &'d mut Budget,
 }
 
 impl Marking<'_> {
@@ -116,6 +144,9 @@ impl Marking<'_> {
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         self.find(Place { node: self.schema, field: false, array: None }, steps, &mut seen, &mut found);
+        if self.budget.is_overdrawn() {
+            return false;
+        }
         for place in found {
             let mark = match Becomes::of(field) {
                 Becomes::Text => TEXT,
@@ -130,14 +161,17 @@ impl Marking<'_> {
         true
     }
 
-    fn find(&self, place: Place, steps: &[Step], seen: &mut HashSet<(u32, usize)>, found: &mut Vec<Place>) {
-        if !seen.insert((place.node, steps.len())) {
+    fn find(&mut self, place: Place, steps: &[Step], seen: &mut HashSet<(u32, usize)>, found: &mut Vec<Place>) {
+        if !seen.insert((place.node, steps.len())) || !self.budget.charge(LOOK) {
             return;
         }
         let Some((step, rest)) = steps.split_first() else {
             found.push(place);
             return;
         };
+        if !self.budget.charge(cost(self.tape, place.node)) {
+            return;
+        }
         for (child, inner) in self.children(place) {
             if step.may_select(child.as_child()) {
                 self.find(inner, rest, seen, found);
@@ -195,6 +229,9 @@ impl Marking<'_> {
             let mut index = Vec::new();
             unescape(&text[start..], &mut index);
             let list = self.tape.nodes()[owner as usize].parent;
+            if !self.budget.charge(2 * cost(self.tape, list) + self.added.len() as u64) {
+                return false;
+            }
             let taken = self.tape.children(list).any(|other| member(self.doc, self.tape, other, b"field").is_some_and(|node| self.name(node) == index));
             if taken {
                 return false;
@@ -335,11 +372,15 @@ struct Fitting<'d> {
     rules: &'d Schema,
     siblings: &'d mut Siblings,
     text: &'d mut Vec<u8>,
+    budget: &'d mut Budget,
 }
 
 impl Fitting<'_> {
     /// Depth is bounded by the scanner.
     fn value(&mut self, value: u32, description: u32) -> bool {
+        if !self.budget.charge(LOOK) {
+            return false;
+        }
         let mark = self.marks[(description - self.schema) as usize];
         let kind = self.tape.nodes()[value as usize].kind;
         let edit = self.edits.binary_search_by_key(&value, |edit| edit.node).ok().map(|i| self.edits[i]);
@@ -362,6 +403,9 @@ impl Fitting<'_> {
 
     fn children(&mut self, value: u32, description: u32) -> bool {
         let (doc, tape) = (self.doc, self.tape);
+        if !self.budget.charge(cost(tape, description)) {
+            return false;
+        }
         match (type_of(doc, tape, description), tape.nodes()[value as usize].kind) {
             (b"struct", Kind::Object) => fields(doc, tape, description).all(|(field, name)| {
                 self.text.clear();
