@@ -1,5 +1,6 @@
 //! Clients of rust-rdkafka: the one place where they are made ([`super::producer`] makes our own producers), so that each gets new credentials and tells why it is refused.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, ProducerContext};
 
 use super::access::{Access, Member, Reporter};
 use super::ffi::{Alive, Listener as _};
@@ -104,6 +106,25 @@ pub(crate) fn consumer_with<C: ConsumerContext + 'static>(
     let mut config: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
     own(&mut config);
     let client: Arc<BaseConsumer<C>> = Arc::new(config.create_with_context(context(access.reporter(name)))?);
+    let member = access.register(client.clone() as Arc<dyn Alive>, generation, None);
+    Ok(Registered { member, client })
+}
+
+/// A producer for a question: of rust-rdkafka, whose statistics it reads.
+///
+/// # Errors
+/// librdkafka refuses the properties.
+pub(crate) fn producer_with<C: ProducerContext + 'static>(
+    kafka: &Kafka,
+    mut properties: BTreeMap<String, String>,
+    context: C,
+) -> Result<Registered<BaseProducer<C>>, KafkaError> {
+    let access = Access::of(kafka, Side::Producer);
+    access.prepare();
+    let generation = access.generation();
+    access.apply(&mut properties);
+    let config: ClientConfig = properties.into_iter().collect();
+    let client: Arc<BaseProducer<C>> = Arc::new(config.create_with_context(context)?);
     let member = access.register(client.clone() as Arc<dyn Alive>, generation, None);
     Ok(Registered { member, client })
 }

@@ -13,6 +13,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t as RespErr;
@@ -29,6 +30,12 @@ pub(crate) trait Alive: Send + Sync {
 }
 
 impl<C: ConsumerContext + 'static> Alive for BaseConsumer<C> {
+    fn rk(&self) -> *mut sys::rd_kafka_t {
+        self.client().native_ptr()
+    }
+}
+
+impl<C: ProducerContext + 'static> Alive for BaseProducer<C> {
     fn rk(&self) -> *mut sys::rd_kafka_t {
         self.client().native_ptr()
     }

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Statistics, TopicPartitionList};
 
 use super::access::{Access, Member};
 use super::calls::Calls;
+use super::client;
 use super::error::{Fault, TxnError, of_delivery};
 use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, ProducerHandle, TopicId};
 use super::settings::{self, Side};
@@ -91,9 +91,9 @@ impl Recipe {
     /// Fences every producer of this id; whether there never was one: the coordinator gives the first one epoch 0. `None`: librdkafka, which says it only in its
     /// statistics, did not within two seconds.
     pub(crate) fn fence_first(&self, within: Duration) -> Result<Option<bool>, TxnError> {
-        let mut config: ClientConfig = self.properties.clone().into_iter().collect();
-        config.set("statistics.interval.ms", "50");
-        let producer: BaseProducer<Epoch> = config.create_with_context(Epoch::default()).map_err(|e| error_of(&e))?;
+        let mut properties = self.properties.clone();
+        properties.insert("statistics.interval.ms".to_owned(), "50".to_owned());
+        let producer = client::producer_with(&self.kafka, properties, Epoch::default()).map_err(|e| error_of(&e))?;
         producer.init_transactions(within).map_err(|e| error_of(&e))?;
         let end = Instant::now() + Duration::from_secs(2);
         while Instant::now() < end {

@@ -141,9 +141,6 @@ impl LaneThread {
         if self.core.state() == State::Recycling {
             return self.recycle();
         }
-        if self.core.state() == State::Idle && self.producer.as_ref().is_some_and(Producer::is_outdated) {
-            return self.drive(Event::Outdated);
-        }
         if self.core.has_offsets_alone() {
             return self.commit_offsets();
         }

@@ -25,7 +25,7 @@ use crate::kafka::access::{Member, Reporter};
 use crate::kafka::client::{self, Registered};
 use crate::kafka::error::is_authorization;
 use crate::kafka::settings;
-use crate::telemetry::events::{Event as _, OffsetLost};
+use crate::telemetry::events::{Event as _, OffsetLost, ProducerRecycled};
 use report::Report;
 use router::Router;
 
@@ -192,6 +192,9 @@ impl Poller {
             });
         }
         if self.member.is_outdated() {
+            for lane in 0..self.runtime.lanes() {
+                ProducerRecycled { lane, reason: "certificates_changed" }.emit(&self.runtime.metrics);
+            }
             return Some(End::Restart("certificates have changed, which a client reads once".to_owned()));
         }
         let denied = *lock(&self.consumer.context().denied);

@@ -25,8 +25,6 @@ pub enum Event {
     Due,
     /// A rebalance could not wait: the producer has been fenced from outside.
     Overrun,
-    /// The producer has certificates that have changed since; told between two transactions.
-    Outdated,
     /// A stop cannot wait.
     GiveUp,
     /// [`Action::Begin`] failed, or a record could not be produced.
@@ -310,7 +308,6 @@ impl Lane {
             Event::Moved(epoch, position, batch) => self.moved(epoch, position, batch + 1),
             Event::Due => self.drive(machine::Event::Due, now),
             Event::Overrun => self.drive(machine::Event::Overrun, now),
-            Event::Outdated => self.drive(machine::Event::Outdated, now),
             Event::GiveUp => self.drive(machine::Event::Drop, now),
             Event::Failed(fault) | Event::Flushed(Err(fault)) | Event::Committed(Ended::Failed(fault)) | Event::Aborted(Err(fault)) => self.failed(fault, now),
             Event::Flushed(Ok(())) => self.drive(machine::Event::Flushed, now),

@@ -45,8 +45,6 @@ pub enum Event {
         /// See [`Event::Aborted`].
         spent: Option<&'static str>,
     },
-    /// The producer has certificates that have changed since; told between two transactions.
-    Outdated,
     /// A new producer is fenced in.
     Recycled,
     /// The work must not commit any more: its partitions are lost, or a stop cannot wait.
@@ -127,7 +125,6 @@ impl Machine {
                 (S::Open, A::Begin)
             }
             (S::Idle, Event::Due | Event::Drop) => (S::Idle, A::Wait),
-            (S::Idle, Event::Outdated) => (S::Recycling, A::Recycle("certificates_changed")),
             (S::Open, Event::Work) => (S::Open, A::Wait),
             (S::Open, Event::Due) => (S::Draining, A::Flush),
             (S::Draining | S::Committing, Event::Due | Event::Work) => (self.state, A::Wait),
@@ -306,13 +303,6 @@ mod tests {
     }
 
     /// Nothing that was dropped, overrun or doubtful can reach a commit: only a flushed transaction does.
-    #[test]
-    fn old_certificates_end_with_their_producer_between_two_transactions() {
-        let mut run = Run::at(State::Idle);
-        assert_eq!(run.on(Event::Outdated), Action::Recycle("certificates_changed"));
-        assert_eq!((run.on(Event::Recycled), run.0.state()), (Action::Reread, State::Idle));
-    }
-
     #[test]
     fn only_a_flushed_transaction_commits() {
         use Event as E;
