@@ -96,7 +96,7 @@ pub(super) fn create(runtime: &Arc<Runtime>) -> Result<Registered<KafkaConsumer>
 /// The polling thread.
 pub(super) struct Poller {
     consumer: Arc<KafkaConsumer>,
-    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have changed: only another consumer has the new ones.
+    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have changed: the session ends, and the next one has the new ones.
     member: Member,
     runtime: Arc<Runtime>,
     requests: Receiver<ToPoll>,
@@ -149,6 +149,7 @@ impl Poller {
             end = End::Failed(why);
             is_stopping = self.stop_lanes(Instant::now());
         }
+        self.tell_missing_topics();
         while left > 0 {
             while let Ok(request) = self.requests.try_recv() {
                 if let ToPoll::Ended(why) = request {
@@ -168,7 +169,7 @@ impl Poller {
                 end = End::Failed(why);
                 is_stopping = self.stop_lanes(Instant::now());
             }
-            if let (false, Some(why)) = (is_stopping, self.fatal()) {
+            if !is_stopping && let Some(why) = self.fatal() {
                 end = why;
                 is_stopping = self.stop_lanes(Instant::now() + self.runtime.pipeline.drain_timeout);
             }
@@ -188,6 +189,9 @@ impl Poller {
         if let Some((code, _)) = self.consumer.client().fatal_error() {
             return Some(match code {
                 RDKafkaErrorCode::FencedInstanceId => End::Fenced,
+                RDKafkaErrorCode::GroupAuthorizationFailed => {
+                    End::Restart(format!("the consumer is refused ({code}): grant Read on group {}", self.runtime.kafka.group_id))
+                }
                 code => End::Restart(format!("the consumer cannot go on ({code})")),
             });
         }
@@ -249,7 +253,7 @@ impl Poller {
             if let Err(why) = self.subscribe() {
                 self.runtime.status.unready("routes", why);
             } else {
-                self.runtime.status.ready("routes");
+                self.tell_missing_topics();
             }
         }
     }
@@ -261,8 +265,22 @@ impl Poller {
         true
     }
 
+    /// A raw topic that is not there has no partition that could say so.
+    fn tell_missing_topics(&self) {
+        match &*self.runtime.snapshots.load().missing_topics() {
+            [] => self.runtime.status.ready("routes"),
+            missing => {
+                let reasons: Vec<String> = missing.iter().map(|topic| format!("raw topic {topic} does not exist: create it")).collect();
+                self.runtime.status.unready("routes", reasons.join("; "));
+            }
+        }
+    }
+
     fn subscribe(&mut self) -> Result<(), String> {
-        let topics = self.runtime.snapshots.load().raw_topics();
+        // A topic that appears later changes the list: librdkafka itself would look for it only every 5 minutes.
+        let snapshot = self.runtime.snapshots.load();
+        let (mut topics, missing) = (snapshot.raw_topics(), snapshot.missing_topics());
+        topics.retain(|topic| !missing.contains(topic) || self.topics.contains(topic));
         if topics != self.topics {
             let names: Vec<&str> = topics.iter().map(String::as_str).collect();
             self.consumer.subscribe(&names).map_err(|e| e.to_string())?;

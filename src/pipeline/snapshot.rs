@@ -65,6 +65,13 @@ impl Snapshot {
         topics
     }
 
+    /// Raw topics that are not on the brokers.
+    pub(super) fn missing_topics(&self) -> Vec<String> {
+        let mut topics = self.raw_topics();
+        topics.retain(|topic| !self.facts.contains_key(topic) && !self.unfit.contains_key(topic));
+        topics
+    }
+
     /// Only this raw topic is written there.
     pub(super) fn is_alone(&self, target: &str) -> bool {
         self.schemas.routes().filter(|(_, to)| *to == target).count() == 1

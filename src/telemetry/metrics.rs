@@ -34,6 +34,7 @@ macro_rules! metrics {
                 // What may never happen is there from the start: an alert on it needs something to look at.
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
+                metrics.authentication_errors.with_label_values(&["credentials"]);
                 Ok(metrics)
             }
 

@@ -211,7 +211,7 @@ fn a_forged_letter_is_passed_by() {
     let sandbox = Sandbox::new(kafka(), "dlq-forged", 1);
     sandbox.document("people", &demanding("dlq-forged"));
     // What the user sets for the pipeline's start is not the replay's.
-    let instance = sandbox.instance(0).set("KAFKA__CONSUMER__AUTO.OFFSET.RESET", "earliest");
+    let instance = sandbox.instance(0).set("KAFKA__ON_MISSING_OFFSET", "earliest");
     let mut running = instance.start();
     running.ready();
     let dead = |running: &mut crate::sidecar::Running<'_>, n: f64| {
@@ -238,7 +238,7 @@ fn a_forged_letter_is_passed_by() {
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.document("people", &mended("dlq-forged"));
 
-    let latest = sandbox.instance(0).set("KAFKA__CONSUMER__AUTO.OFFSET.RESET", "latest");
+    let latest = sandbox.instance(0).set("KAFKA__ON_MISSING_OFFSET", "latest");
     let output = latest.run(&["dlq", "replay", "--json"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let said = lines(&output.stdout);

@@ -75,7 +75,7 @@ fn two_hosts_share_subjects_keys_and_an_erasure_reaches_both() {
 
 #[test]
 fn a_topic_that_would_lose_keys_or_keep_erased_ones_is_refused_with_the_command_that_mends_it() {
-    let sandbox = Sandbox::new(kafka(), "unfit", 1);
+    let sandbox = Sandbox::new(kafka(), "unfit-keys", 1);
     for (name, partitions, settings, expected) in [
         ("plain", 1, &[][..], "set: kafka-configs.sh"),
         ("lagging", 1, &[("cleanup.policy", "compact")], "add-config max.compaction.lag.ms="),

@@ -94,8 +94,8 @@ fn a_transaction_that_does_not_end_is_waited_for_and_said() {
     sandbox.feed(0..1000, person);
     running.wait_for(Duration::from_secs(60), "it to be unready", |r| r.get("/readyz").unwrap().0 == 503);
     let (_, why) = running.get("/readyz").unwrap();
-    assert!(why.contains("committed offsets cannot be read (hanging.raw [0], hanging.raw [1])"), "{why}");
-    assert_eq!(sandbox.clean().len(), 0);
+    assert!(why.contains("hanging.raw [1]") && why.contains("committed offsets cannot be read: a transaction has not ended"), "{why}");
+    assert!(sandbox.clean().len() < 1000, "the partition behind it waits");
     stranger.abort_transaction(wait).unwrap();
     running.ready();
     running.wait_for(Duration::from_secs(60), "what waited", |_| sandbox.clean().len() == 1000);

@@ -54,10 +54,11 @@ fn a_route_that_rejects_too_much_pauses_until_its_schema_is_mended() {
     let instance = sandbox.instance(0).set("PIPELINE__REJECT_GUARD", "50% of 100").set("PIPELINE__MAX_BATCH_RECORDS", "50");
     sandbox.feed(0..ALL, person);
     let mut running = instance.start();
-    running.wait_for(Duration::from_secs(60), "the route to pause", |r| r.get("/readyz").is_some_and(|(_, why)| why.contains("guard.raw: paused")));
+    running
+        .wait_for(Duration::from_secs(60), "the route to pause", |r| r.get("/readyz").is_some_and(|(_, why)| why.contains("guard.raw [0], guard.raw [1]: ")));
     let (status, why) = running.get("/readyz").unwrap();
     assert_eq!(status, 503);
-    assert!(why.contains("of the last 100 records were rejected; mend the schema"), "{why}");
+    assert!(why.contains("of the last 100 records were rejected: mend the schema"), "{why}");
     sandbox.document("people", &people("guard").replace(r#""version":1"#, r#""version":2"#));
     running.ready();
     running.wait_for(Duration::from_secs(60), "the rest", |_| sandbox.clean().len() + sandbox.dead().len() >= ALL);

@@ -26,6 +26,8 @@ pub(in crate::pipeline) struct Fetcher {
     asks: Sender<Vec<NeededKey>>,
     answers: Receiver<Answer>,
     is_asked: bool,
+    /// The last answer, where it was none.
+    fault: Option<KeyFault>,
 }
 
 impl Fetcher {
@@ -41,7 +43,7 @@ impl Fetcher {
             }
         };
         std::thread::Builder::new().name(format!("keys-{lane}")).spawn(run)?;
-        Ok(Self { asks, answers, is_asked: false })
+        Ok(Self { asks, answers, is_asked: false, fault: None })
     }
 }
 
@@ -50,7 +52,7 @@ impl LaneThread {
     pub(super) fn ask_for_keys(&mut self, place: usize) {
         let epoch = self.core.assigned(place).epoch;
         if self.fetcher.is_asked && !self.look_for_keys(Duration::ZERO) {
-            return self.without_keys(epoch, &KeyFault("waiting for the key store or key service".to_owned()));
+            return self.still_without_keys(epoch);
         }
         match self.path.needed() {
             Ok(needed) => match self.fetcher.asks.send(needed) {
@@ -71,7 +73,7 @@ impl LaneThread {
             self.awaiting = None;
         } else if since.elapsed() > LONG {
             self.awaiting = None;
-            self.without_keys(epoch, &KeyFault("waiting for the key store or key service".to_owned()));
+            self.still_without_keys(epoch);
         } else if self.core.state() == State::Open && self.is_due() {
             self.drive(Event::Due);
         }
@@ -82,11 +84,18 @@ impl LaneThread {
         match self.fetcher.answers.recv_timeout(wait) {
             Ok(answer) => {
                 self.fetcher.is_asked = false;
-                match (answer, self.awaiting) {
-                    (Ok(keys), _) => self.path.take_keys(keys),
-                    (Err(fault), Some((epoch, _))) => self.without_keys(epoch, &fault),
-                    // Whoever waited has been blocked, and asks again.
-                    (Err(_), None) => {}
+                match answer {
+                    Ok(keys) => {
+                        self.fetcher.fault = None;
+                        self.path.take_keys(keys);
+                    }
+                    Err(fault) => {
+                        // A partition that waited and does no more is blocked, and asks again.
+                        if let Some((epoch, _)) = self.awaiting {
+                            self.without_keys(epoch, &fault);
+                        }
+                        self.fetcher.fault = Some(fault);
+                    }
                 }
                 true
             }
@@ -100,6 +109,12 @@ impl LaneThread {
 
     fn fetcher_is_gone(&mut self) {
         self.ended = Some(End::Failed("the key thread of a lane is gone".to_owned()));
+    }
+
+    /// No answer yet: the answer before it tells more than that one is waited for.
+    fn still_without_keys(&mut self, epoch: u64) {
+        let fault = self.fetcher.fault.clone().unwrap_or_else(|| KeyFault("waiting for the key store or key service".to_owned()));
+        self.without_keys(epoch, &fault);
     }
 
     /// The partition waits; what it holds commits first.
