@@ -102,6 +102,11 @@ impl Protector {
         &self.output
     }
 
+    /// Gives back what a large record needed beyond 8 MiB, once nobody reads [`Protector::output`] any more.
+    pub fn shrink_output(&mut self) {
+        self.output.shrink();
+    }
+
     /// Takes the snapshots of a new transaction.
     pub fn take_snapshots(&mut self, schemas: Arc<SchemaSet>, keys: Arc<Keyring>) {
         (self.schemas, self.keys) = (schemas, keys);
@@ -146,7 +151,7 @@ impl Protector {
     /// Takes what was fetched for the last [`Protector::request`].
     pub fn add_keys(&mut self, fetched: Vec<Arc<Key>>, source: &dyn KeySource) {
         self.transformer.add_subject_keys(fetched);
-        // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares anew.
+        // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares again.
         if std::mem::take(&mut self.stale) {
             self.keys = source.keyring();
         }
@@ -160,7 +165,7 @@ impl Protector {
     /// Protects a record, fetching what it and the records `ahead` of it lack; the index of its schema. Blocks.
     ///
     /// # Errors
-    /// [`KeyFault`]: keys cannot be had; the record was not judged.
+    /// [`KeyFault`]: keys are not available; the record was not judged.
     pub fn protect<'r>(
         &mut self,
         record: &Record<'_>,

@@ -101,6 +101,11 @@ impl Registry {
         }
         let change = match load(&documents, &self.grants) {
             Ok(loaded) => {
+                let refused = loaded.set.refused_changes(&self.current());
+                if !refused.is_empty() {
+                    *seen = documents;
+                    return Change::Refused(refused.into_iter().map(|fault| DocumentFault { file: self.dir.clone(), fault }).collect());
+                }
                 if let Err(reason) = prepare(&loaded.set) {
                     return Change::Postponed(reason);
                 }
@@ -235,6 +240,22 @@ mod tests {
         assert!(matches!(registry.reload(|_| Ok(())), Change::Loaded(_)));
         assert_eq!(&*registry.current().schemas()[0].label, "people/2");
         assert!(matches!(registry.reload(|_| Ok(())), Change::None));
+    }
+
+    /// References of subjects are made in their domain: in another, keys are not found and erasures miss.
+    #[test]
+    fn subjects_stay_in_their_domain() {
+        let dir = directory();
+        let with = |members: &str| std::fs::write(dir.path().join("people.json"), DOCUMENT.replace(r#""fields""#, &format!(r#"{members},"fields""#))).unwrap();
+        with(r#""subject":"$.id""#);
+        let registry = open(&dir);
+        with(r#""subject":"$.id","subject_domain":"people""#);
+        let Change::Refused(faults) = registry.reload(|_| Ok(())) else { panic!("accepted") };
+        assert!(faults[0].to_string().contains("subject_domain"), "{}", faults[0]);
+        assert!(matches!(registry.reload(|_| Ok(())), Change::None), "told once");
+        assert_eq!(registry.current().schemas()[0].subject_domain, None);
+        with(r#""subject":["$.id","$.old.id"],"subject_domain":"""#);
+        assert!(matches!(registry.reload(|_| Ok(())), Change::Loaded(_)), "said or not, no domain is no domain");
     }
 
     #[test]

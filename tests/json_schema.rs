@@ -21,7 +21,7 @@ fn the_json_schema_accepts_the_shipped_documents() {
 fn the_json_schema_refuses_what_the_compiler_refuses() {
     let validator = validator();
     let good = read(&folder().join("customers.json"));
-    let changes: [(&str, Value); 24] = [
+    let changes: [(&str, Value); 31] = [
         ("/veilstream", json!(2)),
         ("/name", json!("Customers")),
         ("/name", json!("dead_letter")),
@@ -31,6 +31,13 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
         ("/when", json!({ "$.type": [1] })),
         ("/when", json!({ "header:type": 1 })),
         ("/subject", json!("customer.id")),
+        ("/subject", json!([])),
+        ("/subject", json!(["$.customer.id", 1])),
+        ("/subject", json!(["$.customer.id", "$.customer.id"])),
+        ("/subject_domain", json!("Customers")),
+        ("/fields/0/index", json!({ "normalize": "email", "distinct": 0 })),
+        ("/fields/4", json!({ "id": "dob", "path": "$.dob", "epoch": "days" })),
+        ("/fields/4", json!({ "id": "dob", "path": "$.dob", "protect": "generalize", "to": "year", "epoch": "seconds" })),
         ("/undeclared", json!("keep")),
         ("/fields/0/id", json!("E-Mail")),
         ("/fields/0/path", json!("email")),
@@ -65,13 +72,14 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
 #[test]
 fn the_json_schema_accepts_every_kind() {
     let document = json!({
-        "veilstream": 1, "name": "all", "subject": "$.id", "subject_optional": true, "undeclared": "drop", "residue": "off", "clear": ["$.n"],
+        "veilstream": 1, "name": "all", "subject": ["$.id", "$.old.id"], "subject_domain": "people", "subject_optional": true, "undeclared": "drop", "residue": "off", "clear": ["$.n"],
         "when": { "$.t": null, "header:kind": "x" },
         "fields": [
             { "id": "a", "path": "$.a", "pad": 0, "null": "encrypt", "format": "veilstream", "description": "a" },
-            { "id": "b", "path": "$.b", "protect": "hash", "index": { "normalize": "number", "bits": 64, "domain": "d" } },
+            { "id": "b", "path": "$.b", "protect": "hash", "index": { "normalize": "number", "bits": 64, "domain": "d", "distinct": 1_000_000 } },
             { "id": "c", "path": "$.c", "protect": "mask", "keep_first": 1, "keep_last": 0, "with": "#" },
             { "id": "d", "path": "$.d", "protect": "generalize", "to": "bucket:10" },
+            { "id": "dd", "path": "$.dd", "protect": "generalize", "to": "month", "epoch": "microseconds" },
             { "id": "e", "path": "$.e", "protect": "redact", "with": 0 },
             { "id": "f", "path": "$.f", "protect": "deterministic", "root": 2, "domain": "d" },
             { "id": "g", "path": "$.g", "index": { "normalize": "phone-de", "of": ["$.g", "$.h"], "into": "gh" } }

@@ -44,11 +44,14 @@ pub enum RejectCode {
     FilterReadsProtected,
     /// The engine failed on the record.
     Internal,
+    /// The value is a Kafka Connect envelope (`schemas.enable=true`) and the schema document does not say so; or it says so, and the value is none, or its
+    /// schema part cannot be mended.
+    ConnectEnvelope,
 }
 
 impl RejectCode {
     /// Every code, in the order of the documentation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NotJson,
         Self::RegistryFramed,
         Self::InvalidUtf8,
@@ -68,6 +71,7 @@ impl RejectCode {
         Self::TooComplex,
         Self::FilterReadsProtected,
         Self::Internal,
+        Self::ConnectEnvelope,
     ];
 
     /// The stable name, as in dead letters and metrics.
@@ -93,6 +97,7 @@ impl RejectCode {
             Self::TooComplex => "too_complex",
             Self::FilterReadsProtected => "filter_reads_protected",
             Self::Internal => "internal",
+            Self::ConnectEnvelope => "connect_envelope",
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A name means one version of its tables, for ever: Unicode 17, telephone metadata 9.0.33.
 
+mod digits;
 mod email;
 mod number;
 mod phone;
@@ -52,6 +53,7 @@ pub enum Input<'a> {
 #[derive(Debug, Default)]
 pub struct Scratch {
     text: Vec<u8>,
+    digits: Vec<u8>,
 }
 
 /// Not the name of a normaliser.
@@ -101,17 +103,24 @@ impl Normalizer {
     pub fn normalize(self, input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> bool {
         out.clear();
         let mut buffer = std::mem::take(&mut scratch.text);
-        let done = plain_text(input, &mut buffer).is_some_and(|value| self.write(value, out)) && !out.is_empty();
+        let done = plain_text(input, &mut buffer).is_some_and(|value| self.write(value, &mut scratch.digits, out)) && !out.is_empty();
         scratch.text = buffer;
         done
     }
 
-    fn write(self, value: Plain<'_>, out: &mut Vec<u8>) -> bool {
+    fn write(self, value: Plain<'_>, ascii: &mut Vec<u8>, out: &mut Vec<u8>) -> bool {
         if self == Self::Exact {
             out.extend_from_slice(value.bytes);
             return true;
         }
-        let Ok(text) = std::str::from_utf8(value.bytes) else { return false };
+        let Ok(mut text) = std::str::from_utf8(value.bytes) else { return false };
+        // A digit is a digit in every script, wherever digits are what counts.
+        if !matches!(self, Self::Exact | Self::Text | Self::Email) && !text.is_ascii() {
+            ascii.clear();
+            digits::to_ascii(text, ascii);
+            let Ok(mapped) = std::str::from_utf8(ascii) else { return false };
+            text = mapped;
+        }
         match self {
             Self::Exact => {}
             Self::Text => text::fold(text, out),
@@ -128,7 +137,8 @@ impl Normalizer {
                 if !value.quoted && !is_integer(value.bytes) {
                     return false;
                 }
-                out.extend(text.bytes().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_uppercase()));
+                let kept = text.chars().map(digits::narrow).filter(char::is_ascii_alphanumeric);
+                out.extend(kept.map(|c| c.to_ascii_uppercase() as u8));
             }
             Self::Date => return date(text, out),
             Self::Number => return number::normalize(text, out),

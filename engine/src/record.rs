@@ -37,7 +37,12 @@ pub struct Output {
     pub counts: Vec<(usize, FieldOutcome, u32)>,
     /// Times a protected value was found in clear elsewhere, per field (`residue: count`).
     pub residue: Vec<(usize, u32)>,
+    /// Protected values that were not looked for elsewhere, because there were too many (`residue: count`).
+    pub residue_capped: u32,
 }
+
+/// Bytes of buffers that are kept from record to record; what a large record needed beyond goes back.
+pub(crate) const KEPT: usize = 8 << 20;
 
 impl Output {
     /// Empties the buffers for the next record.
@@ -50,6 +55,22 @@ impl Output {
         self.header_bytes.clear();
         self.counts.clear();
         self.residue.clear();
+        self.residue_capped = 0;
+    }
+
+    /// Bytes its buffers hold, whether in use or not: part of what a record in flight costs.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        let counts = self.counts.capacity() * size_of::<(usize, FieldOutcome, u32)>() + self.residue.capacity() * size_of::<(usize, u32)>();
+        let headers = self.headers.capacity() * size_of::<HeaderOutput>() + self.header_bytes.capacity();
+        self.value.capacity() + self.key_bytes.capacity() + headers + counts
+    }
+
+    /// Gives back what a large record needed beyond 8 MiB, once nobody reads the output any more.
+    pub fn shrink(&mut self) {
+        if self.buffer_bytes() > KEPT {
+            *self = Self::default();
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use aho_corasick::AhoCorasick;
 
-use crate::scan::{Kind, Node, Tape, unescape};
-use crate::schema::PathId;
+use crate::scan::{Kind, NO_PARENT, Node, Tape, unescape_generously};
+use crate::schema::{PathId, Residue};
 use crate::transform::Edit;
 
 /// Shorter values are not looked for: they stand everywhere.
@@ -17,9 +17,14 @@ const MIN_CHARS: usize = 6;
 const BITS: usize = 1 << 13;
 /// Comparisons per byte searched, above which an automaton is built for the record.
 const COMPARISONS: usize = 16;
-
-/// What a byte of an automaton costs, in units of work.
-const AUTOMATON: u64 = 16;
+/// Values of one record that are looked for, where finding them is counted: more would cost more than all else that is done for the record.
+const COUNTED: usize = 4_096;
+/// The same where finding one rejects the record: what is not looked for rejects it too.
+const REJECTED: usize = 1 << 16;
+/// Longest text of all values that an automaton is built for, in bytes.
+const AUTOMATON: usize = 4 << 20;
+/// What a byte of these costs, in units of work.
+const AUTOMATON_BYTE: u64 = 16;
 
 /// A value to look for.
 #[derive(Debug)]
@@ -27,6 +32,8 @@ struct Needle {
     /// In the document, or in `Needles::text` when it had escapes.
     range: Range<usize>,
     in_document: bool,
+    /// The protected node it is, or lies in.
+    node: u32,
     field: PathId,
     found: u32,
 }
@@ -42,7 +49,8 @@ impl Needle {
 pub(crate) struct Residues {
     needles: Vec<Needle>,
     text: Vec<u8>,
-    outputs: Vec<Range<usize>>,
+    /// Texts that protecting wrote in clear, and the node whose own value may stand there.
+    outputs: Vec<(Range<usize>, u32)>,
     unescaped: Vec<u8>,
     grams: Box<[u64; BITS / 64]>,
     set: Vec<u16>,
@@ -51,6 +59,12 @@ pub(crate) struct Residues {
     /// Comparisons made, and what the automaton took, in units of work.
     work: u64,
     automaton: Option<AhoCorasick>,
+    /// Most values looked for.
+    most: usize,
+    /// Values that are not looked for.
+    capped: u32,
+    /// The node whose value does not count where it is found now.
+    own: u32,
 }
 
 impl Default for Residues {
@@ -65,12 +79,19 @@ impl Default for Residues {
             patience: 0,
             work: 0,
             automaton: None,
+            most: COUNTED,
+            capped: 0,
+            own: NO_PARENT,
         }
     }
 }
 
 impl Residues {
-    pub(crate) fn clear(&mut self) {
+    /// Forgets the last record; what is looked for in the next is `residue`'s.
+    pub(crate) fn clear(&mut self, residue: Residue) {
+        self.most = if residue == Residue::Reject { REJECTED } else { COUNTED };
+        self.capped = 0;
+        self.own = NO_PARENT;
         for bit in self.set.drain(..) {
             self.grams[usize::from(bit) / 64] = 0;
         }
@@ -87,32 +108,44 @@ impl Residues {
         self.work
     }
 
+    /// How many values were not looked for, or not everywhere.
+    pub(crate) fn capped(&self) -> u32 {
+        self.capped
+    }
+
+    /// Bytes of its buffers.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        let automaton = self.automaton.as_ref().map_or(0, AhoCorasick::memory_usage);
+        let tables = self.needles.capacity() * size_of::<Needle>() + self.outputs.capacity() * size_of::<(Range<usize>, u32)>() + self.set.capacity() * 2;
+        self.text.capacity() + self.unescaped.capacity() + tables + automaton
+    }
+
     /// Adds a protected value: a string's unescaped text, a number's digits, each of them inside an object or array.
     pub(crate) fn add(&mut self, doc: &[u8], tape: &Tape, edit: Edit) {
         let nodes = tape.nodes();
         for node in &nodes[edit.node as usize..nodes[edit.node as usize].next as usize] {
-            self.add_scalar(doc, node, edit.field);
+            self.add_scalar(doc, node, edit);
         }
     }
 
-    fn add_scalar(&mut self, doc: &[u8], node: &Node, field: PathId) {
+    fn add_scalar(&mut self, doc: &[u8], node: &Node, edit: Edit) {
         let (range, in_document) = match node.kind {
             Kind::String if node.escaped => {
                 let start = self.text.len();
-                if !unescape(&doc[node.inner()], &mut self.text) {
-                    // Without text it is looked for as it is written.
-                    self.text.truncate(start);
-                    self.text.extend_from_slice(&doc[node.inner()]);
-                }
+                unescape_generously(&doc[node.inner()], &mut self.text);
                 (start..self.text.len(), false)
             }
             Kind::String => (node.inner(), true),
             Kind::Number => (node.span(), true),
             _ => return,
         };
-        let needle = Needle { range, in_document, field, found: 0 };
+        let needle = Needle { range, in_document, node: edit.node, field: edit.field, found: 0 };
         let bytes = needle.bytes(doc, &self.text);
         if bytes.len() < MIN_CHARS || bytes.len() < 4 * MIN_CHARS && characters(bytes) < MIN_CHARS {
+            return;
+        }
+        if self.needles.len() >= self.most {
+            self.capped = self.capped.saturating_add(1);
             return;
         }
         for at in 0..4 {
@@ -123,12 +156,13 @@ impl Residues {
         self.needles.push(needle);
     }
 
-    /// A JSON text that protecting wrote in clear (mask, generalize, redact), as a range of the output.
-    pub(crate) fn add_output(&mut self, range: Range<usize>) {
-        self.outputs.push(range);
+    /// A JSON text that protecting wrote in clear (mask, generalize, redact), as a range of the output. The value of the node `own` ([`NO_PARENT`]: none)
+    /// may stand there.
+    pub(crate) fn add_output(&mut self, range: Range<usize>, own: u32) {
+        self.outputs.push((range, own));
     }
 
-    /// Searches every string of the document that stays as it is, and those that were written in clear.
+    /// Searches every string and number of the document that stays as it is, and those that were written in clear.
     pub(crate) fn search_document(&mut self, doc: &[u8], tape: &Tape, edits: &[Edit], output: &[u8]) {
         if self.needles.is_empty() {
             return;
@@ -143,17 +177,23 @@ impl Residues {
                 edit = edits.next().unwrap_or(nodes.len());
                 continue;
             }
-            if node.kind == Kind::String && (node.end - node.start) as usize >= MIN_CHARS + 2 {
-                self.search_string(doc, &doc[node.inner()], node.escaped);
+            match node.kind {
+                Kind::String if (node.end - node.start) as usize >= MIN_CHARS + 2 => self.search_string(doc, &doc[node.inner()], node.escaped),
+                Kind::Number => self.search(doc, &doc[node.span()]),
+                _ => {}
             }
             at += 1;
         }
         for i in 0..self.outputs.len() {
-            let text = &output[self.outputs[i].clone()];
-            if let Some(inner) = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")) {
-                self.search_string(doc, inner, true);
+            let (range, own) = self.outputs[i].clone();
+            let text = &output[range];
+            self.own = own;
+            match text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")) {
+                Some(inner) => self.search_string(doc, inner, true),
+                None => self.search(doc, text),
             }
         }
+        self.own = NO_PARENT;
     }
 
     #[inline]
@@ -164,19 +204,15 @@ impl Residues {
     fn search_escaped(&mut self, doc: &[u8], inner: &[u8]) {
         let mut unescaped = std::mem::take(&mut self.unescaped);
         unescaped.clear();
-        // A lone surrogate ends the text that can be compared: what is before it, then all of it as written.
-        let whole = unescape(inner, &mut unescaped);
+        unescape_generously(inner, &mut unescaped);
         self.search(doc, &unescaped);
-        if !whole {
-            self.search(doc, inner);
-        }
         self.unescaped = unescaped;
     }
 
     /// Searches raw bytes: a clear key or header value.
     #[inline]
     pub(crate) fn search(&mut self, doc: &[u8], hay: &[u8]) {
-        if hay.len() < MIN_CHARS || self.needles.is_empty() {
+        if hay.len() < MIN_CHARS || self.needles.is_empty() || self.most == 0 {
             return;
         }
         if self.automaton.is_some() {
@@ -187,16 +223,27 @@ impl Residues {
         while let Some(run) = hay.get(at..at + 3) {
             let bit = gram(run);
             if self.grams[bit / 64] >> (bit % 64) & 1 == 1 && !self.compare(doc, hay, at) {
-                // Too large for an automaton: then it takes its time.
-                self.patience = usize::MAX;
-                self.work += AUTOMATON * self.needles.iter().map(|n| n.range.len() as u64).sum::<u64>();
-                self.automaton = AhoCorasick::new(self.needles.iter().map(|n| n.bytes(doc, &self.text))).ok();
-                if self.automaton.is_some() {
-                    return self.search_with_automaton(hay);
-                }
+                // What begins up to here was compared.
+                return self.give_up_comparing(doc, &hay[at + 1..]);
             }
             at += 4;
         }
+    }
+
+    /// Goes on with an automaton, or, where the values are too long for one, stops looking and says so.
+    #[cold]
+    fn give_up_comparing(&mut self, doc: &[u8], hay: &[u8]) {
+        let length: usize = self.needles.iter().map(|n| n.range.len()).sum();
+        if length <= AUTOMATON {
+            self.work += AUTOMATON_BYTE * length as u64;
+            self.automaton = AhoCorasick::new(self.needles.iter().map(|n| n.bytes(doc, &self.text))).ok();
+        }
+        if self.automaton.is_some() {
+            return self.search_with_automaton(hay);
+        }
+        // Nothing is searched any more; what was found so far counts.
+        self.most = 0;
+        self.capped = self.capped.saturating_add(self.needles.len() as u32);
     }
 
     /// A run at `at` is one of a needle's first four: compares the needles that would put it there. `false`: too much work.
@@ -209,7 +256,7 @@ impl Residues {
                 if here.len() >= bytes.len() && here[..4] == bytes[..4] {
                     // The bytes of a comparison that goes far count as work too.
                     self.patience = self.patience.saturating_sub(bytes.len());
-                    needle.found += u32::from(here.starts_with(bytes));
+                    needle.found += u32::from(needle.node != self.own && here.starts_with(bytes));
                 }
             }
         }
@@ -221,7 +268,8 @@ impl Residues {
     fn search_with_automaton(&mut self, hay: &[u8]) {
         let Some(automaton) = &self.automaton else { return };
         for found in automaton.find_iter(hay) {
-            self.needles[found.pattern().as_usize()].found += 1;
+            let needle = &mut self.needles[found.pattern().as_usize()];
+            needle.found += u32::from(needle.node != self.own);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
 use crate::scan::{Kind, NO_PARENT, Tape};
-use crate::schema::{Field, PathId, Schema};
+use crate::schema::{Field, PathId, Protect, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
 use crate::strip::Strip;
@@ -34,6 +34,8 @@ pub enum Status {
     Skipped,
     /// No token stands there: null, or protected without a way back.
     NoToken,
+    /// A value in clear stands where only a token can.
+    Clear,
     /// A token that does not open.
     Failed(OpenError),
     /// A honey token: raise the alarm; the caller learns `key_unavailable`.
@@ -48,6 +50,7 @@ impl Status {
             Self::Revealed => "revealed",
             Self::Skipped => "skipped",
             Self::NoToken => "no_token",
+            Self::Clear => "clear",
             Self::Honey => "key_unavailable",
             Self::Failed(OpenError::Malformed) => "malformed",
             Self::Failed(OpenError::Unsupported) => "unsupported",
@@ -181,10 +184,12 @@ impl Revealer {
             covered_to = node.next;
             let text = if node.kind == Kind::String { &doc[node.inner()] } else { &[] };
             declared += u32::from(is_token(text, &mut self.payload));
-            let status = if !text.starts_with(PREFIX) {
+            let status = if !text.starts_with(PREFIX) && !holds_clear(field, node.kind) {
                 Status::NoToken
             } else if options.fields.is_some_and(|ids| !ids.iter().any(|id| **id == *field.id)) {
                 Status::Skipped
+            } else if !text.starts_with(PREFIX) {
+                Status::Clear
             } else {
                 self.open_field(field, keys, owner, doc, text)
             };
@@ -228,13 +233,20 @@ impl Revealer {
 
     /// Whose key the record's tokens must be under; `None`: that cannot be told here.
     fn owner(&mut self, schema: &Schema, keys: &Keyring, doc: &[u8]) -> Option<Owner> {
-        let Some(path) = schema.subject else { return Some(Owner::Any) };
-        let node = self.selection.single(path).map(|node| self.tape.nodes()[node as usize]);
+        if schema.subjects.is_empty() {
+            return Some(Owner::Any);
+        }
+        let node = schema.subject_in(&self.tape, &self.selection);
         match node.filter(|n| subject::scalar_text(&doc[n.span()], &mut self.scalar)) {
-            Some(_) => reference(keys, &self.scalar).map(Owner::Subject),
+            Some(_) => reference(keys, schema.subject_domain.as_deref(), &self.scalar).map(Owner::Subject),
             None => Some(Owner::Nobody),
         }
     }
+}
+
+/// Whether what stands there instead of a token is a value in clear: not what transform writes.
+fn holds_clear(field: &Field, kind: Kind) -> bool {
+    matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_)) && (kind != Kind::Null || field.encrypt_null)
 }
 
 /// Whether the text is a whole token, of whatever key.
@@ -242,7 +254,7 @@ fn is_token(text: &[u8], scratch: &mut Vec<u8>) -> bool {
     text.starts_with(PREFIX) && !matches!(token::decode(text, scratch), Err(OpenError::Malformed))
 }
 
-fn reference(keys: &Keyring, scalar: &[u8]) -> Option<SubjectRef> {
+fn reference(keys: &Keyring, domain: Option<&str>, scalar: &[u8]) -> Option<SubjectRef> {
     let key = keys.sealing(KeyKind::SubjectRef, &Scope::Version(1))?;
-    subject::subject_ref(key, keys.tenant(), scalar)
+    subject::subject_reference(key, keys.tenant(), domain, scalar)
 }

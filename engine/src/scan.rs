@@ -5,7 +5,7 @@
 
 mod text;
 
-pub(crate) use text::{append_escaped, canonical_escapes, same_text, unescape_lossy, unescaped_eq};
+pub(crate) use text::{append_escaped, canonical_escapes, same_text, unescape_generously, unescape_lossy, unescaped_eq};
 pub use text::{is_json_text, unescape};
 
 use crate::error::RejectCode;
@@ -110,6 +110,11 @@ impl Tape {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// Bytes of its buffers.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<Node>() + self.open.capacity() * size_of::<Open>()
     }
 
     /// The indexes of a container's children, in order.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::normalize::Normalizer;
-use crate::select::Program;
+use crate::scan::{Kind, Node, Tape};
+use crate::select::{Last, Program, Selection, Step};
 use crate::token::FieldId;
 
 /// Index of a path in a schema's [`Program`].
@@ -24,16 +25,24 @@ pub struct Schema {
     pub to: Option<String>,
     /// All of these must hold for the schema to claim a record.
     pub when: Vec<When>,
-    /// Whose data a record is.
-    pub subject: Option<PathId>,
+    /// Whose data a record is: the first of these places that is there and not null. Empty: nobody asks.
+    pub subjects: Vec<PathId>,
+    /// Whose ids the subjects are. `Some("")` is said, `None` is not; both mean the reference without a domain.
+    pub subject_domain: Option<String>,
     /// A record without subject falls back to the schema's key.
     pub subject_optional: bool,
     /// What happens to members nobody named.
     pub undeclared: Undeclared,
     /// What happens when a protected value stands in clear elsewhere.
     pub residue: Residue,
+    /// What values are wrapped in.
+    pub envelope: Option<Envelope>,
+    /// With an envelope: the path of each field from the root of the envelope.
+    pub(crate) enveloped: Vec<Vec<Step>>,
     /// Fields in the order of the document.
     pub fields: Vec<Field>,
+    /// Where required fields must be that several objects may have.
+    pub(crate) required_in: RequiredIn,
     /// The path of an indexed field may select a member an index is written to.
     pub(crate) indexes_selectable: bool,
     /// What happens to the record key.
@@ -51,6 +60,13 @@ impl Schema {
         self.fields.iter().find(|f| &*f.id == id)
     }
 
+    /// The cryptographic names of fields, record key and headers, with their ids.
+    pub fn names(&self) -> impl Iterator<Item = (FieldId, &str)> {
+        let fields = self.fields.iter().map(|f| (f.fid, f.name.as_str()));
+        let key = self.key.iter().map(|k| (k.fid, k.name.as_str()));
+        fields.chain(key).chain(self.headers.iter().map(|h| (h.fid, h.name.as_str())))
+    }
+
     /// Whether any value or header is encrypted.
     #[must_use]
     pub fn encrypts(&self) -> bool {
@@ -66,7 +82,13 @@ impl Schema {
     /// Whether values may be encrypted under a key of the schema: always without a subject, else where it may be missing.
     #[must_use]
     pub fn uses_schema_key(&self) -> bool {
-        (self.subject.is_none() || self.subject_optional) && self.encrypts()
+        (self.subjects.is_empty() || self.subject_optional) && self.encrypts()
+    }
+
+    /// The node that says whose data the record is.
+    pub(crate) fn subject_in(&self, tape: &Tape, selection: &Selection) -> Option<Node> {
+        let places = self.subjects.iter().filter_map(|path| selection.single(*path));
+        places.map(|node| tape.nodes()[node as usize]).find(|node| node.kind != Kind::Null)
     }
 
     /// Whether the two protect record keys and headers alike, so that a tombstone may go by either.
@@ -74,6 +96,15 @@ impl Schema {
     pub fn same_envelope(&self, other: &Self) -> bool {
         self.name == other.name || (self.key.is_none() && other.key.is_none() && self.headers.is_empty() && other.headers.is_empty())
     }
+}
+
+/// Required fields that are asked of every object their path's parent reaches.
+#[derive(Debug, Default)]
+pub(crate) struct RequiredIn {
+    /// The parents, as one automaton; path n belongs to `fields[n]`.
+    pub(crate) parents: Program,
+    /// The field, and which children of its parents it is.
+    pub(crate) fields: Vec<(PathId, Last)>,
 }
 
 /// One condition of `when`.
@@ -96,6 +127,13 @@ pub enum Scalar {
     Bool(bool),
     /// `null`; an absent member is not null.
     Null,
+}
+
+/// `envelope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Envelope {
+    /// Kafka Connect's `{schema, payload}`: paths start at the payload.
+    Connect,
 }
 
 /// `undeclared`.
@@ -135,7 +173,7 @@ pub struct Field {
     pub path: String,
     /// What happens to the value.
     pub protect: Protect,
-    /// Present and not null.
+    /// Present and not null, in every object that the path's parent reaches.
     pub required: bool,
     /// Demanded JSON type.
     pub value_type: Option<ValueType>,
@@ -183,11 +221,25 @@ pub struct Mask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Generalize {
     /// `YYYY` of a date.
-    Year,
+    Year(Dates),
     /// `YYYY-MM` of a date.
-    Month,
+    Month(Dates),
     /// The lower bound of an integer's bucket.
     Bucket(u64),
+}
+
+/// How dates are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dates {
+    /// Strings: `YYYY-MM-DD` and what follows, `YYYY-MM`, `YYYY`.
+    #[default]
+    Text,
+    /// Integers: days since 1970-01-01.
+    Days,
+    /// Integers: milliseconds since 1970-01-01T00:00:00Z.
+    Milliseconds,
+    /// Integers: microseconds since 1970-01-01T00:00:00Z.
+    Microseconds,
 }
 
 /// JSON types a field may demand.
@@ -223,6 +275,8 @@ pub struct IndexRule {
     pub normalize: Normalizer,
     /// Bits kept of the tag: 8..=64 or 128.
     pub bits: u16,
+    /// How many distinct values the author expects; only for a warning.
+    pub distinct: Option<u64>,
     /// The field name, or `@<domain>`.
     pub domain: String,
     /// Member it is written to; `None`: `<member>_bidx`.
@@ -231,6 +285,14 @@ pub struct IndexRule {
     pub of: Vec<PathId>,
     /// Root version a `hash` of a record key or header is pinned to; `None`: the newest.
     pub root: Option<u32>,
+}
+
+impl IndexRule {
+    /// Whether equal tags mean equal values: 128 bits.
+    #[must_use]
+    pub fn is_unique(&self) -> bool {
+        self.bits == 128
+    }
 }
 
 /// What happens to the record key.

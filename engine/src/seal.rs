@@ -13,6 +13,7 @@ use aes_siv::siv::Aes256Siv;
 use zeroize::Zeroizing;
 
 pub use canonical::canonical_json;
+pub(crate) use canonical::canonical_node;
 pub use dead_letter::{LetterMetadata, LetterParts, LetterRecord, open_dead_letter, seal_dead_letter, sealed_len, stub_digest, verify_stub};
 pub use nonce::NoncePool;
 pub use open::{Expected, Opener, Owner, PayloadKind};

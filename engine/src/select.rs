@@ -13,6 +13,7 @@ mod grammar;
 mod judge;
 mod model;
 mod names;
+mod parent;
 mod parse;
 mod pattern;
 mod places;
@@ -24,6 +25,8 @@ mod show;
 mod walk;
 
 pub use model::{Selector, Step};
+pub(crate) use parent::Child;
+pub use parent::Last;
 pub use parse::parse;
 pub use places::may_reach;
 pub use program::Program;

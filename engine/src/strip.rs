@@ -33,14 +33,19 @@ impl Strip {
             }
             let is_member = |n: &u32| nodes.get(*n as usize).is_some_and(Node::is_member);
             let Some(member) = [hit.node, nodes[hit.node as usize].parent].into_iter().find(is_member) else { continue };
-            for generation in Generation::BOTH {
-                let found = self.find_one(doc, tape, member, field, generation);
+            for generation in field.index.as_ref().map_or(&[][..], Generation::of) {
+                let found = self.find_one(doc, tape, member, field, *generation);
                 self.cuts.extend(found);
             }
         }
         self.cuts.sort_unstable();
         self.cuts.dedup();
         self.cuts.len()
+    }
+
+    /// Bytes of its buffers.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.cuts.capacity() * size_of::<u32>() + self.siblings.buffer_bytes()
     }
 
     /// The index of a member: right after it, unless something that sorts members has been at work.

@@ -27,38 +27,58 @@ pub(crate) fn is_integer(json: &[u8]) -> bool {
     !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits[0] != b'0')
 }
 
-/// Makes references of data subjects: `ref = first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref" | LP(tenant) | LP(scalar text))`.
+/// Makes references of the data subjects of one domain (docs/formats.md, "Subjects"): the first 16 bytes of an HMAC under the `subject_ref` key.
 pub struct Referrer {
     /// Keyed, and with everything taken but the text.
     mac: Hmac<Sha256>,
 }
 
 impl Referrer {
-    /// `None` when `key` is no usable `subject_ref` key of that tenant.
+    /// `domain` says whose ids these are; `None` and `""` are the formula without a domain. `None` when `key` is no usable `subject_ref` key of that
+    /// tenant.
     #[must_use]
-    pub fn new(key: &Key, tenant: &str) -> Option<Self> {
+    pub fn new(key: &Key, tenant: &str, domain: Option<&str>) -> Option<Self> {
         let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::SubjectRef && *key.tenant == *tenant)?;
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).ok()?;
-        mac.update(b"vs1/ref");
-        mac.update(&kdf::length_prefix(tenant.len()));
-        mac.update(tenant.as_bytes());
+        match domain.filter(|domain| !domain.is_empty()) {
+            None => {
+                mac.update(b"vs1/ref");
+                append(&mut mac, tenant.as_bytes());
+            }
+            Some(domain) => {
+                mac.update(b"vs1/ref/domain");
+                append(&mut mac, tenant.as_bytes());
+                append(&mut mac, domain.as_bytes());
+            }
+        }
         Some(Self { mac })
     }
 
     /// The reference of a subject with this scalar text.
     #[must_use]
-    pub fn reference(&self, text: &[u8]) -> SubjectRef {
+    pub fn reference(&self, scalar: &[u8]) -> SubjectRef {
         let mut mac = self.mac.clone();
-        mac.update(&kdf::length_prefix(text.len()));
-        mac.update(text);
+        append(&mut mac, scalar);
         let mut out = [0; 16];
         out.copy_from_slice(&mac.finalize().into_bytes()[..16]);
         SubjectRef(out)
     }
 }
 
-/// The reference of one subject; see [`Referrer`].
+/// `LP(part)`.
+fn append(mac: &mut Hmac<Sha256>, part: &[u8]) {
+    mac.update(&kdf::length_prefix(part.len()));
+    mac.update(part);
+}
+
+/// The reference of the data subject with that scalar text in `domain` (`None` and `""`: no domain); see [`Referrer`].
 #[must_use]
-pub fn subject_ref(key: &Key, tenant: &str, text: &[u8]) -> Option<SubjectRef> {
-    Some(Referrer::new(key, tenant)?.reference(text))
+pub fn subject_reference(key: &Key, tenant: &str, domain: Option<&str>, scalar: &[u8]) -> Option<SubjectRef> {
+    Some(Referrer::new(key, tenant, domain)?.reference(scalar))
+}
+
+/// [`subject_reference`] without a domain.
+#[must_use]
+pub fn subject_ref(key: &Key, tenant: &str, scalar: &[u8]) -> Option<SubjectRef> {
+    subject_reference(key, tenant, None, scalar)
 }

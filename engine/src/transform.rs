@@ -2,10 +2,12 @@
 
 mod beside;
 mod claim;
+mod connect;
 mod envelope;
 mod names;
 mod plan;
 mod reads;
+mod required;
 mod splice;
 mod subjects;
 mod undeclared;
@@ -18,7 +20,7 @@ use crate::error::{Reject, RejectCode};
 use crate::key::{Key, KeyKind, KeyState, Scope};
 use crate::keyring::Keyring;
 use crate::normalize;
-use crate::record::{FieldOutcome, Output, Record};
+use crate::record::{FieldOutcome, KEPT, Output, Record};
 use crate::residue::Residues;
 use crate::scan::{Kind, Tape};
 use crate::schema::{Field, PathId, Residue, Schema, Undeclared, ValueType};
@@ -68,6 +70,9 @@ impl Default for Limits {
     }
 }
 
+/// Records that may need buffers too large to be kept. What shorter ones need is bounded by their length.
+const LARGE: usize = 64 << 10;
+
 /// Why processing stopped, inside the engine.
 enum Stop {
     Reject(RejectCode, Option<Arc<str>>, Option<usize>),
@@ -109,10 +114,10 @@ struct Work {
     normal: Vec<u8>,
     normal_ends: Vec<usize>,
     names: names::IndexNames,
+    parents: required::Parents,
     name: Vec<u8>,
     name_text: Vec<u8>,
     text: Vec<u8>,
-    canonical_tape: Tape,
     canonical: Vec<u8>,
     normalize: normalize::Scratch,
 }
@@ -161,6 +166,12 @@ impl Transformer {
         self.subjects = SubjectKeys::default();
     }
 
+    /// Bytes its buffers hold between records: at most 8 MiB and what a record of 64 KiB needs. For those who bound what is in flight.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.work.buffer_bytes()
+    }
+
     /// Protects one record. `schemas` and `keys` are the snapshots of the batch.
     pub fn transform(&mut self, schemas: &SchemaSet, keys: &Arc<Keyring>, record: &Record<'_>, out: &mut Output) -> Outcome {
         out.clear();
@@ -192,6 +203,9 @@ impl Transformer {
         };
         let result = if tombstone { run.tombstone(out) } else { run.value(out) };
         self.nonces.end_record();
+        if record.value.is_some_and(|value| value.len() >= LARGE) && self.work.buffer_bytes() > KEPT {
+            self.work = Work::default();
+        }
         let Err(stop) = result else { return Outcome::Protected(index) };
         // What was half written must not be taken for a protected record.
         out.clear();
@@ -199,6 +213,17 @@ impl Transformer {
             Stop::Need(needed) => Outcome::NeedKeys(needed),
             Stop::Reject(code, field, offset) => Outcome::Rejected(rejected(schema, code, field, offset)),
         }
+    }
+}
+
+impl Work {
+    /// Bytes of the buffers whose size follows from a record's; the others hold one value at a time.
+    fn buffer_bytes(&self) -> usize {
+        let values = [&self.text, &self.scalars, &self.normal, &self.canonical, &self.binding, &self.name].into_iter().chain(&self.spare).map(Vec::capacity);
+        let tables = self.edits.capacity() * size_of::<Edit>() + self.counts.capacity() * size_of::<[u32; FieldOutcome::COUNT]>();
+        let pending: usize = self.pending.iter().map(beside::Pending::buffer_bytes).sum();
+        let selected = self.selection.buffer_bytes() + self.parents.buffer_bytes() + self.proof.buffer_bytes();
+        self.tape.buffer_bytes() + selected + self.residues.buffer_bytes() + self.names.buffer_bytes() + tables + pending + values.sum::<usize>()
     }
 }
 
@@ -229,14 +254,15 @@ impl Run<'_> {
         self.find_subject(doc)?;
         self.work.counts.clear();
         self.work.counts.resize(self.schema.fields.len(), [0; FieldOutcome::COUNT]);
-        self.work.residues.clear();
+        self.work.residues.clear(self.schema.residue);
         self.work.names.clear();
         self.work.pending.clear();
         self.work.indexes_written = 0;
         self.collect_edits(doc)?;
-        self.check_required()?;
+        self.check_required(doc)?;
         self.undeclared()?;
         self.check_filter_reads()?;
+        self.mend_envelope(doc)?;
         self.splice(doc, out)?;
         self.check_indexes(out)?;
         self.envelope(out)?;
@@ -248,17 +274,18 @@ impl Run<'_> {
     fn tombstone(&mut self, out: &mut Output) -> Result<(), Stop> {
         out.tombstone = true;
         self.plan.usable(self.record.now)?;
-        if self.schema.subject.is_some() && !self.schema.subject_optional {
+        if !self.schema.subjects.is_empty() && !self.schema.subject_optional {
             self.nothing_to_encrypt()?;
         }
         self.envelope(out)
     }
 
     fn find_subject(&mut self, doc: &[u8]) -> Result<(), Stop> {
-        let Some(path) = self.schema.subject else { return Ok(()) };
+        if self.schema.subjects.is_empty() {
+            return Ok(());
+        }
         let missing = || Stop::Reject(RejectCode::MissingSubject, None, None);
-        let node = self.work.selection.single(path).map(|node| self.work.tape.nodes()[node as usize]).filter(|n| n.kind != Kind::Null);
-        let Some(node) = node else {
+        let Some(node) = self.schema.subject_in(&self.work.tape, &self.work.selection) else {
             return if self.schema.subject_optional { Ok(()) } else { Err(missing()) };
         };
         // A subject that is there but has no scalar text is never sealed with anybody's key.
@@ -302,17 +329,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn check_required(&mut self) -> Result<(), Stop> {
-        for (i, field) in self.schema.fields.iter().enumerate().filter(|(_, f)| f.required) {
-            let mut nodes = self.work.selection.hits.iter().filter(|h| usize::from(h.path) == i).peekable();
-            let present = nodes.peek().is_some() && nodes.all(|h| self.work.tape.nodes()[h.node as usize].kind != Kind::Null);
-            if !present {
-                return Err(Stop::field(RejectCode::MissingRequired, field));
-            }
-        }
-        Ok(())
-    }
-
     fn residue(&mut self, doc: &[u8], out: &mut Output) -> Result<(), Stop> {
         if self.schema.residue == Residue::Off {
             return Ok(());
@@ -329,11 +345,15 @@ impl Run<'_> {
             }
         }
         work.residues.report(&mut out.residue);
+        out.residue_capped = work.residues.capped();
         let searched = work.residues.work();
         self.charge(searched)?;
         match out.residue.first() {
-            Some((field, _)) if self.schema.residue == Residue::Reject => Err(Stop::field(RejectCode::Residue, &self.schema.fields[*field])),
-            _ => Ok(()),
+            _ if self.schema.residue != Residue::Reject => Ok(()),
+            Some((field, _)) => Err(Stop::field(RejectCode::Residue, &self.schema.fields[*field])),
+            // What was not looked for may be there.
+            None if out.residue_capped > 0 => Err(Stop::Reject(RejectCode::TooComplex, None, None)),
+            None => Ok(()),
         }
     }
 

@@ -63,6 +63,21 @@ fn every_kind_of_protection() {
 }
 
 #[test]
+fn required_places_and_coarser_dates() {
+    let value = r#"{"l":[{"a":"one","b":1},{"a":"two","b":2}],"days":1819,"month":"1974-12","odd":"\ud800 text","n":123456789}"#;
+    let members = r#""residue":"count","fields":[{"id":"a","path":"$.l[*]['a','b']","required":true},{"id":"d","path":"$.days","protect":"generalize","to":"year","epoch":"days"},
+        {"id":"m","path":"$.month","protect":"generalize","to":"month"}]"#;
+    assert_eq!(of(members, value), 0);
+}
+
+#[test]
+fn envelopes() {
+    let value = r#"{"schema":{"type":"struct","fields":[{"type":"string","field":"a"},{"type":"array","items":{"type":"int32"},"field":"l"}]},"payload":{"a":"x","l":[1,2]}}"#;
+    let members = r#""envelope":"connect","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"l","path":"$.l[*]"}]"#;
+    assert_eq!(of(members, value), 0);
+}
+
+#[test]
 fn keys_and_headers() {
     let members = r#""fields":[{"id":"a","path":"$.a"}],"key":{"protect":"hash","normalize":"exact","root":1},
         "headers":{"x-mail":{"protect":"encrypt"},"x-id":{"protect":"hash","normalize":"digits"},"x-ip":{"protect":"drop"}}"#;

@@ -100,10 +100,11 @@ fn encrypt() -> impl Strategy<Value = String> {
         1 => Just(r#","index":{"normalize":"text","of":["$.a","$.b"]}"#.to_owned()),
     ];
     let more = prop_oneof![
-        5 => Just(""),
-        1 => Just(r#","null":"encrypt""#),
-        1 => Just(r#","pad":0"#),
-        1 => Just(r#","bind":[{"name":"k","path":"$.e"}]"#),
+        12 => Just(""),
+        2 => Just(r#","null":"encrypt""#),
+        2 => Just(r#","pad":0"#),
+        1 => Just(r#","required":true"#),
+        2 => Just(r#","bind":[{"name":"k","path":"$.e"}]"#),
     ];
     (path(), index, more).prop_map(|(path, index, more)| format!(r#""path":{},"protect":"encrypt"{index}{more}"#, Value::String(path)))
 }
@@ -118,7 +119,9 @@ fn any_kind() -> impl Strategy<Value = String> {
         1 => Just(r#""redact""#),
         1 => Just(r#""redact","with":"abcabc""#),
         2 => Just(r#""drop""#),
-        1 => Just(r#""generalize","to":"bucket:10""#),
+        // So wide that hardly any number is the bound of its own bucket.
+        1 => Just(r#""generalize","to":"bucket:1000003""#),
+        1 => Just(r#""generalize","to":"year","epoch":"milliseconds""#),
     ];
     (path(), kind).prop_map(|(path, kind)| format!(r#""path":{},"protect":{kind}"#, Value::String(path)))
 }
@@ -160,10 +163,25 @@ fn reveal_undoes_transform_byte_for_byte() {
     let (protected, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let config = cases(6_000);
     let total = config.cases as usize;
-    let all = (schema(encrypt(), ""), json(true), any::<bool>())
-        .prop_filter_map("does not compile", |(s, j, rotating)| bench(&s, rotating).map(|b| (s, j, Shown(b))));
+    let schemas = prop_oneof![
+        12 => schema(encrypt(), ""),
+        2 => schema(encrypt(), r#""envelope":"connect","#),
+        1 => schema(encrypt(), r#""subject":["$.e","$.d.e"],"subject_domain":"d","subject_optional":true,"#),
+    ];
+    let all = (schemas, json(true), any::<bool>()).prop_filter_map("does not compile", |(s, j, rotating)| {
+        let json = if s.contains("envelope") { format!(r#"{{"schema":null,"payload":{j}}}"#) } else { j };
+        bench(&s, rotating).map(|b| (s, json, Shown(b)))
+    });
     run(config, &all, |(_, json, Shown(mut bench))| {
-        match bench.outcome(json.as_bytes()) {
+        let mut outcome = bench.outcome(json.as_bytes());
+        if let Outcome::NeedKeys(needed) = &outcome {
+            let scopes: Vec<String> = needed.iter().map(|n| n.scope.to_string()).collect();
+            prop_assert!(scopes.len() == 1 && scopes[0].starts_with("subject:"), "{:?}", scopes);
+            bench.keys = keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Data, &scopes[0])]);
+            bench.transformer.add_subject_keys([std::sync::Arc::new(key(KeyKind::Data, &scopes[0]))]);
+            outcome = bench.outcome(json.as_bytes());
+        }
+        match outcome {
             Outcome::Protected(_) => {
                 let out = String::from_utf8(bench.out.value.clone()).unwrap();
                 prop_assert!(Tape::default().scan(out.as_bytes()).is_ok(), "{}", out);
@@ -181,6 +199,7 @@ fn reveal_undoes_transform_byte_for_byte() {
                     RejectCode::DuplicateMember
                         | RejectCode::ReservedMember
                         | RejectCode::MissingRequired
+                        | RejectCode::MissingSubject
                         | RejectCode::WrongType
                         | RejectCode::FilterReadsProtected
                 ),
@@ -213,19 +232,19 @@ fn protected_texts(schema: &str, doc: &Value) -> Vec<String> {
     for field in schema["fields"].as_array().unwrap() {
         let query = parse_json_path(field["path"].as_str().unwrap()).unwrap();
         for found in js_path_process(&query, doc).unwrap() {
-            texts(found.val(), true, &mut out);
+            texts(found.val(), &mut out);
         }
     }
     out.retain(|t| t.chars().count() >= 6);
     out
 }
 
-fn texts(value: &Value, numbers: bool, out: &mut Vec<String>) {
+fn texts(value: &Value, out: &mut Vec<String>) {
     match value {
         Value::String(s) => out.push(s.clone()),
-        Value::Number(n) if numbers && n.is_i64() => out.push(n.to_string()),
-        Value::Array(items) => items.iter().for_each(|v| texts(v, numbers, out)),
-        Value::Object(map) => map.values().for_each(|v| texts(v, numbers, out)),
+        Value::Number(n) if n.is_i64() => out.push(n.to_string()),
+        Value::Array(items) => items.iter().for_each(|v| texts(v, out)),
+        Value::Object(map) => map.values().for_each(|v| texts(v, out)),
         _ => {}
     }
 }
@@ -243,7 +262,7 @@ fn no_protected_value_survives_in_the_output() {
                 let doc: Value = serde_json::from_str(&json).unwrap();
                 let out: Value = serde_json::from_slice(&bench.out.value).unwrap();
                 let mut clear = Vec::new();
-                texts(&out, false, &mut clear);
+                texts(&out, &mut clear);
                 for secret in protected_texts(&schema, &doc) {
                     checked.fetch_add(1, Ordering::Relaxed);
                     prop_assert!(!clear.iter().any(|c| c.contains(&secret)), "{:?} survives in {}", secret, out);
@@ -257,7 +276,7 @@ fn no_protected_value_survives_in_the_output() {
         Ok(())
     });
     let (checked, rejected) = (checked.into_inner(), rejected.into_inner());
-    assert!(checked > total / 4 && rejected > total / 400, "too little was looked for: {checked} values, {rejected} records rejected");
+    assert!(checked > total / 5 && rejected > total / 400, "too little was looked for: {checked} values, {rejected} records rejected");
 }
 
 #[test]

@@ -543,6 +543,13 @@ fn residue_is_found_wherever_text_is_clear() {
         r#"{"a":"secret","m":"it is a secret, keep it"}"#,
         r#"{"a":"ééééé!","b":"xxxééééé!"}"#,
         r#"{"a":"secret","b":"\ud800 secret"}"#,
+        r#"{"a":"secret","b":"\udfff\ud800\u0073ecret\ud800"}"#,
+        r#"{"a":"s\u00e9cret","b":"\ud800 s\u00e9cret"}"#,
+        r#"{"a":"a\uD800secret","b":"xa\ud800\u0073ecret"}"#,
+        r#"{"a":4155550101,"b":4155550101}"#,
+        r#"{"a":"4155550101","b":[14155550101]}"#,
+        r#"{"a":4155550101,"b":-4155550101.5}"#,
+        r#"{"a":41555.5,"b":"41555.5 in all"}"#,
         r#"{"a":"a\ud800secret","b":"a\ud800secret"}"#,
     ] {
         assert_eq!(reject.rejected(clear), RejectCode::Residue, "{clear}");
@@ -553,9 +560,11 @@ fn residue_is_found_wherever_text_is_clear() {
         r#"{"a":"secret","secret":"b"}"#,
         r#"{"a":"secret","b":"secre t"}"#,
         r#"{"a":true,"b":"trueish"}"#,
-        r#"{"a":4155550101,"b":4155550101}"#,
+        r#"{"a":41555,"b":41555}"#,
+        r#"{"a":4155550101,"b":[415555010,4155550,-15550101,4.155550101e9,0.5]}"#,
         r#"{"a":"secret"}"#,
         r#"{"a":"secret","b":"terces secre"}"#,
+        r#"{"a":"a\ud800secret","b":"a\ud801secret"}"#,
     ] {
         reject.protect(fine);
     }

@@ -5,9 +5,11 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Bench, key, keyring_of, shape};
+use support::{Bench, OsRandom, key, keyring_of, shape};
 use veilstream_engine::key::{Key, KeyKind, KeyState};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
+use veilstream_engine::seal::{NoncePool, PayloadKind, Sealer};
+use veilstream_engine::token::Suite;
 use veilstream_engine::{OpenError, inspect};
 
 const FIELDS: &str = r#""fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"b","path":"$.b[*]","index":{"normalize":"exact","into":"bi"}},
@@ -84,7 +86,7 @@ fn every_changed_character_of_a_token_is_noticed() {
         assert_eq!(revealed, changed);
         let status = report.fields[0].1;
         let expected = match at - start {
-            0..4 => Status::NoToken,
+            0..4 => Status::Clear,
             // suite and flags; then kid, fid, body
             4..6 => Status::Failed(OpenError::Unsupported),
             _ => status,
@@ -118,6 +120,21 @@ fn a_value_that_was_a_token_comes_back_as_one_and_is_opened_once() {
     let inner = bench.protect(r#"{"a":"v"}"#);
     let outer = bench.protect(&inner);
     assert_eq!(bench.reveal(&outer).0, inner);
+}
+
+/// Whoever opens a honey token sees what they would see of a token whose key is not to be had; the caller sees the alarm.
+#[test]
+fn a_honey_token_stays_where_it_is() {
+    let bench = Bench::new(FIELDS);
+    let field = &bench.schemas.schemas()[0].fields[0];
+    let mut token = Vec::new();
+    let key = Arc::new(key(KeyKind::Data, "schema:t"));
+    let mut sealer = Sealer::new(key, Suite::AesGcm, field.fid).unwrap();
+    sealer.seal(PayloadKind::Honey, b"\"mary@example.org\"", 16, None, &mut NoncePool::new(Box::new(OsRandom)), &mut token).unwrap();
+    let value = format!(r#"{{"a":"{}"}}"#, String::from_utf8(token).unwrap());
+    let (revealed, report) = bench.reveal(&value);
+    assert_eq!((revealed, &report.fields[..]), (value, &[(0, Status::Honey)][..]));
+    assert_eq!(statuses(&report), [(0, "key_unavailable")]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::support::{Bench, document, full_record, key, keyring_of};
 use super::{first_line, oracle};
 
 /// Members of schemas that the first line may name by number. Every kind of protection and every way to say where.
-const SCHEMAS: [&str; 20] = [
+const SCHEMAS: [&str; 22] = [
     r#""fields":[{"id":"a","path":"$.a"},{"id":"b","path":"$.b","pad":0},{"id":"c","path":"$.c.d","null":"encrypt","pad":64}]"#,
     r#""fields":[{"id":"a","path":"$..a","index":{"normalize":"exact"}},{"id":"b","path":"$.b[*]","index":{"normalize":"digits","bits":12,"into":"i"}}]"#,
     r#""fields":[{"id":"a","path":"$.o.*","index":{"normalize":"text"}},{"id":"b","path":"$.b[1:]","index":{"normalize":"number"}}]"#,
@@ -38,6 +38,8 @@ const SCHEMAS: [&str; 20] = [
     r#""when":{"header:h":"v"},"fields":[{"id":"a","path":"$","pad":256}],"headers":{"h":{"protect":"hash","normalize":"exact"}}"#,
     r#""fields":[{"id":"a","path":"$.a","required":true,"type":"string"},{"id":"b","path":"$.b","type":"number"},{"id":"c","path":"$.c","type":"object"}],"headers":{"h":{"protect":"drop"}}"#,
     r#""undeclared":"drop","fields":[{"id":"a","path":"$..a"},{"id":"b","path":"$[*].b","index":{"normalize":"exact"}},{"id":"c","path":"$..c","protect":"hash","index":{"normalize":"exact"}}]"#,
+    r#""subject":["$.n","$.k"],"fields":[{"id":"a","path":"$.a"},{"id":"b","path":"$.b[*].a","required":true,"index":{"normalize":"digits","bits":8}}]"#,
+    r#""residue":"reject","fields":[{"id":"a","path":"$.a"},{"id":"b","path":"$.b","protect":"generalize","to":"month","epoch":"days"},{"id":"c","path":"$.c[0,1]","required":true}]"#,
 ];
 
 /// No value that is protected may show it. Long, so that no token holds it by chance.
@@ -183,7 +185,8 @@ fn subject_key(bench: &Bench, doc: &[u8]) -> Option<std::sync::Arc<Key>> {
     let (mut tape, mut selection, mut text) = (Tape::default(), Selection::default(), Vec::new());
     tape.scan(doc).ok()?;
     schema.program.select(doc, &tape, &mut selection).ok()?;
-    let node = selection.single(schema.subject?)?;
+    let places = schema.subjects.iter().filter_map(|path| selection.single(*path));
+    let node = places.into_iter().find(|node| tape.nodes()[*node as usize].kind != veilstream_engine::scan::Kind::Null)?;
     let root = bench.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1))?;
     let reference = scalar_text(&doc[tape.nodes()[node as usize].span()], &mut text).then(|| subject_ref(root, bench.keys.tenant(), &text))??;
     Some(std::sync::Arc::new(key(KeyKind::Data, &Scope::Subject(reference).to_string())))

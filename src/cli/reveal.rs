@@ -25,7 +25,8 @@ holds opens a line; conditions on headers are taken as met.
 What does not open stays as it is, and the line is reported on standard error, without any of its content:
 {\"line\":2,\"reason\":\"not_revealed\",\"schema\":\"customers/3\",\"fields\":[{\"field\":\"ssn\",\"status\":\"key_unavailable\"}]}
 With --status each line becomes {\"event\":..,\"schema\":..,\"fields\":[{\"field\":..,\"status\":..}],\"unexpected_tokens\":0}, one entry for each protected place; \
-statuses are revealed, skipped, no_token, malformed, unsupported, field_mismatch, key_unavailable, erased, corrupt and binding.
+statuses are revealed, skipped, no_token, clear, malformed, unsupported, field_mismatch, key_unavailable, erased, corrupt and binding.
+A value in clear where only tokens are written is told as \"clear\": it was never protected, or somebody put it there. --allow-clear takes it as it is.
 With --token each line is one token. Its field is <schema>.<id>, @<domain>, <schema>#key or <schema>#header:<name>. What was JSON is printed as JSON; the bytes of \
 keys and headers as a JSON string, or {\"base64\":..}. Tokens bound to other members of their record open only in it.
 
@@ -50,6 +51,9 @@ pub struct RevealArgs {
     /// Leave index members in
     #[arg(long, conflicts_with = "token")]
     keep_indexes: bool,
+    /// Take values in clear where only tokens are written
+    #[arg(long, conflicts_with = "token")]
+    allow_clear: bool,
     /// Tell what became of each protected place
     #[arg(long, conflicts_with = "token")]
     status: bool,
@@ -83,7 +87,8 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
             let keys = keys::open_local(&args.keys)?;
             let _upkeep = keys::Upkeep::of(&keys)?;
             let options = RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
-            reveal(&set, &mut Keys::new(&*keys).allowing(args.allow_compromised), &options, args.status, input, out, errors)?
+            let output = Told { status: args.status, allow_clear: args.allow_clear };
+            reveal(&set, &mut Keys::new(&*keys).allowing(args.allow_compromised), &options, output, input, out, errors)?
         }
         (None, None) => return Err(Exit::Usage.because("name the documents with --schema FILE, or give --token --field NAME")),
     };
@@ -141,12 +146,21 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// What is told of each line.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    /// What became of each protected place.
+    status: bool,
+    /// A value in clear where only tokens are written is no problem.
+    allow_clear: bool,
+}
+
 /// Reveals line after line; whether everything asked for was opened.
 fn reveal(
     set: &SchemaSet,
     keys: &mut Keys<'_>,
     options: &RevealOptions<'_>,
-    with_status: bool,
+    told: Told,
     input: impl Read,
     mut out: impl Write,
     mut errors: impl Write,
@@ -175,10 +189,10 @@ fn reveal(
             Err(reject) => Err(reject),
         };
         let (shown, schema, problem) = match revealed {
-            Ok(schema) => (&*event, Some(schema), problem(schema, &report)),
+            Ok(schema) => (&*event, Some(schema), problem(schema, &report, told.allow_clear)),
             Err(reject) => (text, None, Some(json!({ "reason": reject.code.as_str() }))),
         };
-        if with_status {
+        if told.status {
             write_status(&mut out, shown, schema, &report)?;
         } else {
             out.write_all(shown)?;
@@ -205,8 +219,12 @@ fn claim<'s>(set: &'s SchemaSet, revealer: &mut Revealer, text: &[u8]) -> Result
 }
 
 /// What is told about a line of which something stays.
-fn problem(schema: &Schema, report: &Report) -> Option<Value> {
-    let failed = report.fields.iter().filter(|(_, status)| matches!(status, Status::Failed(_) | Status::Honey));
+fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value> {
+    let failed = report.fields.iter().filter(|(_, status)| match status {
+        Status::Failed(_) | Status::Honey => true,
+        Status::Clear => !allow_clear,
+        Status::Revealed | Status::Skipped | Status::NoToken => false,
+    });
     let fields: Vec<Value> = failed.map(|place| field(schema, place)).collect();
     if fields.is_empty() && report.unexpected_tokens == 0 {
         return None;
@@ -288,7 +306,8 @@ mod tests {
 
     fn open(keys: &EphemeralKeys, options: &RevealOptions<'_>, status: bool, input: &str) -> (String, String, bool) {
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, status, input.as_bytes(), &mut out, &mut errors).unwrap();
+        let told = Told { status, allow_clear: false };
+        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, told, input.as_bytes(), &mut out, &mut errors).unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
     }
 
@@ -324,6 +343,20 @@ mod tests {
         assert_eq!(errors.lines().collect::<Vec<_>>(), [told, r#"{"line":2,"reason":"not_json"}"#]);
         let (out, ..) = open(&keys, &RevealOptions::default(), true, "no json\n");
         assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["event"], Value::Null);
+    }
+
+    #[test]
+    fn a_value_in_clear_is_told_unless_it_is_allowed() {
+        let keys = EphemeralKeys::default();
+        let input = "{\"type\":\"person\",\"id\":1,\"email\":\"ada@example.com\"}\n";
+        let (out, errors, whole) = open(&keys, &RevealOptions::default(), false, input);
+        assert_eq!((out.as_str(), whole), (input, false), "it stays as it is");
+        assert_eq!(errors, "{\"fields\":[{\"field\":\"email\",\"status\":\"clear\"}],\"line\":1,\"reason\":\"not_revealed\",\"schema\":\"people/1\"}\n");
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let told = Told { status: true, allow_clear: true };
+        assert!(reveal(&people_and_rest(), &mut Keys::new(&keys), &RevealOptions::default(), told, input.as_bytes(), &mut out, &mut errors).unwrap());
+        assert!(String::from_utf8(out).unwrap().contains(r#"{"field":"email","status":"clear"}"#), "told, not refused");
+        assert!(errors.is_empty());
     }
 
     #[test]

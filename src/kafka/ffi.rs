@@ -466,7 +466,7 @@ pub(crate) struct NativeProducer {
 unsafe impl Send for NativeProducer {}
 
 impl NativeProducer {
-    /// A producer with these librdkafka properties. What its connections fail for comes to `listener`, from whoever calls [`NativeProducer::flush`].
+    /// A producer with these librdkafka properties. What its connections fail for comes to `listener`, from the thread that calls [`NativeProducer::flush`].
     ///
     /// # Errors
     /// librdkafka's words about the property or combination it refuses; never a value.
@@ -668,7 +668,7 @@ impl Drop for ProducerHandle {
 
 // ---- access: errors that no call returns, and new credentials for clients in use ----
 
-/// Hears what no call of a client returns: why its connections fail. Called by whoever polls the client, and by librdkafka's threads.
+/// Hears what no call of a client returns: why its connections fail. Called by the thread that polls the client, and by librdkafka's threads.
 pub(crate) trait Listener: Send + Sync {
     /// A connection failed. `text` is librdkafka's and the broker's: names, addresses and codes, never a secret.
     fn error(&self, code: RDKafkaErrorCode, text: &str);

@@ -187,7 +187,7 @@ impl Producer {
         self.calls.is_hung()
     }
 
-    /// Whether certificates have changed since it was made, which librdkafka reads once: between two transactions another one takes its place.
+    /// Whether certificates have changed since it was made, which librdkafka reads once: make a new producer.
     pub(crate) fn is_outdated(&self) -> bool {
         self.member.is_outdated()
     }

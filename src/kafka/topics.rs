@@ -36,13 +36,13 @@ pub enum TopicError {
         /// librdkafka's code.
         code: Code,
     },
-    /// Of whoever grants permissions.
+    /// Of the person who grants permissions.
     #[error("topic {topic}: not authorized; grant Describe, and Read on raw, Write on sanitized and dead-letter topics")]
     NotAuthorized {
         /// The topic.
         topic: String,
     },
-    /// Of whoever makes topics.
+    /// Of the person who makes topics.
     #[error("topic {topic} does not exist")]
     Missing {
         /// The topic.
@@ -423,7 +423,7 @@ impl Topics {
         if refused.is_empty() { Ok(()) } else { Err(refused) }
     }
 
-    /// Metadata follow a creation; whoever asks next sees the topics, or is told that they are missing still.
+    /// Metadata follow a creation; the next question finds the topics, or that they are missing still.
     fn wait_for<'n>(&self, names: impl Iterator<Item = &'n str>) {
         let names: Vec<&str> = names.collect();
         let end = std::time::Instant::now() + SPREAD;

@@ -1,4 +1,4 @@
-//! Where whoever protects or opens records gets keys from.
+//! Where the code that protects or opens records gets keys.
 
 use std::sync::Arc;
 

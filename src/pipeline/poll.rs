@@ -96,7 +96,7 @@ pub(super) fn create(runtime: &Arc<Runtime>) -> Result<Registered<KafkaConsumer>
 /// The polling thread.
 pub(super) struct Poller {
     consumer: Arc<KafkaConsumer>,
-    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have changed: only another consumer has the new ones.
+    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have changed: the session ends, and the next one has the new ones.
     member: Member,
     runtime: Arc<Runtime>,
     requests: Receiver<ToPoll>,

@@ -343,6 +343,8 @@ impl RecordPath {
             self.transaction.times.push(time);
         }
         self.schema_counters(index);
+        // librdkafka has its copy.
+        self.protector.shrink_output();
         Ok(Done::Produced)
     }
 
@@ -422,7 +424,7 @@ impl RecordPath {
             let schema = &self.snapshot.schemas.schemas()[schema];
             self.runtime.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id))
         });
-        counters.add(&self.protector.output().counts, &self.protector.output().residue);
+        counters.add(self.protector.output());
     }
 
     /// Tells the guard what became of the records.

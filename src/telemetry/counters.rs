@@ -2,7 +2,7 @@
 
 use prometheus::local::LocalIntCounter;
 use veilstream_engine::RejectCode;
-use veilstream_engine::record::FieldOutcome;
+use veilstream_engine::record::{FieldOutcome, Output};
 
 use super::metrics::Metrics;
 
@@ -24,7 +24,7 @@ impl Metrics {
             outcomes: OUTCOMES.map(|outcome| self.fields_protected.with_label_values(&[schema, field, label(outcome)]).local()),
             residue: self.residue.with_label_values(&[schema, field]).local(),
         };
-        SchemaCounters { fields: fields.map(counters).collect() }
+        SchemaCounters { fields: fields.map(counters).collect(), residue_capped: self.residue_capped.with_label_values(&[schema]).local() }
     }
 }
 
@@ -87,6 +87,7 @@ fn label(outcome: FieldOutcome) -> &'static str {
 #[derive(Debug)]
 pub struct SchemaCounters {
     fields: Vec<FieldCounters>,
+    residue_capped: LocalIntCounter,
 }
 
 #[derive(Debug)]
@@ -96,14 +97,15 @@ struct FieldCounters {
 }
 
 impl SchemaCounters {
-    /// Adds what the engine counted for one record (`Output::counts`, `Output::residue`).
-    pub fn add(&self, counts: &[(usize, FieldOutcome, u32)], residue: &[(usize, u32)]) {
-        for (field, outcome, n) in counts {
+    /// Adds what the engine counted for one record.
+    pub fn add(&self, output: &Output) {
+        self.residue_capped.inc_by(u64::from(output.residue_capped));
+        for (field, outcome, n) in &output.counts {
             if let (Some(field), Some(i)) = (self.fields.get(*field), OUTCOMES.iter().position(|o| o == outcome)) {
                 field.outcomes[i].inc_by(u64::from(*n));
             }
         }
-        for (field, n) in residue {
+        for (field, n) in &output.residue {
             if let Some(field) = self.fields.get(*field) {
                 field.residue.inc_by(u64::from(*n));
             }
@@ -121,7 +123,7 @@ impl SchemaCounters {
     }
 
     fn all(&self) -> impl Iterator<Item = &LocalIntCounter> {
-        self.fields.iter().flat_map(|f| f.outcomes.iter().chain([&f.residue]))
+        self.fields.iter().flat_map(|f| f.outcomes.iter().chain([&f.residue])).chain([&self.residue_capped])
     }
 }
 
@@ -134,11 +136,17 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let topic = metrics.topic_counters("people.raw", "people");
         let schema = metrics.schema_counters("people", ["email", "ssn"].into_iter());
+        let output = Output {
+            counts: vec![(1, FieldOutcome::Encrypted, 2), (1, FieldOutcome::Indexed, 1)],
+            residue: vec![(0, 1)],
+            residue_capped: 5,
+            ..Output::default()
+        };
         let count = |flush: bool| {
             topic.consumed(3);
             topic.produced(2);
             topic.dead_lettered(RejectCode::NotJson);
-            schema.add(&[(1, FieldOutcome::Encrypted, 2), (1, FieldOutcome::Indexed, 1)], &[(0, 1)]);
+            schema.add(&output);
             if flush {
                 topic.flush();
                 schema.flush();
@@ -158,5 +166,6 @@ mod tests {
         assert_eq!(metrics.fields_protected.with_label_values(&["people", "ssn", "encrypted"]).get(), 4);
         assert_eq!(metrics.fields_protected.with_label_values(&["people", "ssn", "indexed"]).get(), 2);
         assert_eq!(metrics.residue.with_label_values(&["people", "email"]).get(), 2);
+        assert_eq!(metrics.residue_capped.with_label_values(&["people"]).get(), 10);
     }
 }

@@ -56,6 +56,7 @@ metrics! {
     records_dead_lettered: IntCounterVec "veilstream_records_dead_lettered_total" ["topic" "reason"] "Records committed to the dead-letter topic, by raw topic and reject code.";
     fields_protected: IntCounterVec "veilstream_fields_protected_total" ["schema" "field" "outcome"] "What happened to the fields of committed records.";
     residue: IntCounterVec "veilstream_residue_total" ["schema" "field"] "Protected values found in clear elsewhere in the same record.";
+    residue_capped: IntCounterVec "veilstream_residue_capped_total" ["schema"] "Protected values that were not looked for elsewhere in their record, because it has too many.";
     transactions: IntCounterVec "veilstream_transactions_total" ["outcome"] "Kafka transactions by outcome.";
     transaction_duration: Histogram "veilstream_transaction_duration_seconds" [TRANSACTION] "From the first record of a transaction to the end of its commit.";
     record_latency: Histogram "veilstream_record_latency_seconds" [LATENCY] "From a record's timestamp to the commit of its sanitized form.";
@@ -105,6 +106,7 @@ mod tests {
             "records_dead_lettered_total",
             "fields_protected_total",
             "residue_total",
+            "residue_capped_total",
             "transactions_total",
             "transaction_duration_seconds",
             "record_latency_seconds",

@@ -156,7 +156,7 @@ impl Kafka {
         let topic = settings.iter().fold(NewTopic::new(name, partitions, TopicReplication::Fixed(-1)), |new, (name, value)| new.set(name, value));
         let admin = self.admin();
         let results = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
-        results[0].as_ref().unwrap();
+        assert!(results[0].is_ok(), "{name} cannot be created: {:?}; each test has topic names of its own", results[0]);
         wait_for(Duration::from_secs(10), "the new topic", || {
             let metadata = admin.inner().fetch_metadata(Some(name), Duration::from_secs(5)).unwrap();
             metadata.topics()[0].partitions().len() == usize::try_from(partitions).unwrap()

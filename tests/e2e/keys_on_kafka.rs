@@ -135,7 +135,7 @@ fn a_store_that_hosts_share_has_no_ledger_on_one_of_them() {
 
 #[test]
 fn a_topic_that_would_lose_keys_or_keep_erased_ones_is_refused_with_the_command_that_mends_it() {
-    let sandbox = Sandbox::new(kafka(), "unfit", 1);
+    let sandbox = Sandbox::new(kafka(), "unfit-keys", 1);
     for (name, partitions, settings, expected) in [
         ("plain", 1, &[][..], "set: kafka-configs.sh"),
         ("lagging", 1, &[("cleanup.policy", "compact")], "add-config max.compaction.lag.ms="),

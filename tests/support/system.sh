@@ -20,7 +20,8 @@ if [ "$what" = build ] || [ "$what" = test ]; then
     if ! [ -e /usr/include/zlib.h ]; then missing="$missing zlib1g-dev"; fi
 fi
 if [ "$what" = test ]; then
-    need java default-jre-headless
+    # A JDK: the tests start single files of source.
+    need javac default-jdk-headless
     need mvn maven
     need npm npm
     need openssl openssl

@@ -1,10 +1,13 @@
 //! Faults between the parts of one document.
 
-use super::document::ReadSchema;
+use std::collections::HashMap;
+
+use super::document::{ReadSchema, index_places};
 use super::read::{Reader, join};
-use crate::schema::{Field, Protect, Undeclared};
+use crate::schema::{Field, IndexRule, PathId, Protect, Undeclared};
 use crate::select::{Query, Step, Target, path_of};
 use crate::strip::writes_beside;
+use crate::token::FieldId;
 
 /// No value that is longer is quoted in a message.
 const LONGEST_QUOTED: usize = 64;
@@ -21,6 +24,27 @@ pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     covered(read, reader);
     indexes(read, reader);
     field_ids(read, reader);
+    crowds(read, reader);
+    envelope(read, reader);
+}
+
+/// What the schema part of an envelope cannot say.
+fn envelope(read: &ReadSchema, reader: &mut Reader) {
+    if read.schema.envelope.is_none() {
+        return;
+    }
+    if read.schema.undeclared == Undeclared::Drop {
+        reader.error("/undeclared", "\"drop\" leaves required fields of the envelope's schema without values; drop fields by their paths, or write \"reject\"");
+    }
+    for ((field, query), places) in read.schema.fields.iter().zip(&read.queries).zip(&read.places) {
+        match &field.protect {
+            Protect::Drop if query.steps().len() == 1 => reader.error(&join(&places.at, "path"), "is the payload itself; drop places inside it"),
+            Protect::Redact(with) if !with.starts_with(b"\"") && with != b"null" => {
+                reader.error(&join(&places.at, "with"), "has another type than the envelope's schema may say; write a string or null");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// `when`, `subject` and `bind` are read again on the way back, from the output: no field may change what they read.
@@ -93,7 +117,9 @@ fn indexes(read: &ReadSchema, reader: &mut Reader) {
     let places: Vec<Vec<Vec<Step>>> = fields.iter().zip(&read.queries).map(|(field, query)| index_places(field, query)).collect();
     for (i, _) in fields.iter().enumerate().filter(|(_, field)| writes_beside(field)) {
         let at = join(&read.places[i].at, "index");
-        if read.queries[i].target() == Target::Nameless {
+        // Beside the payload itself there is the envelope, which takes no members.
+        let beside_the_payload = read.schema.envelope.is_some() && places[i].iter().any(|place| place.len() == 1);
+        if read.queries[i].target() == Target::Nameless || beside_the_payload {
             reader.error(&at, "there is no member to put it beside: the path must end in a name, or in elements of a named array");
             continue;
         }
@@ -128,26 +154,43 @@ fn written_reads(read: &ReadSchema, field: usize, places: &[Vec<Step>], reader: 
     }
 }
 
-fn index_places(field: &Field, query: &Query) -> Vec<Vec<Step>> {
-    if !writes_beside(field) {
-        return Vec::new();
-    }
-    query.index_places(field.index.as_ref().and_then(|rule| rule.into.as_deref()))
-}
-
 /// Two names with one fid could be swapped for each other.
 fn field_ids(read: &ReadSchema, reader: &mut Reader) {
-    let schema = &read.schema;
-    let mut seen: Vec<(&[u8; 6], &str)> = Vec::new();
-    let fields = schema.fields.iter().map(|f| (&f.fid, f.name.as_str()));
-    let others = schema.key.iter().map(|k| (&k.fid, k.name.as_str())).chain(schema.headers.iter().map(|h| (&h.fid, h.name.as_str())));
-    for (fid, name) in fields.chain(others) {
-        match seen.iter().find(|s| s.0 == fid) {
-            Some((_, other)) if *other != name => {
-                reader.error("/fields", format!("the names {name} and {other} have the same field id; rename one"));
-            }
-            Some(_) => {}
-            None => seen.push((fid, name)),
+    let mut seen: HashMap<FieldId, &str> = HashMap::new();
+    for (fid, name) in read.schema.names() {
+        let other = *seen.entry(fid).or_insert(name);
+        if other != name {
+            reader.error("/fields", format!("the names {name} and {other} have the same field id; rename one"));
+        }
+    }
+}
+
+/// Values that a bucket must at least hold for it to hide which one it is.
+const CROWD: u64 = 4;
+
+/// How well the indexes of one field together hide its values: each of them splits what the others leave.
+fn crowds(read: &ReadSchema, reader: &mut Reader) {
+    for (i, field) in read.schema.fields.iter().enumerate() {
+        let Some((rule, distinct)) = field.index.as_ref().and_then(|rule| Some((rule, rule.distinct?))) else { continue };
+        let of_value = |k: usize, other: &IndexRule| {
+            let reads = |path: &PathId| read.queries[usize::from(*path)].same(&read.queries[i]);
+            if other.of.is_empty() { read.queries[k].same(&read.queries[i]) } else { other.of.iter().any(reads) }
+        };
+        let indexes = read.schema.fields.iter().enumerate().filter_map(|(k, other)| other.index.as_ref().filter(|rule| of_value(k, rule)));
+        let bits: u32 = indexes.map(|rule| u32::from(rule.bits)).sum();
+        let crowd = distinct.checked_shr(bits).unwrap_or(0);
+        if crowd < CROWD {
+            let message = if rule.is_unique() {
+                "is unique: equal values show, however many distinct ones there are; write fewer \"bits\" to hide them".to_owned()
+            } else {
+                let fit = (distinct / CROWD).checked_ilog2().filter(|bits| *bits >= 8);
+                let remedy =
+                    fit.map_or_else(|| "so few values cannot be hidden by an index; remove it".to_owned(), |bits| format!("write {bits} bits or fewer"));
+                format!(
+                    "leaves {crowd} values a bucket ({distinct} distinct ones, {bits} bits in all indexes of the value); below {CROWD} it hides nothing: {remedy}"
+                )
+            };
+            reader.warning(&join(&join(&read.places[i].at, "index"), "bits"), message);
         }
     }
 }

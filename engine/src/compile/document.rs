@@ -8,11 +8,12 @@ use super::Grants;
 use super::field::{self, FieldPlaces};
 use super::read::{Reader, join, kind};
 use crate::kdf;
-use crate::schema::{Field, HeaderRule, KeyRule, PathId, Protect, Residue, Scalar, Schema, Undeclared, When};
+use crate::schema::{Envelope, Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema, Undeclared, When};
 use crate::select::{Program, Query, Step};
 use crate::strip::writes_beside;
+use crate::transform::Edit;
 
-const MEMBERS: [&str; 15] = [
+const MEMBERS: [&str; 17] = [
     "$schema",
     "veilstream",
     "name",
@@ -21,7 +22,9 @@ const MEMBERS: [&str; 15] = [
     "topics",
     "when",
     "subject",
+    "subject_domain",
     "subject_optional",
+    "envelope",
     "undeclared",
     "residue",
     "fields",
@@ -29,6 +32,9 @@ const MEMBERS: [&str; 15] = [
     "headers",
     "clear",
 ];
+
+/// Most places a subject is looked for at.
+const MOST_SUBJECTS: usize = 16;
 
 /// A schema as read, with what the cross checks need.
 pub(super) struct ReadSchema {
@@ -48,17 +54,25 @@ pub(super) struct Paths {
     queries: Vec<Query>,
     pointers: Vec<String>,
     clear_reads: Vec<PathId>,
+    too_many: bool,
     pattern_bytes: usize,
+    envelope: Option<Envelope>,
 }
 
-/// Most paths of one document: each has a number of two bytes.
-const MAX_PATHS: usize = PathId::MAX as usize;
+/// Most paths of one document: each has a number of two bytes, of which the two highest mean edits of no field ([`Edit`]).
+const MAX_PATHS: usize = Edit::MENDED as usize;
 /// Most memory for the patterns of one document, in bytes.
 const MAX_PATTERNS: usize = 64 << 20;
 
 impl Paths {
+    /// The path from the root of a value: with an envelope, an author's `$` is the payload.
+    fn parse(&self, text: &str) -> Result<Query, String> {
+        let query = crate::select::parse(text)?;
+        if self.envelope.is_none() { Ok(query) } else { crate::select::parse(&in_payload(text)) }
+    }
+
     pub(super) fn add(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
-        match crate::select::parse(text) {
+        match self.parse(text) {
             Ok(query) => self.push(at, query, reader),
             Err(message) => {
                 reader.error(at, message);
@@ -69,7 +83,7 @@ impl Paths {
 
     /// A path that must select at most one node.
     pub(super) fn add_singular(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
-        match crate::select::parse(text) {
+        match self.parse(text) {
             Ok(query) if query.is_singular() => self.push(at, query, reader),
             Ok(_) => {
                 reader.error(at, "must select one place: names and indexes only, no *, .., slices or filters");
@@ -82,15 +96,25 @@ impl Paths {
         }
     }
 
+    /// A path of ours, from the root of a value whatever it is wrapped in.
+    fn declare(&mut self, text: &str, reader: &mut Reader) {
+        if let Ok(query) = crate::select::parse(text) {
+            self.push("", query, reader);
+        }
+    }
+
     pub(super) fn read_in_clear(&mut self, path: PathId) {
         self.clear_reads.push(path);
     }
 
     fn push(&mut self, at: &str, query: Query, reader: &mut Reader) -> Option<PathId> {
-        let Some(id) = PathId::try_from(self.queries.len()).ok().filter(|id| usize::from(*id) < MAX_PATHS) else {
-            reader.error("", format!("has more than {MAX_PATHS} paths; split it into several documents with a \"when\" each"));
+        let id = self.queries.len() as PathId;
+        if self.queries.len() >= MAX_PATHS {
+            if !std::mem::replace(&mut self.too_many, true) {
+                reader.error("", format!("has more than {MAX_PATHS} paths; split it into several documents with a \"when\" each"));
+            }
             return None;
-        };
+        }
         self.pattern_bytes += query.pattern_bytes();
         if self.pattern_bytes > MAX_PATTERNS {
             reader.error("", format!("has patterns that take more than {} MiB together; use fewer or shorter ones", MAX_PATTERNS >> 20));
@@ -109,17 +133,25 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     }
     let name: Arc<str> = schema_name(map, reader).into();
     let version = version(map, digest, reader);
-    let mut paths = Paths::default();
+    let envelope = reader.choice("", map, "envelope", &[("connect", Envelope::Connect)]);
+    let mut paths = Paths { envelope, ..Paths::default() };
     let (fields, places) = field::fields(map, &name, grants, &mut paths, reader);
     let when = when(map, &mut paths, reader);
-    let subject = reader.string("", map, "subject").and_then(|text| paths.add_singular("/subject", text, reader));
-    subject.inspect(|path| paths.read_in_clear(*path));
+    let subjects = subjects(map, &mut paths, reader);
+    let subject_domain = subject_domain(map, reader);
     let subject_optional = reader.boolean("", map, "subject_optional");
     if subject_optional && !map.contains_key("subject") {
         reader.error("/subject_optional", "says what happens without a subject, but the document has none; add a \"subject\", or remove it");
     }
     clear(map, &mut paths, reader);
+    if envelope.is_some() {
+        // The schema part is nobody's data, and no member that was not declared.
+        paths.declare("$['schema']", reader);
+    }
     let (from, to) = topics(map, reader);
+    if paths.too_many {
+        return None;
+    }
     let key = map.get("key").and_then(|value| key_rule(value, &name, grants, reader));
     let headers = header_rules(map, &name, grants, reader);
     let program = Program::new(&paths.queries).protecting(fields.len()).seeing_indexes(filters_see_indexes(&fields, &paths.queries));
@@ -130,13 +162,17 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
         from,
         to,
         when,
-        subject,
+        subjects,
+        subject_domain,
         subject_optional,
         undeclared: reader
             .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
             .unwrap_or_default(),
         residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
         indexes_selectable: indexes_selectable(&fields, &paths.queries) || program.filters_see_indexes(),
+        required_in: required_in(&fields, &paths.queries),
+        envelope,
+        enveloped: envelope.map_or_else(Vec::new, |_| paths.queries.iter().take(fields.len()).map(|query| query.steps().to_vec()).collect()),
         fields,
         key,
         headers,
@@ -150,20 +186,94 @@ fn indexed<'a>(fields: &'a [Field], queries: &'a [Query]) -> impl Iterator<Item 
     queries.iter().zip(fields).filter(|(_, field)| writes_beside(field))
 }
 
-fn index_places(fields: &[Field], queries: &[Query]) -> Vec<Vec<Step>> {
-    indexed(fields, queries).flat_map(|(query, field)| query.index_places(field.index.as_ref().and_then(|rule| rule.into.as_deref()))).collect()
+fn all_index_places(fields: &[Field], queries: &[Query]) -> Vec<Vec<Step>> {
+    indexed(fields, queries).flat_map(|(query, field)| index_places(field, query)).collect()
 }
 
 /// Whether an index may be selected like a value: by a wildcard, by `..`, by its name.
 fn indexes_selectable(fields: &[Field], queries: &[Query]) -> bool {
-    let places = index_places(fields, queries);
+    let places = all_index_places(fields, queries);
     indexed(fields, queries).any(|(query, _)| places.iter().any(|place| query.may_reach(place)))
 }
 
 /// Whether a filter may ask for a member an index is written to.
 fn filters_see_indexes(fields: &[Field], queries: &[Query]) -> bool {
-    let places = index_places(fields, queries);
+    let places = all_index_places(fields, queries);
     queries.iter().any(|query| places.iter().any(|place| query.filters_may_see(place)))
+}
+
+/// The path with the payload in the place of the root. Outside of strings a `$` is nothing else.
+fn in_payload(path: &str) -> String {
+    let (mut out, mut quote, mut escaped) = (String::with_capacity(path.len() + 11), None, false);
+    for c in path.chars() {
+        out.push(c);
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(end) if c == end => quote = None,
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            None if c == '$' => out.push_str("['payload']"),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Required fields whose path may select in several objects.
+fn required_in(fields: &[Field], queries: &[Query]) -> RequiredIn {
+    let several = fields.iter().zip(queries).enumerate().filter(|(_, (field, query))| field.required && !query.is_singular());
+    let (parents, fields): (Vec<Query>, Vec<_>) =
+        several.filter_map(|(i, (_, query))| query.parent().map(|(parent, last)| (parent, (i as PathId, last)))).unzip();
+    if fields.is_empty() { RequiredIn::default() } else { RequiredIn { parents: Program::new(&parents), fields } }
+}
+
+/// Paths of the index members of a field.
+pub(super) fn index_places(field: &Field, query: &Query) -> Vec<Vec<Step>> {
+    let rule = field.index.as_ref().filter(|_| writes_beside(field));
+    rule.map_or_else(Vec::new, |rule| query.index_places(rule.into.as_deref(), rule.is_unique()))
+}
+
+fn subjects(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) -> Vec<PathId> {
+    let mut add = |at: &str, text: &str, reader: &mut Reader| {
+        let path = paths.add_singular(at, text, reader);
+        path.inspect(|path| paths.read_in_clear(*path))
+    };
+    match map.get("subject") {
+        None => Vec::new(),
+        Some(Value::String(text)) => add("/subject", text, reader).into_iter().collect(),
+        Some(Value::Array(list)) if (1..=MOST_SUBJECTS).contains(&list.len()) => {
+            let mut out = Vec::new();
+            for (i, item) in list.iter().enumerate() {
+                let at = format!("/subject/{i}");
+                match item.as_str() {
+                    Some(_) if list[..i].contains(item) => reader.error(&at, "stands twice; the first place that is there counts"),
+                    Some(text) => out.extend(add(&at, text, reader)),
+                    None => reader.error(&at, format!("must be a path, not {}", kind(item))),
+                }
+            }
+            out
+        }
+        Some(Value::Array(_)) => {
+            reader.error("/subject", format!("must be a path, or a list of 1 to {MOST_SUBJECTS} paths"));
+            Vec::new()
+        }
+        Some(other) => {
+            reader.error("/subject", format!("must be a string, not {}, or a list of paths of which the first that is there counts", kind(other)));
+            Vec::new()
+        }
+    }
+}
+
+/// Whose ids the subjects are: a name, or `""`.
+fn subject_domain(map: &Map<String, Value>, reader: &mut Reader) -> Option<String> {
+    let domain = reader.string("", map, "subject_domain")?;
+    if !map.contains_key("subject") {
+        reader.error("/subject_domain", "says whose ids the subjects are, but the document has none; add a \"subject\", or remove it");
+    }
+    if !domain.is_empty() {
+        reader.name("/subject_domain", domain);
+    }
+    Some(domain.to_owned())
 }
 
 fn schema_name(map: &Map<String, Value>, reader: &mut Reader) -> String {

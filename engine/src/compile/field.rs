@@ -9,9 +9,9 @@ use super::document::Paths;
 use super::read::{Reader, is_name, join, kind};
 use crate::kdf;
 use crate::normalize::Normalizer;
-use crate::schema::{Bind, Field, Generalize, IndexRule, Mask, PathId, Protect, ValueType};
+use crate::schema::{Bind, Dates, Field, Generalize, IndexRule, Mask, PathId, Protect, ValueType};
 
-const MEMBERS: [&str; 21] = [
+const MEMBERS: [&str; 22] = [
     "id",
     "path",
     "description",
@@ -29,6 +29,7 @@ const MEMBERS: [&str; 21] = [
     "keep_last",
     "with",
     "to",
+    "epoch",
     "normalize",
     "bits",
     "into",
@@ -36,12 +37,13 @@ const MEMBERS: [&str; 21] = [
 ];
 
 /// Members that mean something for some kinds of `protect` only.
-const SPECIAL: [(&str, &[&str]); 8] = [
+const SPECIAL: [(&str, &[&str]); 9] = [
     ("root", &["deterministic"]),
     ("keep_first", &["mask"]),
     ("keep_last", &["mask"]),
     ("with", &["mask", "redact"]),
     ("to", &["generalize"]),
+    ("epoch", &["generalize"]),
     ("pad", &["encrypt"]),
     ("bind", &["encrypt"]),
     ("format", &["encrypt"]),
@@ -79,8 +81,8 @@ pub(super) fn fields(map: &Map<String, Value>, schema: &str, grants: &Grants, pa
         }
     }
     let mut fields: Vec<Field> = Vec::new();
-    let mut ids = HashSet::new();
     let mut places = Vec::new();
+    let mut ids = HashSet::new();
     for (at, map, text) in own {
         let Some(field) = (FieldReader { at: &at, map, schema, grants, reader }).read(text, paths) else { continue };
         if !ids.insert(field.id.clone()) {
@@ -176,9 +178,15 @@ impl FieldReader<'_> {
 
     fn generalize(&mut self) -> Option<Protect> {
         let to = self.reader.required_string(self.at, self.map, "to", "\"year\"")?;
+        let epochs = [("days", Dates::Days), ("milliseconds", Dates::Milliseconds), ("microseconds", Dates::Microseconds)];
+        let dates = self.reader.choice(self.at, self.map, "epoch", &epochs).unwrap_or_default();
         let step = match (to, to.strip_prefix("bucket:").map(str::parse::<u64>)) {
-            ("year", _) => Generalize::Year,
-            ("month", _) => Generalize::Month,
+            ("year", _) => Generalize::Year(dates),
+            ("month", _) => Generalize::Month(dates),
+            (_, Some(_)) if self.map.contains_key("epoch") => {
+                self.reader.error(&join(self.at, "epoch"), "belongs to \"year\" and \"month\"; remove it");
+                return None;
+            }
             (_, Some(Ok(width))) if width >= 2 && width <= i64::MAX as u64 => Generalize::Bucket(width),
             _ => {
                 self.reader.error(&join(self.at, "to"), "must be \"year\", \"month\" or \"bucket:<n>\" with n of at least 2");
@@ -258,7 +266,7 @@ impl FieldReader<'_> {
             }
             return None;
         };
-        let map = self.reader.object(&at, value, &["normalize", "bits", "into", "domain", "of"])?;
+        let map = self.reader.object(&at, value, &["normalize", "bits", "into", "domain", "of", "distinct"])?;
         if protect == Some(&Protect::Drop) {
             self.reader.error(&at, "a dropped member has no index; remove it, or protect \"hash\" to keep only the index");
         }
@@ -272,6 +280,7 @@ impl FieldReader<'_> {
         }
         domain(&at, map, self.grants, self.reader);
         rule.of = self.parts(&at, map, paths);
+        rule.distinct = map.contains_key("distinct").then(|| self.reader.integer(&at, map, "distinct", 1..=u64::MAX, 1));
         Some(rule)
     }
 
@@ -317,7 +326,7 @@ pub(super) fn index_definition(at: &str, map: &Map<String, Value>, name: &str, r
         Some(domain) if is_name(domain) => format!("@{domain}"),
         _ => name.to_owned(),
     };
-    Some(IndexRule { normalize: normalize.ok()?, bits, domain, into: None, of: Vec::new(), root: None })
+    Some(IndexRule { normalize: normalize.ok()?, bits, distinct: None, domain, into: None, of: Vec::new(), root: None })
 }
 
 /// `@<domain>` of a member `domain`, when the operator granted it.

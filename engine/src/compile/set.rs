@@ -4,7 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Fault, Severity};
+use crate::kdf;
 use crate::schema::Schema;
+use crate::token::FieldId;
+
+/// Names nobody else's field id may equal.
+const DEAD_LETTERS: [&str; 4] = ["dead_letter.record", "dead_letter.value", "dead_letter.key", "dead_letter.header"];
 
 /// The schemas in force, an immutable snapshot.
 #[derive(Debug, Default)]
@@ -18,13 +23,14 @@ impl SchemaSet {
     ///
     /// # Errors
     /// Faults between them: a name twice, a raw topic with two sanitized ones, a sanitized topic that is another's raw topic, several unconditional schemas on
-    /// one topic, two names with one field id. The pointer is the schema's name.
+    /// one topic, two names (of fields, record keys and headers) with one field id, subjects of several schemas without a domain. The pointer is the
+    /// schema's name.
     pub fn new(schemas: Vec<Arc<Schema>>) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut fault = |schema: &Schema, message: String| {
             faults.push(Fault { pointer: schema.name.to_string(), message, severity: Severity::Error });
         };
-        let mut fids: HashMap<[u8; 6], &str> = HashMap::new();
+        let mut fids: HashMap<FieldId, &str> = DEAD_LETTERS.iter().map(|name| (kdf::field_id(name), *name)).collect();
         for (i, schema) in schemas.iter().enumerate() {
             for other in &schemas[..i] {
                 if other.name == schema.name {
@@ -42,12 +48,18 @@ impl SchemaSet {
             if let Some(reader) = schemas.iter().find(|s| s.from.is_some() && s.from == schema.to) {
                 fault(schema, format!("writes to the raw topic of {}; a sanitized topic is nobody's raw topic", reader.name));
             }
-            for field in &schema.fields {
-                if let Some(other) = fids.insert(field.fid, &field.name)
-                    && other != field.name
+            for (fid, name) in schema.names() {
+                if let Some(other) = fids.insert(fid, name)
+                    && other != name
                 {
-                    fault(schema, format!("the names {} and {other} have the same field id; rename one", field.name));
+                    fault(schema, format!("the names {name} and {other} have the same field id; rename one"));
                 }
+            }
+            if let Some(other) = schemas.iter().find(|other| other.name != schema.name && !other.subjects.is_empty())
+                && !schema.subjects.is_empty()
+                && schema.subject_domain.is_none()
+            {
+                fault(schema, format!("names data subjects as {} does; say whose ids they are: \"subject_domain\": \"customers\", or \"\"", other.name));
             }
         }
         if !faults.is_empty() {
@@ -60,6 +72,22 @@ impl SchemaSet {
             }
         }
         Ok(Self { schemas, by_topic })
+    }
+
+    /// What may not become of the schemas of `before`: the subjects of one are counted in another domain, where the keys they have are not found and
+    /// erasures do not reach them. The pointer is the schema's name.
+    #[must_use]
+    pub fn refused_changes(&self, before: &Self) -> Vec<Fault> {
+        let domain = |schema: &Schema| schema.subject_domain.clone().unwrap_or_default();
+        let named = |schema: &&Arc<Schema>| !schema.subjects.is_empty();
+        let mut faults = Vec::new();
+        for schema in self.schemas.iter().filter(named) {
+            let Some(old) = before.get(&schema.name).filter(named).map(|old| domain(old)).filter(|old| *old != domain(schema)) else { continue };
+            let message =
+                format!("counts its subjects in \"{old}\": they would lose their keys; leave \"subject_domain\" as it is, or give the schema a new name");
+            faults.push(Fault { pointer: schema.name.to_string(), message, severity: Severity::Error });
+        }
+        faults
     }
 
     /// Every schema, in the order given.

@@ -71,6 +71,25 @@ pub(crate) fn canonical_escapes(inner: &[u8], out: &mut Vec<u8>) -> bool {
     unescape_with(inner, out, append_escaped)
 }
 
+/// Appends the unescaped text of the inside of a JSON string, whole: a lone surrogate is written as the three bytes that UTF-8 would have for it if it
+/// were a character (WTF-8). No text has these bytes, so what is compared by them is equal to nothing but the same surrogate.
+pub(crate) fn unescape_generously(inner: &[u8], out: &mut Vec<u8>) {
+    let mut rest = inner;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at..];
+        if let Some((c, used)) = escape(rest) {
+            out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = &rest[used..];
+        } else {
+            let unit = rest.get(2..6).and_then(hex4).unwrap_or_default();
+            out.extend_from_slice(&[0xe0 | (unit >> 12) as u8, 0x80 | (unit >> 6 & 0x3f) as u8, 0x80 | (unit & 0x3f) as u8]);
+            rest = rest.get(6..).unwrap_or_default();
+        }
+    }
+    out.extend_from_slice(rest);
+}
+
 fn unescape_with(inner: &[u8], out: &mut Vec<u8>, append: impl Fn(char, &mut Vec<u8>)) -> bool {
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest) {

@@ -91,7 +91,8 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`.
+    /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`; of a honey token there is none: callers raise the alarm
+    /// and answer as if the key were not to be had.
     ///
     /// # Errors
     /// The first [`OpenError`] that applies, in the order of docs/formats.md.
@@ -116,7 +117,10 @@ impl Opener {
         associated_data(&self.raw[..HEADER_LEN], expected.tenant, expected.binding.unwrap_or_default(), &mut self.aad);
         let frame = decrypt(cipher, header.suite, &self.aad, &mut self.raw[HEADER_LEN..])?;
         let (kind, payload) = unframe(&header, frame)?;
-        out.extend_from_slice(payload);
+        // What a honey token holds is bait: whoever opens it gets the alarm and nothing else.
+        if kind != PayloadKind::Honey {
+            out.extend_from_slice(payload);
+        }
         Ok(kind)
     }
 

@@ -60,6 +60,13 @@ struct Memo {
 const NOTHING: u64 = u64::MAX;
 
 impl Notes {
+    /// Bytes of the buffers whose size follows from a record's.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        let texts: usize = self.texts.iter().map(Vec::capacity).sum();
+        let members = self.named.capacity() * size_of::<u32>() + self.members.capacity() * size_of::<(u64, u32)>();
+        self.marks.capacity() + self.memo.capacity() * size_of::<Memo>() + texts + members
+    }
+
     pub(super) fn begin(&mut self, program: &Program, tape: &Tape, budget: Budget) {
         self.budget = budget;
         self.marks.clear();

@@ -5,13 +5,13 @@ use super::model::{Selector, Step};
 use super::query::Query;
 
 impl Query {
-    /// Paths of every member the indexes of what this path selects are written to, also while a root rotates.
+    /// Paths of every member the indexes of what this path selects are written to, also while a root rotates: then `unique` indexes have two.
     #[must_use]
-    pub fn index_places(&self, into: Option<&str>) -> Vec<Vec<Step>> {
+    pub fn index_places(&self, into: Option<&str>, unique: bool) -> Vec<Vec<Step>> {
         let mut places = Vec::new();
         let Some((last, above)) = self.steps().split_last() else { return places };
         let mut place = |above: &[Step], step: &Step| {
-            let selectors = index_names(step, into);
+            let selectors = index_names(step, into, unique);
             if !selectors.is_empty() {
                 places.push([above, &[Step { descendant: step.descendant, selectors }]].concat());
             }
@@ -48,14 +48,17 @@ pub fn may_reach(steps: &[Step], place: &[Step]) -> bool {
 }
 
 /// Names of the index members beside the members a step selects. Elements have none of their own.
-fn index_names(step: &Step, into: Option<&str>) -> Vec<Selector> {
-    let both = |name: &str| [Selector::Name(name.to_owned()), Selector::Name(format!("{name}_prev"))];
+fn index_names(step: &Step, into: Option<&str>, unique: bool) -> Vec<Selector> {
+    let generations = |name: &str| -> Vec<Selector> {
+        let suffixes: &[&str] = if unique { &["", "_prev"] } else { &[""] };
+        suffixes.iter().map(|suffix| Selector::Name(format!("{name}{suffix}"))).collect()
+    };
     let mut names: Vec<Selector> = Vec::new();
     for selector in &step.selectors {
         let more = match (selector, into) {
             (Selector::Index(_) | Selector::Slice(..), _) => continue,
-            (_, Some(into)) => both(into).to_vec(),
-            (Selector::Name(name), None) => both(&format!("{name}_bidx")).to_vec(),
+            (_, Some(into)) => generations(into),
+            (Selector::Name(name), None) => generations(&format!("{name}_bidx")),
             (Selector::Wildcard | Selector::Filter(_), None) => vec![Selector::Wildcard],
         };
         names.extend(more);

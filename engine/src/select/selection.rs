@@ -57,6 +57,12 @@ impl Selection {
         self.first.get(usize::from(path)).copied().filter(|node| *node != NO_PARENT)
     }
 
+    /// Bytes of its larger buffers.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        let hits = self.hits.capacity() * size_of::<Hit>() + self.suspects.capacity() * size_of::<u32>();
+        hits + self.notes.buffer_bytes() + self.on_the_way.capacity() + self.names.capacity() * size_of::<(u32, u32, u32)>() + self.text.capacity()
+    }
+
     /// Finds the nodes that are selected or contain a selected one.
     pub(crate) fn mark_the_way(&mut self, tape: &Tape) {
         self.on_the_way.clear();

@@ -115,9 +115,6 @@ impl Program {
                 here = outer;
                 continue;
             }
-            if !sel.notes.budget.charge(STATE * u64::from(here.last - here.first)) {
-                return;
-            }
             let child = here.at;
             let first = sel.walk.states.len();
             sel.walk.next_node();
@@ -169,7 +166,9 @@ impl Program {
     #[inline]
     fn step_element(&self, state: &State, here: &Frame, child: u32, sel: &mut Selection) {
         let (at, count) = (i64::from(here.index), i64::from(here.count));
-        sel.notes.budget.charge((state.indexes.len() + 4 * state.slices.len()) as u64);
+        if !(state.indexes.is_empty() && state.slices.is_empty()) {
+            sel.notes.budget.charge((state.indexes.len() + 4 * state.slices.len()) as u64);
+        }
         for (index, next) in &state.indexes {
             if *index == at || *index == at - count {
                 self.enter(*next, child, sel);
@@ -277,6 +276,11 @@ impl Program {
             by_name &= state.by_name;
             lengths |= state.named.lengths;
             filters |= state.has_filters();
+        }
+        // Paid before it is walked through. Of members that are known by their names most are passed over.
+        let work = if by_name { 1 } else { STATE * (sel.walk.states.len() - first) as u64 };
+        if !sel.notes.budget.charge(work * u64::from(n.count)) {
+            return None;
         }
         if n.kind == Kind::Object && !by_name {
             sel.suspects.push(node);

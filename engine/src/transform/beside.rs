@@ -7,7 +7,7 @@ use crate::error::RejectCode;
 use crate::normalize::Input;
 use crate::record::{FieldOutcome, Output};
 use crate::scan::{Node, Tape};
-use crate::schema::{Field, PathId};
+use crate::schema::{Field, IndexRule, PathId};
 use crate::select::Selection;
 use crate::strip::{Strip, writes_beside};
 
@@ -16,7 +16,8 @@ const INDEX: u64 = 256;
 /// What an element without an index costs in the index array: its room.
 const NULL: u64 = 8;
 
-/// Which index root: while a root rotates, `<into>` holds the newest version's index and `<into>_prev` the one before.
+/// Which index root: while a root rotates, `<into>` holds the newest version's index and, of unique indexes, `<into>_prev` the one before. A bucketed one
+/// has no second: two of a value would say twice as much about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
     Newest,
@@ -24,7 +25,12 @@ pub(crate) enum Generation {
 }
 
 impl Generation {
-    pub(crate) const BOTH: [Self; 2] = [Self::Newest, Self::Previous];
+    const BOTH: [Self; 2] = [Self::Newest, Self::Previous];
+
+    /// Those an index may be written in.
+    pub(crate) fn of(rule: &IndexRule) -> &'static [Self] {
+        if rule.is_unique() { &Self::BOTH } else { &Self::BOTH[..1] }
+    }
 }
 
 /// An array whose elements are indexed: its index array is written when the array ends.
@@ -38,12 +44,26 @@ pub(super) struct Pending {
     text: Vec<u8>,
 }
 
+impl Pending {
+    /// Bytes of its buffer.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        size_of::<Self>() + self.text.capacity()
+    }
+}
+
 /// What it takes to look for indexes in the output.
 #[derive(Default)]
 pub(super) struct Proof {
     tape: Tape,
     selection: Selection,
     strip: Strip,
+}
+
+impl Proof {
+    /// Bytes of its buffers.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.tape.buffer_bytes() + self.selection.buffer_bytes() + self.strip.buffer_bytes()
+    }
 }
 
 impl Run<'_> {
@@ -190,7 +210,8 @@ impl Run<'_> {
     fn reserve(&mut self, doc: &[u8], member: &Node, field: &Field) -> Result<(), Stop> {
         self.name_for(doc, member, field, Generation::Newest);
         let work = &mut *self.work;
-        let free = work.names.take(doc, &work.tape, member.parent, &mut work.name, &mut work.name_text);
+        let unique = field.index.as_ref().is_some_and(IndexRule::is_unique);
+        let free = work.names.take(doc, &work.tape, member.parent, unique, &mut work.name, &mut work.name_text);
         if free { Ok(()) } else { Err(Stop::field(RejectCode::ReservedMember, field)) }
     }
 

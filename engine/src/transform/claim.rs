@@ -1,6 +1,6 @@
 //! Which schema a record belongs to.
 
-use super::{Transformer, rejected};
+use super::{Transformer, connect, rejected};
 use crate::compile::SchemaSet;
 use crate::error::{Reject, RejectCode};
 use crate::record::Record;
@@ -21,6 +21,8 @@ impl Transformer {
         }
         let scanned = self.work.tape.scan(value);
         scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
+        let enveloped = connect::parts(value, &self.work.tape).is_some();
+        let mut declared = false;
         for index in schemas.candidates(record.topic) {
             let schema = &schemas.schemas()[index];
             if !header_clauses_hold(schema, record) {
@@ -29,10 +31,14 @@ impl Transformer {
             let selected = schema.program.select(value, &self.work.tape, &mut self.work.selection);
             selected.map_err(|e| rejected(schema, e.code, None, e.offset))?;
             if value_clauses_hold(schema, value, &self.work.tape, &self.work.selection, &mut self.work.text) {
-                return Ok((index, false));
+                // Protected as it is, an envelope would tell its readers of types that are not there, and what is in none would not be found at all.
+                let as_declared = schema.envelope.is_some() == enveloped;
+                return if as_declared { Ok((index, false)) } else { Err(rejected(schema, RejectCode::ConnectEnvelope, None, None)) };
             }
+            declared |= schema.envelope.is_some();
         }
-        Err(Reject::new(RejectCode::NoSchema))
+        // Conditions look for members where they are in no envelope.
+        Err(Reject::new(if enveloped && !declared { RejectCode::ConnectEnvelope } else { RejectCode::NoSchema }))
     }
 }
 

@@ -30,15 +30,18 @@ impl IndexNames {
         self.siblings.clear();
     }
 
-    /// Whether `name` and the same with [`PREVIOUS`] are free in `object`; they are taken from then on. `text` is the name unescaped (or as written,
-    /// when it has no text). Both come back as they were.
-    pub(super) fn take(&mut self, doc: &[u8], tape: &Tape, object: u32, name: &mut Vec<u8>, text: &mut Vec<u8>) -> bool {
+    /// Whether `name` and, of a unique index, the same with [`PREVIOUS`] are free in `object`; they are taken from then on. `text` is the name unescaped
+    /// (or as written, when it has no text). Both come back as they were.
+    pub(super) fn take(&mut self, doc: &[u8], tape: &Tape, object: u32, unique: bool, name: &mut Vec<u8>, text: &mut Vec<u8>) -> bool {
         let nodes = tape.nodes();
         // One look at each member decides nearly always: none begins like the index.
         let like = |member: u32| nodes[member as usize].name_escaped || doc[nodes[member as usize].name()].starts_with(text);
         let looked = nodes[object as usize].count <= FEW && !tape.children(object).any(like);
         let lengths = (name.len(), text.len());
         let newest = self.take_one(doc, tape, object, looked, name, text);
+        if !unique {
+            return newest;
+        }
         name.extend_from_slice(PREVIOUS);
         text.extend_from_slice(PREVIOUS);
         let previous = self.take_one(doc, tape, object, looked, name, text);
@@ -49,6 +52,11 @@ impl IndexNames {
 
     fn take_one(&mut self, doc: &[u8], tape: &Tape, object: u32, known_free: bool, name: &[u8], text: &[u8]) -> bool {
         (known_free || self.siblings.find(doc, tape, object, name, text).is_none()) && self.write(object, text)
+    }
+
+    /// Bytes of its buffers.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.written_text.capacity() + self.written_more.capacity() * 16 + self.siblings.buffer_bytes()
     }
 
     fn write(&mut self, object: u32, text: &[u8]) -> bool {

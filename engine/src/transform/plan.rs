@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::beside::Generation;
+use super::connect::Mender;
 use super::{NeededKey, Stop, may_seal};
 use crate::index::Indexer;
 use crate::key::{Key, KeyKind, Scope};
@@ -31,6 +32,8 @@ pub(super) struct Plan {
     /// Per header rule.
     pub(super) header_sealers: Vec<Option<Sealer>>,
     pub(super) header_indexers: Vec<Option<Indexer>>,
+    /// Mends the schema part of envelopes.
+    pub(super) mender: Mender,
     /// `None`: the keyring has no usable key for references.
     pub(super) referrer: Option<Referrer>,
 }
@@ -57,7 +60,8 @@ impl Plan {
             key_indexer: None,
             header_sealers: Vec::new(),
             header_indexers: Vec::new(),
-            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant())),
+            mender: Mender::default(),
+            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant(), schema.subject_domain.as_deref())),
         };
         for field in &schema.fields {
             let sealer = plan.sealer(&field.protect, field.fid, suite);
@@ -124,9 +128,9 @@ impl Plan {
         self.indexer_under(&key, rule)
     }
 
-    /// Under the root before the newest, while both are active: the root rotates.
+    /// Under the root before the newest, while both are active: the root rotates. Of unique indexes only.
     fn previous_indexer(&self, rule: &IndexRule) -> Option<Indexer> {
-        let newest = self.index_versions().max().filter(|_| rule.root.is_none())?;
+        let newest = self.index_versions().max().filter(|_| rule.root.is_none() && rule.is_unique())?;
         let previous = self.index_versions().filter(|version| *version < newest).max()?;
         self.indexer_under(self.keys.sealing(KeyKind::Index, &Scope::Version(previous))?, rule)
     }

@@ -14,13 +14,15 @@ use crate::subject;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Edit {
     pub(crate) node: u32,
-    /// The field that protects it, or [`Edit::UNDECLARED`].
+    /// The field that protects it, or [`Edit::UNDECLARED`] or [`Edit::MENDED`].
     pub(crate) field: PathId,
 }
 
 impl Edit {
     /// Dropped because nobody named it.
     pub(crate) const UNDECLARED: PathId = PathId::MAX;
+    /// The schema part of an envelope: mended.
+    pub(crate) const MENDED: PathId = PathId::MAX - 1;
 }
 
 /// Where the walk through the document stands.
@@ -42,6 +44,11 @@ impl Run<'_> {
             let field = schema.fields.get(usize::from(edit.field));
             self.close_arrays(doc, node.start as usize, &mut at, out);
             match field {
+                None if edit.field == Edit::MENDED => {
+                    copy(doc, node.start as usize, &mut at, &mut out.value);
+                    out.value.extend_from_slice(self.plan.mender.mended());
+                    at.copied = node.end as usize;
+                }
                 None => self.drop_node(doc, edit.node, &node, &mut at, out),
                 Some(f) if f.protect == Protect::Drop => {
                     self.remember_residue(doc, edit);
@@ -91,9 +98,9 @@ impl Run<'_> {
         self.remember_residue(doc, edit);
         let outcome = match &field.protect {
             Protect::Encrypt => self.encrypt(value, edit, field, out)?,
-            Protect::Deterministic(root) => self.deterministic(value, *root, edit, field, out)?,
+            Protect::Deterministic(root) => self.deterministic(doc, *root, edit, field, out)?,
             Protect::Hash => self.hash(doc, edit, node, field, out)?,
-            Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => self.replace(value, node, field, out)?,
+            Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => self.replace(value, edit, node, field, out)?,
             Protect::Drop => unreachable!("dropped members are cut out, not replaced"),
         };
         self.count(edit.field, outcome);
@@ -101,7 +108,7 @@ impl Run<'_> {
     }
 
     /// The kinds without a key. What they write is text in clear: another field's value must not stand in it.
-    fn replace(&mut self, value: &[u8], node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn replace(&mut self, value: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let start = out.value.len();
         let fits = match &field.protect {
             Protect::Mask(mask) => protect::mask(node.kind, value, mask, &mut self.work.text, &mut out.value),
@@ -115,7 +122,9 @@ impl Run<'_> {
         if !fits {
             return Err(Stop::field(RejectCode::WrongType, field));
         }
-        self.work.residues.add_output(start..out.value.len());
+        // What is coarse enough already stays as it is, which is what its author asked for.
+        let own = if matches!(field.protect, Protect::Generalize(_)) { edit.node } else { NO_PARENT };
+        self.work.residues.add_output(start..out.value.len(), own);
         Ok(FieldOutcome::Masked)
     }
 
@@ -129,9 +138,9 @@ impl Run<'_> {
         Ok(FieldOutcome::Encrypted)
     }
 
-    fn deterministic(&mut self, value: &[u8], root: u32, edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn deterministic(&mut self, doc: &[u8], root: u32, edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let work = &mut *self.work;
-        if !seal::canonical_json(value, &mut work.canonical_tape, &mut work.canonical) {
+        if !seal::canonical_node(doc, &work.tape, edit.node, &mut work.canonical) {
             return Err(Stop::field(RejectCode::UnsupportedValue, field));
         }
         out.value.push(b'"');

@@ -99,7 +99,7 @@ impl Access {
             state.told = None;
         }
         if needs_new_clients {
-            // After the files are in the state: whoever sees the new number makes its client of them.
+            // After the files are in the state: anyone who sees the new number makes a client of them.
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
         ffi::for_each_client(self.id, |handle| self.give(handle));

@@ -326,7 +326,7 @@ impl Lane {
         // An older assignment of it is over, whatever it held.
         self.partitions.retain(|p| p.assigned.at != assigned.at);
         if assigned.is_suspect {
-            self.suspects.add(&assigned.at, assigned.start.offset + 1, usize::MAX);
+            self.suspects.add(&assigned.at, assigned.start.offset + 1, usize::MAX, true);
         }
         self.partitions.push(Partition::new(assigned, since));
     }
@@ -422,9 +422,10 @@ impl Lane {
     }
 
     fn settle(&mut self, spent: Option<&'static str>) {
+        let was_culprit = self.held.records == 1 && self.held.first.as_ref().is_some_and(|place| self.condemned.contains_key(place));
         for partition in self.partitions.iter_mut().filter(|p| p.is_dirty()) {
             partition.committed();
-            self.suspects.committed(&partition.assigned.at, partition.base.offset);
+            self.suspects.committed(&partition.assigned.at, partition.base.offset, was_culprit);
             let (at, base) = (&partition.assigned.at, partition.base.offset);
             self.condemned.retain(|(condemned, offset), _| condemned != at || *offset >= base);
         }
@@ -466,10 +467,10 @@ impl Lane {
                 }
             }
             Some(Fault::Refused) => {
-                let limit = self.held.records / 2;
+                let (limit, is_alone) = (self.held.records / 2, held.len() == 1);
                 for i in held {
                     let partition = &self.partitions[i];
-                    self.suspects.add(&partition.assigned.at, partition.next.offset, limit);
+                    self.suspects.add(&partition.assigned.at, partition.next.offset, limit, is_alone);
                 }
             }
             Some(Fault::Blocked(obstacle)) => {
@@ -477,7 +478,7 @@ impl Lane {
                 if is_of_topic && held.len() > 1 {
                     for i in held {
                         let partition = &self.partitions[i];
-                        self.suspects.add(&partition.assigned.at, partition.next.offset, usize::MAX);
+                        self.suspects.add(&partition.assigned.at, partition.next.offset, usize::MAX, false);
                     }
                 } else {
                     let reason = if obstacle.is_authorization() { BlockReason::NotAuthorized } else { BlockReason::SanitizedTopic };

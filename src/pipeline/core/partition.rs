@@ -259,7 +259,7 @@ impl Partition {
         }
     }
 
-    /// It is read from here now, in batches from `since` on. The client's position starts anew.
+    /// It is read from here now, in batches from `since` on. The client's position starts again.
     pub(super) fn moved(&mut self, position: Position, since: u64) {
         if self.reading != Reading::Moving {
             return;

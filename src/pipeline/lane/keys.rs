@@ -90,7 +90,7 @@ impl LaneThread {
                         self.path.take_keys(keys);
                     }
                     Err(fault) => {
-                        // Where nobody waits, whoever did is blocked and asks again.
+                        // A partition that waited and does no more is blocked, and asks again.
                         if let Some((epoch, _)) = self.awaiting {
                             self.without_keys(epoch, &fault);
                         }

@@ -1,0 +1,82 @@
+//! Kafka Connect's envelope, `{"schema":..,"payload":..}` (`schemas.enable=true`): the schema part says what stands in the payload afterwards.
+//!
+//! What is mended follows from the schema part and the paths alone, not from one record's payload: records that had one schema have one again.
+
+mod mender;
+
+pub(super) use mender::Mender;
+
+use super::splice::Edit;
+use super::{Run, Stop};
+use crate::error::RejectCode;
+use crate::scan::{Kind, Tape};
+use crate::schema::{Envelope, Field, Generalize, Protect};
+
+/// What becomes of the type of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Becomes {
+    /// An optional string.
+    Text,
+    /// Optional, and of the type it had.
+    Optional,
+    /// What it was.
+    Same,
+}
+
+impl Becomes {
+    pub(super) fn of(field: &Field) -> Self {
+        match &field.protect {
+            Protect::Encrypt | Protect::Deterministic(_) | Protect::Hash | Protect::Mask(_) => Self::Text,
+            Protect::Generalize(Generalize::Year(_) | Generalize::Month(_)) => Self::Text,
+            Protect::Generalize(Generalize::Bucket(_)) => Self::Same,
+            Protect::Redact(with) if with.starts_with(b"\"") => Self::Text,
+            Protect::Redact(_) | Protect::Drop => Self::Optional,
+        }
+    }
+}
+
+/// The nodes of the schema part and the payload, where a value is an envelope: an object of these two members, of which the first describes a type or is
+/// null.
+pub(super) fn parts(doc: &[u8], tape: &Tape) -> Option<(u32, u32)> {
+    let nodes = tape.nodes();
+    if nodes[0].kind != Kind::Object || nodes[0].count != 2 {
+        return None;
+    }
+    let schema = member(doc, tape, 0, b"schema")?;
+    let payload = member(doc, tape, 0, b"payload")?;
+    let describes = match nodes[schema as usize].kind {
+        Kind::Null => true,
+        Kind::Object => member(doc, tape, schema, b"type").is_some_and(|node| nodes[node as usize].kind == Kind::String),
+        _ => false,
+    };
+    describes.then_some((schema, payload))
+}
+
+/// The member of that name.
+fn member(doc: &[u8], tape: &Tape, object: u32, name: &[u8]) -> Option<u32> {
+    let is_object = tape.nodes()[object as usize].kind == Kind::Object;
+    tape.children(object).filter(|_| is_object).find(|child| tape.name_is(doc, &tape.nodes()[*child as usize], name))
+}
+
+impl Run<'_> {
+    /// Puts the mended schema part among the edits.
+    pub(super) fn mend_envelope(&mut self, doc: &[u8]) -> Result<(), Stop> {
+        let Some(Envelope::Connect) = self.schema.envelope else { return Ok(()) };
+        let work = &mut *self.work;
+        let Some((schema, payload)) = parts(doc, &work.tape) else { return Ok(()) };
+        if work.tape.nodes()[schema as usize].kind == Kind::Null {
+            return Ok(());
+        }
+        let previous = &self.plan.indexers[super::Generation::Previous as usize];
+        let budget = work.selection.budget();
+        let mended = self.plan.mender.mend(doc, &work.tape, schema, self.schema, |field| previous[field].is_some(), budget);
+        let fits = mended && self.plan.mender.fits(doc, &work.tape, (schema, payload), &work.edits, self.schema, budget);
+        if !fits {
+            let code = if budget.is_overdrawn() { RejectCode::TooComplex } else { RejectCode::ConnectEnvelope };
+            return Err(Stop::Reject(code, None, None));
+        }
+        let at = work.edits.partition_point(|edit| edit.node < schema);
+        work.edits.insert(at, Edit { node: schema, field: Edit::MENDED });
+        Ok(())
+    }
+}
