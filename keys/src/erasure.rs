@@ -11,13 +11,11 @@ mod receipt;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 use veilstream_engine::error::OpenError;
 use veilstream_engine::kdf;
-use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
+use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::seal::{Expected, NoncePool, Opener, Owner, PayloadKind, Sealer};
-use veilstream_engine::subject::subject_ref;
+use veilstream_engine::subject::subject_reference;
 use veilstream_engine::token::Suite;
 
 #[cfg(feature = "postgres")]
@@ -89,13 +87,7 @@ impl Manager {
         let scope = Scope::Version(1);
         let no_key = || KeyError::NotActive { kind: KeyKind::SubjectRef, scope: Scope::Version(1), state: KeyState::Retired };
         let key = ring.sealing(KeyKind::SubjectRef, &scope).ok_or_else(no_key)?;
-        match domain {
-            Some(domain) => {
-                let secret = key.secret.as_ref().ok_or_else(no_key)?;
-                Ok(reference_in(secret, self.tenant(), domain, id.as_bytes()))
-            }
-            None => subject_ref(key, self.tenant(), id.as_bytes()).ok_or_else(no_key),
-        }
+        subject_reference(key, self.tenant(), domain, id.as_bytes()).ok_or_else(no_key)
     }
 
     /// Erases data subjects: destroys every key they have, closes their scopes and signs a receipt for each. A subject that is named twice is erased once.
@@ -236,20 +228,6 @@ impl Manager {
 fn open_canary(canary: &Canary, tenant: &str, key: &Arc<Key>) -> Result<(), OpenError> {
     let expected = Expected { fid: kdf::field_id(CANARY_FIELD), tenant, binding: None, owner: Owner::Any };
     Opener::default().open(canary.token.as_bytes(), &expected, |_| Some(key.clone()), &mut Vec::new()).map(drop)
-}
-
-/// `first 16 bytes of HMAC-SHA-256(subject_ref key, "vs1/ref/domain" | LP(tenant) | LP(domain) | LP(scalar text))` (docs/formats.md).
-#[must_use]
-pub fn reference_in(key: &SecretKey, tenant: &str, domain: &str, text: &[u8]) -> SubjectRef {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).unwrap_or_else(|_| unreachable!("a key of 32 bytes"));
-    mac.update(b"vs1/ref/domain");
-    for part in [tenant.as_bytes(), domain.as_bytes(), text] {
-        mac.update(&kdf::length_prefix(part.len()));
-        mac.update(part);
-    }
-    let mut out = [0; 16];
-    out.copy_from_slice(&mac.finalize().into_bytes()[..16]);
-    SubjectRef(out)
 }
 
 fn subject_of(record: &KeyRecord) -> SubjectRef {
