@@ -69,8 +69,11 @@ $(LOCALSTACK)/.complete: tests/support/localstack.txt | system-test
 # A fresh Python environment, and what is installed in it.
 environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/pip install -q --disable-pip-version-check
 
+DEMO = --no-default-features --features demo
+# Without what the demo does not use, and hardly optimised: the build is what its user waits for.
 demo: system
-	$(CARGO) run --locked -- demo
+	@echo "demo: building veilstream and librdkafka; the first time takes a few minutes on two cores"
+	CFLAGS="$(CFLAGS) -O0" $(CARGO) run --locked --profile demo $(DEMO) -- demo
 
 test: setup
 	$(CARGO) test --workspace --locked --features veilstream/inject
@@ -83,6 +86,7 @@ simulate: system
 lint: system
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --locked $(DEMO) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 	@$(MAKE) --no-print-directory deny
 

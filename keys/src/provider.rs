@@ -13,6 +13,7 @@ mod password;
 mod pkcs11;
 mod secret;
 mod single_flight;
+#[cfg(feature = "vault")]
 mod vault;
 
 pub use around::{Observer, RetryPolicy};
@@ -26,6 +27,7 @@ pub use password::{ITERATIONS, PasswordProvider};
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::{Pkcs11Provider, Pkcs11Settings};
 pub use secret::SecretText;
+#[cfg(feature = "vault")]
 pub use vault::{VaultAuth, VaultProvider, VaultSettings};
 
 use std::sync::Arc;

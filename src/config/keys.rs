@@ -6,15 +6,20 @@ use std::time::Duration;
 use veilstream_keys::directory;
 #[cfg(feature = "aws-kms")]
 use veilstream_keys::provider::AwsKmsSettings;
+use veilstream_keys::provider::CachePolicy;
 #[cfg(feature = "pkcs11")]
 use veilstream_keys::provider::Pkcs11Settings;
-use veilstream_keys::provider::{CachePolicy, SecretText, VaultAuth, VaultSettings};
+#[cfg(any(feature = "pkcs11", feature = "vault"))]
+use veilstream_keys::provider::SecretText;
+#[cfg(feature = "vault")]
+use veilstream_keys::provider::{VaultAuth, VaultSettings};
 
 use super::read::{Section, not_empty};
 use super::secret::Secret;
 use super::{Kafka, duration_in, tenant, topic};
 
 /// Where a Kubernetes pod finds its service account's token.
+#[cfg(feature = "vault")]
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// Where keys come from and live.
@@ -108,6 +113,7 @@ pub enum KeyProvider {
         iterations: u32,
     },
     /// Transit of HashiCorp Vault or OpenBao.
+    #[cfg(feature = "vault")]
     Vault(VaultSettings),
     /// AWS KMS.
     #[cfg(feature = "aws-kms")]
@@ -125,6 +131,7 @@ impl KeyProvider {
             Self::Env { .. } => "env",
             Self::File { .. } => "file",
             Self::Password { .. } => "password",
+            #[cfg(feature = "vault")]
             Self::Vault(_) => "vault",
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(_) => "aws-kms",
@@ -265,10 +272,11 @@ fn provider(s: &mut Section<'_, '_>, default: Option<&str>) -> Option<KeyProvide
     const NAMES: &str = "write env, file, password, vault, aws-kms or pkcs11";
     let is_given = !s.is_empty();
     let name = s.parse("provider", default.map(str::to_owned), |text| match text {
-        "env" | "file" | "password" | "vault" => Ok(Some(text.to_owned())),
+        "env" | "file" | "password" => Ok(Some(text.to_owned())),
         "aws-kms" if cfg!(feature = "aws-kms") => Ok(Some(text.to_owned())),
         "pkcs11" if cfg!(feature = "pkcs11") => Ok(Some(text.to_owned())),
-        "aws-kms" | "pkcs11" => Err(format!("is not in this program; build it with --features {text}")),
+        "vault" if cfg!(feature = "vault") => Ok(Some(text.to_owned())),
+        "aws-kms" | "pkcs11" | "vault" => Err(format!("is not in this program; build it with --features {text}")),
         _ => Err(format!("is no provider; {NAMES}")),
     });
     if name.is_none() && is_given {
@@ -278,6 +286,7 @@ fn provider(s: &mut Section<'_, '_>, default: Option<&str>) -> Option<KeyProvide
     let env = env(s.section("env"), is("env"));
     let file = file(s.section("file"));
     let password = password(s.section("password"), is("password"));
+    #[cfg(feature = "vault")]
     let vault = vault(s.section("vault"), is("vault"));
     #[cfg(feature = "aws-kms")]
     let aws_kms = aws_kms(s.section("aws-kms"), is("aws-kms"));
@@ -286,6 +295,7 @@ fn provider(s: &mut Section<'_, '_>, default: Option<&str>) -> Option<KeyProvide
     match name.as_deref()? {
         "env" => Some(env),
         "password" => Some(password),
+        #[cfg(feature = "vault")]
         "vault" => Some(vault),
         #[cfg(feature = "aws-kms")]
         "aws-kms" => Some(aws_kms),
@@ -325,10 +335,12 @@ fn password(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
     KeyProvider::Password { password: or_none(password), iterations }
 }
 
+#[cfg(any(feature = "aws-kms", feature = "vault"))]
 fn timeout(s: &mut Section<'_, '_>) -> Duration {
     s.parse("timeout", Duration::from_secs(5), |t| duration_in(t, "100ms", "60s"))
 }
 
+#[cfg(feature = "vault")]
 fn vault(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
     let method = s.parse("auth", "token".to_owned(), |text| match text {
         "token" | "approle" | "jwt" | "kubernetes" => Ok(text.to_owned()),
@@ -371,6 +383,7 @@ fn vault(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
 }
 
 /// A part of a path at Vault, which may have several segments.
+#[cfg(feature = "vault")]
 fn path_part(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let is_path = !text.is_empty() && text.chars().all(legal) && text.split('/').all(|part| !part.trim_matches('.').is_empty());

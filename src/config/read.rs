@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use config::{Map, Value, ValueKind};
+#[cfg(any(feature = "pkcs11", feature = "vault"))]
 use veilstream_keys::provider::SecretText;
-use zeroize::Zeroizing;
 
 use super::fault::Fault;
 use super::secret::{Properties, Secret};
@@ -101,12 +101,14 @@ impl<'s, 'r> Section<'s, 'r> {
     }
 
     /// A path that may be absent.
+    #[cfg(any(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
     pub(super) fn optional_path(&mut self, key: &'static str) -> Option<PathBuf> {
         let path = self.parse(key, None, |text| not_empty(text).map(Some));
         path.map(|path| self.reading.base.join(path))
     }
 
     /// A text that may be absent.
+    #[cfg(any(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
     pub(super) fn optional(&mut self, key: &'static str) -> Option<String> {
         self.parse(key, None, |text| not_empty(text).map(Some))
     }
@@ -166,10 +168,11 @@ impl<'s, 'r> Section<'s, 'r> {
     }
 
     /// [`Section::secret`] for what is read again later: platforms replace tokens in their files.
+    #[cfg(any(feature = "pkcs11", feature = "vault"))]
     pub(super) fn secret_text(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretText> {
         let path = self.table.get(key_file).and_then(|value| value.clone().into_string().ok());
         let secret = self.secret(key, key_file)?;
-        Some(path.map_or_else(|| SecretText::Given(Zeroizing::new(secret.expose().to_owned())), |path| SecretText::File(self.reading.base.join(path))))
+        Some(path.map_or_else(|| SecretText::Given(zeroize::Zeroizing::new(secret.expose().to_owned())), |path| SecretText::File(self.reading.base.join(path))))
     }
 
     /// All settings of this table as librdkafka properties, `*_file` ones read. `refused` says why one may not be set.

@@ -793,6 +793,7 @@ impl Handle<'_> {
 
     /// Its next connections, and those that authenticate again, do so with this token (OAUTHBEARER). `expires` in milliseconds since the epoch. `false`: refused,
     /// because the time is past or the mechanism is another one.
+    #[cfg(feature = "aws-kms")]
     pub(crate) fn set_token(&self, token: &CStr, expires: i64, principal: &CStr) -> bool {
         let mut error = [0 as c_char; 512];
         // SAFETY: the handle is alive, the strings are copied; there are no extensions.
@@ -812,6 +813,7 @@ impl Handle<'_> {
     }
 
     /// There is no token, and why.
+    #[cfg(feature = "aws-kms")]
     pub(crate) fn set_token_failure(&self, why: &CStr) {
         // SAFETY: the handle is alive, the string is copied.
         unsafe { sys::rd_kafka_oauthbearer_set_token_failure(self.rk.as_ptr(), why.as_ptr()) };

@@ -23,9 +23,10 @@ use veilstream_keys::escrow::EscrowError;
 use veilstream_keys::provider::AwsKmsProvider;
 #[cfg(feature = "pkcs11")]
 use veilstream_keys::provider::Pkcs11Provider;
+#[cfg(feature = "vault")]
+use veilstream_keys::provider::VaultProvider;
 use veilstream_keys::provider::{
-    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, VaultProvider,
-    create_kek_file, layered,
+    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, create_kek_file, layered,
 };
 #[cfg(feature = "postgres")]
 use veilstream_keys::store::PostgresStore;
@@ -209,6 +210,7 @@ fn provider(named: &KeyProvider) -> Result<Box<dyn Provider>, ProviderError> {
         KeyProvider::Env { key } => Box::new(EnvProvider::new(key.expose())?),
         KeyProvider::File { path } => Box::new(FileProvider::new(path.clone())?),
         KeyProvider::Password { password, iterations } => Box::new(PasswordProvider::new(password.expose(), *iterations)?),
+        #[cfg(feature = "vault")]
         KeyProvider::Vault(settings) => Box::new(VaultProvider::new(settings.clone())?),
         #[cfg(feature = "aws-kms")]
         KeyProvider::AwsKms(settings) => Box::new(AwsKmsProvider::new(settings)?),

@@ -19,6 +19,7 @@ impl SecretText {
     ///
     /// # Errors
     /// The file cannot be read or is empty; names the file.
+    #[cfg(any(feature = "pkcs11", feature = "vault"))]
     pub(super) fn read(&self) -> Result<Zeroizing<String>, String> {
         let path = match self {
             Self::Given(text) => return Ok(text.clone()),
