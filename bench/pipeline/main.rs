@@ -43,6 +43,9 @@ struct Args {
     /// Seed of the events
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Another build of `veilstream`, measured in each round too
+    #[arg(long, value_name = "FILE")]
+    other: Option<PathBuf>,
     /// One short round: shows that everything works, its figures mean nothing
     #[arg(long)]
     smoke: bool,
@@ -81,7 +84,7 @@ fn main() -> anyhow::Result<()> {
     }
     let dir = tempfile::tempdir()?;
     let kafka = kafka::kafka();
-    let bench = Bench { bootstrap: kafka.bootstrap.clone(), dir: dir.path().to_owned(), python };
+    let bench = Bench { bootstrap: kafka.bootstrap.clone(), dir: dir.path().to_owned(), python, other: args.other.clone() };
     kafka.create_topic(RAW, PARTITIONS);
     println!("{} events of {} bytes are written", args.records, workload::EVENT_BYTES);
     workload::feed(&bench.bootstrap, args.records, args.seed)?;
@@ -90,7 +93,14 @@ fn main() -> anyhow::Result<()> {
     one(&bench, System::Copier, "warm-up", args.records / 4)?;
     let mut runs: Vec<(usize, System, Window)> = Vec::new();
     for round in 1..=args.runs {
-        for system in System::ALL.into_iter().filter(|s| round <= args.by_hand || s.share(args.records) == args.records) {
+        let mut systems = System::ALL.to_vec();
+        systems.retain(|s| round <= args.by_hand || s.share(args.records) == args.records);
+        systems.retain(|s| args.other.is_some() || *s != System::OtherSidecar);
+        if round % 2 == 0 {
+            // What comes first finds the broker in another state than what comes last.
+            systems.reverse();
+        }
+        for system in systems {
             let group = format!("{}-{round}", system.name().to_lowercase().replace(' ', "-"));
             let window = one(&bench, system, &group, system.share(args.records))?;
             println!("{}", report::line(round, system, &window));
@@ -110,7 +120,7 @@ fn one(bench: &Bench, system: System, group: &str, target: u64) -> anyhow::Resul
     let run = || -> anyhow::Result<Window> {
         delete_output(&bench.bootstrap)?;
         // The sidecar makes its topics itself.
-        if system != System::Sidecar {
+        if !system.is_sidecar() {
             kafka::kafka().create_topic(OUT, PARTITIONS);
         }
         let monitor = Monitor::new(&bench.bootstrap, group)?;

@@ -19,18 +19,21 @@ pub(crate) enum System {
     Copier,
     SealingCopier,
     Sidecar,
+    /// Another build of it.
+    OtherSidecar,
     RustByHand,
     PythonByHand,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 5] = [Self::Copier, Self::SealingCopier, Self::Sidecar, Self::RustByHand, Self::PythonByHand];
+    pub(crate) const ALL: [Self; 6] = [Self::Copier, Self::SealingCopier, Self::Sidecar, Self::OtherSidecar, Self::RustByHand, Self::PythonByHand];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Copier => "copier",
             Self::SealingCopier => "sealing copier",
             Self::Sidecar => "veilstream run",
+            Self::OtherSidecar => "other veilstream run",
             Self::RustByHand => "Rust by hand",
             Self::PythonByHand => "Python by hand",
         }
@@ -39,6 +42,11 @@ impl System {
     /// It protects nothing.
     pub(crate) fn copies(self) -> bool {
         self == Self::Copier
+    }
+
+    /// It makes its topics itself.
+    pub(crate) fn is_sidecar(self) -> bool {
+        matches!(self, Self::Sidecar | Self::OtherSidecar)
     }
 
     /// Its part of the records: a slow system needs fewer for the same time.
@@ -53,6 +61,8 @@ pub(crate) struct Bench {
     pub(crate) dir: PathBuf,
     /// The interpreter with confluent-kafka.
     pub(crate) python: PathBuf,
+    /// The other build of the sidecar.
+    pub(crate) other: Option<PathBuf>,
 }
 
 impl Bench {
@@ -64,9 +74,10 @@ impl Bench {
         match system {
             System::Copier => running.spawn(Command::new(this).arg("copier").arg(self.configure(group)?))?,
             System::SealingCopier => running.spawn(Command::new(this).args(["copier", "--seal"]).arg(self.configure(group)?))?,
-            System::Sidecar => {
+            System::Sidecar | System::OtherSidecar => {
                 let config = self.configure(group)?;
-                let veilstream = env!("CARGO_BIN_EXE_veilstream");
+                let other = self.other.as_deref().filter(|_| system == System::OtherSidecar);
+                let veilstream = other.unwrap_or(Path::new(env!("CARGO_BIN_EXE_veilstream")));
                 running.run(Command::new(veilstream).args(["keys", "init", "--config"]).arg(&config))?;
                 running.spawn(Command::new(veilstream).args(["run", "--create-topics", "--config"]).arg(&config))?;
             }
