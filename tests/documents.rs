@@ -99,6 +99,18 @@ fn lists_of_contents_are_complete() {
     assert!(found >= 4, "only {found} lists of contents were found");
 }
 
+#[test]
+fn maps_of_modules_are_complete() {
+    for crate_root in ["src/lib.rs", "engine/src/lib.rs", "keys/src/lib.rs"] {
+        let text = std::fs::read_to_string(root().join(crate_root)).unwrap();
+        let rows = text.lines().filter_map(|line| line.strip_prefix("//! |"));
+        let first = rows.filter_map(|row| row.split('|').next());
+        let mapped: BTreeSet<&str> = first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|name| !name.contains("::")).collect();
+        let modules = text.lines().filter_map(|line| line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ")?.strip_suffix(';'));
+        assert_eq!(mapped, modules.collect(), "left: the map at the head of {crate_root}, right: its modules");
+    }
+}
+
 /// Every text that may refer to a document, by its path.
 fn texts() -> BTreeMap<PathBuf, String> {
     let mut files = BTreeMap::new();
