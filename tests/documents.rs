@@ -99,6 +99,36 @@ fn lists_of_contents_are_complete() {
     assert!(found >= 4, "only {found} lists of contents were found");
 }
 
+/// Documents that are wrapped; the others have paragraphs that are not.
+const WRAPPED: [&str; 9] = [
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "bench/README.md",
+    "docs/configuration.md",
+    "docs/metrics.md",
+    "docs/performance.md",
+    "docs/usage.md",
+    "fuzz/README.md",
+];
+
+#[test]
+fn documents_wrap_at_100_columns() {
+    let documents = documents();
+    for name in WRAPPED {
+        let prose = without_blocks(&documents[Path::new(name)]);
+        let long = prose.lines().find(|line| !line.starts_with('|') && line.chars().count() > 100);
+        assert_eq!(long, None, "{name} has a line of more than 100 columns");
+    }
+}
+
+/// What a newcomer reads before the first command.
+#[test]
+fn the_readme_is_short() {
+    let words = std::fs::read_to_string(root().join("README.md")).unwrap().split_whitespace().count();
+    assert!(words <= 1100, "README.md has {words} words; move what a newcomer does not ask first to docs/");
+}
+
 #[test]
 fn maps_of_modules_are_complete() {
     for crate_root in ["src/lib.rs", "engine/src/lib.rs", "keys/src/lib.rs"] {
