@@ -3,7 +3,7 @@
 # make test    every test
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
 # make fuzz    every fuzz target for FUZZ_SECONDS (fuzz/README.md)
-# make bench-subjects   keys of a million data subjects (docs/operations.md)
+# make bench-subjects   keys of a million data subjects (docs/performance.md)
 # make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
 CARGO ?= cargo

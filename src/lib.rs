@@ -1,4 +1,49 @@
-//! The veilstream sidecar: configuration, pipeline, command line.
+//! The veilstream sidecar: raw topics of Kafka in, sanitized topics out, exactly once.
+//!
+//! ```text
+//!                      schema documents             key-encrypting key, key store
+//!                            │                              │
+//!                         registry                  keys (over veilstream-keys)
+//!                            │     immutable snapshots      │
+//!                            ▼                              ▼
+//!  raw topic ──► kafka ──► pipeline: one lane ──► protect (over veilstream-engine)
+//!                            ▲                     │                     │
+//!                            │                     │ protected record    │ Reject{code}
+//!                     pipeline::core               ▼                     ▼
+//!               (starts, commits, aborts)       outgoing        dead_letters::letter
+//!                                                  │                     │ sealed
+//!                                                  ▼                     ▼
+//!                                          sanitized topic      dead-letter topic
+//!                                          (records, dead letters, offsets: one transaction)
+//!                                                                        │
+//!                              sanitized topic ◄── dead_letters::replay ◄┘
+//! ```
+//!
+//! # Map
+//!
+//! From top to bottom; nothing imports from a floor above (CONTRIBUTING.md, "Floors").
+//!
+//! | module | has |
+//! |---|---|
+//! | [`cli`] | one file for each subcommand: arguments, progress, exit codes |
+//! | [`app`] | the running sidecar: configuration to parts to threads, and the order in which they stop |
+//! | [`pipeline`] | the polling thread, the lanes, and what they tell operators |
+//! | [`pipeline::core`] | what is done when, without Kafka: where reading begins, when a transaction commits or aborts (`machine`) |
+//! | `demo` | the pipeline of `run` between an embedded broker's topics |
+//! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
+//! | [`dead_letters`] | the letter's form, reading, replay |
+//! | [`preflight`] | are the topics there, and do they fit each other? |
+//! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
+//! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
+//! | [`protect`] | a record through the engine, again with the keys it lacked |
+//! | [`registry`] | the schemas in force |
+//! | [`keys`] | the key manager of the sidecar; key store and erasure ledger in topics |
+//! | [`kafka`] | librdkafka: clients, producers, settings, credentials, topics; the only `unsafe` |
+//! | [`telemetry`], [`status`] | logs, metrics, readiness |
+//! | [`config`], [`clock`], [`exit`], [`signals`] | what everything else stands on |
+//! | `inject` | faults that tests ask a running process for |
+//!
+//! Selecting, sealing and revealing are in [`veilstream_engine`], providers, stores and erasure in [`veilstream_keys`].
 #![deny(unsafe_code)]
 
 pub mod app;

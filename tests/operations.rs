@@ -1,4 +1,4 @@
-//! The runbooks of docs/operations.md, run as they stand there.
+//! The runbooks of docs/operations.md and docs/usage.md, run as they stand there.
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
@@ -44,10 +44,10 @@ fn run(books: &[Runbook<'_>], name: &str, folder: &Path) -> String {
 #[test]
 fn every_runbook_works_as_it_stands() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/operations.md")).unwrap();
+    let text = ["docs/operations.md", "docs/usage.md"].map(|name| std::fs::read_to_string(root.join(name)).unwrap()).concat();
     let books = runbooks(&text);
     // What each must have shown, beside ending well.
-    let expected: [(&str, &[&str]); 8] = [
+    let expected: [(&str, &[&str]); 9] = [
         ("install", &["made ", "key-encrypting key file, version 1"]),
         ("rotate", &["file: version 2", " moved, ", "key-encrypting key file, version 2"]),
         ("index", &["1~", "2~", "is retired"]),
@@ -56,6 +56,7 @@ fn every_runbook_works_as_it_stands() {
         ("restore", &["1 keys were there again and are destroyed", "keys destroyed: yes", "\"status\":\"erased\""]),
         ("ledger", &["line 0 is missing", "names 1 data subjects", "\"status\":\"erased\""]),
         ("escrow", &["keys taken up"]),
+        ("local", &["made ", "\"email\":\"ada@example.com\"", "1~"]),
     ];
     assert_eq!(books.iter().map(|book| book.name).collect::<Vec<_>>(), expected.map(|(name, _)| name));
     for (name, parts) in expected {

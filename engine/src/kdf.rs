@@ -1,4 +1,4 @@
-//! The formulas that name and derive keys (docs/formats.md, "Token" and "Keys"). One function each.
+//! The formulas that name and derive keys (docs/formats.md, "Names and keys" and "Keys"). One function each.
 
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};

@@ -1,5 +1,37 @@
 //! The pure part of veilstream: bytes, schema documents and keys in, protected bytes out.
 //!
+//! ```text
+//!  schema documents ──► compile ──► SchemaSet        Keyring ◄── Key, Scope
+//!                                      │                │
+//!                                      ▼                ▼
+//!  record ──► scan ──► select ──► transform ──► seal, index, mask ──► splice ──► protected record
+//!              │         │            │                                  │
+//!          node table  spans          ├──► NeedKeys(scopes): fetch, call again
+//!                                     └──► Reject{code}: the record is a dead letter
+//!
+//!  protected record ──► scan ──► select ──► reveal ──► open tokens, strip indexes ──► record
+//! ```
+//!
+//! # Map
+//!
+//! | module | has |
+//! |---|---|
+//! | [`compile`], [`schema`] | schema documents, every fault at once; what they become |
+//! | [`scan`] | one pass over the bytes into a flat table of nodes |
+//! | [`select`] | the JSONPaths of a schema over that table: grammar, filters, patterns |
+//! | [`record`] | what goes in and what comes out: borrowed bytes, reused buffers |
+//! | [`transform`] | one record in, one protected record out; `required`, `undeclared`, envelopes, headers, splicing |
+//! | [`seal`], [`token`], [`inspect`] | sealing and opening a value; a token's text, and what it says without a key |
+//! | [`index`], [`normalize`] | blind indexes, and what two spellings of a value have in common |
+//! | `protect` | protection without a key: mask and generalize |
+//! | `residue` | protected values in clear elsewhere in the record |
+//! | [`reveal`], `strip` | the way back; which members are indexes, and the document without them |
+//! | [`key`], [`keyring`], [`kdf`], [`wrap`] | keys as handles, a batch's snapshot of them, the formulas, keys wrapped with keys |
+//! | [`subject`] | data subjects: scalar text and reference |
+//! | `budget` | how much work one record may cost |
+//! | `siblings`, `append` | finding a member by its name; formatted text at the end of bytes |
+//! | [`error`] | rejects, faults of documents, why a token does not open |
+//!
 //! No IO of any kind: no files, sockets, environment, clock or OS random. Time and randomness are arguments
 //! ([`Entropy`], `now` in [`record::Record`]); a key the engine lacks is a result ([`transform::Outcome::NeedKeys`]),
 //! fetched by the caller.

@@ -27,7 +27,7 @@ pub(crate) fn is_integer(json: &[u8]) -> bool {
     !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits[0] != b'0')
 }
 
-/// Makes references of the data subjects of one domain (docs/formats.md, "Subjects"): the first 16 bytes of an HMAC under the `subject_ref` key.
+/// Makes references of the data subjects of one domain (docs/formats.md, "Keys"): the first 16 bytes of an HMAC under the `subject_ref` key.
 pub struct Referrer {
     /// Keyed, and with everything taken but the text.
     mac: Hmac<Sha256>,

@@ -1,4 +1,4 @@
-//! The local key directory: `DIR/kek`, `DIR/keys.db`, and `DIR.erasures.jsonl` beside it (docs/formats.md, "On disk").
+//! The local key directory: `DIR/kek`, `DIR/keys.db`, and `DIR.erasures.jsonl` beside it (docs/formats.md, "The key directory on disk").
 
 use std::fs::DirBuilder;
 use std::io;

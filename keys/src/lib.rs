@@ -1,5 +1,36 @@
-//! Where veilstream's keys come from and live: key-encrypting keys ([`provider`]), wrapped keys at rest ([`store`]), the [`Manager`] that mints, unwraps,
-//! rotates and replaces the keys in use, and the erasure of a data subject by the end of its keys ([`erasure`]). No Kafka, no HTTP server.
+//! Where veilstream's keys come from and live. No Kafka, no HTTP server.
+//!
+//! ```text
+//!  key-encrypting key                       wrapped keys, authenticated
+//!  (file, env, password, Vault,             (SQLite, PostgreSQL, or the
+//!   AWS KMS, PKCS#11)                        caller's store)
+//!         │                                        │
+//!      provider                                  store
+//!   observed, retried, one request for            │
+//!   equal ones, cached                            │
+//!         │            ┌───────────┐              │
+//!         └─ unwrap ─► │  Manager  │ ◄─ records ──┘
+//!         ┌─ wrap ──── │           │ ── records ──►
+//!         ▼            └─────┬─────┘
+//!                            ├──► Keyring, Key: to the engine
+//!                            ├──► erasure: ledger outside the store, signed receipt
+//!                            └──► escrow: signed export, without keys of data subjects
+//! ```
+//!
+//! # Map
+//!
+//! | module | has |
+//! |---|---|
+//! | [`provider`] | who wraps and unwraps keys, and the layers that all providers get |
+//! | [`store`] | records of wrapped keys; `authentic` checks each one's MAC |
+//! | `manager` | [`Manager`]: mints, stores before first use, unwraps (`minting`), rotates, rewraps and retires keys |
+//! | [`erasure`] | the end of a data subject's keys: ledger, receipt |
+//! | [`escrow`] | keys to a safe place and back |
+//! | [`directory`] | a local key directory |
+//! | `error` | [`KeyError`]: whose fault it is and what to do |
+//! | `entropy`, `time` | [`OsEntropy`]; times as they are written down |
+//!
+//! The formulas and the wrapping of keys with keys are in [`veilstream_engine::kdf`] and [`veilstream_engine::wrap`].
 #![forbid(unsafe_code)]
 
 pub mod directory;

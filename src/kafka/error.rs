@@ -79,7 +79,7 @@ impl Obstacle {
 }
 
 impl TxnError {
-    /// The table of docs/design.md.
+    /// What can be done about it, by librdkafka's code and flags.
     #[must_use]
     pub fn fault(&self) -> Fault {
         match of_code(self.code) {

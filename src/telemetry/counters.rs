@@ -72,7 +72,7 @@ impl TopicCounters {
 const OUTCOMES: [FieldOutcome; 6] =
     [FieldOutcome::Encrypted, FieldOutcome::Indexed, FieldOutcome::Masked, FieldOutcome::Dropped, FieldOutcome::Absent, FieldOutcome::Null];
 
-fn label(outcome: FieldOutcome) -> &'static str {
+pub(super) fn label(outcome: FieldOutcome) -> &'static str {
     match outcome {
         FieldOutcome::Encrypted => "encrypted",
         FieldOutcome::Indexed => "indexed",

@@ -1,4 +1,4 @@
-//! Every metric, in one table. Names and labels are an API (README); labels come from closed sets: topics, schemas and fields of the
+//! Every metric, in one table. Names and labels are an API (docs/metrics.md); labels come from closed sets: topics, schemas and fields of the
 //! configuration, codes of this program. Nothing of a payload becomes a label.
 
 use prometheus::core::Collector;
@@ -40,6 +40,10 @@ macro_rules! metrics {
 
             /// Every name, in the order of the table.
             pub const NAMES: &[&str] = &[$($name),*];
+
+            /// Name, type, and labels or buckets of every metric, as the table has them.
+            #[cfg(test)]
+            const TABLE: &[(&str, &str, &str)] = &[$(($name, stringify!($kind), stringify!($($extra)*))),*];
         }
     };
     (@make IntCounterVec $name:literal [$($label:literal)*] $help:literal) => { IntCounterVec::new(Opts::new($name, $help), &[$($label),*]) };
@@ -95,6 +99,10 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use veilstream_engine::RejectCode;
+    use veilstream_engine::record::FieldOutcome;
+
+    use super::super::counters::label;
     use super::*;
 
     /// The names of the interface: scripts and dashboards outside the project use them.
@@ -126,6 +134,59 @@ mod tests {
             "build_info",
         ];
         assert_eq!(Metrics::NAMES, names.map(|n| format!("veilstream_{n}")));
+    }
+
+    const DOCUMENT: &str = include_str!("../../docs/metrics.md");
+
+    /// The rows below a table's head, as cells without backticks.
+    fn rows<'t>(document: &'t str, head: &str) -> Vec<Vec<&'t str>> {
+        let tables = document.split(head).skip(1);
+        let lines = tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')));
+        lines.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim_matches([' ', '`'])).collect()).collect()
+    }
+
+    #[test]
+    fn the_document_holds_every_metric_with_its_labels() {
+        let coded = Metrics::TABLE.iter().map(|(name, kind, extra)| {
+            let labels: Vec<&str> = extra.split('"').skip(1).step_by(2).collect();
+            let kind = match *kind {
+                "IntCounter" | "IntCounterVec" => "counter",
+                "Histogram" => "histogram",
+                _ => "gauge",
+            };
+            vec![(*name).to_owned(), kind.to_owned(), if labels.is_empty() { "none".to_owned() } else { labels.join("`, `") }]
+        });
+        let documented = rows(DOCUMENT, "| metric | type | labels | meaning |");
+        assert!(documented.iter().all(|row| row.len() == 4 && !row[3].is_empty()));
+        let documented = documented.iter().map(|row| row[..3].iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
+        let (mut documented, mut coded) = (documented.collect::<Vec<_>>(), coded.collect::<Vec<_>>());
+        documented.sort();
+        coded.sort();
+        assert_eq!(documented, coded, "left: docs/metrics.md, right: the code");
+    }
+
+    #[test]
+    fn the_documents_hold_every_value_of_closed_labels() {
+        use crate::dead_letters::letter::Reason;
+        use crate::pipeline::core::partition::BlockReason;
+        use crate::pipeline::core::start::Loss;
+
+        let first = |document: &'static str, head| rows(document, head).iter().map(|row| row[0]).collect::<Vec<_>>();
+        let rejected = RejectCode::ALL.map(RejectCode::as_str);
+        let same = |mut documented: Vec<&'static str>, mut coded: Vec<&'static str>| {
+            documented.sort_unstable();
+            coded.sort_unstable();
+            assert_eq!(documented, coded, "left: the document, right: the code");
+        };
+        same(first(DOCUMENT, "| reason | the record |"), [&rejected[..], &[Reason::BrokerRefused.as_str()]].concat());
+        let operations = include_str!("../../docs/operations.md");
+        let blocked = operations.split("`veilstream_partitions_blocked{topic,reason}` counts:").nth(1).unwrap();
+        same(first(blocked.split("\n## ").next().unwrap(), "| Reason | What it means | What to do |"), BlockReason::ALL.map(BlockReason::as_str).to_vec());
+
+        let values = rows(DOCUMENT, "| metric | label | values |");
+        let of = |metric: &str| values.iter().find(|row| row[0] == metric).map(|row| row[2].split("`, `").collect::<Vec<_>>()).unwrap();
+        same(of("veilstream_records_missed_total"), Loss::ALL.map(Loss::as_str).to_vec());
+        same(of("veilstream_fields_protected_total"), FieldOutcome::ALL.map(label).to_vec());
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Kafka {
         });
     }
 
-    /// Kafka's own console consumer, as the README starts it; it ends after so many records.
+    /// Kafka's own console consumer, as docs/usage.md starts it; it ends after so many records.
     pub(crate) fn console_consumer(&self, topic: &str, records: usize) -> Command {
         let mut java = Command::new("java");
         java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]).arg(libs().join("*"));

@@ -75,7 +75,7 @@ fn the_sanitized_topic_is_searched_and_revealed_from_the_command_line() {
     let expected: Vec<String> = clean.iter().map(|record| person(reader::number(record))).collect();
     assert_eq!(lines, expected);
 
-    // The same as the README does it: Kafka's console consumer into reveal. Of two partitions it prints in an order of its own.
+    // The same as docs/usage.md does it: Kafka's console consumer into reveal. Of two partitions it prints in an order of its own.
     let mut console = sandbox.broker.console_consumer("back.clean", clean.len()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let revealed = command(&["reveal"]).stdin(console.stdout.take().unwrap()).output().unwrap();
     let said = console.wait_with_output().unwrap();

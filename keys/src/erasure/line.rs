@@ -1,4 +1,4 @@
-//! A line of the erasure ledger, form 2 (docs/formats.md, "Erasure ledger"): canonical JSON under a MAC, with the hash of the line before.
+//! A line of the erasure ledger, form 2 (docs/formats.md, "Erasure: receipt and ledger"): canonical JSON under a MAC, with the hash of the line before.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

@@ -281,5 +281,11 @@ mod tests {
         labels.sort_unstable();
         assert!(labels.windows(2).all(|pair| pair[0] != pair[1]));
         assert!(labels.iter().all(|label| label.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+        let document = include_str!("../../../docs/operations.md");
+        let table = document.split("| `reason` | what it means | what to do |\n").nth(1).unwrap();
+        let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+        let mut documented: Vec<&str> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
+        documented.sort_unstable();
+        assert_eq!(documented, labels, "left: docs/operations.md, right: the code");
     }
 }
