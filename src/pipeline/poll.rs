@@ -149,7 +149,7 @@ impl Poller {
             end = End::Failed(why);
             is_stopping = self.stop_lanes(Instant::now());
         }
-        self.tell_missing_topics();
+        self.tell_unseen_topics();
         while left > 0 {
             while let Ok(request) = self.requests.try_recv() {
                 if let ToPoll::Ended(why) = request {
@@ -201,10 +201,9 @@ impl Poller {
             }
             return Some(End::Restart("certificates have changed, which a client reads once".to_owned()));
         }
-        let denied = *lock(&self.consumer.context().denied);
-        denied
-            .filter(|_| !self.has_joined)
-            .map(|code| End::NotAuthorized(format!("{code}: grant Read on the raw topics and on group {}", self.runtime.kafka.group_id)))
+        // A topic is one route's: the preflight ended the start if there was none that may be described.
+        let denied = lock(&self.consumer.context().denied).filter(|code| *code != RDKafkaErrorCode::TopicAuthorizationFailed);
+        denied.filter(|_| !self.has_joined).map(|code| End::NotAuthorized(report::denial(&self.runtime, code)))
     }
 
     fn take(&mut self, request: ToPoll) {
@@ -253,7 +252,7 @@ impl Poller {
             if let Err(why) = self.subscribe() {
                 self.runtime.status.unready("routes", why);
             } else {
-                self.tell_missing_topics();
+                self.tell_unseen_topics();
             }
         }
     }
@@ -265,22 +264,21 @@ impl Poller {
         true
     }
 
-    /// A raw topic that is not there has no partition that could say so.
-    fn tell_missing_topics(&self) {
-        match &*self.runtime.snapshots.load().missing_topics() {
+    /// A raw topic that the brokers do not show has no partition that could say so.
+    fn tell_unseen_topics(&self) {
+        let snapshot = self.runtime.snapshots.load();
+        let reasons: Vec<&str> = snapshot.unseen_topics().values().map(String::as_str).collect();
+        match &*reasons {
             [] => self.runtime.status.ready("routes"),
-            missing => {
-                let reasons: Vec<String> = missing.iter().map(|topic| format!("raw topic {topic} does not exist: create it")).collect();
-                self.runtime.status.unready("routes", reasons.join("; "));
-            }
+            reasons => self.runtime.status.unready("routes", reasons.join("; ")),
         }
     }
 
     fn subscribe(&mut self) -> Result<(), String> {
         // A topic that appears later changes the list: librdkafka itself would look for it only every 5 minutes.
         let snapshot = self.runtime.snapshots.load();
-        let (mut topics, missing) = (snapshot.raw_topics(), snapshot.missing_topics());
-        topics.retain(|topic| !missing.contains(topic) || self.topics.contains(topic));
+        let (mut topics, unseen) = (snapshot.raw_topics(), snapshot.unseen_topics());
+        topics.retain(|topic| !unseen.contains_key(topic) || self.topics.contains(topic));
         if topics != self.topics {
             let names: Vec<&str> = topics.iter().map(String::as_str).collect();
             self.consumer.subscribe(&names).map_err(|e| e.to_string())?;
