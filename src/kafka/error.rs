@@ -89,6 +89,22 @@ impl TxnError {
             None => Fault::OutcomeUnknown,
         }
     }
+
+    /// Why a new producer does not come through, and what to do.
+    #[must_use]
+    pub fn init_remedy(&self) -> &'static str {
+        match (self.fault(), self.code) {
+            (Fault::Blocked(obstacle), _) => obstacle.remedy(),
+            (_, Code::InvalidTransactionTimeout) => {
+                "the broker refuses the transaction timeout: lower transaction.timeout.ms in [kafka.producer] to the broker's transaction.max.timeout.ms"
+            }
+            (Fault::Fenced, _) => "another process takes the transactional id: give each its own kafka.instance",
+            (_, Code::OperationTimedOut | Code::RequestTimedOut | Code::MessageTimedOut | Code::AllBrokersDown | Code::BrokerTransportFailure) => {
+                "the transaction coordinator does not answer: look at the brokers, and whether the topic __transaction_state has its replicas"
+            }
+            _ => "the transaction coordinator refuses a producer: look at the brokers' logs and the topic __transaction_state",
+        }
+    }
 }
 
 /// The fault of a record that was not delivered.

@@ -305,7 +305,7 @@ impl Producer {
     }
 }
 
-/// A pause that grows from one failure to the next, up to a bound.
+/// A pause that grows from one failure to the next. It is bounded: a cure is seen within 10 seconds, the try included.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -314,7 +314,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(4);
 
     pub(crate) fn new() -> Self {
         Self { next: Self::FIRST, until: None }

@@ -218,11 +218,10 @@ fn producers(runtime: &Runtime, lanes: usize) -> Result<Vec<(Recipe, Producer)>,
 }
 
 fn not_fenced(recipe: &Recipe, error: TxnError) -> StartError {
+    let text = format!("transactional id {}: {} ({error})", recipe.id(), error.init_remedy());
     match error.fault() {
-        Fault::Blocked(obstacle) if obstacle.is_authorization() => {
-            StartError::NotAuthorized(format!("transactional id {}: grant Write and Describe on it ({error})", recipe.id()))
-        }
-        _ => StartError::Preflight(vec![format!("transactional id {}: the coordinator did not answer within {} s ({error})", recipe.id(), FENCE.as_secs())]),
+        Fault::Blocked(obstacle) if obstacle.is_authorization() => StartError::NotAuthorized(text),
+        _ => StartError::Preflight(vec![text]),
     }
 }
 
