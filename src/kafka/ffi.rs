@@ -321,6 +321,13 @@ impl GroupMetadata {
         // SAFETY: as above, NUL-terminated.
         !member.is_null() && !unsafe { CStr::from_ptr(member) }.is_empty()
     }
+
+    /// Whether the group has taken the member in. Under the consumer protocol it has an id before that, and the client a protocol.
+    pub(crate) fn has_joined(&self) -> bool {
+        // SAFETY: the metadata is valid. -1: never; 0: is about to, in the consumer protocol.
+        let generation = unsafe { sys::rd_kafka_consumer_group_metadata_generation_id(self.0.as_ptr()) };
+        generation > 0
+    }
 }
 
 impl Drop for GroupMetadata {

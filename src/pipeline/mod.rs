@@ -33,6 +33,9 @@ use session::Session;
 /// The first pause before everything is made again, and the longest.
 const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
+/// A member that was killed has its name so long: the longest session that brokers allow by default (`group.consumer.max.session.timeout.ms`), and a try more.
+const SESSION: Duration = Duration::from_secs(75);
+
 /// What tests change and users do not.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +90,10 @@ pub enum End {
     Stopped,
     /// Another process runs under this instance name.
     Fenced,
+    /// Another process is this static member of the group.
+    MemberFenced(String),
+    /// Another member of the group has this process's `group.instance.id`: a stranger, or this process itself before it was killed.
+    MemberTaken(String),
     /// Kafka refuses something this process needs.
     NotAuthorized(String),
     /// The Kafka clients are of no more use: new ones are made.
@@ -101,7 +108,7 @@ impl End {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Stopped => Exit::Ok,
-            Self::Fenced => Exit::Fenced,
+            Self::Fenced | Self::MemberFenced(_) | Self::MemberTaken(_) => Exit::Fenced,
             Self::NotAuthorized(_) => Exit::NotAuthorized,
             Self::Restart(_) | Self::Failed(_) => Exit::Failed,
         }
@@ -113,6 +120,9 @@ impl std::fmt::Display for End {
         match self {
             Self::Stopped => f.write_str("stopped"),
             Self::Fenced => f.write_str("another process runs under this instance name; give each its own kafka.instance"),
+            Self::MemberFenced(id) | Self::MemberTaken(id) => {
+                write!(f, "another process is the static member {id} of the group; give each its own group.instance.id in [kafka.consumer]")
+            }
             Self::NotAuthorized(what) => write!(f, "not authorized: {what}"),
             Self::Restart(why) | Self::Failed(why) => f.write_str(why),
         }
@@ -192,16 +202,22 @@ impl Pipeline {
 fn supervise(plan: &Plan, first: Session, stops: &Receiver<Instant>) -> End {
     let mut session = first;
     let mut pause = RESTART.0;
+    let mut taken: Option<Instant> = None;
+    let mut is_start = true;
     loop {
         let started = Instant::now();
-        let why = match session.run(stops) {
-            End::Restart(why) => why,
-            end => return end,
-        };
+        let end = session.run(stops);
         if started.elapsed() > RESTART.1 * 2 {
-            pause = RESTART.0;
+            (pause, taken) = (RESTART.0, None);
         }
-        let mut reason = why;
+        let mut reason = match &end {
+            End::Restart(why) => why.clone(),
+            // What was granted before and is not any more is waited for.
+            End::NotAuthorized(_) if !is_start => end.to_string(),
+            End::MemberTaken(_) if taken.get_or_insert_with(Instant::now).elapsed() < SESSION => end.to_string(),
+            _ => return end,
+        };
+        is_start = false;
         session = loop {
             tracing::warn!(seconds = pause.as_secs(), "the Kafka clients are made again: {reason}");
             plan.status.unready("kafka", &*reason);

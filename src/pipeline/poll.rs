@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message as _, TopicPartitionList};
@@ -24,6 +24,7 @@ use super::runtime::{LaneHandle, Lost, Observed, Resolved, Runtime, ToLane, ToPo
 use crate::kafka::access::{Member, Reporter};
 use crate::kafka::client::{self, Registered};
 use crate::kafka::error::is_authorization;
+use crate::kafka::ffi::GroupMetadata;
 use crate::kafka::settings;
 use crate::telemetry::events::{Event as _, OffsetLost, ProducerRecycled};
 use report::Report;
@@ -188,7 +189,10 @@ impl Poller {
     fn fatal(&self) -> Option<End> {
         if let Some((code, _)) = self.consumer.client().fatal_error() {
             return Some(match code {
-                RDKafkaErrorCode::FencedInstanceId => End::Fenced,
+                // Who has been the member has lost its place to another process.
+                RDKafkaErrorCode::UnreleasedInstanceId if !self.has_joined => End::MemberTaken(self.runtime.static_member()),
+                RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId => End::MemberFenced(self.runtime.static_member()),
+                RDKafkaErrorCode::GroupAuthorizationFailed if !self.has_joined => End::NotAuthorized(report::denial(&self.runtime, code)),
                 RDKafkaErrorCode::GroupAuthorizationFailed => {
                     End::Restart(format!("the consumer is refused ({code}): grant Read on group {}", self.runtime.kafka.group_id))
                 }
@@ -304,7 +308,7 @@ impl Poller {
         if let Some(router) = lock(&self.consumer.context().router).as_ref() {
             router.publish(&self.runtime, &self.consumer);
         }
-        if !self.has_joined && !matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::None) {
+        if !self.has_joined && GroupMetadata::of(&self.consumer).is_some_and(|metadata| metadata.has_joined()) {
             self.has_joined = true;
             self.runtime.status.ready("kafka");
         }
