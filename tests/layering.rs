@@ -1,4 +1,4 @@
-//! The engine does no IO (docs/design.md): its dependency tree and its sources hold nothing that could.
+//! What may know what (docs/design.md): floors of the sidecar, crates below it, and the engine, which does no IO.
 
 #![allow(clippy::unwrap_used)]
 
@@ -39,6 +39,105 @@ fn the_keys_know_neither_kafka_nor_http() {
     let tree = dependencies("veilstream-keys");
     let found: Vec<_> = tree.iter().filter(|name| ["rdkafka", "rdkafka-sys", "axum", "veilstream"].contains(&name.as_str())).collect();
     assert!(found.is_empty(), "the keys depend on {found:?}");
+}
+
+/// The sidecar's parts from top to bottom: none imports from a floor above.
+const FLOORS: [&[&str]; 11] = [
+    &["main", "lib"],
+    // Arguments, progress, exit codes.
+    &["cli"],
+    // Configuration to parts to threads.
+    &["app"],
+    &["pipeline", "http", "demo"],
+    &["dead_letters"],
+    &["preflight", "outgoing", "cases"],
+    // One loop of transforming and fetching keys.
+    &["protect", "ephemeral"],
+    &["registry"],
+    &["keys"],
+    &["kafka"],
+    &["telemetry", "status", "clock", "config", "exit", "signals", "inject"],
+];
+
+/// From, to, why all the same.
+const UPWARDS: [(&str, &str, &str); 1] =
+    [("config", "kafka", "which librdkafka properties and mechanisms may be set is a matter of the client, and a configuration is judged as a whole")];
+
+#[test]
+fn nothing_imports_from_a_floor_above() {
+    let source = root().join("src");
+    let floor = |name: &str| FLOORS.iter().position(|parts| parts.contains(&name));
+    let mut files = Vec::new();
+    rust_files(&source, &mut files);
+    let (mut count, mut used) = (0, Vec::new());
+    for file in files {
+        let place = file.strip_prefix(&source).unwrap().with_extension("");
+        let mut path: Vec<&str> = place.iter().map(|part| part.to_str().unwrap()).collect();
+        path.pop_if(|last| *last == "mod");
+        let from = path[0];
+        let above = floor(from).unwrap_or_else(|| panic!("{} has no floor yet: give it one in FLOORS", file.display()));
+        for (line, to) in imports(&std::fs::read_to_string(&file).unwrap(), path.len()) {
+            count += 1;
+            // Others are items of the crate's root.
+            let Some(below) = floor(&to) else { panic!("{}:{line}: {to} has no floor", file.display()) };
+            if let Some(exception) = UPWARDS.iter().find(|(f, t, _)| *f == from && *t == to) {
+                used.push(exception.0);
+                continue;
+            }
+            assert!(below >= above, "{}:{line}: {from} imports from {to}, a floor above", file.display());
+        }
+    }
+    assert!(count > 200, "{count} imports: these are not all");
+    assert!(UPWARDS.iter().all(|(from, ..)| used.contains(from)), "an exception is needed no more: take it away");
+}
+
+#[test]
+fn imports_are_found_in_every_form() {
+    let text = "use crate::{a::X, b::{C, D}, e};\n// crate::no\nlet x = crate::f::g();\nuse super::super::h::I;\nuse super::near;\nuse crate::{\n    j::K,\n    l,\n};\n#[cfg(test)]\nmod tests {\n    use crate::no;\n}\n";
+    let found = imports(text, 2);
+    assert_eq!(found, [(1, "a"), (1, "b"), (1, "e"), (3, "f"), (4, "h"), (6, "j"), (6, "l")].map(|(line, name)| (line, name.to_owned())));
+}
+
+/// The parts that production code names, with their lines; `depth`: how many `super` lead to the crate's root.
+fn imports(text: &str, depth: usize) -> Vec<(usize, String)> {
+    let name = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let lines: Vec<&str> = production.lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line }).collect();
+    let (code, to_root) = (lines.join("\n"), "super::".repeat(depth));
+    let mut found = Vec::new();
+    for root in ["crate::", &to_root] {
+        for (at, _) in code.match_indices(root) {
+            let (before, after) = (&code[..at], &code[at + root.len()..]);
+            if before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$') || before.ends_with("super::") {
+                continue;
+            }
+            let line = before.matches('\n').count() + 1;
+            match after.strip_prefix('{') {
+                None => found.push((line, name(after))),
+                Some(list) => found.extend(members(list).map(|member| (line, name(member)))),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The members of a list in braces, without its opening one.
+fn members(list: &str) -> impl Iterator<Item = &str> {
+    let (mut open, mut starts, mut end) = (0, vec![0], list.len());
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => open += 1,
+            '}' if open == 0 => {
+                end = at;
+                break;
+            }
+            '}' => open -= 1,
+            ',' if open == 0 => starts.push(at + 1),
+            _ => {}
+        }
+    }
+    starts.into_iter().map(move |start| list[start..end].trim_start()).filter(|member| !member.is_empty())
 }
 
 /// Decisions are events in, actions out: another client could take librdkafka's place, and a simulator can drive them.
