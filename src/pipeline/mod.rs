@@ -22,9 +22,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rdkafka::error::KafkaError;
+
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::kafka::error::{ClientError, TxnError};
+use crate::kafka::topics::TopicError;
 use crate::keys::KeySource;
+use crate::preflight::Refusal;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -56,18 +61,32 @@ impl Default for Options {
 /// Why the pipeline did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Topics are missing or do not fit, or no broker answers.
-    #[error("preflight: {}", .0.join("\n  "))]
-    Preflight(Vec<String>),
-    /// Kafka refuses something.
-    #[error("not authorized: {0}")]
-    NotAuthorized(String),
-    /// librdkafka refuses the settings.
+    /// No broker tells of topics.
+    #[error("preflight: {0}")]
+    Unanswered(TopicError),
+    /// No route can run, or the topics that one needs cannot be made.
+    #[error(transparent)]
+    Routes(#[from] Refusal),
+    /// A lane gets no producer.
+    #[error("{}: transactional id {id}: {} ({error})", if .error.fault().is_authorization() { "not authorized" } else { "preflight" }, .error.init_remedy())]
+    Producer {
+        /// Its transactional id.
+        id: String,
+        /// What its coordinator says.
+        error: TxnError,
+    },
+    /// librdkafka refuses the consumer's settings.
     #[error("kafka settings: {0}")]
-    Settings(String),
-    /// A thread or a queue cannot be started.
-    #[error("{0}")]
-    System(String),
+    Settings(KafkaError),
+    /// No client can be made.
+    #[error("kafka settings: {0}")]
+    Client(#[from] ClientError),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started ({0})")]
+    Thread(std::io::Error),
+    /// librdkafka gives no queue.
+    #[error("a queue cannot be made")]
+    Queue,
 }
 
 impl StartError {
@@ -75,10 +94,20 @@ impl StartError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Preflight(_) => Exit::Preflight,
-            Self::NotAuthorized(_) => Exit::NotAuthorized,
-            Self::Settings(_) => Exit::Usage,
-            Self::System(_) => Exit::Failed,
+            Self::Routes(Refusal::NotAuthorized(_)) => Exit::NotAuthorized,
+            Self::Producer { error, .. } if error.fault().is_authorization() => Exit::NotAuthorized,
+            Self::Unanswered(_) | Self::Routes(_) | Self::Producer { .. } => Exit::Preflight,
+            Self::Client(ClientError::Thread(_)) | Self::Thread(_) | Self::Queue => Exit::Failed,
+            Self::Settings(_) | Self::Client(_) => Exit::Usage,
+        }
+    }
+}
+
+impl From<TopicError> for StartError {
+    fn from(error: TopicError) -> Self {
+        match error {
+            TopicError::Settings(error) => Self::Settings(error),
+            error => Self::Unanswered(error),
         }
     }
 }
@@ -181,7 +210,7 @@ impl Pipeline {
         let (stop, stops) = mpsc::channel();
         let run = move || supervise(&plan, session, &stops);
         let thread = std::thread::Builder::new().name("pipeline".to_owned()).spawn(run);
-        let thread = thread.map_err(|e| StartError::System(format!("a thread cannot be started ({e})")))?;
+        let thread = thread.map_err(StartError::Thread)?;
         Ok(Self { stop: Mutex::new(stop), thread: Mutex::new(Some(thread)) })
     }
 
