@@ -111,7 +111,7 @@ struct Schemas {
 impl Schemas {
     /// Loads the schemas for the first time: without them there is nothing to run.
     fn open(config: &Config, status: Arc<Status>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let (registry, warnings) = registry::open_configured(&config.schemas).map_err(|faults| crate::cli::faults_error(&faults))?;
+        let (registry, warnings) = registry::open_configured(&config.schemas).map_err(|faults| crate::exit::faults_error(&faults))?;
         let schemas = Self { registry: Arc::new(registry), status, metrics };
         schemas.loaded(&warnings);
         schemas.status.ready("schemas");

@@ -32,6 +32,13 @@ impl Exit {
     }
 }
 
+/// The error of a list of faults: one a line, ends with [`Exit::Usage`].
+pub fn faults_error(faults: &[impl ToString]) -> anyhow::Error {
+    let lines: Vec<String> = faults.iter().map(|f| format!("  {}", f.to_string())).collect();
+    let noun = if faults.len() == 1 { "fault" } else { "faults" };
+    Exit::Usage.because(format!("{} {noun}\n{}", faults.len(), lines.join("\n")))
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

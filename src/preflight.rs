@@ -175,10 +175,10 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Permissions are missing.
-    #[error("{}", .0.join("\n"))]
+    #[error("not authorized: {}", .0.join("; "))]
     NotAuthorized(Vec<String>),
     /// Topics are missing or do not fit.
-    #[error("{}", .0.join("\n"))]
+    #[error("preflight: {}", .0.join("\n  "))]
     Unfit(Vec<String>),
 }
 

@@ -140,7 +140,7 @@ fn denied_names_what_to_grant_and_a_token_that_is_replaced_in_its_file_is_taken_
 
 /// Real time passes: the server counts leases in seconds.
 #[test]
-fn an_approle_token_is_renewed_and_had_anew_when_the_lease_is_capped() {
+fn an_approle_token_is_renewed_and_had_again_when_the_lease_is_capped() {
     bao().key("approle");
     bao().api(Method::POST, "sys/auth/approle", &json!({ "type": "approle" }));
     let role = json!({ "token_policies": ["approle"], "token_ttl": "3s", "token_max_ttl": "7s" });
@@ -161,7 +161,7 @@ fn an_approle_token_is_renewed_and_had_anew_when_the_lease_is_capped() {
     let count = |path: &str| requests.iter().filter(|line| line.contains(path)).count();
     assert!(count("auth/token/renew-self") >= 2, "{}", count("auth/token/renew-self"));
     assert!((2..=4).contains(&count("auth/approle/login")), "{}", count("auth/approle/login"));
-    // Revoked by somebody: had anew at once.
+    // Revoked by somebody: had again at once.
     let accessors = bao().api(Method::from_bytes(b"LIST").unwrap(), "auth/token/accessors", &json!({}));
     for accessor in accessors["data"]["keys"].as_array().unwrap() {
         let found = bao().api(Method::POST, "auth/token/lookup-accessor", &json!({ "accessor": accessor }));

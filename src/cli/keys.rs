@@ -65,7 +65,7 @@ enum Command {
     Rewrap {
         #[command(flatten)]
         source: KeysSource,
-        /// Open with keys.recovery what the provider does not open, and wrap it anew
+        /// Open with keys.recovery what the provider does not open, and wrap it again
         #[arg(long)]
         recover: bool,
         /// One JSON object
@@ -155,7 +155,7 @@ enum LedgerCommand {
     },
 }
 
-const ROTATE: &str = "Old versions go on opening. What they wrap is moved by `keys rewrap`; what they seal or index stays until it is written anew.
+const ROTATE: &str = "Old versions go on opening. What they wrap is moved by `keys rewrap`; what they seal or index stays until it is written again.
 Subject, shared and wrapping keys rotate by themselves after keys.rotation_interval_days, keys of processes every day.
 
 Examples:

@@ -15,7 +15,7 @@ pub mod shred;
 pub mod transform;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -23,10 +23,12 @@ use clap_complete::Shell;
 use serde_json::{Value, json};
 use veilstream_engine::compile::{Grants, SchemaSet};
 
-use crate::config::{Config, Faults};
-use crate::exit::Exit;
+use crate::config::load_config;
+use crate::exit::{Exit, faults_error};
 use crate::kafka::access;
+use crate::keys::KeysSource;
 use crate::registry;
+use crate::telemetry::no_color;
 
 const EXAMPLES: &str = "Examples:
   veilstream keys init --keys keys
@@ -105,18 +107,6 @@ impl Cli {
     }
 }
 
-/// Where a local command finds its keys: a directory, or what a configuration says.
-#[derive(Debug, Clone, Args)]
-#[group(required = false, multiple = false)]
-pub struct KeysSource {
-    /// Directory made by `veilstream keys init` [env: VEILSTREAM_KEYS]
-    #[arg(long, value_name = "DIR")]
-    pub keys: Option<PathBuf>,
-    /// Configuration file whose [keys] section counts
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
-
 /// The schema documents a local command works with.
 #[derive(Debug, Clone, Args)]
 pub struct Documents {
@@ -133,27 +123,6 @@ impl Documents {
     pub fn load(&self) -> anyhow::Result<Arc<SchemaSet>> {
         registry::open_files(&self.files, &Grants::local()).map(|loaded| loaded.set).map_err(|faults| faults_error(&faults))
     }
-}
-
-/// Loads a configuration.
-///
-/// # Errors
-/// Every fault, one a line, with [`Exit::Usage`].
-pub fn load_config(path: &Path) -> anyhow::Result<Config> {
-    Config::load(path).map_err(|Faults(faults)| faults_error(&faults))
-}
-
-/// The error of a list of faults: one a line, ends with [`Exit::Usage`].
-pub fn faults_error(faults: &[impl ToString]) -> anyhow::Error {
-    let lines: Vec<String> = faults.iter().map(|f| format!("  {}", f.to_string())).collect();
-    let noun = if faults.len() == 1 { "fault" } else { "faults" };
-    Exit::Usage.because(format!("{} {noun}\n{}", faults.len(), lines.join("\n")))
-}
-
-/// Whether the user asked for no colour (<https://no-color.org>).
-#[must_use]
-pub fn no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
 }
 
 /// Text where it is text, else `{"base64": ..}`.

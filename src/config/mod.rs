@@ -22,6 +22,7 @@ pub use secret::{Properties, Secret};
 pub use source::Input;
 pub use units::RejectGuard;
 
+use crate::exit::faults_error;
 use crate::kafka::settings::{self, Side};
 
 use read::{Reading, Section, not_empty};
@@ -167,6 +168,14 @@ pub enum LogFormat {
     Text,
     /// One JSON object.
     Json,
+}
+
+/// Loads a configuration for a command.
+///
+/// # Errors
+/// Every fault, one a line, with [`crate::exit::Exit::Usage`].
+pub fn load_config(path: &Path) -> anyhow::Result<Config> {
+    Config::load(path).map_err(|Faults(faults)| faults_error(&faults))
 }
 
 impl Config {

@@ -5,7 +5,7 @@ use veilstream_engine::error::OpenError;
 use veilstream_engine::seal::SealError;
 
 use super::read::Place;
-use crate::kafka::error::{Fault, TxnError};
+use crate::kafka::error::{ClientError, Fault, TxnError};
 use crate::kafka::topics::TopicError;
 use crate::keys::KeyFault;
 
@@ -24,9 +24,9 @@ pub enum DeadLetterError {
     /// Topics cannot be examined.
     #[error("kafka: {0}")]
     Topics(#[from] TopicError),
-    /// A client cannot be made; librdkafka's words.
+    /// A client cannot be made.
     #[error("kafka: {0}")]
-    Client(String),
+    Client(ClientError),
     /// There is no such topic.
     #[error("topic {0} does not exist")]
     NoTopic(String),

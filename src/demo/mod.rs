@@ -22,10 +22,9 @@ use veilstream_engine::reveal::{KeySource as Lookup, Report, RevealOptions, Reve
 use veilstream_engine::schema::Schema;
 use veilstream_keys::erasure::Terms;
 
-use crate::cli::KeysSource;
 use crate::config::{self, Config};
 use crate::dead_letters::read;
-use crate::keys::{self, KeySource};
+use crate::keys::{self, KeySource, KeysSource};
 use crate::pipeline::Pipeline;
 use crate::registry::Registry;
 use crate::status::Status;
@@ -201,7 +200,7 @@ fn config(dir: &Path, bootstrap: &str) -> anyhow::Result<Config> {
     )?;
     let file = dir.join("veilstream.toml");
     std::fs::write(&file, text)?;
-    crate::cli::load_config(&file)
+    config::load_config(&file)
 }
 
 fn feed(bootstrap: &str, events: &[&str]) -> anyhow::Result<()> {

@@ -2,6 +2,20 @@
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// librdkafka refuses a property; never its value.
+    #[error("{0} is refused")]
+    Property(String),
+    /// It refuses them together: its words, which hold no value.
+    #[error("{0}")]
+    Settings(String),
+    /// No thread for its calls.
+    #[error("a thread cannot be started ({0})")]
+    Thread(std::io::Error),
+}
+
 /// An error of a transactional call, as librdkafka tells it. No message: texts of brokers stay out of our logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{code}")]
@@ -29,6 +43,14 @@ pub enum Fault {
     Fenced,
     /// Nobody knows what was done: a new producer, fence, read the committed offsets.
     OutcomeUnknown,
+}
+
+impl Fault {
+    /// Whether a permission is missing.
+    #[must_use]
+    pub fn is_authorization(self) -> bool {
+        matches!(self, Self::Blocked(obstacle) if obstacle.is_authorization())
+    }
 }
 
 impl std::fmt::Display for Fault {
@@ -87,6 +109,22 @@ impl TxnError {
             None if self.abortable && !self.fatal => Fault::Abortable,
             // Retriable included: a call that may have reached the broker leaves the outcome unknown.
             None => Fault::OutcomeUnknown,
+        }
+    }
+
+    /// Why a new producer does not come through, and what to do.
+    #[must_use]
+    pub fn init_remedy(&self) -> &'static str {
+        match (self.fault(), self.code) {
+            (Fault::Blocked(obstacle), _) => obstacle.remedy(),
+            (_, Code::InvalidTransactionTimeout) => {
+                "the broker refuses the transaction timeout: lower transaction.timeout.ms in [kafka.producer] to the broker's transaction.max.timeout.ms"
+            }
+            (Fault::Fenced, _) => "another process takes the transactional id: give each its own kafka.instance",
+            (_, Code::OperationTimedOut | Code::RequestTimedOut | Code::MessageTimedOut | Code::AllBrokersDown | Code::BrokerTransportFailure) => {
+                "the transaction coordinator does not answer: look at the brokers, and whether the topic __transaction_state has its replicas"
+            }
+            _ => "the transaction coordinator refuses a producer: look at the brokers' logs and the topic __transaction_state",
         }
     }
 }

@@ -19,7 +19,7 @@ use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t as RespErr;
 use veilstream_engine::record::Header;
 
-use super::error::{Fault, TxnError, of_delivery};
+use super::error::{ClientError, Fault, TxnError, of_delivery};
 
 const OK: RespErr = RespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
 
@@ -321,6 +321,13 @@ impl GroupMetadata {
         // SAFETY: as above, NUL-terminated.
         !member.is_null() && !unsafe { CStr::from_ptr(member) }.is_empty()
     }
+
+    /// Whether the group has taken the member in. Under the consumer protocol it has an id before that, and the client a protocol.
+    pub(crate) fn has_joined(&self) -> bool {
+        // SAFETY: the metadata is valid. -1: never; 0: is about to, in the consumer protocol.
+        let generation = unsafe { sys::rd_kafka_consumer_group_metadata_generation_id(self.0.as_ptr()) };
+        generation > 0
+    }
 }
 
 impl Drop for GroupMetadata {
@@ -469,8 +476,8 @@ impl NativeProducer {
     /// A producer with these librdkafka properties. What its connections fail for comes to `listener`, from the thread that calls [`NativeProducer::flush`].
     ///
     /// # Errors
-    /// librdkafka's words about the property or combination it refuses; never a value.
-    pub(crate) fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>) -> Result<Self, String> {
+    /// [`ClientError::Property`], [`ClientError::Settings`].
+    pub(crate) fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>) -> Result<Self, ClientError> {
         Self::make(properties, listener, true)
     }
 
@@ -478,11 +485,11 @@ impl NativeProducer {
     ///
     /// # Errors
     /// As [`NativeProducer::new`].
-    pub(crate) fn unwatched<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>) -> Result<Self, String> {
+    pub(crate) fn unwatched<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>) -> Result<Self, ClientError> {
         Self::make(properties, listener, false)
     }
 
-    fn make<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>, is_watched: bool) -> Result<Self, String> {
+    fn make<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>, is_watched: bool) -> Result<Self, ClientError> {
         let watch = Box::new(Watch { unanswered: AtomicU32::new(0), failure: Mutex::default(), listener });
         let opaque = ptr::from_ref::<Watch>(&watch).cast_mut().cast::<c_void>();
         let mut error = [0 as c_char; 512];
@@ -496,7 +503,7 @@ impl NativeProducer {
                 };
                 if set != sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK {
                     sys::rd_kafka_conf_destroy(conf);
-                    return Err(format!("{name} is refused"));
+                    return Err(ClientError::Property(name.to_owned()));
                 }
             }
             sys::rd_kafka_conf_set_opaque(conf, opaque);
@@ -525,7 +532,7 @@ impl NativeProducer {
                     if !is_watched {
                         sys::rd_kafka_conf_destroy(conf);
                     }
-                    Err(CStr::from_ptr(error.as_ptr()).to_string_lossy().into_owned())
+                    Err(ClientError::Settings(CStr::from_ptr(error.as_ptr()).to_string_lossy().into_owned()))
                 }
             }
         }
@@ -1213,7 +1220,7 @@ mod tests {
         for make in [NativeProducer::new, NativeProducer::unwatched] {
             let properties = [("security.protocol", "ssl"), ("ssl.ca.location", "/nowhere/ca.pem")];
             let error = make(properties, Arc::new(Deaf)).err().unwrap();
-            assert!(error.contains("ssl.ca.location"), "{error}");
+            assert!(error.to_string().contains("ssl.ca.location"), "{error}");
         }
     }
 
@@ -1240,6 +1247,6 @@ mod tests {
     #[test]
     fn a_refused_property_is_named_without_its_value() {
         let error = NativeProducer::new([("linger.ms", "canary-value")], Arc::new(Deaf)).err().unwrap();
-        assert_eq!(error, "linger.ms is refused");
+        assert_eq!(error.to_string(), "linger.ms is refused");
     }
 }

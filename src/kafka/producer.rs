@@ -14,7 +14,7 @@ use rdkafka::{Statistics, TopicPartitionList};
 use super::access::{Access, Member};
 use super::calls::Calls;
 use super::client;
-use super::error::{Fault, TxnError, of_delivery};
+use super::error::{ClientError, Fault, TxnError, of_delivery};
 use super::ffi::{Destination, GroupMetadata, Headers, NativeProducer, ProducerHandle, TopicId};
 use super::settings::{self, Side};
 use crate::config::Kafka;
@@ -70,7 +70,7 @@ impl Recipe {
     }
 
     /// A producer that has not fenced the ones before it yet.
-    pub(crate) fn create(&self) -> Result<Producer, String> {
+    pub(crate) fn create(&self) -> Result<Producer, ClientError> {
         self.access.prepare();
         let generation = self.access.generation();
         let mut properties = self.properties.clone();
@@ -78,13 +78,13 @@ impl Recipe {
         let reporter = self.access.reporter(format!("producer {}", self.id));
         let mut native = NativeProducer::new(properties.iter().map(|(n, v)| (n.as_str(), v.as_str())), reporter)?;
         let member = self.access.register_producer(&mut native, generation);
-        let calls = Calls::start(&format!("calls {}", self.id)).map_err(|e| format!("a thread cannot be started ({e})"))?;
+        let calls = Calls::start(&format!("calls {}", self.id)).map_err(ClientError::Thread)?;
         Ok(Producer { native: Some(native), member, calls })
     }
 
     /// Fences every producer of this id, the lane's own included: nothing of theirs can commit afterwards.
     pub(crate) fn fence(&self, within: Duration) -> Result<(), TxnError> {
-        let unusable = |_| TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false };
+        let unusable = |_: ClientError| TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false };
         self.create().map_err(unusable)?.init_transactions(within)
     }
 
@@ -305,7 +305,7 @@ impl Producer {
     }
 }
 
-/// A pause that grows from one failure to the next, up to a bound.
+/// A pause that grows from one failure to the next. It is bounded: a cure is seen within 10 seconds, the try included.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -314,7 +314,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(4);
 
     pub(crate) fn new() -> Self {
         Self { next: Self::FIRST, until: None }

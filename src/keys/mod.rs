@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use clap::Args;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
@@ -33,7 +34,6 @@ use veilstream_keys::store::PostgresStore;
 use veilstream_keys::store::{SqliteStore, Store};
 use veilstream_keys::{KeyError, Manager, Parts, RebuiltLedger, Settings, directory};
 
-use crate::cli::KeysSource;
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
 use crate::kafka::access;
@@ -190,6 +190,18 @@ pub fn open_local(source: &KeysSource) -> anyhow::Result<Arc<dyn KeySource>> {
     open(&settings(source)?, None)
 }
 
+/// Where a local command finds its keys: a directory, or what a configuration says.
+#[derive(Debug, Clone, Args)]
+#[group(required = false, multiple = false)]
+pub struct KeysSource {
+    /// Directory made by `veilstream keys init` [env: VEILSTREAM_KEYS]
+    #[arg(long, value_name = "DIR")]
+    pub keys: Option<PathBuf>,
+    /// Configuration file whose [keys] section counts
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// The `[keys]` section a command was pointed at; a key directory stands for one.
 ///
 /// # Errors
@@ -198,7 +210,7 @@ pub fn settings(source: &KeysSource) -> anyhow::Result<config::Keys> {
     // Read here and not by clap, for which the variable would be at odds with a --config that was typed.
     let keys = source.keys.clone().or_else(|| std::env::var_os("VEILSTREAM_KEYS").filter(|dir| !dir.is_empty()).map(PathBuf::from));
     match (&source.config, keys) {
-        (Some(file), _) => Ok(crate::cli::load_config(file)?.keys),
+        (Some(file), _) => Ok(config::load_config(file)?.keys),
         (None, Some(dir)) => Ok(of_directory(&dir)),
         (None, None) => Err(Exit::Usage.because("no keys: name their directory with --keys DIR (or VEILSTREAM_KEYS), or a configuration with --config FILE")),
     }

@@ -70,8 +70,8 @@ pub(super) struct LaneThread {
     stop: Option<Instant>,
     ended: Option<End>,
     last_look: Instant,
-    /// `/readyz` says that no producer can be fenced in.
-    is_without_producer: bool,
+    /// Why there is no producer, as `/readyz` says it.
+    without_producer: Option<String>,
     fetcher: Fetcher,
     /// The epoch whose record waits for keys, and since when.
     awaiting: Option<(u64, Instant)>,
@@ -99,7 +99,7 @@ impl LaneThread {
             stop: None,
             ended: None,
             last_look: now,
-            is_without_producer: false,
+            without_producer: None,
             fetcher,
             awaiting: None,
             runtime,
@@ -390,33 +390,36 @@ impl LaneThread {
             self.ended.get_or_insert(End::Stopped);
             return;
         }
-        let component = format!("producer (lane {})", self.number);
         self.recipe.set_limits(self.runtime.snapshots.load().limits(&self.runtime.pipeline.dead_letter_topic));
         let made = self.recipe.create().map(|producer| producer.init_transactions(FENCE).map(|()| producer));
-        match made {
+        let (fault, why) = match made {
             Ok(Ok(producer)) => {
                 self.producer = Some(producer);
                 self.path.forget_topics();
-                if std::mem::take(&mut self.is_without_producer) {
-                    self.runtime.status.ready(&component);
+                if self.without_producer.take().is_some() {
+                    tracing::info!(lane = self.number, "the lane has a producer again");
+                    self.runtime.status.ready(&self.component());
+                    self.runtime.note_failure(self.number, None);
                 }
-                self.drive(Event::Recycled(Ok(())));
+                return self.drive(Event::Recycled(Ok(())));
             }
-            Ok(Err(error)) => {
-                let remedy = match error.fault() {
-                    Fault::Blocked(obstacle) => obstacle.remedy(),
-                    _ => "no producer can be fenced in; is the transaction coordinator there?",
-                };
-                self.is_without_producer = true;
-                self.runtime.status.unready(&component, format!("{}: {remedy} ({error})", self.recipe.id()));
-                self.drive(Event::Recycled(Err(error.fault())));
-            }
-            Err(why) => {
-                self.is_without_producer = true;
-                self.runtime.status.unready(&component, why);
-                self.drive(Event::Recycled(Err(Fault::OutcomeUnknown)));
-            }
+            Ok(Err(error)) => (error.fault(), format!("{}: {} ({error})", self.recipe.id(), error.init_remedy())),
+            Err(error) => (Fault::OutcomeUnknown, format!("{}: {error}", self.recipe.id())),
+        };
+        self.drive(Event::Recycled(Err(fault)));
+        if self.without_producer.as_ref() == Some(&why) {
+            tracing::info!(lane = self.number, "still no producer: {why}");
+        } else {
+            tracing::warn!(lane = self.number, "no producer: {why}");
+            self.runtime.status.unready(&self.component(), &*why);
         }
+        // Partitions of the lane that do not move say so too.
+        self.runtime.note_failure(self.number, Some(why.clone()));
+        self.without_producer = Some(why);
+    }
+
+    fn component(&self) -> String {
+        format!("producer (lane {})", self.number)
     }
 
     // ---- records ----

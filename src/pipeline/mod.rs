@@ -22,9 +22,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rdkafka::error::KafkaError;
+
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::kafka::error::{ClientError, TxnError};
+use crate::kafka::topics::TopicError;
 use crate::keys::KeySource;
+use crate::preflight::Refusal;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
@@ -32,6 +37,9 @@ use session::Session;
 
 /// The first pause before everything is made again, and the longest.
 const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// A member that was killed has its name so long: the longest session that brokers allow by default (`group.consumer.max.session.timeout.ms`), and a try more.
+const SESSION: Duration = Duration::from_secs(75);
 
 /// What tests change and users do not.
 #[doc(hidden)]
@@ -53,18 +61,32 @@ impl Default for Options {
 /// Why the pipeline did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Topics are missing or do not fit, or no broker answers.
-    #[error("preflight: {}", .0.join("\n  "))]
-    Preflight(Vec<String>),
-    /// Kafka refuses something.
-    #[error("not authorized: {0}")]
-    NotAuthorized(String),
-    /// librdkafka refuses the settings.
+    /// No broker tells of topics.
+    #[error("preflight: {0}")]
+    Unanswered(TopicError),
+    /// No route can run, or the topics that one needs cannot be made.
+    #[error(transparent)]
+    Routes(#[from] Refusal),
+    /// A lane gets no producer.
+    #[error("{}: transactional id {id}: {} ({error})", if .error.fault().is_authorization() { "not authorized" } else { "preflight" }, .error.init_remedy())]
+    Producer {
+        /// Its transactional id.
+        id: String,
+        /// What its coordinator says.
+        error: TxnError,
+    },
+    /// librdkafka refuses the consumer's settings.
     #[error("kafka settings: {0}")]
-    Settings(String),
-    /// A thread or a queue cannot be started.
-    #[error("{0}")]
-    System(String),
+    Settings(KafkaError),
+    /// No client can be made.
+    #[error("kafka settings: {0}")]
+    Client(#[from] ClientError),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started ({0})")]
+    Thread(std::io::Error),
+    /// librdkafka gives no queue.
+    #[error("a queue cannot be made")]
+    Queue,
 }
 
 impl StartError {
@@ -72,10 +94,20 @@ impl StartError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Preflight(_) => Exit::Preflight,
-            Self::NotAuthorized(_) => Exit::NotAuthorized,
-            Self::Settings(_) => Exit::Usage,
-            Self::System(_) => Exit::Failed,
+            Self::Routes(Refusal::NotAuthorized(_)) => Exit::NotAuthorized,
+            Self::Producer { error, .. } if error.fault().is_authorization() => Exit::NotAuthorized,
+            Self::Unanswered(_) | Self::Routes(_) | Self::Producer { .. } => Exit::Preflight,
+            Self::Client(ClientError::Thread(_)) | Self::Thread(_) | Self::Queue => Exit::Failed,
+            Self::Settings(_) | Self::Client(_) => Exit::Usage,
+        }
+    }
+}
+
+impl From<TopicError> for StartError {
+    fn from(error: TopicError) -> Self {
+        match error {
+            TopicError::Settings(error) => Self::Settings(error),
+            error => Self::Unanswered(error),
         }
     }
 }
@@ -87,6 +119,10 @@ pub enum End {
     Stopped,
     /// Another process runs under this instance name.
     Fenced,
+    /// Another process is this static member of the group.
+    MemberFenced(String),
+    /// Another member of the group has this process's `group.instance.id`: a stranger, or this process itself before it was killed.
+    MemberTaken(String),
     /// Kafka refuses something this process needs.
     NotAuthorized(String),
     /// The Kafka clients are of no more use: new ones are made.
@@ -101,7 +137,7 @@ impl End {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Stopped => Exit::Ok,
-            Self::Fenced => Exit::Fenced,
+            Self::Fenced | Self::MemberFenced(_) | Self::MemberTaken(_) => Exit::Fenced,
             Self::NotAuthorized(_) => Exit::NotAuthorized,
             Self::Restart(_) | Self::Failed(_) => Exit::Failed,
         }
@@ -113,6 +149,9 @@ impl std::fmt::Display for End {
         match self {
             Self::Stopped => f.write_str("stopped"),
             Self::Fenced => f.write_str("another process runs under this instance name; give each its own kafka.instance"),
+            Self::MemberFenced(id) | Self::MemberTaken(id) => {
+                write!(f, "another process is the static member {id} of the group; give each its own group.instance.id in [kafka.consumer]")
+            }
             Self::NotAuthorized(what) => write!(f, "not authorized: {what}"),
             Self::Restart(why) | Self::Failed(why) => f.write_str(why),
         }
@@ -171,7 +210,7 @@ impl Pipeline {
         let (stop, stops) = mpsc::channel();
         let run = move || supervise(&plan, session, &stops);
         let thread = std::thread::Builder::new().name("pipeline".to_owned()).spawn(run);
-        let thread = thread.map_err(|e| StartError::System(format!("a thread cannot be started ({e})")))?;
+        let thread = thread.map_err(StartError::Thread)?;
         Ok(Self { stop: Mutex::new(stop), thread: Mutex::new(Some(thread)) })
     }
 
@@ -192,16 +231,22 @@ impl Pipeline {
 fn supervise(plan: &Plan, first: Session, stops: &Receiver<Instant>) -> End {
     let mut session = first;
     let mut pause = RESTART.0;
+    let mut taken: Option<Instant> = None;
+    let mut is_start = true;
     loop {
         let started = Instant::now();
-        let why = match session.run(stops) {
-            End::Restart(why) => why,
-            end => return end,
-        };
+        let end = session.run(stops);
         if started.elapsed() > RESTART.1 * 2 {
-            pause = RESTART.0;
+            (pause, taken) = (RESTART.0, None);
         }
-        let mut reason = why;
+        let mut reason = match &end {
+            End::Restart(why) => why.clone(),
+            // What was granted before and is not any more is waited for.
+            End::NotAuthorized(_) if !is_start => end.to_string(),
+            End::MemberTaken(_) if taken.get_or_insert_with(Instant::now).elapsed() < SESSION => end.to_string(),
+            _ => return end,
+        };
+        is_start = false;
         session = loop {
             tracing::warn!(seconds = pause.as_secs(), "the Kafka clients are made again: {reason}");
             plan.status.unready("kafka", &*reason);

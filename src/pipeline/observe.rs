@@ -71,10 +71,10 @@ impl Observer {
         }
     }
 
-    /// A raw topic was missing, or a partition's sanitized topic missing or too small, when they were last asked.
+    /// A raw topic was not shown, or a partition's sanitized topic missing or too small, when they were last asked.
     fn is_waiting_for_facts(&self) -> bool {
         let snapshot = self.runtime.snapshots.load();
-        !snapshot.missing_topics().is_empty() || self.partitions().iter().any(|at| snapshot.problem(&at.topic, at.partition).is_some())
+        !snapshot.unseen_topics().is_empty() || self.partitions().iter().any(|at| snapshot.problem(&at.topic, at.partition).is_some())
     }
 
     fn partitions(&self) -> Vec<TopicPartition> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message as _, TopicPartitionList};
@@ -24,6 +24,7 @@ use super::runtime::{LaneHandle, Lost, Observed, Resolved, Runtime, ToLane, ToPo
 use crate::kafka::access::{Member, Reporter};
 use crate::kafka::client::{self, Registered};
 use crate::kafka::error::is_authorization;
+use crate::kafka::ffi::GroupMetadata;
 use crate::kafka::settings;
 use crate::telemetry::events::{Event as _, OffsetLost, ProducerRecycled};
 use report::Report;
@@ -149,7 +150,7 @@ impl Poller {
             end = End::Failed(why);
             is_stopping = self.stop_lanes(Instant::now());
         }
-        self.tell_missing_topics();
+        self.tell_unseen_topics();
         while left > 0 {
             while let Ok(request) = self.requests.try_recv() {
                 if let ToPoll::Ended(why) = request {
@@ -188,7 +189,10 @@ impl Poller {
     fn fatal(&self) -> Option<End> {
         if let Some((code, _)) = self.consumer.client().fatal_error() {
             return Some(match code {
-                RDKafkaErrorCode::FencedInstanceId => End::Fenced,
+                // Who has been the member has lost its place to another process.
+                RDKafkaErrorCode::UnreleasedInstanceId if !self.has_joined => End::MemberTaken(self.runtime.static_member()),
+                RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId => End::MemberFenced(self.runtime.static_member()),
+                RDKafkaErrorCode::GroupAuthorizationFailed if !self.has_joined => End::NotAuthorized(report::denial(&self.runtime, code)),
                 RDKafkaErrorCode::GroupAuthorizationFailed => {
                     End::Restart(format!("the consumer is refused ({code}): grant Read on group {}", self.runtime.kafka.group_id))
                 }
@@ -201,10 +205,9 @@ impl Poller {
             }
             return Some(End::Restart("certificates have changed, which a client reads once".to_owned()));
         }
-        let denied = *lock(&self.consumer.context().denied);
-        denied
-            .filter(|_| !self.has_joined)
-            .map(|code| End::NotAuthorized(format!("{code}: grant Read on the raw topics and on group {}", self.runtime.kafka.group_id)))
+        // A topic is one route's: the preflight ended the start if there was none that may be described.
+        let denied = lock(&self.consumer.context().denied).filter(|code| *code != RDKafkaErrorCode::TopicAuthorizationFailed);
+        denied.filter(|_| !self.has_joined).map(|code| End::NotAuthorized(report::denial(&self.runtime, code)))
     }
 
     fn take(&mut self, request: ToPoll) {
@@ -253,7 +256,7 @@ impl Poller {
             if let Err(why) = self.subscribe() {
                 self.runtime.status.unready("routes", why);
             } else {
-                self.tell_missing_topics();
+                self.tell_unseen_topics();
             }
         }
     }
@@ -265,22 +268,21 @@ impl Poller {
         true
     }
 
-    /// A raw topic that is not there has no partition that could say so.
-    fn tell_missing_topics(&self) {
-        match &*self.runtime.snapshots.load().missing_topics() {
+    /// A raw topic that the brokers do not show has no partition that could say so.
+    fn tell_unseen_topics(&self) {
+        let snapshot = self.runtime.snapshots.load();
+        let reasons: Vec<&str> = snapshot.unseen_topics().values().map(String::as_str).collect();
+        match &*reasons {
             [] => self.runtime.status.ready("routes"),
-            missing => {
-                let reasons: Vec<String> = missing.iter().map(|topic| format!("raw topic {topic} does not exist: create it")).collect();
-                self.runtime.status.unready("routes", reasons.join("; "));
-            }
+            reasons => self.runtime.status.unready("routes", reasons.join("; ")),
         }
     }
 
     fn subscribe(&mut self) -> Result<(), String> {
         // A topic that appears later changes the list: librdkafka itself would look for it only every 5 minutes.
         let snapshot = self.runtime.snapshots.load();
-        let (mut topics, missing) = (snapshot.raw_topics(), snapshot.missing_topics());
-        topics.retain(|topic| !missing.contains(topic) || self.topics.contains(topic));
+        let (mut topics, unseen) = (snapshot.raw_topics(), snapshot.unseen_topics());
+        topics.retain(|topic| !unseen.contains_key(topic) || self.topics.contains(topic));
         if topics != self.topics {
             let names: Vec<&str> = topics.iter().map(String::as_str).collect();
             self.consumer.subscribe(&names).map_err(|e| e.to_string())?;
@@ -306,7 +308,7 @@ impl Poller {
         if let Some(router) = lock(&self.consumer.context().router).as_ref() {
             router.publish(&self.runtime, &self.consumer);
         }
-        if !self.has_joined && !matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::None) {
+        if !self.has_joined && GroupMetadata::of(&self.consumer).is_some_and(|metadata| metadata.has_joined()) {
             self.has_joined = true;
             self.runtime.status.ready("kafka");
         }

@@ -47,6 +47,11 @@ impl Runtime {
         self.last_failures.len()
     }
 
+    /// The name of this process as a static member of its group.
+    pub(super) fn static_member(&self) -> String {
+        self.kafka.consumer.get("group.instance.id").cloned().unwrap_or_default()
+    }
+
     /// Notes what a lane's transaction failed for, or that it did not.
     pub(super) fn note_failure(&self, lane: usize, failure: Option<String>) {
         if let Some(last) = self.last_failures.get(lane) {

@@ -17,7 +17,7 @@ use super::runtime::{LaneHandle, Membership, Runtime, ToPoll};
 use super::snapshot::Snapshot;
 use super::{End, Plan, StartError};
 use crate::config::{self, Config};
-use crate::kafka::error::{Fault, TxnError};
+use crate::kafka::error::TxnError;
 use crate::kafka::ffi::Queue;
 use crate::kafka::producer::{Producer, Recipe};
 use crate::kafka::settings;
@@ -43,7 +43,7 @@ impl Session {
     /// Makes the clients; nothing runs yet.
     pub(super) fn start(plan: &Plan, create_topics: bool) -> Result<Self, StartError> {
         let config = &*plan.config;
-        let topics = Topics::connect(&config.kafka).map_err(|e| StartError::Settings(e.to_string()))?;
+        let topics = Topics::connect(&config.kafka)?;
         let found = look(&topics, config, &plan.registry, create_topics)?;
         let lanes = match config.pipeline.lanes {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -64,19 +64,18 @@ impl Session {
             last_failures: (0..lanes).map(|_| Mutex::default()).collect(),
         });
         let producers = producers(&runtime, lanes)?;
-        let consumer = poll::create(&runtime).map_err(|e| StartError::Settings(e.to_string()))?;
-        let system = |e: std::io::Error| StartError::System(format!("a thread cannot be started ({e})"));
+        let consumer = poll::create(&runtime).map_err(StartError::Settings)?;
         let (to_poll, requests) = mpsc::channel();
         let (stop, stops) = mpsc::channel();
         let (questions, asked) = mpsc::channel();
         let (mut handles, mut threads) = (Vec::new(), Vec::new());
         for (number, (recipe, producer)) in producers.into_iter().enumerate() {
-            let queue = Arc::new(Queue::new(consumer.shared()).ok_or_else(|| StartError::System("a queue cannot be made".to_owned()))?);
+            let queue = Arc::new(Queue::new(consumer.shared()).ok_or(StartError::Queue)?);
             let (inbox, messages) = mpsc::channel();
             let is_overrun = Arc::new(AtomicBool::new(false));
             let is_called = Arc::new(AtomicBool::new(false));
             handles.push(LaneHandle { inbox, is_overrun: is_overrun.clone(), is_called: is_called.clone(), queue: queue.clone(), recipe: recipe.clone() });
-            let fetcher = Fetcher::start(number, runtime.keys.clone()).map_err(system)?;
+            let fetcher = Fetcher::start(number, runtime.keys.clone()).map_err(StartError::Thread)?;
             let parts = lane::Parts {
                 number,
                 runtime: runtime.clone(),
@@ -171,8 +170,7 @@ fn wait(polling: JoinHandle<End>, stops: &Receiver<Instant>, stop: &Sender<Insta
 
 /// What there is to run, or why nothing is. One route that can run is enough.
 fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bool) -> Result<Found, StartError> {
-    let unreachable = |e: TopicError| StartError::Preflight(vec![e.to_string()]);
-    let look = || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic).map_err(unreachable);
+    let look = || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic);
     let mut found = look()?;
     if create_topics && !found.missing.is_empty() {
         let refused = topics.create(&found.missing).err().unwrap_or_default();
@@ -186,7 +184,7 @@ fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bo
         found = look()?;
         if let (Err(_), [first, ..]) = (found.runnable(), &*refused) {
             let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
-            return Err(if first.is_authorization() { StartError::NotAuthorized(texts.join("; ")) } else { StartError::Preflight(texts) });
+            return Err(StartError::Routes(if first.is_authorization() { Refusal::NotAuthorized(texts) } else { Refusal::Unfit(texts) }));
         }
     }
     for warning in &found.warnings {
@@ -197,11 +195,8 @@ fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bo
             tracing::warn!(topic = route.raw, "route waits: {problem}");
         }
     }
-    match found.runnable() {
-        Ok(()) => Ok(found),
-        Err(Refusal::NotAuthorized(texts)) => Err(StartError::NotAuthorized(texts.join("; "))),
-        Err(Refusal::Unfit(texts)) => Err(StartError::Preflight(texts)),
-    }
+    found.runnable()?;
+    Ok(found)
 }
 
 /// The lanes' producers, older ones of their names fenced before the group is joined: whatever an earlier process left open is over then.
@@ -210,7 +205,7 @@ fn producers(runtime: &Runtime, lanes: usize) -> Result<Vec<(Recipe, Producer)>,
     fence_former(&runtime.kafka, lanes, limits)?;
     let make = |lane: usize| -> Result<(Recipe, Producer), StartError> {
         let recipe = Recipe::new(&runtime.kafka, lane, limits);
-        let producer = recipe.create().map_err(StartError::Settings)?;
+        let producer = recipe.create()?;
         producer.init_transactions(FENCE).map_err(|error| not_fenced(&recipe, error))?;
         Ok((recipe, producer))
     };
@@ -218,12 +213,7 @@ fn producers(runtime: &Runtime, lanes: usize) -> Result<Vec<(Recipe, Producer)>,
 }
 
 fn not_fenced(recipe: &Recipe, error: TxnError) -> StartError {
-    match error.fault() {
-        Fault::Blocked(obstacle) if obstacle.is_authorization() => {
-            StartError::NotAuthorized(format!("transactional id {}: grant Write and Describe on it ({error})", recipe.id()))
-        }
-        _ => StartError::Preflight(vec![format!("transactional id {}: the coordinator did not answer within {} s ({error})", recipe.id(), FENCE.as_secs())]),
-    }
+    StartError::Producer { id: recipe.id().to_owned(), error }
 }
 
 /// On the first start under its ids, a process ends what it left open under those it had before. Only then: another group's instance may have them.

@@ -1,6 +1,6 @@
 //! Schemas in force together with what the brokers say of their topics: neither comes into force without the other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use veilstream_engine::compile::SchemaSet;
@@ -15,7 +15,9 @@ pub(super) struct Snapshot {
     /// By topic, for every topic that is there.
     pub(super) facts: HashMap<String, TopicFacts>,
     /// Raw topics whose route does not run as a whole, each with why.
-    unfit: HashMap<String, String>,
+    unfit: HashMap<String, Block>,
+    /// Raw topics that the brokers do not show, each with why: they are not there, or may not be described.
+    unseen: BTreeMap<String, String>,
 }
 
 impl Snapshot {
@@ -35,9 +37,16 @@ impl Snapshot {
             let is_partial = matches!(problem, Problem::NoRawTopic { .. } | Problem::NoTopic { .. } | Problem::FewPartitions { .. });
             !is_partial && !matches!(problem, Problem::Topic(TopicError::Missing { .. }))
         };
-        let reason = |problems: &[Problem]| problems.iter().filter(is_whole).map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let unfit = found.unfit().map(|route| (route.raw.clone(), reason(&route.problems))).filter(|(_, reason)| !reason.is_empty()).collect();
-        Self { schemas, facts: found.facts, unfit }
+        let block = |problems: &[Problem]| {
+            let whole: Vec<&Problem> = problems.iter().filter(is_whole).collect();
+            let is_denied = whole.iter().any(|problem| problem.is_authorization());
+            let reason = if is_denied { BlockReason::NotAuthorized } else { BlockReason::SanitizedTopic };
+            (!whole.is_empty()).then(|| Block::new(reason, texts(&mut whole.into_iter())))
+        };
+        let unfit = found.unfit().filter_map(|route| Some((route.raw.clone(), block(&route.problems)?))).collect();
+        let unseen = found.unfit().filter(|route| !found.facts.contains_key(&route.raw));
+        let unseen = unseen.map(|route| (route.raw.clone(), texts(&mut route.problems.iter()))).collect();
+        Self { schemas, unfit, unseen, facts: found.facts }
     }
 
     /// A route that runs goes on when its topics come to fit less well: what they refuse is dead-lettered. One that has not run waits.
@@ -50,7 +59,7 @@ impl Snapshot {
 
     /// Nothing has changed.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.schemas, &other.schemas) && self.facts == other.facts && self.unfit == other.unfit
+        Arc::ptr_eq(&self.schemas, &other.schemas) && self.facts == other.facts && self.unfit == other.unfit && self.unseen == other.unseen
     }
 
     /// The sanitized topic of a raw topic.
@@ -65,11 +74,9 @@ impl Snapshot {
         topics
     }
 
-    /// Raw topics that are not on the brokers.
-    pub(super) fn missing_topics(&self) -> Vec<String> {
-        let mut topics = self.raw_topics();
-        topics.retain(|topic| !self.facts.contains_key(topic) && !self.unfit.contains_key(topic));
-        topics
+    /// Raw topics that the brokers do not show, each with why.
+    pub(super) fn unseen_topics(&self) -> &BTreeMap<String, String> {
+        &self.unseen
     }
 
     /// Only this raw topic is written there.
@@ -80,8 +87,8 @@ impl Snapshot {
     /// Why records of a raw partition cannot be written.
     pub(super) fn problem(&self, raw: &str, partition: i32) -> Option<Block> {
         let target = self.target(raw)?;
-        if let Some(reason) = self.unfit.get(raw) {
-            return Some(Block::new(BlockReason::SanitizedTopic, reason.as_str()));
+        if let Some(block) = self.unfit.get(raw) {
+            return Some(block.clone());
         }
         let text = match self.facts.get(target) {
             None => format!("the sanitized topic {target} is missing: create it (`veilstream check --preflight` prints the command)"),
@@ -100,4 +107,8 @@ impl Snapshot {
         let limits: Vec<usize> = written.filter_map(|topic| self.facts.get(topic)).map(|f| f.max_message_bytes).collect();
         limits.iter().min().copied().zip(limits.iter().max().copied())
     }
+}
+
+fn texts(problems: &mut dyn Iterator<Item = &Problem>) -> String {
+    problems.map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -9,7 +9,7 @@ pub trait Event {
     fn emit(self, metrics: &Metrics);
 }
 
-/// A producer was dropped and fenced anew.
+/// A producer was dropped and fenced again.
 #[derive(Debug)]
 pub struct ProducerRecycled {
     /// The lane it belongs to.

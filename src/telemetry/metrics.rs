@@ -68,7 +68,7 @@ metrics! {
     partitions_blocked: IntGaugeVec "veilstream_partitions_blocked" ["topic" "reason"] "Assigned partitions that are not read, by reason.";
     records_missed: IntCounterVec "veilstream_records_missed_total" ["topic" "reason"] "Records that were gone before they were read, as far as it is known.";
     rebalances: IntCounter "veilstream_rebalances_total" [] "Changes of this member's partitions.";
-    producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced anew.";
+    producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced again.";
     inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes that are read and not committed.";
     key_requests: IntCounterVec "veilstream_key_requests_total" ["provider" "operation" "outcome"] "Requests to the key provider.";
     key_request_seconds: Histogram "veilstream_key_request_seconds" [KEYS] "Time of requests to the key provider.";

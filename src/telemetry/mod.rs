@@ -22,8 +22,14 @@ pub fn start_logs(log: &Log) {
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer = match log.format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
-        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal() && !crate::cli::no_color()).with_target(false).boxed(),
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal() && !no_color()).with_target(false).boxed(),
     };
     // An error means that a subscriber is set already, by a test or an embedding program.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+/// Whether the user asked for no colour (<https://no-color.org>).
+#[must_use]
+pub fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
 }

@@ -58,6 +58,26 @@ fn what_is_missing_ends_the_start_with_4_and_is_waited_for_later() {
     sandbox.assert_each_once(200);
 }
 
+#[test]
+fn a_group_that_may_not_be_read_ends_the_start_with_4_in_the_consumer_protocol() {
+    let sandbox = Sandbox::new(kafka(), "acl-848", 1);
+    allow_routes(&sandbox, &["acl-848"]);
+    sandbox.broker.deny(Kind::Group, Op::Read, "acl-848");
+    let instance = limited(&sandbox).consumer_protocol();
+    let mut running = instance.start();
+    wait_for(Duration::from_secs(60), "it to end", || {
+        // It has joined nothing: it must not say that it is ready.
+        assert!(running.get("/readyz").is_none_or(|(status, _)| status == 503), "{}", instance.tail());
+        running.ended().is_some()
+    });
+    assert_eq!(running.ended(), Some(4), "{}", instance.tail());
+    assert!(instance.tail().contains("grant Read on group acl-848"), "{}", instance.tail());
+    sandbox.broker.undo_deny(Kind::Group, "acl-848");
+    let mut running = instance.start();
+    running.ready();
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+}
+
 /// The instance as [`LIMITED`], whose name has no `-`: its transactional ids are `veilstream-<group>-0-<lane>`.
 pub(crate) fn limited(sandbox: &Sandbox<'_>) -> Instance {
     as_limited(sandbox, sandbox.instance(0)).set("KAFKA__INSTANCE", "0")

@@ -157,6 +157,49 @@ fn a_route_that_may_not_be_written_waits_alone() {
     second.assert_each_once();
 }
 
+/// A start with one route that cannot run is a start of the others. What it lacks is taken away while nothing runs, and given back while all runs.
+#[test]
+fn a_restart_without_what_one_route_needs_runs_the_others() {
+    let sandbox = Sandbox::new(kafka(), "restarted", 2);
+    let mut second = SecondRoute::new(&sandbox, 2);
+    allow_routes(&sandbox, &["restarted", &second.name]);
+    let instance = limited(&sandbox).set("PIPELINE__LANES", "1").set("PIPELINE__STALL_AFTER", "3s");
+    let (raw, clean) = ("restarted.raw", "restarted.clean");
+    let (mut fed, mut kept) = (0, 0);
+    let mut round = |take: &dyn Fn(), give: &dyn Fn(), told: &dyn Fn(&mut Running<'_>)| {
+        take();
+        sandbox.feed(fed..fed + 100, person);
+        let mut running = instance.start();
+        second.flows(&mut running, 50);
+        told(&mut running);
+        assert_eq!(running.ended(), None);
+        give();
+        // What stood in a topic that was deleted is gone.
+        kept = kept.min(sandbox.clean().len());
+        running.wait_for(CURED, "what waited", |_| sandbox.clean().len() == kept + 100);
+        await_flowing(&mut running, raw);
+        second.flows(&mut running, 50);
+        assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+        let times = reader::times(&sandbox.clean(), fed + 100);
+        assert!(times[fed - kept..].iter().all(|n| *n == 1), "{times:?}");
+        (fed, kept) = (fed + 100, kept + 100);
+    };
+    let blocked = |reason: &'static str, remedy: &'static str| {
+        let instance = &instance;
+        move |running: &mut Running<'_>| (0..2).for_each(|partition| await_blocked(running, instance, (raw, partition), reason, remedy))
+    };
+    let broker = sandbox.broker;
+    round(&|| (), &|| (), &|running| running.ready());
+    round(&|| broker.delete_topic(clean), &|| broker.create_topic(clean, 2), &blocked("sanitized_topic", clean));
+    for (operation, topic, remedy) in [(Op::Write, clean, "grant Write"), (Op::All, clean, "grant Describe"), (Op::Read, raw, "grant Read")] {
+        round(&|| broker.deny(Kind::Topic, operation, topic), &|| broker.undo_deny(Kind::Topic, topic), &blocked("not_authorized", remedy));
+    }
+    // What may not be described has no partition that could say so.
+    let told = |running: &mut Running<'_>| await_unready(running, &["topic restarted.raw: not authorized; grant Describe"]);
+    round(&|| broker.deny(Kind::Topic, Op::All, raw), &|| broker.undo_deny(Kind::Topic, raw), &told);
+    second.assert_each_once();
+}
+
 #[test]
 fn a_record_that_even_the_dead_letters_refuse_stops_its_partition_only() {
     let sandbox = Sandbox::new(kafka(), "unfit", 2);

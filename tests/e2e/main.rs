@@ -33,6 +33,7 @@ mod proxy_http;
 mod racks;
 mod reader;
 mod readiness;
+mod recovery;
 mod sandbox;
 mod schemas;
 #[path = "../../keys/tests/support/servers.rs"]

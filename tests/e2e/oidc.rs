@@ -1,19 +1,10 @@
 //! A real OAuth server (oidc-provider), as long as the test process lives.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::kafka::{free_ports, wait_for};
-
-/// Kills the server at the end of its input, that is whenever and however the test process ends.
-const SUPERVISOR: &str = r#"trap : INT TERM HUP
-node "$1/issuer.mjs" > "$2" 2>&1 < /dev/null &
-server=$!
-read -r _
-kill -KILL "$server"
-rm -f "$2""#;
+use crate::servers::Process;
 
 /// The secret of its one client, `veilstream`.
 pub(crate) const SECRET: &str = "canary-client-secret";
@@ -21,8 +12,7 @@ pub(crate) const AUDIENCE: &str = "urn:kafka";
 
 pub(crate) struct Issuer {
     pub(crate) url: String,
-    log: PathBuf,
-    _supervisor: (Child, ChildStdin),
+    process: Process,
 }
 
 impl Issuer {
@@ -30,19 +20,10 @@ impl Issuer {
     pub(crate) fn start(lifetime: u32) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oidc");
         assert!(folder.join("node_modules").is_dir(), "no OAuth server in {}: run `make setup`", folder.display());
-        let port = free_ports(1)[0].to_string();
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("issuer-{}.log", std::process::id()));
-        let mut supervisor = Command::new("sh")
-            .args(["-c", SUPERVISOR, "sh"])
-            .args([&folder, &log])
-            .envs([("PORT", &*port), ("AUDIENCE", AUDIENCE), ("CLIENT_SECRET", SECRET), ("TTL", &lifetime.to_string())])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let stdin = supervisor.stdin.take().unwrap();
-        let issuer = Self { url: format!("http://127.0.0.1:{port}"), log, _supervisor: (supervisor, stdin) };
+        let (port, script) = (free_ports(1)[0].to_string(), folder.join("issuer.mjs"));
+        let settings = [("PORT", &*port), ("AUDIENCE", AUDIENCE), ("CLIENT_SECRET", SECRET), ("TTL", &lifetime.to_string())];
+        let process = Process::start("issuer", Path::new("node"), &[script.to_str().unwrap()], &settings);
+        let issuer = Self { url: format!("http://127.0.0.1:{port}"), process };
         wait_for(Duration::from_secs(30), "the OAuth server", || issuer.lines("listens") == 1);
         issuer
     }
@@ -53,6 +34,6 @@ impl Issuer {
     }
 
     fn lines(&self, line: &str) -> usize {
-        fs::read_to_string(&self.log).unwrap_or_default().lines().filter(|l| *l == line).count()
+        self.process.log().lines().filter(|l| *l == line).count()
     }
 }

@@ -162,7 +162,7 @@ fn assert_all_arrived(sandbox: &Sandbox<'_>, instance: &Instance, mut running: R
 }
 
 /// Sets the flag when dropped, by a failed assertion too: nobody waits for a feeder that does not end.
-struct Raise<'a>(&'a AtomicBool);
+pub(crate) struct Raise<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Raise<'_> {
     fn drop(&mut self) {

@@ -35,7 +35,7 @@ fn read(bootstrap: &str, topic: &str, partitions: i32, isolation: IsolationLevel
             ends.push(consumer.fetch_watermarks(topic, partition).await.unwrap().1);
         }
         let mut records = Vec::new();
-        let limit = Instant::now() + Duration::from_secs(60);
+        let limit = Instant::now() + Duration::from_secs(180);
         loop {
             records.extend(consumer.poll(Duration::from_millis(200)).await.unwrap());
             let mut open = Vec::new();

@@ -7,7 +7,7 @@ use krafka::admin::{AclOperation as Op, AclResourceType as Kind};
 use crate::acls::{allow_routes, limited};
 use crate::feed::{Feeder, person};
 use crate::kafka::{Kafka, kafka, wait_for};
-use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, lags};
+use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, lags, partitions};
 use crate::proxy::{Hold, Proxy};
 use crate::reader;
 use crate::sandbox::Sandbox;
@@ -136,12 +136,71 @@ fn a_static_member_that_was_fenced_ends_with_3() {
     let mut second = two.start();
     wait_for(LONG, "the first to end", || first.ended().is_some());
     assert_eq!(first.ended(), Some(3), "{}", one.tail());
-    assert!(one.log().contains("group.instance.id"), "what to change is not said\n{}", one.tail());
+    assert!(one.tail().contains("give each its own group.instance.id"), "what to change is not said\n{}", one.tail());
     sandbox.feed(0..100, person);
     second.ready();
     second.wait_for(LONG, "the records", |_| sandbox.clean().len() == 100);
     assert_eq!(second.stop(), Some(0), "{}", two.tail());
     sandbox.assert_each_once(100);
+}
+
+/// In the consumer protocol Kafka refuses the second, as long as the first one's session lasts.
+#[test]
+fn a_static_member_whose_name_is_taken_ends_with_3_in_the_consumer_protocol() {
+    let sandbox = Sandbox::new(kafka(), "taken-848", 2);
+    let member = |number| sandbox.instance(number).consumer_protocol().set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
+    let (one, two) = (member(0), member(1));
+    let mut first = one.start();
+    first.ready();
+    let mut second = two.start();
+    await_unready(&mut second, &["static member the-only-one", "group.instance.id"]);
+    sandbox.feed(0..100, person);
+    first.wait_for(LONG, "the records", |_| sandbox.clean().len() == 100);
+    wait_for(2 * LONG, "the second to end", || second.ended().is_some());
+    assert_eq!(second.ended(), Some(3), "{}", two.tail());
+    assert!(two.tail().contains("give each its own group.instance.id"), "{}", two.tail());
+    assert_eq!(first.stop(), Some(0), "{}", one.tail());
+    sandbox.assert_each_once(100);
+}
+
+/// A process that was killed comes back before its session is over: nobody else has its name.
+#[test]
+fn a_static_member_that_was_killed_comes_back_in_the_consumer_protocol() {
+    let sandbox = Sandbox::new(kafka(), "back-848", 2);
+    let instance = sandbox.instance(0).consumer_protocol().set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
+    let mut running = instance.start();
+    running.wait_for(LONG, "its partitions", |r| partitions(r) == 2);
+    running.kill();
+    sandbox.feed(0..100, person);
+    let mut running = instance.start();
+    await_unready(&mut running, &["static member the-only-one"]);
+    running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 100);
+    running.ready();
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+    sandbox.assert_each_once(100);
+}
+
+/// The first is stopped for longer than its session lasts, and goes on when another one is the member.
+#[test]
+fn a_static_member_that_was_fenced_ends_with_3_in_the_consumer_protocol() {
+    let sandbox = Sandbox::new(kafka(), "fenced-848", 2);
+    let member = |number| sandbox.instance(number).consumer_protocol().set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
+    let (one, two) = (member(0), member(1));
+    let mut first = one.start();
+    first.wait_for(LONG, "its partitions", |r| partitions(r) == 2);
+    first.pause();
+    let mut second = two.start();
+    second.wait_for(LONG, "the second to be the member", |r| partitions(r) == 2);
+    sandbox.feed(0..100, person);
+    second.wait_for(LONG, "the records", |_| sandbox.clean().len() == 100);
+    first.resume();
+    wait_for(2 * LONG, "the first to end", || first.ended().is_some());
+    assert_eq!(first.ended(), Some(3), "{}", one.tail());
+    assert!(one.tail().contains("give each its own group.instance.id"), "{}", one.tail());
+    sandbox.feed(100..200, person);
+    second.wait_for(LONG, "the rest", |_| sandbox.clean().len() == 200);
+    assert_eq!(second.stop(), Some(0), "{}", two.tail());
+    sandbox.assert_each_once(200);
 }
 
 /// One request to commit gets no answer and its repetition does: the transaction is committed, and the producer of no more use.

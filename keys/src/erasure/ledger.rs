@@ -54,7 +54,7 @@ pub trait Ledger: Send + Sync {
     /// [`LedgerError::Moved`]: there are more or fewer lines, and nothing was added. Any other: they may have been added.
     fn append(&self, count: u64, lines: &[String]) -> Result<(), LedgerError>;
 
-    /// Sets aside what is there and begins anew with these lines; where the old one is, if there was one.
+    /// Sets aside what is there and begins again with these lines; where the old one is, if there was one.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -162,7 +162,7 @@ impl FileLedger {
         Ok(true)
     }
 
-    fn write_anew(&self, lines: &[String], now: u64) -> io::Result<Option<PathBuf>> {
+    fn rewrite(&self, lines: &[String], now: u64) -> io::Result<Option<PathBuf>> {
         let beside = |suffix: String| {
             let mut name = self.0.clone().into_os_string();
             name.push(suffix);
@@ -212,7 +212,7 @@ impl Ledger for FileLedger {
     }
 
     fn replace(&self, lines: &[String], now: u64) -> Result<Option<String>, LedgerError> {
-        let kept = self.write_anew(lines, now).map_err(|error| self.unusable(&error))?;
+        let kept = self.rewrite(lines, now).map_err(|error| self.unusable(&error))?;
         Ok(kept.map(|path| path.display().to_string()))
     }
 }

@@ -30,7 +30,7 @@ pub struct Progress {
 pub struct Rewrapped {
     /// Wraps moved to the newest version.
     pub moved: u64,
-    /// Wraps that were lost to the provider and made anew by way of the recovery provider.
+    /// Wraps that were lost to the provider and made again by way of the recovery provider.
     pub recovered: u64,
     /// Wraps of the recovery provider that were missing.
     pub added: u64,
@@ -48,7 +48,7 @@ struct Job<'a> {
 
 impl Manager {
     /// Moves every wrap to the newest version of its key-encrypting or wrapping key, and adds what the recovery provider has not wrapped yet. With `recover`,
-    /// a key that the provider does not open is opened by the recovery provider and wrapped anew.
+    /// a key that the provider does not open is opened by the recovery provider and wrapped again.
     ///
     /// # Errors
     /// [`KeyError`]; what was moved stays so. A key that alone could not be moved is in [`Rewrapped::failed`].
@@ -107,7 +107,7 @@ impl Manager {
         }
     }
 
-    /// Wraps anew, by way of the recovery provider, what the provider does not open.
+    /// Wraps again, by way of the recovery provider, what the provider does not open.
     fn recover(&self, unopened: &[&KeyRecord], done: &mut Rewrapped) -> Result<(), KeyError> {
         let Some(recovery) = &self.recovery else { return Err(KeyError::NoRecovery) };
         let mut changes = Vec::new();

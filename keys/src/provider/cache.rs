@@ -1,4 +1,4 @@
-//! Unwrapped keys kept for a while: asked for anew ahead of their end, gone at it whatever happens.
+//! Unwrapped keys kept for a while: asked for again ahead of their end, gone at it whatever happens.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,9 +26,9 @@ pub(super) fn wrap_id(wrap: &Wrap, context: &WrapContext<'_>) -> WrapId {
 /// How long unwrapped keys are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct CachePolicy {
-    /// From this age on a key is unwrapped anew, beside its use.
+    /// From this age on a key is unwrapped again, beside its use.
     pub refresh: Duration,
-    /// At this age a key that could not be unwrapped anew is gone: access taken away at the key service takes effect within this time.
+    /// At this age a key that could not be unwrapped again is gone: access taken away at the key service takes effect within this time.
     pub max_age: Duration,
 }
 
@@ -39,13 +39,13 @@ impl Default for CachePolicy {
     }
 }
 
-/// How long a refusal is remembered, and the pause between two tries to unwrap a key anew.
+/// How long a refusal is remembered, and the pause between two tries to unwrap a key again.
 const REFUSED: Duration = Duration::from_secs(30);
 
 struct Entry {
     answer: Result<SecretKey, ProviderError>,
     loaded: Duration,
-    /// The last try to unwrap it anew.
+    /// The last try to unwrap it again.
     tried: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Cache {
         Self { inner, policy, clock, entries: Arc::default() }
     }
 
-    /// Unwraps a key anew on a thread of its own: whoever uses it need not wait.
+    /// Unwraps a key again on a thread of its own: whoever uses it need not wait.
     fn refresh(&self, id: WrapId, wrap: &Wrap, context: &WrapContext<'_>) {
         let (inner, clock, entries) = (self.inner.clone(), self.clock.clone(), self.entries.clone());
         let (wrap, kid, kind, tenant, scope) = (wrap.clone(), context.kid, context.kind, context.tenant.to_owned(), context.scope.clone());
@@ -231,7 +231,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_key_is_unwrapped_once_and_anew_ahead_of_its_end() {
+    fn a_key_is_unwrapped_once_and_again_ahead_of_its_end() {
         let test = Test::new();
         for _ in 0..3 {
             assert!(test.works());

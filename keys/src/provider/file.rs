@@ -79,7 +79,7 @@ impl Provider for FileProvider {
         self.read()?;
         add_line(&self.path, now).map_err(|e| ProviderError::Unusable {
             provider: NAME,
-            message: format!("{} cannot be written anew ({e}); add a line `<version> <base64 of 32 bytes>` to it where it is made", self.path.display()),
+            message: format!("{} cannot be written again ({e}); add a line `<version> <base64 of 32 bytes>` to it where it is made", self.path.display()),
         })?;
         self.describe()
     }
@@ -96,7 +96,7 @@ pub fn create_kek_file(path: &Path) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Writes the file anew with one line more and puts it in the place of the old one. The new file's name is the lock: of two that do it at once one fails.
+/// Writes the file again with one line more and puts it in the place of the old one. The new file's name is the lock: of two that do it at once one fails.
 fn add_line(path: &Path, now: u64) -> io::Result<()> {
     let new = path.with_added_extension("new");
     let mut file = new_file(&new).map_err(|e| match e.kind() {

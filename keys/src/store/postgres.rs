@@ -518,7 +518,7 @@ impl Store for PostgresStore {
     }
 
     /// `VACUUM` of the wraps takes deleted rows out of the table and lets their space be written again; it runs beside everybody else. (`VACUUM FULL` would lock
-    /// the table for as long as it takes to write it anew, and leave the old file's blocks to the file system unwiped.) On a connection of its own, so that nobody
+    /// the table for as long as it takes to write it again, and leave the old file's blocks to the file system unwiped.) On a connection of its own, so that nobody
     /// waits for it here.
     fn scrub(&self) -> Result<Scrubbed, StoreError> {
         let warnings = Arc::new(Mutex::new(Vec::new()));

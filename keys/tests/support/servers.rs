@@ -35,7 +35,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn start(name: &str, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(name: &str, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         use std::io::BufRead as _;
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();

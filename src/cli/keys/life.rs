@@ -15,9 +15,8 @@ use veilstream_engine::KeyId;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_keys::{Progress, Rotate};
 
-use crate::cli::KeysSource;
 use crate::exit::Exit;
-use crate::keys::{self, now};
+use crate::keys::{self, KeysSource, now};
 
 /// What to rotate.
 #[derive(Debug, Args)]

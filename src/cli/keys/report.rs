@@ -11,9 +11,9 @@ use veilstream_keys::provider::{Kek, Rotation};
 use veilstream_keys::store::{KeyRecord, STORE_TENANT, Subjects};
 use veilstream_keys::{Manager, SCHEMA_KEY_LIFE};
 
-use crate::cli::KeysSource;
+use crate::config;
 use crate::exit::Exit;
-use crate::{config, keys};
+use crate::keys::{self, KeysSource};
 
 pub(super) fn init(source: &KeysSource, empty: bool) -> anyhow::Result<Exit> {
     let (made, place) = keys::init(source, empty)?;

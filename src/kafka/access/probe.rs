@@ -97,7 +97,7 @@ impl Access {
         let heard = Arc::new(Heard::default());
         let client = match NativeProducer::unwatched(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())), heard.clone()) {
             Ok(client) => client,
-            Err(why) => return Answer::Unusable(why),
+            Err(why) => return Answer::Unusable(why.to_string()),
         };
         client.present(|handle| self.give_token(handle));
         let end = Instant::now() + PATIENCE;

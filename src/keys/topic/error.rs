@@ -3,7 +3,7 @@
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::kafka::error::{Obstacle, TxnError};
+use crate::kafka::error::{ClientError, Obstacle, TxnError};
 use crate::kafka::topics::TopicError;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub(super) enum KeyTopicError {
     CompactedLate(String),
     #[error("would forget erasures; set: {0}")]
     Forgets(String),
-    #[error("is not the topic that it was; was it deleted and made anew?")]
+    #[error("is not the topic that it was; was it deleted and made again?")]
     Replaced,
     #[error("no broker answers ({0})")]
     NoAnswer(Code),
@@ -51,9 +51,9 @@ pub(super) enum KeyTopicError {
     Damaged,
     #[error("kafka settings: {0}")]
     Settings(KafkaError),
-    /// librdkafka's words about the producer's settings; never a value.
+    /// No producer can be made.
     #[error("kafka settings: {0}")]
-    Producer(String),
+    Producer(ClientError),
 }
 
 impl From<TopicError> for KeyTopicError {

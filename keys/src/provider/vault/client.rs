@@ -1,4 +1,4 @@
-//! Requests to the server, with a token that is had, renewed and had anew. An answer's body goes into no message: it may hold a key.
+//! Requests to the server, with a token that is had, renewed and had again. An answer's body goes into no message: it may hold a key.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -192,9 +192,9 @@ impl Client {
         let mut answer = self.send(&method, path, Some(&token), body).map_err(Failure::Other)?;
         if answer.status == StatusCode::FORBIDDEN {
             // Expired, revoked and not allowed look the same.
-            let anew = self.token_but(&token).map_err(Failure::Other)?;
-            if *anew != *token {
-                answer = self.send(&method, path, Some(&anew), body).map_err(Failure::Other)?;
+            let renewed = self.token_but(&token).map_err(Failure::Other)?;
+            if *renewed != *token {
+                answer = self.send(&method, path, Some(&renewed), body).map_err(Failure::Other)?;
             }
         }
         answer.read(path, read)
