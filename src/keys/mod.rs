@@ -197,8 +197,8 @@ pub struct KeysSource {
     /// Directory made by `veilstream keys init` [env: VEILSTREAM_KEYS]
     #[arg(long, value_name = "DIR")]
     pub keys: Option<PathBuf>,
-    /// Configuration file whose [keys] section counts
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file
+    #[arg(long, value_name = "FILE", help = "Configuration file whose [keys] section counts")]
     pub config: Option<PathBuf>,
 }
 
