@@ -1,9 +1,7 @@
-//! The engine does no IO (docs/design.md): its dependency tree and its sources hold nothing that could. And nothing of the sidecar
-//! imports from a floor above (CONTRIBUTING.md, "Floors").
+//! The engine does no IO (docs/design.md): its dependency tree and its sources hold nothing that could.
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -107,74 +105,6 @@ fn clients_of_kafka_are_made_where_they_are_registered() {
         }
     }
     assert_eq!(found, 3, "these are not the words any more with which clients are made");
-}
-
-/// Imports from a floor above that are still there. None is added; one that is gone leaves the list.
-const RISING: [(&str, &str); 5] = [("app", "cli"), ("config", "kafka"), ("demo", "cli"), ("keys", "cli"), ("telemetry", "cli")];
-
-/// The floors of CONTRIBUTING.md, the uppermost first.
-#[test]
-fn nothing_imports_from_a_floor_above() {
-    let text = std::fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
-    let list = text.split("## Floors").nth(1).and_then(|text| text.split("```text\n").nth(1)).and_then(|text| text.split("```").next()).unwrap();
-    let floors: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
-    let floor_of = |room: &str| floors.iter().position(|rooms| rooms.contains(&room));
-
-    let src = root().join("src");
-    let mut files = Vec::new();
-    rust_files(&src, &mut files);
-    let mut rising = BTreeSet::new();
-    let mut found = 0;
-    for file in files.iter().filter(|file| !file.ends_with("src/lib.rs") && !file.ends_with("src/main.rs")) {
-        let room = file.strip_prefix(&src).unwrap().components().next().unwrap().as_os_str().to_str().unwrap();
-        let room = room.trim_end_matches(".rs");
-        let floor = floor_of(room).unwrap_or_else(|| panic!("src/{room} stands on no floor of CONTRIBUTING.md"));
-        for other in imports(&std::fs::read_to_string(file).unwrap()) {
-            let Some(above) = floor_of(&other) else { continue };
-            found += 1;
-            if above < floor {
-                rising.insert((room.to_owned(), other));
-            }
-        }
-    }
-    assert!(found > 200, "only {found} imports were found");
-    let known: BTreeSet<_> = RISING.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect();
-    assert_eq!(rising, known, "left: (importer, imported) against the floors of CONTRIBUTING.md, right: RISING");
-    for room in floors.iter().flatten() {
-        assert!(src.join(room).is_dir() || src.join(format!("{room}.rs")).is_file(), "src/{room} of CONTRIBUTING.md is not there");
-    }
-}
-
-/// The rooms of this crate that production code names, in `use` lines and in paths.
-fn imports(text: &str) -> Vec<String> {
-    let production = text.split("#[cfg(test)]").next().unwrap();
-    let code: String = production.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect();
-    // `pub(in crate::...)` and `$crate::` are no imports.
-    let starts = code.match_indices("crate::").filter(|(at, _)| !code[..*at].ends_with(['$', '_']) && !code[..*at].ends_with("in "));
-    let mut rooms = Vec::new();
-    for (at, found) in starts {
-        let rest = &code[at + found.len()..];
-        let room = |path: &str| path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-        match rest.strip_prefix('{') {
-            None => rooms.push(room(rest)),
-            Some(list) => rooms.extend(first_level(list).map(room)),
-        }
-    }
-    rooms
-}
-
-/// The parts of a list in braces, up to its end; commas of inner lists separate nothing.
-fn first_level(list: &str) -> impl Iterator<Item = &str> {
-    let mut depth = 1;
-    let end = list.find(|c: char| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        depth == 0
-    });
-    let mut depth = 0;
-    list[..end.unwrap_or(list.len())].split(move |c: char| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        c == ',' && depth == 0
-    })
 }
 
 /// Names of all normal dependencies, direct and indirect.
