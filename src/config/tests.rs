@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::*;
 
@@ -63,51 +63,58 @@ fn the_example_holds_every_key_with_its_default() {
     }
 }
 
-/// A row of a table: the names in its first cell, and the default where it is a value.
-struct Row<'t> {
-    names: Vec<&'t str>,
-    default: Option<&'t str>,
-}
-
-fn rows(document: &str) -> Vec<Row<'_>> {
-    fn code(text: &str) -> Option<&str> {
-        text.strip_prefix('`')?.strip_suffix('`')
-    }
-    fn row(line: &str) -> Row<'_> {
-        let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
-        assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
-        Row { names: cells[0].split(", ").filter_map(code).collect(), default: code(cells[1]) }
-    }
-    let tables = document.split("| setting | default | meaning |\n").skip(1);
-    tables.flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')).map(row)).collect()
-}
-
-/// Names in both directions; defaults by way of the example, which holds those of the code.
+/// The document has the settings of a whole build.
 #[cfg(all(feature = "postgres", feature = "aws-kms", feature = "pkcs11"))]
-#[test]
-fn the_document_holds_every_setting_with_its_default() {
-    let rows = rows(include_str!("../../docs/configuration.md"));
-    let input = input("[keys.recovery]\nprovider = \"file\"", &[], &[]);
-    let (_, reading) = read(&input, &|_| Err(std::io::ErrorKind::NotFound.into()));
-    // Sections of the recovery provider are those of the provider.
-    let is_own = |name: &String| !name.starts_with("keys.recovery.") || name == "keys.recovery.provider";
-    let known: BTreeSet<String> = reading.known.into_iter().filter(is_own).collect();
-    let documented: BTreeSet<String> = rows.iter().flat_map(|row| &row.names).map(|name| (*name).to_owned()).collect();
-    assert_eq!(documented, known, "left: docs/configuration.md, right: the code");
-    assert_eq!(documented.len(), rows.iter().flat_map(|row| &row.names).count(), "a setting stands twice in docs/configuration.md");
+mod document {
+    use std::collections::BTreeSet;
 
-    let example = include_str!("../../deploy/veilstream.example.toml");
-    let mut section = "";
-    let mut defaults = BTreeMap::new();
-    for line in example.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name;
-        } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
-            defaults.insert(format!("{section}.{key}"), value.trim_matches('"').to_owned());
-        }
+    use super::*;
+
+    /// A row of a table: the names in its first cell, and the default where it is a value.
+    struct Row<'t> {
+        names: Vec<&'t str>,
+        default: Option<&'t str>,
     }
-    let stated = rows.iter().filter_map(|row| Some((row.names.first()?.to_string(), row.default?.to_owned())));
-    assert_eq!(stated.collect::<BTreeMap<_, _>>(), defaults, "left: docs/configuration.md, right: deploy/veilstream.example.toml");
+
+    fn rows(document: &str) -> Vec<Row<'_>> {
+        fn code(text: &str) -> Option<&str> {
+            text.strip_prefix('`')?.strip_suffix('`')
+        }
+        fn row(line: &str) -> Row<'_> {
+            let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+            assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
+            Row { names: cells[0].split(", ").filter_map(code).collect(), default: code(cells[1]) }
+        }
+        let tables = document.split("| setting | default | meaning |\n").skip(1);
+        tables.flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')).map(row)).collect()
+    }
+
+    /// Names in both directions; defaults by way of the example, which holds those of the code.
+    #[test]
+    fn the_document_holds_every_setting_with_its_default() {
+        let rows = rows(include_str!("../../docs/configuration.md"));
+        let input = input("[keys.recovery]\nprovider = \"file\"", &[], &[]);
+        let (_, reading) = read(&input, &|_| Err(std::io::ErrorKind::NotFound.into()));
+        // Sections of the recovery provider are those of the provider.
+        let is_own = |name: &String| !name.starts_with("keys.recovery.") || name == "keys.recovery.provider";
+        let known: BTreeSet<String> = reading.known.into_iter().filter(is_own).collect();
+        let documented: BTreeSet<String> = rows.iter().flat_map(|row| &row.names).map(|name| (*name).to_owned()).collect();
+        assert_eq!(documented, known, "left: docs/configuration.md, right: the code");
+        assert_eq!(documented.len(), rows.iter().flat_map(|row| &row.names).count(), "a setting stands twice in docs/configuration.md");
+
+        let example = include_str!("../../deploy/veilstream.example.toml");
+        let mut section = "";
+        let mut defaults = BTreeMap::new();
+        for line in example.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name;
+            } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+                defaults.insert(format!("{section}.{key}"), value.trim_matches('"').to_owned());
+            }
+        }
+        let stated = rows.iter().filter_map(|row| Some((row.names.first()?.to_string(), row.default?.to_owned())));
+        assert_eq!(stated.collect::<BTreeMap<_, _>>(), defaults, "left: docs/configuration.md, right: deploy/veilstream.example.toml");
+    }
 }
 
 #[test]
