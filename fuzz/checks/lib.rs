@@ -14,7 +14,7 @@ mod selection;
 mod support;
 mod tokens;
 
-pub use cost::cost;
+pub use cost::{cost, processor_time};
 pub use normalisers::normalisers;
 pub use round_trip::round_trip;
 pub use scanner::scanner;
