@@ -272,6 +272,11 @@ fn what_cost_minutes_costs_little() {
 /// What cannot be done in proportion to the record's size is not done.
 #[test]
 fn too_much_work_rejects() {
+    // Comparisons are paid for where there is nothing to compare, too: twice as many nodes below twice as many others take four times the work.
+    let compared = |levels: usize, nulls: usize| format!(r#"{{"x":{}[{}]{}}}"#, "[".repeat(levels), vec!["null"; nulls].join(","), "]".repeat(levels));
+    let path = "$..[?@..[?@ < 1] && @.k].v";
+    protects(path, &compared(50, 50_000), 0);
+    assert_eq!(bench(&field(path)).rejected(&compared(100, 150_000)), RejectCode::TooComplex);
     // Every way down through every depth.
     let deep = format!(r#"{{"x":[{}1{}]}}"#, r#"{"a":[1,"#.repeat(60), "]}".repeat(60));
     for path in ["$.x[?@..*..*..*..*..q].v", "$.x[?count(@..*..*..*..*..*) == 1].v", "$..[?@..*..*..*..q].v"] {
