@@ -141,10 +141,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The node a singular read selects, when it is a string.
-    pub(super) fn text_of_read(&mut self, read: usize, node: u32) -> Option<&'a Node> {
+    /// The node a singular read selects.
+    pub(super) fn node_of_read(&mut self, read: usize, node: u32) -> Option<&'a Node> {
         let found = self.read(read, node);
-        self.tape.nodes().get(usize::try_from(found).ok()?).filter(|node| node.kind == Kind::String)
+        self.tape.nodes().get(usize::try_from(found).ok()?)
     }
 
     /// Notes that a filter found a member of that name.
