@@ -164,13 +164,13 @@ fn natural_documents_compile() {
 fn documents_from_the_field() {
     for (schema, payload, hidden) in [
         (
-            include_str!("field/fhir-patient.schema.json"),
-            include_str!("field/fhir-patient.json"),
+            include_str!("../../tests/field/schemas/fhir-patient.json"),
+            include_str!("../../tests/field/payloads/fhir-patient.json"),
             &["Marchet", "Brunhild", "99 00", "b.olsen", "Villefictive", "12 Rue", "1974-12"][..],
         ),
         (
-            include_str!("field/shopify-order.schema.json"),
-            include_str!("field/shopify-order.json"),
+            include_str!("../../tests/field/schemas/shopify-order.json"),
+            include_str!("../../tests/field/payloads/shopify-order.json"),
             &["Testperson", "jon@", "555-625", "Fake Street", "K2P0V6", "For Grandma", "45.41634"],
         ),
     ] {
