@@ -14,7 +14,7 @@ mod selection;
 mod support;
 mod tokens;
 
-pub use cost::{cost, processor_time};
+pub use cost::{Cost, cost, costs};
 pub use normalisers::normalisers;
 pub use round_trip::round_trip;
 pub use scanner::scanner;
