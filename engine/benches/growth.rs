@@ -1,6 +1,6 @@
 //! How time grows with the size of an event and the number of fields, by kind of path (docs/performance.md has the tables).
 //!
-//! `cargo bench -p veilstream-engine --bench growth`
+//! `cargo bench -p veilstream-engine --bench growth`; a word after `--` chooses the kinds whose names have it.
 #![allow(clippy::print_stdout, missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 #[path = "../tests/growth/mod.rs"]
@@ -52,10 +52,12 @@ fn room(bench: &mut Bench, event: &str) -> String {
 }
 
 fn main() {
+    let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let kinds = || KINDS.iter().filter(|kind| kind.0.contains(&word));
     println!("ns per byte, 10 fields, every item of some 100 bytes has one value sealed\n");
     let sizes = [("1 KB", 1 << 10), ("16 KB", 16 << 10), ("256 KB", 256 << 10), ("4 MB", 4 << 20), ("16 MB", (16 << 20) - 256)];
     println!("| path | {} |\n|---|{}", sizes.map(|(name, _)| name).join(" | "), "---:|".repeat(sizes.len()));
-    for kind in &KINDS {
+    for kind in kinds() {
         let mut bench = Bench::new(&schema(kind, 10));
         let cells = sizes.map(|(_, bytes)| {
             let event = event(bytes, 10);
@@ -65,14 +67,14 @@ fn main() {
     }
     println!("\nthe most memory at one time, in bytes for each byte of the event\n");
     println!("| path | {} |\n|---|{}", sizes.map(|(name, _)| name).join(" | "), "---:|".repeat(sizes.len()));
-    for kind in &KINDS {
+    for kind in kinds() {
         let cells = sizes.map(|(_, bytes)| room(&mut Bench::new(&schema(kind, 10)), &event(bytes, 10)));
         println!("| {} | {} |", kind.0, cells.join(" | "));
     }
     println!("\nthe same times, an event of 256 KB, by the number of fields\n");
     let counts = [1, 10, 100, 500, 2_000];
     println!("| path | {} |\n|---|{}", counts.map(|n| n.to_string()).join(" | "), "---:|".repeat(counts.len()));
-    for kind in &KINDS {
+    for kind in kinds() {
         let cells = counts.map(|fields| {
             let mut bench = Bench::new(&schema(kind, fields));
             let event = event(256 << 10, fields);

@@ -14,7 +14,7 @@ use crate::schema::PathId;
 pub(super) type StateId = u32;
 
 /// Most patterns that share a table.
-const MOST_SHARED: usize = 64;
+const MOST_SHARED: usize = 256;
 
 /// One state: where a walk may be, and where a child takes it.
 #[derive(Debug, Default)]
