@@ -137,7 +137,8 @@ impl Case {
     }
 
     fn index(&self, find: &Value) -> String {
-        let values: Vec<&str> = find["value"].as_str().map_or_else(|| find["value"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect(), |v| vec![v]);
+        let values: Vec<&str> =
+            find["value"].as_str().map_or_else(|| find["value"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect(), |v| vec![v]);
         let args = ["index", "--keys", "keys", "--schema", "s.json", "--field", find["field"].as_str().unwrap(), "--"];
         let output = self.run(&[&args[..], &values].concat(), b"");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

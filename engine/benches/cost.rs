@@ -59,6 +59,11 @@ fn main() {
         }
         tried += 1;
     }
-    println!("{tried} cases from seed {first} on, {protected} of them protected; the largest took {} MiB, the slowest {:?}:\n{}", largest >> 20, slowest.0, slowest.1);
+    println!(
+        "{tried} cases from seed {first} on, {protected} of them protected; the largest took {} MiB, the slowest {:?}:\n{}",
+        largest >> 20,
+        slowest.0,
+        slowest.1
+    );
     assert_eq!(failed, 0, "some took too long or too much room");
 }
