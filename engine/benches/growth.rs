@@ -1,51 +1,19 @@
 //! How time grows with the size of an event and the number of fields, by kind of path (docs/performance.md has the tables).
 //!
-//! `cargo bench -p veilstream-engine --bench growth`
+//! `cargo bench -p veilstream-engine --bench growth`; a word after `--` chooses the kinds whose names have it.
 #![allow(clippy::print_stdout, missing_docs, clippy::unwrap_used, reason = "a bench")]
 
+#[path = "../tests/growth/mod.rs"]
+mod growth;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
+use allocation_counter::measure;
+use growth::{KINDS, event};
 use support::{Bench, value_record};
 use veilstream_engine::transform::Outcome;
-
-/// (kind, path of field n, residue)
-type Kind = (&'static str, fn(usize) -> String, &'static str);
-
-const KINDS: [Kind; 12] = [
-    ("`$.x[*].f`", |n| format!("$.x[*].f{n}"), "off"),
-    ("`$..f`", |n| format!("$..f{n}"), "off"),
-    ("`[?@.f].f`", |n| format!("$.x[?@.f{n}].f{n}"), "off"),
-    ("`[?@.k == 'text'].f`", |n| format!("$.x[?@.k == 'k{n}z'].f{n}"), "off"),
-    ("`$..[?@.k == 'text'].f`", |n| format!("$..[?@.k == 'k{n}z'].f{n}"), "off"),
-    ("`[?@.n == 1.5].f`", |n| format!("$.x[?@.n == {n}.5].f{n}"), "off"),
-    ("`[?search(@.k, 'pattern')].f`", |n| format!("$.x[?search(@.k, 'k{n}[a-z]')].f{n}"), "off"),
-    ("`[?match(@.k, 'pattern')].f`", |n| format!("$.x[?match(@.k, 'k{n}[a-z]')].f{n}"), "off"),
-    ("`[?length(@.k) > 2].f`", |n| format!("$.x[?length(@.k) > 2].f{n}"), "off"),
-    ("`[?count(@..a) == 1].f`", |n| format!("$.x[?count(@.t..a) == 1].f{n}"), "off"),
-    ("`[?@.t == $.t].f`", |n| format!("$.x[?@.t == $.t].f{n}"), "off"),
-    ("`$.x[*].f`, residue counted", |n| format!("$.x[*].f{n}"), "count"),
-];
-
-/// An event of some 100 bytes an item; every item has the field of its number, up to `fields` of them.
-fn event(bytes: usize, fields: usize) -> String {
-    let mut out = String::from(r#"{"t":{"a":[1,"b"]},"x":["#);
-    let mut i = 0;
-    while out.len() < bytes || i < fields {
-        let n = i % fields;
-        out.push_str(&format!(r#"{{"k":"k{n}z","n":{n}.5,"t":{{"a":[1,"b"]}},"f{n}":"value {i} of somebody","o":"text {i}"}},"#));
-        i += 1;
-    }
-    out.pop();
-    out + "]}"
-}
-
-fn schema(kind: &Kind, fields: usize) -> String {
-    let fields: Vec<String> = (0..fields).map(|n| format!(r#"{{"id":"f{n}","path":{}}}"#, serde_json::to_string(&(kind.1)(n)).unwrap())).collect();
-    format!(r#""residue":"{}","fields":[{}]"#, kind.2, fields.join(","))
-}
 
 /// The shortest of several.
 fn time(bench: &mut Bench, event: &str) -> Option<(Duration, usize)> {
@@ -75,24 +43,38 @@ fn cell(bench: &mut Bench, event: &str) -> String {
     )
 }
 
+/// The most memory that an event takes at one time, in bytes for each of its own, with what comes of it.
+fn room(bench: &mut Bench, event: &str) -> String {
+    let used = measure(|| assert!(matches!(bench.record(&value_record(event.as_bytes())), Outcome::Protected(_))));
+    format!("{:.1}", used.bytes_max as f64 / event.len() as f64)
+}
+
 fn main() {
+    let word = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let kinds = || KINDS.iter().filter(|kind| kind.0.contains(&word));
     println!("ns per byte, 10 fields, every item of some 100 bytes has one value sealed\n");
     let sizes = [("1 KB", 1 << 10), ("16 KB", 16 << 10), ("256 KB", 256 << 10), ("4 MB", 4 << 20), ("16 MB", (16 << 20) - 256)];
     println!("| path | {} |\n|---|{}", sizes.map(|(name, _)| name).join(" | "), "---:|".repeat(sizes.len()));
-    for kind in &KINDS {
-        let mut bench = Bench::new(&schema(kind, 10));
+    for kind in kinds() {
+        let mut bench = growth::bench(kind, 10);
         let cells = sizes.map(|(_, bytes)| {
             let event = event(bytes, 10);
             cell(&mut bench, &event)
         });
         println!("| {} | {} |", kind.0, cells.join(" | "));
     }
-    println!("\nthe same, an event of 256 KB, by the number of fields\n");
+    println!("\nthe most memory at one time, in bytes for each byte of the event\n");
+    println!("| path | {} |\n|---|{}", sizes.map(|(name, _)| name).join(" | "), "---:|".repeat(sizes.len()));
+    for kind in kinds() {
+        let cells = sizes.map(|(_, bytes)| room(&mut growth::bench(kind, 10), &event(bytes, 10)));
+        println!("| {} | {} |", kind.0, cells.join(" | "));
+    }
+    println!("\nthe same times, an event of 256 KB, by the number of fields\n");
     let counts = [1, 10, 100, 500, 2_000];
     println!("| path | {} |\n|---|{}", counts.map(|n| n.to_string()).join(" | "), "---:|".repeat(counts.len()));
-    for kind in &KINDS {
+    for kind in kinds() {
         let cells = counts.map(|fields| {
-            let mut bench = Bench::new(&schema(kind, fields));
+            let mut bench = growth::bench(kind, fields);
             let event = event(256 << 10, fields);
             cell(&mut bench, &event)
         });

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::kdf;
 use crate::key::{Key, KeyKind, Scope};
-use crate::token::append_base64;
+use crate::token::{append_base64, base64_chars};
 
 /// Computes the tags of one field with one root. Keeps the HMAC state.
 pub struct Indexer {
@@ -41,6 +41,12 @@ impl Indexer {
         out.push(b'~');
         append_base64(&tag[..bytes], out);
     }
+}
+
+/// Characters of a tag of that many bits whose root's version has that many digits.
+#[must_use]
+pub fn tag_chars(bits: u16, version_digits: usize) -> usize {
+    version_digits + 1 + base64_chars(usize::from(bits).div_ceil(8))
 }
 
 /// `K_idx = expand(root, "vs1/idx" | LP(tenant) | LP(domain) | LP(normaliser) | u16 bits | u16 n, 32)`.

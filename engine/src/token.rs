@@ -65,6 +65,16 @@ impl Suite {
         if self == Self::AesSiv { 64 } else { 32 }
     }
 
+    /// Characters of the token of a JSON text of `value` bytes, padded to multiples of `pad` (docs/formats.md, "Size of a token"). Header values count without
+    /// quotes.
+    #[must_use]
+    pub fn token_chars(self, pad: u16, value: usize) -> usize {
+        // The frame has one byte for its kind, and one more where it is padded.
+        let frame = if pad == 0 { value + 1 } else { (value + 2).next_multiple_of(usize::from(pad)) };
+        let tag = if self == Self::AesSiv { 0 } else { TAG_LEN };
+        PREFIX.len() + base64_chars(HEADER_LEN + self.prefix_len() + frame + tag)
+    }
+
     /// The shortest body: a one-byte frame.
     fn min_body(self) -> usize {
         match self {
@@ -128,6 +138,11 @@ impl Header {
     pub fn bound(&self) -> bool {
         self.flags & FLAG_BOUND != 0
     }
+}
+
+/// Characters of base64url without padding.
+pub(crate) fn base64_chars(bytes: usize) -> usize {
+    (bytes * 4).div_ceil(3)
 }
 
 /// Decodes a token into `raw` (header and body) and reads its header. The first two checks of opening: `malformed`, `unsupported`.

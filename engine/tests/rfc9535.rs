@@ -290,6 +290,28 @@ fn what_the_grammar_takes() {
         ("$[?@.c||@.a&&@.b]", r#"[{"c":1}]"#, r#"{"c":1}"#),
         ("$..[?@.k]", r#"{"a":{"k":1}}"#, r#"{"k":1}"#),
         ("$..*", "[]", ""),
+        (r#"$['\b\f\r\t\/']"#, r#"{"\b\f\r\t/":1}"#, "1"),
+        (r#"$["\u00e9\u00E9\u0000"]"#, r#"{"éé\u0000":1}"#, "1"),
+        (r#"$["\u005C\u0022"]"#, r#"{"\\\"":1}"#, "1"),
+        (r#"$[?@ == "\uD83D\uDE00"]"#, "[\"\u{1f600}\"]", "\"\u{1f600}\""),
+        (r"$[?@ == 'it\'s']", r#"["it's"]"#, r#""it's""#),
+        ("$['\u{7f}\u{85}']", "{\"\u{7f}\u{85}\":1}", "1"),
+        ("$[ 'a' ,\t1 ,\r\n* ]", "[1,2]", "1 2"),
+        ("$ [ -1 : : -2 ]", "[1,2,3]", "1 3"),
+        ("$[?length( @.a )==1]", r#"[{"a":"x"}]"#, r#"{"a":"x"}"#),
+        ("$[?match( @.a , 'x' )]", r#"[{"a":"x"}]"#, r#"{"a":"x"}"#),
+        ("$[? ! ( @.b ) && ( ( @.a ) ) ]", r#"[{"a":1}]"#, r#"{"a":1}"#),
+        ("$[?@.a\n==\n1\n||\n@.b]", r#"[{"b":1}]"#, r#"{"b":1}"#),
+        ("$[?@[?@[?@>1]]]", "[[[1,2]],[[1]],[2]]", "[[1,2]]"),
+        ("$[?@.a[?@.b[?@==$[0].k]]]", r#"[{"k":7},{"a":[{"b":[7]}]},{"a":[{"b":[8]}]}]"#, r#"{"a":[{"b":[7]}]}"#),
+        ("$..[?@..[?@.k==1]]", r#"{"x":{"y":{"z":{"k":1}}}}"#, r#"{"y":{"z":{"k":1}}} {"z":{"k":1}}"#),
+        ("$[?length(value(@.*))==2]", r#"[["xy"],["x"],["xy","xy"]]"#, r#"["xy"]"#),
+        ("$[?count(@['a','b',?@>1])>2]", r#"[{"a":1,"b":2},{"a":1,"b":1}]"#, r#"{"a":1,"b":2}"#),
+        ("$[?count(@..*)>2]", "[[1,[2]],[1]]", "[1,[2]]"),
+        ("$[?@.a==@['b']]", r#"[{"a":[1],"b":[1.0]}]"#, r#"{"a":[1],"b":[1.0]}"#),
+        ("$[?$]", "[1]", "1"),
+        ("$[?@]", "[null,false]", "null false"),
+        ("$[?@==1e2]", "[100,1E+2]", "100 1E+2"),
         ("$..['a',0]", r#"{"a":1}"#, "1"),
     ] {
         // Where the RFC allows white space it is allowed; what follows a dot it does not allow.
@@ -298,6 +320,70 @@ fn what_the_grammar_takes() {
             continue;
         }
         assert_eq!(values(path, doc).join(" "), wanted, "{path}");
+    }
+}
+
+/// Section 2.3.4: whichever bound is missing, negative or beyond the array. A set here: in document order.
+#[test]
+fn slices() {
+    let letters = r#"["a","b","c","d","e"]"#;
+    for (slice, wanted) in [
+        (":", "abcde"),
+        ("::", "abcde"),
+        ("::2", "ace"),
+        ("1::2", "bd"),
+        ("-2:", "de"),
+        (":-2", "abc"),
+        ("-4:-1", "bcd"),
+        ("-9:9", "abcde"),
+        ("3:1", ""),
+        ("5:", ""),
+        ("::0", ""),
+        ("1:4:0", ""),
+        ("::-2", "ace"),
+        ("3::-1", "abcd"),
+        (":1:-1", "cde"),
+        ("3:0:-2", "bd"),
+        ("-1:-4:-1", "cde"),
+        ("9:-9:-1", "abcde"),
+        ("-9::-1", ""),
+        ("1:3:-1", ""),
+        ("0:9007199254740991:9007199254740991", "a"),
+        ("9007199254740991:-9007199254740991:-9007199254740991", "e"),
+        ("-9007199254740991:9007199254740991", "abcde"),
+    ] {
+        let wanted: Vec<String> = wanted.chars().map(|c| format!("\"{c}\"")).collect();
+        assert_eq!(values(&format!("$[{slice}]"), letters), wanted, "{slice}");
+    }
+    assert_eq!(values("$[:]", r#"{"a":1}"#), [""; 0], "no slice of an object");
+}
+
+/// Section 2.3.5.2.2: what is compared with nothing.
+#[test]
+fn comparisons_with_nothing() {
+    for (comparison, holds) in [
+        ("@.no == @.none", true),
+        ("@.no != @.none", false),
+        ("@.no <= @.none", true),
+        ("@.no >= @.none", true),
+        ("@.no < @.none", false),
+        ("@.no == null", false),
+        ("@.no != null", true),
+        ("@.no <= null", false),
+        ("@.a == @.no", false),
+        ("length(@.a) == @.no", true),
+        ("length(@.no) == length(@.a)", true),
+        ("length(@.no) < 1", false),
+        ("value(@..no) == value(@..none)", true),
+        ("value(@.*) == @.no", true),
+        ("count(@..no) == 0", true),
+        ("@[0] == @.no", true),
+        ("@.l[9] == @.l[-9]", true),
+        ("!(@.no == 1)", true),
+        ("@.no == @.none && @.a == 1", true),
+    ] {
+        let found = values(&format!("$[?{comparison}]"), r#"[{"a":1,"l":[1,2]}]"#);
+        assert_eq!(found.len(), usize::from(holds), "{comparison}");
     }
 }
 
@@ -334,7 +420,7 @@ fn what_the_grammar_does_not_take() {
         ("$[a]", 3, "write \"['a']\""),
         ("$['a'", 6, "has a [ without its ]"),
         ("$['a", 3, "a string without its end"),
-        ("$['a'b]", 6, "no operator of RFC 9535"),
+        ("$['a'b]", 6, "write , between selectors"),
         ("$['a',]", 7, "has no selector here"),
         ("$[01]", 3, "leading zeros"),
         ("$[-0]", 3, "leading zeros"),
@@ -346,6 +432,22 @@ fn what_the_grammar_does_not_take() {
         ("$['\\ud800']", 4, "an escape that strings do not have"),
         ("$['\\\"']", 4, "an escape that strings do not have"),
         ("$['a\tb']", 5, "a control character in a string"),
+        (r"$['\udc00']", 4, "an escape that strings do not have"),
+        (r"$['\ud800\u0041']", 4, "an escape that strings do not have"),
+        (r"$['\u00g0']", 4, "an escape that strings do not have"),
+        (r"$['\U0041']", 4, "an escape that strings do not have"),
+        (r#"$["\'"]"#, 4, "an escape that strings do not have"),
+        ("$[1:2:03]", 7, "leading zeros"),
+        ("$[::9007199254740992]", 5, "from -9007199254740991 to 9007199254740991"),
+        ("$[1:2:3:4]", 8, "after a selector"),
+        ("$[1 2]", 5, "after a selector"),
+        ("$[?!!@.a]", 5, "has no value here"),
+        ("$[?@.a == 1 == 2]", 13, "write && between two of them"),
+        ("$[?(@.a && @.b]", 15, "has a ( without its )"),
+        ("$[?@.a &&]", 10, "has no value here"),
+        ("$[?@.a & @.b]", 8, "write &&"),
+        ("$[?count(value(@.a)) == 1]", 10, "write count(@.a[*]), of a path"),
+        ("$[?length(match(@.a, 'x')) == 1]", 11, "write length(@.a), of one place"),
         ("$[(@.length-1)]", 3, "write [-1] for the last element"),
         ("$.a.length()", 11, "functions in filters only"),
         ("$.a~", 4, "member names (~)"),

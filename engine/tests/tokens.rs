@@ -51,6 +51,7 @@ proptest! {
         let key = key_for(suite);
         let token = seal(&key, suite, PayloadKind::Bytes, &payload, pad, binding.as_deref());
         prop_assert!(token.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b)), "fits between quotes");
+        prop_assert_eq!(token.len(), suite.token_chars(pad, payload.len()));
         prop_assert_eq!(open(&key, &token, binding.as_deref()), Ok((PayloadKind::Bytes, payload)));
         let absent = if binding.is_some() { None } else { Some(&b"x"[..]) };
         prop_assert_eq!(open(&key, &token, absent), Err(OpenError::Binding));

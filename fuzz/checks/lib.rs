@@ -15,6 +15,8 @@ mod support;
 mod tokens;
 
 pub use cost::cost;
+#[allow(unused_imports, reason = "of the bench alone")]
+pub use cost::costs;
 pub use normalisers::normalisers;
 pub use round_trip::round_trip;
 pub use scanner::scanner;

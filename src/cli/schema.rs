@@ -1,5 +1,7 @@
 //! `veilstream schema`
 
+mod widths;
+
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +23,14 @@ Examples:
   veilstream schema test schemas/customers.json
 
 Exit code: 0 every case holds, 1 some do not, 2 wrong documents or cases";
+
+const LIST_HELP: &str = "With --widths: the characters that stand in the place of values of so many bytes, as they stand in JSON (a string counts its quotes \
+and escapes, and characters count their bytes), and the characters of an index. The longest of them is the width of a column.
+
+Examples:
+  veilstream schema list
+  veilstream schema list --widths
+  veilstream schema list --config veilstream.toml --json";
 
 /// Arguments of `schema`.
 #[derive(Debug, Args)]
@@ -49,7 +59,7 @@ enum Command {
         paths: Vec<PathBuf>,
     },
     /// List documents: topics, fields, what happens to them
-    #[command(after_help = "Examples:\n  veilstream schema list\n  veilstream schema list --config veilstream.toml --json")]
+    #[command(after_help = LIST_HELP)]
     List {
         /// Folder of the documents
         #[arg(value_name = "DIR", default_value = "schemas", conflicts_with = "config")]
@@ -57,6 +67,9 @@ enum Command {
         /// Configuration file whose [schemas] section counts
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// How many characters a column needs for each field and its index
+        #[arg(long)]
+        widths: bool,
         /// One JSON object a line
         #[arg(long)]
         json: bool,
@@ -72,12 +85,13 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Check { files } => check(files, &mut out),
         Command::Test { paths } => test(paths, &mut out),
-        Command::List { dir, config, json } => {
+        Command::List { dir, config, widths, json } => {
             let loaded = match config {
                 Some(config) => registry::open_configured(&super::load_config(config)?.schemas).map(|(registry, _)| registry.current()),
                 None => registry::documents_in(dir).and_then(|files| registry::open_files(&files, &Grants::local())).map(|loaded| loaded.set),
             };
-            list(&*loaded.map_err(|faults| super::faults_error(&faults))?, *json, &mut out)
+            let set = loaded.map_err(|faults| super::faults_error(&faults))?;
+            if *widths { widths::list(&set, *json, &mut out) } else { list(&set, *json, &mut out) }
         }
     }
 }

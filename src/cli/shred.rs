@@ -108,7 +108,11 @@ impl Who {
 /// Whether a text names a data subject, in whatever case: as a word, or anywhere when that is no accident.
 fn names(text: &str, id: &str) -> bool {
     let (text, id) = (&*text.to_lowercase(), &*id.to_lowercase());
-    text.split(|c: char| !c.is_alphanumeric()).any(|word| word == id) || (id.chars().count() > 5 && text.contains(id))
+    let whole = |(at, _): (usize, &str)| {
+        let (before, after) = (&text[..at], &text[at + id.len()..]);
+        !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric)
+    };
+    text.match_indices(id).any(whole) || (id.chars().count() > 5 && text.contains(id))
 }
 
 fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
@@ -217,10 +221,12 @@ mod tests {
             ("customer-4711234", "4711234"),
             ("asked by ADA@Example.com", "ada@example.com"),
             ("wrote as ann", "ANN"),
+            ("asked by ada@x, twice", "Ada@X"),
+            ("ab-1 asked", "AB-1"),
         ] {
             assert!(names(text, id), "{text} {id}");
         }
-        for (text, id) in [("request 2026-117", "17"), ("request 2026-117", "42"), ("retention", "ten")] {
+        for (text, id) in [("request 2026-117", "17"), ("request 2026-117", "42"), ("retention", "ten"), ("request 2026-117", "6-11")] {
             assert!(!names(text, id), "{text} {id}");
         }
     }

@@ -1,6 +1,6 @@
 //! Whether one path lies on the way of another, before any document is seen.
 
-use super::model::{Filter, Selector, Step};
+use super::model::{Filter, Literal, Operand, Selector, Step};
 
 /// Whether `field`'s steps may match a prefix of `read`'s (a proper one when `strict`).
 pub(super) fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
@@ -80,7 +80,7 @@ fn may_match(a: &Selector, b: &Selector) -> bool {
     }
 }
 
-/// Whether no node passes both: one member would have to equal two constants.
+/// Whether no node passes both: one member would have to equal two constants, or a constant that a pattern does not match.
 fn disjoint(a: &Filter, b: &Filter) -> bool {
     match (a, b) {
         (Filter::Or(all), other) | (other, Filter::Or(all)) => all.iter().all(|one| disjoint(one, other)),
@@ -88,8 +88,24 @@ fn disjoint(a: &Filter, b: &Filter) -> bool {
             let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
             a.equalities(&mut of_a);
             b.equalities(&mut of_b);
-            of_a.iter().any(|(value, constant)| of_b.iter().any(|(other, another)| value == other && constant != another))
+            let two = of_a.iter().any(|(value, constant)| of_b.iter().any(|(other, another)| value == other && constant != another));
+            two || unmatched(&of_a, b) || unmatched(&of_b, a)
         }
+    }
+}
+
+/// Whether the filter asks a pattern of what equals a constant it does not match.
+fn unmatched(equal: &[(&Operand, &Literal)], filter: &Filter) -> bool {
+    match filter {
+        Filter::And(all) => all.iter().any(|one| unmatched(equal, one)),
+        Filter::Matches(value, pattern) => equal.iter().any(|(other, constant)| {
+            *other == value
+                && match constant {
+                    Literal::String(text) => pattern.matches(text.as_bytes()) == Some(false),
+                    _ => true,
+                }
+        }),
+        _ => false,
     }
 }
 

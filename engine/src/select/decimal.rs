@@ -44,6 +44,18 @@ pub(super) fn compare_to(a: &[u8], constant: &Number) -> Option<Ordering> {
     }
 }
 
+/// Writes what all spellings of a number's value have in common; `false` when an exponent is out of bounds.
+pub(super) fn canonical(text: &[u8], out: &mut Vec<u8>) -> bool {
+    let Some(decimal) = Decimal::new(text) else { return false };
+    out.clear();
+    if !decimal.is_zero() {
+        out.push(u8::from(decimal.negative));
+        out.extend_from_slice(&decimal.exponent.to_be_bytes());
+        decimal.digits.iter().for_each(|digits| out.extend_from_slice(digits));
+    }
+    true
+}
+
 fn small(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     if digits.len() > 18 {
@@ -127,6 +139,11 @@ fn without_trailing(digits: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
+    fn canon(text: &str) -> Option<Vec<u8>> {
+        let mut out = b"left over".to_vec();
+        canonical(text.as_bytes(), &mut out).then_some(out)
+    }
+
     #[test]
     fn numbers_compare_by_value_however_they_are_written() {
         for same in [
@@ -139,6 +156,7 @@ mod tests {
             for a in same {
                 for b in same {
                     assert_eq!(compare(a.as_bytes(), b.as_bytes()), Some(Ordering::Equal), "{a} {b}");
+                    assert_eq!(canon(a), canon(b), "{a} {b}");
                 }
             }
         }
@@ -166,9 +184,11 @@ mod tests {
         for (i, a) in rising.iter().enumerate() {
             for (k, b) in rising.iter().enumerate() {
                 assert_eq!(compare(a.as_bytes(), b.as_bytes()), Some(i.cmp(&k)), "{a} {b}");
+                assert_eq!(canon(a) == canon(b), i == k, "{a} {b}");
             }
         }
         assert_eq!(compare(b"1e1000000000000000000", b"1"), None, "an exponent of nineteen digits");
+        assert_eq!(canon("1e1000000000000000000"), None);
         assert_eq!(compare(b"1e000000000000000000000001", b"10"), Some(Ordering::Equal), "zeros in front are no digits");
     }
 }

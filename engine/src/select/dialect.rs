@@ -98,8 +98,8 @@ pub(super) fn no_name(text: &str, at: usize) -> String {
 }
 
 /// Neither a comma nor the closing bracket.
-pub(super) fn in_brackets(text: &str, at: usize) -> String {
-    unknown_operator(text, at).unwrap_or_else(|| {
+pub(super) fn in_brackets(text: &str, at: usize, filter: bool) -> String {
+    unknown_operator(text, at).filter(|_| filter).unwrap_or_else(|| {
         if at == text.len() {
             "has a [ without its ]; add it".to_owned()
         } else {
@@ -133,6 +133,14 @@ pub(super) fn unknown_operator(text: &str, at: usize) -> Option<String> {
     let word = &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())];
     if rest.starts_with("=~") {
         return Some("has the operator =~, which RFC 9535 does not have; write match(@.a, 'pattern') or search(@.a, 'pattern')".to_owned());
+    }
+    for (one, two) in [('&', "&&"), ('|', "||")] {
+        if rest.starts_with(one) && !rest.starts_with(two) {
+            return Some(format!("has a single {one}; write {two}"));
+        }
+    }
+    if rest.starts_with("==") {
+        return Some("compares what is a comparison already; write && between two of them".to_owned());
     }
     if rest.starts_with('=') {
         return Some("has a single =; write == for equal".to_owned());

@@ -138,6 +138,7 @@ impl<'t> Reader<'t> {
         let (mut one, mut count) = (true, 0);
         loop {
             self.space();
+            let filter = self.peek() == Some('?');
             one &= self.selector()?;
             count += 1;
             self.space();
@@ -145,7 +146,7 @@ impl<'t> Reader<'t> {
                 return Ok(one && count == 1);
             }
             if !self.eat(',') {
-                return Err(self.offence(dialect::in_brackets(self.text, self.at)));
+                return Err(self.offence(dialect::in_brackets(self.text, self.at, filter)));
             }
         }
     }

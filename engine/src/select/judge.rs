@@ -56,6 +56,8 @@ struct Memo {
     answer: u64,
 }
 
+/// What a comparison costs, in units of [`Budget`], besides what is compared.
+const COMPARISON: u64 = 5;
 /// No node.
 const NOTHING: u64 = u64::MAX;
 
@@ -112,6 +114,8 @@ struct Tally {
 impl<'a> Judge<'a> {
     /// Whether a filter holds for a node. Without budget it says anything: the record is rejected.
     pub(super) fn holds(&mut self, test: &'a Test, node: u32) -> bool {
+        // Both sides of a comparison are looked up, though there be nothing to compare.
+        self.notes.budget.charge(if matches!(test, Test::Compare(..)) { COMPARISON } else { 1 });
         match test {
             Test::Or(all) => all.iter().any(|test| self.holds(test, node)),
             Test::And(all) => all.iter().all(|test| self.holds(test, node)),
@@ -137,10 +141,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The node a singular read selects, when it is a string.
-    pub(super) fn text_of_read(&mut self, read: usize, node: u32) -> Option<&'a Node> {
+    /// The node a singular read selects.
+    pub(super) fn node_of_read(&mut self, read: usize, node: u32) -> Option<&'a Node> {
         let found = self.read(read, node);
-        self.tape.nodes().get(usize::try_from(found).ok()?).filter(|node| node.kind == Kind::String)
+        self.tape.nodes().get(usize::try_from(found).ok()?)
     }
 
     /// Notes that a filter found a member of that name.

@@ -14,7 +14,7 @@ use regex_automata::{Anchored, Input, MatchKind, PatternSet};
 /// Largest table of one pattern, in bytes.
 const MAX_TABLE: usize = 1 << 20;
 /// Largest table that several patterns share, in bytes.
-const MAX_SHARED: usize = 256 << 10;
+const MAX_SHARED: usize = 512 << 10;
 /// Memory for making one, in bytes.
 const MAX_WORK: usize = 8 << 20;
 /// Most repetitions one quantifier may ask for.

@@ -1,7 +1,9 @@
 //! All paths of a schema as one automaton.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
+use super::decimal;
 use super::filter::{Compiler, Read, Test, Value};
 use super::model::{Filter, Literal, Operand, Relation, Selector, Step};
 use super::names::{Name, Names};
@@ -12,7 +14,7 @@ use crate::schema::PathId;
 pub(super) type StateId = u32;
 
 /// Most patterns that share a table.
-const MOST_SHARED: usize = 64;
+const MOST_SHARED: usize = 256;
 
 /// One state: where a walk may be, and where a child takes it.
 #[derive(Debug, Default)]
@@ -26,7 +28,7 @@ pub(super) struct State {
     pub(super) filters: Vec<(Test, StateId)>,
     /// Members that filters ask for, of children.
     pub(super) exists: Names,
-    /// Filters that ask whether one value is this or that text: one look answers all of them.
+    /// Filters that ask whether one value is this or that text or number: one look answers all of them.
     pub(super) equals: Vec<Equals>,
     /// Filters that hold one value against a pattern.
     pub(super) matches: Vec<Matches>,
@@ -41,12 +43,14 @@ pub(super) struct State {
     pub(super) by_name: bool,
 }
 
-/// Filters of one state that compare the same value with texts.
-#[derive(Debug)]
+/// Filters of one state that compare the same value with texts and numbers.
+#[derive(Debug, Default)]
 pub(super) struct Equals {
     /// The value: a read of the program.
     pub(super) read: usize,
     pub(super) texts: HashMap<Box<[u8]>, StateId>,
+    /// By what all spellings of a number have in common ([`decimal::canonical`]).
+    pub(super) numbers: HashMap<Box<[u8]>, StateId>,
 }
 
 /// Filters of one state that hold the same value against patterns.
@@ -182,17 +186,28 @@ impl Builder {
             return;
         }
         let state = &mut self.states[from as usize];
-        let Some((value, text)) = text_equality(filter) else {
+        let Some((value, constant)) = equality(filter) else {
             state.filters.push((self.filters.test(filter), to));
             return;
         };
         let read = self.filters.one(value);
-        let text = text.as_bytes().into();
-        match state.equals.iter_mut().find(|equals| equals.read == read) {
+        let known = state.equals.iter().position(|equals| equals.read == read);
+        let equals = match known {
+            Some(known) => &mut state.equals[known],
+            None => {
+                state.equals.push(Equals { read, ..Equals::default() });
+                let last = state.equals.len() - 1;
+                &mut state.equals[last]
+            }
+        };
+        let (constants, constant) = match constant {
+            Constant::Text(text) => (&mut equals.texts, text.into()),
+            Constant::Number(number) => (&mut equals.numbers, number),
+        };
+        match constants.entry(constant) {
             // `'x' == @.a` after `@.a == 'x'` is another selector and the same question.
-            Some(equals) if equals.texts.contains_key(&text) => state.filters.push((self.filters.test(filter), to)),
-            Some(equals) => drop(equals.texts.insert(text, to)),
-            None => state.equals.push(Equals { read, texts: HashMap::from([(text, to)]) }),
+            Entry::Occupied(_) => state.filters.push((self.filters.test(filter), to)),
+            Entry::Vacant(free) => drop(free.insert(to)),
         }
     }
 
@@ -222,13 +237,29 @@ fn member_exists(filter: &Filter) -> Option<&str> {
     }
 }
 
-/// The filter as one place that must be one text.
-fn text_equality(filter: &Filter) -> Option<(&super::model::Path, &str)> {
-    match filter {
-        Filter::Compare(Operand::One(path), Relation::Equal, Operand::Literal(Literal::String(text)))
-        | Filter::Compare(Operand::Literal(Literal::String(text)), Relation::Equal, Operand::One(path)) => Some((path, text)),
-        _ => None,
-    }
+/// What a place must be.
+enum Constant<'f> {
+    Text(&'f [u8]),
+    /// Canonical.
+    Number(Box<[u8]>),
+}
+
+/// The filter as one place that must be one text or number.
+fn equality(filter: &Filter) -> Option<(&super::model::Path, Constant<'_>)> {
+    let (Filter::Compare(Operand::One(path), Relation::Equal, Operand::Literal(literal))
+    | Filter::Compare(Operand::Literal(literal), Relation::Equal, Operand::One(path))) = filter
+    else {
+        return None;
+    };
+    let constant = match literal {
+        Literal::String(text) => Constant::Text(text.as_bytes()),
+        Literal::Number(number) => {
+            let mut canonical = Vec::new();
+            decimal::canonical(number.text(), &mut canonical).then(|| Constant::Number(canonical.into()))?
+        }
+        _ => return None,
+    };
+    Some((path, constant))
 }
 
 impl State {

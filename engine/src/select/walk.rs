@@ -1,5 +1,6 @@
 //! Running the automaton over a node table.
 
+use super::decimal;
 use super::judge::Judge;
 use super::pattern::Matched;
 use super::program::{Matches, Program, State, StateId};
@@ -197,10 +198,26 @@ impl Program {
             }
             for equals in &state.equals {
                 let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
-                let Some(node) = judge.text_of_read(equals.read, here.at) else { continue };
-                let Some(text) = text_of(doc, node, &mut sel.walk.text) else { continue };
-                sel.notes.budget.charge(text.len() as u64 + 8);
-                if let Some(next) = equals.texts.get(text) {
+                let Some(node) = judge.node_of_read(equals.read, here.at) else { continue };
+                let next = match node.kind {
+                    Kind::String if !equals.texts.is_empty() => {
+                        let Some(text) = text_of(doc, node, &mut sel.walk.text) else { continue };
+                        sel.notes.budget.charge(text.len() as u64 + 8);
+                        equals.texts.get(text)
+                    }
+                    Kind::Number if !equals.numbers.is_empty() => {
+                        let written = &doc[node.span()];
+                        // A number that cannot be compared for certain rejects the record.
+                        let told = sel.notes.budget.charge(2 * written.len() as u64 + 8) && decimal::canonical(written, &mut sel.walk.text);
+                        if !told {
+                            sel.notes.budget.charge(u64::MAX);
+                            continue;
+                        }
+                        equals.numbers.get(sel.walk.text.as_slice())
+                    }
+                    _ => None,
+                };
+                if let Some(next) = next {
                     self.enter(*next, here.at, sel);
                 }
             }
@@ -227,7 +244,7 @@ impl Program {
 
     fn step_matches(&self, doc: &[u8], tape: &Tape, here: &Frame, matches: &Matches, sel: &mut Selection) {
         let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
-        let Some(node) = judge.text_of_read(matches.read, here.at) else { return };
+        let Some(node) = judge.node_of_read(matches.read, here.at).filter(|node| node.kind == Kind::String) else { return };
         let inner = &doc[node.inner()];
         let text = if node.escaped {
             sel.walk.text.clear();
