@@ -99,7 +99,7 @@ pub(crate) fn text_of(written: &[u8], text: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// Asked for in turns, large objects had their names collected anew each time: quadratic in a hostile event.
+    /// Asked for in turns, large objects had their names collected again each time: quadratic in a hostile event.
     #[test]
     fn names_of_an_object_are_collected_once() {
         let members = |letter: char| (0..100).map(|i| format!("\"{letter}{i}\":{i}")).collect::<Vec<_>>().join(",");

@@ -158,7 +158,7 @@ fn check_value(key: &Key, kid: &KeyId) -> Result<(), OpenError> {
 }
 
 /// The cipher of key and field, made once the key's check value has been found right. It is taken from `ciphers` only for the very key it was
-/// made from: another key of the same id is checked anew. (While a `Weak` points to it, no other key can take its address.)
+/// made from: another key of the same id is checked again. (While a `Weak` points to it, no other key can take its address.)
 fn kept_cipher<'c>(ciphers: &'c mut Ciphers, key: &Arc<Key>, header: &Header) -> Result<&'c mut Cipher, OpenError> {
     let slot = (header.kid, header.suite, header.fid);
     let made_from = |(from, _): &(Weak<Key>, Cipher)| std::ptr::eq(from.as_ptr(), Arc::as_ptr(key));
