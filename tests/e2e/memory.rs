@@ -8,7 +8,7 @@ use crate::kafka::kafka;
 use crate::sandbox::Sandbox;
 use crate::sidecar::Running;
 
-/// The limits in MiB; the bound for two lanes and one broker is lower (docs/operations.md, "Memory"). With librdkafka's own fetches the small backlog took 335.
+/// The limits in MiB (the bound: docs/operations.md, "Memory"; the small backlog stays below it). With librdkafka's own fetches the small backlog took 335.
 const LIMIT: usize = 256;
 const LARGE_LIMIT: usize = 512;
 const PARTITIONS: i32 = 100;
