@@ -160,11 +160,11 @@ fn a_route_that_may_not_be_written_waits_alone() {
 /// A start with one route that cannot run is a start of the others. What it lacks is taken away while nothing runs, and given back while all runs.
 #[test]
 fn a_restart_without_what_one_route_needs_runs_the_others() {
-    let sandbox = Sandbox::new(kafka(), "restarted", 2);
+    let sandbox = Sandbox::new(kafka(), "without", 2);
     let mut second = SecondRoute::new(&sandbox, 2);
-    allow_routes(&sandbox, &["restarted", &second.name]);
+    allow_routes(&sandbox, &["without", &second.name]);
     let instance = limited(&sandbox).set("PIPELINE__LANES", "1").set("PIPELINE__STALL_AFTER", "3s");
-    let (raw, clean) = ("restarted.raw", "restarted.clean");
+    let (raw, clean) = ("without.raw", "without.clean");
     let (mut fed, mut kept) = (0, 0);
     let mut round = |take: &dyn Fn(), give: &dyn Fn(), told: &dyn Fn(&mut Running<'_>)| {
         take();
@@ -195,7 +195,7 @@ fn a_restart_without_what_one_route_needs_runs_the_others() {
         round(&|| broker.deny(Kind::Topic, operation, topic), &|| broker.undo_deny(Kind::Topic, topic), &blocked("not_authorized", remedy));
     }
     // What may not be described has no partition that could say so.
-    let told = |running: &mut Running<'_>| await_unready(running, &["topic restarted.raw: not authorized; grant Describe"]);
+    let told = |running: &mut Running<'_>| await_unready(running, &["topic without.raw: not authorized; grant Describe"]);
     round(&|| broker.deny(Kind::Topic, Op::All, raw), &|| broker.undo_deny(Kind::Topic, raw), &told);
     second.assert_each_once();
 }

@@ -9,7 +9,7 @@ use crate::feed::{Feeder, person};
 use crate::kafka::kafka;
 use crate::reader;
 use crate::sandbox::Sandbox;
-use crate::sidecar::{Instance, text};
+use crate::sidecar::{Instance, Running, text};
 
 const SUBJECTS: &str = r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"shared.raw","to":"shared.clean"},
   "subject":"$.id","fields":[{"id":"email","path":"$.email"},{"id":"ssn","path":"$.ssn"}]}"#;
@@ -59,17 +59,20 @@ fn two_hosts_share_subjects_keys_and_an_erasure_reaches_both() {
     ok(&one, &["shred", "verify", receipt.to_str().unwrap()]);
     let body: Value = serde_json::from_slice(&std::fs::read(&receipt).unwrap()).unwrap();
     assert!(body.to_string().contains("max.compaction.lag.ms"), "it says what remains: {body}");
-    let feeder = Feeder::new(kafka());
-    for i in 2000..2004 {
-        feeder.number("shared.raw", 4, i, person(7).as_bytes());
-    }
-    feeder.finish();
-    first.wait_for(Duration::from_secs(30), "dead letters", |_| sandbox.dead().len() == 4);
-    for (which, running) in [("first", &first), ("second", &second)] {
-        assert_eq!(running.metric("veilstream_records_dead_lettered_total", "erased_subject"), 2.0, "{which}");
-    }
+    // They hear of it within 2 s. Until then they may seal with a key that nobody has any more.
+    let erased = |running: &Running<'_>| running.metric("veilstream_records_dead_lettered_total", "erased_subject");
+    let mut fed = 2000;
+    first.wait_for(Duration::from_secs(30), "dead letters of both", |first| {
+        let feeder = Feeder::new(kafka());
+        for i in fed..fed + 4 {
+            feeder.number("shared.raw", 4, i, person(7).as_bytes());
+        }
+        feeder.finish();
+        fed += 4;
+        erased(first) > 0.0 && erased(&second) > 0.0
+    });
+    first.wait_for(Duration::from_secs(30), "the rest", |_| sandbox.clean().len() + sandbox.dead().len() == fed);
     assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)), "{}", one.tail());
-    assert_eq!(sandbox.clean().len(), 2000);
     assert!(ok(&one, &["keys", "status"]).contains("of data subjects: 49, erased: 2"), "{}", ok(&one, &["keys", "status"]));
 }
 
