@@ -91,7 +91,7 @@ impl<'a> Appender<'a> {
         for wanted in self.wanted {
             let with_wraps = records.iter().filter(|record| record.scope == veilstream_engine::Scope::Subject(wanted.subject) && !record.wraps.is_empty());
             let mut kids: Vec<KeyId> = wanted.kids.iter().copied().chain(with_wraps.map(|record| record.kid)).collect();
-            // Those of earlier erasures too: the receipt of a run after one that was broken off names all.
+            // Those of earlier erasures too: the receipt of the run after an interrupted one names all.
             kids.extend(self.named.get(&wanted.subject).into_iter().flatten());
             kids.extend(self.learned.iter().filter(|line| line.erasure.subject == wanted.subject).flat_map(|line| &line.erasure.kids));
             kids.sort_unstable();

@@ -1,5 +1,5 @@
 //! Wraps moved to the newest version of what wraps them. No token changes; a wrap is replaced only when the new one was seen to open. What was moved is
-//! not moved again, so that a run that was broken off is taken up by the next.
+//! not moved again: an interrupted run resumes.
 
 use veilstream_engine::key::{Key, KeyId, Scope, SecretKey};
 use veilstream_engine::wrap::WrapContext;

@@ -172,27 +172,34 @@ macro_rules! counted {
     };
 }
 
-counted! {
-    fn get(kids: &[KeyId]) -> Vec<KeyRecord>;
-    fn find(tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Vec<KeyRecord>;
-    fn list(tenant: &str) -> Vec<KeyRecord>;
-    fn shared(tenant: &str) -> Vec<KeyRecord>;
-    fn count_subjects(tenant: &str) -> Subjects;
-    fn subjects(tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord>;
-    fn count_wrapped_by(kek_uri: &str) -> u64;
-    fn insert(records: &[KeyRecord]) -> Vec<KeyRecord>;
-    fn insert_paced(record: &KeyRecord, pace: u64) -> bool;
-    fn import(records: &[KeyRecord]) -> Vec<KeyId>;
-    fn last_made(tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Option<u64>;
-    fn head() -> Option<Head>;
-    fn found(store_key: &KeyRecord, head: &Head) -> ();
-    fn expire(tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> ();
-    fn save_uses(uses: &[(KeyId, u64)]) -> ();
-    fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> ();
-    fn replace_wraps(changes: &[WrapChange]) -> u64;
-    fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
-    fn scrub() -> Scrubbed;
+/// The methods of a store that hand their arguments on as they are, for a macro that wraps them.
+macro_rules! plain_methods {
+    ($wrapper:ident) => {
+        $wrapper! {
+            fn get(kids: &[KeyId]) -> Vec<KeyRecord>;
+            fn find(tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Vec<KeyRecord>;
+            fn list(tenant: &str) -> Vec<KeyRecord>;
+            fn shared(tenant: &str) -> Vec<KeyRecord>;
+            fn count_subjects(tenant: &str) -> Subjects;
+            fn subjects(tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord>;
+            fn count_wrapped_by(kek_uri: &str) -> u64;
+            fn insert(records: &[KeyRecord]) -> Vec<KeyRecord>;
+            fn insert_paced(record: &KeyRecord, pace: u64) -> bool;
+            fn import(records: &[KeyRecord]) -> Vec<KeyId>;
+            fn last_made(tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Option<u64>;
+            fn head() -> Option<Head>;
+            fn found(store_key: &KeyRecord, head: &Head) -> ();
+            fn expire(tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> ();
+            fn save_uses(uses: &[(KeyId, u64)]) -> ();
+            fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> ();
+            fn replace_wraps(changes: &[WrapChange]) -> u64;
+            fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
+            fn scrub() -> Scrubbed;
+        }
+    };
 }
+
+plain_methods!(counted);
 
 /// A schema whose values are a data subject's.
 pub(crate) fn customers() -> SchemaSet {
@@ -311,24 +318,4 @@ macro_rules! passed_on {
     };
 }
 
-passed_on! {
-    fn get(kids: &[KeyId]) -> Vec<KeyRecord>;
-    fn find(tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Vec<KeyRecord>;
-    fn list(tenant: &str) -> Vec<KeyRecord>;
-    fn shared(tenant: &str) -> Vec<KeyRecord>;
-    fn count_subjects(tenant: &str) -> Subjects;
-    fn subjects(tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord>;
-    fn count_wrapped_by(kek_uri: &str) -> u64;
-    fn insert(records: &[KeyRecord]) -> Vec<KeyRecord>;
-    fn insert_paced(record: &KeyRecord, pace: u64) -> bool;
-    fn import(records: &[KeyRecord]) -> Vec<KeyId>;
-    fn last_made(tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Option<u64>;
-    fn head() -> Option<Head>;
-    fn found(store_key: &KeyRecord, head: &Head) -> ();
-    fn expire(tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> ();
-    fn save_uses(uses: &[(KeyId, u64)]) -> ();
-    fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> ();
-    fn replace_wraps(changes: &[WrapChange]) -> u64;
-    fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
-    fn scrub() -> Scrubbed;
-}
+plain_methods!(passed_on);
