@@ -43,7 +43,7 @@ struct Args {
     /// Seed of the events
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Another build of `veilstream`, measured in each round too
+    /// Another build of `veilstream`: each round measures the two builds and nothing else
     #[arg(long, value_name = "FILE")]
     other: Option<PathBuf>,
     /// One short round: shows that everything works, its figures mean nothing
@@ -79,7 +79,7 @@ fn main() -> anyhow::Result<()> {
     }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/bench/venv/bin/python");
-    if args.by_hand > 0 && !python.exists() {
+    if args.other.is_none() && args.by_hand > 0 && !python.exists() {
         bail!("no Python with confluent-kafka in {}: run `make bench`, or leave it out with --by-hand 0", python.display());
     }
     let dir = tempfile::tempdir()?;
@@ -94,8 +94,11 @@ fn main() -> anyhow::Result<()> {
     let mut runs: Vec<(usize, System, Window)> = Vec::new();
     for round in 1..=args.runs {
         let mut systems = System::ALL.to_vec();
-        systems.retain(|s| round <= args.by_hand || s.share(args.records) == args.records);
-        systems.retain(|s| args.other.is_some() || *s != System::OtherSidecar);
+        if args.other.is_some() {
+            systems.retain(|s| s.is_sidecar());
+        } else {
+            systems.retain(|s| *s != System::OtherSidecar && (round <= args.by_hand || s.share(args.records) == args.records));
+        }
         if round % 2 == 0 {
             // What comes first finds the broker in another state than what comes last.
             systems.reverse();
