@@ -229,6 +229,21 @@ impl<'a> Message<'a> {
         unsafe { slice(self.raw().payload, self.raw().len) }
     }
 
+    /// Bytes of key, value, header names and header values.
+    pub(crate) fn bytes(&self) -> usize {
+        let mut sum = self.raw().key_len + self.raw().len;
+        let Some(headers) = self.native_headers() else { return sum };
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        let mut i = 0;
+        // SAFETY: the out-pointers are valid.
+        while unsafe { sys::rd_kafka_header_get_all(headers, i, &mut name, &mut value, &mut size) } == OK {
+            // SAFETY: names are NUL-terminated and live as long as the message.
+            sum += unsafe { CStr::from_ptr(name) }.count_bytes() + size;
+            i += 1;
+        }
+        sum
+    }
+
     /// Milliseconds since the epoch; `None` when the record has none.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;

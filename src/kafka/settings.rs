@@ -127,6 +127,12 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline) -> BTreeMap<String, String> 
     all
 }
 
+/// Bytes that a lane reads ahead of the batch in hand: enough records to last until a fetch is answered by a broker on a busy machine.
+#[must_use]
+pub fn read_ahead(pipeline: &Pipeline) -> usize {
+    pipeline.max_inflight_bytes / 8
+}
+
 /// All properties of the producer `id`. `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
 #[must_use]
 pub fn producer(kafka: &Kafka, id: &str, limits: Option<(usize, usize)>) -> BTreeMap<String, String> {

@@ -2,6 +2,7 @@
 //! its inbox: a rebalance may be waiting for it.
 
 mod keys;
+mod read_ahead;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +16,17 @@ use super::core::lane::{Action, Ended, Event, Lane};
 use super::core::machine::State;
 use super::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
 use super::offsets;
-use super::records::{RecordPath, Stopped};
+use super::records::{self, RecordPath, Stopped};
 use super::runtime::{Ack, Runtime, ToLane, ToPoll};
 use crate::kafka::error::{Fault, Obstacle};
-use crate::kafka::ffi::{self, Batch, Queue};
+use crate::kafka::ffi::{self, Queue};
 use crate::kafka::producer::{Backoff, Producer, Recipe};
+use crate::kafka::settings;
 use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted};
 pub(super) use keys::Fetcher;
+use read_ahead::ReadAhead;
+pub(super) use read_ahead::ReadBatch;
 
-/// Records read at once: few enough to be in the processor's caches still when they are freed.
-const CHUNK: usize = 100;
 /// A drained transaction this old commits.
 const DRAINED: Duration = Duration::from_millis(10);
 /// The longest wait for records: assignments rely on it.
@@ -61,7 +63,7 @@ pub(super) struct LaneThread {
     is_called: Arc<AtomicBool>,
     core: Lane,
     producer: Option<Producer>,
-    batch: Batch,
+    read: ReadAhead,
     path: RecordPath,
     backoff: Backoff,
     /// Rebalances that wait, by ticket.
@@ -92,7 +94,7 @@ impl LaneThread {
             is_overrun,
             is_called,
             producer: Some(producer),
-            batch: Batch::default(),
+            read: ReadAhead::new(settings::read_ahead(&runtime.pipeline)),
             backoff: Backoff::new(),
             acks: Vec::new(),
             next_ticket: 0,
@@ -122,7 +124,7 @@ impl LaneThread {
             let _ = ack.send(self.number);
         }
         let poll = self.poll.clone();
-        // Batch, producer and queue go first: the polling thread outlives its lanes.
+        // Records, producer and queue go first: the polling thread outlives its lanes.
         drop(self);
         let _ = poll.send(ToPoll::Ended(end));
     }
@@ -189,7 +191,7 @@ impl LaneThread {
                 if assigned.iter().any(|a| a.is_suspect) {
                     self.path.refresh_topics();
                 }
-                self.drive(Event::Assigned(assigned, self.path.fill));
+                self.drive(Event::Assigned(assigned, self.read.number()));
                 let _ = ack.send(self.number);
             }
             ToLane::Revoke(epochs, ack) => {
@@ -204,7 +206,7 @@ impl LaneThread {
                 self.is_called.store(false, Ordering::Release);
                 self.drive(Event::Blocked(epoch, block));
             }
-            ToLane::Moved(epoch, position) => self.drive(Event::Moved(epoch, position, self.path.fill)),
+            ToLane::Moved(epoch, position) => self.drive(Event::Moved(epoch, position, self.read.number())),
             ToLane::Stop(deadline) => {
                 self.stop = Some(self.stop.map_or(deadline, |d| d.min(deadline)));
                 if self.core.state() == State::Open {
@@ -426,18 +428,14 @@ impl LaneThread {
 
     fn work(&mut self) {
         let is_open = self.core.state() == State::Open;
-        if self.path.cursor >= self.batch.len() {
-            self.path.cursor = 0;
-            self.path.fill += 1;
-            self.batch.fill(&self.queue, CHUNK, self.patience());
-            if self.batch.len() == 0 {
-                if is_open && self.core.begun().is_some_and(|begun| begun.elapsed() >= DRAINED) {
-                    self.drive(Event::Due);
-                } else if !is_open {
-                    self.look_at_positions();
-                }
-                return;
+        self.read.refill(&self.queue, self.patience());
+        if self.read.current().is_none() {
+            if is_open && self.core.begun().is_some_and(|begun| begun.elapsed() >= DRAINED) {
+                self.drive(Event::Due);
+            } else if !is_open {
+                self.look_at_positions();
             }
+            return;
         }
         self.process();
         if self.core.state() == State::Open && (self.is_full() || self.is_due()) {
@@ -461,8 +459,9 @@ impl LaneThread {
     }
 
     fn process(&mut self) {
+        let Some(batch) = self.read.current() else { return };
         if self.core.state() == State::Idle {
-            if !self.path.skip_stale(&self.batch, &self.core) {
+            if !records::skip_stale(batch, &self.core) {
                 return;
             }
             self.path.take_snapshots();
@@ -472,9 +471,10 @@ impl LaneThread {
                 return;
             }
         }
+        let Some(batch) = self.read.current() else { return };
         let Some(producer) = self.producer.as_mut() else { return self.drive(Event::Failed(Fault::OutcomeUnknown)) };
         let is_overrun = &self.is_overrun;
-        let stopped = self.path.run(&self.batch, &mut self.core, producer, &|| !is_overrun.load(Ordering::Acquire));
+        let stopped = self.path.run(batch, &mut self.core, producer, &|| !is_overrun.load(Ordering::Acquire));
         match stopped {
             Stopped::Batch => {}
             Stopped::Full => self.drive(Event::Due),

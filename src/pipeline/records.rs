@@ -17,12 +17,13 @@ use veilstream_engine::transform::{Limits, NeededKey, Outcome};
 use super::core::lane::{Lane, Offer};
 use super::core::partition::{Block, BlockReason, TopicPartition};
 use super::guard::Tripped;
+use super::lane::ReadBatch;
 use super::runtime::Runtime;
 use super::snapshot::Snapshot;
 use crate::clock::{unix_millis, unix_seconds};
 use crate::dead_letters::letter::{self, Reason, Sealed};
 use crate::kafka::error::{Fault, Obstacle, is_authorization};
-use crate::kafka::ffi::{Batch, Destination, Headers, Message, TopicId};
+use crate::kafka::ffi::{Destination, Headers, Message, TopicId};
 use crate::kafka::producer::{Producer, Unproduced};
 use crate::keys::KeyFault;
 use crate::outgoing::{Outgoing, TopicLimits, Unfit};
@@ -93,10 +94,6 @@ struct Topic {
 pub(super) struct RecordPath {
     runtime: Arc<Runtime>,
     pub(super) transaction: Transaction,
-    /// The next record of the batch.
-    pub(super) cursor: usize,
-    /// Number of the batch in hand: partitions assigned later do not own its records.
-    pub(super) fill: u64,
     protector: Protector,
     nonces: NoncePool,
     snapshot: Arc<Snapshot>,
@@ -125,8 +122,6 @@ impl RecordPath {
         let limits = Limits { input: runtime.pipeline.max_record_bytes, ..Limits::default() };
         Self {
             transaction: Transaction::default(),
-            cursor: 0,
-            fill: 0,
             protector: Protector::new(snapshot.schemas.clone(), runtime.keys.keyring()).with_limits(limits).with_metrics(runtime.metrics.clone()),
             nonces: NoncePool::new(Box::new(OsEntropy)),
             snapshot,
@@ -165,19 +160,8 @@ impl RecordPath {
         self.needs_refresh = true;
     }
 
-    /// Passes by what was read under older assignments. `true`: something is left to be done.
-    pub(super) fn skip_stale(&mut self, batch: &Batch, lane: &Lane) -> bool {
-        while let Some(message) = batch.get(self.cursor) {
-            if lane.find(message.topic(), message.partition()).is_some_and(|place| lane.is_active(place, self.fill)) {
-                return true;
-            }
-            self.cursor += 1;
-        }
-        false
-    }
-
     /// Works through the batch until something stops it. `go_on`: nobody waits for this lane.
-    pub(super) fn run(&mut self, batch: &Batch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
+    pub(super) fn run(&mut self, batch: &ReadBatch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
         let bytes_before = self.transaction.bytes;
         for topic in &mut self.topics {
             topic.tripped = self.runtime.guard.tripped(&topic.name);
@@ -188,16 +172,16 @@ impl RecordPath {
         stopped
     }
 
-    fn records(&mut self, batch: &Batch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
+    fn records(&mut self, batch: &ReadBatch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
         let mut headers: Vec<Header<'_>> = Vec::new();
         // Of the partition of the record before: the place in the lane, and where its records go.
         let mut last: Option<(usize, i32, Option<usize>, Option<Route>)> = None;
         let (mut now, mut now_ms) = (unix_seconds(), unix_millis());
-        while let Some(message) = batch.get(self.cursor) {
+        while let Some(message) = batch.current() {
             if self.transaction.records >= self.runtime.pipeline.max_batch_records || self.transaction.bytes >= self.runtime.pipeline.max_batch_bytes {
                 return Stopped::Full;
             }
-            if self.cursor.is_multiple_of(CLOCK) {
+            if batch.cursor().is_multiple_of(CLOCK) {
                 (now, now_ms) = (unix_seconds(), unix_millis());
                 if !go_on() {
                     return Stopped::Full;
@@ -208,25 +192,25 @@ impl RecordPath {
                 last = Some((topic, partition, lane.find(message.topic(), partition), None));
             }
             let Some((.., Some(place), route)) = &mut last else {
-                self.cursor += 1;
+                batch.advance();
                 continue;
             };
             let place = *place;
             if let Some(code) = message.error() {
-                self.cursor += 1;
-                if !lane.is_active(place, self.fill) {
+                batch.advance();
+                if !lane.is_active(place, batch.number()) {
                     continue;
                 }
                 return Stopped::FetchFailed(place, fetch_block(&lane.assigned(place).at, code, &message.error_text()));
             }
-            match lane.offer(place, message.offset(), self.fill) {
+            match lane.offer(place, message.offset(), batch.number()) {
                 Offer::Take => {}
                 Offer::Stale => {
-                    self.cursor += 1;
+                    batch.advance();
                     continue;
                 }
                 Offer::Backwards => {
-                    self.cursor += 1;
+                    batch.advance();
                     let text = format!("offset {} came after later ones: the log is not the one that it was", message.offset());
                     return Stopped::Blocked(place, Block::new(BlockReason::Fetch, text));
                 }
@@ -259,7 +243,7 @@ impl RecordPath {
                 }
                 Err(fault) => return Stopped::Failed(fault),
             }
-            self.cursor += 1;
+            batch.advance();
         }
         Stopped::Batch
     }
@@ -439,11 +423,11 @@ impl RecordPath {
     // ---- keys ----
 
     /// What the rest of the batch lacks too, so that one fetch serves all.
-    fn gather(&mut self, first: Vec<NeededKey>, batch: &Batch, lane: &Lane) {
+    fn gather(&mut self, first: Vec<NeededKey>, batch: &ReadBatch, lane: &Lane) {
         let mut needed: HashSet<NeededKey> = first.into_iter().collect();
         let mut headers: Vec<Header<'_>> = Vec::new();
         let now = unix_seconds();
-        for message in (self.cursor + 1..batch.len()).filter_map(|i| batch.get(i)).filter(|m| m.error().is_none()) {
+        for message in batch.following().filter(|m| m.error().is_none()) {
             let Some(place) = lane.find(message.topic(), message.partition()) else { continue };
             headers.clear();
             message.headers(&mut headers);
@@ -498,6 +482,17 @@ impl RecordPath {
         self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
         self.transaction.clear();
     }
+}
+
+/// Passes by what was read under older assignments. `true`: something is left to be done.
+pub(super) fn skip_stale(batch: &ReadBatch, lane: &Lane) -> bool {
+    while let Some(message) = batch.current() {
+        if lane.find(message.topic(), message.partition()).is_some_and(|place| lane.is_active(place, batch.number())) {
+            return true;
+        }
+        batch.advance();
+    }
+    false
 }
 
 /// Why a partition cannot be fetched.

@@ -69,7 +69,7 @@ metrics! {
     records_missed: IntCounterVec "veilstream_records_missed_total" ["topic" "reason"] "Records that were gone before they were read, as far as it is known.";
     rebalances: IntCounter "veilstream_rebalances_total" [] "Changes of this member's partitions.";
     producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced again.";
-    inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes that are read and not committed.";
+    inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes of the open transactions.";
     key_requests: IntCounterVec "veilstream_key_requests_total" ["provider" "operation" "outcome"] "Requests to the key provider.";
     key_request_seconds: Histogram "veilstream_key_request_seconds" [KEYS] "Time of requests to the key provider.";
     data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"] "Values sealed with the schema's present data key, in reserved blocks.";
