@@ -262,7 +262,7 @@ impl Producer {
     }
 
     /// Waits until everything produced is delivered, as long as `go_on` says so.
-    pub(crate) fn flush(&self, go_on: impl Fn() -> bool) -> Result<(), Fault> {
+    pub(crate) fn flush(&self, mut go_on: impl FnMut() -> bool) -> Result<(), Fault> {
         let native = self.native().map_err(|e| e.fault())?;
         loop {
             let clear = native.flush(FLUSH);

@@ -66,10 +66,12 @@ const DEFAULTS_CONSUMER: &[(&str, &str)] = &[
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
-const DEFAULTS_PRODUCER: &[(&str, &str)] = &[("compression.type", "lz4"), ("linger.ms", "5"), ("transaction.timeout.ms", "30000")];
+const DEFAULTS_PRODUCER: &[(&str, &str)] = &[("compression.type", "lz4"), ("transaction.timeout.ms", "30000")];
 
 /// librdkafka's own default of `socket.timeout.ms`.
 const SOCKET_TIMEOUT_MS: u64 = 60_000;
+/// Beyond the longest `pipeline.commit_interval`.
+const LINGER_MOST_MS: u64 = 15_000;
 
 fn forced(side: Side) -> impl Iterator<Item = &'static Forced> {
     FORCED_BOTH.iter().chain(if side == Side::Consumer { FORCED_CONSUMER } else { FORCED_PRODUCER })
@@ -119,18 +121,18 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline) -> BTreeMap<String, String> 
             all.insert(names[0].to_owned(), value.to_string());
         }
     };
-    // All partitions of a lane share its queue: this is what a lane holds ahead of its batch.
-    derive(&["queued.max.messages.kbytes"], (held / 2 / 1024).max(1));
+    // All partitions of a lane share its queue.
+    derive(&["queued.max.messages.kbytes"], (held / 4 / 1024).max(1));
     derive(&["queued.min.messages"], (held / BYTES_A_RECORD).clamp(1, QUEUED_MOST));
     derive(&["fetch.max.bytes"], fetch);
     derive(&["max.partition.fetch.bytes", "fetch.message.max.bytes"], fetch.min(PARTITION_FETCH_MOST));
     all
 }
 
-/// Bytes that a lane reads ahead of the batch in hand: enough records to last until a fetch is answered by a broker on a busy machine.
+/// Bytes that a lane reads ahead of the batch in hand: more than a transaction of ordinary records, so that fetches go on while one commits.
 #[must_use]
 pub fn read_ahead(pipeline: &Pipeline) -> usize {
-    pipeline.max_inflight_bytes / 8
+    pipeline.max_inflight_bytes / 4
 }
 
 /// All properties of the producer `id`. `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
@@ -196,8 +198,15 @@ pub fn properties(kafka: &Kafka, side: Side) -> BTreeMap<String, String> {
             }
         }
         Side::Producer => {
-            // librdkafka refuses a socket time-out beyond the transaction's.
-            let transaction = all.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(SOCKET_TIMEOUT_MS);
+            // librdkafka refuses a socket time-out beyond the transaction's, and a linger beyond the message's.
+            let ms = |name: &str| all.get(name).and_then(|ms| ms.parse::<u64>().ok());
+            let transaction = ms("transaction.timeout.ms").unwrap_or(SOCKET_TIMEOUT_MS);
+            let message = ms("message.timeout.ms").or_else(|| ms("delivery.timeout.ms")).filter(|ms| *ms > 0).unwrap_or(transaction);
+            // Full batches go at once, and the end of a transaction flushes the rest. A batch that has lingered and has to wait for its turn makes the client
+            // poll without a pause. So batches linger for longer than a transaction is open.
+            if !all.contains_key("queue.buffering.max.ms") {
+                all.entry("linger.ms".to_owned()).or_insert_with(|| (message.min(transaction) / 2).min(LINGER_MOST_MS).to_string());
+            }
             all.entry("socket.timeout.ms".to_owned()).or_insert_with(|| transaction.min(SOCKET_TIMEOUT_MS).to_string());
         }
     }
@@ -264,11 +273,11 @@ mod tests {
             ["queued.max.messages.kbytes", "queued.min.messages", "fetch.max.bytes", "max.partition.fetch.bytes"]
                 .map(|name| all.get(name).map_or(0, |value| value.parse::<usize>().unwrap()))
         };
-        assert_eq!(derived(""), [16_384, 256, 4 << 20, 1 << 20]);
-        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"64KiB\""), [32, 1, 1_000_000, 1_000_000]);
-        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"1GiB\""), [524_288, 8192, 50 << 20, 1 << 20]);
+        assert_eq!(derived(""), [8192, 256, 4 << 20, 1 << 20]);
+        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"64KiB\""), [16, 1, 1_000_000, 1_000_000]);
+        assert_eq!(derived("[pipeline]\nmax_inflight_bytes = \"1GiB\""), [262_144, 8192, 50 << 20, 1 << 20]);
         let own = "[kafka.consumer]\n\"fetch.message.max.bytes\" = 7\n\"queued.min.messages\" = 9\n\"message.max.bytes\" = 8000000";
-        assert_eq!(derived(own), [16_384, 9, 8_000_000, 0]);
+        assert_eq!(derived(own), [8192, 9, 8_000_000, 0]);
     }
 
     #[test]
@@ -289,6 +298,8 @@ mod tests {
             "",
             "[kafka.consumer]\n\"group.protocol\" = \"consumer\"\n\"enable.auto.commit\" = false\n\"auto.commit.enable\" = false",
             "[kafka.producer]\n\"transaction.timeout.ms\" = 5000\n\"request.required.acks\" = \"all\"",
+            "[kafka.producer]\n\"queue.buffering.max.ms\" = 7",
+            "[kafka.producer]\n\"delivery.timeout.ms\" = 4000",
             "[kafka.producer]\n\"transaction.timeout.ms\" = 600000",
         ] {
             let kafka = kafka(text);
@@ -300,6 +311,7 @@ mod tests {
     #[test]
     fn the_users_settings_win_over_defaults() {
         let kafka = kafka("[kafka.client]\n\"client.id\" = \"mine\"\n[kafka.producer]\n\"linger.ms\" = 1");
+        assert_eq!(properties(&self::kafka(""), Side::Producer)["linger.ms"], "15000");
         assert_eq!(properties(&kafka, Side::Consumer)["client.id"], "mine");
         assert_eq!(properties(&kafka, Side::Producer)["linger.ms"], "1");
         assert_eq!(properties(&kafka, Side::Consumer)["isolation.level"], "read_committed");

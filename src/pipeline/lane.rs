@@ -325,9 +325,14 @@ impl LaneThread {
         Block { text: text.into(), ..block }
     }
 
-    fn flush(&self) -> Result<(), Fault> {
+    fn flush(&mut self) -> Result<(), Fault> {
         let (is_overrun, is_called, stop) = (&self.is_overrun, &self.is_called, self.stop);
-        let go_on = || !is_overrun.load(Ordering::Acquire) && !is_called.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d);
+        let (read, queue) = (&mut self.read, &self.queue);
+        let go_on = || {
+            // A full queue of the client would end its fetches.
+            read.refill(queue, 0);
+            !is_overrun.load(Ordering::Acquire) && !is_called.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d)
+        };
         let flushed = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?.flush(go_on);
         // What is not delivered yet would hold up the others: nothing was sent to commit it, so that an abort is enough.
         if flushed == Err(Fault::OutcomeUnknown) && is_called.load(Ordering::Acquire) { Err(Fault::Abortable) } else { flushed }
