@@ -104,6 +104,7 @@ impl Names {
         self.names.iter().position(|(name, _)| written.is(name)).map(|i| (i, self.names[i].1))
     }
 
+    #[inline(never)]
     fn search(&self, written: &Written<'_>, text: &mut Vec<u8>) -> Option<(usize, StateId)> {
         let (name, head) = if written.escaped {
             text.clear();

@@ -138,8 +138,8 @@ impl Program {
         let child = here.at;
         let node = &tape.nodes()[child as usize];
         let mut ordinal = 0;
-        for i in here.first..here.last {
-            let id = sel.walk.states[i as usize];
+        for i in here.first as usize..here.last as usize {
+            let id = sel.walk.states[i];
             let state = &self.states[id as usize];
             if state.sticky {
                 sel.walk.push(id);
