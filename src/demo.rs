@@ -31,8 +31,8 @@ use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
 use broker::Broker;
 
-const SCHEMA: &str = include_str!("../../schemas/customers.json");
-const EVENTS: &str = include_str!("events.ndjson");
+const SCHEMA: &str = include_str!("../schemas/customers.json");
+const EVENTS: &str = include_str!("demo/events.ndjson");
 const RAW: &str = "customers.raw";
 const SANITIZED: &str = "customers.sanitized";
 const DEAD: &str = "veilstream.dead-letter";
