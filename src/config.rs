@@ -25,7 +25,7 @@ pub use units::RejectGuard;
 use crate::exit::faults_error;
 use crate::kafka::settings::{self, Side};
 
-use read::{Reading, Section, not_empty};
+use read::{ConfigReader, Section, not_empty};
 
 /// What an operator should know of a configuration that is no fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -222,11 +222,11 @@ impl Config {
     }
 }
 
-fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, Reading<'r>) {
+fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, ConfigReader<'r>) {
     let mut faults = Vec::new();
     let tree = input.merge(&mut faults);
     let base = input.path.parent().map(Path::to_owned).unwrap_or_default();
-    let mut reading = Reading { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
+    let mut reading = ConfigReader { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
     let mut config = config(Section::root(tree, &mut reading), &input.host_name);
     (config.overrides, config.ignored_dotenv) = (input.overrides(), input.ignored.clone());
     (config, reading)

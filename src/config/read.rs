@@ -14,7 +14,7 @@ use super::secret::{Properties, Secret};
 pub type ReadFile<'a> = dyn Fn(&Path) -> std::io::Result<String> + 'a;
 
 /// What the whole reading shares.
-pub(super) struct Reading<'a> {
+pub(super) struct ConfigReader<'a> {
     /// The configuration file, the place of faults about what is absent.
     pub(super) place: String,
     /// Where relative paths start.
@@ -30,11 +30,11 @@ pub(super) struct Section<'s, 'r> {
     prefix: String,
     table: Map<String, Value>,
     asked: Vec<&'static str>,
-    reading: &'s mut Reading<'r>,
+    reading: &'s mut ConfigReader<'r>,
 }
 
 impl<'s, 'r> Section<'s, 'r> {
-    pub(super) fn root(table: Map<String, Value>, reading: &'s mut Reading<'r>) -> Self {
+    pub(super) fn root(table: Map<String, Value>, reading: &'s mut ConfigReader<'r>) -> Self {
         Self { prefix: String::new(), table, asked: Vec::new(), reading }
     }
 

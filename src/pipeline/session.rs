@@ -76,7 +76,7 @@ impl Session {
             let is_called = Arc::new(AtomicBool::new(false));
             handles.push(LaneHandle { inbox, is_overrun: is_overrun.clone(), is_called: is_called.clone(), queue: queue.clone(), recipe: recipe.clone() });
             let fetcher = Fetcher::start(number, runtime.keys.clone()).map_err(StartError::Thread)?;
-            let parts = lane::Parts {
+            let parts = lane::LaneParts {
                 number,
                 runtime: runtime.clone(),
                 recipe,
@@ -102,7 +102,7 @@ impl Session {
                 poll: to_poll.clone(),
                 is_over: is_over.clone(),
             },
-            poller: Poller::new(poll::Parts { consumer, runtime, requests, stop: stops, questions, owned, lanes: handles }),
+            poller: Poller::new(poll::PollParts { consumer, runtime, requests, stop: stops, questions, owned, lanes: handles }),
             lanes: threads,
             to_poll,
             stop,
