@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
 use crate::kafka::access;
-use crate::pipeline::{End, Pipeline};
+use crate::pipeline::{End, RunningPipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
 use crate::status::Status;
@@ -58,7 +58,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
     status.ready("keys");
 
-    let pipeline = Pipeline::start(config, schemas.registry.clone(), keys.clone(), status.clone(), metrics.clone(), create_topics)
+    let pipeline = RunningPipeline::start(config, schemas.registry.clone(), keys.clone(), status.clone(), metrics.clone(), create_topics)
         .map_err(|e| e.exit().because(e.to_string()))?;
     let pipeline = Arc::new(pipeline);
     let waiter = pipeline.clone();
@@ -87,7 +87,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
 }
 
 /// Lets the pipeline commit what it has; what does not end in time is aborted by the next start.
-fn drain(pipeline: &Pipeline, events: &Receiver<AppEvent<End>>, timeout: Duration) -> End {
+fn drain(pipeline: &RunningPipeline, events: &Receiver<AppEvent<End>>, timeout: Duration) -> End {
     let deadline = Instant::now() + timeout;
     pipeline.stop(deadline);
     // Leaving the group takes a moment more.

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use fault::{Fault, Faults};
+pub use fault::{ConfigFault, Faults};
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
@@ -214,7 +214,7 @@ impl Config {
     }
 
     /// Like [`Config::parse`], for whoever wants to check further: defaults stand where the faults are. Not for running.
-    pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<Fault>) {
+    pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<ConfigFault>) {
         let (config, reading) = read(input, read_file);
         let mut faults = reading.faults;
         faults.sort();

@@ -22,14 +22,14 @@ const FORM: u32 = 2;
 
 /// Why a record is in the dead-letter topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum DeadLetterReason {
     /// The engine rejected it.
     Rejected(RejectCode),
     /// The broker refuses its protected form: timestamp, missing key or size.
     BrokerRefused,
 }
 
-impl Reason {
+impl DeadLetterReason {
     /// The stable name, as in dead letters and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -43,7 +43,7 @@ impl Reason {
 /// A dead letter as it stands in the topic. Nothing of the record is in clear but where it came from, when, and why it is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// [`Reason::as_str`].
+    /// [`DeadLetterReason::as_str`].
     pub reason: String,
     /// Topic it was read from.
     pub topic: String,

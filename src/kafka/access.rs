@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
-pub use fault::{AccessFault, Reason};
+pub use fault::{AccessFault, AccessReason};
 pub use probe::{AccessError, check};
 pub(crate) use report::Reporter;
 pub use report::report_to;
@@ -237,7 +237,7 @@ mod tokens {
     use std::time::{Duration, Instant, SystemTime};
 
     use super::msk_iam::{NoToken, Signer, Token};
-    use super::{AWS_MSK_IAM, Access, Key, Reason, lock, report};
+    use super::{AWS_MSK_IAM, Access, AccessReason, Key, lock, report};
     use crate::kafka::ffi::{self, Handle};
 
     /// After a failure.
@@ -314,7 +314,7 @@ mod tokens {
     }
 
     /// The reason of a token that is missing.
-    pub(super) const MISSING: Reason = Reason::Token;
+    pub(super) const MISSING: AccessReason = AccessReason::Token;
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::lane::ReadBatch;
 use super::runtime::Runtime;
 use super::snapshot::Snapshot;
 use crate::clock::{unix_millis, unix_seconds};
-use crate::dead_letters::letter::{self, Reason, Sealed};
+use crate::dead_letters::letter::{self, DeadLetterReason, Sealed};
 use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::{Destination, Headers, Message, TopicId};
 use crate::kafka::producer::{Producer, Unproduced};
@@ -290,18 +290,18 @@ impl RecordPath {
     fn record(&mut self, place: &RecordPlace<'_>, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
         let message = place.message;
         if place.refused > 0 {
-            return self.dead_letter(place, Reason::BrokerRefused, "", producer, go_on);
+            return self.dead_letter(place, DeadLetterReason::BrokerRefused, "", producer, go_on);
         }
         let record = Record { key: message.key(), value: message.value(), headers: place.headers, topic: Some(place.topic), now: place.now };
         let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,
             Outcome::Rejected(reject) => {
-                return self.dead_letter(place, Reason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
+                return self.dead_letter(place, DeadLetterReason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
             }
             Outcome::NeedKeys(needed) => return Ok(Done::Keys(needed)),
         };
         let Some(to) = place.route.to else {
-            return self.dead_letter(place, Reason::Rejected(RejectCode::NoSchema), "", producer, go_on);
+            return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::NoSchema), "", producer, go_on);
         };
         // Borrowed: lanes would take turns at its reference count, record by record.
         let label = &self.protector.schemas().schemas()[index].label;
@@ -309,15 +309,19 @@ impl RecordPath {
         match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
             None => {}
             Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing)),
-            Some(Unfit::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
-            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on),
+            Some(Unfit::TooLarge) => {
+                return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on);
+            }
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, DeadLetterReason::BrokerRefused, &self.label(index), producer, go_on),
         }
         let headers = outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
         let (timestamp, raised) = outgoing.timestamp();
         let to = Destination { topic: to, partition: message.partition(), timestamp };
         match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
             Ok(()) => {}
-            Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
+            Err(Unproduced::TooLarge) => {
+                return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on);
+            }
             Err(Unproduced::Failed(fault)) => return Err(fault),
         }
         if raised {
@@ -336,7 +340,14 @@ impl RecordPath {
         self.protector.schemas().schemas()[schema].label.clone()
     }
 
-    fn dead_letter(&mut self, place: &RecordPlace<'_>, reason: Reason, schema: &str, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
+    fn dead_letter(
+        &mut self,
+        place: &RecordPlace<'_>,
+        reason: DeadLetterReason,
+        schema: &str,
+        producer: &mut Producer,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Done, Fault> {
         let (topic, limits) = match self.dead_letters {
             Some(known) => known,
             None => {
@@ -380,8 +391,8 @@ impl RecordPath {
         })?;
         let counters = &self.topics[place.route.counters].counters;
         match reason {
-            Reason::Rejected(code) => counters.dead_lettered(code),
-            Reason::BrokerRefused => self.transaction.refused.push(place.topic.clone()),
+            DeadLetterReason::Rejected(code) => counters.dead_lettered(code),
+            DeadLetterReason::BrokerRefused => self.transaction.refused.push(place.topic.clone()),
         }
         Ok(Done::DeadLettered)
     }
@@ -465,7 +476,7 @@ impl RecordPath {
             counters.flush();
         }
         for topic in &self.transaction.refused {
-            self.runtime.metrics.records_dead_lettered.with_label_values(&[topic, Reason::BrokerRefused.as_str()]).inc();
+            self.runtime.metrics.records_dead_lettered.with_label_values(&[topic, DeadLetterReason::BrokerRefused.as_str()]).inc();
         }
         self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
         self.transaction.clear();

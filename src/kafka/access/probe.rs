@@ -9,7 +9,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::fault::broker_of;
 use super::report::{self, refined};
-use super::{Access, AccessFault, Reason, Values, lock, translate};
+use super::{Access, AccessFault, AccessReason, Values, lock, translate};
 use crate::config::Kafka;
 use crate::exit::Exit;
 use crate::kafka::ffi::{Listener, NativeProducer};
@@ -118,7 +118,7 @@ impl Access {
         ProbeAnswer::Unknown
     }
 
-    fn fault(&self, reason: Reason, broker: Option<String>) -> AccessFault {
+    fn fault(&self, reason: AccessReason, broker: Option<String>) -> AccessFault {
         AccessFault { client: "kafka".to_owned(), mechanism: self.mechanism.clone(), broker, reason }
     }
 
@@ -135,16 +135,16 @@ impl Access {
 /// What the question brings to light.
 #[derive(Default)]
 struct Heard {
-    refusal: Mutex<Option<(Reason, Option<String>)>>,
+    refusal: Mutex<Option<(AccessReason, Option<String>)>>,
     verdict: AtomicI32,
     has_hung_up: AtomicBool,
     is_down: AtomicBool,
 }
 
 impl Heard {
-    fn refusal(&self) -> Option<(Reason, Option<String>)> {
+    fn refusal(&self) -> Option<(AccessReason, Option<String>)> {
         // What was said counts more than what was left unsaid.
-        lock(&self.refusal).clone().or_else(|| self.has_hung_up.load(Ordering::Acquire).then_some((Reason::Protocol, None)))
+        lock(&self.refusal).clone().or_else(|| self.has_hung_up.load(Ordering::Acquire).then_some((AccessReason::Protocol, None)))
     }
 }
 
@@ -153,10 +153,10 @@ impl Listener for Heard {
         if code == Code::AllBrokersDown {
             self.is_down.store(true, Ordering::Release);
         }
-        if Reason::is_hang_up(code, text) {
+        if AccessReason::is_hang_up(code, text) {
             self.has_hung_up.store(true, Ordering::Release);
         }
-        if let Some(reason) = refined(Reason::of(code, text), self.verdict.load(Ordering::Acquire)) {
+        if let Some(reason) = refined(AccessReason::of(code, text), self.verdict.load(Ordering::Acquire)) {
             lock(&self.refusal).get_or_insert((reason, broker_of(text)));
         }
     }
