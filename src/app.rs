@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
 use crate::kafka::access;
-use crate::pipeline::{End, Pipeline};
+use crate::pipeline::{End, RunningPipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
 use crate::status::Status;
@@ -30,9 +30,9 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// A part does not start; [`Exit::of`] tells the exit code.
 pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     disable_core_dumps().context("core dumps could not be disabled")?;
-    let (send, events) = mpsc::channel::<Event<End>>();
+    let (send, events) = mpsc::channel::<AppEvent<End>>();
     let requests = send.clone();
-    signals::watch(move |request| requests.send(Event::Request(request)).is_ok()).context("signals could not be watched")?;
+    signals::watch(move |request| requests.send(AppEvent::Request(request)).is_ok()).context("signals could not be watched")?;
 
     let status = Arc::new(Status::new(&["schemas", "keys", "kafka"]));
     let metrics = Arc::new(Metrics::new()?);
@@ -50,7 +50,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     if let Some(ignored) = &config.ignored_dotenv {
         tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for nothing; only the one beside the configuration file does");
     }
-    let schemas = Schemas::open(config, status.clone(), metrics.clone())?;
+    let schemas = LiveSchemas::open(config, status.clone(), metrics.clone())?;
     access::report_to(status.clone(), metrics.clone());
     // Before anything else asks the brokers: to that the answer would only be that none answers.
     access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
@@ -58,18 +58,18 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
     status.ready("keys");
 
-    let pipeline = Pipeline::start(config, schemas.registry.clone(), keys.clone(), status.clone(), metrics.clone(), create_topics)
+    let pipeline = RunningPipeline::start(config, schemas.registry.clone(), keys.clone(), status.clone(), metrics.clone(), create_topics)
         .map_err(|e| e.exit().because(e.to_string()))?;
     let pipeline = Arc::new(pipeline);
     let waiter = pipeline.clone();
     std::thread::Builder::new().name("pipeline-end".to_owned()).spawn(move || {
         if let Some(end) = waiter.wait() {
             // An error means that nobody is left to tell.
-            let _ = send.send(Event::Ended(end));
+            let _ = send.send(AppEvent::Ended(end));
         }
     })?;
     let (of_tick, of_reload) = (keys.clone(), keys.clone());
-    let upkeep = Upkeep::start(
+    let upkeep = Maintenance::start(
         config.schemas.reload_interval,
         move || of_tick.maintain(),
         move || schemas.reload(|set| of_reload.prepare(set).map_err(|e| e.to_string())),
@@ -87,28 +87,28 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
 }
 
 /// Lets the pipeline commit what it has; what does not end in time is aborted by the next start.
-fn drain(pipeline: &Pipeline, events: &Receiver<Event<End>>, timeout: Duration) -> End {
+fn drain(pipeline: &RunningPipeline, events: &Receiver<AppEvent<End>>, timeout: Duration) -> End {
     let deadline = Instant::now() + timeout;
     pipeline.stop(deadline);
     // Leaving the group takes a moment more.
     let last = deadline + LEAVE;
     loop {
         match events.recv_timeout(last.saturating_duration_since(Instant::now())) {
-            Ok(Event::Ended(end)) => return end,
-            Ok(Event::Request(_)) => {}
+            Ok(AppEvent::Ended(end)) => return end,
+            Ok(AppEvent::Request(_)) => {}
             Err(_) => return End::Failed(format!("the pipeline did not stop within {} s; the next start aborts what it left open", timeout.as_secs())),
         }
     }
 }
 
 /// The schemas, announced in logs and `/status`.
-struct Schemas {
+struct LiveSchemas {
     registry: Arc<Registry>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
 }
 
-impl Schemas {
+impl LiveSchemas {
     /// Loads the schemas for the first time: without them there is nothing to run.
     fn open(config: &Config, status: Arc<Status>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let (registry, warnings) = registry::open_configured(&config.schemas).map_err(|faults| crate::exit::faults_error(&faults))?;
@@ -147,7 +147,7 @@ impl Schemas {
 
 /// What can happen to a running sidecar. `E` is how the pipeline ended.
 #[derive(Debug)]
-enum Event<E> {
+enum AppEvent<E> {
     /// An operator asks for something.
     Request(Request),
     /// The pipeline ended by itself.
@@ -164,12 +164,12 @@ enum Why<E> {
 }
 
 /// Waits for the end; hands requests to look at schemas on.
-fn supervise<E>(events: &Receiver<Event<E>>, upkeep: &Upkeep) -> Why<E> {
+fn supervise<E>(events: &Receiver<AppEvent<E>>, upkeep: &Maintenance) -> Why<E> {
     loop {
         match events.recv() {
-            Ok(Event::Request(Request::Stop(signal))) => return Why::Signal(signal),
-            Ok(Event::Request(Request::Reload)) => upkeep.reload(),
-            Ok(Event::Ended(end)) => return Why::Ended(end),
+            Ok(AppEvent::Request(Request::Stop(signal))) => return Why::Signal(signal),
+            Ok(AppEvent::Request(Request::Reload)) => upkeep.reload(),
+            Ok(AppEvent::Ended(end)) => return Why::Ended(end),
             // Nobody can tell us anything any more: stop as if asked to.
             Err(_) => return Why::Signal("no more signals"),
         }
@@ -177,12 +177,12 @@ fn supervise<E>(events: &Receiver<Event<E>>, upkeep: &Upkeep) -> Why<E> {
 }
 
 /// The thread that maintains keys and looks at schemas. A key service may let it wait; a signal must not wait for that.
-struct Upkeep {
+struct Maintenance {
     reload: Option<Sender<()>>,
     ended: Receiver<()>,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// Calls `tick` about once a second and `reload` every `interval` or when asked to.
     fn start(interval: Duration, mut tick: impl FnMut() + Send + 'static, mut reload: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
         let (ask, asked) = mpsc::channel::<()>();
@@ -221,7 +221,7 @@ impl Upkeep {
     }
 }
 
-impl Drop for Upkeep {
+impl Drop for Maintenance {
     fn drop(&mut self) {
         self.reload = None;
         // It may be waiting for a key service.
@@ -242,8 +242,8 @@ fn disable_core_dumps() -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn idle(interval: Duration, tick: impl FnMut() + Send + 'static, reload: impl FnMut() + Send + 'static) -> Upkeep {
-        Upkeep::start(interval, tick, reload).unwrap()
+    fn idle(interval: Duration, tick: impl FnMut() + Send + 'static, reload: impl FnMut() + Send + 'static) -> Maintenance {
+        Maintenance::start(interval, tick, reload).unwrap()
     }
 
     #[test]
@@ -251,9 +251,9 @@ mod tests {
         let (send, events) = mpsc::channel();
         let (reloaded, reloads) = mpsc::channel();
         let upkeep = idle(Duration::from_secs(3600), || (), move || reloaded.send(()).unwrap());
-        send.send(Event::Request(Request::Reload)).unwrap();
-        send.send(Event::Request(Request::Stop("SIGTERM"))).unwrap();
-        send.send(Event::Ended("not reached")).unwrap();
+        send.send(AppEvent::Request(Request::Reload)).unwrap();
+        send.send(AppEvent::Request(Request::Stop("SIGTERM"))).unwrap();
+        send.send(AppEvent::Ended("not reached")).unwrap();
         assert_eq!(supervise(&events, &upkeep), Why::Signal("SIGTERM"));
         reloads.recv().unwrap();
         assert_eq!(supervise(&events, &upkeep), Why::Ended("not reached"));
@@ -277,7 +277,7 @@ mod tests {
     /// A key service that lets the upkeep wait must not let a signal wait.
     #[test]
     fn a_signal_does_not_wait_for_keys() {
-        let (send, events) = mpsc::channel::<Event<&str>>();
+        let (send, events) = mpsc::channel::<AppEvent<&str>>();
         let (entered, inside) = mpsc::channel();
         let (release, held) = mpsc::channel::<()>();
         let upkeep = idle(
@@ -289,7 +289,7 @@ mod tests {
             || (),
         );
         inside.recv().unwrap();
-        send.send(Event::Request(Request::Stop("SIGTERM"))).unwrap();
+        send.send(AppEvent::Request(Request::Stop("SIGTERM"))).unwrap();
         assert_eq!(supervise(&events, &upkeep), Why::Signal("SIGTERM"));
         drop(release);
     }
@@ -302,7 +302,7 @@ mod tests {
         let file = dir.path().join("people.json");
         std::fs::write(&file, DOCUMENT).unwrap();
         let (registry, _) = Registry::open(dir.path(), veilstream_engine::compile::Grants::default()).unwrap();
-        let schemas = Schemas { registry: Arc::new(registry), status: Arc::new(Status::new(&[])), metrics: Arc::new(Metrics::new().unwrap()) };
+        let schemas = LiveSchemas { registry: Arc::new(registry), status: Arc::new(Status::new(&[])), metrics: Arc::new(Metrics::new().unwrap()) };
         let shown = || schemas.status.report().details["schemas"].clone();
         std::fs::write(&file, "{").unwrap();
         schemas.reload(|_| Ok(()));

@@ -97,7 +97,7 @@ impl Cases {
 }
 
 /// Why no record comes out, and the field it is for.
-type Refusal = (RejectCode, Option<Arc<str>>);
+type CaseRefusal = (RejectCode, Option<Arc<str>>);
 
 /// Runs cases of one schema.
 pub struct Runner {
@@ -145,7 +145,7 @@ impl Runner {
     }
 
     /// The record that comes out, with tokens and indexes opened; or why none does.
-    fn transform(&mut self, input: &CaseInput, expected: Option<&Value>) -> Result<Result<Value, Refusal>, KeyFault> {
+    fn transform(&mut self, input: &CaseInput, expected: Option<&Value>) -> Result<Result<Value, CaseRefusal>, KeyFault> {
         let value = input.text.clone().or_else(|| input.value.as_ref().map(Value::to_string));
         let headers: Vec<Header<'_>> = input.headers.iter().map(|(n, v)| (n.as_bytes(), v.as_deref().map(str::as_bytes))).collect();
         let record =

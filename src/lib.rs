@@ -45,6 +45,7 @@
 //!
 //! Selecting, sealing and revealing are in [`veilstream_engine`], providers, stores and erasure in [`veilstream_keys`].
 #![deny(unsafe_code)]
+#![deny(clippy::mod_module_files)]
 
 pub mod app;
 pub mod cases;

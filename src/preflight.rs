@@ -100,7 +100,7 @@ impl Problem {
 
 /// What to know of a route that runs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Warning {
+pub enum PreflightWarning {
     /// A compacted topic takes no null key.
     #[error("{topic} is compacted and {raw} is not: records without a key become dead letters")]
     NullKeys {
@@ -156,7 +156,7 @@ pub struct Route {
 
 /// What an examination found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Findings {
     /// How many brokers there are.
     pub brokers: usize,
     /// Every topic that is there.
@@ -166,7 +166,7 @@ pub struct Found {
     /// Problems of the dead-letter topic: no route can run with them.
     pub common: Vec<Problem>,
     /// What to know.
-    pub warnings: BTreeSet<Warning>,
+    pub warnings: BTreeSet<PreflightWarning>,
     /// Topics that `--create-topics` makes.
     pub missing: Vec<NewTopic>,
 }
@@ -182,7 +182,7 @@ pub enum Refusal {
     Unfit(Vec<String>),
 }
 
-impl Found {
+impl Findings {
     /// Every problem once, those of all routes first.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         let mut seen: Vec<&Problem> = Vec::new();
@@ -213,7 +213,7 @@ impl Found {
     /// Whether everything can run.
     ///
     /// # Errors
-    /// As [`Found::runnable`].
+    /// As [`Findings::runnable`].
     pub fn faultless(&self) -> Result<(), Refusal> {
         let (denied, unfit): (Vec<_>, Vec<_>) = self.problems().partition(|problem| problem.is_authorization());
         let texts = |problems: Vec<&Problem>| problems.into_iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -242,7 +242,7 @@ pub fn roles(schemas: &SchemaSet, dead_letters: &str) -> Vec<Problem> {
 ///
 /// # Errors
 /// No broker answers. What is wrong with a topic stands in what was found.
-pub fn examine(topics: &Topics, schemas: &SchemaSet, dead_letters: &str) -> Result<Found, TopicError> {
+pub fn examine(topics: &Topics, schemas: &SchemaSet, dead_letters: &str) -> Result<Findings, TopicError> {
     let routes: BTreeMap<&str, &str> = schemas.routes().collect();
     let names = routes.iter().flat_map(|(raw, sanitized)| [*raw, *sanitized]).chain([dead_letters]);
     let described = topics.describe(names)?;
@@ -257,7 +257,7 @@ pub fn examine(topics: &Topics, schemas: &SchemaSet, dead_letters: &str) -> Resu
     Ok(found)
 }
 
-fn judge(servers: &str, brokers: usize, routes: &BTreeMap<&str, &str>, dead_letters: &str, described: EachTopic<TopicFacts>) -> Found {
+fn judge(servers: &str, brokers: usize, routes: &BTreeMap<&str, &str>, dead_letters: &str, described: EachTopic<TopicFacts>) -> Findings {
     let mut judge = Judge { servers, described, wanted: BTreeMap::new(), warnings: BTreeSet::new() };
     let mut judged: Vec<Route> = routes
         .iter()
@@ -267,7 +267,7 @@ fn judge(servers: &str, brokers: usize, routes: &BTreeMap<&str, &str>, dead_lett
     // One broker alone can have no second replica.
     for name in routes.values().copied().chain([dead_letters]).filter(|_| brokers > 1) {
         if judge.facts(name).is_some_and(|topic| topic.replicas == 1) {
-            judge.warnings.insert(Warning::OneReplica { topic: name.to_owned() });
+            judge.warnings.insert(PreflightWarning::OneReplica { topic: name.to_owned() });
         }
     }
     // Only now is it known what routes that share a topic want of it.
@@ -279,7 +279,7 @@ fn judge(servers: &str, brokers: usize, routes: &BTreeMap<&str, &str>, dead_lett
     common.extend(missing(dead_letters));
     let facts = judge.described.into_iter().filter_map(|(name, facts)| Some((name, facts.ok()?))).collect();
     let missing = judge.wanted.into_values().map(|wanted| wanted.topic).collect();
-    Found { brokers, facts, routes: judged, common, warnings: judge.warnings, missing }
+    Findings { brokers, facts, routes: judged, common, warnings: judge.warnings, missing }
 }
 
 /// A topic to make, as all routes want it that write to it.
@@ -338,7 +338,7 @@ struct Judge<'a> {
     described: EachTopic<TopicFacts>,
     /// Topics to make, by name.
     wanted: BTreeMap<String, Wanted>,
-    warnings: BTreeSet<Warning>,
+    warnings: BTreeSet<PreflightWarning>,
 }
 
 impl Judge<'_> {
@@ -405,14 +405,14 @@ impl Judge<'_> {
     fn warn(&mut self, raw_name: &str, raw: &TopicFacts, name: &str, topic: &TopicFacts) {
         let (sanitized, from) = (|| name.to_owned(), || raw_name.to_owned());
         if topic.compacted && !raw.compacted {
-            self.warnings.insert(Warning::NullKeys { topic: sanitized(), raw: from() });
+            self.warnings.insert(PreflightWarning::NullKeys { topic: sanitized(), raw: from() });
         }
         if topic.log_append_time {
-            self.warnings.insert(Warning::LogAppendTime { topic: sanitized() });
+            self.warnings.insert(PreflightWarning::LogAppendTime { topic: sanitized() });
         }
         if topic.assumed || raw.assumed {
             let of = if topic.assumed { sanitized() } else { from() };
-            self.warnings.insert(Warning::Unreadable { topic: of });
+            self.warnings.insert(PreflightWarning::Unreadable { topic: of });
             // Of what nobody told there is nothing to compare.
             return;
         }
@@ -428,7 +428,7 @@ impl Judge<'_> {
             }
             let settings: Vec<(&str, &str)> = settings.iter().map(|(setting, value)| (*setting, value.as_str())).collect();
             let command = alter_command(self.servers, name, &settings);
-            self.warnings.insert(Warning::KeepsLess { topic: sanitized(), raw: from(), what: what.join(", "), command });
+            self.warnings.insert(PreflightWarning::KeepsLess { topic: sanitized(), raw: from(), what: what.join(", "), command });
         }
     }
 

@@ -55,12 +55,12 @@ pub struct Registry {
     grants: Grants,
     current: ArcSwap<SchemaSet>,
     /// The documents as last seen, refused ones included, so that each change is judged and reported once.
-    seen: Mutex<Vec<Document>>,
+    seen: Mutex<Vec<LoadedDocument>>,
 }
 
 /// A file's path and content.
 #[derive(Debug, PartialEq, Eq)]
-struct Document {
+struct LoadedDocument {
     file: PathBuf,
     text: Vec<u8>,
 }
@@ -153,16 +153,16 @@ pub fn is_document(path: &Path) -> bool {
     name.ends_with(".json") && !name.starts_with('.') && !name.ends_with(".cases.json") && !name.ends_with(".schema.json")
 }
 
-fn read(dir: &Path) -> Result<Vec<Document>, Vec<DocumentFault>> {
+fn read(dir: &Path) -> Result<Vec<LoadedDocument>, Vec<DocumentFault>> {
     read_files(&documents_in(dir)?)
 }
 
-fn read_files(files: &[PathBuf]) -> Result<Vec<Document>, Vec<DocumentFault>> {
+fn read_files(files: &[PathBuf]) -> Result<Vec<LoadedDocument>, Vec<DocumentFault>> {
     let mut faults = Vec::new();
     let mut documents = Vec::new();
     for file in files {
         match std::fs::read(file) {
-            Ok(text) => documents.push(Document { file: file.clone(), text }),
+            Ok(text) => documents.push(LoadedDocument { file: file.clone(), text }),
             Err(e) => faults.push(whole(file, format!("cannot be read ({e}); name the file of a schema document"))),
         }
     }
@@ -174,10 +174,10 @@ fn whole(file: &Path, message: String) -> DocumentFault {
     DocumentFault { file: file.to_owned(), fault: Fault { pointer: String::new(), message, severity: Severity::Error } }
 }
 
-fn load(documents: &[Document], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
+fn load(documents: &[LoadedDocument], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
     let (mut schemas, mut faults, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     let mut files: Vec<(Arc<str>, &Path)> = Vec::new();
-    for Document { file, text } in documents {
+    for LoadedDocument { file, text } in documents {
         let in_file = |fault| DocumentFault { file: file.clone(), fault };
         match compile::compile(text, grants) {
             Ok(compiled) => {

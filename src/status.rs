@@ -13,18 +13,18 @@ use serde_json::Value;
 #[derive(Debug)]
 pub struct Status {
     started: Instant,
-    inner: Mutex<Inner>,
+    inner: Mutex<StatusState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct StatusState {
     unready: BTreeMap<String, String>,
     details: BTreeMap<String, Value>,
 }
 
 /// The body of `/status`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct StatusReport {
     /// Version of this build.
     pub version: &'static str,
     /// Seconds since the start.
@@ -43,7 +43,7 @@ impl Status {
     #[must_use]
     pub fn new(components: &[&str]) -> Self {
         let unready = components.iter().map(|c| ((*c).to_owned(), "starting".to_owned())).collect();
-        Self { started: Instant::now(), inner: Mutex::new(Inner { unready, ..Inner::default() }) }
+        Self { started: Instant::now(), inner: Mutex::new(StatusState { unready, ..StatusState::default() }) }
     }
 
     /// The component works. Says nothing about the others.
@@ -69,9 +69,9 @@ impl Status {
 
     /// Everything at this moment.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> StatusReport {
         let inner = self.lock();
-        Report {
+        StatusReport {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: inner.unready.is_empty(),
@@ -80,7 +80,7 @@ impl Status {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, StatusState> {
         // A panic elsewhere leaves plain maps behind: still good to read.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{Config, Fault, Input};
+use crate::config::{Config, ConfigFault, Input};
 use crate::exit::Exit;
 use crate::kafka::access;
 use crate::kafka::topics::Topics;
@@ -92,6 +92,6 @@ fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
     if problems.is_empty() { Ok(()) } else { Err(exit.because(problems.join("\n"))) }
 }
 
-fn hides_schemas(fault: &Fault) -> bool {
+fn hides_schemas(fault: &ConfigFault) -> bool {
     fault.key.is_empty() || fault.key.starts_with("schemas")
 }

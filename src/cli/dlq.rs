@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::dead_letters::DeadLetterError;
 use crate::dead_letters::letter::Content;
-use crate::dead_letters::read::{self, Place};
+use crate::dead_letters::read::{self, LetterPlace};
 use crate::dead_letters::replay::{self, PassedBy, Replayed, Selection};
 use crate::exit::Exit;
 use crate::kafka::access;
@@ -52,7 +52,7 @@ enum Command {
         config: PathBuf,
         /// Partition and offset in the dead-letter topic, as `list` prints them
         #[arg(value_name = "PARTITION:OFFSET", value_parser = place)]
-        place: Place,
+        place: LetterPlace,
     },
     /// Run dead letters through the schemas in force into their sanitized topics; what is rejected again goes to the end of the topic
     #[command(after_help = REPLAY_HELP)]
@@ -62,13 +62,13 @@ enum Command {
         config: PathBuf,
         /// These letters and no others; where the next replay starts stays as it is
         #[arg(long, value_name = "PARTITION:OFFSET", value_parser = place, value_delimiter = ',', conflicts_with_all = ["from", "skip"])]
-        only: Vec<Place>,
+        only: Vec<LetterPlace>,
         /// Start a partition here and not where the last replay ended; the other partitions go on
         #[arg(long, value_name = "PARTITION:OFFSET", value_parser = place, value_delimiter = ',')]
-        from: Vec<Place>,
+        from: Vec<LetterPlace>,
         /// Leave these letters where they are
         #[arg(long, value_name = "PARTITION:OFFSET", value_parser = place, value_delimiter = ',')]
-        skip: Vec<Place>,
+        skip: Vec<LetterPlace>,
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
@@ -87,16 +87,16 @@ Examples:
 
 Exit code: 0 every letter went, 1 some were rejected again or passed by";
 
-fn place(text: &str) -> Result<Place, String> {
+fn place(text: &str) -> Result<LetterPlace, String> {
     let (partition, offset) = text.split_once(':').ok_or("write PARTITION:OFFSET, as in 3:42")?;
     match (partition.parse(), offset.parse()) {
-        (Ok(partition), Ok(offset)) if partition >= 0 && offset >= 0 => Ok(Place { partition, offset }),
+        (Ok(partition), Ok(offset)) if partition >= 0 && offset >= 0 => Ok(LetterPlace { partition, offset }),
         _ => Err("write PARTITION:OFFSET, as in 3:42".to_owned()),
     }
 }
 
 /// Where each partition starts; one start each.
-fn starts(from: &[Place]) -> anyhow::Result<BTreeMap<i32, i64>> {
+fn starts(from: &[LetterPlace]) -> anyhow::Result<BTreeMap<i32, i64>> {
     let starts: BTreeMap<i32, i64> = from.iter().map(|place| (place.partition, place.offset)).collect();
     if starts.len() == from.len() { Ok(starts) } else { Err(Exit::Usage.because("--from names a partition twice")) }
 }
@@ -150,7 +150,7 @@ fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_
     Ok(Exit::Ok)
 }
 
-fn show(config: &std::path::Path, place: Place) -> anyhow::Result<Exit> {
+fn show(config: &std::path::Path, place: LetterPlace) -> anyhow::Result<Exit> {
     let config = load(config)?;
     let keys = keys::open(&config.keys, None)?;
     let letter = read::find(&config, place)?;
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn places_are_as_listed() {
-        assert_eq!(place("3:42"), Ok(Place { partition: 3, offset: 42 }));
+        assert_eq!(place("3:42"), Ok(LetterPlace { partition: 3, offset: 42 }));
         for wrong in ["3", "3:", ":1", "-1:4", "1:-4", "a:b", "1:2:3"] {
             assert!(place(wrong).is_err(), "{wrong}");
         }

@@ -1,6 +1,6 @@
 //! `veilstream keys`
 
-mod life;
+mod lifecycle;
 mod report;
 
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ enum Command {
         #[command(flatten)]
         source: KeysSource,
         #[command(flatten)]
-        what: life::What,
+        what: lifecycle::What,
     },
     /// Move every wrap to the newest version of what wraps it; no token changes
     #[command(after_help = REWRAP)]
@@ -202,14 +202,14 @@ pub fn run(args: &KeysArgs) -> anyhow::Result<Exit> {
         Command::Init { source, empty } => report::init(source, *empty),
         Command::List { source, json } => report::list(source, *json),
         Command::Status { source, schemas, json } => report::status(source, &*schemas.load(source)?, *json),
-        Command::Rotate { source, what } => life::rotate(source, what),
-        Command::Rewrap { source, recover, json } => life::rewrap(source, *recover, *json),
-        Command::Retire { source, schemas, kid, unreferenced, undo } => life::retire(source, &*schemas.load(source)?, kid, *unreferenced, *undo),
-        Command::Export { source, out, kids } => life::export(source, out, kids),
-        Command::Import { source, file } => life::import(source, file),
-        Command::ReplayLedger { source } => life::replay_ledger(source),
-        Command::Ledger { command: LedgerCommand::Rebuild { source, reason } } => life::rebuild_ledger(source, reason),
-        Command::Compromise { source, kid } => life::compromise(source, kid),
-        Command::PublicKey { source } => life::public_key(source),
+        Command::Rotate { source, what } => lifecycle::rotate(source, what),
+        Command::Rewrap { source, recover, json } => lifecycle::rewrap(source, *recover, *json),
+        Command::Retire { source, schemas, kid, unreferenced, undo } => lifecycle::retire(source, &*schemas.load(source)?, kid, *unreferenced, *undo),
+        Command::Export { source, out, kids } => lifecycle::export(source, out, kids),
+        Command::Import { source, file } => lifecycle::import(source, file),
+        Command::ReplayLedger { source } => lifecycle::replay_ledger(source),
+        Command::Ledger { command: LedgerCommand::Rebuild { source, reason } } => lifecycle::rebuild_ledger(source, reason),
+        Command::Compromise { source, kid } => lifecycle::compromise(source, kid),
+        Command::PublicKey { source } => lifecycle::public_key(source),
     }
 }

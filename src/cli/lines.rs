@@ -47,7 +47,7 @@ impl<R: Read> Lines<R> {
     }
 
     /// The next line that is not blank, and those after it that need not be waited for. None: the end.
-    pub(super) fn batch(&mut self, batch: &mut Batch) -> io::Result<()> {
+    pub(super) fn batch(&mut self, batch: &mut LineBatch) -> io::Result<()> {
         batch.bytes.clear();
         batch.lines.clear();
         loop {
@@ -86,13 +86,13 @@ impl<R: Read> Lines<R> {
 
 /// Lines that are worked on together.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct LineBatch {
     bytes: Vec<u8>,
     /// Number and place in `bytes`; no place: too long.
     lines: Vec<(u64, Option<Range<usize>>)>,
 }
 
-impl Batch {
+impl LineBatch {
     /// The lines with their numbers.
     pub(super) fn lines(&self) -> impl Iterator<Item = (u64, Line<'_>)> + Clone {
         self.lines.iter().map(|(number, place)| (*number, place.clone().map_or(Line::TooLong, |place| Line::Text(&self.bytes[place]))))
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_batch_is_what_need_not_be_waited_for() {
         let pipe = Pipe([&b"1\n"[..], b"2\n\n4\n5", b"5\n6\n", b"7"].into());
-        let (mut lines, mut batch, mut read) = (Lines::new(pipe, 9), Batch::default(), Vec::new());
+        let (mut lines, mut batch, mut read) = (Lines::new(pipe, 9), LineBatch::default(), Vec::new());
         while lines.batch(&mut batch).is_ok() && !batch.lines.is_empty() {
             let text = |(number, line)| match line {
                 Line::Text(text) => format!("{number}:{}", String::from_utf8_lossy(text)),
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_batch_is_bounded() {
         let text = format!("{}\n", "x".repeat(99)).repeat(2500) + &format!("{}\n", "y".repeat(600 << 10)).repeat(3) + &"z".repeat(700 << 10);
-        let (mut lines, mut batch, mut sizes) = (Lines::new(text.as_bytes(), 650 << 10), Batch::default(), Vec::new());
+        let (mut lines, mut batch, mut sizes) = (Lines::new(text.as_bytes(), 650 << 10), LineBatch::default(), Vec::new());
         while lines.batch(&mut batch).is_ok() && batch.lines().next().is_some() {
             sizes.push((batch.lines().count(), batch.bytes.len()));
         }

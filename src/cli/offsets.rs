@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::kafka::access;
 use crate::pipeline::core::partition::TopicPartition;
-use crate::pipeline::group_offsets::{GroupOffsets, OffsetsError, Place};
+use crate::pipeline::group_offsets::{GroupOffsets, OffsetTarget, OffsetsError};
 use crate::registry;
 
 /// Arguments of `offsets`.
@@ -42,7 +42,7 @@ enum Command {
         partition: TopicPartition,
         /// `earliest`: the first record there is; or an offset
         #[arg(long, value_name = "earliest|OFFSET", value_parser = place)]
-        at: Place,
+        at: OffsetTarget,
     },
 }
 
@@ -60,10 +60,10 @@ fn partition(text: &str) -> Result<TopicPartition, String> {
     }
 }
 
-fn place(text: &str) -> Result<Place, String> {
+fn place(text: &str) -> Result<OffsetTarget, String> {
     match text {
-        "earliest" => Ok(Place::Earliest),
-        _ => text.parse().ok().filter(|offset| *offset >= 0).map(Place::At).ok_or_else(|| "write earliest or an offset".to_owned()),
+        "earliest" => Ok(OffsetTarget::Earliest),
+        _ => text.parse().ok().filter(|offset| *offset >= 0).map(OffsetTarget::At).ok_or_else(|| "write earliest or an offset".to_owned()),
     }
 }
 

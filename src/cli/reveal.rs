@@ -79,7 +79,7 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
         (Some(field), _) => {
             let keys = keys::open_local(&args.keys)?;
             let _upkeep = keys::Upkeep::of(&keys)?;
-            open_tokens(&mut Keys::new(&*keys).allowing(args.allow_compromised), field, input, out, errors)?
+            open_tokens(&mut RevealKeys::new(&*keys).allowing(args.allow_compromised), field, input, out, errors)?
         }
         (None, Some(documents)) => {
             let set = documents.load()?;
@@ -88,7 +88,7 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
             let _upkeep = keys::Upkeep::of(&keys)?;
             let options = RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
             let output = Told { status: args.status, allow_clear: args.allow_clear };
-            reveal(&set, &mut Keys::new(&*keys).allowing(args.allow_compromised), &options, output, input, out, errors)?
+            reveal(&set, &mut RevealKeys::new(&*keys).allowing(args.allow_compromised), &options, output, input, out, errors)?
         }
         (None, None) => return Err(Exit::Usage.because("name the documents with --schema FILE, or give --token --field NAME")),
     };
@@ -106,7 +106,7 @@ fn known_fields(set: &SchemaSet, ids: &[String]) -> anyhow::Result<()> {
 }
 
 /// Keys as the engine asks for them; remembers why one could not be had.
-struct Keys<'a> {
+struct RevealKeys<'a> {
     source: &'a dyn KeySource,
     keyring: Arc<Keyring>,
     fault: RefCell<Option<KeyFault>>,
@@ -114,7 +114,7 @@ struct Keys<'a> {
     allow_compromised: bool,
 }
 
-impl<'a> Keys<'a> {
+impl<'a> RevealKeys<'a> {
     fn new(source: &'a dyn KeySource) -> Self {
         Self { source, keyring: source.keyring(), fault: RefCell::default(), allow_compromised: false }
     }
@@ -158,7 +158,7 @@ struct Told {
 /// Reveals line after line; whether everything asked for was opened.
 fn reveal(
     set: &SchemaSet,
-    keys: &mut Keys<'_>,
+    keys: &mut RevealKeys<'_>,
     options: &RevealOptions<'_>,
     told: Told,
     input: impl Read,
@@ -255,7 +255,7 @@ fn write_status(out: &mut impl Write, event: &[u8], schema: Option<&Schema>, rep
 }
 
 /// Opens bare tokens of the field called `name`; whether all opened.
-fn open_tokens(keys: &mut Keys<'_>, name: &str, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
+fn open_tokens(keys: &mut RevealKeys<'_>, name: &str, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
     let (mut revealer, mut payload, mut whole) = (keys.revealer(), Vec::new(), true);
     loop {
@@ -307,7 +307,7 @@ mod tests {
     fn open(keys: &EphemeralKeys, options: &RevealOptions<'_>, status: bool, input: &str) -> (String, String, bool) {
         let (mut out, mut errors) = (Vec::new(), Vec::new());
         let told = Told { status, allow_clear: false };
-        let whole = reveal(&people_and_rest(), &mut Keys::new(keys), options, told, input.as_bytes(), &mut out, &mut errors).unwrap();
+        let whole = reveal(&people_and_rest(), &mut RevealKeys::new(keys), options, told, input.as_bytes(), &mut out, &mut errors).unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
     }
 
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(errors, "{\"fields\":[{\"field\":\"email\",\"status\":\"clear\"}],\"line\":1,\"reason\":\"not_revealed\",\"schema\":\"people/1\"}\n");
         let (mut out, mut errors) = (Vec::new(), Vec::new());
         let told = Told { status: true, allow_clear: true };
-        assert!(reveal(&people_and_rest(), &mut Keys::new(&keys), &RevealOptions::default(), told, input.as_bytes(), &mut out, &mut errors).unwrap());
+        assert!(reveal(&people_and_rest(), &mut RevealKeys::new(&keys), &RevealOptions::default(), told, input.as_bytes(), &mut out, &mut errors).unwrap());
         assert!(String::from_utf8(out).unwrap().contains(r#"{"field":"email","status":"clear"}"#), "told, not refused");
         assert!(errors.is_empty());
     }
@@ -366,7 +366,7 @@ mod tests {
         let token = safe.split('"').nth(3).unwrap();
         let input = format!("{token}\r\n\"{token}\"\nvs1.x\n");
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        assert!(!open_tokens(&mut Keys::new(&keys), "rest.note", input.as_bytes(), &mut out, &mut errors).unwrap());
+        assert!(!open_tokens(&mut RevealKeys::new(&keys), "rest.note", input.as_bytes(), &mut out, &mut errors).unwrap());
         assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
         assert_eq!(String::from_utf8(errors).unwrap(), "{\"line\":3,\"reason\":\"malformed\"}\n");
     }

@@ -186,7 +186,7 @@ fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyhow::Result<
         let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
         writeln!(out, "{}  {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
         let rows = rows(schema);
-        let width = |column: fn(&Row) -> &str| rows.iter().map(|row| column(row).len()).max().unwrap_or_default();
+        let width = |column: fn(&FieldRow) -> &str| rows.iter().map(|row| column(row).len()).max().unwrap_or_default();
         let (id, protect, path) = (width(|r| &r.id), width(|r| &r.protect), width(|r| &r.path));
         for row in &rows {
             let line = format!("  {:<id$}  {:<protect$}  {:<path$}  {}", row.id, row.protect, row.path, row.index.as_deref().unwrap_or_default());
@@ -197,15 +197,15 @@ fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyhow::Result<
 }
 
 /// One protected place of a schema.
-struct Row {
+struct FieldRow {
     id: String,
     protect: String,
     path: String,
     index: Option<String>,
 }
 
-fn rows(schema: &Schema) -> Vec<Row> {
-    let row = |id: String, rule: &Protect, path: &str, index: Option<&IndexRule>| Row {
+fn rows(schema: &Schema) -> Vec<FieldRow> {
+    let row = |id: String, rule: &Protect, path: &str, index: Option<&IndexRule>| FieldRow {
         id,
         protect: protect(rule),
         path: path.to_owned(),

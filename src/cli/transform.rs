@@ -14,7 +14,7 @@ use veilstream_engine::schema::When;
 use veilstream_engine::transform::Limits;
 use veilstream_engine::{Reject, RejectCode};
 
-use super::lines::{Batch, Line, Lines};
+use super::lines::{Line, LineBatch, Lines};
 use super::{Documents, KeysSource};
 use crate::clock::unix_seconds;
 use crate::exit::Exit;
@@ -84,7 +84,7 @@ fn usable_on_lines(set: &SchemaSet) -> anyhow::Result<()> {
 fn transform(set: &Arc<SchemaSet>, keys: &dyn KeySource, input: impl Read, mut out: impl Write, rejects: &mut dyn Write) -> anyhow::Result<u64> {
     let limits = Limits::default();
     let mut protector = Protector::new(set.clone(), keys.keyring()).with_limits(limits).one_shot();
-    let (mut lines, mut batch) = (Lines::new(input, limits.input), Batch::default());
+    let (mut lines, mut batch) = (Lines::new(input, limits.input), LineBatch::default());
     let mut rejected = 0;
     loop {
         if lines.may_wait() {

@@ -9,22 +9,22 @@ const OIDC_GRANT: &str = "sasl.oauthbearer.grant.type";
 const ENDPOINT: &str = "sasl.oauthbearer.token.endpoint.url";
 
 /// A key below `kafka`, and what is wrong with it.
-type Found = (String, String);
+type SettingFault = (String, String);
 
 /// Faults of both sides; one that both have is told once, as of `[kafka.client]`.
-pub(super) fn judge(consumer: &Properties, producer: &Properties, region: Option<&str>) -> Vec<Found> {
+pub(super) fn judge(consumer: &Properties, producer: &Properties, region: Option<&str>) -> Vec<SettingFault> {
     let (mut of_consumer, mut of_producer) = (side(consumer, region), side(producer, region));
-    let both: Vec<Found> = of_consumer.iter().filter(|fault| of_producer.contains(fault)).cloned().collect();
+    let both: Vec<SettingFault> = of_consumer.iter().filter(|fault| of_producer.contains(fault)).cloned().collect();
     of_consumer.retain(|fault| !both.contains(fault));
     of_producer.retain(|fault| !both.contains(fault));
-    let named = |section: &str, faults: Vec<Found>| -> Vec<Found> {
+    let named = |section: &str, faults: Vec<SettingFault>| -> Vec<SettingFault> {
         let key = |name: String| if name == "aws_region" { name } else { format!("{section}.{name}") };
         faults.into_iter().map(|(name, message)| (key(name), message)).collect()
     };
     [named("client", both), named("consumer", of_consumer), named("producer", of_producer)].concat()
 }
 
-fn side(properties: &Properties, region: Option<&str>) -> Vec<Found> {
+fn side(properties: &Properties, region: Option<&str>) -> Vec<SettingFault> {
     let get = |name: &str| properties.get(name).map(String::as_str);
     let protocol = get("security.protocol").unwrap_or("plaintext").to_ascii_lowercase();
     let has_sasl = protocol.starts_with("sasl_");
@@ -62,7 +62,7 @@ fn side(properties: &Properties, region: Option<&str>) -> Vec<Found> {
 }
 
 /// OAUTHBEARER: who makes the tokens?
-fn oauth(properties: &Properties) -> Vec<Found> {
+fn oauth(properties: &Properties) -> Vec<SettingFault> {
     let get = |name: &str| properties.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let fault = |name: &str, message: &str| (name.to_owned(), message.to_owned());
     if get("sasl.oauthbearer.method") != Some("oidc") {
@@ -101,7 +101,7 @@ fn is_secure(url: &str) -> bool {
 }
 
 /// librdkafka opens these files when a client is made.
-fn certificates(properties: &Properties) -> Vec<Found> {
+fn certificates(properties: &Properties) -> Vec<SettingFault> {
     let mut faults = Vec::new();
     for name in ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location"] {
         let Some(path) = properties.get(name).filter(|path| *path != "probe") else { continue };

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One fault: where it is and what to write instead. Never quotes a secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
+pub struct ConfigFault {
     /// The file, `.env` or `environment variable NAME`.
     pub place: String,
     /// The key in dotted form (`pipeline.lanes`); empty for a fault of the whole place.
@@ -13,14 +13,14 @@ pub struct Fault {
     pub message: String,
 }
 
-impl Fault {
+impl ConfigFault {
     /// A fault of the whole place.
     pub fn of_place(place: impl Into<String>, message: impl Into<String>) -> Self {
         Self { place: place.into(), key: String::new(), message: message.into() }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;
         if !self.key.is_empty() {
@@ -33,4 +33,4 @@ impl fmt::Display for Fault {
 /// Every fault of a configuration; never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct Faults(pub Vec<Fault>);
+pub struct Faults(pub Vec<ConfigFault>);

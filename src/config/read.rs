@@ -7,20 +7,20 @@ use config::{Map, Value, ValueKind};
 #[cfg(any(feature = "pkcs11", feature = "vault"))]
 use veilstream_keys::provider::SecretText;
 
-use super::fault::Fault;
+use super::fault::ConfigFault;
 use super::secret::{Properties, Secret};
 
 /// Reads the text of a `*_file` setting.
 pub type ReadFile<'a> = dyn Fn(&Path) -> std::io::Result<String> + 'a;
 
 /// What the whole reading shares.
-pub(super) struct Reading<'a> {
+pub(super) struct ConfigReader<'a> {
     /// The configuration file, the place of faults about what is absent.
     pub(super) place: String,
     /// Where relative paths start.
     pub(super) base: PathBuf,
     pub(super) read_file: &'a ReadFile<'a>,
-    pub(super) faults: Vec<Fault>,
+    pub(super) faults: Vec<ConfigFault>,
     /// Every key asked for, in dotted form: the test of the example file compares.
     pub(super) known: Vec<String>,
 }
@@ -30,11 +30,11 @@ pub(super) struct Section<'s, 'r> {
     prefix: String,
     table: Map<String, Value>,
     asked: Vec<&'static str>,
-    reading: &'s mut Reading<'r>,
+    reading: &'s mut ConfigReader<'r>,
 }
 
 impl<'s, 'r> Section<'s, 'r> {
-    pub(super) fn root(table: Map<String, Value>, reading: &'s mut Reading<'r>) -> Self {
+    pub(super) fn root(table: Map<String, Value>, reading: &'s mut ConfigReader<'r>) -> Self {
         Self { prefix: String::new(), table, asked: Vec::new(), reading }
     }
 
@@ -232,13 +232,13 @@ impl<'s, 'r> Section<'s, 'r> {
     /// Adds a fault about a value that is there.
     fn fault(&mut self, key: &str, value: &Value, message: &str) {
         let place = value.origin().map(str::to_owned).or_else(|| nested_origin(value)).unwrap_or_else(|| self.reading.place.clone());
-        self.reading.faults.push(Fault { place, key: self.dotted(key), message: message.to_owned() });
+        self.reading.faults.push(ConfigFault { place, key: self.dotted(key), message: message.to_owned() });
     }
 
     /// Adds a fault about something absent, or about several settings together.
     pub(super) fn missing(&mut self, key: &str, message: &str) {
         let place = self.reading.place.clone();
-        self.reading.faults.push(Fault { place, key: self.dotted(key), message: message.to_owned() });
+        self.reading.faults.push(ConfigFault { place, key: self.dotted(key), message: message.to_owned() });
     }
 
     fn dotted(&self, key: &str) -> String {

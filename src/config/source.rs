@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Config as Layers, FileFormat, Format, Map, Source, Value, ValueKind};
 
-use super::fault::Fault;
+use super::fault::ConfigFault;
 
 /// What a configuration is made from.
 #[derive(Debug, Clone, Default)]
@@ -17,7 +17,7 @@ pub struct Input {
     /// Variables of `.env`.
     pub dotenv: BTreeMap<String, String>,
     /// What is wrong with `.env`, by its lines.
-    pub dotenv_faults: Vec<Fault>,
+    pub dotenv_faults: Vec<ConfigFault>,
     /// A `.env` of the working directory that does not count.
     pub ignored: Option<PathBuf>,
     /// Variables of the process.
@@ -32,9 +32,9 @@ impl Input {
     ///
     /// # Errors
     /// What cannot be read.
-    pub fn from_system(path: &Path) -> Result<Self, Fault> {
+    pub fn from_system(path: &Path) -> Result<Self, ConfigFault> {
         let text = std::fs::read_to_string(path)
-            .map_err(|e| Fault::of_place(path.display().to_string(), format!("cannot be read ({e}); name a TOML file with --config")))?;
+            .map_err(|e| ConfigFault::of_place(path.display().to_string(), format!("cannot be read ({e}); name a TOML file with --config")))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let (beside, here) = (folder.join(".env"), PathBuf::from(".env"));
         let (dotenv, dotenv_faults) = if beside.is_file() { (read_dotenv(&beside)?, keys_in_dotenv(&beside)?) } else { (BTreeMap::new(), Vec::new()) };
@@ -47,10 +47,10 @@ impl Input {
     }
 
     /// Merges the layers into one tree; each value remembers its origin.
-    pub(super) fn merge(&self, faults: &mut Vec<Fault>) -> Map<String, Value> {
+    pub(super) fn merge(&self, faults: &mut Vec<ConfigFault>) -> Map<String, Value> {
         let place = self.path.display().to_string();
         let file = FileFormat::Toml.parse(Some(&place), &self.text).unwrap_or_else(|e| {
-            faults.push(Fault::of_place(&place, syntax_error(&e.to_string())));
+            faults.push(ConfigFault::of_place(&place, syntax_error(&e.to_string())));
             Map::new()
         });
         faults.extend(self.dotenv_faults.iter().cloned());
@@ -62,7 +62,7 @@ impl Input {
         match builder.build().and_then(|c| c.collect()) {
             Ok(tree) => tree,
             Err(e) => {
-                faults.push(Fault::of_place(place, e.to_string()));
+                faults.push(ConfigFault::of_place(place, e.to_string()));
                 Map::new()
             }
         }
@@ -89,19 +89,21 @@ fn syntax_error(message: &str) -> String {
     format!("is not TOML: {}", lines.join("; "))
 }
 
-fn read_dotenv(path: &Path) -> Result<BTreeMap<String, String>, Fault> {
+fn read_dotenv(path: &Path) -> Result<BTreeMap<String, String>, ConfigFault> {
     let place = path.display().to_string();
-    let lines = dotenvy::from_path_iter(path).map_err(|_| Fault::of_place(&place, "cannot be read; make it readable or remove it"))?;
+    let lines = dotenvy::from_path_iter(path).map_err(|_| ConfigFault::of_place(&place, "cannot be read; make it readable or remove it"))?;
     // dotenvy's own message quotes the line, which may hold a secret.
-    lines.collect::<Result<_, _>>().map_err(|_| Fault::of_place(&place, "has a line that is not NAME=value; quote values with spaces or special characters"))
+    lines
+        .collect::<Result<_, _>>()
+        .map_err(|_| ConfigFault::of_place(&place, "has a line that is not NAME=value; quote values with spaces or special characters"))
 }
 
 /// Sections that decide who may read what: they are set where the service is, in its configuration or its environment, not in a file that developers share.
 const NOT_IN_DOTENV: [&str; 3] = ["KEYS", "POLICY", "AUDIT"];
 
 /// Settings of [`NOT_IN_DOTENV`], by their lines. The plain names of the common guide are none.
-fn keys_in_dotenv(path: &Path) -> Result<Vec<Fault>, Fault> {
-    let text = std::fs::read_to_string(path).map_err(|_| Fault::of_place(path.display().to_string(), "cannot be read; make it readable or remove it"))?;
+fn keys_in_dotenv(path: &Path) -> Result<Vec<ConfigFault>, ConfigFault> {
+    let text = std::fs::read_to_string(path).map_err(|_| ConfigFault::of_place(path.display().to_string(), "cannot be read; make it readable or remove it"))?;
     let name_of = |line: &str| line.trim_start().trim_start_matches("export ").split('=').next().unwrap_or_default().trim().to_owned();
     let is_refused = |name: &String| {
         let section = name.strip_prefix(PREFIX).and_then(|rest| rest.split("__").next()).map(str::to_ascii_uppercase);
@@ -109,7 +111,7 @@ fn keys_in_dotenv(path: &Path) -> Result<Vec<Fault>, Fault> {
     };
     let names = text.lines().zip(1..).map(|(line, number)| (name_of(line), number)).filter(|(name, _)| is_refused(name));
     let message = "may not stand in .env; write it into the configuration file, or set it in the environment of the service";
-    Ok(names.map(|(name, number)| Fault { place: format!("{}, line {number}", path.display()), key: name, message: message.to_owned() }).collect())
+    Ok(names.map(|(name, number)| ConfigFault { place: format!("{}, line {number}", path.display()), key: name, message: message.to_owned() }).collect())
 }
 
 impl Input {

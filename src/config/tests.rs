@@ -5,7 +5,7 @@ use super::*;
 const CANARY: &str = "canary-secret-5a1f";
 
 /// A configuration of this text and environment; `*_file` settings name files of these contents.
-fn examine(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<Fault>) {
+fn examine(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<ConfigFault>) {
     Config::examine(&input(text, &[], environment), &|path| match path.to_str() {
         Some("conf/secret") => Ok(format!("{CANARY}\n")),
         Some("conf/empty") => Ok("\n".to_owned()),

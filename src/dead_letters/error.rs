@@ -4,7 +4,7 @@ use rdkafka::error::KafkaError;
 use veilstream_engine::error::OpenError;
 use veilstream_engine::seal::SealError;
 
-use super::read::Place;
+use super::read::LetterPlace;
 use crate::kafka::error::{ClientError, Fault, TxnError};
 use crate::kafka::topics::TopicError;
 use crate::keys::KeyFault;
@@ -60,12 +60,12 @@ pub enum DeadLetterError {
     OutOfMemory,
     /// Nothing stands at that place.
     #[error("there is no dead letter at {0}")]
-    Nothing(Place),
+    Nothing(LetterPlace),
     /// One letter does not do as asked.
     #[error("dead letter {place}: {fault}")]
     Letter {
         /// Where it is in the dead-letter topic.
-        place: Place,
+        place: LetterPlace,
         /// Why.
         fault: LetterFault,
     },

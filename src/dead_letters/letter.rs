@@ -22,14 +22,14 @@ const FORM: u32 = 2;
 
 /// Why a record is in the dead-letter topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum DeadLetterReason {
     /// The engine rejected it.
     Rejected(RejectCode),
     /// The broker refuses its protected form: timestamp, missing key or size.
     BrokerRefused,
 }
 
-impl Reason {
+impl DeadLetterReason {
     /// The stable name, as in dead letters and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -43,7 +43,7 @@ impl Reason {
 /// A dead letter as it stands in the topic. Nothing of the record is in clear but where it came from, when, and why it is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
-    /// [`Reason::as_str`].
+    /// [`DeadLetterReason::as_str`].
     pub reason: String,
     /// Topic it was read from.
     pub topic: String,
@@ -92,7 +92,7 @@ impl Content {
 /// The members, in the order in which they are written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct LetterDocument {
     veilstream_dead_letter: u32,
     reason: String,
     topic: String,
@@ -121,8 +121,8 @@ impl Letter {
     /// Reads the value of a dead letter; `None`: it is none, or of another form.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let document: Document = serde_json::from_slice(value).ok()?;
-        let Document { veilstream_dead_letter, reason, topic, partition, offset, time, schema, form, sealed, length, kid, digest } = document;
+        let document: LetterDocument = serde_json::from_slice(value).ok()?;
+        let LetterDocument { veilstream_dead_letter, reason, topic, partition, offset, time, schema, form, sealed, length, kid, digest } = document;
         let content = match (form.as_str(), sealed, length, kid, digest) {
             ("whole", Some(sealed), None, None, None) => Content::Whole { sealed },
             ("stub", None, Some(length), Some(kid), Some(digest)) => {
@@ -261,7 +261,7 @@ fn document(metadata: &LetterMetadata<'_>, content: Content) -> Result<Vec<u8>, 
         Content::Stub { length, kid, digest } => (None, Some((length, kid.to_string(), URL_SAFE_NO_PAD.encode(digest)))),
     };
     let (length, kid, digest) = stub.map_or((None, None, None), |(length, kid, digest)| (Some(length), Some(kid), Some(digest)));
-    let document = Document {
+    let document = LetterDocument {
         veilstream_dead_letter: FORM,
         reason: metadata.reason.to_owned(),
         topic: metadata.topic.to_owned(),

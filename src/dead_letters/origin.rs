@@ -26,7 +26,7 @@ pub(super) struct Origins<'c> {
 }
 
 /// What one look at the queue showed.
-enum Seen {
+enum Polled {
     Record(Opened),
     Fault(LetterFault),
     Nothing,
@@ -95,34 +95,34 @@ fn wait_for(queue: &Queue, wanted: (&str, i32, i64)) -> Result<Result<Opened, Le
         batch.fill(queue, 1, WAIT);
         if let Some(message) = batch.get(0) {
             match look(&message, wanted)? {
-                Seen::Record(record) => return Ok(Ok(record)),
-                Seen::Fault(fault) => return Ok(Err(fault)),
-                Seen::Nothing => {}
+                Polled::Record(record) => return Ok(Ok(record)),
+                Polled::Fault(fault) => return Ok(Err(fault)),
+                Polled::Nothing => {}
             }
         }
     }
     Err(DeadLetterError::Silent)
 }
 
-fn look(message: &Message<'_>, (topic, partition, offset): (&str, i32, i64)) -> Result<Seen, DeadLetterError> {
+fn look(message: &Message<'_>, (topic, partition, offset): (&str, i32, i64)) -> Result<Polled, DeadLetterError> {
     if (message.topic(), message.partition()) != (topic, partition) {
-        return Ok(Seen::Nothing);
+        return Ok(Polled::Nothing);
     }
     match message.error() {
         Some(code) => match fault_of(Some(code)) {
-            Some(fault) => Ok(Seen::Fault(fault)),
+            Some(fault) => Ok(Polled::Fault(fault)),
             // librdkafka goes on by itself.
-            None => Ok(Seen::Nothing),
+            None => Ok(Polled::Nothing),
         },
-        None if message.offset() < offset => Ok(Seen::Nothing),
+        None if message.offset() < offset => Ok(Polled::Nothing),
         // Compaction took it.
-        None if message.offset() > offset => Ok(Seen::Fault(LetterFault::OriginGone)),
+        None if message.offset() > offset => Ok(Polled::Fault(LetterFault::OriginGone)),
         None => {
             let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
             let mut headers = Vec::new();
             message.headers(&mut headers);
             let headers = headers.into_iter().map(|(name, value)| (name.to_vec(), owned(value))).collect();
-            Ok(Seen::Record(Opened { key: owned(message.key()), value: owned(message.value()), headers }))
+            Ok(Polled::Record(Opened { key: owned(message.key()), value: owned(message.value()), headers }))
         }
     }
 }

@@ -23,14 +23,14 @@ pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// Where a record stands in the dead-letter topic: `PARTITION:OFFSET`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct LetterPlace {
     /// Partition of the dead-letter topic.
     pub partition: i32,
     /// Offset in the dead-letter topic.
     pub offset: i64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for LetterPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.partition, self.offset)
     }
@@ -38,9 +38,9 @@ impl fmt::Display for Place {
 
 /// One record of the dead-letter topic.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundLetter {
     /// Where it is.
-    pub place: Place,
+    pub place: LetterPlace,
     /// What it says; `None`: no dead letter of a version known here.
     pub letter: Option<Letter>,
 }
@@ -89,7 +89,7 @@ pub(super) fn ranges(consumer: &Consumer, topic: &str) -> Result<Vec<Range>, Dea
 ///
 /// # Errors
 /// [`DeadLetterError`], `each`'s included.
-pub fn read(config: &Config, from: Option<Place>, mut each: impl FnMut(Found) -> Result<bool, DeadLetterError>) -> Result<(), DeadLetterError> {
+pub fn read(config: &Config, from: Option<LetterPlace>, mut each: impl FnMut(FoundLetter) -> Result<bool, DeadLetterError>) -> Result<(), DeadLetterError> {
     let topic = &config.pipeline.dead_letter_topic;
     let consumer = consumer(config, "dlq-list")?;
     let mut list = TopicPartitionList::new();
@@ -113,8 +113,8 @@ pub fn read(config: &Config, from: Option<Place>, mut each: impl FnMut(Found) ->
         match consumer.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
                 heard = Instant::now();
-                let place = Place { partition: message.partition(), offset: message.offset() };
-                if !each(Found { place, letter: message.payload().and_then(Letter::parse) })? {
+                let place = LetterPlace { partition: message.partition(), offset: message.offset() };
+                if !each(FoundLetter { place, letter: message.payload().and_then(Letter::parse) })? {
                     return Ok(());
                 }
             }
@@ -132,7 +132,7 @@ pub fn read(config: &Config, from: Option<Place>, mut each: impl FnMut(Found) ->
 ///
 /// # Errors
 /// [`DeadLetterError`]; there is none at that place.
-pub fn find(config: &Config, place: Place) -> Result<Letter, DeadLetterError> {
+pub fn find(config: &Config, place: LetterPlace) -> Result<Letter, DeadLetterError> {
     let mut result = None;
     read(config, Some(place), |found| {
         result = (found.place == place).then_some(found);
@@ -146,7 +146,7 @@ pub fn find(config: &Config, place: Place) -> Result<Letter, DeadLetterError> {
 ///
 /// # Errors
 /// [`DeadLetterError::Letter`], or the brokers do not answer.
-pub fn record(config: &Config, place: Place, letter: &Letter, keys: &dyn KeySource) -> Result<Opened, DeadLetterError> {
+pub fn record(config: &Config, place: LetterPlace, letter: &Letter, keys: &dyn KeySource) -> Result<Opened, DeadLetterError> {
     let record = Origins::new(config).record(letter, &keys.keyring(), &mut Opener::default())?;
     record.map_err(|fault| DeadLetterError::Letter { place, fault })
 }
@@ -155,7 +155,7 @@ pub fn record(config: &Config, place: Place, letter: &Letter, keys: &dyn KeySour
 ///
 /// # Errors
 /// [`DeadLetterError::Letter`]; of a stub `origin_gone`.
-pub fn open(found: &Found, letter: &Letter, keys: &dyn KeySource) -> Result<Opened, DeadLetterError> {
+pub fn open(found: &FoundLetter, letter: &Letter, keys: &dyn KeySource) -> Result<Opened, DeadLetterError> {
     let fault = |fault| DeadLetterError::Letter { place: found.place, fault };
     let opened = letter.open(&keys.keyring(), &mut Opener::default()).map_err(|error| fault(LetterFault::Open(error)))?;
     opened.ok_or_else(|| fault(LetterFault::OriginGone))

@@ -19,9 +19,9 @@ use veilstream_engine::transform::Limits;
 use veilstream_keys::OsEntropy;
 
 use super::error::{DeadLetterError, LetterFault};
-use super::letter::{self, Letter, Reason};
+use super::letter::{self, DeadLetterReason, Letter};
 use super::origin::Origins;
-use super::read::{self, Place, REQUEST, SILENCE};
+use super::read::{self, LetterPlace, REQUEST, SILENCE};
 use crate::clock::{unix_millis, unix_seconds};
 use crate::config::Config;
 use crate::kafka::client::{Consumer, Registered};
@@ -32,7 +32,7 @@ use crate::keys::{KeyFault, KeySource};
 use crate::outgoing::{Outgoing, TopicLimits, Unfit};
 use crate::preflight;
 use crate::protect::Protector;
-use batch::{Batch, Writer};
+use batch::{LetterBatch, Writer};
 pub use span::Selection;
 use span::Span;
 
@@ -58,7 +58,7 @@ pub struct Replayed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedBy {
     /// Where it is.
-    pub place: Place,
+    pub place: LetterPlace,
     /// Why.
     pub fault: LetterFault,
     /// The topic, partition and offset that it says it is from. It may be forged.
@@ -109,7 +109,7 @@ pub fn replay(
         origins: Origins::new(config),
         named: selection.only.clone(),
         done: Replayed::default(),
-        batch: Batch::new(spans.iter().map(|span| (span.partition, span.start))),
+        batch: LetterBatch::new(spans.iter().map(|span| (span.partition, span.start))),
         condemned: HashMap::new(),
         singles: 0,
     };
@@ -181,12 +181,12 @@ struct Replay<'a> {
     opener: Opener,
     origins: Origins<'a>,
     /// Of [`Selection::only`] what was not met yet.
-    named: BTreeSet<Place>,
+    named: BTreeSet<LetterPlace>,
     /// As of the last commit.
     done: Replayed,
-    batch: Batch,
+    batch: LetterBatch,
     /// Letters that a transaction of their own failed for.
-    condemned: HashMap<Place, Verdict>,
+    condemned: HashMap<LetterPlace, Verdict>,
     /// So many letters get a transaction of their own, to find the one that is refused.
     singles: usize,
 }
@@ -202,7 +202,7 @@ impl Replay<'_> {
             match consumer.poll(if open.is_empty() { Duration::ZERO } else { POLL }) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    let place = Place { partition: message.partition(), offset: message.offset() };
+                    let place = LetterPlace { partition: message.partition(), offset: message.offset() };
                     // What is rejected again comes behind the end: it is for the next replay.
                     let end = ends.get(&place.partition).copied().unwrap_or(0);
                     if place.offset < end {
@@ -255,7 +255,7 @@ impl Replay<'_> {
 
     // ---- one letter ----
 
-    fn letter(&mut self, place: Place, value: &[u8]) -> Result<(), Stop> {
+    fn letter(&mut self, place: LetterPlace, value: &[u8]) -> Result<(), Stop> {
         self.named.remove(&place);
         if !self.selection.takes(place) {
             let skipped = self.selection.skip.contains(&place);
@@ -277,7 +277,7 @@ impl Replay<'_> {
     }
 
     /// `Err` within: it does not go.
-    fn one(&mut self, place: Place, letter: &Letter) -> Result<Result<(), LetterFault>, Stop> {
+    fn one(&mut self, place: LetterPlace, letter: &Letter) -> Result<Result<(), LetterFault>, Stop> {
         let verdict = self.condemned.get(&place).copied();
         if let Some(Verdict::PassBy(fault)) = verdict {
             return Ok(Err(fault));
@@ -290,11 +290,11 @@ impl Replay<'_> {
         let (key, value, topic) = (opened.key.as_deref(), opened.value.as_deref(), Some(letter.topic.as_str()));
         let record = Record { key, value, headers: &headers, topic, now: unix_seconds() };
         if verdict == Some(Verdict::Again) {
-            return self.again(letter, &record, Reason::BrokerRefused, "").map(Ok);
+            return self.again(letter, &record, DeadLetterReason::BrokerRefused, "").map(Ok);
         }
         match self.protector.protect(&record, std::iter::empty(), self.keys)? {
             Ok(schema) => self.produce(letter, &record, schema),
-            Err(reject) => self.again(letter, &record, Reason::Rejected(reject.code), reject.schema.as_deref().unwrap_or("")).map(Ok),
+            Err(reject) => self.again(letter, &record, DeadLetterReason::Rejected(reject.code), reject.schema.as_deref().unwrap_or("")).map(Ok),
         }
     }
 
@@ -302,15 +302,15 @@ impl Replay<'_> {
         let schemas = self.protector.schemas().clone();
         let label = &schemas.schemas()[schema].label;
         let Some(to) = schemas.routes().find(|(from, _)| *from == letter.topic).map(|(_, to)| to) else {
-            return self.again(letter, record, Reason::Rejected(RejectCode::NoSchema), "").map(Ok);
+            return self.again(letter, record, DeadLetterReason::Rejected(RejectCode::NoSchema), "").map(Ok);
         };
         let Some(limits) = self.limits.get(to) else { return Ok(Err(LetterFault::NoTopic)) };
         let outgoing = Outgoing::new(record, self.protector.output(), label, letter.time);
         match outgoing.unfit(limits, letter.partition, unix_millis()) {
             None => {}
             Some(Unfit::Partition) => return Ok(Err(LetterFault::NoPartition)),
-            Some(Unfit::TooLarge) => return self.again(letter, record, Reason::Rejected(RejectCode::OutputTooLarge), label).map(Ok),
-            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.again(letter, record, Reason::BrokerRefused, label).map(Ok),
+            Some(Unfit::TooLarge) => return self.again(letter, record, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), label).map(Ok),
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.again(letter, record, DeadLetterReason::BrokerRefused, label).map(Ok),
         }
         let headers = outgoing.native_headers(|| native(record)).ok_or(DeadLetterError::OutOfMemory)?;
         let bytes = outgoing.value.map_or(0, <[u8]>::len);
@@ -319,11 +319,11 @@ impl Replay<'_> {
             self.batch.done.protected += 1;
             return Ok(Ok(()));
         }
-        self.again(letter, record, Reason::Rejected(RejectCode::OutputTooLarge), label).map(Ok)
+        self.again(letter, record, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), label).map(Ok)
     }
 
     /// Rejected again: a new letter at the end of the topic, from the same origin, with the new reason.
-    fn again(&mut self, letter: &Letter, record: &Record<'_>, reason: Reason, schema: &str) -> Result<(), Stop> {
+    fn again(&mut self, letter: &Letter, record: &Record<'_>, reason: DeadLetterReason, schema: &str) -> Result<(), Stop> {
         let ring = self.keys.keyring();
         let key = letter::sealing_key(&ring).ok_or_else(|| KeyFault("there is no key for dead letters".to_owned()))?;
         let Letter { topic, partition, offset, time, .. } = letter;

@@ -9,21 +9,21 @@ use serde::Serialize;
 
 /// An error answer. `code` is for programs and stays, `detail` is for people; neither carries payload.
 #[derive(Debug, Serialize)]
-pub struct Problem {
+pub struct ProblemDetails {
     title: &'static str,
     status: u16,
     code: &'static str,
     detail: Cow<'static, str>,
 }
 
-impl Problem {
+impl ProblemDetails {
     /// A problem of that status.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { title: status.canonical_reason().unwrap_or("Error"), status: status.as_u16(), code, detail: detail.into() }
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for ProblemDetails {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self)).into_response()

@@ -376,7 +376,7 @@ pub(crate) fn set_leader_epoch(list: &mut TopicPartitionList, topic: &str, parti
 }
 
 /// What librdkafka's threads report about one producer.
-pub(crate) struct Watch {
+pub(crate) struct ProducerWatch {
     /// Requests AddOffsetsToTxn, EndTxn or TxnOffsetCommit that ended without an answer: the broker may still act on them.
     unanswered: AtomicU32,
     /// Why records were not delivered: the first code, but a refused record's before any other.
@@ -390,7 +390,7 @@ const ADD_OFFSETS_TO_TXN: i16 = 25;
 const END_TXN: i16 = 26;
 const TXN_OFFSET_COMMIT: i16 = 28;
 
-impl Watch {
+impl ProducerWatch {
     /// Whether a request of the transaction ended without an answer.
     pub(crate) fn tainted(&self) -> bool {
         self.unanswered.load(Ordering::Acquire) > 0
@@ -424,7 +424,7 @@ unsafe extern "C" fn on_response(
 ) -> RespErr {
     if err != OK && [ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT].contains(&api) {
         // SAFETY: `watch` is the producer's box, which outlives the native handle.
-        unsafe { &*watch.cast::<Watch>() }.unanswered.fetch_add(1, Ordering::AcqRel);
+        unsafe { &*watch.cast::<ProducerWatch>() }.unanswered.fetch_add(1, Ordering::AcqRel);
     }
     OK
 }
@@ -436,7 +436,7 @@ unsafe extern "C" fn on_new(rk: *mut sys::rd_kafka_t, _: *const sys::rd_kafka_co
 
 unsafe extern "C" fn on_delivery(_: *mut sys::rd_kafka_t, message: *const sys::rd_kafka_message_t, watch: *mut c_void) {
     // SAFETY: librdkafka passes a valid message; `watch` as in `on_response`.
-    let (err, watch) = unsafe { ((*message).err, &*watch.cast::<Watch>()) };
+    let (err, watch) = unsafe { ((*message).err, &*watch.cast::<ProducerWatch>()) };
     if err != OK {
         watch.failed(err.into());
     }
@@ -455,7 +455,7 @@ unsafe extern "C" fn on_log(rk: *const sys::rd_kafka_t, level: c_int, facility: 
     // A listener that hangs up on us is no error to librdkafka: what it makes of it stands in the log alone.
     if level > LOG_ERR && !rk.is_null() && facility.trim() == "FAIL" {
         // SAFETY: only our own producers' handles come here, and their opaque is a `Watch` (as in `on_response`).
-        unsafe { &*sys::rd_kafka_opaque(rk).cast::<Watch>() }.listener.error(RDKafkaErrorCode::BrokerTransportFailure, &text);
+        unsafe { &*sys::rd_kafka_opaque(rk).cast::<ProducerWatch>() }.listener.error(RDKafkaErrorCode::BrokerTransportFailure, &text);
     }
 }
 
@@ -469,7 +469,7 @@ pub(crate) struct ProducerHandle {
     /// Takes it off the list of those that get new credentials, before the handle goes.
     registration: Mutex<Option<Registration>>,
     /// Callbacks hold its address: it goes after the handle.
-    watch: Box<Watch>,
+    watch: Box<ProducerWatch>,
 }
 
 // SAFETY: librdkafka's handles are thread-safe; `Watch` is made of atomics and locks.
@@ -496,7 +496,7 @@ impl NativeProducer {
         Self::make(properties, listener, true)
     }
 
-    /// A producer for a question: [`Watch::tainted`] tells nothing. May fail as often as it likes.
+    /// A producer for a question: [`ProducerWatch::tainted`] tells nothing. May fail as often as it likes.
     ///
     /// # Errors
     /// As [`NativeProducer::new`].
@@ -505,8 +505,8 @@ impl NativeProducer {
     }
 
     fn make<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>, listener: Arc<dyn Listener>, is_watched: bool) -> Result<Self, ClientError> {
-        let watch = Box::new(Watch { unanswered: AtomicU32::new(0), failure: Mutex::default(), listener });
-        let opaque = ptr::from_ref::<Watch>(&watch).cast_mut().cast::<c_void>();
+        let watch = Box::new(ProducerWatch { unanswered: AtomicU32::new(0), failure: Mutex::default(), listener });
+        let opaque = ptr::from_ref::<ProducerWatch>(&watch).cast_mut().cast::<c_void>();
         let mut error = [0 as c_char; 512];
         // SAFETY: the configuration is ours until rd_kafka_new succeeds, which takes it; strings are NUL-terminated and copied.
         unsafe {
@@ -559,7 +559,7 @@ impl NativeProducer {
     }
 
     /// What its threads report.
-    pub(crate) fn watch(&self) -> &Watch {
+    pub(crate) fn watch(&self) -> &ProducerWatch {
         &self.handle.watch
     }
 
@@ -701,7 +701,7 @@ pub(crate) trait Listener: Send + Sync {
 
 unsafe extern "C" fn on_error(_: *mut sys::rd_kafka_t, code: c_int, text: *const c_char, watch: *mut c_void) {
     // SAFETY: librdkafka passes a NUL-terminated string; `watch` as in `on_response`.
-    let (text, watch) = unsafe { (CStr::from_ptr(text).to_string_lossy(), &*watch.cast::<Watch>()) };
+    let (text, watch) = unsafe { (CStr::from_ptr(text).to_string_lossy(), &*watch.cast::<ProducerWatch>()) };
     watch.listener.error(RespErr::try_from(code).map_or(RDKafkaErrorCode::Unknown, Into::into), &text);
 }
 
@@ -719,7 +719,7 @@ unsafe extern "C" fn on_certificate(
     watch: *mut c_void,
 ) -> c_int {
     // SAFETY: librdkafka passes a valid verdict, and a buffer of `error_size` bytes for a NUL-terminated text; `watch` as in `on_response`.
-    let (verdict, watch) = unsafe { (*verdict, &*watch.cast::<Watch>()) };
+    let (verdict, watch) = unsafe { (*verdict, &*watch.cast::<ProducerWatch>()) };
     if verdict == 0 {
         return 1;
     }
@@ -971,7 +971,7 @@ pub(crate) mod admin {
     /// An answer for each of several things asked about at once.
     pub(crate) type Each<T> = Vec<(String, Result<T, Code>)>;
     /// An answer for each of several partitions.
-    pub(crate) type EachPartition<T> = Vec<(String, i32, Result<T, Code>)>;
+    pub(crate) type PartitionAnswers<T> = Vec<(String, i32, Result<T, Code>)>;
 
     /// Requests of one client. Each blocks until the answer comes.
     pub(crate) struct Requests<'c> {
@@ -1050,7 +1050,7 @@ pub(crate) mod admin {
 
         /// Offsets of partitions, from their leaders. `at`: [`Offset::Beginning`] or [`Offset::End`], which at
         /// `read_committed` is the last stable offset. In the order of the answer.
-        pub(crate) fn offsets(&self, partitions: &[(&str, i32)], at: Offset, read_committed: bool) -> Result<EachPartition<ListedOffset>, Code> {
+        pub(crate) fn offsets(&self, partitions: &[(&str, i32)], at: Offset, read_committed: bool) -> Result<PartitionAnswers<ListedOffset>, Code> {
             let mut list = TopicPartitionList::new();
             for (topic, partition) in partitions {
                 list.add_partition_offset(topic, *partition, at).map_err(|_| Code::InvalidArgument)?;

@@ -80,7 +80,7 @@ pub struct Standing {
 
 /// Where to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum OffsetTarget {
     /// With the first record there is.
     Earliest,
     /// Here.
@@ -146,7 +146,7 @@ impl GroupOffsets {
     ///
     /// # Errors
     /// [`OffsetsError`]; nothing was changed.
-    pub fn accept(&self, at: &TopicPartition, place: Place) -> Result<i64, OffsetsError> {
+    pub fn accept(&self, at: &TopicPartition, place: OffsetTarget) -> Result<i64, OffsetsError> {
         let names = [(&*at.topic, at.partition)];
         let requests = Requests::of(self.consumer.client(), REQUEST);
         let told = |end| -> Result<ListedOffset, OffsetsError> {
@@ -160,9 +160,9 @@ impl GroupOffsets {
         };
         let (start, ListedOffset { offset: end, leader_epoch }) = (told(Offset::Beginning)?.offset, told(Offset::End)?);
         let offset = match place {
-            Place::Earliest => start,
-            Place::At(offset) if (start..=end).contains(&offset) => offset,
-            Place::At(wanted) => return Err(OffsetsError::OutOfRange { at: at.clone(), wanted, start, end }),
+            OffsetTarget::Earliest => start,
+            OffsetTarget::At(offset) if (start..=end).contains(&offset) => offset,
+            OffsetTarget::At(wanted) => return Err(OffsetsError::OutOfRange { at: at.clone(), wanted, start, end }),
         };
         // Brokers that tell none: the offset is trusted once.
         let ids = requests.topics(&[&at.topic]).map(ids_of).unwrap_or_default();

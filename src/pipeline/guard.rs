@@ -12,11 +12,11 @@ use crate::config::RejectGuard;
 /// Outcomes of every topic, shared by the lanes.
 pub(super) struct Guard {
     limit: Option<RejectGuard>,
-    topics: Mutex<HashMap<Arc<str>, Topic>>,
+    topics: Mutex<HashMap<Arc<str>, TopicWindow>>,
 }
 
 #[derive(Default)]
-struct Topic {
+struct TopicWindow {
     /// `true`: rejected.
     last: VecDeque<bool>,
     rejected: u32,
@@ -77,14 +77,14 @@ impl Guard {
         let mut released = Vec::new();
         for (name, topic) in topics.iter_mut() {
             if topic.tripped.as_ref().is_some_and(|(then, _)| !Arc::ptr_eq(then, now)) {
-                *topic = Topic::default();
+                *topic = TopicWindow::default();
                 released.push(name.clone());
             }
         }
         released
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Topic>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, TopicWindow>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

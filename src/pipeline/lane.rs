@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::End;
-use super::core::lane::{Action, Ended, Event, Lane};
-use super::core::machine::State;
+use super::core::lane::{Ended, Lane, LaneAction, LaneEvent};
+use super::core::machine::TransactionState;
 use super::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
 use super::offsets;
 use super::records::{self, RecordPath, Stopped};
@@ -37,7 +37,7 @@ const FENCE: Duration = Duration::from_secs(5);
 const POSITIONS: Duration = Duration::from_secs(1);
 
 /// What a lane is made of.
-pub(super) struct Parts {
+pub(super) struct LaneParts {
     pub(super) number: usize,
     pub(super) runtime: Arc<Runtime>,
     pub(super) recipe: Recipe,
@@ -80,8 +80,8 @@ pub(super) struct LaneThread {
 }
 
 impl LaneThread {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { number, runtime, recipe, queue, inbox, poll, is_overrun, is_called, producer, fetcher } = parts;
+    pub(super) fn new(parts: LaneParts) -> Self {
+        let LaneParts { number, runtime, recipe, queue, inbox, poll, is_overrun, is_called, producer, fetcher } = parts;
         let now = Instant::now();
         Self {
             number,
@@ -115,7 +115,7 @@ impl LaneThread {
             if let Some(end) = self.ended.take() {
                 break end;
             }
-            if self.core.state() == State::Idle && self.stop.is_some() {
+            if self.core.state() == TransactionState::Idle && self.stop.is_some() {
                 break End::Stopped;
             }
             self.turn();
@@ -132,7 +132,7 @@ impl LaneThread {
     /// One step of whatever is due.
     fn turn(&mut self) {
         if self.is_overrun.swap(false, Ordering::AcqRel) {
-            return self.drive(Event::Overrun);
+            return self.drive(LaneEvent::Overrun);
         }
         if self.stop.is_some_and(|deadline| Instant::now() >= deadline) {
             return self.give_up();
@@ -140,7 +140,7 @@ impl LaneThread {
         if let Some(left) = self.backoff.left(Instant::now()) {
             return self.drain_inbox(left.min(Duration::from_millis(200)));
         }
-        if self.core.state() == State::Recycling {
+        if self.core.state() == TransactionState::Recycling {
             return self.recycle();
         }
         if self.core.has_offsets_alone() {
@@ -154,8 +154,8 @@ impl LaneThread {
 
     /// The deadline of a stop has come.
     fn give_up(&mut self) {
-        if self.core.state() == State::Open {
-            self.drive(Event::GiveUp);
+        if self.core.state() == TransactionState::Open {
+            self.drive(LaneEvent::GiveUp);
         }
         self.ended.get_or_insert(End::Stopped);
     }
@@ -164,7 +164,7 @@ impl LaneThread {
     fn commit_offsets(&mut self) {
         self.core.open(Instant::now());
         self.act();
-        self.drive(Event::Due);
+        self.drive(LaneEvent::Due);
     }
 
     // ---- inbox ----
@@ -191,26 +191,26 @@ impl LaneThread {
                 if assigned.iter().any(|a| a.is_suspect) {
                     self.path.refresh_topics();
                 }
-                self.drive(Event::Assigned(assigned, self.read.number()));
+                self.drive(LaneEvent::Assigned(assigned, self.read.number()));
                 let _ = ack.send(self.number);
             }
             ToLane::Revoke(epochs, ack) => {
                 let ticket = self.ticket(ack);
-                self.drive(Event::Revoked(epochs, ticket));
+                self.drive(LaneEvent::Revoked(epochs, ticket));
             }
             ToLane::Lose(epochs, ack) => {
                 let ticket = self.ticket(ack);
-                self.drive(Event::Lost(epochs, ticket));
+                self.drive(LaneEvent::Lost(epochs, ticket));
             }
             ToLane::Block(epoch, block) => {
                 self.is_called.store(false, Ordering::Release);
-                self.drive(Event::Blocked(epoch, block));
+                self.drive(LaneEvent::Blocked(epoch, block));
             }
-            ToLane::Moved(epoch, position) => self.drive(Event::Moved(epoch, position, self.read.number())),
+            ToLane::Moved(epoch, position) => self.drive(LaneEvent::Moved(epoch, position, self.read.number())),
             ToLane::Stop(deadline) => {
                 self.stop = Some(self.stop.map_or(deadline, |d| d.min(deadline)));
-                if self.core.state() == State::Open {
-                    self.drive(Event::Due);
+                if self.core.state() == TransactionState::Open {
+                    self.drive(LaneEvent::Due);
                 }
             }
         }
@@ -230,7 +230,7 @@ impl LaneThread {
 
     // ---- the core ----
 
-    fn drive(&mut self, event: Event) {
+    fn drive(&mut self, event: LaneEvent) {
         self.core.on(event, Instant::now());
         self.act();
     }
@@ -240,51 +240,51 @@ impl LaneThread {
         while let Some(action) = self.core.next_action() {
             let answer = self.perform(action);
             let Some(answer) = answer else { continue };
-            let answer = if self.is_overrun.swap(false, Ordering::AcqRel) { Event::Overrun } else { answer };
+            let answer = if self.is_overrun.swap(false, Ordering::AcqRel) { LaneEvent::Overrun } else { answer };
             self.core.on(answer, Instant::now());
         }
     }
 
-    fn perform(&mut self, action: Action) -> Option<Event> {
+    fn perform(&mut self, action: LaneAction) -> Option<LaneEvent> {
         match action {
-            Action::Begin => {
+            LaneAction::Begin => {
                 self.path.transaction.begun = Some(Instant::now());
                 let begun = self.producer.as_ref().map(Producer::begin);
                 match begun {
                     Some(Ok(())) => None,
-                    Some(Err(error)) => Some(Event::Failed(error.fault())),
-                    None => Some(Event::Failed(Fault::OutcomeUnknown)),
+                    Some(Err(error)) => Some(LaneEvent::Failed(error.fault())),
+                    None => Some(LaneEvent::Failed(Fault::OutcomeUnknown)),
                 }
             }
-            Action::Flush => Some(Event::Flushed(self.flush())),
-            Action::Commit(commits) => Some(Event::Committed(self.commit(&commits))),
-            Action::Settle { spent } => {
+            LaneAction::Flush => Some(LaneEvent::Flushed(self.flush())),
+            LaneAction::Commit(commits) => Some(LaneEvent::Committed(self.commit(&commits))),
+            LaneAction::Settle { spent } => {
                 self.settle(spent);
                 None
             }
-            Action::Abort(reason) => {
+            LaneAction::Abort(reason) => {
                 TransactionAborted { lane: self.number, reason }.emit(&self.runtime.metrics);
                 let failure = self.core.failure().map_or_else(|| reason.to_owned(), |fault| fault.to_string());
                 self.runtime.note_failure(self.number, Some(failure));
-                Some(Event::Aborted(self.abort()))
+                Some(LaneEvent::Aborted(self.abort()))
             }
-            Action::Discard => {
+            LaneAction::Discard => {
                 self.path.aborted();
                 None
             }
-            Action::Recycle(reason) => {
+            LaneAction::Recycle(reason) => {
                 self.drop_producer(reason);
                 None
             }
-            Action::Rewind(targets) => {
+            LaneAction::Rewind(targets) => {
                 self.tell(ToPoll::Rewind { lane: self.number, targets });
                 None
             }
-            Action::Reread(epochs) => {
+            LaneAction::Reread(epochs) => {
                 self.tell(ToPoll::Reread(epochs));
                 None
             }
-            Action::Block(at, epoch, block) => {
+            LaneAction::Block(at, epoch, block) => {
                 if self.awaiting.is_some_and(|(awaited, _)| awaited == epoch) {
                     self.awaiting = None;
                 }
@@ -292,21 +292,21 @@ impl LaneThread {
                 self.tell(ToPoll::Block(epoch, block));
                 None
             }
-            Action::Condemn(at, offset) => {
+            LaneAction::Condemn(at, offset) => {
                 tracing::warn!(topic = &*at.topic, partition = at.partition, offset, "the broker refuses a record; it becomes a dead letter");
                 None
             }
-            Action::Answer(ticket) => {
+            LaneAction::Answer(ticket) => {
                 if let Some(i) = self.acks.iter().position(|(t, _)| *t == ticket) {
                     let _ = self.acks.swap_remove(i).1.send(self.number);
                 }
                 None
             }
-            Action::BackOff => {
+            LaneAction::BackOff => {
                 self.backoff.failed(Instant::now());
                 None
             }
-            Action::EndFenced => {
+            LaneAction::EndFenced => {
                 self.ended = Some(End::Fenced);
                 None
             }
@@ -408,12 +408,12 @@ impl LaneThread {
                     self.runtime.status.ready(&self.component());
                     self.runtime.note_failure(self.number, None);
                 }
-                return self.drive(Event::Recycled(Ok(())));
+                return self.drive(LaneEvent::Recycled(Ok(())));
             }
             Ok(Err(error)) => (error.fault(), format!("{}: {} ({error})", self.recipe.id(), error.init_remedy())),
             Err(error) => (Fault::OutcomeUnknown, format!("{}: {error}", self.recipe.id())),
         };
-        self.drive(Event::Recycled(Err(fault)));
+        self.drive(LaneEvent::Recycled(Err(fault)));
         if self.without_producer.as_ref() == Some(&why) {
             tracing::info!(lane = self.number, "still no producer: {why}");
         } else {
@@ -432,19 +432,19 @@ impl LaneThread {
     // ---- records ----
 
     fn work(&mut self) {
-        let is_open = self.core.state() == State::Open;
+        let is_open = self.core.state() == TransactionState::Open;
         self.read.refill(&self.queue, self.patience());
         if self.read.current().is_none() {
             if is_open && self.core.begun().is_some_and(|begun| begun.elapsed() >= DRAINED) {
-                self.drive(Event::Due);
+                self.drive(LaneEvent::Due);
             } else if !is_open {
                 self.look_at_positions();
             }
             return;
         }
         self.process();
-        if self.core.state() == State::Open && (self.is_full() || self.is_due()) {
-            self.drive(Event::Due);
+        if self.core.state() == TransactionState::Open && (self.is_full() || self.is_due()) {
+            self.drive(LaneEvent::Due);
         }
     }
 
@@ -465,25 +465,25 @@ impl LaneThread {
 
     fn process(&mut self) {
         let Some(batch) = self.read.current() else { return };
-        if self.core.state() == State::Idle {
+        if self.core.state() == TransactionState::Idle {
             if !records::skip_stale(batch, &self.core) {
                 return;
             }
             self.path.take_snapshots();
             self.core.open(Instant::now());
             self.act();
-            if self.core.state() != State::Open {
+            if self.core.state() != TransactionState::Open {
                 return;
             }
         }
         let Some(batch) = self.read.current() else { return };
-        let Some(producer) = self.producer.as_mut() else { return self.drive(Event::Failed(Fault::OutcomeUnknown)) };
+        let Some(producer) = self.producer.as_mut() else { return self.drive(LaneEvent::Failed(Fault::OutcomeUnknown)) };
         let is_overrun = &self.is_overrun;
         let stopped = self.path.run(batch, &mut self.core, producer, &|| !is_overrun.load(Ordering::Acquire));
         match stopped {
             Stopped::Batch => {}
-            Stopped::Full => self.drive(Event::Due),
-            Stopped::Failed(fault) => self.drive(Event::Failed(fault)),
+            Stopped::Full => self.drive(LaneEvent::Due),
+            Stopped::Failed(fault) => self.drive(LaneEvent::Failed(fault)),
             Stopped::Keys(place) => self.ask_for_keys(place),
             Stopped::Blocked(place, block) => {
                 self.core.block(place, block, Instant::now());
@@ -496,9 +496,9 @@ impl LaneThread {
                 self.act();
             }
         }
-        if self.core.state() == State::Open && self.core.is_empty() {
+        if self.core.state() == TransactionState::Open && self.core.is_empty() {
             // Nothing came of it (stale records, or keys are awaited): nothing to keep open.
-            self.drive(Event::Due);
+            self.drive(LaneEvent::Due);
         }
     }
 

@@ -27,11 +27,11 @@ use crate::kafka::error::is_authorization;
 use crate::kafka::ffi::GroupMetadata;
 use crate::kafka::settings;
 use crate::telemetry::events::{Event as _, OffsetLost, ProducerRecycled};
-use report::Report;
+use report::PartitionReport;
 use router::Router;
 
 /// The consumer as this crate knows it.
-pub(super) type KafkaConsumer = BaseConsumer<Context>;
+pub(super) type KafkaConsumer = BaseConsumer<PollContext>;
 
 /// A poll waits so long: the longest a lane's request waits.
 const POLL: Duration = Duration::from_millis(20);
@@ -39,7 +39,7 @@ const POLL: Duration = Duration::from_millis(20);
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
 /// Receives librdkafka's callbacks.
-pub(super) struct Context {
+pub(super) struct PollContext {
     runtime: Arc<Runtime>,
     reporter: Arc<Reporter>,
     router: Mutex<Option<Router>>,
@@ -47,7 +47,7 @@ pub(super) struct Context {
     denied: Mutex<Option<RDKafkaErrorCode>>,
 }
 
-impl ClientContext for Context {
+impl ClientContext for PollContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         client::log(level, facility, text);
     }
@@ -66,7 +66,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl ConsumerContext for Context {
+impl ConsumerContext for PollContext {
     /// Partitions are assigned to the client when it is known where each begins; here it only learns that the callback ran.
     fn rebalance(&self, consumer: &KafkaConsumer, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let mut router = lock(&self.router);
@@ -89,8 +89,13 @@ pub(super) fn create(runtime: &Arc<Runtime>) -> Result<Registered<KafkaConsumer>
         config.extend(settings::consumer(&runtime.kafka, &runtime.pipeline));
         config.set_log_level(RDKafkaLogLevel::Warning);
     };
-    let context =
-        |reporter| Context { runtime: runtime.clone(), reporter, router: Mutex::default(), are_brokers_down: AtomicBool::new(false), denied: Mutex::default() };
+    let context = |reporter| PollContext {
+        runtime: runtime.clone(),
+        reporter,
+        router: Mutex::default(),
+        are_brokers_down: AtomicBool::new(false),
+        denied: Mutex::default(),
+    };
     client::consumer_with(&runtime.kafka, "consumer", own, context)
 }
 
@@ -106,13 +111,13 @@ pub(super) struct Poller {
     questions: Sender<Vec<Question>>,
     topics: Vec<String>,
     progress: Progress,
-    report: Report,
+    report: PartitionReport,
     next_look: Instant,
     has_joined: bool,
 }
 
 /// What a poller is made of.
-pub(super) struct Parts {
+pub(super) struct PollParts {
     pub(super) consumer: Registered<KafkaConsumer>,
     pub(super) runtime: Arc<Runtime>,
     pub(super) requests: Receiver<ToPoll>,
@@ -123,14 +128,14 @@ pub(super) struct Parts {
 }
 
 impl Poller {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { consumer, runtime, requests, stop, questions, owned, lanes } = parts;
+    pub(super) fn new(parts: PollParts) -> Self {
+        let PollParts { consumer, runtime, requests, stop, questions, owned, lanes } = parts;
         let (consumer, member) = consumer.into_parts();
         *lock(&consumer.context().router) = Some(Router::new(lanes, owned));
         Self {
             member,
             consumer,
-            report: Report::new(runtime.clone()),
+            report: PartitionReport::new(runtime.clone()),
             runtime,
             requests,
             stop,

@@ -21,7 +21,7 @@ use super::lane::ReadBatch;
 use super::runtime::Runtime;
 use super::snapshot::Snapshot;
 use crate::clock::{unix_millis, unix_seconds};
-use crate::dead_letters::letter::{self, Reason, Sealed};
+use crate::dead_letters::letter::{self, DeadLetterReason, Sealed};
 use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::{Destination, Headers, Message, TopicId};
 use crate::kafka::producer::{Producer, Unproduced};
@@ -53,7 +53,7 @@ pub(super) enum Stopped {
 
 /// Where records of a raw topic go.
 #[derive(Clone, Copy)]
-struct Route {
+struct LaneRoute {
     /// The sanitized topic; `None`: no schema routes the raw topic any more.
     to: Option<TopicId>,
     /// Index of the route's counters.
@@ -64,7 +64,7 @@ struct Route {
 
 /// What the open transaction holds.
 #[derive(Default)]
-pub(super) struct Transaction {
+pub(super) struct OpenTransaction {
     pub(super) records: usize,
     pub(super) bytes: usize,
     pub(super) dead_letters: usize,
@@ -73,7 +73,7 @@ pub(super) struct Transaction {
     refused: Vec<Arc<str>>,
 }
 
-impl Transaction {
+impl OpenTransaction {
     fn clear(&mut self) {
         (self.records, self.bytes, self.dead_letters, self.begun) = (0, 0, 0, None);
         self.times.clear();
@@ -82,7 +82,7 @@ impl Transaction {
 }
 
 /// Counters of one raw topic within this lane.
-struct Topic {
+struct LaneTopic {
     name: Arc<str>,
     counters: TopicCounters,
     /// Outcomes for the guard since its last look; `true`: rejected.
@@ -93,18 +93,18 @@ struct Topic {
 /// The working state of one lane.
 pub(super) struct RecordPath {
     runtime: Arc<Runtime>,
-    pub(super) transaction: Transaction,
+    pub(super) transaction: OpenTransaction,
     protector: Protector,
     nonces: NoncePool,
     snapshot: Arc<Snapshot>,
     needed: Vec<NeededKey>,
-    topics: Vec<Topic>,
+    topics: Vec<LaneTopic>,
     /// Per schema of `schemas` that was used.
     counters: Vec<Option<SchemaCounters>>,
     latency: LocalHistogram,
     dead_letters: Option<(TopicId, TopicLimits)>,
     /// Per raw topic, as of the snapshot and producer in hand.
-    routes: HashMap<Arc<str>, Route>,
+    routes: HashMap<Arc<str>, LaneRoute>,
     /// A partition came back that was blocked: the producer may know its topics from before the cure.
     needs_refresh: bool,
 }
@@ -121,7 +121,7 @@ impl RecordPath {
         let snapshot = runtime.snapshots.load_full();
         let limits = Limits { input: runtime.pipeline.max_record_bytes, ..Limits::default() };
         Self {
-            transaction: Transaction::default(),
+            transaction: OpenTransaction::default(),
             protector: Protector::new(snapshot.schemas.clone(), runtime.keys.keyring()).with_limits(limits).with_metrics(runtime.metrics.clone()),
             nonces: NoncePool::new(Box::new(OsEntropy)),
             snapshot,
@@ -175,7 +175,7 @@ impl RecordPath {
     fn records(&mut self, batch: &ReadBatch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
         let mut headers: Vec<Header<'_>> = Vec::new();
         // Of the partition of the record before: the place in the lane, and where its records go.
-        let mut last: Option<(usize, i32, Option<usize>, Option<Route>)> = None;
+        let mut last: Option<(usize, i32, Option<usize>, Option<LaneRoute>)> = None;
         let (mut now, mut now_ms) = (unix_seconds(), unix_millis());
         while let Some(message) = batch.current() {
             if self.transaction.records >= self.runtime.pipeline.max_batch_records || self.transaction.bytes >= self.runtime.pipeline.max_batch_bytes {
@@ -230,7 +230,7 @@ impl RecordPath {
             headers.clear();
             message.headers(&mut headers);
             let refused = lane.refused(place, message.offset());
-            let record = Place { topic: &topic, route: &route, message: &message, headers: &headers, now, now_ms, refused };
+            let record = RecordPlace { topic: &topic, route: &route, message: &message, headers: &headers, now, now_ms, refused };
             match self.record(&record, producer, go_on) {
                 Ok(Done::Keys(needed)) => {
                     self.gather(needed, batch, lane);
@@ -249,7 +249,7 @@ impl RecordPath {
     }
 
     /// Why records of this partition cannot go on, as far as it is known before they are produced.
-    fn obstacle(&self, topic: &Arc<str>, partition: i32, route: &Route) -> Option<Block> {
+    fn obstacle(&self, topic: &Arc<str>, partition: i32, route: &LaneRoute) -> Option<Block> {
         if let Some(tripped) = &self.topics[route.counters].tripped {
             return Some(tripped.block());
         }
@@ -259,7 +259,7 @@ impl RecordPath {
         None
     }
 
-    fn route(&mut self, topic: &Arc<str>, producer: &mut Producer) -> Option<Route> {
+    fn route(&mut self, topic: &Arc<str>, producer: &mut Producer) -> Option<LaneRoute> {
         if let Some(route) = self.routes.get(topic) {
             return Some(*route);
         }
@@ -277,31 +277,31 @@ impl RecordPath {
             Some(i) => i,
             None => {
                 let counters = self.runtime.metrics.topic_counters(topic, to_name.as_deref().unwrap_or(""));
-                self.topics.push(Topic { name: topic.clone(), counters, outcomes: Vec::new(), tripped: self.runtime.guard.tripped(topic) });
+                self.topics.push(LaneTopic { name: topic.clone(), counters, outcomes: Vec::new(), tripped: self.runtime.guard.tripped(topic) });
                 self.topics.len() - 1
             }
         };
-        let route = Route { to, counters, limits };
+        let route = LaneRoute { to, counters, limits };
         self.routes.insert(topic.clone(), route);
         Some(route)
     }
 
     /// One record: protected into the sanitized topic, or sealed into the dead letters.
-    fn record(&mut self, place: &Place<'_>, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
+    fn record(&mut self, place: &RecordPlace<'_>, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
         let message = place.message;
         if place.refused > 0 {
-            return self.dead_letter(place, Reason::BrokerRefused, "", producer, go_on);
+            return self.dead_letter(place, DeadLetterReason::BrokerRefused, "", producer, go_on);
         }
         let record = Record { key: message.key(), value: message.value(), headers: place.headers, topic: Some(place.topic), now: place.now };
         let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,
             Outcome::Rejected(reject) => {
-                return self.dead_letter(place, Reason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
+                return self.dead_letter(place, DeadLetterReason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
             }
             Outcome::NeedKeys(needed) => return Ok(Done::Keys(needed)),
         };
         let Some(to) = place.route.to else {
-            return self.dead_letter(place, Reason::Rejected(RejectCode::NoSchema), "", producer, go_on);
+            return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::NoSchema), "", producer, go_on);
         };
         // Borrowed: lanes would take turns at its reference count, record by record.
         let label = &self.protector.schemas().schemas()[index].label;
@@ -309,15 +309,19 @@ impl RecordPath {
         match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
             None => {}
             Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing)),
-            Some(Unfit::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
-            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, Reason::BrokerRefused, &self.label(index), producer, go_on),
+            Some(Unfit::TooLarge) => {
+                return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on);
+            }
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, DeadLetterReason::BrokerRefused, &self.label(index), producer, go_on),
         }
         let headers = outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
         let (timestamp, raised) = outgoing.timestamp();
         let to = Destination { topic: to, partition: message.partition(), timestamp };
         match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
             Ok(()) => {}
-            Err(Unproduced::TooLarge) => return self.dead_letter(place, Reason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on),
+            Err(Unproduced::TooLarge) => {
+                return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on);
+            }
             Err(Unproduced::Failed(fault)) => return Err(fault),
         }
         if raised {
@@ -336,7 +340,14 @@ impl RecordPath {
         self.protector.schemas().schemas()[schema].label.clone()
     }
 
-    fn dead_letter(&mut self, place: &Place<'_>, reason: Reason, schema: &str, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
+    fn dead_letter(
+        &mut self,
+        place: &RecordPlace<'_>,
+        reason: DeadLetterReason,
+        schema: &str,
+        producer: &mut Producer,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Done, Fault> {
         let (topic, limits) = match self.dead_letters {
             Some(known) => known,
             None => {
@@ -380,13 +391,13 @@ impl RecordPath {
         })?;
         let counters = &self.topics[place.route.counters].counters;
         match reason {
-            Reason::Rejected(code) => counters.dead_lettered(code),
-            Reason::BrokerRefused => self.transaction.refused.push(place.topic.clone()),
+            DeadLetterReason::Rejected(code) => counters.dead_lettered(code),
+            DeadLetterReason::BrokerRefused => self.transaction.refused.push(place.topic.clone()),
         }
         Ok(Done::DeadLettered)
     }
 
-    fn count(&mut self, route: &Route, message: &Message<'_>, headers: &[Header<'_>], dead_letter: bool) {
+    fn count(&mut self, route: &LaneRoute, message: &Message<'_>, headers: &[Header<'_>], dead_letter: bool) {
         let topic = &mut self.topics[route.counters];
         topic.counters.consumed(1);
         if dead_letter {
@@ -465,7 +476,7 @@ impl RecordPath {
             counters.flush();
         }
         for topic in &self.transaction.refused {
-            self.runtime.metrics.records_dead_lettered.with_label_values(&[topic, Reason::BrokerRefused.as_str()]).inc();
+            self.runtime.metrics.records_dead_lettered.with_label_values(&[topic, DeadLetterReason::BrokerRefused.as_str()]).inc();
         }
         self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
         self.transaction.clear();
@@ -511,9 +522,9 @@ fn fetch_block(at: &TopicPartition, code: RDKafkaErrorCode, text: &str) -> Block
 }
 
 /// One record and where it is.
-struct Place<'a> {
+struct RecordPlace<'a> {
     topic: &'a Arc<str>,
-    route: &'a Route,
+    route: &'a LaneRoute,
     message: &'a Message<'a>,
     headers: &'a [Header<'a>],
     now: u64,

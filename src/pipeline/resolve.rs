@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::core::assignment::{Question, Resolution};
 use super::core::partition::{Block, BlockReason, Position, TopicPartition};
-use super::core::start::{Circumstances, CommittedOffset, Log, Start, decide};
+use super::core::start::{Circumstances, CommittedOffset, PartitionLog, Start, decide};
 use super::offsets;
 use super::poll::KafkaConsumer;
 use super::runtime::{Lost, Resolved, Runtime, ToPoll};
@@ -35,7 +35,7 @@ pub(super) struct Resolver {
 }
 
 type Offsets = HashMap<TopicPartition, Result<Option<CommittedOffset>, Block>>;
-type Ends = HashMap<TopicPartition, Result<(i64, Option<i32>), Block>>;
+type LogEnds = HashMap<TopicPartition, Result<(i64, Option<i32>), Block>>;
 
 impl Resolver {
     /// Answers until nobody asks.
@@ -91,7 +91,7 @@ impl Resolver {
                 let end = |i: usize| ends[i].get(at).cloned().unwrap_or_else(|| Err(unreadable("its leader did not answer")));
                 let ((start, _), (stable_end, _), (high, leader_epoch)) = (end(0)?, end(1)?, end(2)?);
                 let topic_id = ids.get(&*at.topic).map(|id| id.as_str().into());
-                Ok((committed, Log { topic_id, start, stable_end, end: high.max(stable_end), leader_epoch }))
+                Ok((committed, PartitionLog { topic_id, start, stable_end, end: high.max(stable_end), leader_epoch }))
             });
             let (resolution, lost) = match facts {
                 Err(block) => (Resolution::Blocked(block), None),
@@ -178,7 +178,7 @@ impl Resolver {
 
     // ---- what the log holds ----
 
-    fn ends(&self, partitions: &[TopicPartition], at: Offset, is_stable: bool) -> Ends {
+    fn ends(&self, partitions: &[TopicPartition], at: Offset, is_stable: bool) -> LogEnds {
         let names: Vec<(&str, i32)> = partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
         match Requests::of(self.consumer.client(), REQUEST).offsets(&names, at, is_stable) {
             Ok(found) => {
@@ -203,8 +203,8 @@ fn offset_of(committed: &Offsets, at: &TopicPartition) -> Option<i64> {
     committed.get(at)?.as_ref().ok()?.as_ref().map(|committed| committed.position.offset)
 }
 
-fn started(at: &TopicPartition, start: Start, log: Log) -> (Resolution, Option<Lost>) {
-    let Log { topic_id, leader_epoch, .. } = log;
+fn started(at: &TopicPartition, start: Start, log: PartitionLog) -> (Resolution, Option<Lost>) {
+    let PartitionLog { topic_id, leader_epoch, .. } = log;
     match start {
         Start::Committed(start) => {
             let is_validated = start.leader_epoch.is_none() || start.leader_epoch == leader_epoch;

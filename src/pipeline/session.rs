@@ -22,7 +22,7 @@ use crate::kafka::ffi::Queue;
 use crate::kafka::producer::{Producer, Recipe};
 use crate::kafka::settings;
 use crate::kafka::topics::{TopicError, Topics};
-use crate::preflight::{self, Found, Refusal};
+use crate::preflight::{self, Findings, Refusal};
 use crate::registry::Registry;
 
 /// How long the start waits for the coordinator; a transaction that another process left open is aborted within its time-out.
@@ -76,7 +76,7 @@ impl Session {
             let is_called = Arc::new(AtomicBool::new(false));
             handles.push(LaneHandle { inbox, is_overrun: is_overrun.clone(), is_called: is_called.clone(), queue: queue.clone(), recipe: recipe.clone() });
             let fetcher = Fetcher::start(number, runtime.keys.clone()).map_err(StartError::Thread)?;
-            let parts = lane::Parts {
+            let parts = lane::LaneParts {
                 number,
                 runtime: runtime.clone(),
                 recipe,
@@ -102,7 +102,7 @@ impl Session {
                 poll: to_poll.clone(),
                 is_over: is_over.clone(),
             },
-            poller: Poller::new(poll::Parts { consumer, runtime, requests, stop: stops, questions, owned, lanes: handles }),
+            poller: Poller::new(poll::PollParts { consumer, runtime, requests, stop: stops, questions, owned, lanes: handles }),
             lanes: threads,
             to_poll,
             stop,
@@ -169,7 +169,7 @@ fn wait(polling: JoinHandle<End>, stops: &Receiver<Instant>, stop: &Sender<Insta
 }
 
 /// What there is to run, or why nothing is. One route that can run is enough.
-fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bool) -> Result<Found, StartError> {
+fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bool) -> Result<Findings, StartError> {
     let look = || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic);
     let mut found = look()?;
     if create_topics && !found.missing.is_empty() {

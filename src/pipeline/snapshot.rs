@@ -7,7 +7,7 @@ use veilstream_engine::compile::SchemaSet;
 
 use super::core::partition::{Block, BlockReason};
 use crate::kafka::topics::{TopicError, TopicFacts, Topics};
-use crate::preflight::{self, Found, Problem};
+use crate::preflight::{self, Findings, Problem};
 
 /// Taken once per transaction.
 pub(super) struct Snapshot {
@@ -31,7 +31,7 @@ impl Snapshot {
     }
 
     /// What was found, route by route.
-    pub(super) fn of(schemas: Arc<SchemaSet>, found: Found) -> Self {
+    pub(super) fn of(schemas: Arc<SchemaSet>, found: Findings) -> Self {
         // Missing topics and partitions are the partitions' problems: others of the route may run.
         let is_whole = |problem: &&Problem| {
             let is_partial = matches!(problem, Problem::NoRawTopic { .. } | Problem::NoTopic { .. } | Problem::FewPartitions { .. });

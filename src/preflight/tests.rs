@@ -28,7 +28,7 @@ fn keeping(retention: Retention) -> TopicFacts {
 type Described = Result<TopicFacts, TopicError>;
 
 /// What is found with these topics and no others, on the routes given.
-fn found(routes: &[(&str, &str)], topics: &[(&str, Described)]) -> Found {
+fn found(routes: &[(&str, &str)], topics: &[(&str, Described)]) -> Findings {
     let routes: BTreeMap<&str, &str> = routes.iter().copied().collect();
     let mut described: BTreeMap<String, Described> = BTreeMap::new();
     for name in routes.iter().flat_map(|(raw, sanitized)| [*raw, *sanitized]).chain(["dead"]) {
@@ -38,7 +38,7 @@ fn found(routes: &[(&str, &str)], topics: &[(&str, Described)]) -> Found {
     judge("b:1", 3, &routes, "dead", described)
 }
 
-fn judged(topics: &[(&str, TopicFacts)]) -> Found {
+fn judged(topics: &[(&str, TopicFacts)]) -> Findings {
     let topics: Vec<(&str, Described)> = topics.iter().map(|(name, facts)| (*name, Ok(facts.clone()))).collect();
     found(&[("raw", "clean")], &topics)
 }
@@ -47,7 +47,7 @@ fn denied(topic: &str) -> Described {
     Err(TopicError::NotAuthorized { topic: topic.to_owned() })
 }
 
-fn setting<'f>(found: &'f Found, topic: &str, setting: &str) -> &'f str {
+fn setting<'f>(found: &'f Findings, topic: &str, setting: &str) -> &'f str {
     &found.missing.iter().find(|missing| missing.name == topic).unwrap().settings[setting]
 }
 

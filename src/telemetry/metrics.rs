@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_documents_hold_every_value_of_closed_labels() {
-        use crate::dead_letters::letter::Reason;
+        use crate::dead_letters::letter::DeadLetterReason;
         use crate::pipeline::core::partition::BlockReason;
         use crate::pipeline::core::start::Loss;
 
@@ -178,7 +178,7 @@ mod tests {
             coded.sort_unstable();
             assert_eq!(documented, coded, "left: the document, right: the code");
         };
-        same(first(DOCUMENT, "| reason | the record |"), [&rejected[..], &[Reason::BrokerRefused.as_str()]].concat());
+        same(first(DOCUMENT, "| reason | the record |"), [&rejected[..], &[DeadLetterReason::BrokerRefused.as_str()]].concat());
         let operations = include_str!("../../docs/operations.md");
         let blocked = operations.split("`veilstream_partitions_blocked{topic,reason}` counts:").nth(1).unwrap();
         same(first(blocked.split("\n## ").next().unwrap(), "| Reason | What it means | What to do |"), BlockReason::ALL.map(BlockReason::as_str).to_vec());

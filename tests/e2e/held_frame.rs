@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use veilstream::pipeline::{End, Options, Pipeline};
+use veilstream::pipeline::{End, Options, RunningPipeline};
 use veilstream::status::Status;
 use veilstream::telemetry::metrics::Metrics;
 use veilstream::{keys, registry};
@@ -57,7 +57,7 @@ fn deliver_late(proxy: &Proxy, recycle_tainted: bool) -> Outcome {
     keys.prepare(&registry.current()).unwrap();
     let (status, metrics) = (Arc::new(Status::new(&["kafka"])), Arc::new(Metrics::new().unwrap()));
     let options = Options { recycle_tainted, ..Options::default() };
-    let pipeline = Pipeline::start_with(&config, Arc::new(registry), keys, status, metrics, true, options).unwrap();
+    let pipeline = RunningPipeline::start_with(&config, Arc::new(registry), keys, status, metrics, true, options).unwrap();
 
     sandbox.feed(0..BEFORE, person);
     wait_for(Duration::from_secs(30), "the first records", || sandbox.clean().len() == BEFORE);

@@ -79,7 +79,7 @@ pub(super) fn status(source: &KeysSource, schemas: &SchemaSet, as_json: bool) ->
         Ok(kek) => (Some(kek), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let report = Report {
+    let report = KeyReport {
         records: manager.store().list(&settings.tenant)?,
         subjects: manager.store().count_subjects(&settings.tenant)?,
         kek,
@@ -121,7 +121,7 @@ pub(super) fn status(source: &KeysSource, schemas: &SchemaSet, as_json: bool) ->
 }
 
 /// What `status` tells.
-struct Report<'a> {
+struct KeyReport<'a> {
     records: Vec<KeyRecord>,
     subjects: Subjects,
     kek: Option<Kek>,
@@ -129,7 +129,7 @@ struct Report<'a> {
     now: u64,
 }
 
-impl Report<'_> {
+impl KeyReport<'_> {
     /// Keys that may seal now. A process that was killed leaves its key active; its age ends it.
     fn sealing(&self) -> impl Iterator<Item = &KeyRecord> {
         self.records.iter().filter(|r| r.state == KeyState::Active && !(matches!(r.scope, Scope::Schema(_)) && self.age(r) >= SCHEMA_KEY_LIFE))

@@ -29,7 +29,7 @@ enum Width {
     Gone,
 }
 
-struct Row {
+struct WidthRow {
     id: String,
     width: Width,
     /// Characters of the index beside the value.
@@ -60,13 +60,13 @@ pub(super) fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyh
     Ok(Exit::Ok)
 }
 
-fn rows(schema: &Schema) -> Vec<Row> {
+fn rows(schema: &Schema) -> Vec<WidthRow> {
     let row = |id: String, protect: &Protect, pad: u16, rule: Option<&IndexRule>| {
         let index = rule.map(|rule| index::tag_chars(rule.bits, VERSION_DIGITS));
         match (protect, index) {
             // The index is the value.
-            (Protect::Hash, Some(chars)) => Row { id, width: Width::Fixed(chars), index: None },
-            _ => Row { id, width: Width::of(protect, pad), index },
+            (Protect::Hash, Some(chars)) => WidthRow { id, width: Width::Fixed(chars), index: None },
+            _ => WidthRow { id, width: Width::of(protect, pad), index },
         }
     };
     let fields = schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, f.pad, f.index.as_ref()));

@@ -11,7 +11,7 @@ use super::{PassedBy, Replayed, Stop};
 use crate::config::Config;
 use crate::dead_letters::error::{DeadLetterError, LetterFault};
 use crate::dead_letters::letter::Letter;
-use crate::dead_letters::read::{Place, SILENCE};
+use crate::dead_letters::read::{LetterPlace, SILENCE};
 use crate::kafka::client::Consumer;
 use crate::kafka::ffi::{Destination, GroupMetadata, Headers};
 use crate::kafka::producer::{Producer, Recipe, Unproduced};
@@ -24,20 +24,20 @@ const BYTES: usize = 8 << 20;
 const AGE: Duration = Duration::from_secs(5);
 
 /// The letters of one transaction.
-pub(super) struct Batch {
+pub(super) struct LetterBatch {
     /// Where to go on if it fails, by partition.
     base: BTreeMap<i32, i64>,
     /// Where to go on once it is committed.
     next: BTreeMap<i32, i64>,
     letters: usize,
     bytes: usize,
-    last: Option<Place>,
+    last: Option<LetterPlace>,
     begun: Option<Instant>,
     pub(super) done: Replayed,
     passed_by: Vec<PassedBy>,
 }
 
-impl Batch {
+impl LetterBatch {
     pub(super) fn new(starts: impl Iterator<Item = (i32, i64)>) -> Self {
         Self { base: starts.collect(), next: BTreeMap::new(), letters: 0, bytes: 0, last: None, begun: None, done: Replayed::default(), passed_by: Vec::new() }
     }
@@ -60,12 +60,12 @@ impl Batch {
     }
 
     /// The letter of a transaction that holds one.
-    pub(super) fn only_letter(&self) -> Option<Place> {
+    pub(super) fn only_letter(&self) -> Option<LetterPlace> {
         self.last.filter(|_| self.letters == 1)
     }
 
     /// A letter is worked on, or left out.
-    pub(super) fn add(&mut self, place: Place, bytes: usize) {
+    pub(super) fn add(&mut self, place: LetterPlace, bytes: usize) {
         self.next.insert(place.partition, place.offset + 1);
         self.letters += 1;
         self.last = Some(place);
@@ -78,7 +78,7 @@ impl Batch {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    pub(super) fn pass_by(&mut self, place: Place, fault: LetterFault, letter: Option<&Letter>) {
+    pub(super) fn pass_by(&mut self, place: LetterPlace, fault: LetterFault, letter: Option<&Letter>) {
         let origin = letter.map(|letter| (letter.topic.clone(), letter.partition, letter.offset));
         self.passed_by.push(PassedBy { place, fault, origin });
         self.done.passed_by += 1;

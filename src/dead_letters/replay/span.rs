@@ -3,22 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dead_letters::error::DeadLetterError;
-use crate::dead_letters::read::{Place, Range};
+use crate::dead_letters::read::{LetterPlace, Range};
 
 /// What the operator chose. Empty: everything since the last replay.
 #[derive(Debug, Default, Clone)]
 pub struct Selection {
     /// These letters and no others, wherever the last replay ended; where the next one starts stays as it is.
-    pub only: BTreeSet<Place>,
+    pub only: BTreeSet<LetterPlace>,
     /// Offsets to start at, by partition, instead of where the last replay ended.
     pub from: BTreeMap<i32, i64>,
     /// Letters to leave where they are.
-    pub skip: BTreeSet<Place>,
+    pub skip: BTreeSet<LetterPlace>,
 }
 
 impl Selection {
     /// Whether the letter at a place is to be replayed.
-    pub(super) fn takes(&self, place: Place) -> bool {
+    pub(super) fn takes(&self, place: LetterPlace) -> bool {
         (self.only.is_empty() || self.only.contains(&place)) && !self.skip.contains(&place)
     }
 }
@@ -79,8 +79,8 @@ mod tests {
         spans.iter().map(|s| (s.partition, s.start, s.end)).collect()
     }
 
-    fn place(partition: i32, offset: i64) -> Place {
-        Place { partition, offset }
+    fn place(partition: i32, offset: i64) -> LetterPlace {
+        LetterPlace { partition, offset }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 /// Why a connection is refused. A closed set: each is a label of `veilstream_authentication_errors_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub enum AccessReason {
     /// The broker refuses user and password, or the token.
     Credentials,
     /// The broker does not take this SASL mechanism.
@@ -38,7 +38,7 @@ mod x509 {
 /// Alerts of TLS with which a broker answers a certificate that it refuses, or misses (RFC 8446, section 6.2): bad_certificate to unknown_ca, certificate_required.
 const CERTIFICATE_ALERTS: [&str; 7] = ["42", "43", "44", "45", "46", "48", "116"];
 
-impl Reason {
+impl AccessReason {
     /// Every reason, in the order of the documentation.
     pub const ALL: [Self; 9] = [
         Self::Credentials,
@@ -147,7 +147,7 @@ pub struct AccessFault {
     /// `host:port`, where librdkafka says which broker it was.
     pub broker: Option<String>,
     /// Why.
-    pub reason: Reason,
+    pub reason: AccessReason,
 }
 
 impl fmt::Display for AccessFault {
@@ -179,75 +179,75 @@ mod tests {
             (
                 Code::Authentication,
                 "sasl_plaintext://h:1/bootstrap: SASL authentication error: Authentication failed during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512 (after 3ms in state AUTH_REQ)",
-                Some(Reason::Credentials),
+                Some(AccessReason::Credentials),
             ),
-            (Code::SaslAuthenticationFailed, "", Some(Reason::Credentials)),
+            (Code::SaslAuthenticationFailed, "", Some(AccessReason::Credentials)),
             (
                 Code::Authentication,
                 "sasl_plaintext://h:1/1: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-512",
-                Some(Reason::Mechanism),
+                Some(AccessReason::Mechanism),
             ),
             (
                 Code::Authentication,
                 "Failed to acquire SASL OAUTHBEARER token: Failed to retrieve OIDC token from \"http://h/token\": HTTP error",
-                Some(Reason::Token),
+                Some(AccessReason::Token),
             ),
             (
                 Code::Authentication,
                 "sasl_ssl://h:1/1: Failed to initialize SASL authentication: OAUTHBEARER cannot log in because there is no token available; last error: (not available)",
-                Some(Reason::Token),
+                Some(AccessReason::Token),
             ),
             (
                 Code::SSL,
                 "ssl://h:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is correctly configured",
-                Some(Reason::BrokerCertificateUntrusted),
+                Some(AccessReason::BrokerCertificateUntrusted),
             ),
             (
                 Code::SSL,
                 "ssl://h:1/bootstrap: SSL handshake failed: Disconnected: SSL connection closed by peer: connecting to a PLAINTEXT broker listener? (after 4ms in state SSL_HANDSHAKE)",
-                Some(Reason::Protocol),
+                Some(AccessReason::Protocol),
             ),
-            (Code::SSL, "ssl://h:1/bootstrap: SSL handshake failed: error:0A00010B:SSL routines::wrong version number", Some(Reason::Protocol)),
+            (Code::SSL, "ssl://h:1/bootstrap: SSL handshake failed: error:0A00010B:SSL routines::wrong version number", Some(AccessReason::Protocol)),
             (
                 Code::BrokerTransportFailure,
                 "ssl://h:1/bootstrap: Receive failed: error:0A000416:SSL routines::sslv3 alert certificate unknown: SSL alert number 46",
-                Some(Reason::ClientCertificate),
+                Some(AccessReason::ClientCertificate),
             ),
             (
                 Code::BrokerTransportFailure,
                 "ssl://h:1/bootstrap: Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116",
-                Some(Reason::ClientCertificate),
+                Some(AccessReason::ClientCertificate),
             ),
             (
                 Code::SSL,
                 "ssl://h:1/bootstrap: SSL handshake failed: error:0A000410:SSL routines::sslv3 alert handshake failure: SSL alert number 40",
-                Some(Reason::Tls),
+                Some(AccessReason::Tls),
             ),
             (
                 Code::BrokerTransportFailure,
                 "h:1/bootstrap: Disconnected: verify that security.protocol is correctly configured, broker might require SASL authentication",
-                Some(Reason::Protocol),
+                Some(AccessReason::Protocol),
             ),
             (
                 Code::BrokerTransportFailure,
                 "[thrd:h:1/bootstrap]: h:1/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL listener?) or broker version is < 0.10",
-                Some(Reason::Protocol),
+                Some(AccessReason::Protocol),
             ),
             (Code::BrokerTransportFailure, "h:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused", None),
             (Code::AllBrokersDown, "1/1 brokers are down", None),
         ] {
-            assert_eq!(Reason::of(code, text), reason, "{text}");
+            assert_eq!(AccessReason::of(code, text), reason, "{text}");
         }
-        assert_eq!(Reason::of_certificate(10), Reason::BrokerCertificateExpired);
-        assert_eq!(Reason::of_certificate(62), Reason::BrokerCertificateName);
-        assert_eq!(Reason::of_certificate(20), Reason::BrokerCertificateUntrusted);
+        assert_eq!(AccessReason::of_certificate(10), AccessReason::BrokerCertificateExpired);
+        assert_eq!(AccessReason::of_certificate(62), AccessReason::BrokerCertificateName);
+        assert_eq!(AccessReason::of_certificate(20), AccessReason::BrokerCertificateUntrusted);
     }
 
     #[test]
     fn a_listener_that_hangs_up_speaks_another_protocol() {
         let text = "[thrd:h:1/bootstrap]: h:1/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 0ms in state APIVERSION_QUERY)";
-        assert!(Reason::is_hang_up(Code::BrokerTransportFailure, text));
-        assert!(!Reason::is_hang_up(
+        assert!(AccessReason::is_hang_up(Code::BrokerTransportFailure, text));
+        assert!(!AccessReason::is_hang_up(
             Code::BrokerTransportFailure,
             "h:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)"
         ));
@@ -259,7 +259,7 @@ mod tests {
             client: "consumer".to_owned(),
             mechanism: mechanism.to_owned(),
             broker: broker.map(str::to_owned),
-            reason: Reason::Credentials,
+            reason: AccessReason::Credentials,
         };
         let said = fault("SCRAM-SHA-512", Some("h:1")).to_string();
         assert_eq!(said, "consumer (SCRAM-SHA-512 at h:1): the broker refuses user and password; correct sasl.username and sasl.password or its file");
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn labels_are_a_closed_set() {
-        let mut labels = Reason::ALL.map(Reason::label);
+        let mut labels = AccessReason::ALL.map(AccessReason::label);
         labels.sort_unstable();
         assert!(labels.windows(2).all(|pair| pair[0] != pair[1]));
         assert!(labels.iter().all(|label| label.chars().all(|c| c.is_ascii_lowercase() || c == '_')));

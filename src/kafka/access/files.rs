@@ -18,13 +18,13 @@ const CREDENTIALS: [&str; 2] = ["sasl.username", "sasl.password"];
 
 /// The files of one moment.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Snapshot {
+pub(super) struct FileSnapshot {
     pub(super) values: Values,
     /// SHA-256 of each file of certificates and keys.
     locations: BTreeMap<String, [u8; 32]>,
 }
 
-impl Snapshot {
+impl FileSnapshot {
     /// Whether a client made with `self` needs a successor, to have what is in `later`.
     pub(super) fn needs_new_clients(&self, later: &Self) -> bool {
         let rest = |values: &Values| -> Values {
@@ -51,7 +51,7 @@ pub(super) enum FileFault {
 }
 
 /// Reads every file of an access. Whole, or not at all.
-pub(super) fn read(key: &Key) -> Result<Snapshot, FileFault> {
+pub(super) fn read(key: &Key) -> Result<FileSnapshot, FileFault> {
     let unreadable = |property: &str, path: &Path, error| FileFault::Unreadable { property: property.to_owned(), path: path.to_owned(), error };
     let mut values = Values::new();
     for (name, path) in &key.files {
@@ -69,7 +69,7 @@ pub(super) fn read(key: &Key) -> Result<Snapshot, FileFault> {
         let Some(path) = key.properties.get(name).filter(|path| *path != "probe").map(Path::new) else { continue };
         locations.insert(name.to_owned(), digest(path).map_err(|error| unreadable(name, path, error))?);
     }
-    Ok(Snapshot { values, locations })
+    Ok(FileSnapshot { values, locations })
 }
 
 fn digest(path: &Path) -> io::Result<[u8; 32]> {

@@ -9,7 +9,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::fault::broker_of;
 use super::report::{self, refined};
-use super::{Access, AccessFault, Reason, Values, lock, translate};
+use super::{Access, AccessFault, AccessReason, Values, lock, translate};
 use crate::config::Kafka;
 use crate::exit::Exit;
 use crate::kafka::ffi::{Listener, NativeProducer};
@@ -45,7 +45,7 @@ impl AccessError {
 }
 
 /// What a broker says.
-pub(super) enum Answer {
+pub(super) enum ProbeAnswer {
     Accepted,
     Refused(AccessFault),
     /// No client can be made.
@@ -66,13 +66,13 @@ pub fn check(kafka: &Kafka) -> Result<(), AccessError> {
         }
         let values = lock(&access.state).taken.as_ref().map(|taken| taken.values.clone()).unwrap_or_default();
         match access.ask(&values, None, &|| true) {
-            Answer::Accepted => lock(&access.state).is_proven = true,
-            Answer::Refused(fault) => {
+            ProbeAnswer::Accepted => lock(&access.state).is_proven = true,
+            ProbeAnswer::Refused(fault) => {
                 report::refused_at_start(&fault);
                 return Err(fault.into());
             }
-            Answer::Unusable(why) => return Err(AccessError::Settings(why)),
-            Answer::Unknown => {}
+            ProbeAnswer::Unusable(why) => return Err(AccessError::Settings(why)),
+            ProbeAnswer::Unknown => {}
         }
     }
     Ok(())
@@ -80,11 +80,11 @@ pub fn check(kafka: &Kafka) -> Result<(), AccessError> {
 
 impl Access {
     /// Asks with what the files hold (`values`), the broker at an address or any; as long as `go_on` says so.
-    pub(super) fn ask(&self, values: &Values, broker: Option<&str>, go_on: &dyn Fn() -> bool) -> Answer {
+    pub(super) fn ask(&self, values: &Values, broker: Option<&str>, go_on: &dyn Fn() -> bool) -> ProbeAnswer {
         self.prepare();
         #[cfg(feature = "aws-kms")]
         if self.tokens.as_ref().is_some_and(|tokens| !tokens.is_there()) {
-            return Answer::Refused(self.fault(super::tokens::MISSING, None));
+            return ProbeAnswer::Refused(self.fault(super::tokens::MISSING, None));
         }
         let mut properties: BTreeMap<String, String> = self.key.properties.clone();
         properties.extend(values.iter().map(|(name, value)| (name.clone(), value.to_string())));
@@ -97,28 +97,28 @@ impl Access {
         let heard = Arc::new(Heard::default());
         let client = match NativeProducer::unwatched(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())), heard.clone()) {
             Ok(client) => client,
-            Err(why) => return Answer::Unusable(why.to_string()),
+            Err(why) => return ProbeAnswer::Unusable(why.to_string()),
         };
         client.present(|handle| self.give_token(handle));
         let end = Instant::now() + PATIENCE;
         let mut refused: Option<Instant> = None;
         while go_on() {
             if client.ask_brokers(LOOK).is_ok() {
-                return Answer::Accepted;
+                return ProbeAnswer::Accepted;
             }
             let now = Instant::now();
             if let Some((reason, broker)) = heard.refusal() {
                 if heard.is_down.load(Ordering::Acquire) || now >= *refused.get_or_insert(now) + OTHERS {
-                    return Answer::Refused(self.fault(reason, broker));
+                    return ProbeAnswer::Refused(self.fault(reason, broker));
                 }
             } else if heard.is_down.load(Ordering::Acquire) || now >= end {
-                return Answer::Unknown;
+                return ProbeAnswer::Unknown;
             }
         }
-        Answer::Unknown
+        ProbeAnswer::Unknown
     }
 
-    fn fault(&self, reason: Reason, broker: Option<String>) -> AccessFault {
+    fn fault(&self, reason: AccessReason, broker: Option<String>) -> AccessFault {
         AccessFault { client: "kafka".to_owned(), mechanism: self.mechanism.clone(), broker, reason }
     }
 
@@ -135,16 +135,16 @@ impl Access {
 /// What the question brings to light.
 #[derive(Default)]
 struct Heard {
-    refusal: Mutex<Option<(Reason, Option<String>)>>,
+    refusal: Mutex<Option<(AccessReason, Option<String>)>>,
     verdict: AtomicI32,
     has_hung_up: AtomicBool,
     is_down: AtomicBool,
 }
 
 impl Heard {
-    fn refusal(&self) -> Option<(Reason, Option<String>)> {
+    fn refusal(&self) -> Option<(AccessReason, Option<String>)> {
         // What was said counts more than what was left unsaid.
-        lock(&self.refusal).clone().or_else(|| self.has_hung_up.load(Ordering::Acquire).then_some((Reason::Protocol, None)))
+        lock(&self.refusal).clone().or_else(|| self.has_hung_up.load(Ordering::Acquire).then_some((AccessReason::Protocol, None)))
     }
 }
 
@@ -153,10 +153,10 @@ impl Listener for Heard {
         if code == Code::AllBrokersDown {
             self.is_down.store(true, Ordering::Release);
         }
-        if Reason::is_hang_up(code, text) {
+        if AccessReason::is_hang_up(code, text) {
             self.has_hung_up.store(true, Ordering::Release);
         }
-        if let Some(reason) = refined(Reason::of(code, text), self.verdict.load(Ordering::Acquire)) {
+        if let Some(reason) = refined(AccessReason::of(code, text), self.verdict.load(Ordering::Acquire)) {
             lock(&self.refusal).get_or_insert((reason, broker_of(text)));
         }
     }

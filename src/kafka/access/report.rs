@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::fault::broker_of;
-use super::{Access, AccessFault, Reason, lock};
+use super::{Access, AccessFault, AccessReason, lock};
 use crate::kafka::ffi::Listener;
 use crate::status::Status;
 use crate::telemetry::events::{AccessRefused, Event as _};
@@ -107,7 +107,7 @@ pub(super) fn accepted(access: &Access, broker: Option<&str>) {
 }
 
 /// A broker still refuses: what is known now may say more.
-pub(super) fn still_refused(access: &Access, broker: Option<&str>, reason: Reason) {
+pub(super) fn still_refused(access: &Access, broker: Option<&str>, reason: AccessReason) {
     let mut board = lock(&BOARD);
     for raised in board.faults.values_mut().filter(|raised| raised.access == access.id && raised.fault.broker.as_deref() == broker) {
         raised.fault.reason = reason;
@@ -153,10 +153,10 @@ impl Reporter {
 
 impl Listener for Reporter {
     fn error(&self, code: Code, text: &str) {
-        let Some(reason) = refined(Reason::of(code, text), self.verdict.load(Ordering::Acquire)) else { return };
+        let Some(reason) = refined(AccessReason::of(code, text), self.verdict.load(Ordering::Acquire)) else { return };
         let fault = AccessFault { client: self.client.clone(), mechanism: self.access.mechanism.clone(), broker: broker_of(text), reason };
         let mut board = lock(&BOARD);
-        if Reason::is_renewal(text) {
+        if AccessReason::is_renewal(text) {
             return count(board.report.as_ref(), &fault);
         }
         board.raise(self.id, &self.access, self.generation, fault);
@@ -177,9 +177,9 @@ impl Drop for Reporter {
 }
 
 /// librdkafka's error says that a certificate is refused, OpenSSL's verdict why.
-pub(super) fn refined(reason: Option<Reason>, verdict: i32) -> Option<Reason> {
+pub(super) fn refined(reason: Option<AccessReason>, verdict: i32) -> Option<AccessReason> {
     match reason {
-        Some(Reason::BrokerCertificateUntrusted) if verdict != 0 => Some(Reason::of_certificate(verdict)),
+        Some(AccessReason::BrokerCertificateUntrusted) if verdict != 0 => Some(AccessReason::of_certificate(verdict)),
         other => other,
     }
 }

@@ -6,8 +6,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-use super::files::{self, Snapshot};
-use super::probe::Answer;
+use super::files::{self, FileSnapshot};
+use super::probe::ProbeAnswer;
 use super::{Access, all, lock, report};
 use crate::kafka::ffi;
 
@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_secs(5);
 const END: Duration = Duration::from_secs(5);
 
 /// The running thread; ends with this.
-pub struct Watch {
+pub struct CredentialWatch {
     stop: Option<Sender<()>>,
     is_stopping: Arc<AtomicBool>,
     ended: Receiver<()>,
@@ -27,7 +27,7 @@ pub struct Watch {
 ///
 /// # Errors
 /// There is no thread.
-pub fn watch() -> std::io::Result<Watch> {
+pub fn watch() -> std::io::Result<CredentialWatch> {
     let (stop, stopped) = mpsc::channel::<()>();
     let (end, ended) = mpsc::channel();
     let is_stopping = Arc::new(AtomicBool::new(false));
@@ -42,10 +42,10 @@ pub fn watch() -> std::io::Result<Watch> {
         let _ = end.send(());
     };
     thread::Builder::new().name("kafka-access".to_owned()).spawn(run)?;
-    Ok(Watch { stop: Some(stop), is_stopping, ended })
+    Ok(CredentialWatch { stop: Some(stop), is_stopping, ended })
 }
 
-impl Drop for Watch {
+impl Drop for CredentialWatch {
     fn drop(&mut self) {
         self.is_stopping.store(true, Ordering::Release);
         self.stop = None;
@@ -63,10 +63,10 @@ impl Access {
         for broker in report::refused_brokers(self) {
             let values = lock(&self.state).taken.as_ref().map(|taken| taken.values.clone()).unwrap_or_default();
             match self.ask(&values, broker.as_deref(), go_on) {
-                Answer::Accepted => report::accepted(self, broker.as_deref()),
-                Answer::Refused(fault) => report::still_refused(self, broker.as_deref(), fault.reason),
+                ProbeAnswer::Accepted => report::accepted(self, broker.as_deref()),
+                ProbeAnswer::Refused(fault) => report::still_refused(self, broker.as_deref(), fault.reason),
                 // Not over, as far as is known.
-                Answer::Unusable(_) | Answer::Unknown => {}
+                ProbeAnswer::Unusable(_) | ProbeAnswer::Unknown => {}
             }
         }
     }
@@ -84,14 +84,18 @@ impl Access {
         }
         let changed = taken.as_ref().map_or_else(String::new, |taken| taken.changed(&found));
         match self.ask(&found.values, None, go_on) {
-            Answer::Accepted => self.take_over(taken.as_ref(), found, &changed),
-            Answer::Refused(fault) => self.tell(&format!("{changed}: {fault}"), "changed credentials are refused; those in use stay, these are tried again"),
-            Answer::Unusable(why) => self.tell(&format!("{changed}: {why}"), "changed credentials cannot be used; those in use stay, these are tried again"),
-            Answer::Unknown => self.tell(&changed, "changed credentials cannot be tried, because no broker answers; tried again"),
+            ProbeAnswer::Accepted => self.take_over(taken.as_ref(), found, &changed),
+            ProbeAnswer::Refused(fault) => {
+                self.tell(&format!("{changed}: {fault}"), "changed credentials are refused; those in use stay, these are tried again")
+            }
+            ProbeAnswer::Unusable(why) => {
+                self.tell(&format!("{changed}: {why}"), "changed credentials cannot be used; those in use stay, these are tried again")
+            }
+            ProbeAnswer::Unknown => self.tell(&changed, "changed credentials cannot be tried, because no broker answers; tried again"),
         }
     }
 
-    fn take_over(&self, before: Option<&Snapshot>, now: Snapshot, changed: &str) {
+    fn take_over(&self, before: Option<&FileSnapshot>, now: FileSnapshot, changed: &str) {
         let needs_new_clients = before.is_none_or(|before| before.needs_new_clients(&now));
         {
             let mut state = lock(&self.state);

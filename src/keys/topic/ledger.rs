@@ -15,17 +15,17 @@ const FOR_EVER: [(&str, &str); 3] = [("cleanup.policy", "delete"), ("retention.m
 /// A topic that is never cleaned.
 pub struct KafkaLedger {
     place: String,
-    inner: Mutex<Inner>,
+    inner: Mutex<LedgerState>,
 }
 
-struct Inner {
+struct LedgerState {
     topic: SingleWriter,
-    lines: Lines,
+    lines: LedgerLines,
 }
 
 /// Lines in their order; a record's key is its line's number.
 #[derive(Default)]
-struct Lines(Vec<Vec<u8>>);
+struct LedgerLines(Vec<Vec<u8>>);
 
 impl KafkaLedger {
     /// Makes the topic, if it is not there.
@@ -50,11 +50,11 @@ impl KafkaLedger {
             }
             SingleWriter::new(kafka, topic)
         };
-        let inner = Inner { topic: topic_of().map_err(|e| unusable(topic, &e))?, lines: Lines::default() };
+        let inner = LedgerState { topic: topic_of().map_err(|e| unusable(topic, &e))?, lines: LedgerLines::default() };
         Ok(Self { place: format!("kafka:{topic}"), inner: Mutex::new(inner) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, LedgerState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,7 +113,7 @@ fn unusable(topic: &str, error: &KeyTopicError) -> LedgerError {
     LedgerError::Unusable { place: format!("kafka:{topic}"), message: error.to_string() }
 }
 
-impl Reader for Lines {
+impl Reader for LedgerLines {
     fn take(&mut self, key: &[u8], value: Option<&[u8]>) {
         // What this process wrote comes twice. Whatever else stands in the topic is a line that is not as it should be.
         let number: Option<usize> = std::str::from_utf8(key).ok().and_then(|text| text.parse().ok());

@@ -29,15 +29,15 @@ pub struct KafkaStore {
     place: String,
     /// How long an overwritten record may stay, as the topic is configured.
     lag: Duration,
-    inner: Mutex<Inner>,
+    inner: Mutex<StoreState>,
 }
 
-struct Inner {
+struct StoreState {
     topic: SingleWriter,
     view: View,
 }
 
-impl Inner {
+impl StoreState {
     fn catch_up(&mut self) -> Result<(), KeyTopicError> {
         self.topic.catch_up(&mut self.view)
     }
@@ -97,11 +97,11 @@ impl KafkaStore {
         if lag > LAG_MAX {
             return Err(unusable(KeyTopicError::CompactedLate(alter("max.compaction.lag.ms", LAG))));
         }
-        let inner = Inner { topic: SingleWriter::new(kafka, topic).map_err(&unusable)?, view: View::default() };
+        let inner = StoreState { topic: SingleWriter::new(kafka, topic).map_err(&unusable)?, view: View::default() };
         Ok(Self { place: format!("kafka:{topic}"), lag, inner: Mutex::new(inner) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, StoreState> {
         // A panic leaves a view that lacks records at most, and the next look reads on from where it was.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,7 +120,7 @@ impl KafkaStore {
     }
 
     /// The topic as it is, or was a moment ago.
-    fn current(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
+    fn current(&self) -> Result<MutexGuard<'_, StoreState>, StoreError> {
         let mut inner = self.lock();
         if inner.topic.age() > FRESH {
             inner.catch_up().map_err(|error| self.unusable(&error))?;
@@ -129,7 +129,7 @@ impl KafkaStore {
     }
 
     /// [`KafkaStore::current`], as it is now where `is_there` does not hold: another process may just have made what is looked for.
-    fn current_with(&self, is_there: impl Fn(&View) -> bool) -> Result<MutexGuard<'_, Inner>, StoreError> {
+    fn current_with(&self, is_there: impl Fn(&View) -> bool) -> Result<MutexGuard<'_, StoreState>, StoreError> {
         let mut inner = self.current()?;
         if !is_there(&inner.view) {
             inner.catch_up().map_err(|error| self.unusable(&error))?;
@@ -158,7 +158,7 @@ impl KafkaStore {
         })?
     }
 
-    fn write_with_head<T>(&self, inner: &mut Inner, change: impl Fn(&View) -> (Vec<KeyRecord>, Option<Head>, T)) -> Result<T, StoreError> {
+    fn write_with_head<T>(&self, inner: &mut StoreState, change: impl Fn(&View) -> (Vec<KeyRecord>, Option<Head>, T)) -> Result<T, StoreError> {
         let as_text = |record: &KeyRecord| (record.kid.to_string(), serde_json::to_string(&RecordJson::from(record)).unwrap_or_default());
         let done = inner.topic.write(&mut inner.view, |view| {
             if view.unknown_damage().is_some() {

@@ -14,7 +14,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What to do next, in this order.
 #[derive(Debug)]
-pub enum Action {
+pub enum AssignmentAction {
     /// Find out where reading of these begins; answers [`Assignment::resolved`].
     Resolve(Vec<Question>),
     /// Fetch these from their starts and give each to the lane: all partitions that are read, where the protocol knows no other way (`whole`).
@@ -62,7 +62,7 @@ pub enum Resolution {
 }
 
 #[derive(Debug)]
-enum State {
+enum StartState {
     /// Its start is being looked for.
     Resolving,
     /// Its start is known; the eager protocol waits for the others.
@@ -79,7 +79,7 @@ struct Owned {
     lane: usize,
     /// Of the reading or resolving under way.
     epoch: u64,
-    state: State,
+    state: StartState,
     /// Why it is or was blocked; stands until something of it has committed.
     block: Option<Block>,
     since: Instant,
@@ -96,12 +96,12 @@ pub struct Assignment {
     lanes: usize,
     next_epoch: u64,
     is_eager: bool,
-    actions: VecDeque<Action>,
+    actions: VecDeque<AssignmentAction>,
 }
 
 /// One partition as operators see it.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct Observation<'a> {
     /// Which.
     pub at: &'a TopicPartition,
     /// The next offset after a restart; -1: not known yet.
@@ -122,7 +122,7 @@ impl Assignment {
     }
 
     /// The next thing to do.
-    pub fn next_action(&mut self) -> Option<Action> {
+    pub fn next_action(&mut self) -> Option<AssignmentAction> {
         self.actions.pop_front()
     }
 
@@ -137,12 +137,13 @@ impl Assignment {
             };
             let lane = (0..self.lanes).min_by_key(load).unwrap_or(0);
             let epoch = self.epoch();
-            let owned = Owned { lane, epoch, state: State::Resolving, block: None, since: now, pause: FIRST_PAUSE, committed: Arc::default(), topic_id: None };
+            let owned =
+                Owned { lane, epoch, state: StartState::Resolving, block: None, since: now, pause: FIRST_PAUSE, committed: Arc::default(), topic_id: None };
             self.owned.insert(at.clone(), owned);
             news.push(Question { at, epoch, diverged_at: None, last_read: None });
         }
         if !news.is_empty() {
-            self.actions.push_back(Action::Resolve(news));
+            self.actions.push_back(AssignmentAction::Resolve(news));
         }
     }
 
@@ -150,7 +151,7 @@ impl Assignment {
     #[must_use]
     pub fn readings(&self, partitions: Option<&[TopicPartition]>) -> Vec<(usize, u64)> {
         let is_theirs = |at: &TopicPartition| partitions.is_none_or(|list| list.contains(at));
-        self.owned.iter().filter(|(at, o)| is_theirs(at) && matches!(o.state, State::Reading { .. })).map(|(_, o)| (o.lane, o.epoch)).collect()
+        self.owned.iter().filter(|(at, o)| is_theirs(at) && matches!(o.state, StartState::Reading { .. })).map(|(_, o)| (o.lane, o.epoch)).collect()
     }
 
     /// Partitions are not owned any more; `None`: all.
@@ -162,15 +163,15 @@ impl Assignment {
         self.read_when_whole();
     }
 
-    /// The answer to [`Action::Resolve`].
+    /// The answer to [`AssignmentAction::Resolve`].
     pub fn resolved(&mut self, at: &TopicPartition, epoch: u64, resolution: Resolution, now: Instant) {
-        let Some(owned) = self.owned.get_mut(at).filter(|o| o.epoch == epoch && matches!(o.state, State::Resolving)) else { return };
+        let Some(owned) = self.owned.get_mut(at).filter(|o| o.epoch == epoch && matches!(o.state, StartState::Resolving)) else { return };
         match resolution {
             Resolution::Start { start, is_committed, is_validated, topic_id } => {
                 if let Some(block) = &mut owned.block {
                     block.diverged_at = None;
                 }
-                owned.state = State::Ready(Assigned {
+                owned.state = StartState::Ready(Assigned {
                     at: at.clone(),
                     epoch,
                     start,
@@ -188,40 +189,40 @@ impl Assignment {
 
     /// Gives partitions to their lanes; in an eager group when all are ready or blocked.
     fn read_when_whole(&mut self) {
-        if self.is_eager && self.owned.values().any(|o| matches!(o.state, State::Resolving)) {
+        if self.is_eager && self.owned.values().any(|o| matches!(o.state, StartState::Resolving)) {
             return;
         }
         let mut partitions = Vec::new();
         for owned in self.owned.values_mut() {
-            if let State::Ready(assigned) = &owned.state {
+            if let StartState::Ready(assigned) = &owned.state {
                 let assigned = assigned.clone();
-                owned.state = State::Reading { start: assigned.start.offset };
+                owned.state = StartState::Reading { start: assigned.start.offset };
                 owned.topic_id.clone_from(&assigned.topic_id);
                 partitions.push((owned.lane, assigned));
             }
         }
         if !partitions.is_empty() {
-            self.actions.push_back(Action::Read { partitions, whole: self.is_eager });
+            self.actions.push_back(AssignmentAction::Read { partitions, whole: self.is_eager });
         }
     }
 
     /// The partition of this epoch has left its lane.
     pub fn blocked(&mut self, epoch: u64, block: Block, now: Instant) {
-        let Some((at, owned)) = self.owned.iter_mut().find(|(_, o)| o.epoch == epoch && matches!(o.state, State::Reading { .. })) else { return };
+        let Some((at, owned)) = self.owned.iter_mut().find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. })) else { return };
         owned.wait(block, now);
-        self.actions.push_back(Action::Stop(at.clone()));
+        self.actions.push_back(AssignmentAction::Stop(at.clone()));
         self.recall();
     }
 
     /// The partition of this epoch has left its lane, which does not know how far it is committed.
     pub fn reread(&mut self, epoch: u64) {
         let new = self.epoch();
-        let Some((at, owned)) = self.owned.iter_mut().find(|(_, o)| o.epoch == epoch && matches!(o.state, State::Reading { .. })) else { return };
-        (owned.epoch, owned.state) = (new, State::Resolving);
+        let Some((at, owned)) = self.owned.iter_mut().find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. })) else { return };
+        (owned.epoch, owned.state) = (new, StartState::Resolving);
         let question = owned.question(at.clone());
-        self.actions.push_back(Action::Stop(at.clone()));
+        self.actions.push_back(AssignmentAction::Stop(at.clone()));
         self.recall();
-        self.actions.push_back(Action::Resolve(vec![question]));
+        self.actions.push_back(AssignmentAction::Resolve(vec![question]));
     }
 
     /// The eager protocol cannot take one partition out, or one in: all are resolved again.
@@ -233,28 +234,28 @@ impl Assignment {
         let mut again = Vec::new();
         for at in self.owned.keys().cloned().collect::<Vec<_>>() {
             let epoch = self.epoch();
-            if let Some(owned) = self.owned.get_mut(&at).filter(|o| matches!(o.state, State::Reading { .. } | State::Ready(_))) {
-                (owned.epoch, owned.state) = (epoch, State::Resolving);
+            if let Some(owned) = self.owned.get_mut(&at).filter(|o| matches!(o.state, StartState::Reading { .. } | StartState::Ready(_))) {
+                (owned.epoch, owned.state) = (epoch, StartState::Resolving);
                 again.push(owned.question(at));
             }
         }
-        self.actions.push_back(Action::Recall(readings));
+        self.actions.push_back(AssignmentAction::Recall(readings));
         if !again.is_empty() {
-            self.actions.push_back(Action::Resolve(again));
+            self.actions.push_back(AssignmentAction::Resolve(again));
         }
     }
 
     /// What time brings: blocked partitions are tried again, and those that commit again are not blocked any more.
     pub fn tick(&mut self, now: Instant) {
         for owned in self.owned.values_mut() {
-            if let State::Reading { start } = owned.state
+            if let StartState::Reading { start } = owned.state
                 && owned.block.is_some()
                 && owned.committed.offset() > start
             {
                 (owned.block, owned.pause, owned.since) = (None, FIRST_PAUSE, now);
             }
         }
-        let due = |o: &Owned| matches!(o.state, State::Blocked(until) if now >= until) && !super::mutated!(KeepBlocked);
+        let due = |o: &Owned| matches!(o.state, StartState::Blocked(until) if now >= until) && !super::mutated!(KeepBlocked);
         if !self.owned.values().any(due) {
             return;
         }
@@ -263,17 +264,17 @@ impl Assignment {
         for at in self.owned.keys().cloned().collect::<Vec<_>>() {
             let epoch = self.epoch();
             if let Some(owned) = self.owned.get_mut(&at).filter(|o| due(o)) {
-                (owned.epoch, owned.state) = (epoch, State::Resolving);
+                (owned.epoch, owned.state) = (epoch, StartState::Resolving);
                 again.push(owned.question(at));
             }
         }
-        self.actions.push_back(Action::Resolve(again));
+        self.actions.push_back(AssignmentAction::Resolve(again));
     }
 
     /// Something that partitions may wait for has changed: all are tried with the next tick.
     pub fn retry_all(&mut self, now: Instant) {
         for owned in self.owned.values_mut() {
-            if let State::Blocked(until) = &mut owned.state {
+            if let StartState::Blocked(until) = &mut owned.state {
                 *until = now;
             }
         }
@@ -283,7 +284,7 @@ impl Assignment {
     #[must_use]
     pub fn recreated(&self, topic: &str, id: &str) -> Vec<(usize, u64)> {
         let is_other = |o: &Owned| {
-            let is_read = matches!(o.state, State::Reading { .. });
+            let is_read = matches!(o.state, StartState::Reading { .. });
             is_read && o.topic_id.as_deref().is_some_and(|then| then != id) && !super::mutated!(IgnoreTopicId)
         };
         self.owned.iter().filter(|(at, o)| *at.topic == *topic && is_other(o)).map(|(_, o)| (o.lane, o.epoch)).collect()
@@ -292,25 +293,25 @@ impl Assignment {
     /// Whether a lane has the partition in this epoch.
     #[must_use]
     pub fn is_read(&self, at: &TopicPartition, epoch: u64) -> bool {
-        self.owned.get(at).is_some_and(|o| o.epoch == epoch && matches!(o.state, State::Reading { .. }))
+        self.owned.get(at).is_some_and(|o| o.epoch == epoch && matches!(o.state, StartState::Reading { .. }))
     }
 
     /// The partition that a lane has in this epoch.
     #[must_use]
     pub fn of_epoch(&self, epoch: u64) -> Option<&TopicPartition> {
-        self.owned.iter().find(|(_, o)| o.epoch == epoch && matches!(o.state, State::Reading { .. })).map(|(at, _)| at)
+        self.owned.iter().find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. })).map(|(at, _)| at)
     }
 
     /// What is committed of a partition whose start is looked for.
     pub fn committed(&self, at: &TopicPartition, epoch: u64, offset: i64) {
-        if let Some(owned) = self.owned.get(at).filter(|o| o.epoch == epoch && matches!(o.state, State::Resolving)) {
+        if let Some(owned) = self.owned.get(at).filter(|o| o.epoch == epoch && matches!(o.state, StartState::Resolving)) {
             owned.committed.set(offset);
         }
     }
 
     /// Epochs that lanes may commit.
     pub fn epochs(&self) -> impl Iterator<Item = u64> {
-        self.owned.values().filter(|o| matches!(o.state, State::Reading { .. })).map(|o| o.epoch)
+        self.owned.values().filter(|o| matches!(o.state, StartState::Reading { .. })).map(|o| o.epoch)
     }
 
     /// The lane that has a partition.
@@ -320,13 +321,13 @@ impl Assignment {
     }
 
     /// Every owned partition.
-    pub fn iter(&self) -> impl Iterator<Item = Seen<'_>> {
-        self.owned.iter().map(|(at, o)| Seen {
+    pub fn iter(&self) -> impl Iterator<Item = Observation<'_>> {
+        self.owned.iter().map(|(at, o)| Observation {
             at,
             committed: o.committed.offset(),
             block: o.block.as_ref().map(|block| (block, o.since)),
             since: o.since,
-            is_read: matches!(o.state, State::Reading { .. }),
+            is_read: matches!(o.state, StartState::Reading { .. }),
         })
     }
 
@@ -365,7 +366,7 @@ impl Owned {
             Some(known) => block.diverged_at = block.diverged_at.or(known.diverged_at),
         }
         self.block = Some(block);
-        self.state = State::Blocked(now + self.pause);
+        self.state = StartState::Blocked(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }
@@ -386,7 +387,7 @@ mod tests {
 
         fn resolve(&mut self) -> Vec<Question> {
             match self.0.next_action() {
-                Some(Action::Resolve(list)) => list,
+                Some(AssignmentAction::Resolve(list)) => list,
                 other => panic!("{other:?}"),
             }
         }
@@ -400,7 +401,7 @@ mod tests {
 
         fn read(&mut self) -> Vec<(usize, Assigned)> {
             match self.0.next_action() {
-                Some(Action::Read { partitions, .. }) => partitions,
+                Some(AssignmentAction::Read { partitions, .. }) => partitions,
                 other => panic!("{other:?}"),
             }
         }
@@ -429,7 +430,7 @@ mod tests {
         run.start(&list);
         let read: Vec<_> = (0..2).flat_map(|_| run.read()).collect();
         run.0.blocked(read[0].1.epoch, block(), run.1);
-        assert!(matches!(run.0.next_action(), Some(Action::Stop(at)) if at == read[0].1.at));
+        assert!(matches!(run.0.next_action(), Some(AssignmentAction::Stop(at)) if at == read[0].1.at));
         run.0.tick(run.1);
         assert!(run.0.next_action().is_none(), "too early");
         for pause in [1, 2, 4, 5, 5] {
@@ -476,7 +477,7 @@ mod tests {
         assert_eq!(run.read().len(), 2);
         run.1 += Duration::from_secs(1);
         run.0.tick(run.1);
-        assert!(matches!(run.0.next_action(), Some(Action::Recall(readings)) if readings.len() == 2));
+        assert!(matches!(run.0.next_action(), Some(AssignmentAction::Recall(readings)) if readings.len() == 2));
         let mut again = run.resolve();
         again.extend(run.resolve());
         assert_eq!(again.len(), 3);

@@ -3,17 +3,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::machine::{self, Machine, State};
+use super::machine::{self, Machine, TransactionState};
 use super::partition::{Assigned, Block, BlockReason, Commit, Partition, Position, Target, TopicPartition};
 use super::suspects::Suspects;
 use crate::kafka::error::{Fault, Obstacle};
 
 /// What happened.
 #[derive(Debug)]
-pub enum Event {
+pub enum LaneEvent {
     /// Partitions come; `batch`: number of the batch in hand, which was read before.
     Assigned(Vec<Assigned>, u64),
-    /// These epochs go: commit what they hold, then [`Action::Answer`] the ticket.
+    /// These epochs go: commit what they hold, then [`LaneAction::Answer`] the ticket.
     Revoked(Vec<u64>, u64),
     /// These epochs are gone: nothing of them may commit; then answer the ticket.
     Lost(Vec<u64>, u64),
@@ -27,13 +27,13 @@ pub enum Event {
     Overrun,
     /// A stop cannot wait.
     GiveUp,
-    /// [`Action::Begin`] failed, or a record could not be produced.
+    /// [`LaneAction::Begin`] failed, or a record could not be produced.
     Failed(Fault),
-    /// The answer to [`Action::Flush`].
+    /// The answer to [`LaneAction::Flush`].
     Flushed(Result<(), Fault>),
-    /// The answer to [`Action::Commit`].
+    /// The answer to [`LaneAction::Commit`].
     Committed(Ended),
-    /// The answer to [`Action::Abort`]; why the producer is of no more use all the same.
+    /// The answer to [`LaneAction::Abort`]; why the producer is of no more use all the same.
     Aborted(Result<Option<&'static str>, Fault>),
     /// The answer to a try to replace the producer.
     Recycled(Result<(), Fault>),
@@ -55,25 +55,25 @@ pub enum Ended {
 
 /// What to do next, in this order.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum LaneAction {
     /// Begin a transaction; answer only when it fails.
     Begin,
-    /// Deliver what was produced; answer [`Event::Flushed`].
+    /// Deliver what was produced; answer [`LaneEvent::Flushed`].
     Flush,
-    /// Send these offsets and commit; answer [`Event::Committed`].
+    /// Send these offsets and commit; answer [`LaneEvent::Committed`].
     Commit(Vec<Commit>),
-    /// The transaction is committed: count what it held. `spent`: why the producer is dropped; [`Event::Recycled`] follows.
+    /// The transaction is committed: count what it held. `spent`: why the producer is dropped; [`LaneEvent::Recycled`] follows.
     Settle {
-        /// See [`Action::Settle`].
+        /// See [`LaneAction::Settle`].
         spent: Option<&'static str>,
     },
-    /// Abort; answer [`Event::Aborted`].
+    /// Abort; answer [`LaneEvent::Aborted`].
     Abort(&'static str),
     /// What was produced and not committed counts no more.
     Discard,
-    /// Drop the producer; then make new ones until one is fenced in; answer [`Event::Recycled`].
+    /// Drop the producer; then make new ones until one is fenced in; answer [`LaneEvent::Recycled`].
     Recycle(&'static str),
-    /// Read these again from where they were committed. Answers [`Event::Moved`], one each.
+    /// Read these again from where they were committed. Answers [`LaneEvent::Moved`], one each.
     Rewind(Vec<Target>),
     /// The partitions of these epochs have left the lane: only the brokers know how far they are committed.
     Reread(Vec<u64>),
@@ -125,7 +125,7 @@ pub struct Lane {
     tickets: Vec<u64>,
     /// Records that the broker refused alone, and how often.
     condemned: HashMap<(TopicPartition, i64), u32>,
-    actions: VecDeque<Action>,
+    actions: VecDeque<LaneAction>,
 }
 
 impl Lane {
@@ -133,7 +133,7 @@ impl Lane {
     #[must_use]
     pub fn new(transaction_timeout: Duration, now: Instant) -> Self {
         let mut machine = Machine::new(transaction_timeout);
-        machine.on(machine::Event::Recycled, now);
+        machine.on(machine::TransactionEvent::Recycled, now);
         Self {
             machine,
             partitions: Vec::new(),
@@ -147,13 +147,13 @@ impl Lane {
     }
 
     /// The next thing to do.
-    pub fn next_action(&mut self) -> Option<Action> {
+    pub fn next_action(&mut self) -> Option<LaneAction> {
         self.actions.pop_front()
     }
 
     /// Where its transaction is.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> TransactionState {
         self.machine.state()
     }
 
@@ -178,7 +178,7 @@ impl Lane {
     /// Something is to be committed and no transaction is open: a starting offset, or a position beyond control records.
     #[must_use]
     pub fn has_offsets_alone(&self) -> bool {
-        self.state() == State::Idle && self.partitions.iter().any(Partition::is_dirty)
+        self.state() == TransactionState::Idle && self.partitions.iter().any(Partition::is_dirty)
     }
 
     /// The open transaction holds nothing.
@@ -271,7 +271,7 @@ impl Lane {
 
     /// A transaction is to be opened, for a record or for offsets alone.
     pub fn open(&mut self, now: Instant) {
-        self.drive(machine::Event::Work, now);
+        self.drive(machine::TransactionEvent::Work, now);
     }
 
     /// The client reports an error of a partition instead of a record.
@@ -286,8 +286,8 @@ impl Lane {
     /// The partition must not be read on: what it holds commits, then it leaves.
     pub fn block(&mut self, place: usize, block: Block, now: Instant) {
         self.partitions[place].leave(block);
-        if self.partitions[place].is_dirty() && self.state() == State::Open {
-            self.drive(machine::Event::Due, now);
+        if self.partitions[place].is_dirty() && self.state() == TransactionState::Open {
+            self.drive(machine::TransactionEvent::Due, now);
         }
         self.part();
     }
@@ -295,29 +295,31 @@ impl Lane {
     // ---- events ----
 
     /// Takes an event; what follows from it comes from [`Lane::next_action`].
-    pub fn on(&mut self, event: Event, now: Instant) {
+    pub fn on(&mut self, event: LaneEvent, now: Instant) {
         match event {
-            Event::Assigned(assigned, batch) => assigned.into_iter().for_each(|a| self.assign(a, batch + 1)),
-            Event::Revoked(epochs, ticket) => self.revoke(&epochs, ticket, machine::Event::Due, now),
-            Event::Lost(epochs, ticket) => self.revoke(&epochs, ticket, machine::Event::Drop, now),
-            Event::Blocked(epoch, block) => {
+            LaneEvent::Assigned(assigned, batch) => assigned.into_iter().for_each(|a| self.assign(a, batch + 1)),
+            LaneEvent::Revoked(epochs, ticket) => self.revoke(&epochs, ticket, machine::TransactionEvent::Due, now),
+            LaneEvent::Lost(epochs, ticket) => self.revoke(&epochs, ticket, machine::TransactionEvent::Drop, now),
+            LaneEvent::Blocked(epoch, block) => {
                 if let Some(place) = self.partitions.iter().position(|p| p.assigned.epoch == epoch) {
                     self.block(place, block, now);
                 }
             }
-            Event::Moved(epoch, position, batch) => self.moved(epoch, position, batch + 1),
-            Event::Due => self.drive(machine::Event::Due, now),
-            Event::Overrun => self.drive(machine::Event::Overrun, now),
-            Event::GiveUp => self.drive(machine::Event::Drop, now),
-            Event::Failed(fault) | Event::Flushed(Err(fault)) | Event::Committed(Ended::Failed(fault)) | Event::Aborted(Err(fault)) => self.failed(fault, now),
-            Event::Flushed(Ok(())) => self.drive(machine::Event::Flushed, now),
-            Event::Committed(Ended::Done { tainted }) => self.drive(machine::Event::Committed { tainted }, now),
-            Event::Committed(Ended::NotOwned) => self.drive(machine::Event::Drop, now),
-            Event::Aborted(Ok(spent)) => self.drive(machine::Event::Aborted { spent }, now),
-            Event::Recycled(Ok(())) => self.drive(machine::Event::Recycled, now),
-            Event::Recycled(Err(fault)) => {
-                self.actions.push_back(Action::BackOff);
-                self.drive(machine::Event::Failed(fault), now);
+            LaneEvent::Moved(epoch, position, batch) => self.moved(epoch, position, batch + 1),
+            LaneEvent::Due => self.drive(machine::TransactionEvent::Due, now),
+            LaneEvent::Overrun => self.drive(machine::TransactionEvent::Overrun, now),
+            LaneEvent::GiveUp => self.drive(machine::TransactionEvent::Drop, now),
+            LaneEvent::Failed(fault) | LaneEvent::Flushed(Err(fault)) | LaneEvent::Committed(Ended::Failed(fault)) | LaneEvent::Aborted(Err(fault)) => {
+                self.failed(fault, now)
+            }
+            LaneEvent::Flushed(Ok(())) => self.drive(machine::TransactionEvent::Flushed, now),
+            LaneEvent::Committed(Ended::Done { tainted }) => self.drive(machine::TransactionEvent::Committed { tainted }, now),
+            LaneEvent::Committed(Ended::NotOwned) => self.drive(machine::TransactionEvent::Drop, now),
+            LaneEvent::Aborted(Ok(spent)) => self.drive(machine::TransactionEvent::Aborted { spent }, now),
+            LaneEvent::Recycled(Ok(())) => self.drive(machine::TransactionEvent::Recycled, now),
+            LaneEvent::Recycled(Err(fault)) => {
+                self.actions.push_back(LaneAction::BackOff);
+                self.drive(machine::TransactionEvent::Failed(fault), now);
             }
         }
     }
@@ -332,9 +334,9 @@ impl Lane {
     }
 
     /// Commits or drops what partitions hold, then forgets them and answers.
-    fn revoke(&mut self, epochs: &[u64], ticket: u64, event: machine::Event, now: Instant) {
+    fn revoke(&mut self, epochs: &[u64], ticket: u64, event: machine::TransactionEvent, now: Instant) {
         let is_theirs = |p: &Partition| epochs.contains(&p.assigned.epoch);
-        if self.partitions.iter().any(|p| is_theirs(p) && p.is_dirty()) && self.state() == State::Open && !super::mutated!(AnswerEarly) {
+        if self.partitions.iter().any(|p| is_theirs(p) && p.is_dirty()) && self.state() == TransactionState::Open && !super::mutated!(AnswerEarly) {
             self.drive(event, now);
         }
         self.tickets.push(ticket);
@@ -354,7 +356,7 @@ impl Lane {
 
     /// Nothing is under way whose outcome decides what partitions hold.
     fn is_between(&self) -> bool {
-        matches!(self.state(), State::Idle | State::Open | State::Ended)
+        matches!(self.state(), TransactionState::Idle | TransactionState::Open | TransactionState::Ended)
     }
 
     fn moved(&mut self, epoch: u64, position: Option<Position>, since: u64) {
@@ -367,42 +369,42 @@ impl Lane {
 
     fn failed(&mut self, fault: Fault, now: Instant) {
         self.failure.get_or_insert(fault);
-        self.drive(machine::Event::Failed(fault), now);
+        self.drive(machine::TransactionEvent::Failed(fault), now);
     }
 
     // ---- the transaction ----
 
-    fn drive(&mut self, event: machine::Event, now: Instant) {
+    fn drive(&mut self, event: machine::TransactionEvent, now: Instant) {
         match self.machine.on(event, now) {
-            machine::Action::Wait => {}
-            machine::Action::Begin => self.actions.push_back(Action::Begin),
-            machine::Action::Flush => self.actions.push_back(Action::Flush),
-            machine::Action::Commit => {
+            machine::TransactionAction::Wait => {}
+            machine::TransactionAction::Begin => self.actions.push_back(LaneAction::Begin),
+            machine::TransactionAction::Flush => self.actions.push_back(LaneAction::Flush),
+            machine::TransactionAction::Commit => {
                 let commits = self.partitions.iter().filter(|p| p.is_dirty()).map(Partition::commit).collect();
-                self.actions.push_back(Action::Commit(commits));
+                self.actions.push_back(LaneAction::Commit(commits));
             }
-            machine::Action::Done { spent } => self.settle(spent),
-            machine::Action::Abort(reason) => {
+            machine::TransactionAction::Done { spent } => self.settle(spent),
+            machine::TransactionAction::Abort(reason) => {
                 self.blame();
-                self.actions.push_back(Action::Abort(reason));
+                self.actions.push_back(LaneAction::Abort(reason));
             }
-            machine::Action::Rewind => {
+            machine::TransactionAction::Rewind => {
                 self.discard(true);
                 self.part();
             }
-            machine::Action::Recycle(reason) => {
-                let is_aborted = matches!(event, machine::Event::Aborted { .. });
+            machine::TransactionAction::Recycle(reason) => {
+                let is_aborted = matches!(event, machine::TransactionEvent::Aborted { .. });
                 if !is_aborted {
-                    self.actions.push_back(Action::BackOff);
+                    self.actions.push_back(LaneAction::BackOff);
                 }
-                self.actions.push_back(Action::Recycle(reason));
+                self.actions.push_back(LaneAction::Recycle(reason));
                 self.discard(is_aborted);
             }
-            machine::Action::Reread => {
+            machine::TransactionAction::Reread => {
                 self.reread(Partition::is_unknown);
                 self.part();
             }
-            machine::Action::EndFenced => self.actions.push_back(Action::EndFenced),
+            machine::TransactionAction::EndFenced => self.actions.push_back(LaneAction::EndFenced),
         }
     }
 
@@ -417,7 +419,7 @@ impl Lane {
             !leaves
         });
         if !epochs.is_empty() {
-            self.actions.push_back(Action::Reread(epochs));
+            self.actions.push_back(LaneAction::Reread(epochs));
         }
     }
 
@@ -430,13 +432,13 @@ impl Lane {
             self.condemned.retain(|(condemned, offset), _| condemned != at || *offset >= base);
         }
         (self.held, self.failure) = (Held::default(), None);
-        self.actions.push_back(Action::Settle { spent });
+        self.actions.push_back(LaneAction::Settle { spent });
         self.part();
     }
 
     /// Forgets what was produced; what it was made of comes again. `is_known`: nothing of it has committed.
     fn discard(&mut self, is_known: bool) {
-        self.actions.push_back(Action::Discard);
+        self.actions.push_back(LaneAction::Discard);
         (self.held, self.failure) = (Held::default(), None);
         let mut targets = Vec::new();
         for partition in self.partitions.iter_mut().filter(|p| p.is_dirty()) {
@@ -446,7 +448,7 @@ impl Lane {
             }
         }
         if !targets.is_empty() {
-            self.actions.push_back(Action::Rewind(targets));
+            self.actions.push_back(LaneAction::Rewind(targets));
         }
     }
 
@@ -460,7 +462,7 @@ impl Lane {
                 *times += 1;
                 // Refused as it was, then whole as a dead letter, then as a stub.
                 if *times <= 2 {
-                    self.actions.push_back(Action::Condemn(at, offset));
+                    self.actions.push_back(LaneAction::Condemn(at, offset));
                 } else {
                     let text = format!("the dead-letter topic refuses the dead letter of offset {offset}: look at its max.message.bytes");
                     self.leave(&held, &Block::new(BlockReason::RecordRefused, text));
@@ -485,7 +487,7 @@ impl Lane {
                     self.leave(&held, &Block::new(reason, obstacle.remedy()));
                 }
             }
-            Some(_) => self.actions.push_back(Action::BackOff),
+            Some(_) => self.actions.push_back(LaneAction::BackOff),
             None => {}
         }
     }
@@ -502,9 +504,9 @@ impl Lane {
             return;
         }
         for ticket in self.tickets.drain(..) {
-            self.actions.push_back(Action::Answer(ticket));
+            self.actions.push_back(LaneAction::Answer(ticket));
         }
-        let is_open = self.state() == State::Open;
+        let is_open = self.state() == TransactionState::Open;
         let mut left = Vec::new();
         self.partitions.retain(|p| match p.leaving() {
             Some(block) if !(is_open && p.is_dirty()) => {
@@ -515,7 +517,7 @@ impl Lane {
         });
         for (at, epoch, block) in left {
             self.suspects.remove(&at);
-            self.actions.push_back(Action::Block(at, epoch, block));
+            self.actions.push_back(LaneAction::Block(at, epoch, block));
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::kafka::error::Fault;
 
 /// Where the lane is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum TransactionState {
     /// No transaction.
     Idle,
     /// Records are being added.
@@ -25,7 +25,7 @@ pub enum State {
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum TransactionEvent {
     /// A record is about to be produced, or an offset to be committed.
     Work,
     /// The transaction is full, old, drained, or asked for by a rebalance or a stop.
@@ -34,7 +34,7 @@ pub enum Event {
     Flushed,
     /// The commit succeeded; `tainted`: one of its requests ended without an answer and may still arrive.
     Committed {
-        /// See [`Event::Committed`].
+        /// See [`TransactionEvent::Committed`].
         tainted: bool,
     },
     /// A call or a delivery failed.
@@ -42,7 +42,7 @@ pub enum Event {
     /// The abort succeeded; `spent`: why the producer is of no more use all the same (a request that ended without an answer, or sequence
     /// numbers that a refused batch left with a gap).
     Aborted {
-        /// See [`Event::Aborted`].
+        /// See [`TransactionEvent::Aborted`].
         spent: Option<&'static str>,
     },
     /// A new producer is fenced in.
@@ -55,7 +55,7 @@ pub enum Event {
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum TransactionAction {
     /// Nothing.
     Wait,
     /// Begin a transaction.
@@ -66,7 +66,7 @@ pub enum Action {
     Commit,
     /// The commit is done: what it held is committed. `spent`: why the producer must be replaced all the same.
     Done {
-        /// See [`Action::Done`].
+        /// See [`TransactionAction::Done`].
         spent: Option<&'static str>,
     },
     /// Abort.
@@ -84,7 +84,7 @@ pub enum Action {
 /// The machine. Time is an argument.
 #[derive(Debug)]
 pub struct Machine {
-    state: State,
+    state: TransactionState,
     transaction_timeout: Duration,
     begun: Option<Instant>,
     fenced: Option<Instant>,
@@ -93,15 +93,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine without producer: its first event is [`Event::Recycled`] (fence first).
+    /// A machine without producer: its first event is [`TransactionEvent::Recycled`] (fence first).
     #[must_use]
     pub fn new(transaction_timeout: Duration) -> Self {
-        Self { state: State::Recycling, transaction_timeout, begun: None, fenced: None, overrun: None }
+        Self { state: TransactionState::Recycling, transaction_timeout, begun: None, fenced: None, overrun: None }
     }
 
     /// Where it is.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> TransactionState {
         self.state
     }
 
@@ -112,79 +112,79 @@ impl Machine {
     }
 
     /// What `event` leads to. An event that makes no sense in a state leaves the outcome unknown: the producer is replaced.
-    pub fn on(&mut self, event: Event, now: Instant) -> Action {
-        use Action as A;
-        use State as S;
-        if event == Event::Overrun {
+    pub fn on(&mut self, event: TransactionEvent, now: Instant) -> TransactionAction {
+        use TransactionAction as A;
+        use TransactionState as S;
+        if event == TransactionEvent::Overrun {
             self.overrun = Some(now);
         }
         let (state, action) = match (self.state, event) {
             (S::Ended, _) => (S::Ended, A::Wait),
-            (S::Idle, Event::Work) => {
+            (S::Idle, TransactionEvent::Work) => {
                 self.begun = Some(now);
                 (S::Open, A::Begin)
             }
-            (S::Idle, Event::Due | Event::Drop) => (S::Idle, A::Wait),
-            (S::Open, Event::Work) => (S::Open, A::Wait),
-            (S::Open, Event::Due) => (S::Draining, A::Flush),
-            (S::Draining | S::Committing, Event::Due | Event::Work) => (self.state, A::Wait),
-            (S::Draining, Event::Flushed) => (S::Committing, A::Commit),
-            (S::Committing, Event::Committed { tainted }) if !tainted || super::mutated!(KeepTainted) => {
+            (S::Idle, TransactionEvent::Due | TransactionEvent::Drop) => (S::Idle, A::Wait),
+            (S::Open, TransactionEvent::Work) => (S::Open, A::Wait),
+            (S::Open, TransactionEvent::Due) => (S::Draining, A::Flush),
+            (S::Draining | S::Committing, TransactionEvent::Due | TransactionEvent::Work) => (self.state, A::Wait),
+            (S::Draining, TransactionEvent::Flushed) => (S::Committing, A::Commit),
+            (S::Committing, TransactionEvent::Committed { tainted }) if !tainted || super::mutated!(KeepTainted) => {
                 self.begun = None;
                 (S::Idle, A::Done { spent: None })
             }
-            (S::Committing, Event::Committed { .. }) => (S::Recycling, A::Done { spent: Some("unanswered_request") }),
-            (S::Open | S::Draining | S::Committing, Event::Drop) => (S::Aborting, A::Abort("partitions_lost")),
-            (S::Aborting, Event::Aborted { spent: None }) => {
+            (S::Committing, TransactionEvent::Committed { .. }) => (S::Recycling, A::Done { spent: Some("unanswered_request") }),
+            (S::Open | S::Draining | S::Committing, TransactionEvent::Drop) => (S::Aborting, A::Abort("partitions_lost")),
+            (S::Aborting, TransactionEvent::Aborted { spent: None }) => {
                 self.begun = None;
                 (S::Idle, A::Rewind)
             }
-            (S::Aborting, Event::Aborted { spent: Some(reason) }) => (S::Recycling, A::Recycle(reason)),
-            (S::Aborting, Event::Due | Event::Drop | Event::Work) => (S::Aborting, A::Wait),
-            (S::Recycling, Event::Recycled) => {
+            (S::Aborting, TransactionEvent::Aborted { spent: Some(reason) }) => (S::Recycling, A::Recycle(reason)),
+            (S::Aborting, TransactionEvent::Due | TransactionEvent::Drop | TransactionEvent::Work) => (S::Aborting, A::Wait),
+            (S::Recycling, TransactionEvent::Recycled) => {
                 self.begun = None;
                 (S::Idle, A::Reread)
             }
-            (S::Recycling, Event::Due | Event::Drop | Event::Work | Event::Overrun) => (S::Recycling, A::Wait),
+            (S::Recycling, TransactionEvent::Due | TransactionEvent::Drop | TransactionEvent::Work | TransactionEvent::Overrun) => (S::Recycling, A::Wait),
             // Tried again by whoever drives the machine, after a pause.
-            (S::Recycling, Event::Failed(_)) => (S::Recycling, A::Recycle("init_failed")),
-            (_, Event::Overrun) => (S::Recycling, A::Recycle("rebalance_overrun")),
-            (_, Event::Failed(fault)) => self.failed(fault, now),
+            (S::Recycling, TransactionEvent::Failed(_)) => (S::Recycling, A::Recycle("init_failed")),
+            (_, TransactionEvent::Overrun) => (S::Recycling, A::Recycle("rebalance_overrun")),
+            (_, TransactionEvent::Failed(fault)) => self.failed(fault, now),
             _ => (S::Recycling, A::Recycle("unexpected_state")),
         };
         self.state = state;
         action
     }
 
-    fn failed(&mut self, fault: Fault, now: Instant) -> (State, Action) {
+    fn failed(&mut self, fault: Fault, now: Instant) -> (TransactionState, TransactionAction) {
         match fault {
             Fault::Fenced => self.fenced(now),
             // An abort that fails leaves nothing to abort with.
-            _ if self.state == State::Aborting => (State::Recycling, Action::Recycle("abort_failed")),
+            _ if self.state == TransactionState::Aborting => (TransactionState::Recycling, TransactionAction::Recycle("abort_failed")),
             // Nothing is open: begin failed.
-            _ if self.state == State::Idle => (State::Recycling, Action::Recycle("begin_failed")),
-            Fault::Abortable => (State::Aborting, Action::Abort("group_or_delivery")),
-            Fault::Refused => (State::Aborting, Action::Abort("refused_record")),
-            Fault::Blocked(_) => (State::Aborting, Action::Abort("blocked")),
-            Fault::OutcomeUnknown if super::mutated!(SkipFence) => (State::Idle, Action::Rewind),
-            Fault::OutcomeUnknown => (State::Recycling, Action::Recycle("outcome_unknown")),
+            _ if self.state == TransactionState::Idle => (TransactionState::Recycling, TransactionAction::Recycle("begin_failed")),
+            Fault::Abortable => (TransactionState::Aborting, TransactionAction::Abort("group_or_delivery")),
+            Fault::Refused => (TransactionState::Aborting, TransactionAction::Abort("refused_record")),
+            Fault::Blocked(_) => (TransactionState::Aborting, TransactionAction::Abort("blocked")),
+            Fault::OutcomeUnknown if super::mutated!(SkipFence) => (TransactionState::Idle, TransactionAction::Rewind),
+            Fault::OutcomeUnknown => (TransactionState::Recycling, TransactionAction::Recycle("outcome_unknown")),
         }
     }
 
     /// Fenced twice within the transaction time-out, with no transaction of ours that old: another process. A transaction that the
     /// coordinator timed out reads as fenced too, and so does what our own polling thread fenced: they prove nothing.
-    fn fenced(&mut self, now: Instant) -> (State, Action) {
+    fn fenced(&mut self, now: Instant) -> (TransactionState, TransactionAction) {
         if self.timed_out(now) {
-            return (State::Recycling, Action::Recycle("transaction_timed_out"));
+            return (TransactionState::Recycling, TransactionAction::Recycle("transaction_timed_out"));
         }
         if self.overrun.is_some_and(|at| now.duration_since(at) < self.transaction_timeout) {
-            return (State::Recycling, Action::Recycle("rebalance_overrun"));
+            return (TransactionState::Recycling, TransactionAction::Recycle("rebalance_overrun"));
         }
         if self.fenced.is_some_and(|before| now.duration_since(before) < self.transaction_timeout) {
-            return (State::Ended, Action::EndFenced);
+            return (TransactionState::Ended, TransactionAction::EndFenced);
         }
         self.fenced = Some(now);
-        (State::Recycling, Action::Recycle("fenced"))
+        (TransactionState::Recycling, TransactionAction::Recycle("fenced"))
     }
 
     fn timed_out(&self, now: Instant) -> bool {
@@ -204,18 +204,18 @@ mod tests {
 
     impl Run {
         /// A lane in `state`.
-        fn at(state: State) -> Self {
+        fn at(state: TransactionState) -> Self {
             let mut run = Self(Machine::new(TIMEOUT), Instant::now());
-            if state == State::Recycling {
+            if state == TransactionState::Recycling {
                 return run;
             }
-            assert_eq!(run.on(Event::Recycled), Action::Reread);
-            let events: &[Event] = match state {
-                State::Open => &[Event::Work],
-                State::Draining => &[Event::Work, Event::Due],
-                State::Committing => &[Event::Work, Event::Due, Event::Flushed],
-                State::Aborting => &[Event::Work, Event::Drop],
-                State::Ended => &[Event::Failed(Fault::Fenced), Event::Recycled, Event::Failed(Fault::Fenced)],
+            assert_eq!(run.on(TransactionEvent::Recycled), TransactionAction::Reread);
+            let events: &[TransactionEvent] = match state {
+                TransactionState::Open => &[TransactionEvent::Work],
+                TransactionState::Draining => &[TransactionEvent::Work, TransactionEvent::Due],
+                TransactionState::Committing => &[TransactionEvent::Work, TransactionEvent::Due, TransactionEvent::Flushed],
+                TransactionState::Aborting => &[TransactionEvent::Work, TransactionEvent::Drop],
+                TransactionState::Ended => &[TransactionEvent::Failed(Fault::Fenced), TransactionEvent::Recycled, TransactionEvent::Failed(Fault::Fenced)],
                 _ => &[],
             };
             for event in events {
@@ -225,7 +225,7 @@ mod tests {
             run
         }
 
-        fn on(&mut self, event: Event) -> Action {
+        fn on(&mut self, event: TransactionEvent) -> TransactionAction {
             self.0.on(event, self.1)
         }
 
@@ -237,18 +237,18 @@ mod tests {
 
     #[test]
     fn a_transaction_from_work_to_done() {
-        let mut run = Run::at(State::Idle);
-        assert_eq!(run.on(Event::Work), Action::Begin);
-        assert_eq!(run.on(Event::Work), Action::Wait);
-        assert_eq!(run.on(Event::Due), Action::Flush);
-        assert_eq!(run.on(Event::Flushed), Action::Commit);
-        assert_eq!(run.on(Event::Committed { tainted: false }), Action::Done { spent: None });
-        assert_eq!((run.0.state(), run.0.begun()), (State::Idle, None));
+        let mut run = Run::at(TransactionState::Idle);
+        assert_eq!(run.on(TransactionEvent::Work), TransactionAction::Begin);
+        assert_eq!(run.on(TransactionEvent::Work), TransactionAction::Wait);
+        assert_eq!(run.on(TransactionEvent::Due), TransactionAction::Flush);
+        assert_eq!(run.on(TransactionEvent::Flushed), TransactionAction::Commit);
+        assert_eq!(run.on(TransactionEvent::Committed { tainted: false }), TransactionAction::Done { spent: None });
+        assert_eq!((run.0.state(), run.0.begun()), (TransactionState::Idle, None));
     }
 
     #[test]
     fn every_state_and_event() {
-        use {Action as A, Event as E, State as S};
+        use {TransactionAction as A, TransactionEvent as E, TransactionState as S};
         let table = [
             (S::Idle, E::Due, S::Idle, A::Wait),
             (S::Idle, E::Drop, S::Idle, A::Wait),
@@ -305,7 +305,7 @@ mod tests {
     /// Nothing that was dropped, overrun or doubtful can reach a commit: only a flushed transaction does.
     #[test]
     fn only_a_flushed_transaction_commits() {
-        use Event as E;
+        use TransactionEvent as E;
         let events = [
             E::Work,
             E::Due,
@@ -317,64 +317,79 @@ mod tests {
             E::Drop,
             E::Overrun,
         ];
-        for state in [State::Idle, State::Open, State::Draining, State::Committing, State::Aborting, State::Recycling, State::Ended] {
+        for state in [
+            TransactionState::Idle,
+            TransactionState::Open,
+            TransactionState::Draining,
+            TransactionState::Committing,
+            TransactionState::Aborting,
+            TransactionState::Recycling,
+            TransactionState::Ended,
+        ] {
             for event in events {
-                assert_ne!(Run::at(state).on(event), Action::Commit, "{state:?} {event:?}");
+                assert_ne!(Run::at(state).on(event), TransactionAction::Commit, "{state:?} {event:?}");
             }
-            let commits = Run::at(state).on(E::Flushed) == Action::Commit;
-            assert_eq!(commits, state == State::Draining, "{state:?}");
+            let commits = Run::at(state).on(E::Flushed) == TransactionAction::Commit;
+            assert_eq!(commits, state == TransactionState::Draining, "{state:?}");
         }
     }
 
     #[test]
     fn fenced_twice_is_another_process() {
-        let mut run = Run::at(State::Committing);
-        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("fenced"));
-        run.on(Event::Recycled);
-        run.on(Event::Work);
+        let mut run = Run::at(TransactionState::Committing);
+        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("fenced"));
+        run.on(TransactionEvent::Recycled);
+        run.on(TransactionEvent::Work);
         run.later(Duration::from_secs(5));
-        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::EndFenced);
-        assert_eq!(run.0.state(), State::Ended);
+        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::EndFenced);
+        assert_eq!(run.0.state(), TransactionState::Ended);
     }
 
     #[test]
     fn our_own_fence_is_not_another_process() {
-        let mut run = Run::at(State::Committing);
-        run.on(Event::Overrun);
+        let mut run = Run::at(TransactionState::Committing);
+        run.on(TransactionEvent::Overrun);
         for _ in 0..3 {
-            run.on(Event::Recycled);
-            run.on(Event::Work);
-            assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("rebalance_overrun"));
+            run.on(TransactionEvent::Recycled);
+            run.on(TransactionEvent::Work);
+            assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("rebalance_overrun"));
         }
     }
 
     #[test]
     fn fenced_again_much_later_is_not() {
-        let mut run = Run::at(State::Committing);
-        run.on(Event::Failed(Fault::Fenced));
-        run.on(Event::Recycled);
+        let mut run = Run::at(TransactionState::Committing);
+        run.on(TransactionEvent::Failed(Fault::Fenced));
+        run.on(TransactionEvent::Recycled);
         run.later(TIMEOUT);
-        run.on(Event::Work);
-        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("fenced"));
+        run.on(TransactionEvent::Work);
+        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("fenced"));
     }
 
     /// Two processes of one name may each commit between fencing the other.
     #[test]
     fn a_commit_in_between_does_not_excuse_the_other_process() {
-        let mut run = Run::at(State::Committing);
-        for event in [Event::Failed(Fault::Fenced), Event::Recycled, Event::Work, Event::Due, Event::Flushed, Event::Committed { tainted: false }, Event::Work]
-        {
+        let mut run = Run::at(TransactionState::Committing);
+        for event in [
+            TransactionEvent::Failed(Fault::Fenced),
+            TransactionEvent::Recycled,
+            TransactionEvent::Work,
+            TransactionEvent::Due,
+            TransactionEvent::Flushed,
+            TransactionEvent::Committed { tainted: false },
+            TransactionEvent::Work,
+        ] {
             run.on(event);
         }
-        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::EndFenced);
+        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::EndFenced);
     }
 
     #[test]
     fn a_transaction_that_timed_out_does_not_count_as_fenced() {
-        let mut run = Run::at(State::Open);
-        assert_eq!(run.later(TIMEOUT).on(Event::Failed(Fault::Fenced)), Action::Recycle("transaction_timed_out"));
-        run.on(Event::Recycled);
-        run.on(Event::Work);
-        assert_eq!(run.on(Event::Failed(Fault::Fenced)), Action::Recycle("fenced"));
+        let mut run = Run::at(TransactionState::Open);
+        assert_eq!(run.later(TIMEOUT).on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("transaction_timed_out"));
+        run.on(TransactionEvent::Recycled);
+        run.on(TransactionEvent::Work);
+        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("fenced"));
     }
 }

@@ -16,7 +16,7 @@ pub struct CommittedOffset {
 
 /// What the brokers say of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub struct PartitionLog {
     /// The topic's id; `None` where brokers tell none.
     pub topic_id: Option<Arc<str>>,
     /// First offset that is there.
@@ -88,7 +88,7 @@ pub enum Start {
 
 /// Decides. The same facts lead to the same place, in every process.
 #[must_use]
-pub fn decide(committed: Option<&CommittedOffset>, log: &Log, circumstances: Circumstances) -> Start {
+pub fn decide(committed: Option<&CommittedOffset>, log: &PartitionLog, circumstances: Circumstances) -> Start {
     // With the epoch, a truncation below this place will be seen although no record stands behind it.
     let at = |offset| Position { offset, leader_epoch: log.leader_epoch };
     let Some(committed) = committed else {
@@ -116,7 +116,7 @@ pub fn decide(committed: Option<&CommittedOffset>, log: &Log, circumstances: Cir
     }
 }
 
-fn lost(loss: Loss, log: &Log, committed: Option<i64>, circumstances: Circumstances) -> Start {
+fn lost(loss: Loss, log: &PartitionLog, committed: Option<i64>, circumstances: Circumstances) -> Start {
     let missed = match (loss, committed) {
         (Loss::Retention, Some(offset)) => u64::try_from(log.start - offset).unwrap_or(0),
         _ => 0,
@@ -146,8 +146,8 @@ mod tests {
     const STOP: Circumstances =
         Circumstances { is_later: false, has_output: false, diverged_at: None, on_missing: OnMissingOffset::Earliest, on_lost: OnOffsetLost::Stop };
 
-    fn log(start: i64, stable_end: i64, end: i64) -> Log {
-        Log { topic_id: Some("now".into()), start, stable_end, end, leader_epoch: Some(4) }
+    fn log(start: i64, stable_end: i64, end: i64) -> PartitionLog {
+        PartitionLog { topic_id: Some("now".into()), start, stable_end, end, leader_epoch: Some(4) }
     }
 
     fn committed(offset: i64, topic_id: Option<&str>) -> CommittedOffset {

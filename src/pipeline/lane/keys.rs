@@ -10,8 +10,8 @@ use veilstream_engine::transform::NeededKey;
 use super::LaneThread;
 use crate::keys::{KeyFault, KeySource};
 use crate::pipeline::End;
-use crate::pipeline::core::lane::Event;
-use crate::pipeline::core::machine::State;
+use crate::pipeline::core::lane::LaneEvent;
+use crate::pipeline::core::machine::TransactionState;
 use crate::pipeline::core::partition::{Block, BlockReason};
 
 /// One look at whether keys have come; the inbox waits so long.
@@ -19,12 +19,12 @@ const LOOK: Duration = Duration::from_millis(5);
 /// From here on it is an outage and not a look into a store: the partition waits, and the lane goes on with others.
 const LONG: Duration = Duration::from_secs(2);
 
-type Answer = Result<Vec<Arc<Key>>, KeyFault>;
+type FetchedKeys = Result<Vec<Arc<Key>>, KeyFault>;
 
 /// The thread beside a lane.
 pub(in crate::pipeline) struct Fetcher {
     asks: Sender<Vec<NeededKey>>,
-    answers: Receiver<Answer>,
+    answers: Receiver<FetchedKeys>,
     is_asked: bool,
     /// The last answer, where it was none.
     fault: Option<KeyFault>,
@@ -74,8 +74,8 @@ impl LaneThread {
         } else if since.elapsed() > LONG {
             self.awaiting = None;
             self.still_without_keys(epoch);
-        } else if self.core.state() == State::Open && self.is_due() {
-            self.drive(Event::Due);
+        } else if self.core.state() == TransactionState::Open && self.is_due() {
+            self.drive(LaneEvent::Due);
         }
     }
 
@@ -119,6 +119,6 @@ impl LaneThread {
 
     /// The partition waits; what it holds commits first.
     fn without_keys(&mut self, epoch: u64, fault: &KeyFault) {
-        self.drive(Event::Blocked(epoch, Block::new(BlockReason::Keys, fault.to_string())));
+        self.drive(LaneEvent::Blocked(epoch, Block::new(BlockReason::Keys, fault.to_string())));
     }
 }

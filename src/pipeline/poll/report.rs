@@ -22,7 +22,7 @@ const SILENCE: Duration = Duration::from_secs(8);
 const NAMED: usize = 8;
 
 /// Remembers what was told, so that it is taken back.
-pub(super) struct Report {
+pub(super) struct PartitionReport {
     runtime: Arc<Runtime>,
     /// Components that are unready because of this.
     told: BTreeMap<&'static str, String>,
@@ -33,7 +33,7 @@ pub(super) struct Report {
     silence: Option<(Instant, String)>,
 }
 
-impl Report {
+impl PartitionReport {
     pub(super) fn new(runtime: Arc<Runtime>) -> Self {
         Self { runtime, told: BTreeMap::new(), lags: Vec::new(), blocked: BTreeMap::new(), denied: None, silence: None }
     }

@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::{KafkaConsumer, lock};
 use crate::kafka::ffi::{self, GroupMetadata};
-use crate::pipeline::core::assignment::{Action, Assignment, Question};
+use crate::pipeline::core::assignment::{Assignment, AssignmentAction, Question};
 use crate::pipeline::core::partition::{Assigned, Block, BlockReason, Position, Target, TopicPartition};
 use crate::pipeline::runtime::{LaneHandle, Runtime, ToLane};
 use crate::telemetry::events::{Event as _, ProducerRecycled, Rebalanced};
@@ -165,18 +165,18 @@ impl Router {
     pub(super) fn act(&mut self, runtime: &Runtime, consumer: &KafkaConsumer, questions: &Sender<Vec<Question>>) {
         while let Some(action) = self.assignment.next_action() {
             match action {
-                Action::Resolve(list) => {
+                AssignmentAction::Resolve(list) => {
                     // The thread that answers ends after this one.
                     let _ = questions.send(list);
                 }
-                Action::Read { partitions, whole } => self.read(runtime, consumer, &partitions, whole),
-                Action::Stop(at) => {
+                AssignmentAction::Read { partitions, whole } => self.read(runtime, consumer, &partitions, whole),
+                AssignmentAction::Stop(at) => {
                     if self.fetched.contains(&at) && !matches!(consumer.rebalance_protocol(), RebalanceProtocol::Eager) {
                         report(consumer.incremental_unassign(&names(std::slice::from_ref(&at))), "a blocked partition could not be given back");
                         self.stopped(consumer, &[at]);
                     }
                 }
-                Action::Recall(readings) => {
+                AssignmentAction::Recall(readings) => {
                     self.tell_epochs(runtime, &readings, ToLane::Revoke);
                     report(consumer.assign(&TopicPartitionList::new()), "an assignment could not be changed");
                     let all: Vec<TopicPartition> = self.fetched.iter().cloned().collect();

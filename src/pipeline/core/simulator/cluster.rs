@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{OnMissingOffset, OnOffsetLost};
 use crate::pipeline::core::assignment::Resolution;
 use crate::pipeline::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
-use crate::pipeline::core::start::{Circumstances, CommittedOffset, Log, Loss, Start, decide};
+use crate::pipeline::core::start::{Circumstances, CommittedOffset, Loss, PartitionLog, Start, decide};
 
 /// One entry of a log.
 #[derive(Debug, Clone, Copy)]
@@ -291,7 +291,7 @@ impl Cluster {
         }
         let (log, committed) = (&self.partitions[partition], self.committed.get(&partition));
         let end = i64::try_from(log.entries.len()).unwrap();
-        let facts = Log {
+        let facts = PartitionLog {
             topic_id: Some(self.topic_id(partition)),
             start: i64::try_from(log.start).unwrap(),
             stable_end: end,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::cluster::{Cluster, Entry, Outcome, at, number};
 use super::random::Random;
 use crate::kafka::error::{Fault, Obstacle};
-use crate::pipeline::core::assignment::{Action as Step, Assignment, Question};
-use crate::pipeline::core::lane::{Action, Ended, Event, Lane, Offer};
-use crate::pipeline::core::machine::State;
+use crate::pipeline::core::assignment::{Assignment, AssignmentAction as Step, Question};
+use crate::pipeline::core::lane::{Ended, Lane, LaneAction, LaneEvent, Offer};
+use crate::pipeline::core::machine::TransactionState;
 use crate::pipeline::core::partition::{Block, BlockReason, Position, Target, TopicPartition};
 
 const LANES: usize = 2;
@@ -60,7 +60,7 @@ struct Worker {
     batch: Vec<Op>,
     cursor: usize,
     fill: u64,
-    inbox: VecDeque<Event>,
+    inbox: VecDeque<LaneEvent>,
     answered: BTreeSet<u64>,
     is_overrun: bool,
     pause: usize,
@@ -149,7 +149,7 @@ impl Process {
     pub(super) fn revoked(&mut self, gone: &[usize], cluster: &mut Cluster, random: &mut Random) {
         let list: Vec<TopicPartition> = gone.iter().map(|p| at(*p)).collect();
         let readings = self.assignment.readings(Some(&list));
-        self.tell(&readings, Event::Revoked, cluster, random);
+        self.tell(&readings, LaneEvent::Revoked, cluster, random);
         self.assignment.forget(Some(&list));
         gone.iter().for_each(|p| self.stop(*p));
         self.publish(cluster);
@@ -159,12 +159,12 @@ impl Process {
         let readings = self.assignment.readings(None);
         self.assignment.forget(None);
         self.publish(cluster);
-        self.tell(&readings, Event::Lost, cluster, random);
+        self.tell(&readings, LaneEvent::Lost, cluster, random);
         let all: Vec<usize> = self.fetched.keys().copied().collect();
         all.into_iter().for_each(|p| self.stop(p));
     }
 
-    fn tell(&mut self, readings: &[(usize, u64)], event: fn(Vec<u64>, u64) -> Event, cluster: &mut Cluster, random: &mut Random) {
+    fn tell(&mut self, readings: &[(usize, u64)], event: fn(Vec<u64>, u64) -> LaneEvent, cluster: &mut Cluster, random: &mut Random) {
         for lane in 0..LANES {
             let epochs: Vec<u64> = readings.iter().filter(|(l, _)| *l == lane).map(|(_, epoch)| *epoch).collect();
             if epochs.is_empty() {
@@ -222,7 +222,7 @@ impl Process {
         for p in cluster.owned(self.number) {
             for (lane, epoch) in self.assignment.recreated(&at(p).topic, &cluster.topic_id(p)) {
                 self.next_ticket += 1;
-                self.workers[lane].inbox.push_back(Event::Lost(vec![epoch], self.next_ticket));
+                self.workers[lane].inbox.push_back(LaneEvent::Lost(vec![epoch], self.next_ticket));
                 self.assignment.blocked(epoch, Block::new(BlockReason::TopicRecreated, "recreated"), cluster.now);
                 self.publish(cluster);
                 self.with_worker(lane, cluster, random, true, Worker::look);
@@ -241,7 +241,7 @@ impl Process {
                 self.fetch_from(p, lane, place, cluster);
             }
             let batch = self.workers[lane].fill;
-            self.workers[lane].core.on(Event::Moved(target.epoch, place, batch), cluster.now);
+            self.workers[lane].core.on(LaneEvent::Moved(target.epoch, place, batch), cluster.now);
         }
         self.with_worker(lane, cluster, random, has_faults, Worker::run);
     }
@@ -269,7 +269,7 @@ impl Process {
                     for (lane, assigned) in partitions {
                         self.fetch_from(number(&assigned.at.topic), lane, assigned.start, cluster);
                         let batch = self.workers[lane].fill;
-                        self.workers[lane].core.on(Event::Assigned(vec![assigned], batch), cluster.now);
+                        self.workers[lane].core.on(LaneEvent::Assigned(vec![assigned], batch), cluster.now);
                     }
                 }
                 Step::Stop(at) => self.stop(number(&at.topic)),
@@ -353,32 +353,32 @@ impl Worker {
     fn turn(&mut self, around: &mut Surroundings<'_>) {
         self.look(around);
         if std::mem::take(&mut self.is_overrun) {
-            self.core.on(Event::Overrun, around.cluster.now);
+            self.core.on(LaneEvent::Overrun, around.cluster.now);
             return self.run(around);
         }
         if self.pause > 0 {
             self.pause -= 1;
             return;
         }
-        if self.core.state() == State::Recycling {
+        if self.core.state() == TransactionState::Recycling {
             return self.recycle(around);
         }
         if self.core.has_offsets_alone() {
             self.core.open(around.cluster.now);
             self.run(around);
-            self.core.on(Event::Due, around.cluster.now);
+            self.core.on(LaneEvent::Due, around.cluster.now);
             return self.run(around);
         }
         if self.cursor >= self.batch.len() && !self.fill(around) {
-            if self.core.state() == State::Open {
-                self.core.on(Event::Due, around.cluster.now);
+            if self.core.state() == TransactionState::Open {
+                self.core.on(LaneEvent::Due, around.cluster.now);
                 return self.run(around);
             }
             return self.look_at_positions(around);
         }
         self.process(around);
-        if self.core.state() == State::Open && around.random.one_in(4) {
-            self.core.on(Event::Due, around.cluster.now);
+        if self.core.state() == TransactionState::Open && around.random.one_in(4) {
+            self.core.on(LaneEvent::Due, around.cluster.now);
             self.run(around);
         }
     }
@@ -426,17 +426,17 @@ impl Worker {
                 }
                 Offer::Close => {
                     self.cursor -= 1;
-                    self.core.on(Event::Due, around.cluster.now);
+                    self.core.on(LaneEvent::Due, around.cluster.now);
                     self.run(around);
                     return;
                 }
                 Offer::Take => {}
             }
-            if self.core.state() == State::Idle {
+            if self.core.state() == TransactionState::Idle {
                 self.core.open(around.cluster.now);
                 self.run(around);
             }
-            if self.core.state() != State::Open {
+            if self.core.state() != TransactionState::Open {
                 self.cursor -= 1;
                 return;
             }
@@ -447,7 +447,7 @@ impl Worker {
             }
             if around.has_faults && around.random.one_in(150) {
                 self.cursor -= 1;
-                self.core.on(Event::Failed(Fault::Abortable), around.cluster.now);
+                self.core.on(LaneEvent::Failed(Fault::Abortable), around.cluster.now);
                 self.run(around);
                 return;
             }
@@ -474,17 +474,17 @@ impl Worker {
         if is_moved {
             self.core.open(around.cluster.now);
             self.run(around);
-            self.core.on(Event::Due, around.cluster.now);
+            self.core.on(LaneEvent::Due, around.cluster.now);
             self.run(around);
         }
     }
 
     fn recycle(&mut self, around: &mut Surroundings<'_>) {
         if around.has_faults && around.random.one_in(4) {
-            self.core.on(Event::Recycled(Err(Fault::OutcomeUnknown)), around.cluster.now);
+            self.core.on(LaneEvent::Recycled(Err(Fault::OutcomeUnknown)), around.cluster.now);
         } else {
             self.producer = Some(around.cluster.fence(self.id));
-            self.core.on(Event::Recycled(Ok(())), around.cluster.now);
+            self.core.on(LaneEvent::Recycled(Ok(())), around.cluster.now);
         }
         self.run(around);
     }
@@ -494,70 +494,70 @@ impl Worker {
         while let Some(action) = self.core.next_action() {
             let answer = self.perform(action, around);
             match answer {
-                Some(_) if std::mem::take(&mut self.is_overrun) => self.core.on(Event::Overrun, around.cluster.now),
+                Some(_) if std::mem::take(&mut self.is_overrun) => self.core.on(LaneEvent::Overrun, around.cluster.now),
                 Some(answer) => self.core.on(answer, around.cluster.now),
                 None => {}
             }
         }
     }
 
-    fn perform(&mut self, action: Action, around: &mut Surroundings<'_>) -> Option<Event> {
+    fn perform(&mut self, action: LaneAction, around: &mut Surroundings<'_>) -> Option<LaneEvent> {
         match action {
-            Action::Begin => {
+            LaneAction::Begin => {
                 let is_begun = around.cluster.begin(self.id, self.producer.unwrap());
-                (!is_begun).then_some(Event::Failed(Fault::Fenced))
+                (!is_begun).then_some(LaneEvent::Failed(Fault::Fenced))
             }
-            Action::Flush => Some(Event::Flushed(match self.poison {
+            LaneAction::Flush => Some(LaneEvent::Flushed(match self.poison {
                 Some(fault) => Err(fault),
                 None if around.has_faults && around.random.one_in(40) => Err(Fault::Abortable),
                 None => Ok(()),
             })),
-            Action::Commit(commits) => Some(Event::Committed(self.commit(&commits, around))),
-            Action::Abort(_) => {
+            LaneAction::Commit(commits) => Some(LaneEvent::Committed(self.commit(&commits, around))),
+            LaneAction::Abort(_) => {
                 let is_refused = self.poison == Some(Fault::Refused);
                 if around.has_faults && around.random.one_in(30) {
-                    return Some(Event::Aborted(Err(Fault::OutcomeUnknown)));
+                    return Some(LaneEvent::Aborted(Err(Fault::OutcomeUnknown)));
                 }
                 around.cluster.abort(self.id, self.producer.unwrap());
-                Some(Event::Aborted(Ok(is_refused.then_some("refused_record"))))
+                Some(LaneEvent::Aborted(Ok(is_refused.then_some("refused_record"))))
             }
-            Action::Settle { spent } => {
+            LaneAction::Settle { spent } => {
                 self.poison = None;
                 if spent.is_some() {
                     self.producer = None;
                 }
                 None
             }
-            Action::Discard => {
+            LaneAction::Discard => {
                 self.poison = None;
                 None
             }
-            Action::Recycle(_) => {
+            LaneAction::Recycle(_) => {
                 self.producer = None;
                 None
             }
-            Action::Rewind(targets) => {
+            LaneAction::Rewind(targets) => {
                 around.requests.push_back(ToPoll::Rewind(self.id.1, targets));
                 None
             }
-            Action::Reread(epochs) => {
+            LaneAction::Reread(epochs) => {
                 around.requests.push_back(ToPoll::Reread(epochs));
                 None
             }
-            Action::Block(_, epoch, block) => {
+            LaneAction::Block(_, epoch, block) => {
                 around.requests.push_back(ToPoll::Block(epoch, block));
                 None
             }
-            Action::Answer(ticket) => {
+            LaneAction::Answer(ticket) => {
                 self.answered.insert(ticket);
                 None
             }
-            Action::BackOff => {
+            LaneAction::BackOff => {
                 self.pause = around.random.below(4);
                 None
             }
-            Action::Condemn(..) => None,
-            Action::EndFenced => panic!("nobody else has this name"),
+            LaneAction::Condemn(..) => None,
+            LaneAction::EndFenced => panic!("nobody else has this name"),
         }
     }
 

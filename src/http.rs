@@ -16,7 +16,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::sync::oneshot;
 
-pub use problem::Problem;
+pub use problem::ProblemDetails;
 
 use listener::{Bounded, CONNECTIONS, LIFE};
 
@@ -98,8 +98,8 @@ fn router(shared: Shared) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here; see /livez, /readyz, /metrics, /status.") })
-        .method_not_allowed_fallback(|| async { Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Only GET is answered here.") })
+        .fallback(|| async { ProblemDetails::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here; see /livez, /readyz, /metrics, /status.") })
+        .method_not_allowed_fallback(|| async { ProblemDetails::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Only GET is answered here.") })
         .with_state(shared)
 }
 
@@ -114,13 +114,13 @@ async fn readyz(State(shared): State<Shared>) -> Response {
         return "ready\n".into_response();
     }
     let list: Vec<String> = reasons.iter().map(|(component, reason)| format!("{component}: {reason}")).collect();
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", list.join("; ")).into_response()
+    ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", list.join("; ")).into_response()
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     match shared.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "The metrics could not be encoded.").into_response(),
+        Err(_) => ProblemDetails::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "The metrics could not be encoded.").into_response(),
     }
 }
 

@@ -46,7 +46,7 @@ const SESSION: Duration = Duration::from_secs(75);
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Replace a producer one of whose requests ended without an answer. `tests/`: with `false` the held EndTxn frame does its damage, so
-    /// that the test proves that it can fail ([`Pipeline::start_with`]).
+    /// that the test proves that it can fail ([`RunningPipeline::start_with`]).
     pub recycle_tainted: bool,
     /// How long a rebalance waits for a lane to commit, before its producer is fenced.
     pub revoke_wait: Duration,
@@ -170,12 +170,12 @@ struct Plan {
 }
 
 /// The running pipeline.
-pub struct Pipeline {
+pub struct RunningPipeline {
     stop: Mutex<Sender<Instant>>,
     thread: Mutex<Option<JoinHandle<End>>>,
 }
 
-impl Pipeline {
+impl RunningPipeline {
     /// Looks at the topics, fences older producers of the lanes' names, joins the group.
     ///
     /// # Errors
@@ -191,10 +191,10 @@ impl Pipeline {
         Self::start_with(config, registry, keys, status, metrics, create_topics, Options::default())
     }
 
-    /// [`Pipeline::start`] with what only tests change.
+    /// [`RunningPipeline::start`] with what only tests change.
     ///
     /// # Errors
-    /// As [`Pipeline::start`].
+    /// As [`RunningPipeline::start`].
     #[doc(hidden)]
     pub fn start_with(
         config: &Config,

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use fault::{Fault, Faults};
+pub use fault::{ConfigFault, Faults};
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
@@ -25,7 +25,7 @@ pub use units::RejectGuard;
 use crate::exit::faults_error;
 use crate::kafka::settings::{self, Side};
 
-use read::{Reading, Section, not_empty};
+use read::{ConfigReader, Section, not_empty};
 
 /// What an operator should know of a configuration that is no fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -214,7 +214,7 @@ impl Config {
     }
 
     /// Like [`Config::parse`], for whoever wants to check further: defaults stand where the faults are. Not for running.
-    pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<Fault>) {
+    pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<ConfigFault>) {
         let (config, reading) = read(input, read_file);
         let mut faults = reading.faults;
         faults.sort();
@@ -222,11 +222,11 @@ impl Config {
     }
 }
 
-fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, Reading<'r>) {
+fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, ConfigReader<'r>) {
     let mut faults = Vec::new();
     let tree = input.merge(&mut faults);
     let base = input.path.parent().map(Path::to_owned).unwrap_or_default();
-    let mut reading = Reading { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
+    let mut reading = ConfigReader { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
     let mut config = config(Section::root(tree, &mut reading), &input.host_name);
     (config.overrides, config.ignored_dotenv) = (input.overrides(), input.ignored.clone());
     (config, reading)

@@ -20,16 +20,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zeroize::Zeroizing;
 
-pub use fault::{AccessFault, Reason};
+pub use fault::{AccessFault, AccessReason};
 pub use probe::{AccessError, check};
 pub(crate) use report::Reporter;
 pub use report::report_to;
-pub use watch::{Watch, watch};
+pub use watch::{CredentialWatch, watch};
 
 use super::ffi::{Alive, Handle, Listener, NativeProducer, Registration};
 use super::settings::Side;
 use crate::config::{Kafka, Properties};
-use files::Snapshot;
+use files::FileSnapshot;
 
 /// Our own mechanism: OAUTHBEARER with tokens of Amazon MSK.
 pub(crate) const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
@@ -46,7 +46,7 @@ pub(crate) struct Access {
     mechanism: String,
     /// Grows with each change that a client in use cannot take over.
     generation: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<CredentialState>,
     #[cfg(feature = "aws-kms")]
     tokens: Option<tokens::Tokens>,
 }
@@ -61,9 +61,9 @@ struct Key {
 }
 
 #[derive(Default)]
-struct State {
+struct CredentialState {
     /// Taken over from files since the start.
-    taken: Option<Snapshot>,
+    taken: Option<FileSnapshot>,
     /// What is in the files and not taken over; the operator knows.
     told: Option<String>,
     /// A broker has taken these credentials.
@@ -133,7 +133,7 @@ impl Access {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             mechanism: key.described(),
             generation: AtomicU64::new(0),
-            state: Mutex::new(State { taken, ..State::default() }),
+            state: Mutex::new(CredentialState { taken, ..CredentialState::default() }),
             #[cfg(feature = "aws-kms")]
             tokens: tokens::Tokens::of(&key),
             key,
@@ -237,7 +237,7 @@ mod tokens {
     use std::time::{Duration, Instant, SystemTime};
 
     use super::msk_iam::{NoToken, Signer, Token};
-    use super::{AWS_MSK_IAM, Access, Key, Reason, lock, report};
+    use super::{AWS_MSK_IAM, Access, AccessReason, Key, lock, report};
     use crate::kafka::ffi::{self, Handle};
 
     /// After a failure.
@@ -249,11 +249,11 @@ mod tokens {
         region: String,
         /// Held while AWS is asked; what clients wait for is `inner`.
         signer: Mutex<Option<Signer>>,
-        inner: Mutex<Inner>,
+        inner: Mutex<TokenState>,
     }
 
     #[derive(Default)]
-    struct Inner {
+    struct TokenState {
         token: Option<Token>,
         due: Option<Instant>,
     }
@@ -276,7 +276,7 @@ mod tokens {
             match make(&mut signer, &self.region) {
                 Ok(token) => {
                     let left = token.expires.duration_since(SystemTime::now()).unwrap_or_default();
-                    *lock(&self.inner) = Inner { due: Some(Instant::now() + left.mul_f64(0.8)), token: Some(token) };
+                    *lock(&self.inner) = TokenState { due: Some(Instant::now() + left.mul_f64(0.8)), token: Some(token) };
                     report::token_renewed(access);
                 }
                 Err(why) => {
@@ -314,7 +314,7 @@ mod tokens {
     }
 
     /// The reason of a token that is missing.
-    pub(super) const MISSING: Reason = Reason::Token;
+    pub(super) const MISSING: AccessReason = AccessReason::Token;
 }
 
 #[cfg(test)]

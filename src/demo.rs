@@ -25,14 +25,14 @@ use veilstream_keys::erasure::Terms;
 use crate::config::{self, Config};
 use crate::dead_letters::read;
 use crate::keys::{self, KeySource, KeysSource};
-use crate::pipeline::Pipeline;
+use crate::pipeline::RunningPipeline;
 use crate::registry::Registry;
 use crate::status::Status;
 use crate::telemetry::metrics::Metrics;
 use broker::Broker;
 
-const SCHEMA: &str = include_str!("../../schemas/customers.json");
-const EVENTS: &str = include_str!("events.ndjson");
+const SCHEMA: &str = include_str!("../schemas/customers.json");
+const EVENTS: &str = include_str!("demo/events.ndjson");
 const RAW: &str = "customers.raw";
 const SANITIZED: &str = "customers.sanitized";
 const DEAD: &str = "veilstream.dead-letter";
@@ -67,7 +67,7 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     let show = Show { colour };
 
     show.title(out, &format!("An embedded broker listens on {}; {RAW} goes to {SANITIZED}", broker.address))?;
-    let pipeline = Pipeline::start(&config, Arc::new(registry), keys.clone(), Arc::new(Status::new(&["kafka"])), Arc::new(Metrics::new()?), false)?;
+    let pipeline = RunningPipeline::start(&config, Arc::new(registry), keys.clone(), Arc::new(Status::new(&["kafka"])), Arc::new(Metrics::new()?), false)?;
     let events: Vec<&str> = EVENTS.lines().collect();
     feed(&broker.address, &events)?;
     let (mut clean, mut dead) = (Vec::new(), Vec::new());

@@ -51,7 +51,7 @@ const DIRECTORY_TENANT: &str = "default";
 pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
     let manager = Manager::open(manager_settings(config), parts(config, store(config)?, metrics.clone())?, now())?;
     warn_of_revived(&manager);
-    Ok(Arc::new(Keys { manager, metrics, last_fault: Mutex::default() }))
+    Ok(Arc::new(ManagedKeys { manager, metrics, last_fault: Mutex::default() }))
 }
 
 /// The key manager itself, for what changes keys.
@@ -285,14 +285,14 @@ fn of_directory(dir: &Path) -> config::Keys {
 }
 
 /// A manager with a clock.
-struct Keys {
+struct ManagedKeys {
     manager: Manager,
     metrics: Option<Arc<Metrics>>,
     /// What `maintain` last failed with, so that an outage is one line in the log and not one a second.
     last_fault: Mutex<String>,
 }
 
-impl KeySource for Keys {
+impl KeySource for ManagedKeys {
     fn keyring(&self) -> Arc<Keyring> {
         self.manager.keyring()
     }
@@ -326,7 +326,7 @@ impl KeySource for Keys {
     }
 }
 
-impl Keys {
+impl ManagedKeys {
     fn measure(&self, metrics: &Metrics) {
         let usage = self.manager.usage();
         for (schema, uses, _) in &usage {
