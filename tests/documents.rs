@@ -145,7 +145,7 @@ fn collect(folder: &Path, into: &mut BTreeMap<PathBuf, String>) {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            // A folder with a point at its start is no part of the project, but for CI.
+            // A folder with a point at its start is no part of the project, except for CI.
             if !SKIPPED.contains(&name.as_str()) && (!name.starts_with('.') || name == ".ci") {
                 collect(&path, into);
             }

@@ -42,7 +42,7 @@ fn side(properties: &Properties, region: Option<&str>) -> Vec<Found> {
         (Some("OAUTHBEARER"), true) => faults.extend(oauth(properties)),
         (Some(AWS_MSK_IAM), true) => {
             if protocol != "sasl_ssl" {
-                fault("security.protocol", "must be SASL_SSL with AWS_MSK_IAM: whoever reads the token on its way has the access".to_owned());
+                fault("security.protocol", "must be SASL_SSL with AWS_MSK_IAM: anyone who reads the token on its way has the access".to_owned());
             }
             if region.is_none() {
                 fault("aws_region", "is missing, and the brokers' names do not tell; write the region of the Amazon MSK cluster".to_owned());

@@ -39,7 +39,7 @@ pub enum Event {
     },
     /// A call or a delivery failed.
     Failed(Fault),
-    /// The abort succeeded; `spent`: why the producer is of no more use all the same (a request that ended without an answer, or sequence
+    /// The abort succeeded; `spent`: why the producer cannot be used again all the same (a request that ended without an answer, or sequence
     /// numbers that a refused batch left with a gap).
     Aborted {
         /// See [`Event::Aborted`].
@@ -146,7 +146,7 @@ impl Machine {
                 (S::Idle, A::Reread)
             }
             (S::Recycling, Event::Due | Event::Drop | Event::Work | Event::Overrun) => (S::Recycling, A::Wait),
-            // Tried again by whoever drives the machine, after a pause.
+            // Tried again by the caller that drives the machine, after a pause.
             (S::Recycling, Event::Failed(_)) => (S::Recycling, A::Recycle("init_failed")),
             (_, Event::Overrun) => (S::Recycling, A::Recycle("rebalance_overrun")),
             (_, Event::Failed(fault)) => self.failed(fault, now),
