@@ -67,7 +67,8 @@ fn every_heading_that_is_named_is_there() {
     let mut faults = Vec::new();
     for (path, text) in &texts() {
         for (line, name, titles) in named_documents(text) {
-            let Some(document) = resolve(path, name) else { continue };
+            // What a run wrote may be there, and has no headings that anything names.
+            let Some(document) = resolve(path, name).filter(|_| !ELSEWHERE.contains(&name)) else { continue };
             let there = headings(&documents[&document]).titles;
             for title in titles {
                 found += 1;
