@@ -206,7 +206,7 @@ fn day(text: &str) -> Result<u64, String> {
 
 fn parse_key(text: &str) -> anyhow::Result<VerifyingKey> {
     let key = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|bytes| VerifyingKey::try_from(&*bytes).ok());
-    key.ok_or_else(|| Exit::Usage.because("--public-key is none; `veilstream keys public-key` prints it"))
+    key.ok_or_else(|| Exit::Usage.because("--public-key is not a public key; `veilstream keys public-key` prints it"))
 }
 
 #[cfg(test)]
