@@ -79,7 +79,9 @@ fn oauth(properties: &Properties) -> Vec<Found> {
     match get(ENDPOINT) {
         None if !is_azure => faults.push(fault(ENDPOINT, "is missing; write the address at which the OAuth server gives tokens")),
         // The client's secret goes there, and the token comes from there.
-        Some(url) if !is_secure(url) => faults.push(fault(ENDPOINT, "is neither an https address nor one of this host; the client's secret would go there in clear")),
+        Some(url) if !is_secure(url) => {
+            faults.push(fault(ENDPOINT, "is neither an https address nor one of this host; the client's secret would go there in clear"))
+        }
         _ => {}
     }
     let has_secret = get(OIDC_GRANT).is_none_or(|grant| grant == "client_credentials") && !is_azure;
