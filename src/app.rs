@@ -38,7 +38,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     let metrics = Arc::new(Metrics::new()?);
     let listen = config.http.listen;
     let http = Server::start(listen, status.clone(), metrics.clone())
-        .map_err(|e| Exit::Usage.because(format!("http.listen: {listen} cannot be had ({e}); name a free address of this machine")))?;
+        .map_err(|e| Exit::Usage.because(format!("http.listen: {listen} cannot be opened ({e}); name a free address of this machine")))?;
     tracing::info!(address = %http.address(), "HTTP listens");
 
     for warning in config.warnings() {
@@ -205,7 +205,7 @@ impl Maintenance {
                     next_reload = Instant::now() + interval;
                 }
             }
-            // What it holds goes first: the end of the keys is written down by whoever drops them last.
+            // What it holds goes first: the end of the keys is written down by the last one that drops them.
             drop((tick, reload));
             let _ = end.send(());
         };

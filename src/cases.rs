@@ -136,7 +136,7 @@ impl Runner {
         };
         match &case.field {
             Some(field) => expected["field"] = field.as_str().into(),
-            // Whoever does not name the field does not care.
+            // A case that does not name the field does not care.
             None => drop(actual.as_object_mut().and_then(|a| a.remove("field"))),
         }
         let mut differences = Vec::new();

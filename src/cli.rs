@@ -116,7 +116,7 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Compiles them. Whoever names a document here may use the domains it declares.
+    /// Compiles them. Anyone who names a document here may use the domains it declares.
     ///
     /// # Errors
     /// Every fault, one a line, with [`Exit::Usage`].

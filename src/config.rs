@@ -213,7 +213,7 @@ impl Config {
         warnings
     }
 
-    /// Like [`Config::parse`], for whoever wants to check further: defaults stand where the faults are. Not for running.
+    /// Like [`Config::parse`], for callers that check further: defaults stand where the faults are. Not for running.
     pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<ConfigFault>) {
         let (config, reading) = read(input, read_file);
         let mut faults = reading.faults;

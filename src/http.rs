@@ -42,7 +42,7 @@ impl Server {
     /// Starts to listen and to answer.
     ///
     /// # Errors
-    /// The address cannot be had, or the thread or its runtime cannot be made.
+    /// The address cannot be opened, or the thread or its runtime cannot be made.
     pub fn start(listen: SocketAddr, status: Arc<Status>, metrics: Arc<Metrics>) -> io::Result<Self> {
         Self::start_bounded(listen, status, metrics, CONNECTIONS, LIFE)
     }
@@ -186,7 +186,7 @@ mod tests {
         for stream in [&mut silent, &mut slow] {
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut rest = Vec::new();
-            // Closed, or reset: but for an answer that says so, nothing comes.
+            // Closed, or reset: except for an answer that says so, nothing comes.
             let _ = stream.read_to_end(&mut rest);
             assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
         }

@@ -47,7 +47,7 @@ const DIRECTORY_TENANT: &str = "default";
 /// Opens the keys a configuration names. With `metrics`, requests to the provider, uses and ages are counted.
 ///
 /// # Errors
-/// The store or the provider cannot be had.
+/// The store or the provider cannot be opened.
 pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
     let manager = Manager::open(manager_settings(config), parts(config, store(config)?, metrics.clone())?, now())?;
     warn_of_revived(&manager);
@@ -57,7 +57,7 @@ pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Res
 /// The key manager itself, for what changes keys.
 ///
 /// # Errors
-/// The store or the provider cannot be had.
+/// The store or the provider cannot be opened.
 pub fn manager(config: &config::Keys) -> anyhow::Result<Manager> {
     Ok(Manager::open(manager_settings(config), parts(config, store(config)?, None)?, now())?)
 }
@@ -72,7 +72,7 @@ fn warn_of_revived(manager: &Manager) {
 /// The key manager where the provider may not open what the store holds.
 ///
 /// # Errors
-/// The store cannot be had, or a provider is not usable.
+/// The store cannot be opened, or a provider is not usable.
 pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
     Ok(Manager::open_to_recover(manager_settings(config), parts(config, store(config)?, None)?, now())?)
 }
@@ -80,7 +80,7 @@ pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
 /// Erases again who is in the ledger; how many keys were there again.
 ///
 /// # Errors
-/// Ledger or store cannot be had or are not as they should be.
+/// Ledger or store cannot be opened or are not as they should be.
 pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
     // Opening does it.
     Ok(Manager::open_to_recover(manager_settings(config), parts(config, store(config)?, None)?, now())?.revived())
@@ -89,16 +89,16 @@ pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
 /// Writes a new erasure ledger for one that is lost.
 ///
 /// # Errors
-/// The ledger is whole, or store, ledger or provider cannot be had.
+/// The ledger is whole, or store, ledger or provider cannot be opened.
 pub fn rebuild_ledger(config: &config::Keys, reason: &str) -> anyhow::Result<RebuiltLedger> {
     make_ledger(config)?;
     Ok(Manager::rebuild_ledger(manager_settings(config), parts(config, store(config)?, None)?, reason, now())?)
 }
 
-/// Takes up an export of keys.
+/// Imports an export of keys.
 ///
 /// # Errors
-/// Store, ledger or provider cannot be had, or the export is none for them.
+/// Store, ledger or provider cannot be opened, or the export is none for them.
 pub fn import(config: &config::Keys, export: &[u8]) -> anyhow::Result<usize> {
     match Manager::import(manager_settings(config), parts(config, store(config)?, None)?, export, now()) {
         Ok(count) => Ok(count),
@@ -110,7 +110,7 @@ pub fn import(config: &config::Keys, export: &[u8]) -> anyhow::Result<usize> {
 /// The key store, for what only looks at it.
 ///
 /// # Errors
-/// It cannot be had.
+/// It cannot be opened.
 pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
     match &config.store {
         KeyStore::Sqlite(path) => Ok(Box::new(SqliteStore::open(path)?)),

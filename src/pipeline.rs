@@ -125,7 +125,7 @@ pub enum End {
     MemberTaken(String),
     /// Kafka refuses something this process needs.
     NotAuthorized(String),
-    /// The Kafka clients are of no more use: new ones are made.
+    /// The Kafka clients cannot be used again: new ones are made.
     Restart(String),
     /// A fault of this program or machine.
     Failed(String),
@@ -227,7 +227,7 @@ impl RunningPipeline {
     }
 }
 
-/// Runs sessions until one ends for good. Clients that are of no more use are made again; the process stays alive and says why it is not ready.
+/// Runs sessions until one ends for good. Clients that cannot be used again are replaced; the process stays alive and says why it is not ready.
 fn supervise(plan: &Plan, first: Session, stops: &Receiver<Instant>) -> End {
     let mut session = first;
     let mut pause = RESTART.0;

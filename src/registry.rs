@@ -188,7 +188,7 @@ fn load(documents: &[LoadedDocument], grants: &Grants) -> Result<Loaded, Vec<Doc
             Err(found) => faults.extend(found.into_iter().map(in_file)),
         }
     }
-    // Also with faulty documents left out: whoever mends one should see what comes next.
+    // Also with faulty documents left out: anyone who mends one should see what comes next.
     match SchemaSet::new(schemas) {
         Ok(set) if faults.is_empty() => Ok(Loaded { set: Arc::new(set), warnings }),
         Ok(_) => Err(faults),

@@ -1,4 +1,4 @@
-//! What a user sees: transcripts in `tests/cmd`. `TRYCMD=overwrite cargo test --test commands` writes them anew; read the difference.
+//! What a user sees: transcripts in `tests/cmd`. `TRYCMD=overwrite cargo test --test commands` writes them again; read the difference.
 
 #[test]
 fn transcripts() {

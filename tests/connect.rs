@@ -67,7 +67,7 @@ fn a_sink_reads_types_that_fit() {
         has(nobody, line);
     }
 
-    // The payload comes back, byte for byte but for what has no way back.
+    // The payload comes back, byte for byte except for what has no way back.
     let back = veilstream(dir.path(), &["reveal", "--keys", "keys", "--schema", "changes.json"], &safe);
     let payload = |text: &str| text.lines().map(|l| l.split_once(r#""payload":"#).unwrap().1.to_owned()).collect::<Vec<_>>();
     let expected: Vec<String> = payload(&events)

@@ -55,7 +55,7 @@ fn every_runbook_works_as_it_stands() {
         ("erase", &["canary erased: yes", "\"status\":\"erased\"", "\"reason\":\"erased_subject\""]),
         ("restore", &["1 keys were there again and are destroyed", "keys destroyed: yes", "\"status\":\"erased\""]),
         ("ledger", &["line 0 is missing", "names 1 data subjects", "\"status\":\"erased\""]),
-        ("escrow", &["keys taken up"]),
+        ("escrow", &["keys imported"]),
         ("local", &["made ", "\"email\":\"ada@example.com\"", "1~"]),
     ];
     assert_eq!(books.iter().map(|book| book.name).collect::<Vec<_>>(), expected.map(|(name, _)| name));

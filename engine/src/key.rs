@@ -108,7 +108,7 @@ pub struct Key {
     pub state: KeyState,
     /// Unix seconds after which it no longer seals (suite 1: 24 h after it was made); `None`: no limit.
     pub seal_until: Option<u64>,
-    /// The bytes; `None` when the key cannot be had here (shredded, retired).
+    /// The bytes; `None` when the key is not available here (shredded, retired).
     pub secret: Option<SecretKey>,
     /// Uses left to hand out. Shared by every process thread that seals with this key.
     pub budget: Budget,

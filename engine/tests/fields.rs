@@ -263,7 +263,7 @@ fn residue_is_capped_and_the_cap_is_counted() {
     count.protect(&format!(r#"{{"a":[{}],"b":"v0000007 v0004999"}}"#, values(5_000)));
     assert_eq!((count.out.residue.as_slice(), count.out.residue_capped), (&[(0, 1)][..], 904));
     count.protect(r#"{"a":["v0000001"]}"#);
-    assert_eq!(count.out.residue_capped, 0, "every record anew");
+    assert_eq!(count.out.residue_capped, 0, "every record starts again");
     let mut reject = Bench::new(&members("reject"));
     reject.protect(&format!(r#"{{"a":[{}]}}"#, values(9_000)));
     assert_eq!(reject.rejected(&format!(r#"{{"a":[{}],"b":"v0008999"}}"#, values(9_000))), RejectCode::Residue);

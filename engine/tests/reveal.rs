@@ -122,7 +122,7 @@ fn a_value_that_was_a_token_comes_back_as_one_and_is_opened_once() {
     assert_eq!(bench.reveal(&outer).0, inner);
 }
 
-/// Whoever opens a honey token sees what they would see of a token whose key is not to be had; the caller sees the alarm.
+/// Anyone who opens a honey token sees what they would see of a token whose key is not available; the caller sees the alarm.
 #[test]
 fn a_honey_token_stays_where_it_is() {
     let bench = Bench::new(FIELDS);

@@ -68,7 +68,7 @@ fn check(name: &str, normalizer: Normalizer, form: &[u8]) {
     }
 }
 
-/// E.164 says which country a number is of: whoever writes it that way means the same number, wherever he is. What is shorter or longer than any
+/// E.164 says which country a number is of: anyone who writes it that way means the same number, wherever they are. What is shorter or longer than any
 /// number of that country may be read in two ways.
 fn check_phone(form: &[u8]) {
     let text = std::str::from_utf8(form).unwrap();

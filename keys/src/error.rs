@@ -1,4 +1,4 @@
-//! Why a key cannot be had.
+//! Why a key is not available.
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
@@ -6,7 +6,7 @@ use crate::erasure::{LedgerError, ReceiptError};
 use crate::provider::ProviderError;
 use crate::store::StoreError;
 
-/// Why a key cannot be had. Holds names and numbers, never key bytes.
+/// Why a key is not available. Holds names and numbers, never key bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The key store.

@@ -47,7 +47,7 @@ pub enum EscrowError {
         /// The keys.
         kids: Vec<KeyId>,
     },
-    /// A key cannot be had.
+    /// A key is not available.
     #[error(transparent)]
     Keys(#[from] KeyError),
 }
@@ -88,7 +88,7 @@ impl Manager {
         }))
     }
 
-    /// Takes up the keys of an export that was signed with the audit key in it, which the provider or the recovery provider must open. A store without store key
+    /// Imports the keys of an export that was signed with the audit key in it, which the provider or the recovery provider must open. A store without store key
     /// and head gets the export's: the ledger is checked as a whole, up to the exported head at least, and who is in it is erased here too. Keys of processes
     /// only open from then on. Returns how many there were.
     ///
@@ -156,7 +156,7 @@ impl Export {
         if let Some(subject) = records.iter().find(|record| matches!(record.scope, Scope::Subject(_))) {
             return Err(EscrowError::Subject { kid: subject.kid });
         }
-        // Whoever could change the export could sign it with a key of their own: only the audit key that our provider opens counts.
+        // Anyone who could change the export could sign it with a key of their own: only the audit key that our provider opens counts.
         let audit = records.iter().find(|record| record.kind == KeyKind::Audit && record.tenant == settings.tenant).ok_or_else(|| malformed("no audit key"))?;
         let signer = signer(&secret_of(audit, &*parts.provider, parts.recovery.as_deref())?);
         if signer.verifying_key() != public_key || public_key.verify_strict(&message, &signature).is_err() {

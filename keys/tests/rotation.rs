@@ -257,7 +257,7 @@ fn a_lost_key_encrypting_key_is_not_the_loss_of_the_data() {
     assert!(matches!(dir.open().rewrap(true, NOW, &mut |_| {}), Err(KeyError::NoRecovery)));
 }
 
-/// A run that is killed between two batches is taken up by the next.
+/// The next run resumes one that was killed between two batches.
 #[test]
 fn rewrapping_is_taken_up_where_it_was_broken_off() {
     let dir = Directory::new();

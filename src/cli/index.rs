@@ -27,7 +27,7 @@ Examples:
   veilstream index --keys keys --schema schemas/customers.json --field '#key' customer-17
   veilstream index --keys keys --schema schemas/customers.json --field ssn --stdin < numbers.txt
 
-Exit code: 0 done, 1 a value has no index or keys are not to be had, 2 wrong usage or document";
+Exit code: 0 done, 1 a value has no index or keys are not available, 2 wrong usage or document";
 
 /// Arguments of `index`.
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ pub struct IndexArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// Faults of the document, a field without index, keys that cannot be had.
+/// Faults of the document, a field without index, keys that are not available.
 pub fn run(args: &IndexArgs) -> anyhow::Result<Exit> {
     let loaded = registry::open_files(std::slice::from_ref(&args.schema), &Grants::local()).map_err(|faults| super::faults_error(&faults))?;
     let schema = &loaded.set.schemas()[0];

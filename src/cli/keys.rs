@@ -103,7 +103,7 @@ enum Command {
         #[arg(value_name = "KEY")]
         kids: Vec<KeyId>,
     },
-    /// Take up keys from an export
+    /// Import keys from an export
     #[command(
         after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream keys import --config new.toml escrow.json\n\nAn empty store becomes the exported one: put the erasure ledger in its place first, as it is checked as a whole."
     )]
@@ -164,7 +164,7 @@ Examples:
   veilstream keys rotate --config veilstream.toml --index      # both versions are written until the old one is retired";
 
 const REWRAP: &str =
-    "Run it after the key-encrypting key or the wrapping key was rotated. It may be broken off and run again. With --recover, after the key-encrypting key
+    "Run it after the key-encrypting key or the wrapping key was rotated. It may be interrupted and run again. With --recover, after the key-encrypting key
 was lost and another one configured: the keys are opened with keys.recovery.
 
 Examples:

@@ -35,7 +35,7 @@ Examples:
   veilstream reveal --keys keys --schema schemas/customers.json --fields email,phone --status < safe.ndjson
   psql -Atc 'select email from customers' | veilstream reveal --keys keys --token --field customers.email
 
-Exit code: 0 everything asked for was opened, 1 something was not or keys are not to be had, 2 wrong usage or documents";
+Exit code: 0 everything asked for was opened, 1 something was not or keys are not available, 2 wrong usage or documents";
 
 /// Arguments of `reveal`.
 #[derive(Debug, Args)]
@@ -71,7 +71,7 @@ pub struct RevealArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// Faults of the documents, an unknown field, keys that cannot be had, a stream that fails.
+/// Faults of the documents, an unknown field, keys that are not available, a stream that fails.
 pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     let (input, errors) = (io::stdin().lock(), io::stderr());
@@ -105,7 +105,7 @@ fn known_fields(set: &SchemaSet, ids: &[String]) -> anyhow::Result<()> {
     Err(Exit::Usage.because(format!("--fields: no field {}; there are {}", unknown.join(", "), known.join(", "))))
 }
 
-/// Keys as the engine asks for them; remembers why one could not be had.
+/// Keys as the engine asks for them; remembers why one was not available.
 struct RevealKeys<'a> {
     source: &'a dyn KeySource,
     keyring: Arc<Keyring>,

@@ -130,7 +130,7 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
     if ids.iter().any(|id| id.is_empty()) {
         return Err(Exit::Usage.because("--subject is empty"));
     }
-    // The ledger outlives the erasure: whoever was erased must not stand in it.
+    // The ledger outlives the erasure: an erased person must not stand in it.
     if ids.iter().any(|id| names(reason, id)) {
         return Err(Exit::Usage.because("--reason names a data subject; the ledger keeps it, so say it without the id (a request's number, for example)"));
     }
@@ -206,7 +206,7 @@ fn day(text: &str) -> Result<u64, String> {
 
 fn parse_key(text: &str) -> anyhow::Result<VerifyingKey> {
     let key = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|bytes| VerifyingKey::try_from(&*bytes).ok());
-    key.ok_or_else(|| Exit::Usage.because("--public-key is none; `veilstream keys public-key` prints it"))
+    key.ok_or_else(|| Exit::Usage.because("--public-key is not a public key; `veilstream keys public-key` prints it"))
 }
 
 #[cfg(test)]

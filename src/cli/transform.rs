@@ -32,7 +32,7 @@ Examples:
   veilstream transform --keys keys --schema schemas/customers.json < raw.ndjson > safe.ndjson
   veilstream transform --keys keys --schema a.json --schema b.json --rejects rejects.ndjson < raw.ndjson > safe.ndjson
 
-Exit code: 0 every line protected, 1 some rejected or keys not to be had, 2 wrong usage or documents";
+Exit code: 0 every line protected, 1 some rejected or keys not available, 2 wrong usage or documents";
 
 /// Arguments of `transform`.
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ pub struct TransformArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// Faults of the documents, keys that cannot be had, a stream that fails.
+/// Faults of the documents, keys that are not available, a stream that fails.
 pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
     let set = Arc::new(args.documents.load()?);
     usable_on_lines(&set)?;

@@ -42,7 +42,7 @@ fn side(properties: &Properties, region: Option<&str>) -> Vec<SettingFault> {
         (Some("OAUTHBEARER"), true) => faults.extend(oauth(properties)),
         (Some(AWS_MSK_IAM), true) => {
             if protocol != "sasl_ssl" {
-                fault("security.protocol", "must be SASL_SSL with AWS_MSK_IAM: whoever reads the token on its way has the access".to_owned());
+                fault("security.protocol", "must be SASL_SSL with AWS_MSK_IAM: anyone who reads the token on its way has the access".to_owned());
             }
             if region.is_none() {
                 fault("aws_region", "is missing, and the brokers' names do not tell; write the region of the Amazon MSK cluster".to_owned());
@@ -79,7 +79,9 @@ fn oauth(properties: &Properties) -> Vec<SettingFault> {
     match get(ENDPOINT) {
         None if !is_azure => faults.push(fault(ENDPOINT, "is missing; write the address at which the OAuth server gives tokens")),
         // The client's secret goes there, and the token comes from there.
-        Some(url) if !is_secure(url) => faults.push(fault(ENDPOINT, "is no https address, nor one of this host; the client's secret would go there in clear")),
+        Some(url) if !is_secure(url) => {
+            faults.push(fault(ENDPOINT, "is neither an https address nor one of this host; the client's secret would go there in clear"))
+        }
         _ => {}
     }
     let has_secret = get(OIDC_GRANT).is_none_or(|grant| grant == "client_credentials") && !is_azure;

@@ -27,7 +27,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Reads the file, the environment and the `.env` beside the file. One of the working directory counts for nothing: whoever can put a file there would
+    /// Reads the file, the environment and the `.env` beside the file. One of the working directory counts for nothing: anyone who can put a file there would
     /// outrank a configuration that somebody named.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Connections that are bounded in number and in time: whoever holds one open, reads slowly or says nothing keeps nobody else away for long.
+//! Connections that are bounded in number and in time: a client that holds one open, reads slowly or says nothing keeps nobody else away for long.
 
 use std::io;
 use std::net::SocketAddr;

@@ -22,7 +22,7 @@ pub enum ClientError {
 pub struct TxnError {
     /// The code.
     pub code: Code,
-    /// The producer is of no more use.
+    /// The producer cannot be used again.
     pub fatal: bool,
     /// The transaction can be aborted, and the producer lives on.
     pub abortable: bool,
@@ -155,7 +155,7 @@ fn of_code(code: Code) -> Option<Fault> {
     }
 }
 
-/// Whether Kafka refuses this for want of a permission.
+/// Whether Kafka refuses this because a permission is missing.
 #[must_use]
 pub fn is_authorization(code: Code) -> bool {
     matches!(

@@ -170,7 +170,7 @@ impl Drop for Producer {
 }
 
 impl Producer {
-    /// Makes a call; one that does not return within its time-out and a grace leaves the outcome unknown, and the producer is of no more use.
+    /// Makes a call; one that does not return within its time-out and a grace leaves the outcome unknown, and the producer cannot be used again.
     fn call<T: Send + 'static>(&self, ms: i32, call: impl FnOnce(&ProducerHandle) -> Result<T, TxnError> + Send + 'static) -> Result<T, TxnError> {
         let unanswered = TxnError { code: RDKafkaErrorCode::OperationTimedOut, fatal: true, abortable: false, retriable: false };
         let handle = self.native()?.handle();

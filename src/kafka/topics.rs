@@ -1,5 +1,5 @@
-//! Topics: asked about, made, and the commands that make or alter them. What topics must be like is judged by whoever
-//! needs them: routes in [`crate::preflight`], key store and ledger in [`crate::keys::topic`].
+//! Topics: asked about, made, and the commands that make or alter them. What topics must be like is judged by the modules that
+//! need them: routes in [`crate::preflight`], key store and ledger in [`crate::keys::topic`].
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -35,7 +35,7 @@ pub enum OffsetsError {
     #[error("{0} is not there: name a partition of a raw topic, as `veilstream offsets show` prints them")]
     NotThere(TopicPartition),
     /// Outside of what the log holds.
-    #[error("{at} holds offsets {start} to {end}; {wanted} is none of them")]
+    #[error("{at} holds offsets {start} to {end}; {wanted} is not one of them")]
     OutOfRange {
         /// The partition.
         at: TopicPartition,

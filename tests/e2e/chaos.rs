@@ -17,7 +17,7 @@ use crate::sandbox::Sandbox;
 const PARTITIONS: usize = 4;
 /// Every so many records one is no JSON.
 const BAD_EVERY: usize = 1009;
-/// The exit code of a start to which the brokers gave no answer in time, as one does that meets a crash; whoever runs it starts it again.
+/// The exit code of a start to which the brokers gave no answer in time, as one does that meets a crash; its operator starts it again.
 const UNANSWERED: i32 = 5;
 
 #[test]

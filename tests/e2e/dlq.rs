@@ -151,7 +151,7 @@ fn a_dead_letter_always_fits() {
     let mut running = instance.start();
     running.wait_for(Duration::from_secs(90), "all records", |r| r.metric("veilstream_records_consumed_total", "dlq-fits.raw") >= ALL as f64);
     assert_eq!(running.metric("veilstream_records_dead_lettered_total", "reason=\"missing_required\""), 2.0);
-    assert_eq!(running.metric("veilstream_transactions_total", "outcome=\"aborted\""), 0.0, "nothing was tried in vain");
+    assert_eq!(running.metric("veilstream_transactions_total", "outcome=\"aborted\""), 0.0, "no transaction was aborted");
     assert_eq!(running.get("/readyz").map(|(status, _)| status), Some(200));
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
 

@@ -76,7 +76,7 @@ impl Feeder {
         self.0.commit_transaction(TRANSACTION).unwrap();
     }
 
-    /// Aborts it; the broker has its records, and shows them to who reads uncommitted ones.
+    /// Aborts it; the broker has its records, and shows them to anyone who reads uncommitted ones.
     pub(crate) fn abort(&self) {
         self.finish();
         self.0.abort_transaction(TRANSACTION).unwrap();

@@ -45,7 +45,7 @@ struct Node {
     running: Mutex<Option<(Child, ChildStdin)>>,
 }
 
-/// The broker of this suite, started by whoever asks first.
+/// The broker of this suite, started by the first test that asks.
 pub(crate) fn kafka() -> &'static Kafka {
     static KAFKA: LazyLock<Kafka> = LazyLock::new(|| Kafka::start("kafka", 1));
     &KAFKA
@@ -238,7 +238,7 @@ pub(crate) fn libs() -> PathBuf {
 pub(crate) fn wait_for(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < end, "waited {} s in vain for {what}", limit.as_secs());
+        assert!(Instant::now() < end, "waited {} s for {what}, which did not come", limit.as_secs());
         std::thread::sleep(Duration::from_millis(50));
     }
 }

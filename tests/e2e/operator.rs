@@ -35,7 +35,7 @@ pub(crate) fn await_unready(running: &mut Running<'_>, says: &[&str]) {
     running.wait_for(SAID + Duration::from_secs(1), &what, |r| {
         last = r.get("/readyz");
         let said = last.as_ref().is_some_and(|(status, why)| *status == 503 && says.iter().all(|part| why.contains(part)));
-        assert!(said || Instant::now() < end, "waited {} s in vain for {what}; it says {last:?}\n{}", SAID.as_secs(), r.tail());
+        assert!(said || Instant::now() < end, "waited {} s for {what}, which did not come; it says {last:?}\n{}", SAID.as_secs(), r.tail());
         said
     });
 }

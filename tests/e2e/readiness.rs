@@ -203,7 +203,7 @@ fn a_static_member_that_was_fenced_ends_with_3_in_the_consumer_protocol() {
     sandbox.assert_each_once(200);
 }
 
-/// One request to commit gets no answer and its repetition does: the transaction is committed, and the producer of no more use.
+/// One request to commit gets no answer and its repetition does: the transaction is committed, and the producer cannot be used again.
 #[test]
 fn a_commit_whose_producer_is_replaced_counts_as_committed() {
     let broker = Kafka::start("tainted", 1);

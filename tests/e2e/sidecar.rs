@@ -116,7 +116,7 @@ impl Running<'_> {
         let end = Instant::now() + limit;
         while !holds(self) {
             assert_eq!(self.ended(), None, "it ended\n{}", self.instance.tail());
-            assert!(Instant::now() < end, "waited {} s in vain for {what}\n{}", limit.as_secs(), self.instance.tail());
+            assert!(Instant::now() < end, "waited {} s for {what}, which did not come\n{}", limit.as_secs(), self.instance.tail());
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -92,7 +92,7 @@ pub struct Opener {
 
 impl Opener {
     /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`; of a honey token there is none: callers raise the alarm
-    /// and answer as if the key were not to be had.
+    /// and answer as if the key were not available.
     ///
     /// # Errors
     /// The first [`OpenError`] that applies, in the order of docs/formats.md.
@@ -117,7 +117,7 @@ impl Opener {
         associated_data(&self.raw[..HEADER_LEN], expected.tenant, expected.binding.unwrap_or_default(), &mut self.aad);
         let frame = decrypt(cipher, header.suite, &self.aad, &mut self.raw[HEADER_LEN..])?;
         let (kind, payload) = unframe(&header, frame)?;
-        // What a honey token holds is bait: whoever opens it gets the alarm and nothing else.
+        // What a honey token holds is bait: anyone who opens it gets the alarm and nothing else.
         if kind != PayloadKind::Honey {
             out.extend_from_slice(payload);
         }
@@ -211,7 +211,7 @@ fn unframe<'p>(header: &Header, frame: &'p [u8]) -> Result<(PayloadKind, &'p [u8
     }
 }
 
-/// Cuts `0x80 | 0x00*` off the end. The frame was authenticated, so this leaks nothing to who cannot open it.
+/// Cuts `0x80 | 0x00*` off the end. The frame was authenticated, so this leaks nothing to anyone who cannot open it.
 fn unpad(frame: &[u8]) -> Result<&[u8], OpenError> {
     let end = frame.iter().rposition(|b| *b != 0).ok_or(OpenError::Corrupt)?;
     // A padded frame is a multiple of 16 and its padding at most the largest pad.

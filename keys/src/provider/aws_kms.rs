@@ -55,7 +55,7 @@ impl AwsKmsProvider {
     /// Over the keys that the settings name. Asks nobody yet.
     ///
     /// # Errors
-    /// An ARN is none of a key, or there is no runtime to be had.
+    /// An ARN is none of a key, or no runtime can be started.
     pub fn new(settings: &AwsKmsSettings) -> Result<Self, ProviderError> {
         let unusable = |message: String| ProviderError::Unusable { provider: NAME, message };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();

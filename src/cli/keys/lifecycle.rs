@@ -134,7 +134,7 @@ pub(super) fn import(source: &KeysSource, file: &Path) -> anyhow::Result<Exit> {
     let count = keys::import(&keys::settings(source)?, &text)?;
     writeln!(
         io::stdout(),
-        "{count} keys taken up; `veilstream keys status` tells whether the provider opens them, `veilstream keys rewrap --recover` mends it"
+        "{count} keys imported; `veilstream keys status` tells whether the provider opens them, `veilstream keys rewrap --recover` mends it"
     )?;
     Ok(Exit::Ok)
 }

@@ -52,7 +52,7 @@ pub(super) fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// The records, checked by the store key; where that cannot be had as they stand, and why.
+/// The records, checked by the store key; where that key is not available, as they stand, and why.
 fn listed(settings: &config::Keys) -> anyhow::Result<(Vec<KeyRecord>, Option<String>)> {
     let verified = keys::manager(settings).and_then(|manager| {
         let store = manager.store();

@@ -51,7 +51,7 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// For clusters of `region`. Asks nobody yet, but for what the SDK reads of this machine.
+    /// For clusters of `region`. Asks nobody yet, except for what the SDK reads of this machine.
     pub(crate) fn new(region: &str) -> Result<Self, NoToken> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let timeouts = TimeoutConfig::builder().connect_timeout(REQUEST).operation_timeout(REQUEST).build();

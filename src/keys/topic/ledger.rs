@@ -90,7 +90,7 @@ impl Ledger for KafkaLedger {
         });
         let (is_end, is_new) = is_end.map_err(|error| self.unusable(&error))?;
         if is_new {
-            // The store is about to name these lines as its head: whoever sees that must find them.
+            // The store is about to name these lines as its head: a process that sees that must find them.
             inner.topic.catch_up(&mut inner.lines).map_err(|error| self.unusable(&error))?;
         }
         match is_end {

@@ -1,5 +1,5 @@
 //! A topic of one partition that many processes write, one after another. Every change is a transaction under one transactional id, which all of them share:
-//! whoever writes fences the others first, then reads to the end, then writes. A change whose commit succeeds was made with everything before it in sight.
+//! a writer fences the others first, then reads to the end, then writes. A change whose commit succeeds was made with everything before it in sight.
 
 use std::time::{Duration, Instant};
 

@@ -106,7 +106,7 @@ impl View {
         records.filter(|record| &*record.tenant == tenant && record.kind == kind).collect()
     }
 
-    /// Whose place it is: (tenant, kind, scope, version) is one key's, but for keys of processes.
+    /// Whose place it is: (tenant, kind, scope, version) is one key's, except for keys of processes.
     pub(super) fn holder(&self, record: &KeyRecord) -> Option<&KeyRecord> {
         if matches!(record.scope, Scope::Schema(_)) {
             return None;

@@ -33,7 +33,7 @@ pub enum LaneEvent {
     Flushed(Result<(), Fault>),
     /// The answer to [`LaneAction::Commit`].
     Committed(Ended),
-    /// The answer to [`LaneAction::Abort`]; why the producer is of no more use all the same.
+    /// The answer to [`LaneAction::Abort`]; why the producer cannot be used again all the same.
     Aborted(Result<Option<&'static str>, Fault>),
     /// The answer to a try to replace the producer.
     Recycled(Result<(), Fault>),

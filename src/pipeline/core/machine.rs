@@ -39,7 +39,7 @@ pub enum TransactionEvent {
     },
     /// A call or a delivery failed.
     Failed(Fault),
-    /// The abort succeeded; `spent`: why the producer is of no more use all the same (a request that ended without an answer, or sequence
+    /// The abort succeeded; `spent`: why the producer cannot be used again all the same (a request that ended without an answer, or sequence
     /// numbers that a refused batch left with a gap).
     Aborted {
         /// See [`TransactionEvent::Aborted`].
@@ -146,7 +146,7 @@ impl Machine {
                 (S::Idle, A::Reread)
             }
             (S::Recycling, TransactionEvent::Due | TransactionEvent::Drop | TransactionEvent::Work | TransactionEvent::Overrun) => (S::Recycling, A::Wait),
-            // Tried again by whoever drives the machine, after a pause.
+            // Tried again by the caller that drives the machine, after a pause.
             (S::Recycling, TransactionEvent::Failed(_)) => (S::Recycling, A::Recycle("init_failed")),
             (_, TransactionEvent::Overrun) => (S::Recycling, A::Recycle("rebalance_overrun")),
             (_, TransactionEvent::Failed(fault)) => self.failed(fault, now),

@@ -66,7 +66,7 @@ impl Session {
     }
 }
 
-/// The connection is of no more use: it failed itself, or the server ended it.
+/// The connection cannot be used again: it failed itself, or the server ended it.
 pub(super) fn is_broken(error: &postgres::Error) -> bool {
     error.as_db_error().is_none_or(|error| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
 }
