@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
 use crate::kafka::access;
+use crate::keys::KeyFault;
 use crate::pipeline::{End, RunningPipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
@@ -69,11 +70,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
         }
     })?;
     let (of_tick, of_reload) = (keys.clone(), keys.clone());
-    let upkeep = Maintenance::start(
-        config.schemas.reload_interval,
-        move || of_tick.maintain(),
-        move || schemas.reload(|set| of_reload.prepare(set).map_err(|e| e.to_string())),
-    )?;
+    let upkeep = Maintenance::start(config.schemas.reload_interval, move || of_tick.maintain(), move || schemas.reload(|set| of_reload.prepare(set)))?;
     let end = match supervise(&events, &upkeep) {
         Why::Ended(end) => end,
         Why::Signal(signal) => {
@@ -119,10 +116,10 @@ impl LiveSchemas {
     }
 
     /// Looks at the directory. A refused change is logged once and stays visible in `/status` until the next one.
-    fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), String>) {
+    fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), KeyFault>) {
         match self.registry.reload(prepare) {
             Change::None => {}
-            Change::Postponed(reason) => tracing::warn!(reason, "schema change postponed, the schemas in force stay"),
+            Change::Postponed(reason) => tracing::warn!(%reason, "schema change postponed, the schemas in force stay"),
             // The pipeline says what is in force: schemas wait for facts about their topics.
             Change::Loaded(loaded) => self.loaded(&loaded.warnings),
             Change::Refused(faults) => {

@@ -10,6 +10,7 @@ use veilstream_engine::compile::{self, Grants, SchemaSet};
 use veilstream_engine::error::{Fault, Severity};
 
 use crate::config;
+use crate::keys::KeyFault;
 
 /// A fault of one document, or between documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub enum Change {
     /// The documents have these faults; the snapshot in force stays.
     Refused(Vec<DocumentFault>),
     /// What the new snapshot needs is not there yet; the one in force stays, the next look tries again.
-    Postponed(String),
+    Postponed(KeyFault),
 }
 
 /// The live schemas of a directory.
@@ -84,7 +85,7 @@ impl Registry {
     }
 
     /// Looks at the directory and publishes what changed, once `prepare` has what the new snapshot needs (its keys).
-    pub fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), String>) -> Change {
+    pub fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), KeyFault>) -> Change {
         // Held to the end: two reloads at once must not publish the older one last.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let documents = match read(&self.dir) {
@@ -235,7 +236,7 @@ mod tests {
         let registry = open(&dir);
         assert!(matches!(registry.reload(|_| Ok(())), Change::None));
         std::fs::write(dir.path().join("people.json"), DOCUMENT.replace(r#""version":1"#, r#""version":2"#)).unwrap();
-        assert!(matches!(registry.reload(|_| Err("no keys".to_owned())), Change::Postponed(_)));
+        assert!(matches!(registry.reload(|_| Err(KeyFault("no keys".to_owned()))), Change::Postponed(_)));
         assert_eq!(&*registry.current().schemas()[0].label, "people/1");
         assert!(matches!(registry.reload(|_| Ok(())), Change::Loaded(_)));
         assert_eq!(&*registry.current().schemas()[0].label, "people/2");

@@ -116,6 +116,17 @@ pub(super) struct Poller {
     has_joined: bool,
 }
 
+/// Why the consumer cannot be polled on.
+#[derive(Debug, thiserror::Error)]
+enum PollError {
+    /// librdkafka refuses the list of raw topics.
+    #[error("the raw topics cannot be subscribed to: {0}")]
+    Subscribe(KafkaError),
+    /// A record of this topic and partition came without a lane: a fault of this program. The next start reads it.
+    #[error("{0} [{1}]: a record came outside the lanes")]
+    StrayRecord(String, i32),
+}
+
 /// What a poller is made of.
 pub(super) struct PollParts {
     pub(super) consumer: Registered<KafkaConsumer>,
@@ -152,7 +163,7 @@ impl Poller {
         let (mut left, mut end) = (lanes, End::Stopped);
         let mut is_stopping = false;
         if let Err(why) = self.subscribe() {
-            end = End::Failed(why);
+            end = End::Failed(why.to_string());
             is_stopping = self.stop_lanes(Instant::now());
         }
         self.tell_unseen_topics();
@@ -172,7 +183,7 @@ impl Poller {
                 is_stopping = self.stop_lanes(deadline);
             }
             if let (Err(why), false) = (self.poll(), is_stopping) {
-                end = End::Failed(why);
+                end = End::Failed(why.to_string());
                 is_stopping = self.stop_lanes(Instant::now());
             }
             if !is_stopping && let Some(why) = self.fatal() {
@@ -259,7 +270,7 @@ impl Poller {
             drop(guard);
             report::in_force(&self.runtime);
             if let Err(why) = self.subscribe() {
-                self.runtime.status.unready("routes", why);
+                self.runtime.status.unready("routes", why.to_string());
             } else {
                 self.tell_unseen_topics();
             }
@@ -283,14 +294,14 @@ impl Poller {
         }
     }
 
-    fn subscribe(&mut self) -> Result<(), String> {
+    fn subscribe(&mut self) -> Result<(), PollError> {
         // A topic that appears later changes the list: librdkafka itself would look for it only every 5 minutes.
         let snapshot = self.runtime.snapshots.load();
         let (mut topics, unseen) = (snapshot.raw_topics(), snapshot.unseen_topics());
         topics.retain(|topic| !unseen.contains_key(topic) || self.topics.contains(topic));
         if topics != self.topics {
             let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-            self.consumer.subscribe(&names).map_err(|e| e.to_string())?;
+            self.consumer.subscribe(&names).map_err(PollError::Subscribe)?;
             tracing::info!(topics = topics.join(" "), "subscribed");
             report::begin(&self.runtime, &topics);
             report::in_force(&self.runtime);
@@ -299,11 +310,11 @@ impl Poller {
         Ok(())
     }
 
-    fn poll(&mut self) -> Result<(), String> {
+    fn poll(&mut self) -> Result<(), PollError> {
         match self.consumer.poll(POLL) {
             // Every partition is forwarded to a lane before it is assigned: this one was not. Its lane may be beyond this record already, and must not
             // commit: the next start reads it.
-            Some(Ok(message)) => return Err(format!("{} [{}]: a record came outside the lanes", message.topic(), message.partition())),
+            Some(Ok(message)) => return Err(PollError::StrayRecord(message.topic().to_owned(), message.partition())),
             Some(Err(error)) => match error.rdkafka_error_code() {
                 Some(code) if is_authorization(code) => *lock(&self.consumer.context().denied) = Some(code),
                 code => tracing::debug!(?code, "consumer event"),
