@@ -2,6 +2,7 @@
 //! up what other processes made, rotated or erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
 
 pub(crate) mod founding;
+mod minter;
 mod minting;
 mod process;
 mod retire;

@@ -1,36 +1,31 @@
-//! Providers of the key-encrypting key: what wraps keys before they are stored and unwraps them again. Each is plain; what all of them need around
-//! them is put there by [`layered`].
+//! Providers of the key-encrypting key: what wraps keys before they are stored and unwraps them again. Each is plain; [`layered`]
+//! adds what all of them need.
 
-mod around;
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
-mod cache;
 mod clock;
 mod env;
 mod file;
+mod layers;
 mod password;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod secret;
-mod single_flight;
 #[cfg(feature = "vault")]
 mod vault;
 
-pub use around::{Observer, RetryPolicy};
 #[cfg(feature = "aws-kms")]
 pub use aws_kms::{AwsKmsProvider, AwsKmsSettings};
-pub use cache::CachePolicy;
 pub use clock::{Clock, SystemClock};
 pub use env::EnvProvider;
 pub use file::{FileProvider, create_kek_file};
+pub use layers::{CachePolicy, Observer, RetryPolicy, layered};
 pub use password::{ITERATIONS, PasswordProvider};
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::{Pkcs11Provider, Pkcs11Settings};
 pub use secret::SecretText;
 #[cfg(feature = "vault")]
 pub use vault::{VaultAuth, VaultProvider, VaultSettings};
-
-use std::sync::Arc;
 
 use std::time::Duration;
 
@@ -193,16 +188,6 @@ impl ProviderError {
             Self::Malformed { .. } => "malformed",
         }
     }
-}
-
-/// `provider` with what every provider gets, inside out: each request is observed, failures worth another try are tried again, equal requests at the same
-/// time are one, and unwrapped keys are kept for a while.
-#[must_use]
-pub fn layered(provider: Box<dyn Provider>, observer: Arc<dyn Observer>, retry: RetryPolicy, cache: CachePolicy, clock: &Arc<dyn Clock>) -> Box<dyn Provider> {
-    let observed = around::Layer::new(provider, around::Observe::new(observer, clock.clone()));
-    let retried = around::Layer::new(Box::new(observed), around::Retry::new(retry, clock.clone()));
-    let shared = single_flight::SingleFlight::new(Box::new(retried));
-    Box::new(cache::Cache::new(Arc::new(shared), cache, clock.clone()))
 }
 
 /// 24 bytes for a wrap's nonce, from the operating system.

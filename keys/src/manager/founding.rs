@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
-use veilstream_engine::wrap::WrapContext;
-use zeroize::Zeroizing;
 
-use super::minting::{checked, context_of, recovery_wrap};
+use super::minter::{Minter, Wrapper};
+use super::minting::{checked, context_of};
 use super::process::ProcessKeys;
 use super::rewrap::recovered_secret;
 use super::subjects::SubjectCache;
@@ -42,12 +40,12 @@ impl Manager {
         if parts.store.head()?.is_some() {
             return Err(StoreError::Unusable { place: parts.store.place(), message: "is there already; nothing was changed".to_owned() }.into());
         }
-        let mut bytes = Zeroizing::new([0; 32]);
         let mut store = [0; 16];
-        getrandom::fill(&mut *bytes).and_then(|()| getrandom::fill(&mut store)).map_err(|_| KeyError::Random)?;
-        let secret = SecretKey::new(*bytes);
+        getrandom::fill(&mut store).map_err(|_| KeyError::Random)?;
+        let tenant = STORE_TENANT.into();
+        let minter = Minter::new(&tenant, &*parts.provider, parts.recovery.as_deref());
+        let (record, secret) = minter.mint(KeyKind::Store, &Scope::Version(1), 1, now, &Wrapper::Providers)?;
         let keys = StoreKeys::of(&secret);
-        let record = store_key(&secret, &*parts.provider, parts.recovery.as_deref(), now)?;
         let (line, position) = first_line(&keys, store, now);
         parts.ledger.append(0, &[line])?;
         parts.store.found(&record, &keys.head(&settings.tenant, store, 0, position.sha256))?;
@@ -275,29 +273,6 @@ impl Manager {
 
 fn is_alive(record: &KeyRecord) -> bool {
     record.state != KeyState::Shredded || !record.wraps.is_empty()
-}
-
-/// The store key, made and wrapped; its record has no MAC.
-fn store_key(secret: &SecretKey, provider: &dyn Provider, recovery: Option<&dyn Provider>, now: u64) -> Result<KeyRecord, KeyError> {
-    let kcv = kdf::key_check_value(secret);
-    let (kid, scope) = (kdf::key_id(&kcv), Scope::Version(1));
-    let context = WrapContext { kid, kind: KeyKind::Store, tenant: STORE_TENANT, scope: &scope };
-    let mut wraps = vec![provider.wrap(secret, &context)?];
-    wraps.extend(recovery.map(|recovery| recovery_wrap(recovery, secret, &context)).transpose()?);
-    Ok(KeyRecord {
-        kid,
-        kcv,
-        kind: KeyKind::Store,
-        tenant: STORE_TENANT.into(),
-        scope,
-        version: 1,
-        state: KeyState::Active,
-        created: now,
-        retired: None,
-        wraps,
-        uses: None,
-        mac: None,
-    })
 }
 
 /// The record of the store key: one, active, of version 1.

@@ -1,29 +1,16 @@
-//! Making, storing and unwrapping keys.
+//! Loading and unwrapping keys that are stored, and storing new ones.
 
 use std::sync::Arc;
 
 use veilstream_engine::kdf;
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
-use veilstream_engine::wrap::{WrapContext, unwrap_local, wrap_local};
-use zeroize::Zeroizing;
+use veilstream_engine::wrap::{WrapContext, unwrap_local};
 
+use super::minter::{BY_KEY, Wrapper, usable};
 use super::{Manager, Turn, key_of, not_active};
 use crate::KeyError;
-use crate::provider::{Provider, ProviderError};
+use crate::provider::ProviderError;
 use crate::store::{KeyRecord, Wrap};
-
-/// `kek_uri` of a wrap under a wrapping key.
-pub(super) const BY_KEY: &str = "kid:";
-/// Start of the `kek_uri` of a wrap of the recovery provider: it may be of the same kind as the other.
-pub(super) const RECOVERY: &str = "recovery:";
-
-/// Who wraps a new key.
-pub(super) enum Wrapper<'a> {
-    /// The providers.
-    Providers,
-    /// A wrapping key.
-    Key(&'a Key),
-}
 
 impl Manager {
     /// The sealing key of a scope that processes share: the newest active one, or a first one. Of two processes that mint at once, both get the
@@ -39,7 +26,7 @@ impl Manager {
             (Some(record), _) => record.clone(),
             // A scope whose keys may not seal any more gets no new one behind its back.
             (None, Some(record)) => return Err(not_active(kind, scope, record.state)),
-            (None, None) => self.insert_one(self.mint(kind, scope, 1, now, &Wrapper::Providers)?.0)?,
+            (None, None) => self.insert_one(self.minter().mint(kind, scope, 1, now, &Wrapper::Providers)?.0)?,
         };
         self.take(&record)
     }
@@ -50,7 +37,7 @@ impl Manager {
         let scope = Scope::Version(1);
         let record = match self.store.find(&self.settings.tenant, KeyKind::Audit, std::slice::from_ref(&scope))?.pop() {
             Some(record) => record,
-            None => self.insert_one(self.mint(KeyKind::Audit, &scope, 1, now, &Wrapper::Providers)?.0)?,
+            None => self.insert_one(self.minter().mint(KeyKind::Audit, &scope, 1, now, &Wrapper::Providers)?.0)?,
         };
         self.unwrap(&record)
     }
@@ -68,44 +55,6 @@ impl Manager {
             return Err(not_active(key.kind, &key.scope, key.state));
         }
         Ok(self.change(|held| held.keys.entry(key.id).or_insert(key).clone()))
-    }
-
-    /// A fresh key and its record, not stored yet: it must not seal before it is.
-    pub(super) fn mint(&self, kind: KeyKind, scope: &Scope, version: u32, now: u64, wrapper: &Wrapper<'_>) -> Result<(KeyRecord, SecretKey), KeyError> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
-        let secret = SecretKey::new(*bytes);
-        let kcv = kdf::key_check_value(&secret);
-        let kid = kdf::key_id(&kcv);
-        let context = WrapContext { kid, kind, tenant: &self.settings.tenant, scope };
-        let wraps = match wrapper {
-            Wrapper::Key(wrapping) => vec![wrap_under(wrapping, &secret, &context)?],
-            Wrapper::Providers => {
-                let mut wraps = vec![self.provider.wrap(&secret, &context)?];
-                wraps.extend(self.wrap_for_recovery(&secret, &context)?);
-                wraps
-            }
-        };
-        let record = KeyRecord {
-            kid,
-            kcv,
-            kind,
-            tenant: self.settings.tenant.clone(),
-            scope: scope.clone(),
-            version,
-            state: KeyState::Active,
-            created: now,
-            retired: None,
-            wraps,
-            uses: None,
-            mac: None,
-        };
-        Ok((record, secret))
-    }
-
-    /// The second wrap. A key without it would be lost with the key-encrypting key, so it is not made.
-    pub(super) fn wrap_for_recovery(&self, secret: &SecretKey, context: &WrapContext<'_>) -> Result<Option<Wrap>, KeyError> {
-        self.recovery.as_deref().map(|recovery| recovery_wrap(recovery, secret, context)).transpose()
     }
 
     /// The key of a record, checked against it. Keys of other processes only open here.
@@ -151,12 +100,6 @@ impl Manager {
     }
 }
 
-/// A wrap for recovery.
-pub(super) fn recovery_wrap(recovery: &dyn Provider, secret: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, KeyError> {
-    let wrap = recovery.wrap(secret, context)?;
-    Ok(Wrap { kek_uri: format!("{RECOVERY}{}", wrap.kek_uri), ..wrap })
-}
-
 pub(super) fn context_of(record: &KeyRecord) -> WrapContext<'_> {
     WrapContext { kid: record.kid, kind: record.kind, tenant: &record.tenant, scope: &record.scope }
 }
@@ -171,18 +114,7 @@ pub(super) fn wrapping_kid(wrap: &Wrap) -> Option<KeyId> {
     wrap.kek_uri.strip_prefix(BY_KEY).and_then(|hex| hex.parse().ok())
 }
 
-pub(super) fn wrap_under(wrapping: &Key, secret: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, KeyError> {
-    let mut nonce = [0; 24];
-    getrandom::fill(&mut nonce).map_err(|_| KeyError::Random)?;
-    let key = usable(wrapping)?;
-    Ok(Wrap { kek_uri: format!("{BY_KEY}{}", wrapping.id), kek_version: wrapping.version.to_string(), wrapped: wrap_local(key, nonce, secret, context) })
-}
-
 pub(super) fn unwrap_under(wrapping: &Key, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, KeyError> {
     let refused = ProviderError::Refused { provider: "wrapping key", kid: context.kid, what: "another wrapping key" };
     unwrap_local(usable(wrapping)?, &wrap.wrapped, context).map_err(|_| refused.into())
-}
-
-fn usable(wrapping: &Key) -> Result<&SecretKey, KeyError> {
-    wrapping.secret.as_ref().ok_or_else(|| not_active(wrapping.kind, &wrapping.scope, wrapping.state))
 }

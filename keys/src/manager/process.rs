@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, Scope};
 
-use super::minting::Wrapper;
+use super::minter::Wrapper;
 use super::{Manager, Turn, key_of};
 use crate::KeyError;
 
@@ -110,7 +110,7 @@ impl Manager {
             self.wait(schema, last + PACE);
             return Ok(None);
         }
-        let (record, secret) = self.mint(KeyKind::Data, &scope, 1, now, &Wrapper::Providers)?;
+        let (record, secret) = self.minter().mint(KeyKind::Data, &scope, 1, now, &Wrapper::Providers)?;
         if !self.store.insert_paced(&record, PACE)? {
             self.wait(schema, now + PACE);
             return Ok(None);

@@ -4,7 +4,7 @@ use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_engine::schema::Schema;
 
-use super::minting::BY_KEY;
+use super::minter::BY_KEY;
 use super::{Manager, SCHEMA_KEY_LIFE, pinned};
 use crate::KeyError;
 use crate::store::{KeyRecord, StoreError};

@@ -6,7 +6,8 @@ use veilstream_engine::wrap::WrapContext;
 
 use super::Manager;
 use super::founding::store_key_record;
-use super::minting::{RECOVERY, checked, context_of, unwrap_under, wrap_under, wrapping_kid};
+use super::minter::{RECOVERY, wrap_under};
+use super::minting::{checked, context_of, unwrap_under, wrapping_kid};
 use crate::KeyError;
 use crate::provider::{Kek, Provider};
 use crate::store::{KeyRecord, Wrap, WrapChange};
@@ -146,7 +147,7 @@ impl Manager {
                     // As the store has it now: its wraps may just have been moved.
                     let Some(record) = self.store.get(&[record.kid])?.pop() else { continue };
                     let opened = self.provider_secret(&record);
-                    match opened.and_then(|secret| self.wrap_for_recovery(&secret, &context_of(&record))) {
+                    match opened.and_then(|secret| self.minter().wrap_for_recovery(&secret, &context_of(&record))) {
                         Ok(Some(new)) => added.push(WrapChange { kid: record.kid, old: None, new }),
                         Ok(None) => {}
                         Err(KeyError::Provider(error)) if error.is_retryable() => return Err(error.into()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::minting::Wrapper;
+use super::minter::Wrapper;
 use super::{Manager, Turn, not_active};
 use crate::KeyError;
 use crate::provider::Rotation;
@@ -106,7 +106,7 @@ impl Manager {
         let known = self.store.shared(&self.settings.tenant)?;
         let epochs: Vec<&KeyRecord> = known.iter().filter(|record| record.kind == KeyKind::Wrapping).collect();
         let number = epochs.iter().map(|record| record.version).max().unwrap_or(0) + 1;
-        let new = self.insert_one(self.mint(KeyKind::Wrapping, &Scope::Epoch(number), number, now, &Wrapper::Providers)?.0)?;
+        let new = self.insert_one(self.minter().mint(KeyKind::Wrapping, &Scope::Epoch(number), number, now, &Wrapper::Providers)?.0)?;
         self.take(&new)?;
         let old: Vec<KeyId> = epochs.iter().filter(|record| record.state == KeyState::Active).map(|record| record.kid).collect();
         self.only_opens(&old)?;
@@ -115,7 +115,7 @@ impl Manager {
 
     /// The next version of a shared data key.
     pub(super) fn next_version(&self, _: &Turn<'_>, newest: &KeyRecord, now: u64) -> Result<Rotated, KeyError> {
-        let new = self.insert_one(self.mint(newest.kind, &newest.scope, newest.version + 1, now, &Wrapper::Providers)?.0)?;
+        let new = self.insert_one(self.minter().mint(newest.kind, &newest.scope, newest.version + 1, now, &Wrapper::Providers)?.0)?;
         self.take(&new)?;
         self.only_opens(&[newest.kid])?;
         Ok(rotated(&new))
@@ -129,7 +129,7 @@ impl Manager {
             return Err(KeyError::RootRotates { versions });
         }
         let number = known.iter().filter(|record| record.kind == kind).map(|record| record.version).max().unwrap_or(0) + 1;
-        let new = self.insert_one(self.mint(kind, &Scope::Version(number), number, now, &Wrapper::Providers)?.0)?;
+        let new = self.insert_one(self.minter().mint(kind, &Scope::Version(number), number, now, &Wrapper::Providers)?.0)?;
         self.take(&new)?;
         Ok(rotated(&new))
     }
@@ -142,7 +142,7 @@ impl Manager {
             return Err(not_active(KeyKind::Data, &scope, newest.state));
         }
         let wrapping = self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(turn, now), Ok)?;
-        let new = self.insert_one(self.mint(KeyKind::Data, &scope, newest.version + 1, now, &Wrapper::Key(&wrapping))?.0)?;
+        let new = self.insert_one(self.minter().mint(KeyKind::Data, &scope, newest.version + 1, now, &Wrapper::Key(&wrapping))?.0)?;
         self.only_opens(&[newest.kid])?;
         self.subjects.forget(|key| key.scope == scope);
         Ok(rotated(&new))

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::minting::Wrapper;
+use super::minter::Wrapper;
 use super::{Manager, key_of, not_active};
 use crate::KeyError;
 use crate::store::KeyRecord;
@@ -73,7 +73,7 @@ impl Manager {
                 }
                 None => 1,
             };
-            new.push(self.mint(KeyKind::Data, scope, version, now, &Wrapper::Key(&wrapping))?.0);
+            new.push(self.minter().mint(KeyKind::Data, scope, version, now, &Wrapper::Key(&wrapping))?.0);
         }
         if !new.is_empty() {
             usable.extend(self.store.insert(&new)?);

@@ -62,7 +62,7 @@ impl AwsKmsProvider {
         let runtime = runtime.map_err(|e| unusable(format!("no thread for requests ({e})")))?;
         let first = settings.key_arns.first().ok_or_else(|| unusable("no key is named; write keys.aws-kms.key_arns".to_owned()))?;
         let region = Region::new(region_of(first)?.to_owned());
-        // Each try is one request: whoever tries again is around this provider.
+        // Each try is one request: the retry layer tries again.
         let timeouts = TimeoutConfig::builder().connect_timeout(settings.timeout).operation_timeout(settings.timeout).build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region).retry_config(RetryConfig::disabled()).timeout_config(timeouts);
         if let Some(profile) = &settings.profile {

@@ -6,23 +6,24 @@
 
 mod address;
 mod changes;
+mod connection;
 mod ledger;
 mod rows;
 mod session;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use postgres::Row;
 use postgres::types::ToSql;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
 use super::{Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check};
-use address::Address;
-use changes::{Work, add, put_head, put_states, put_wraps, read_head, scope_of, shred};
+use changes::{add, put_head, put_states, put_wraps, read_head, scope_of, shred};
+use connection::Connection;
 use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
-use session::{Session, causes, is_broken};
+use session::causes;
 
 pub use ledger::PostgresLedger;
 
@@ -91,15 +92,8 @@ use of_scopes;
 
 /// A schema in a PostgreSQL database. One connection, made again when it breaks. Not to be called or dropped by a thread that runs an async task.
 pub struct PostgresStore {
-    address: Address,
-    schema: String,
-    session: Mutex<Option<Session>>,
-    /// Which tables these are: others of the same name came from a backup.
-    tables: Mutex<Option<Tables>>,
+    connection: Connection,
 }
-
-/// Object ids of the database and of `keys`, if it is there: restoring a dump makes new ones.
-type Tables = (u32, Option<u32>);
 
 impl PostgresStore {
     /// Makes the schema with empty tables. Never touches one that exists. `ca` is a PEM file with the certificates of the authorities that count instead of the
@@ -116,20 +110,20 @@ impl PostgresStore {
     /// # Errors
     /// As there.
     pub fn create_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        let store = Self::connect(url, ca, schema)?;
-        let made = store.write(|s| {
+        let connection = Connection::open(url, ca, schema)?;
+        let made = connection.write(|s| {
             s.query(LAYOUT_LOCK, &[])?;
-            if s.flag(HAS_LAYOUT, &[&store.schema])? {
+            if s.flag(HAS_LAYOUT, &[&connection.schema()])? {
                 return Ok(false);
             }
             // Somebody who may not make schemas may have been given an empty one.
-            if s.flag("SELECT to_regnamespace($1) IS NULL", &[&store.schema])? {
-                s.client.batch_execute(&format!("CREATE SCHEMA {}", store.schema))?;
+            if s.flag("SELECT to_regnamespace($1) IS NULL", &[&connection.schema()])? {
+                s.client.batch_execute(&format!("CREATE SCHEMA {}", connection.schema()))?;
             }
             s.client.batch_execute(&format!("CREATE TABLE layout (layout integer NOT NULL); INSERT INTO layout VALUES ({LAYOUT}); {TABLES}"))?;
             Ok(true)
         })?;
-        if made { store.identified() } else { Err(store.unusable("is there already; nothing was changed".to_owned())) }
+        if made { Ok(Self { connection: connection.identified()? }) } else { Err(connection.unusable("is there already; nothing was changed".to_owned())) }
     }
 
     /// Opens what [`PostgresStore::create`] made; the arguments are the same. A database without it is a fault: a new store in its place would hold none of the
@@ -146,135 +140,35 @@ impl PostgresStore {
     /// # Errors
     /// As there.
     pub fn open_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        let store = Self::connect(url, ca, schema)?;
-        if !store.read(|s| s.flag(HAS_LAYOUT, &[&store.schema]))? {
-            return Err(store.unusable("has no key store; make it with `veilstream keys init`, or correct the URL or keys.store_schema".to_owned()));
+        let connection = Connection::open(url, ca, schema)?;
+        if !connection.read(|s| s.flag(HAS_LAYOUT, &[&connection.schema()]))? {
+            return Err(connection.unusable("has no key store; make it with `veilstream keys init`, or correct the URL or keys.store_schema".to_owned()));
         }
-        let layout = store.read(|s| s.query("SELECT layout FROM layout", &[])?.first().map_or(Ok(-1), |row| row.try_get::<_, i32>(0)))?;
+        let layout = connection.read(|s| s.query("SELECT layout FROM layout", &[])?.first().map_or(Ok(-1), |row| row.try_get::<_, i32>(0)))?;
         match layout {
-            LAYOUT => store.identified(),
+            LAYOUT => Ok(Self { connection: connection.identified()? }),
             0..LAYOUT => {
-                Err(store.unusable("is of an earlier build, which was never released, and is not read; make a new one with `veilstream keys init`".to_owned()))
+                Err(connection
+                    .unusable("is of an earlier build, which was never released, and is not read; make a new one with `veilstream keys init`".to_owned()))
             }
-            ..0 => Err(store.unusable("is damaged (table layout); restore it from a backup".to_owned())),
-            _ => Err(store.unusable(format!("has layout {layout}, this version reads {LAYOUT}; use a newer veilstream"))),
+            ..0 => Err(connection.unusable("is damaged (table layout); restore it from a backup".to_owned())),
+            _ => Err(connection.unusable(format!("has layout {layout}, this version reads {LAYOUT}; use a newer veilstream"))),
         }
-    }
-
-    fn connect(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        let mut address = Address::parse(url, ca)?;
-        if !is_schema(schema) {
-            let message = "keys.store_schema is no name; write small letters, digits and _, a letter first, at most 63".to_owned();
-            return Err(StoreError::Unusable { place: address.place, message });
-        }
-        if schema != DEFAULT_SCHEMA {
-            address.place = format!("{}, schema {schema}", address.place);
-        }
-        let store = Self { address, schema: schema.to_owned(), session: Mutex::default(), tables: Mutex::default() };
-        let session = store.session()?;
-        *store.lock() = Some(session);
-        Ok(store)
-    }
-
-    /// From here on a new connection must find these tables.
-    fn identified(self) -> Result<Self, StoreError> {
-        let tables = self.read(|s| tables(s, &self.schema))?;
-        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
-        Ok(self)
-    }
-
-    /// A new connection. The erasure ledger was applied to the tables that were there at the start: in others, from a backup, the erased would be back.
-    fn session(&self) -> Result<Session, StoreError> {
-        let mut session = Session::new(self.address.connect(|_| {})?, &self.schema).map_err(|e| self.failed(&e))?;
-        let known = *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_some() && known != Some(tables(&mut session, &self.schema).map_err(|e| self.failed(&e))?) {
-            return Err(
-                self.unusable("was replaced while this process ran; start it again, so that what was erased since the backup is erased in it".to_owned())
-            );
-        }
-        Ok(session)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Session>> {
-        // Whoever panicked had taken the session out: its connection is closed, its transaction rolled back.
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unusable(&self, message: String) -> StoreError {
-        StoreError::Unusable { place: self.address.place.clone(), message }
-    }
-
-    fn failed(&self, error: &postgres::Error) -> StoreError {
-        self.unusable(causes(error))
-    }
-
-    /// What only reads, so that it may be done again on a new connection.
-    fn read<T>(&self, read: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
-        self.run(|session| read(session).map_err(|error| (error, true)))
-    }
-
-    /// One transaction. It is done again on a new connection if the old one broke before COMMIT was sent: then nothing was done. After it nobody knows, and the
-    /// caller is told.
-    fn write<T>(&self, write: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
-        self.change(|session| write(session).map_err(Work::Sql))
-    }
-
-    /// [`PostgresStore::write`] of what may fail by itself too.
-    fn change<T>(&self, mut change: impl FnMut(&mut Session) -> Result<T, Work>) -> Result<T, StoreError> {
-        let mut held = self.lock();
-        let kept = held.take().filter(|session| !session.client.is_closed());
-        let was_kept = kept.is_some();
-        let mut session = kept.map_or_else(|| self.session(), Ok)?;
-        let mut done = transaction(&mut session, &mut change);
-        if let Err((Work::Sql(error), true)) = &done
-            && was_kept
-            && is_broken(error)
-        {
-            session = self.session()?;
-            done = transaction(&mut session, &mut change);
-        }
-        if !matches!(&done, Err((Work::Sql(error), _)) if is_broken(error)) {
-            *held = Some(session);
-        }
-        done.map_err(|(work, _)| match work {
-            Work::Sql(error) => self.failed(&error),
-            Work::Store(error) => error,
-        })
-    }
-
-    /// What only reads, so that it may be done again.
-    fn run<T>(&self, work: impl Fn(&mut Session) -> Result<T, (postgres::Error, bool)>) -> Result<T, StoreError> {
-        let mut held = self.lock();
-        let kept = held.take().filter(|session| !session.client.is_closed());
-        let was_kept = kept.is_some();
-        let mut session = kept.map_or_else(|| self.session(), Ok)?;
-        let mut done = work(&mut session);
-        if let Err((error, true)) = &done
-            && was_kept
-            && is_broken(error)
-        {
-            session = self.session()?;
-            done = work(&mut session);
-        }
-        if !done.as_ref().is_err_and(|(error, _)| is_broken(error)) {
-            *held = Some(session);
-        }
-        done.map_err(|(error, _)| self.failed(&error))
     }
 
     fn select(&self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<KeyRecord>, StoreError> {
-        let rows = self.read(|s| s.query(sql, parameters))?;
+        let rows = self.connection.read(|s| s.query(sql, parameters))?;
         self.records(&rows)
     }
 
     fn records(&self, rows: &[Row]) -> Result<Vec<KeyRecord>, StoreError> {
-        records(rows, &self.address.place)
+        records(rows, self.connection.place())
     }
 }
 
 impl Store for PostgresStore {
     fn place(&self) -> String {
-        self.address.place.clone()
+        self.connection.place().to_owned()
     }
 
     fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
@@ -321,7 +215,7 @@ impl Store for PostgresStore {
             SELECT (SELECT count(*) FROM keys WHERE tenant = $1 AND kind = 'data' AND scope >= 'subject:' AND scope < 'subject;' AND scope NOT LIKE 'schema:%'),
                    (SELECT count(*) FROM keys WHERE tenant = $1 AND state = 'shredded' AND scope LIKE 'subject:%'),
                    (SELECT count(DISTINCT k.kid) FROM keys k JOIN wraps w ON w.kid = k.kid WHERE k.tenant = $1 AND k.state = 'shredded')";
-        let [all, shredded, half_shredded] = self.read(|s| {
+        let [all, shredded, half_shredded] = self.connection.read(|s| {
             let row = s.one(COUNT, &[&tenant])?;
             Ok([row.try_get::<_, i64>(0)?, row.try_get(1)?, row.try_get(2)?].map(i64::unsigned_abs))
         })?;
@@ -339,11 +233,11 @@ impl Store for PostgresStore {
     }
 
     fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError> {
-        self.read(|s| s.one("SELECT count(*) FROM wraps WHERE kek_uri = $1", &[&kek_uri])?.try_get::<_, i64>(0)).map(i64::unsigned_abs)
+        self.connection.read(|s| s.one("SELECT count(*) FROM wraps WHERE kek_uri = $1", &[&kek_uri])?.try_get::<_, i64>(0)).map(i64::unsigned_abs)
     }
 
     fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
-        let newest: Option<std::time::SystemTime> = self.read(|s| {
+        let newest: Option<std::time::SystemTime> = self.connection.read(|s| {
             let newest = "SELECT max(created) FROM keys WHERE tenant = $1 AND kind = $2 AND scope = $3 AND scope LIKE 'schema:%' AND created < $4";
             s.one(newest, &[&tenant, &kind.as_str(), &scope.to_string(), &time(before)])?.try_get(0)
         })?;
@@ -351,14 +245,14 @@ impl Store for PostgresStore {
     }
 
     fn head(&self) -> Result<Option<Head>, StoreError> {
-        self.change(|s| read_head(s, &self.address.place, false))
+        self.connection.change(|s| read_head(s, self.connection.place(), false))
     }
 
     fn found(&self, store_key: &KeyRecord, head: &Head) -> Result<(), StoreError> {
-        self.change(|s| {
+        self.connection.change(|s| {
             s.query(LAYOUT_LOCK, &[])?;
-            if read_head(s, &self.address.place, false)?.is_some() {
-                return Err(self.unusable("is there already; nothing was changed".to_owned()).into());
+            if read_head(s, self.connection.place(), false)?.is_some() {
+                return Err(self.connection.unusable("is there already; nothing was changed".to_owned()).into());
             }
             add(s, std::slice::from_ref(store_key))?;
             Ok(put_head(s, head)?)
@@ -367,7 +261,7 @@ impl Store for PostgresStore {
 
     fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError> {
         let places = Columns::of(records.iter().collect());
-        let rows = self.write(|s| {
+        let rows = self.connection.write(|s| {
             add(s, records)?;
             // In a statement of its own: the key of somebody who was first, whom the INSERT waited for, is not in that one's snapshot.
             s.query(
@@ -389,7 +283,7 @@ impl Store for PostgresStore {
         let scope = record.scope.to_string();
         // A clock that went back leaves keys in the future: those count as well, but only for as long as others do.
         let (from, to) = (time(record.created.saturating_sub(pace)), time(record.created.saturating_add(pace)));
-        self.write(|s| {
+        self.connection.write(|s| {
             // There is no unique place that would decide. Whoever comes next looks after our commit, as the lock ends with it.
             s.query(PACE_LOCK, &[&format!("{} {} {scope}", record.tenant, record.kind.as_str())])?;
             let recent = s.flag(
@@ -405,7 +299,7 @@ impl Store for PostgresStore {
 
     fn import(&self, records: &[KeyRecord]) -> Result<Vec<KeyId>, StoreError> {
         let kids: Vec<KeyId> = records.iter().map(|record| record.kid).collect();
-        let there: HashSet<Vec<u8>> = self.write(|s| {
+        let there: HashSet<Vec<u8>> = self.connection.write(|s| {
             add(s, records)?;
             s.query("SELECT kid FROM keys WHERE kid = ANY($1)", &[&bytes(&kids)])?.iter().map(|row| row.try_get(0)).collect()
         })?;
@@ -413,14 +307,14 @@ impl Store for PostgresStore {
     }
 
     fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError> {
-        self.change(|s| {
+        self.connection.change(|s| {
             let due = s.query(
                 "SELECT kid FROM keys WHERE state = 'active' AND scope LIKE 'schema:%' AND (tenant = $1 AND created < $2 OR kid = ANY($3))
                  ORDER BY kid FOR UPDATE",
                 &[&tenant, &time(before), &bytes(kids)],
             )?;
             let due: Vec<&[u8]> = due.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-            put_states(s, &self.address.place, keys, &due, KeyState::DecryptOnly, None)
+            put_states(s, self.connection.place(), keys, &due, KeyState::DecryptOnly, None)
         })
     }
 
@@ -429,7 +323,7 @@ impl Store for PostgresStore {
         let uses: BTreeMap<KeyId, u64> = uses.iter().copied().collect();
         let kids: Vec<KeyId> = uses.keys().copied().collect();
         let counts: Vec<i64> = uses.values().map(|count| i64::try_from(*count).unwrap_or(i64::MAX)).collect();
-        self.write(|s| {
+        self.connection.write(|s| {
             s.execute(
                 "INSERT INTO uses SELECT * FROM unnest($1::bytea[], $2::bigint[]) ON CONFLICT (kid) DO UPDATE SET uses = excluded.uses",
                 &[&bytes(&kids), &counts],
@@ -439,7 +333,7 @@ impl Store for PostgresStore {
     }
 
     fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError> {
-        self.change(|s| {
+        self.connection.change(|s| {
             let living = s.query("SELECT kid, state FROM keys WHERE kid = ANY($1) ORDER BY kid FOR UPDATE", &[&bytes(kids)])?;
             let mut change: Vec<&[u8]> = Vec::with_capacity(living.len());
             for row in &living {
@@ -447,7 +341,7 @@ impl Store for PostgresStore {
                     change.push(row.try_get(0)?);
                 }
             }
-            put_states(s, &self.address.place, keys, &change, state, retired)
+            put_states(s, self.connection.place(), keys, &change, state, retired)
         })
     }
 
@@ -456,7 +350,7 @@ impl Store for PostgresStore {
     fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError> {
         let compared: Vec<(&WrapChange, &Wrap)> = changes.iter().filter_map(|change| Some((change, change.old.as_ref()?))).collect();
         let added: Vec<&WrapChange> = changes.iter().filter(|change| change.old.is_none()).collect();
-        self.write(|s| {
+        self.connection.write(|s| {
             s.query(WRAPS_LOCK, &[])?;
             let mut replaced = 0;
             if !compared.is_empty() {
@@ -488,9 +382,9 @@ impl Store for PostgresStore {
     /// our commit and find it taken; if their key is, our INSERT waits for their commit and finds it taken. Then, and when a key shows up between
     /// two of our statements, we look again and erase that key too.
     fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
-        let place = &*self.address.place;
+        let place = self.connection.place();
         let scopes: Vec<String> = subjects.iter().map(|subject| Scope::Subject(*subject).to_string()).collect();
-        self.change(|s| {
+        self.connection.change(|s| {
             let head = read_head(s, place, true)?.ok_or_else(|| StoreError::Unfounded { place: place.to_owned() })?;
             s.query(WRAPS_LOCK, &[])?;
             let known = s.query(key_rows!(of_scopes!("NOT LIKE"), "ORDER BY k.kid, w.kek_uri"), &[&tenant, &KeyKind::Data.as_str(), &scopes])?;
@@ -507,7 +401,7 @@ impl Store for PostgresStore {
     }
 
     fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
-        let kids: Vec<Vec<u8>> = self.read(|s| {
+        let kids: Vec<Vec<u8>> = self.connection.read(|s| {
             let rows = s.query(
                 "SELECT kid FROM keys WHERE tenant = $1 AND state = 'shredded' AND retired >= $2 AND scope LIKE 'subject:%'",
                 &[&tenant, &time(since)],
@@ -523,45 +417,22 @@ impl Store for PostgresStore {
     fn scrub(&self) -> Result<Scrubbed, StoreError> {
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let heard = warnings.clone();
-        let mut client = self.address.connect(move |warning| heard.lock().unwrap_or_else(PoisonError::into_inner).push(warning))?;
+        let mut client = self.connection.another(move |warning| heard.lock().unwrap_or_else(PoisonError::into_inner).push(warning))?;
         // As long as the table takes; another VACUUM of it is waited for.
         let vacuumed = client
             .batch_execute("SET statement_timeout = 0; SET lock_timeout = '10min'")
-            .and_then(|()| client.batch_execute(&format!("VACUUM {}.wraps", self.schema)));
-        vacuumed.map_err(|e| self.failed(&e))?;
+            .and_then(|()| client.batch_execute(&format!("VACUUM {}.wraps", self.connection.schema())));
+        vacuumed.map_err(|e| self.connection.failed(&e))?;
         let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(warning) = warnings.first() {
             // A role that does not own the table is told so in a warning, and nothing is done.
-            return Err(
-                self.unusable(format!("deleted wraps were not vacuumed ({warning}); let the user of the URL own {}.wraps, and do it again", self.schema))
-            );
+            return Err(self.connection.unusable(format!(
+                "deleted wraps were not vacuumed ({warning}); let the user of the URL own {}.wraps, and do it again",
+                self.connection.schema()
+            )));
         }
-        Ok(Scrubbed { remains: REMAINS.map(|text| text.replace("{schema}", &self.schema)).to_vec() })
-    }
-}
-
-/// One transaction; an error tells whether it may be done again.
-fn transaction<T>(session: &mut Session, change: &mut impl FnMut(&mut Session) -> Result<T, Work>) -> Result<T, (Work, bool)> {
-    session.client.batch_execute("BEGIN").map_err(|error| (error.into(), true))?;
-    match change(session) {
-        Ok(done) => session.client.batch_execute("COMMIT").map(|()| done).map_err(|error| (error.into(), false)),
-        Err(error) => {
-            // Where this fails the connection is broken, and the server rolls back.
-            let _ = session.client.batch_execute("ROLLBACK");
-            Err((error, true))
-        }
+        Ok(Scrubbed { remains: REMAINS.map(|text| text.replace("{schema}", self.connection.schema())).to_vec() })
     }
 }
 
 const HAS_LAYOUT: &str = "SELECT to_regclass($1 || '.layout') IS NOT NULL";
-
-/// What needs no quotes.
-fn is_schema(name: &str) -> bool {
-    let rest = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
-    name.len() < 64 && name.as_bytes().first().is_some_and(u8::is_ascii_lowercase) && name.bytes().all(rest)
-}
-
-fn tables(s: &mut Session, schema: &str) -> Result<Tables, postgres::Error> {
-    let row = s.one("SELECT oid, to_regclass($1 || '.keys')::oid FROM pg_database WHERE datname = current_database()", &[&schema])?;
-    Ok((row.try_get(0)?, row.try_get(1)?))
-}

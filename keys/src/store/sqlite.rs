@@ -1,18 +1,21 @@
 //! Store `sqlite`: one file, several processes on one host.
 
+mod changes;
+mod rows;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, Wrap, WrapChange, check, check_value};
-use crate::erasure::{LedgerError, hex, unhex};
+use super::{Head, KeyRecord, Plan, Planned, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange, check};
 use crate::time::text as time;
+use changes::{Failure, head, put_head, shred};
+use rows::{Raw, add, list, put_state, select};
 
 /// Layout of the file; raised when it changes. Earlier ones are of builds that were never released: refused.
 const LAYOUT: i64 = 3;
@@ -35,35 +38,6 @@ CREATE UNIQUE INDEX IF NOT EXISTS keys_one_per_version ON keys (tenant, kind, sc
 CREATE INDEX IF NOT EXISTS keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
 CREATE INDEX IF NOT EXISTS keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
 ";
-/// A key, its uses and its wraps, one row a wrap.
-const ROWS: &str =
-    "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, k.retired, u.uses, k.mac, w.kek_uri, w.kek_version, w.wrapped
-FROM keys k LEFT JOIN uses u ON u.kid = k.kid LEFT JOIN wraps w ON w.kid = k.kid";
-
-/// Why a transaction was rolled back.
-enum Failure {
-    Sql(rusqlite::Error),
-    Store(StoreError),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<LedgerError> for Failure {
-    fn from(error: LedgerError) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 /// A SQLite file in WAL mode with `secure_delete`.
 pub struct SqliteStore {
     place: String,
@@ -412,144 +386,6 @@ impl Store for SqliteStore {
             BUSY.as_secs()
         );
         Err(StoreError::Unusable { place: self.place.clone(), message })
-    }
-}
-
-/// One subject, within a write transaction: nobody makes a key in between. Keys whose record was edited are destroyed as well.
-fn shred(t: &Transaction<'_>, place: &str, keys: &StoreKeys, tenant: &str, shred: &Shred, now: u64) -> Result<Shredded, Failure> {
-    const SCOPE: &str = "tenant = ?1 AND kind = 'data' AND scope = ?2 AND scope NOT LIKE 'schema:%'";
-    const DEAD: &str =
-        "WHERE k.tenant = ?1 AND k.kind = 'data' AND k.scope = ?2 AND k.scope NOT LIKE 'schema:%' AND (k.state != 'shredded' OR w.kid IS NOT NULL)
-                        AND (?3 OR k.kid IN (SELECT value FROM json_each(?4))) ORDER BY k.kid, w.kek_uri";
-    let scope = Scope::Subject(shred.subject).to_string();
-    let dead = select(t, DEAD, params![tenant, scope, shred.all, list(&shred.kids)])?;
-    let any = !dead.is_empty();
-    let mut kids = Vec::new();
-    for raw in dead {
-        let record = raw.record(place)?;
-        put_state(t, &keys.signed(&KeyRecord { state: KeyState::Shredded, retired: Some(now), ..record.clone() }))?;
-        // What has no wraps was a marker.
-        if t.prepare_cached("DELETE FROM wraps WHERE kid = ?1")?.execute([record.kid.to_string()])? > 0 {
-            kids.push(record.kid);
-        }
-    }
-    let mut left = t.prepare_cached(&format!("SELECT coalesce(max(version), 0), count(*) FILTER (WHERE state != 'shredded') FROM keys WHERE {SCOPE}"))?;
-    let (newest, alive): (u32, i64) = left.query_row(params![tenant, scope], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    if let Some(marker) = shred.next_marker(newest, alive > 0, any) {
-        add(t, &keys.signed(&marker))?;
-    }
-    Ok(Shredded { subject: shred.subject, kids })
-}
-
-fn put_state(t: &Transaction<'_>, record: &KeyRecord) -> rusqlite::Result<()> {
-    t.prepare_cached("UPDATE keys SET state = ?2, retired = ?3, mac = ?4 WHERE kid = ?1")?
-        .execute(params![record.kid.to_string(), record.state.as_str(), record.retired.map(time), record.mac.map(|mac| hex(&mac))])
-        .map(drop)
-}
-
-fn head(c: &Connection, place: &str) -> Result<Option<Head>, Failure> {
-    type Row = (String, String, i64, String, String);
-    let mut statement = c.prepare_cached("SELECT store, tenant, seq, sha256, mac FROM head")?;
-    let rows: Vec<Row> =
-        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?.collect::<rusqlite::Result<_>>()?;
-    let Some((store, tenant, seq, sha256, mac)) = rows.first() else { return Ok(None) };
-    let whole = || {
-        let head = Head { store: unhex(store)?, tenant: tenant.as_str().into(), seq: u64::try_from(*seq).ok()?, sha256: unhex(sha256)?, mac: unhex(mac)? };
-        (rows.len() == 1).then_some(head)
-    };
-    whole().map(Some).ok_or_else(|| LedgerError::Head { place: place.to_owned() }.into())
-}
-
-fn put_head(t: &Transaction<'_>, head: &Head) -> rusqlite::Result<()> {
-    t.execute("DELETE FROM head", [])?;
-    let seq = i64::try_from(head.seq).unwrap_or(i64::MAX);
-    t.execute("INSERT INTO head VALUES (?1, ?2, ?3, ?4, ?5)", params![hex(&head.store), &*head.tenant, seq, hex(&head.sha256), hex(&head.mac)]).map(drop)
-}
-
-/// The keys that the rest of the statement selects, each with its wraps. Rows of one key come one after another.
-fn select(c: &Connection, rest: &str, parameters: impl Params) -> rusqlite::Result<Vec<Raw>> {
-    let mut statement = c.prepare_cached(&format!("{ROWS} {rest}"))?;
-    let mut rows = statement.query(parameters)?;
-    let mut keys: Vec<Raw> = Vec::new();
-    while let Some(row) = rows.next()? {
-        let kid: String = row.get(0)?;
-        if keys.last().is_none_or(|last| last.kid != kid) {
-            keys.push(Raw { kid, columns: (1..11).map(|i| row.get(i)).collect::<Result<_, _>>()?, wraps: Vec::new() });
-        }
-        if let (Some(key), Some(kek_uri)) = (keys.last_mut(), row.get(11)?) {
-            key.wraps.push(Wrap { kek_uri, kek_version: row.get(12)?, wrapped: row.get(13)? });
-        }
-    }
-    Ok(keys)
-}
-
-/// A parameter for `json_each`.
-fn list<T: ToString>(names: &[T]) -> String {
-    serde_json::Value::from_iter(names.iter().map(ToString::to_string)).to_string()
-}
-
-/// Adds a key and its wraps, unless another has its place.
-fn add(t: &Transaction<'_>, record: &KeyRecord) -> rusqlite::Result<()> {
-    let kid = record.kid.to_string();
-    let kcv: String = record.kcv.iter().map(|b| format!("{b:02x}")).collect();
-    let mut statement = t.prepare_cached("INSERT INTO keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING")?;
-    let added = statement.execute(params![
-        kid,
-        kcv,
-        record.kind.as_str(),
-        &*record.tenant,
-        record.scope.to_string(),
-        record.version,
-        record.state.as_str(),
-        time(record.created),
-        record.retired.map(time),
-        record.mac.map(|mac| hex(&mac)),
-    ])?;
-    if added == 1 {
-        let mut statement = t.prepare_cached("INSERT INTO wraps VALUES (?1, ?2, ?3, ?4)")?;
-        for wrap in &record.wraps {
-            statement.execute(params![kid, wrap.kek_uri, wrap.kek_version, wrap.wrapped])?;
-        }
-    }
-    Ok(())
-}
-
-/// A row as it stands there.
-struct Raw {
-    kid: String,
-    columns: Vec<Value>,
-    wraps: Vec<Wrap>,
-}
-
-impl Raw {
-    /// Checks every column: a row edited by hand must not turn into another key.
-    fn record(self, place: &str) -> Result<KeyRecord, StoreError> {
-        let damaged = |what| StoreError::Row { place: place.to_owned(), kid: self.kid.clone(), what };
-        let text = |i: usize, what| match &self.columns[i] {
-            Value::Text(text) => Ok(text.as_str()),
-            _ => Err(damaged(what)),
-        };
-        let number = |i: usize, what| match &self.columns[i] {
-            Value::Integer(n) => Ok(*n),
-            _ => Err(damaged(what)),
-        };
-        let seconds = |i: usize, what| crate::time::seconds(text(i, what)?).ok_or_else(|| damaged(what));
-        let kid: KeyId = self.kid.parse().map_err(|_| damaged("kid"))?;
-        let kcv = check_value(text(0, "kcv")?).filter(|kcv| kcv[..16] == kid.0).ok_or_else(|| damaged("kcv"))?;
-        Ok(KeyRecord {
-            kid,
-            kcv,
-            kind: text(1, "kind")?.parse().map_err(|_| damaged("kind"))?,
-            tenant: text(2, "tenant")?.into(),
-            scope: text(3, "scope")?.parse().map_err(|_| damaged("scope"))?,
-            version: u32::try_from(number(4, "version")?).map_err(|_| damaged("version"))?,
-            state: text(5, "state")?.parse().map_err(|_| damaged("state"))?,
-            created: seconds(6, "created")?,
-            retired: if self.columns[7] == Value::Null { None } else { Some(seconds(7, "retired")?) },
-            mac: if self.columns[9] == Value::Null { None } else { Some(unhex(text(9, "mac")?).ok_or_else(|| damaged("mac"))?) },
-            uses: if self.columns[8] == Value::Null { None } else { Some(u64::try_from(number(8, "uses")?).map_err(|_| damaged("uses"))?) },
-            wraps: self.wraps,
-        })
     }
 }
 

@@ -7,7 +7,7 @@ use veilstream_engine::key::SecretKey;
 use veilstream_engine::wrap::WrapContext;
 
 use super::cache::{WrapId, wrap_id};
-use super::{Kek, Provider, ProviderError};
+use crate::provider::{Kek, Provider, ProviderError};
 use crate::store::Wrap;
 
 type Answer = Result<SecretKey, ProviderError>;

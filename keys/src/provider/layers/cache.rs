@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use veilstream_engine::key::SecretKey;
 use veilstream_engine::wrap::WrapContext;
 
-use super::{Clock, Kek, Provider, ProviderError};
+use crate::provider::{Clock, Kek, Provider, ProviderError};
 use crate::store::Wrap;
 
 /// A wrap with all it is tied to.
@@ -142,8 +142,8 @@ pub(super) mod tests {
 
     use veilstream_engine::key::{KeyId, KeyKind, Scope};
 
-    use super::super::clock::TestClock;
     use super::*;
+    use crate::provider::clock::TestClock;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
