@@ -20,16 +20,18 @@
 //! | [`scan`] | one pass over the bytes into a flat table of nodes |
 //! | [`select`] | the JSONPaths of a schema over that table: grammar, filters, patterns |
 //! | [`record`] | what goes in and what comes out: borrowed bytes, reused buffers |
-//! | [`transform`] | one record in, one protected record out; `required`, `undeclared`, envelopes, headers, splicing |
+//! | [`transform`] | one record in, one protected record out; `required`, `undeclared`, envelopes, headers |
 //! | [`seal`], [`token`], [`inspect`] | sealing and opening a value; a token's text, and what it says without a key |
 //! | [`index`], [`normalize`] | blind indexes, and what two spellings of a value have in common |
-//! | `protect` | protection without a key: mask and generalize |
+//! | `coarsen` | protection without a key: mask and generalize |
 //! | `residue` | protected values in clear elsewhere in the record |
-//! | [`reveal`], `strip` | the way back; which members are indexes, and the document without them |
+//! | [`reveal`] | the way back |
+//! | `index_member` | names of index members, names that are taken, finding a member by its name, the document without indexes |
+//! | `splice`, `binding` | the input with spans replaced; the values a token is tied to |
 //! | [`key`], [`keyring`], [`kdf`], [`wrap`] | keys as handles, a batch's snapshot of them, the formulas, keys wrapped with keys |
 //! | [`subject`] | data subjects: scalar text and reference |
 //! | `budget` | how much work one record may cost |
-//! | `siblings`, `append` | finding a member by its name; formatted text at the end of bytes |
+//! | `append` | formatted text at the end of bytes |
 //! | [`error`] | rejects, faults of documents, why a token does not open |
 //!
 //! No IO of any kind: no files, sockets, environment, clock or OS random. Time and randomness are arguments
@@ -38,16 +40,18 @@
 #![forbid(unsafe_code)]
 
 mod append;
+mod binding;
 mod budget;
+mod coarsen;
 pub mod compile;
 pub mod error;
 pub mod index;
+mod index_member;
 pub mod inspect;
 pub mod kdf;
 pub mod key;
 pub mod keyring;
 pub mod normalize;
-mod protect;
 pub mod record;
 mod residue;
 pub mod reveal;
@@ -55,8 +59,7 @@ pub mod scan;
 pub mod schema;
 pub mod seal;
 pub mod select;
-mod siblings;
-mod strip;
+mod splice;
 pub mod subject;
 pub mod token;
 pub mod transform;

@@ -10,7 +10,7 @@ use aho_corasick::AhoCorasick;
 
 use crate::scan::{Kind, NO_PARENT, Node, Tape, unescape_generously};
 use crate::schema::{PathId, Residue};
-use crate::transform::Edit;
+use crate::splice::Edit;
 
 /// Shorter values are not looked for: they stand everywhere.
 const MIN_CHARS: usize = 6;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::binding::binding;
 use crate::budget::Budget;
 use crate::error::{OpenError, Reject};
+use crate::index_member::Strip;
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
@@ -11,10 +13,10 @@ use crate::scan::{Kind, NO_PARENT, Tape};
 use crate::schema::{Field, PathId, Protect, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
-use crate::strip::Strip;
+use crate::splice::{Position, copy};
 use crate::subject;
 use crate::token::{self, PREFIX};
-use crate::transform::{Position, binding, copy, value_clauses_hold};
+use crate::transform::value_clauses_hold;
 
 /// What to reveal.
 #[derive(Debug, Clone, Copy, Default)]

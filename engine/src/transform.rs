@@ -1,14 +1,13 @@
 //! One record in, one protected record out.
 
-mod beside;
 mod claim;
 mod connect;
 mod envelope;
-mod names;
+mod filter_reads;
+mod indexes;
 mod plan;
-mod reads;
+mod protected_values;
 mod required;
-mod splice;
 mod subjects;
 mod undeclared;
 
@@ -17,6 +16,7 @@ use std::sync::Arc;
 use crate::Entropy;
 use crate::compile::SchemaSet;
 use crate::error::{Reject, RejectCode};
+use crate::index_member::TakenNames;
 use crate::key::{Key, KeyKind, KeyState, Scope};
 use crate::keyring::Keyring;
 use crate::normalize;
@@ -26,12 +26,10 @@ use crate::scan::{Kind, Tape};
 use crate::schema::{Field, PathId, Residue, Schema, Undeclared, ValueType};
 use crate::seal::{NoncePool, SealError};
 use crate::select::Selection;
+use crate::splice::Edit;
 use crate::subject;
-pub(crate) use beside::Generation;
 pub(crate) use claim::value_clauses_hold;
-pub(crate) use names::index_member_name;
 use plan::Plan;
-pub(crate) use splice::{Edit, Position, binding, copy, cut};
 use subjects::{Known, SubjectKeys, SubjectSealers};
 
 /// What became of a record.
@@ -103,9 +101,9 @@ struct Work {
     tape: Tape,
     selection: Selection,
     edits: Vec<Edit>,
-    pending: Vec<beside::Pending>,
+    pending: Vec<indexes::Pending>,
     indexes_written: usize,
-    proof: beside::Proof,
+    proof: indexes::Proof,
     spare: Vec<Vec<u8>>,
     counts: Vec<[u32; FieldOutcome::COUNT]>,
     residues: Residues,
@@ -113,7 +111,7 @@ struct Work {
     scalars: Vec<u8>,
     normal: Vec<u8>,
     normal_ends: Vec<usize>,
-    names: names::IndexNames,
+    names: TakenNames,
     parents: required::Parents,
     name: Vec<u8>,
     name_text: Vec<u8>,
@@ -221,7 +219,7 @@ impl Work {
     fn buffer_bytes(&self) -> usize {
         let values = [&self.text, &self.scalars, &self.normal, &self.canonical, &self.binding, &self.name].into_iter().chain(&self.spare).map(Vec::capacity);
         let tables = self.edits.capacity() * size_of::<Edit>() + self.counts.capacity() * size_of::<[u32; FieldOutcome::COUNT]>();
-        let pending: usize = self.pending.iter().map(beside::Pending::buffer_bytes).sum();
+        let pending: usize = self.pending.iter().map(indexes::Pending::buffer_bytes).sum();
         let selected = self.selection.buffer_bytes() + self.parents.buffer_bytes() + self.proof.buffer_bytes();
         self.tape.buffer_bytes() + selected + self.residues.buffer_bytes() + self.names.buffer_bytes() + tables + pending + values.sum::<usize>()
     }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::document::{ReadSchema, index_places};
 use super::read::{Reader, join};
+use crate::index_member::has_members;
 use crate::schema::{Field, IndexRule, PathId, Protect, Undeclared};
 use crate::select::{Query, Step, Target, path_of};
-use crate::strip::writes_beside;
 use crate::token::FieldId;
 
 /// No value that is longer is quoted in a message.
@@ -115,7 +115,7 @@ fn covered(read: &ReadSchema, reader: &mut Reader) {
 fn indexes(read: &ReadSchema, reader: &mut Reader) {
     let fields = &read.schema.fields;
     let places: Vec<Vec<Vec<Step>>> = fields.iter().zip(&read.queries).map(|(field, query)| index_places(field, query)).collect();
-    for (i, _) in fields.iter().enumerate().filter(|(_, field)| writes_beside(field)) {
+    for (i, _) in fields.iter().enumerate().filter(|(_, field)| has_members(field)) {
         let at = join(&read.places[i].at, "index");
         // Beside the payload itself there is the envelope, which takes no members.
         let beside_the_payload = read.schema.envelope.is_some() && places[i].iter().any(|place| place.len() == 1);

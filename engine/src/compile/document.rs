@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 use super::Grants;
 use super::field::{self, FieldPlaces};
 use super::read::{Reader, join, kind};
+use crate::index_member::has_members;
 use crate::kdf;
 use crate::schema::{Envelope, Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema, Undeclared, When};
 use crate::select::{Program, Query, Step};
-use crate::strip::writes_beside;
-use crate::transform::Edit;
+use crate::splice::Edit;
 
 const MEMBERS: [&str; 17] = [
     "$schema",
@@ -183,7 +183,7 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
 
 /// Fields with an index beside the value. A document with a faulty path has fields without queries; it is refused anyway.
 fn indexed<'a>(fields: &'a [Field], queries: &'a [Query]) -> impl Iterator<Item = (&'a Query, &'a Field)> {
-    queries.iter().zip(fields).filter(|(_, field)| writes_beside(field))
+    queries.iter().zip(fields).filter(|(_, field)| has_members(field))
 }
 
 fn all_index_places(fields: &[Field], queries: &[Query]) -> Vec<Vec<Step>> {
@@ -229,7 +229,7 @@ fn required_in(fields: &[Field], queries: &[Query]) -> RequiredIn {
 
 /// Paths of the index members of a field.
 pub(super) fn index_places(field: &Field, query: &Query) -> Vec<Vec<Step>> {
-    let rule = field.index.as_ref().filter(|_| writes_beside(field));
+    let rule = field.index.as_ref().filter(|_| has_members(field));
     rule.map_or_else(Vec::new, |rule| query.index_places(rule.into.as_deref(), rule.is_unique()))
 }
 

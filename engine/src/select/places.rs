@@ -3,6 +3,7 @@
 use super::cover::covers;
 use super::model::{Selector, Step};
 use super::query::Query;
+use crate::index_member::{PREVIOUS, SUFFIX};
 
 impl Query {
     /// Paths of every member the indexes of what this path selects are written to, also while a root rotates: then `unique` indexes have two.
@@ -49,16 +50,16 @@ pub fn may_reach(steps: &[Step], place: &[Step]) -> bool {
 
 /// Names of the index members beside the members a step selects. Elements have none of their own.
 fn index_names(step: &Step, into: Option<&str>, unique: bool) -> Vec<Selector> {
-    let generations = |name: &str| -> Vec<Selector> {
-        let suffixes: &[&str] = if unique { &["", "_prev"] } else { &[""] };
+    let versions = |name: &str| -> Vec<Selector> {
+        let suffixes: &[&str] = if unique { &["", PREVIOUS] } else { &[""] };
         suffixes.iter().map(|suffix| Selector::Name(format!("{name}{suffix}"))).collect()
     };
     let mut names: Vec<Selector> = Vec::new();
     for selector in &step.selectors {
         let more = match (selector, into) {
             (Selector::Index(_) | Selector::Slice(..), _) => continue,
-            (_, Some(into)) => generations(into),
-            (Selector::Name(name), None) => generations(&format!("{name}_bidx")),
+            (_, Some(into)) => versions(into),
+            (Selector::Name(name), None) => versions(&format!("{name}{SUFFIX}")),
             (Selector::Wildcard | Selector::Filter(_), None) => vec![Selector::Wildcard],
         };
         names.extend(more);

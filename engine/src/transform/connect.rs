@@ -6,11 +6,12 @@ mod mender;
 
 pub(super) use mender::Mender;
 
-use super::splice::Edit;
 use super::{Run, Stop};
 use crate::error::RejectCode;
+use crate::index_member::RootVersion;
 use crate::scan::{Kind, Tape};
 use crate::schema::{Envelope, Field, Generalize, Protect};
+use crate::splice::Edit;
 
 /// What becomes of the type of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Run<'_> {
         if work.tape.nodes()[schema as usize].kind == Kind::Null {
             return Ok(());
         }
-        let previous = &self.plan.indexers[super::Generation::Previous as usize];
+        let previous = &self.plan.indexers[RootVersion::Previous as usize];
         let budget = work.selection.budget();
         let mended = self.plan.mender.mend(doc, &work.tape, schema, self.schema, |field| previous[field].is_some(), budget);
         let fits = mended && self.plan.mender.fits(doc, &work.tape, (schema, payload), &work.edits, self.schema, budget);

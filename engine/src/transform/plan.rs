@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::beside::Generation;
 use super::connect::Mender;
 use super::{NeededKey, Stop, may_seal};
 use crate::index::Indexer;
+use crate::index_member::RootVersion;
 use crate::key::{Key, KeyKind, Scope};
 use crate::keyring::Keyring;
 use crate::schema::{IndexRule, Protect, Schema};
@@ -25,7 +25,7 @@ pub(super) struct Plan {
     missing: Vec<NeededKey>,
     /// Per field.
     pub(super) sealers: Vec<Option<Sealer>>,
-    /// Per generation and field.
+    /// Per root version and field.
     pub(super) indexers: [Vec<Option<Indexer>>; 2],
     pub(super) key_sealer: Option<Sealer>,
     pub(super) key_indexer: Option<Indexer>,
@@ -67,11 +67,11 @@ impl Plan {
             let sealer = plan.sealer(&field.protect, field.fid, suite);
             plan.sealers.push(sealer);
             let newest = field.index.as_ref().and_then(|rule| plan.indexer(rule));
-            plan.indexers[Generation::Newest as usize].push(newest);
+            plan.indexers[RootVersion::Newest as usize].push(newest);
             // A hash has one place only: the newest version takes it.
             let beside = field.index.as_ref().filter(|_| field.protect != Protect::Hash);
             let previous = beside.and_then(|rule| plan.previous_indexer(rule));
-            plan.indexers[Generation::Previous as usize].push(previous);
+            plan.indexers[RootVersion::Previous as usize].push(previous);
         }
         if let Some(rule) = &schema.key {
             plan.key_sealer = plan.sealer(&rule.protect, rule.fid, suite);

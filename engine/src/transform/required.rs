@@ -2,10 +2,10 @@
 
 use super::{Run, Stop};
 use crate::error::RejectCode;
+use crate::index_member::{FEW, Siblings};
 use crate::scan::{Kind, Tape};
 use crate::schema::PathId;
 use crate::select::{Last, Selection};
-use crate::siblings::{FEW, Siblings};
 
 /// Buffers of the look at the parents of required fields.
 #[derive(Default)]

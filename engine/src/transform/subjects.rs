@@ -70,12 +70,13 @@ pub(super) enum Known<'k> {
     Nothing,
 }
 
-type Generation = HashMap<SubjectRef, SubjectSealers, BuildHasherDefault<Uniform>>;
+/// Sealers by subject.
+type Sealers = HashMap<SubjectRef, SubjectSealers, BuildHasherDefault<Uniform>>;
 
 #[derive(Default)]
 pub(super) struct SubjectKeys {
-    young: Generation,
-    old: Generation,
+    young: Sealers,
+    old: Sealers,
 }
 
 /// References are HMACs under a secret key: any 8 bytes of one are as good as a hash, and nobody can choose them. Field ids are hashes of names that

@@ -1,8 +1,8 @@
 //! `undeclared`: members nobody named.
 
-use super::splice::Edit;
 use super::{Run, Stop, Undeclared};
 use crate::error::RejectCode;
+use crate::splice::Edit;
 
 impl Run<'_> {
     /// A node is declared when it is selected, lies in a selected one or contains one. Others are rejected, or dropped by an edit of their own; an

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use super::{Becomes, member};
 use crate::budget::Budget;
+use crate::index_member::has_members;
+use crate::index_member::{PREVIOUS, Siblings};
 use crate::scan::{Kind, Tape, unescape};
 use crate::schema::{Field, Schema};
 use crate::select::{Child, Step};
-use crate::siblings::Siblings;
-use crate::strip::writes_beside;
-use crate::transform::Edit;
+use crate::splice::Edit;
 
 /// Bits of [`Mender::marks`].
 const TEXT: u8 = 1;
@@ -154,7 +154,7 @@ impl Marking<'_> {
                 Becomes::Same => 0,
             };
             self.marks[(place.node - self.schema) as usize] |= mark;
-            if writes_beside(field) && !self.add_index(field, place, rotating) {
+            if has_members(field) && !self.add_index(field, place, rotating) {
                 return false;
             }
         }
@@ -214,7 +214,7 @@ impl Marking<'_> {
         };
         let Some(name) = member(self.doc, self.tape, owner, b"field") else { return true };
         let into = field.index.as_ref().and_then(|rule| rule.into.as_deref());
-        for suffix in if rotating { &["", "_prev"][..] } else { &[""] } {
+        for suffix in if rotating { &["", PREVIOUS][..] } else { &[""] } {
             let mut text = if of_array {
                 br#"{"type":"array","items":{"type":"string","optional":true},"optional":true,"field":""#.to_vec()
             } else {

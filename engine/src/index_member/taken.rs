@@ -1,19 +1,15 @@
-//! Names of index members: what the record has already, and what was written beside it.
+//! Names of members that an object of the record has already, in the input or from an index written to it.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::beside::Generation;
-use crate::scan::{Node, Tape};
-use crate::schema::Field;
-use crate::siblings::{FEW, Siblings, text_of};
-
-/// What the name of an index under the root before the newest ends in.
-pub(super) const PREVIOUS: &[u8] = b"_prev";
+use super::name::PREVIOUS;
+use super::siblings::{FEW, Siblings};
+use crate::scan::Tape;
 
 /// Answers whether an object may take another member. Of many written names the hashes are kept: a collision rejects a record, one in 2^64.
 #[derive(Default)]
-pub(super) struct IndexNames {
+pub(crate) struct TakenNames {
     /// (object, name) of the index members written in this record: the first few, and the others.
     written: Vec<(u32, Range<usize>)>,
     /// The names of `written`.
@@ -22,8 +18,8 @@ pub(super) struct IndexNames {
     siblings: Siblings,
 }
 
-impl IndexNames {
-    pub(super) fn clear(&mut self) {
+impl TakenNames {
+    pub(crate) fn clear(&mut self) {
         self.written.clear();
         self.written_text.clear();
         self.written_more.clear();
@@ -32,7 +28,7 @@ impl IndexNames {
 
     /// Whether `name` and, of a unique index, the same with [`PREVIOUS`] are free in `object`; they are taken from then on. `text` is the name unescaped
     /// (or as written, when it has no text). Both come back as they were.
-    pub(super) fn take(&mut self, doc: &[u8], tape: &Tape, object: u32, unique: bool, name: &mut Vec<u8>, text: &mut Vec<u8>) -> bool {
+    pub(crate) fn take(&mut self, doc: &[u8], tape: &Tape, object: u32, unique: bool, name: &mut Vec<u8>, text: &mut Vec<u8>) -> bool {
         let nodes = tape.nodes();
         // One look at each member decides nearly always: none begins like the index.
         let like = |member: u32| nodes[member as usize].name_escaped || doc[nodes[member as usize].name()].starts_with(text);
@@ -42,8 +38,8 @@ impl IndexNames {
         if !unique {
             return newest;
         }
-        name.extend_from_slice(PREVIOUS);
-        text.extend_from_slice(PREVIOUS);
+        name.extend_from_slice(PREVIOUS.as_bytes());
+        text.extend_from_slice(PREVIOUS.as_bytes());
         let previous = self.take_one(doc, tape, object, looked, name, text);
         name.truncate(lengths.0);
         text.truncate(lengths.1);
@@ -55,7 +51,7 @@ impl IndexNames {
     }
 
     /// Bytes of its buffers.
-    pub(super) fn buffer_bytes(&self) -> usize {
+    pub(crate) fn buffer_bytes(&self) -> usize {
         self.written_text.capacity() + self.written_more.capacity() * 16 + self.siblings.buffer_bytes()
     }
 
@@ -71,20 +67,4 @@ impl IndexNames {
         self.written.push((object, start..self.written_text.len()));
         true
     }
-}
-
-/// The index member's name as it is written (`name`) and as it compares (`text`).
-pub(crate) fn index_member_name(doc: &[u8], member: &Node, field: &Field, generation: Generation, name: &mut Vec<u8>, text: &mut Vec<u8>) {
-    name.clear();
-    let into = field.index.as_ref().and_then(|rule| rule.into.as_deref());
-    if let Some(into) = into {
-        name.extend_from_slice(into.as_bytes());
-    } else {
-        name.extend_from_slice(&doc[member.name()]);
-        name.extend_from_slice(b"_bidx");
-    }
-    if generation == Generation::Previous {
-        name.extend_from_slice(PREVIOUS);
-    }
-    text_of(name, text);
 }

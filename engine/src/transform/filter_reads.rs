@@ -1,10 +1,10 @@
 //! What filters were judged by.
 
-use super::splice::Edit;
 use super::{Run, Stop};
 use crate::error::RejectCode;
 use crate::scan::Kind;
 use crate::schema::Protect;
+use crate::splice::Edit;
 
 impl Run<'_> {
     /// Reveal judges filters by the output. So none may have compared, measured or counted what does not stay as it is.

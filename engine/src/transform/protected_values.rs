@@ -1,37 +1,15 @@
-//! The output is the input with the selected spans replaced.
+//! The values of a record, each replaced by what protects it.
 
-use super::beside::Generation;
 use super::{Run, Stop, deterministic_root, seal_failed, subjects};
+use crate::binding::binding;
+use crate::coarsen;
 use crate::error::RejectCode;
-use crate::protect;
+use crate::index_member::RootVersion;
 use crate::record::{FieldOutcome, Output};
-use crate::scan::{Kind, NO_PARENT, Node, Tape};
-use crate::schema::{Field, PathId, Protect, Residue};
+use crate::scan::{Kind, NO_PARENT, Node};
+use crate::schema::{Field, Protect, Residue};
 use crate::seal::{self, PayloadKind, SealError};
-use crate::subject;
-
-/// One node that does not stay as it is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Edit {
-    pub(crate) node: u32,
-    /// The field that protects it, or [`Edit::UNDECLARED`] or [`Edit::MENDED`].
-    pub(crate) field: PathId,
-}
-
-impl Edit {
-    /// Dropped because nobody named it.
-    pub(crate) const UNDECLARED: PathId = PathId::MAX;
-    /// The schema part of an envelope: mended.
-    pub(crate) const MENDED: PathId = PathId::MAX - 1;
-}
-
-/// Where the walk through the document stands.
-pub(crate) struct Position {
-    /// Input copied up to here.
-    pub(crate) copied: usize,
-    /// The child that continues a run of dropped members at the front of an object.
-    pub(crate) leading: u32,
-}
+use crate::splice::{Edit, Position, copy, cut};
 
 impl Run<'_> {
     pub(super) fn splice(&mut self, doc: &[u8], out: &mut Output) -> Result<(), Stop> {
@@ -63,7 +41,7 @@ impl Run<'_> {
                     }
                     self.protect(doc, edit, &node, f, out)?;
                     at.copied = node.end as usize;
-                    self.index_beside(doc, edit, &node, f, out)?;
+                    self.write_indexes(doc, edit, &node, f, out)?;
                 }
             }
             self.check_length(out)?;
@@ -111,8 +89,8 @@ impl Run<'_> {
     fn replace(&mut self, value: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let start = out.value.len();
         let fits = match &field.protect {
-            Protect::Mask(mask) => protect::mask(node.kind, value, mask, &mut self.work.text, &mut out.value),
-            Protect::Generalize(to) => protect::generalize(node.kind, value, *to, &mut self.work.text, &mut out.value),
+            Protect::Mask(mask) => coarsen::mask(node.kind, value, mask, &mut self.work.text, &mut out.value),
+            Protect::Generalize(to) => coarsen::generalize(node.kind, value, *to, &mut self.work.text, &mut out.value),
             Protect::Redact(with) => {
                 out.value.extend_from_slice(with);
                 true
@@ -154,7 +132,7 @@ impl Run<'_> {
     fn hash(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
         let start = out.value.len();
         out.value.push(b'"');
-        if self.append_index(doc, edit.field, node, field, Generation::Newest, &mut out.value) {
+        if self.append_index(doc, edit.field, node, field, RootVersion::Newest, &mut out.value) {
             out.value.push(b'"');
             return Ok(FieldOutcome::Indexed);
         }
@@ -180,51 +158,4 @@ impl Run<'_> {
             work.residues.add(doc, &work.tape, edit);
         }
     }
-}
-
-/// Copies the input up to there.
-pub(crate) fn copy(doc: &[u8], upto: usize, at: &mut Position, out: &mut Vec<u8>) {
-    if upto > at.copied {
-        out.extend_from_slice(&doc[at.copied..upto]);
-        at.copied = upto;
-    }
-}
-
-/// Leaves a member out, with exactly one comma. Members of one object come in order.
-pub(crate) fn cut(doc: &[u8], tape: &Tape, index: u32, at: &mut Position, out: &mut Vec<u8>) {
-    let node = &tape.nodes()[index as usize];
-    let name_quote = node.name_start as usize - 1;
-    let leading = index == node.parent + 1 || index == at.leading;
-    let last = node.next == tape.nodes()[node.parent as usize].next;
-    if leading {
-        copy(doc, name_quote, at, out);
-        // After the last member the next node is one of an outer object.
-        at.leading = if last { NO_PARENT } else { node.next };
-        at.copied = if last { node.end as usize } else { tape.nodes()[node.next as usize].name_start as usize - 1 };
-    } else {
-        // Between the previous value and this name stand white space and one comma.
-        let comma = doc[..name_quote].iter().rposition(|b| *b == b',').unwrap_or(name_quote);
-        copy(doc, comma, at, out);
-        at.copied = node.end as usize;
-    }
-}
-
-/// Encodes a field's bound values into `out`.
-pub(crate) fn binding(
-    doc: &[u8],
-    field: &Field,
-    tape: &Tape,
-    single: impl Fn(PathId) -> Option<u32>,
-    scratch: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) -> Result<(), RejectCode> {
-    out.clear();
-    for bind in &field.bind {
-        let node = single(bind.path).ok_or(RejectCode::MissingRequired)?;
-        if !subject::scalar_text(&doc[tape.nodes()[node as usize].span()], scratch) {
-            return Err(RejectCode::WrongType);
-        }
-        seal::append_bound(&bind.name, scratch, out);
-    }
-    Ok(())
 }

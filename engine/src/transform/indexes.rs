@@ -1,43 +1,25 @@
 //! Blind indexes: where they stand and what they hold.
 
-use super::names::index_member_name;
-use super::splice::{Edit, Position, copy};
 use super::{Run, Stop};
 use crate::error::RejectCode;
+use crate::index_member::{RootVersion, Strip, has_members, write_name};
 use crate::normalize::Input;
 use crate::record::{FieldOutcome, Output};
 use crate::scan::{Node, Tape};
 use crate::schema::{Field, IndexRule, PathId};
 use crate::select::Selection;
-use crate::strip::{Strip, writes_beside};
+use crate::splice::{Edit, Position, copy};
 
 /// What an index costs, in units of work: normalising and one HMAC.
 const INDEX: u64 = 256;
 /// What an element without an index costs in the index array: its room.
 const NULL: u64 = 8;
 
-/// Which index root: while a root rotates, `<into>` holds the newest version's index and, of unique indexes, `<into>_prev` the one before. A bucketed one
-/// has no second: two of a value would say twice as much about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Generation {
-    Newest,
-    Previous,
-}
-
-impl Generation {
-    const BOTH: [Self; 2] = [Self::Newest, Self::Previous];
-
-    /// Those an index may be written in.
-    pub(crate) fn of(rule: &IndexRule) -> &'static [Self] {
-        if rule.is_unique() { &Self::BOTH } else { &Self::BOTH[..1] }
-    }
-}
-
 /// An array whose elements are indexed: its index array is written when the array ends.
 pub(super) struct Pending {
     array: u32,
     field: PathId,
-    generation: Generation,
+    version: RootVersion,
     /// The next element without an entry.
     at: u32,
     /// The index array so far, without brackets.
@@ -68,8 +50,8 @@ impl Proof {
 
 impl Run<'_> {
     /// Appends the index of a value; `false` (nothing appended) when it has none.
-    pub(super) fn append_index(&mut self, doc: &[u8], path: PathId, node: &Node, field: &Field, generation: Generation, out: &mut Vec<u8>) -> bool {
-        let (Some(rule), Some(indexer)) = (&field.index, &self.plan.indexers[generation as usize][usize::from(path)]) else { return false };
+    pub(super) fn append_index(&mut self, doc: &[u8], path: PathId, node: &Node, field: &Field, version: RootVersion, out: &mut Vec<u8>) -> bool {
+        let (Some(rule), Some(indexer)) = (&field.index, &self.plan.indexers[version as usize][usize::from(path)]) else { return false };
         let work = &mut *self.work;
         work.selection.budget().charge(INDEX + 4 * (node.end - node.start) as u64 + INDEX * rule.of.len() as u64);
         if rule.of.is_empty() {
@@ -97,63 +79,63 @@ impl Run<'_> {
     }
 
     /// The index members right after a member, or entries for the index arrays after an array.
-    pub(super) fn index_beside(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<(), Stop> {
-        if !writes_beside(field) {
+    pub(super) fn write_indexes(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<(), Stop> {
+        if !has_members(field) {
             return Ok(());
         }
         if node.is_member() {
             self.reserve(doc, node, field)?;
         }
-        for generation in Generation::BOTH {
-            if self.plan.indexers[generation as usize][usize::from(edit.field)].is_none() {
+        for version in RootVersion::BOTH {
+            if self.plan.indexers[version as usize][usize::from(edit.field)].is_none() {
                 continue;
             }
             if node.is_member() {
-                self.index_member(doc, edit, node, field, generation, out);
+                self.index_member(doc, edit, node, field, version, out);
             } else {
-                self.index_element(doc, edit, node, field, generation)?;
+                self.index_element(doc, edit, node, field, version)?;
             }
         }
         Ok(())
     }
 
-    fn index_member(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, generation: Generation, out: &mut Output) {
-        if generation == Generation::Previous {
-            self.name_for(doc, node, field, generation);
+    fn index_member(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, version: RootVersion, out: &mut Output) {
+        if version == RootVersion::Previous {
+            self.name_for(doc, node, field, version);
         }
         let start = out.value.len();
         self.begin_index_member(&mut out.value);
         out.value.push(b'"');
-        if self.append_index(doc, edit.field, node, field, generation, &mut out.value) {
+        if self.append_index(doc, edit.field, node, field, version, &mut out.value) {
             out.value.push(b'"');
             self.work.indexes_written += 1;
-            self.count_index(edit.field, generation);
+            self.count_index(edit.field, version);
         } else {
             out.value.truncate(start);
         }
     }
 
     /// One value is counted once, whatever roots it is indexed under.
-    fn count_index(&mut self, field: PathId, generation: Generation) {
-        if generation == Generation::Newest {
+    fn count_index(&mut self, field: PathId, version: RootVersion) {
+        if version == RootVersion::Newest {
             self.count(field, FieldOutcome::Indexed);
         }
     }
 
-    fn index_element(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, generation: Generation) -> Result<(), Stop> {
+    fn index_element(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, version: RootVersion) -> Result<(), Stop> {
         let array = node.parent;
-        let waiting = self.work.pending.iter().position(|p| p.array == array && p.field == edit.field && p.generation == generation);
+        let waiting = self.work.pending.iter().position(|p| p.array == array && p.field == edit.field && p.version == version);
         let slot = if let Some(slot) = waiting {
             slot
         } else {
             let owner = self.work.tape.nodes().get(array as usize).copied().filter(Node::is_member);
             let Some(owner) = owner else { return Err(Stop::field(RejectCode::UnsupportedValue, field)) };
-            if generation == Generation::Newest {
+            if version == RootVersion::Newest {
                 self.reserve(doc, &owner, field)?;
             }
             let mut text = self.work.spare.pop().unwrap_or_default();
             text.clear();
-            self.work.pending.push(Pending { array, field: edit.field, generation, at: array + 1, text });
+            self.work.pending.push(Pending { array, field: edit.field, version, at: array + 1, text });
             self.work.pending.len() - 1
         };
         let mut text = std::mem::take(&mut self.work.pending[slot].text);
@@ -163,9 +145,9 @@ impl Run<'_> {
             at = self.work.tape.nodes()[at as usize].next;
         }
         text.push(b'"');
-        if self.append_index(doc, edit.field, node, field, generation, &mut text) {
+        if self.append_index(doc, edit.field, node, field, version, &mut text) {
             text.extend_from_slice(b"\",");
-            self.count_index(edit.field, generation);
+            self.count_index(edit.field, version);
         } else {
             text.truncate(text.len() - 1);
             text.extend_from_slice(b"null,");
@@ -189,7 +171,7 @@ impl Run<'_> {
                 pending.at = self.work.tape.nodes()[pending.at as usize].next;
             }
             pending.text.pop();
-            self.name_for(doc, &array, &self.schema.fields[usize::from(pending.field)], pending.generation);
+            self.name_for(doc, &array, &self.schema.fields[usize::from(pending.field)], pending.version);
             self.begin_index_member(&mut out.value);
             self.work.indexes_written += 1;
             out.value.push(b'[');
@@ -205,10 +187,10 @@ impl Run<'_> {
         slots.min_by_key(|(slot, p)| (end(p), *slot)).map(|(slot, _)| slot)
     }
 
-    /// Refuses a document that already has a member reveal would take for an index of this one: of either generation, whatever roots are
+    /// Refuses a document that already has a member reveal would take for an index of this one: of either version, whatever roots are
     /// active today, and whether or not this value has an index. Leaves the newest index's name in `work.name`.
     fn reserve(&mut self, doc: &[u8], member: &Node, field: &Field) -> Result<(), Stop> {
-        self.name_for(doc, member, field, Generation::Newest);
+        self.name_for(doc, member, field, RootVersion::Newest);
         let work = &mut *self.work;
         let unique = field.index.as_ref().is_some_and(IndexRule::is_unique);
         let free = work.names.take(doc, &work.tape, member.parent, unique, &mut work.name, &mut work.name_text);
@@ -235,9 +217,9 @@ impl Run<'_> {
         Err(Stop::Reject(code, None, None))
     }
 
-    fn name_for(&mut self, doc: &[u8], member: &Node, field: &Field, generation: Generation) {
+    fn name_for(&mut self, doc: &[u8], member: &Node, field: &Field, version: RootVersion) {
         let work = &mut *self.work;
-        index_member_name(doc, member, field, generation, &mut work.name, &mut work.name_text);
+        write_name(doc, member, field, version, &mut work.name, &mut work.name_text);
     }
 
     fn begin_index_member(&self, out: &mut Vec<u8>) {

@@ -3,11 +3,12 @@
 //! An index is known by its name and by what stands beside it, never by its content: what [`Strip::find`] finds, reveal removes. So
 //! [`crate::transform`] refuses every record in which a member of the input has such a name.
 
+use super::name::{RootVersion, has_members, write_name};
+use super::siblings::Siblings;
 use crate::scan::{NO_PARENT, Node, Tape};
-use crate::schema::{Field, Protect, Schema};
+use crate::schema::{Field, Schema};
 use crate::select::Selection;
-use crate::siblings::Siblings;
-use crate::transform::{Generation, Position, copy, cut, index_member_name};
+use crate::splice::{Position, copy, cut};
 
 /// The index members of one document; buffers reused.
 #[derive(Default)]
@@ -28,13 +29,13 @@ impl Strip {
             let Some(field) = schema.fields.get(usize::from(hit.path)).filter(|_| hit.node >= covered_to) else { continue };
             let nodes = tape.nodes();
             covered_to = nodes[hit.node as usize].next;
-            if !writes_beside(field) {
+            if !has_members(field) {
                 continue;
             }
             let is_member = |n: &u32| nodes.get(*n as usize).is_some_and(Node::is_member);
             let Some(member) = [hit.node, nodes[hit.node as usize].parent].into_iter().find(is_member) else { continue };
-            for generation in field.index.as_ref().map_or(&[][..], Generation::of) {
-                let found = self.find_one(doc, tape, member, field, *generation);
+            for version in field.index.as_ref().map_or(&[][..], RootVersion::of) {
+                let found = self.find_one(doc, tape, member, field, *version);
                 self.cuts.extend(found);
             }
         }
@@ -49,9 +50,9 @@ impl Strip {
     }
 
     /// The index of a member: right after it, unless something that sorts members has been at work.
-    fn find_one(&mut self, doc: &[u8], tape: &Tape, member: u32, field: &Field, generation: Generation) -> Option<u32> {
+    fn find_one(&mut self, doc: &[u8], tape: &Tape, member: u32, field: &Field, version: RootVersion) -> Option<u32> {
         let node = tape.nodes()[member as usize];
-        index_member_name(doc, &node, field, generation, &mut self.name, &mut self.name_text);
+        write_name(doc, &node, field, version, &mut self.name, &mut self.name_text);
         self.siblings.find(doc, tape, node.parent, &self.name, &self.name_text)
     }
 
@@ -69,9 +70,4 @@ impl Strip {
         }
         copy(doc, doc.len(), &mut at, out);
     }
-}
-
-/// Whether a field's values have members of their own for their indexes; a hash stands in the value's place.
-pub(crate) fn writes_beside(field: &Field) -> bool {
-    field.index.is_some() && field.protect != Protect::Hash
 }
