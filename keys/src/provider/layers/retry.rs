@@ -18,7 +18,7 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// Short enough for whoever waits for a record: the caller comes again.
+    /// Short enough for a caller that waits for a record: the caller comes again.
     fn default() -> Self {
         Self { first: Duration::from_millis(100), most: Duration::from_secs(2), deadline: Duration::from_secs(10) }
     }

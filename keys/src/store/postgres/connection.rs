@@ -59,7 +59,7 @@ impl Connection {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Session>> {
-        // Whoever panicked had taken the session out: its connection is closed, its transaction rolled back.
+        // A thread that panicked had taken the session out: its connection is closed, its transaction rolled back.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,7 +73,7 @@ impl Connection {
 
     /// What only reads, so that it may be done again on a new connection.
     pub(super) fn read<T>(&self, read: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
-        self.run(|session| read(session).map_err(|error| (error, true)))
+        self.run(|session| read(session).map_err(|error| (Work::Sql(error), true)))
     }
 
     /// One transaction. It is done again on a new connection if the old one broke before COMMIT was sent: then nothing was done. After it nobody knows, and the
@@ -84,17 +84,22 @@ impl Connection {
 
     /// [`Connection::write`] of what may fail by itself too.
     pub(super) fn change<T>(&self, mut change: impl FnMut(&mut Session) -> Result<T, Work>) -> Result<T, StoreError> {
+        self.run(|session| transaction(session, &mut change))
+    }
+
+    /// Does `work`, and again on a new connection if the old one broke and the error says that nothing was done.
+    fn run<T>(&self, mut work: impl FnMut(&mut Session) -> Result<T, (Work, bool)>) -> Result<T, StoreError> {
         let mut held = self.lock();
         let kept = held.take().filter(|session| !session.client.is_closed());
         let was_kept = kept.is_some();
         let mut session = kept.map_or_else(|| self.session(), Ok)?;
-        let mut done = transaction(&mut session, &mut change);
+        let mut done = work(&mut session);
         if let Err((Work::Sql(error), true)) = &done
             && was_kept
             && is_broken(error)
         {
             session = self.session()?;
-            done = transaction(&mut session, &mut change);
+            done = work(&mut session);
         }
         if !matches!(&done, Err((Work::Sql(error), _)) if is_broken(error)) {
             *held = Some(session);
@@ -103,26 +108,6 @@ impl Connection {
             Work::Sql(error) => self.failed(&error),
             Work::Store(error) => error,
         })
-    }
-
-    /// What only reads, so that it may be done again.
-    fn run<T>(&self, work: impl Fn(&mut Session) -> Result<T, (postgres::Error, bool)>) -> Result<T, StoreError> {
-        let mut held = self.lock();
-        let kept = held.take().filter(|session| !session.client.is_closed());
-        let was_kept = kept.is_some();
-        let mut session = kept.map_or_else(|| self.session(), Ok)?;
-        let mut done = work(&mut session);
-        if let Err((error, true)) = &done
-            && was_kept
-            && is_broken(error)
-        {
-            session = self.session()?;
-            done = work(&mut session);
-        }
-        if !done.as_ref().is_err_and(|(error, _)| is_broken(error)) {
-            *held = Some(session);
-        }
-        done.map_err(|(error, _)| self.failed(&error))
     }
 
     /// Address and schema, as messages name them.
