@@ -232,15 +232,7 @@ impl<'a> Message<'a> {
     /// Bytes of key, value, header names and header values.
     pub(crate) fn bytes(&self) -> usize {
         let mut sum = self.raw().key_len + self.raw().len;
-        let Some(headers) = self.native_headers() else { return sum };
-        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-        let mut i = 0;
-        // SAFETY: the out-pointers are valid.
-        while unsafe { sys::rd_kafka_header_get_all(headers, i, &mut name, &mut value, &mut size) } == OK {
-            // SAFETY: names are NUL-terminated and live as long as the message.
-            sum += unsafe { CStr::from_ptr(name) }.count_bytes() + size;
-            i += 1;
-        }
+        self.each_header(|(name, value)| sum += name.len() + value.map_or(0, <[u8]>::len));
         sum
     }
 
@@ -254,13 +246,17 @@ impl<'a> Message<'a> {
 
     /// Appends the headers: names and values as they are, null values as `None`. A name ends at its first NUL byte (librdkafka's API).
     pub(crate) fn headers(&self, into: &mut Vec<Header<'a>>) {
+        self.each_header(|header| into.push(header));
+    }
+
+    fn each_header(&self, mut take: impl FnMut(Header<'a>)) {
         let Some(headers) = self.native_headers() else { return };
         let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
         let mut i = 0;
         // SAFETY: the out-pointers are valid; what they receive lives as long as the message.
         while unsafe { sys::rd_kafka_header_get_all(headers, i, &mut name, &mut value, &mut size) } == OK {
             // SAFETY: as above; names are NUL-terminated.
-            into.push(unsafe { (CStr::from_ptr(name).to_bytes(), slice(value, size)) });
+            take(unsafe { (CStr::from_ptr(name).to_bytes(), slice(value, size)) });
             i += 1;
         }
     }
