@@ -307,7 +307,8 @@ fn a_rotated_password_is_taken_over_under_load() {
     feed(5);
     replace(&file, "canary-password-3\n");
     running.wait_for(Duration::from_secs(60), "the refused password", |_| instance.log().contains("changed credentials are refused; those in use stay"));
-    assert_eq!(running.get("/readyz").unwrap().0, 200);
+    let (status, why) = running.get("/readyz").unwrap();
+    assert_eq!(status, 200, "{why}");
     feed(3);
     cluster.set_password(USER, "canary-password-3");
     running.wait_for(Duration::from_secs(60), "the third password", |_| instance.log().matches("changed credentials taken over").count() == 2);

@@ -63,7 +63,9 @@ fn chaos(kafka: &Kafka, name: &str, all: usize, kills: u64, are_crashing: bool) 
     println!("chaos: VEILSTREAM_CHAOS_SEED={state}, {all} records, {kills} kills");
     let (raw, clean_topic) = (format!("{name}.raw"), format!("{name}.clean"));
     let sandbox = Sandbox::new(kafka, name, 4);
-    let (first, second) = (sandbox.instance(0), sandbox.instance(1));
+    // What a transaction holds is at the brokers at once, not only when it ends: a kill leaves records behind that must not be read.
+    let first = sandbox.instance(0).set("KAFKA__PRODUCER__LINGER.MS", "0");
+    let second = sandbox.instance(1);
     let mut last = std::thread::scope(|scope| {
         // Fed evenly over the whole time, so that every kill meets work.
         let feeding = scope.spawn(|| {

@@ -79,6 +79,7 @@ macro_rules! store_suite {
             a_subject_that_may_return_returns_at_the_next_version
             only_the_named_keys_go_when_not_all_are_to
             a_half_shredded_key_loses_its_wraps_again
+            what_one_changes_every_other_sees
             whoever_wins_the_subject_ends_closed
             many_are_erased_together_while_keys_are_made_for_them
             lists_are_in_their_order_and_pages_meet
@@ -497,6 +498,19 @@ pub(crate) fn whoever_wins_the_subject_ends_closed(place: &dyn Place) {
         let rows = of_subject(&open(place), n);
         assert!(is_closed(&rows), "{rows:?}");
         assert!(rows.iter().zip(1..).all(|(record, version)| record.version == version), "one after another");
+    }
+}
+
+/// Another process that has just looked sees the next change.
+pub(crate) fn what_one_changes_every_other_sees(place: &dyn Place) {
+    let (one, other) = (open(place), open(place));
+    for n in 0..20 {
+        let mine = subject_key(n, 1);
+        assert!(of_subject(&other, n).is_empty());
+        one.insert(std::slice::from_ref(&mine)).unwrap();
+        assert_eq!(of_subject(&other, n), [mine]);
+        erase(&one, &[shred(n, KeyState::Shredded)], NOW).unwrap();
+        assert!(is_closed(&of_subject(&other, n)));
     }
 }
 

@@ -49,8 +49,6 @@ pub(super) struct SingleWriter {
     floor: i64,
     /// No record was seen.
     empty: bool,
-    /// When everything there was had been read.
-    read: Option<Instant>,
     /// In a turn that nobody has taken over, as far as we know.
     writer: Option<Producer>,
 }
@@ -60,12 +58,7 @@ impl SingleWriter {
         let consumer = consumer(kafka, topic).map_err(KeyTopicError::Settings)?;
         // Of the topic alone: whatever else differs between two processes, one of them writes.
         let recipe = Recipe::named(kafka, format!("veilstream-keys-{topic}"));
-        Ok(Self { kafka: kafka.clone(), topic: topic.to_owned(), recipe, consumer, next: 0, floor: 0, empty: true, read: None, writer: None })
-    }
-
-    /// How long ago everything there was had been read.
-    pub(super) fn age(&self) -> Duration {
-        self.read.map_or(Duration::MAX, |read| read.elapsed())
+        Ok(Self { kafka: kafka.clone(), topic: topic.to_owned(), recipe, consumer, next: 0, floor: 0, empty: true, writer: None })
     }
 
     /// Whether no record was ever seen.
@@ -92,7 +85,7 @@ impl SingleWriter {
             let _ = self.consumer.unassign();
             read?;
         }
-        (self.read, self.floor) = (Some(Instant::now()), self.next);
+        self.floor = self.next;
         Ok(())
     }
 
@@ -176,6 +169,9 @@ impl SingleWriter {
                     // Nobody came between, or the commit would have been refused. They are read again with the next look. Their marker stands behind them.
                     self.floor += i64::try_from(entries.len()).unwrap_or(i64::MAX).saturating_add(1);
                     entries.iter().for_each(|(key, value)| reader.take(key.as_bytes(), Some(value.as_bytes())));
+                    // Who asks after this change was answered has to see it, and others know no floor. The change is made even where the leader does not
+                    // answer: nobody reads the topic then.
+                    let _ = self.end();
                     return Ok(done);
                 }
                 Err(Fault::Blocked(obstacle)) => return Err(self.denied(obstacle)),

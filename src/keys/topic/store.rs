@@ -17,8 +17,6 @@ use super::view::View;
 use crate::config::Kafka;
 use crate::kafka::topics::{Topics, alter_command};
 
-/// How old a look at the topic may be for a question whose answer others change.
-const FRESH: Duration = Duration::from_millis(500);
 /// The longest a broker may leave an overwritten record in the topic: an erasure counts on it.
 const LAG_MAX: Duration = Duration::from_secs(7 * 86400);
 /// What `keys init` asks for, in milliseconds: a day.
@@ -119,21 +117,10 @@ impl KafkaStore {
         view.unknown_damage().map_or(Ok(()), |(kid, what)| Err(self.damaged(kid.clone(), what)))
     }
 
-    /// The topic as it is, or was a moment ago.
+    /// The topic as it is: what another process made or erased before the question is in it.
     fn current(&self) -> Result<MutexGuard<'_, StoreState>, StoreError> {
         let mut inner = self.lock();
-        if inner.topic.age() > FRESH {
-            inner.catch_up().map_err(|error| self.unusable(&error))?;
-        }
-        Ok(inner)
-    }
-
-    /// [`KafkaStore::current`], as it is now where `is_there` does not hold: another process may just have made what is looked for.
-    fn current_with(&self, is_there: impl Fn(&View) -> bool) -> Result<MutexGuard<'_, StoreState>, StoreError> {
-        let mut inner = self.current()?;
-        if !is_there(&inner.view) {
-            inner.catch_up().map_err(|error| self.unusable(&error))?;
-        }
+        inner.catch_up().map_err(|error| self.unusable(&error))?;
         Ok(inner)
     }
 
@@ -180,7 +167,7 @@ impl Store for KafkaStore {
 
     fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
         let wanted: BTreeSet<&KeyId> = kids.iter().collect();
-        let inner = self.current_with(|view| wanted.iter().all(|kid| view.get(kid).is_some()))?;
+        let inner = self.current()?;
         match wanted.iter().find_map(|kid| Some((kid, inner.view.damage_of(kid)?))) {
             Some((kid, what)) => Err(self.damaged(kid.to_string(), what)),
             None => Ok(wanted.iter().filter_map(|kid| inner.view.get(kid).cloned()).collect()),
@@ -188,9 +175,7 @@ impl Store for KafkaStore {
     }
 
     fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        let inner = self.current_with(|view| scopes.iter().all(|scope| !view.of_scope(tenant, kind, scope).is_empty()))?;
-        self.sound(&inner.view)?;
-        Ok(scopes.iter().flat_map(|scope| inner.view.of_scope(tenant, kind, scope)).cloned().collect())
+        self.ask(|view| scopes.iter().flat_map(|scope| view.of_scope(tenant, kind, scope)).cloned().collect())
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
