@@ -1,9 +1,17 @@
-//! Keys of many data subjects: made, looked up cold and warm, erased; rates and bytes per subject. `make bench-subjects` runs it.
+//! Keys of many data subjects: made, looked up cold and warm, erased; rates and bytes per subject.
+//! `make bench-subjects` runs it.
 //!
-//! Arguments: the number of subjects (1,000,000) and the store: `sqlite`, a file in a new temporary folder with the settings that `keys init` gives it,
-//! `postgres`, a database of a new server on this host, or `kafka`, a topic of a new broker on this host.
+//! Arguments: the number of subjects (1,000,000) and the store: `sqlite`, a file in a new temporary
+//! folder with the settings that `keys init` gives it, `postgres`, a database of a new server on
+//! this host, or `kafka`, a topic of a new broker on this host.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss, missing_docs, reason = "a bench prints and ends where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    missing_docs,
+    reason = "a bench prints and ends where it fails"
+)]
 
 #[path = "../tests/e2e/kafka.rs"]
 #[allow(dead_code, reason = "the broker of the tests")]
@@ -34,13 +42,17 @@ const SHREDDED: u64 = 1000;
 fn subject(n: u64) -> SubjectRef {
     let mut reference = [0; 16];
     let mixed = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    reference[..8].copy_from_slice(&(mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9).to_be_bytes());
+    reference[..8].copy_from_slice(
+        &(mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9).to_be_bytes(),
+    );
     reference[8..].copy_from_slice(&n.to_be_bytes());
     SubjectRef(reference)
 }
 
 fn batch(from: u64, step: u64) -> Vec<NeededKey> {
-    (0..BATCH).map(|i| NeededKey { kind: KeyKind::Data, scope: Scope::Subject(subject(from + i * step)) }).collect()
+    (0..BATCH)
+        .map(|i| NeededKey { kind: KeyKind::Data, scope: Scope::Subject(subject(from + i * step)) })
+        .collect()
 }
 
 fn measured(what: &str, count: u64, work: impl FnOnce()) {
@@ -59,7 +71,10 @@ struct Bench {
 fn sqlite(file: &Path) -> Bench {
     SqliteStore::create(file).unwrap();
     let (opened, measured) = (file.to_owned(), file.to_owned());
-    Bench { open: Box::new(move || Box::new(SqliteStore::open(&opened).unwrap())), bytes: Box::new(move || std::fs::metadata(&measured).unwrap().len()) }
+    Bench {
+        open: Box::new(move || Box::new(SqliteStore::open(&opened).unwrap())),
+        bytes: Box::new(move || std::fs::metadata(&measured).unwrap().len()),
+    }
 }
 
 #[cfg(feature = "postgres")]
@@ -68,10 +83,13 @@ fn postgres() -> Bench {
     let database = server::server().database();
     let url = database.url();
     PostgresStore::create(&url, None).unwrap();
-    let sizes = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relnamespace = 'veilstream'::regnamespace AND relkind = 'r'";
+    let sizes = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relnamespace \
+        = 'veilstream'::regnamespace AND relkind = 'r'";
     Bench {
         open: Box::new(move || Box::new(PostgresStore::open(&url, None).unwrap())),
-        bytes: Box::new(move || database.admin().query_one(sizes, &[]).unwrap().get::<_, i64>(0).unsigned_abs()),
+        bytes: Box::new(move || {
+            database.admin().query_one(sizes, &[]).unwrap().get::<_, i64>(0).unsigned_abs()
+        }),
     }
 }
 
@@ -79,20 +97,34 @@ fn kafka() -> Bench {
     const TOPIC: &str = "veilstream-keys";
     let brokers = broker::kafka().config();
     KafkaStore::create(&brokers, TOPIC).unwrap();
-    Bench { open: Box::new(move || Box::new(KafkaStore::open(&brokers, TOPIC).unwrap())), bytes: Box::new(|| broker::kafka().segments(TOPIC).len() as u64) }
+    Bench {
+        open: Box::new(move || Box::new(KafkaStore::open(&brokers, TOPIC).unwrap())),
+        bytes: Box::new(|| broker::kafka().segments(TOPIC).len() as u64),
+    }
 }
 
 /// Memory of this process, in KiB.
 fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap()
 }
 
 fn main() {
-    let subjects: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
+    let subjects: u64 =
+        std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000);
     let dir = tempfile::tempdir().unwrap();
     create_kek_file(&directory::kek(dir.path())).unwrap();
-    let name = std::env::args().skip(1).find(|arg| arg.starts_with(char::is_alphabetic)).unwrap_or_else(|| "sqlite".to_owned());
+    let name = std::env::args()
+        .skip(1)
+        .find(|arg| arg.starts_with(char::is_alphabetic))
+        .unwrap_or_else(|| "sqlite".to_owned());
     let store = match &*name {
         "sqlite" => sqlite(&directory::store(dir.path())),
         #[cfg(feature = "postgres")]
@@ -135,13 +167,24 @@ fn main() {
             manager.fetch(&warm, NOW).unwrap();
         }
     });
-    let gone: Vec<SubjectRef> = (0..SHREDDED.min(subjects)).map(|n| subject(n * (subjects / SHREDDED).max(1))).collect();
+    let gone: Vec<SubjectRef> =
+        (0..SHREDDED.min(subjects)).map(|n| subject(n * (subjects / SHREDDED).max(1))).collect();
     let before = (store.open)().count_subjects("default").unwrap();
     measured("erased, all at once", gone.len() as u64, || {
-        manager.shred(&gone, &Terms { reason: "bench", domain: None, may_return: false, backups_until: None }, NOW).unwrap();
+        manager
+            .shred(
+                &gone,
+                &Terms { reason: "bench", domain: None, may_return: false, backups_until: None },
+                NOW,
+            )
+            .unwrap();
     });
     let after = (store.open)().count_subjects("default").unwrap();
     assert_eq!(before.keys - after.keys, gone.len() as u64);
     let bytes = (store.bytes)();
-    println!("\n{bytes} bytes in the store, {:.0} a subject; opened in {opened:.2} s, with {grown} KiB more memory", bytes as f64 / subjects as f64);
+    println!(
+        "\n{bytes} bytes in the store, {:.0} a subject; opened in {opened:.2} s, with {grown} KiB \
+        more memory",
+        bytes as f64 / subjects as f64
+    );
 }

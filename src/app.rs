@@ -1,5 +1,6 @@
-//! The running sidecar: configuration to parts to threads, in this order: logs, HTTP (alive, not ready), schemas, keys, pipeline. It stops
-//! in the other order: unready, pipeline drained, HTTP last.
+//! The running sidecar: configuration to parts to threads, in this order: logs, HTTP (alive, not
+//! ready), schemas, keys, pipeline. It stops in the other order: unready, pipeline drained, HTTP
+//! last.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -22,7 +23,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often keys are maintained and the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// How long leaving the group may take after the lanes have stopped, and how long the end of a request to a key service is waited for.
+/// How long leaving the group may take after the lanes have stopped, and how long the end of a
+/// request to a key service is waited for.
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// Runs until a signal or the pipeline ends it.
@@ -33,13 +35,17 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     disable_core_dumps().context("core dumps could not be disabled")?;
     let (send, events) = mpsc::channel::<AppEvent<End>>();
     let requests = send.clone();
-    signals::watch(move |request| requests.send(AppEvent::Request(request)).is_ok()).context("signals could not be watched")?;
+    signals::watch(move |request| requests.send(AppEvent::Request(request)).is_ok())
+        .context("signals could not be watched")?;
 
     let status = Arc::new(Status::new(&["schemas", "keys", "kafka"]));
     let metrics = Arc::new(Metrics::new()?);
     let listen = config.http.listen;
-    let http = Server::start(listen, status.clone(), metrics.clone())
-        .map_err(|e| Exit::Usage.because(format!("http.listen: {listen} cannot be opened ({e}); name a free address of this machine")))?;
+    let http = Server::start(listen, status.clone(), metrics.clone()).map_err(|e| {
+        Exit::Usage.because(format!(
+            "http.listen: {listen} cannot be opened ({e}); name a free address of this machine"
+        ))
+    })?;
     tracing::info!(address = %http.address(), "HTTP listens");
 
     for warning in config.warnings() {
@@ -49,18 +55,28 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
         tracing::info!(settings = config.overrides.join(", "), "set beside the configuration file");
     }
     if let Some(ignored) = &config.ignored_dotenv {
-        tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for nothing; only the one beside the configuration file does");
+        tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for \
+            nothing; only the one beside the configuration file does");
     }
     let schemas = LiveSchemas::open(config, status.clone(), metrics.clone())?;
     access::report_to(status.clone(), metrics.clone());
     // Before anything else asks the brokers: to that the answer would only be that none answers.
     access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
-    let keys = crate::keys::open(&config.keys, Some(metrics.clone())).map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
-    keys.prepare(&schemas.registry.current()).map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
+    let keys = crate::keys::open(&config.keys, Some(metrics.clone()))
+        .map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
+    keys.prepare(&schemas.registry.current())
+        .map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
     status.ready("keys");
 
-    let pipeline = RunningPipeline::start(config, schemas.registry.clone(), keys.clone(), status.clone(), metrics.clone(), create_topics)
-        .map_err(|e| e.exit().because(e.to_string()))?;
+    let pipeline = RunningPipeline::start(
+        config,
+        schemas.registry.clone(),
+        keys.clone(),
+        status.clone(),
+        metrics.clone(),
+        create_topics,
+    )
+    .map_err(|e| e.exit().because(e.to_string()))?;
     let pipeline = Arc::new(pipeline);
     let waiter = pipeline.clone();
     std::thread::Builder::new().name("pipeline-end".to_owned()).spawn(move || {
@@ -70,7 +86,11 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
         }
     })?;
     let (of_tick, of_reload) = (keys.clone(), keys.clone());
-    let upkeep = Maintenance::start(config.schemas.reload_interval, move || of_tick.maintain(), move || schemas.reload(|set| of_reload.prepare(set)))?;
+    let upkeep = Maintenance::start(
+        config.schemas.reload_interval,
+        move || of_tick.maintain(),
+        move || schemas.reload(|set| of_reload.prepare(set)),
+    )?;
     let end = match supervise(&events, &upkeep) {
         Why::Ended(end) => end,
         Why::Signal(signal) => {
@@ -93,7 +113,13 @@ fn drain(pipeline: &RunningPipeline, events: &Receiver<AppEvent<End>>, timeout: 
         match events.recv_timeout(last.saturating_duration_since(Instant::now())) {
             Ok(AppEvent::Ended(end)) => return end,
             Ok(AppEvent::Request(_)) => {}
-            Err(_) => return End::Failed(format!("the pipeline did not stop within {} s; the next start aborts what it left open", timeout.as_secs())),
+            Err(_) => {
+                return End::Failed(format!(
+                    "the pipeline did not stop within {} s; the next start aborts what it left \
+                    open",
+                    timeout.as_secs()
+                ));
+            }
         }
     }
 }
@@ -108,23 +134,30 @@ struct LiveSchemas {
 impl LiveSchemas {
     /// Loads the schemas for the first time: without them there is nothing to run.
     fn open(config: &Config, status: Arc<Status>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let (registry, warnings) = registry::open_configured(&config.schemas).map_err(|faults| crate::exit::faults_error(&faults))?;
+        let (registry, warnings) = registry::open_configured(&config.schemas)
+            .map_err(|faults| crate::exit::faults_error(&faults))?;
         let schemas = Self { registry: Arc::new(registry), status, metrics };
         schemas.loaded(&warnings);
         schemas.status.ready("schemas");
         Ok(schemas)
     }
 
-    /// Looks at the directory. A refused change is logged once and stays visible in `/status` until the next one.
+    /// Looks at the directory. A refused change is logged once and stays visible in `/status` until
+    /// the next one.
     fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), KeyFault>) {
         match self.registry.reload(prepare) {
             Change::None => {}
-            Change::Postponed(reason) => tracing::warn!(%reason, "schema change postponed, the schemas in force stay"),
+            Change::Postponed(reason) => {
+                tracing::warn!(%reason, "schema change postponed, the schemas in force stay")
+            }
             // The pipeline says what is in force: schemas wait for facts about their topics.
             Change::Loaded(loaded) => self.loaded(&loaded.warnings),
             Change::Refused(faults) => {
                 let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-                self.status.detail("schemas", serde_json::json!({ "in_force": self.labels(), "refused": faults }));
+                self.status.detail(
+                    "schemas",
+                    serde_json::json!({ "in_force": self.labels(), "refused": faults }),
+                );
                 SchemasRefused { faults: &faults }.emit(&self.metrics);
             }
         }
@@ -173,7 +206,8 @@ fn supervise<E>(events: &Receiver<AppEvent<E>>, upkeep: &Maintenance) -> Why<E> 
     }
 }
 
-/// The thread that maintains keys and looks at schemas. A key service may let it wait; a signal must not wait for that.
+/// The thread that maintains keys and looks at schemas. A key service may let it wait; a signal
+/// must not wait for that.
 struct Maintenance {
     reload: Option<Sender<()>>,
     ended: Receiver<()>,
@@ -181,14 +215,20 @@ struct Maintenance {
 
 impl Maintenance {
     /// Calls `tick` about once a second and `reload` every `interval` or when asked to.
-    fn start(interval: Duration, mut tick: impl FnMut() + Send + 'static, mut reload: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
+    fn start(
+        interval: Duration,
+        mut tick: impl FnMut() + Send + 'static,
+        mut reload: impl FnMut() + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (ask, asked) = mpsc::channel::<()>();
         let (end, ended) = mpsc::channel();
         let run = move || {
             let mut next_reload = Instant::now() + interval;
             let mut next_tick = Instant::now() + TICK;
             loop {
-                match asked.recv_timeout(next_tick.min(next_reload).saturating_duration_since(Instant::now())) {
+                match asked.recv_timeout(
+                    next_tick.min(next_reload).saturating_duration_since(Instant::now()),
+                ) {
                     Ok(()) => next_reload = Instant::now(),
                     Err(RecvTimeoutError::Disconnected) => break,
                     Err(RecvTimeoutError::Timeout) => {}
@@ -202,7 +242,8 @@ impl Maintenance {
                     next_reload = Instant::now() + interval;
                 }
             }
-            // What it holds goes first: the end of the keys is written down by the last one that drops them.
+            // What it holds goes first: the end of the keys is written down by the last one that
+            // drops them.
             drop((tick, reload));
             let _ = end.send(());
         };
@@ -229,7 +270,8 @@ impl Drop for Maintenance {
 /// Keeps secrets out of core dumps: none are written, and debuggers of the same user stay out.
 fn disable_core_dumps() -> std::io::Result<()> {
     rlimit::setrlimit(rlimit::Resource::CORE, 0, 0)?;
-    // A limit of 0 does not hold for dumps that the kernel pipes to a program (systemd-coredump); this does.
+    // A limit of 0 does not hold for dumps that the kernel pipes to a program (systemd-coredump);
+    // this does.
     #[cfg(target_os = "linux")]
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     Ok(())
@@ -239,7 +281,11 @@ fn disable_core_dumps() -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn idle(interval: Duration, tick: impl FnMut() + Send + 'static, reload: impl FnMut() + Send + 'static) -> Maintenance {
+    fn idle(
+        interval: Duration,
+        tick: impl FnMut() + Send + 'static,
+        reload: impl FnMut() + Send + 'static,
+    ) -> Maintenance {
         Maintenance::start(interval, tick, reload).unwrap()
     }
 
@@ -260,7 +306,11 @@ mod tests {
     fn ticks_and_reloads_come_by_themselves() {
         let (ticked, ticks) = mpsc::channel();
         let (reloaded, reloads) = mpsc::channel();
-        let upkeep = idle(Duration::from_millis(20), move || ticked.send(()).unwrap(), move || reloaded.send(()).unwrap());
+        let upkeep = idle(
+            Duration::from_millis(20),
+            move || ticked.send(()).unwrap(),
+            move || reloaded.send(()).unwrap(),
+        );
         ticks.recv().unwrap();
         for _ in 0..2 {
             reloads.recv().unwrap();
@@ -293,13 +343,17 @@ mod tests {
 
     #[test]
     fn a_refused_schema_shows_in_the_status_until_it_is_mended() {
-        const DOCUMENT: &str =
-            r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"people.raw","to":"people"},"fields":[{"id":"email","path":"$.email"}]}"#;
+        const DOCUMENT: &str = r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"people.raw","to":"people"},"fields":[{"id":"email","path":"$.email"}]}"#;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("people.json");
         std::fs::write(&file, DOCUMENT).unwrap();
-        let (registry, _) = Registry::open(dir.path(), veilstream_engine::compile::Grants::default()).unwrap();
-        let schemas = LiveSchemas { registry: Arc::new(registry), status: Arc::new(Status::new(&[])), metrics: Arc::new(Metrics::new().unwrap()) };
+        let (registry, _) =
+            Registry::open(dir.path(), veilstream_engine::compile::Grants::default()).unwrap();
+        let schemas = LiveSchemas {
+            registry: Arc::new(registry),
+            status: Arc::new(Status::new(&[])),
+            metrics: Arc::new(Metrics::new().unwrap()),
+        };
         let shown = || schemas.status.report().details["schemas"].clone();
         std::fs::write(&file, "{").unwrap();
         schemas.reload(|_| Ok(()));

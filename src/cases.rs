@@ -1,4 +1,5 @@
-//! Cases of a schema document: an event and what must become of it. Runs with keys that live as long as the run; nothing it shows is real data.
+//! Cases of a schema document: an event and what must become of it. Runs with keys that live as
+//! long as the run; nothing it shows is real data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,8 @@ pub struct Case {
     pub name: String,
     #[serde(rename = "in")]
     input: CaseInput,
-    /// The record with tokens opened: `{"$token": value}` where a token stands, `{"$index": normalized value}` where an index stands.
+    /// The record with tokens opened: `{"$token": value}` where a token stands, `{"$index":
+    /// normalized value}` where an index stands.
     out: Option<Value>,
     /// Reason code of the rejection.
     reject: Option<String>,
@@ -75,17 +77,30 @@ impl Cases {
     /// # Errors
     /// What is wrong, and where.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let cases: Self = serde_json::from_slice(text).map_err(|e| format!("is no file of cases: {e}"))?;
+        let cases: Self =
+            serde_json::from_slice(text).map_err(|e| format!("is no file of cases: {e}"))?;
         if cases.cases.is_empty() {
-            return Err("/cases: is empty; add { \"name\": .., \"in\": { \"value\": .. }, \"out\": { \"value\": .. } }".to_owned());
+            return Err(
+                "/cases: is empty; add { \"name\": .., \"in\": { \"value\": .. }, \"out\": \
+                { \"value\": .. } }"
+                    .to_owned(),
+            );
         }
         for (i, case) in cases.cases.iter().enumerate() {
-            let known = |reason: &String| RejectCode::ALL.iter().any(|code| code.as_str() == reason);
+            let known =
+                |reason: &String| RejectCode::ALL.iter().any(|code| code.as_str() == reason);
             match (&case.out, &case.reject) {
-                (Some(_), None) if case.field.is_some() => return Err(format!("/cases/{i}/field: belongs to \"reject\"; remove it")),
+                (Some(_), None) if case.field.is_some() => {
+                    return Err(format!("/cases/{i}/field: belongs to \"reject\"; remove it"));
+                }
                 (Some(_), None) => {}
                 (None, Some(reason)) if known(reason) => {}
-                (None, Some(_)) => return Err(format!("/cases/{i}/reject: must be one of {}", RejectCode::ALL.map(RejectCode::as_str).join(", "))),
+                (None, Some(_)) => {
+                    return Err(format!(
+                        "/cases/{i}/reject: must be one of {}",
+                        RejectCode::ALL.map(RejectCode::as_str).join(", ")
+                    ));
+                }
                 _ => return Err(format!("/cases/{i}: needs either \"out\" or \"reject\"")),
             }
             if case.input.value.is_some() && case.input.text.is_some() {
@@ -112,8 +127,12 @@ impl Runner {
     /// # Errors
     /// The schema contradicts itself, or the system gives no random bytes.
     pub fn new(schema: Arc<Schema>) -> anyhow::Result<Self> {
-        let set =
-            SchemaSet::new(vec![schema]).map_err(|faults| anyhow::anyhow!("{}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        let set = SchemaSet::new(vec![schema]).map_err(|faults| {
+            anyhow::anyhow!(
+                "{}",
+                faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            )
+        })?;
         let keys = EphemeralKeys::default();
         keys.prepare(&set)?;
         let protector = Protector::new(Arc::new(set), keys.keyring());
@@ -145,17 +164,31 @@ impl Runner {
     }
 
     /// The record that comes out, with tokens and indexes opened; or why none does.
-    fn transform(&mut self, input: &CaseInput, expected: Option<&Value>) -> Result<Result<Value, CaseRefusal>, KeyFault> {
+    fn transform(
+        &mut self,
+        input: &CaseInput,
+        expected: Option<&Value>,
+    ) -> Result<Result<Value, CaseRefusal>, KeyFault> {
         let value = input.text.clone().or_else(|| input.value.as_ref().map(Value::to_string));
-        let headers: Vec<Header<'_>> = input.headers.iter().map(|(n, v)| (n.as_bytes(), v.as_deref().map(str::as_bytes))).collect();
-        let record =
-            Record { key: input.key.as_deref().map(str::as_bytes), value: value.as_deref().map(str::as_bytes), headers: &headers, topic: None, now: 0 };
+        let headers: Vec<Header<'_>> = input
+            .headers
+            .iter()
+            .map(|(n, v)| (n.as_bytes(), v.as_deref().map(str::as_bytes)))
+            .collect();
+        let record = Record {
+            key: input.key.as_deref().map(str::as_bytes),
+            value: value.as_deref().map(str::as_bytes),
+            headers: &headers,
+            topic: None,
+            now: 0,
+        };
         let index = match self.protector.protect(&record, std::iter::empty(), &self.keys)? {
             Ok(index) => index,
             Err(reject) => return Ok(Err((reject.code, reject.field))),
         };
         let schema = &self.protector.schemas().schemas()[index];
-        let shown = Shown { keys: &self.keys, keyring: self.keys.keyring(), indexes: BTreeMap::new() };
+        let shown =
+            Shown { keys: &self.keys, keyring: self.keys.keyring(), indexes: BTreeMap::new() };
         Ok(Ok(shown.record(schema, &record, self.protector.output(), &mut self.revealer, expected)))
     }
 }
@@ -172,18 +205,31 @@ struct Shown<'a> {
 type NormalForm = Vec<String>;
 
 impl Shown<'_> {
-    fn record(mut self, schema: &Schema, record: &Record<'_>, output: &Output, revealer: &mut Revealer, expected: Option<&Value>) -> Value {
+    fn record(
+        mut self,
+        schema: &Schema,
+        record: &Record<'_>,
+        output: &Output,
+        revealer: &mut Revealer,
+        expected: Option<&Value>,
+    ) -> Value {
         let mut shown = Map::new();
         let expected = |part: &str| expected.and_then(|e| e.get(part));
         if let Some(value) = record.value {
             self.index_fields(schema, value);
-            shown.insert("value".to_owned(), self.value(schema, &output.value, revealer, expected("value")));
+            shown.insert(
+                "value".to_owned(),
+                self.value(schema, &output.value, revealer, expected("value")),
+            );
         }
         if let Some(key) = record.key {
             let protected = if output.key == KeyOutput::Same { key } else { &output.key_bytes };
             if let Some(rule) = &schema.key {
                 let index = rule.index.as_ref();
-                shown.insert("key".to_owned(), self.bytes(&rule.name, index, key, Some(protected), revealer));
+                shown.insert(
+                    "key".to_owned(),
+                    self.bytes(&rule.name, index, key, Some(protected), revealer),
+                );
             } else {
                 shown.insert("key".to_owned(), text(Some(protected)));
             }
@@ -196,9 +242,13 @@ impl Shown<'_> {
                 let name = String::from_utf8_lossy(name).into_owned();
                 let rule = schema.headers.iter().find(|rule| rule.header == name);
                 let shown = match (header, rule) {
-                    (HeaderOutput::Replaced(_, range), Some(rule)) => {
-                        self.bytes(&rule.name, rule.index.as_ref(), value.unwrap_or_default(), Some(&output.header_bytes[range.clone()]), revealer)
-                    }
+                    (HeaderOutput::Replaced(_, range), Some(rule)) => self.bytes(
+                        &rule.name,
+                        rule.index.as_ref(),
+                        value.unwrap_or_default(),
+                        Some(&output.header_bytes[range.clone()]),
+                        revealer,
+                    ),
                     _ => text(value),
                 };
                 headers.insert(name, shown);
@@ -209,13 +259,28 @@ impl Shown<'_> {
     }
 
     /// The protected value beside its revealed self: where they differ a token stood.
-    fn value(&self, schema: &Schema, protected: &[u8], revealer: &mut Revealer, expected: Option<&Value>) -> Value {
+    fn value(
+        &self,
+        schema: &Schema,
+        protected: &[u8],
+        revealer: &mut Revealer,
+        expected: Option<&Value>,
+    ) -> Value {
         let lookup = |id: &KeyId| -> Option<Arc<Key>> { self.keys.lookup(id).ok().flatten() };
         let (mut revealed, mut report) = (Vec::new(), Report::default());
         let options = RevealOptions { fields: None, keep_indexes: true };
-        let done = revealer.reveal(schema, Lookup { keyring: &self.keyring, lookup: &lookup }, protected, &options, &mut revealed, &mut report);
+        let done = revealer.reveal(
+            schema,
+            Lookup { keyring: &self.keyring, lookup: &lookup },
+            protected,
+            &options,
+            &mut revealed,
+            &mut report,
+        );
         match (serde_json::from_slice(protected), serde_json::from_slice(&revealed)) {
-            (Ok(protected), Ok(revealed)) if done.is_ok() => self.open(&protected, &revealed, expected),
+            (Ok(protected), Ok(revealed)) if done.is_ok() => {
+                self.open(&protected, &revealed, expected)
+            }
             _ => text(Some(protected)),
         }
     }
@@ -224,23 +289,42 @@ impl Shown<'_> {
         match (protected, revealed) {
             (Value::Object(a), Value::Object(b)) => {
                 let member = |(name, value): (&String, &Value)| {
-                    let opened = self.open(value, b.get(name).unwrap_or(value), expected.and_then(|e| e.get(name)));
+                    let opened = self.open(
+                        value,
+                        b.get(name).unwrap_or(value),
+                        expected.and_then(|e| e.get(name)),
+                    );
                     (name.clone(), opened)
                 };
                 a.iter().map(member).collect::<Map<_, _>>().into()
             }
             (Value::Array(a), Value::Array(b)) => {
-                let opened = a.iter().zip(b).enumerate().map(|(i, (x, y))| self.open(x, y, expected.and_then(|e| e.get(i))));
+                let opened = a
+                    .iter()
+                    .zip(b)
+                    .enumerate()
+                    .map(|(i, (x, y))| self.open(x, y, expected.and_then(|e| e.get(i))));
                 opened.collect::<Vec<_>>().into()
             }
-            (Value::String(token), opened) if token.starts_with("vs1.") && protected != opened => json!({ "$token": opened }),
-            (Value::String(text), _) => self.index(text, expected).unwrap_or_else(|| protected.clone()),
+            (Value::String(token), opened) if token.starts_with("vs1.") && protected != opened => {
+                json!({ "$token": opened })
+            }
+            (Value::String(text), _) => {
+                self.index(text, expected).unwrap_or_else(|| protected.clone())
+            }
             _ => protected.clone(),
         }
     }
 
     /// A record key or header: its token or index opened.
-    fn bytes(&mut self, name: &str, index: Option<&IndexRule>, input: &[u8], output: Option<&[u8]>, revealer: &mut Revealer) -> Value {
+    fn bytes(
+        &mut self,
+        name: &str,
+        index: Option<&IndexRule>,
+        input: &[u8],
+        output: Option<&[u8]>,
+        revealer: &mut Revealer,
+    ) -> Value {
         let lookup = |id: &KeyId| -> Option<Arc<Key>> { self.keys.lookup(id).ok().flatten() };
         let mut payload = Vec::new();
         let keys = Lookup { keyring: &self.keyring, lookup: &lookup };
@@ -252,14 +336,26 @@ impl Shown<'_> {
         if let Some(rule) = index {
             self.add_index(rule, &[Input::Raw(input)]);
         }
-        output.and_then(|o| self.index(&String::from_utf8_lossy(o), None)).unwrap_or_else(|| text(output))
+        output
+            .and_then(|o| self.index(&String::from_utf8_lossy(o), None))
+            .unwrap_or_else(|| text(output))
     }
 
     /// The normalized value of an index; of several in one bucket, the expected one.
     fn index(&self, index: &str, expected: Option<&Value>) -> Option<Value> {
         let forms = self.indexes.get(index)?;
-        let show = |form: &NormalForm| if let [one] = form.as_slice() { json!({ "$index": one }) } else { json!({ "$index": form }) };
-        forms.iter().map(show).find(|shown| Some(shown) == expected).or_else(|| forms.first().map(show))
+        let show = |form: &NormalForm| {
+            if let [one] = form.as_slice() {
+                json!({ "$index": one })
+            } else {
+                json!({ "$index": form })
+            }
+        };
+        forms
+            .iter()
+            .map(show)
+            .find(|shown| Some(shown) == expected)
+            .or_else(|| forms.first().map(show))
     }
 
     /// Indexes of every value the schema indexes in this document.
@@ -271,10 +367,15 @@ impl Shown<'_> {
         let json = |node: u32| Input::Json(&doc[tape.nodes()[node as usize].span()]);
         for (i, field) in schema.fields.iter().enumerate() {
             let Some(rule) = &field.index else { continue };
-            let parts: Option<Vec<Input<'_>>> = rule.of.iter().map(|path| selection.single(*path).map(json)).collect();
+            let parts: Option<Vec<Input<'_>>> =
+                rule.of.iter().map(|path| selection.single(*path).map(json)).collect();
             match parts {
                 Some(parts) if !parts.is_empty() => self.add_index(rule, &parts),
-                _ => selection.hits.iter().filter(|hit| usize::from(hit.path) == i).for_each(|hit| self.add_index(rule, &[json(hit.node)])),
+                _ => selection
+                    .hits
+                    .iter()
+                    .filter(|hit| usize::from(hit.path) == i)
+                    .for_each(|hit| self.add_index(rule, &[json(hit.node)])),
             }
         }
     }
@@ -289,18 +390,33 @@ impl Shown<'_> {
         }
         for root in self.keyring.of_kind(KeyKind::Index) {
             let parts = u16::try_from(form.len()).unwrap_or_default();
-            let indexer = Indexer::new(root, self.keyring.tenant(), &rule.domain, &rule.normalize.to_string(), rule.bits, parts);
+            let indexer = Indexer::new(
+                root,
+                self.keyring.tenant(),
+                &rule.domain,
+                &rule.normalize.to_string(),
+                rule.bits,
+                parts,
+            );
             if let Some(indexer) = indexer {
                 let mut index = Vec::new();
                 indexer.write(form.iter().map(String::as_bytes), &mut index);
-                self.indexes.entry(String::from_utf8_lossy(&index).into_owned()).or_default().insert(form.clone());
+                self.indexes
+                    .entry(String::from_utf8_lossy(&index).into_owned())
+                    .or_default()
+                    .insert(form.clone());
             }
         }
     }
 }
 
 /// Says where two values differ, by JSON pointer.
-fn compare(at: &str, expected: Option<&Value>, actual: Option<&Value>, differences: &mut Vec<String>) {
+fn compare(
+    at: &str,
+    expected: Option<&Value>,
+    actual: Option<&Value>,
+    differences: &mut Vec<String>,
+) {
     match (expected, actual) {
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
             for name in a.keys().chain(b.keys().filter(|name| !a.contains_key(*name))) {
@@ -309,11 +425,14 @@ fn compare(at: &str, expected: Option<&Value>, actual: Option<&Value>, differenc
             }
         }
         (Some(Value::Array(a)), Some(Value::Array(b))) => {
-            (0..a.len().max(b.len())).for_each(|i| compare(&format!("{at}/{i}"), a.get(i), b.get(i), differences));
+            (0..a.len().max(b.len()))
+                .for_each(|i| compare(&format!("{at}/{i}"), a.get(i), b.get(i), differences));
         }
         (a, b) if a == b => {}
         (a, b) => {
-            let show = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+            let show = |value: Option<&Value>| {
+                value.map_or_else(|| "nothing".to_owned(), Value::to_string)
+            };
             differences.push(format!("{at}: expected {}, got {}", show(a), show(b)));
         }
     }

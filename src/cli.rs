@@ -38,7 +38,8 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 fenced, 4 not authorized, 5 preflight";
 
-/// Encrypts the personal fields of Kafka events, exactly once, and opens them again for those who may.
+/// Encrypts the personal fields of Kafka events, exactly once, and opens them again for those who
+/// may.
 #[derive(Debug, Parser)]
 #[command(name = "veilstream", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
@@ -100,7 +101,12 @@ impl Cli {
             Command::Dlq(args) => dlq::run(args),
             Command::Offsets(args) => offsets::run(args),
             Command::Completions { shell } => {
-                clap_complete::generate(*shell, &mut Self::command(), "veilstream", &mut io::stdout());
+                clap_complete::generate(
+                    *shell,
+                    &mut Self::command(),
+                    "veilstream",
+                    &mut io::stdout(),
+                );
                 Ok(Exit::Ok)
             }
         }
@@ -121,7 +127,9 @@ impl Documents {
     /// # Errors
     /// Every fault, one a line, with [`Exit::Usage`].
     pub fn load(&self) -> anyhow::Result<Arc<SchemaSet>> {
-        registry::open_files(&self.files, &Grants::local()).map(|loaded| loaded.set).map_err(|faults| faults_error(&faults))
+        registry::open_files(&self.files, &Grants::local())
+            .map(|loaded| loaded.set)
+            .map_err(|faults| faults_error(&faults))
     }
 }
 
@@ -131,7 +139,9 @@ fn text_or_base64(bytes: Option<&[u8]>) -> Value {
     match bytes.map(|b| (std::str::from_utf8(b), b)) {
         None => Value::Null,
         Some((Ok(text), _)) => Value::from(text),
-        Some((Err(_), raw)) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(raw) }),
+        Some((Err(_), raw)) => {
+            json!({ "base64": base64::engine::general_purpose::STANDARD.encode(raw) })
+        }
     }
 }
 

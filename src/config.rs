@@ -1,4 +1,5 @@
-//! The configuration: `veilstream.toml`, `.env` and `VEILSTREAM__SECTION__KEY`, read into types with every fault reported at once.
+//! The configuration: `veilstream.toml`, `.env` and `VEILSTREAM__SECTION__KEY`, read into types
+//! with every fault reported at once.
 
 mod access;
 mod fault;
@@ -32,7 +33,8 @@ use read::{ConfigReader, Section, not_empty};
 pub enum Warning {
     /// Raw records have personal data in clear, and cross a network.
     #[error(
-        "kafka.{section}: security.protocol is {protocol}: raw records, with all personal data, cross the network to {hosts} in clear; set security.protocol to SSL or SASL_SSL"
+        "kafka.{section}: security.protocol is {protocol}: raw records, with all personal data, \
+        cross the network to {hosts} in clear; set security.protocol to SSL or SASL_SSL"
     )]
     Plaintext {
         /// `consumer` or `producer`.
@@ -84,7 +86,8 @@ pub struct Kafka {
     pub consumer: Properties,
     /// librdkafka properties of the producers, `[kafka.client]` (both sides) included.
     pub producer: Properties,
-    /// Region of the Amazon MSK cluster, where `sasl.mechanism` is `AWS_MSK_IAM`: as configured, else as the brokers' names say.
+    /// Region of the Amazon MSK cluster, where `sasl.mechanism` is `AWS_MSK_IAM`: as configured,
+    /// else as the brokers' names say.
     pub aws_region: Option<String>,
 }
 
@@ -99,8 +102,8 @@ pub enum OnMissingOffset {
     Fail,
 }
 
-/// What happens to a partition whose committed offset is no place in its log any more: retention has passed it, the log
-/// was truncated, or another topic has the name.
+/// What happens to a partition whose committed offset is no place in its log any more: retention
+/// has passed it, the log was truncated, or another topic has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnOffsetLost {
     /// It waits for an operator.
@@ -204,16 +207,29 @@ impl Config {
         let mut warnings: Vec<Warning> = Vec::new();
         for (section, properties) in sides {
             let protocol = properties.get("security.protocol").map_or("plaintext", String::as_str);
-            let hosts: Vec<&str> = self.kafka.bootstrap_servers.split(',').filter(|server| !is_this_machine(server)).collect();
+            let hosts: Vec<&str> = self
+                .kafka
+                .bootstrap_servers
+                .split(',')
+                .filter(|server| !is_this_machine(server))
+                .collect();
             // Both sides have the same brokers: once is enough.
-            if protocol.to_ascii_lowercase().ends_with("plaintext") && !hosts.is_empty() && warnings.is_empty() {
-                warnings.push(Warning::Plaintext { section, protocol: protocol.to_owned(), hosts: hosts.join(",") });
+            if protocol.to_ascii_lowercase().ends_with("plaintext")
+                && !hosts.is_empty()
+                && warnings.is_empty()
+            {
+                warnings.push(Warning::Plaintext {
+                    section,
+                    protocol: protocol.to_owned(),
+                    hosts: hosts.join(","),
+                });
             }
         }
         warnings
     }
 
-    /// Like [`Config::parse`], for callers that check further: defaults stand where the faults are. Not for running.
+    /// Like [`Config::parse`], for callers that check further: defaults stand where the faults are.
+    /// Not for running.
     pub fn examine(input: &Input, read_file: &ReadFile<'_>) -> (Self, Vec<ConfigFault>) {
         let (config, reading) = read(input, read_file);
         let mut faults = reading.faults;
@@ -226,7 +242,13 @@ fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, ConfigReader
     let mut faults = Vec::new();
     let tree = input.merge(&mut faults);
     let base = input.path.parent().map(Path::to_owned).unwrap_or_default();
-    let mut reading = ConfigReader { place: input.path.display().to_string(), base, read_file, faults, known: Vec::new() };
+    let mut reading = ConfigReader {
+        place: input.path.display().to_string(),
+        base,
+        read_file,
+        faults,
+        known: Vec::new(),
+    };
     let mut config = config(Section::root(tree, &mut reading), &input.host_name);
     (config.overrides, config.ignored_dotenv) = (input.overrides(), input.ignored.clone());
     (config, reading)
@@ -251,11 +273,15 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
 
 fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
     let of = |side| move |name: &str, value: &str| settings::refused(side, name, value);
-    let client = s.section("client").properties(|name, value| of(Side::Consumer)(name, value).or_else(|| of(Side::Producer)(name, value)));
+    let client = s.section("client").properties(|name, value| {
+        of(Side::Consumer)(name, value).or_else(|| of(Side::Producer)(name, value))
+    });
     let consumer = client.clone().with(s.section("consumer").properties(of(Side::Consumer)));
     let producer = client.with(s.section("producer").properties(of(Side::Producer)));
     let bootstrap_servers = s.parse("bootstrap_servers", "localhost:9092".to_owned(), servers);
-    let aws_region = s.parse("aws_region", None, |text| access::region(text).map(Some)).or_else(|| access::region_of(&bootstrap_servers));
+    let aws_region = s
+        .parse("aws_region", None, |text| access::region(text).map(Some))
+        .or_else(|| access::region_of(&bootstrap_servers));
     for (key, message) in access::judge(&consumer, &producer, aws_region.as_deref()) {
         s.missing(&key, &message);
     }
@@ -263,7 +289,11 @@ fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
         bootstrap_servers,
         group_id: s.parse("group_id", "veilstream".to_owned(), not_empty),
         instance: s.parse("instance", host_name.to_owned(), not_empty),
-        transactional_id_prefix: s.parse("transactional_id_prefix", "veilstream".to_owned(), not_empty),
+        transactional_id_prefix: s.parse(
+            "transactional_id_prefix",
+            "veilstream".to_owned(),
+            not_empty,
+        ),
         on_missing_offset: s.parse("on_missing_offset", OnMissingOffset::Earliest, |t| match t {
             "earliest" => Ok(OnMissingOffset::Earliest),
             "latest" => Ok(OnMissingOffset::Latest),
@@ -286,15 +316,23 @@ fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
 fn pipeline(mut s: Section<'_, '_>) -> Pipeline {
     let pipeline = Pipeline {
         lanes: s.number("lanes", 0, 0..=256),
-        commit_interval: s.parse("commit_interval", Duration::from_millis(100), |t| duration_in(t, "1ms", "10s")),
+        commit_interval: s
+            .parse("commit_interval", Duration::from_millis(100), |t| duration_in(t, "1ms", "10s")),
         max_batch_records: s.number("max_batch_records", 5000, 1..=1_000_000),
         max_batch_bytes: s.parse("max_batch_bytes", 16 << 20, |t| bytes_in(t, "1KiB", "1GiB")),
         max_record_bytes: s.parse("max_record_bytes", 8 << 20, |t| bytes_in(t, "1KiB", "256MiB")),
-        max_inflight_bytes: s.parse("max_inflight_bytes", 32 << 20, |t| bytes_in(t, "64KiB", "4GiB")),
+        max_inflight_bytes: s
+            .parse("max_inflight_bytes", 32 << 20, |t| bytes_in(t, "64KiB", "4GiB")),
         dead_letter_topic: s.parse("dead_letter_topic", "veilstream.dead-letter".to_owned(), topic),
-        reject_guard: s.parse("reject_guard", Some(RejectGuard { percent: 50, window: 1000 }), |t| if t == "off" { Ok(None) } else { t.parse().map(Some) }),
-        drain_timeout: s.parse("drain_timeout", Duration::from_secs(30), |t| duration_in(t, "1s", "10m")),
-        stall_after: s.parse("stall_after", Duration::from_secs(30), |t| duration_in(t, "1s", "1h")),
+        reject_guard: s.parse(
+            "reject_guard",
+            Some(RejectGuard { percent: 50, window: 1000 }),
+            |t| if t == "off" { Ok(None) } else { t.parse().map(Some) },
+        ),
+        drain_timeout: s
+            .parse("drain_timeout", Duration::from_secs(30), |t| duration_in(t, "1s", "10m")),
+        stall_after: s
+            .parse("stall_after", Duration::from_secs(30), |t| duration_in(t, "1s", "1h")),
     };
     s.finish();
     pipeline
@@ -305,7 +343,8 @@ fn schemas(mut s: Section<'_, '_>) -> Schemas {
     let schemas = Schemas {
         dir: s.path("dir", "schemas"),
         domains: s.list("domains"),
-        reload_interval: s.parse("reload_interval", Duration::from_secs(5), |t| duration_in(t, "1s", "1h")),
+        reload_interval: s
+            .parse("reload_interval", Duration::from_secs(5), |t| duration_in(t, "1s", "1h")),
     };
     s.finish();
     schemas
@@ -313,8 +352,11 @@ fn schemas(mut s: Section<'_, '_>) -> Schemas {
 
 fn http(mut s: Section<'_, '_>) -> Http {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8787));
-    let listen =
-        s.parse("listen", default, |t| t.parse().map_err(|_| "is not an address with a port; write \"127.0.0.1:8787\" or \"0.0.0.0:8787\"".to_owned()));
+    let listen = s.parse("listen", default, |t| {
+        t.parse().map_err(|_| {
+            "is not an address with a port; write \"127.0.0.1:8787\" or \"0.0.0.0:8787\"".to_owned()
+        })
+    });
     s.finish();
     Http { listen }
 }
@@ -336,21 +378,38 @@ fn log(mut s: Section<'_, '_>) -> Log {
 /// Whether a broker's address (`host:port`) leaves no network interface but the loopback.
 fn is_this_machine(server: &str) -> bool {
     let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
-    host == "localhost" || host.ends_with(".localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.')
+        .to_ascii_lowercase();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn servers(text: &str) -> Result<String, String> {
-    let well_formed = |server: &str| server.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    let well_formed = |server: &str| {
+        server
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
     let servers: Vec<&str> = text.split(',').map(str::trim).collect();
-    if servers.iter().all(|s| well_formed(s)) { Ok(servers.join(",")) } else { Err("is not host:port; write \"broker-1:9092,broker-2:9092\"".to_owned()) }
+    if servers.iter().all(|s| well_formed(s)) {
+        Ok(servers.join(","))
+    } else {
+        Err("is not host:port; write \"broker-1:9092,broker-2:9092\"".to_owned())
+    }
 }
 
 /// The tenant's grammar is that of all names in tokens (docs/formats.md).
 fn tenant(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
     let starts = chars.next().is_some_and(|c| c.is_ascii_lowercase());
-    if starts && text.len() <= 64 && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-') {
+    if starts
+        && text.len() <= 64
+        && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+    {
         Ok(text.to_owned())
     } else {
         Err("is no name; write up to 64 of a-z, 0-9, _ and -, a letter first".to_owned())
@@ -375,7 +434,16 @@ fn bytes_in(text: &str, least: &str, most: &str) -> Result<usize, String> {
     within(units::bytes, text, least, most)
 }
 
-fn within<T: PartialOrd>(parse: fn(&str) -> Result<T, String>, text: &str, least: &str, most: &str) -> Result<T, String> {
+fn within<T: PartialOrd>(
+    parse: fn(&str) -> Result<T, String>,
+    text: &str,
+    least: &str,
+    most: &str,
+) -> Result<T, String> {
     let value = parse(text)?;
-    if (parse(least)?..=parse(most)?).contains(&value) { Ok(value) } else { Err(format!("is out of range; write {least} to {most}")) }
+    if (parse(least)?..=parse(most)?).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("is out of range; write {least} to {most}"))
+    }
 }

@@ -1,4 +1,5 @@
-//! Dead letters: the records that could not be protected, sealed, bound to where they came from (docs/formats.md, "Dead letters").
+//! Dead letters: the records that could not be protected, sealed, bound to where they came from
+//! (docs/formats.md, "Dead letters").
 
 mod error;
 pub mod letter;

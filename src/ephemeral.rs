@@ -1,4 +1,5 @@
-//! Keys that live as long as the process: for the demo and for cases of schemas. Never written anywhere.
+//! Keys that live as long as the process: for the demo and for cases of schemas. Never written
+//! anywhere.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,10 @@ impl KeySource for EphemeralKeys {
     fn keyring(&self) -> Arc<Keyring> {
         let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Subjects' keys are asked for one by one.
-        Arc::new(Keyring::new(TENANT, keys.values().filter(|key| !matches!(key.scope, Scope::Subject(_))).cloned()))
+        Arc::new(Keyring::new(
+            TENANT,
+            keys.values().filter(|key| !matches!(key.scope, Scope::Subject(_))).cloned(),
+        ))
     }
 
     fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault> {
@@ -43,11 +47,19 @@ impl KeySource for EphemeralKeys {
     }
 
     fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).values().find(|key| key.id == *id).cloned())
+        Ok(self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .find(|key| key.id == *id)
+            .cloned())
     }
 
     fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
-        for kind in [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef] {
+        for kind in
+            [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef]
+        {
             self.get(kind, &Scope::Version(1))?;
         }
         for schema in schemas.schemas() {
@@ -61,7 +73,8 @@ impl KeySource for EphemeralKeys {
 
 fn mint(kind: KeyKind, scope: Scope) -> Result<Key, KeyFault> {
     let mut bytes = Zeroizing::new([0; 32]);
-    getrandom::fill(bytes.as_mut()).map_err(|_| KeyFault("the system gives no random bytes".to_owned()))?;
+    getrandom::fill(bytes.as_mut())
+        .map_err(|_| KeyFault("the system gives no random bytes".to_owned()))?;
     let secret = SecretKey::new(*bytes);
     let kcv = kdf::key_check_value(&secret);
     Ok(Key {

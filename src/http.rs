@@ -1,4 +1,5 @@
-//! The HTTP listener, on its own thread with its own runtime: it answers while lanes are busy, and a slow scrape costs no record.
+//! The HTTP listener, on its own thread with its own runtime: it answers while lanes are busy, and
+//! a slow scrape costs no record.
 
 mod listener;
 mod problem;
@@ -43,15 +44,26 @@ impl Server {
     ///
     /// # Errors
     /// The address cannot be opened, or the thread or its runtime cannot be made.
-    pub fn start(listen: SocketAddr, status: Arc<Status>, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub fn start(
+        listen: SocketAddr,
+        status: Arc<Status>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
         Self::start_bounded(listen, status, metrics, CONNECTIONS, LIFE)
     }
 
-    fn start_bounded(listen: SocketAddr, status: Arc<Status>, metrics: Arc<Metrics>, connections: usize, life: Duration) -> io::Result<Self> {
+    fn start_bounded(
+        listen: SocketAddr,
+        status: Arc<Status>,
+        metrics: Arc<Metrics>,
+        connections: usize,
+        life: Duration,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = oneshot::channel();
         let router = router(Shared { status, metrics });
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(move || {
@@ -88,8 +100,17 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, connections: usize, life: Duration) -> io::Result<()> {
-    axum::serve(Bounded::new(tokio::net::TcpListener::from_std(listener)?, connections, life), router).await
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    connections: usize,
+    life: Duration,
+) -> io::Result<()> {
+    axum::serve(
+        Bounded::new(tokio::net::TcpListener::from_std(listener)?, connections, life),
+        router,
+    )
+    .await
 }
 
 fn router(shared: Shared) -> Router {
@@ -98,12 +119,25 @@ fn router(shared: Shared) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .fallback(|| async { ProblemDetails::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here; see /livez, /readyz, /metrics, /status.") })
-        .method_not_allowed_fallback(|| async { ProblemDetails::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Only GET is answered here.") })
+        .fallback(|| async {
+            ProblemDetails::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "There is nothing here; see /livez, /readyz, /metrics, /status.",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            ProblemDetails::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Only GET is answered here.",
+            )
+        })
         .with_state(shared)
 }
 
-/// Alive is who answers: an orchestrator must not restart a process because Kafka or a key service is away.
+/// Alive is who answers: an orchestrator must not restart a process because Kafka or a key service
+/// is away.
 async fn livez() -> &'static str {
     "ok\n"
 }
@@ -113,14 +147,21 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     if reasons.is_empty() {
         return "ready\n".into_response();
     }
-    let list: Vec<String> = reasons.iter().map(|(component, reason)| format!("{component}: {reason}")).collect();
-    ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", list.join("; ")).into_response()
+    let list: Vec<String> =
+        reasons.iter().map(|(component, reason)| format!("{component}: {reason}")).collect();
+    ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", list.join("; "))
+        .into_response()
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     match shared.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(_) => ProblemDetails::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "The metrics could not be encoded.").into_response(),
+        Err(_) => ProblemDetails::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "metrics",
+            "The metrics could not be encoded.",
+        )
+        .into_response(),
     }
 }
 
@@ -137,7 +178,12 @@ mod tests {
 
     fn start(components: &[&str]) -> (Server, Arc<Status>) {
         let status = Arc::new(Status::new(components));
-        let server = Server::start(([127, 0, 0, 1], 0).into(), status.clone(), Arc::new(Metrics::new().unwrap())).unwrap();
+        let server = Server::start(
+            ([127, 0, 0, 1], 0).into(),
+            status.clone(),
+            Arc::new(Metrics::new().unwrap()),
+        )
+        .unwrap();
         (server, status)
     }
 
@@ -169,12 +215,20 @@ mod tests {
         assert_eq!(request(&server, "GET", "/readyz").0, 200);
     }
 
-    /// Two connections that say nothing take both places; the next answer comes when their time is over.
+    /// Two connections that say nothing take both places; the next answer comes when their time is
+    /// over.
     #[test]
     fn connections_are_bounded_in_number_and_time() {
         let life = Duration::from_secs(2);
         let metrics = Arc::new(Metrics::new().unwrap());
-        let server = Server::start_bounded(([127, 0, 0, 1], 0).into(), Arc::new(Status::new(&[])), metrics, 2, life).unwrap();
+        let server = Server::start_bounded(
+            ([127, 0, 0, 1], 0).into(),
+            Arc::new(Status::new(&[])),
+            metrics,
+            2,
+            life,
+        )
+        .unwrap();
         let start = std::time::Instant::now();
         let mut silent = TcpStream::connect(server.address()).unwrap();
         let mut slow = TcpStream::connect(server.address()).unwrap();
@@ -197,7 +251,11 @@ mod tests {
         let (server, _) = start(&[]);
         let (code, answer) = request(&server, "GET", "/v1/nothing");
         assert_eq!(code, 404);
-        assert!(answer.contains("content-type: application/problem+json") && answer.contains(r#""code":"not_found""#), "{answer}");
+        assert!(
+            answer.contains("content-type: application/problem+json")
+                && answer.contains(r#""code":"not_found""#),
+            "{answer}"
+        );
         let (code, answer) = request(&server, "POST", "/livez");
         assert_eq!(code, 405);
         assert!(answer.contains(r#""code":"method_not_allowed""#), "{answer}");
@@ -212,7 +270,8 @@ mod tests {
         status.detail("schemas", serde_json::json!(["people/1"]));
         let (code, answer) = request(&server, "GET", "/status");
         assert_eq!(code, 200);
-        let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
         assert_eq!(body["ready"], false);
         assert_eq!(body["reasons"]["kafka"], "starting");
         assert_eq!(body["schemas"][0], "people/1");

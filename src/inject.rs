@@ -8,8 +8,12 @@ use std::sync::LazyLock;
 use veilstream_engine::record::Record;
 
 /// A record whose value contains this text makes the engine panic.
-static PANIC: LazyLock<Option<Vec<u8>>> =
-    LazyLock::new(|| std::env::var("VEILSTREAM_INJECT_ENGINE_PANIC").ok().filter(|t| !t.is_empty()).map(String::into_bytes));
+static PANIC: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| {
+    std::env::var("VEILSTREAM_INJECT_ENGINE_PANIC")
+        .ok()
+        .filter(|t| !t.is_empty())
+        .map(String::into_bytes)
+});
 
 /// Panics where the environment variable `VEILSTREAM_INJECT_ENGINE_PANIC` says so.
 #[allow(clippy::panic, reason = "what it is for")]

@@ -1,4 +1,5 @@
-//! The Kafka client: librdkafka's handles, settings and errors. What the pipeline does with them stands in [`crate::pipeline`].
+//! The Kafka client: librdkafka's handles, settings and errors. What the pipeline does with them
+//! stands in [`crate::pipeline`].
 
 pub mod access;
 mod calls;

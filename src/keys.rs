@@ -1,4 +1,5 @@
-//! The key manager as the parts of the sidecar use it: opened from the configuration or a key directory, timed by the system's clock, metered.
+//! The key manager as the parts of the sidecar use it: opened from the configuration or a key
+//! directory, timed by the system's clock, metered.
 
 mod source;
 pub mod topic;
@@ -27,7 +28,8 @@ use veilstream_keys::provider::Pkcs11Provider;
 #[cfg(feature = "vault")]
 use veilstream_keys::provider::VaultProvider;
 use veilstream_keys::provider::{
-    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider, ProviderError, RetryPolicy, SystemClock, create_kek_file, layered,
+    CachePolicy, Clock, EnvProvider, FileProvider, Observer, PasswordProvider, Provider,
+    ProviderError, RetryPolicy, SystemClock, create_kek_file, layered,
 };
 #[cfg(feature = "postgres")]
 use veilstream_keys::store::PostgresStore;
@@ -44,12 +46,20 @@ pub use source::{KeyFault, KeySource};
 /// The tenant of a key directory: `keys init --keys` knows no other.
 const DIRECTORY_TENANT: &str = "default";
 
-/// Opens the keys a configuration names. With `metrics`, requests to the provider, uses and ages are counted.
+/// Opens the keys a configuration names. With `metrics`, requests to the provider, uses and ages
+/// are counted.
 ///
 /// # Errors
 /// The store or the provider cannot be opened.
-pub fn open(config: &config::Keys, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Arc<dyn KeySource>> {
-    let manager = Manager::open(manager_settings(config), parts(config, store(config)?, metrics.clone())?, now())?;
+pub fn open(
+    config: &config::Keys,
+    metrics: Option<Arc<Metrics>>,
+) -> anyhow::Result<Arc<dyn KeySource>> {
+    let manager = Manager::open(
+        manager_settings(config),
+        parts(config, store(config)?, metrics.clone())?,
+        now(),
+    )?;
     warn_of_revived(&manager);
     Ok(Arc::new(ManagedKeys { manager, metrics, last_fault: Mutex::default() }))
 }
@@ -65,7 +75,11 @@ pub fn manager(config: &config::Keys) -> anyhow::Result<Manager> {
 /// Keys of erased subjects that were there again: a backup was restored, or somebody put rows back.
 fn warn_of_revived(manager: &Manager) {
     if manager.revived() > 0 {
-        tracing::warn!(keys = manager.revived(), "keys of erased data subjects were in the key store again and are destroyed; was a backup restored?");
+        tracing::warn!(
+            keys = manager.revived(),
+            "keys of erased data subjects were in the key store again and are destroyed; was a \
+            backup restored?"
+        );
     }
 }
 
@@ -74,7 +88,11 @@ fn warn_of_revived(manager: &Manager) {
 /// # Errors
 /// The store cannot be opened, or a provider is not usable.
 pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
-    Ok(Manager::open_to_recover(manager_settings(config), parts(config, store(config)?, None)?, now())?)
+    Ok(Manager::open_to_recover(
+        manager_settings(config),
+        parts(config, store(config)?, None)?,
+        now(),
+    )?)
 }
 
 /// Erases again who is in the ledger; how many keys were there again.
@@ -83,7 +101,12 @@ pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
 /// Ledger or store cannot be opened or are not as they should be.
 pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
     // Opening does it.
-    Ok(Manager::open_to_recover(manager_settings(config), parts(config, store(config)?, None)?, now())?.revived())
+    Ok(Manager::open_to_recover(
+        manager_settings(config),
+        parts(config, store(config)?, None)?,
+        now(),
+    )?
+    .revived())
 }
 
 /// Writes a new erasure ledger for one that is lost.
@@ -92,7 +115,12 @@ pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
 /// The ledger is whole, or store, ledger or provider cannot be opened.
 pub fn rebuild_ledger(config: &config::Keys, reason: &str) -> anyhow::Result<RebuiltLedger> {
     make_ledger(config)?;
-    Ok(Manager::rebuild_ledger(manager_settings(config), parts(config, store(config)?, None)?, reason, now())?)
+    Ok(Manager::rebuild_ledger(
+        manager_settings(config),
+        parts(config, store(config)?, None)?,
+        reason,
+        now(),
+    )?)
 }
 
 /// Imports an export of keys.
@@ -100,7 +128,12 @@ pub fn rebuild_ledger(config: &config::Keys, reason: &str) -> anyhow::Result<Reb
 /// # Errors
 /// Store, ledger or provider cannot be opened, or the export is none for them.
 pub fn import(config: &config::Keys, export: &[u8]) -> anyhow::Result<usize> {
-    match Manager::import(manager_settings(config), parts(config, store(config)?, None)?, export, now()) {
+    match Manager::import(
+        manager_settings(config),
+        parts(config, store(config)?, None)?,
+        export,
+        now(),
+    ) {
         Ok(count) => Ok(count),
         Err(EscrowError::Keys(error)) => Err(error.into()),
         Err(error) => Err(error.into()),
@@ -119,7 +152,9 @@ pub fn store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
             Ok(Box::new(KafkaStore::open(&at.kafka, &at.topic)?))
         }
         #[cfg(feature = "postgres")]
-        KeyStore::Postgres { url, ca, schema } => Ok(Box::new(PostgresStore::open_in(url.expose(), ca.as_deref(), schema)?)),
+        KeyStore::Postgres { url, ca, schema } => {
+            Ok(Box::new(PostgresStore::open_in(url.expose(), ca.as_deref(), schema)?))
+        }
     }
 }
 
@@ -131,7 +166,9 @@ fn create_store(config: &config::Keys) -> anyhow::Result<Box<dyn Store>> {
             Ok(Box::new(KafkaStore::create(&at.kafka, &at.topic)?))
         }
         #[cfg(feature = "postgres")]
-        KeyStore::Postgres { url, ca, schema } => Ok(Box::new(PostgresStore::create_in(url.expose(), ca.as_deref(), schema)?)),
+        KeyStore::Postgres { url, ca, schema } => {
+            Ok(Box::new(PostgresStore::create_in(url.expose(), ca.as_deref(), schema)?))
+        }
     }
 }
 
@@ -140,14 +177,17 @@ fn ledger(config: &config::Keys) -> Result<Arc<dyn Ledger>, LedgerError> {
         KeyLedger::File(path) => Arc::new(FileLedger::new(path.clone())),
         KeyLedger::Kafka(at) => Arc::new(KafkaLedger::open(&at.kafka, &at.topic)?),
         #[cfg(feature = "postgres")]
-        KeyLedger::Postgres { url, ca } => Arc::new(PostgresLedger::open(url.expose(), ca.as_deref())?),
+        KeyLedger::Postgres { url, ca } => {
+            Arc::new(PostgresLedger::open(url.expose(), ca.as_deref())?)
+        }
     })
 }
 
 /// Makes what the ledger is kept in, unless it is there; never a line of it.
 fn make_ledger(config: &config::Keys) -> anyhow::Result<()> {
     match &config.ledger {
-        KeyLedger::File(path) => directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display())),
+        KeyLedger::File(path) => directory::create_folder_of(path)
+            .with_context(|| format!("the folder of {} cannot be made", path.display())),
         KeyLedger::Kafka(at) => Ok(KafkaLedger::create(&at.kafka, &at.topic)?),
         #[cfg(feature = "postgres")]
         KeyLedger::Postgres { url, ca } => Ok(PostgresLedger::create(url.expose(), ca.as_deref())?),
@@ -155,34 +195,56 @@ fn make_ledger(config: &config::Keys) -> anyhow::Result<()> {
 }
 
 fn manager_settings(config: &config::Keys) -> Settings {
-    let rotation = config.rotation_enabled.then_some(u64::from(config.rotation_interval_days) * 86400);
-    Settings { rotation, subject_cache: config.subject_cache, lookup_age: config.lookup_max_age.as_secs(), ..Settings::of(&config.tenant) }
+    let rotation =
+        config.rotation_enabled.then_some(u64::from(config.rotation_interval_days) * 86400);
+    Settings {
+        rotation,
+        subject_cache: config.subject_cache,
+        lookup_age: config.lookup_max_age.as_secs(),
+        ..Settings::of(&config.tenant)
+    }
 }
 
-fn parts(config: &config::Keys, store: Box<dyn Store>, metrics: Option<Arc<Metrics>>) -> anyhow::Result<Parts> {
-    let (clock, observer): (Arc<dyn Clock>, Arc<dyn Observer>) = (Arc::new(SystemClock::default()), Arc::new(Metered(metrics)));
+fn parts(
+    config: &config::Keys,
+    store: Box<dyn Store>,
+    metrics: Option<Arc<Metrics>>,
+) -> anyhow::Result<Parts> {
+    let (clock, observer): (Arc<dyn Clock>, Arc<dyn Observer>) =
+        (Arc::new(SystemClock::default()), Arc::new(Metered(metrics)));
     for named in std::iter::once(&config.provider).chain(&config.recovery) {
         missing_kek(config, named)?;
     }
-    let open = |named: &KeyProvider| Ok::<_, ProviderError>(layered(provider(named)?, observer.clone(), RetryPolicy::default(), config.cache, &clock));
+    let open = |named: &KeyProvider| {
+        Ok::<_, ProviderError>(layered(
+            provider(named)?,
+            observer.clone(),
+            RetryPolicy::default(),
+            config.cache,
+            &clock,
+        ))
+    };
     let recovery = config.recovery.as_ref().map(open).transpose()?;
     Ok(Parts { provider: open(&config.provider)?, recovery, store, ledger: ledger(config)? })
 }
 
-/// A file of key-encrypting keys that is gone while the store is there: another one in its place would open nothing.
+/// A file of key-encrypting keys that is gone while the store is there: another one in its place
+/// would open nothing.
 fn missing_kek(config: &config::Keys, named: &KeyProvider) -> anyhow::Result<()> {
     let KeyProvider::File { path } = named else { return Ok(()) };
     let is_store_there = !matches!(&config.store, KeyStore::Sqlite(store) if !store.exists());
     anyhow::ensure!(
         path.exists() || !is_store_there,
-        "the file of key-encrypting keys {} is not there, but the key store is: restore it. With keys.recovery: make a new one (a line `1 <base64 of 32 \
-         bytes>`, mode 0600) and run `veilstream keys rewrap --recover`",
+        "the file of key-encrypting keys {} is not there, but the key store is: restore it. With \
+        keys.recovery: make a new one (a line `1 <base64 of 32 bytes>`, mode 0600) and run \
+        `veilstream keys rewrap --recover`",
         path.display()
     );
     Ok(())
 }
 
-/// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of `--config FILE`.
+/// Opens the keys a one-shot command was pointed at: `--keys DIR`, or the `[keys]` section of
+/// `--config FILE`.
 ///
 /// # Errors
 /// None was named, or as [`open`].
@@ -207,12 +269,18 @@ pub struct KeysSource {
 /// # Errors
 /// None was named, or the configuration has faults.
 pub fn settings(source: &KeysSource) -> anyhow::Result<config::Keys> {
-    // Read here and not by clap, for which the variable would be at odds with a --config that was typed.
-    let keys = source.keys.clone().or_else(|| std::env::var_os("VEILSTREAM_KEYS").filter(|dir| !dir.is_empty()).map(PathBuf::from));
+    // Read here and not by clap, for which the variable would be at odds with a --config that was
+    // typed.
+    let keys = source.keys.clone().or_else(|| {
+        std::env::var_os("VEILSTREAM_KEYS").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+    });
     match (&source.config, keys) {
         (Some(file), _) => Ok(config::load_config(file)?.keys),
         (None, Some(dir)) => Ok(of_directory(&dir)),
-        (None, None) => Err(Exit::Usage.because("no keys: name their directory with --keys DIR (or VEILSTREAM_KEYS), or a configuration with --config FILE")),
+        (None, None) => Err(Exit::Usage.because(
+            "no keys: name their directory with --keys DIR (or \
+            VEILSTREAM_KEYS), or a configuration with --config FILE",
+        )),
     }
 }
 
@@ -221,7 +289,9 @@ fn provider(named: &KeyProvider) -> Result<Box<dyn Provider>, ProviderError> {
     Ok(match named {
         KeyProvider::Env { key } => Box::new(EnvProvider::new(key.expose())?),
         KeyProvider::File { path } => Box::new(FileProvider::new(path.clone())?),
-        KeyProvider::Password { password, iterations } => Box::new(PasswordProvider::new(password.expose(), *iterations)?),
+        KeyProvider::Password { password, iterations } => {
+            Box::new(PasswordProvider::new(password.expose(), *iterations)?)
+        }
         #[cfg(feature = "vault")]
         KeyProvider::Vault(settings) => Box::new(VaultProvider::new(settings.clone())?),
         #[cfg(feature = "aws-kms")]
@@ -231,8 +301,9 @@ fn provider(named: &KeyProvider) -> Result<Box<dyn Provider>, ProviderError> {
     })
 }
 
-/// Makes what a configuration or directory lacks: files of key-encrypting keys (provider `file`), the store, and, unless it is to stay `empty`, the roots in
-/// it. A file of key-encrypting keys that is there is used and not changed. Returns the place of the store too.
+/// Makes what a configuration or directory lacks: files of key-encrypting keys (provider `file`),
+/// the store, and, unless it is to stay `empty`, the roots in it. A file of key-encrypting keys
+/// that is there is used and not changed. Returns the place of the store too.
 ///
 /// # Errors
 /// There is a store already, or something cannot be made.
@@ -244,16 +315,23 @@ pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, S
         if let KeyLedger::File(ledger) = &keys.ledger
             && !empty
         {
-            anyhow::ensure!(!ledger.exists(), "the erasure ledger {} is there already; nothing was changed", ledger.display());
+            anyhow::ensure!(
+                !ledger.exists(),
+                "the erasure ledger {} is there already; nothing was changed",
+                ledger.display()
+            );
         }
-        directory::create_folder_of(path).with_context(|| format!("the folder of {} cannot be made", path.display()))?;
+        directory::create_folder_of(path)
+            .with_context(|| format!("the folder of {} cannot be made", path.display()))?;
     }
     make_ledger(&keys)?;
     for named in std::iter::once(&keys.provider).chain(&keys.recovery) {
         if let KeyProvider::File { path } = named
             && !path.exists()
         {
-            directory::create_folder_of(path).and_then(|()| create_kek_file(path)).with_context(|| format!("{} cannot be made", path.display()))?;
+            directory::create_folder_of(path)
+                .and_then(|()| create_kek_file(path))
+                .with_context(|| format!("{} cannot be made", path.display()))?;
         }
         // The key-encrypting keys must be usable before there is a store.
         provider(named)?.health()?;
@@ -288,7 +366,8 @@ fn of_directory(dir: &Path) -> config::Keys {
 struct ManagedKeys {
     manager: Manager,
     metrics: Option<Arc<Metrics>>,
-    /// What `maintain` last failed with, so that an outage is one line in the log and not one a second.
+    /// What `maintain` last failed with, so that an outage is one line in the log and not one a
+    /// second.
     last_fault: Mutex<String>,
 }
 
@@ -316,7 +395,10 @@ impl KeySource for ManagedKeys {
             if news.is_empty() {
                 tracing::info!("keys are maintained again");
             } else {
-                tracing::warn!(reason = news, "keys could not be maintained; those in hand stay in use until they are spent");
+                tracing::warn!(
+                    reason = news,
+                    "keys could not be maintained; those in hand stay in use until they are spent"
+                );
             }
             *last = news;
         }
@@ -330,7 +412,10 @@ impl ManagedKeys {
     fn measure(&self, metrics: &Metrics) {
         let usage = self.manager.usage();
         for (schema, uses, _) in &usage {
-            metrics.data_key_uses.with_label_values(&[schema]).set(i64::try_from(*uses).unwrap_or(i64::MAX));
+            metrics
+                .data_key_uses
+                .with_label_values(&[schema])
+                .set(i64::try_from(*uses).unwrap_or(i64::MAX));
         }
         if let Some(oldest) = usage.iter().map(|(_, _, created)| *created).min() {
             // Below 2^53 for another 285 million years.
@@ -354,7 +439,13 @@ pub fn now() -> u64 {
 struct Metered(Option<Arc<Metrics>>);
 
 impl Observer for Metered {
-    fn asked(&self, provider: &'static str, operation: &'static str, outcome: &'static str, took: Duration) {
+    fn asked(
+        &self,
+        provider: &'static str,
+        operation: &'static str,
+        outcome: &'static str,
+        took: Duration,
+    ) {
         if let Some(metrics) = &self.0 {
             metrics.key_requests.with_label_values(&[provider, operation, outcome]).inc();
             metrics.key_request_seconds.observe(took.as_secs_f64());

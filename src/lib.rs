@@ -43,7 +43,8 @@
 //! | [`config`], [`clock`], [`exit`], [`signals`] | what everything else stands on |
 //! | `inject` | faults that tests ask a running process for |
 //!
-//! Selecting, sealing and revealing are in [`veilstream_engine`], providers, stores and erasure in [`veilstream_keys`].
+//! Selecting, sealing and revealing are in [`veilstream_engine`], providers, stores and erasure in
+//! [`veilstream_keys`].
 #![deny(unsafe_code)]
 #![deny(clippy::mod_module_files)]
 

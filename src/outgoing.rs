@@ -1,4 +1,5 @@
-//! A protected record as it goes to its topic: key, value, headers, timestamp, and whether the topic takes it. One for pipeline and replay.
+//! A protected record as it goes to its topic: key, value, headers, timestamp, and whether the
+//! topic takes it. One for pipeline and replay.
 
 use veilstream_engine::record::{Header, HeaderOutput, KeyOutput, Output, Record};
 
@@ -9,7 +10,8 @@ use crate::kafka::topics::TopicFacts;
 const SCHEMA_HEADER: &[u8] = b"veilstream-schema";
 /// Header of a record batch, version 2, in bytes.
 const BATCH_HEADER: usize = 61;
-/// What a record adds to its key, value and headers at most: five lengths of at most 5 bytes, attributes, and a timestamp's delta of at most 10.
+/// What a record adds to its key, value and headers at most: five lengths of at most 5 bytes,
+/// attributes, and a timestamp's delta of at most 10.
 const RECORD_OVERHEAD: usize = 36;
 
 /// What a topic takes.
@@ -27,7 +29,12 @@ pub struct TopicLimits {
 
 impl TopicLimits {
     /// Of a topic nothing is known of: the broker decides.
-    pub const UNKNOWN: Self = Self { partitions: i32::MAX, max_message_bytes: usize::MAX, compacted: false, ahead_ms: i64::MAX };
+    pub const UNKNOWN: Self = Self {
+        partitions: i32::MAX,
+        max_message_bytes: usize::MAX,
+        compacted: false,
+        ahead_ms: i64::MAX,
+    };
 }
 
 impl From<&TopicFacts> for TopicLimits {
@@ -64,7 +71,8 @@ pub struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// What became of `record` under the schema of `label`. `time`: the record's timestamp in milliseconds.
+    /// What became of `record` under the schema of `label`. `time`: the record's timestamp in
+    /// milliseconds.
     #[must_use]
     pub fn new(record: &Record<'a>, output: &'a Output, label: &'a str, time: Option<i64>) -> Self {
         let key = match output.key {
@@ -91,7 +99,8 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// The timestamp as librdkafka takes it, in milliseconds, and whether it had to be raised: 0 is its word for "now", so the nearest it can write is 1.
+    /// The timestamp as librdkafka takes it, in milliseconds, and whether it had to be raised: 0 is
+    /// its word for "now", so the nearest it can write is 1.
     #[must_use]
     pub fn timestamp(&self) -> (i64, bool) {
         match self.time {
@@ -106,14 +115,18 @@ impl<'a> Outgoing<'a> {
         let Self { input, output, label, .. } = *self;
         let own = output.headers.iter().map(move |header| match header {
             HeaderOutput::Same(i) => input[*i],
-            HeaderOutput::Replaced(i, range) => (input[*i].0, Some(&output.header_bytes[range.clone()])),
+            HeaderOutput::Replaced(i, range) => {
+                (input[*i].0, Some(&output.header_bytes[range.clone()]))
+            }
         });
         own.chain([(SCHEMA_HEADER, Some(label.as_bytes()))])
     }
 
-    /// The headers as librdkafka takes them. `copy`: the input's, copied natively, which is quicker where none changed. `None`: out of memory.
+    /// The headers as librdkafka takes them. `copy`: the input's, copied natively, which is quicker
+    /// where none changed. `None`: out of memory.
     pub(crate) fn native_headers(&self, copy: impl FnOnce() -> Option<Headers>) -> Option<Headers> {
-        let untouched = self.output.headers.len() == self.input.len() && self.output.headers.iter().all(|h| matches!(h, HeaderOutput::Same(_)));
+        let untouched = self.output.headers.len() == self.input.len()
+            && self.output.headers.iter().all(|h| matches!(h, HeaderOutput::Same(_)));
         // librdkafka would read the message once more to find that there are none.
         if untouched && !self.input.is_empty() {
             let mut headers = copy()?;
@@ -128,9 +141,17 @@ impl<'a> Outgoing<'a> {
 
 /// The most bytes that a record takes as a batch of its own, uncompressed.
 #[must_use]
-pub fn record_size<'h>(key: Option<&[u8]>, value: Option<&[u8]>, headers: impl Iterator<Item = Header<'h>>) -> usize {
+pub fn record_size<'h>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = Header<'h>>,
+) -> usize {
     let len = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-    let headers: usize = headers.map(|(name, value)| varint_len(name.len()) + name.len() + varint_len(len(value)) + len(value)).sum();
+    let headers: usize = headers
+        .map(|(name, value)| {
+            varint_len(name.len()) + name.len() + varint_len(len(value)) + len(value)
+        })
+        .sum();
     BATCH_HEADER + RECORD_OVERHEAD + len(key) + len(value) + headers
 }
 
@@ -144,22 +165,31 @@ fn varint_len(length: usize) -> usize {
 mod tests {
     use super::*;
 
-    const LIMITS: TopicLimits = TopicLimits { partitions: 2, max_message_bytes: 300, compacted: true, ahead_ms: 1000 };
+    const LIMITS: TopicLimits =
+        TopicLimits { partitions: 2, max_message_bytes: 300, compacted: true, ahead_ms: 1000 };
 
     fn output(value: usize) -> Output {
-        Output { value: vec![b'v'; value], headers: vec![HeaderOutput::Same(0)], ..Output::default() }
+        Output {
+            value: vec![b'v'; value],
+            headers: vec![HeaderOutput::Same(0)],
+            ..Output::default()
+        }
     }
 
     #[test]
     fn each_limit_of_a_topic_is_looked_at() {
         let headers: [Header<'_>; 1] = [(b"h", Some(b"x"))];
-        let record = Record { key: Some(b"k"), value: Some(b"v"), headers: &headers, topic: None, now: 0 };
+        let record =
+            Record { key: Some(b"k"), value: Some(b"v"), headers: &headers, topic: None, now: 0 };
         let out = output(100);
         let fits = Outgoing::new(&record, &out, "people/1", Some(5000));
         assert_eq!(fits.unfit(&LIMITS, 1, 4000), None);
         assert_eq!(fits.unfit(&LIMITS, 2, 4000), Some(Unfit::Partition));
         assert_eq!(fits.unfit(&LIMITS, 1, 3999), Some(Unfit::TooFarAhead));
-        assert_eq!(fits.unfit(&TopicLimits { max_message_bytes: 200, ..LIMITS }, 1, 4000), Some(Unfit::TooLarge));
+        assert_eq!(
+            fits.unfit(&TopicLimits { max_message_bytes: 200, ..LIMITS }, 1, 4000),
+            Some(Unfit::TooLarge)
+        );
         let keyless = Outgoing::new(&Record { key: None, ..record }, &out, "people/1", None);
         assert_eq!(keyless.unfit(&LIMITS, 1, 0), Some(Unfit::NullKey));
         assert_eq!(keyless.unfit(&TopicLimits { compacted: false, ..LIMITS }, 1, 0), None);
@@ -186,8 +216,12 @@ mod tests {
             ..Output::default()
         };
         let outgoing = Outgoing::new(&record, &out, "people/1", Some(0));
-        let expected: [Header<'_>; 3] = [(b"a", Some(b"1")), (b"c", Some(b"yz")), (b"veilstream-schema", Some(b"people/1"))];
+        let expected: [Header<'_>; 3] =
+            [(b"a", Some(b"1")), (b"c", Some(b"yz")), (b"veilstream-schema", Some(b"people/1"))];
         assert_eq!(outgoing.headers().collect::<Vec<_>>(), expected);
-        assert_eq!((outgoing.key, outgoing.value, outgoing.timestamp()), (Some(b"hashed".as_slice()), None, (1, true)));
+        assert_eq!(
+            (outgoing.key, outgoing.value, outgoing.timestamp()),
+            (Some(b"hashed".as_slice()), None, (1, true))
+        );
     }
 }

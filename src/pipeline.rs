@@ -1,8 +1,9 @@
 //! The pipeline: raw topics in, sanitized topics and sealed dead letters out, exactly once.
 //!
-//! One thread polls the one consumer (`poll.rs`); N lanes (`lane.rs`, `records.rs`), each with a transactional producer of its own, read the
-//! partitions forwarded to their queue. Two threads ask brokers: where partitions begin (`resolve.rs`), and how far they go (`observe.rs`). What is
-//! done when is decided in [`core`], without Kafka. `docs/design.md` says why.
+//! One thread polls the one consumer (`poll.rs`); N lanes (`lane.rs`, `records.rs`), each with a
+//! transactional producer of its own, read the partitions forwarded to their queue. Two threads ask
+//! brokers: where partitions begin (`resolve.rs`), and how far they go (`observe.rs`). What is done
+//! when is decided in [`core`], without Kafka. `docs/design.md` says why.
 
 pub mod core;
 pub mod group_offsets;
@@ -38,15 +39,17 @@ use session::Session;
 /// The first pause before everything is made again, and the longest.
 const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// A member that was killed has its name so long: the longest session that brokers allow by default (`group.consumer.max.session.timeout.ms`), and a try more.
+/// A member that was killed has its name so long: the longest session that brokers allow by default
+/// (`group.consumer.max.session.timeout.ms`), and a try more.
 const SESSION: Duration = Duration::from_secs(75);
 
 /// What tests change and users do not.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Replace a producer one of whose requests ended without an answer. `tests/`: with `false` the held EndTxn frame does its damage, so
-    /// that the test proves that it can fail ([`RunningPipeline::start_with`]).
+    /// Replace a producer one of whose requests ended without an answer. `tests/`: with `false` the
+    /// held EndTxn frame does its damage, so that the test proves that it can fail
+    /// ([`RunningPipeline::start_with`]).
     pub recycle_tainted: bool,
     /// How long a rebalance waits for a lane to commit, before its producer is fenced.
     pub revoke_wait: Duration,
@@ -121,7 +124,8 @@ pub enum End {
     Fenced,
     /// Another process is this static member of the group.
     MemberFenced(String),
-    /// Another member of the group has this process's `group.instance.id`: a stranger, or this process itself before it was killed.
+    /// Another member of the group has this process's `group.instance.id`: a stranger, or this
+    /// process itself before it was killed.
     MemberTaken(String),
     /// Kafka refuses something this process needs.
     NotAuthorized(String),
@@ -148,9 +152,15 @@ impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Stopped => f.write_str("stopped"),
-            Self::Fenced => f.write_str("another process runs under this instance name; give each its own kafka.instance"),
+            Self::Fenced => f.write_str(
+                "another process runs under this instance name; give each its own kafka.instance",
+            ),
             Self::MemberFenced(id) | Self::MemberTaken(id) => {
-                write!(f, "another process is the static member {id} of the group; give each its own group.instance.id in [kafka.consumer]")
+                write!(
+                    f,
+                    "another process is the static member {id} of the group; give each its own \
+                    group.instance.id in [kafka.consumer]"
+                )
             }
             Self::NotAuthorized(what) => write!(f, "not authorized: {what}"),
             Self::Restart(why) | Self::Failed(why) => f.write_str(why),
@@ -205,7 +215,8 @@ impl RunningPipeline {
         create_topics: bool,
         options: Options,
     ) -> Result<Self, StartError> {
-        let plan = Plan { config: Arc::new(config.clone()), registry, keys, status, metrics, options };
+        let plan =
+            Plan { config: Arc::new(config.clone()), registry, keys, status, metrics, options };
         let session = Session::start(&plan, create_topics)?;
         let (stop, stops) = mpsc::channel();
         let run = move || supervise(&plan, session, &stops);
@@ -223,11 +234,16 @@ impl RunningPipeline {
     /// Waits for the end; `None` when somebody else has waited.
     pub fn wait(&self) -> Option<End> {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(thread.join().unwrap_or_else(|_| End::Failed("the pipeline's thread panicked".to_owned())))
+        Some(
+            thread
+                .join()
+                .unwrap_or_else(|_| End::Failed("the pipeline's thread panicked".to_owned())),
+        )
     }
 }
 
-/// Runs sessions until one ends for good. Clients that cannot be used again are replaced; the process stays alive and says why it is not ready.
+/// Runs sessions until one ends for good. Clients that cannot be used again are replaced; the
+/// process stays alive and says why it is not ready.
 fn supervise(plan: &Plan, first: Session, stops: &Receiver<Instant>) -> End {
     let mut session = first;
     let mut pause = RESTART.0;
@@ -243,7 +259,9 @@ fn supervise(plan: &Plan, first: Session, stops: &Receiver<Instant>) -> End {
             End::Restart(why) => why.clone(),
             // What was granted before and is not any more is waited for.
             End::NotAuthorized(_) if !is_start => end.to_string(),
-            End::MemberTaken(_) if taken.get_or_insert_with(Instant::now).elapsed() < SESSION => end.to_string(),
+            End::MemberTaken(_) if taken.get_or_insert_with(Instant::now).elapsed() < SESSION => {
+                end.to_string()
+            }
             _ => return end,
         };
         is_start = false;

@@ -1,13 +1,16 @@
-//! Routes judged before records flow: are the topics there, and do they fit each other? A problem belongs to its route,
-//! or to all where it is the dead-letter topic's; each comes with what to do.
+//! Routes judged before records flow: are the topics there, and do they fit each other? A problem
+//! belongs to its route, or to all where it is the dead-letter topic's; each comes with what to do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use veilstream_engine::compile::SchemaSet;
 
-use crate::kafka::topics::{EachTopic, NewTopic, Retention, TopicError, TopicFacts, Topics, alter_command, grow_command};
+use crate::kafka::topics::{
+    EachTopic, NewTopic, Retention, TopicError, TopicFacts, Topics, alter_command, grow_command,
+};
 
-/// Dead letters are kept so long at least: somebody has to look at them, mend a schema and replay them.
+/// Dead letters are kept so long at least: somebody has to look at them, mend a schema and replay
+/// them.
 const DEAD_LETTERS_MS: i64 = 30 * 86_400_000;
 /// The largest batch of a topic that is not there, or does not tell: Kafka's default.
 const MAX_MESSAGE_BYTES: usize = 1_048_588;
@@ -35,7 +38,9 @@ pub enum Problem {
         command: String,
     },
     /// Partition i goes to partition i.
-    #[error("{topic} has {partitions} partitions and {raw} has {wanted}; give it as many: {command}")]
+    #[error(
+        "{topic} has {partitions} partitions and {raw} has {wanted}; give it as many: {command}"
+    )]
     FewPartitions {
         /// The sanitized topic.
         topic: String,
@@ -63,7 +68,10 @@ pub enum Problem {
         command: String,
     },
     /// Sealed records would not fit.
-    #[error("{topic} takes {bytes} bytes; a sealed dead letter needs 1.5 times what the raw topics take; {command}")]
+    #[error(
+        "{topic} takes {bytes} bytes; a sealed dead letter needs 1.5 times what the raw topics \
+        take; {command}"
+    )]
     SmallDeadLetters {
         /// The dead-letter topic.
         topic: String,
@@ -73,7 +81,9 @@ pub enum Problem {
         command: String,
     },
     /// Dead letters have no keys, or equal ones.
-    #[error("{topic} is compacted, which would lose dead letters; set cleanup.policy=delete: {command}")]
+    #[error(
+        "{topic} is compacted, which would lose dead letters; set cleanup.policy=delete: {command}"
+    )]
     CompactedDeadLetters {
         /// The dead-letter topic.
         topic: String,
@@ -81,7 +91,10 @@ pub enum Problem {
         command: String,
     },
     /// A topic would be read and written, or hold sealed records between others.
-    #[error("{topic} is the dead-letter topic and {role} of a schema; name another one with pipeline.dead_letter_topic")]
+    #[error(
+        "{topic} is the dead-letter topic and {role} of a schema; name another one with \
+        pipeline.dead_letter_topic"
+    )]
     TwoRoles {
         /// The topic.
         topic: String,
@@ -135,7 +148,9 @@ pub enum PreflightWarning {
     },
     /// Transactions may be left hanging.
     #[error(
-        "{topic} has one replica: when its broker stops, what is being committed may be left hanging (docs/operations.md, \"Hanging transactions\"); give it more with kafka-reassign-partitions.sh"
+        "{topic} has one replica: when its broker stops, what is being committed may be left \
+        hanging (docs/operations.md, \"Hanging transactions\"); give it more with \
+        kafka-reassign-partitions.sh"
     )]
     OneReplica {
         /// The topic.
@@ -206,7 +221,8 @@ impl Findings {
     /// # Errors
     /// All problems: permissions that are missing, else the topics.
     pub fn runnable(&self) -> Result<(), Refusal> {
-        let one_runs = self.routes.is_empty() || self.routes.iter().any(|route| route.problems.is_empty());
+        let one_runs =
+            self.routes.is_empty() || self.routes.iter().any(|route| route.problems.is_empty());
         if self.common.is_empty() && one_runs { Ok(()) } else { self.faultless() }
     }
 
@@ -215,8 +231,11 @@ impl Findings {
     /// # Errors
     /// As [`Findings::runnable`].
     pub fn faultless(&self) -> Result<(), Refusal> {
-        let (denied, unfit): (Vec<_>, Vec<_>) = self.problems().partition(|problem| problem.is_authorization());
-        let texts = |problems: Vec<&Problem>| problems.into_iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (denied, unfit): (Vec<_>, Vec<_>) =
+            self.problems().partition(|problem| problem.is_authorization());
+        let texts = |problems: Vec<&Problem>| {
+            problems.into_iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         match (texts(denied), texts(unfit)) {
             (denied, unfit) if denied.is_empty() && unfit.is_empty() => Ok(()),
             (denied, unfit) if denied.is_empty() => Err(Refusal::Unfit(unfit)),
@@ -242,7 +261,11 @@ pub fn roles(schemas: &SchemaSet, dead_letters: &str) -> Vec<Problem> {
 ///
 /// # Errors
 /// No broker answers. What is wrong with a topic stands in what was found.
-pub fn examine(topics: &Topics, schemas: &SchemaSet, dead_letters: &str) -> Result<Findings, TopicError> {
+pub fn examine(
+    topics: &Topics,
+    schemas: &SchemaSet,
+    dead_letters: &str,
+) -> Result<Findings, TopicError> {
     let routes: BTreeMap<&str, &str> = schemas.routes().collect();
     let names = routes.iter().flat_map(|(raw, sanitized)| [*raw, *sanitized]).chain([dead_letters]);
     let described = topics.describe(names)?;
@@ -257,11 +280,22 @@ pub fn examine(topics: &Topics, schemas: &SchemaSet, dead_letters: &str) -> Resu
     Ok(found)
 }
 
-fn judge(servers: &str, brokers: usize, routes: &BTreeMap<&str, &str>, dead_letters: &str, described: EachTopic<TopicFacts>) -> Findings {
-    let mut judge = Judge { servers, described, wanted: BTreeMap::new(), warnings: BTreeSet::new() };
+fn judge(
+    servers: &str,
+    brokers: usize,
+    routes: &BTreeMap<&str, &str>,
+    dead_letters: &str,
+    described: EachTopic<TopicFacts>,
+) -> Findings {
+    let mut judge =
+        Judge { servers, described, wanted: BTreeMap::new(), warnings: BTreeSet::new() };
     let mut judged: Vec<Route> = routes
         .iter()
-        .map(|(raw, sanitized)| Route { raw: (*raw).to_owned(), sanitized: (*sanitized).to_owned(), problems: judge.route(raw, sanitized) })
+        .map(|(raw, sanitized)| Route {
+            raw: (*raw).to_owned(),
+            sanitized: (*sanitized).to_owned(),
+            problems: judge.route(raw, sanitized),
+        })
         .collect();
     let mut common = judge.dead_letters(routes, dead_letters);
     // One broker alone can have no second replica.
@@ -277,7 +311,8 @@ fn judge(servers: &str, brokers: usize, routes: &BTreeMap<&str, &str>, dead_lett
     };
     judged.iter_mut().for_each(|route| route.problems.extend(missing(&route.sanitized)));
     common.extend(missing(dead_letters));
-    let facts = judge.described.into_iter().filter_map(|(name, facts)| Some((name, facts.ok()?))).collect();
+    let facts =
+        judge.described.into_iter().filter_map(|(name, facts)| Some((name, facts.ok()?))).collect();
     let missing = judge.wanted.into_values().map(|wanted| wanted.topic).collect();
     Findings { brokers, facts, routes: judged, common, warnings: judge.warnings, missing }
 }
@@ -296,15 +331,26 @@ impl Wanted {
         self.topic.command(servers)
     }
 
-    fn new(name: &str, partitions: i32, bytes: usize, (compacted, deletes): (bool, bool), retention: Retention) -> Self {
-        let topic = NewTopic { name: name.to_owned(), partitions, replicas: None, settings: BTreeMap::new() };
+    fn new(
+        name: &str,
+        partitions: i32,
+        bytes: usize,
+        (compacted, deletes): (bool, bool),
+        retention: Retention,
+    ) -> Self {
+        let topic = NewTopic {
+            name: name.to_owned(),
+            partitions,
+            replicas: None,
+            settings: BTreeMap::new(),
+        };
         let mut wanted = Self { topic, compacted, deletes, retention, bytes };
         wanted.settle();
         wanted
     }
 
-    /// Two raw topics, one sanitized: what either needs. Where one of them is not compacted, compaction would lose its
-    /// records, so nothing is; and what a compacted one keeps has no age.
+    /// Two raw topics, one sanitized: what either needs. Where one of them is not compacted,
+    /// compaction would lose its records, so nothing is; and what a compacted one keeps has no age.
     fn merge(&mut self, other: &Self) {
         let keeps = |w: &Self| if w.deletes { w.retention } else { Retention::UNLIMITED };
         if (self.compacted, self.deletes) == (other.compacted, other.deletes) {
@@ -369,14 +415,24 @@ impl Judge<'_> {
         };
         let Some(raw) = raw else {
             let servers = self.servers;
-            let command = format!("kafka-topics.sh --bootstrap-server {servers} --create --topic {raw_name} --partitions 4");
+            let command = format!(
+                "kafka-topics.sh --bootstrap-server {servers} --create --topic {raw_name} \
+                --partitions 4"
+            );
             return vec![Problem::NoRawTopic { topic: raw_name.to_owned(), command }];
         };
-        // A little more than the input, for tokens and indexes; what is larger still is dead-lettered, not lost.
+        // A little more than the input, for tokens and indexes; what is larger still is
+        // dead-lettered, not lost.
         let bytes = sealed_size(raw.max_message_bytes);
         let Some(topic) = sanitized else {
             let retention = raw.retention.larger(raw.cluster_retention);
-            self.want(Wanted::new(name, raw.partitions, bytes, (raw.compacted, raw.deletes), retention));
+            self.want(Wanted::new(
+                name,
+                raw.partitions,
+                bytes,
+                (raw.compacted, raw.deletes),
+                retention,
+            ));
             return Vec::new();
         };
         self.warn(raw_name, &raw, name, &topic);
@@ -396,7 +452,11 @@ impl Judge<'_> {
                 bytes: topic.max_message_bytes,
                 raw: raw_name.to_owned(),
                 wanted: raw.max_message_bytes,
-                command: alter_command(self.servers, name, &[("max.message.bytes", &bytes.to_string())]),
+                command: alter_command(
+                    self.servers,
+                    name,
+                    &[("max.message.bytes", &bytes.to_string())],
+                ),
             });
         }
         problems
@@ -420,28 +480,42 @@ impl Judge<'_> {
         if has.larger(wants) != has {
             let (mut what, mut settings) = (Vec::new(), Vec::new());
             let larger = has.larger(wants);
-            for (setting, has, wants) in [("retention.ms", has.ms, larger.ms), ("retention.bytes", has.bytes, larger.bytes)] {
+            for (setting, has, wants) in
+                [("retention.ms", has.ms, larger.ms), ("retention.bytes", has.bytes, larger.bytes)]
+            {
                 if has != wants {
                     what.push(format!("{setting} {has} instead of {wants}"));
                     settings.push((setting, wants.to_string()));
                 }
             }
-            let settings: Vec<(&str, &str)> = settings.iter().map(|(setting, value)| (*setting, value.as_str())).collect();
+            let settings: Vec<(&str, &str)> =
+                settings.iter().map(|(setting, value)| (*setting, value.as_str())).collect();
             let command = alter_command(self.servers, name, &settings);
-            self.warnings.insert(PreflightWarning::KeepsLess { topic: sanitized(), raw: from(), what: what.join(", "), command });
+            self.warnings.insert(PreflightWarning::KeepsLess {
+                topic: sanitized(),
+                raw: from(),
+                what: what.join(", "),
+                command,
+            });
         }
     }
 
     fn dead_letters(&mut self, routes: &BTreeMap<&str, &str>, name: &str) -> Vec<Problem> {
-        let raws: Vec<TopicFacts> = routes.keys().filter_map(|raw| self.facts(raw).cloned()).collect();
-        let largest = raws.iter().map(|raw| raw.max_message_bytes).max().unwrap_or(MAX_MESSAGE_BYTES);
+        let raws: Vec<TopicFacts> =
+            routes.keys().filter_map(|raw| self.facts(raw).cloned()).collect();
+        let largest =
+            raws.iter().map(|raw| raw.max_message_bytes).max().unwrap_or(MAX_MESSAGE_BYTES);
         match self.look(name) {
             Err(problem) => vec![problem],
             Ok(None) => {
-                // Raw topics that keep everything are no measure: their records can be read again. A size would be a
-                // second limit, which forgets them sooner and in silence.
-                let ages = raws.iter().filter(|raw| raw.deletes).map(|raw| Retention { ms: raw.retention.ms, bytes: -1 });
-                let retention = ages.fold(Retention { ms: DEAD_LETTERS_MS, bytes: -1 }, Retention::larger);
+                // Raw topics that keep everything are no measure: their records can be read again.
+                // A size would be a second limit, which forgets them sooner and in silence.
+                let ages = raws
+                    .iter()
+                    .filter(|raw| raw.deletes)
+                    .map(|raw| Retention { ms: raw.retention.ms, bytes: -1 });
+                let retention =
+                    ages.fold(Retention { ms: DEAD_LETTERS_MS, bytes: -1 }, Retention::larger);
                 let partitions = raws.iter().map(|raw| raw.partitions).max().unwrap_or(1).max(1);
                 let bytes = sealed_size(largest.max(MAX_MESSAGE_BYTES));
                 self.want(Wanted::new(name, partitions, bytes, (false, true), retention));
@@ -457,7 +531,11 @@ impl Judge<'_> {
             problems.push(Problem::SmallDeadLetters {
                 topic: name.to_owned(),
                 bytes: topic.max_message_bytes,
-                command: alter_command(self.servers, name, &[("max.message.bytes", &wanted.to_string())]),
+                command: alter_command(
+                    self.servers,
+                    name,
+                    &[("max.message.bytes", &wanted.to_string())],
+                ),
             });
         }
         if topic.compacted {

@@ -1,7 +1,9 @@
-//! A record through the engine, again with the keys it lacked. One loop for pipeline, replay, command line and cases.
+//! A record through the engine, again with the keys it lacked. One loop for pipeline, replay,
+//! command line and cases.
 //!
-//! Lanes take it in steps, because they fetch on a thread of their own ([`Protector::transform`], [`Protector::request`], [`Protector::add_keys`]);
-//! everybody else blocks ([`Protector::protect`]).
+//! Lanes take it in steps, because they fetch on a thread of their own ([`Protector::transform`],
+//! [`Protector::request`], [`Protector::add_keys`]); everybody else blocks
+//! ([`Protector::protect`]).
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,11 +21,13 @@ use veilstream_keys::OsEntropy;
 use crate::keys::{KeyFault, KeySource};
 use crate::telemetry::metrics::Metrics;
 
-/// Fetches for one record: what its schema needs, the key of references, its subject's key, and a key that was spent meanwhile. A record that
-/// still lacks keys after so many successful fetches lacks something else.
+/// Fetches for one record: what its schema needs, the key of references, its subject's key, and a
+/// key that was spent meanwhile. A record that still lacks keys after so many successful fetches
+/// lacks something else.
 pub const FETCHES: u32 = 4;
 
-/// Protects records, one after another, under one snapshot of schemas and keys at a time. One per thread.
+/// Protects records, one after another, under one snapshot of schemas and keys at a time. One per
+/// thread.
 pub struct Protector {
     schemas: Arc<SchemaSet>,
     keys: Arc<Keyring>,
@@ -46,7 +50,11 @@ impl Protector {
         Self::with_entropy(schemas, keys, || Box::new(OsEntropy))
     }
 
-    fn with_entropy(schemas: Arc<SchemaSet>, keys: Arc<Keyring>, entropy: fn() -> Box<dyn Entropy>) -> Self {
+    fn with_entropy(
+        schemas: Arc<SchemaSet>,
+        keys: Arc<Keyring>,
+        entropy: fn() -> Box<dyn Entropy>,
+    ) -> Self {
         Self {
             schemas,
             keys,
@@ -102,7 +110,8 @@ impl Protector {
         &self.output
     }
 
-    /// Gives back what a large record needed beyond 8 MiB, once nobody reads [`Protector::output`] any more.
+    /// Gives back what a large record needed beyond 8 MiB, once nobody reads [`Protector::output`]
+    /// any more.
     pub fn shrink_output(&mut self) {
         self.output.shrink();
     }
@@ -112,11 +121,15 @@ impl Protector {
         (self.schemas, self.keys) = (schemas, keys);
     }
 
-    /// One try at one record, without waiting for anything; [`Protector::output`] holds what was protected. A panic of the engine rejects the
-    /// record as `internal`: the next one is not to suffer for it.
+    /// One try at one record, without waiting for anything; [`Protector::output`] holds what was
+    /// protected. A panic of the engine rejects the record as `internal`: the next one is not to
+    /// suffer for it.
     pub fn transform(&mut self, record: &Record<'_>) -> Outcome {
         self.attempt(record).unwrap_or_else(|| {
-            tracing::error!("the engine failed on a record, which is rejected; its place follows in the dead letter, the program's stands above");
+            tracing::error!(
+                "the engine failed on a record, which is rejected; its place follows \
+                in the dead letter, the program's stands above"
+            );
             if let Some(metrics) = &self.metrics {
                 metrics.engine_panics.inc();
             }
@@ -124,7 +137,8 @@ impl Protector {
         })
     }
 
-    /// The keys that a later record lacks, so that one fetch serves many. Overwrites [`Protector::output`].
+    /// The keys that a later record lacks, so that one fetch serves many. Overwrites
+    /// [`Protector::output`].
     pub fn look_ahead(&mut self, record: &Record<'_>) -> Vec<NeededKey> {
         match self.attempt(record) {
             Some(Outcome::NeedKeys(needed)) => needed,
@@ -136,14 +150,23 @@ impl Protector {
     /// What to fetch for records that lack these keys.
     ///
     /// # Errors
-    /// [`KeyFault`]: fetched [`FETCHES`] times, and the record still lacks keys. It may be asked for again.
-    pub fn request(&mut self, needed: impl IntoIterator<Item = NeededKey>) -> Result<Vec<NeededKey>, KeyFault> {
+    /// [`KeyFault`]: fetched [`FETCHES`] times, and the record still lacks keys. It may be asked
+    /// for again.
+    pub fn request(
+        &mut self,
+        needed: impl IntoIterator<Item = NeededKey>,
+    ) -> Result<Vec<NeededKey>, KeyFault> {
         if self.fetches >= FETCHES {
             self.fetches = 0;
-            return Err(KeyFault("keys are there and do not seal; see the logs of the key store and the random source".to_owned()));
+            return Err(KeyFault(
+                "keys are there and do not seal; see the logs of the key store and \
+                the random source"
+                    .to_owned(),
+            ));
         }
         self.fetches += 1;
-        let needed: Vec<NeededKey> = needed.into_iter().collect::<HashSet<_>>().into_iter().collect();
+        let needed: Vec<NeededKey> =
+            needed.into_iter().collect::<HashSet<_>>().into_iter().collect();
         self.stale |= needed.iter().any(|key| !matches!(key.scope, Scope::Subject(_)));
         Ok(needed)
     }
@@ -151,7 +174,8 @@ impl Protector {
     /// Takes what was fetched for the last [`Protector::request`].
     pub fn add_keys(&mut self, fetched: Vec<Arc<Key>>, source: &dyn KeySource) {
         self.transformer.add_subject_keys(fetched);
-        // A subject's key is handed over; other keys come with a new snapshot, for which the transformer prepares again.
+        // A subject's key is handed over; other keys come with a new snapshot, for which the
+        // transformer prepares again.
         if std::mem::take(&mut self.stale) {
             self.keys = source.keyring();
         }
@@ -162,7 +186,8 @@ impl Protector {
         self.fetches = 0;
     }
 
-    /// Protects a record, fetching what it and the records `ahead` of it lack; the index of its schema. Blocks.
+    /// Protects a record, fetching what it and the records `ahead` of it lack; the index of its
+    /// schema. Blocks.
     ///
     /// # Errors
     /// [`KeyFault`]: keys are not available; the record was not judged.
@@ -184,7 +209,8 @@ impl Protector {
                 }
                 Outcome::NeedKeys(needed) => needed,
             };
-            let later: Vec<NeededKey> = ahead.clone().flat_map(|record| self.look_ahead(&record)).collect();
+            let later: Vec<NeededKey> =
+                ahead.clone().flat_map(|record| self.look_ahead(&record)).collect();
             let needed = self.request(needed.into_iter().chain(later))?;
             let fetched = source.fetch(&needed)?;
             self.add_keys(fetched, source);
@@ -229,7 +255,12 @@ mod tests {
     const ADA: &[u8] = br#"{"id":1,"email":"ada@example.com"}"#;
 
     fn people() -> Arc<SchemaSet> {
-        Arc::new(SchemaSet::new(vec![Arc::new(compile(PEOPLE.as_bytes(), &Grants::local()).unwrap().schema)]).unwrap())
+        Arc::new(
+            SchemaSet::new(vec![Arc::new(
+                compile(PEOPLE.as_bytes(), &Grants::local()).unwrap().schema,
+            )])
+            .unwrap(),
+        )
     }
 
     fn record(value: &[u8]) -> Record<'_> {
@@ -269,8 +300,10 @@ mod tests {
 
     #[test]
     fn one_fetch_serves_the_records_ahead() {
-        let (source, mut protector) = (EphemeralKeys::default(), Protector::new(people(), Arc::default()));
-        let values: Vec<String> = (0..50).map(|i| format!(r#"{{"id":{i},"email":"{i}@example.com"}}"#)).collect();
+        let (source, mut protector) =
+            (EphemeralKeys::default(), Protector::new(people(), Arc::default()));
+        let values: Vec<String> =
+            (0..50).map(|i| format!(r#"{{"id":{i},"email":"{i}@example.com"}}"#)).collect();
         let ahead = values.iter().map(|v| record(v.as_bytes()));
         assert_eq!(protector.protect(&record(ADA), ahead.clone(), &source).unwrap(), Ok(0));
         // Nobody asks any more.
@@ -294,8 +327,10 @@ mod tests {
     #[test]
     fn a_panic_rejects_one_record_and_the_next_goes_through() {
         let (source, metrics) = (EphemeralKeys::default(), Arc::new(Metrics::new().unwrap()));
-        let mut protector = Protector::with_entropy(people(), Arc::default(), || Box::new(Faulty)).with_metrics(metrics.clone());
-        let rejected = protector.protect(&record(ADA), std::iter::empty(), &source).unwrap().unwrap_err();
+        let mut protector = Protector::with_entropy(people(), Arc::default(), || Box::new(Faulty))
+            .with_metrics(metrics.clone());
+        let rejected =
+            protector.protect(&record(ADA), std::iter::empty(), &source).unwrap().unwrap_err();
         assert_eq!((rejected, metrics.engine_panics.get()), (Reject::new(RejectCode::Internal), 1));
         assert!(protector.output().value.is_empty(), "nothing half done comes out");
         ENTROPY_PANICS.store(false, Ordering::Relaxed);

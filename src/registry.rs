@@ -1,5 +1,5 @@
-//! The schemas in force: a directory of documents, published as immutable snapshots. A change that does not compile is refused as a whole
-//! and the snapshot in force stays.
+//! The schemas in force: a directory of documents, published as immutable snapshots. A change that
+//! does not compile is refused as a whole and the snapshot in force stays.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,8 @@ pub enum Change {
     Loaded(Loaded),
     /// The documents have these faults; the snapshot in force stays.
     Refused(Vec<DocumentFault>),
-    /// What the new snapshot needs is not there yet; the one in force stays, the next look tries again.
+    /// What the new snapshot needs is not there yet; the one in force stays, the next look tries
+    /// again.
     Postponed(KeyFault),
 }
 
@@ -55,7 +56,8 @@ pub struct Registry {
     dir: PathBuf,
     grants: Grants,
     current: ArcSwap<SchemaSet>,
-    /// The documents as last seen, refused ones included, so that each change is judged and reported once.
+    /// The documents as last seen, refused ones included, so that each change is judged and
+    /// reported once.
     seen: Mutex<Vec<LoadedDocument>>,
 }
 
@@ -67,14 +69,23 @@ struct LoadedDocument {
 }
 
 impl Registry {
-    /// Loads the documents of `dir`: every `*.json` but cases (`*.cases.json`) and JSON Schemas (`*.schema.json`).
+    /// Loads the documents of `dir`: every `*.json` but cases (`*.cases.json`) and JSON Schemas
+    /// (`*.schema.json`).
     ///
     /// # Errors
     /// Every fault of every document.
-    pub fn open(dir: &Path, grants: Grants) -> Result<(Self, Vec<DocumentFault>), Vec<DocumentFault>> {
+    pub fn open(
+        dir: &Path,
+        grants: Grants,
+    ) -> Result<(Self, Vec<DocumentFault>), Vec<DocumentFault>> {
         let documents = read(dir)?;
         let loaded = load(&documents, &grants)?;
-        let registry = Self { dir: dir.to_owned(), grants, current: ArcSwap::new(loaded.set), seen: Mutex::new(documents) };
+        let registry = Self {
+            dir: dir.to_owned(),
+            grants,
+            current: ArcSwap::new(loaded.set),
+            seen: Mutex::new(documents),
+        };
         Ok((registry, loaded.warnings))
     }
 
@@ -84,7 +95,8 @@ impl Registry {
         self.current.load_full()
     }
 
-    /// Looks at the directory and publishes what changed, once `prepare` has what the new snapshot needs (its keys).
+    /// Looks at the directory and publishes what changed, once `prepare` has what the new snapshot
+    /// needs (its keys).
     pub fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), KeyFault>) -> Change {
         // Held to the end: two reloads at once must not publish the older one last.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +117,12 @@ impl Registry {
                 let refused = loaded.set.refused_changes(&self.current());
                 if !refused.is_empty() {
                     *seen = documents;
-                    return Change::Refused(refused.into_iter().map(|fault| DocumentFault { file: self.dir.clone(), fault }).collect());
+                    return Change::Refused(
+                        refused
+                            .into_iter()
+                            .map(|fault| DocumentFault { file: self.dir.clone(), fault })
+                            .collect(),
+                    );
                 }
                 if let Err(reason) = prepare(&loaded.set) {
                     return Change::Postponed(reason);
@@ -124,7 +141,9 @@ impl Registry {
 ///
 /// # Errors
 /// Every fault of every document.
-pub fn open_configured(schemas: &config::Schemas) -> Result<(Registry, Vec<DocumentFault>), Vec<DocumentFault>> {
+pub fn open_configured(
+    schemas: &config::Schemas,
+) -> Result<(Registry, Vec<DocumentFault>), Vec<DocumentFault>> {
     Registry::open(&schemas.dir, Grants { domains: schemas.domains.clone(), any_domain: false })
 }
 
@@ -141,17 +160,30 @@ pub fn open_files(files: &[PathBuf], grants: &Grants) -> Result<Loaded, Vec<Docu
 /// # Errors
 /// The directory cannot be read, or holds none.
 pub fn documents_in(dir: &Path) -> Result<Vec<PathBuf>, Vec<DocumentFault>> {
-    let entries = std::fs::read_dir(dir).map_err(|e| vec![whole(dir, format!("cannot be read ({e}); name the folder of the schema documents"))])?;
-    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| is_document(p) && p.is_file()).collect();
+    let entries = std::fs::read_dir(dir).map_err(|e| {
+        vec![whole(dir, format!("cannot be read ({e}); name the folder of the schema documents"))]
+    })?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| is_document(p) && p.is_file())
+        .collect();
     files.sort();
-    if files.is_empty() { Err(vec![whole(dir, "holds no schema document; put one in, as <name>.json".to_owned())]) } else { Ok(files) }
+    if files.is_empty() {
+        Err(vec![whole(dir, "holds no schema document; put one in, as <name>.json".to_owned())])
+    } else {
+        Ok(files)
+    }
 }
 
-/// Whether a file of this name is a schema document: `*.json`, but neither cases (`*.cases.json`) nor a JSON Schema (`*.schema.json`).
+/// Whether a file of this name is a schema document: `*.json`, but neither cases (`*.cases.json`)
+/// nor a JSON Schema (`*.schema.json`).
 #[must_use]
 pub fn is_document(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".json") && !name.starts_with('.') && !name.ends_with(".cases.json") && !name.ends_with(".schema.json")
+    name.ends_with(".json")
+        && !name.starts_with('.')
+        && !name.ends_with(".cases.json")
+        && !name.ends_with(".schema.json")
 }
 
 fn read(dir: &Path) -> Result<Vec<LoadedDocument>, Vec<DocumentFault>> {
@@ -164,7 +196,10 @@ fn read_files(files: &[PathBuf]) -> Result<Vec<LoadedDocument>, Vec<DocumentFaul
     for file in files {
         match std::fs::read(file) {
             Ok(text) => documents.push(LoadedDocument { file: file.clone(), text }),
-            Err(e) => faults.push(whole(file, format!("cannot be read ({e}); name the file of a schema document"))),
+            Err(e) => faults.push(whole(
+                file,
+                format!("cannot be read ({e}); name the file of a schema document"),
+            )),
         }
     }
     if faults.is_empty() { Ok(documents) } else { Err(faults) }
@@ -172,7 +207,10 @@ fn read_files(files: &[PathBuf]) -> Result<Vec<LoadedDocument>, Vec<DocumentFaul
 
 /// A fault of a whole file or folder.
 fn whole(file: &Path, message: String) -> DocumentFault {
-    DocumentFault { file: file.to_owned(), fault: Fault { pointer: String::new(), message, severity: Severity::Error } }
+    DocumentFault {
+        file: file.to_owned(),
+        fault: Fault { pointer: String::new(), message, severity: Severity::Error },
+    }
 }
 
 fn load(documents: &[LoadedDocument], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
@@ -195,8 +233,13 @@ fn load(documents: &[LoadedDocument], grants: &Grants) -> Result<Loaded, Vec<Doc
         Ok(_) => Err(faults),
         Err(between) => {
             // Their pointer is the schema's name, of which the later document is at fault.
-            let file_of = |name: &str| files.iter().rfind(|f| *f.0 == *name).map_or(Path::new(""), |f| f.1);
-            faults.extend(between.into_iter().map(|fault| DocumentFault { file: file_of(&fault.pointer).to_owned(), fault }));
+            let file_of =
+                |name: &str| files.iter().rfind(|f| *f.0 == *name).map_or(Path::new(""), |f| f.1);
+            faults.extend(
+                between
+                    .into_iter()
+                    .map(|fault| DocumentFault { file: file_of(&fault.pointer).to_owned(), fault }),
+            );
             Err(faults)
         }
     }
@@ -206,8 +249,7 @@ fn load(documents: &[LoadedDocument], grants: &Grants) -> Result<Loaded, Vec<Doc
 mod tests {
     use super::*;
 
-    const DOCUMENT: &str =
-        r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"people.raw","to":"people"},"fields":[{"id":"email","path":"$.email"}]}"#;
+    const DOCUMENT: &str = r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"people.raw","to":"people"},"fields":[{"id":"email","path":"$.email"}]}"#;
 
     fn directory() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -226,7 +268,8 @@ mod tests {
             std::fs::write(dir.path().join(other), "not a document").unwrap();
         }
         std::fs::create_dir(dir.path().join("old.json")).unwrap();
-        let labels: Vec<_> = open(&dir).current().schemas().iter().map(|s| s.label.to_string()).collect();
+        let labels: Vec<_> =
+            open(&dir).current().schemas().iter().map(|s| s.label.to_string()).collect();
         assert_eq!(labels, ["people/1"]);
     }
 
@@ -235,19 +278,33 @@ mod tests {
         let dir = directory();
         let registry = open(&dir);
         assert!(matches!(registry.reload(|_| Ok(())), Change::None));
-        std::fs::write(dir.path().join("people.json"), DOCUMENT.replace(r#""version":1"#, r#""version":2"#)).unwrap();
-        assert!(matches!(registry.reload(|_| Err(KeyFault("no keys".to_owned()))), Change::Postponed(_)));
+        std::fs::write(
+            dir.path().join("people.json"),
+            DOCUMENT.replace(r#""version":1"#, r#""version":2"#),
+        )
+        .unwrap();
+        assert!(matches!(
+            registry.reload(|_| Err(KeyFault("no keys".to_owned()))),
+            Change::Postponed(_)
+        ));
         assert_eq!(&*registry.current().schemas()[0].label, "people/1");
         assert!(matches!(registry.reload(|_| Ok(())), Change::Loaded(_)));
         assert_eq!(&*registry.current().schemas()[0].label, "people/2");
         assert!(matches!(registry.reload(|_| Ok(())), Change::None));
     }
 
-    /// References of subjects are made in their domain: in another, keys are not found and erasures miss.
+    /// References of subjects are made in their domain: in another, keys are not found and erasures
+    /// miss.
     #[test]
     fn subjects_stay_in_their_domain() {
         let dir = directory();
-        let with = |members: &str| std::fs::write(dir.path().join("people.json"), DOCUMENT.replace(r#""fields""#, &format!(r#"{members},"fields""#))).unwrap();
+        let with = |members: &str| {
+            std::fs::write(
+                dir.path().join("people.json"),
+                DOCUMENT.replace(r#""fields""#, &format!(r#"{members},"fields""#)),
+            )
+            .unwrap()
+        };
         with(r#""subject":"$.id""#);
         let registry = open(&dir);
         with(r#""subject":"$.id","subject_domain":"people""#);
@@ -256,14 +313,18 @@ mod tests {
         assert!(matches!(registry.reload(|_| Ok(())), Change::None), "told once");
         assert_eq!(registry.current().schemas()[0].subject_domain, None);
         with(r#""subject":["$.id","$.old.id"],"subject_domain":"""#);
-        assert!(matches!(registry.reload(|_| Ok(())), Change::Loaded(_)), "said or not, no domain is no domain");
+        assert!(
+            matches!(registry.reload(|_| Ok(())), Change::Loaded(_)),
+            "said or not, no domain is no domain"
+        );
     }
 
     #[test]
     fn a_bad_version_is_refused_once_and_the_old_one_stays() {
         let dir = directory();
         let registry = open(&dir);
-        std::fs::write(dir.path().join("people.json"), DOCUMENT.replace("$.email", "email")).unwrap();
+        std::fs::write(dir.path().join("people.json"), DOCUMENT.replace("$.email", "email"))
+            .unwrap();
         let Change::Refused(faults) = registry.reload(|_| Ok(())) else { panic!("accepted") };
         assert!(faults[0].to_string().contains("people.json: /fields/0/path"), "{}", faults[0]);
         assert!(matches!(registry.reload(|_| Ok(())), Change::None));
@@ -281,7 +342,12 @@ mod tests {
         std::fs::write(dir.path().join("a.json"), "{").unwrap();
         std::fs::write(dir.path().join("b.json"), DOCUMENT.replace("$.email", "email")).unwrap();
         let faults = Registry::open(dir.path(), Grants::default()).unwrap_err();
-        let files: std::collections::BTreeSet<_> = faults.iter().map(|f| f.file.file_name().unwrap().to_owned()).collect();
-        assert!(files.contains(std::ffi::OsStr::new("a.json")) && files.contains(std::ffi::OsStr::new("b.json")), "{faults:?}");
+        let files: std::collections::BTreeSet<_> =
+            faults.iter().map(|f| f.file.file_name().unwrap().to_owned()).collect();
+        assert!(
+            files.contains(std::ffi::OsStr::new("a.json"))
+                && files.contains(std::ffi::OsStr::new("b.json")),
+            "{faults:?}"
+        );
     }
 }

@@ -18,8 +18,9 @@ pub enum Request {
     Reload,
 }
 
-/// Sends requests to `receive`, from a thread of its own, as long as it answers `true`. A second SIGTERM or SIGINT ends the process at
-/// once, whatever its threads do: the next start aborts what it left open.
+/// Sends requests to `receive`, from a thread of its own, as long as it answers `true`. A second
+/// SIGTERM or SIGINT ends the process at once, whatever its threads do: the next start aborts what
+/// it left open.
 ///
 /// # Errors
 /// The handlers or the thread cannot be made.
@@ -27,7 +28,11 @@ pub fn watch(receive: impl Fn(Request) -> bool + Send + 'static) -> io::Result<(
     let asked = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         // Order matters: the first signal finds the flag down, puts it up; the second finds it up.
-        signal_hook::flag::register_conditional_shutdown(signal, Exit::Failed as i32, asked.clone())?;
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            Exit::Failed as i32,
+            asked.clone(),
+        )?;
         signal_hook::flag::register(signal, asked.clone())?;
     }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;

@@ -43,7 +43,10 @@ impl Status {
     #[must_use]
     pub fn new(components: &[&str]) -> Self {
         let unready = components.iter().map(|c| ((*c).to_owned(), "starting".to_owned())).collect();
-        Self { started: Instant::now(), inner: Mutex::new(StatusState { unready, ..StatusState::default() }) }
+        Self {
+            started: Instant::now(),
+            inner: Mutex::new(StatusState { unready, ..StatusState::default() }),
+        }
     }
 
     /// The component works. Says nothing about the others.
@@ -101,7 +104,10 @@ mod tests {
         status.unready("topic people.raw", "paused");
         status.unready("kafka", "away");
         status.ready("kafka");
-        assert_eq!(status.report().reasons, BTreeMap::from([("topic people.raw".to_owned(), "paused".to_owned())]));
+        assert_eq!(
+            status.report().reasons,
+            BTreeMap::from([("topic people.raw".to_owned(), "paused".to_owned())])
+        );
         status.ready("topic people.raw");
         assert!(status.is_ready());
     }

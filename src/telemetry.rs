@@ -14,15 +14,21 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::config::{Log, LogFormat};
 
-/// Starts logging to standard error (standard output belongs to results). Later calls change nothing.
+/// Starts logging to standard error (standard output belongs to results). Later calls change
+/// nothing.
 pub fn start_logs(log: &Log) {
     // librdkafka's and hyper's own lines only when something is wrong: at info they drown ours.
-    let filter =
-        Targets::new().with_default(log.level.min(tracing::Level::WARN)).with_target("veilstream", log.level).with_target("veilstream_keys", log.level);
+    let filter = Targets::new()
+        .with_default(log.level.min(tracing::Level::WARN))
+        .with_target("veilstream", log.level)
+        .with_target("veilstream_keys", log.level);
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer = match log.format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
-        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal() && !no_color()).with_target(false).boxed(),
+        LogFormat::Text => layer
+            .with_ansi(std::io::stderr().is_terminal() && !no_color())
+            .with_target(false)
+            .boxed(),
     };
     // An error means that a subscriber is set already, by a test or an embedding program.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();

@@ -1,4 +1,5 @@
-//! What a user sees: transcripts in `tests/cmd`. `TRYCMD=overwrite cargo test --test commands` writes them again; read the difference.
+//! What a user sees: transcripts in `tests/cmd`. `TRYCMD=overwrite cargo test --test commands`
+//! writes them again; read the difference.
 
 #[test]
 fn transcripts() {

@@ -1,4 +1,5 @@
-//! Kafka Connect's own JsonConverter at both ends: what a source writes with schemas, `transform` protects, and a sink reads with types that fit.
+//! Kafka Connect's own JsonConverter at both ends: what a source writes with schemas, `transform`
+//! protects, and a sink reads with types that fit.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
@@ -24,18 +25,31 @@ fn a_sink_reads_types_that_fit() {
     let events = converter("write", "");
     assert_eq!(events.lines().count(), 2);
 
-    let safe = veilstream(dir.path(), &["transform", "--keys", "keys", "--schema", "changes.json"], &events);
+    let safe = veilstream(
+        dir.path(),
+        &["transform", "--keys", "keys", "--schema", "changes.json"],
+        &events,
+    );
     for clear in ["ada@example.com", "Charles", "gift", "4155550101"] {
         assert!(events.contains(clear) && !safe.contains(clear), "{clear}");
     }
     let read = converter("read", &safe);
     let records: Vec<&str> = read.split_terminator("end of record\n").collect();
     let [ada, nobody] = records[..] else { panic!("{read}") };
-    let has = |record: &str, line: &str| assert!(record.lines().any(|l| l.starts_with(line)), "no {line} in\n{record}");
+    let has = |record: &str, line: &str| {
+        assert!(record.lines().any(|l| l.starts_with(line)), "no {line} in\n{record}")
+    };
     for record in [ada, nobody] {
-        // What was a number, a boolean or a list of numbers would have been read as 0, false or nothing.
+        // What was a number, a boolean or a list of numbers would have been read as 0, false or
+        // nothing.
         for field in ["email", "email_bidx", "age", "vip"] {
-            has(record, &format!("$.after.{field} STRING? {}", if field.ends_with("bidx") { "" } else { "vs1." }));
+            has(
+                record,
+                &format!(
+                    "$.after.{field} STRING? {}",
+                    if field.ends_with("bidx") { "" } else { "vs1." }
+                ),
+            );
         }
         has(record, "$.after.phones ARRAY of STRING");
         has(record, "$.after.note STRING? null");
@@ -68,11 +82,20 @@ fn a_sink_reads_types_that_fit() {
     }
 
     // The payload comes back, byte for byte except for what has no way back.
-    let back = veilstream(dir.path(), &["reveal", "--keys", "keys", "--schema", "changes.json"], &safe);
-    let payload = |text: &str| text.lines().map(|l| l.split_once(r#""payload":"#).unwrap().1.to_owned()).collect::<Vec<_>>();
+    let back =
+        veilstream(dir.path(), &["reveal", "--keys", "keys", "--schema", "changes.json"], &safe);
+    let payload = |text: &str| {
+        text.lines()
+            .map(|l| l.split_once(r#""payload":"#).unwrap().1.to_owned())
+            .collect::<Vec<_>>()
+    };
     let expected: Vec<String> = payload(&events)
         .iter()
-        .map(|p| p.replace(r#","note":"gift""#, "").replace(r#","note":"""#, "").replace("\"born\":1819", "\"born\":\"1974\""))
+        .map(|p| {
+            p.replace(r#","note":"gift""#, "")
+                .replace(r#","note":"""#, "")
+                .replace("\"born\":1819", "\"born\":\"1974\"")
+        })
         .collect();
     assert_eq!(payload(&back), expected);
 }
@@ -80,9 +103,17 @@ fn a_sink_reads_types_that_fit() {
 #[test]
 fn an_envelope_that_is_not_declared_is_rejected_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("changes.json"), DOCUMENT.replace(r#""envelope":"connect","#, "")).unwrap();
+    std::fs::write(
+        dir.path().join("changes.json"),
+        DOCUMENT.replace(r#""envelope":"connect","#, ""),
+    )
+    .unwrap();
     veilstream(dir.path(), &["keys", "init", "--keys", "keys"], "");
-    let output = run(dir.path(), &["transform", "--keys", "keys", "--schema", "changes.json"], &converter("write", ""));
+    let output = run(
+        dir.path(),
+        &["transform", "--keys", "keys", "--schema", "changes.json"],
+        &converter("write", ""),
+    );
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(output.stdout, b"");
     let told = String::from_utf8(output.stderr).unwrap();
@@ -95,7 +126,8 @@ fn converter(mode: &str, input: &str) -> String {
     let libs = root.join("target/kafka/libs");
     assert!(libs.is_dir(), "no Kafka in {}: make setup", libs.display());
     let mut java = Command::new("java");
-    java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp"]).arg(libs.join("*"));
+    java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp"])
+        .arg(libs.join("*"));
     java.arg(root.join("tests/support/connect/Converter.java")).arg(mode);
     let output = feed(java, input);
     assert!(output.status.success(), "{mode}: {}", String::from_utf8_lossy(&output.stderr));
@@ -115,7 +147,12 @@ fn run(dir: &Path, args: &[&str], input: &str) -> std::process::Output {
 }
 
 fn feed(mut command: Command, input: &str) -> std::process::Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }

@@ -12,7 +12,8 @@ struct Headings {
     anchors: BTreeSet<String>,
 }
 
-/// What is tracked and may hold a reference. Transcripts of commands (`tests/cmd`) repeat what the code says.
+/// What is tracked and may hold a reference. Transcripts of commands (`tests/cmd`) repeat what the
+/// code says.
 const ENDINGS: [&str; 9] = ["md", "rs", "toml", "yml", "sh", "py", "json", "proto", "txt"];
 const SKIPPED: [&str; 6] = ["target", "corpus", "artifacts", "found", "seeds", "vectors"];
 /// Documents of others, and what a run writes.
@@ -30,8 +31,13 @@ fn every_link_leads_to_a_file_and_a_heading() {
             }
             found += 1;
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let file = if file.is_empty() { path.clone() } else { normal(&path.parent().unwrap().join(file)) };
-            let has_anchor = || documents.get(&file).is_some_and(|text| headings(text).anchors.contains(anchor));
+            let file = if file.is_empty() {
+                path.clone()
+            } else {
+                normal(&path.parent().unwrap().join(file))
+            };
+            let has_anchor =
+                || documents.get(&file).is_some_and(|text| headings(text).anchors.contains(anchor));
             if !root().join(&file).exists() {
                 faults.push(format!("{}:{line}: {target}: no such file", path.display()));
             } else if !anchor.is_empty() && !has_anchor() {
@@ -59,7 +65,8 @@ fn every_document_that_is_named_is_there() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Behind the document's name and a comma, in quotation marks, several with "and"; or before it, with "in".
+/// Behind the document's name and a comma, in quotation marks, several with "and"; or before it,
+/// with "in".
 #[test]
 fn every_heading_that_is_named_is_there() {
     let documents = documents();
@@ -68,12 +75,17 @@ fn every_heading_that_is_named_is_there() {
     for (path, text) in &texts() {
         for (line, name, titles) in named_documents(text) {
             // What a run wrote may be there, and has no headings that anything names.
-            let Some(document) = resolve(path, name).filter(|_| !ELSEWHERE.contains(&name)) else { continue };
+            let Some(document) = resolve(path, name).filter(|_| !ELSEWHERE.contains(&name)) else {
+                continue;
+            };
             let there = headings(&documents[&document]).titles;
             for title in titles {
                 found += 1;
                 if !there.contains(&title) {
-                    faults.push(format!("{}:{line}: {name} has no heading \"{title}\"", path.display()));
+                    faults.push(format!(
+                        "{}:{line}: {name} has no heading \"{title}\"",
+                        path.display()
+                    ));
                 }
             }
         }
@@ -88,14 +100,23 @@ fn lists_of_contents_are_complete() {
     let mut found = 0;
     for (path, text) in &documents() {
         let (head, _) = text.split_once("\n## ").unwrap_or((text, ""));
-        let listed: Vec<&str> = head.lines().filter_map(|line| line.strip_prefix("- [")?.split_once("](#").map(|(title, _)| title)).collect();
+        let listed: Vec<&str> = head
+            .lines()
+            .filter_map(|line| line.strip_prefix("- [")?.split_once("](#").map(|(title, _)| title))
+            .collect();
         if listed.is_empty() {
             continue;
         }
         found += 1;
         let prose = without_blocks(text);
-        let chapters: Vec<&str> = prose.lines().filter_map(|line| line.strip_prefix("## ")).collect();
-        assert_eq!(listed, chapters, "left: the list at the head of {}, right: its chapters", path.display());
+        let chapters: Vec<&str> =
+            prose.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(
+            listed,
+            chapters,
+            "left: the list at the head of {}, right: its chapters",
+            path.display()
+        );
     }
     assert!(found >= 4, "only {found} lists of contents were found");
 }
@@ -114,8 +135,12 @@ fn documents_wrap_at_100_columns() {
 /// What a newcomer reads before the first command.
 #[test]
 fn the_readme_is_short() {
-    let words = std::fs::read_to_string(root().join("README.md")).unwrap().split_whitespace().count();
-    assert!(words <= 1100, "README.md has {words} words; move what a newcomer does not ask first to docs/");
+    let words =
+        std::fs::read_to_string(root().join("README.md")).unwrap().split_whitespace().count();
+    assert!(
+        words <= 1100,
+        "README.md has {words} words; move what a newcomer does not ask first to docs/"
+    );
 }
 
 #[test]
@@ -124,9 +149,18 @@ fn maps_of_modules_are_complete() {
         let text = std::fs::read_to_string(root().join(crate_root)).unwrap();
         let rows = text.lines().filter_map(|line| line.strip_prefix("//! |"));
         let first = rows.filter_map(|row| row.split('|').next());
-        let mapped: BTreeSet<&str> = first.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|name| !name.contains("::")).collect();
-        let modules = text.lines().filter_map(|line| line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ")?.strip_suffix(';'));
-        assert_eq!(mapped, modules.collect(), "left: the map at the head of {crate_root}, right: its modules");
+        let mapped: BTreeSet<&str> = first
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .filter(|name| !name.contains("::"))
+            .collect();
+        let modules = text.lines().filter_map(|line| {
+            line.strip_prefix("pub ").unwrap_or(line).strip_prefix("mod ")?.strip_suffix(';')
+        });
+        assert_eq!(
+            mapped,
+            modules.collect(),
+            "left: the map at the head of {crate_root}, right: its modules"
+        );
     }
 }
 
@@ -138,7 +172,10 @@ fn texts() -> BTreeMap<PathBuf, String> {
 }
 
 fn documents() -> BTreeMap<PathBuf, String> {
-    texts().into_iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "md")).collect()
+    texts()
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|ending| ending == "md"))
+        .collect()
 }
 
 fn collect(folder: &Path, into: &mut BTreeMap<PathBuf, String>) {
@@ -150,7 +187,10 @@ fn collect(folder: &Path, into: &mut BTreeMap<PathBuf, String>) {
             if !SKIPPED.contains(&name.as_str()) && (!name.starts_with('.') || name == ".ci") {
                 collect(&path, into);
             }
-        } else if name == "Makefile" || name == "Dockerfile" || path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending)) {
+        } else if name == "Makefile"
+            || name == "Dockerfile"
+            || path.extension().is_some_and(|e| ENDINGS.iter().any(|ending| e == *ending))
+        {
             // Malformed inputs of tests are no text, and name nothing.
             let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
             into.insert(path.strip_prefix(root()).unwrap().to_owned(), text);
@@ -179,16 +219,23 @@ fn links(text: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// Names that end with `.md`, the line, and the headings that are named with each. The text may run over the ends of lines of a comment.
+/// Names that end with `.md`, the line, and the headings that are named with each. The text may run
+/// over the ends of lines of a comment.
 fn named_documents(text: &str) -> Vec<(usize, &str, Vec<String>)> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices(".md") {
         let end = at + 3;
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-        if text[end..].starts_with(is_name) && !text[end..].starts_with(". ") && !text[end..].starts_with(".\n") && !text[end..].starts_with("./") {
+        if text[end..].starts_with(is_name)
+            && !text[end..].starts_with(". ")
+            && !text[end..].starts_with(".\n")
+            && !text[end..].starts_with("./")
+        {
             continue;
         }
-        let start = text[..at].rfind(|c: char| !is_name(c)).map_or(0, |i| i + text[i..].chars().next().unwrap().len_utf8());
+        let start = text[..at]
+            .rfind(|c: char| !is_name(c))
+            .map_or(0, |i| i + text[i..].chars().next().unwrap().len_utf8());
         let name = &text[start..end];
         if name == ".md" || name.starts_with('/') || text[..start].ends_with("://") {
             continue;
@@ -197,14 +244,30 @@ fn named_documents(text: &str) -> Vec<(usize, &str, Vec<String>)> {
         let mut titles = Vec::new();
         // Behind the name: `, "Title"`, and more of them.
         let mut rest = plain(&text[end..]);
-        while let Some(behind) = rest.strip_prefix(", \"").or_else(|| rest.strip_prefix(" and \"").filter(|_| !titles.is_empty())) {
+        while let Some(behind) = rest
+            .strip_prefix(", \"")
+            .or_else(|| rest.strip_prefix(" and \"").filter(|_| !titles.is_empty()))
+        {
             let Some((title, after)) = behind.split_once('"') else { break };
             titles.push(title.to_owned());
             rest = after.to_owned();
         }
         // Before it: `"Title" in `.
-        let before = plain(&text[..start].chars().rev().take(120).collect::<Vec<_>>().into_iter().rev().collect::<String>());
-        if let Some(title) = before.trim_end_matches('`').strip_suffix("\" in ").and_then(|before| before.rsplit_once('"')) {
+        let before = plain(
+            &text[..start]
+                .chars()
+                .rev()
+                .take(120)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect::<String>(),
+        );
+        if let Some(title) = before
+            .trim_end_matches('`')
+            .strip_suffix("\" in ")
+            .and_then(|before| before.rsplit_once('"'))
+        {
             titles.push(title.1.to_owned());
         }
         found.push((line, name, titles));
@@ -216,7 +279,10 @@ fn named_documents(text: &str) -> Vec<(usize, &str, Vec<String>)> {
 fn plain(text: &str) -> String {
     let text: String = text.chars().take(400).collect();
     let text = text.replace("\\\"", "\"");
-    let lines = text.lines().map(|line| line.trim_start().trim_start_matches(['/', '!', '#']).trim_start()).collect::<Vec<_>>();
+    let lines = text
+        .lines()
+        .map(|line| line.trim_start().trim_start_matches(['/', '!', '#']).trim_start())
+        .collect::<Vec<_>>();
     // The first line keeps its start: it is what stands directly behind the name.
     let first = text.lines().next().unwrap_or("");
     let mut joined = first.to_owned();
@@ -239,10 +305,15 @@ fn headings(text: &str) -> Headings {
     let mut headings = Headings::default();
     for line in without_blocks(text).lines().filter(|line| line.starts_with('#')) {
         let title = line.trim_start_matches('#').trim();
-        let anchor: String = title.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect();
+        let anchor: String = title
+            .to_lowercase()
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .collect();
         let anchor = anchor.replace(' ', "-");
         // The second of equal headings gets a number, as on GitHub.
-        let number = (0..).find(|n| !headings.anchors.contains(&numbered(&anchor, *n))).unwrap_or(0);
+        let number =
+            (0..).find(|n| !headings.anchors.contains(&numbered(&anchor, *n))).unwrap_or(0);
         headings.anchors.insert(numbered(&anchor, number));
         headings.titles.insert(title.to_owned());
     }

@@ -1,4 +1,5 @@
-//! Documents, events and complaints as people who do this job have told them (`field/`), through the commands that they would type.
+//! Documents, events and complaints as people who do this job have told them (`field/`), through
+//! the commands that they would type.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write as _;
@@ -44,10 +45,19 @@ impl Case {
         let (schema, events) = match case["payload"].as_str() {
             Some(file) => {
                 // On one line, otherwise as it is.
-                let payload = std::fs::read_to_string(folder().join("payloads").join(file)).unwrap();
-                (std::fs::read_to_string(folder().join("schemas").join(file)).unwrap(), vec![payload.lines().collect::<String>().into_bytes()])
+                let payload =
+                    std::fs::read_to_string(folder().join("payloads").join(file)).unwrap();
+                (
+                    std::fs::read_to_string(folder().join("schemas").join(file)).unwrap(),
+                    vec![payload.lines().collect::<String>().into_bytes()],
+                )
             }
-            None => (case["schema"].to_string(), case["events"].as_array().map_or_else(Vec::new, |events| events.iter().map(bytes).collect())),
+            None => (
+                case["schema"].to_string(),
+                case["events"]
+                    .as_array()
+                    .map_or_else(Vec::new, |events| events.iter().map(bytes).collect()),
+            ),
         };
         std::fs::write(dir.path().join("s.json"), schema).unwrap();
         Self { dir, expect: case["expect"].clone(), events, out: Vec::new(), wrong: String::new() }
@@ -66,7 +76,11 @@ impl Case {
         let told = String::from_utf8([checked.stdout, checked.stderr].concat()).unwrap();
         self.ask(checked.status.success() && !told.contains("warning"), || told);
         if !self.expect["cases"].is_null() {
-            std::fs::write(self.dir.path().join("s.cases.json"), serde_json::json!({ "cases": self.expect["cases"] }).to_string()).unwrap();
+            std::fs::write(
+                self.dir.path().join("s.cases.json"),
+                serde_json::json!({ "cases": self.expect["cases"] }).to_string(),
+            )
+            .unwrap();
             let tested = self.run(&["schema", "test", "s.json"], b"");
             self.ask(tested.status.success(), || String::from_utf8(tested.stdout).unwrap());
         }
@@ -78,26 +92,39 @@ impl Case {
     }
 
     fn transform(&mut self) {
-        let input = self.events.iter().flat_map(|event| [event, &b"\n"[..]].concat()).collect::<Vec<u8>>();
+        let input =
+            self.events.iter().flat_map(|event| [event, &b"\n"[..]].concat()).collect::<Vec<u8>>();
         let done = self.run(&["transform", "--keys", "keys", "--schema", "s.json"], &input);
-        let (text, told) = (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap());
-        let rejects: Vec<Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let (text, told) =
+            (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap());
+        let rejects: Vec<Value> =
+            told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let wanted = self.list("rejects");
-        let same = rejects.len() == wanted.len() && wanted.iter().zip(&rejects).all(|(w, r)| w["line"] == r["line"] && w["reason"] == r["reason"]);
+        let same = rejects.len() == wanted.len()
+            && wanted
+                .iter()
+                .zip(&rejects)
+                .all(|(w, r)| w["line"] == r["line"] && w["reason"] == r["reason"]);
         self.ask(same && done.status.success() == wanted.is_empty(), || format!("rejects: {told}"));
         let gone = |line: usize| rejects.iter().any(|r| r["line"] == line);
         let mut lines = text.lines();
-        self.out = (1..=self.events.len()).map(|n| if gone(n) { "null" } else { lines.next().unwrap_or("null") }.to_owned()).collect();
+        self.out = (1..=self.events.len())
+            .map(|n| if gone(n) { "null" } else { lines.next().unwrap_or("null") }.to_owned())
+            .collect();
 
         for hidden in self.list("hidden") {
-            self.ask(!text.contains(hidden.as_str().unwrap()), || format!("{hidden} shows: {text}"));
+            self.ask(!text.contains(hidden.as_str().unwrap()), || {
+                format!("{hidden} shows: {text}")
+            });
         }
         for clear in self.list("clear") {
             self.ask(text.contains(clear.as_str().unwrap()), || format!("{clear} is gone: {text}"));
         }
         for place in self.list("token") {
             let found = self.at(&place);
-            self.ask(is(&found, |v| v.starts_with("vs1.")), || format!("no token at {place}: {text}"));
+            self.ask(is(&found, |v| v.starts_with("vs1.")), || {
+                format!("no token at {place}: {text}")
+            });
         }
         for place in self.list("present") {
             self.ask(!self.at(&place).is_null(), || format!("nothing at {place}: {text}"));
@@ -113,7 +140,9 @@ impl Case {
         for (kind, equal) in [("same", true), ("differ", false)] {
             for pair in self.list(kind) {
                 let (a, b) = (self.at(&pair[0]), self.at(&pair[1]));
-                self.ask(!a.is_null() && !b.is_null() && (a == b) == equal, || format!("{kind} {pair}: {a} {b}"));
+                self.ask(!a.is_null() && !b.is_null() && (a == b) == equal, || {
+                    format!("{kind} {pair}: {a} {b}")
+                });
             }
         }
         self.find();
@@ -128,7 +157,9 @@ impl Case {
             let wanted = self.at(&find["at"]);
             let index = self.index(&find);
             let hit = find["hit"] != false;
-            self.ask(is(&wanted, |wanted| (wanted == index) == hit), || format!("{find}: {index}, {wanted} stands there"));
+            self.ask(is(&wanted, |wanted| (wanted == index) == hit), || {
+                format!("{find}: {index}, {wanted} stands there")
+            });
         }
         for find in self.list("no_index") {
             let index = self.index(&find);
@@ -137,18 +168,37 @@ impl Case {
     }
 
     fn index(&self, find: &Value) -> String {
-        let values: Vec<&str> =
-            find["value"].as_str().map_or_else(|| find["value"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect(), |v| vec![v]);
-        let args = ["index", "--keys", "keys", "--schema", "s.json", "--field", find["field"].as_str().unwrap(), "--"];
+        let values: Vec<&str> = find["value"].as_str().map_or_else(
+            || find["value"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect(),
+            |v| vec![v],
+        );
+        let args = [
+            "index",
+            "--keys",
+            "keys",
+            "--schema",
+            "s.json",
+            "--field",
+            find["field"].as_str().unwrap(),
+            "--",
+        ];
         let output = self.run(&[&args[..], &values].concat(), b"");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// The bytes come back.
     fn reveal(&mut self, text: &str, gone: &dyn Fn(usize) -> bool) {
-        let back = self.run(&["reveal", "--keys", "keys", "--schema", "s.json"], text.as_bytes()).stdout;
-        let kept: Vec<&Vec<u8>> = self.events.iter().enumerate().filter(|(i, _)| !gone(i + 1)).map(|(_, event)| event).collect();
-        let expected = kept.iter().flat_map(|event| [event, &b"\n"[..]].concat()).collect::<Vec<u8>>();
+        let back =
+            self.run(&["reveal", "--keys", "keys", "--schema", "s.json"], text.as_bytes()).stdout;
+        let kept: Vec<&Vec<u8>> = self
+            .events
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !gone(i + 1))
+            .map(|(_, event)| event)
+            .collect();
+        let expected =
+            kept.iter().flat_map(|event| [event, &b"\n"[..]].concat()).collect::<Vec<u8>>();
         self.ask(back == expected, || format!("came back: {}", String::from_utf8_lossy(&back)));
     }
 
@@ -158,7 +208,8 @@ impl Case {
 
     /// A JSON pointer into the first event that comes out, or `[event, pointer]`.
     fn at(&self, place: &Value) -> Value {
-        let (line, pointer) = if place.is_array() { (place[0].as_u64().unwrap(), &place[1]) } else { (1, place) };
+        let (line, pointer) =
+            if place.is_array() { (place[0].as_u64().unwrap(), &place[1]) } else { (1, place) };
         let event: Value = serde_json::from_str(&self.out[line as usize - 1]).unwrap();
         event.pointer(pointer.as_str().unwrap()).cloned().unwrap_or_default()
     }
@@ -172,7 +223,12 @@ impl Case {
     fn run(&self, args: &[&str], input: &[u8]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
         command.current_dir(self.dir.path()).args(args).env_remove("VEILSTREAM_KEYS");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         // A command that reads nothing may have ended.
         let _ = child.stdin.take().unwrap().write_all(input);
         child.wait_with_output().unwrap()
@@ -183,7 +239,13 @@ impl Case {
 fn bytes(event: &Value) -> Vec<u8> {
     match event.as_str() {
         Some(text) => text.as_bytes().to_vec(),
-        None => event["hex"].as_str().unwrap().as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect(),
+        None => event["hex"]
+            .as_str()
+            .unwrap()
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect(),
     }
 }
 

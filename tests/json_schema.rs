@@ -11,7 +11,8 @@ use veilstream_engine::compile::{Grants, compile};
 fn the_json_schema_accepts_the_shipped_documents() {
     let validator = validator();
     for file in registry::documents_in(&folder()).unwrap() {
-        let faults: Vec<String> = validator.iter_errors(&read(&file)).map(|e| e.to_string()).collect();
+        let faults: Vec<String> =
+            validator.iter_errors(&read(&file)).map(|e| e.to_string()).collect();
         assert_eq!(faults, [""; 0], "{}", file.display());
     }
 }
@@ -37,12 +38,18 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
         ("/subject_domain", json!("Customers")),
         ("/fields/0/index", json!({ "normalize": "email", "distinct": 0 })),
         ("/fields/4", json!({ "id": "dob", "path": "$.dob", "epoch": "days" })),
-        ("/fields/4", json!({ "id": "dob", "path": "$.dob", "protect": "generalize", "to": "year", "epoch": "seconds" })),
+        (
+            "/fields/4",
+            json!({ "id": "dob", "path": "$.dob", "protect": "generalize", "to": "year", "epoch": "seconds" }),
+        ),
         ("/undeclared", json!("keep")),
         ("/fields/0/id", json!("E-Mail")),
         ("/fields/0/path", json!("email")),
         ("/fields/3/protect", json!("encript")),
-        ("/fields/0", json!({ "id": "email", "path": "$.email", "protect": "drop", "index": { "normalize": "email" } })),
+        (
+            "/fields/0",
+            json!({ "id": "email", "path": "$.email", "protect": "drop", "index": { "normalize": "email" } }),
+        ),
         ("/fields/0/index/bits", json!(100)),
         ("/fields/0/index/normalize", json!("phone-USA")),
         ("/fields/1/type", json!("text")),
@@ -56,15 +63,32 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
     ];
     for (pointer, value) in changes {
         let mut bad = good.clone();
-        *bad.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is not there")) = value.clone();
+        *bad.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is not there")) =
+            value.clone();
         assert!(!validator.is_valid(&bad), "the JSON Schema accepts {pointer} = {value}");
-        assert!(compile(bad.to_string().as_bytes(), &Grants::local()).is_err(), "the compiler accepts {pointer} = {value}");
+        assert!(
+            compile(bad.to_string().as_bytes(), &Grants::local()).is_err(),
+            "the compiler accepts {pointer} = {value}"
+        );
     }
-    for (place, member) in [("", "feilds"), ("/fields/0", "indexes"), ("/fields/0/index", "bit"), ("/topics", "via"), ("/key", "salt")] {
+    for (place, member) in [
+        ("", "feilds"),
+        ("/fields/0", "indexes"),
+        ("/fields/0/index", "bit"),
+        ("/topics", "via"),
+        ("/key", "salt"),
+    ] {
         let mut bad = good.clone();
-        bad.pointer_mut(place).unwrap().as_object_mut().unwrap().insert(member.to_owned(), json!(1));
+        bad.pointer_mut(place)
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .insert(member.to_owned(), json!(1));
         assert!(!validator.is_valid(&bad), "the JSON Schema accepts {place}/{member}");
-        assert!(compile(bad.to_string().as_bytes(), &Grants::local()).is_err(), "the compiler accepts {place}/{member}");
+        assert!(
+            compile(bad.to_string().as_bytes(), &Grants::local()).is_err(),
+            "the compiler accepts {place}/{member}"
+        );
     }
 }
 

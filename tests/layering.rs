@@ -1,4 +1,5 @@
-//! What may know what (docs/design.md): floors of the sidecar, crates below it, and the engine, which does no IO.
+//! What may know what (docs/design.md): floors of the sidecar, crates below it, and the engine,
+//! which does no IO.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,27 +31,43 @@ const BANNED: [&str; 17] = [
 fn the_engine_depends_on_nothing_that_does_io() {
     let tree = dependencies("veilstream-engine");
     assert!(tree.iter().any(|name| name == "aes-gcm"), "not the tree of the engine: {tree:?}");
-    let found: Vec<_> = tree.iter().filter(|name| BANNED.contains(&name.as_str()) || name.as_str() == "veilstream-keys").collect();
+    let found: Vec<_> = tree
+        .iter()
+        .filter(|name| BANNED.contains(&name.as_str()) || name.as_str() == "veilstream-keys")
+        .collect();
     assert!(found.is_empty(), "the engine depends on {found:?}");
 }
 
 #[test]
 fn the_keys_know_neither_kafka_nor_http() {
     let tree = dependencies("veilstream-keys");
-    let found: Vec<_> = tree.iter().filter(|name| ["rdkafka", "rdkafka-sys", "axum", "veilstream"].contains(&name.as_str())).collect();
+    let found: Vec<_> = tree
+        .iter()
+        .filter(|name| ["rdkafka", "rdkafka-sys", "axum", "veilstream"].contains(&name.as_str()))
+        .collect();
     assert!(found.is_empty(), "the keys depend on {found:?}");
 }
 
 /// From, to, why all the same.
-const UPWARDS: [(&str, &str, &str); 1] =
-    [("config", "kafka", "which librdkafka properties and mechanisms may be set is a matter of the client, and a configuration is judged as a whole")];
+const UPWARDS: [(&str, &str, &str); 1] = [(
+    "config",
+    "kafka",
+    "which librdkafka properties and mechanisms may be set is a matter of the client, and a \
+    configuration is judged as a whole",
+)];
 
 /// The floors of CONTRIBUTING.md, the uppermost first.
 #[test]
 fn nothing_imports_from_a_floor_above() {
     let text = std::fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
-    let list = text.split("## Floors").nth(1).and_then(|text| text.split("```text\n").nth(1)).and_then(|text| text.split("```").next()).unwrap();
-    let floors: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    let list = text
+        .split("## Floors")
+        .nth(1)
+        .and_then(|text| text.split("```text\n").nth(1))
+        .and_then(|text| text.split("```").next())
+        .unwrap();
+    let floors: Vec<Vec<&str>> =
+        list.lines().map(|line| line.split_whitespace().collect()).collect();
     let source = root().join("src");
     let floor = |name: &str| match name {
         "main" | "lib" => Some(0),
@@ -63,40 +80,65 @@ fn nothing_imports_from_a_floor_above() {
         let place = file.strip_prefix(&source).unwrap().with_extension("");
         let path: Vec<&str> = place.iter().map(|part| part.to_str().unwrap()).collect();
         let from = path[0];
-        let above = floor(from).unwrap_or_else(|| panic!("{} has no floor yet: give it one in CONTRIBUTING.md", file.display()));
+        let above = floor(from).unwrap_or_else(|| {
+            panic!("{} has no floor yet: give it one in CONTRIBUTING.md", file.display())
+        });
         for (line, to) in imports(&std::fs::read_to_string(&file).unwrap(), path.len()) {
             count += 1;
             // Others are items of the crate's root.
-            let Some(below) = floor(&to) else { panic!("{}:{line}: {to} has no floor", file.display()) };
+            let Some(below) = floor(&to) else {
+                panic!("{}:{line}: {to} has no floor", file.display())
+            };
             if let Some(exception) = UPWARDS.iter().find(|(f, t, _)| *f == from && *t == to) {
                 used.push(exception.0);
                 continue;
             }
-            assert!(below >= above, "{}:{line}: {from} imports from {to}, a floor above", file.display());
+            assert!(
+                below >= above,
+                "{}:{line}: {from} imports from {to}, a floor above",
+                file.display()
+            );
         }
     }
     assert!(count > 200, "{count} imports: these are not all");
-    assert!(UPWARDS.iter().all(|(from, ..)| used.contains(from)), "an exception is needed no more: take it away");
+    assert!(
+        UPWARDS.iter().all(|(from, ..)| used.contains(from)),
+        "an exception is needed no more: take it away"
+    );
 }
 
 #[test]
 fn imports_are_found_in_every_form() {
-    let text = "use crate::{a::X, b::{C, D}, e};\n// crate::no\nlet x = crate::f::g();\nuse super::super::h::I;\nuse super::near;\nuse crate::{\n    j::K,\n    l,\n};\n#[cfg(test)]\nmod tests {\n    use crate::no;\n}\n";
+    let text = "use crate::{a::X, b::{C, D}, e};\n// crate::no\nlet x = crate::f::g();\nuse \
+        super::super::h::I;\nuse super::near;\nuse crate::{\n    j::K,\n    \
+        l,\n};\n#[cfg(test)]\nmod tests {\n    use crate::no;\n}\n";
     let found = imports(text, 2);
-    assert_eq!(found, [(1, "a"), (1, "b"), (1, "e"), (3, "f"), (4, "h"), (6, "j"), (6, "l")].map(|(line, name)| (line, name.to_owned())));
+    assert_eq!(
+        found,
+        [(1, "a"), (1, "b"), (1, "e"), (3, "f"), (4, "h"), (6, "j"), (6, "l")]
+            .map(|(line, name)| (line, name.to_owned()))
+    );
 }
 
-/// The parts that production code names, with their lines; `depth`: how many `super` lead to the crate's root.
+/// The parts that production code names, with their lines; `depth`: how many `super` lead to the
+/// crate's root.
 fn imports(text: &str, depth: usize) -> Vec<(usize, String)> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let name = |text: &str| {
+        text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>()
+    };
     let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-    let lines: Vec<&str> = production.lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line }).collect();
+    let lines: Vec<&str> = production
+        .lines()
+        .map(|line| if line.trim_start().starts_with("//") { "" } else { line })
+        .collect();
     let (code, to_root) = (lines.join("\n"), "super::".repeat(depth));
     let mut found = Vec::new();
     for root in ["crate::", &to_root] {
         for (at, _) in code.match_indices(root) {
             let (before, after) = (&code[..at], &code[at + root.len()..]);
-            if before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$') || before.ends_with("super::") {
+            if before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$')
+                || before.ends_with("super::")
+            {
                 continue;
             }
             let line = before.matches('\n').count() + 1;
@@ -125,16 +167,33 @@ fn members(list: &str) -> impl Iterator<Item = &str> {
             _ => {}
         }
     }
-    starts.into_iter().map(move |start| list[start..end].trim_start()).filter(|member| !member.is_empty())
+    starts
+        .into_iter()
+        .map(move |start| list[start..end].trim_start())
+        .filter(|member| !member.is_empty())
 }
 
-/// Decisions are events in, actions out: another client could take librdkafka's place, and a simulator can drive them.
+/// Decisions are events in, actions out: another client could take librdkafka's place, and a
+/// simulator can drive them.
 #[test]
 fn the_core_of_the_pipeline_knows_no_kafka_and_no_clock() {
-    const WORDS: [&str; 8] = ["rdkafka", "kafka::ffi", "kafka::producer", "kafka::client", "kafka::topics", "Instant::now", "SystemTime", "std::thread"];
+    const WORDS: [&str; 8] = [
+        "rdkafka",
+        "kafka::ffi",
+        "kafka::producer",
+        "kafka::client",
+        "kafka::topics",
+        "Instant::now",
+        "SystemTime",
+        "std::thread",
+    ];
     let mut files = vec![root().join("src/pipeline/core.rs")];
     rust_files(&root().join("src/pipeline/core"), &mut files);
-    files.retain(|file| !file.components().any(|part| Path::new(&part).file_stem().is_some_and(|stem| stem == "simulator")));
+    files.retain(|file| {
+        !file
+            .components()
+            .any(|part| Path::new(&part).file_stem().is_some_and(|stem| stem == "simulator"))
+    });
     assert!(files.len() > 6, "not the sources of the core: {files:?}");
     assert_without(&files, &WORDS);
 }
@@ -152,7 +211,17 @@ fn unsafe_stands_in_one_file() {
 
 #[test]
 fn the_engine_names_no_io() {
-    const WORDS: [&str; 9] = ["std::fs", "std::env", "std::net", "std::process", "std::thread", "std::io", "SystemTime", "Instant::now", "unsafe "];
+    const WORDS: [&str; 9] = [
+        "std::fs",
+        "std::env",
+        "std::net",
+        "std::process",
+        "std::thread",
+        "std::io",
+        "SystemTime",
+        "Instant::now",
+        "unsafe ",
+    ];
     let mut files = Vec::new();
     rust_files(&root().join("engine/src"), &mut files);
     assert!(files.len() > 10, "not the sources of the engine: {files:?}");
@@ -165,14 +234,17 @@ fn assert_without(files: &[PathBuf], words: &[&str]) {
         let text = std::fs::read_to_string(file).unwrap();
         // Tests may do what they want; they stand at the end of a file or in a file of their own.
         let production = text.split("#[cfg(test)]").next().unwrap();
-        for (i, line) in production.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+        for (i, line) in
+            production.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"))
+        {
             let word = words.iter().find(|word| line.contains(**word));
             assert!(word.is_none(), "{}:{}: {}", file.display(), i + 1, word.unwrap());
         }
     }
 }
 
-/// A client made elsewhere would get no new credentials, and nobody would hear why a broker refuses it.
+/// A client made elsewhere would get no new credentials, and nobody would hear why a broker refuses
+/// it.
 #[test]
 fn clients_of_kafka_are_made_where_they_are_registered() {
     const MAKERS: [(&str, &[&str]); 3] = [
@@ -187,7 +259,11 @@ fn clients_of_kafka_are_made_where_they_are_registered() {
         let text = std::fs::read_to_string(&file).unwrap();
         let production = text.split("#[cfg(test)]").next().unwrap();
         for (maker, places) in MAKERS.iter().filter(|(maker, _)| production.contains(maker)) {
-            assert!(places.iter().any(|place| file.ends_with(place)), "{} makes a client ({maker}); let src/kafka/client.rs make it", file.display());
+            assert!(
+                places.iter().any(|place| file.ends_with(place)),
+                "{} makes a client ({maker}); let src/kafka/client.rs make it",
+                file.display()
+            );
             found += 1;
         }
     }
@@ -197,7 +273,19 @@ fn clients_of_kafka_are_made_where_they_are_registered() {
 /// Names of all normal dependencies, direct and indirect.
 fn dependencies(package: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--package", package])
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+            "--package",
+            package,
+        ])
         .current_dir(root())
         .output()
         .unwrap();

@@ -44,9 +44,14 @@ impl Local {
     /// Runs a command on the shipped customers; its output, which must come with that exit code.
     fn customers(&self, args: &[&str], stdin: &str, code: i32) -> (String, String) {
         let schema = schema();
-        let args: Vec<&str> = args.iter().copied().chain(["--keys", "keys", "--schema", schema.to_str().unwrap()]).collect();
+        let args: Vec<&str> = args
+            .iter()
+            .copied()
+            .chain(["--keys", "keys", "--schema", schema.to_str().unwrap()])
+            .collect();
         let output = self.run(&args, stdin);
-        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        let (out, err) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         assert_eq!(output.status.code(), Some(code), "{err}");
         (out, err)
     }
@@ -68,21 +73,34 @@ fn what_goes_in_comes_back_and_is_found_in_between() {
     assert_eq!((back.as_str(), err.as_str()), (EVENTS.replace("\n\n", "\n").as_str(), ""));
 
     let (index, _) = local.customers(&["index", "--field", "email", " ada@EXAMPLE.com"], "", 0);
-    assert!(safe.lines().next().unwrap().contains(&format!(r#""email_bidx":"{}""#, index.trim_end())), "{index}{safe}");
-    let (indexes, err) = local.customers(&["index", "--field", "ssn", "--stdin"], "219 09 9999\nunknown\n", 1);
-    assert!(safe.lines().nth(1).unwrap().contains(indexes.lines().next().unwrap()), "{indexes}{safe}");
+    assert!(
+        safe.lines().next().unwrap().contains(&format!(r#""email_bidx":"{}""#, index.trim_end())),
+        "{index}{safe}"
+    );
+    let (indexes, err) =
+        local.customers(&["index", "--field", "ssn", "--stdin"], "219 09 9999\nunknown\n", 1);
+    assert!(
+        safe.lines().nth(1).unwrap().contains(indexes.lines().next().unwrap()),
+        "{indexes}{safe}"
+    );
     assert_eq!((indexes.lines().nth(1), err.lines().count()), (Some(""), 1));
     assert!(err.contains("line 2") && !err.contains("unknown"), "{err}");
 
     let card = safe.split(r#""card":""#).nth(1).unwrap().split('"').next().unwrap();
-    let output = local.run(&["reveal", "--token", "--field", "@payment_card", "--keys", "keys"], &format!("{card}\n"));
+    let output = local.run(
+        &["reveal", "--token", "--field", "@payment_card", "--keys", "keys"],
+        &format!("{card}\n"),
+    );
     assert_eq!(output.stdout, b"\"4111111111111111\"\n");
 }
 
 #[test]
 fn rejects_go_where_they_are_sent_and_nothing_of_them_anywhere() {
     let local = Local::new();
-    let input = format!("{EVENTS}{}\nAda, 078-05-1120\n", r#"{"type":"customer.updated","customer":{"id":17,"email":"ada@example.com"}}"#);
+    let input = format!(
+        "{EVENTS}{}\nAda, 078-05-1120\n",
+        r#"{"type":"customer.updated","customer":{"id":17,"email":"ada@example.com"}}"#
+    );
     let expected = concat!(
         r#"{"field":"ssn","line":4,"reason":"missing_required","schema":"customers/3"}"#,
         "\n",
@@ -103,8 +121,14 @@ fn other_keys_open_nothing_and_say_so() {
     assert_eq!(out, safe);
     let lines: Vec<&str> = err.lines().collect();
     assert_eq!(lines.len(), 2, "{err}");
-    assert!(lines[0].contains(r#""line":1,"reason":"not_revealed","schema":"customers/3""#), "{err}");
-    assert!(lines.iter().all(|line| line.contains(r#"{"field":"ssn","status":"key_unavailable"}"#)), "{err}");
+    assert!(
+        lines[0].contains(r#""line":1,"reason":"not_revealed","schema":"customers/3""#),
+        "{err}"
+    );
+    assert!(
+        lines.iter().all(|line| line.contains(r#"{"field":"ssn","status":"key_unavailable"}"#)),
+        "{err}"
+    );
 }
 
 /// Lines are protected together where they come together; one that comes alone waits for no other.
@@ -112,14 +136,23 @@ fn other_keys_open_nothing_and_say_so() {
 fn a_line_typed_comes_out_before_the_next_one() {
     let local = Local::new();
     let schema = schema();
-    let mut child = local.command(&["transform", "--keys", "keys", "--schema", schema.to_str().unwrap()]).spawn().unwrap();
-    let (mut input, out) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut child = local
+        .command(&["transform", "--keys", "keys", "--schema", schema.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    let (mut input, out) =
+        (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
     let (send, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || out.lines().all(|line| send.send(line.unwrap()).is_ok()));
     for _ in 0..3 {
         input.write_all(EVENTS.lines().next().unwrap().as_bytes()).unwrap();
         input.write_all(b"\n{\"type\":").unwrap();
-        assert!(lines.recv_timeout(Duration::from_secs(60)).expect("the line, while its input is open").contains("vs1."));
+        assert!(
+            lines
+                .recv_timeout(Duration::from_secs(60))
+                .expect("the line, while its input is open")
+                .contains("vs1.")
+        );
         // The half of a line is another line's beginning.
         input.write_all(b"0}\n").unwrap();
     }
@@ -132,14 +165,21 @@ fn a_line_typed_comes_out_before_the_next_one() {
 fn a_reader_that_has_enough_ends_it_quietly() {
     let local = Local::new();
     let schema = schema();
-    let mut child = local.command(&["transform", "--keys", "keys", "--schema", schema.to_str().unwrap()]).spawn().unwrap();
+    let mut child = local
+        .command(&["transform", "--keys", "keys", "--schema", schema.to_str().unwrap()])
+        .spawn()
+        .unwrap();
     let mut input = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || (0..2000).all(|_| input.write_all(EVENTS.as_bytes()).is_ok()));
+    let writer =
+        std::thread::spawn(move || (0..2000).all(|_| input.write_all(EVENTS.as_bytes()).is_ok()));
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut [0]).unwrap();
     drop(out);
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()),
+        (Some(0), "")
+    );
     assert!(!writer.join().unwrap(), "it read everything");
 }
 
@@ -153,7 +193,8 @@ struct Fed {
 impl Fed {
     fn start(local: &Local, args: &[&str]) -> Self {
         let mut child = local.command(args).stderr(Stdio::null()).spawn().unwrap();
-        let (input, lines) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let (input, lines) =
+            (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, input, lines }
     }
 
@@ -195,12 +236,16 @@ fn commands_that_stay_up_hear_of_erasures_and_rotations() {
     );
     let source = ["--keys", "keys", "--schema", &schema];
     let of = |command: &'static str| [&[command][..], &source].concat();
-    let (ada, bob, nobody) = (r#"{"id":7,"name":"Ada"}"#, r#"{"id":8,"name":"Bob"}"#, r#"{"name":"Eve"}"#);
-    let (mut transform, mut reveal) = (Fed::start(&local, &of("transform")), Fed::start(&local, &of("reveal")));
-    let (sealed, of_bob, of_nobody) = (transform.ask(ada), transform.ask(bob), transform.ask(nobody));
+    let (ada, bob, nobody) =
+        (r#"{"id":7,"name":"Ada"}"#, r#"{"id":8,"name":"Bob"}"#, r#"{"name":"Eve"}"#);
+    let (mut transform, mut reveal) =
+        (Fed::start(&local, &of("transform")), Fed::start(&local, &of("reveal")));
+    let (sealed, of_bob, of_nobody) =
+        (transform.ask(ada), transform.ask(bob), transform.ask(nobody));
     assert_eq!((reveal.ask(&sealed), reveal.ask(&of_bob)), (ada.to_owned(), bob.to_owned()));
 
-    let shred = local.run(&["shred", "--keys", "keys", "--subject", "7", "--reason", "request 1"], "");
+    let shred =
+        local.run(&["shred", "--keys", "keys", "--subject", "7", "--reason", "request 1"], "");
     assert_eq!(shred.status.code(), Some(0), "{}", String::from_utf8_lossy(&shred.stderr));
     // Until it is as it stands: erased.
     reveal.ask_until(&sealed, |answer| answer == sealed);
@@ -211,7 +256,10 @@ fn commands_that_stay_up_hear_of_erasures_and_rotations() {
 
     let kid = |line: &str| line.split(r#""name":"vs1."#).nth(1).unwrap()[..20].to_owned();
     assert_eq!(kid(&transform.ask(nobody)), kid(&of_nobody));
-    assert_eq!(local.run(&["keys", "rotate", "--keys", "keys", "--shared"], "").status.code(), Some(0));
+    assert_eq!(
+        local.run(&["keys", "rotate", "--keys", "keys", "--shared"], "").status.code(),
+        Some(0)
+    );
     transform.ask_until(nobody, |answer| kid(answer) != kid(&of_nobody));
     assert_eq!((transform.end(), reveal.end()), (Some(1), Some(1)));
 }
@@ -221,13 +269,26 @@ fn nobody_is_erased_by_a_mistyped_id() {
     let local = Local::new();
     local.customers(&["transform"], EVENTS, 0);
     let shred = |args: &[&str], stdin: &str| {
-        let args: Vec<&str> = ["shred", "--keys", "keys", "--reason", "request 1"].iter().chain(args).copied().collect();
+        let args: Vec<&str> = ["shred", "--keys", "keys", "--reason", "request 1"]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
         let output = local.run(&args, stdin);
-        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     let (code, out, err) = shred(&["--subject", "170"], "");
     assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
-    assert!(err.contains("nobody was erased") && err.contains("0 erased, 1 unknown") && !err.contains("170"), "{err}");
+    assert!(
+        err.contains("nobody was erased")
+            && err.contains("0 erased, 1 unknown")
+            && !err.contains("170"),
+        "{err}"
+    );
     let (code, out, _) = shred(&["--subject", "170", "--allow-unknown"], "");
     assert_eq!((code, out.as_str()), (Some(0), ""));
     // In another domain 17 is somebody else.
@@ -238,7 +299,11 @@ fn nobody_is_erased_by_a_mistyped_id() {
     assert!(out.lines().all(|line| line.contains(r#""kids":[""#)), "{out}");
     assert!(err.contains("id 2 of 4") && err.contains("2 erased, 1 unknown"), "{err}");
     // Later records of whom nobody knew are rejected all the same.
-    let (_, err) = local.customers(&["transform"], r#"{"type":"customer.updated","customer":{"id":170,"ssn":"219-09-9999"}}"#, 1);
+    let (_, err) = local.customers(
+        &["transform"],
+        r#"{"type":"customer.updated","customer":{"id":170,"ssn":"219-09-9999"}}"#,
+        1,
+    );
     assert!(err.contains("erased_subject"), "{err}");
     let (code, ..) = shred(&["--subject", "ADA", "--reason", "asked by ada"], "");
     assert_eq!(code, Some(2), "the id in other case");
@@ -258,13 +323,27 @@ fn an_erasure_reaches_its_domain_and_no_other() {
         path.to_str().unwrap().to_owned()
     };
     let event = "{\"id\":42,\"name\":\"Ada Lovelace\"}\n";
-    let schemas = ["", "staff"].map(|domain| document(if domain.is_empty() { "customers" } else { domain }, domain));
+    let schemas = ["", "staff"]
+        .map(|domain| document(if domain.is_empty() { "customers" } else { domain }, domain));
     let run = |command: &str, schema: &str, input: &str| {
         let output = local.run(&[command, "--keys", "keys", "--schema", schema], input);
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
     let [customer, employee] = [0, 1].map(|i| run("transform", &schemas[i], event).1);
-    let shred = local.run(&["shred", "--keys", "keys", "--subject", "42", "--domain", "staff", "--reason", "request 1"], "");
+    let shred = local.run(
+        &[
+            "shred",
+            "--keys",
+            "keys",
+            "--subject",
+            "42",
+            "--domain",
+            "staff",
+            "--reason",
+            "request 1",
+        ],
+        "",
+    );
     assert_eq!(shred.status.code(), Some(0), "{}", String::from_utf8_lossy(&shred.stderr));
     assert!(String::from_utf8_lossy(&shred.stdout).contains(r#""domain":"staff""#));
     assert_eq!(run("reveal", &schemas[0], &customer), (Some(0), event.to_owned()));
@@ -275,18 +354,31 @@ fn an_erasure_reaches_its_domain_and_no_other() {
 fn a_compromised_key_opens_for_whoever_says_so() {
     let local = Local::new();
     let schema = local.0.path().join("notes.json");
-    std::fs::write(&schema, r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#).unwrap();
+    std::fs::write(
+        &schema,
+        r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#,
+    )
+    .unwrap();
     let with = |args: &[&str], stdin: &str| {
-        let args: Vec<&str> = args.iter().copied().chain(["--keys", "keys", "--schema", schema.to_str().unwrap()]).collect();
+        let args: Vec<&str> = args
+            .iter()
+            .copied()
+            .chain(["--keys", "keys", "--schema", schema.to_str().unwrap()])
+            .collect();
         let output = local.run(&args, stdin);
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
     let clear = "{\"note\":\"ring back\"}\n";
     let sealed = with(&["transform"], clear).1;
-    let list = String::from_utf8(local.run(&["keys", "list", "--keys", "keys", "--json"], "").stdout).unwrap();
-    let keys: Vec<serde_json::Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let list =
+        String::from_utf8(local.run(&["keys", "list", "--keys", "keys", "--json"], "").stdout)
+            .unwrap();
+    let keys: Vec<serde_json::Value> =
+        list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(keys.iter().all(|key| key["verified"] == true) && keys[0]["kind"] == "store", "{list}");
-    let of = |scope: &str| keys.iter().find(|key| key["scope"] == scope).unwrap()["kid"].as_str().unwrap();
+    let of = |scope: &str| {
+        keys.iter().find(|key| key["scope"] == scope).unwrap()["kid"].as_str().unwrap()
+    };
     let compromise = |kid: &str| local.run(&["keys", "compromise", "--keys", "keys", kid], "");
     assert_eq!(compromise(of("shared:notes")).status.code(), Some(0));
     assert_eq!(with(&["reveal"], &sealed), (Some(1), sealed.clone()));
@@ -303,10 +395,17 @@ fn keys_are_listed_unverified_where_the_store_key_does_not_open() {
     let local = Local::new();
     std::fs::remove_file(local.0.path().join("keys/kek")).unwrap();
     let list = local.run(&["keys", "list", "--keys", "keys", "--json"], "");
-    let (out, err) = (String::from_utf8(list.stdout).unwrap(), String::from_utf8(list.stderr).unwrap());
+    let (out, err) =
+        (String::from_utf8(list.stdout).unwrap(), String::from_utf8(list.stderr).unwrap());
     assert_eq!((list.status.code(), out.lines().count()), (Some(0), 6), "{err}");
     assert!(out.lines().all(|line| line.contains(r#""verified":false"#)), "{out}");
-    assert!(err.contains("not verified") && err.contains("restore it") && err.contains("rewrap --recover") && !err.contains("keys init"), "{err}");
+    assert!(
+        err.contains("not verified")
+            && err.contains("restore it")
+            && err.contains("rewrap --recover")
+            && !err.contains("keys init"),
+        "{err}"
+    );
 }
 
 #[test]
@@ -314,27 +413,64 @@ fn the_environment_beside_the_configuration_decides_about_no_key() {
     let local = Local::new();
     let dir = local.0.path().join("conf");
     std::fs::create_dir_all(dir.join("schemas")).unwrap();
-    std::fs::write(dir.join("schemas/notes.json"), r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#).unwrap();
+    std::fs::write(
+        dir.join("schemas/notes.json"),
+        r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#,
+    )
+    .unwrap();
     std::fs::write(dir.join("veilstream.toml"), "[kafka]\ninstance = \"0\"\n").unwrap();
     let check = || {
         let output = local.run(&["check", "--config", "conf/veilstream.toml"], "");
-        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap(),
+        )
     };
     // One of the working directory counts for nothing.
-    std::fs::write(local.0.path().join(".env"), "VEILSTREAM__KAFKA__GROUP_ID=stranger\nVEILSTREAM__KEYS__TENANT=stranger\n").unwrap();
+    std::fs::write(
+        local.0.path().join(".env"),
+        "VEILSTREAM__KAFKA__GROUP_ID=stranger\nVEILSTREAM__KEYS__TENANT=stranger\n",
+    )
+    .unwrap();
     let (code, said) = check();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains(".env of the working directory counts for nothing") && !said.contains("VEILSTREAM__"), "{said}");
-    assert!(said.contains("no schema names topics, so `veilstream run` has nothing to do"), "{said}");
+    assert!(
+        said.contains(".env of the working directory counts for nothing")
+            && !said.contains("VEILSTREAM__"),
+        "{said}"
+    );
+    assert!(
+        said.contains("no schema names topics, so `veilstream run` has nothing to do"),
+        "{said}"
+    );
     // The one beside the configuration counts, and what it sets is said.
-    std::fs::write(dir.join(".env"), "VEILSTREAM__KAFKA__GROUP_ID=ours\nENCRYPTION_KEY_ROTATION_ENABLED=false\n").unwrap();
+    std::fs::write(
+        dir.join(".env"),
+        "VEILSTREAM__KAFKA__GROUP_ID=ours\nENCRYPTION_KEY_ROTATION_ENABLED=false\n",
+    )
+    .unwrap();
     let (code, said) = check();
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("VEILSTREAM__KAFKA__GROUP_ID (.env)") && said.contains("ENCRYPTION_KEY_ROTATION_ENABLED (.env)") && !said.contains("ours"), "{said}");
+    assert!(
+        said.contains("VEILSTREAM__KAFKA__GROUP_ID (.env)")
+            && said.contains("ENCRYPTION_KEY_ROTATION_ENABLED (.env)")
+            && !said.contains("ours"),
+        "{said}"
+    );
     for section in ["KEYS__TENANT", "POLICY__DIR", "AUDIT__FILE"] {
-        std::fs::write(dir.join(".env"), format!("VEILSTREAM__KAFKA__GROUP_ID=ours\n\nexport VEILSTREAM__{section}=canary-5a1f\n")).unwrap();
+        std::fs::write(
+            dir.join(".env"),
+            format!(
+                "VEILSTREAM__KAFKA__GROUP_ID=ours\n\nexport VEILSTREAM__{section}=canary-5a1f\n"
+            ),
+        )
+        .unwrap();
         let (code, said) = check();
         assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains(&format!(".env, line 3: VEILSTREAM__{section}: may not stand in .env")) && !said.contains("canary-5a1f"), "{said}");
+        assert!(
+            said.contains(&format!(".env, line 3: VEILSTREAM__{section}: may not stand in .env"))
+                && !said.contains("canary-5a1f"),
+            "{said}"
+        );
     }
 }

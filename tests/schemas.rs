@@ -12,7 +12,11 @@ use veilstream_engine::compile::{Grants, compile};
 fn every_shipped_document_has_cases_and_they_hold() {
     let mut files = registry::documents_in(&folder()).unwrap();
     files.iter_mut().for_each(|f| *f = f.file_name().unwrap().into());
-    assert_eq!(files, ["customers.json", "debezium-customers.json", "github-webhooks.json", "orders.json"].map(PathBuf::from));
+    assert_eq!(
+        files,
+        ["customers.json", "debezium-customers.json", "github-webhooks.json", "orders.json"]
+            .map(PathBuf::from)
+    );
     for file in files.iter().map(|name| folder().join(name)) {
         let schema = compile(&std::fs::read(&file).unwrap(), &Grants::local()).unwrap().schema;
         let mut runner = Runner::new(Arc::new(schema)).unwrap();
@@ -25,30 +29,51 @@ fn every_shipped_document_has_cases_and_they_hold() {
 
 #[test]
 fn the_shipped_documents_work_together() {
-    let loaded = registry::open_files(&registry::documents_in(&folder()).unwrap(), &Grants::local()).unwrap();
+    let loaded =
+        registry::open_files(&registry::documents_in(&folder()).unwrap(), &Grants::local())
+            .unwrap();
     assert_eq!(loaded.warnings, []);
 }
 
 /// What a case misses must show: a schema that protects less fails its cases.
 #[test]
 fn cases_see_what_is_not_protected() {
-    let document = |fields: &str| format!(r#"{{"veilstream":1,"name":"people","fields":[{fields}]}}"#);
-    let case = |out: &str| format!(r#"{{"cases":[{{"name":"c","in":{{"value":{{"email":"A@b.c"}}}},{out}}}]}}"#);
+    let document =
+        |fields: &str| format!(r#"{{"veilstream":1,"name":"people","fields":[{fields}]}}"#);
+    let case = |out: &str| {
+        format!(r#"{{"cases":[{{"name":"c","in":{{"value":{{"email":"A@b.c"}}}},{out}}}]}}"#)
+    };
     let run = |fields: &str, out: &str| {
-        let schema = Arc::new(compile(document(fields).as_bytes(), &Grants::local()).unwrap().schema);
-        Runner::new(schema).unwrap().run(&Cases::parse(case(out).as_bytes()).unwrap().cases[0]).unwrap()
+        let schema =
+            Arc::new(compile(document(fields).as_bytes(), &Grants::local()).unwrap().schema);
+        Runner::new(schema)
+            .unwrap()
+            .run(&Cases::parse(case(out).as_bytes()).unwrap().cases[0])
+            .unwrap()
     };
     let indexed = r#"{"id":"email","path":"$.email","index":{"normalize":"email"}}"#;
     let whole = r#""out":{"value":{"email":{"$token":"A@b.c"},"email_bidx":{"$index":"a@b.c"}}}"#;
     assert_eq!(run(indexed, whole), [""; 0]);
     let plain = r#"{"id":"email","path":"$.email"}"#;
-    assert_eq!(run(plain, whole), [r#"/out/value/email_bidx: expected {"$index":"a@b.c"}, got nothing"#]);
+    assert_eq!(
+        run(plain, whole),
+        [r#"/out/value/email_bidx: expected {"$index":"a@b.c"}, got nothing"#]
+    );
     let elsewhere = r#"{"id":"email","path":"$.mail"}"#;
-    assert_eq!(run(elsewhere, r#""out":{"value":{"email":{"$token":"A@b.c"}}}"#), [r#"/out/value/email: expected {"$token":"A@b.c"}, got "A@b.c""#]);
-    assert_eq!(run(plain, r#""out":{"value":{"email":{"$token":"a@b.c"}}}"#), [r#"/out/value/email/$token: expected "a@b.c", got "A@b.c""#]);
+    assert_eq!(
+        run(elsewhere, r#""out":{"value":{"email":{"$token":"A@b.c"}}}"#),
+        [r#"/out/value/email: expected {"$token":"A@b.c"}, got "A@b.c""#]
+    );
+    assert_eq!(
+        run(plain, r#""out":{"value":{"email":{"$token":"a@b.c"}}}"#),
+        [r#"/out/value/email/$token: expected "a@b.c", got "A@b.c""#]
+    );
     assert_eq!(
         run(plain, r#""reject":"wrong_type""#),
-        [r#"/reject: expected "wrong_type", got nothing"#, r#"/out: expected nothing, got {"value":{"email":{"$token":"A@b.c"}}}"#]
+        [
+            r#"/reject: expected "wrong_type", got nothing"#,
+            r#"/out: expected nothing, got {"value":{"email":{"$token":"A@b.c"}}}"#
+        ]
     );
 }
 
@@ -58,8 +83,14 @@ fn faulty_cases_are_refused() {
         ("{", "is no file of cases"),
         (r#"{"cases":[]}"#, "is empty"),
         (r#"{"cases":[{"name":"c","in":{}}]}"#, "/cases/0: needs either"),
-        (r#"{"cases":[{"name":"c","in":{},"reject":"odd"}]}"#, "/cases/0/reject: must be one of not_json"),
-        (r#"{"cases":[{"name":"c","in":{"value":1,"text":"1"},"reject":"not_json"}]}"#, "/cases/0/in"),
+        (
+            r#"{"cases":[{"name":"c","in":{},"reject":"odd"}]}"#,
+            "/cases/0/reject: must be one of not_json",
+        ),
+        (
+            r#"{"cases":[{"name":"c","in":{"value":1,"text":"1"},"reject":"not_json"}]}"#,
+            "/cases/0/in",
+        ),
         (r#"{"cases":[{"name":"c","in":{},"out":{},"field":"email"}]}"#, "/cases/0/field"),
         (r#"{"cases":[{"name":"c","in":{},"output":{}}]}"#, "unknown field `output`"),
     ] {

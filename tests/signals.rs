@@ -1,4 +1,5 @@
-//! The first SIGTERM is a request, the second ends the process. A process of its own is needed: this test's binary runs itself.
+//! The first SIGTERM is a request, the second ends the process. A process of its own is needed:
+//! this test's binary runs itself.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
@@ -24,7 +25,9 @@ fn the_first_asks_and_the_second_ends() {
     let pid = Pid::from_child(&child);
     // The harness writes lines of its own, one without an end.
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut expect = |line: &str| assert!(lines.any(|l| l.ends_with(line)), "the child ended without saying {line}");
+    let mut expect = |line: &str| {
+        assert!(lines.any(|l| l.ends_with(line)), "the child ended without saying {line}")
+    };
     expect("watching");
     kill_process(pid, Signal::HUP).unwrap();
     expect("Reload");

@@ -1,8 +1,11 @@
-//! What a good engineer writes in an afternoon with the same libraries: rust-rdkafka, `serde_json::Value`, jsonpath-rust, aes-gcm, hmac.
+//! What a good engineer writes in an afternoon with the same libraries: rust-rdkafka,
+//! `serde_json::Value`, jsonpath-rust, aes-gcm, hmac.
 //!
-//! Paths, ciphers and HMAC states are made once; one transaction a batch, offsets inside, the slow wait of `commit_transaction` avoided by
-//! polling first. One process is one lane; partitions are assigned by hand, a failure ends the process. Not done here and in the sidecar
-//! done: rebalancing, recovery, dead letters, key rotation, padding, bytes kept as they were, wrong input, metrics.
+//! Paths, ciphers and HMAC states are made once; one transaction a batch, offsets inside, the slow
+//! wait of `commit_transaction` avoided by polling first. One process is one lane; partitions are
+//! assigned by hand, a failure ends the process. Not done here and in the sidecar done:
+//! rebalancing, recovery, dead letters, key rotation, padding, bytes kept as they were, wrong
+//! input, metrics.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +27,13 @@ use sha2::Sha256;
 use crate::workload::{OUT, PARTITIONS, RAW};
 
 /// The first two are indexed.
-const PATHS: [&str; 5] = ["$.customer.email", "$.customer.phone", "$.customer.name", "$.customer.ssn", "$.customer.address.street"];
+const PATHS: [&str; 5] = [
+    "$.customer.email",
+    "$.customer.phone",
+    "$.customer.name",
+    "$.customer.ssn",
+    "$.customer.address.street",
+];
 /// The sidecar's defaults.
 const BATCH: usize = 5000;
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -35,9 +44,16 @@ pub(crate) fn run(bootstrap: &str, group: &str, lane: usize, lanes: usize) -> an
     let mut common = ClientConfig::new();
     common.set("bootstrap.servers", bootstrap);
     let mut reading = common.clone();
-    reading.set("group.id", group).set("enable.auto.commit", "false").set("isolation.level", "read_committed").set("auto.offset.reset", "earliest");
+    reading
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = reading.create()?;
-    common.set("transactional.id", format!("{group}-{lane}")).set("compression.type", "lz4").set("linger.ms", "5");
+    common
+        .set("transactional.id", format!("{group}-{lane}"))
+        .set("compression.type", "lz4")
+        .set("linger.ms", "5");
     let producer: BaseProducer = common.create()?;
     producer.init_transactions(CALL)?;
     let mut assignment = TopicPartitionList::new();
@@ -54,7 +70,10 @@ pub(crate) fn run(bootstrap: &str, group: &str, lane: usize, lanes: usize) -> an
             let Some(message) = consumer.poll(Duration::from_millis(10)) else { continue };
             let message = message?;
             let value = protector.protect(message.payload().context("no value")?)?;
-            let mut record = BaseRecord::to(OUT).partition(message.partition()).payload(&value).key(message.key().unwrap_or_default());
+            let mut record = BaseRecord::to(OUT)
+                .partition(message.partition())
+                .payload(&value)
+                .key(message.key().unwrap_or_default());
             if let Some(time) = message.timestamp().to_millis() {
                 record = record.timestamp(time);
             }
@@ -93,14 +112,22 @@ impl Protector {
         getrandom::fill(&mut data)?;
         getrandom::fill(&mut index)?;
         let queries = PATHS.iter().map(|p| parse_json_path(p)).collect::<Result<_, _>>()?;
-        Ok(Self { queries, cipher: Aes256Gcm::new(&data.into()), mac: Hmac::new_from_slice(&index)? })
+        Ok(Self {
+            queries,
+            cipher: Aes256Gcm::new(&data.into()),
+            mac: Hmac::new_from_slice(&index)?,
+        })
     }
 
     fn protect(&self, event: &[u8]) -> anyhow::Result<Vec<u8>> {
         let mut value: Value = serde_json::from_slice(event)?;
         let mut found = Vec::new();
         for (field, query) in self.queries.iter().enumerate() {
-            found.extend(js_path_process(query, &value)?.into_iter().map(|node| (field, pointer(&node.path()))));
+            found.extend(
+                js_path_process(query, &value)?
+                    .into_iter()
+                    .map(|node| (field, pointer(&node.path()))),
+            );
         }
         for (field, pointer) in found {
             let target = value.pointer_mut(&pointer).context("the path is gone")?;
@@ -109,7 +136,8 @@ impl Protector {
             if field < 2 {
                 let (parent, name) = pointer.rsplit_once('/').context("no member")?;
                 let index = self.index(field, &text);
-                value.pointer_mut(parent).context("the parent is gone")?[format!("{name}_bidx")] = Value::String(index);
+                value.pointer_mut(parent).context("the parent is gone")?[format!("{name}_bidx")] =
+                    Value::String(index);
             }
         }
         Ok(serde_json::to_vec(&value)?)
@@ -121,13 +149,20 @@ impl Protector {
         token.extend_from_slice(text.as_bytes());
         let (nonce, body) = token.split_at_mut(12);
         let nonce = <[u8; 12]>::try_from(&*nonce)?;
-        let tag = self.cipher.encrypt_inout_detached(&nonce.into(), field.as_bytes(), body.into()).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(&nonce.into(), field.as_bytes(), body.into())
+            .map_err(|e| anyhow::anyhow!("{e}"))?;
         token.extend_from_slice(&tag);
         Ok(format!("enc1.{}", URL_SAFE_NO_PAD.encode(token)))
     }
 
     fn index(&self, field: usize, text: &str) -> String {
-        let normal: String = if field == 0 { text.trim().to_lowercase() } else { text.chars().filter(char::is_ascii_digit).collect() };
+        let normal: String = if field == 0 {
+            text.trim().to_lowercase()
+        } else {
+            text.chars().filter(char::is_ascii_digit).collect()
+        };
         let mut mac = self.mac.clone();
         mac.update(PATHS[field].as_bytes());
         mac.update(normal.as_bytes());

@@ -1,5 +1,5 @@
-//! The pipeline beside a bare copier, on a real Kafka: `make bench`, or `cargo bench --bench pipeline -- --help`. What it is and is not:
-//! `bench/README.md`.
+//! The pipeline beside a bare copier, on a real Kafka: `make bench`, or `cargo bench --bench
+//! pipeline -- --help`. What it is and is not: `bench/README.md`.
 #![allow(clippy::print_stdout, missing_docs, reason = "a bench")]
 
 mod by_hand;
@@ -26,7 +26,8 @@ use measure::{Monitor, Window};
 use system::{Bench, System};
 use workload::{OUT, PARTITIONS, RAW};
 
-/// The pipeline beside a bare copier that does nothing, a Rust and a Python pipeline written by hand, on a real Kafka.
+/// The pipeline beside a bare copier that does nothing, a Rust and a Python pipeline written by
+/// hand, on a real Kafka.
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]
@@ -71,7 +72,9 @@ fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     match &args.part {
         Some(Part::Copier { seal, config }) => return copier::run(config, *seal),
-        Some(Part::ByHand { bootstrap, group, lane, lanes }) => return by_hand::run(bootstrap, group, *lane, *lanes),
+        Some(Part::ByHand { bootstrap, group, lane, lanes }) => {
+            return by_hand::run(bootstrap, group, *lane, *lanes);
+        }
         None => {}
     }
     if args.smoke {
@@ -80,11 +83,20 @@ fn main() -> anyhow::Result<()> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/bench/venv/bin/python");
     if args.other.is_none() && args.by_hand > 0 && !python.exists() {
-        bail!("no Python with confluent-kafka in {}: run `make bench`, or leave it out with --by-hand 0", python.display());
+        bail!(
+            "no Python with confluent-kafka in {}: run `make bench`, or leave it out with \
+            --by-hand 0",
+            python.display()
+        );
     }
     let dir = tempfile::tempdir()?;
     let kafka = kafka::kafka();
-    let bench = Bench { bootstrap: kafka.bootstrap.clone(), dir: dir.path().to_owned(), python, other: args.other.clone() };
+    let bench = Bench {
+        bootstrap: kafka.bootstrap.clone(),
+        dir: dir.path().to_owned(),
+        python,
+        other: args.other.clone(),
+    };
     kafka.create_topic(RAW, PARTITIONS);
     println!("{} events of {} bytes are written", args.records, workload::EVENT_BYTES);
     workload::feed(&bench.bootstrap, args.records, args.seed)?;
@@ -97,7 +109,10 @@ fn main() -> anyhow::Result<()> {
         if args.other.is_some() {
             systems.retain(|s| s.is_sidecar());
         } else {
-            systems.retain(|s| *s != System::OtherSidecar && (round <= args.by_hand || s.share(args.records) == args.records));
+            systems.retain(|s| {
+                *s != System::OtherSidecar
+                    && (round <= args.by_hand || s.share(args.records) == args.records)
+            });
         }
         if round % 2 == 0 {
             // What comes first finds the broker in another state than what comes last.
@@ -137,12 +152,19 @@ fn one(bench: &Bench, system: System, group: &str, target: u64) -> anyhow::Resul
 }
 
 fn delete_output(bootstrap: &str) -> anyhow::Result<()> {
-    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // An error means that there is none.
     let _ = runtime.block_on(admin.delete_topics(&[OUT], &AdminOptions::new()))?;
     let end = Instant::now() + Duration::from_secs(30);
-    while admin.inner().fetch_metadata(None, Duration::from_secs(5))?.topics().iter().any(|t| t.name() == OUT) {
+    while admin
+        .inner()
+        .fetch_metadata(None, Duration::from_secs(5))?
+        .topics()
+        .iter()
+        .any(|t| t.name() == OUT)
+    {
         if Instant::now() > end {
             bail!("the old output topic stays");
         }

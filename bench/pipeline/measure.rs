@@ -54,8 +54,15 @@ pub(crate) struct Monitor(BaseConsumer);
 impl Monitor {
     pub(crate) fn new(bootstrap: &str, group: &str) -> anyhow::Result<Self> {
         let mut config = ClientConfig::new();
-        // Not stable offsets but committed ones: those of open transactions do not count either way, and nothing is waited for.
-        Ok(Self(config.set("bootstrap.servers", bootstrap).set("group.id", group).set("isolation.level", "read_uncommitted").create()?))
+        // Not stable offsets but committed ones: those of open transactions do not count either
+        // way, and nothing is waited for.
+        Ok(Self(
+            config
+                .set("bootstrap.servers", bootstrap)
+                .set("group.id", group)
+                .set("isolation.level", "read_uncommitted")
+                .create()?,
+        ))
     }
 
     /// Records whose transactions have committed.
@@ -64,8 +71,14 @@ impl Monitor {
         for partition in 0..PARTITIONS {
             list.add_partition(RAW, partition);
         }
-        let committed = self.0.committed_offsets(list, Duration::from_secs(10)).context("committed offsets cannot be read")?;
-        let offsets = committed.elements().into_iter().map(|e| if let Offset::Offset(at) = e.offset() { at.unsigned_abs() } else { 0 });
+        let committed = self
+            .0
+            .committed_offsets(list, Duration::from_secs(10))
+            .context("committed offsets cannot be read")?;
+        let offsets = committed
+            .elements()
+            .into_iter()
+            .map(|e| if let Offset::Offset(at) = e.offset() { at.unsigned_abs() } else { 0 });
         Ok(offsets.sum())
     }
 }
@@ -94,7 +107,11 @@ impl Sample {
 }
 
 /// Watches a started system until `target` records are committed.
-pub(crate) fn watch(monitor: &Monitor, running: &mut Running, target: u64) -> anyhow::Result<Window> {
+pub(crate) fn watch(
+    monitor: &Monitor,
+    running: &mut Running,
+    target: u64,
+) -> anyhow::Result<Window> {
     let (ids, broker) = (running.ids(), broker_process()?);
     let mut first: Option<Sample> = None;
     let (mut last, mut moved) = (0, Instant::now());
@@ -107,7 +124,11 @@ pub(crate) fn watch(monitor: &Monitor, running: &mut Running, target: u64) -> an
             (last, moved) = (committed, Instant::now());
         } else if moved.elapsed() > STALL {
             looked?;
-            bail!("no progress for {} s at {committed} of {target} records:\n{}", STALL.as_secs(), running.said());
+            bail!(
+                "no progress for {} s at {committed} of {target} records:\n{}",
+                STALL.as_secs(),
+                running.said()
+            );
         }
         if committed > 0 && (first.is_none() || committed >= target) {
             let sample = Sample::take(committed, &ids, broker)?;
@@ -121,14 +142,27 @@ pub(crate) fn watch(monitor: &Monitor, running: &mut Running, target: u64) -> an
     let start = first.context("all records were committed at once: too few of them")?;
     let seconds = (end.at - start.at).as_secs_f64();
     let (client, broker) = (end.client - start.client, end.broker - start.broker);
-    let elsewhere = (end.machine - start.machine - client - broker - (end.own - start.own)) / seconds;
-    Ok(Window { records: (end.committed - start.committed) as f64, seconds, client, broker, elsewhere, out_bytes: 0.0 })
+    let elsewhere =
+        (end.machine - start.machine - client - broker - (end.own - start.own)) / seconds;
+    Ok(Window {
+        records: (end.committed - start.committed) as f64,
+        seconds,
+        client,
+        broker,
+        elsewhere,
+        out_bytes: 0.0,
+    })
 }
 
-/// Reads the output as read_committed shows it: `expected` records, and the first of each partition as they should be. Bytes of a value on average.
+/// Reads the output as read_committed shows it: `expected` records, and the first of each partition
+/// as they should be. Bytes of a value on average.
 pub(crate) fn verify(bootstrap: &str, system: System, expected: u64) -> anyhow::Result<f64> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap).set("group.id", "bench-verify").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "bench-verify")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true");
     let consumer: BaseConsumer = config.set("isolation.level", "read_committed").create()?;
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
@@ -160,23 +194,48 @@ fn look_at(system: System, value: &[u8]) -> anyhow::Result<()> {
     let tokens = text.matches(r#""vs1."#).count() + text.matches(r#""enc1."#).count();
     let indexes = text.matches("_bidx\":").count();
     let clear = text.contains("@example.com");
-    let right = if system.copies() { value.len() == EVENT_BYTES && clear } else { (tokens, indexes) == (SEALED, INDEXED) && !clear };
-    if right { Ok(()) } else { bail!("{} wrote {tokens} tokens and {indexes} indexes into one of {} bytes", system.name(), value.len()) }
+    let right = if system.copies() {
+        value.len() == EVENT_BYTES && clear
+    } else {
+        (tokens, indexes) == (SEALED, INDEXED) && !clear
+    };
+    if right {
+        Ok(())
+    } else {
+        bail!(
+            "{} wrote {tokens} tokens and {indexes} indexes into one of {} bytes",
+            system.name(),
+            value.len()
+        )
+    }
 }
 
 /// Processor seconds of a process so far.
 fn used(id: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).with_context(|| format!("process {id}"))?;
+    let stat =
+        fs::read_to_string(format!("/proc/{id}/stat")).with_context(|| format!("process {id}"))?;
     // The second field is a name in parentheses that may hold anything.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).with_context(|| format!("/proc/{id}/stat"));
+    let ticks = |i: usize| {
+        fields
+            .get(i)
+            .and_then(|f| f.parse::<f64>().ok())
+            .with_context(|| format!("/proc/{id}/stat"))
+    };
     Ok((ticks(11)? + ticks(12)?) / TICKS)
 }
 
 /// Processor seconds of the whole machine so far.
 fn busy() -> anyhow::Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
-    let fields: Vec<f64> = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|f| f.parse().ok())
+        .collect();
     // user, nice, system, (idle, iowait), irq, softirq, steal
     Ok([0, 1, 2, 5, 6, 7].iter().filter_map(|i| fields.get(*i)).sum::<f64>() / TICKS)
 }
@@ -185,7 +244,9 @@ fn busy() -> anyhow::Result<f64> {
 fn broker_process() -> anyhow::Result<u32> {
     let folder = format!("/kafka-{}-1/server.properties", std::process::id());
     for entry in fs::read_dir("/proc")? {
-        let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let command = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
         if command.starts_with("java\0") && command.contains(&folder) {
             return Ok(id);

@@ -33,13 +33,18 @@ pub(crate) fn line(round: usize, system: System, w: &Window) -> String {
 }
 
 /// Everything: machine, medians with ratios, runs.
-pub(crate) fn report(root: &Path, args: &Args, runs: &[(usize, System, Window)]) -> anyhow::Result<String> {
+pub(crate) fn report(
+    root: &Path,
+    args: &Args,
+    runs: &[(usize, System, Window)],
+) -> anyhow::Result<String> {
     let base = if args.other.is_some() { System::OtherSidecar } else { System::Copier };
     let mut text = format!("# Pipeline beside the {}\n\n{}\n\n", base.name(), machine(root));
     writeln!(
         text,
-        "{} events of {EVENT_BYTES} bytes (seed {}), {PARTITIONS} partitions, {LANES} lanes, {SEALED} fields sealed and {INDEXED} indexed; {} rounds. Ratios are to the \
-         {} of the same round; medians.\n",
+        "{} events of {EVENT_BYTES} bytes (seed {}), {PARTITIONS} partitions, {LANES} lanes, \
+        {SEALED} fields sealed and {INDEXED} indexed; {} rounds. Ratios are to the {} of the same \
+        round; medians.\n",
         args.records,
         args.seed,
         args.runs,
@@ -48,24 +53,56 @@ pub(crate) fn report(root: &Path, args: &Args, runs: &[(usize, System, Window)])
     if args.smoke {
         writeln!(text, "**A smoke run: the figures mean nothing.**\n")?;
     }
-    writeln!(text, "| system | records/s | ratio | client CPU-s per million | ratio | broker CPU-s per million |")?;
+    writeln!(
+        text,
+        "| system | records/s | ratio | client CPU-s per million | ratio | broker CPU-s per \
+        million |"
+    )?;
     writeln!(text, "|---|---|---|---|---|---|")?;
     for system in System::ALL {
-        let of = |f: &dyn Fn(&Window) -> f64| median(runs.iter().filter(|r| r.1 == system).map(|r| f(&r.2)));
+        let of = |f: &dyn Fn(&Window) -> f64| {
+            median(runs.iter().filter(|r| r.1 == system).map(|r| f(&r.2)))
+        };
         let against = |f: &dyn Fn(&Window) -> f64| {
             median(runs.iter().filter(|r| r.1 == system).filter_map(|r| {
                 let beside = runs.iter().find(|b| b.0 == r.0 && b.1 == base)?;
                 Some(f(&r.2) / f(&beside.2))
             }))
         };
-        let (Some(rate), Some(cpu), Some(broker)) = (of(&Window::rate), of(&Window::client_per_million), of(&Window::broker_per_million)) else { continue };
-        let (Some(of_rate), Some(times)) = (against(&Window::rate), against(&Window::client_per_million)) else { continue };
+        let (Some(rate), Some(cpu), Some(broker)) =
+            (of(&Window::rate), of(&Window::client_per_million), of(&Window::broker_per_million))
+        else {
+            continue;
+        };
+        let (Some(of_rate), Some(times)) =
+            (against(&Window::rate), against(&Window::client_per_million))
+        else {
+            continue;
+        };
         let judged = system == System::Sidecar && base == System::Copier;
-        let goal = |met: bool, goal: String| if judged { format!(" (goal {goal}: {})", if met { "met" } else { "missed" }) } else { String::new() };
-        let (rate_goal, cpu_goal) = (goal(of_rate >= GOAL_RATE, format!("{GOAL_RATE:.2}")), goal(times <= GOAL_CPU, format!("{GOAL_CPU:.1}")));
-        writeln!(text, "| {} | {rate:.0} | {of_rate:.2}{rate_goal} | {cpu:.2} | {times:.2}{cpu_goal} | {broker:.2} |", system.name())?;
+        let goal = |met: bool, goal: String| {
+            if judged {
+                format!(" (goal {goal}: {})", if met { "met" } else { "missed" })
+            } else {
+                String::new()
+            }
+        };
+        let (rate_goal, cpu_goal) = (
+            goal(of_rate >= GOAL_RATE, format!("{GOAL_RATE:.2}")),
+            goal(times <= GOAL_CPU, format!("{GOAL_CPU:.1}")),
+        );
+        writeln!(
+            text,
+            "| {} | {rate:.0} | {of_rate:.2}{rate_goal} | {cpu:.2} | {times:.2}{cpu_goal} | \
+            {broker:.2} |",
+            system.name()
+        )?;
     }
-    writeln!(text, "\n| round | system | thousand records | seconds | records/s | client CPU-s/M | broker CPU-s/M | bytes out | cores busy elsewhere |")?;
+    writeln!(
+        text,
+        "\n| round | system | thousand records | seconds | records/s | client CPU-s/M | broker \
+        CPU-s/M | bytes out | cores busy elsewhere |"
+    )?;
     writeln!(text, "|---|---|---|---|---|---|---|---|---|")?;
     for (round, system, window) in runs {
         writeln!(text, "{}", line(*round, *system, window))?;
@@ -86,12 +123,25 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 fn machine(root: &Path) -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("unknown processor", |l| l.trim_start_matches([' ', '\t', ':']));
+    let model = cpu
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map_or("unknown processor", |l| l.trim_start_matches([' ', '\t', ':']));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let libs = fs::read_dir(root.join("target/kafka/libs")).into_iter().flatten().flatten();
-    let kafka = libs.filter_map(|f| f.file_name().to_str()?.strip_prefix("kafka_2.13-")?.strip_suffix(".jar").map(str::to_owned)).next().unwrap_or_default();
+    let kafka = libs
+        .filter_map(|f| {
+            f.file_name()
+                .to_str()?
+                .strip_prefix("kafka_2.13-")?
+                .strip_suffix(".jar")
+                .map(str::to_owned)
+        })
+        .next()
+        .unwrap_or_default();
     format!(
-        "{cores} cores ({model}), shared by broker, client and bench; Apache Kafka {kafka}, one node; librdkafka {}.",
+        "{cores} cores ({model}), shared by broker, client and bench; Apache Kafka {kafka}, one \
+        node; librdkafka {}.",
         rdkafka::util::get_rdkafka_version().1
     )
 }

@@ -1,5 +1,6 @@
-//! The least that five tokens and two indexes cost: values are found by the first `"name":` in the bytes, the rest is copied. No JSON is read, no schema
-//! compiled, nothing checked; wrong for any event but the bench's. What an encrypting pipeline needs beyond this is its own work.
+//! The least that five tokens and two indexes cost: values are found by the first `"name":` in the
+//! bytes, the rest is copied. No JSON is read, no schema compiled, nothing checked; wrong for any
+//! event but the bench's. What an encrypting pipeline needs beyond this is its own work.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use anyhow::Context as _;
@@ -39,7 +40,14 @@ impl Sealing {
         }
         getrandom::fill(&mut key)?;
         let nonces = NoncePool::new(Box::new(OsEntropy));
-        Ok(Self { names: NAMES.map(Finder::new), ciphers, mac: Hmac::new_from_slice(&key)?, nonces, raw: Vec::new(), out: Vec::new() })
+        Ok(Self {
+            names: NAMES.map(Finder::new),
+            ciphers,
+            mac: Hmac::new_from_slice(&key)?,
+            nonces,
+            raw: Vec::new(),
+            out: Vec::new(),
+        })
     }
 
     /// The protected event.
@@ -48,8 +56,11 @@ impl Sealing {
         let mut at = 0;
         for (field, index) in INDEXES.into_iter().enumerate() {
             let name = &self.names[field];
-            let start = at + name.find(&event[at..]).context("a member is missing")? + name.needle().len();
-            let end = start + 2 + memchr::memchr(b'"', &event[start + 1..]).context("a string has no end")?;
+            let start =
+                at + name.find(&event[at..]).context("a member is missing")? + name.needle().len();
+            let end = start
+                + 2
+                + memchr::memchr(b'"', &event[start + 1..]).context("a string has no end")?;
             self.out.extend_from_slice(&event[at..start]);
             self.seal(field, &event[start..end])?;
             if let Some(name) = index {
@@ -79,7 +90,9 @@ impl Sealing {
         self.raw.resize(front + framed.next_multiple_of(16), 0);
         let (prefix, text) = self.raw.split_at_mut(front);
         let nonce = prefix[HEADER.len()..].try_into()?;
-        let tag = self.ciphers[field].encrypt_inout_detached(nonce, AAD, text.into()).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let tag = self.ciphers[field]
+            .encrypt_inout_detached(nonce, AAD, text.into())
+            .map_err(|e| anyhow::anyhow!("{e}"))?;
         self.raw.extend_from_slice(&tag);
         self.out.extend_from_slice(b"\"vs1.");
         append_base64(&self.raw, &mut self.out)?;

@@ -26,7 +26,14 @@ pub(crate) enum System {
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 6] = [Self::Copier, Self::SealingCopier, Self::Sidecar, Self::OtherSidecar, Self::RustByHand, Self::PythonByHand];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Copier,
+        Self::SealingCopier,
+        Self::Sidecar,
+        Self::OtherSidecar,
+        Self::RustByHand,
+        Self::PythonByHand,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -68,44 +75,70 @@ pub(crate) struct Bench {
 impl Bench {
     /// Starts `system` in group `group`.
     pub(crate) fn start(&self, system: System, group: &str) -> anyhow::Result<Running> {
-        let mut running = Running { children: Vec::new(), log: self.dir.join(format!("{group}.log")) };
+        let mut running =
+            Running { children: Vec::new(), log: self.dir.join(format!("{group}.log")) };
         let this = std::env::current_exe()?;
         let lanes = LANES.to_string();
         match system {
-            System::Copier => running.spawn(Command::new(this).arg("copier").arg(self.configure(group)?))?,
-            System::SealingCopier => running.spawn(Command::new(this).args(["copier", "--seal"]).arg(self.configure(group)?))?,
+            System::Copier => {
+                running.spawn(Command::new(this).arg("copier").arg(self.configure(group)?))?
+            }
+            System::SealingCopier => running
+                .spawn(Command::new(this).args(["copier", "--seal"]).arg(self.configure(group)?))?,
             System::Sidecar | System::OtherSidecar => {
                 let config = self.configure(group)?;
                 let other = self.other.as_deref().filter(|_| system == System::OtherSidecar);
                 let veilstream = other.unwrap_or(Path::new(env!("CARGO_BIN_EXE_veilstream")));
-                running.run(Command::new(veilstream).args(["keys", "init", "--config"]).arg(&config))?;
-                running.spawn(Command::new(veilstream).args(["run", "--create-topics", "--config"]).arg(&config))?;
+                running.run(
+                    Command::new(veilstream).args(["keys", "init", "--config"]).arg(&config),
+                )?;
+                running.spawn(
+                    Command::new(veilstream)
+                        .args(["run", "--create-topics", "--config"])
+                        .arg(&config),
+                )?;
             }
             System::RustByHand => {
                 for lane in 0..LANES {
-                    running.spawn(Command::new(&this).args(["by-hand", &self.bootstrap, group, &lane.to_string(), &lanes]))?;
+                    running.spawn(Command::new(&this).args([
+                        "by-hand",
+                        &self.bootstrap,
+                        group,
+                        &lane.to_string(),
+                        &lanes,
+                    ]))?;
                 }
             }
             System::PythonByHand => {
                 let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/by_hand.py");
                 for lane in 0..LANES {
                     let mut command = Command::new(&self.python);
-                    running.spawn(command.arg(&script).args([&self.bootstrap, group, RAW, OUT, &lane.to_string(), &lanes, &PARTITIONS.to_string()]))?;
+                    running.spawn(command.arg(&script).args([
+                        &self.bootstrap,
+                        group,
+                        RAW,
+                        OUT,
+                        &lane.to_string(),
+                        &lanes,
+                        &PARTITIONS.to_string(),
+                    ]))?;
                 }
             }
         }
         Ok(running)
     }
 
-    /// A folder with configuration, schema and keys; the file's path. What is not said here is the default.
+    /// A folder with configuration, schema and keys; the file's path. What is not said here is the
+    /// default.
     fn configure(&self, group: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(group);
         fs::create_dir_all(dir.join("schemas"))?;
         fs::write(dir.join("schemas/customers.json"), SCHEMA)?;
         let file = dir.join("veilstream.toml");
         let text = format!(
-            "[kafka]\nbootstrap_servers = \"{}\"\ngroup_id = \"{group}\"\ninstance = \"0\"\n[pipeline]\nlanes = {LANES}\n\
-             [http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n",
+            "[kafka]\nbootstrap_servers = \"{}\"\ngroup_id = \"{group}\"\ninstance = \
+            \"0\"\n[pipeline]\nlanes = {LANES}\n[http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \
+            \"warn\"\n",
             self.bootstrap
         );
         fs::write(&file, text)?;
@@ -121,19 +154,33 @@ pub(crate) struct Running {
 
 impl Running {
     fn output(&self) -> anyhow::Result<File> {
-        File::options().create(true).append(true).open(&self.log).with_context(|| format!("{}", self.log.display()))
+        File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .with_context(|| format!("{}", self.log.display()))
     }
 
     fn spawn(&mut self, command: &mut Command) -> anyhow::Result<()> {
         let (out, err) = (self.output()?, self.output()?);
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().with_context(|| format!("{command:?}"))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .with_context(|| format!("{command:?}"))?;
         self.children.push(child);
         Ok(())
     }
 
     /// Runs something to its end first.
     fn run(&self, command: &mut Command) -> anyhow::Result<()> {
-        let status = command.stdin(Stdio::null()).stdout(self.output()?).stderr(self.output()?).status().with_context(|| format!("{command:?}"))?;
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(self.output()?)
+            .stderr(self.output()?)
+            .status()
+            .with_context(|| format!("{command:?}"))?;
         if !status.success() {
             bail!("{command:?} failed ({status}):\n{}", self.said());
         }
@@ -156,7 +203,10 @@ impl Running {
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         for child in &mut self.children {
             if let Some(status) = child.try_wait()? {
-                bail!("it ended ({status}):\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+                bail!(
+                    "it ended ({status}):\n{}",
+                    fs::read_to_string(&self.log).unwrap_or_default()
+                );
             }
         }
         Ok(())
@@ -168,7 +218,9 @@ impl Running {
             kill_process(Pid::from_child(child), Signal::TERM)?;
         }
         let end = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < end && self.children.iter_mut().any(|c| matches!(c.try_wait(), Ok(None))) {
+        while Instant::now() < end
+            && self.children.iter_mut().any(|c| matches!(c.try_wait(), Ok(None)))
+        {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())

@@ -1,4 +1,5 @@
-//! The events: 861 bytes each, made from a seed, and the schema that protects five of their fields and indexes two.
+//! The events: 861 bytes each, made from a seed, and the schema that protects five of their fields
+//! and indexes two.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,11 +29,29 @@ pub(crate) const SCHEMA: &str = r#"{
   ]
 }"#;
 
-const FIRST: [&str; 8] = ["Ada", "Grace", "Edsger", "Barbara", "Niklaus", "Frances", "Donald", "Radia"];
-const LAST: [&str; 8] = ["Lovelace", "Hopper", "Dijkstra", "Liskov", "Wirth", "Allen", "Knuth", "Perlman"];
+const FIRST: [&str; 8] =
+    ["Ada", "Grace", "Edsger", "Barbara", "Niklaus", "Frances", "Donald", "Radia"];
+const LAST: [&str; 8] =
+    ["Lovelace", "Hopper", "Dijkstra", "Liskov", "Wirth", "Allen", "Knuth", "Perlman"];
 const STREETS: [&str; 4] = ["Harbour Road", "Mill Lane", "Station Street", "Chestnut Avenue"];
-const WORDS: [&str; 16] =
-    ["leave", "parcel", "door", "please", "ring", "twice", "neighbour", "garden", "fragile", "invoice", "morning", "after", "noon", "call", "first", "gate"];
+const WORDS: [&str; 16] = [
+    "leave",
+    "parcel",
+    "door",
+    "please",
+    "ring",
+    "twice",
+    "neighbour",
+    "garden",
+    "fragile",
+    "invoice",
+    "morning",
+    "after",
+    "noon",
+    "call",
+    "first",
+    "gate",
+];
 
 /// splitmix64.
 pub(crate) struct Random(pub(crate) u64);
@@ -57,11 +76,17 @@ impl Random {
 
 /// An order event of exactly [`EVENT_BYTES`].
 pub(crate) fn event(random: &mut Random) -> String {
-    let (first, last, id) = (random.of(&FIRST), random.of(&LAST), random.below(90_000_000) + 10_000_000);
+    let (first, last, id) =
+        (random.of(&FIRST), random.of(&LAST), random.below(90_000_000) + 10_000_000);
     let mut items = Vec::new();
     for _ in 0..3 {
-        let (sku, quantity, cents) = (random.below(90_000) + 10_000, random.below(9) + 1, random.below(90_000) + 100);
-        items.push(format!(r#"{{"sku":"SKU-{sku}","quantity":{quantity},"price":{}.{:02},"gift":false}}"#, cents / 100, cents % 100));
+        let (sku, quantity, cents) =
+            (random.below(90_000) + 10_000, random.below(9) + 1, random.below(90_000) + 100);
+        items.push(format!(
+            r#"{{"sku":"SKU-{sku}","quantity":{quantity},"price":{}.{:02},"gift":false}}"#,
+            cents / 100,
+            cents % 100
+        ));
     }
     let mut text = format!(
         concat!(
@@ -107,7 +132,11 @@ pub(crate) fn event(random: &mut Random) -> String {
 /// Writes the events, one partition after the other, with keys and the time of now.
 pub(crate) fn feed(bootstrap: &str, records: u64, seed: u64) -> anyhow::Result<()> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap).set("enable.idempotence", "true").set("compression.type", "lz4").set("linger.ms", "20");
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("enable.idempotence", "true")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "20");
     let producer: BaseProducer = config.set("delivery.report.only.error", "true").create()?;
     let mut random = Random(seed);
     let mut next_poll = Instant::now();
@@ -119,7 +148,11 @@ pub(crate) fn feed(bootstrap: &str, records: u64, seed: u64) -> anyhow::Result<(
         let key = format!("customer-{}", i % 100_000);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let partition = i32::try_from(i % u64::from(PARTITIONS.unsigned_abs()))?;
-        let mut record = BaseRecord::to(RAW).partition(partition).key(&key).payload(&value).timestamp(i64::try_from(now)?);
+        let mut record = BaseRecord::to(RAW)
+            .partition(partition)
+            .key(&key)
+            .payload(&value)
+            .timestamp(i64::try_from(now)?);
         while let Err((error, back)) = producer.send(record) {
             if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
                 return Err(error).context("an event could not be written");

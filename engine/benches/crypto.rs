@@ -1,6 +1,8 @@
-//! One value: sealed, opened, normalised, indexed. `cargo bench -p veilstream-engine --bench crypto`.
+//! One value: sealed, opened, normalised, indexed. `cargo bench -p veilstream-engine --bench
+//! crypto`.
 //!
-//! The value is the 18 characters of an e-mail address with its quotes, padded to 32 bytes of plaintext.
+//! The value is the 18 characters of an e-mail address with its quotes, padded to 32 bytes of
+//! plaintext.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 #[path = "../tests/support/mod.rs"]
@@ -15,7 +17,9 @@ use veilstream_engine::index::Indexer;
 use veilstream_engine::key::{Budget, Key, KeyKind};
 use veilstream_engine::normalize::{Input, Normalizer, Scratch};
 use veilstream_engine::scan::Tape;
-use veilstream_engine::seal::{Expected, NoncePool, Opener, Owner, PayloadKind, Sealer, canonical_json};
+use veilstream_engine::seal::{
+    Expected, NoncePool, Opener, Owner, PayloadKind, Sealer, canonical_json,
+};
 use veilstream_engine::token::Suite;
 
 const VALUE: &[u8] = br#""jane@example.com""#;
@@ -42,18 +46,28 @@ fn tokens(c: &mut Criterion) {
         c.bench_function(&format!("seal/{name}"), |b| {
             b.iter(|| {
                 token.clear();
-                sealer.seal(PayloadKind::Json, black_box(VALUE), 16, None, &mut nonces, &mut token).unwrap();
+                sealer
+                    .seal(PayloadKind::Json, black_box(VALUE), 16, None, &mut nonces, &mut token)
+                    .unwrap();
             });
         });
         let expected = Expected { fid: FID, tenant: TENANT, binding: None, owner: Owner::Any };
         let (mut opener, mut payload) = (Opener::default(), Vec::new());
         c.bench_function(&format!("open/{name}"), |b| {
-            b.iter(|| opener.open(black_box(&sealed), &expected, |_| Some(key.clone()), &mut payload).unwrap());
+            b.iter(|| {
+                opener
+                    .open(black_box(&sealed), &expected, |_| Some(key.clone()), &mut payload)
+                    .unwrap()
+            });
         });
-        c.bench_function(&format!("new sealer/{name}"), |b| b.iter(|| Sealer::new(key.clone(), suite, FID).unwrap()));
+        c.bench_function(&format!("new sealer/{name}"), |b| {
+            b.iter(|| Sealer::new(key.clone(), suite, FID).unwrap())
+        });
     }
     let (mut tape, mut out) = (Tape::default(), Vec::new());
-    c.bench_function("canonical json", |b| b.iter(|| assert!(canonical_json(black_box(VALUE), &mut tape, &mut out))));
+    c.bench_function("canonical json", |b| {
+        b.iter(|| assert!(canonical_json(black_box(VALUE), &mut tape, &mut out)))
+    });
 }
 
 fn indexes(c: &mut Criterion) {
@@ -74,7 +88,13 @@ fn indexes(c: &mut Criterion) {
         let normalizer: Normalizer = name.parse().unwrap();
         let ascii = if value.is_ascii() { "" } else { " unicode" };
         c.bench_function(&format!("normalise/{name}{ascii}"), |b| {
-            b.iter(|| assert!(normalizer.normalize(Input::Json(black_box(value.as_bytes())), &mut scratch, &mut normal)));
+            b.iter(|| {
+                assert!(normalizer.normalize(
+                    Input::Json(black_box(value.as_bytes())),
+                    &mut scratch,
+                    &mut normal
+                ))
+            });
         });
     }
     let indexer = Indexer::new(&root, TENANT, "t.email", "email", 128, 1).unwrap();

@@ -1,8 +1,10 @@
-//! One event protected: the engine, and beside it the way one would write it by hand with the same libraries.
+//! One event protected: the engine, and beside it the way one would write it by hand with the same
+//! libraries.
 //!
-//! The event has 1,013 bytes, 8 values are sealed and 2 of them indexed. By hand: `serde_json::Value`, jsonpath-rust, aes-gcm, hmac, base64,
-//! `serde_json::to_vec`, as one writes it at first (paths parsed and ciphers made where they are used), with paths compiled once, and with ciphers
-//! and HMAC states kept too. `cargo bench -p veilstream-engine --bench transform`.
+//! The event has 1,013 bytes, 8 values are sealed and 2 of them indexed. By hand:
+//! `serde_json::Value`, jsonpath-rust, aes-gcm, hmac, base64, `serde_json::to_vec`, as one writes
+//! it at first (paths parsed and ciphers made where they are used), with paths compiled once, and
+//! with ciphers and HMAC states kept too. `cargo bench -p veilstream-engine --bench transform`.
 #![allow(clippy::print_stdout, missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 #[path = "../tests/support/mod.rs"]
@@ -29,12 +31,21 @@ use veilstream_engine::seal::{NoncePool, PayloadKind, Sealer};
 use veilstream_engine::token::Suite;
 use veilstream_engine::transform::Outcome;
 
-const PATHS: [&str; 5] = ["$.customer.email", "$.customer.phone", "$.customer.ssn", "$.customer.name.full", "$.items[*].recipient"];
+const PATHS: [&str; 5] = [
+    "$.customer.email",
+    "$.customer.phone",
+    "$.customer.ssn",
+    "$.customer.name.full",
+    "$.items[*].recipient",
+];
 
 /// An order with four items.
 fn event() -> String {
-    let item =
-        |i| format!(r#"{{"sku":"SKU-{i:05}","qty":{i},"price":1{i}9.95,"recipient":"Jane Q. Public {i}","notes":"leave at the door, ring twice please"}}"#);
+    let item = |i| {
+        format!(
+            r#"{{"sku":"SKU-{i:05}","qty":{i},"price":1{i}9.95,"recipient":"Jane Q. Public {i}","notes":"leave at the door, ring twice please"}}"#
+        )
+    };
     let items: Vec<String> = (0..4).map(item).collect();
     format!(
         concat!(
@@ -87,7 +98,9 @@ impl ByHand {
         for (i, (query, path)) in self.queries.iter().zip(PATHS).enumerate() {
             let nodes = match effort {
                 Effort::ParsePaths => value.query_with_path(path).unwrap(),
-                Effort::PrecompiledPaths | Effort::KeptCiphers => js_path_process(query, &value).unwrap(),
+                Effort::PrecompiledPaths | Effort::KeptCiphers => {
+                    js_path_process(query, &value).unwrap()
+                }
             };
             found.extend(nodes.into_iter().map(|n| (i, pointer(&n.path()))));
         }
@@ -128,8 +141,16 @@ impl ByHand {
     }
 
     fn index(&self, field: usize, text: &str, effort: Effort) -> String {
-        let normal: String = if field == 0 { text.trim().to_lowercase() } else { text.chars().filter(char::is_ascii_digit).collect() };
-        let mut mac = if effort == Effort::KeptCiphers { self.mac.clone() } else { Hmac::new_from_slice(&[7; 32]).unwrap() };
+        let normal: String = if field == 0 {
+            text.trim().to_lowercase()
+        } else {
+            text.chars().filter(char::is_ascii_digit).collect()
+        };
+        let mut mac = if effort == Effort::KeptCiphers {
+            self.mac.clone()
+        } else {
+            Hmac::new_from_slice(&[7; 32]).unwrap()
+        };
         mac.update(&(normal.len() as u32).to_be_bytes());
         mac.update(normal.as_bytes());
         format!("1~{}", URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..16]))
@@ -138,7 +159,11 @@ impl ByHand {
 
 /// `$['a'][0]` as `/a/0`.
 fn pointer(path: &str) -> String {
-    path.replace("$['", "/").replace("']['", "/").replace("'][", "/").replace("]['", "/").replace("']", "")
+    path.replace("$['", "/")
+        .replace("']['", "/")
+        .replace("'][", "/")
+        .replace("]['", "/")
+        .replace("']", "")
 }
 
 /// One way to protect the event.
@@ -146,7 +171,12 @@ type Way<'a> = (&'static str, &'static str, Box<dyn FnMut() + 'a>);
 
 fn ways(event: &str) -> Vec<Way<'_>> {
     let mut ways: Vec<Way<'_>> = Vec::new();
-    let protects = |bench: &mut Bench| assert!(matches!(bench.record(&value_record(black_box(event.as_bytes()))), Outcome::Protected(_)));
+    let protects = |bench: &mut Bench| {
+        assert!(matches!(
+            bench.record(&value_record(black_box(event.as_bytes()))),
+            Outcome::Protected(_)
+        ))
+    };
     for residue in ["off", "count"] {
         let mut bench = Bench::new(&schema(residue));
         assert_eq!(bench.protect(event).matches("vs1.").count(), 8);
@@ -156,21 +186,40 @@ fn ways(event: &str) -> Vec<Way<'_>> {
     }
     // The same values under the key of a data subject who was met before.
     let mut bench = Bench::new(&format!(r#""subject":"$.customer.id",{}"#, schema("off")));
-    let Outcome::NeedKeys(needed) = bench.record(&value_record(event.as_bytes())) else { panic!("no key of the subject yet") };
-    bench.transformer.add_subject_keys([std::sync::Arc::new(support::key(needed[0].kind, &needed[0].scope.to_string()))]);
+    let Outcome::NeedKeys(needed) = bench.record(&value_record(event.as_bytes())) else {
+        panic!("no key of the subject yet")
+    };
+    bench.transformer.add_subject_keys([std::sync::Arc::new(support::key(
+        needed[0].kind,
+        &needed[0].scope.to_string(),
+    ))]);
     assert_eq!(bench.protect(event).matches("\"vs1.Ag").count(), 8, "suite 2");
-    ways.push(("veilstream, residue", "off, a warm subject", Box::new(move || protects(&mut bench))));
-    for (name, effort) in
-        [("paths parsed per event", Effort::ParsePaths), ("paths precompiled", Effort::PrecompiledPaths), ("ciphers kept too", Effort::KeptCiphers)]
-    {
+    ways.push((
+        "veilstream, residue",
+        "off, a warm subject",
+        Box::new(move || protects(&mut bench)),
+    ));
+    for (name, effort) in [
+        ("paths parsed per event", Effort::ParsePaths),
+        ("paths precompiled", Effort::PrecompiledPaths),
+        ("ciphers kept too", Effort::KeptCiphers),
+    ] {
         let hand = ByHand::new();
-        assert_eq!(hand.protect(event.as_bytes(), effort).windows(4).filter(|w| *w == b"vs1.").count(), 8);
-        ways.push(("by hand", name, Box::new(move || drop(black_box(hand.protect(black_box(event.as_bytes()), effort))))));
+        assert_eq!(
+            hand.protect(event.as_bytes(), effort).windows(4).filter(|w| *w == b"vs1.").count(),
+            8
+        );
+        ways.push((
+            "by hand",
+            name,
+            Box::new(move || drop(black_box(hand.protect(black_box(event.as_bytes()), effort)))),
+        ));
     }
     ways
 }
 
-/// All ways in turns, a hundred events each: a shared machine changes its pace from second to second, and what is compared must be measured in one.
+/// All ways in turns, a hundred events each: a shared machine changes its pace from second to
+/// second, and what is compared must be measured in one.
 fn ratios(event: &str) {
     let mut ways = ways(event);
     let mut times = vec![Vec::new(); ways.len()];
@@ -208,12 +257,16 @@ fn transform(c: &mut Criterion) {
     let mut parts = c.benchmark_group("parts");
     let mut tape = Tape::default();
     parts.bench_function("scan", |b| b.iter(|| tape.scan(black_box(event.as_bytes())).unwrap()));
-    parts.bench_function("utf8", |b| b.iter(|| std::str::from_utf8(black_box(event.as_bytes())).is_ok()));
+    parts.bench_function("utf8", |b| {
+        b.iter(|| std::str::from_utf8(black_box(event.as_bytes())).is_ok())
+    });
     let bench = Bench::new(&schema("off"));
     tape.scan(event.as_bytes()).unwrap();
     let mut selection = veilstream_engine::select::Selection::default();
     let program = &bench.schemas.schemas()[0].program;
-    parts.bench_function("select", |b| b.iter(|| program.select(black_box(event.as_bytes()), &tape, &mut selection).unwrap()));
+    parts.bench_function("select", |b| {
+        b.iter(|| program.select(black_box(event.as_bytes()), &tape, &mut selection).unwrap())
+    });
     let key = std::sync::Arc::new(support::key(veilstream_engine::KeyKind::Data, "schema:t"));
     let mut sealer = Sealer::new(key, Suite::AesGcm, [1; 6]).unwrap();
     let mut nonces = NoncePool::new(Box::new(support::OsRandom));
@@ -221,7 +274,16 @@ fn transform(c: &mut Criterion) {
     parts.bench_function("seal one value", |b| {
         b.iter(|| {
             out.clear();
-            sealer.seal(PayloadKind::Json, black_box(b"\"jane.public@example.com\""), 16, None, &mut nonces, &mut out).unwrap();
+            sealer
+                .seal(
+                    PayloadKind::Json,
+                    black_box(b"\"jane.public@example.com\""),
+                    16,
+                    None,
+                    &mut nonces,
+                    &mut out,
+                )
+                .unwrap();
         });
     });
     let root = support::key(veilstream_engine::KeyKind::Index, "v1");

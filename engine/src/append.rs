@@ -1,4 +1,5 @@
-//! Formatted text at the end of bytes, without `std::io`: the engine names no IO, not even in memory (`tests/layering.rs`).
+//! Formatted text at the end of bytes, without `std::io`: the engine names no IO, not even in
+//! memory (`tests/layering.rs`).
 
 use std::fmt;
 

@@ -1,13 +1,16 @@
 //! How much work one record may cost.
 //!
-//! Selecting, judging filters, looking for required members and residues, mending envelopes and writing index members draw on one account, so that no event
-//! and no document makes a record take longer than in proportion to its size. A unit is about one step of an inner loop: a nanosecond or a few.
+//! Selecting, judging filters, looking for required members and residues, mending envelopes and
+//! writing index members draw on one account, so that no event and no document makes a record take
+//! longer than in proportion to its size. A unit is about one step of an inner loop: a nanosecond
+//! or a few.
 
 /// What a record of any size may cost, in units.
 const BASE: u64 = 1 << 26;
 /// What each of its bytes adds, in units.
 const PER_BYTE: u64 = 12;
-/// Reveal reads what transform wrote, which may be much shorter than what transform read: it may do what the largest record may.
+/// Reveal reads what transform wrote, which may be much shorter than what transform read: it may do
+/// what the largest record may.
 const LARGEST: usize = 64 << 20;
 
 /// An account of work.

@@ -49,11 +49,13 @@ pub struct Compiled {
 pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>> {
     let mut reader = Reader::default();
     let value = read::parse(document, &mut reader);
-    let schema = value.and_then(|value| document::schema(&value, &digest(document), grants, &mut reader));
+    let schema =
+        value.and_then(|value| document::schema(&value, &digest(document), grants, &mut reader));
     if let Some(schema) = &schema {
         checks::check(schema, &mut reader);
     }
-    let (mut warnings, mut errors): (Vec<Fault>, Vec<Fault>) = told_once(reader.faults).into_iter().partition(|f| f.severity == Severity::Warning);
+    let (mut warnings, mut errors): (Vec<Fault>, Vec<Fault>) =
+        told_once(reader.faults).into_iter().partition(|f| f.severity == Severity::Warning);
     match schema {
         Some(read) if errors.is_empty() => Ok(Compiled { schema: read.schema, warnings }),
         _ => {
@@ -66,7 +68,10 @@ pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>>
 /// A filter may read one member in many ways; its author has one thing to mend.
 fn told_once(faults: Vec<Fault>) -> Vec<Fault> {
     let mut seen = HashSet::new();
-    faults.into_iter().filter(|fault| seen.insert((fault.pointer.clone(), fault.message.clone()))).collect()
+    faults
+        .into_iter()
+        .filter(|fault| seen.insert((fault.pointer.clone(), fault.message.clone())))
+        .collect()
 }
 
 /// First 8 hex digits of the document's SHA-256: its version when it gives none.

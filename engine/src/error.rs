@@ -1,9 +1,11 @@
-//! What can go wrong, for two readers: a stable code for machines, a place and a remedy for people. No payload, ever.
+//! What can go wrong, for two readers: a stable code for machines, a place and a remedy for people.
+//! No payload, ever.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a record was not protected. The name ([`RejectCode::as_str`]) is an API: it stands in dead letters and metrics.
+/// Why a record was not protected. The name ([`RejectCode::as_str`]) is an API: it stands in dead
+/// letters and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RejectCode {
     /// Not one JSON text (RFC 8259).
@@ -44,8 +46,8 @@ pub enum RejectCode {
     FilterReadsProtected,
     /// The engine failed on the record.
     Internal,
-    /// The value is a Kafka Connect envelope (`schemas.enable=true`) and the schema document does not say so; or it says so, and the value is none, or its
-    /// schema part cannot be mended.
+    /// The value is a Kafka Connect envelope (`schemas.enable=true`) and the schema document does
+    /// not say so; or it says so, and the value is none, or its schema part cannot be mended.
     ConnectEnvelope,
 }
 
@@ -108,15 +110,17 @@ impl fmt::Display for RejectCode {
     }
 }
 
-/// A record that was rejected: the code, the schema that claimed it (if one did) and the place. Carries no payload: the place is a field
-/// id or a byte offset, never a member name or a value of the event.
+/// A record that was rejected: the code, the schema that claimed it (if one did) and the place.
+/// Carries no payload: the place is a field id or a byte offset, never a member name or a value of
+/// the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
     /// Why.
     pub code: RejectCode,
     /// `name/version` of the schema that claimed the record; `None` before one did.
     pub schema: Option<Arc<str>>,
-    /// Id of the schema's field it happened at, where there is one (`email`, `#key`, `#header:x-user`).
+    /// Id of the schema's field it happened at, where there is one (`email`, `#key`,
+    /// `#header:x-user`).
     pub field: Option<Arc<str>>,
     /// Byte offset into the value, where there is one.
     pub offset: Option<usize>,
@@ -143,7 +147,8 @@ impl fmt::Display for Reject {
     }
 }
 
-/// Why a token does not open (docs/formats.md). Tests happen in this order; the class is for authorised callers only.
+/// Why a token does not open (docs/formats.md). Tests happen in this order; the class is for
+/// authorised callers only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum OpenError {
     /// Not a token: prefix, alphabet or length.
@@ -174,7 +179,8 @@ pub enum OpenError {
 pub struct Fault {
     /// JSON pointer (RFC 6901) of the cause; `""` is the whole document.
     pub pointer: String,
-    /// What is wrong and what to write instead, one sentence, no value longer than 64 characters quoted.
+    /// What is wrong and what to write instead, one sentence, no value longer than 64 characters
+    /// quoted.
     pub message: String,
     /// An error refuses the document, a warning does not.
     pub severity: Severity,

@@ -16,12 +16,21 @@ pub struct Indexer {
 }
 
 impl Indexer {
-    /// An indexer under `root` for `domain` (the field name or `@<domain>`), tags of `bits` bits (8 to 64, or 128) over `parts` parts.
-    /// `None` when `root` is no usable index root of that tenant, or for another number of bits.
+    /// An indexer under `root` for `domain` (the field name or `@<domain>`), tags of `bits` bits (8
+    /// to 64, or 128) over `parts` parts. `None` when `root` is no usable index root of that
+    /// tenant, or for another number of bits.
     #[must_use]
-    pub fn new(root: &Key, tenant: &str, domain: &str, normalizer: &str, bits: u16, parts: u16) -> Option<Self> {
+    pub fn new(
+        root: &Key,
+        tenant: &str,
+        domain: &str,
+        normalizer: &str,
+        bits: u16,
+        parts: u16,
+    ) -> Option<Self> {
         let Scope::Version(version) = root.scope else { return None };
-        let fits = root.kind == KeyKind::Index && *root.tenant == *tenant && matches!(bits, 8..=64 | 128);
+        let fits =
+            root.kind == KeyKind::Index && *root.tenant == *tenant && matches!(bits, 8..=64 | 128);
         let secret = root.secret.as_ref().filter(|_| fits)?;
         let key = index_key(secret.expose(), tenant, domain, normalizer, bits, parts);
         let mac = Hmac::<Sha256>::new_from_slice(&*key).ok()?;
@@ -49,8 +58,16 @@ pub fn tag_chars(bits: u16, version_digits: usize) -> usize {
     version_digits + 1 + base64_chars(usize::from(bits).div_ceil(8))
 }
 
-/// `K_idx = expand(root, "vs1/idx" | LP(tenant) | LP(domain) | LP(normaliser) | u16 bits | u16 n, 32)`.
-fn index_key(root: &[u8; 32], tenant: &str, domain: &str, normalizer: &str, bits: u16, parts: u16) -> Zeroizing<[u8; 32]> {
+/// `K_idx = expand(root, "vs1/idx" | LP(tenant) | LP(domain) | LP(normaliser) | u16 bits | u16 n,
+/// 32)`.
+fn index_key(
+    root: &[u8; 32],
+    tenant: &str,
+    domain: &str,
+    normalizer: &str,
+    bits: u16,
+    parts: u16,
+) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
     let lengths = [tenant, domain, normalizer].map(|s| kdf::length_prefix(s.len()));
     let info: [&[u8]; 9] = [

@@ -1,6 +1,8 @@
-//! Index members of a document: their names, the names that are taken, and the document without them.
+//! Index members of a document: their names, the names that are taken, and the document without
+//! them.
 //!
-//! Compile, transform and reveal read the rules here, so that reveal removes exactly what transform wrote.
+//! Compile, transform and reveal read the rules here, so that reveal removes exactly what transform
+//! wrote.
 
 mod name;
 mod siblings;

@@ -1,13 +1,16 @@
-//! The formulas that name and derive keys (docs/formats.md, "Names and keys" and "Keys"). One function each.
+//! The formulas that name and derive keys (docs/formats.md, "Names and keys" and "Keys"). One
+//! function each.
 
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 
 use crate::key::{KeyId, SecretKey};
 
-/// `expand(key, info, n)`: HKDF-Expand (RFC 5869 section 2.3) with SHA-256. `out` is at most 8,160 bytes long.
+/// `expand(key, info, n)`: HKDF-Expand (RFC 5869 section 2.3) with SHA-256. `out` is at most 8,160
+/// bytes long.
 pub fn expand(key: &[u8; 32], info: &[&[u8]], out: &mut [u8]) {
-    // Both bounds are static: a 32-byte key is a valid PRK and no caller asks for more than 64 bytes.
+    // Both bounds are static: a 32-byte key is a valid PRK and no caller asks for more than 64
+    // bytes.
     if let Ok(hkdf) = Hkdf::<Sha256>::from_prk(key)
         && hkdf.expand_multi_info(info, out).is_ok()
     {
@@ -50,5 +53,8 @@ pub fn field_id(field: &str) -> [u8; 6] {
 /// When `len` does not fit 32 bits; every caller holds a bounded record.
 #[must_use]
 pub fn length_prefix(len: usize) -> [u8; 4] {
-    u32::try_from(len).map_or_else(|_| unreachable!("length-prefixed parts are bounded below 4 GiB"), u32::to_be_bytes)
+    u32::try_from(len).map_or_else(
+        |_| unreachable!("length-prefixed parts are bounded below 4 GiB"),
+        u32::to_be_bytes,
+    )
 }

@@ -1,4 +1,5 @@
-//! Keys as handles: secret bytes that never print, an identity that commits to them, a budget that refuses when spent.
+//! Keys as handles: secret bytes that never print, an identity that commits to them, a budget that
+//! refuses when spent.
 
 use std::fmt;
 use std::str::FromStr;
@@ -71,7 +72,8 @@ pub enum KeyState {
     Compromised,
 }
 
-/// What a key covers. Text form as in the key store: `schema:customers`, `shared:customers`, `subject:<32 hex>`, `epoch:3`, `v1`.
+/// What a key covers. Text form as in the key store: `schema:customers`, `shared:customers`,
+/// `subject:<32 hex>`, `epoch:3`, `v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
     /// One process start and schema (suite 1).
@@ -86,7 +88,8 @@ pub enum Scope {
     Version(u32),
 }
 
-/// Reference of a data subject: HMAC of its id under the `subject_ref` key (docs/formats.md). Prints as 32 hex digits.
+/// Reference of a data subject: HMAC of its id under the `subject_ref` key (docs/formats.md).
+/// Prints as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubjectRef(pub [u8; 16]);
 
@@ -106,7 +109,8 @@ pub struct Key {
     pub version: u32,
     /// Where it is in its life.
     pub state: KeyState,
-    /// Unix seconds after which it no longer seals (suite 1: 24 h after it was made); `None`: no limit.
+    /// Unix seconds after which it no longer seals (suite 1: 24 h after it was made); `None`: no
+    /// limit.
     pub seal_until: Option<u64>,
     /// The bytes; `None` when the key is not available here (shredded, retired).
     pub secret: Option<SecretKey>,
@@ -149,7 +153,12 @@ impl Budget {
             if grant == 0 {
                 return 0;
             }
-            match self.used.compare_exchange_weak(used, used + grant, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.used.compare_exchange_weak(
+                used,
+                used + grant,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return grant,
                 Err(now) => used = now,
             }
@@ -208,10 +217,19 @@ pub struct ParseKeyError(pub &'static str);
 impl FromStr for KeyKind {
     type Err = ParseKeyError;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        [Self::Data, Self::Deterministic, Self::Index, Self::DeadLetter, Self::SubjectRef, Self::Wrapping, Self::Audit, Self::Store]
-            .into_iter()
-            .find(|k| k.as_str() == s)
-            .ok_or(ParseKeyError("key kind"))
+        [
+            Self::Data,
+            Self::Deterministic,
+            Self::Index,
+            Self::DeadLetter,
+            Self::SubjectRef,
+            Self::Wrapping,
+            Self::Audit,
+            Self::Store,
+        ]
+        .into_iter()
+        .find(|k| k.as_str() == s)
+        .ok_or(ParseKeyError("key kind"))
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::key::{Key, KeyId, KeyKind, KeyState, Scope};
 
-/// An immutable set of keys of one tenant. Data keys of subjects are not kept here (there may be millions): the caller
-/// hands them to the transformer or revealer as it asks for them.
+/// An immutable set of keys of one tenant. Data keys of subjects are not kept here (there may be
+/// millions): the caller hands them to the transformer or revealer as it asks for them.
 #[derive(Debug, Default)]
 pub struct Keyring {
     tenant: Arc<str>,
@@ -16,7 +16,8 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// A keyring of `tenant` with `keys`. Of several active keys of one (kind, scope) the highest version seals; of one version, the later in `keys`.
+    /// A keyring of `tenant` with `keys`. Of several active keys of one (kind, scope) the highest
+    /// version seals; of one version, the later in `keys`.
     #[must_use]
     pub fn new(tenant: impl Into<Arc<str>>, keys: impl IntoIterator<Item = Arc<Key>>) -> Self {
         let mut ring = Self { tenant: tenant.into(), ..Self::default() };
@@ -35,7 +36,8 @@ impl Keyring {
         ring
     }
 
-    /// The same, with keys of data subjects that were shredded so lately that they may still be in somebody's hand.
+    /// The same, with keys of data subjects that were shredded so lately that they may still be in
+    /// somebody's hand.
     #[must_use]
     pub fn with_shredded(mut self, shredded: Arc<HashSet<KeyId>>) -> Self {
         self.shredded = shredded;
@@ -69,8 +71,11 @@ impl Keyring {
     /// Whether both hold the same keys in the same states, and the same shredded ones.
     #[must_use]
     pub fn same_keys(&self, other: &Self) -> bool {
-        let as_there = |key: &Arc<Key>| other.by_id.get(&key.id).is_some_and(|k| k.state == key.state);
-        self.by_id.len() == other.by_id.len() && self.by_id.values().all(as_there) && self.shredded == other.shredded
+        let as_there =
+            |key: &Arc<Key>| other.by_id.get(&key.id).is_some_and(|k| k.state == key.state);
+        self.by_id.len() == other.by_id.len()
+            && self.by_id.values().all(as_there)
+            && self.shredded == other.shredded
     }
 
     /// Every key of a kind.

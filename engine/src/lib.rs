@@ -34,9 +34,9 @@
 //! | `append` | formatted text at the end of bytes |
 //! | [`error`] | rejects, faults of documents, why a token does not open |
 //!
-//! No IO of any kind: no files, sockets, environment, clock or OS random. Time and randomness are arguments
-//! ([`Entropy`], `now` in [`record::Record`]); a key the engine lacks is a result ([`transform::Outcome::NeedKeys`]),
-//! fetched by the caller.
+//! No IO of any kind: no files, sockets, environment, clock or OS random. Time and randomness are
+//! arguments ([`Entropy`], `now` in [`record::Record`]); a key the engine lacks is a result
+//! ([`transform::Outcome::NeedKeys`]), fetched by the caller.
 #![forbid(unsafe_code)]
 
 mod append;
@@ -71,8 +71,8 @@ pub use keyring::Keyring;
 
 /// Where the engine's random bytes (nonces, nothing else) come from.
 ///
-/// The shell implements it over the operating system's generator; tests over fixed bytes. An implementation that
-/// cannot deliver must say so: the engine then refuses to seal (fail closed).
+/// The shell implements it over the operating system's generator; tests over fixed bytes. An
+/// implementation that cannot deliver must say so: the engine then refuses to seal (fail closed).
 pub trait Entropy: Send {
     /// Fills `buf` with fresh random bytes. Called with blocks of at least 4 KiB.
     fn fill(&mut self, buf: &mut [u8]) -> Result<(), EntropyError>;

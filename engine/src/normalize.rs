@@ -99,11 +99,14 @@ impl fmt::Display for Normalizer {
 }
 
 impl Normalizer {
-    /// Writes the normal form of `input` to `out`; `false` when it has no index: null, a container, text without UTF-8, nothing left.
+    /// Writes the normal form of `input` to `out`; `false` when it has no index: null, a container,
+    /// text without UTF-8, nothing left.
     pub fn normalize(self, input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> bool {
         out.clear();
         let mut buffer = std::mem::take(&mut scratch.text);
-        let done = plain_text(input, &mut buffer).is_some_and(|value| self.write(value, &mut scratch.digits, out)) && !out.is_empty();
+        let done = plain_text(input, &mut buffer)
+            .is_some_and(|value| self.write(value, &mut scratch.digits, out))
+            && !out.is_empty();
         scratch.text = buffer;
         done
     }

@@ -12,7 +12,8 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// Headers in order; duplicates and empty values are kept.
     pub headers: &'a [Header<'a>],
-    /// Topic it came from; schemas whose `topics.from` is another do not claim it. `None` (command line): every schema may.
+    /// Topic it came from; schemas whose `topics.from` is another do not claim it. `None` (command
+    /// line): every schema may.
     pub topic: Option<&'a str>,
     /// Now, in Unix seconds: decides whether a key may still seal.
     pub now: u64,
@@ -29,7 +30,8 @@ pub struct Output {
     pub key: KeyOutput,
     /// Replacement of a protected key, when `key` is `Replaced`.
     pub key_bytes: Vec<u8>,
-    /// Headers in order, without `veilstream-schema`; (index of the input header, what became of it).
+    /// Headers in order, without `veilstream-schema`; (index of the input header, what became of
+    /// it).
     pub headers: Vec<HeaderOutput>,
     /// Bytes that `headers` refers to.
     pub header_bytes: Vec<u8>,
@@ -37,11 +39,13 @@ pub struct Output {
     pub counts: Vec<(usize, FieldOutcome, u32)>,
     /// Times a protected value was found in clear elsewhere, per field (`residue: count`).
     pub residue: Vec<(usize, u32)>,
-    /// Protected values that were not looked for elsewhere, because there were too many (`residue: count`).
+    /// Protected values that were not looked for elsewhere, because there were too many (`residue:
+    /// count`).
     pub residue_capped: u32,
 }
 
-/// Bytes of buffers that are kept from record to record; what a large record needed beyond goes back.
+/// Bytes of buffers that are kept from record to record; what a large record needed beyond goes
+/// back.
 pub(crate) const KEPT: usize = 8 << 20;
 
 impl Output {
@@ -61,8 +65,10 @@ impl Output {
     /// Bytes its buffers hold, whether in use or not: part of what a record in flight costs.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
-        let counts = self.counts.capacity() * size_of::<(usize, FieldOutcome, u32)>() + self.residue.capacity() * size_of::<(usize, u32)>();
-        let headers = self.headers.capacity() * size_of::<HeaderOutput>() + self.header_bytes.capacity();
+        let counts = self.counts.capacity() * size_of::<(usize, FieldOutcome, u32)>()
+            + self.residue.capacity() * size_of::<(usize, u32)>();
+        let headers =
+            self.headers.capacity() * size_of::<HeaderOutput>() + self.header_bytes.capacity();
         self.value.capacity() + self.key_bytes.capacity() + headers + counts
     }
 
@@ -93,7 +99,8 @@ pub enum HeaderOutput {
     Replaced(usize, std::ops::Range<usize>),
 }
 
-/// What happened to one field of one record (label `outcome` of `veilstream_fields_protected_total`).
+/// What happened to one field of one record (label `outcome` of
+/// `veilstream_fields_protected_total`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FieldOutcome {
     /// Sealed into a token (also deterministic).
@@ -114,7 +121,8 @@ impl FieldOutcome {
     /// How many there are.
     pub const COUNT: usize = 6;
     /// Every outcome, in order.
-    pub const ALL: [Self; Self::COUNT] = [Self::Encrypted, Self::Indexed, Self::Masked, Self::Dropped, Self::Absent, Self::Null];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Encrypted, Self::Indexed, Self::Masked, Self::Dropped, Self::Absent, Self::Null];
 
     /// The label's value.
     #[must_use]

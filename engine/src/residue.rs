@@ -1,7 +1,8 @@
 //! Protected values that stand in clear elsewhere in the record.
 //!
-//! One pass for all values: any window of six bytes holds a run of three at an offset that is a multiple of four, so a bitmap of the first four
-//! three-byte runs of every value, asked at every fourth byte, misses nothing. An event made to be slow this way (many values that begin alike) is
+//! One pass for all values: any window of six bytes holds a run of three at an offset that is a
+//! multiple of four, so a bitmap of the first four three-byte runs of every value, asked at every
+//! fourth byte, misses nothing. An event made to be slow this way (many values that begin alike) is
 //! searched by an automaton instead.
 
 use std::ops::Range;
@@ -17,7 +18,8 @@ const MIN_CHARS: usize = 6;
 const BITS: usize = 1 << 13;
 /// Comparisons per byte searched, above which an automaton is built for the record.
 const COMPARISONS: usize = 16;
-/// Values of one record that are looked for, where finding them is counted: more would cost more than all else that is done for the record.
+/// Values of one record that are looked for, where finding them is counted: more would cost more
+/// than all else that is done for the record.
 const COUNTED: usize = 4_096;
 /// The same where finding one rejects the record: what is not looked for rejects it too.
 const REJECTED: usize = 1 << 16;
@@ -116,11 +118,14 @@ impl Residues {
     /// Bytes of its buffers.
     pub(crate) fn buffer_bytes(&self) -> usize {
         let automaton = self.automaton.as_ref().map_or(0, AhoCorasick::memory_usage);
-        let tables = self.needles.capacity() * size_of::<Needle>() + self.outputs.capacity() * size_of::<(Range<usize>, u32)>() + self.set.capacity() * 2;
+        let tables = self.needles.capacity() * size_of::<Needle>()
+            + self.outputs.capacity() * size_of::<(Range<usize>, u32)>()
+            + self.set.capacity() * 2;
         self.text.capacity() + self.unescaped.capacity() + tables + automaton
     }
 
-    /// Adds a protected value: a string's unescaped text, a number's digits, each of them inside an object or array.
+    /// Adds a protected value: a string's unescaped text, a number's digits, each of them inside an
+    /// object or array.
     pub(crate) fn add(&mut self, doc: &[u8], tape: &Tape, edit: Edit) {
         let nodes = tape.nodes();
         for node in &nodes[edit.node as usize..nodes[edit.node as usize].next as usize] {
@@ -156,14 +161,21 @@ impl Residues {
         self.needles.push(needle);
     }
 
-    /// A JSON text that protecting wrote in clear (mask, generalize, redact), as a range of the output. The value of the node `own` ([`NO_PARENT`]: none)
-    /// may stand there.
+    /// A JSON text that protecting wrote in clear (mask, generalize, redact), as a range of the
+    /// output. The value of the node `own` ([`NO_PARENT`]: none) may stand there.
     pub(crate) fn add_output(&mut self, range: Range<usize>, own: u32) {
         self.outputs.push((range, own));
     }
 
-    /// Searches every string and number of the document that stays as it is, and those that were written in clear.
-    pub(crate) fn search_document(&mut self, doc: &[u8], tape: &Tape, edits: &[Edit], output: &[u8]) {
+    /// Searches every string and number of the document that stays as it is, and those that were
+    /// written in clear.
+    pub(crate) fn search_document(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        edits: &[Edit],
+        output: &[u8],
+    ) {
         if self.needles.is_empty() {
             return;
         }
@@ -178,7 +190,9 @@ impl Residues {
                 continue;
             }
             match node.kind {
-                Kind::String if (node.end - node.start) as usize >= MIN_CHARS + 2 => self.search_string(doc, &doc[node.inner()], node.escaped),
+                Kind::String if (node.end - node.start) as usize >= MIN_CHARS + 2 => {
+                    self.search_string(doc, &doc[node.inner()], node.escaped)
+                }
                 Kind::Number => self.search(doc, &doc[node.span()]),
                 _ => {}
             }
@@ -230,13 +244,15 @@ impl Residues {
         }
     }
 
-    /// Goes on with an automaton, or, where the values are too long for one, stops looking and says so.
+    /// Goes on with an automaton, or, where the values are too long for one, stops looking and says
+    /// so.
     #[cold]
     fn give_up_comparing(&mut self, doc: &[u8], hay: &[u8]) {
         let length: usize = self.needles.iter().map(|n| n.range.len()).sum();
         if length <= AUTOMATON {
             self.work += AUTOMATON_BYTE * length as u64;
-            self.automaton = AhoCorasick::new(self.needles.iter().map(|n| n.bytes(doc, &self.text))).ok();
+            self.automaton =
+                AhoCorasick::new(self.needles.iter().map(|n| n.bytes(doc, &self.text))).ok();
         }
         if self.automaton.is_some() {
             return self.search_with_automaton(hay);
@@ -246,7 +262,8 @@ impl Residues {
         self.capped = self.capped.saturating_add(self.needles.len() as u32);
     }
 
-    /// A run at `at` is one of a needle's first four: compares the needles that would put it there. `false`: too much work.
+    /// A run at `at` is one of a needle's first four: compares the needles that would put it there.
+    /// `false`: too much work.
     #[inline(never)]
     fn compare(&mut self, doc: &[u8], hay: &[u8], at: usize) -> bool {
         for needle in &mut self.needles {

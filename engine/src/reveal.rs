@@ -1,4 +1,5 @@
-//! The way back: a protected record in, the original out, at the paths the schema declares and nowhere else.
+//! The way back: a protected record in, the original out, at the paths the schema declares and
+//! nowhere else.
 
 use std::sync::Arc;
 
@@ -74,7 +75,8 @@ pub struct Report {
     pub unexpected_tokens: u32,
 }
 
-/// Where keys are found: in the batch's snapshot, else by id (a subject's, or one older than the snapshot).
+/// Where keys are found: in the batch's snapshot, else by id (a subject's, or one older than the
+/// snapshot).
 #[derive(Clone, Copy)]
 pub struct KeySource<'a> {
     /// The snapshot.
@@ -114,7 +116,8 @@ impl Revealer {
         self.opener.allow_compromised = allow;
     }
 
-    /// Whether the conditions of `when` on the value hold: what they read stays in clear. Conditions on headers are taken as met.
+    /// Whether the conditions of `when` on the value hold: what they read stays in clear.
+    /// Conditions on headers are taken as met.
     ///
     /// # Errors
     /// As [`Revealer::reveal`].
@@ -126,8 +129,9 @@ impl Revealer {
     /// Reveals a protected document into `out` (whose content is replaced).
     ///
     /// # Errors
-    /// [`Reject`] when the document is no JSON text, has a name twice on the way to a declared place or in what a filter reads, or takes too much work. A token that does not open is no error: it
-    /// stays and `report` says why.
+    /// [`Reject`] when the document is no JSON text, has a name twice on the way to a declared
+    /// place or in what a filter reads, or takes too much work. A token that does not open is no
+    /// error: it stays and `report` says why.
     pub fn reveal(
         &mut self,
         schema: &Schema,
@@ -155,23 +159,48 @@ impl Revealer {
         Ok(())
     }
 
-    /// Opens one bare token of the field with that cryptographic name; its payload replaces the content of `out`.
+    /// Opens one bare token of the field with that cryptographic name; its payload replaces the
+    /// content of `out`.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(&mut self, name: &str, keys: KeySource<'_>, token: &[u8], out: &mut Vec<u8>) -> Result<PayloadKind, OpenError> {
-        let expected = Expected { fid: kdf::field_id(name), tenant: keys.keyring.tenant(), binding: None, owner: Owner::Any };
+    pub fn open(
+        &mut self,
+        name: &str,
+        keys: KeySource<'_>,
+        token: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<PayloadKind, OpenError> {
+        let expected = Expected {
+            fid: kdf::field_id(name),
+            tenant: keys.keyring.tenant(),
+            binding: None,
+            owner: Owner::Any,
+        };
         self.opener.open(token, &expected, |kid| keys.get(kid), out)
     }
 
     fn select(&mut self, schema: &Schema, doc: &[u8]) -> Result<(), Reject> {
         let scanned = self.tape.scan(doc);
         scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
-        let selected = schema.program.select_within(Budget::of_protected(doc.len()), doc, &self.tape, &mut self.selection);
+        let selected = schema.program.select_within(
+            Budget::of_protected(doc.len()),
+            doc,
+            &self.tape,
+            &mut self.selection,
+        );
         selected.map_err(|e| Reject { offset: e.offset, ..Reject::new(e.code) })
     }
 
-    fn open_all(&mut self, schema: &Schema, keys: KeySource<'_>, doc: &[u8], options: &RevealOptions<'_>, out: &mut Vec<u8>, report: &mut Report) {
+    fn open_all(
+        &mut self,
+        schema: &Schema,
+        keys: KeySource<'_>,
+        doc: &[u8],
+        options: &RevealOptions<'_>,
+        out: &mut Vec<u8>,
+        report: &mut Report,
+    ) {
         let owner = self.owner(schema, keys.keyring, doc);
         let mut at = Position { copied: 0, leading: NO_PARENT };
         let mut covered_to = 0;
@@ -212,18 +241,32 @@ impl Revealer {
         strings.filter(|n| is_token(&doc[n.inner()], &mut self.payload)).count() as u32
     }
 
-    fn open_field(&mut self, field: &Field, keys: KeySource<'_>, owner: Option<Owner>, doc: &[u8], token: &[u8]) -> Status {
-        // Without the key that turns subjects into references nobody knows whose token may open here.
+    fn open_field(
+        &mut self,
+        field: &Field,
+        keys: KeySource<'_>,
+        owner: Option<Owner>,
+        doc: &[u8],
+        token: &[u8],
+    ) -> Status {
+        // Without the key that turns subjects into references nobody knows whose token may open
+        // here.
         let Some(owner) = owner else { return Status::Failed(OpenError::KeyUnavailable) };
         let bound = !field.bind.is_empty();
         if bound {
             let selection = &self.selection;
             let single = |path: PathId| selection.single(path);
-            if binding(doc, field, &self.tape, single, &mut self.scalar, &mut self.binding).is_err() {
+            if binding(doc, field, &self.tape, single, &mut self.scalar, &mut self.binding).is_err()
+            {
                 return Status::Failed(OpenError::Binding);
             }
         }
-        let expected = Expected { fid: field.fid, tenant: keys.keyring.tenant(), binding: bound.then_some(&*self.binding), owner };
+        let expected = Expected {
+            fid: field.fid,
+            tenant: keys.keyring.tenant(),
+            binding: bound.then_some(&*self.binding),
+            owner,
+        };
         match self.opener.open(token, &expected, |kid| keys.get(kid), &mut self.payload) {
             Ok(PayloadKind::Json) => Status::Revealed,
             Ok(PayloadKind::Honey) => Status::Honey,
@@ -240,7 +283,9 @@ impl Revealer {
         }
         let node = schema.subject_in(&self.tape, &self.selection);
         match node.filter(|n| subject::scalar_text(&doc[n.span()], &mut self.scalar)) {
-            Some(_) => reference(keys, schema.subject_domain.as_deref(), &self.scalar).map(Owner::Subject),
+            Some(_) => {
+                reference(keys, schema.subject_domain.as_deref(), &self.scalar).map(Owner::Subject)
+            }
             None => Some(Owner::Nobody),
         }
     }
@@ -248,7 +293,8 @@ impl Revealer {
 
 /// Whether what stands there instead of a token is a value in clear: not what transform writes.
 fn holds_clear(field: &Field, kind: Kind) -> bool {
-    matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_)) && (kind != Kind::Null || field.encrypt_null)
+    matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_))
+        && (kind != Kind::Null || field.encrypt_null)
 }
 
 /// Whether the text is a whole token, of whatever key.

@@ -1,11 +1,14 @@
 //! One pass over the bytes of an event: full RFC 8259 grammar into a flat table of nodes.
 //!
-//! Nothing is converted and nothing is copied: a node is a span of the input. The table is reused from event to event, so scanning does not
-//! allocate in the steady state. Depth is bounded and there is no recursion.
+//! Nothing is converted and nothing is copied: a node is a span of the input. The table is reused
+//! from event to event, so scanning does not allocate in the steady state. Depth is bounded and
+//! there is no recursion.
 
 mod text;
 
-pub(crate) use text::{append_escaped, canonical_escapes, same_text, unescape_generously, unescape_lossy, unescaped_eq};
+pub(crate) use text::{
+    append_escaped, canonical_escapes, same_text, unescape_generously, unescape_lossy, unescaped_eq,
+};
 pub use text::{is_json_text, unescape};
 
 use crate::error::RejectCode;
@@ -43,7 +46,8 @@ pub struct Node {
     pub next: u32,
     /// Index of the container, or [`NO_PARENT`].
     pub parent: u32,
-    /// First byte of the member name, inside the quotes; 0 when this is no member (a name never starts at byte 0).
+    /// First byte of the member name, inside the quotes; 0 when this is no member (a name never
+    /// starts at byte 0).
     pub name_start: u32,
     /// One past the name's last byte.
     pub name_end: u32,
@@ -70,7 +74,8 @@ impl Node {
         self.start as usize + 1..self.end as usize - 1
     }
 
-    /// Where the member name stands, without quotes; empty for elements and the root (ask [`Node::is_member`]).
+    /// Where the member name stands, without quotes; empty for elements and the root (ask
+    /// [`Node::is_member`]).
     #[must_use]
     pub fn name(&self) -> std::ops::Range<usize> {
         self.name_start as usize..self.name_end as usize
@@ -120,7 +125,11 @@ impl Tape {
     /// The indexes of a container's children, in order.
     pub fn children(&self, of: u32) -> Children<'_> {
         let end = self.nodes[of as usize].next;
-        Children { nodes: &self.nodes, at: of + 1, end: if self.nodes[of as usize].is_container() { end } else { of + 1 } }
+        Children {
+            nodes: &self.nodes,
+            at: of + 1,
+            end: if self.nodes[of as usize].is_container() { end } else { of + 1 },
+        }
     }
 
     /// Scans one JSON text. On an error the table holds nothing.
@@ -173,7 +182,11 @@ impl Tape {
                     return Err(ScanError { code: RejectCode::TooDeep, offset: start });
                 }
                 self.open.push(top);
-                top = Open { node: node.next - 1, count: 0, close: if value.kind == Kind::Object { b'}' } else { b']' } };
+                top = Open {
+                    node: node.next - 1,
+                    count: 0,
+                    close: if value.kind == Kind::Object { b'}' } else { b']' },
+                };
                 at = skip_space(doc, at);
                 if doc.get(at) != Some(&top.close) {
                     if value.kind == Kind::Object {
@@ -271,7 +284,8 @@ struct Value {
     escaped: bool,
 }
 
-/// The offset of the first byte that is no JSON. What follows works on offsets in and out: a cursor behind a reference lives in memory, not in a register.
+/// The offset of the first byte that is no JSON. What follows works on offsets in and out: a cursor
+/// behind a reference lives in memory, not in a register.
 struct NotJson(usize);
 
 impl From<NotJson> for ScanError {
@@ -293,7 +307,9 @@ fn skip_space(doc: &[u8], mut at: usize) -> usize {
 fn value(doc: &[u8], at: usize) -> Result<Value, NotJson> {
     let plain = |kind, end| Ok(Value { kind, end, escaped: false });
     match doc.get(at) {
-        Some(b'"') => string(doc, at).map(|(end, escaped)| Value { kind: Kind::String, end, escaped }),
+        Some(b'"') => {
+            string(doc, at).map(|(end, escaped)| Value { kind: Kind::String, end, escaped })
+        }
         Some(b'{') => plain(Kind::Object, at + 1),
         Some(b'[') => plain(Kind::Array, at + 1),
         Some(b't') => plain(Kind::Bool, literal(doc, at, b"true")?),
@@ -319,12 +335,16 @@ fn member_name(doc: &[u8], at: usize) -> Result<(Name, usize), NotJson> {
     Ok((name, skip_space(doc, colon + 1)))
 }
 
-/// A string whose quote stands at `at`: its end, and whether it has an escape. Control characters and bad escapes are refused, lone surrogate escapes are
-/// grammar and pass.
+/// A string whose quote stands at `at`: its end, and whether it has an escape. Control characters
+/// and bad escapes are refused, lone surrogate escapes are grammar and pass.
 #[inline(always)]
 fn string(doc: &[u8], at: usize) -> Result<(usize, bool), NotJson> {
     let at = text::plain_run(doc, at + 1);
-    if doc.get(at) == Some(&b'"') { Ok((at + 1, false)) } else { escaped_string(doc, at).map(|end| (end, true)) }
+    if doc.get(at) == Some(&b'"') {
+        Ok((at + 1, false))
+    } else {
+        escaped_string(doc, at).map(|end| (end, true))
+    }
 }
 
 /// The rest of a string from its first escape on.
@@ -343,7 +363,11 @@ fn escaped_string(doc: &[u8], mut at: usize) -> Result<usize, NotJson> {
 fn escape(doc: &[u8], at: usize) -> Result<usize, NotJson> {
     match doc.get(at + 1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
-        Some(b'u') if doc.get(at + 2..at + 6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => Ok(at + 6),
+        Some(b'u')
+            if doc.get(at + 2..at + 6).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) =>
+        {
+            Ok(at + 6)
+        }
         _ => Err(NotJson(at)),
     }
 }

@@ -25,9 +25,11 @@ pub struct Schema {
     pub to: Option<String>,
     /// All of these must hold for the schema to claim a record.
     pub when: Vec<When>,
-    /// Whose data a record is: the first of these places that is there and not null. Empty: nobody asks.
+    /// Whose data a record is: the first of these places that is there and not null. Empty: nobody
+    /// asks.
     pub subjects: Vec<PathId>,
-    /// Whose ids the subjects are. `Some("")` is said, `None` is not; both mean the reference without a domain.
+    /// Whose ids the subjects are. `Some("")` is said, `None` is not; both mean the reference
+    /// without a domain.
     pub subject_domain: Option<String>,
     /// A record without subject falls back to the schema's key.
     pub subject_optional: bool,
@@ -79,7 +81,8 @@ impl Schema {
         self.headers.iter().any(|h| h.protect == Protect::Encrypt)
     }
 
-    /// Whether values may be encrypted under a key of the schema: always without a subject, else where it may be missing.
+    /// Whether values may be encrypted under a key of the schema: always without a subject, else
+    /// where it may be missing.
     #[must_use]
     pub fn uses_schema_key(&self) -> bool {
         (self.subjects.is_empty() || self.subject_optional) && self.encrypts()
@@ -94,7 +97,11 @@ impl Schema {
     /// Whether the two protect record keys and headers alike, so that a tombstone may go by either.
     #[must_use]
     pub fn same_envelope(&self, other: &Self) -> bool {
-        self.name == other.name || (self.key.is_none() && other.key.is_none() && self.headers.is_empty() && other.headers.is_empty())
+        self.name == other.name
+            || (self.key.is_none()
+                && other.key.is_none()
+                && self.headers.is_empty()
+                && other.headers.is_empty())
     }
 }
 

@@ -14,7 +14,10 @@ use zeroize::Zeroizing;
 
 pub use canonical::canonical_json;
 pub(crate) use canonical::canonical_node;
-pub use dead_letter::{LetterMetadata, LetterParts, LetterRecord, open_dead_letter, seal_dead_letter, sealed_len, stub_digest, verify_stub};
+pub use dead_letter::{
+    LetterMetadata, LetterParts, LetterRecord, open_dead_letter, seal_dead_letter, sealed_len,
+    stub_digest, verify_stub,
+};
 pub use nonce::NoncePool;
 pub use open::{Expected, Opener, Owner, PayloadKind};
 use xaes::Xaes;
@@ -24,7 +27,8 @@ use crate::kdf;
 use crate::key::{Key, KeyId, Scope};
 use crate::token::{self, FieldId, Header, Suite, TAG_LEN};
 
-/// Uses are taken from a key's budget in blocks of this many, so that lanes rarely touch the shared counter.
+/// Uses are taken from a key's budget in blocks of this many, so that lanes rarely touch the shared
+/// counter.
 const BUDGET_BLOCK: u64 = 1 << 12;
 
 /// Why nothing was sealed.
@@ -71,7 +75,8 @@ impl Cipher {
     }
 }
 
-/// Seals the values of one field with one key. Not shared between threads: it holds a reserved block of the key's uses.
+/// Seals the values of one field with one key. Not shared between threads: it holds a reserved
+/// block of the key's uses.
 pub struct Sealer {
     key: Arc<Key>,
     cipher: Cipher,
@@ -85,7 +90,8 @@ pub struct Sealer {
     front: Front,
 }
 
-/// The start of a token (32 characters stand for the header's 24 bytes exactly) and the associated data up to the binding.
+/// The start of a token (32 characters stand for the header's 24 bytes exactly) and the associated
+/// data up to the binding.
 #[derive(Default)]
 struct Front {
     flags: Option<u8>,
@@ -97,12 +103,27 @@ impl Sealer {
     /// A sealer of field `fid` with `key`.
     ///
     /// # Errors
-    /// [`SealError::Key`] when the key has no secret here or its kind or scope does not fit the suite.
+    /// [`SealError::Key`] when the key has no secret here or its kind or scope does not fit the
+    /// suite.
     pub fn new(key: Arc<Key>, suite: Suite, fid: FieldId) -> Result<Self, SealError> {
-        let secret = key.secret.as_ref().filter(|_| suite.seals_under(key.kind, &key.scope)).ok_or(SealError::Key)?;
+        let secret = key
+            .secret
+            .as_ref()
+            .filter(|_| suite.seals_under(key.kind, &key.scope))
+            .ok_or(SealError::Key)?;
         let cipher = Cipher::new(secret.expose(), suite, &fid);
         let tenant = key.tenant.clone();
-        Ok(Self { key, cipher, suite, fid, tenant, uses_left: 0, raw: Vec::new(), aad: Vec::new(), front: Front::default() })
+        Ok(Self {
+            key,
+            cipher,
+            suite,
+            fid,
+            tenant,
+            uses_left: 0,
+            raw: Vec::new(),
+            aad: Vec::new(),
+            front: Front::default(),
+        })
     }
 
     /// The key it seals with.
@@ -116,7 +137,8 @@ impl Sealer {
         self.fid
     }
 
-    /// Appends the token of `payload` to `out`, without quotes. `pad` is 0 or a multiple of 16; `binding` the encoded bound values ([`append_bound`]).
+    /// Appends the token of `payload` to `out`, without quotes. `pad` is 0 or a multiple of 16;
+    /// `binding` the encoded bound values ([`append_bound`]).
     ///
     /// # Errors
     /// [`SealError`]; nothing was appended then.
@@ -133,8 +155,11 @@ impl Sealer {
         self.raw.clear();
         match self.suite {
             Suite::AesGcm => nonces.short(&mut self.raw)?,
-            // Its id links a subject's tokens anyway; under a key that many share, half a nonce would be news.
-            Suite::XaesGcm if matches!(self.key.scope, Scope::Subject(_)) => nonces.long_of_record(&mut self.raw)?,
+            // Its id links a subject's tokens anyway; under a key that many share, half a nonce
+            // would be news.
+            Suite::XaesGcm if matches!(self.key.scope, Scope::Subject(_)) => {
+                nonces.long_of_record(&mut self.raw)?
+            }
             Suite::XaesGcm => nonces.long(&mut self.raw)?,
             Suite::AesSiv => {}
         }
@@ -143,7 +168,15 @@ impl Sealer {
 
     /// [`Sealer::seal`] with a given nonce: known answers only.
     #[doc(hidden)]
-    pub fn seal_with(&mut self, kind: PayloadKind, payload: &[u8], pad: u16, binding: Option<&[u8]>, nonce: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+    pub fn seal_with(
+        &mut self,
+        kind: PayloadKind,
+        payload: &[u8],
+        pad: u16,
+        binding: Option<&[u8]>,
+        nonce: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
         self.raw.clear();
         self.raw.extend_from_slice(nonce);
         self.seal_drawn(kind, payload, pad, binding, None, out)
@@ -159,7 +192,8 @@ impl Sealer {
         drawn_from: Option<&mut NoncePool>,
         out: &mut Vec<u8>,
     ) -> Result<(), SealError> {
-        let flags = if pad > 0 { token::FLAG_PADDED } else { 0 } | if binding.is_some() { token::FLAG_BOUND } else { 0 };
+        let flags = if pad > 0 { token::FLAG_PADDED } else { 0 }
+            | if binding.is_some() { token::FLAG_BOUND } else { 0 };
         self.prepare(flags);
         if let Some(binding) = binding {
             self.aad.clear();
@@ -194,17 +228,26 @@ impl Sealer {
     }
 
     /// Encrypts the frame in `raw`, behind the nonce or the place of the synthetic IV.
-    fn encrypt(&mut self, bound: bool, drawn_from: Option<&mut NoncePool>) -> Result<(), SealError> {
+    fn encrypt(
+        &mut self,
+        bound: bool,
+        drawn_from: Option<&mut NoncePool>,
+    ) -> Result<(), SealError> {
         let aad = if bound { &self.aad } else { &self.front.aad };
-        let (prefix, text) = self.raw.split_at_mut_checked(self.suite.prefix_len()).ok_or(SealError::Key)?;
+        let (prefix, text) =
+            self.raw.split_at_mut_checked(self.suite.prefix_len()).ok_or(SealError::Key)?;
         let tag = match &mut self.cipher {
             Cipher::Gcm(aes) => {
                 let nonce = (&*prefix).try_into().map_err(|_| SealError::Key)?;
-                aes.encrypt_inout_detached(nonce, aad, text.into()).map_err(|_| SealError::TooLong)?
+                aes.encrypt_inout_detached(nonce, aad, text.into())
+                    .map_err(|_| SealError::TooLong)?
             }
             Cipher::Xaes(xaes) => {
-                let [first, second]: &[_; 2] = prefix.as_chunks().0.try_into().map_err(|_| SealError::Key)?;
-                let shared = drawn_from.and_then(|pool| pool.subkey(first, self.key.id, self.fid, || xaes.subkey(first)));
+                let [first, second]: &[_; 2] =
+                    prefix.as_chunks().0.try_into().map_err(|_| SealError::Key)?;
+                let shared = drawn_from.and_then(|pool| {
+                    pool.subkey(first, self.key.id, self.fid, || xaes.subkey(first))
+                });
                 let own;
                 let gcm = match shared {
                     Some(gcm) => gcm,
@@ -213,10 +256,13 @@ impl Sealer {
                         &own
                     }
                 };
-                gcm.encrypt_inout_detached(second.into(), aad, text.into()).map_err(|_| SealError::TooLong)?
+                gcm.encrypt_inout_detached(second.into(), aad, text.into())
+                    .map_err(|_| SealError::TooLong)?
             }
             Cipher::Siv(siv) => {
-                let iv = siv.encrypt_inout_detached([aad], text.into()).map_err(|_| SealError::TooLong)?;
+                let iv = siv
+                    .encrypt_inout_detached([aad], text.into())
+                    .map_err(|_| SealError::TooLong)?;
                 prefix.copy_from_slice(&iv);
                 return Ok(());
             }
@@ -234,7 +280,8 @@ impl Sealer {
     }
 }
 
-/// Appends the plaintext frame: `kind | payload`, then `0x80 | 0x00*` up to a multiple of `pad` when that is not 0.
+/// Appends the plaintext frame: `kind | payload`, then `0x80 | 0x00*` up to a multiple of `pad`
+/// when that is not 0.
 fn frame(kind: PayloadKind, payload: &[u8], pad: u16, out: &mut Vec<u8>) {
     let start = out.len();
     out.push(kind.byte());
@@ -261,7 +308,8 @@ fn append_part(part: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(part);
 }
 
-/// Appends one bound value to a binding: `LP(name) | LP(scalar text)`. Names come sorted by bytes, each once.
+/// Appends one bound value to a binding: `LP(name) | LP(scalar text)`. Names come sorted by bytes,
+/// each once.
 pub fn append_bound(name: &str, text: &[u8], out: &mut Vec<u8>) {
     append_part(name.as_bytes(), out);
     append_part(text, out);

@@ -1,8 +1,9 @@
 //! Selection: the JSONPaths of a schema as one automaton over the node table.
 //!
-//! jsonpath-rust parses the paths (RFC 9535), after the grammar was checked to the letter; names, indexes, slices, wildcards, `..` and filters run here.
-//! What is selected is a set in document order. Two tests hold it to the RFC: one against the RFC's own examples and a plain evaluator written from its
-//! text, one against jsonpath-rust.
+//! jsonpath-rust parses the paths (RFC 9535), after the grammar was checked to the letter; names,
+//! indexes, slices, wildcards, `..` and filters run here. What is selected is a set in document
+//! order. Two tests hold it to the RFC: one against the RFC's own examples and a plain evaluator
+//! written from its text, one against jsonpath-rust.
 
 mod cover;
 mod decimal;

@@ -44,7 +44,11 @@ pub(crate) fn cut(doc: &[u8], tape: &Tape, index: u32, at: &mut Position, out: &
         copy(doc, name_quote, at, out);
         // After the last member the next node is one of an outer object.
         at.leading = if last { NO_PARENT } else { node.next };
-        at.copied = if last { node.end as usize } else { tape.nodes()[node.next as usize].name_start as usize - 1 };
+        at.copied = if last {
+            node.end as usize
+        } else {
+            tape.nodes()[node.next as usize].name_start as usize - 1
+        };
     } else {
         // Between the previous value and this name stand white space and one comma.
         let comma = doc[..name_quote].iter().rposition(|b| *b == b',').unwrap_or(name_quote);

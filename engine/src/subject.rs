@@ -7,8 +7,9 @@ use crate::kdf;
 use crate::key::{Key, KeyKind, SubjectRef};
 use crate::scan;
 
-/// Writes the scalar text of a JSON value to `out`: a string's unescaped UTF-8, or an integer's digits as written. `false` for anything else:
-/// fraction, exponent, `-0`, lone surrogate, literal, container.
+/// Writes the scalar text of a JSON value to `out`: a string's unescaped UTF-8, or an integer's
+/// digits as written. `false` for anything else: fraction, exponent, `-0`, lone surrogate, literal,
+/// container.
 pub fn scalar_text(json: &[u8], out: &mut Vec<u8>) -> bool {
     out.clear();
     match json.first() {
@@ -24,21 +25,27 @@ pub fn scalar_text(json: &[u8], out: &mut Vec<u8>) -> bool {
 /// `-?(0|[1-9][0-9]*)`.
 pub(crate) fn is_integer(json: &[u8]) -> bool {
     let digits = json.strip_prefix(b"-").unwrap_or(json);
-    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && (digits.len() == 1 || digits[0] != b'0')
+    !digits.is_empty()
+        && digits.iter().all(u8::is_ascii_digit)
+        && (digits.len() == 1 || digits[0] != b'0')
 }
 
-/// Makes references of the data subjects of one domain (docs/formats.md, "Keys"): the first 16 bytes of an HMAC under the `subject_ref` key.
+/// Makes references of the data subjects of one domain (docs/formats.md, "Keys"): the first 16
+/// bytes of an HMAC under the `subject_ref` key.
 pub struct Referrer {
     /// Keyed, and with everything taken but the text.
     mac: Hmac<Sha256>,
 }
 
 impl Referrer {
-    /// `domain` says whose ids these are; `None` and `""` are the formula without a domain. `None` when `key` is no usable `subject_ref` key of that
-    /// tenant.
+    /// `domain` says whose ids these are; `None` and `""` are the formula without a domain. `None`
+    /// when `key` is no usable `subject_ref` key of that tenant.
     #[must_use]
     pub fn new(key: &Key, tenant: &str, domain: Option<&str>) -> Option<Self> {
-        let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::SubjectRef && *key.tenant == *tenant)?;
+        let secret = key
+            .secret
+            .as_ref()
+            .filter(|_| key.kind == KeyKind::SubjectRef && *key.tenant == *tenant)?;
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).ok()?;
         match domain.filter(|domain| !domain.is_empty()) {
             None => {
@@ -71,9 +78,15 @@ fn append(mac: &mut Hmac<Sha256>, part: &[u8]) {
     mac.update(part);
 }
 
-/// The reference of the data subject with that scalar text in `domain` (`None` and `""`: no domain); see [`Referrer`].
+/// The reference of the data subject with that scalar text in `domain` (`None` and `""`: no
+/// domain); see [`Referrer`].
 #[must_use]
-pub fn subject_reference(key: &Key, tenant: &str, domain: Option<&str>, scalar: &[u8]) -> Option<SubjectRef> {
+pub fn subject_reference(
+    key: &Key,
+    tenant: &str,
+    domain: Option<&str>,
+    scalar: &[u8],
+) -> Option<SubjectRef> {
     Some(Referrer::new(key, tenant, domain)?.reference(scalar))
 }
 

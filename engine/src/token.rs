@@ -18,7 +18,8 @@ pub const FLAG_PADDED: u8 = 1;
 /// Flag bit 1: the token is bound to other fields.
 pub const FLAG_BOUND: u8 = 2;
 
-/// Names a field inside a token: the first 6 bytes of a hash of its name ([`crate::kdf::field_id`]).
+/// Names a field inside a token: the first 6 bytes of a hash of its name
+/// ([`crate::kdf::field_id`]).
 pub type FieldId = [u8; 6];
 
 /// The cipher of a token. Numbers are append-only.
@@ -65,12 +66,13 @@ impl Suite {
         if self == Self::AesSiv { 64 } else { 32 }
     }
 
-    /// Characters of the token of a JSON text of `value` bytes, padded to multiples of `pad` (docs/formats.md, "Size of a token"). Header values count without
-    /// quotes.
+    /// Characters of the token of a JSON text of `value` bytes, padded to multiples of `pad`
+    /// (docs/formats.md, "Size of a token"). Header values count without quotes.
     #[must_use]
     pub fn token_chars(self, pad: u16, value: usize) -> usize {
         // The frame has one byte for its kind, and one more where it is padded.
-        let frame = if pad == 0 { value + 1 } else { (value + 2).next_multiple_of(usize::from(pad)) };
+        let frame =
+            if pad == 0 { value + 1 } else { (value + 2).next_multiple_of(usize::from(pad)) };
         let tag = if self == Self::AesSiv { 0 } else { TAG_LEN };
         PREFIX.len() + base64_chars(HEADER_LEN + self.prefix_len() + frame + tag)
     }
@@ -94,8 +96,9 @@ impl Suite {
         }
     }
 
-    /// Whether a key of that kind and scope may seal with this suite. Suite 1 has short random nonces: its keys belong to one process, which
-    /// counts their uses. What others share takes another suite.
+    /// Whether a key of that kind and scope may seal with this suite. Suite 1 has short random
+    /// nonces: its keys belong to one process, which counts their uses. What others share takes
+    /// another suite.
     #[must_use]
     pub fn seals_under(self, kind: KeyKind, scope: &Scope) -> bool {
         self.fits(kind) && (self != Self::AesGcm || matches!(scope, Scope::Schema(_)))
@@ -145,26 +148,30 @@ pub(crate) fn base64_chars(bytes: usize) -> usize {
     (bytes * 4).div_ceil(3)
 }
 
-/// Decodes a token into `raw` (header and body) and reads its header. The first two checks of opening: `malformed`, `unsupported`.
+/// Decodes a token into `raw` (header and body) and reads its header. The first two checks of
+/// opening: `malformed`, `unsupported`.
 ///
 /// # Errors
 /// [`OpenError::Malformed`], [`OpenError::Unsupported`].
 pub fn decode(token: &[u8], raw: &mut Vec<u8>) -> Result<Header, OpenError> {
     raw.clear();
     let text = token.strip_prefix(PREFIX).ok_or(OpenError::Malformed)?;
-    // The engine refuses padding, foreign characters and non-zero trailing bits: one token has one spelling.
+    // The engine refuses padding, foreign characters and non-zero trailing bits: one token has one
+    // spelling.
     URL_SAFE_NO_PAD.decode_vec(text, raw).map_err(|_| OpenError::Malformed)?;
     if raw.len() < HEADER_LEN {
         return Err(OpenError::Malformed);
     }
     let suite = Suite::from_id(raw[0]);
-    // An unknown suite has no known shortest body; the shortest of all is the least that can be asked of it.
+    // An unknown suite has no known shortest body; the shortest of all is the least that can be
+    // asked of it.
     let min_body = suite.map_or(17, Suite::min_body);
     if raw.len() < HEADER_LEN + min_body {
         return Err(OpenError::Malformed);
     }
     let flags = raw[1];
-    let suite = suite.filter(|_| flags & !(FLAG_PADDED | FLAG_BOUND) == 0).ok_or(OpenError::Unsupported)?;
+    let suite =
+        suite.filter(|_| flags & !(FLAG_PADDED | FLAG_BOUND) == 0).ok_or(OpenError::Unsupported)?;
     let mut kid = [0; 16];
     kid.copy_from_slice(&raw[2..18]);
     let mut fid = [0; 6];
@@ -198,14 +205,16 @@ pub(crate) fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
 #[inline(always)]
 fn encode_six(six: &[u8; 6], eight: &mut [u8; 8]) {
     let [a, b, c, d, e, f] = *six;
-    let bits = u64::from(u32::from_be_bytes([a, b, c, d])) << 16 | u64::from(u16::from_be_bytes([e, f]));
+    let bits =
+        u64::from(u32::from_be_bytes([a, b, c, d])) << 16 | u64::from(u16::from_be_bytes([e, f]));
     let (pairs, _) = eight.as_chunks_mut::<2>();
     for (pair, shift) in pairs.iter_mut().zip([36, 24, 12, 0]) {
         *pair = PAIRS[(bits >> shift & 0xfff) as usize];
     }
 }
 
-/// Two characters for every twelve bits. The base64 crate looks up one at a time, and has vectors from 128 bytes on only: more than most tokens have.
+/// Two characters for every twelve bits. The base64 crate looks up one at a time, and has vectors
+/// from 128 bytes on only: more than most tokens have.
 static PAIRS: [[u8; 2]; 1 << 12] = {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut pairs = [[0; 2]; 1 << 12];
@@ -227,7 +236,11 @@ mod tests {
         for length in 0..bytes.len() {
             let mut out = b"before".to_vec();
             append_base64(&bytes[..length], &mut out);
-            assert_eq!(out, format!("before{}", URL_SAFE_NO_PAD.encode(&bytes[..length])).as_bytes(), "{length}");
+            assert_eq!(
+                out,
+                format!("before{}", URL_SAFE_NO_PAD.encode(&bytes[..length])).as_bytes(),
+                "{length}"
+            );
         }
     }
 }

@@ -35,12 +35,13 @@ use subjects::{Known, SubjectKeys, SubjectSealers};
 /// What became of a record.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Protected under the schema of this index in [`SchemaSet::schemas`]; the output buffers hold it. (Not the schema: lanes would take turns at its
-    /// reference count, record by record.)
+    /// Protected under the schema of this index in [`SchemaSet::schemas`]; the output buffers hold
+    /// it. (Not the schema: lanes would take turns at its reference count, record by record.)
     Protected(usize),
     /// Not protected and not passed on: dead-letter it.
     Rejected(Reject),
-    /// Keys are missing (not minted yet, expired or spent): fetch them for the whole batch and call again.
+    /// Keys are missing (not minted yet, expired or spent): fetch them for the whole batch and call
+    /// again.
     NeedKeys(Vec<NeededKey>),
 }
 
@@ -68,7 +69,8 @@ impl Default for Limits {
     }
 }
 
-/// Records that may need buffers too large to be kept. What shorter ones need is bounded by their length.
+/// Records that may need buffers too large to be kept. What shorter ones need is bounded by their
+/// length.
 const LARGE: usize = 64 << 10;
 
 /// Why processing stopped, inside the engine.
@@ -83,7 +85,8 @@ impl Stop {
     }
 }
 
-/// Protects records, one after another. One per thread: it keeps key schedules, HMAC states and buffers, so that a record costs no allocation.
+/// Protects records, one after another. One per thread: it keeps key schedules, HMAC states and
+/// buffers, so that a record costs no allocation.
 pub struct Transformer {
     limits: Limits,
     one_shot: bool,
@@ -149,8 +152,9 @@ impl Transformer {
         self
     }
 
-    /// Takes data keys of subjects, as asked for by [`Outcome::NeedKeys`]. They are forgotten at their `seal_until`, when a keyring says that they were
-    /// shredded, or when there are too many. A shredded key stands for a subject who was erased.
+    /// Takes data keys of subjects, as asked for by [`Outcome::NeedKeys`]. They are forgotten at
+    /// their `seal_until`, when a keyring says that they were shredded, or when there are too many.
+    /// A shredded key stands for a subject who was erased.
     pub fn add_subject_keys(&mut self, keys: impl IntoIterator<Item = Arc<Key>>) {
         for key in keys {
             self.subjects.insert(key);
@@ -164,14 +168,21 @@ impl Transformer {
         self.subjects = SubjectKeys::default();
     }
 
-    /// Bytes its buffers hold between records: at most 8 MiB and what a record of 64 KiB needs. For those who bound what is in flight.
+    /// Bytes its buffers hold between records: at most 8 MiB and what a record of 64 KiB needs. For
+    /// those who bound what is in flight.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
         self.work.buffer_bytes()
     }
 
     /// Protects one record. `schemas` and `keys` are the snapshots of the batch.
-    pub fn transform(&mut self, schemas: &SchemaSet, keys: &Arc<Keyring>, record: &Record<'_>, out: &mut Output) -> Outcome {
+    pub fn transform(
+        &mut self,
+        schemas: &SchemaSet,
+        keys: &Arc<Keyring>,
+        record: &Record<'_>,
+        out: &mut Output,
+    ) -> Outcome {
         out.clear();
         let (index, tombstone) = match self.claim(schemas, record) {
             Ok(claim) => claim,
@@ -201,7 +212,8 @@ impl Transformer {
         };
         let result = if tombstone { run.tombstone(out) } else { run.value(out) };
         self.nonces.end_record();
-        if record.value.is_some_and(|value| value.len() >= LARGE) && self.work.buffer_bytes() > KEPT {
+        if record.value.is_some_and(|value| value.len() >= LARGE) && self.work.buffer_bytes() > KEPT
+        {
             self.work = Work::default();
         }
         let Err(stop) = result else { return Outcome::Protected(index) };
@@ -209,23 +221,43 @@ impl Transformer {
         out.clear();
         match stop {
             Stop::Need(needed) => Outcome::NeedKeys(needed),
-            Stop::Reject(code, field, offset) => Outcome::Rejected(rejected(schema, code, field, offset)),
+            Stop::Reject(code, field, offset) => {
+                Outcome::Rejected(rejected(schema, code, field, offset))
+            }
         }
     }
 }
 
 impl Work {
-    /// Bytes of the buffers whose size follows from a record's; the others hold one value at a time.
+    /// Bytes of the buffers whose size follows from a record's; the others hold one value at a
+    /// time.
     fn buffer_bytes(&self) -> usize {
-        let values = [&self.text, &self.scalars, &self.normal, &self.canonical, &self.binding, &self.name].into_iter().chain(&self.spare).map(Vec::capacity);
-        let tables = self.edits.capacity() * size_of::<Edit>() + self.counts.capacity() * size_of::<[u32; FieldOutcome::COUNT]>();
+        let values =
+            [&self.text, &self.scalars, &self.normal, &self.canonical, &self.binding, &self.name]
+                .into_iter()
+                .chain(&self.spare)
+                .map(Vec::capacity);
+        let tables = self.edits.capacity() * size_of::<Edit>()
+            + self.counts.capacity() * size_of::<[u32; FieldOutcome::COUNT]>();
         let pending: usize = self.pending.iter().map(indexes::Pending::buffer_bytes).sum();
-        let selected = self.selection.buffer_bytes() + self.parents.buffer_bytes() + self.proof.buffer_bytes();
-        self.tape.buffer_bytes() + selected + self.residues.buffer_bytes() + self.names.buffer_bytes() + tables + pending + values.sum::<usize>()
+        let selected =
+            self.selection.buffer_bytes() + self.parents.buffer_bytes() + self.proof.buffer_bytes();
+        self.tape.buffer_bytes()
+            + selected
+            + self.residues.buffer_bytes()
+            + self.names.buffer_bytes()
+            + tables
+            + pending
+            + values.sum::<usize>()
     }
 }
 
-fn rejected(schema: &Schema, code: RejectCode, field: Option<Arc<str>>, offset: Option<usize>) -> Reject {
+fn rejected(
+    schema: &Schema,
+    code: RejectCode,
+    field: Option<Arc<str>>,
+    offset: Option<usize>,
+) -> Reject {
     Reject { code, schema: Some(schema.label.clone()), field, offset }
 }
 
@@ -296,19 +328,31 @@ impl Run<'_> {
         let Some(referrer) = &self.plan.referrer else {
             let needed = NeededKey { kind: KeyKind::SubjectRef, scope: Scope::Version(1) };
             // A key that is there and does not serve will not be better for being fetched.
-            return Err(if self.keys.sealing(needed.kind, &needed.scope).is_none() { Stop::Need(vec![needed]) } else { missing() });
+            return Err(if self.keys.sealing(needed.kind, &needed.scope).is_none() {
+                Stop::Need(vec![needed])
+            } else {
+                missing()
+            });
         };
         let reference = referrer.reference(&self.work.text);
-        let Some(subjects) = self.subjects.take() else { unreachable!("a record's subject is looked for once") };
+        let Some(subjects) = self.subjects.take() else {
+            unreachable!("a record's subject is looked for once")
+        };
         match subjects.look(&reference, self.record.now) {
             Known::Seals(sealers) => self.subject = Some(sealers),
             Known::Erased => return Err(Stop::Reject(RejectCode::ErasedSubject, None, None)),
-            Known::Nothing => return Err(Stop::Need(vec![NeededKey { kind: KeyKind::Data, scope: Scope::Subject(reference) }])),
+            Known::Nothing => {
+                return Err(Stop::Need(vec![NeededKey {
+                    kind: KeyKind::Data,
+                    scope: Scope::Subject(reference),
+                }]));
+            }
         }
         Ok(())
     }
 
-    /// One edit per protected node, in document order: of one node the field declared first, inside a protected node nothing.
+    /// One edit per protected node, in document order: of one node the field declared first, inside
+    /// a protected node nothing.
     fn collect_edits(&mut self, doc: &[u8]) -> Result<(), Stop> {
         self.work.edits.clear();
         let mut covered_to = 0;
@@ -316,7 +360,9 @@ impl Run<'_> {
             let hit = self.work.selection.hits[i];
             let Some(field) = self.schema.fields.get(usize::from(hit.path)) else { continue };
             let node = self.work.tape.nodes()[hit.node as usize];
-            if node.kind != Kind::Null && !field.value_type.is_none_or(|t| type_fits(t, node.kind, &doc[node.span()])) {
+            if node.kind != Kind::Null
+                && !field.value_type.is_none_or(|t| type_fits(t, node.kind, &doc[node.span()]))
+            {
                 return Err(Stop::field(RejectCode::WrongType, field));
             }
             if hit.node >= covered_to {
@@ -360,7 +406,8 @@ impl Run<'_> {
             if counts.iter().all(|n| *n == 0) {
                 counts[FieldOutcome::Absent as usize] = 1;
             }
-            for (outcome, n) in FieldOutcome::ALL.iter().zip(counts.iter()).filter(|(_, n)| **n > 0) {
+            for (outcome, n) in FieldOutcome::ALL.iter().zip(counts.iter()).filter(|(_, n)| **n > 0)
+            {
                 out.counts.push((field, *outcome, *n));
             }
         }
@@ -368,7 +415,11 @@ impl Run<'_> {
 
     /// Takes units off the record's budget of work.
     fn charge(&mut self, units: u64) -> Result<(), Stop> {
-        if self.work.selection.budget().charge(units) { Ok(()) } else { Err(Stop::Reject(RejectCode::TooComplex, None, None)) }
+        if self.work.selection.budget().charge(units) {
+            Ok(())
+        } else {
+            Err(Stop::Reject(RejectCode::TooComplex, None, None))
+        }
     }
 
     fn count(&mut self, field: PathId, outcome: FieldOutcome) {
@@ -378,8 +429,12 @@ impl Run<'_> {
     /// The key that encrypts this record's values is spent or unfit: what to ask for.
     fn data_failed(&mut self, error: SealError) -> Stop {
         match &self.subject {
-            Some(subject) => seal_failed(error, NeededKey { kind: KeyKind::Data, scope: subject.scope() }),
-            None if matches!(error, SealError::Entropy(_)) => seal_failed(error, self.plan.data_key()),
+            Some(subject) => {
+                seal_failed(error, NeededKey { kind: KeyKind::Data, scope: subject.scope() })
+            }
+            None if matches!(error, SealError::Entropy(_)) => {
+                seal_failed(error, self.plan.data_key())
+            }
             None => seal_failed(error, self.plan.spent()),
         }
     }
@@ -403,7 +458,9 @@ fn type_fits(wanted: ValueType, kind: Kind, text: &[u8]) -> bool {
     match wanted {
         ValueType::String => kind == Kind::String,
         ValueType::Number => kind == Kind::Number,
-        ValueType::Integer => kind == Kind::Number && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E')),
+        ValueType::Integer => {
+            kind == Kind::Number && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E'))
+        }
         ValueType::Boolean => kind == Kind::Bool,
         ValueType::Object => kind == Kind::Object,
         ValueType::Array => kind == Kind::Array,
@@ -412,5 +469,7 @@ fn type_fits(wanted: ValueType, kind: Kind, text: &[u8]) -> bool {
 
 /// Whether a key may seal now.
 fn may_seal(key: &Key, now: u64) -> bool {
-    key.state == KeyState::Active && key.secret.is_some() && key.seal_until.is_none_or(|until| now < until)
+    key.state == KeyState::Active
+        && key.secret.is_some()
+        && key.seal_until.is_none_or(|until| now < until)
 }

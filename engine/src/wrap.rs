@@ -35,7 +35,12 @@ impl<'a> WrapContext<'a> {
     pub fn associated_data(&self) -> Vec<u8> {
         let scope = self.scope.to_string();
         let mut out = b"vs1/wrap".to_vec();
-        for part in [&self.kid.0[..], self.kind.as_str().as_bytes(), self.tenant.as_bytes(), scope.as_bytes()] {
+        for part in [
+            &self.kid.0[..],
+            self.kind.as_str().as_bytes(),
+            self.tenant.as_bytes(),
+            scope.as_bytes(),
+        ] {
             out.extend_from_slice(&kdf::length_prefix(part.len()));
             out.extend_from_slice(part);
         }
@@ -48,14 +53,24 @@ impl<'a> WrapContext<'a> {
 #[error("the wrapped key does not open: another key-encrypting key, or its row was changed")]
 pub struct UnwrapError;
 
-/// `nonce24 | XAES-256-GCM(kek, nonce24, key, AAD)`. The nonce is fresh from the operating system, given by the caller.
+/// `nonce24 | XAES-256-GCM(kek, nonce24, key, AAD)`. The nonce is fresh from the operating system,
+/// given by the caller.
 #[must_use]
-pub fn wrap_local(kek: &SecretKey, nonce: [u8; 24], key: &SecretKey, context: &WrapContext<'_>) -> Vec<u8> {
+pub fn wrap_local(
+    kek: &SecretKey,
+    nonce: [u8; 24],
+    key: &SecretKey,
+    context: &WrapContext<'_>,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(WRAPPED_LEN);
     out.extend_from_slice(&nonce);
     out.extend_from_slice(key.expose());
     let cipher = Xaes256Gcm::new(kek.expose().into());
-    match cipher.encrypt_inout_detached(&nonce.into(), &context.associated_data(), (&mut out[24..]).into()) {
+    match cipher.encrypt_inout_detached(
+        &nonce.into(),
+        &context.associated_data(),
+        (&mut out[24..]).into(),
+    ) {
         Ok(tag) => out.extend_from_slice(&tag),
         Err(_) => unreachable!("32 bytes are within the cipher's limits"),
     }
@@ -66,7 +81,11 @@ pub fn wrap_local(kek: &SecretKey, nonce: [u8; 24], key: &SecretKey, context: &W
 ///
 /// # Errors
 /// [`UnwrapError`] for another key-encrypting key, an edited wrap or another context.
-pub fn unwrap_local(kek: &SecretKey, wrapped: &[u8], context: &WrapContext<'_>) -> Result<SecretKey, UnwrapError> {
+pub fn unwrap_local(
+    kek: &SecretKey,
+    wrapped: &[u8],
+    context: &WrapContext<'_>,
+) -> Result<SecretKey, UnwrapError> {
     if wrapped.len() != WRAPPED_LEN {
         return Err(UnwrapError);
     }
@@ -77,7 +96,10 @@ pub fn unwrap_local(kek: &SecretKey, wrapped: &[u8], context: &WrapContext<'_>) 
     let nonce = nonce.try_into().map_err(|_| UnwrapError)?;
     let tag = tag.try_into().map_err(|_| UnwrapError)?;
     let cipher = Xaes256Gcm::new(kek.expose().into());
-    if cipher.decrypt_inout_detached(nonce, &context.associated_data(), (&mut key[..]).into(), tag).is_err() {
+    if cipher
+        .decrypt_inout_detached(nonce, &context.associated_data(), (&mut key[..]).into(), tag)
+        .is_err()
+    {
         key.zeroize();
         return Err(UnwrapError);
     }

@@ -1,5 +1,5 @@
-//! Known answers that were added to format version 1 (`tests/vectors/v1-additions.json`, made by an independent implementation): what the engine has of
-//! them, byte for byte.
+//! Known answers that were added to format version 1 (`tests/vectors/v1-additions.json`, made by an
+//! independent implementation): what the engine has of them, byte for byte.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -15,7 +15,9 @@ use veilstream_engine::seal::{Expected, Opener, Owner, PayloadKind, Sealer, appe
 use veilstream_engine::token::Suite;
 use veilstream_engine::{Keyring, kdf, subject};
 
-static VECTORS: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(include_str!("../../tests/vectors/v1-additions.json")).unwrap());
+static VECTORS: LazyLock<Value> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../tests/vectors/v1-additions.json")).unwrap()
+});
 
 /// A section's cases; their number is asserted, so that none is lost on the way.
 fn cases(section: &str, count: usize) -> &'static Vec<Value> {
@@ -54,9 +56,14 @@ fn subjects_have_references_in_their_domains() {
         let key = key(case, "key", KeyKind::SubjectRef, Scope::Version(1));
         assert!(subject::scalar_text(text(case, "subject_json").as_bytes(), &mut scalar));
         assert_eq!(scalar, text(case, "scalar_text").as_bytes());
-        let reference = |domain| subject::subject_reference(&key, tenant, domain, &scalar).unwrap().to_string();
+        let reference =
+            |domain| subject::subject_reference(&key, tenant, domain, &scalar).unwrap().to_string();
         assert_eq!(reference(domain), text(case, "ref"), "{case}");
-        assert_eq!(reference(None), reference(Some("")), "no domain and the empty one are one formula");
+        assert_eq!(
+            reference(None),
+            reference(Some("")),
+            "no domain and the empty one are one formula"
+        );
     }
 }
 
@@ -71,8 +78,13 @@ fn indexes_and_their_normal_forms() {
         for input in [Input::Json(json.as_bytes()), Input::Raw(input.as_bytes())] {
             let mut normal = b"left over".to_vec();
             let indexed = normalizer.normalize(input, &mut scratch, &mut normal);
-            let forms: Vec<&str> = if indexed { vec![std::str::from_utf8(&normal).unwrap()] } else { Vec::new() };
-            assert_eq!(forms, expected.iter().map(|form| form.as_str().unwrap()).collect::<Vec<_>>(), "{name}");
+            let forms: Vec<&str> =
+                if indexed { vec![std::str::from_utf8(&normal).unwrap()] } else { Vec::new() };
+            assert_eq!(
+                forms,
+                expected.iter().map(|form| form.as_str().unwrap()).collect::<Vec<_>>(),
+                "{name}"
+            );
             if !indexed {
                 assert!(case["index"].is_null(), "{name}");
                 continue;
@@ -80,7 +92,15 @@ fn indexes_and_their_normal_forms() {
             let version = u32::try_from(case["version"].as_u64().unwrap()).unwrap();
             let root = key(case, "irk", KeyKind::Index, Scope::Version(version));
             let bits = u16::try_from(case["bits"].as_u64().unwrap()).unwrap();
-            let indexer = Indexer::new(&root, text(case, "tenant"), text(case, "domain"), text(case, "normalizer"), bits, 1).unwrap();
+            let indexer = Indexer::new(
+                &root,
+                text(case, "tenant"),
+                text(case, "domain"),
+                text(case, "normalizer"),
+                bits,
+                1,
+            )
+            .unwrap();
             let mut tag = Vec::new();
             indexer.write([normal.as_slice()], &mut tag);
             assert_eq!(String::from_utf8(tag).unwrap(), text(case, "index"), "{name}");
@@ -103,23 +123,51 @@ fn honey_seals_and_opens_as_an_alarm() {
         let fid = kdf::field_id(text(case, "field"));
         let pad = u16::try_from(case["pad"].as_u64().unwrap()).unwrap();
         let mut binding = Vec::new();
-        case["bind"].as_object().unwrap().iter().for_each(|(name, value)| append_bound(name, value.as_str().unwrap().as_bytes(), &mut binding));
+        case["bind"].as_object().unwrap().iter().for_each(|(name, value)| {
+            append_bound(name, value.as_str().unwrap().as_bytes(), &mut binding)
+        });
         let binding = (!binding.is_empty()).then_some(binding);
         let mut sealer = Sealer::new(key.clone(), suite, fid).unwrap();
         let keys = Keyring::new(text(case, "tenant"), [key.clone()]);
-        let expected = Expected { fid, tenant: keys.tenant(), binding: binding.as_deref(), owner: Owner::Any };
+        let expected =
+            Expected { fid, tenant: keys.tenant(), binding: binding.as_deref(), owner: Owner::Any };
         let mut seal_and_open = |payload_kind, case: &Value, payload: &[u8]| {
             let (mut token, mut opened) = (Vec::new(), b"left over".to_vec());
-            sealer.seal_with(payload_kind, payload, pad, binding.as_deref(), &hex(text(case, "nonce")), &mut token).unwrap();
+            sealer
+                .seal_with(
+                    payload_kind,
+                    payload,
+                    pad,
+                    binding.as_deref(),
+                    &hex(text(case, "nonce")),
+                    &mut token,
+                )
+                .unwrap();
             assert_eq!(String::from_utf8(token.clone()).unwrap(), text(case, "token"), "{name}");
-            (Opener::default().open(&token, &expected, |kid| keys.get(kid).cloned(), &mut opened), opened)
+            (
+                Opener::default().open(
+                    &token,
+                    &expected,
+                    |kid| keys.get(kid).cloned(),
+                    &mut opened,
+                ),
+                opened,
+            )
         };
         let payload = hex(text(case, "payload_hex"));
         assert_eq!(payload, text(case, "payload_text").as_bytes());
-        assert_eq!(seal_and_open(PayloadKind::Honey, case, &payload), (Ok(PayloadKind::Honey), Vec::new()), "{name}: bait stays where it is");
+        assert_eq!(
+            seal_and_open(PayloadKind::Honey, case, &payload),
+            (Ok(PayloadKind::Honey), Vec::new()),
+            "{name}: bait stays where it is"
+        );
         assert_eq!((text(case, "opens_as"), &case["alarm"]), ("denied", &Value::Bool(true)));
         let neighbour = &case["neighbour"];
         let payload = text(neighbour, "payload_text").as_bytes();
-        assert_eq!(seal_and_open(PayloadKind::Json, neighbour, payload), (Ok(PayloadKind::Json), payload.to_vec()), "{name}");
+        assert_eq!(
+            seal_and_open(PayloadKind::Json, neighbour, payload),
+            (Ok(PayloadKind::Json), payload.to_vec()),
+            "{name}"
+        );
     }
 }

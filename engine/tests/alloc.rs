@@ -47,8 +47,7 @@ fn encrypted_indexed_bound_values() {
 #[test]
 fn escaped_names_and_values() {
     let value = r#"{"\u0061":"x\u0079z secret","b\n":"with \"escapes\" and secret text","\u0062\u000a2":1,"c":{"\u0064":"J\u00e9r\u00f4me"}}"#;
-    let members =
-        r#""residue":"count","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"b","path":"$['b\\n']"},{"id":"d","path":"$..d"}]"#;
+    let members = r#""residue":"count","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"b","path":"$['b\\n']"},{"id":"d","path":"$..d"}]"#;
     assert_eq!(of(members, value), 0);
 }
 
@@ -81,28 +80,54 @@ fn envelopes() {
 fn keys_and_headers() {
     let members = r#""fields":[{"id":"a","path":"$.a"}],"key":{"protect":"hash","normalize":"exact","root":1},
         "headers":{"x-mail":{"protect":"encrypt"},"x-id":{"protect":"hash","normalize":"digits"},"x-ip":{"protect":"drop"}}"#;
-    let headers: [(&[u8], Option<&[u8]>); 4] = [(b"trace", Some(b"t")), (b"x-mail", Some(b"a@b")), (b"x-ip", Some(b"1.2.3.4")), (b"x-id", Some(b"1-2"))];
+    let headers: [(&[u8], Option<&[u8]>); 4] = [
+        (b"trace", Some(b"t")),
+        (b"x-mail", Some(b"a@b")),
+        (b"x-ip", Some(b"1.2.3.4")),
+        (b"x-id", Some(b"1-2")),
+    ];
     let mut bench = Bench::new(members);
-    assert_eq!(allocations(&mut bench, &full_record(Some(b"key"), Some(br#"{"a":"x"}"#), &headers)), 0);
-    assert_eq!(allocations(&mut bench, &full_record(Some(b"key"), None, &headers)), 0, "a tombstone");
+    assert_eq!(
+        allocations(&mut bench, &full_record(Some(b"key"), Some(br#"{"a":"x"}"#), &headers)),
+        0
+    );
+    assert_eq!(
+        allocations(&mut bench, &full_record(Some(b"key"), None, &headers)),
+        0,
+        "a tombstone"
+    );
 }
 
 #[test]
 fn several_schemas_on_a_topic_and_a_subject() {
     let other = r#"{"veilstream":1,"name":"u","topics":{"from":"in","to":"out"},"when":{"$.type":"u"},"fields":[{"id":"a","path":"$.b"}]}"#;
-    let mine = document(r#""topics":{"from":"in","to":"out"},"when":{"$.type":"t"},"subject":"$.id","fields":[{"id":"a","path":"$.a"}]"#);
+    let mine = document(
+        r#""topics":{"from":"in","to":"out"},"when":{"$.type":"t"},"subject":"$.id","fields":[{"id":"a","path":"$.a"}]"#,
+    );
     let mut bench = Bench::with(&[other, &mine], keyring("t"));
     let record = Record { topic: Some("in"), ..value_record(br#"{"type":"t","id":7,"a":"x"}"#) };
-    let Outcome::NeedKeys(needed) = bench.record(&record) else { panic!("the subject's key is not here") };
-    bench.transformer.add_subject_keys([std::sync::Arc::new(key(KeyKind::Data, &needed[0].scope.to_string()))]);
+    let Outcome::NeedKeys(needed) = bench.record(&record) else {
+        panic!("the subject's key is not here")
+    };
+    bench
+        .transformer
+        .add_subject_keys([std::sync::Arc::new(key(KeyKind::Data, &needed[0].scope.to_string()))]);
     assert_eq!(allocations(&mut bench, &record), 0);
 }
 
 #[test]
 fn wide_objects_and_long_strings() {
-    let members: Vec<String> = (0..60).map(|i| format!("\"m{i}\":\"{}\"", "x".repeat(4 * i))).collect();
-    let value = format!("{{\"o\":{{{}}},\"t\":\"{}\"}}", members.join(","), "long text ".repeat(1000));
-    assert_eq!(of(r#""fields":[{"id":"o","path":"$.o.*","index":{"normalize":"exact","bits":64}},{"id":"d","path":"$..q"}]"#, &value), 0);
+    let members: Vec<String> =
+        (0..60).map(|i| format!("\"m{i}\":\"{}\"", "x".repeat(4 * i))).collect();
+    let value =
+        format!("{{\"o\":{{{}}},\"t\":\"{}\"}}", members.join(","), "long text ".repeat(1000));
+    assert_eq!(
+        of(
+            r#""fields":[{"id":"o","path":"$.o.*","index":{"normalize":"exact","bits":64}},{"id":"d","path":"$..q"}]"#,
+            &value
+        ),
+        0
+    );
 }
 
 #[test]
@@ -118,7 +143,11 @@ fn filters_of_every_kind() {
         "$..[?count(@..c) == 1 || value(@..q) == null].w",
         "$.x[?!@.l[?@ > 2]].w",
     ];
-    let fields: Vec<String> = paths.iter().enumerate().map(|(i, path)| format!(r#"{{"id":"f{i}","path":"{path}"}}"#)).collect();
+    let fields: Vec<String> = paths
+        .iter()
+        .enumerate()
+        .map(|(i, path)| format!(r#"{{"id":"f{i}","path":"{path}"}}"#))
+        .collect();
     assert_eq!(of(&format!(r#""fields":[{}]"#, fields.join(",")), value), 0);
 }
 
@@ -135,7 +164,10 @@ fn normalising_ascii() {
         ("number", "-1.500e3"),
     ] {
         let normalizer: Normalizer = name.parse().unwrap();
-        let count = measure(|| assert!(normalizer.normalize(Input::Json(value.as_bytes()), &mut scratch, &mut out))).count_total;
+        let count = measure(|| {
+            assert!(normalizer.normalize(Input::Json(value.as_bytes()), &mut scratch, &mut out))
+        })
+        .count_total;
         assert_eq!(count, 0, "{name}");
     }
 }

@@ -1,4 +1,5 @@
-//! Kafka Connect's envelope: the payload is protected, the schema part says so, and nothing enveloped passes by accident.
+//! Kafka Connect's envelope: the payload is protected, the schema part says so, and nothing
+//! enveloped passes by accident.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -72,16 +73,30 @@ fn parts(text: &str) -> (Value, Value) {
 #[test]
 fn the_schema_part_says_what_stands_in_the_payload() {
     let mut bench = Bench::new(FIELDS);
-    for event in [wrapped(&schema(), &payload()), format!("{{\"payload\":{},\n\"schema\":{}}}", payload(), schema())] {
+    for event in [
+        wrapped(&schema(), &payload()),
+        format!("{{\"payload\":{},\n\"schema\":{}}}", payload(), schema()),
+    ] {
         let out = bench.protect(&event);
         let (schema_out, payload_out) = parts(&out);
         assert_eq!(schema_out, mended());
         let after = &payload_out["after"];
-        for token in [&after["email"], &after["age"], &after["phones"][0], &after["phones"][1], &after["tags"]["vip"]] {
+        for token in [
+            &after["email"],
+            &after["age"],
+            &after["phones"][0],
+            &after["phones"][1],
+            &after["tags"]["vip"],
+        ] {
             assert!(token.as_str().unwrap().starts_with("vs1."), "{token}");
         }
-        assert_eq!((&after["born"], &after["zip"], &after["id"]), (&json!("1974"), &json!(94100), &json!(7)));
-        assert!(after["email_bidx"].is_string() && after["phones_bidx"].as_array().unwrap().len() == 2);
+        assert_eq!(
+            (&after["born"], &after["zip"], &after["id"]),
+            (&json!("1974"), &json!(94100), &json!(7))
+        );
+        assert!(
+            after["email_bidx"].is_string() && after["phones_bidx"].as_array().unwrap().len() == 2
+        );
         assert_eq!(payload_out["source"], json!({ "table": "people" }));
         // Back comes the payload; what was said of its types stays mended.
         let (revealed, report) = bench.reveal(&out);
@@ -95,26 +110,38 @@ fn the_schema_part_says_what_stands_in_the_payload() {
     }
 }
 
-/// What a record has not says nothing of its type: a sink must not see a topic's schema change from record to record.
+/// What a record has not says nothing of its type: a sink must not see a topic's schema change from
+/// record to record.
 #[test]
 fn records_of_one_schema_keep_one() {
     let mut bench = Bench::new(FIELDS);
-    for payload in
-        [json!(null), json!({ "after": null, "source": { "table": "t" } }), json!({ "after": { "email": null, "phones": [], "tags": {} } }), payload()]
-    {
+    for payload in [
+        json!(null),
+        json!({ "after": null, "source": { "table": "t" } }),
+        json!({ "after": { "email": null, "phones": [], "tags": {} } }),
+        payload(),
+    ] {
         assert_eq!(parts(&bench.protect(&wrapped(&schema(), &payload))).0, mended(), "{payload}");
     }
     // Another schema in between is mended for itself.
     let other = json!({ "type": "struct", "fields": [{ "type": "struct", "field": "after", "fields": [{ "type": "bytes", "field": "age" }] }] });
     let out = bench.protect(&wrapped(&other, &json!({ "after": { "age": "AA==" } })));
-    assert_eq!(parts(&out).0["fields"][0]["fields"], json!([{ "type": "string", "optional": true, "field": "age" }]));
+    assert_eq!(
+        parts(&out).0["fields"][0]["fields"],
+        json!([{ "type": "string", "optional": true, "field": "age" }])
+    );
     assert_eq!(parts(&bench.protect(&wrapped(&schema(), &payload()))).0, mended());
-    assert_eq!(parts(&bench.protect(r#"{"schema":null,"payload":{"after":{"age":1}}}"#)).0, Value::Null);
+    assert_eq!(
+        parts(&bench.protect(r#"{"schema":null,"payload":{"after":{"age":1}}}"#)).0,
+        Value::Null
+    );
 }
 
 #[test]
 fn the_bytes_of_the_payload_come_back() {
-    let mut bench = Bench::new(r#""envelope":"connect","fields":[{"id":"a","path":"$..a","index":{"normalize":"exact"}},{"id":"w","path":"$.w"}]"#);
+    let mut bench = Bench::new(
+        r#""envelope":"connect","fields":[{"id":"a","path":"$..a","index":{"normalize":"exact"}},{"id":"w","path":"$.w"}]"#,
+    );
     let payload = r#"{ "a" : 1.50 ,"x":[{"a":"\u0061"},{"a":null}], "w":{"a": [ ]} }"#;
     let schema = r#"{"type":"struct","fields":[{"type":"double","field":"a"},{"type":"array","items":{"type":"struct","fields":[{"type":"string","field":"a"}]},"field":"x"},{"type":"struct","fields":[],"field":"w"}]}"#;
     let out = bench.protect(&format!(r#"{{"schema":{schema},"payload":{payload}}}"#));
@@ -122,17 +149,24 @@ fn the_bytes_of_the_payload_come_back() {
     assert_eq!(back.split_once("\"payload\":").unwrap().1, format!("{payload}}}"));
     let text = |field: &str| json!({ "type": "string", "optional": true, "field": field });
     let items = json!({ "type": "struct", "fields": [text("a"), text("a_bidx")] });
-    assert_eq!(parts(&out).0, json!({ "type": "struct", "fields": [text("a"), text("a_bidx"), { "type": "array", "items": items, "field": "x" }, text("w")] }));
+    assert_eq!(
+        parts(&out).0,
+        json!({ "type": "struct", "fields": [text("a"), text("a_bidx"), { "type": "array", "items": items, "field": "x" }, text("w")] })
+    );
 }
 
 #[test]
 fn both_indexes_are_described_while_a_root_rotates() {
     let members = r#""envelope":"connect","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact","into":"i"}},{"id":"b","path":"$.b","index":{"normalize":"exact","bits":8}}]"#;
-    let mut bench = Bench::with(&[&document(members)], keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Index, "v2")]));
+    let mut bench = Bench::with(
+        &[&document(members)],
+        keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Index, "v2")]),
+    );
     let schema = json!({ "type": "struct", "fields": [{ "type": "string", "field": "a" }, { "type": "string", "field": "b" }] });
     let out = bench.protect(&wrapped(&schema, &json!({ "a": "x", "b": "y" })));
     let (schema, payload) = parts(&out);
-    let mut described: Vec<&str> = schema["fields"].as_array().unwrap().iter().map(|f| f["field"].as_str().unwrap()).collect();
+    let mut described: Vec<&str> =
+        schema["fields"].as_array().unwrap().iter().map(|f| f["field"].as_str().unwrap()).collect();
     described.sort_unstable();
     let written: Vec<&str> = payload.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(described, written);
@@ -150,7 +184,10 @@ fn an_envelope_nobody_declared_is_refused_with_a_reason_of_its_own() {
     ] {
         let mut bench = Bench::new(members);
         assert_eq!(bench.rejected(&event), RejectCode::ConnectEnvelope, "{members}");
-        assert_eq!(bench.rejected(r#"{"schema":null,"payload":{"email":"a"}}"#), RejectCode::ConnectEnvelope);
+        assert_eq!(
+            bench.rejected(r#"{"schema":null,"payload":{"email":"a"}}"#),
+            RejectCode::ConnectEnvelope
+        );
     }
     let mut bench = Bench::new(r#""fields":[{"id":"a","path":"$.a"}]"#);
     for natural in [
@@ -167,29 +204,55 @@ fn an_envelope_nobody_declared_is_refused_with_a_reason_of_its_own() {
 #[test]
 fn what_is_no_envelope_is_refused_where_one_is_declared() {
     let mut bench = Bench::new(FIELDS);
-    for bare in [payload().to_string(), "{}".to_owned(), "1".to_owned(), r#"{"schema":{"type":"struct"},"payload":{},"x":1}"#.to_owned()] {
+    for bare in [
+        payload().to_string(),
+        "{}".to_owned(),
+        "1".to_owned(),
+        r#"{"schema":{"type":"struct"},"payload":{},"x":1}"#.to_owned(),
+    ] {
         assert_eq!(bench.rejected(&bare), RejectCode::ConnectEnvelope, "{bare}");
     }
-    let mut other = Bench::new(r#""envelope":"connect","when":{"$.source.table":"people"},"fields":[]"#);
+    let mut other =
+        Bench::new(r#""envelope":"connect","when":{"$.source.table":"people"},"fields":[]"#);
     other.protect(&wrapped(&schema(), &payload()));
-    assert_eq!(other.rejected(&wrapped(&schema(), &json!({ "source": { "table": "orders" } }))), RejectCode::NoSchema);
+    assert_eq!(
+        other.rejected(&wrapped(&schema(), &json!({ "source": { "table": "orders" } }))),
+        RejectCode::NoSchema
+    );
 }
 
-/// One description stands for all elements: where some are no strings afterwards, none can be said to be.
+/// One description stands for all elements: where some are no strings afterwards, none can be said
+/// to be.
 #[test]
 fn a_schema_part_that_cannot_be_mended_rejects() {
     let list = |items: Value| json!({ "type": "struct", "fields": [{ "type": "array", "items": items, "optional": true, "field": "l" }] });
     let entry = |kind: &str| json!({ "type": "struct", "fields": [{ "type": "string", "field": "kind" }, { "type": kind, "field": "v" }] });
-    let mut bench = Bench::new(r#""envelope":"connect","fields":[{"id":"v","path":"$.l[?@.kind == 'secret'].v"}]"#);
+    let mut bench = Bench::new(
+        r#""envelope":"connect","fields":[{"id":"v","path":"$.l[?@.kind == 'secret'].v"}]"#,
+    );
     let numbers = json!({ "l": [{ "kind": "secret", "v": 1 }, { "kind": "open", "v": 2 }] });
-    assert_eq!(bench.rejected(&wrapped(&list(entry("int32")), &numbers)), RejectCode::ConnectEnvelope);
-    bench.protect(&wrapped(&list(entry("int32")), &json!({ "l": [{ "kind": "secret", "v": 1 }, { "kind": "open", "v": null }] })));
-    bench.protect(&wrapped(&list(entry("string")), &json!({ "l": [{ "kind": "secret", "v": "1" }, { "kind": "open", "v": "2" }] })));
+    assert_eq!(
+        bench.rejected(&wrapped(&list(entry("int32")), &numbers)),
+        RejectCode::ConnectEnvelope
+    );
+    bench.protect(&wrapped(
+        &list(entry("int32")),
+        &json!({ "l": [{ "kind": "secret", "v": 1 }, { "kind": "open", "v": null }] }),
+    ));
+    bench.protect(&wrapped(
+        &list(entry("string")),
+        &json!({ "l": [{ "kind": "secret", "v": "1" }, { "kind": "open", "v": "2" }] }),
+    ));
     let mut bench = Bench::new(r#""envelope":"connect","fields":[{"id":"v","path":"$.l[0]"}]"#);
-    assert_eq!(bench.rejected(&wrapped(&list(json!({ "type": "int32" })), &json!({ "l": [1, 2] }))), RejectCode::ConnectEnvelope);
+    assert_eq!(
+        bench.rejected(&wrapped(&list(json!({ "type": "int32" })), &json!({ "l": [1, 2] }))),
+        RejectCode::ConnectEnvelope
+    );
     bench.protect(&wrapped(&list(json!({ "type": "int32" })), &json!({ "l": [1] })));
     // It has the index's name itself.
-    let mut bench = Bench::new(r#""envelope":"connect","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}}]"#);
+    let mut bench = Bench::new(
+        r#""envelope":"connect","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}}]"#,
+    );
     let taken = json!({ "type": "struct", "fields": [{ "type": "string", "field": "a" }, { "type": "int8", "field": "a_bidx" }] });
     assert_eq!(bench.rejected(&wrapped(&taken, &json!({ "a": "x" }))), RejectCode::ConnectEnvelope);
 }
@@ -200,16 +263,27 @@ fn the_schema_part_is_declared_and_no_residue() {
     let mut bench = Bench::new(members);
     let schema = json!({ "type": "struct", "fields": [{ "type": "int32", "field": "id" }, { "type": "string", "default": "struct", "field": "a" }] });
     bench.protect(&wrapped(&schema, &json!({ "id": 1, "a": "string" })));
-    assert_eq!(bench.rejected(&wrapped(&schema, &json!({ "id": 1, "b": "x" }))), RejectCode::UndeclaredMember);
-    assert_eq!(bench.rejected(&wrapped(&schema, &json!({ "id": "a string", "a": "string" }))), RejectCode::Residue);
+    assert_eq!(
+        bench.rejected(&wrapped(&schema, &json!({ "id": 1, "b": "x" }))),
+        RejectCode::UndeclaredMember
+    );
+    assert_eq!(
+        bench.rejected(&wrapped(&schema, &json!({ "id": "a string", "a": "string" }))),
+        RejectCode::Residue
+    );
 }
 
 #[test]
 fn a_root_inside_a_filter_is_the_payload() {
-    let mut bench = Bench::new(r#""envelope":"connect","fields":[{"id":"m","path":"$.l[?@.r == $['h$ome'] && @.q == '$'].m"}]"#);
+    let mut bench = Bench::new(
+        r#""envelope":"connect","fields":[{"id":"m","path":"$.l[?@.r == $['h$ome'] && @.q == '$'].m"}]"#,
+    );
     let out = bench.protect(r#"{"schema":null,"payload":{"h$ome":"EU","l":[{"r":"EU","q":"$","m":"a"},{"r":"US","q":"$","m":"b"}]}}"#);
     let (_, payload) = parts(&out);
-    assert!(payload["l"][0]["m"].as_str().unwrap().starts_with("vs1.") && payload["l"][1]["m"] == "b", "{out}");
+    assert!(
+        payload["l"][0]["m"].as_str().unwrap().starts_with("vs1.") && payload["l"][1]["m"] == "b",
+        "{out}"
+    );
 }
 
 #[test]
@@ -217,33 +291,58 @@ fn what_the_schema_part_cannot_say_is_a_fault() {
     for (members, pointer) in [
         (r#""envelope":"avro","fields":[]"#, "/envelope"),
         (r#""envelope":"connect","undeclared":"drop","fields":[]"#, "/undeclared"),
-        (r#""envelope":"connect","fields":[{"id":"a","path":"$","protect":"drop"}]"#, "/fields/0/path"),
-        (r#""envelope":"connect","fields":[{"id":"a","path":"$","index":{"normalize":"exact"}}]"#, "/fields/0/index"),
-        (r#""envelope":"connect","fields":[{"id":"a","path":"$[*]","index":{"normalize":"exact"}}]"#, "/fields/0/index"),
-        (r#""envelope":"connect","fields":[{"id":"a","path":"$.a","protect":"redact","with":0}]"#, "/fields/0/with"),
+        (
+            r#""envelope":"connect","fields":[{"id":"a","path":"$","protect":"drop"}]"#,
+            "/fields/0/path",
+        ),
+        (
+            r#""envelope":"connect","fields":[{"id":"a","path":"$","index":{"normalize":"exact"}}]"#,
+            "/fields/0/index",
+        ),
+        (
+            r#""envelope":"connect","fields":[{"id":"a","path":"$[*]","index":{"normalize":"exact"}}]"#,
+            "/fields/0/index",
+        ),
+        (
+            r#""envelope":"connect","fields":[{"id":"a","path":"$.a","protect":"redact","with":0}]"#,
+            "/fields/0/with",
+        ),
         (r#""envelope":"connect","fields":[{"id":"a","path":"$.a["}]"#, "/fields/0/path"),
     ] {
         let faults = compile(document(members).as_bytes(), &Grants::local()).unwrap_err();
         assert!(matches!(&faults[..], [one] if one.pointer == pointer), "{members}: {faults:?}");
     }
-    Bench::with(&[&document(r#""envelope":"connect","fields":[{"id":"a","path":"$"}]"#)], keyring("t")).protect(r#"{"schema":{"type":"int8"},"payload":7}"#);
+    Bench::with(
+        &[&document(r#""envelope":"connect","fields":[{"id":"a","path":"$"}]"#)],
+        keyring("t"),
+    )
+    .protect(r#"{"schema":{"type":"int8"},"payload":7}"#);
 }
 
-/// A description with many fields, held against many objects, or with an index beside each: the time would grow with the product.
+/// A description with many fields, held against many objects, or with an index beside each: the
+/// time would grow with the product.
 #[test]
 fn an_envelope_that_takes_too_much_work_is_rejected() {
-    let fields: Vec<String> = (0..20_000).map(|i| format!(r#"{{"type":"string","field":"f{i}"}}"#)).collect();
-    let described = |path: &str| format!(r#""envelope":"connect","residue":"off","fields":[{{"id":"f","path":"{path}","index":{{"normalize":"exact"}}}}]"#);
+    let fields: Vec<String> =
+        (0..20_000).map(|i| format!(r#"{{"type":"string","field":"f{i}"}}"#)).collect();
+    let described = |path: &str| {
+        format!(
+            r#""envelope":"connect","residue":"off","fields":[{{"id":"f","path":"{path}","index":{{"normalize":"exact"}}}}]"#
+        )
+    };
     let of_list = |count: usize, objects: usize| {
         let items = format!(r#"{{"type":"struct","fields":[{}]}}"#, fields[..count].join(","));
         let payload = vec!["{}"; objects].join(",");
-        format!(r#"{{"schema":{{"type":"struct","fields":[{{"type":"array","items":{items},"field":"list"}}]}},"payload":{{"list":[{payload}]}}}}"#)
+        format!(
+            r#"{{"schema":{{"type":"struct","fields":[{{"type":"array","items":{items},"field":"list"}}]}},"payload":{{"list":[{payload}]}}}}"#
+        )
     };
     let mut bench = Bench::new(&described("$.list[*].f0"));
     bench.protect(&of_list(100, 1_000));
     assert_eq!(bench.rejected(&of_list(20_000, 20_000)), RejectCode::TooComplex);
     let flat = |count: usize| {
-        let a = format!(r#"{{"type":"struct","fields":[{}],"field":"a"}}"#, fields[..count].join(","));
+        let a =
+            format!(r#"{{"type":"struct","fields":[{}],"field":"a"}}"#, fields[..count].join(","));
         format!(r#"{{"schema":{{"type":"struct","fields":[{a}]}},"payload":{{"a":{{}}}}}}"#)
     };
     let mut bench = Bench::new(&described("$.a.*"));

@@ -1,4 +1,5 @@
-//! The seeds of the fuzz targets, and every input that once failed, through the same checks (fuzz/README.md). Needs nothing that fuzzing needs.
+//! The seeds of the fuzz targets, and every input that once failed, through the same checks
+//! (fuzz/README.md). Needs nothing that fuzzing needs.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -10,7 +11,8 @@ mod checks;
 fn replay(target: &str, check: impl Fn(&[u8]) -> bool) -> usize {
     let mut some = 0;
     for folder in ["seeds", "found"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(folder).join(target);
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(folder).join(target);
         // Not every target has found something.
         let Ok(files) = std::fs::read_dir(folder) else { continue };
         for file in files.map(|entry| entry.unwrap().path()) {
@@ -25,7 +27,10 @@ fn replay(target: &str, check: impl Fn(&[u8]) -> bool) -> usize {
 /// A check that looks at nothing passes as well: most seeds must come to something.
 #[track_caller]
 fn assert_most(some: usize, at_least: usize) {
-    assert!(some >= at_least, "only {some} inputs came to anything, {at_least} did when this was written");
+    assert!(
+        some >= at_least,
+        "only {some} inputs came to anything, {at_least} did when this was written"
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Selection is what jsonpath-rust selects: every path over every document, as a set.
 //!
-//! The oracle runs on `serde_json::Value`; a selected node is compared as its JSON pointer. Documents have no duplicate names (those reject) and
-//! no `$serde_json::private` members (those are why the engine does not select on `Value`).
+//! The oracle runs on `serde_json::Value`; a selected node is compared as its JSON pointer.
+//! Documents have no duplicate names (those reject) and no `$serde_json::private` members (those
+//! are why the engine does not select on `Value`).
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
@@ -207,7 +208,8 @@ fn ours(path: &str, doc: &str) -> BTreeSet<String> {
     let (mut tape, mut selection) = (Tape::default(), Selection::default());
     tape.scan(doc.as_bytes()).unwrap();
     program.select(doc.as_bytes(), &tape, &mut selection).unwrap();
-    let pointers: Vec<String> = selection.hits.iter().map(|h| pointer(&tape, doc, h.node)).collect();
+    let pointers: Vec<String> =
+        selection.hits.iter().map(|h| pointer(&tape, doc, h.node)).collect();
     let set: BTreeSet<String> = pointers.iter().cloned().collect();
     assert_eq!(set.len(), pointers.len(), "{path} selects a node twice in {doc}");
     assert!(selection.hits.is_sorted(), "{path} is out of document order in {doc}");
@@ -229,7 +231,8 @@ fn pointer(tape: &Tape, doc: &str, index: u32) -> String {
     format!("{}/{step}", pointer(tape, doc, node.parent))
 }
 
-/// What jsonpath-rust selects. Nodes are known by their address, because its path strings do not escape names.
+/// What jsonpath-rust selects. Nodes are known by their address, because its path strings do not
+/// escape names.
 fn theirs(path: &str, value: &Value) -> BTreeSet<String> {
     let mut places = std::collections::HashMap::new();
     note(value, String::new(), &mut places);
@@ -239,8 +242,12 @@ fn theirs(path: &str, value: &Value) -> BTreeSet<String> {
 
 fn note(value: &Value, at: String, places: &mut std::collections::HashMap<*const Value, String>) {
     match value {
-        Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| note(v, format!("{at}/{i}"), places)),
-        Value::Object(map) => map.iter().for_each(|(k, v)| note(v, format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")), places)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, v)| note(v, format!("{at}/{i}"), places))
+        }
+        Value::Object(map) => map.iter().for_each(|(k, v)| {
+            note(v, format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")), places)
+        }),
         _ => {}
     }
     places.insert(value, at);
@@ -270,7 +277,12 @@ fn all_paths_as_one_program_select_what_each_selects_alone() {
         tape.scan(doc.as_bytes()).unwrap();
         program.select(doc.as_bytes(), &tape, &mut selection).unwrap();
         for (id, path) in PATHS.iter().enumerate() {
-            let together: BTreeSet<String> = selection.hits.iter().filter(|h| usize::from(h.path) == id).map(|h| pointer(&tape, doc, h.node)).collect();
+            let together: BTreeSet<String> = selection
+                .hits
+                .iter()
+                .filter(|h| usize::from(h.path) == id)
+                .map(|h| pointer(&tape, doc, h.node))
+                .collect();
             assert_eq!(together, ours(path, doc), "{path} in {doc}");
         }
     }
@@ -288,7 +300,8 @@ fn document() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 40, 5, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-            prop::collection::btree_map(name(), inner, 0..5).prop_map(|m| Value::Object(m.into_iter().collect())),
+            prop::collection::btree_map(name(), inner, 0..5)
+                .prop_map(|m| Value::Object(m.into_iter().collect())),
         ]
     })
 }
@@ -302,12 +315,32 @@ fn path() -> impl Strategy<Value = String> {
     let bound = prop::option::of(-4_i64..5);
     let text = |b: Option<i64>| b.map(|n| n.to_string()).unwrap_or_default();
     let step = prop::option::of(prop_oneof![Just(-2_i64), Just(-1), Just(1), Just(2), Just(0)]);
-    let compared = prop_oneof![Just("@.a"), Just("@.b"), Just("@"), Just("$.a"), Just("1"), Just("'x'"), Just("null"), Just("true"), Just("0.5"), Just("@[0]")];
-    let operator = prop_oneof![Just("=="), Just("!="), Just("<"), Just(">="), Just(">"), Just("<=")];
+    let compared = prop_oneof![
+        Just("@.a"),
+        Just("@.b"),
+        Just("@"),
+        Just("$.a"),
+        Just("1"),
+        Just("'x'"),
+        Just("null"),
+        Just("true"),
+        Just("0.5"),
+        Just("@[0]")
+    ];
+    let operator =
+        prop_oneof![Just("=="), Just("!="), Just("<"), Just(">="), Just(">"), Just("<=")];
     let filter = prop_oneof![
         (compared.clone(), operator, compared).prop_map(|(a, o, b)| format!("?{a} {o} {b}")),
-        prop_oneof![Just("?@.a"), Just("?!@.b"), Just("?@.*"), Just("?@..a"), Just("?@.a && @.b"), Just("?count(@.*) == 2"), Just("?length(@.a) > 0")]
-            .prop_map(str::to_owned),
+        prop_oneof![
+            Just("?@.a"),
+            Just("?!@.b"),
+            Just("?@.*"),
+            Just("?@..a"),
+            Just("?@.a && @.b"),
+            Just("?count(@.*) == 2"),
+            Just("?length(@.a) > 0")
+        ]
+        .prop_map(str::to_owned),
     ];
     let selector = prop_oneof![
         4 => name().prop_map(|n| format!("'{n}'")),
@@ -316,8 +349,10 @@ fn path() -> impl Strategy<Value = String> {
         2 => (bound.clone(), bound, step).prop_map(move |(a, b, c)| format!("{}:{}:{}", text(a), text(b), text(c))),
         1 => filter,
     ];
-    let segment = (any::<bool>(), prop::collection::vec(selector, 1..4))
-        .prop_map(|(deep, selectors)| format!("{}[{}]", if deep { ".." } else { "" }, selectors.join(",")));
+    let segment =
+        (any::<bool>(), prop::collection::vec(selector, 1..4)).prop_map(|(deep, selectors)| {
+            format!("{}[{}]", if deep { ".." } else { "" }, selectors.join(","))
+        });
     prop::collection::vec(segment, 0..4).prop_map(|s| format!("${}", s.concat()))
 }
 
@@ -334,8 +369,7 @@ proptest! {
 /// Documents as text, so that names can stand twice.
 fn document_with_duplicates() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![Just("1".to_owned()), Just("\"x\"".to_owned())];
-    let name =
-        prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("\\u0061"), 1 => Just("\\u0062"), 1 => Just("c"), 1 => Just("\\ud800"), 1 => Just("\\uD800")];
+    let name = prop_oneof![3 => Just("a"), 3 => Just("b"), 1 => Just("\\u0061"), 1 => Just("\\u0062"), 1 => Just("c"), 1 => Just("\\ud800"), 1 => Just("\\uD800")];
     leaf.prop_recursive(4, 30, 5, move |inner| {
         prop_oneof![
             1 => prop::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(","))),
@@ -350,7 +384,11 @@ fn twice_above(tape: &Tape, doc: &str, node: u32) -> bool {
     let name = |n: u32| {
         let written = &doc[tape.nodes()[n as usize].name()];
         let mut text = Vec::new();
-        if unescape(written.as_bytes(), &mut text) { text } else { written.to_ascii_lowercase().into_bytes() }
+        if unescape(written.as_bytes(), &mut text) {
+            text
+        } else {
+            written.to_ascii_lowercase().into_bytes()
+        }
     };
     let mut at = node;
     loop {
@@ -358,7 +396,9 @@ fn twice_above(tape: &Tape, doc: &str, node: u32) -> bool {
         if here.parent == NO_PARENT {
             return false;
         }
-        if here.is_member() && tape.children(here.parent).filter(|sibling| name(*sibling) == name(at)).count() > 1 {
+        if here.is_member()
+            && tape.children(here.parent).filter(|sibling| name(*sibling) == name(at)).count() > 1
+        {
             return true;
         }
         at = here.parent;

@@ -17,9 +17,18 @@ fn an_event_takes_at_most_twenty_times_its_size() {
         for bytes in [16 << 10, 256 << 10] {
             let event = event(bytes, 10);
             let mut bench = growth::bench(kind, 10);
-            let used = measure(|| assert!(matches!(bench.record(&value_record(event.as_bytes())), Outcome::Protected(_))));
+            let used = measure(|| {
+                assert!(matches!(
+                    bench.record(&value_record(event.as_bytes())),
+                    Outcome::Protected(_)
+                ))
+            });
             let most = used.bytes_max / event.len() as u64;
-            assert!((2..MOST).contains(&most), "{} of {bytes} bytes takes {most} times its size", kind.0);
+            assert!(
+                (2..MOST).contains(&most),
+                "{} of {bytes} bytes takes {most} times its size",
+                kind.0
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Over arbitrary JSON and arbitrary schemas: reveal undoes transform byte for byte, nothing protected survives, nothing panics.
+//! Over arbitrary JSON and arbitrary schemas: reveal undoes transform byte for byte, nothing
+//! protected survives, nothing panics.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -19,7 +20,8 @@ use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Stat
 use veilstream_engine::scan::Tape;
 use veilstream_engine::transform::Outcome;
 
-/// JSON text with every freedom the grammar gives: white space, spellings of numbers, escapes, lone surrogates, names twice.
+/// JSON text with every freedom the grammar gives: white space, spellings of numbers, escapes, lone
+/// surrogates, names twice.
 fn json(lone_surrogates: bool) -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         1 => Just("null".to_owned()),
@@ -38,8 +40,10 @@ fn json(lone_surrogates: bool) -> impl Strategy<Value = String> {
         ]
     });
     // Mostly objects with an `a`, a `b` and a `c`, so that paths meet them.
-    let object = (inner.clone(), inner.clone(), inner.clone(), space()).prop_map(|(a, b, c, s)| format!("{{\"a\":{a},{s}\"b\":{b}{s},\"c\"{s}:{c}}}"));
-    (space(), prop_oneof![3 => object, 1 => inner], space()).prop_map(|(a, v, b)| format!("{a}{v}{b}"))
+    let object = (inner.clone(), inner.clone(), inner.clone(), space())
+        .prop_map(|(a, b, c, s)| format!("{{\"a\":{a},{s}\"b\":{b}{s},\"c\"{s}:{c}}}"));
+    (space(), prop_oneof![3 => object, 1 => inner], space())
+        .prop_map(|(a, v, b)| format!("{a}{v}{b}"))
 }
 
 fn space() -> impl Strategy<Value = String> {
@@ -83,12 +87,15 @@ fn path() -> impl Strategy<Value = String> {
         1 => Just(".d[?@.a].b".to_owned()),
         1 => Just(".d[?length(@.a) == 1].b".to_owned()),
         1 => "[a-e]".prop_map(|n| format!("[?@.{n} == 'a' || @.{n} > 1]")),
-        1 => prop::sample::select(vec!["[?length(@) > 1]", "[?count(@.*) == 2]", "[?length(@.a) == 2]", "[?@.a == @.b]", "[?@ == $.a]", "[?@.a[?@.b]]", "[?value(@..a) == 'a']", "[?count(@..b) > 1]", "[?search(@.a, 'a')]", "[?@..c]", "[?$.a == @.b]", "[?@.*]", "[?!@.a_bidx]", "[?@ >= $.b]", "[?@.a_bidx == 1]", "[?count(@[*]) > 1]", "[?@[?@.b == 1]]", "[?@.a[?length(@) == 2]]"])
+        1 => prop::sample::select(vec!["[?length(@) > 1]", "[?count(@.*) == 2]", "[?length(@.a) == \
+            2]", "[?@.a == @.b]", "[?@ == $.a]", "[?@.a[?@.b]]", "[?value(@..a) == 'a']", "[?count(@..b) > 1]", "[?search(@.a, 'a')]", "[?@..c]", "[?$.a == @.b]", "[?@.*]", "[?!@.a_bidx]", "[?@ >= $.b]", "[?@.a_bidx == 1]", "[?count(@[*]) > 1]", "[?@[?@.b == 1]]", "[?@.a[?length(@) == 2]]"])
             .prop_map(str::to_owned),
     ];
     // Documents are shallow: long paths seldom select.
     let length = prop_oneof![1 => Just(0_usize), 8 => Just(1), 8 => Just(2), 3 => Just(3)];
-    length.prop_flat_map(move |n| prop::collection::vec(segment.clone(), n)).prop_map(|s| format!("${}", s.concat()))
+    length
+        .prop_flat_map(move |n| prop::collection::vec(segment.clone(), n))
+        .prop_map(|s| format!("${}", s.concat()))
 }
 
 fn encrypt() -> impl Strategy<Value = String> {
@@ -106,7 +113,9 @@ fn encrypt() -> impl Strategy<Value = String> {
         1 => Just(r#","required":true"#),
         2 => Just(r#","bind":[{"name":"k","path":"$.e"}]"#),
     ];
-    (path(), index, more).prop_map(|(path, index, more)| format!(r#""path":{},"protect":"encrypt"{index}{more}"#, Value::String(path)))
+    (path(), index, more).prop_map(|(path, index, more)| {
+        format!(r#""path":{},"protect":"encrypt"{index}{more}"#, Value::String(path))
+    })
 }
 
 fn any_kind() -> impl Strategy<Value = String> {
@@ -123,26 +132,43 @@ fn any_kind() -> impl Strategy<Value = String> {
         1 => Just(r#""generalize","to":"bucket:1000003""#),
         1 => Just(r#""generalize","to":"year","epoch":"milliseconds""#),
     ];
-    (path(), kind).prop_map(|(path, kind)| format!(r#""path":{},"protect":{kind}"#, Value::String(path)))
+    (path(), kind)
+        .prop_map(|(path, kind)| format!(r#""path":{},"protect":{kind}"#, Value::String(path)))
 }
 
-fn schema(field: impl Strategy<Value = String>, members: &'static str) -> impl Strategy<Value = String> {
+fn schema(
+    field: impl Strategy<Value = String>,
+    members: &'static str,
+) -> impl Strategy<Value = String> {
     prop::collection::vec(field, 1..4).prop_map(move |fields| {
-        let fields: Vec<String> = fields.iter().enumerate().map(|(i, f)| format!(r#"{{"id":"f{i}",{f}}}"#)).collect();
+        let fields: Vec<String> =
+            fields.iter().enumerate().map(|(i, f)| format!(r#"{{"id":"f{i}",{f}}}"#)).collect();
         document(&format!(r#"{members}"fields":[{}]"#, fields.join(",")))
     })
 }
 
 /// A bench under the document, if it compiles; maybe while the index root rotates.
 fn bench(document: &str, rotating: bool) -> Option<Bench> {
-    let keys = || if rotating { keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Index, "v2")]) } else { keyring("t") };
+    let keys = || {
+        if rotating {
+            keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Index, "v2")])
+        } else {
+            keyring("t")
+        }
+    };
     compile(document.as_bytes(), &Grants::local()).is_ok().then(|| Bench::with(&[document], keys()))
 }
 
 /// So many cases, or `PROPTEST_CASES`; the same ones again with `PROPTEST_RNG_SEED`.
 fn cases(default: u32) -> Config {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
-    let config = Config { cases, max_global_rejects: u32::MAX, failure_persistence: None, ..Config::default() };
+    let cases =
+        std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let config = Config {
+        cases,
+        max_global_rejects: u32::MAX,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let RngSeed::Random = config.rng_seed else { return config };
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).unwrap();
@@ -150,7 +176,11 @@ fn cases(default: u32) -> Config {
 }
 
 /// Judges every case; a failure says how to see it again.
-fn run<S: Strategy>(config: Config, cases: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+fn run<S: Strategy>(
+    config: Config,
+    cases: &S,
+    test: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
     let RngSeed::Fixed(seed) = config.rng_seed else { unreachable!("the seed was just drawn") };
     let count = config.cases;
     if let Err(e) = TestRunner::new(config).run(cases, test) {
@@ -168,17 +198,27 @@ fn reveal_undoes_transform_byte_for_byte() {
         2 => schema(encrypt(), r#""envelope":"connect","#),
         1 => schema(encrypt(), r#""subject":["$.e","$.d.e"],"subject_domain":"d","subject_optional":true,"#),
     ];
-    let all = (schemas, json(true), any::<bool>()).prop_filter_map("does not compile", |(s, j, rotating)| {
-        let json = if s.contains("envelope") { format!(r#"{{"schema":null,"payload":{j}}}"#) } else { j };
-        bench(&s, rotating).map(|b| (s, json, Shown(b)))
-    });
+    let all = (schemas, json(true), any::<bool>()).prop_filter_map(
+        "does not compile",
+        |(s, j, rotating)| {
+            let json = if s.contains("envelope") {
+                format!(r#"{{"schema":null,"payload":{j}}}"#)
+            } else {
+                j
+            };
+            bench(&s, rotating).map(|b| (s, json, Shown(b)))
+        },
+    );
     run(config, &all, |(_, json, Shown(mut bench))| {
         let mut outcome = bench.outcome(json.as_bytes());
         if let Outcome::NeedKeys(needed) = &outcome {
             let scopes: Vec<String> = needed.iter().map(|n| n.scope.to_string()).collect();
             prop_assert!(scopes.len() == 1 && scopes[0].starts_with("subject:"), "{:?}", scopes);
-            bench.keys = keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Data, &scopes[0])]);
-            bench.transformer.add_subject_keys([std::sync::Arc::new(key(KeyKind::Data, &scopes[0]))]);
+            bench.keys =
+                keyring_of(vec![key(KeyKind::Data, "schema:t"), key(KeyKind::Data, &scopes[0])]);
+            bench
+                .transformer
+                .add_subject_keys([std::sync::Arc::new(key(KeyKind::Data, &scopes[0]))]);
             outcome = bench.outcome(json.as_bytes());
         }
         match outcome {
@@ -190,7 +230,8 @@ fn reveal_undoes_transform_byte_for_byte() {
                 let revealed = report.fields.iter().filter(|f| f.1 == Status::Revealed).count();
                 protected.fetch_add(usize::from(revealed > 0), Ordering::Relaxed);
                 tokens.fetch_add(revealed, Ordering::Relaxed);
-                let (kept, _) = bench.reveal_with(&out, &RevealOptions { fields: Some(&[]), keep_indexes: true });
+                let (kept, _) = bench
+                    .reveal_with(&out, &RevealOptions { fields: Some(&[]), keep_indexes: true });
                 prop_assert_eq!(&kept, &out, "nothing asked for, nothing changed");
             }
             Outcome::Rejected(reject) => prop_assert!(
@@ -213,7 +254,10 @@ fn reveal_undoes_transform_byte_for_byte() {
     // The property is worth something only while much is protected.
     let (protected, tokens) = (protected.into_inner(), tokens.into_inner());
     eprintln!("{total} cases: {protected} records protected, {tokens} tokens");
-    assert!(protected > total / 5 && tokens > total / 4, "too little was protected: {protected} records, {tokens} tokens");
+    assert!(
+        protected > total / 5 && tokens > total / 4,
+        "too little was protected: {protected} records, {tokens} tokens"
+    );
 }
 
 /// A bench says nothing of itself: the schema beside it does.
@@ -225,7 +269,8 @@ impl<T> std::fmt::Debug for Shown<T> {
     }
 }
 
-/// Every selected node that no other selected node covers, by jsonpath-rust: the texts of its scalars.
+/// Every selected node that no other selected node covers, by jsonpath-rust: the texts of its
+/// scalars.
 fn protected_texts(schema: &str, doc: &Value) -> Vec<String> {
     let schema: Value = serde_json::from_str(schema).unwrap();
     let mut out = Vec::new();
@@ -254,8 +299,8 @@ fn no_protected_value_survives_in_the_output() {
     let (checked, rejected) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let config = cases(6_000);
     let total = config.cases as usize;
-    let all =
-        (schema(any_kind(), r#""residue":"reject","#), json(false)).prop_filter_map("does not compile", |(s, j)| bench(&s, false).map(|b| (s, j, Shown(b))));
+    let all = (schema(any_kind(), r#""residue":"reject","#), json(false))
+        .prop_filter_map("does not compile", |(s, j)| bench(&s, false).map(|b| (s, j, Shown(b))));
     run(config, &all, |(schema, json, Shown(mut bench))| {
         match bench.outcome(json.as_bytes()) {
             Outcome::Protected(_) => {
@@ -265,18 +310,27 @@ fn no_protected_value_survives_in_the_output() {
                 texts(&out, &mut clear);
                 for secret in protected_texts(&schema, &doc) {
                     checked.fetch_add(1, Ordering::Relaxed);
-                    prop_assert!(!clear.iter().any(|c| c.contains(&secret)), "{:?} survives in {}", secret, out);
+                    prop_assert!(
+                        !clear.iter().any(|c| c.contains(&secret)),
+                        "{:?} survives in {}",
+                        secret,
+                        out
+                    );
                 }
             }
             Outcome::Rejected(reject) => {
-                rejected.fetch_add(usize::from(reject.code == RejectCode::Residue), Ordering::Relaxed);
+                rejected
+                    .fetch_add(usize::from(reject.code == RejectCode::Residue), Ordering::Relaxed);
             }
             Outcome::NeedKeys(needed) => prop_assert!(false, "{:?}", needed),
         }
         Ok(())
     });
     let (checked, rejected) = (checked.into_inner(), rejected.into_inner());
-    assert!(checked > total / 5 && rejected > total / 400, "too little was looked for: {checked} values, {rejected} records rejected");
+    assert!(
+        checked > total / 5 && rejected > total / 400,
+        "too little was looked for: {checked} values, {rejected} records rejected"
+    );
 }
 
 #[test]
@@ -285,7 +339,9 @@ fn arbitrary_bytes_never_panic() {
         "fields":[{"id":"a","path":"$.a","index":{"normalize":"phone-us"}},{"id":"b","path":"$.b[?@.c == 1].d","protect":"drop"},{"id":"c","path":"$.c[*]","index":{"normalize":"email"}}],
         "key":{"protect":"hash","normalize":"text","root":1},"headers":{"h":{"protect":"hash","normalize":"number"}}"#;
     let strict = Bench::new(members);
-    let plain = Bench::new(r#""fields":[{"id":"a","path":"$..a","index":{"normalize":"date"}},{"id":"b","path":"$..*"}]"#);
+    let plain = Bench::new(
+        r#""fields":[{"id":"a","path":"$..a","index":{"normalize":"date"}},{"id":"b","path":"$..*"}]"#,
+    );
     // One set for all cases: what a record leaves behind must not trip the next.
     let state = RefCell::new((strict, plain, Revealer::default(), Vec::new(), Report::default()));
     // A document with some of its bytes overwritten, cut out or put in twice.
@@ -316,7 +372,14 @@ fn arbitrary_bytes_never_panic() {
             prop_assert!(Tape::default().scan(&bytes).is_ok());
         }
         if let Outcome::Protected(schema) = verdict {
-            let _ = revealer.reveal(&plain.schemas.schemas()[schema], KeySource::of(&plain.keys), &bytes, &RevealOptions::default(), out, report);
+            let _ = revealer.reveal(
+                &plain.schemas.schemas()[schema],
+                KeySource::of(&plain.keys),
+                &bytes,
+                &RevealOptions::default(),
+                out,
+                report,
+            );
         }
         Ok(())
     });

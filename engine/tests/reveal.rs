@@ -1,4 +1,5 @@
-//! The way back: tokens open at the declared places only, each failure by its own name, indexes go first.
+//! The way back: tokens open at the declared places only, each failure by its own name, indexes go
+//! first.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -32,10 +33,16 @@ fn everything_comes_back_and_indexes_go() {
     let mut bench = Bench::new(FIELDS);
     let value = r#"{ "x":1, "a":"v", "b":["p", null, {"q":[1.0]}], "m":"12345678" }"#;
     let out = bench.protect(value);
-    assert_eq!(shape(&out), r#"{ "x":1, "a":<1.1>,"a_bidx":<index>, "b":[<1.1>, null, <1.1>],"bi":[<index>,null,null], "m":"****5678" }"#);
+    assert_eq!(
+        shape(&out),
+        r#"{ "x":1, "a":<1.1>,"a_bidx":<index>, "b":[<1.1>, null, <1.1>],"bi":[<index>,null,null], "m":"****5678" }"#
+    );
     let (revealed, report) = bench.reveal(&out);
     assert_eq!(revealed, value.replace("12345678", "****5678"));
-    assert_eq!(statuses(&report), [(0, "revealed"), (1, "revealed"), (1, "no_token"), (1, "revealed"), (2, "no_token")]);
+    assert_eq!(
+        statuses(&report),
+        [(0, "revealed"), (1, "revealed"), (1, "no_token"), (1, "revealed"), (2, "no_token")]
+    );
     assert_eq!(report.unexpected_tokens, 0);
 }
 
@@ -44,10 +51,12 @@ fn only_what_is_asked_for_is_opened() {
     let mut bench = Bench::new(FIELDS);
     let out = bench.protect(r#"{"a":"v","b":["p"]}"#);
     let ids = ["b".to_owned()];
-    let (revealed, report) = bench.reveal_with(&out, &RevealOptions { fields: Some(&ids), keep_indexes: true });
+    let (revealed, report) =
+        bench.reveal_with(&out, &RevealOptions { fields: Some(&ids), keep_indexes: true });
     assert_eq!(shape(&revealed), r#"{"a":<1.1>,"a_bidx":<index>,"b":["p"],"bi":[<index>]}"#);
     assert_eq!(statuses(&report), [(0, "skipped"), (1, "revealed")]);
-    let (revealed, _) = bench.reveal_with(&out, &RevealOptions { fields: Some(&ids), keep_indexes: false });
+    let (revealed, _) =
+        bench.reveal_with(&out, &RevealOptions { fields: Some(&ids), keep_indexes: false });
     assert_eq!(shape(&revealed), r#"{"a":<1.1>,"b":["p"]}"#);
 }
 
@@ -59,7 +68,10 @@ fn erased_unavailable_and_corrupt_stay_different() {
         (vec![], "key_unavailable"),
         (vec![gone(KeyState::Shredded)], "erased"),
         (vec![gone(KeyState::Retired)], "key_unavailable"),
-        (vec![Key { state: KeyState::Compromised, ..key(KeyKind::Data, "schema:t") }], "key_unavailable"),
+        (
+            vec![Key { state: KeyState::Compromised, ..key(KeyKind::Data, "schema:t") }],
+            "key_unavailable",
+        ),
         (vec![Key { tenant: "other".into(), ..key(KeyKind::Data, "schema:t") }], "corrupt"),
         (vec![Key { kind: KeyKind::DeadLetter, ..key(KeyKind::Data, "schema:t") }], "corrupt"),
         (vec![Key { state: KeyState::DecryptOnly, ..key(KeyKind::Data, "schema:t") }], "revealed"),
@@ -67,7 +79,11 @@ fn erased_unavailable_and_corrupt_stay_different() {
         let (bench, out) = sealed_then(value, keys);
         let (revealed, report) = bench.reveal(&out);
         assert_eq!(statuses(&report), [(0, status)]);
-        let left = if status == "revealed" { value.to_owned() } else { out.split(",\"a_bidx\"").next().unwrap().to_owned() + "}" };
+        let left = if status == "revealed" {
+            value.to_owned()
+        } else {
+            out.split(",\"a_bidx\"").next().unwrap().to_owned() + "}"
+        };
         assert_eq!(revealed, left, "{status}: a token that does not open stays");
     }
 }
@@ -101,7 +117,8 @@ fn every_changed_character_of_a_token_is_noticed() {
 fn a_token_opens_in_its_own_field_only_and_is_reported_elsewhere() {
     let mut bench = Bench::new(FIELDS);
     let out = bench.protect(r#"{"a":"v","b":["p"]}"#);
-    let token = |n: usize| out.split('"').filter(|t| t.starts_with("vs1.")).nth(n).unwrap().to_owned();
+    let token =
+        |n: usize| out.split('"').filter(|t| t.starts_with("vs1.")).nth(n).unwrap().to_owned();
     let swapped = format!(r#"{{"a":"{}","b":["{}"]}}"#, token(1), token(0));
     let (revealed, report) = bench.reveal(&swapped);
     assert_eq!(revealed, swapped);
@@ -122,7 +139,8 @@ fn a_value_that_was_a_token_comes_back_as_one_and_is_opened_once() {
     assert_eq!(bench.reveal(&outer).0, inner);
 }
 
-/// Anyone who opens a honey token sees what they would see of a token whose key is not available; the caller sees the alarm.
+/// Anyone who opens a honey token sees what they would see of a token whose key is not available;
+/// the caller sees the alarm.
 #[test]
 fn a_honey_token_stays_where_it_is() {
     let bench = Bench::new(FIELDS);
@@ -130,7 +148,16 @@ fn a_honey_token_stays_where_it_is() {
     let mut token = Vec::new();
     let key = Arc::new(key(KeyKind::Data, "schema:t"));
     let mut sealer = Sealer::new(key, Suite::AesGcm, field.fid).unwrap();
-    sealer.seal(PayloadKind::Honey, b"\"mary@example.org\"", 16, None, &mut NoncePool::new(Box::new(OsRandom)), &mut token).unwrap();
+    sealer
+        .seal(
+            PayloadKind::Honey,
+            b"\"mary@example.org\"",
+            16,
+            None,
+            &mut NoncePool::new(Box::new(OsRandom)),
+            &mut token,
+        )
+        .unwrap();
     let value = format!(r#"{{"a":"{}"}}"#, String::from_utf8(token).unwrap());
     let (revealed, report) = bench.reveal(&value);
     assert_eq!((revealed, &report.fields[..]), (value, &[(0, Status::Honey)][..]));
@@ -145,14 +172,22 @@ fn keys_outside_the_keyring_are_looked_up_by_id() {
     let lookup = |id: &veilstream_engine::KeyId| (*id == data.id).then(|| data.clone());
     let schema = &bench.schemas.schemas()[0];
     Revealer::default()
-        .reveal(schema, KeySource { keyring: &bench.keys, lookup: &lookup }, out.as_bytes(), &RevealOptions::default(), &mut text, &mut report)
+        .reveal(
+            schema,
+            KeySource { keyring: &bench.keys, lookup: &lookup },
+            out.as_bytes(),
+            &RevealOptions::default(),
+            &mut text,
+            &mut report,
+        )
         .unwrap();
     assert_eq!(text, br#"{"a":"v"}"#);
 }
 
 #[test]
 fn inspecting_needs_no_key() {
-    let mut bench = Bench::new(r#""fields":[{"id":"a","path":"$.a","bind":[{"name":"n","path":"$.n"}]}]"#);
+    let mut bench =
+        Bench::new(r#""fields":[{"id":"a","path":"$.a","bind":[{"name":"n","path":"$.n"}]}]"#);
     let out = bench.protect(r#"{"a":"v","n":1}"#);
     let token = out.split('"').find(|t| t.starts_with("vs1.")).unwrap();
     let header = inspect::inspect(token.as_bytes()).unwrap();
@@ -169,7 +204,14 @@ fn what_is_no_document_is_refused() {
     let (mut out, mut report) = (Vec::new(), Report::default());
     for doc in [&b""[..], b"{", b"\"\xff\"", br#"{"a":1,"a":2}"#] {
         let schema = &bench.schemas.schemas()[0];
-        let result = revealer.reveal(schema, KeySource::of(&bench.keys), doc, &RevealOptions::default(), &mut out, &mut report);
+        let result = revealer.reveal(
+            schema,
+            KeySource::of(&bench.keys),
+            doc,
+            &RevealOptions::default(),
+            &mut out,
+            &mut report,
+        );
         assert!(result.is_err());
         assert!(out.is_empty());
     }

@@ -1,4 +1,5 @@
-//! JSONPath as RFC 9535 has it: its examples, its grammar, and a plain evaluator written from its text, over documents and paths made at random.
+//! JSONPath as RFC 9535 has it: its examples, its grammar, and a plain evaluator written from its
+//! text, over documents and paths made at random.
 //!
 //! jsonpath-rust is the oracle of `matrix.rs`; nothing here asks it.
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -37,7 +38,11 @@ fn values(path: &str, doc: &str) -> Vec<String> {
     let (mut tape, mut selection) = (Tape::default(), Selection::default());
     tape.scan(doc.as_bytes()).unwrap();
     program.select(doc.as_bytes(), &tape, &mut selection).unwrap();
-    selection.hits.iter().map(|hit| doc[tape.nodes()[hit.node as usize].span()].to_owned()).collect()
+    selection
+        .hits
+        .iter()
+        .map(|hit| doc[tape.nodes()[hit.node as usize].span()].to_owned())
+        .collect()
 }
 
 #[track_caller]
@@ -57,7 +62,8 @@ const STORE: &str = r#"{"store":{"book":[
 /// Section 1.5, table 2.
 #[test]
 fn the_book_store() {
-    let authors = [r#""Nigel Rees""#, r#""Evelyn Waugh""#, r#""Herman Melville""#, r#""J. R. R. Tolkien""#];
+    let authors =
+        [r#""Nigel Rees""#, r#""Evelyn Waugh""#, r#""Herman Melville""#, r#""J. R. R. Tolkien""#];
     let title = |path: &str| values(&format!("{path}.title"), STORE);
     examples(
         STORE,
@@ -86,11 +92,21 @@ fn selectors() {
     examples(r#"{"k":"v"}"#, &[("$", &[r#"{"k":"v"}"#])]);
     examples(
         r#"{"o":{"j j":{"k.k":3}},"'":{"@":2}}"#,
-        &[("$.o['j j']", &[r#"{"k.k":3}"#]), ("$.o['j j']['k.k']", &["3"]), (r#"$.o["j j"]["k.k"]"#, &["3"]), (r#"$["'"]["@"]"#, &["2"])],
+        &[
+            ("$.o['j j']", &[r#"{"k.k":3}"#]),
+            ("$.o['j j']['k.k']", &["3"]),
+            (r#"$.o["j j"]["k.k"]"#, &["3"]),
+            (r#"$["'"]["@"]"#, &["2"]),
+        ],
     );
     examples(
         r#"{"o":{"j":1,"k":2},"a":[5,3]}"#,
-        &[("$[*]", &[r#"{"j":1,"k":2}"#, "[5,3]"]), ("$.o[*]", &["1", "2"]), ("$.o[*, *]", &["1", "2"]), ("$.a[*]", &["5", "3"])],
+        &[
+            ("$[*]", &[r#"{"j":1,"k":2}"#, "[5,3]"]),
+            ("$.o[*]", &["1", "2"]),
+            ("$.o[*, *]", &["1", "2"]),
+            ("$.a[*]", &["5", "3"]),
+        ],
     );
     examples(r#"["a","b"]"#, &[("$[1]", &[r#""b""#]), ("$[-2]", &[r#""a""#])]);
     let letters = r#"["a","b","c","d","e","f","g"]"#;
@@ -106,7 +122,14 @@ fn selectors() {
         ],
     );
     // Section 2.5.1.3.
-    examples(letters, &[("$[0, 3]", &[r#""a""#, r#""d""#]), ("$[0:2, 5]", &[r#""a""#, r#""b""#, r#""f""#]), ("$[0, 0]", &[r#""a""#])]);
+    examples(
+        letters,
+        &[
+            ("$[0, 3]", &[r#""a""#, r#""d""#]),
+            ("$[0:2, 5]", &[r#""a""#, r#""b""#, r#""f""#]),
+            ("$[0, 0]", &[r#""a""#]),
+        ],
+    );
 }
 
 /// Section 2.3.5.3, table 11.
@@ -143,7 +166,11 @@ fn comparisons() {
         ("true <= true", true),
         ("true > true", false),
     ] {
-        assert_eq!(values(&format!("$[?{comparison}]"), doc).len(), if holds { 2 } else { 0 }, "{comparison}");
+        assert_eq!(
+            values(&format!("$[?{comparison}]"), doc).len(),
+            if holds { 2 } else { 0 },
+            "{comparison}"
+        );
     }
 }
 
@@ -226,7 +253,12 @@ fn functions() {
             (r#"$[?length("abc") == 3 && @.b].b"#, &[r#"["r"]"#]),
         ],
     );
-    for typed in ["$[?length(@) < 3]", "$[?count(@.*) == 1]", "$[?match(@.timezone, 'Europe/.*')]", r#"$[?value(@..color) == "red"]"#] {
+    for typed in [
+        "$[?length(@) < 3]",
+        "$[?count(@.*) == 1]",
+        "$[?match(@.timezone, 'Europe/.*')]",
+        r#"$[?value(@..color) == "red"]"#,
+    ] {
         parse(typed).unwrap();
     }
     for (mistyped, words) in [
@@ -250,7 +282,10 @@ fn functions() {
         ("$[?(@.a) == 1]", "has no value here"),
     ] {
         let fault = parse(mistyped).unwrap_err();
-        assert!(fault.contains(words) || mistyped.starts_with("$[?(@.a) =="), "{mistyped}: {fault}");
+        assert!(
+            fault.contains(words) || mistyped.starts_with("$[?(@.a) =="),
+            "{mistyped}: {fault}"
+        );
     }
 }
 
@@ -303,8 +338,16 @@ fn what_the_grammar_takes() {
         ("$[? ! ( @.b ) && ( ( @.a ) ) ]", r#"[{"a":1}]"#, r#"{"a":1}"#),
         ("$[?@.a\n==\n1\n||\n@.b]", r#"[{"b":1}]"#, r#"{"b":1}"#),
         ("$[?@[?@[?@>1]]]", "[[[1,2]],[[1]],[2]]", "[[1,2]]"),
-        ("$[?@.a[?@.b[?@==$[0].k]]]", r#"[{"k":7},{"a":[{"b":[7]}]},{"a":[{"b":[8]}]}]"#, r#"{"a":[{"b":[7]}]}"#),
-        ("$..[?@..[?@.k==1]]", r#"{"x":{"y":{"z":{"k":1}}}}"#, r#"{"y":{"z":{"k":1}}} {"z":{"k":1}}"#),
+        (
+            "$[?@.a[?@.b[?@==$[0].k]]]",
+            r#"[{"k":7},{"a":[{"b":[7]}]},{"a":[{"b":[8]}]}]"#,
+            r#"{"a":[{"b":[7]}]}"#,
+        ),
+        (
+            "$..[?@..[?@.k==1]]",
+            r#"{"x":{"y":{"z":{"k":1}}}}"#,
+            r#"{"y":{"z":{"k":1}}} {"z":{"k":1}}"#,
+        ),
         ("$[?length(value(@.*))==2]", r#"[["xy"],["x"],["xy","xy"]]"#, r#"["xy"]"#),
         ("$[?count(@['a','b',?@>1])>2]", r#"[{"a":1,"b":2},{"a":1,"b":1}]"#, r#"{"a":1,"b":2}"#),
         ("$[?count(@..*)>2]", "[[1,[2]],[1]]", "[1,[2]]"),
@@ -323,7 +366,8 @@ fn what_the_grammar_takes() {
     }
 }
 
-/// Section 2.3.4: whichever bound is missing, negative or beyond the array. A set here: in document order.
+/// Section 2.3.4: whichever bound is missing, negative or beyond the array. A set here: in document
+/// order.
 #[test]
 fn slices() {
     let letters = r#"["a","b","c","d","e"]"#;
@@ -451,7 +495,11 @@ fn what_the_grammar_does_not_take() {
         ("$[(@.length-1)]", 3, "write [-1] for the last element"),
         ("$.a.length()", 11, "functions in filters only"),
         ("$.a~", 4, "member names (~)"),
-        ("$.phones[?(@.kind in ['work','home'])].number", 19, "has in, an operator of another dialect; write @.a == 'x' || @.a == 'y'"),
+        (
+            "$.phones[?(@.kind in ['work','home'])].number",
+            19,
+            "has in, an operator of another dialect; write @.a == 'x' || @.a == 'y'",
+        ),
         ("$.a[?(@.k nin ['x'])]", 11, "has nin, an operator of another dialect"),
         ("$.a[?(@.k anyof ['x'])]", 11, "has anyof, an operator of another dialect"),
         ("$.a[?(@.k subsetof ['x'])]", 11, "has subsetof, an operator of another dialect"),
@@ -493,7 +541,9 @@ fn paths_at_random_select_what_a_plain_reading_of_the_rfc_selects() {
         let mut random = Random::new(seed);
         let (doc, query) = (random.document(), random.query());
         let (text, path) = (random.write(&doc), random.spell(&query));
-        if parse(&path).is_err_and(|fault| fault.contains("inside one another") || fault.contains("unions")) {
+        if parse(&path)
+            .is_err_and(|fault| fault.contains("inside one another") || fault.contains("unions"))
+        {
             continue;
         }
         let mut wanted: Vec<Place> = select(&query, &doc);
@@ -527,13 +577,23 @@ fn paths_at_random_select_the_same_together() {
         let queries: Vec<_> = paths.iter().map(|path| parse(path).unwrap()).collect();
         let (mut tape, mut selection) = (Tape::default(), Selection::default());
         tape.scan(text.as_bytes()).unwrap();
-        let together = Program::new(&queries).protecting(3).select(text.as_bytes(), &tape, &mut selection);
+        let together =
+            Program::new(&queries).protecting(3).select(text.as_bytes(), &tape, &mut selection);
         if together.is_err() {
             continue;
         }
         for (id, path) in paths.iter().enumerate() {
-            let found: Vec<Place> = selection.hits.iter().filter(|hit| usize::from(hit.path) == id).map(|hit| place(&tape, hit.node)).collect();
-            assert_eq!(Ok(found), selected(path, &text), "case {seed}: {path} in {text} with {paths:?}");
+            let found: Vec<Place> = selection
+                .hits
+                .iter()
+                .filter(|hit| usize::from(hit.path) == id)
+                .map(|hit| place(&tape, hit.node))
+                .collect();
+            assert_eq!(
+                Ok(found),
+                selected(path, &text),
+                "case {seed}: {path} in {text} with {paths:?}"
+            );
         }
     }
 }

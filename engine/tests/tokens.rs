@@ -1,4 +1,5 @@
-//! Properties of tokens: every payload comes back, and nothing but the token as it was written opens.
+//! Properties of tokens: every payload comes back, and nothing but the token as it was written
+//! opens.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -22,17 +23,36 @@ fn key_for(suite: Suite) -> Arc<Key> {
     })
 }
 
-fn seal(key: &Arc<Key>, suite: Suite, kind: PayloadKind, payload: &[u8], pad: u16, binding: Option<&[u8]>) -> Vec<u8> {
+fn seal(
+    key: &Arc<Key>,
+    suite: Suite,
+    kind: PayloadKind,
+    payload: &[u8],
+    pad: u16,
+    binding: Option<&[u8]>,
+) -> Vec<u8> {
     let mut token = Vec::new();
     let mut nonces = NoncePool::new(Box::new(OsRandom));
-    Sealer::new(key.clone(), suite, FID).unwrap().seal(kind, payload, pad, binding, &mut nonces, &mut token).unwrap();
+    Sealer::new(key.clone(), suite, FID)
+        .unwrap()
+        .seal(kind, payload, pad, binding, &mut nonces, &mut token)
+        .unwrap();
     token
 }
 
-fn open(key: &Arc<Key>, token: &[u8], binding: Option<&[u8]>) -> Result<(PayloadKind, Vec<u8>), OpenError> {
+fn open(
+    key: &Arc<Key>,
+    token: &[u8],
+    binding: Option<&[u8]>,
+) -> Result<(PayloadKind, Vec<u8>), OpenError> {
     let expected = Expected { fid: FID, tenant: TENANT, binding, owner: Owner::Any };
     let mut out = Vec::new();
-    let kind = Opener::default().open(token, &expected, |kid| (*kid == key.id).then(|| key.clone()), &mut out)?;
+    let kind = Opener::default().open(
+        token,
+        &expected,
+        |kid| (*kid == key.id).then(|| key.clone()),
+        &mut out,
+    )?;
     Ok((kind, out))
 }
 
@@ -92,24 +112,46 @@ fn other_spellings_are_malformed() {
     let key = key_for(Suite::AesGcm);
     // Bodies of 44, 45 and 46 bytes: base64 with 0, 2 and 4 unused bits.
     for length in [17, 18, 19] {
-        let token = String::from_utf8(seal(&key, Suite::AesGcm, PayloadKind::Bytes, &vec![7; length - 2], 0, None)).unwrap();
+        let token = String::from_utf8(seal(
+            &key,
+            Suite::AesGcm,
+            PayloadKind::Bytes,
+            &vec![7; length - 2],
+            0,
+            None,
+        ))
+        .unwrap();
         let used = token.len() - 4;
-        let mut spellings: Vec<String> = [" ", "\n", "=", "==", "\0", ".", "A", "AA", "AAA", "AAAA"].map(|tail| format!("{token}{tail}")).into();
+        let mut spellings: Vec<String> =
+            [" ", "\n", "=", "==", "\0", ".", "A", "AA", "AAA", "AAAA"]
+                .map(|tail| format!("{token}{tail}"))
+                .into();
         spellings.push(format!(" {token}"));
         spellings.push(format!("{}\n{}", &token[..40], &token[40..]));
         spellings.push(token[4..].to_owned());
         spellings.push(token.replacen("vs1.", "vs1", 1));
         let unused_bits = [0, 0, 4, 2][used % 4];
-        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let last = ALPHABET.iter().position(|c| *c == *token.as_bytes().last().unwrap()).unwrap();
         for low in 1..1 << unused_bits {
-            spellings.push(format!("{}{}", &token[..token.len() - 1], char::from(ALPHABET[last | low])));
+            spellings.push(format!(
+                "{}{}",
+                &token[..token.len() - 1],
+                char::from(ALPHABET[last | low])
+            ));
         }
         for spelling in &spellings {
             let error = open(&key, spelling.as_bytes(), None).unwrap_err();
-            let longer = spelling.len() > token.len() && spelling.starts_with(&token) && spelling.ends_with('A') && spelling.len() % 4 != 1;
+            let longer = spelling.len() > token.len()
+                && spelling.starts_with(&token)
+                && spelling.ends_with('A')
+                && spelling.len() % 4 != 1;
             // A longer body is one more spelling only of other bytes, which do not authenticate.
-            assert!(error == OpenError::Malformed || longer && error == OpenError::Corrupt, "{spelling}: {error}");
+            assert!(
+                error == OpenError::Malformed || longer && error == OpenError::Corrupt,
+                "{spelling}: {error}"
+            );
         }
     }
 }
@@ -126,10 +168,17 @@ fn a_spent_key_refuses() {
         sealer.seal(PayloadKind::Json, b"1", 16, None, &mut nonces, &mut out).unwrap();
     }
     let length = out.len();
-    assert_eq!(sealer.seal(PayloadKind::Json, b"1", 16, None, &mut nonces, &mut out), Err(SealError::Spent));
+    assert_eq!(
+        sealer.seal(PayloadKind::Json, b"1", 16, None, &mut nonces, &mut out),
+        Err(SealError::Spent)
+    );
     assert_eq!(out.len(), length, "nothing was appended");
     let mut second = Sealer::new(spent, Suite::AesGcm, FID).unwrap();
-    assert_eq!(second.seal(PayloadKind::Json, b"1", 16, None, &mut nonces, &mut out), Err(SealError::Spent), "another sealer has no more");
+    assert_eq!(
+        second.seal(PayloadKind::Json, b"1", 16, None, &mut nonces, &mut out),
+        Err(SealError::Spent),
+        "another sealer has no more"
+    );
 }
 
 #[test]
@@ -142,7 +191,8 @@ fn a_key_that_others_may_use_does_not_seal_with_short_nonces() {
     assert_eq!(refused(KeyKind::DeadLetter, "v1"), Some(SealError::Key));
 }
 
-/// What a key's state, check value and tenant make of a good token, with an opener that opened it before.
+/// What a key's state, check value and tenant make of a good token, with an opener that opened it
+/// before.
 #[test]
 fn keys_that_must_not_open_do_not() {
     let good = key_for(Suite::AesGcm);

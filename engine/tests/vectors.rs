@@ -1,4 +1,5 @@
-//! Known answers of format version 1 (`tests/vectors/v1.json`, made by an independent implementation): every case, byte for byte.
+//! Known answers of format version 1 (`tests/vectors/v1.json`, made by an independent
+//! implementation): every case, byte for byte.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -17,17 +18,20 @@ use veilstream_engine::keyring::Keyring;
 use veilstream_engine::normalize::{Input, Normalizer, Scratch};
 use veilstream_engine::record::Header;
 use veilstream_engine::seal::{
-    Expected, LetterMetadata, LetterParts, LetterRecord, NoncePool, Opener, Owner, PayloadKind, Sealer, append_bound, open_dead_letter, seal_dead_letter,
-    sealed_len, stub_digest, verify_stub,
+    Expected, LetterMetadata, LetterParts, LetterRecord, NoncePool, Opener, Owner, PayloadKind,
+    Sealer, append_bound, open_dead_letter, seal_dead_letter, sealed_len, stub_digest, verify_stub,
 };
 use veilstream_engine::token::Suite;
 use veilstream_engine::wrap::{WrapContext, unwrap_local, wrap_local};
 use veilstream_engine::{Entropy, EntropyError, OpenError, kdf, subject};
 
-static VECTORS: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(include_str!("../../tests/vectors/v1.json")).unwrap());
+static VECTORS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../../tests/vectors/v1.json")).unwrap());
 
 /// What came after version 1's first file; sections are added and tested one by one.
-static ADDITIONS: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(include_str!("../../tests/vectors/v1-additions.json")).unwrap());
+static ADDITIONS: LazyLock<Value> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../../tests/vectors/v1-additions.json")).unwrap()
+});
 
 /// A section's cases; their number is asserted, so that none is lost on the way.
 fn cases(section: &Value, count: usize) -> &Vec<Value> {
@@ -68,7 +72,8 @@ fn key(secret: [u8; 32], kind: KeyKind, tenant: &str, scope: Scope) -> Arc<Key> 
 
 /// The encoded bound values of a case; `None` when it has none.
 fn bound(case: &Value) -> Option<Vec<u8>> {
-    let values: BTreeMap<&str, &str> = case["bind"].as_object()?.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
+    let values: BTreeMap<&str, &str> =
+        case["bind"].as_object()?.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
     let mut out = Vec::new();
     values.iter().for_each(|(name, value)| append_bound(name, value.as_bytes(), &mut out));
     (!out.is_empty()).then_some(out)
@@ -77,14 +82,36 @@ fn bound(case: &Value) -> Option<Vec<u8>> {
 /// Opens a case's token with one key of those given.
 fn open(case: &Value, keys: &[Arc<Key>], out: &mut Vec<u8>) -> Result<PayloadKind, OpenError> {
     let binding = bound(case);
-    let expected = Expected { fid: kdf::field_id(text(case, "field")), tenant: text(case, "tenant"), binding: binding.as_deref(), owner: Owner::Any };
-    Opener::default().open(text(case, "token").as_bytes(), &expected, |kid| keys.iter().find(|k| k.id == *kid).cloned(), out)
+    let expected = Expected {
+        fid: kdf::field_id(text(case, "field")),
+        tenant: text(case, "tenant"),
+        binding: binding.as_deref(),
+        owner: Owner::Any,
+    };
+    Opener::default().open(
+        text(case, "token").as_bytes(),
+        &expected,
+        |kid| keys.iter().find(|k| k.id == *kid).cloned(),
+        out,
+    )
 }
 
 #[test]
 fn no_section_is_left_out() {
     let names: Vec<&str> = VECTORS.as_object().unwrap().keys().map(String::as_str).collect();
-    let tested = ["env_kek", "format", "indexes", "not_a_subject", "note", "password_kek", "rejected", "subject_refs", "tokens", "wrapped_keys", "wrong_kind"];
+    let tested = [
+        "env_kek",
+        "format",
+        "indexes",
+        "not_a_subject",
+        "note",
+        "password_kek",
+        "rejected",
+        "subject_refs",
+        "tokens",
+        "wrapped_keys",
+        "wrong_kind",
+    ];
     assert_eq!(names, tested);
 }
 
@@ -106,14 +133,17 @@ fn tokens_seal_and_open() {
         kdf::expand(&bytes(case, "key"), &[b"vs1/enc", &[suite.id()], &fid], &mut subkey);
         assert_eq!(subkey, hex(text(case, "subkey")), "{name}");
 
-        let payload_kind = if text(case, "kind") == "J" { PayloadKind::Json } else { PayloadKind::Bytes };
+        let payload_kind =
+            if text(case, "kind") == "J" { PayloadKind::Json } else { PayloadKind::Bytes };
         let payload = hex(text(case, "payload_hex"));
         let nonce = hex(case["nonce"].as_str().unwrap_or_default());
         let pad = u16::try_from(case["pad"].as_u64().unwrap()).unwrap();
         let mut sealer = Sealer::new(key.clone(), suite, fid).unwrap();
         // Appended: what stands in the buffer stays.
         let mut token = b"<".to_vec();
-        sealer.seal_with(payload_kind, &payload, pad, bound(case).as_deref(), &nonce, &mut token).unwrap();
+        sealer
+            .seal_with(payload_kind, &payload, pad, bound(case).as_deref(), &nonce, &mut token)
+            .unwrap();
         assert_eq!(String::from_utf8(token).unwrap()[1..], *text(case, "token"), "{name}");
 
         let mut opened = Vec::new();
@@ -125,8 +155,17 @@ fn tokens_seal_and_open() {
 #[test]
 fn bad_tokens_are_rejected_for_the_right_reason() {
     let section = &VECTORS["rejected"];
-    let keys: Vec<Arc<Key>> =
-        cases(&section["keys"], 2).iter().map(|k| key(hex(k.as_str().unwrap()).try_into().unwrap(), KeyKind::Data, "default", Scope::Version(1))).collect();
+    let keys: Vec<Arc<Key>> = cases(&section["keys"], 2)
+        .iter()
+        .map(|k| {
+            key(
+                hex(k.as_str().unwrap()).try_into().unwrap(),
+                KeyKind::Data,
+                "default",
+                Scope::Version(1),
+            )
+        })
+        .collect();
     for case in cases(&section["cases"], 38) {
         let mut out = Vec::new();
         let error = open(case, &keys, &mut out).expect_err(text(case, "name"));
@@ -138,7 +177,12 @@ fn bad_tokens_are_rejected_for_the_right_reason() {
 #[test]
 fn a_key_of_another_kind_does_not_open() {
     let case = &VECTORS["wrong_kind"];
-    let key = key(bytes(case, "key"), text(case, "kind").parse().unwrap(), text(case, "tenant"), Scope::Version(1));
+    let key = key(
+        bytes(case, "key"),
+        text(case, "kind").parse().unwrap(),
+        text(case, "tenant"),
+        Scope::Version(1),
+    );
     let error = open(case, std::slice::from_ref(&key), &mut Vec::new()).unwrap_err();
     assert_eq!(error.to_string(), text(case, "error"));
     for suite in [Suite::AesGcm, Suite::XaesGcm, Suite::AesSiv] {
@@ -164,19 +208,36 @@ fn indexes_and_their_normal_forms() {
             assert!(normalizer.normalize(Input::Json(&json), &mut scratch, &mut out), "{name}");
             if let Value::String(raw) = input {
                 let mut from_raw = Vec::new();
-                assert!(normalizer.normalize(Input::Raw(raw.as_bytes()), &mut scratch, &mut from_raw), "{name}");
+                assert!(
+                    normalizer.normalize(Input::Raw(raw.as_bytes()), &mut scratch, &mut from_raw),
+                    "{name}"
+                );
                 assert_eq!(from_raw, out, "{name}: a record key and a value have one index");
             }
             parts.push(out);
         }
-        let normalized: Vec<&[u8]> = case["normalized"].as_array().unwrap().iter().map(|n| n.as_str().unwrap().as_bytes()).collect();
+        let normalized: Vec<&[u8]> = case["normalized"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| n.as_str().unwrap().as_bytes())
+            .collect();
         assert_eq!(parts, normalized, "{name}");
 
         let version = u32::try_from(case["version"].as_u64().unwrap()).unwrap();
-        let root = key(bytes(case, "irk"), KeyKind::Index, text(case, "tenant"), Scope::Version(version));
+        let root =
+            key(bytes(case, "irk"), KeyKind::Index, text(case, "tenant"), Scope::Version(version));
         let bits = u16::try_from(case["bits"].as_u64().unwrap()).unwrap();
         let count = u16::try_from(parts.len()).unwrap();
-        let indexer = Indexer::new(&root, text(case, "tenant"), text(case, "domain"), text(case, "normalizer"), bits, count).unwrap();
+        let indexer = Indexer::new(
+            &root,
+            text(case, "tenant"),
+            text(case, "domain"),
+            text(case, "normalizer"),
+            bits,
+            count,
+        )
+        .unwrap();
         let mut tag = b"<".to_vec();
         indexer.write(parts.iter().map(Vec::as_slice), &mut tag);
         assert_eq!(String::from_utf8(tag).unwrap()[1..], *text(case, "index"), "{name}");
@@ -191,15 +252,26 @@ fn wrapped_keys_wrap_and_unwrap() {
         let kcv = kdf::key_check_value(&secret);
         assert_eq!(kcv[..], hex(text(case, "kcv")));
         assert_eq!(kdf::key_id(&kcv).to_string(), text(case, "kid"));
-        let (scope, kid): (Scope, KeyId) = (text(case, "scope").parse().unwrap(), text(case, "kid").parse().unwrap());
-        let context = WrapContext { kid, kind: text(case, "kind").parse().unwrap(), tenant: text(case, "tenant"), scope: &scope };
+        let (scope, kid): (Scope, KeyId) =
+            (text(case, "scope").parse().unwrap(), text(case, "kid").parse().unwrap());
+        let context = WrapContext {
+            kid,
+            kind: text(case, "kind").parse().unwrap(),
+            tenant: text(case, "tenant"),
+            scope: &scope,
+        };
         let wrapped = wrap_local(&kek, bytes(case, "nonce"), &secret, &context);
         assert_eq!(wrapped, hex(text(case, "wrapped_hex")));
         assert_eq!(unwrap_local(&kek, &wrapped, &context).unwrap().expose(), secret.expose());
 
         let other = Scope::Version(99);
-        assert!(unwrap_local(&kek, &wrapped, &WrapContext { scope: &other, ..context }).is_err(), "moved to another row");
-        assert!(unwrap_local(&kek, &wrapped, &WrapContext { tenant: "another", ..context }).is_err());
+        assert!(
+            unwrap_local(&kek, &wrapped, &WrapContext { scope: &other, ..context }).is_err(),
+            "moved to another row"
+        );
+        assert!(
+            unwrap_local(&kek, &wrapped, &WrapContext { tenant: "another", ..context }).is_err()
+        );
         for bit in 0..wrapped.len() * 8 {
             let mut edited = wrapped.clone();
             edited[bit / 8] ^= 1 << (bit % 8);
@@ -231,7 +303,12 @@ fn metadata(letter: &Value) -> LetterMetadata<'_> {
 }
 
 fn letter_key(case: &Value) -> Arc<Key> {
-    key(bytes(case, "key"), KeyKind::DeadLetter, case["tenant"].as_str().unwrap_or("default"), Scope::Version(1))
+    key(
+        bytes(case, "key"),
+        KeyKind::DeadLetter,
+        case["tenant"].as_str().unwrap_or("default"),
+        Scope::Version(1),
+    )
 }
 
 #[test]
@@ -243,23 +320,41 @@ fn dead_letters_seal_and_open() {
         let record = &case["record"];
         let bytes_of = |value: &Value| value.as_str().map(hex);
         let (record_key, value) = (bytes_of(&record["key_hex"]), bytes_of(&record["value_hex"]));
-        let headers: Vec<(Vec<u8>, Option<Vec<u8>>)> =
-            record["headers"].as_array().unwrap().iter().map(|h| (bytes_of(&h[0]).unwrap(), bytes_of(&h[1]))).collect();
-        let headers: Vec<Header<'_>> = headers.iter().map(|(n, v)| (n.as_slice(), v.as_deref())).collect();
-        let record = LetterRecord { key: record_key.as_deref(), value: value.as_deref(), headers: &headers };
+        let headers: Vec<(Vec<u8>, Option<Vec<u8>>)> = record["headers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|h| (bytes_of(&h[0]).unwrap(), bytes_of(&h[1])))
+            .collect();
+        let headers: Vec<Header<'_>> =
+            headers.iter().map(|(n, v)| (n.as_slice(), v.as_deref())).collect();
+        let record =
+            LetterRecord { key: record_key.as_deref(), value: value.as_deref(), headers: &headers };
         let (payload, metadata) = (record.payload().unwrap(), metadata(letter));
         assert_eq!(*payload, hex(text(case, "payload_hex")), "{name}");
-        assert_eq!((payload.len(), payload.capacity()), (record.payload_len(), record.payload_len()), "{name}: no copy of it grew");
+        assert_eq!(
+            (payload.len(), payload.capacity()),
+            (record.payload_len(), record.payload_len()),
+            "{name}: no copy of it grew"
+        );
         assert_eq!(metadata.binding(), hex(text(case, "binding_hex")), "{name}");
         let parts = LetterParts::parse(&payload).unwrap();
-        assert_eq!((parts.key, parts.value, parts.headers.as_slice()), (record.key, record.value, record.headers), "{name}");
+        assert_eq!(
+            (parts.key, parts.value, parts.headers.as_slice()),
+            (record.key, record.value, record.headers),
+            "{name}"
+        );
 
         let keys = Keyring::new(text(case, "tenant"), [key.clone()]);
         if letter["form"] == "stub" {
             let digest = stub_digest(&key, &metadata, &payload).unwrap();
             assert_eq!(URL_SAFE_NO_PAD.encode(digest), text(letter, "digest"), "{name}");
             assert_eq!(letter["length"], payload.len(), "{name}");
-            assert_eq!(verify_stub(&Opener::default(), &keys, &key.id, &metadata, &payload, &digest), Ok(()), "{name}");
+            assert_eq!(
+                verify_stub(&Opener::default(), &keys, &key.id, &metadata, &payload, &digest),
+                Ok(()),
+                "{name}"
+            );
             continue;
         }
         let (mut token, mut opened) = (Vec::new(), Vec::new());
@@ -275,7 +370,8 @@ fn dead_letters_seal_and_open() {
 #[test]
 fn payloads_come_back_and_have_one_spelling() {
     let part = || proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20));
-    let headers = proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..8), part()), 0..5);
+    let headers =
+        proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..8), part()), 0..5);
     proptest!(|(key in part(), value in part(), headers in headers, cut in any::<proptest::sample::Index>(), more in any::<u8>())| {
         let headers: Vec<Header<'_>> = headers.iter().map(|(n, v)| (n.as_slice(), v.as_deref())).collect();
         let record = LetterRecord { key: key.as_deref(), value: value.as_deref(), headers: &headers };
@@ -295,7 +391,13 @@ fn edited_dead_letters_do_not_open() {
         let (name, letter) = (text(case, "name"), &case["letter"]);
         let keys = Keyring::new(text(case, "tenant"), [letter_key(case)]);
         let mut payload = Vec::new();
-        let opened = open_dead_letter(&mut Opener::default(), &keys, &metadata(letter), text(letter, "sealed").as_bytes(), &mut payload);
+        let opened = open_dead_letter(
+            &mut Opener::default(),
+            &keys,
+            &metadata(letter),
+            text(letter, "sealed").as_bytes(),
+            &mut payload,
+        );
         // Where the token is right, its payload is not.
         let error = match text(case, "why") {
             "token" => opened.expect_err(name),
@@ -313,15 +415,39 @@ fn a_stub_stands_for_one_record_and_one_place() {
         let (letter, key) = (&case["letter"], letter_key(case));
         let digest = URL_SAFE_NO_PAD.decode(text(letter, "digest")).unwrap();
         let kid: KeyId = text(letter, "kid").parse().unwrap();
-        let verify = |keys: &Keyring| verify_stub(&Opener::default(), keys, &kid, &metadata(letter), &hex(text(case, "payload_hex")), &digest);
+        let verify = |keys: &Keyring| {
+            verify_stub(
+                &Opener::default(),
+                keys,
+                &kid,
+                &metadata(letter),
+                &hex(text(case, "payload_hex")),
+                &digest,
+            )
+        };
         let error = verify(&Keyring::new("default", [key.clone()])).expect_err(text(case, "name"));
         assert_eq!(error.to_string(), text(case, "error"), "{}", text(case, "name"));
-        assert_eq!(verify(&Keyring::new("default", [])), Err(OpenError::KeyUnavailable), "no such key");
-        assert_eq!(verify(&Keyring::new("another", [key])), Err(OpenError::Corrupt), "another tenant's key");
+        assert_eq!(
+            verify(&Keyring::new("default", [])),
+            Err(OpenError::KeyUnavailable),
+            "no such key"
+        );
+        assert_eq!(
+            verify(&Keyring::new("another", [key])),
+            Err(OpenError::Corrupt),
+            "another tenant's key"
+        );
     }
     // A key of another kind makes none.
     let data = key([7; 32], KeyKind::Data, "default", Scope::Shared("people".into()));
-    let metadata = LetterMetadata { reason: "no_schema", topic: "t", partition: 0, offset: 0, time: None, schema: "" };
+    let metadata = LetterMetadata {
+        reason: "no_schema",
+        topic: "t",
+        partition: 0,
+        offset: 0,
+        time: None,
+        schema: "",
+    };
     assert!(stub_digest(&data, &metadata, b"").is_err());
 }
 
@@ -333,7 +459,10 @@ fn subjects_have_references() {
         let key = key(bytes(case, "key"), KeyKind::SubjectRef, tenant, Scope::Version(1));
         assert!(subject::scalar_text(text(case, "subject_json").as_bytes(), &mut scalar));
         assert_eq!(scalar, text(case, "scalar_text").as_bytes());
-        assert_eq!(subject::subject_ref(&key, tenant, &scalar).unwrap().to_string(), text(case, "ref"));
+        assert_eq!(
+            subject::subject_ref(&key, tenant, &scalar).unwrap().to_string(),
+            text(case, "ref")
+        );
     }
     for case in cases(&VECTORS["not_a_subject"], 8) {
         assert!(!subject::scalar_text(case.as_str().unwrap().as_bytes(), &mut scalar), "{case}");
@@ -343,7 +472,8 @@ fn subjects_have_references() {
 #[test]
 fn key_encryption_keys_of_environment_and_password() {
     let env = &VECTORS["env_kek"];
-    let secret: [u8; 32] = STANDARD.decode(text(env, "encryption_key")).unwrap().try_into().unwrap();
+    let secret: [u8; 32] =
+        STANDARD.decode(text(env, "encryption_key")).unwrap().try_into().unwrap();
     assert_eq!(URL_SAFE.decode(text(env, "encryption_key_urlsafe")).unwrap(), secret);
     let mut kek = [0; 32];
     kdf::expand(&secret, &[b"vs1/kek"], &mut kek);
@@ -352,7 +482,12 @@ fn key_encryption_keys_of_environment_and_password() {
     let password = &VECTORS["password_kek"];
     assert_eq!(text(password, "kdf"), "PBKDF2-HMAC-SHA-256");
     let iterations = u32::try_from(password["iterations"].as_u64().unwrap()).unwrap();
-    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(text(password, "password").as_bytes(), &hex(text(password, "salt")), iterations, &mut kek);
+    pbkdf2::pbkdf2_hmac::<sha2::Sha256>(
+        text(password, "password").as_bytes(),
+        &hex(text(password, "salt")),
+        iterations,
+        &mut kek,
+    );
     assert_eq!(kek[..], hex(text(password, "kek")));
 }
 
@@ -383,7 +518,12 @@ fn the_nonce_pool_never_repeats_and_refuses_without_entropy() {
     pool.begin_record();
     for _ in 0..2 {
         drawn.clear();
-        assert!(pool.short(&mut drawn).is_err() && pool.long(&mut drawn).is_err() && pool.long_of_record(&mut drawn).is_err(), "and goes on refusing");
+        assert!(
+            pool.short(&mut drawn).is_err()
+                && pool.long(&mut drawn).is_err()
+                && pool.long_of_record(&mut drawn).is_err(),
+            "and goes on refusing"
+        );
         assert!(drawn.is_empty());
     }
 }

@@ -1,5 +1,5 @@
-//! Wycheproof's cases for every primitive of the format, run against the crates and with the calls the engine makes, and the two known
-//! answers of XAES-256-GCM, which Wycheproof lacks.
+//! Wycheproof's cases for every primitive of the format, run against the crates and with the calls
+//! the engine makes, and the two known answers of XAES-256-GCM, which Wycheproof lacks.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod support;
@@ -12,7 +12,8 @@ use support::hex;
 use wycheproof::{TestResult, aead, hkdf, mac, pbkdf2};
 use xaes_256_gcm::Xaes256Gcm;
 
-/// Runs `check` (whether the implementation accepts the case) against the verdict of each case; returns how many ran.
+/// Runs `check` (whether the implementation accepts the case) against the verdict of each case;
+/// returns how many ran.
 macro_rules! verdicts {
     ($set:expr, $group:ident => $applies:expr, $case:ident => $accepts:expr) => {{
         let mut ran = 0;
@@ -52,8 +53,9 @@ fn aes_256_gcm() {
     assert_eq!(ran, 66);
 }
 
-/// The engine gives SIV one component of associated data and no nonce; these cases give two, the second being the nonce (RFC 5297, section 3).
-/// Cases of one component alone (`aes_siv_cmac`) are not in the crate.
+/// The engine gives SIV one component of associated data and no nonce; these cases give two, the
+/// second being the nonce (RFC 5297, section 3). Cases of one component alone (`aes_siv_cmac`) are
+/// not in the crate.
 #[test]
 fn aes_256_siv() {
     let set = aead::TestSet::load(aead::TestName::AesSivCmac).unwrap();
@@ -112,11 +114,16 @@ fn xaes_256_gcm() {
     let nonce = b"ABCDEFGHIJKLMNOPQRSTUVWX".into();
     for (key, aad, answer) in [
         ([1; 32], "", "ce546ef63c9cc60765923609b33a9a1974e96e52daf2fcf7075e2271"),
-        ([3; 32], "c2sp.org/XAES-256-GCM", "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d"),
+        (
+            [3; 32],
+            "c2sp.org/XAES-256-GCM",
+            "986ec1832593df5443a179437fd083bf3fdb41abd740a21f71eb769d",
+        ),
     ] {
         let cipher = Xaes256Gcm::new(&key.into());
         let mut text = b"XAES-256-GCM".to_vec();
-        let tag = cipher.encrypt_inout_detached(nonce, aad.as_bytes(), (&mut text[..]).into()).unwrap();
+        let tag =
+            cipher.encrypt_inout_detached(nonce, aad.as_bytes(), (&mut text[..]).into()).unwrap();
         assert_eq!([&text, &tag[..]].concat(), hex(answer));
         cipher.decrypt_inout_detached(nonce, aad.as_bytes(), (&mut text[..]).into(), &tag).unwrap();
         assert_eq!(text, b"XAES-256-GCM");

@@ -28,8 +28,9 @@ pub struct Cost {
     pub protected: bool,
 }
 
-/// Input: how the event grows (one byte), a schema document without its frame (its fields), a line feed, an event. The event is made as large as it may be: its
-/// text stands many times in a list, or as deep as a document may be, or many times as members. Whether the record was protected.
+/// Input: how the event grows (one byte), a schema document without its frame (its fields), a line
+/// feed, an event. The event is made as large as it may be: its text stands many times in a list,
+/// or as deep as a document may be, or many times as members. Whether the record was protected.
 pub fn cost(data: &[u8]) -> bool {
     costs(data).is_some_and(|cost| cost.protected)
 }
@@ -38,7 +39,8 @@ pub fn cost(data: &[u8]) -> bool {
 pub fn costs(data: &[u8]) -> Option<Cost> {
     let (how, rest) = data.split_first()?;
     let line = rest.iter().position(|b| *b == b'\n')?;
-    let (fields, event) = (std::str::from_utf8(&rest[..line]).ok()?, std::str::from_utf8(&rest[line + 1..]).ok()?);
+    let (fields, event) =
+        (std::str::from_utf8(&rest[..line]).ok()?, std::str::from_utf8(&rest[line + 1..]).ok()?);
     let document = format!(r#"{{"veilstream":1,"name":"t","version":1,"fields":[{fields}]}}"#);
     let compiled = compile(document.as_bytes(), &Grants::local()).ok()?;
     let schemas = SchemaSet::new(vec![std::sync::Arc::new(compiled.schema)]).ok()?;
@@ -52,15 +54,31 @@ pub fn costs(data: &[u8]) -> Option<Cost> {
     // Once more where it was slow: processors that share a cache make one another slow.
     for _ in 0..3 {
         let started = processor_time();
-        let used = measure(|| outcome = Some(transformer.transform(&schemas, &keys, &value_record(event.as_bytes()), &mut out)));
+        let used = measure(|| {
+            outcome = Some(transformer.transform(
+                &schemas,
+                &keys,
+                &value_record(event.as_bytes()),
+                &mut out,
+            ))
+        });
         time = time.min(processor_time() - started);
         room = room.max(used.bytes_max);
         if time < SLOWEST / 2 {
             break;
         }
     }
-    assert!(time < SLOWEST * MARGIN, "{time:?} for {} bytes under {document}: {outcome:?}", event.len());
-    assert!(room < LARGEST_ROOM, "{} MiB for {} bytes under {document}: {outcome:?}", room >> 20, event.len());
+    assert!(
+        time < SLOWEST * MARGIN,
+        "{time:?} for {} bytes under {document}: {outcome:?}",
+        event.len()
+    );
+    assert!(
+        room < LARGEST_ROOM,
+        "{} MiB for {} bytes under {document}: {outcome:?}",
+        room >> 20,
+        event.len()
+    );
     let protected = matches!(outcome, Some(Outcome::Protected(_)));
     if let Some(Outcome::Rejected(reject)) = outcome {
         assert_ne!(reject.code, RejectCode::Internal);
@@ -68,7 +86,8 @@ pub fn costs(data: &[u8]) -> Option<Cost> {
     Some(Cost { time, room, protected })
 }
 
-/// What this thread had of the processor, whatever else runs on the machine. Where the system does not tell it, the time on the wall.
+/// What this thread had of the processor, whatever else runs on the machine. Where the system does
+/// not tell it, the time on the wall.
 fn processor_time() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
@@ -84,12 +103,22 @@ fn grown(how: u8, event: &str, largest: usize) -> String {
         // In a list where paths look for one.
         1 => format!(r#"{{"x":[{}]}}"#, vec![event; times].join(",")),
         // As members of one object.
-        2 => format!(r#"{{"x":{{{}}}}}"#, (0..times).map(|i| format!("\"{i:x}\":{event}")).collect::<Vec<_>>().join(",")),
+        2 => format!(
+            r#"{{"x":{{{}}}}}"#,
+            (0..times).map(|i| format!("\"{i:x}\":{event}")).collect::<Vec<_>>().join(",")
+        ),
         // A list in a list, as deep as may be, with the event beside every level, many times.
         3 => {
             let levels = 100;
-            let one = format!("{}{event}{}", format!(r#"{{"a":{event},"x":["#).repeat(levels / 2), "]}".repeat(levels / 2));
-            format!(r#"{{"x":[{}]}}"#, vec![one.as_str(); (largest / (one.len() + 1)).max(1)].join(","))
+            let one = format!(
+                "{}{event}{}",
+                format!(r#"{{"a":{event},"x":["#).repeat(levels / 2),
+                "]}".repeat(levels / 2)
+            );
+            format!(
+                r#"{{"x":[{}]}}"#,
+                vec![one.as_str(); (largest / (one.len() + 1)).max(1)].join(",")
+            )
         }
         // One long text, the event's own again and again.
         4 => {

@@ -1,7 +1,17 @@
-//! What the fuzz targets check. Each check takes arbitrary bytes, panics where the engine is wrong, and otherwise says whether the bytes came to anything.
+//! What the fuzz targets check. Each check takes arbitrary bytes, panics where the engine is wrong,
+//! and otherwise says whether the bytes came to anything.
 //!
-//! `engine/tests/fuzz.rs` runs the same functions over `fuzz/seeds` and `fuzz/found` under plain `cargo test`, so that they stay true and compile.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::must_use_candidate, reason = "a test")]
+//! `engine/tests/fuzz.rs` runs the same functions over `fuzz/seeds` and `fuzz/found` under plain
+//! `cargo test`, so that they stay true and compile.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::must_use_candidate,
+    reason = "a test"
+)]
 
 mod cost;
 mod normalisers;
@@ -24,8 +34,9 @@ pub use schemas::schemas;
 pub use selection::selection;
 pub use tokens::tokens;
 
-/// The engine holds panics of the crate `phonenumber` to be numbers that do not parse. libFuzzer's hook would end the process at the first one, so it is
-/// replaced: what nobody catches still ends the process, in libFuzzer's own net.
+/// The engine holds panics of the crate `phonenumber` to be numbers that do not parse. libFuzzer's
+/// hook would end the process at the first one, so it is replaced: what nobody catches still ends
+/// the process, in libFuzzer's own net.
 pub fn quiet_guarded_panics() {
     let print = std::panic::take_hook();
     drop(print);

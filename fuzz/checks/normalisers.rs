@@ -1,11 +1,14 @@
-//! Normalisers: no input makes one panic, a reused buffer changes nothing, and a normal form is its own normal form.
+//! Normalisers: no input makes one panic, a reused buffer changes nothing, and a normal form is its
+//! own normal form.
 
 use veilstream_engine::normalize::{Input, Normalizer, Scratch};
 use veilstream_engine::scan::is_json_text;
 
 const NAMES: [&str; 7] = ["exact", "text", "email", "digits", "alnum", "date", "number"];
 /// Regions whose national prefixes, international prefixes and rewritings differ.
-const PHONES: [&str; 8] = ["phone-us", "phone-de", "phone-it", "phone-br", "phone-nz", "phone-ru", "phone-ar", "phone-bs"];
+const PHONES: [&str; 8] = [
+    "phone-us", "phone-de", "phone-it", "phone-br", "phone-nz", "phone-ru", "phone-ar", "phone-bs",
+];
 
 /// Input: the name of a normaliser, a line feed, a value. Whether the value has an index.
 pub fn normalisers(data: &[u8]) -> bool {
@@ -24,7 +27,11 @@ pub fn normalisers(data: &[u8]) -> bool {
         assert_eq!(normal(normalizer, Input::Json(quoted.as_bytes())), raw, "as a JSON string");
         // The same string with every character of the basic plane escaped.
         let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
-        assert_eq!(normal(normalizer, Input::Json(format!("\"{escaped}\"").as_bytes())), raw, "as an escaped JSON string");
+        assert_eq!(
+            normal(normalizer, Input::Json(format!("\"{escaped}\"").as_bytes())),
+            raw,
+            "as an escaped JSON string"
+        );
     } else {
         assert!(raw.is_none() || name == "exact", "text that is no text");
     }
@@ -59,20 +66,32 @@ fn check(name: &str, normalizer: Normalizer, form: &[u8]) {
     if name.starts_with("phone-") {
         return check_phone(form);
     }
-    // `?` marks what is no address; that mark is no part of one. Nor is white space part of a domain: it is trimmed off, but not when an invisible
-    // character stands after it that UTS 46 leaves out.
-    let domain = std::str::from_utf8(form).ok().and_then(|text| text.rsplit_once('@')).map_or("", |(_, domain)| domain);
+    // `?` marks what is no address; that mark is no part of one. Nor is white space part of a
+    // domain: it is trimmed off, but not when an invisible character stands after it that UTS 46
+    // leaves out.
+    let domain = std::str::from_utf8(form)
+        .ok()
+        .and_then(|text| text.rsplit_once('@'))
+        .map_or("", |(_, domain)| domain);
     if name != "email" || (form[0] != b'?' && !domain.contains(char::is_whitespace)) {
         let again = normal(normalizer, Input::Raw(form));
-        assert_eq!(again.as_deref(), Some(form), "{name}: the normal form {:?} becomes another", String::from_utf8_lossy(form));
+        assert_eq!(
+            again.as_deref(),
+            Some(form),
+            "{name}: the normal form {:?} becomes another",
+            String::from_utf8_lossy(form)
+        );
     }
 }
 
-/// E.164 says which country a number is of: anyone who writes it that way means the same number, wherever they are. What is shorter or longer than any
-/// number of that country may be read in two ways.
+/// E.164 says which country a number is of: anyone who writes it that way means the same number,
+/// wherever they are. What is shorter or longer than any number of that country may be read in two
+/// ways.
 fn check_phone(form: &[u8]) {
     let text = std::str::from_utf8(form).unwrap();
-    let valid = |n: phonenumber::PhoneNumber| n.is_valid() && format!("+{}{}", n.code().value(), n.national()) == text;
+    let valid = |n: phonenumber::PhoneNumber| {
+        n.is_valid() && format!("+{}{}", n.code().value(), n.national()) == text
+    };
     if phonenumber::parse(None, text).is_ok_and(valid) {
         for region in PHONES {
             let again = normal(region.parse().unwrap(), Input::Raw(form));

@@ -1,4 +1,5 @@
-//! A record is protected as declared or rejected whole: what comes out is JSON, gives the input back, and holds nothing of what was to be protected.
+//! A record is protected as declared or rejected whole: what comes out is JSON, gives the input
+//! back, and holds nothing of what was to be protected.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,7 +17,8 @@ use veilstream_engine::{Entropy, EntropyError, Key};
 use super::support::{Bench, document, full_record, key, keyring_of};
 use super::{first_line, oracle};
 
-/// Members of schemas that the first line may name by number. Every kind of protection and every way to say where.
+/// Members of schemas that the first line may name by number. Every kind of protection and every
+/// way to say where.
 const SCHEMAS: [&str; 22] = [
     r#""fields":[{"id":"a","path":"$.a"},{"id":"b","path":"$.b","pad":0},{"id":"c","path":"$.c.d","null":"encrypt","pad":64}]"#,
     r#""fields":[{"id":"a","path":"$..a","index":{"normalize":"exact"}},{"id":"b","path":"$.b[*]","index":{"normalize":"digits","bits":12,"into":"i"}}]"#,
@@ -48,17 +50,21 @@ const CANARY: &str = "canary-canary-";
 const CANARY_DIGITS: u64 = 777_770_077_770_000;
 const CANARY_PREFIX: &str = "77777007777";
 
-/// Input: the number of a schema, or a schema document; a line feed; a record's value. How many tokens it came to.
+/// Input: the number of a schema, or a schema document; a line feed; a record's value. How many
+/// tokens it came to.
 pub fn round_trip(data: &[u8]) -> usize {
     thread_local! {
         /// One for all inputs: what a record leaves behind must not trip the next.
         static KNOWN: RefCell<HashMap<(usize, bool), Bench>> = RefCell::default();
     }
     let Some((schema, value)) = first_line(data) else { return 0 };
-    let (number, rotating) = schema.strip_suffix('r').map_or((schema, false), |number| (number, true));
+    let (number, rotating) =
+        schema.strip_suffix('r').map_or((schema, false), |number| (number, true));
     match number.parse::<usize>() {
         Ok(number) if number < SCHEMAS.len() => KNOWN.with_borrow_mut(|known| {
-            let bench = known.entry((number, rotating)).or_insert_with(|| bench(&document(SCHEMAS[number]), rotating).expect("compiles"));
+            let bench = known
+                .entry((number, rotating))
+                .or_insert_with(|| bench(&document(SCHEMAS[number]), rotating).expect("compiles"));
             there_and_back(bench, value)
         }),
         Ok(_) => 0,
@@ -93,13 +99,21 @@ impl Entropy for Counted {
 }
 
 /// What became of a record; every key it asks for is there.
-fn protected(bench: &mut Bench, key_bytes: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) -> bool {
+fn protected(
+    bench: &mut Bench,
+    key_bytes: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[Header<'_>],
+) -> bool {
     for _ in 0..4 {
         match bench.record(&full_record(key_bytes, value, headers)) {
             Outcome::Protected(_) => return true,
             Outcome::Rejected(_) => {
                 let out = &bench.out;
-                assert!(out.value.is_empty() && out.key_bytes.is_empty() && out.header_bytes.is_empty(), "a rejected record leaves something");
+                assert!(
+                    out.value.is_empty() && out.key_bytes.is_empty() && out.header_bytes.is_empty(),
+                    "a rejected record leaves something"
+                );
                 return false;
             }
             Outcome::NeedKeys(needed) => needed.into_iter().for_each(|needed| fetch(bench, needed)),
@@ -114,7 +128,8 @@ fn fetch(bench: &mut Bench, needed: NeededKey) {
         bench.transformer.add_subject_keys([fetched]);
         return;
     }
-    let held = [KeyKind::Data, KeyKind::Index, KeyKind::Deterministic, KeyKind::SubjectRef].map(|kind| bench.keys.of_kind(kind).cloned().collect::<Vec<_>>());
+    let held = [KeyKind::Data, KeyKind::Index, KeyKind::Deterministic, KeyKind::SubjectRef]
+        .map(|kind| bench.keys.of_kind(kind).cloned().collect::<Vec<_>>());
     let keys = held.into_iter().flatten().chain([fetched]);
     bench.keys = std::sync::Arc::new(veilstream_engine::Keyring::new(super::support::TENANT, keys));
 }
@@ -132,7 +147,10 @@ fn there_and_back(bench: &mut Bench, value: &[u8]) -> usize {
         if protected(bench, None, Some(&out), &[]) {
             let again = bench.out.value.clone();
             let restored = reveal(bench, &again, &RevealOptions::default()).map(|r| r.0);
-            assert!(!restores(bench) || restored.as_deref() == Some(&out), "tokens are values like any other");
+            assert!(
+                !restores(bench) || restored.as_deref() == Some(&out),
+                "tokens are values like any other"
+            );
         }
     }
     let canaries = plant(bench, value);
@@ -145,25 +163,43 @@ fn there_and_back(bench: &mut Bench, value: &[u8]) -> usize {
 /// Whether revealing gives the input back byte for byte.
 fn restores(bench: &Bench) -> bool {
     let schema = &bench.schemas.schemas()[0];
-    schema.undeclared == Undeclared::Pass && schema.fields.iter().all(|f| f.protect == Protect::Encrypt)
+    schema.undeclared == Undeclared::Pass
+        && schema.fields.iter().all(|f| f.protect == Protect::Encrypt)
 }
 
 /// What opens of `out`, which was made of `value`.
 fn opened(bench: &Bench, value: &[u8], out: &[u8]) -> usize {
     let mut tape = Tape::default();
     tape.scan(out).expect("the output is JSON");
-    let both = (serde_json::from_slice::<Value>(value).is_ok(), serde_json::from_slice::<Value>(out).is_ok());
+    let both = (
+        serde_json::from_slice::<Value>(value).is_ok(),
+        serde_json::from_slice::<Value>(out).is_ok(),
+    );
     assert!(!both.0 || both.1, "serde_json read the input and not the output");
-    let (revealed, report) = reveal(bench, out, &RevealOptions::default()).expect("what was selected is selected again");
+    let (revealed, report) =
+        reveal(bench, out, &RevealOptions::default()).expect("what was selected is selected again");
     tape.scan(&revealed).expect("the revealed record is JSON");
     let tokens = report.fields.iter().filter(|(_, status)| *status == Status::Revealed).count();
-    let sealed: usize = bench.out.counts.iter().filter(|(_, outcome, _)| *outcome == FieldOutcome::Encrypted).map(|(.., n)| *n as usize).sum();
+    let sealed: usize = bench
+        .out
+        .counts
+        .iter()
+        .filter(|(_, outcome, _)| *outcome == FieldOutcome::Encrypted)
+        .map(|(.., n)| *n as usize)
+        .sum();
     assert_eq!(tokens, sealed, "what was sealed opens");
     if restores(bench) {
         assert_eq!(revealed, value);
-        assert!(report.fields.iter().all(|(_, status)| matches!(status, Status::Revealed | Status::NoToken)), "{report:?}");
+        assert!(
+            report
+                .fields
+                .iter()
+                .all(|(_, status)| matches!(status, Status::Revealed | Status::NoToken)),
+            "{report:?}"
+        );
     }
-    let (kept, _) = reveal(bench, out, &RevealOptions { fields: Some(&[]), keep_indexes: true }).unwrap();
+    let (kept, _) =
+        reveal(bench, out, &RevealOptions { fields: Some(&[]), keep_indexes: true }).unwrap();
     assert_eq!(kept, out, "nothing asked for, something changed");
     tokens
 }
@@ -174,7 +210,9 @@ fn reveal(bench: &Bench, doc: &[u8], options: &RevealOptions<'_>) -> Option<(Vec
     let subject = subject_key(bench, doc);
     let lookup = |id: &_| subject.clone().filter(|key| key.id == *id);
     let source = KeySource { keyring: &bench.keys, lookup: &lookup };
-    Revealer::default().reveal(&bench.schemas.schemas()[0], source, doc, options, &mut out, &mut report).ok()?;
+    Revealer::default()
+        .reveal(&bench.schemas.schemas()[0], source, doc, options, &mut out, &mut report)
+        .ok()?;
     Some((out, report))
 }
 
@@ -186,16 +224,20 @@ fn subject_key(bench: &Bench, doc: &[u8]) -> Option<std::sync::Arc<Key>> {
     tape.scan(doc).ok()?;
     schema.program.select(doc, &tape, &mut selection).ok()?;
     let places = schema.subjects.iter().filter_map(|path| selection.single(*path));
-    let node = places.into_iter().find(|node| tape.nodes()[*node as usize].kind != veilstream_engine::scan::Kind::Null)?;
+    let node = places
+        .into_iter()
+        .find(|node| tape.nodes()[*node as usize].kind != veilstream_engine::scan::Kind::Null)?;
     let root = bench.keys.sealing(KeyKind::SubjectRef, &Scope::Version(1))?;
-    let reference = scalar_text(&doc[tape.nodes()[node as usize].span()], &mut text).then(|| subject_ref(root, bench.keys.tenant(), &text))??;
+    let reference = scalar_text(&doc[tape.nodes()[node as usize].span()], &mut text)
+        .then(|| subject_ref(root, bench.keys.tenant(), &text))??;
     Some(std::sync::Arc::new(key(KeyKind::Data, &Scope::Subject(reference).to_string())))
 }
 
 /// The document with a canary in every protected place that jsonpath-rust finds.
 fn plant(bench: &Bench, doc: &[u8]) -> Option<String> {
     let value = oracle::value(doc)?;
-    // The fuzzer learns the canaries by watching comparisons. Those that it puts in places of its own are nobody's secret.
+    // The fuzzer learns the canaries by watching comparisons. Those that it puts in places of its
+    // own are nobody's secret.
     let text = value.to_string();
     if [CANARY, CANARY_PREFIX].iter().any(|canary| text.contains(canary)) {
         return None;
@@ -222,7 +264,9 @@ struct Planter<'a> {
 impl Planter<'_> {
     fn plant(&mut self, value: &Value, inside: Option<usize>) -> Value {
         let owner = inside.or_else(|| self.owners.get(&std::ptr::from_ref(value)).copied());
-        let shows = owner.is_none_or(|i| matches!(self.schema.fields[i].protect, Protect::Mask(_) | Protect::Generalize(_)));
+        let shows = owner.is_none_or(|i| {
+            matches!(self.schema.fields[i].protect, Protect::Mask(_) | Protect::Generalize(_))
+        });
         match value {
             Value::Array(items) => items.iter().map(|v| self.plant(v, owner)).collect(),
             Value::Object(map) => {
@@ -257,10 +301,18 @@ fn hidden(bench: &mut Bench, doc: &[u8]) {
     if !protected(bench, key, Some(doc), if in_header { &header } else { &[] }) {
         return;
     }
-    for (place, bytes) in [("value", &bench.out.value), ("key", &bench.out.key_bytes), ("headers", &bench.out.header_bytes)] {
+    for (place, bytes) in [
+        ("value", &bench.out.value),
+        ("key", &bench.out.key_bytes),
+        ("headers", &bench.out.header_bytes),
+    ] {
         for canary in [CANARY, CANARY_PREFIX] {
             let shown = bytes.windows(canary.len()).any(|window| window == canary.as_bytes());
-            assert!(!shown, "a protected value is readable in the {place}: {}", String::from_utf8_lossy(bytes));
+            assert!(
+                !shown,
+                "a protected value is readable in the {place}: {}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
     let out = bench.out.value.clone();

@@ -1,4 +1,5 @@
-//! The scanner accepts what RFC 8259 says and serde_json, its second opinion, differs only where the design says so.
+//! The scanner accepts what RFC 8259 says and serde_json, its second opinion, differs only where
+//! the design says so.
 
 use serde_json::{Map, Value};
 use veilstream_engine::RejectCode;
@@ -19,14 +20,20 @@ pub fn scanner(data: &[u8]) -> bool {
         }
         (Ok(()), Err(e)) => {
             check_table(&tape, data);
-            let known = tape.any_lone_surrogate(data) || has_huge_number(&tape, data) || depth(&tape) >= MAX_DEPTH;
+            let known = tape.any_lone_surrogate(data)
+                || has_huge_number(&tape, data)
+                || depth(&tape) >= MAX_DEPTH;
             assert!(known, "serde_json refuses it: {e}");
         }
         (Err(e), Ok(_)) => panic!("serde_json takes it: {e:?}"),
         (Err(e), Err(_)) => {
             assert!(tape.nodes().is_empty());
             assert!(e.offset <= data.len());
-            assert_eq!(e.code == RejectCode::InvalidUtf8, std::str::from_utf8(data).is_err(), "{e:?}");
+            assert_eq!(
+                e.code == RejectCode::InvalidUtf8,
+                std::str::from_utf8(data).is_err(),
+                "{e:?}"
+            );
         }
     }
     !tape.nodes().is_empty()
@@ -54,7 +61,10 @@ fn check_table(tape: &Tape, doc: &[u8]) {
         let member = node.parent != NO_PARENT && nodes[node.parent as usize].kind == Kind::Object;
         assert_eq!(node.is_member(), member);
         if member {
-            assert_eq!((doc[node.name_start as usize - 1], doc[node.name_end as usize]), (b'"', b'"'));
+            assert_eq!(
+                (doc[node.name_start as usize - 1], doc[node.name_end as usize]),
+                (b'"', b'"')
+            );
             assert_eq!(node.name_escaped, doc[node.name()].contains(&b'\\'));
         }
         if node.kind == Kind::String {
@@ -72,7 +82,9 @@ fn rebuilt(tape: &Tape, doc: &[u8], index: u32) -> Value {
     };
     match node.kind {
         Kind::Object => {
-            let members = tape.children(index).map(|c| (text(tape.nodes()[c as usize].name()), rebuilt(tape, doc, c)));
+            let members = tape
+                .children(index)
+                .map(|c| (text(tape.nodes()[c as usize].name()), rebuilt(tape, doc, c)));
             // Not `collect`: the order of insertion decides.
             let mut map = Map::new();
             members.for_each(|(name, value)| drop(map.insert(name, value)));
@@ -88,7 +100,9 @@ fn rebuilt(tape: &Tape, doc: &[u8], index: u32) -> Value {
 
 fn has_huge_number(tape: &Tape, doc: &[u8]) -> bool {
     let numbers = tape.nodes().iter().filter(|n| n.kind == Kind::Number);
-    numbers.map(|n| std::str::from_utf8(&doc[n.span()]).unwrap()).any(|n| n.parse::<f64>().unwrap().is_infinite())
+    numbers
+        .map(|n| std::str::from_utf8(&doc[n.span()]).unwrap())
+        .any(|n| n.parse::<f64>().unwrap().is_infinite())
 }
 
 /// Containers open at once.

@@ -16,7 +16,10 @@ pub fn schemas(data: &[u8]) -> bool {
             (true, compiled.warnings)
         }
         Err(faults) => {
-            assert!(faults.iter().any(|fault| fault.severity == Severity::Error), "refused for nothing");
+            assert!(
+                faults.iter().any(|fault| fault.severity == Severity::Error),
+                "refused for nothing"
+            );
             (false, faults)
         }
     };

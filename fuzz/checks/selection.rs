@@ -33,12 +33,17 @@ pub fn selection(data: &[u8]) -> usize {
     let refused = Program::new(&all).select(doc, &tape, &mut together).is_err();
     let twice = together.hits.iter().any(|hit| twice_above(&tape, doc, hit.node));
     assert!(refused || !twice, "a name that stands twice, with other paths");
-    assert!(together.hits.iter().filter(|hit| hit.path == 0).eq(&alone.hits), "other paths change what is selected");
+    assert!(
+        together.hits.iter().filter(|hit| hit.path == 0).eq(&alone.hits),
+        "other paths change what is selected"
+    );
 
     let Some(value) = oracle::value(doc) else { return 0 };
-    let ours: BTreeSet<String> = alone.hits.iter().map(|hit| pointer(&tape, doc, hit.node)).collect();
+    let ours: BTreeSet<String> =
+        alone.hits.iter().map(|hit| pointer(&tape, doc, hit.node)).collect();
     let places = oracle::pointers(&value);
-    let theirs: BTreeSet<String> = oracle::selected(path, &value).into_iter().map(|node| places[&node].clone()).collect();
+    let theirs: BTreeSet<String> =
+        oracle::selected(path, &value).into_iter().map(|node| places[&node].clone()).collect();
     assert_eq!(ours, theirs);
     ours.len()
 }
@@ -65,7 +70,13 @@ fn twice_above(tape: &Tape, doc: &[u8], node: u32) -> bool {
         if here.parent == NO_PARENT {
             return false;
         }
-        if here.is_member() && tape.children(here.parent).filter(|sibling| units(tape, doc, *sibling) == units(tape, doc, at)).count() > 1 {
+        if here.is_member()
+            && tape
+                .children(here.parent)
+                .filter(|sibling| units(tape, doc, *sibling) == units(tape, doc, at))
+                .count()
+                > 1
+        {
             return true;
         }
         at = here.parent;

@@ -1,4 +1,5 @@
-//! The local key directory: `DIR/kek`, `DIR/keys.db`, and `DIR.erasures.jsonl` beside it (docs/formats.md, "The key directory on disk").
+//! The local key directory: `DIR/kek`, `DIR/keys.db`, and `DIR.erasures.jsonl` beside it
+//! (docs/formats.md, "The key directory on disk").
 
 use std::fs::DirBuilder;
 use std::io;
@@ -17,11 +18,16 @@ pub fn store(dir: &Path) -> PathBuf {
     dir.join("keys.db")
 }
 
-/// The erasure ledger of a key directory: beside it, not in it, so that a copy of the directory put back does not take the ledger back with it.
+/// The erasure ledger of a key directory: beside it, not in it, so that a copy of the directory put
+/// back does not take the ledger back with it.
 #[must_use]
 pub fn ledger(dir: &Path) -> PathBuf {
     // `.` has no name to stand beside.
-    let dir = if dir.file_name().is_some() { dir.to_owned() } else { dir.canonicalize().unwrap_or_else(|_| dir.to_owned()) };
+    let dir = if dir.file_name().is_some() {
+        dir.to_owned()
+    } else {
+        dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
+    };
     let mut name = dir.file_name().unwrap_or_default().to_owned();
     name.push(".erasures.jsonl");
     dir.with_file_name(name)
@@ -33,7 +39,9 @@ pub fn ledger(dir: &Path) -> PathBuf {
 /// It cannot be made.
 pub fn create_folder_of(file: &Path) -> io::Result<()> {
     match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => DirBuilder::new().recursive(true).mode(0o700).create(folder),
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)
+        }
         _ => Ok(()),
     }
 }

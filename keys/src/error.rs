@@ -16,7 +16,8 @@ pub enum KeyError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// No wrap of the key belongs to the provider at hand.
-    #[error("key {kid} ({kind} {scope}) is wrapped by {wrapped_by}, not by this provider ({provider}); configure the provider that wrapped it", kind = .kind.as_str())]
+    #[error("key {kid} ({kind} {scope}) is wrapped by {wrapped_by}, not by this provider \
+        ({provider}); configure the provider that wrapped it", kind = .kind.as_str())]
     OtherProvider {
         /// The key.
         kid: KeyId,
@@ -30,7 +31,10 @@ pub enum KeyError {
         provider: &'static str,
     },
     /// The unwrapped bytes are not the key that the record names.
-    #[error("key {kid}: its check value differs from the key store's; the row was changed, restore the store from a backup")]
+    #[error(
+        "key {kid}: its check value differs from the key store's; the row was changed, restore the \
+        store from a backup"
+    )]
     CheckValue {
         /// The key.
         kid: KeyId,
@@ -61,8 +65,9 @@ pub enum KeyError {
     },
     /// The store is another tenant's.
     #[error(
-        "key store {place}: belongs to tenant {found}, this is {expected}. A store has one tenant: give {expected} a store of its own (a file, a topic, a \
-         PostgreSQL schema named by keys.store_schema)"
+        "key store {place}: belongs to tenant {found}, this is {expected}. A store has one tenant: \
+        give {expected} a store of its own (a file, a topic, a PostgreSQL schema named by \
+        keys.store_schema)"
     )]
     OtherTenant {
         /// Where the store is.
@@ -84,8 +89,12 @@ pub enum KeyError {
         /// Its reference.
         subject: SubjectRef,
     },
-    /// The index root cannot be rotated again: records would lose an index that nobody has moved yet.
-    #[error("the index root is being rotated already (active versions {versions:?}): re-index what is stored, then retire the old version")]
+    /// The index root cannot be rotated again: records would lose an index that nobody has moved
+    /// yet.
+    #[error(
+        "the index root is being rotated already (active versions {versions:?}): re-index what is \
+        stored, then retire the old version"
+    )]
     RootRotates {
         /// The active versions.
         versions: Vec<u32>,

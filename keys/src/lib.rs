@@ -30,7 +30,8 @@
 //! | `error` | [`KeyError`]: whose fault it is and what to do |
 //! | `entropy`, `time` | [`OsEntropy`]; times as they are written down |
 //!
-//! The formulas and the wrapping of keys with keys are in [`veilstream_engine::kdf`] and [`veilstream_engine::wrap`].
+//! The formulas and the wrapping of keys with keys are in [`veilstream_engine::kdf`] and
+//! [`veilstream_engine::wrap`].
 #![forbid(unsafe_code)]
 
 pub mod directory;
@@ -45,4 +46,7 @@ mod time;
 
 pub use entropy::OsEntropy;
 pub use error::KeyError;
-pub use manager::{Manager, Parts, Progress, RebuiltLedger, RetireError, Rewrapped, Rotate, Rotated, SCHEMA_KEY_LIFE, Settings};
+pub use manager::{
+    Manager, Parts, Progress, RebuiltLedger, RetireError, Rewrapped, Rotate, Rotated,
+    SCHEMA_KEY_LIFE, Settings,
+};

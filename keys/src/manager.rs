@@ -1,5 +1,6 @@
-//! The key manager: mints keys, stores them before their first use, unwraps stored ones, replaces those of this process before they are spent, and takes
-//! up what other processes made, rotated or erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
+//! The key manager: mints keys, stores them before their first use, unwraps stored ones, replaces
+//! those of this process before they are spent, and takes up what other processes made, rotated or
+//! erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
 
 pub(crate) mod founding;
 mod minter;
@@ -34,8 +35,10 @@ pub use rewrap::{Progress, Rewrapped};
 pub use rotation::{Rotate, Rotated};
 
 /// Kinds with one key per tenant and version, which every process shares.
-const ROOTS: [KeyKind; 4] = [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
-/// Seconds between two looks at what other processes did to shared keys. Whoever asks once a second hears of a rotation within five.
+const ROOTS: [KeyKind; 4] =
+    [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
+/// Seconds between two looks at what other processes did to shared keys. Whoever asks once a second
+/// hears of a rotation within five.
 const RELOAD: u64 = 4;
 /// Seconds between two looks at whether something is to be rotated.
 const ROTATION_LOOK: u64 = 60;
@@ -47,11 +50,13 @@ const SKEW: u64 = 3600;
 pub struct Settings {
     /// Whose keys.
     pub tenant: Arc<str>,
-    /// Seconds after which subject, shared and wrapping keys, and key-encrypting keys that may be, are rotated; `None`: by hand alone.
+    /// Seconds after which subject, shared and wrapping keys, and key-encrypting keys that may be,
+    /// are rotated; `None`: by hand alone.
     pub rotation: Option<u64>,
     /// Keys of data subjects kept at most.
     pub subject_cache: usize,
-    /// Seconds a key that was looked up is kept at most: an erasure that nobody told of takes effect within this time.
+    /// Seconds a key that was looked up is kept at most: an erasure that nobody told of takes
+    /// effect within this time.
     pub lookup_age: u64,
 }
 
@@ -59,7 +64,12 @@ impl Settings {
     /// The defaults, for a tenant.
     #[must_use]
     pub fn of(tenant: &str) -> Self {
-        Self { tenant: tenant.into(), rotation: Some(90 * 86400), subject_cache: 100_000, lookup_age: 600 }
+        Self {
+            tenant: tenant.into(),
+            rotation: Some(90 * 86400),
+            subject_cache: 100_000,
+            lookup_age: 600,
+        }
     }
 }
 
@@ -67,7 +77,8 @@ impl Settings {
 pub struct Parts {
     /// Wraps keys and unwraps them.
     pub provider: Box<dyn Provider>,
-    /// Wraps every key but those of data subjects a second time; unwraps only in [`Manager::rewrap`] when told to.
+    /// Wraps every key but those of data subjects a second time; unwraps only in
+    /// [`Manager::rewrap`] when told to.
     pub recovery: Option<Box<dyn Provider>>,
     /// Where wrapped keys live.
     pub store: Box<dyn Store>,
@@ -75,7 +86,8 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
 }
 
-/// The keys of one tenant. Shared by all threads of a process; times are Unix seconds and given by the caller.
+/// The keys of one tenant. Shared by all threads of a process; times are Unix seconds and given by
+/// the caller.
 pub struct Manager {
     settings: Settings,
     /// Which process this is, as a copy of it would not know.
@@ -154,7 +166,8 @@ impl Manager {
         self.ring.load_full()
     }
 
-    /// Keys the engine asked for, loaded or minted, in the order asked for. For an erased data subject it is a shredded key without a secret.
+    /// Keys the engine asked for, loaded or minted, in the order asked for. For an erased data
+    /// subject it is a shredded key without a secret.
     ///
     /// # Errors
     /// [`KeyError`]; nothing may be sealed for that scope.
@@ -162,21 +175,29 @@ impl Manager {
         if self.is_copy() {
             self.change(|held| held.process = ProcessKeys::new());
         }
-        let subject = |needed: &NeededKey| if let Scope::Subject(subject) = needed.scope { Some(subject) } else { None };
+        let subject = |needed: &NeededKey| {
+            if let Scope::Subject(subject) = needed.scope { Some(subject) } else { None }
+        };
         let subjects = self.subject_keys(needed.iter().filter_map(subject).collect(), now)?;
         let mut keys = Vec::with_capacity(needed.len());
         for NeededKey { kind, scope } in needed {
             keys.push(match scope {
-                Scope::Subject(subject) => subjects.get(subject).cloned().ok_or_else(|| not_active(*kind, scope, KeyState::Retired))?,
+                Scope::Subject(subject) => subjects
+                    .get(subject)
+                    .cloned()
+                    .ok_or_else(|| not_active(*kind, scope, KeyState::Retired))?,
                 Scope::Schema(name) => self.schema_key(&self.turn(), name, now)?,
                 Scope::Version(version) => self.root(&self.turn(), *kind, *version, now)?,
-                Scope::Shared(_) | Scope::Epoch(_) => self.load_or_mint(&self.turn(), *kind, scope, now)?,
+                Scope::Shared(_) | Scope::Epoch(_) => {
+                    self.load_or_mint(&self.turn(), *kind, scope, now)?
+                }
             });
         }
         Ok(keys)
     }
 
-    /// The key of that id, whatever its state; without its secret when it is retired or shredded. `None`: not in this store.
+    /// The key of that id, whatever its state; without its secret when it is retired or shredded.
+    /// `None`: not in this store.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -191,7 +212,9 @@ impl Manager {
         drop(held);
         loop {
             let generation = self.subjects.generation();
-            let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop() else { return Ok(None) };
+            let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop() else {
+                return Ok(None);
+            };
             let key = self.unwrap(&record)?;
             // Where keys were forgotten since, this one may be among them: it is looked at again.
             if self.subjects.keep_lookup(key.clone(), now + self.settings.lookup_age, generation) {
@@ -200,11 +223,13 @@ impl Manager {
         }
     }
 
-    /// Called about once a second, by one thread: takes up what other processes did, replaces keys of this process before they are spent or old, rotates
-    /// what is due and writes down uses once a minute.
+    /// Called about once a second, by one thread: takes up what other processes did, replaces keys
+    /// of this process before they are spent or old, rotates what is due and writes down uses once
+    /// a minute.
     ///
     /// # Errors
-    /// The first [`KeyError`]; what is in hand stays good until it is spent, and the next call tries again.
+    /// The first [`KeyError`]; what is in hand stays good until it is spent, and the next call
+    /// tries again.
     pub fn maintain(&self, now: u64) -> Result<(), KeyError> {
         // Each by itself: a key service that is away must not keep an erasure from being taken up.
         let mut first = self.take_up_erasures(now);
@@ -275,7 +300,8 @@ impl Manager {
         let done = change(&mut held);
         // What transformers see. Wrapping keys stay here.
         let shared = held.keys.values().filter(|key| key.kind != KeyKind::Wrapping).cloned();
-        let ring = Keyring::new(self.settings.tenant.clone(), shared.chain(held.process.sealing())).with_shredded(held.shredded.clone());
+        let ring = Keyring::new(self.settings.tenant.clone(), shared.chain(held.process.sealing()))
+            .with_shredded(held.shredded.clone());
         // A new snapshot costs every lane its key schedules: only for a change.
         let old = self.ring.load();
         if old.tenant() != ring.tenant() || !old.same_keys(&ring) {
@@ -284,12 +310,18 @@ impl Manager {
         done
     }
 
-    /// Loads what processes share as the store has it now. A key that is in hand stays the same key; one that cannot be unwrapped any more goes.
+    /// Loads what processes share as the store has it now. A key that is in hand stays the same
+    /// key; one that cannot be unwrapped any more goes.
     fn reload(&self) -> Result<(), KeyError> {
         let mut failed = Ok(());
         let mut keys = HashMap::new();
         // Wrapping keys wrap nobody here: each of these is unwrapped by the provider.
-        for record in self.store.shared(&self.settings.tenant)?.iter().filter(|record| record.kind != KeyKind::Audit) {
+        for record in self
+            .store
+            .shared(&self.settings.tenant)?
+            .iter()
+            .filter(|record| record.kind != KeyKind::Audit)
+        {
             match self.unwrap(record) {
                 Ok(key) => drop(keys.insert(key.id, key)),
                 Err(error) if failed.is_ok() => failed = Err(error),
@@ -310,7 +342,8 @@ impl Manager {
     /// Forgets the keys of data subjects that were erased, here or elsewhere.
     pub(crate) fn take_up_erasures(&self, now: u64) -> Result<(), KeyError> {
         let since = now.saturating_sub(self.settings.lookup_age + SKEW);
-        let shredded: HashSet<KeyId> = self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
+        let shredded: HashSet<KeyId> =
+            self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
         let ledger = self.take_up_ledger();
         let known = self.held().shredded.clone();
         if !shredded.is_subset(&known) {
@@ -321,7 +354,13 @@ impl Manager {
     }
 
     /// The root of a kind and version. Only a kind of which there is none is minted, as version 1.
-    fn root(&self, turn: &Turn<'_>, kind: KeyKind, version: u32, now: u64) -> Result<Arc<Key>, KeyError> {
+    fn root(
+        &self,
+        turn: &Turn<'_>,
+        kind: KeyKind,
+        version: u32,
+        now: u64,
+    ) -> Result<Arc<Key>, KeyError> {
         let scope = Scope::Version(version);
         let held = self.held();
         if let Some(key) = held.keys.values().find(|key| key.kind == kind && key.scope == scope) {
@@ -329,7 +368,12 @@ impl Manager {
         }
         let other_versions = held.keys.values().any(|key| key.kind == kind);
         drop(held);
-        if (version != 1 || other_versions) && self.store.find(&self.settings.tenant, kind, std::slice::from_ref(&scope))?.is_empty() {
+        if (version != 1 || other_versions)
+            && self
+                .store
+                .find(&self.settings.tenant, kind, std::slice::from_ref(&scope))?
+                .is_empty()
+        {
             return Err(KeyError::NoSuchRoot { kind, scope });
         }
         self.load_or_mint(turn, kind, &scope, now)
@@ -337,7 +381,8 @@ impl Manager {
 }
 
 impl Drop for Manager {
-    /// Nobody seals with the keys of this process any more; where that cannot be written down now, their age tells.
+    /// Nobody seals with the keys of this process any more; where that cannot be written down now,
+    /// their age tells.
     fn drop(&mut self) {
         if !self.is_copy() {
             let _ = self.close();
@@ -357,8 +402,15 @@ fn pinned(schema: &Schema) -> Vec<(KeyKind, u32)> {
     let rules = fields.chain(key).chain(headers);
     rules
         .flat_map(|(protect, index)| {
-            let root = if let Protect::Deterministic(root) = protect { Some((KeyKind::Deterministic, *root)) } else { None };
-            let pin = index.as_ref().and_then(|IndexRule { root, .. }| *root).map(|root| (KeyKind::Index, root));
+            let root = if let Protect::Deterministic(root) = protect {
+                Some((KeyKind::Deterministic, *root))
+            } else {
+                None
+            };
+            let pin = index
+                .as_ref()
+                .and_then(|IndexRule { root, .. }| *root)
+                .map(|root| (KeyKind::Index, root));
             root.into_iter().chain(pin)
         })
         .collect()
@@ -366,7 +418,8 @@ fn pinned(schema: &Schema) -> Vec<(KeyKind, u32)> {
 
 /// The key a record describes, with what was unwrapped.
 fn key_of(record: &KeyRecord, state: KeyState, secret: Option<SecretKey>) -> Key {
-    // Suite 3 seals at most 2^44 values under a subkey; the other kinds have no bound that a process could reach.
+    // Suite 3 seals at most 2^44 values under a subkey; the other kinds have no bound that a
+    // process could reach.
     let limit = if record.kind == KeyKind::Deterministic { 1 << 44 } else { u64::MAX };
     Key {
         id: record.kid,

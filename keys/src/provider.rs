@@ -1,5 +1,5 @@
-//! Providers of the key-encrypting key: what wraps keys before they are stored and unwraps them again. Each is plain; [`layered`]
-//! adds what all of them need.
+//! Providers of the key-encrypting key: what wraps keys before they are stored and unwraps them
+//! again. Each is plain; [`layered`] adds what all of them need.
 
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
@@ -69,22 +69,34 @@ pub trait Provider: Send + Sync {
     /// Unwraps a wrap that it [`opens`](Provider::opens).
     ///
     /// # Errors
-    /// [`ProviderError`]; [`ProviderError::Refused`] for a wrap of another key-encrypting key or an edited row.
+    /// [`ProviderError`]; [`ProviderError::Refused`] for a wrap of another key-encrypting key or an
+    /// edited row.
     fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError>;
 
-    /// Moves wraps that it [`opens`](Provider::opens) to the key-encrypting key that wraps now; one answer each, in their order. The wrapped keys
-    /// stay the same. A key service does it without the keys leaving it.
+    /// Moves wraps that it [`opens`](Provider::opens) to the key-encrypting key that wraps now; one
+    /// answer each, in their order. The wrapped keys stay the same. A key service does it without
+    /// the keys leaving it.
     ///
     /// # Errors
     /// [`ProviderError`] where the request itself failed, for all of them.
-    fn rewrap(&self, wraps: &[(&Wrap, WrapContext<'_>)]) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
-        Ok(wraps.iter().map(|(wrap, context)| self.unwrap(wrap, context).and_then(|key| self.wrap(&key, context))).collect())
+    fn rewrap(
+        &self,
+        wraps: &[(&Wrap, WrapContext<'_>)],
+    ) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
+        Ok(wraps
+            .iter()
+            .map(|(wrap, context)| {
+                self.unwrap(wrap, context).and_then(|key| self.wrap(&key, context))
+            })
+            .collect())
     }
 
-    /// Makes a new version of the key-encrypting key, which wraps from then on. `now` in Unix seconds.
+    /// Makes a new version of the key-encrypting key, which wraps from then on. `now` in Unix
+    /// seconds.
     ///
     /// # Errors
-    /// [`ProviderError`]; [`ProviderError::Unusable`] says how it is done where this program cannot do it.
+    /// [`ProviderError`]; [`ProviderError::Unusable`] says how it is done where this program cannot
+    /// do it.
     fn rotate(&self, now: u64) -> Result<Kek, ProviderError>;
 }
 
@@ -106,7 +118,8 @@ pub struct Kek {
 pub enum Rotation {
     /// A running sidecar may: the key-encrypting key and its backups are the key service's.
     Here,
-    /// An operator, by `keys rotate --kek`: what holds it has a backup that must not fall behind unseen.
+    /// An operator, by `keys rotate --kek`: what holds it has a backup that must not fall behind
+    /// unseen.
     Operator,
     /// Its owner, elsewhere.
     Elsewhere,
@@ -150,7 +163,10 @@ pub enum ProviderError {
         message: String,
     },
     /// The wrap does not open.
-    #[error("key {kid} does not open with provider {provider}: it was wrapped with {what}, or its row was changed")]
+    #[error(
+        "key {kid} does not open with provider {provider}: it was wrapped with {what}, or its row \
+        was changed"
+    )]
     Refused {
         /// The provider.
         provider: &'static str,
@@ -193,27 +209,37 @@ impl ProviderError {
 /// 24 bytes for a wrap's nonce, from the operating system.
 fn nonce(provider: &'static str) -> Result<[u8; 24], ProviderError> {
     let mut nonce = [0; 24];
-    getrandom::fill(&mut nonce).map_err(|_| ProviderError::Unusable { provider, message: "the system gives no random bytes".to_owned() })?;
+    getrandom::fill(&mut nonce).map_err(|_| ProviderError::Unusable {
+        provider,
+        message: "the system gives no random bytes".to_owned(),
+    })?;
     Ok(nonce)
 }
 
 /// How a key-encrypting key without versions is rotated.
 fn replaced_by_another(provider: &'static str) -> ProviderError {
-    let message =
-        "has one key-encrypting key; to replace it, configure the new one, name the old one as keys.recovery and run `veilstream keys rewrap --recover`";
+    let message = "has one key-encrypting key; to replace it, configure the new one, name the old \
+        one as keys.recovery and run `veilstream keys rewrap --recover`";
     ProviderError::Unusable { provider, message: message.to_owned() }
 }
 
-fn refused(provider: &'static str, context: &WrapContext<'_>, what: &'static str) -> impl FnOnce(UnwrapError) -> ProviderError {
+fn refused(
+    provider: &'static str,
+    context: &WrapContext<'_>,
+    what: &'static str,
+) -> impl FnOnce(UnwrapError) -> ProviderError {
     let kid = context.kid;
     move |UnwrapError| ProviderError::Refused { provider, kid, what }
 }
 
 /// 32 bytes from standard or url-safe base64, padded or not.
 fn decode_key(text: &str) -> Option<SecretKey> {
-    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let alphabet = if text.contains(['-', '_']) { &alphabet::URL_SAFE } else { &alphabet::STANDARD };
-    // Longer texts than a key's are refused before they are decoded; the decoder wants room for its estimate.
+    const LENIENT: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let alphabet =
+        if text.contains(['-', '_']) { &alphabet::URL_SAFE } else { &alphabet::STANDARD };
+    // Longer texts than a key's are refused before they are decoded; the decoder wants room for its
+    // estimate.
     let mut bytes = Zeroizing::new([0; 36]);
     if text.len() > 44 {
         return None;
@@ -238,7 +264,15 @@ mod tests {
         }
         let short = &standard[..40];
         let long = format!("{}AAAA", standard.trim_end_matches('='));
-        for wrong in ["", "=", "not base64!", short, &long, &format!("{standard}\n"), &standard.replace('+', "+-")] {
+        for wrong in [
+            "",
+            "=",
+            "not base64!",
+            short,
+            &long,
+            &format!("{standard}\n"),
+            &standard.replace('+', "+-"),
+        ] {
             assert!(decode_key(wrong).is_none(), "{wrong:?}");
         }
     }

@@ -20,7 +20,8 @@ use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
 use crate::erasure::LedgerError;
 
-/// One key as it is stored: everything but the key (docs/formats.md, "Keys"). Times are Unix seconds.
+/// One key as it is stored: everything but the key (docs/formats.md, "Keys"). Times are Unix
+/// seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRecord {
     /// First half of `kcv`.
@@ -45,7 +46,8 @@ pub struct KeyRecord {
     pub wraps: Vec<Wrap>,
     /// Values sealed, as last written down by the process that counts them; `None`: nobody counts.
     pub uses: Option<u64>,
-    /// Authenticates all of the above but wraps and uses ([`StoreKeys`]). The store key's own record has none.
+    /// Authenticates all of the above but wraps and uses ([`StoreKeys`]). The store key's own
+    /// record has none.
     pub mac: Option<[u8; 32]>,
 }
 
@@ -102,15 +104,22 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError>;
+    fn find(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scopes: &[Scope],
+    ) -> Result<Vec<KeyRecord>, StoreError>;
 
-    /// Every key of the tenant but those of data subjects, of which there may be millions; oldest first.
+    /// Every key of the tenant but those of data subjects, of which there may be millions; oldest
+    /// first.
     ///
     /// # Errors
     /// [`StoreError`].
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError>;
 
-    /// Those of [`Store::list`] that processes share, so all but `schema:` keys: few, and every process looks at them every few seconds.
+    /// Those of [`Store::list`] that processes share, so all but `schema:` keys: few, and every
+    /// process looks at them every few seconds.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -126,7 +135,12 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError>;
+    fn subjects(
+        &self,
+        tenant: &str,
+        after: Option<&KeyId>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, StoreError>;
 
     /// How many keys have a wrap with this `kek_uri`.
     ///
@@ -138,7 +152,13 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError>;
+    fn last_made(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scope: &Scope,
+        before: u64,
+    ) -> Result<Option<u64>, StoreError>;
 
     /// The head; `None`: the store was never given one.
     ///
@@ -152,31 +172,40 @@ pub trait Store: Send + Sync {
     /// [`StoreError`]; it has a head already.
     fn found(&self, store_key: &KeyRecord, head: &Head) -> Result<(), StoreError>;
 
-    /// Stores keys whose (tenant, kind, scope, version) is free, all in one step, and returns what the store holds for each, in their order: the given
-    /// record, or that of whoever was first. Not for `schema:` keys.
+    /// Stores keys whose (tenant, kind, scope, version) is free, all in one step, and returns what
+    /// the store holds for each, in their order: the given record, or that of whoever was first.
+    /// Not for `schema:` keys.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored.
     fn insert(&self, records: &[KeyRecord]) -> Result<Vec<KeyRecord>, StoreError>;
 
-    /// Stores a `schema:` key, unless one of its scope was made less than `pace` seconds before or after it; tells whether it did.
+    /// Stores a `schema:` key, unless one of its scope was made less than `pace` seconds before or
+    /// after it; tells whether it did.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored.
     fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError>;
 
-    /// Stores keys that come from elsewhere, of whatever scope, all in one step; those that are here already stay as they are. Returns the keys whose
-    /// place another key has.
+    /// Stores keys that come from elsewhere, of whatever scope, all in one step; those that are
+    /// here already stay as they are. Returns the keys whose place another key has.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was stored.
     fn import(&self, records: &[KeyRecord]) -> Result<Vec<KeyId>, StoreError>;
 
-    /// Moves active `schema:` keys to `decrypt_only`: those listed, and every one made before `before`, whose process cannot seal with it any more.
+    /// Moves active `schema:` keys to `decrypt_only`: those listed, and every one made before
+    /// `before`, whose process cannot seal with it any more.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError>;
+    fn expire(
+        &self,
+        tenant: &str,
+        kids: &[KeyId],
+        before: u64,
+        keys: &StoreKeys,
+    ) -> Result<(), StoreError>;
 
     /// Writes down how often keys were used.
     ///
@@ -184,26 +213,43 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn save_uses(&self, uses: &[(KeyId, u64)]) -> Result<(), StoreError>;
 
-    /// Moves keys to another state, unless they are shredded: that is for ever. `retired` is when they stopped being of use, if they did.
+    /// Moves keys to another state, unless they are shredded: that is for ever. `retired` is when
+    /// they stopped being of use, if they did.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was changed.
-    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError>;
+    fn set_state(
+        &self,
+        kids: &[KeyId],
+        state: KeyState,
+        retired: Option<u64>,
+        keys: &StoreKeys,
+    ) -> Result<(), StoreError>;
 
-    /// Replaces wraps that are still as they were read, all in one step; tells how many were. A wrap that was deleted does not come back.
+    /// Replaces wraps that are still as they were read, all in one step; tells how many were. A
+    /// wrap that was deleted does not come back.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was changed.
     fn replace_wraps(&self, changes: &[WrapChange]) -> Result<u64, StoreError>;
 
-    /// Erases data subjects: their keys become `shredded` and lose their wraps (a shredded key that has wraps again loses them again), their scopes are closed
-    /// (see [`Shred`]), and the head moves, all in one step. `plan` says who, and what the head is then; it is asked with the head locked, so that of several
-    /// processes one after another is asked, and is given the keys of `subjects` as they stand. Where the step fails `plan` may be asked again. Doing an erasure
-    /// again changes nothing but the head.
+    /// Erases data subjects: their keys become `shredded` and lose their wraps (a shredded key that
+    /// has wraps again loses them again), their scopes are closed (see [`Shred`]), and the head
+    /// moves, all in one step. `plan` says who, and what the head is then; it is asked with the
+    /// head locked, so that of several processes one after another is asked, and is given the keys
+    /// of `subjects` as they stand. Where the step fails `plan` may be asked again. Doing an
+    /// erasure again changes nothing but the head.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was changed, or everything.
-    fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError>;
+    fn erase(
+        &self,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut Plan<'_>,
+    ) -> Result<Vec<Shredded>, StoreError>;
 
     /// Keys of data subjects that were shredded at or after `since`, and markers.
     ///
@@ -211,7 +257,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError>;
 
-    /// Sees to it that deleted wraps are gone from the disk too, as far as the store can. Tells what it cannot.
+    /// Sees to it that deleted wraps are gone from the disk too, as far as the store can. Tells
+    /// what it cannot.
     ///
     /// # Errors
     /// [`StoreError`]; deleted wraps may still be there.
@@ -225,7 +272,8 @@ pub struct Subjects {
     pub keys: u64,
     /// Shredded keys and markers.
     pub shredded: u64,
-    /// Shredded keys that still have wraps: an erasure that somebody undid, or did by hand and half.
+    /// Shredded keys that still have wraps: an erasure that somebody undid, or did by hand and
+    /// half.
     pub half_shredded: u64,
 }
 
@@ -249,19 +297,25 @@ pub struct Shred {
     pub all: bool,
     /// These keys, at any rate.
     pub kids: Vec<KeyId>,
-    /// Closes the scope: its next version where no key is left. A key record without wraps that names no key. `shredded`: nobody makes a key for
-    /// the subject again; `retired`: the subject may come back. Its version is the store's to set.
+    /// Closes the scope: its next version where no key is left. A key record without wraps that
+    /// names no key. `shredded`: nobody makes a key for the subject again; `retired`: the subject
+    /// may come back. Its version is the store's to set.
     pub marker: KeyRecord,
 }
 
 impl Shred {
-    /// The marker that the scope gets, in its next version. `newest`: its newest version, 0 without any; `alive`: some key or marker is not shredded;
-    /// `shredded_now`: some key was shredded in this step. (A process that saw that key active may be about to store its successor, which must find
-    /// the place taken.)
+    /// The marker that the scope gets, in its next version. `newest`: its newest version, 0 without
+    /// any; `alive`: some key or marker is not shredded; `shredded_now`: some key was shredded in
+    /// this step. (A process that saw that key active may be about to store its successor, which
+    /// must find the place taken.)
     #[must_use]
     pub fn next_marker(&self, newest: u32, alive: bool, shredded_now: bool) -> Option<KeyRecord> {
-        let is_due = !alive && (self.marker.state != KeyState::Shredded || shredded_now || newest == 0);
-        newest.checked_add(1).filter(|_| is_due).map(|version| KeyRecord { version, ..self.marker.clone() })
+        let is_due =
+            !alive && (self.marker.state != KeyState::Shredded || shredded_now || newest == 0);
+        newest
+            .checked_add(1)
+            .filter(|_| is_due)
+            .map(|version| KeyRecord { version, ..self.marker.clone() })
     }
 }
 
@@ -293,7 +347,9 @@ pub enum StoreError {
         message: String,
     },
     /// A row is not what this program writes.
-    #[error("key store {place}: the row of key {kid} is damaged ({what}); restore it from a backup")]
+    #[error(
+        "key store {place}: the row of key {kid} is damaged ({what}); restore it from a backup"
+    )]
     Row {
         /// Where the store is.
         place: String,
@@ -303,7 +359,10 @@ pub enum StoreError {
         what: &'static str,
     },
     /// A record was changed by somebody who does not hold the store key.
-    #[error("key store {place}: the record of key {kid} was changed (its mac does not hold), so it counts for nothing; restore it from a backup")]
+    #[error(
+        "key store {place}: the record of key {kid} was changed (its mac does not hold), so it \
+        counts for nothing; restore it from a backup"
+    )]
     Corrupt {
         /// Where the store is.
         place: String,
@@ -312,8 +371,9 @@ pub enum StoreError {
     },
     /// There is no store key and no head.
     #[error(
-        "key store {place}: has no store key and no head. `veilstream keys init --empty` leaves it so until `veilstream keys import`; a store of an earlier \
-         build is not read: make a new one with `veilstream keys init`"
+        "key store {place}: has no store key and no head. `veilstream keys init --empty` leaves it \
+        so until `veilstream keys import`; a store of an earlier build is not read: make a new one \
+        with `veilstream keys init`"
     )]
     Unfounded {
         /// Where the store is.
@@ -329,7 +389,11 @@ pub enum StoreError {
 /// # Errors
 /// [`StoreError::Corrupt`].
 pub fn check(keys: &StoreKeys, place: &str, record: &KeyRecord) -> Result<(), StoreError> {
-    if keys.holds(record) { Ok(()) } else { Err(StoreError::Corrupt { place: place.to_owned(), kid: record.kid }) }
+    if keys.holds(record) {
+        Ok(())
+    } else {
+        Err(StoreError::Corrupt { place: place.to_owned(), kid: record.kid })
+    }
 }
 
 /// 64 lower-case hex digits.

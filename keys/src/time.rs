@@ -8,7 +8,8 @@ pub(crate) fn text(seconds: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }
 
-/// The reverse of [`text`]; what it would not write is refused, or two texts of one time would have two MACs.
+/// The reverse of [`text`]; what it would not write is refused, or two texts of one time would have
+/// two MACs.
 pub(crate) fn seconds(text: &str) -> Option<u64> {
     let seconds = u64::try_from(text.parse::<Timestamp>().ok()?.as_second()).ok()?;
     (self::text(seconds) == text).then_some(seconds)

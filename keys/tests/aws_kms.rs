@@ -1,5 +1,6 @@
-//! Provider `aws-kms` on LocalStack's KMS. It knows neither IAM nor throttling, which a proxy plays, and does not tell the material of a key: wraps keep the
-//! version `1` over a rotation, where AWS tells a new one.
+//! Provider `aws-kms` on LocalStack's KMS. It knows neither IAM nor throttling, which a proxy
+//! plays, and does not tell the material of a key: wraps keep the version `1` over a rotation,
+//! where AWS tells a new one.
 #![cfg(feature = "aws-kms")]
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
@@ -14,7 +15,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use veilstream_keys::provider::{AwsKmsProvider, AwsKmsSettings, Provider, ProviderError, Rotation};
+use veilstream_keys::provider::{
+    AwsKmsProvider, AwsKmsSettings, Provider, ProviderError, Rotation,
+};
 
 use provider_suite::{Sample, conformance, with_layers};
 use proxy::{Mode, Proxy};
@@ -22,7 +25,8 @@ use servers::kms;
 
 const HERE: &str = "eu-central-1";
 
-/// Credentials come from the environment, which a test may not change: the tests below run in a child.
+/// Credentials come from the environment, which a test may not change: the tests below run in a
+/// child.
 #[test]
 fn on_localstack() {
     let child = Command::new(std::env::current_exe().unwrap())
@@ -32,7 +36,11 @@ fn on_localstack() {
         .arg("--ignored")
         .output()
         .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&child.stdout),
+        String::from_utf8_lossy(&child.stderr)
+    );
     assert!(child.status.success(), "{said}");
     assert!(said.contains("8 passed"), "{said}");
     assert!(!said.contains("canary-secret"), "{said}");
@@ -56,14 +64,29 @@ fn without_credentials_it_says_what_to_give() {
 #[ignore = "run by without_credentials_it_says_what_to_give"]
 fn asks_without_credentials() {
     if std::env::var_os("NO_CREDENTIALS").is_some() {
-        let error = provider("http://127.0.0.1:9", &["arn:aws:kms:eu-central-1:111122223333:key/x".to_owned()]).health().unwrap_err();
-        assert!(matches!(error, ProviderError::Denied { .. }) && error.to_string().contains("there are no AWS credentials"), "{error}");
+        let error = provider(
+            "http://127.0.0.1:9",
+            &["arn:aws:kms:eu-central-1:111122223333:key/x".to_owned()],
+        )
+        .health()
+        .unwrap_err();
+        assert!(
+            matches!(error, ProviderError::Denied { .. })
+                && error.to_string().contains("there are no AWS credentials"),
+            "{error}"
+        );
     }
 }
 
 fn provider(endpoint: &str, arns: &[String]) -> AwsKmsProvider {
     let endpoint = Some(endpoint.to_owned());
-    AwsKmsProvider::new(&AwsKmsSettings { key_arns: arns.to_vec(), endpoint, profile: None, timeout: Duration::from_secs(5) }).unwrap()
+    AwsKmsProvider::new(&AwsKmsSettings {
+        key_arns: arns.to_vec(),
+        endpoint,
+        profile: None,
+        timeout: Duration::from_secs(5),
+    })
+    .unwrap()
 }
 
 /// A new key, behind a proxy of its own.
@@ -105,7 +128,11 @@ fn a_disabled_or_dying_key_is_no_wrong_key() {
     let sample = Sample::new();
     let wrap = sample.wrap(&provider);
     let all_disabled = || {
-        for error in [provider.unwrap(&wrap, &sample.context()).err(), provider.wrap(&sample.secret, &sample.context()).err(), provider.health().err()] {
+        for error in [
+            provider.unwrap(&wrap, &sample.context()).err(),
+            provider.wrap(&sample.secret, &sample.context()).err(),
+            provider.health().err(),
+        ] {
             assert!(matches!(error, Some(ProviderError::Disabled { .. })), "{error:?}");
         }
     };
@@ -132,9 +159,16 @@ fn another_key_opens_nothing_and_one_that_is_not_there_says_so() {
     let renamed = veilstream_keys::store::Wrap { kek_uri: second.describe().unwrap().uri, ..wrap };
     let error = second.unwrap(&renamed, &sample.context()).unwrap_err();
     assert!(matches!(error, ProviderError::Refused { .. }), "{error}");
-    let missing = provider(&proxy.address, &[format!("arn:aws:kms:{HERE}:000000000000:key/11111111-2222-3333-4444-555555555555")]);
+    let missing = provider(
+        &proxy.address,
+        &[format!("arn:aws:kms:{HERE}:000000000000:key/11111111-2222-3333-4444-555555555555")],
+    );
     let error = missing.health().unwrap_err();
-    assert!(matches!(error, ProviderError::Unusable { .. }) && error.to_string().contains("correct keys.aws-kms.key_arns"), "{error}");
+    assert!(
+        matches!(error, ProviderError::Unusable { .. })
+            && error.to_string().contains("correct keys.aws-kms.key_arns"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -167,23 +201,42 @@ fn errors_are_told_apart_and_hold_nothing_of_the_answer() {
     let sample = Sample::new();
     let wrap = sample.wrap(&provider);
     let error = |status: u16, code: &str| {
-        proxy.set(Mode::Answer(status, "Content-Type: application/x-amz-json-1.1\r\n", json!({ "__type": code, "message": "canary-4f9c" }).to_string()));
+        proxy.set(Mode::Answer(
+            status,
+            "Content-Type: application/x-amz-json-1.1\r\n",
+            json!({ "__type": code, "message": "canary-4f9c" }).to_string(),
+        ));
         let error = provider.unwrap(&wrap, &sample.context()).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
         error
     };
-    for (status, code) in [(400, "ThrottlingException"), (500, "KMSInternalException"), (503, ""), (429, ""), (500, "KeyUnavailableException")] {
+    for (status, code) in [
+        (400, "ThrottlingException"),
+        (500, "KMSInternalException"),
+        (503, ""),
+        (429, ""),
+        (500, "KeyUnavailableException"),
+    ] {
         let error = error(status, code);
         assert!(error.is_retryable(), "{status} {code}: {error}");
     }
     for code in ["AccessDeniedException", "ExpiredTokenException", "UnrecognizedClientException"] {
         let error = error(400, code);
-        assert!(matches!(error, ProviderError::Denied { .. }) && error.to_string().contains("kms:Decrypt"), "{code}: {error}");
+        assert!(
+            matches!(error, ProviderError::Denied { .. })
+                && error.to_string().contains("kms:Decrypt"),
+            "{code}: {error}"
+        );
     }
     assert!(matches!(error(400, "SomethingNew"), ProviderError::Malformed { .. }));
-    for body in ["", "canary-4f9c", "{}", "[]", r#"{"Plaintext":"Y2FuYXJ5LTRmOWM=","CiphertextBlob":42}"#] {
+    for body in
+        ["", "canary-4f9c", "{}", "[]", r#"{"Plaintext":"Y2FuYXJ5LTRmOWM=","CiphertextBlob":42}"#]
+    {
         proxy.set(Mode::Answer(200, "", body.to_owned()));
-        for error in [provider.unwrap(&wrap, &sample.context()).unwrap_err(), provider.wrap(&sample.secret, &sample.context()).unwrap_err()] {
+        for error in [
+            provider.unwrap(&wrap, &sample.context()).unwrap_err(),
+            provider.wrap(&sample.secret, &sample.context()).unwrap_err(),
+        ] {
             assert!(matches!(error, ProviderError::Malformed { .. }), "{body}: {error}");
             assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
         }
@@ -201,8 +254,14 @@ fn a_slow_or_missing_service_is_away_and_comes_back() {
     let (known_wrap, new_wrap) = (known.wrap(&provider), new.wrap(&provider));
     proxy.set(Mode::Slow(Duration::from_secs(2)));
     known.opens(&provider, &known_wrap);
-    let settings = AwsKmsSettings { key_arns: vec![arn], endpoint: Some(proxy.address.clone()), profile: None, timeout: Duration::from_millis(500) };
-    let error = AwsKmsProvider::new(&settings).unwrap().unwrap(&known_wrap, &known.context()).unwrap_err();
+    let settings = AwsKmsSettings {
+        key_arns: vec![arn],
+        endpoint: Some(proxy.address.clone()),
+        profile: None,
+        timeout: Duration::from_millis(500),
+    };
+    let error =
+        AwsKmsProvider::new(&settings).unwrap().unwrap(&known_wrap, &known.context()).unwrap_err();
     assert!(error.is_retryable(), "{error}");
     proxy.set(Mode::Pass);
     let layered = with_layers(provider);

@@ -1,4 +1,5 @@
-//! The erasure of a data subject: nothing of it opens again, nobody revives it, and everybody else is as before.
+//! The erasure of a data subject: nothing of it opens again, nobody revives it, and everybody else
+//! is as before.
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
@@ -14,12 +15,15 @@ use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::reveal::Status;
 use veilstream_engine::transform::NeededKey;
 use veilstream_engine::wrap::WrapContext;
-use veilstream_keys::erasure::{Erasure, Ledger, Position, ReceiptError, SignedReceipt, Terms, next_line};
+use veilstream_keys::erasure::{
+    Erasure, Ledger, Position, ReceiptError, SignedReceipt, Terms, next_line,
+};
 use veilstream_keys::provider::Provider;
 use veilstream_keys::store::{STORE_TENANT, Store, StoreKeys};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
-const TERMS: Terms<'_> = Terms { reason: "request 17", domain: None, may_return: false, backups_until: None };
+const TERMS: Terms<'_> =
+    Terms { reason: "request 17", domain: None, may_return: false, backups_until: None };
 const ADA: &str = r#"{"type":"customer","id":7,"name":"Ada"}"#;
 const BOB: &str = r#"{"type":"customer","id":8,"name":"Bob"}"#;
 const ERASED: Status = Status::Failed(OpenError::Erased);
@@ -85,10 +89,16 @@ fn a_subject_may_be_let_back_with_a_new_key() {
     let before = process.protect(ADA, NOW).1;
     erase(&process.manager, "7", &Terms { may_return: true, ..TERMS }, NOW);
     let after = process.protect(ADA, NOW).1;
-    assert_eq!((process.reveal_status(&before, NOW).1, process.reveal(&after, NOW).as_str()), (ERASED, ADA));
+    assert_eq!(
+        (process.reveal_status(&before, NOW).1, process.reveal(&after, NOW).as_str()),
+        (ERASED, ADA)
+    );
     // A start replays the ledger: the new key is not the erasure's.
     let mut late = Process::start(&dir, NOW + 10);
-    assert_eq!((late.reveal_status(&before, NOW + 10).1, late.reveal(&after, NOW + 10).as_str()), (ERASED, ADA));
+    assert_eq!(
+        (late.reveal_status(&before, NOW + 10).1, late.reveal(&after, NOW + 10).as_str()),
+        (ERASED, ADA)
+    );
     // Erased for good; then let back all the same.
     erase(&late.manager, "7", &TERMS, NOW + 10);
     assert_eq!(late.reveal_status(&after, NOW + 10).1, ERASED);
@@ -97,7 +107,8 @@ fn a_subject_may_be_let_back_with_a_new_key() {
     assert!(late.try_protect(ADA, NOW + 70).is_ok(), "a minute after it was asked for last");
 }
 
-/// Nothing is there to be destroyed, so nothing is proved; what comes later is rejected all the same.
+/// Nothing is there to be destroyed, so nothing is proved; what comes later is rejected all the
+/// same.
 #[test]
 fn of_somebody_nobody_knows_there_is_no_receipt() {
     let dir = Directory::new();
@@ -105,7 +116,14 @@ fn of_somebody_nobody_knows_there_is_no_receipt() {
     process.protect(BOB, NOW);
     let [ada, bob] = ["7", "8"].map(|id| process.manager.subject_ref(id, None, NOW).unwrap());
     let outcomes = process.manager.shred(&[ada, bob, ada, bob], &TERMS, NOW).unwrap();
-    assert_eq!(outcomes.iter().map(|outcome| (outcome.subject, outcome.receipt.is_some())).collect::<Vec<_>>(), [(ada, false), (bob, true)], "each once");
+    assert_eq!(
+        outcomes
+            .iter()
+            .map(|outcome| (outcome.subject, outcome.receipt.is_some()))
+            .collect::<Vec<_>>(),
+        [(ada, false), (bob, true)],
+        "each once"
+    );
     assert!(all_is_well(&process.manager, outcomes[1].receipt.as_ref().unwrap()));
     assert_eq!(process.try_protect(ADA, NOW), Err(RejectCode::ErasedSubject));
     // Asked again nobody is there still.
@@ -116,22 +134,37 @@ fn of_somebody_nobody_knows_there_is_no_receipt() {
 fn ids_of_two_domains_are_two_people() {
     let dir = Directory::new();
     let manager = dir.open();
-    let [none, customers, staff] = [None, Some("customers"), Some("staff")].map(|domain| manager.subject_ref("42", domain, NOW).unwrap());
+    let [none, customers, staff] = [None, Some("customers"), Some("staff")]
+        .map(|domain| manager.subject_ref("42", domain, NOW).unwrap());
     assert!(none != customers && customers != staff && none != staff);
-    let keys = manager.fetch(&[customers, staff].map(|subject| NeededKey { kind: KeyKind::Data, scope: Scope::Subject(subject) }), NOW).unwrap();
+    let keys = manager
+        .fetch(
+            &[customers, staff]
+                .map(|subject| NeededKey { kind: KeyKind::Data, scope: Scope::Subject(subject) }),
+            NOW,
+        )
+        .unwrap();
     let terms = Terms { domain: Some("staff"), ..TERMS };
     let receipt = manager.shred(&[staff], &terms, NOW).unwrap().remove(0).receipt.unwrap();
-    assert_eq!((&receipt.receipt["domain"], receipt.receipt["kids"].as_array().unwrap().len()), (&"staff".into(), 1));
+    assert_eq!(
+        (&receipt.receipt["domain"], receipt.receipt["kids"].as_array().unwrap().len()),
+        (&"staff".into(), 1)
+    );
     assert_eq!(manager.lookup(&keys[1].id, NOW).unwrap().unwrap().state, KeyState::Shredded);
     assert_eq!(manager.lookup(&keys[0].id, NOW).unwrap().unwrap().state, KeyState::Active);
-    assert!(std::fs::read_to_string(dir.ledger_path()).unwrap().contains(r#"{"domain":"staff","kids":["#));
+    assert!(
+        std::fs::read_to_string(dir.ledger_path())
+            .unwrap()
+            .contains(r#"{"domain":"staff","kids":["#)
+    );
 }
 
 #[test]
 fn every_version_of_the_key_is_destroyed_and_erasing_again_changes_nothing() {
     let dir = Directory::new();
     let mut process = Process::start(&dir, NOW);
-    let tokens: Vec<String> = [0, 90, 180].map(|day| process.protect(ADA, NOW + day * 86400).1).into();
+    let tokens: Vec<String> =
+        [0, 90, 180].map(|day| process.protect(ADA, NOW + day * 86400).1).into();
     let now = NOW + 181 * 86400;
     let receipt = erase(&process.manager, "7", &TERMS, now);
     assert_eq!(receipt.receipt["kids"].as_array().unwrap().len(), 3);
@@ -141,7 +174,11 @@ fn every_version_of_the_key_is_destroyed_and_erasing_again_changes_nothing() {
     let rows = |dir: &Directory| dir.store().count_subjects("default").unwrap();
     let before = rows(&dir);
     let again = erase(&process.manager, "7", &TERMS, now + 1);
-    assert_eq!((again.receipt["kids"].clone(), rows(&dir)), (receipt.receipt["kids"].clone(), before), "the ledger names them still");
+    assert_eq!(
+        (again.receipt["kids"].clone(), rows(&dir)),
+        (receipt.receipt["kids"].clone(), before),
+        "the ledger names them still"
+    );
     for _ in 0..3 {
         Process::start(&dir, now + 2);
     }
@@ -163,9 +200,15 @@ fn the_wraps_of_the_erased_are_nowhere_in_the_files() {
     manager.rotate(&veilstream_keys::Rotate::Wrapping, NOW).unwrap();
     manager.rewrap(false, NOW, &mut |_| {}).unwrap();
     let moved: Vec<Vec<u8>> = gone.iter().map(|key| wrap(&key.id)).collect();
-    let subjects: Vec<SubjectRef> = gone.iter().map(|key| if let Scope::Subject(s) = key.scope { s } else { unreachable!() }).collect();
-    let found =
-        |needle: &[u8]| fs::read_dir(dir.path()).unwrap().any(|entry| fs::read(entry.unwrap().path()).unwrap().windows(needle.len()).any(|w| w == needle));
+    let subjects: Vec<SubjectRef> = gone
+        .iter()
+        .map(|key| if let Scope::Subject(s) = key.scope { s } else { unreachable!() })
+        .collect();
+    let found = |needle: &[u8]| {
+        fs::read_dir(dir.path()).unwrap().any(|entry| {
+            fs::read(entry.unwrap().path()).unwrap().windows(needle.len()).any(|w| w == needle)
+        })
+    };
     assert!(found(&moved[0]));
     assert_eq!(manager.shred(&subjects, &TERMS, NOW).unwrap().len(), 100);
     for (i, wrap) in gone_wraps.iter().chain(&moved).enumerate().step_by(7) {
@@ -228,7 +271,10 @@ fn a_ledger_that_was_touched_opens_no_store_and_the_line_is_named() {
             None => fs::remove_file(&path).unwrap(),
         }
         let error = dir.try_open().err().unwrap().to_string();
-        assert!(error.contains(says) && error.contains("keys ledger rebuild --reason"), "{says}: {error}");
+        assert!(
+            error.contains(says) && error.contains("keys ledger rebuild --reason"),
+            "{says}: {error}"
+        );
     }
     fs::write(&path, &text).unwrap();
     dir.open();
@@ -239,7 +285,8 @@ fn a_ledger_that_was_touched_opens_no_store_and_the_line_is_named() {
     assert!(error.contains("its head") && error.contains("was changed"), "{error}");
 }
 
-/// Killed after the ledger and before the store: the next start completes it, and so does the next erasure.
+/// Killed after the ledger and before the store: the next start completes it, and so does the next
+/// erasure.
 #[test]
 fn an_erasure_that_was_begun_is_completed() {
     for by_start in [true, false] {
@@ -247,12 +294,32 @@ fn an_erasure_that_was_begun_is_completed() {
         let mut process = Process::start(&dir, NOW);
         let (ada, _bob) = (process.protect(ADA, NOW).1, process.protect(BOB, NOW));
         let subject = process.manager.subject_ref("7", None, NOW).unwrap();
-        let kids = dir.store().find("default", KeyKind::Data, &[Scope::Subject(subject)]).unwrap().iter().map(|r| r.kid).collect();
+        let kids = dir
+            .store()
+            .find("default", KeyKind::Data, &[Scope::Subject(subject)])
+            .unwrap()
+            .iter()
+            .map(|r| r.kid)
+            .collect();
         let (store, provider) = (dir.store(), dir.provider());
-        let record = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)]).unwrap().remove(0);
-        let context = WrapContext { kid: record.kid, kind: record.kind, tenant: &record.tenant, scope: &record.scope };
+        let record =
+            store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)]).unwrap().remove(0);
+        let context = WrapContext {
+            kid: record.kid,
+            kind: record.kind,
+            tenant: &record.tenant,
+            scope: &record.scope,
+        };
         let keys = StoreKeys::of(&provider.unwrap(&record.wraps[0], &context).unwrap());
-        let begun = Erasure { time: NOW, tenant: "default".to_owned(), domain: None, subject, kids, may_return: false, reason: String::new() };
+        let begun = Erasure {
+            time: NOW,
+            tenant: "default".to_owned(),
+            domain: None,
+            subject,
+            kids,
+            may_return: false,
+            reason: String::new(),
+        };
         let (line, _) = next_line(&keys, &Position::of(&store.head().unwrap().unwrap()), &begun);
         dir.ledger().append(1, &[line]).unwrap();
         if by_start {
@@ -269,17 +336,22 @@ fn an_erasure_that_was_begun_is_completed() {
     }
 }
 
-/// A row of before the erasure carries a right MAC: the ledger knows better, at the start and in a process that runs.
+/// A row of before the erasure carries a right MAC: the ledger knows better, at the start and in a
+/// process that runs.
 #[test]
 fn an_old_row_put_back_stays_erased() {
     let dir = Directory::new();
     let mut process = Process::start(&dir, NOW);
     let ada = process.protect(ADA, NOW).1;
     dir.sql(
-        "CREATE TABLE old_keys AS SELECT * FROM keys WHERE scope LIKE 'subject:%'; CREATE TABLE old_wraps AS SELECT w.* FROM wraps w JOIN old_keys USING (kid)",
+        "CREATE TABLE old_keys AS SELECT * FROM keys WHERE scope LIKE 'subject:%'; CREATE TABLE \
+        old_wraps AS SELECT w.* FROM wraps w JOIN old_keys USING (kid)",
     );
     let receipt = erase(&process.manager, "7", &TERMS, NOW);
-    dir.sql("DELETE FROM keys WHERE scope LIKE 'subject:%'; INSERT INTO keys SELECT * FROM old_keys; INSERT INTO wraps SELECT * FROM old_wraps");
+    dir.sql(
+        "DELETE FROM keys WHERE scope LIKE 'subject:%'; INSERT INTO keys SELECT * FROM \
+        old_keys; INSERT INTO wraps SELECT * FROM old_wraps",
+    );
     assert_eq!(process.reveal_status(&ada, NOW + 700).1, ERASED);
     assert_eq!(process.try_protect(ADA, NOW + 700), Err(RejectCode::ErasedSubject));
     assert!(!all_is_well(&process.manager, &receipt), "the receipt says that the store has it");
@@ -288,20 +360,30 @@ fn an_old_row_put_back_stays_erased() {
     assert!(all_is_well(&next.manager, &receipt));
 }
 
-/// A marker that lets a subject back is in the place of the key that somebody is about to store: it is no key to seal with.
+/// A marker that lets a subject back is in the place of the key that somebody is about to store: it
+/// is no key to seal with.
 #[test]
 fn a_marker_is_never_kept_as_a_sealing_key() {
     let dir = Directory::new();
     let eraser = dir.open();
     let (store, asked) = Counting::over(dir.store());
-    let racer = Manager::open(Settings::of("default"), Parts { store: Box::new(store), ..dir.parts() }, NOW).unwrap();
+    let racer = Manager::open(
+        Settings::of("default"),
+        Parts { store: Box::new(store), ..dir.parts() },
+        NOW,
+    )
+    .unwrap();
     let wanted = subject_number(1);
     let Scope::Subject(subject) = wanted.scope else { unreachable!() };
     asked.after("find", move || {
         eraser.shred(&[subject], &Terms { may_return: true, ..TERMS }, NOW).unwrap();
     });
     let key = racer.fetch(std::slice::from_ref(&wanted), NOW).unwrap().remove(0);
-    assert_eq!((key.state, key.secret.is_some(), key.version), (KeyState::Active, true, 2), "version 1 is the marker's");
+    assert_eq!(
+        (key.state, key.secret.is_some(), key.version),
+        (KeyState::Active, true, 2),
+        "version 1 is the marker's"
+    );
 }
 
 /// A key that was read before an erasure and is handed over after it was forgotten is not kept.
@@ -316,7 +398,14 @@ fn a_key_read_before_an_erasure_is_not_kept_after_it() {
         let eraser = dir.open();
         let key = eraser.fetch(std::slice::from_ref(&wanted), NOW).unwrap().remove(0);
         let (store, asked) = Counting::over(dir.store());
-        let racer = Arc::new(Manager::open(Settings::of("default"), Parts { store: Box::new(store), ..dir.parts() }, NOW).unwrap());
+        let racer = Arc::new(
+            Manager::open(
+                Settings::of("default"),
+                Parts { store: Box::new(store), ..dir.parts() },
+                NOW,
+            )
+            .unwrap(),
+        );
         let looks = racer.clone();
         asked.after(question, move || {
             eraser.shred(&[subject], &TERMS, NOW).unwrap();
@@ -352,7 +441,10 @@ fn several_who_erase_at_once_write_one_ledger() {
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    assert_eq!((dir.ledger().read(0).unwrap().len(), dir.store().head().unwrap().unwrap().seq), (81, 80));
+    assert_eq!(
+        (dir.ledger().read(0).unwrap().len(), dir.store().head().unwrap().unwrap().seq),
+        (81, 80)
+    );
     assert_eq!(dir.open().revived(), 0);
 }
 
@@ -363,20 +455,42 @@ fn a_lost_ledger_is_rebuilt_from_the_store() {
     let (ada, bob) = (process.protect(ADA, NOW).1, process.protect(BOB, NOW).1);
     let receipt = erase(&process.manager, "7", &TERMS, NOW);
     erase(&process.manager, "8", &Terms { may_return: true, ..TERMS }, NOW);
-    let rebuild = || Manager::rebuild_ledger(Settings::of("default"), dir.parts(), "disk lost", NOW + 9);
-    assert!(matches!(rebuild(), Err(KeyError::LedgerWhole { .. })), "nothing is rebuilt that is whole");
+    let rebuild =
+        || Manager::rebuild_ledger(Settings::of("default"), dir.parts(), "disk lost", NOW + 9);
+    assert!(
+        matches!(rebuild(), Err(KeyError::LedgerWhole { .. })),
+        "nothing is rebuilt that is whole"
+    );
     let text = fs::read_to_string(dir.ledger_path()).unwrap();
-    fs::write(dir.ledger_path(), text.lines().take(2).map(|line| line.to_owned() + "\n").collect::<String>()).unwrap();
+    fs::write(
+        dir.ledger_path(),
+        text.lines().take(2).map(|line| line.to_owned() + "\n").collect::<String>(),
+    )
+    .unwrap();
     let rebuilt = rebuild().unwrap();
     assert_eq!(rebuilt.subjects, 2);
-    assert!(fs::read_to_string(rebuilt.kept.unwrap()).unwrap().starts_with(text.lines().next().unwrap()));
+    assert!(
+        fs::read_to_string(rebuilt.kept.unwrap())
+            .unwrap()
+            .starts_with(text.lines().next().unwrap())
+    );
     let new = fs::read_to_string(dir.ledger_path()).unwrap();
-    assert_eq!((new.lines().count(), new.matches("rebuilt: disk lost").count(), new.matches(r#""may_return":true"#).count()), (3, 2, 1));
+    assert_eq!(
+        (
+            new.lines().count(),
+            new.matches("rebuilt: disk lost").count(),
+            new.matches(r#""may_return":true"#).count()
+        ),
+        (3, 2, 1)
+    );
     // A process that runs takes it up; another starts with it.
     process.manager.maintain(NOW + 10).unwrap();
     let mut next = Process::start(&dir, NOW + 10);
     for process in [&mut process, &mut next] {
-        assert_eq!((process.reveal_status(&ada, NOW + 10).1, process.reveal_status(&bob, NOW + 10).1), (ERASED, ERASED));
+        assert_eq!(
+            (process.reveal_status(&ada, NOW + 10).1, process.reveal_status(&bob, NOW + 10).1),
+            (ERASED, ERASED)
+        );
         assert_eq!(process.try_protect(ADA, NOW + 70), Err(RejectCode::ErasedSubject));
         assert!(process.try_protect(BOB, NOW + 70).is_ok());
         assert!(!all_is_well(&process.manager, &receipt), "its line is the old ledger's");
@@ -395,11 +509,13 @@ fn a_receipt_tells_of_a_key_that_the_subject_has_again() {
     erase(&process.manager, "7", &Terms { may_return: true, ..TERMS }, NOW + 3);
     process.protect(ADA, NOW + 100);
     let checks = process.manager.check_receipt(&gone, NOW).unwrap();
-    let wrong: Vec<&str> = checks.iter().filter(|check| check.wrong.is_some()).map(|check| check.what).collect();
+    let wrong: Vec<&str> =
+        checks.iter().filter(|check| check.wrong.is_some()).map(|check| check.what).collect();
     assert_eq!(wrong, ["no live key"], "{checks:?}");
 }
 
-/// While eight threads make and rotate keys for a subject, it is erased again and again: after each time nothing of before opens, and in the end it is closed.
+/// While eight threads make and rotate keys for a subject, it is erased again and again: after each
+/// time nothing of before opens, and in the end it is closed.
 #[test]
 fn nobody_makes_a_key_for_a_subject_that_is_being_erased() {
     let dir = Directory::new();
@@ -425,14 +541,25 @@ fn nobody_makes_a_key_for_a_subject_that_is_being_erased() {
         })
         .collect();
     let eraser = dir.open();
-    while dir.store().find("default", KeyKind::Data, std::slice::from_ref(&wanted.scope)).unwrap().len() < 20 {
+    while dir
+        .store()
+        .find("default", KeyKind::Data, std::slice::from_ref(&wanted.scope))
+        .unwrap()
+        .len()
+        < 20
+    {
         std::thread::yield_now();
     }
     eraser.shred(&[subject], &TERMS, NOW).unwrap();
     stop.store(true, Ordering::Relaxed);
     for kid in threads.into_iter().flat_map(|t| t.join().unwrap()) {
         let stored = dir.stored(&kid);
-        assert_eq!((stored.state, stored.wraps.len()), (KeyState::Shredded, 0), "version {}", stored.version);
+        assert_eq!(
+            (stored.state, stored.wraps.len()),
+            (KeyState::Shredded, 0),
+            "version {}",
+            stored.version
+        );
     }
     assert_eq!(dir.open().fetch(&[wanted], NOW).unwrap()[0].state, KeyState::Shredded);
 }
@@ -447,13 +574,19 @@ fn a_receipt_proves_itself_and_nothing_else() {
     let key = process.manager.receipt_key(NOW).unwrap();
     let text = serde_json::to_vec_pretty(&signed.to_json()).unwrap();
     let read = SignedReceipt::parse(&text).unwrap();
-    assert_eq!((read.verify(&key), read.receipt["backups_until"].as_str()), (Ok(()), Some("2026-12-29T06:00:00Z")));
+    assert_eq!(
+        (read.verify(&key), read.receipt["backups_until"].as_str()),
+        (Ok(()), Some("2026-12-29T06:00:00Z"))
+    );
     assert_eq!(read.receipt["canary"]["field"], "receipt#canary");
     assert!(!String::from_utf8_lossy(&text).contains("request 17"), "the reason is the ledger's");
 
     let mut changed = signed.to_json();
     changed["receipt"]["kids"] = serde_json::json!([]);
-    assert_eq!(SignedReceipt::parse(changed.to_string().as_bytes()).unwrap().verify(&key), Err(ReceiptError::Signature));
+    assert_eq!(
+        SignedReceipt::parse(changed.to_string().as_bytes()).unwrap().verify(&key),
+        Err(ReceiptError::Signature)
+    );
     let other = Process::start(&Directory::new(), NOW).manager.receipt_key(NOW).unwrap();
     assert_eq!(read.verify(&other), Err(ReceiptError::OtherKey));
     for wrong in [&b""[..], b"{}", b"[]", br#"{"receipt":{},"public_key":"","signature":""}"#] {
@@ -461,7 +594,9 @@ fn a_receipt_proves_itself_and_nothing_else() {
     }
     // Somebody undoes the erasure in the store: the receipt says so.
     let kid = signed.receipt["kids"][0].as_str().unwrap();
-    dir.sql(&format!("INSERT INTO wraps SELECT '{kid}', kek_uri, kek_version, wrapped FROM wraps LIMIT 1"));
+    dir.sql(&format!(
+        "INSERT INTO wraps SELECT '{kid}', kek_uri, kek_version, wrapped FROM wraps LIMIT 1"
+    ));
     assert_eq!(dir.store().count_subjects("default").unwrap().half_shredded, 1);
     assert!(!all_is_well(&process.manager, &read));
     // The next start puts it right.
@@ -470,17 +605,28 @@ fn a_receipt_proves_itself_and_nothing_else() {
     assert_eq!(dir.store().count_subjects("default").unwrap().half_shredded, 0);
 }
 
-/// The store fails after the line is durable, and another process erases before the plan is asked again: it finds its own line, in the middle, and writes no second one.
+/// The store fails after the line is durable, and another process erases before the plan is asked
+/// again: it finds its own line, in the middle, and writes no second one.
 #[test]
 fn a_plan_that_is_asked_again_finds_its_line_though_others_followed() {
     let dir = Directory::new();
     let other = dir.open();
     let wanted = [1, 2].map(subject_number);
     other.fetch(&wanted, NOW).unwrap();
-    let [first, second] = wanted.map(|wanted| if let Scope::Subject(subject) = wanted.scope { subject } else { unreachable!() });
-    let manager = Manager::open(Settings::of("default"), Parts { store: Box::new(Fenced::new(dir.store(), other, second)), ..dir.parts() }, NOW).unwrap();
+    let [first, second] = wanted.map(|wanted| {
+        if let Scope::Subject(subject) = wanted.scope { subject } else { unreachable!() }
+    });
+    let manager = Manager::open(
+        Settings::of("default"),
+        Parts { store: Box::new(Fenced::new(dir.store(), other, second)), ..dir.parts() },
+        NOW,
+    )
+    .unwrap();
     let receipt = manager.shred(&[first], &TERMS, NOW).unwrap().remove(0).receipt.unwrap();
-    assert_eq!((receipt.receipt["ledger"]["seq"].as_u64(), receipt.receipt["head"]["seq"].as_u64()), (Some(1), Some(2)));
+    assert_eq!(
+        (receipt.receipt["ledger"]["seq"].as_u64(), receipt.receipt["head"]["seq"].as_u64()),
+        (Some(1), Some(2))
+    );
     assert_eq!((dir.ledger().read(0).unwrap().len(), dir.open().revived()), (3, 0));
     assert!(all_is_well(&manager, &receipt));
 }

@@ -30,7 +30,11 @@ impl New<'_> {
     }
 
     fn parts(&self) -> Parts {
-        Parts { store: Box::new(self.store()), ledger: std::sync::Arc::new(FileLedger::new(self.1.path().join("l"))), ..self.0.parts() }
+        Parts {
+            store: Box::new(self.store()),
+            ledger: std::sync::Arc::new(FileLedger::new(self.1.path().join("l"))),
+            ..self.0.parts()
+        }
     }
 
     fn import(&self, export: &str) -> Result<usize, EscrowError> {
@@ -58,11 +62,20 @@ fn what_was_exported_opens_in_a_new_store() {
     let stored = new.store().list("default").unwrap();
     let of_process = stored.iter().find(|record| matches!(record.scope, Scope::Schema(_))).unwrap();
     assert_eq!(of_process.state, KeyState::DecryptOnly, "its process is another");
-    assert_eq!((new.store().head().unwrap(), new.store().head().unwrap().unwrap().seq), (dir.store().head().unwrap(), 1));
-    let mut process = Process::with(Manager::open(Settings::of("default"), new.parts(), NOW + 61).unwrap(), NOW + 61);
+    assert_eq!(
+        (new.store().head().unwrap(), new.store().head().unwrap().unwrap().seq),
+        (dir.store().head().unwrap(), 1)
+    );
+    let mut process = Process::with(
+        Manager::open(Settings::of("default"), new.parts(), NOW + 61).unwrap(),
+        NOW + 61,
+    );
     assert_eq!(process.reveal(&mail, NOW + 61), r#"{"email":"ada@example.com"}"#);
     assert_eq!(process.reveal_status(&ada, NOW + 61).1, Status::Failed(OpenError::Erased));
-    assert_eq!(process.try_protect(r#"{"type":"customer","id":7,"name":"Ada"}"#, NOW + 61), Err(RejectCode::ErasedSubject));
+    assert_eq!(
+        process.try_protect(r#"{"type":"customer","id":7,"name":"Ada"}"#, NOW + 61),
+        Err(RejectCode::ErasedSubject)
+    );
 }
 
 #[test]
@@ -75,7 +88,10 @@ fn an_import_needs_the_whole_ledger() {
     process.manager.shred(&[erased], &terms, NOW).unwrap();
     let export = process.manager.export(&[], NOW).unwrap().to_string();
     let whole = std::fs::read_to_string(dir.ledger_path()).unwrap();
-    for (ledger, says) in [(None, "line 0 is missing"), (Some(whole.lines().next().unwrap().to_owned() + "\n"), "line 1 is missing")] {
+    for (ledger, says) in [
+        (None, "line 0 is missing"),
+        (Some(whole.lines().next().unwrap().to_owned() + "\n"), "line 1 is missing"),
+    ] {
         let new = empty(&dir);
         let path = new.1.path().join("l");
         match ledger {
@@ -93,8 +109,15 @@ fn only_keys_of_the_tenant_are_exported() {
     let dir = Directory::new();
     let manager = dir.open();
     manager.prepare_roots(NOW).unwrap();
-    let foreign = dir.store().find("-", veilstream_engine::KeyKind::Store, &[Scope::Version(1)]).unwrap().remove(0);
-    assert!(matches!(manager.export(&[foreign.kid], NOW), Err(EscrowError::Keys(KeyError::NoSuchKey { .. }))));
+    let foreign = dir
+        .store()
+        .find("-", veilstream_engine::KeyKind::Store, &[Scope::Version(1)])
+        .unwrap()
+        .remove(0);
+    assert!(matches!(
+        manager.export(&[foreign.kid], NOW),
+        Err(EscrowError::Keys(KeyError::NoSuchKey { .. }))
+    ));
 }
 
 #[test]
@@ -116,26 +139,40 @@ fn an_export_that_was_changed_is_refused_and_nothing_of_it_taken() {
     manager.prepare_roots(NOW).unwrap();
     let export = manager.export(&[], NOW).unwrap();
     let new = empty(&dir);
-    for (pointer, value) in
-        [("/export/keys/1/state", "active"), ("/export/keys/1/version", "7"), ("/export/time", "2026-11-25T00:00:00Z"), ("/signature", "AAAA")]
-    {
+    for (pointer, value) in [
+        ("/export/keys/1/state", "active"),
+        ("/export/keys/1/version", "7"),
+        ("/export/time", "2026-11-25T00:00:00Z"),
+        ("/signature", "AAAA"),
+    ] {
         let mut changed = export.clone();
-        *changed.pointer_mut(pointer).unwrap() = if pointer.ends_with("version") { 7.into() } else { value.into() };
+        *changed.pointer_mut(pointer).unwrap() =
+            if pointer.ends_with("version") { 7.into() } else { value.into() };
         if changed == export {
             changed["export"]["keys"][1]["state"] = "retired".into();
         }
         let error = new.import(&changed.to_string()).unwrap_err();
-        assert!(matches!(error, EscrowError::Signature | EscrowError::Malformed { .. }), "{pointer}: {error}");
+        assert!(
+            matches!(error, EscrowError::Signature | EscrowError::Malformed { .. }),
+            "{pointer}: {error}"
+        );
     }
     // Signed by somebody whose key-encrypting key is not ours.
     let stranger = Directory::new();
     let theirs = stranger.open();
     theirs.prepare_roots(NOW).unwrap();
-    assert!(matches!(new.import(&theirs.export(&[], NOW).unwrap().to_string()), Err(EscrowError::Keys(_))));
-    for wrong in ["", "{}", "[]", r#"{"export":{"veilstream_escrow":2,"tenant":"default","keys":[]}}"#] {
+    assert!(matches!(
+        new.import(&theirs.export(&[], NOW).unwrap().to_string()),
+        Err(EscrowError::Keys(_))
+    ));
+    for wrong in
+        ["", "{}", "[]", r#"{"export":{"veilstream_escrow":2,"tenant":"default","keys":[]}}"#]
+    {
         assert!(matches!(new.import(wrong), Err(EscrowError::Malformed { .. })), "{wrong}");
     }
-    assert!(new.store().list("default").unwrap().is_empty() && new.store().head().unwrap().is_none());
+    assert!(
+        new.store().list("default").unwrap().is_empty() && new.store().head().unwrap().is_none()
+    );
 }
 
 #[test]
@@ -151,7 +188,8 @@ fn another_store_is_not_imported_into() {
     assert!(matches!(refused, Err(EscrowError::OtherStore)));
 }
 
-/// The store was made again from the export, and a process made a root in it before the rest was imported.
+/// The store was made again from the export, and a process made a root in it before the rest was
+/// imported.
 #[test]
 fn a_store_with_other_keys_in_their_place_says_so() {
     let dir = Directory::new();
@@ -162,17 +200,26 @@ fn a_store_with_other_keys_in_their_place_says_so() {
     let new = empty(&dir);
     new.import(&before).unwrap();
     Manager::open(Settings::of("default"), new.parts(), NOW).unwrap().prepare_roots(NOW).unwrap();
-    assert!(matches!(new.import(&export), Err(EscrowError::Taken { kids }) if kids.len() == 4), "the audit key came with the first");
+    assert!(
+        matches!(new.import(&export), Err(EscrowError::Taken { kids }) if kids.len() == 4),
+        "the audit key came with the first"
+    );
 }
 
-/// The key-encrypting key is gone, and the store too: what is left is the export and the recovery key.
+/// The key-encrypting key is gone, and the store too: what is left is the export and the recovery
+/// key.
 #[test]
 fn an_export_is_recovered_without_the_key_encrypting_key() {
     let dir = Directory::new();
     let kek = dir.0.path().join("recovery");
     create_kek_file(&kek).unwrap();
-    let recovery = || Some(Box::new(FileProvider::new(kek.clone()).unwrap()) as Box<dyn veilstream_keys::provider::Provider>);
-    let manager = Manager::open(Settings::of("default"), Parts { recovery: recovery(), ..dir.parts() }, NOW).unwrap();
+    let recovery = || {
+        Some(Box::new(FileProvider::new(kek.clone()).unwrap())
+            as Box<dyn veilstream_keys::provider::Provider>)
+    };
+    let manager =
+        Manager::open(Settings::of("default"), Parts { recovery: recovery(), ..dir.parts() }, NOW)
+            .unwrap();
     // The store key is older than the recovery key.
     manager.rewrap(false, NOW, &mut |_| {}).unwrap();
     let mut process = Process::with(manager, NOW);
@@ -184,13 +231,20 @@ fn an_export_is_recovered_without_the_key_encrypting_key() {
     std::fs::remove_file(dir.kek()).unwrap();
     create_kek_file(&dir.kek()).unwrap();
     let parts = || Parts { recovery: recovery(), ..new.parts() };
-    assert!(Manager::import(Settings::of("default"), new.parts(), export.as_bytes(), NOW).is_err(), "without the recovery key");
+    assert!(
+        Manager::import(Settings::of("default"), new.parts(), export.as_bytes(), NOW).is_err(),
+        "without the recovery key"
+    );
     Manager::import(Settings::of("default"), parts(), export.as_bytes(), NOW).unwrap();
     let manager = Manager::open_to_recover(Settings::of("default"), parts(), NOW).unwrap();
     assert_eq!(manager.rewrap(true, NOW, &mut |_| {}).unwrap().recovered, 7, "the store key too");
     drop(manager);
     assert_eq!(
-        Process::with(Manager::open(Settings::of("default"), new.parts(), NOW + 61).unwrap(), NOW + 61).reveal(&mail, NOW + 61),
+        Process::with(
+            Manager::open(Settings::of("default"), new.parts(), NOW + 61).unwrap(),
+            NOW + 61
+        )
+        .reveal(&mail, NOW + 61),
         r#"{"email":"ada@example.com"}"#
     );
 }

@@ -14,7 +14,9 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
-use veilstream_keys::provider::{Pkcs11Provider, Pkcs11Settings, Provider, ProviderError, SecretText};
+use veilstream_keys::provider::{
+    Pkcs11Provider, Pkcs11Settings, Provider, ProviderError, SecretText,
+};
 
 use provider_suite::{Sample, conformance, rotated_then_rewrapped};
 
@@ -23,26 +25,56 @@ const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const TOKEN: &str = "veil";
 const PIN: &str = "1234";
 
-/// The module reads its configuration from the environment, which a test may not change: the tests below run in a child, one after another, because sessions and login are the process's.
+/// The module reads its configuration from the environment, which a test may not change: the tests
+/// below run in a child, one after another, because sessions and login are the process's.
 #[test]
 fn on_softhsm() {
     let dir = tempfile::tempdir().unwrap();
     let tokens = dir.path().join("tokens");
     fs::create_dir(&tokens).unwrap();
     let conf = dir.path().join("softhsm2.conf");
-    fs::write(&conf, format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n", tokens.display())).unwrap();
+    fs::write(
+        &conf,
+        format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = \
+        ERROR\nslots.removable = false\n",
+            tokens.display()
+        ),
+    )
+    .unwrap();
     assert!(Path::new(MODULE).exists(), "{MODULE} is missing; run `make setup` (Debian: softhsm2)");
     let init = ["--init-token", "--free", "--label", TOKEN, "--so-pin", "4321", "--pin", PIN];
-    assert!(Command::new("softhsm2-util").env("SOFTHSM2_CONF", &conf).args(init).output().unwrap().status.success());
-    let child = Command::new(std::env::current_exe().unwrap()).env("SOFTHSM2_CONF", &conf).args(["--ignored", "--test-threads=1"]).output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(
+        Command::new("softhsm2-util")
+            .env("SOFTHSM2_CONF", &conf)
+            .args(init)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let child = Command::new(std::env::current_exe().unwrap())
+        .env("SOFTHSM2_CONF", &conf)
+        .args(["--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&child.stdout),
+        String::from_utf8_lossy(&child.stderr)
+    );
     assert!(child.status.success(), "{said}");
     assert!(said.contains("4 passed"), "{said}");
 }
 
 fn settings(key: &str) -> Pkcs11Settings {
     let pin = SecretText::Given(PIN.to_owned().into());
-    Pkcs11Settings { module: PathBuf::from(MODULE), token_label: TOKEN.to_owned(), key_label: key.to_owned(), pin }
+    Pkcs11Settings {
+        module: PathBuf::from(MODULE),
+        token_label: TOKEN.to_owned(),
+        key_label: key.to_owned(),
+        pin,
+    }
 }
 
 /// A session beside the provider's, to do what an operator does.
@@ -78,7 +110,10 @@ fn keeps_the_promises_of_a_provider() {
     let provider = Pkcs11Provider::new(settings("conformance")).unwrap();
     conformance(&provider);
     let kek = provider.describe().unwrap();
-    assert_eq!((kek.uri.as_str(), kek.version.as_str()), ("pkcs11:token=veil;object=conformance", "01"));
+    assert_eq!(
+        (kek.uri.as_str(), kek.version.as_str()),
+        ("pkcs11:token=veil;object=conformance", "01")
+    );
 }
 
 #[test]
@@ -94,17 +129,30 @@ fn rotates_rewraps_and_says_which_version_is_gone() {
         session.destroy_object(object).unwrap();
     }
     let error = provider.unwrap(&old, &sample.context()).unwrap_err();
-    assert!(matches!(error, ProviderError::Disabled { .. }) && error.to_string().contains("id ff"), "{error}");
+    assert!(
+        matches!(error, ProviderError::Disabled { .. }) && error.to_string().contains("id ff"),
+        "{error}"
+    );
 }
 
 #[test]
 #[ignore = "run by on_softhsm"]
 fn faults_of_token_key_and_pin_say_what_to_do() {
-    let error = |settings: Pkcs11Settings| Pkcs11Provider::new(settings).and_then(|provider| provider.describe()).unwrap_err();
+    let error = |settings: Pkcs11Settings| {
+        Pkcs11Provider::new(settings).and_then(|provider| provider.describe()).unwrap_err()
+    };
     let missing = error(settings("nowhere"));
-    assert!(missing.to_string().contains("pkcs11-tool --login --keygen --key-type AES:32 --id 01 --label nowhere"), "{missing}");
+    assert!(
+        missing
+            .to_string()
+            .contains("pkcs11-tool --login --keygen --key-type AES:32 --id 01 --label nowhere"),
+        "{missing}"
+    );
     let token = error(Pkcs11Settings { token_label: "other".to_owned(), ..settings("x") });
-    assert!(token.is_retryable() && token.to_string().contains("no token labelled other"), "{token}");
+    assert!(
+        token.is_retryable() && token.to_string().contains("no token labelled other"),
+        "{token}"
+    );
     let module = error(Pkcs11Settings { module: "/nowhere.so".into(), ..settings("x") });
     assert!(matches!(module, ProviderError::Unusable { .. }), "{module}");
     assert!(matches!(error(settings("a;b")), ProviderError::Unusable { .. }));
@@ -130,7 +178,10 @@ fn a_lost_session_is_opened_again_and_a_refused_pin_is_not_tried_twice() {
     let wrong = SecretText::Given("0000".to_owned().into());
     let provider = Pkcs11Provider::new(Pkcs11Settings { pin: wrong, ..settings("lost") }).unwrap();
     let first = provider.describe().unwrap_err();
-    assert!(matches!(first, ProviderError::Denied { .. }) && first.to_string().contains("is refused"), "{first}");
+    assert!(
+        matches!(first, ProviderError::Denied { .. }) && first.to_string().contains("is refused"),
+        "{first}"
+    );
     let second = provider.describe().unwrap_err();
     assert!(second.to_string().contains("was refused"), "not asked again: {second}");
     assert!(!format!("{first} {second}").contains("0000"));

@@ -1,4 +1,5 @@
-//! The PostgreSQL store on a real server: the manager over it, several processes, broken connections, TLS, and backups.
+//! The PostgreSQL store on a real server: the manager over it, several processes, broken
+//! connections, TLS, and backups.
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
@@ -19,7 +20,8 @@ use veilstream_keys::erasure::{FileLedger, PostgresLedger, SignedReceipt, Terms}
 use veilstream_keys::store::{PostgresStore, Store, StoreError};
 use veilstream_keys::{KeyError, Manager, Parts, Rotate, Settings};
 
-const TERMS: Terms<'_> = Terms { reason: "request 17", domain: None, may_return: false, backups_until: None };
+const TERMS: Terms<'_> =
+    Terms { reason: "request 17", domain: None, may_return: false, backups_until: None };
 const ADA: &str = r#"{"type":"customer","id":7,"name":"Ada"}"#;
 const BOB: &str = r#"{"type":"customer","id":8,"name":"Bob"}"#;
 const ERASED: Status = Status::Failed(OpenError::Erased);
@@ -37,7 +39,12 @@ impl Keys {
         let directory = Directory::new();
         // The directory's ledger is its own store's.
         std::fs::remove_file(directory.ledger_path()).unwrap();
-        Manager::init(Settings::of("default"), Parts { store: Box::new(store), ..directory.parts() }, NOW).unwrap();
+        Manager::init(
+            Settings::of("default"),
+            Parts { store: Box::new(store), ..directory.parts() },
+            NOW,
+        )
+        .unwrap();
         Self { directory, database }
     }
 
@@ -47,7 +54,12 @@ impl Keys {
 
     /// One process.
     fn open(&self, now: u64) -> Manager {
-        Manager::open(Settings::of("default"), Parts { store: Box::new(self.store()), ..self.directory.parts() }, now).unwrap()
+        Manager::open(
+            Settings::of("default"),
+            Parts { store: Box::new(self.store()), ..self.directory.parts() },
+            now,
+        )
+        .unwrap()
     }
 
     fn start(&self, now: u64) -> Process {
@@ -98,7 +110,12 @@ fn processes_mint_look_up_rotate_rewrap_and_erase_together() {
         assert!(all_is_well(&process.manager, &receipt));
     }
     let remains = receipt.receipt["remains"].to_string();
-    assert!(["veilstream.wraps", "write-ahead log", "base backups"].iter().all(|place| remains.contains(place)), "{remains}");
+    assert!(
+        ["veilstream.wraps", "write-ahead log", "base backups"]
+            .iter()
+            .all(|place| remains.contains(place)),
+        "{remains}"
+    );
 }
 
 #[test]
@@ -112,7 +129,8 @@ fn processes_that_race_for_keys_end_with_the_same() {
             scope.spawn(move || {
                 barrier.wait();
                 let mut needed: Vec<NeededKey> = (0..50).map(subject_number).collect();
-                needed.push(NeededKey { kind: KeyKind::Data, scope: Scope::Shared("people".into()) });
+                needed
+                    .push(NeededKey { kind: KeyKind::Data, scope: Scope::Shared("people".into()) });
                 needed.push(NeededKey { kind: KeyKind::Index, scope: Scope::Version(1) });
                 Manager::fetch(manager, &needed, NOW).unwrap().iter().map(|key| key.id).collect()
             })
@@ -163,15 +181,23 @@ fn a_broken_connection_is_made_again_by_the_next_call() {
     store.save_uses(&[(KeyId([1; 16]), 1)]).unwrap();
     for _ in 0..3 {
         let mut admin = server.admin("postgres");
-        let ended = admin.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'veil'", &[]).unwrap();
+        let ended = admin
+            .execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+            WHERE usename = 'veil'",
+                &[],
+            )
+            .unwrap();
         assert_eq!(ended, 1, "one connection");
         store.save_uses(&[(KeyId([1; 16]), 2)]).unwrap();
     }
-    let uses: i64 = database.admin().query_one("SELECT uses FROM veilstream.uses", &[]).unwrap().get(0);
+    let uses: i64 =
+        database.admin().query_one("SELECT uses FROM veilstream.uses", &[]).unwrap().get(0);
     assert_eq!(uses, 2);
 }
 
-/// In the middle of its transaction, waiting for somebody: rolled back by the server, and done again.
+/// In the middle of its transaction, waiting for somebody: rolled back by the server, and done
+/// again.
 #[test]
 fn a_write_whose_connection_breaks_before_its_commit_is_done_once() {
     let keys = Keys::new();
@@ -186,13 +212,21 @@ fn a_write_whose_connection_breaks_before_its_commit_is_done_once() {
             manager.prepare_roots(NOW).unwrap();
             manager
         });
-        let waiting = format!("SELECT pid FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'", keys.database.name);
+        let waiting = format!(
+            "SELECT pid FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'",
+            keys.database.name
+        );
         let pid: i32 = loop {
             if let Some(row) = admin.query_opt(&waiting, &[]).unwrap() {
                 break row.get(0);
             }
         };
-        assert!(admin.query_one("SELECT pg_terminate_backend($1, 10000)", &[&pid]).unwrap().get::<_, bool>(0));
+        assert!(
+            admin
+                .query_one("SELECT pg_terminate_backend($1, 10000)", &[&pid])
+                .unwrap()
+                .get::<_, bool>(0)
+        );
         holder.batch_execute("COMMIT").unwrap();
         opening.join().unwrap()
     });
@@ -222,10 +256,18 @@ fn every_session_is_durable_and_bounded_whatever_the_server_says() {
     manager.prepare(&support::people(), NOW).unwrap();
     manager.store().expire("default", &[], NOW + 1).unwrap();
     let mut admin = keys.database.admin();
-    let mut setting = |name: &str| -> String { admin.query_one("SELECT setting FROM veilstream.seen WHERE name = $1", &[&name]).unwrap().get(0) };
+    let mut setting = |name: &str| -> String {
+        admin
+            .query_one("SELECT setting FROM veilstream.seen WHERE name = $1", &[&name])
+            .unwrap()
+            .get(0)
+    };
     assert_eq!(setting("synchronous_commit"), "on");
     assert_eq!(setting("transaction_isolation"), "read committed");
-    assert_eq!((setting("statement_timeout"), setting("lock_timeout")), ("30000".to_owned(), "10000".to_owned()));
+    assert_eq!(
+        (setting("statement_timeout"), setting("lock_timeout")),
+        ("30000".to_owned(), "10000".to_owned())
+    );
 }
 
 #[test]
@@ -236,16 +278,31 @@ fn a_store_is_made_once_and_never_in_passing() {
     assert!(refused.contains("has no key store; make it with `veilstream keys init`"), "{refused}");
     // Of several that make it one does.
     let made: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| PostgresStore::create(&url, None).map(drop).map_err(|e| e.to_string()))).collect();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    PostgresStore::create(&url, None).map(drop).map_err(|e| e.to_string())
+                })
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1, "{made:?}");
-    let place = format!("key store {}: is there already; nothing was changed", PostgresStore::open(&url, None).unwrap().place());
-    assert!(made.iter().all(|made| made.as_ref().err().is_none_or(|error| *error == place)), "{made:?}");
+    let place = format!(
+        "key store {}: is there already; nothing was changed",
+        PostgresStore::open(&url, None).unwrap().place()
+    );
+    assert!(
+        made.iter().all(|made| made.as_ref().err().is_none_or(|error| *error == place)),
+        "{made:?}"
+    );
 
     database.sql("UPDATE veilstream.layout SET layout = 99");
     let refused = error(PostgresStore::open(&url, None));
-    assert!(refused.contains("has layout 99, this version reads 2; use a newer veilstream"), "{refused}");
+    assert!(
+        refused.contains("has layout 99, this version reads 2; use a newer veilstream"),
+        "{refused}"
+    );
     database.sql("DELETE FROM veilstream.layout");
     let refused = error(PostgresStore::open(&url, None));
     assert!(refused.contains("is damaged (table layout)"), "{refused}");
@@ -257,7 +314,10 @@ fn a_store_of_an_earlier_build_is_refused() {
     PostgresStore::create(&database.url(), None).unwrap();
     database.sql("UPDATE veilstream.layout SET layout = 1");
     let refused = error(PostgresStore::open(&database.url(), None));
-    assert!(refused.contains("of an earlier build") && refused.contains("`veilstream keys init`"), "{refused}");
+    assert!(
+        refused.contains("of an earlier build") && refused.contains("`veilstream keys init`"),
+        "{refused}"
+    );
 }
 
 /// Two tenants share a server, each in a schema of its own.
@@ -327,7 +387,10 @@ fn a_time_has_one_spelling() {
     let manager = keys.open(NOW);
     manager.prepare_roots(NOW).unwrap();
     let kid = manager.store().list("default").unwrap()[0].kid;
-    let set = |time: &str| keys.database.sql(&format!("UPDATE veilstream.keys SET created = '{time}' WHERE kid = '\\x{kid}'"));
+    let set = |time: &str| {
+        keys.database
+            .sql(&format!("UPDATE veilstream.keys SET created = '{time}' WHERE kid = '\\x{kid}'"))
+    };
     set("2026-11-24 07:00:00+01");
     assert!(manager.store().get(&[kid]).is_ok());
     set("2026-11-24 06:00:00.5+00");
@@ -348,16 +411,22 @@ fn the_tables_are_as_the_public_format_says() {
     };
     assert_eq!(
         columns("keys"),
-        "kid bytea, kcv bytea, kind text, tenant text, scope text, version bigint, state text, created timestamp with time zone, \
-         retired timestamp with time zone, mac bytea"
+        "kid bytea, kcv bytea, kind text, tenant text, scope text, version bigint, state text, \
+        created timestamp with time zone, retired timestamp with time zone, mac bytea"
     );
     assert_eq!(columns("head"), "store bytea, tenant text, seq bigint, sha256 bytea, mac bytea");
     assert_eq!(columns("wraps"), "kid bytea, kek_uri text, kek_version text, wrapped bytea");
-    let created: String = keys.database.admin().query_one("SELECT DISTINCT (created AT TIME ZONE 'UTC')::text FROM veilstream.keys", &[]).unwrap().get(0);
+    let created: String = keys
+        .database
+        .admin()
+        .query_one("SELECT DISTINCT (created AT TIME ZONE 'UTC')::text FROM veilstream.keys", &[])
+        .unwrap()
+        .get(0);
     assert_eq!(created, "2026-11-24 06:00:00");
 }
 
-/// Deleted rows are out of the table after it, but for those that somebody still reads, of which it tells.
+/// Deleted rows are out of the table after it, but for those that somebody still reads, of which it
+/// tells.
 #[test]
 fn scrubbing_takes_deleted_wraps_out_of_the_table() {
     let keys = Keys::new();
@@ -367,10 +436,20 @@ fn scrubbing_takes_deleted_wraps_out_of_the_table() {
     manager.rotate(&Rotate::Wrapping, NOW).unwrap();
     manager.rewrap(false, NOW, &mut |_| {}).unwrap();
     keys.database.sql("CREATE EXTENSION pgstattuple");
-    let dead = || -> i64 { keys.database.admin().query_one("SELECT dead_tuple_count FROM pgstattuple('veilstream.wraps')", &[]).unwrap().get(0) };
+    let dead = || -> i64 {
+        keys.database
+            .admin()
+            .query_one("SELECT dead_tuple_count FROM pgstattuple('veilstream.wraps')", &[])
+            .unwrap()
+            .get(0)
+    };
     assert!(dead() >= 200, "moved once");
     let mut reader = keys.database.admin();
-    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM veilstream.wraps").unwrap();
+    reader
+        .batch_execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM veilstream.wraps",
+        )
+        .unwrap();
     let Scope::Subject(subject) = numbers[0].scope else { unreachable!() };
     manager.shred(&[subject], &TERMS, NOW).unwrap();
     assert!(dead() >= 1, "what the reader still sees");
@@ -379,42 +458,61 @@ fn scrubbing_takes_deleted_wraps_out_of_the_table() {
     assert_eq!((dead(), scrubbed.remains.len()), (0, 3));
     // A user who may not: it is not passed over.
     keys.database.sql(&format!("ALTER DATABASE {} OWNER TO postgres", keys.database.name));
-    keys.database.sql("ALTER TABLE veilstream.wraps OWNER TO postgres; GRANT ALL ON veilstream.wraps TO veil");
+    keys.database.sql(
+        "ALTER TABLE veilstream.wraps OWNER TO postgres; GRANT ALL ON veilstream.wraps TO veil",
+    );
     let refused = keys.store().scrub().unwrap_err().to_string();
-    assert!(refused.contains("were not vacuumed") && refused.contains("own veilstream.wraps"), "{refused}");
+    assert!(
+        refused.contains("were not vacuumed") && refused.contains("own veilstream.wraps"),
+        "{refused}"
+    );
 }
 
 #[test]
 fn only_the_right_certificate_is_trusted() {
     let database = server().database();
-    let url = |host: &str, mode: &str| format!("{}{mode}", server().url(host, PASSWORD, &database.name));
+    let url =
+        |host: &str, mode: &str| format!("{}{mode}", server().url(host, PASSWORD, &database.name));
     let (ca, other) = (server().dir.join("ca.pem"), server().dir.join("other-ca.pem"));
     drop(PostgresStore::create(&url("localhost", "?sslmode=verify-full"), Some(&ca)).unwrap());
     let store = PostgresStore::open(&url("localhost", "?sslmode=verify-full"), Some(&ca)).unwrap();
-    let encrypted = "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.usename = 'veil' AND a.datname = current_database()";
+    let encrypted = "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) \
+        WHERE a.usename = 'veil' AND a.datname = current_database()";
     assert!(database.admin().query_one(encrypted, &[]).unwrap().get::<_, bool>(0));
     drop(store);
-    for (host, ca) in [("localhost", Some(&*other)), ("localhost", None), ("127.0.0.1", Some(&*ca))] {
+    for (host, ca) in [("localhost", Some(&*other)), ("localhost", None), ("127.0.0.1", Some(&*ca))]
+    {
         let refused = error(PostgresStore::open(&url(host, "?sslmode=verify-full"), ca));
         assert!(refused.contains("certificate verify failed"), "{host} {ca:?}: {refused}");
     }
     // This host needs none.
     PostgresStore::open(&url("127.0.0.1", ""), None).unwrap();
-    let refused = error(PostgresStore::open(&url("localhost", "?sslmode=verify-full"), Some(&server().dir.join("server.log"))));
+    let refused = error(PostgresStore::open(
+        &url("localhost", "?sslmode=verify-full"),
+        Some(&server().dir.join("server.log")),
+    ));
     assert!(refused.contains("holds no certificate"), "{refused}");
-    let refused = error(PostgresStore::open(&url("localhost", ""), Some(&server().dir.join("nothing"))));
+    let refused =
+        error(PostgresStore::open(&url("localhost", ""), Some(&server().dir.join("nothing"))));
     assert!(refused.contains("cannot be read"), "{refused}");
 }
 
 #[test]
 fn a_weaker_sslmode_is_refused_with_what_to_write() {
     for mode in ["allow", "prefer", "require", "verify-ca"] {
-        let refused = error(PostgresStore::open(&format!("postgres://veil:{PASSWORD}@localhost/keys?sslmode={mode}"), None));
-        assert!(refused.contains("sslmode must be `verify-full`") && refused.contains("`disable`"), "{refused}");
+        let refused = error(PostgresStore::open(
+            &format!("postgres://veil:{PASSWORD}@localhost/keys?sslmode={mode}"),
+            None,
+        ));
+        assert!(
+            refused.contains("sslmode must be `verify-full`") && refused.contains("`disable`"),
+            "{refused}"
+        );
     }
     let refused = error(PostgresStore::open("postgres://localhost/keys?sslmode=no", None));
     assert!(refused.contains("sslmode must be"), "{refused}");
-    // TLS is the default for every address that is no loopback, and this one leads here all the same.
+    // TLS is the default for every address that is no loopback, and this one leads here all the
+    // same.
     let elsewhere = server().url("0.0.0.0", PASSWORD, "postgres");
     let refused = error(PostgresStore::open(&elsewhere, None));
     assert!(refused.contains("certificate verify failed"), "{refused}");
@@ -425,11 +523,25 @@ fn no_message_holds_user_or_password() {
     let database = server().database();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let secret = "s3cret";
-    let port = server().url("h", "p", "d").rsplit(':').next().unwrap().split('/').next().unwrap().to_owned();
+    let port = server()
+        .url("h", "p", "d")
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
     let mut messages = Vec::new();
     for (url, says) in [
-        (server().url("127.0.0.1", secret, &database.name), "refused the user or the password (SQLSTATE 28P01"),
-        (format!("postgres://hidden:{secret}@127.0.0.1:{port}/{}", database.name), "refused the user or the password (SQLSTATE 28"),
+        (
+            server().url("127.0.0.1", secret, &database.name),
+            "refused the user or the password (SQLSTATE 28P01",
+        ),
+        (
+            format!("postgres://hidden:{secret}@127.0.0.1:{port}/{}", database.name),
+            "refused the user or the password (SQLSTATE 28",
+        ),
         (server().url("127.0.0.1", PASSWORD, "nowhere"), "no such database"),
         (format!("postgres://hidden:{secret}@127.0.0.1:{nobody}/keys"), "Connection refused"),
         (format!("postgres://hidden:{secret}@nowhere.invalid/keys"), "failed to lookup address"),
@@ -440,7 +552,12 @@ fn no_message_holds_user_or_password() {
         (format!("postgres://hidden:x%ff{secret}@localhost/keys?{secret}"), "is no URL"),
         (format!("postgres://localhost/keys?pasword={secret}"), "is no URL"),
         (format!("postgres://hidden:{secret}@localhost/keys?hostaddr=10.0.0.1"), "hostaddr"),
-        (format!("postgres://hidden:{secret}@localhost/keys?sslmode=disable&sslmode=verify-full"), "more than one `sslmode`"),
+        (
+            format!(
+                "postgres://hidden:{secret}@localhost/keys?sslmode=disable&sslmode=verify-full"
+            ),
+            "more than one `sslmode`",
+        ),
         (format!("host=localhost user=hidden password={secret}"), "is no URL"),
         (format!("mysql://hidden:{secret}@localhost/keys"), "is no URL"),
     ] {
@@ -455,7 +572,12 @@ fn no_message_holds_user_or_password() {
     messages.push(store.list("default").unwrap_err().to_string());
     messages.push(store.scrub().unwrap_err().to_string());
     for message in &messages {
-        assert!(![secret, PASSWORD, "hidden", "veil:", "\"veil\"", "user=veil"].iter().any(|hidden| message.contains(hidden)), "{message}");
+        assert!(
+            ![secret, PASSWORD, "hidden", "veil:", "\"veil\"", "user=veil"]
+                .iter()
+                .any(|hidden| message.contains(hidden)),
+            "{message}"
+        );
     }
     assert!(server().log().contains("password authentication failed"), "the server was asked");
 }

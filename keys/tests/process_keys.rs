@@ -55,7 +55,12 @@ fn a_key_is_replaced_by_age_before_it_ends_and_without_a_gap() {
     for kid in &seen {
         assert!(manager.lookup(kid, NOW + 72 * HOUR).unwrap().unwrap().secret.is_some());
     }
-    let active: Vec<_> = dir.records().into_iter().filter(|r| r.scope == needed().scope && r.state == KeyState::Active).map(|r| r.kid).collect();
+    let active: Vec<_> = dir
+        .records()
+        .into_iter()
+        .filter(|r| r.scope == needed().scope && r.state == KeyState::Active)
+        .map(|r| r.kid)
+        .collect();
     assert_eq!(active, seen[4..]);
 }
 
@@ -150,5 +155,8 @@ fn what_a_killed_process_left_active_ends_by_its_age() {
     let manager = dir.open();
     manager.prepare(&people(), NOW + SCHEMA_KEY_LIFE + 1).unwrap();
     manager.maintain(NOW + SCHEMA_KEY_LIFE + 1).unwrap();
-    assert_eq!(dir.records().into_iter().find(|r| r.kid == kid).unwrap().state, KeyState::DecryptOnly);
+    assert_eq!(
+        dir.records().into_iter().find(|r| r.kid == kid).unwrap().state,
+        KeyState::DecryptOnly
+    );
 }

@@ -15,7 +15,11 @@ use veilstream_keys::{KeyError, Manager, Parts, RetireError, Rotate, Settings};
 const DAY: u64 = 86400;
 
 fn of_kind(records: &[KeyRecord], kind: KeyKind, scope: &str) -> Vec<(u32, KeyState)> {
-    let mut found: Vec<_> = records.iter().filter(|r| r.kind == kind && r.scope.to_string().starts_with(scope)).map(|r| (r.version, r.state)).collect();
+    let mut found: Vec<_> = records
+        .iter()
+        .filter(|r| r.kind == kind && r.scope.to_string().starts_with(scope))
+        .map(|r| (r.version, r.state))
+        .collect();
     found.sort_unstable_by_key(|(version, _)| *version);
     found
 }
@@ -33,8 +37,9 @@ fn rewrap(manager: &Manager, now: u64) -> veilstream_keys::Rewrapped {
     rewrapped
 }
 
-/// Two processes that never stop, one more that starts every month, an operator who rotates by hand what is rotated by hand. Every record of the year is
-/// protected when it comes, and opens at the end.
+/// Two processes that never stop, one more that starts every month, an operator who rotates by hand
+/// what is rotated by hand. Every record of the year is protected when it comes, and opens at the
+/// end.
 #[test]
 fn a_year_without_a_restart_and_without_a_gap() {
     let dir = Directory::new();
@@ -61,8 +66,15 @@ fn a_year_without_a_restart_and_without_a_gap() {
             protected.push(process.protect(&customer(day, 1000 + day), now));
             let note = process.protect(&format!(r#"{{"email":"day{day}@example.com"}}"#), now);
             let members: serde_json::Value = serde_json::from_str(&note.1).unwrap();
-            let version = |name: &str| members[name].as_str().map(|tag| tag.split('~').next().unwrap().to_owned());
-            bidx.insert((index_rotated, retired, version("email_bidx"), version("email_bidx_prev")));
+            let version = |name: &str| {
+                members[name].as_str().map(|tag| tag.split('~').next().unwrap().to_owned())
+            };
+            bidx.insert((
+                index_rotated,
+                retired,
+                version("email_bidx"),
+                version("email_bidx_prev"),
+            ));
             protected.push(note);
         }
         match day {
@@ -80,7 +92,11 @@ fn a_year_without_a_restart_and_without_a_gap() {
                 two.manager.maintain(now + 5).unwrap();
             }
             200 => {
-                let old = dir.records().into_iter().find(|r| r.kind == KeyKind::Index && r.version == 1).unwrap();
+                let old = dir
+                    .records()
+                    .into_iter()
+                    .find(|r| r.kind == KeyKind::Index && r.version == 1)
+                    .unwrap();
                 two.manager.retire(&old.kid, &people(), true, now).unwrap();
                 retired = true;
                 one.manager.maintain(now + 5).unwrap();
@@ -91,14 +107,29 @@ fn a_year_without_a_restart_and_without_a_gap() {
     let end = NOW + 366 * DAY;
     // What was written at which time: the old index, both, the new one.
     let text = |v: &str| Some(v.to_owned());
-    assert_eq!(bidx, [(false, false, text("1"), None), (true, false, text("2"), text("1")), (true, true, text("2"), None)].into());
+    assert_eq!(
+        bidx,
+        [
+            (false, false, text("1"), None),
+            (true, false, text("2"), text("1")),
+            (true, true, text("2"), None)
+        ]
+        .into()
+    );
 
     let records = dir.records();
     let (old, new) = (KeyState::DecryptOnly, KeyState::Active);
     // 0, 90, 180, 270 and 360 days.
-    assert_eq!(of_kind(&records, KeyKind::Wrapping, "epoch:"), [(1, old), (2, old), (3, old), (4, old), (5, new)]);
+    assert_eq!(
+        of_kind(&records, KeyKind::Wrapping, "epoch:"),
+        [(1, old), (2, old), (3, old), (4, old), (5, new)]
+    );
     let person = one.manager.fetch(&[one.needed("7")], end).unwrap().remove(0);
-    let versions = of_kind(&dir.store().find("default", KeyKind::Data, std::slice::from_ref(&person.scope)).unwrap(), KeyKind::Data, "subject:");
+    let versions = of_kind(
+        &dir.store().find("default", KeyKind::Data, std::slice::from_ref(&person.scope)).unwrap(),
+        KeyKind::Data,
+        "subject:",
+    );
     assert_eq!(versions, [(1, old), (2, old), (3, old), (4, old), (5, new)]);
     // One a day and process, as seldom as it was looked after here.
     let process_keys = of_kind(&records, KeyKind::Data, "schema:people").len();
@@ -126,7 +157,8 @@ fn customer(day: u64, id: u64) -> String {
 #[test]
 fn rotation_can_be_off() {
     let dir = Directory::new();
-    let manager = dir.open_with(Settings { rotation: None, ..Settings::of("default") }, NOW).unwrap();
+    let manager =
+        dir.open_with(Settings { rotation: None, ..Settings::of("default") }, NOW).unwrap();
     manager.prepare(&customers(), NOW).unwrap();
     let first = manager.fetch(&[subject(1)], NOW).unwrap().remove(0);
     manager.maintain(NOW + 1000 * DAY).unwrap();
@@ -140,7 +172,10 @@ fn shared_keys_rotate_by_age_and_by_hand() {
     let dir = Directory::new();
     let manager = dir.open();
     manager.prepare(&people(), NOW).unwrap();
-    let needed = veilstream_engine::transform::NeededKey { kind: KeyKind::Data, scope: Scope::Shared("people".into()) };
+    let needed = veilstream_engine::transform::NeededKey {
+        kind: KeyKind::Data,
+        scope: Scope::Shared("people".into()),
+    };
     let seals = || {
         let ring = manager.keyring();
         ring.sealing(KeyKind::Data, &needed.scope).unwrap().version
@@ -153,9 +188,14 @@ fn shared_keys_rotate_by_age_and_by_hand() {
     assert_eq!(seals(), 2);
     manager.rotate(&Rotate::Shared(None), NOW + 91 * DAY).unwrap();
     assert_eq!(seals(), 3);
-    assert!(manager.rotate(&Rotate::Shared(Some("nobody".into())), NOW + 91 * DAY).unwrap().is_empty());
+    assert!(
+        manager.rotate(&Rotate::Shared(Some("nobody".into())), NOW + 91 * DAY).unwrap().is_empty()
+    );
     assert_eq!(manager.fetch(&[needed], NOW + 91 * DAY).unwrap()[0].version, 3);
-    assert_eq!(of_kind(&dir.records(), KeyKind::Data, "shared:"), [(1, KeyState::DecryptOnly), (2, KeyState::DecryptOnly), (3, KeyState::Active)]);
+    assert_eq!(
+        of_kind(&dir.records(), KeyKind::Data, "shared:"),
+        [(1, KeyState::DecryptOnly), (2, KeyState::DecryptOnly), (3, KeyState::Active)]
+    );
 }
 
 #[test]
@@ -169,19 +209,29 @@ fn one_persons_key_rotates_by_hand() {
     assert_eq!((old.version, new.version), (1, 2));
     assert!(manager.lookup(&old.id, NOW).unwrap().unwrap().secret.is_some());
     let nobody = veilstream_engine::key::SubjectRef([99; 16]);
-    assert!(matches!(manager.rotate(&Rotate::Subject(nobody), NOW), Err(KeyError::NoSuchSubject { .. })));
+    assert!(matches!(
+        manager.rotate(&Rotate::Subject(nobody), NOW),
+        Err(KeyError::NoSuchSubject { .. })
+    ));
 }
 
 #[test]
 fn what_something_refers_to_is_not_retired() {
     let dir = Directory::new();
-    let pinned = support::schemas(r#"{"veilstream":1,"name":"cards","version":1,"fields":[{"id":"card","path":"$.card","protect":"deterministic","root":1}]}"#);
+    let pinned = support::schemas(
+        r#"{"veilstream":1,"name":"cards","version":1,"fields":[{"id":"card","path":"$.card","protect":"deterministic","root":1}]}"#,
+    );
     let manager = dir.open();
     manager.prepare(&people(), NOW).unwrap();
     manager.prepare(&pinned, NOW).unwrap();
     manager.fetch(&[subject(1)], NOW).unwrap();
     let why = |kind: KeyKind, scope: &str, unreferenced: bool| {
-        let kid = dir.records().into_iter().find(|r| r.kind == kind && r.scope.to_string() == scope).unwrap().kid;
+        let kid = dir
+            .records()
+            .into_iter()
+            .find(|r| r.kind == kind && r.scope.to_string() == scope)
+            .unwrap()
+            .kid;
         match manager.retire(&kid, &pinned, unreferenced, NOW) {
             Err(RetireError::Referred { why, .. }) => why,
             other => panic!("{kind:?} {scope}: {other:?}"),
@@ -201,8 +251,17 @@ fn what_something_refers_to_is_not_retired() {
     manager.rotate(&Rotate::Index, NOW).unwrap();
     assert!(why(KeyKind::Index, "v1", false).contains("--unreferenced"));
     let key = manager.fetch(&[subject(1)], NOW).unwrap().remove(0);
-    assert!(manager.retire(&key.id, &pinned, true, NOW).unwrap_err().to_string().contains("veilstream shred"));
-    assert!(matches!(manager.retire(&veilstream_engine::KeyId([0; 16]), &pinned, true, NOW), Err(RetireError::Keys(KeyError::NoSuchKey { .. }))));
+    assert!(
+        manager
+            .retire(&key.id, &pinned, true, NOW)
+            .unwrap_err()
+            .to_string()
+            .contains("veilstream shred")
+    );
+    assert!(matches!(
+        manager.retire(&veilstream_engine::KeyId([0; 16]), &pinned, true, NOW),
+        Err(RetireError::Keys(KeyError::NoSuchKey { .. }))
+    ));
 }
 
 #[test]
@@ -211,11 +270,18 @@ fn a_retirement_can_be_taken_back() {
     let manager = dir.open();
     manager.prepare(&people(), NOW).unwrap();
     manager.rotate(&Rotate::Index, NOW).unwrap();
-    let old = dir.records().into_iter().find(|r| r.kind == KeyKind::Index && r.version == 1).unwrap().kid;
+    let old =
+        dir.records().into_iter().find(|r| r.kind == KeyKind::Index && r.version == 1).unwrap().kid;
     let states = || manager.keyring().get(&old).map(|key| (key.state, key.secret.is_some()));
     manager.retire(&old, &people(), true, NOW).unwrap();
     assert_eq!(states(), Some((KeyState::Retired, false)));
-    assert!(manager.retire(&old, &people(), true, NOW).unwrap_err().to_string().contains("retired already"));
+    assert!(
+        manager
+            .retire(&old, &people(), true, NOW)
+            .unwrap_err()
+            .to_string()
+            .contains("retired already")
+    );
     manager.unretire(&old).unwrap();
     assert_eq!(states(), Some((KeyState::Active, true)));
     assert!(manager.unretire(&old).is_err());
@@ -227,8 +293,13 @@ fn a_lost_key_encrypting_key_is_not_the_loss_of_the_data() {
     let dir = Directory::new();
     let recovery_kek = dir.0.path().join("recovery");
     create_kek_file(&recovery_kek).unwrap();
-    let recovery = || Some(Box::new(FileProvider::new(recovery_kek.clone()).unwrap()) as Box<dyn veilstream_keys::provider::Provider>);
-    let open = |now| Manager::open(Settings::of("default"), Parts { recovery: recovery(), ..dir.parts() }, now);
+    let recovery = || {
+        Some(Box::new(FileProvider::new(recovery_kek.clone()).unwrap())
+            as Box<dyn veilstream_keys::provider::Provider>)
+    };
+    let open = |now| {
+        Manager::open(Settings::of("default"), Parts { recovery: recovery(), ..dir.parts() }, now)
+    };
     // Some keys are older than the recovery provider.
     dir.open().prepare(&people(), NOW).unwrap();
     let manager = open(NOW).unwrap();
@@ -236,13 +307,22 @@ fn a_lost_key_encrypting_key_is_not_the_loss_of_the_data() {
     let added = rewrap(&manager, NOW).added;
     assert_eq!(added, 7, "five roots, a process key and the store key; the wrapping key has one");
     assert_eq!(rewrap(&manager, NOW).added, 0);
-    let expected: BTreeMap<_, _> = manager.keyring().of_kind(KeyKind::Index).map(|k| (k.id, *k.secret.as_ref().unwrap().expose())).collect();
+    let expected: BTreeMap<_, _> = manager
+        .keyring()
+        .of_kind(KeyKind::Index)
+        .map(|k| (k.id, *k.secret.as_ref().unwrap().expose()))
+        .collect();
     drop(manager);
 
     std::fs::remove_file(dir.kek()).unwrap();
     create_kek_file(&dir.kek()).unwrap();
     assert!(open(NOW).is_err(), "the recovery provider opens nothing by itself");
-    let manager = Manager::open_to_recover(Settings::of("default"), Parts { recovery: recovery(), ..dir.parts() }, NOW).unwrap();
+    let manager = Manager::open_to_recover(
+        Settings::of("default"),
+        Parts { recovery: recovery(), ..dir.parts() },
+        NOW,
+    )
+    .unwrap();
     let error = manager.rewrap(false, NOW, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("wrapped with another key-encrypting key"), "{error}");
     let rewrapped = manager.rewrap(true, NOW, &mut |_| {}).unwrap();
@@ -250,9 +330,16 @@ fn a_lost_key_encrypting_key_is_not_the_loss_of_the_data() {
     drop(manager);
 
     let manager = open(NOW).unwrap();
-    let found: BTreeMap<_, _> = manager.keyring().of_kind(KeyKind::Index).map(|k| (k.id, *k.secret.as_ref().unwrap().expose())).collect();
+    let found: BTreeMap<_, _> = manager
+        .keyring()
+        .of_kind(KeyKind::Index)
+        .map(|k| (k.id, *k.secret.as_ref().unwrap().expose()))
+        .collect();
     assert_eq!(found, expected);
-    assert_eq!(manager.lookup(&key.id, NOW).unwrap().unwrap().secret.as_ref().unwrap().expose(), key.secret.as_ref().unwrap().expose());
+    assert_eq!(
+        manager.lookup(&key.id, NOW).unwrap().unwrap().secret.as_ref().unwrap().expose(),
+        key.secret.as_ref().unwrap().expose()
+    );
     // Without a recovery provider that command has nothing to work with.
     assert!(matches!(dir.open().rewrap(true, NOW, &mut |_| {}), Err(KeyError::NoRecovery)));
 }
@@ -271,7 +358,9 @@ fn rewrapping_is_taken_up_where_it_was_broken_off() {
         let newest = dir.records().into_iter().find(|r| r.scope == Scope::Epoch(2)).unwrap().kid;
         store.count_wrapped_by(&format!("kid:{newest}")).unwrap()
     };
-    let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| manager.rewrap(false, NOW, &mut |progress| assert!(progress.done < 200, "killed"))));
+    let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        manager.rewrap(false, NOW, &mut |progress| assert!(progress.done < 200, "killed"))
+    }));
     assert!(broken.is_err());
     drop(manager);
     let manager = dir.open();

@@ -33,12 +33,25 @@ impl Place for Sqlite {
     fn damage(&self, kid: &KeyId, column: &str) {
         let value = if column == "version" { "-1" } else { "'fine'" };
         let connection = rusqlite::Connection::open(directory::store(self.0.path())).unwrap();
-        assert_eq!(connection.execute(&format!("UPDATE keys SET {column} = {value} WHERE kid = '{kid}'"), []).unwrap(), 1);
+        assert_eq!(
+            connection
+                .execute(&format!("UPDATE keys SET {column} = {value} WHERE kid = '{kid}'"), [])
+                .unwrap(),
+            1
+        );
     }
 
     fn activate(&self, kid: &KeyId) {
         let connection = rusqlite::Connection::open(directory::store(self.0.path())).unwrap();
-        assert_eq!(connection.execute("UPDATE keys SET state = 'active', retired = NULL WHERE kid = ?1", [kid.to_string()]).unwrap(), 1);
+        assert_eq!(
+            connection
+                .execute(
+                    "UPDATE keys SET state = 'active', retired = NULL WHERE kid = ?1",
+                    [kid.to_string()]
+                )
+                .unwrap(),
+            1
+        );
     }
 }
 
@@ -77,12 +90,22 @@ mod postgres {
                 "retired" => "'1969-12-31'",
                 _ => "'fine'",
             };
-            let changed = self.admin().execute(&format!("UPDATE veilstream.keys SET {column} = {value} WHERE kid = '\\x{kid}'"), &[]).unwrap();
+            let changed = self
+                .admin()
+                .execute(
+                    &format!(
+                        "UPDATE veilstream.keys SET {column} = {value} WHERE kid = '\\x{kid}'"
+                    ),
+                    &[],
+                )
+                .unwrap();
             assert_eq!(changed, 1);
         }
 
         fn activate(&self, kid: &KeyId) {
-            let edit = format!("UPDATE veilstream.keys SET state = 'active', retired = NULL WHERE kid = '\\x{kid}'");
+            let edit = format!(
+                "UPDATE veilstream.keys SET state = 'active', retired = NULL WHERE kid = '\\x{kid}'"
+            );
             assert_eq!(self.admin().execute(&edit, &[]).unwrap(), 1);
         }
     }

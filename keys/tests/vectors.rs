@@ -1,4 +1,5 @@
-//! What an independent implementation made: record MACs, the erasure ledger with every way of being wrong.
+//! What an independent implementation made: record MACs, the erasure ledger with every way of being
+//! wrong.
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
@@ -7,7 +8,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use veilstream_engine::SecretKey;
 use veilstream_engine::key::{KeyId, SubjectRef};
-use veilstream_keys::erasure::{Erasure, LedgerError, Position, Verifier, Wrong, first_line, hex, next_line, unhex};
+use veilstream_keys::erasure::{
+    Erasure, LedgerError, Position, Verifier, Wrong, first_line, hex, next_line, unhex,
+};
 use veilstream_keys::store::{Erased, Head, KeyRecord, RecordFields, RecordJson, StoreKeys};
 
 fn vectors() -> Value {
@@ -62,7 +65,12 @@ fn records_have_the_macs_of_the_format() {
         if let Some(record) = record(case) {
             as_records += 1;
             assert!(keys(case).holds(&record), "{}", case["name"]);
-            assert_eq!(hex(&keys(case).signed(&record).mac.unwrap()), text(case, "mac"), "{}", case["name"]);
+            assert_eq!(
+                hex(&keys(case).signed(&record).mac.unwrap()),
+                text(case, "mac"),
+                "{}",
+                case["name"]
+            );
         }
     }
     assert_eq!((cases.len(), as_records), (8, 7));
@@ -80,7 +88,10 @@ fn head(value: &Value) -> Head {
 
 /// Whole lines, as every ledger gives them out.
 fn lines(file: &str) -> Vec<Vec<u8>> {
-    file.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(|line| line.as_bytes().to_vec()).collect()
+    file.split_inclusive('\n')
+        .filter_map(|line| line.strip_suffix('\n'))
+        .map(|line| line.as_bytes().to_vec())
+        .collect()
 }
 
 fn why(wrong: Wrong) -> &'static str {
@@ -103,19 +114,32 @@ fn the_ledger_is_judged_as_the_format_says() {
     let cases = ledger["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 31);
     for case in cases {
-        let (name, head, refused) = (text(case, "name"), head(&case["head"]), case["verdict"] == "refused");
+        let (name, head, refused) =
+            (text(case, "name"), head(&case["head"]), case["verdict"] == "refused");
         if !keys.holds_head(&head) {
             assert!(refused && case["why"] == "head_mac", "{name}");
             continue;
         }
-        match Verifier::new(&keys, head.store).take_all("place", &lines(text(case, "file")), &Position::of(&head)) {
+        match Verifier::new(&keys, head.store).take_all(
+            "place",
+            &lines(text(case, "file")),
+            &Position::of(&head),
+        ) {
             Ok(recorded) => {
                 assert!(!refused, "{name}");
-                let replay: Vec<u64> = recorded.iter().map(|line| line.position.seq).filter(|seq| *seq > head.seq).collect();
+                let replay: Vec<u64> = recorded
+                    .iter()
+                    .map(|line| line.position.seq)
+                    .filter(|seq| *seq > head.seq)
+                    .collect();
                 assert_eq!(serde_json::json!(replay), case["replay"], "{name}");
             }
             Err(LedgerError::Wrong { line, why: wrong, .. }) => {
-                assert_eq!((refused, Some(line), why(wrong)), (true, case["line"].as_u64(), text(case, "why")), "{name}");
+                assert_eq!(
+                    (refused, Some(line), why(wrong)),
+                    (true, case["line"].as_u64(), text(case, "why")),
+                    "{name}"
+                );
             }
             Err(other) => panic!("{name}: {other}"),
         }
@@ -127,7 +151,8 @@ fn lines_are_written_byte_for_byte_and_say_who_is_erased() {
     let vectors = vectors();
     let ledger = &vectors["ledger"];
     let (keys, store) = (keys(ledger), bytes(ledger, "store"));
-    let expected: Vec<&str> = ledger["lines"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let expected: Vec<&str> =
+        ledger["lines"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     let (first, mut last) = first_line(&keys, store, 1_795_860_000);
     assert_eq!(first, expected[0]);
     let mut verifier = Verifier::new(&keys, store);
@@ -139,7 +164,17 @@ fn lines_are_written_byte_for_byte_and_say_who_is_erased() {
         let (line, position) = next_line(&keys, &last, &recorded.erasure);
         assert_eq!((line.as_str(), position), (*expected, recorded.position));
         // Kids in another order, and twice, are the same line.
-        let shuffled = Erasure { kids: recorded.erasure.kids.iter().rev().chain(&recorded.erasure.kids).copied().collect(), ..recorded.erasure.clone() };
+        let shuffled = Erasure {
+            kids: recorded
+                .erasure
+                .kids
+                .iter()
+                .rev()
+                .chain(&recorded.erasure.kids)
+                .copied()
+                .collect(),
+            ..recorded.erasure.clone()
+        };
         assert_eq!(next_line(&keys, &last, &shuffled).0, *expected);
         last = position;
         erased.take(&recorded, "default");
@@ -150,9 +185,13 @@ fn lines_are_written_byte_for_byte_and_say_who_is_erased() {
         kids.extend(recorded.erasure.kids.iter().map(KeyId::to_string));
     }
     let head = keys.head("default", store, last.seq, last.sha256);
-    assert_eq!((hex(&head.sha256), hex(&head.mac)), (text(&ledger["head"], "sha256").to_owned(), text(&ledger["head"], "mac").to_owned()));
+    assert_eq!(
+        (hex(&head.sha256), hex(&head.mac)),
+        (text(&ledger["head"], "sha256").to_owned(), text(&ledger["head"], "mac").to_owned())
+    );
     assert_eq!(serde_json::json!(kids), ledger["erased_kids"]);
-    let expected: BTreeSet<(String, String)> = serde_json::from_value(ledger["closed_subjects"].clone()).unwrap();
+    let expected: BTreeSet<(String, String)> =
+        serde_json::from_value(ledger["closed_subjects"].clone()).unwrap();
     assert_eq!(closed, expected);
     // Subjects of another tenant are none of this store's.
     for (tenant, subject) in expected {

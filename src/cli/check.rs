@@ -14,7 +14,10 @@ use crate::{keys, registry};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  veilstream check --config veilstream.toml\n  veilstream check --config veilstream.toml --preflight")]
+#[command(
+    after_help = "Examples:\n  veilstream check --config veilstream.toml\n  veilstream check \
+        --config veilstream.toml --preflight"
+)]
 pub struct CheckArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
@@ -32,21 +35,41 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     let input = Input::from_system(&args.config).map_err(|fault| super::faults_error(&[fault]))?;
     let (config, faults) = Config::examine(&input, &|path| std::fs::read_to_string(path));
     let mut lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    // With a faulty [schemas] section the documents would be judged by the wrong directory or grants.
-    let schemas = if faults.iter().any(hides_schemas) { None } else { Some(registry::open_configured(&config.schemas)) };
+    // With a faulty [schemas] section the documents would be judged by the wrong directory or
+    // grants.
+    let schemas = if faults.iter().any(hides_schemas) {
+        None
+    } else {
+        Some(registry::open_configured(&config.schemas))
+    };
     let mut out = io::stdout().lock();
     match schemas {
         Some(Ok((registry, warnings))) if lines.is_empty() => {
             for warning in warnings {
                 writeln!(out, "warning: {warning}")?;
             }
-            lines.extend(preflight::roles(&registry.current(), &config.pipeline.dead_letter_topic).iter().map(ToString::to_string));
+            lines.extend(
+                preflight::roles(&registry.current(), &config.pipeline.dead_letter_topic)
+                    .iter()
+                    .map(ToString::to_string),
+            );
             for schema in registry.current().schemas() {
-                let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
-                writeln!(out, "schema {}: {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
+                let topic =
+                    |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
+                writeln!(
+                    out,
+                    "schema {}: {} -> {}",
+                    schema.label,
+                    topic(&schema.from),
+                    topic(&schema.to)
+                )?;
             }
             if registry.current().schemas().iter().all(|schema| schema.from.is_none()) {
-                writeln!(out, "warning: no schema names topics, so `veilstream run` has nothing to do; add \"topics\": {{\"from\": .., \"to\": ..}} to one")?;
+                writeln!(
+                    out,
+                    "warning: no schema names topics, so `veilstream run` has nothing to do; add \
+                    \"topics\": {{\"from\": .., \"to\": ..}} to one"
+                )?;
             }
         }
         Some(Err(found)) => lines.extend(found.iter().map(ToString::to_string)),
@@ -62,7 +85,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
         writeln!(out, "set beside the configuration file: {name}")?;
     }
     if let Some(ignored) = &config.ignored_dotenv {
-        writeln!(out, "warning: {} of the working directory counts for nothing; only the one beside the configuration file does", ignored.display())?;
+        writeln!(
+            out,
+            "warning: {} of the working directory counts for nothing; only the one beside the \
+            configuration file does",
+            ignored.display()
+        )?;
     }
     if args.preflight {
         ask(&config, &mut out)?;
@@ -73,11 +101,14 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
 
 /// Asks brokers and keys what `run` would ask.
 fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
-    let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
+    let (registry, _) = registry::open_configured(&config.schemas)
+        .map_err(|faults| super::faults_error(&faults))?;
     let schemas = registry.current();
     access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
-    let topics = Topics::connect(&config.kafka).map_err(|e| Exit::Preflight.because(e.to_string()))?;
-    let found = preflight::examine(&topics, &schemas, &config.pipeline.dead_letter_topic).map_err(|e| Exit::Preflight.because(e.to_string()))?;
+    let topics =
+        Topics::connect(&config.kafka).map_err(|e| Exit::Preflight.because(e.to_string()))?;
+    let found = preflight::examine(&topics, &schemas, &config.pipeline.dead_letter_topic)
+        .map_err(|e| Exit::Preflight.because(e.to_string()))?;
     for warning in &found.warnings {
         writeln!(out, "warning: {warning}")?;
     }

@@ -28,7 +28,10 @@ pub struct DlqArgs {
 enum Command {
     /// List dead letters: place, reason, origin; nothing of the record
     #[command(
-        after_help = "Letters that were replayed are listed too, as long as the topic keeps them; one that was rejected again stands there twice.\n\nExamples:\n  veilstream dlq list --config veilstream.toml\n  veilstream dlq list --config veilstream.toml --reason wrong_type --json"
+        after_help = "Letters that were replayed are listed too, as long as the topic keeps them; \
+            one that was rejected again stands there twice.\n\nExamples:\n  veilstream dlq list \
+            --config veilstream.toml\n  veilstream dlq list --config veilstream.toml --reason \
+            wrong_type --json"
     )]
     List {
         /// Configuration file
@@ -54,7 +57,8 @@ enum Command {
         #[arg(value_name = "PARTITION:OFFSET", value_parser = place)]
         place: LetterPlace,
     },
-    /// Run dead letters through the schemas in force into their sanitized topics; what is rejected again goes to the end of the topic
+    /// Run dead letters through the schemas in force into their sanitized topics; what is rejected
+    /// again goes to the end of the topic
     #[command(after_help = REPLAY_HELP)]
     Replay {
         /// Configuration file
@@ -90,15 +94,22 @@ Exit code: 0 every letter went, 1 some were rejected again or passed by";
 fn place(text: &str) -> Result<LetterPlace, String> {
     let (partition, offset) = text.split_once(':').ok_or("write PARTITION:OFFSET, as in 3:42")?;
     match (partition.parse(), offset.parse()) {
-        (Ok(partition), Ok(offset)) if partition >= 0 && offset >= 0 => Ok(LetterPlace { partition, offset }),
+        (Ok(partition), Ok(offset)) if partition >= 0 && offset >= 0 => {
+            Ok(LetterPlace { partition, offset })
+        }
         _ => Err("write PARTITION:OFFSET, as in 3:42".to_owned()),
     }
 }
 
 /// Where each partition starts; one start each.
 fn starts(from: &[LetterPlace]) -> anyhow::Result<BTreeMap<i32, i64>> {
-    let starts: BTreeMap<i32, i64> = from.iter().map(|place| (place.partition, place.offset)).collect();
-    if starts.len() == from.len() { Ok(starts) } else { Err(Exit::Usage.because("--from names a partition twice")) }
+    let starts: BTreeMap<i32, i64> =
+        from.iter().map(|place| (place.partition, place.offset)).collect();
+    if starts.len() == from.len() {
+        Ok(starts)
+    } else {
+        Err(Exit::Usage.because("--from names a partition twice"))
+    }
 }
 
 /// Runs the command.
@@ -107,10 +118,16 @@ fn starts(from: &[LetterPlace]) -> anyhow::Result<BTreeMap<i32, i64>> {
 /// Kafka, keys or a letter do not do as asked.
 pub fn run(args: &DlqArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        Command::List { config, reason, topic, json } => list(config, reason.as_deref(), topic.as_deref(), *json),
+        Command::List { config, reason, topic, json } => {
+            list(config, reason.as_deref(), topic.as_deref(), *json)
+        }
         Command::Show { config, place } => show(config, *place),
         Command::Replay { config, only, from, skip, json } => {
-            let selection = Selection { only: only.iter().copied().collect(), from: starts(from)?, skip: skip.iter().copied().collect() };
+            let selection = Selection {
+                only: only.iter().copied().collect(),
+                from: starts(from)?,
+                skip: skip.iter().copied().collect(),
+            };
             replay(config, &selection, *json)
         }
     }
@@ -123,7 +140,12 @@ fn load(path: &std::path::Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn list(config: &std::path::Path, reason: Option<&str>, topic: Option<&str>, as_json: bool) -> anyhow::Result<Exit> {
+fn list(
+    config: &std::path::Path,
+    reason: Option<&str>,
+    topic: Option<&str>,
+    as_json: bool,
+) -> anyhow::Result<Exit> {
     let config = load(config)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     read::read(&config, None, |found| {
@@ -155,8 +177,13 @@ fn show(config: &std::path::Path, place: LetterPlace) -> anyhow::Result<Exit> {
     let keys = keys::open(&config.keys, None)?;
     let letter = read::find(&config, place)?;
     let opened = read::record(&config, place, &letter, &*keys)?;
-    let headers: Vec<Value> =
-        opened.headers.iter().map(|(name, value)| json!([super::text_or_base64(Some(name)), super::text_or_base64(value.as_deref())])).collect();
+    let headers: Vec<Value> = opened
+        .headers
+        .iter()
+        .map(|(name, value)| {
+            json!([super::text_or_base64(Some(name)), super::text_or_base64(value.as_deref())])
+        })
+        .collect();
     let shown = json!({
         "reason": letter.reason, "schema": letter.schema, "time": letter.time, "form": letter.content.form(),
         "origin": { "topic": letter.topic, "partition": letter.partition, "offset": letter.offset },
@@ -171,7 +198,8 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
     let config = super::load_config(config)?;
     telemetry::start_logs(&config.log);
     access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
-    let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
+    let (registry, _) = registry::open_configured(&config.schemas)
+        .map_err(|faults| super::faults_error(&faults))?;
     let keys = keys::open(&config.keys, None)?;
     let schemas = registry.current();
     let terminal = io::stderr().is_terminal() && !as_json;
@@ -180,7 +208,13 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
         passed_by.extend(passed.iter().map(report));
         if terminal {
             // Progress is a courtesy: nobody misses it where it cannot be written.
-            let _ = write!(io::stderr(), "\r{} replayed, {} rejected again, {} passed by", done.protected, done.rejected, done.passed_by);
+            let _ = write!(
+                io::stderr(),
+                "\r{} replayed, {} rejected again, {} passed by",
+                done.protected,
+                done.rejected,
+                done.passed_by
+            );
         }
     });
     if terminal {
@@ -191,12 +225,21 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
     for report in &passed_by {
         writeln!(out, "{report}")?;
     }
-    let done = replayed.context("replay stopped; what was replayed before stays, the rest waits")?;
+    let done =
+        replayed.context("replay stopped; what was replayed before stays, the rest waits")?;
     let Replayed { protected, rejected, passed_by, skipped } = done;
     if as_json {
-        writeln!(out, "{}", json!({ "replayed": protected, "rejected_again": rejected, "passed_by": passed_by, "skipped": skipped }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "replayed": protected, "rejected_again": rejected, "passed_by": passed_by, "skipped": skipped })
+        )?;
     } else {
-        writeln!(out, "{protected} replayed, {rejected} rejected again, {passed_by} passed by, {skipped} skipped")?;
+        writeln!(
+            out,
+            "{protected} replayed, {rejected} rejected again, {passed_by} passed by, {skipped} \
+            skipped"
+        )?;
     }
     Ok(if rejected + passed_by == 0 { Exit::Ok } else { Exit::Failed })
 }

@@ -54,12 +54,18 @@ pub struct IndexArgs {
 /// # Errors
 /// Faults of the document, a field without index, keys that are not available.
 pub fn run(args: &IndexArgs) -> anyhow::Result<Exit> {
-    let loaded = registry::open_files(std::slice::from_ref(&args.schema), &Grants::local()).map_err(|faults| super::faults_error(&faults))?;
+    let loaded = registry::open_files(std::slice::from_ref(&args.schema), &Grants::local())
+        .map_err(|faults| super::faults_error(&faults))?;
     let schema = &loaded.set.schemas()[0];
     let rule = rule(schema, &args.field)?;
     let parts = rule.of.len().max(1);
     if !args.stdin && args.values.len() != parts {
-        return Err(Exit::Usage.because(format!("{} takes {parts} VALUE{}, not {}", args.field, if parts == 1 { "" } else { "s" }, args.values.len())));
+        return Err(Exit::Usage.because(format!(
+            "{} takes {parts} VALUE{}, not {}",
+            args.field,
+            if parts == 1 { "" } else { "s" },
+            args.values.len()
+        )));
     }
     let keyring = keys::open_local(&args.keys)?.keyring();
     let mut search = Search::new(rule, &keyring)?;
@@ -84,14 +90,18 @@ pub fn run(args: &IndexArgs) -> anyhow::Result<Exit> {
 fn rule<'s>(schema: &'s Schema, id: &str) -> anyhow::Result<&'s IndexRule> {
     let fields = schema.fields.iter().filter_map(|f| Some((f.id.to_string(), f.index.as_ref()?)));
     let key = schema.key.iter().filter_map(|k| Some(("#key".to_owned(), k.index.as_ref()?)));
-    let headers = schema.headers.iter().filter_map(|h| Some((format!("#header:{}", h.header), h.index.as_ref()?)));
+    let headers = schema
+        .headers
+        .iter()
+        .filter_map(|h| Some((format!("#header:{}", h.header), h.index.as_ref()?)));
     let rules: Vec<(String, &IndexRule)> = fields.chain(key).chain(headers).collect();
     if let Some((_, rule)) = rules.iter().find(|(name, _)| name == id) {
         return Ok(rule);
     }
     let known: Vec<&str> = rules.iter().map(|(name, _)| name.as_str()).collect();
     let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
-    Err(Exit::Usage.because(format!("--field: {} has no index {id}; it indexes {known}", schema.name)))
+    Err(Exit::Usage
+        .because(format!("--field: {} has no index {id}; it indexes {known}", schema.name)))
 }
 
 /// Computes the index values of one rule.
@@ -105,13 +115,25 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(rule: &'a IndexRule, keyring: &Keyring) -> anyhow::Result<Self> {
-        let mut roots: Vec<_> = keyring.of_kind(KeyKind::Index).filter(|k| matches!(k.state, KeyState::Active | KeyState::DecryptOnly)).collect();
+        let mut roots: Vec<_> = keyring
+            .of_kind(KeyKind::Index)
+            .filter(|k| matches!(k.state, KeyState::Active | KeyState::DecryptOnly))
+            .collect();
         roots.retain(|k| rule.root.is_none_or(|pinned| k.scope == Scope::Version(pinned)));
         roots.sort_by_key(|k| std::cmp::Reverse(k.version));
         let parts = u16::try_from(rule.of.len().max(1))?;
         let normalizer = rule.normalize.to_string();
-        let indexers: Vec<_> = roots.iter().filter_map(|k| Indexer::new(k, keyring.tenant(), &rule.domain, &normalizer, rule.bits, parts)).collect();
-        anyhow::ensure!(!indexers.is_empty(), "these keys hold no index root{}", rule.root.map_or_else(String::new, |v| format!(" of version {v}")));
+        let indexers: Vec<_> = roots
+            .iter()
+            .filter_map(|k| {
+                Indexer::new(k, keyring.tenant(), &rule.domain, &normalizer, rule.bits, parts)
+            })
+            .collect();
+        anyhow::ensure!(
+            !indexers.is_empty(),
+            "these keys hold no index root{}",
+            rule.root.map_or_else(String::new, |v| format!(" of version {v}"))
+        );
         Ok(Self { rule, indexers, scratch: Scratch::default(), normal: Vec::new() })
     }
 
@@ -119,7 +141,8 @@ impl<'a> Search<'a> {
     fn write(&mut self, parts: &[&[u8]], separator: u8, out: &mut impl Write) -> io::Result<bool> {
         let mut normal = Vec::with_capacity(parts.len());
         for part in parts {
-            if !self.rule.normalize.normalize(Input::Raw(part), &mut self.scratch, &mut self.normal) {
+            if !self.rule.normalize.normalize(Input::Raw(part), &mut self.scratch, &mut self.normal)
+            {
                 return Ok(false);
             }
             normal.push(self.normal.clone());
@@ -136,7 +159,12 @@ impl<'a> Search<'a> {
     }
 
     /// Line after line; whether all have an index.
-    fn lines(&mut self, input: impl Read, out: &mut impl Write, errors: &mut impl Write) -> anyhow::Result<bool> {
+    fn lines(
+        &mut self,
+        input: impl Read,
+        out: &mut impl Write,
+        errors: &mut impl Write,
+    ) -> anyhow::Result<bool> {
         let mut lines = Lines::new(input, Limits::default().input);
         let mut all = true;
         loop {
@@ -145,13 +173,21 @@ impl<'a> Search<'a> {
             }
             let Some((number, line)) = lines.next()? else { return Ok(all) };
             let parts: Vec<&[u8]> = match line {
-                Line::Text(text) if self.rule.of.is_empty() => vec![text.strip_suffix(b"\r").unwrap_or(text)],
-                Line::Text(text) => text.strip_suffix(b"\r").unwrap_or(text).split(|b| *b == b'\t').collect(),
+                Line::Text(text) if self.rule.of.is_empty() => {
+                    vec![text.strip_suffix(b"\r").unwrap_or(text)]
+                }
+                Line::Text(text) => {
+                    text.strip_suffix(b"\r").unwrap_or(text).split(|b| *b == b'\t').collect()
+                }
                 Line::TooLong => Vec::new(),
             };
             if parts.len() != self.rule.of.len().max(1) {
                 all = false;
-                writeln!(errors, "veilstream: line {number}: give {} parts, separated by tabs", self.rule.of.len().max(1))?;
+                writeln!(
+                    errors,
+                    "veilstream: line {number}: give {} parts, separated by tabs",
+                    self.rule.of.len().max(1)
+                )?;
             } else if !self.write(&parts, b'\t', out)? {
                 all = false;
                 writeln!(errors, "veilstream: line {number}: {}", self.no_index())?;
@@ -161,7 +197,11 @@ impl<'a> Search<'a> {
     }
 
     fn no_index(&self) -> String {
-        format!("no index: nothing is left of the value after normalizing it as {}, so records that hold it have none either", self.rule.normalize)
+        format!(
+            "no index: nothing is left of the value after normalizing it as {}, so records that \
+            hold it have none either",
+            self.rule.normalize
+        )
     }
 }
 
@@ -180,12 +220,24 @@ mod tests {
     #[test]
     fn the_index_is_the_one_in_the_record() {
         let (set, keys) = (set(&[DOCUMENT]), EphemeralKeys::default());
-        let (record, ..) = protect(&set, &keys, r#"{"email":"Ada@EXAMPLE.com","name":"Ada Lovelace","dob":"1815-12-10"}"#);
+        let (record, ..) = protect(
+            &set,
+            &keys,
+            r#"{"email":"Ada@EXAMPLE.com","name":"Ada Lovelace","dob":"1815-12-10"}"#,
+        );
         let record: serde_json::Value = serde_json::from_str(&record).unwrap();
-        for (field, parts, member) in [("email", &[" ada@example.COM"][..], "email_bidx"), ("name", &["ADA  LOVELACE", "1815-12-10"], "who")] {
+        for (field, parts, member) in [
+            ("email", &[" ada@example.COM"][..], "email_bidx"),
+            ("name", &["ADA  LOVELACE", "1815-12-10"], "who"),
+        ] {
             let (keyring, mut out) = (keys.keyring(), Vec::new());
             let parts: Vec<&[u8]> = parts.iter().map(|p| p.as_bytes()).collect();
-            assert!(Search::new(rule(&set.schemas()[0], field).unwrap(), &keyring).unwrap().write(&parts, b'\n', &mut out).unwrap());
+            assert!(
+                Search::new(rule(&set.schemas()[0], field).unwrap(), &keyring)
+                    .unwrap()
+                    .write(&parts, b'\n', &mut out)
+                    .unwrap()
+            );
             assert_eq!(record[member], String::from_utf8(out).unwrap());
         }
     }
@@ -197,13 +249,20 @@ mod tests {
         let (keyring, mut out, mut errors) = (keys.keyring(), Vec::new(), Vec::new());
         let schema = &set.schemas()[0];
         let mut search = Search::new(rule(schema, "name").unwrap(), &keyring).unwrap();
-        assert!(!search.lines("a\tb\r\na\n\u{200b}\tb\nA\tB\n".as_bytes(), &mut out, &mut errors).unwrap());
+        assert!(
+            !search
+                .lines("a\tb\r\na\n\u{200b}\tb\nA\tB\n".as_bytes(), &mut out, &mut errors)
+                .unwrap()
+        );
         let out = String::from_utf8(out).unwrap();
         let lines: Vec<&str> = out.lines().collect();
         assert_eq!((lines.len(), lines[1], lines[2]), (4, "", ""));
         assert!(lines[0].starts_with("1~") && lines[0] == lines[3], "{out}");
         assert_eq!(String::from_utf8(errors).unwrap().lines().count(), 2);
         assert!(rule(schema, "#key").is_ok());
-        assert_eq!(rule(schema, "dob").unwrap_err().to_string(), "--field: people has no index dob; it indexes email, name, #key");
+        assert_eq!(
+            rule(schema, "dob").unwrap_err().to_string(),
+            "--field: people has no index dob; it indexes email, name, #key"
+        );
     }
 }

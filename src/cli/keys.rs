@@ -24,7 +24,10 @@ pub struct KeysArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a key-encrypting key, a key store and the first keys
-    #[command(after_help = "Examples:\n  veilstream keys init --keys keys\n  veilstream keys init --config veilstream.toml")]
+    #[command(
+        after_help = "Examples:\n  veilstream keys init --keys keys\n  veilstream keys init \
+            --config veilstream.toml"
+    )]
     Init {
         #[command(flatten)]
         source: KeysSource,
@@ -33,7 +36,10 @@ enum Command {
         empty: bool,
     },
     /// List keys: names and states, never the keys
-    #[command(after_help = "Examples:\n  veilstream keys list --keys keys\n  veilstream keys list --config veilstream.toml --json")]
+    #[command(
+        after_help = "Examples:\n  veilstream keys list --keys keys\n  veilstream keys list \
+            --config veilstream.toml --json"
+    )]
     List {
         #[command(flatten)]
         source: KeysSource,
@@ -41,8 +47,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Open the keys and tell which seal, how old they are, how often they were used and what refers to them
-    #[command(after_help = "Examples:\n  veilstream keys status --keys keys\n  veilstream keys status --config veilstream.toml --json")]
+    /// Open the keys and tell which seal, how old they are, how often they were used and what
+    /// refers to them
+    #[command(
+        after_help = "Examples:\n  veilstream keys status --keys keys\n  veilstream keys status \
+            --config veilstream.toml --json"
+    )]
     Status {
         #[command(flatten)]
         source: KeysSource,
@@ -73,7 +83,10 @@ enum Command {
         json: bool,
     },
     /// End a key that nothing refers to any more
-    #[command(after_help = "Examples:\n  veilstream keys retire --config veilstream.toml 0b2e7c...\n  veilstream keys retire --keys keys --undo 0b2e7c...")]
+    #[command(
+        after_help = "Examples:\n  veilstream keys retire --config veilstream.toml 0b2e7c...\n  \
+            veilstream keys retire --keys keys --undo 0b2e7c..."
+    )]
     Retire {
         #[command(flatten)]
         source: KeysSource,
@@ -90,9 +103,9 @@ enum Command {
         undo: bool,
     },
     /// Write keys, as they are wrapped, to a signed file; never keys of data subjects
-    #[command(
-        after_help = "Examples:\n  veilstream keys export --config veilstream.toml --out escrow.json\n\nWhat opens the file is the key-encrypting key (or keys.recovery), as with the store itself."
-    )]
+    #[command(after_help = "Examples:\n  veilstream keys export --config veilstream.toml --out \
+            escrow.json\n\nWhat opens the file is the key-encrypting key (or keys.recovery), as \
+            with the store itself.")]
     Export {
         #[command(flatten)]
         source: KeysSource,
@@ -105,7 +118,9 @@ enum Command {
     },
     /// Import keys from an export
     #[command(
-        after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream keys import --config new.toml escrow.json\n\nAn empty store becomes the exported one: put the erasure ledger in its place first, as it is checked as a whole."
+        after_help = "Examples:\n  veilstream keys init --config new.toml --empty && veilstream \
+            keys import --config new.toml escrow.json\n\nAn empty store becomes the exported one: \
+            put the erasure ledger in its place first, as it is checked as a whole."
     )]
     Import {
         #[command(flatten)]
@@ -114,7 +129,10 @@ enum Command {
         file: PathBuf,
     },
     /// Erase again who is in the erasure ledger (every start does it too)
-    #[command(after_help = "Examples:\n  veilstream keys replay-ledger --config veilstream.toml     # after a backup of the key store was restored")]
+    #[command(
+        after_help = "Examples:\n  veilstream keys replay-ledger --config veilstream.toml     # \
+            after a backup of the key store was restored"
+    )]
     ReplayLedger {
         #[command(flatten)]
         source: KeysSource,
@@ -125,7 +143,9 @@ enum Command {
         command: LedgerCommand,
     },
     /// Let a key open nothing any more without a flag: it is known to others
-    #[command(after_help = "Examples:\n  veilstream keys compromise --config veilstream.toml 0b2e7c...")]
+    #[command(
+        after_help = "Examples:\n  veilstream keys compromise --config veilstream.toml 0b2e7c..."
+    )]
     Compromise {
         #[command(flatten)]
         source: KeysSource,
@@ -142,10 +162,11 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum LedgerCommand {
-    /// Write a new ledger from what the key store knows, for one that is lost or older than the store
-    #[command(
-        after_help = "Examples:\n  veilstream keys ledger rebuild --config veilstream.toml --reason 'disk of host 3 lost'\n\nA copy of the ledger is better: the store does not know why, and not who was erased after a backup of it was restored."
-    )]
+    /// Write a new ledger from what the key store knows, for one that is lost or older than the
+    /// store
+    #[command(after_help = "Examples:\n  veilstream keys ledger rebuild --config veilstream.toml \
+            --reason 'disk of host 3 lost'\n\nA copy of the ledger is better: the store does not \
+            know why, and not who was erased after a backup of it was restored.")]
     Rebuild {
         #[command(flatten)]
         source: KeysSource,
@@ -184,11 +205,13 @@ pub struct SchemaFiles {
 impl SchemaFiles {
     fn load(&self, source: &KeysSource) -> anyhow::Result<Arc<SchemaSet>> {
         if !self.files.is_empty() {
-            let loaded = registry::open_files(&self.files, &Grants::local()).map_err(|faults| super::faults_error(&faults))?;
+            let loaded = registry::open_files(&self.files, &Grants::local())
+                .map_err(|faults| super::faults_error(&faults))?;
             return Ok(loaded.set);
         }
         let Some(file) = &source.config else { return Ok(Arc::default()) };
-        let (registry, _) = registry::open_configured(&load_config(file)?.schemas).map_err(|faults| super::faults_error(&faults))?;
+        let (registry, _) = registry::open_configured(&load_config(file)?.schemas)
+            .map_err(|faults| super::faults_error(&faults))?;
         Ok(registry.current())
     }
 }
@@ -201,14 +224,20 @@ pub fn run(args: &KeysArgs) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Init { source, empty } => report::init(source, *empty),
         Command::List { source, json } => report::list(source, *json),
-        Command::Status { source, schemas, json } => report::status(source, &*schemas.load(source)?, *json),
+        Command::Status { source, schemas, json } => {
+            report::status(source, &*schemas.load(source)?, *json)
+        }
         Command::Rotate { source, what } => lifecycle::rotate(source, what),
         Command::Rewrap { source, recover, json } => lifecycle::rewrap(source, *recover, *json),
-        Command::Retire { source, schemas, kid, unreferenced, undo } => lifecycle::retire(source, &*schemas.load(source)?, kid, *unreferenced, *undo),
+        Command::Retire { source, schemas, kid, unreferenced, undo } => {
+            lifecycle::retire(source, &*schemas.load(source)?, kid, *unreferenced, *undo)
+        }
         Command::Export { source, out, kids } => lifecycle::export(source, out, kids),
         Command::Import { source, file } => lifecycle::import(source, file),
         Command::ReplayLedger { source } => lifecycle::replay_ledger(source),
-        Command::Ledger { command: LedgerCommand::Rebuild { source, reason } } => lifecycle::rebuild_ledger(source, reason),
+        Command::Ledger { command: LedgerCommand::Rebuild { source, reason } } => {
+            lifecycle::rebuild_ledger(source, reason)
+        }
         Command::Compromise { source, kid } => lifecycle::compromise(source, kid),
         Command::PublicKey { source } => lifecycle::public_key(source),
     }

@@ -12,7 +12,8 @@ const BATCH_BYTES: usize = 1 << 20;
 /// One line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line<'a> {
-    /// Its bytes without the line feed. A carriage return before it stays: to JSON it is white space.
+    /// Its bytes without the line feed. A carriage return before it stays: to JSON it is white
+    /// space.
     Text(&'a [u8]),
     /// It is longer than the limit; its bytes were skipped.
     TooLong,
@@ -29,7 +30,12 @@ pub(super) struct Lines<R> {
 impl<R: Read> Lines<R> {
     /// Lines of at most `longest` bytes.
     pub(super) fn new(input: R, longest: usize) -> Self {
-        Self { input: BufReader::with_capacity(BUFFER, input), longest, line: Vec::new(), number: 0 }
+        Self {
+            input: BufReader::with_capacity(BUFFER, input),
+            longest,
+            line: Vec::new(),
+            number: 0,
+        }
     }
 
     /// Whether the next line may have to be waited for: what was written so far should be flushed.
@@ -37,16 +43,19 @@ impl<R: Read> Lines<R> {
         !self.input.buffer().contains(&b'\n')
     }
 
-    /// The next line that is not blank, with its number from 1; `None` at the end. Blank lines count, but are nobody's record.
+    /// The next line that is not blank, with its number from 1; `None` at the end. Blank lines
+    /// count, but are nobody's record.
     pub(super) fn next(&mut self) -> io::Result<Option<(u64, Line<'_>)>> {
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         let read = self.append(&mut line);
         self.line = line;
-        Ok(read?.map(|kept| (self.number, if kept { Line::Text(&self.line) } else { Line::TooLong })))
+        Ok(read?
+            .map(|kept| (self.number, if kept { Line::Text(&self.line) } else { Line::TooLong })))
     }
 
-    /// The next line that is not blank, and those after it that need not be waited for. None: the end.
+    /// The next line that is not blank, and those after it that need not be waited for. None: the
+    /// end.
     pub(super) fn batch(&mut self, batch: &mut LineBatch) -> io::Result<()> {
         batch.bytes.clear();
         batch.lines.clear();
@@ -54,13 +63,17 @@ impl<R: Read> Lines<R> {
             let start = batch.bytes.len();
             let Some(kept) = self.append(&mut batch.bytes)? else { return Ok(()) };
             batch.lines.push((self.number, kept.then_some(start..batch.bytes.len())));
-            if batch.lines.len() >= BATCH_LINES || batch.bytes.len() >= BATCH_BYTES || self.may_wait() {
+            if batch.lines.len() >= BATCH_LINES
+                || batch.bytes.len() >= BATCH_BYTES
+                || self.may_wait()
+            {
                 return Ok(());
             }
         }
     }
 
-    /// Appends the next line that is not blank; `false`: it is too long and was left out. `None` at the end.
+    /// Appends the next line that is not blank; `false`: it is too long and was left out. `None` at
+    /// the end.
     fn append(&mut self, to: &mut Vec<u8>) -> io::Result<Option<bool>> {
         let start = to.len();
         loop {
@@ -95,7 +108,9 @@ pub(super) struct LineBatch {
 impl LineBatch {
     /// The lines with their numbers.
     pub(super) fn lines(&self) -> impl Iterator<Item = (u64, Line<'_>)> + Clone {
-        self.lines.iter().map(|(number, place)| (*number, place.clone().map_or(Line::TooLong, |place| Line::Text(&self.bytes[place]))))
+        self.lines.iter().map(|(number, place)| {
+            (*number, place.clone().map_or(Line::TooLong, |place| Line::Text(&self.bytes[place])))
+        })
     }
 }
 
@@ -117,7 +132,10 @@ mod tests {
 
     #[test]
     fn blank_lines_count_and_are_left_out() {
-        assert_eq!(read("a\n\n  \r\nb\r\nc", 9), [(1, Some("a".into())), (4, Some("b\r".into())), (5, Some("c".into()))]);
+        assert_eq!(
+            read("a\n\n  \r\nb\r\nc", 9),
+            [(1, Some("a".into())), (4, Some("b\r".into())), (5, Some("c".into()))]
+        );
         assert_eq!(read("", 9), []);
     }
 
@@ -135,7 +153,8 @@ mod tests {
     #[test]
     fn a_batch_is_what_need_not_be_waited_for() {
         let pipe = Pipe([&b"1\n"[..], b"2\n\n4\n5", b"5\n6\n", b"7"].into());
-        let (mut lines, mut batch, mut read) = (Lines::new(pipe, 9), LineBatch::default(), Vec::new());
+        let (mut lines, mut batch, mut read) =
+            (Lines::new(pipe, 9), LineBatch::default(), Vec::new());
         while lines.batch(&mut batch).is_ok() && !batch.lines.is_empty() {
             let text = |(number, line)| match line {
                 Line::Text(text) => format!("{number}:{}", String::from_utf8_lossy(text)),
@@ -149,19 +168,30 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded() {
-        let text = format!("{}\n", "x".repeat(99)).repeat(2500) + &format!("{}\n", "y".repeat(600 << 10)).repeat(3) + &"z".repeat(700 << 10);
-        let (mut lines, mut batch, mut sizes) = (Lines::new(text.as_bytes(), 650 << 10), LineBatch::default(), Vec::new());
+        let text = format!("{}\n", "x".repeat(99)).repeat(2500)
+            + &format!("{}\n", "y".repeat(600 << 10)).repeat(3)
+            + &"z".repeat(700 << 10);
+        let (mut lines, mut batch, mut sizes) =
+            (Lines::new(text.as_bytes(), 650 << 10), LineBatch::default(), Vec::new());
         while lines.batch(&mut batch).is_ok() && batch.lines().next().is_some() {
             sizes.push((batch.lines().count(), batch.bytes.len()));
         }
-        assert!(sizes.iter().all(|(lines, bytes)| *lines <= BATCH_LINES && *bytes < BATCH_BYTES + (650 << 10)), "{sizes:?}");
+        assert!(
+            sizes
+                .iter()
+                .all(|(lines, bytes)| *lines <= BATCH_LINES && *bytes < BATCH_BYTES + (650 << 10)),
+            "{sizes:?}"
+        );
         assert_eq!(sizes.iter().map(|(lines, _)| lines).sum::<usize>(), 2504);
         assert!(sizes[0] == (BATCH_LINES, 99 * BATCH_LINES), "{sizes:?}");
     }
 
     #[test]
     fn a_line_that_is_too_long_is_skipped_whole() {
-        assert_eq!(read("123\n1234\n12345\n123", 3), [(1, Some("123".into())), (2, None), (3, None), (4, Some("123".into()))]);
+        assert_eq!(
+            read("123\n1234\n12345\n123", 3),
+            [(1, Some("123".into())), (2, None), (3, None), (4, Some("123".into()))]
+        );
         assert_eq!(read("1234", 3), [(1, None)]);
     }
 }

@@ -22,7 +22,10 @@ pub struct OffsetsArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show where the group stands in each raw partition
-    #[command(after_help = "Examples:\n  veilstream offsets show --config veilstream.toml\n  veilstream offsets show --config veilstream.toml --json")]
+    #[command(
+        after_help = "Examples:\n  veilstream offsets show --config veilstream.toml\n  veilstream \
+            offsets show --config veilstream.toml --json"
+    )]
     Show {
         /// Configuration file
         #[arg(long, value_name = "FILE")]
@@ -31,7 +34,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Choose where a partition goes on whose committed offset was lost; every instance must be stopped
+    /// Choose where a partition goes on whose committed offset was lost; every instance must be
+    /// stopped
     #[command(after_help = ACCEPT_HELP)]
     Accept {
         /// Configuration file
@@ -53,7 +57,9 @@ Examples:
   veilstream offsets accept --config veilstream.toml customers.raw:3 --at 1234567";
 
 fn partition(text: &str) -> Result<TopicPartition, String> {
-    let parsed = text.rsplit_once(':').and_then(|(topic, partition)| Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?)));
+    let parsed = text.rsplit_once(':').and_then(|(topic, partition)| {
+        Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?))
+    });
     match parsed {
         Some((topic, partition)) if !topic.is_empty() => Ok(TopicPartition::new(topic, partition)),
         _ => Err("write TOPIC:PARTITION, as in customers.raw:3".to_owned()),
@@ -63,7 +69,12 @@ fn partition(text: &str) -> Result<TopicPartition, String> {
 fn place(text: &str) -> Result<OffsetTarget, String> {
     match text {
         "earliest" => Ok(OffsetTarget::Earliest),
-        _ => text.parse().ok().filter(|offset| *offset >= 0).map(OffsetTarget::At).ok_or_else(|| "write earliest or an offset".to_owned()),
+        _ => text
+            .parse()
+            .ok()
+            .filter(|offset| *offset >= 0)
+            .map(OffsetTarget::At)
+            .ok_or_else(|| "write earliest or an offset".to_owned()),
     }
 }
 
@@ -76,7 +87,9 @@ pub fn run(args: &OffsetsArgs) -> anyhow::Result<Exit> {
         Command::Show { config, json } => show(config, *json),
         Command::Accept { config, partition, at } => {
             let config = load(config)?;
-            let offset = GroupOffsets::connect(&config.kafka).and_then(|group| group.accept(partition, *at)).map_err(failed)?;
+            let offset = GroupOffsets::connect(&config.kafka)
+                .and_then(|group| group.accept(partition, *at))
+                .map_err(failed)?;
             writeln!(io::stdout(), "{partition} goes on at offset {offset}")?;
             Ok(Exit::Ok)
         }
@@ -85,21 +98,35 @@ pub fn run(args: &OffsetsArgs) -> anyhow::Result<Exit> {
 
 fn show(path: &std::path::Path, json: bool) -> anyhow::Result<Exit> {
     let config = load(path)?;
-    let (registry, _) = registry::open_configured(&config.schemas).map_err(|faults| super::faults_error(&faults))?;
+    let (registry, _) = registry::open_configured(&config.schemas)
+        .map_err(|faults| super::faults_error(&faults))?;
     let set = registry.current();
     let topics: Vec<&str> = set.routes().map(|(from, _)| from).collect();
-    let standings = GroupOffsets::connect(&config.kafka).and_then(|group| group.show(&topics)).map_err(failed)?;
+    let standings = GroupOffsets::connect(&config.kafka)
+        .and_then(|group| group.show(&topics))
+        .map_err(failed)?;
     let mut out = io::stdout().lock();
     if !json {
-        writeln!(out, "{:<32} {:>9} {:>14} {:>14} {:>14}", "TOPIC", "PARTITION", "COMMITTED", "LOG START", "END")?;
+        writeln!(
+            out,
+            "{:<32} {:>9} {:>14} {:>14} {:>14}",
+            "TOPIC", "PARTITION", "COMMITTED", "LOG START", "END"
+        )?;
     }
     for standing in standings {
         if json {
             writeln!(out, "{}", serde_json::to_string(&standing)?)?;
         } else {
-            let text = |offset: Option<i64>| offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
-            let (committed, start, end) = (text(standing.committed), text(standing.log_start), text(standing.end));
-            writeln!(out, "{:<32} {:>9} {committed:>14} {start:>14} {end:>14}", standing.topic, standing.partition)?;
+            let text = |offset: Option<i64>| {
+                offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string())
+            };
+            let (committed, start, end) =
+                (text(standing.committed), text(standing.log_start), text(standing.end));
+            writeln!(
+                out,
+                "{:<32} {:>9} {committed:>14} {start:>14} {end:>14}",
+                standing.topic, standing.partition
+            )?;
         }
     }
     Ok(Exit::Ok)

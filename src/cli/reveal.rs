@@ -79,30 +79,56 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
         (Some(field), _) => {
             let keys = keys::open_local(&args.keys)?;
             let _upkeep = keys::Upkeep::of(&keys)?;
-            open_tokens(&mut RevealKeys::new(&*keys).allowing(args.allow_compromised), field, input, out, errors)?
+            open_tokens(
+                &mut RevealKeys::new(&*keys).allowing(args.allow_compromised),
+                field,
+                input,
+                out,
+                errors,
+            )?
         }
         (None, Some(documents)) => {
             let set = documents.load()?;
             known_fields(&set, args.fields.as_deref().unwrap_or_default())?;
             let keys = keys::open_local(&args.keys)?;
             let _upkeep = keys::Upkeep::of(&keys)?;
-            let options = RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
+            let options =
+                RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
             let output = Told { status: args.status, allow_clear: args.allow_clear };
-            reveal(&set, &mut RevealKeys::new(&*keys).allowing(args.allow_compromised), &options, output, input, out, errors)?
+            reveal(
+                &set,
+                &mut RevealKeys::new(&*keys).allowing(args.allow_compromised),
+                &options,
+                output,
+                input,
+                out,
+                errors,
+            )?
         }
-        (None, None) => return Err(Exit::Usage.because("name the documents with --schema FILE, or give --token --field NAME")),
+        (None, None) => {
+            return Err(Exit::Usage
+                .because("name the documents with --schema FILE, or give --token --field NAME"));
+        }
     };
     Ok(if whole { Exit::Ok } else { Exit::Failed })
 }
 
 /// Refuses ids that no document has.
 fn known_fields(set: &SchemaSet, ids: &[String]) -> anyhow::Result<()> {
-    let unknown: Vec<&str> = ids.iter().filter(|id| set.schemas().iter().all(|s| s.field(id).is_none())).map(String::as_str).collect();
+    let unknown: Vec<&str> = ids
+        .iter()
+        .filter(|id| set.schemas().iter().all(|s| s.field(id).is_none()))
+        .map(String::as_str)
+        .collect();
     if unknown.is_empty() {
         return Ok(());
     }
     let known: Vec<&str> = set.schemas().iter().flat_map(|s| &s.fields).map(|f| &*f.id).collect();
-    Err(Exit::Usage.because(format!("--fields: no field {}; there are {}", unknown.join(", "), known.join(", "))))
+    Err(Exit::Usage.because(format!(
+        "--fields: no field {}; there are {}",
+        unknown.join(", "),
+        known.join(", ")
+    )))
 }
 
 /// Keys as the engine asks for them; remembers why one was not available.
@@ -116,7 +142,12 @@ struct RevealKeys<'a> {
 
 impl<'a> RevealKeys<'a> {
     fn new(source: &'a dyn KeySource) -> Self {
-        Self { source, keyring: source.keyring(), fault: RefCell::default(), allow_compromised: false }
+        Self {
+            source,
+            keyring: source.keyring(),
+            fault: RefCell::default(),
+            allow_compromised: false,
+        }
     }
 
     fn allowing(self, allow_compromised: bool) -> Self {
@@ -136,7 +167,8 @@ impl<'a> RevealKeys<'a> {
         })
     }
 
-    /// Does what needs keys. A key that could not be looked up is an outage, not a token that does not open.
+    /// Does what needs keys. A key that could not be looked up is an outage, not a token that does
+    /// not open.
     fn with<T>(&mut self, work: impl FnOnce(engine::KeySource<'_>) -> T) -> Result<T, KeyFault> {
         // As it is now: a stream may last for days.
         self.keyring = self.source.keyring();
@@ -166,7 +198,8 @@ fn reveal(
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
-    let (mut revealer, mut report, mut event, mut whole) = (keys.revealer(), Report::default(), Vec::new(), true);
+    let (mut revealer, mut report, mut event, mut whole) =
+        (keys.revealer(), Report::default(), Vec::new(), true);
     loop {
         if lines.may_wait() {
             out.flush()?;
@@ -177,7 +210,11 @@ fn reveal(
             // It cannot be kept, so it cannot stay: the one case in which a line is not written.
             Line::TooLong => {
                 whole = false;
-                writeln!(errors, "{}", json!({ "line": number, "reason": RejectCode::TooLarge.as_str() }))?;
+                writeln!(
+                    errors,
+                    "{}",
+                    json!({ "line": number, "reason": RejectCode::TooLarge.as_str() })
+                )?;
                 continue;
             }
         };
@@ -209,7 +246,11 @@ fn reveal(
 }
 
 /// The schema a line was protected under.
-fn claim<'s>(set: &'s SchemaSet, revealer: &mut Revealer, text: &[u8]) -> Result<&'s Schema, Reject> {
+fn claim<'s>(
+    set: &'s SchemaSet,
+    revealer: &mut Revealer,
+    text: &[u8],
+) -> Result<&'s Schema, Reject> {
     for schema in set.schemas() {
         if schema.when.is_empty() || revealer.claims(schema, text)? {
             return Ok(schema);
@@ -229,7 +270,8 @@ fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value>
     if fields.is_empty() && report.unexpected_tokens == 0 {
         return None;
     }
-    let mut problem = json!({ "reason": "not_revealed", "schema": &*schema.label, "fields": fields });
+    let mut problem =
+        json!({ "reason": "not_revealed", "schema": &*schema.label, "fields": fields });
     if report.unexpected_tokens > 0 {
         problem["unexpected_tokens"] = report.unexpected_tokens.into();
     }
@@ -241,9 +283,15 @@ fn field(schema: &Schema, (index, status): &(usize, Status)) -> Value {
 }
 
 /// `event` as it stands between members that tell about it; null where it is no JSON text.
-fn write_status(out: &mut impl Write, event: &[u8], schema: Option<&Schema>, report: &Report) -> io::Result<()> {
+fn write_status(
+    out: &mut impl Write,
+    event: &[u8],
+    schema: Option<&Schema>,
+    report: &Report,
+) -> io::Result<()> {
     let Some(schema) = schema else {
-        let event = if veilstream_engine::scan::is_json_text(event) { event.trim_ascii() } else { b"null" };
+        let event =
+            if veilstream_engine::scan::is_json_text(event) { event.trim_ascii() } else { b"null" };
         out.write_all(b"{\"event\":")?;
         out.write_all(event)?;
         return out.write_all(b",\"schema\":null,\"fields\":[],\"unexpected_tokens\":0}\n");
@@ -251,11 +299,23 @@ fn write_status(out: &mut impl Write, event: &[u8], schema: Option<&Schema>, rep
     let fields: Vec<Value> = report.fields.iter().map(|place| field(schema, place)).collect();
     out.write_all(b"{\"event\":")?;
     out.write_all(event.trim_ascii())?;
-    writeln!(out, ",\"schema\":{},\"fields\":{},\"unexpected_tokens\":{}}}", json!(&*schema.label), Value::from(fields), report.unexpected_tokens)
+    writeln!(
+        out,
+        ",\"schema\":{},\"fields\":{},\"unexpected_tokens\":{}}}",
+        json!(&*schema.label),
+        Value::from(fields),
+        report.unexpected_tokens
+    )
 }
 
 /// Opens bare tokens of the field called `name`; whether all opened.
-fn open_tokens(keys: &mut RevealKeys<'_>, name: &str, input: impl Read, mut out: impl Write, mut errors: impl Write) -> anyhow::Result<bool> {
+fn open_tokens(
+    keys: &mut RevealKeys<'_>,
+    name: &str,
+    input: impl Read,
+    mut out: impl Write,
+    mut errors: impl Write,
+) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
     let (mut revealer, mut payload, mut whole) = (keys.revealer(), Vec::new(), true);
     loop {
@@ -267,10 +327,13 @@ fn open_tokens(keys: &mut RevealKeys<'_>, name: &str, input: impl Read, mut out:
             Line::Text(text) => unquoted(text.trim_ascii()),
             Line::TooLong => b"",
         };
-        let opened = keys.with(|keys| revealer.open(name, keys, token, &mut payload)).with_context(|| format!("line {number}"))?;
+        let opened = keys
+            .with(|keys| revealer.open(name, keys, token, &mut payload))
+            .with_context(|| format!("line {number}"))?;
         let class = match opened {
             Ok(PayloadKind::Json) => {
-                // White space between the members of a token's object may hold line feeds; inside its strings there are none.
+                // White space between the members of a token's object may hold line feeds; inside
+                // its strings there are none.
                 payload.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
                 out.write_all(&payload)?;
                 None
@@ -304,10 +367,24 @@ mod tests {
     use crate::cli::transform::tests::{EVENTS, people_and_rest, run as protect};
     use crate::ephemeral::EphemeralKeys;
 
-    fn open(keys: &EphemeralKeys, options: &RevealOptions<'_>, status: bool, input: &str) -> (String, String, bool) {
+    fn open(
+        keys: &EphemeralKeys,
+        options: &RevealOptions<'_>,
+        status: bool,
+        input: &str,
+    ) -> (String, String, bool) {
         let (mut out, mut errors) = (Vec::new(), Vec::new());
         let told = Told { status, allow_clear: false };
-        let whole = reveal(&people_and_rest(), &mut RevealKeys::new(keys), options, told, input.as_bytes(), &mut out, &mut errors).unwrap();
+        let whole = reveal(
+            &people_and_rest(),
+            &mut RevealKeys::new(keys),
+            options,
+            told,
+            input.as_bytes(),
+            &mut out,
+            &mut errors,
+        )
+        .unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
     }
 
@@ -328,8 +405,15 @@ mod tests {
         assert_eq!((errors.as_str(), whole), ("", true));
         let line: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
         assert_eq!(line["event"]["email"], "ada@example.com");
-        assert!(line["event"]["email_bidx"].is_string() && line["event"]["ssn"].as_str().unwrap().starts_with("vs1."), "{line}");
-        assert_eq!(line["fields"], json!([{ "field": "ssn", "status": "skipped" }, { "field": "email", "status": "revealed" }]));
+        assert!(
+            line["event"]["email_bidx"].is_string()
+                && line["event"]["ssn"].as_str().unwrap().starts_with("vs1."),
+            "{line}"
+        );
+        assert_eq!(
+            line["fields"],
+            json!([{ "field": "ssn", "status": "skipped" }, { "field": "email", "status": "revealed" }])
+        );
     }
 
     #[test]
@@ -337,7 +421,8 @@ mod tests {
         let (safe, ..) = protect(&people_and_rest(), &EphemeralKeys::default(), EVENTS);
         let third = safe.lines().nth(1).unwrap();
         let keys = EphemeralKeys::default();
-        let (out, errors, whole) = open(&keys, &RevealOptions::default(), false, &format!("{third}\nno json\n"));
+        let (out, errors, whole) =
+            open(&keys, &RevealOptions::default(), false, &format!("{third}\nno json\n"));
         assert_eq!((out, whole), (format!("{third}\nno json\n"), false));
         let told = r#"{"fields":[{"field":"note","status":"key_unavailable"}],"line":1,"reason":"not_revealed","schema":"rest/1"}"#;
         assert_eq!(errors.lines().collect::<Vec<_>>(), [told, r#"{"line":2,"reason":"not_json"}"#]);
@@ -351,11 +436,28 @@ mod tests {
         let input = "{\"type\":\"person\",\"id\":1,\"email\":\"ada@example.com\"}\n";
         let (out, errors, whole) = open(&keys, &RevealOptions::default(), false, input);
         assert_eq!((out.as_str(), whole), (input, false), "it stays as it is");
-        assert_eq!(errors, "{\"fields\":[{\"field\":\"email\",\"status\":\"clear\"}],\"line\":1,\"reason\":\"not_revealed\",\"schema\":\"people/1\"}\n");
+        assert_eq!(
+            errors,
+            "{\"fields\":[{\"field\":\"email\",\"status\":\"clear\"}],\"line\":1,\"reason\":\"not_revealed\",\"schema\":\"people/1\"}\n"
+        );
         let (mut out, mut errors) = (Vec::new(), Vec::new());
         let told = Told { status: true, allow_clear: true };
-        assert!(reveal(&people_and_rest(), &mut RevealKeys::new(&keys), &RevealOptions::default(), told, input.as_bytes(), &mut out, &mut errors).unwrap());
-        assert!(String::from_utf8(out).unwrap().contains(r#"{"field":"email","status":"clear"}"#), "told, not refused");
+        assert!(
+            reveal(
+                &people_and_rest(),
+                &mut RevealKeys::new(&keys),
+                &RevealOptions::default(),
+                told,
+                input.as_bytes(),
+                &mut out,
+                &mut errors
+            )
+            .unwrap()
+        );
+        assert!(
+            String::from_utf8(out).unwrap().contains(r#"{"field":"email","status":"clear"}"#),
+            "told, not refused"
+        );
         assert!(errors.is_empty());
     }
 
@@ -366,14 +468,27 @@ mod tests {
         let token = safe.split('"').nth(3).unwrap();
         let input = format!("{token}\r\n\"{token}\"\nvs1.x\n");
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        assert!(!open_tokens(&mut RevealKeys::new(&keys), "rest.note", input.as_bytes(), &mut out, &mut errors).unwrap());
+        assert!(
+            !open_tokens(
+                &mut RevealKeys::new(&keys),
+                "rest.note",
+                input.as_bytes(),
+                &mut out,
+                &mut errors
+            )
+            .unwrap()
+        );
         assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
         assert_eq!(String::from_utf8(errors).unwrap(), "{\"line\":3,\"reason\":\"malformed\"}\n");
     }
 
     #[test]
     fn unknown_fields_are_refused_with_the_known_ones() {
-        let error = known_fields(&people_and_rest(), &["email".to_owned(), "mail".to_owned()]).unwrap_err();
-        assert_eq!((Exit::of(&error), error.to_string()), (Exit::Usage, "--fields: no field mail; there are email, ssn, note".to_owned()));
+        let error =
+            known_fields(&people_and_rest(), &["email".to_owned(), "mail".to_owned()]).unwrap_err();
+        assert_eq!(
+            (Exit::of(&error), error.to_string()),
+            (Exit::Usage, "--fields: no field mail; there are email, ssn, note".to_owned())
+        );
     }
 }

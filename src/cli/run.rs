@@ -9,9 +9,8 @@ use crate::{app, telemetry};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  veilstream run --config veilstream.toml\n  VEILSTREAM__PIPELINE__LANES=4 veilstream run --config veilstream.toml --create-topics"
-)]
+#[command(after_help = "Examples:\n  veilstream run --config veilstream.toml\n  \
+        VEILSTREAM__PIPELINE__LANES=4 veilstream run --config veilstream.toml --create-topics")]
 pub struct RunArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]

@@ -43,8 +43,10 @@ pub struct SchemaArgs {
 enum Command {
     /// Check documents, every fault at once
     #[command(
-        after_help = "Documents that are named together must also fit together. Files named *.cases.json and *.schema.json are no documents and are skipped.\n\nExamples:\n  \
-            veilstream schema check schemas/customers.json\n  veilstream schema check schemas/*.json\n\nExit code: 0 good (warnings do not count), 2 faults"
+        after_help = "Documents that are named together must also fit together. Files named \
+            *.cases.json and *.schema.json are no documents and are skipped.\n\nExamples:\n  \
+            veilstream schema check schemas/customers.json\n  veilstream schema check \
+            schemas/*.json\n\nExit code: 0 good (warnings do not count), 2 faults"
     )]
     Check {
         /// Schema documents
@@ -87,8 +89,11 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
         Command::Test { paths } => test(paths, &mut out),
         Command::List { dir, config, widths, json } => {
             let loaded = match config {
-                Some(config) => registry::open_configured(&super::load_config(config)?.schemas).map(|(registry, _)| registry.current()),
-                None => registry::documents_in(dir).and_then(|files| registry::open_files(&files, &Grants::local())).map(|loaded| loaded.set),
+                Some(config) => registry::open_configured(&super::load_config(config)?.schemas)
+                    .map(|(registry, _)| registry.current()),
+                None => registry::documents_in(dir)
+                    .and_then(|files| registry::open_files(&files, &Grants::local()))
+                    .map(|loaded| loaded.set),
             };
             let set = loaded.map_err(|faults| super::faults_error(&faults))?;
             if *widths { widths::list(&set, *json, &mut out) } else { list(&set, *json, &mut out) }
@@ -97,16 +102,24 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
 }
 
 fn check(files: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exit> {
-    let (documents, others): (Vec<PathBuf>, Vec<PathBuf>) = files.iter().cloned().partition(|f| registry::is_document(f));
+    let (documents, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        files.iter().cloned().partition(|f| registry::is_document(f));
     for other in others {
         writeln!(out, "{}: skipped, no schema document by its name", other.display())?;
     }
-    let loaded = registry::open_files(&documents, &Grants::local()).map_err(|faults| super::faults_error(&faults))?;
+    let loaded = registry::open_files(&documents, &Grants::local())
+        .map_err(|faults| super::faults_error(&faults))?;
     for warning in &loaded.warnings {
         writeln!(out, "warning: {warning}")?;
     }
     for (file, schema) in documents.iter().zip(loaded.set.schemas()) {
-        writeln!(out, "{}: ok, {} with {} fields", file.display(), schema.label, schema.fields.len())?;
+        writeln!(
+            out,
+            "{}: ok, {} with {} fields",
+            file.display(),
+            schema.label,
+            schema.fields.len()
+        )?;
     }
     Ok(Exit::Ok)
 }
@@ -145,7 +158,12 @@ fn test(paths: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exit> {
             } else {
                 failed += 1
             }
-            writeln!(out, "  {}  {}", if differences.is_empty() { "pass" } else { "FAIL" }, case.name)?;
+            writeln!(
+                out,
+                "  {}  {}",
+                if differences.is_empty() { "pass" } else { "FAIL" },
+                case.name
+            )?;
             for difference in differences {
                 writeln!(out, "        {difference}")?;
             }
@@ -161,16 +179,23 @@ fn tested(path: &Path) -> Result<Vec<PathBuf>, Vec<DocumentFault>> {
         return registry::documents_in(path);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(vec![name.strip_suffix(".cases.json").map_or_else(|| path.to_owned(), |stem| path.with_file_name(format!("{stem}.json")))])
+    Ok(vec![
+        name.strip_suffix(".cases.json")
+            .map_or_else(|| path.to_owned(), |stem| path.with_file_name(format!("{stem}.json"))),
+    ])
 }
 
 /// A document and its cases, if it has some.
 fn suite(file: &Path) -> Result<(std::sync::Arc<Schema>, Option<Cases>), Vec<String>> {
-    let lines = |faults: Vec<DocumentFault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let lines =
+        |faults: Vec<DocumentFault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
     let loaded = registry::open_files(&[file.to_owned()], &Grants::local()).map_err(lines)?;
     let place = cases::file_of(file);
     let cases = match std::fs::read(&place) {
-        Ok(text) => Some(Cases::parse(&text).map_err(|message| vec![format!("{}: {message}", place.display())])?),
+        Ok(text) => Some(
+            Cases::parse(&text)
+                .map_err(|message| vec![format!("{}: {message}", place.display())])?,
+        ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(vec![format!("{}: cannot be read ({error})", place.display())]),
     };
@@ -186,10 +211,18 @@ fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyhow::Result<
         let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
         writeln!(out, "{}  {} -> {}", schema.label, topic(&schema.from), topic(&schema.to))?;
         let rows = rows(schema);
-        let width = |column: fn(&FieldRow) -> &str| rows.iter().map(|row| column(row).len()).max().unwrap_or_default();
+        let width = |column: fn(&FieldRow) -> &str| {
+            rows.iter().map(|row| column(row).len()).max().unwrap_or_default()
+        };
         let (id, protect, path) = (width(|r| &r.id), width(|r| &r.protect), width(|r| &r.path));
         for row in &rows {
-            let line = format!("  {:<id$}  {:<protect$}  {:<path$}  {}", row.id, row.protect, row.path, row.index.as_deref().unwrap_or_default());
+            let line = format!(
+                "  {:<id$}  {:<protect$}  {:<path$}  {}",
+                row.id,
+                row.protect,
+                row.path,
+                row.index.as_deref().unwrap_or_default()
+            );
             writeln!(out, "{}", line.trim_end())?;
         }
     }
@@ -211,9 +244,13 @@ fn rows(schema: &Schema) -> Vec<FieldRow> {
         path: path.to_owned(),
         index: index.map(index_of),
     };
-    let fields = schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref()));
+    let fields =
+        schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref()));
     let key = schema.key.iter().map(|k| row("#key".to_owned(), &k.protect, "", k.index.as_ref()));
-    let headers = schema.headers.iter().map(|h| row(format!("#header:{}", h.header), &h.protect, "", h.index.as_ref()));
+    let headers = schema
+        .headers
+        .iter()
+        .map(|h| row(format!("#header:{}", h.header), &h.protect, "", h.index.as_ref()));
     fields.chain(key).chain(headers).collect()
 }
 

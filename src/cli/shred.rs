@@ -42,7 +42,8 @@ pub struct ShredArgs {
     /// Why, in words that name nobody; stands in the erasure ledger
     #[arg(long, value_name = "TEXT", required = true)]
     reason: Option<String>,
-    /// The domain that the ids count in (subject_domain of the schema); none is the domain without a name
+    /// The domain that the ids count in (subject_domain of the schema); none is the domain without
+    /// a name
     #[arg(long, value_name = "NAME", value_parser = domain)]
     domain: Option<String>,
     /// Let a later record of the subject have a new key
@@ -87,9 +88,13 @@ enum Command {
 /// An erasure is not complete, or a receipt cannot be checked.
 pub fn run(args: &ShredArgs) -> anyhow::Result<Exit> {
     match (&args.command, &args.who) {
-        (Some(Command::Verify { source, public_key, file }), _) => verify(source, public_key.as_deref(), file),
+        (Some(Command::Verify { source, public_key, file }), _) => {
+            verify(source, public_key.as_deref(), file)
+        }
         (None, Some(who)) => shred(args, &who.ids()?),
-        (None, None) => Err(Exit::Usage.because("name the data subject with --subject ID, or a file of them with --subjects FILE")),
+        (None, None) => Err(Exit::Usage.because(
+            "name the data subject with --subject ID, or a file of them with --subjects FILE",
+        )),
     }
 }
 
@@ -99,13 +104,16 @@ impl Who {
             return Ok(vec![id.clone()]);
         }
         let Some(file) = &self.subjects else { return Ok(Vec::new()) };
-        let ids: Vec<String> =
-            io::BufReader::new(open(file)?).lines().collect::<Result<_, _>>().with_context(|| format!("{} cannot be read", file.display()))?;
+        let ids: Vec<String> = io::BufReader::new(open(file)?)
+            .lines()
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("{} cannot be read", file.display()))?;
         Ok(ids.into_iter().filter(|id| !id.is_empty()).collect())
     }
 }
 
-/// Whether a text names a data subject, in whatever case: as a word, or anywhere when that is no accident.
+/// Whether a text names a data subject, in whatever case: as a word, or anywhere when that is no
+/// accident.
 fn names(text: &str, id: &str) -> bool {
     let (text, id) = (&*text.to_lowercase(), &*id.to_lowercase());
     let whole = |(at, _): (usize, &str)| {
@@ -119,7 +127,9 @@ fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
     if file.as_os_str() == "-" {
         return Ok(Box::new(io::stdin().lock()));
     }
-    Ok(Box::new(std::fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?))
+    Ok(Box::new(
+        std::fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?,
+    ))
 }
 
 fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
@@ -132,12 +142,19 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
     }
     // The ledger outlives the erasure: an erased person must not stand in it.
     if ids.iter().any(|id| names(reason, id)) {
-        return Err(Exit::Usage.because("--reason names a data subject; the ledger keeps it, so say it without the id (a request's number, for example)"));
+        return Err(Exit::Usage.because(
+            "--reason names a data subject; the ledger keeps it, so say \
+            it without the id (a request's number, for example)",
+        ));
     }
     let manager = keys::manager(&keys::settings(&args.source)?)?;
     let domain = args.domain.as_deref().filter(|domain| !domain.is_empty());
-    let subjects = ids.iter().map(|id| manager.subject_ref(id, domain, now())).collect::<Result<Vec<_>, _>>()?;
-    let terms = Terms { reason, domain, may_return: args.allow_return, backups_until: args.backups_until };
+    let subjects = ids
+        .iter()
+        .map(|id| manager.subject_ref(id, domain, now()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let terms =
+        Terms { reason, domain, may_return: args.allow_return, backups_until: args.backups_until };
     let outcomes = manager.shred(&subjects, &terms, now())?;
     let mut out = io::stdout().lock();
     let mut unknown = 0_usize;
@@ -147,18 +164,28 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
             None => {
                 unknown += 1;
                 // By its place: the id itself is nobody's to log.
-                let place = subjects.iter().position(|wanted| wanted == subject).map_or(0, |at| at + 1);
+                let place =
+                    subjects.iter().position(|wanted| wanted == subject).map_or(0, |at| at + 1);
                 writeln!(
                     io::stderr(),
-                    "id {place} of {} (reference {subject}): nobody was erased, no key was ever made for it; is it mistyped, or of another --domain?",
+                    "id {place} of {} (reference {subject}): nobody was erased, no key was ever \
+                    made for it; is it mistyped, or of another --domain?",
                     ids.len()
                 )?;
             }
         }
     }
     if unknown > 0 {
-        let rejected = if args.allow_return { "Later records of them get keys" } else { "Later records of them are rejected" };
-        writeln!(io::stderr(), "{} erased, {unknown} unknown. {rejected}.", outcomes.len() - unknown)?;
+        let rejected = if args.allow_return {
+            "Later records of them get keys"
+        } else {
+            "Later records of them are rejected"
+        };
+        writeln!(
+            io::stderr(),
+            "{} erased, {unknown} unknown. {rejected}.",
+            outcomes.len() - unknown
+        )?;
     }
     Ok(if unknown == 0 || args.allow_unknown { Exit::Ok } else { Exit::Failed })
 }
@@ -171,13 +198,26 @@ fn verify(source: &KeysSource, public_key: Option<&str>, file: &Path) -> anyhow:
     };
     let mut whole = true;
     let (mut out, mut count) = (io::stdout().lock(), 0);
-    for value in serde_json::Deserializer::from_reader(io::BufReader::new(open(file)?)).into_iter::<serde_json::Value>() {
+    for value in serde_json::Deserializer::from_reader(io::BufReader::new(open(file)?))
+        .into_iter::<serde_json::Value>()
+    {
         count += 1;
-        let value = value.map_err(|e| anyhow::anyhow!("{}: receipt {count} is not JSON (line {}, column {})", file.display(), e.line(), e.column()))?;
-        let receipt = SignedReceipt::parse(value.to_string().as_bytes()).with_context(|| format!("{}: receipt {count}", file.display()))?;
+        let value = value.map_err(|e| {
+            anyhow::anyhow!(
+                "{}: receipt {count} is not JSON (line {}, column {})",
+                file.display(),
+                e.line(),
+                e.column()
+            )
+        })?;
+        let receipt = SignedReceipt::parse(value.to_string().as_bytes())
+            .with_context(|| format!("{}: receipt {count}", file.display()))?;
         let checks = match (&manager, &trusted) {
             (Some(manager), _) => manager.check_receipt(&receipt, now())?,
-            (None, Some(key)) => vec![Check { what: "signature", wrong: receipt.verify(key).err().map(|e| e.to_string()) }],
+            (None, Some(key)) => vec![Check {
+                what: "signature",
+                wrong: receipt.verify(key).err().map(|e| e.to_string()),
+            }],
             (None, None) => unreachable!("one of them is there"),
         };
         for Check { what, wrong } in checks {
@@ -194,19 +234,34 @@ fn verify(source: &KeysSource, public_key: Option<&str>, file: &Path) -> anyhow:
 /// A domain's name; empty: the domain without a name.
 fn domain(text: &str) -> Result<String, String> {
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    let is_name = text.is_empty() || text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(rest);
-    if is_name { Ok(text.to_owned()) } else { Err("write small letters, digits, _ and -, a letter first".to_owned()) }
+    let is_name = text.is_empty()
+        || text.len() <= 64
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.chars().all(rest);
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("write small letters, digits, _ and -, a letter first".to_owned())
+    }
 }
 
 /// The start of a day, UTC, in Unix seconds.
 fn day(text: &str) -> Result<u64, String> {
-    let start = format!("{text}T00:00:00Z").parse::<Timestamp>().map_err(|_| "write it as 2027-01-31".to_owned())?;
+    let start = format!("{text}T00:00:00Z")
+        .parse::<Timestamp>()
+        .map_err(|_| "write it as 2027-01-31".to_owned())?;
     Ok(start.as_second().unsigned_abs())
 }
 
 fn parse_key(text: &str) -> anyhow::Result<VerifyingKey> {
-    let key = URL_SAFE_NO_PAD.decode(text.trim()).ok().and_then(|bytes| VerifyingKey::try_from(&*bytes).ok());
-    key.ok_or_else(|| Exit::Usage.because("--public-key is not a public key; `veilstream keys public-key` prints it"))
+    let key = URL_SAFE_NO_PAD
+        .decode(text.trim())
+        .ok()
+        .and_then(|bytes| VerifyingKey::try_from(&*bytes).ok());
+    key.ok_or_else(|| {
+        Exit::Usage
+            .because("--public-key is not a public key; `veilstream keys public-key` prints it")
+    })
 }
 
 #[cfg(test)]
@@ -226,7 +281,12 @@ mod tests {
         ] {
             assert!(names(text, id), "{text} {id}");
         }
-        for (text, id) in [("request 2026-117", "17"), ("request 2026-117", "42"), ("retention", "ten"), ("request 2026-117", "6-11")] {
+        for (text, id) in [
+            ("request 2026-117", "17"),
+            ("request 2026-117", "42"),
+            ("retention", "ten"),
+            ("request 2026-117", "6-11"),
+        ] {
             assert!(!names(text, id), "{text} {id}");
         }
     }

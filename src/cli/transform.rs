@@ -57,7 +57,9 @@ pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
     let keys = keys::open_local(&args.keys)?;
     let _upkeep = keys::Upkeep::of(&keys)?;
     let mut rejects: Box<dyn Write> = match &args.rejects {
-        Some(path) => Box::new(BufWriter::new(File::create(path).with_context(|| path.display().to_string())?)),
+        Some(path) => Box::new(BufWriter::new(
+            File::create(path).with_context(|| path.display().to_string())?,
+        )),
         None => Box::new(io::stderr()),
     };
     let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
@@ -66,22 +68,35 @@ pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
     Ok(if rejected == 0 { Exit::Ok } else { Exit::Failed })
 }
 
-/// Lines have no topic and no headers: refuses what would never apply, or would keep another schema from ever applying.
+/// Lines have no topic and no headers: refuses what would never apply, or would keep another schema
+/// from ever applying.
 fn usable_on_lines(set: &SchemaSet) -> anyhow::Result<()> {
     let mut faults = Vec::new();
     let last = set.schemas().len() - 1;
     for (i, schema) in set.schemas().iter().enumerate() {
         if schema.when.iter().any(|when| matches!(when, When::Header(..))) {
-            faults.push(format!("{}: its \"when\" asks for a header, which a line does not have; leave it out here", schema.name));
+            faults.push(format!(
+                "{}: its \"when\" asks for a header, which a line does not have; leave it out here",
+                schema.name
+            ));
         } else if schema.when.is_empty() && i < last {
-            faults.push(format!("{}: has no \"when\", so it would claim every line; name it last, or give it one", schema.name));
+            faults.push(format!(
+                "{}: has no \"when\", so it would claim every line; name it last, or give it one",
+                schema.name
+            ));
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(super::faults_error(&faults)) }
 }
 
 /// Protects line after line; how many were rejected.
-fn transform(set: &Arc<SchemaSet>, keys: &dyn KeySource, input: impl Read, mut out: impl Write, rejects: &mut dyn Write) -> anyhow::Result<u64> {
+fn transform(
+    set: &Arc<SchemaSet>,
+    keys: &dyn KeySource,
+    input: impl Read,
+    mut out: impl Write,
+    rejects: &mut dyn Write,
+) -> anyhow::Result<u64> {
     let limits = Limits::default();
     let mut protector = Protector::new(set.clone(), keys.keyring()).with_limits(limits).one_shot();
     let (mut lines, mut batch) = (Lines::new(input, limits.input), LineBatch::default());
@@ -102,8 +117,12 @@ fn transform(set: &Arc<SchemaSet>, keys: &dyn KeySource, input: impl Read, mut o
                 Line::Text(text) => {
                     // The lines after it too, so that one request to the store serves them all.
                     let (now, rest) = (unix_seconds(), left.clone());
-                    let ahead = rest.filter_map(|(_, line)| if let Line::Text(text) = line { Some(record(text, now)) } else { None });
-                    protector.protect(&record(text, now), ahead, keys).with_context(|| format!("line {number}"))?
+                    let ahead = rest.filter_map(|(_, line)| {
+                        if let Line::Text(text) = line { Some(record(text, now)) } else { None }
+                    });
+                    protector
+                        .protect(&record(text, now), ahead, keys)
+                        .with_context(|| format!("line {number}"))?
                 }
             };
             match outcome {
@@ -151,23 +170,37 @@ pub(super) mod tests {
 
     const PEOPLE: &str = r#"{"veilstream":1,"name":"people","version":1,"when":{"$.type":"person"},"subject":"$.id","subject_optional":true,
         "fields":[{"id":"email","path":"$..email","index":{"normalize":"email"}},{"id":"ssn","path":"$.ssn","required":true}]}"#;
-    const REST: &str = r#"{"veilstream":1,"name":"rest","version":1,"fields":[{"id":"note","path":"$.note"}]}"#;
+    const REST: &str =
+        r#"{"veilstream":1,"name":"rest","version":1,"fields":[{"id":"note","path":"$.note"}]}"#;
     pub(in crate::cli) const EVENTS: &str = concat!(
-        "{\"type\":\"person\",\"id\":7,\"ssn\":\"078-05-1120\", \"email\" : \"ada@example.com\"}\r\n",
+        "{\"type\":\"person\",\"id\":7,\"ssn\":\"078-05-1120\", \"email\" : \
+        \"ada@example.com\"}\r\n",
         "\n",
         "{\"note\":\"ring Ada back\",\"n\":1.10}\n",
         "{\"type\":\"person\",\"ssn\":\"078-05-1120\"}",
     );
 
     pub(in crate::cli) fn set(documents: &[&str]) -> Arc<SchemaSet> {
-        Arc::new(SchemaSet::new(documents.iter().map(|d| Arc::new(compile(d.as_bytes(), &Grants::local()).unwrap().schema)).collect()).unwrap())
+        Arc::new(
+            SchemaSet::new(
+                documents
+                    .iter()
+                    .map(|d| Arc::new(compile(d.as_bytes(), &Grants::local()).unwrap().schema))
+                    .collect(),
+            )
+            .unwrap(),
+        )
     }
 
     pub(in crate::cli) fn people_and_rest() -> Arc<SchemaSet> {
         set(&[PEOPLE, REST])
     }
 
-    pub(in crate::cli) fn run(set: &Arc<SchemaSet>, keys: &EphemeralKeys, input: &str) -> (String, String, u64) {
+    pub(in crate::cli) fn run(
+        set: &Arc<SchemaSet>,
+        keys: &EphemeralKeys,
+        input: &str,
+    ) -> (String, String, u64) {
         let (mut out, mut rejects) = (Vec::new(), Vec::new());
         let rejected = transform(set, keys, input.as_bytes(), &mut out, &mut rejects).unwrap();
         (String::from_utf8(out).unwrap(), String::from_utf8(rejects).unwrap(), rejected)
@@ -179,8 +212,16 @@ pub(super) mod tests {
         assert_eq!((rejects.as_str(), rejected), ("", 0));
         let lines: Vec<&str> = out.split_terminator('\n').collect();
         assert_eq!(lines.len(), 3, "{out}");
-        assert!(lines[0].ends_with("}\r") && lines[0].contains(r#""email" : "vs1."#) && lines[0].contains(r#","email_bidx":"1~"#), "{out}");
-        assert!(lines[1].starts_with(r#"{"note":"vs1."#) && lines[1].ends_with(r#","n":1.10}"#), "{out}");
+        assert!(
+            lines[0].ends_with("}\r")
+                && lines[0].contains(r#""email" : "vs1."#)
+                && lines[0].contains(r#","email_bidx":"1~"#),
+            "{out}"
+        );
+        assert!(
+            lines[1].starts_with(r#"{"note":"vs1."#) && lines[1].ends_with(r#","n":1.10}"#),
+            "{out}"
+        );
         for clear in ["078-05-1120", "ada@example.com", "ring"] {
             assert!(!out.contains(clear), "{out}");
         }
@@ -188,7 +229,8 @@ pub(super) mod tests {
 
     #[test]
     fn what_cannot_be_protected_is_told_without_its_content() {
-        let input = "{\"type\":\"person\",\"email\":\"ada@example.com\"}\nhello ada\n{\"type\":\"other\"}\n";
+        let input = "{\"type\":\"person\",\"email\":\"ada@example.com\"}\nhello \
+            ada\n{\"type\":\"other\"}\n";
         let (out, rejects, rejected) = run(&set(&[PEOPLE]), &EphemeralKeys::default(), input);
         assert_eq!((out.as_str(), rejected), ("", 3));
         let expected = [
@@ -210,11 +252,17 @@ pub(super) mod tests {
         fn keyring(&self) -> Arc<Keyring> {
             self.keys.keyring()
         }
-        fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<veilstream_engine::Key>>, KeyFault> {
+        fn fetch(
+            &self,
+            needed: &[NeededKey],
+        ) -> Result<Vec<Arc<veilstream_engine::Key>>, KeyFault> {
             self.fetches.lock().unwrap().push(needed.len());
             self.keys.fetch(needed)
         }
-        fn lookup(&self, id: &veilstream_engine::KeyId) -> Result<Option<Arc<veilstream_engine::Key>>, KeyFault> {
+        fn lookup(
+            &self,
+            id: &veilstream_engine::KeyId,
+        ) -> Result<Option<Arc<veilstream_engine::Key>>, KeyFault> {
             self.keys.lookup(id)
         }
         fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
@@ -225,19 +273,32 @@ pub(super) mod tests {
 
     #[test]
     fn one_request_for_keys_serves_the_lines_of_a_batch() {
-        let line = |i: usize| format!("{{\"type\":\"person\",\"id\":{i},\"ssn\":\"078-05-{i}\"}}\n");
-        let input: String = (0..3000).map(|i| if i % 10 == 9 { "{\"type\":\"person\"}\n".to_owned() } else { line(i % 2500) }).collect();
+        let line =
+            |i: usize| format!("{{\"type\":\"person\",\"id\":{i},\"ssn\":\"078-05-{i}\"}}\n");
+        let input: String = (0..3000)
+            .map(
+                |i| if i % 10 == 9 { "{\"type\":\"person\"}\n".to_owned() } else { line(i % 2500) },
+            )
+            .collect();
         let keys = Counting::default();
         let (mut out, mut rejects) = (Vec::new(), Vec::new());
         let set = set(&[PEOPLE]);
         assert_eq!(transform(&set, &keys, input.as_bytes(), &mut out, &mut rejects).unwrap(), 300);
         let fetches = keys.fetches.into_inner().unwrap();
-        // What the schema needs, then the new subjects of each batch; the last 500 lines are of subjects seen before.
+        // What the schema needs, then the new subjects of each batch; the last 500 lines are of
+        // subjects seen before.
         assert!(fetches.len() <= 5 && fetches.iter().sum::<usize>() < 2300, "{fetches:?}");
         // The order stays, of what is written and of what is told.
-        let ids: Vec<usize> = String::from_utf8(out).unwrap().lines().map(|l| l[22..].split(',').next().unwrap().parse().unwrap()).collect();
+        let ids: Vec<usize> = String::from_utf8(out)
+            .unwrap()
+            .lines()
+            .map(|l| l[22..].split(',').next().unwrap().parse().unwrap())
+            .collect();
         assert_eq!(ids, (0..3000).filter(|i| i % 10 != 9).map(|i| i % 2500).collect::<Vec<_>>());
-        assert_eq!(String::from_utf8(rejects).unwrap().lines().nth(299).unwrap().split(',').nth(1), Some("\"line\":3000"));
+        assert_eq!(
+            String::from_utf8(rejects).unwrap().lines().nth(299).unwrap().split(',').nth(1),
+            Some("\"line\":3000")
+        );
     }
 
     #[test]
@@ -256,10 +317,16 @@ pub(super) mod tests {
             fn keyring(&self) -> Arc<Keyring> {
                 Arc::default()
             }
-            fn fetch(&self, _: &[veilstream_engine::transform::NeededKey]) -> Result<Vec<Arc<veilstream_engine::Key>>, KeyFault> {
+            fn fetch(
+                &self,
+                _: &[veilstream_engine::transform::NeededKey],
+            ) -> Result<Vec<Arc<veilstream_engine::Key>>, KeyFault> {
                 Err(KeyFault("the store is gone".to_owned()))
             }
-            fn lookup(&self, _: &veilstream_engine::KeyId) -> Result<Option<Arc<veilstream_engine::Key>>, KeyFault> {
+            fn lookup(
+                &self,
+                _: &veilstream_engine::KeyId,
+            ) -> Result<Option<Arc<veilstream_engine::Key>>, KeyFault> {
                 Err(KeyFault("the store is gone".to_owned()))
             }
             fn prepare(&self, _: &SchemaSet) -> Result<(), KeyFault> {
@@ -268,7 +335,9 @@ pub(super) mod tests {
             fn maintain(&self) {}
         }
         let mut out = Vec::new();
-        let error = transform(&people_and_rest(), &Gone, EVENTS.as_bytes(), &mut out, &mut Vec::new()).unwrap_err();
+        let error =
+            transform(&people_and_rest(), &Gone, EVENTS.as_bytes(), &mut out, &mut Vec::new())
+                .unwrap_err();
         assert_eq!(format!("{error:#}"), "line 1: the store is gone");
         assert_eq!(out, b"");
     }

@@ -1,10 +1,12 @@
-//! Whether the settings for TLS and SASL fit together: what librdkafka would take and could not work with, or would pass over in silence.
+//! Whether the settings for TLS and SASL fit together: what librdkafka would take and could not
+//! work with, or would pass over in silence.
 
 use super::secret::Properties;
 use crate::kafka::access::AWS_MSK_IAM;
 
 /// What clients of this build authenticate with.
-const MECHANISMS: [&str; 5] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", AWS_MSK_IAM];
+const MECHANISMS: [&str; 5] =
+    ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", AWS_MSK_IAM];
 const OIDC_GRANT: &str = "sasl.oauthbearer.grant.type";
 const ENDPOINT: &str = "sasl.oauthbearer.token.endpoint.url";
 
@@ -12,13 +14,19 @@ const ENDPOINT: &str = "sasl.oauthbearer.token.endpoint.url";
 type SettingFault = (String, String);
 
 /// Faults of both sides; one that both have is told once, as of `[kafka.client]`.
-pub(super) fn judge(consumer: &Properties, producer: &Properties, region: Option<&str>) -> Vec<SettingFault> {
+pub(super) fn judge(
+    consumer: &Properties,
+    producer: &Properties,
+    region: Option<&str>,
+) -> Vec<SettingFault> {
     let (mut of_consumer, mut of_producer) = (side(consumer, region), side(producer, region));
-    let both: Vec<SettingFault> = of_consumer.iter().filter(|fault| of_producer.contains(fault)).cloned().collect();
+    let both: Vec<SettingFault> =
+        of_consumer.iter().filter(|fault| of_producer.contains(fault)).cloned().collect();
     of_consumer.retain(|fault| !both.contains(fault));
     of_producer.retain(|fault| !both.contains(fault));
     let named = |section: &str, faults: Vec<SettingFault>| -> Vec<SettingFault> {
-        let key = |name: String| if name == "aws_region" { name } else { format!("{section}.{name}") };
+        let key =
+            |name: String| if name == "aws_region" { name } else { format!("{section}.{name}") };
         faults.into_iter().map(|(name, message)| (key(name), message)).collect()
     };
     [named("client", both), named("consumer", of_consumer), named("producer", of_producer)].concat()
@@ -32,25 +40,50 @@ fn side(properties: &Properties, region: Option<&str>) -> Vec<SettingFault> {
     let mut faults = Vec::new();
     let mut fault = |name: &str, message: String| faults.push((name.to_owned(), message));
     match (named, has_sasl) {
-        (None, true) => fault("sasl.mechanism", format!("is missing; write one of {}", MECHANISMS.join(", "))),
-        (Some(_), false) => {
-            fault("sasl.mechanism", format!("has no effect with security.protocol {protocol}; set security.protocol to SASL_SSL, or remove the sasl settings"))
+        (None, true) => {
+            fault("sasl.mechanism", format!("is missing; write one of {}", MECHANISMS.join(", ")))
         }
+        (Some(_), false) => fault(
+            "sasl.mechanism",
+            format!(
+                "has no effect with security.protocol {protocol}; set security.protocol to \
+                SASL_SSL, or remove the sasl settings"
+            ),
+        ),
         (Some(mechanism), true) if !MECHANISMS.contains(&mechanism) => {
-            fault("sasl.mechanism", format!("is not one that this build has; write one of {}", MECHANISMS.join(", ")));
+            fault(
+                "sasl.mechanism",
+                format!("is not one that this build has; write one of {}", MECHANISMS.join(", ")),
+            );
         }
         (Some("OAUTHBEARER"), true) => faults.extend(oauth(properties)),
         (Some(AWS_MSK_IAM), true) => {
             if protocol != "sasl_ssl" {
-                fault("security.protocol", "must be SASL_SSL with AWS_MSK_IAM: anyone who reads the token on its way has the access".to_owned());
+                fault(
+                    "security.protocol",
+                    "must be SASL_SSL with AWS_MSK_IAM: anyone who reads \
+                    the token on its way has the access"
+                        .to_owned(),
+                );
             }
             if region.is_none() {
-                fault("aws_region", "is missing, and the brokers' names do not tell; write the region of the Amazon MSK cluster".to_owned());
+                fault(
+                    "aws_region",
+                    "is missing, and the brokers' names do not tell; write the \
+                    region of the Amazon MSK cluster"
+                        .to_owned(),
+                );
             }
         }
         (Some(_), true) => {
-            for name in ["sasl.username", "sasl.password"].into_iter().filter(|name| get(name).is_none_or(str::is_empty)) {
-                fault(name, format!("is missing, which this mechanism needs; write it, or {name}_file"));
+            for name in ["sasl.username", "sasl.password"]
+                .into_iter()
+                .filter(|name| get(name).is_none_or(str::is_empty))
+            {
+                fault(
+                    name,
+                    format!("is missing, which this mechanism needs; write it, or {name}_file"),
+                );
             }
         }
         (None, false) => {}
@@ -63,7 +96,8 @@ fn side(properties: &Properties, region: Option<&str>) -> Vec<SettingFault> {
 
 /// OAUTHBEARER: who makes the tokens?
 fn oauth(properties: &Properties) -> Vec<SettingFault> {
-    let get = |name: &str| properties.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let get =
+        |name: &str| properties.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let fault = |name: &str, message: &str| (name.to_owned(), message.to_owned());
     if get("sasl.oauthbearer.method") != Some("oidc") {
         if get("enable.sasl.oauthbearer.unsecure.jwt") == Some("true") {
@@ -71,17 +105,25 @@ fn oauth(properties: &Properties) -> Vec<SettingFault> {
         }
         return vec![fault(
             "sasl.oauthbearer.method",
-            "must be \"oidc\" (tokens of an OAuth server); nothing else here makes tokens. For Amazon MSK write sasl.mechanism = \"AWS_MSK_IAM\"",
+            "must be \"oidc\" (tokens of an OAuth server); nothing else here makes tokens. For \
+            Amazon MSK write sasl.mechanism = \"AWS_MSK_IAM\"",
         )];
     }
     let mut faults = Vec::new();
-    let is_azure = get("sasl.oauthbearer.metadata.authentication.type").is_some_and(|kind| kind != "none");
+    let is_azure =
+        get("sasl.oauthbearer.metadata.authentication.type").is_some_and(|kind| kind != "none");
     match get(ENDPOINT) {
-        None if !is_azure => faults.push(fault(ENDPOINT, "is missing; write the address at which the OAuth server gives tokens")),
+        None if !is_azure => faults.push(fault(
+            ENDPOINT,
+            "is missing; write the address at which \
+            the OAuth server gives tokens",
+        )),
         // The client's secret goes there, and the token comes from there.
-        Some(url) if !is_secure(url) => {
-            faults.push(fault(ENDPOINT, "is neither an https address nor one of this host; the client's secret would go there in clear"))
-        }
+        Some(url) if !is_secure(url) => faults.push(fault(
+            ENDPOINT,
+            "is neither an https address nor one of this host; the \
+                client's secret would go there in clear",
+        )),
         _ => {}
     }
     let has_secret = get(OIDC_GRANT).is_none_or(|grant| grant == "client_credentials") && !is_azure;
@@ -89,7 +131,10 @@ fn oauth(properties: &Properties) -> Vec<SettingFault> {
         ("sasl.oauthbearer.client.id", "sasl.oauthbearer.client.credentials.client.id"),
         ("sasl.oauthbearer.client.secret", "sasl.oauthbearer.client.credentials.client.secret"),
     ];
-    for (name, _) in spellings.into_iter().filter(|(name, alias)| has_secret && get(name).is_none() && get(alias).is_none()) {
+    for (name, _) in spellings
+        .into_iter()
+        .filter(|(name, alias)| has_secret && get(name).is_none() && get(alias).is_none())
+    {
         faults.push(fault(name, "is missing, which the OAuth server asks for"));
     }
     faults
@@ -98,17 +143,32 @@ fn oauth(properties: &Properties) -> Vec<SettingFault> {
 fn is_secure(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return url.starts_with("https://") };
     let authority = rest.split(['/', '?']).next().unwrap_or("");
-    let host = authority.strip_prefix('[').map_or_else(|| authority.split(':').next().unwrap_or(""), |v6| v6.split(']').next().unwrap_or(""));
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    let host = authority.strip_prefix('[').map_or_else(
+        || authority.split(':').next().unwrap_or(""),
+        |v6| v6.split(']').next().unwrap_or(""),
+    );
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// librdkafka opens these files when a client is made.
 fn certificates(properties: &Properties) -> Vec<SettingFault> {
     let mut faults = Vec::new();
-    for name in ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location"] {
+    for name in [
+        "ssl.ca.location",
+        "ssl.certificate.location",
+        "ssl.key.location",
+        "ssl.keystore.location",
+        "ssl.crl.location",
+    ] {
         let Some(path) = properties.get(name).filter(|path| *path != "probe") else { continue };
-        let found =
-            std::fs::metadata(path).and_then(|found| if found.is_dir() { std::fs::read_dir(path).map(drop) } else { std::fs::File::open(path).map(drop) });
+        let found = std::fs::metadata(path).and_then(|found| {
+            if found.is_dir() {
+                std::fs::read_dir(path).map(drop)
+            } else {
+                std::fs::File::open(path).map(drop)
+            }
+        });
         if let Err(error) = found {
             faults.push((name.to_owned(), format!("names {path}, which cannot be read ({error})")));
         }
@@ -118,11 +178,18 @@ fn certificates(properties: &Properties) -> Vec<SettingFault> {
 
 /// A region as the user writes it.
 pub(super) fn region(text: &str) -> Result<String, String> {
-    let is_region = text.len() <= 32 && text.split('-').count() >= 3 && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if is_region { Ok(text.to_owned()) } else { Err("is no AWS region; write one as \"eu-central-1\"".to_owned()) }
+    let is_region = text.len() <= 32
+        && text.split('-').count() >= 3
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if is_region {
+        Ok(text.to_owned())
+    } else {
+        Err("is no AWS region; write one as \"eu-central-1\"".to_owned())
+    }
 }
 
-/// The region in the names that Amazon MSK gives brokers: `b-1.name.abc.c2.kafka.eu-central-1.amazonaws.com:9098`.
+/// The region in the names that Amazon MSK gives brokers:
+/// `b-1.name.abc.c2.kafka.eu-central-1.amazonaws.com:9098`.
 pub(super) fn region_of(servers: &str) -> Option<String> {
     let (host, _) = servers.split(',').next()?.rsplit_once(':')?;
     let mut labels = host.trim_end_matches(".cn").strip_suffix(".amazonaws.com")?.rsplit('.');
@@ -140,20 +207,35 @@ mod tests {
 
     fn faults(text: &str) -> Vec<String> {
         let input = Input { text: text.to_owned(), host_name: "h".to_owned(), ..Input::default() };
-        Config::examine(&input, &|_| Ok("secret\n".to_owned())).1.iter().map(|fault| format!("{}: {}", fault.key, fault.message)).collect()
+        Config::examine(&input, &|_| Ok("secret\n".to_owned()))
+            .1
+            .iter()
+            .map(|fault| format!("{}: {}", fault.key, fault.message))
+            .collect()
     }
 
     #[test]
     fn what_cannot_work_is_refused_with_what_to_write() {
         for (settings, expected) in [
             ("\"security.protocol\" = \"SASL_SSL\"", "kafka.client.sasl.mechanism: is missing"),
-            ("\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"GSSAPI\"", "kafka.client.sasl.mechanism: is not one that this build has"),
-            ("\"sasl.mechanism\" = \"PLAIN\"", "kafka.client.sasl.mechanism: has no effect with security.protocol plaintext"),
             (
-                "\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"me\"",
-                "kafka.client.sasl.password: is missing, which this mechanism needs; write it, or sasl.password_file",
+                "\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"GSSAPI\"",
+                "kafka.client.sasl.mechanism: is not one that this build has",
             ),
-            ("\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"OAUTHBEARER\"", "kafka.client.sasl.oauthbearer.method: must be \"oidc\""),
+            (
+                "\"sasl.mechanism\" = \"PLAIN\"",
+                "kafka.client.sasl.mechanism: has no effect with security.protocol plaintext",
+            ),
+            (
+                "\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \
+                \"PLAIN\"\n\"sasl.username\" = \"me\"",
+                "kafka.client.sasl.password: is missing, which this mechanism needs; write it, or \
+                sasl.password_file",
+            ),
+            (
+                "\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"OAUTHBEARER\"",
+                "kafka.client.sasl.oauthbearer.method: must be \"oidc\"",
+            ),
             (
                 "\"security.protocol\" = \"SSL\"\n\"ssl.ca.location\" = \"/nowhere/ca.pem\"",
                 "kafka.client.ssl.ca.location: names /nowhere/ca.pem, which cannot be read",
@@ -167,10 +249,13 @@ mod tests {
 
     #[test]
     fn oidc_needs_all_of_it_and_a_secure_server() {
-        let oidc = format!("{SASL}\"sasl.mechanism\" = \"OAUTHBEARER\"\n\"sasl.oauthbearer.method\" = \"oidc\"\n");
+        let oidc = format!(
+            "{SASL}\"sasl.mechanism\" = \"OAUTHBEARER\"\n\"sasl.oauthbearer.method\" = \"oidc\"\n"
+        );
         let found = faults(&oidc);
         assert_eq!(found.len(), 3, "{found:?}");
-        let credentials = "\"sasl.oauthbearer.client.id\" = \"me\"\n\"sasl.oauthbearer.client.secret_file\" = \"secret\"\n";
+        let credentials = "\"sasl.oauthbearer.client.id\" = \
+            \"me\"\n\"sasl.oauthbearer.client.secret_file\" = \"secret\"\n";
         for (url, ok) in [
             ("https://login.example/token", true),
             ("http://127.0.0.1:8080/token", true),
@@ -180,7 +265,9 @@ mod tests {
             ("http://127.0.0.1.example/token", false),
             ("login.example/token", false),
         ] {
-            let found = faults(&format!("{oidc}{credentials}\"sasl.oauthbearer.token.endpoint.url\" = \"{url}\"\n"));
+            let found = faults(&format!(
+                "{oidc}{credentials}\"sasl.oauthbearer.token.endpoint.url\" = \"{url}\"\n"
+            ));
             assert_eq!(found.is_empty(), ok, "{url}: {found:?}");
         }
     }
@@ -197,27 +284,41 @@ mod tests {
     fn msk_needs_tls_and_a_region() {
         let msk = |protocol: &str, servers: &str, region: &str| {
             faults(&format!(
-                "[kafka]\nbootstrap_servers = \"{servers}\"\n{region}\n[kafka.client]\n\"security.protocol\" = \"{protocol}\"\n\"sasl.mechanism\" = \"AWS_MSK_IAM\"\n"
+                "[kafka]\nbootstrap_servers = \
+                \"{servers}\"\n{region}\n[kafka.client]\n\"security.protocol\" = \
+                \"{protocol}\"\n\"sasl.mechanism\" = \"AWS_MSK_IAM\"\n"
             ))
         };
         let cluster = "b-1.demo.abc123.c2.kafka.eu-central-1.amazonaws.com:9098";
         assert_eq!(msk("SASL_SSL", cluster, ""), [""; 0]);
         assert_eq!(msk("SASL_SSL", "broker:9098", "aws_region = \"eu-central-1\""), [""; 0]);
         assert!(msk("SASL_SSL", "broker:9098", "")[0].starts_with("kafka.aws_region: is missing"));
-        assert!(msk("SASL_SSL", cluster, "aws_region = \"Frankfurt\"")[0].contains("is no AWS region"));
-        assert!(msk("SASL_PLAINTEXT", cluster, "")[0].starts_with("kafka.client.security.protocol: must be SASL_SSL"));
+        assert!(
+            msk("SASL_SSL", cluster, "aws_region = \"Frankfurt\"")[0].contains("is no AWS region")
+        );
+        assert!(
+            msk("SASL_PLAINTEXT", cluster, "")[0]
+                .starts_with("kafka.client.security.protocol: must be SASL_SSL")
+        );
     }
 
     #[cfg(not(feature = "aws-kms"))]
     #[test]
     fn a_build_without_it_says_so() {
-        assert!(faults(&format!("{SASL}\"sasl.mechanism\" = \"AWS_MSK_IAM\"\n")).iter().any(|fault| fault.contains("build it with the feature aws-kms")));
+        assert!(
+            faults(&format!("{SASL}\"sasl.mechanism\" = \"AWS_MSK_IAM\"\n"))
+                .iter()
+                .any(|fault| fault.contains("build it with the feature aws-kms"))
+        );
     }
 
     #[test]
     fn the_region_is_in_the_brokers_names() {
         for (servers, region) in [
-            ("b-1.demo.abc123.c2.kafka.eu-central-1.amazonaws.com:9098,b-2.x:1", Some("eu-central-1")),
+            (
+                "b-1.demo.abc123.c2.kafka.eu-central-1.amazonaws.com:9098,b-2.x:1",
+                Some("eu-central-1"),
+            ),
             ("boot-abc.c3.kafka-serverless.us-east-1.amazonaws.com:9098", Some("us-east-1")),
             ("b-1.demo.abc.c4.kafka.cn-north-1.amazonaws.com.cn:9098", Some("cn-north-1")),
             ("kafka.eu-central-1.example.com:9098", None),

@@ -142,7 +142,8 @@ impl KeyProvider {
 }
 
 pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
-    let provider = provider(&mut s, Some("file")).unwrap_or(KeyProvider::File { path: PathBuf::new() });
+    let provider =
+        provider(&mut s, Some("file")).unwrap_or(KeyProvider::File { path: PathBuf::new() });
     let recovery = recovery(s.section("recovery"));
     let default = CachePolicy::default();
     let store = store(&mut s, kafka);
@@ -158,25 +159,33 @@ pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
             refresh: s.parse("cache_refresh", default.refresh, |t| duration_in(t, "1s", "24h")),
             max_age: s.parse("cache_max_age", default.max_age, |t| duration_in(t, "1s", "168h")),
         },
-        lookup_max_age: s.parse("lookup_max_age", Duration::from_secs(600), |t| duration_in(t, "1s", "24h")),
+        lookup_max_age: s
+            .parse("lookup_max_age", Duration::from_secs(600), |t| duration_in(t, "1s", "24h")),
         subject_cache: s.number("subject_cache", 100_000, 1..=100_000_000),
     };
     if keys.cache.refresh > keys.cache.max_age {
-        s.missing("cache_refresh", "is longer than cache_max_age; a key is refreshed before it is too old");
+        s.missing(
+            "cache_refresh",
+            "is longer than cache_max_age; a key is refreshed before it is too old",
+        );
     }
     s.finish();
     keys
 }
 
 fn store(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyStore {
-    const NAMES: &str = "write \"sqlite:keys.db\", \"postgres://host/database\" or \"kafka:veilstream.keys\"";
+    const NAMES: &str =
+        "write \"sqlite:keys.db\", \"postgres://host/database\" or \"kafka:veilstream.keys\"";
     let base = s.base().to_owned();
     #[cfg(feature = "postgres")]
     let ca = s.optional_path("store_ca_file");
     #[cfg(feature = "postgres")]
-    let schema = s.parse("store_schema", veilstream_keys::store::DEFAULT_SCHEMA.to_owned(), pg_schema);
+    let schema =
+        s.parse("store_schema", veilstream_keys::store::DEFAULT_SCHEMA.to_owned(), pg_schema);
     // Secret, because a URL may hold a password: a fault does not quote it.
-    let Some(text) = s.secret("store", "store_file") else { return KeyStore::Sqlite(base.join("keys.db")) };
+    let Some(text) = s.secret("store", "store_file") else {
+        return KeyStore::Sqlite(base.join("keys.db"));
+    };
     let found = match text.expose().split_once(':') {
         Some(("sqlite", path)) if !path.is_empty() => Ok(KeyStore::Sqlite(base.join(path))),
         Some(("kafka", name)) => kafka_topic(name, kafka).map(KeyStore::Kafka),
@@ -203,7 +212,9 @@ fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka, store: &KeyStore) -> KeyLedger
         Some(text) => match text.split_once(':') {
             Some(("kafka", name)) => kafka_topic(name, kafka).map(KeyLedger::Kafka),
             #[cfg(feature = "postgres")]
-            Some(("postgres" | "postgresql", _)) => Ok(KeyLedger::Postgres { url: Secret::new(text.to_owned()), ca }),
+            Some(("postgres" | "postgresql", _)) => {
+                Ok(KeyLedger::Postgres { url: Secret::new(text.to_owned()), ca })
+            }
             _ => not_empty(text).map(|path| KeyLedger::File(base.join(path))),
         },
     };
@@ -213,10 +224,20 @@ fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka, store: &KeyStore) -> KeyLedger
     });
     match (store, &ledger) {
         (KeyStore::Sqlite(_), _) | (KeyStore::Kafka(_), KeyLedger::Kafka(_)) => {}
-        (_, KeyLedger::File(_)) => s.missing("ledger", &format!("is a file of this host, but other hosts erase in the same store; {NAMES}")),
+        (_, KeyLedger::File(_)) => s.missing(
+            "ledger",
+            &format!("is a file of this host, but other hosts erase in the same store; {NAMES}"),
+        ),
         #[cfg(feature = "postgres")]
-        (KeyStore::Postgres { url: store, .. }, KeyLedger::Postgres { url, .. }) if database(store.expose()) == database(url.expose()) => {
-            s.missing("ledger", &format!("is in the database of the store, so one backup would restore both; {NAMES}"));
+        (KeyStore::Postgres { url: store, .. }, KeyLedger::Postgres { url, .. })
+            if database(store.expose()) == database(url.expose()) =>
+        {
+            s.missing(
+                "ledger",
+                &format!(
+                    "is in the database of the store, so one backup would restore both; {NAMES}"
+                ),
+            );
         }
         #[cfg(feature = "postgres")]
         _ => {}
@@ -232,7 +253,11 @@ fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka, store: &KeyStore) -> KeyLedger
 /// Beside the folder that the store is in; where that is the configuration's own, in it.
 fn beside(store: &KeyStore, base: &Path) -> PathBuf {
     match store {
-        KeyStore::Sqlite(path) if path.parent().is_some_and(|folder| folder != base && folder.file_name().is_some()) => {
+        KeyStore::Sqlite(path)
+            if path
+                .parent()
+                .is_some_and(|folder| folder != base && folder.file_name().is_some()) =>
+        {
             directory::ledger(path.parent().unwrap_or(base))
         }
         _ => base.join("erasures.jsonl"),
@@ -250,8 +275,14 @@ fn database(url: &str) -> &str {
 #[cfg(feature = "postgres")]
 fn pg_schema(text: &str) -> Result<String, String> {
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let is_name = text.len() < 64 && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(rest);
-    if is_name { Ok(text.to_owned()) } else { Err("is no name; write small letters, digits and _, a letter first, at most 63".to_owned()) }
+    let is_name = text.len() < 64
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(rest);
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("is no name; write small letters, digits and _, a letter first, at most 63".to_owned())
+    }
 }
 
 fn kafka_topic(name: &str, kafka: &Kafka) -> Result<KafkaTopic, String> {
@@ -276,7 +307,9 @@ fn provider(s: &mut Section<'_, '_>, default: Option<&str>) -> Option<KeyProvide
         "aws-kms" if cfg!(feature = "aws-kms") => Ok(Some(text.to_owned())),
         "pkcs11" if cfg!(feature = "pkcs11") => Ok(Some(text.to_owned())),
         "vault" if cfg!(feature = "vault") => Ok(Some(text.to_owned())),
-        "aws-kms" | "pkcs11" | "vault" => Err(format!("is not in this program; build it with --features {text}")),
+        "aws-kms" | "pkcs11" | "vault" => {
+            Err(format!("is not in this program; build it with --features {text}"))
+        }
         _ => Err(format!("is no provider; {NAMES}")),
     });
     if name.is_none() && is_given {
@@ -313,7 +346,11 @@ fn or_none(secret: Option<Secret>) -> Secret {
 fn env(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
     let key = s.secret("key", "key_file");
     if is_chosen && key.is_none() {
-        s.missing("key", "is missing; set ENCRYPTION_KEY to 32 random bytes in base64 (openssl rand -base64 32) or name a file with key_file");
+        s.missing(
+            "key",
+            "is missing; set ENCRYPTION_KEY to 32 random bytes in base64 (openssl \
+            rand -base64 32) or name a file with key_file",
+        );
     }
     s.finish();
     KeyProvider::Env { key: or_none(key) }
@@ -347,16 +384,41 @@ fn vault(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
         _ => Err("is no method; write token, approle, jwt or kubernetes".to_owned()),
     });
     let mount = s.parse("auth_mount", method.clone(), path_part);
-    let (token, secret_id, jwt) = (s.secret_text("token", "token_file"), s.secret_text("secret_id", "secret_id_file"), s.secret_text("jwt", "jwt_file"));
+    let (token, secret_id, jwt) = (
+        s.secret_text("token", "token_file"),
+        s.secret_text("secret_id", "secret_id_file"),
+        s.secret_text("jwt", "jwt_file"),
+    );
     let (role, role_id) = (s.optional("role"), s.optional("role_id"));
     let none = || SecretText::Given(String::new().into());
-    let jwt = jwt.or_else(|| (method == "kubernetes").then(|| SecretText::File(SERVICE_ACCOUNT.into())));
+    let jwt =
+        jwt.or_else(|| (method == "kubernetes").then(|| SecretText::File(SERVICE_ACCOUNT.into())));
     let needed: [(&str, bool, &str); 5] = [
-        ("token", method == "token" && token.is_none(), "is missing; name a file that holds it with token_file"),
-        ("role_id", method == "approle" && role_id.is_none(), "is missing; write the AppRole's role_id"),
-        ("secret_id", method == "approle" && secret_id.is_none(), "is missing; name a file that holds it with secret_id_file"),
-        ("role", (method == "jwt" || method == "kubernetes") && role.is_none(), "is missing; write the role to log in as"),
-        ("jwt", method == "jwt" && jwt.is_none(), "is missing; name the file the platform puts it into with jwt_file"),
+        (
+            "token",
+            method == "token" && token.is_none(),
+            "is missing; name a file that holds it with token_file",
+        ),
+        (
+            "role_id",
+            method == "approle" && role_id.is_none(),
+            "is missing; write the AppRole's role_id",
+        ),
+        (
+            "secret_id",
+            method == "approle" && secret_id.is_none(),
+            "is missing; name a file that holds it with secret_id_file",
+        ),
+        (
+            "role",
+            (method == "jwt" || method == "kubernetes") && role.is_none(),
+            "is missing; write the role to log in as",
+        ),
+        (
+            "jwt",
+            method == "jwt" && jwt.is_none(),
+            "is missing; name the file the platform puts it into with jwt_file",
+        ),
     ];
     for (key, is_missing, message) in needed {
         if is_chosen && is_missing {
@@ -364,8 +426,16 @@ fn vault(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
         }
     }
     let auth = match method.as_str() {
-        "approle" => VaultAuth::AppRole { mount, role_id: role_id.unwrap_or_default(), secret_id: secret_id.unwrap_or_else(none) },
-        "jwt" | "kubernetes" => VaultAuth::Jwt { mount, role: role.unwrap_or_default(), token: jwt.unwrap_or_else(none) },
+        "approle" => VaultAuth::AppRole {
+            mount,
+            role_id: role_id.unwrap_or_default(),
+            secret_id: secret_id.unwrap_or_else(none),
+        },
+        "jwt" | "kubernetes" => VaultAuth::Jwt {
+            mount,
+            role: role.unwrap_or_default(),
+            token: jwt.unwrap_or_else(none),
+        },
         _ => VaultAuth::Token(token.unwrap_or_else(none)),
     };
     let settings = VaultSettings {
@@ -386,8 +456,14 @@ fn vault(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
 #[cfg(feature = "vault")]
 fn path_part(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    let is_path = !text.is_empty() && text.chars().all(legal) && text.split('/').all(|part| !part.trim_matches('.').is_empty());
-    if is_path { Ok(text.to_owned()) } else { Err("is no path; write letters, digits, - and _, with / between parts".to_owned()) }
+    let is_path = !text.is_empty()
+        && text.chars().all(legal)
+        && text.split('/').all(|part| !part.trim_matches('.').is_empty());
+    if is_path {
+        Ok(text.to_owned())
+    } else {
+        Err("is no path; write letters, digits, - and _, with / between parts".to_owned())
+    }
 }
 
 #[cfg(feature = "aws-kms")]
@@ -396,7 +472,12 @@ fn aws_kms(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
     if is_chosen && key_arns.is_empty() {
         s.missing("key_arns", "is missing; write [\"arn:aws:kms:REGION:ACCOUNT:key/ID\"]");
     }
-    let settings = AwsKmsSettings { key_arns, endpoint: s.optional("endpoint"), profile: s.optional("profile"), timeout: timeout(&mut s) };
+    let settings = AwsKmsSettings {
+        key_arns,
+        endpoint: s.optional("endpoint"),
+        profile: s.optional("profile"),
+        timeout: timeout(&mut s),
+    };
     s.finish();
     KeyProvider::AwsKms(settings)
 }

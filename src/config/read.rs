@@ -46,7 +46,12 @@ impl<'s, 'r> Section<'s, 'r> {
             Some(value) => match value.kind {
                 ValueKind::Table(table) => table,
                 _ => {
-                    self.fault(key, &value, "is a section; write its settings below a line with its name in brackets");
+                    self.fault(
+                        key,
+                        &value,
+                        "is a section; write its settings below a line \
+                            with its name in brackets",
+                    );
                     Map::new()
                 }
             },
@@ -69,8 +74,14 @@ impl<'s, 'r> Section<'s, 'r> {
         }
     }
 
-    /// A value with a parser that says what to write instead; `default` where it is absent or faulty.
-    pub(super) fn parse<T>(&mut self, key: &'static str, default: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+    /// A value with a parser that says what to write instead; `default` where it is absent or
+    /// faulty.
+    pub(super) fn parse<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
         let Some((text, value)) = self.text(key) else { return default };
         parse(&text).unwrap_or_else(|message| {
             self.fault(key, &value, &format!("{} {message}", quoted(&text)));
@@ -79,19 +90,34 @@ impl<'s, 'r> Section<'s, 'r> {
     }
 
     /// A number within bounds.
-    pub(super) fn number<T>(&mut self, key: &'static str, default: T, bounds: std::ops::RangeInclusive<T>) -> T
+    pub(super) fn number<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        bounds: std::ops::RangeInclusive<T>,
+    ) -> T
     where
         T: FromStr + PartialOrd + std::fmt::Display,
     {
         self.parse(key, default, |text| {
             let parsed = text.parse::<T>().ok().filter(|n| bounds.contains(n));
-            parsed.ok_or_else(|| format!("is not allowed; write a number from {} to {}", bounds.start(), bounds.end()))
+            parsed.ok_or_else(|| {
+                format!(
+                    "is not allowed; write a number from {} to {}",
+                    bounds.start(),
+                    bounds.end()
+                )
+            })
         })
     }
 
     /// `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
-        self.parse(key, default, |text| text.to_ascii_lowercase().parse().map_err(|_| "is neither true nor false; write one of them".to_owned()))
+        self.parse(key, default, |text| {
+            text.to_ascii_lowercase()
+                .parse()
+                .map_err(|_| "is neither true nor false; write one of them".to_owned())
+        })
     }
 
     /// A path; relative ones start at the configuration file's folder.
@@ -130,7 +156,9 @@ impl<'s, 'r> Section<'s, 'r> {
         self.reading.known.push(dotted);
         let Some(value) = self.table.remove(key) else { return Vec::new() };
         let texts = match &value.kind {
-            ValueKind::String(text) => Ok(text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect()),
+            ValueKind::String(text) => {
+                Ok(text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect())
+            }
             ValueKind::Array(values) => values.iter().map(|v| v.clone().into_string()).collect(),
             _ => Err(config::ConfigError::Message(String::new())),
         };
@@ -146,17 +174,32 @@ impl<'s, 'r> Section<'s, 'r> {
     }
 
     /// [`Section::secret`] to the last byte: its reader says what does not count.
-    pub(super) fn secret_whole(&mut self, key: &'static str, key_file: &'static str) -> Option<Secret> {
+    pub(super) fn secret_whole(
+        &mut self,
+        key: &'static str,
+        key_file: &'static str,
+    ) -> Option<Secret> {
         self.secret_with(key, key_file, |text| text)
     }
 
-    fn secret_with(&mut self, key: &'static str, key_file: &'static str, counts: fn(&str) -> &str) -> Option<Secret> {
+    fn secret_with(
+        &mut self,
+        key: &'static str,
+        key_file: &'static str,
+        counts: fn(&str) -> &str,
+    ) -> Option<Secret> {
         let direct = self.text(key);
-        let Some((path, from)) = self.text(key_file) else { return direct.map(|(text, _)| Secret::new(text)) };
+        let Some((path, from)) = self.text(key_file) else {
+            return direct.map(|(text, _)| Secret::new(text));
+        };
         if let Some((_, value)) = &direct
             && !value.origin().is_some_and(is_plain_name)
         {
-            self.fault(key, value, &format!("is given twice, directly and by {key_file}; keep one of them"));
+            self.fault(
+                key,
+                value,
+                &format!("is given twice, directly and by {key_file}; keep one of them"),
+            );
         }
         match self.secret_file(Path::new(&path), counts) {
             Ok(text) => Some(Secret::new(text)),
@@ -169,14 +212,25 @@ impl<'s, 'r> Section<'s, 'r> {
 
     /// [`Section::secret`] for what is read again later: platforms replace tokens in their files.
     #[cfg(any(feature = "pkcs11", feature = "vault"))]
-    pub(super) fn secret_text(&mut self, key: &'static str, key_file: &'static str) -> Option<SecretText> {
+    pub(super) fn secret_text(
+        &mut self,
+        key: &'static str,
+        key_file: &'static str,
+    ) -> Option<SecretText> {
         let path = self.table.get(key_file).and_then(|value| value.clone().into_string().ok());
         let secret = self.secret(key, key_file)?;
-        Some(path.map_or_else(|| SecretText::Given(zeroize::Zeroizing::new(secret.expose().to_owned())), |path| SecretText::File(self.reading.base.join(path))))
+        Some(path.map_or_else(
+            || SecretText::Given(zeroize::Zeroizing::new(secret.expose().to_owned())),
+            |path| SecretText::File(self.reading.base.join(path)),
+        ))
     }
 
-    /// All settings of this table as librdkafka properties, `*_file` ones read. `refused` says why one may not be set.
-    pub(super) fn properties(mut self, refused: impl Fn(&str, &str) -> Option<String>) -> Properties {
+    /// All settings of this table as librdkafka properties, `*_file` ones read. `refused` says why
+    /// one may not be set.
+    pub(super) fn properties(
+        mut self,
+        refused: impl Fn(&str, &str) -> Option<String>,
+    ) -> Properties {
         let mut flat = Vec::new();
         flatten("", std::mem::take(&mut self.table), &mut flat);
         let mut properties = Properties::default();
@@ -196,8 +250,11 @@ impl<'s, 'r> Section<'s, 'r> {
                 },
             };
             // `probe` is librdkafka's word for the system's certificates.
-            let is_path = (name.starts_with("ssl.") || name.starts_with("https.")) && name.ends_with(".location") && text != "probe";
-            let text = if is_path { self.reading.base.join(text).display().to_string() } else { text };
+            let is_path = (name.starts_with("ssl.") || name.starts_with("https."))
+                && name.ends_with(".location")
+                && text != "probe";
+            let text =
+                if is_path { self.reading.base.join(text).display().to_string() } else { text };
             match refused(&name, &text) {
                 Some(message) => self.fault(&name, &value, &message),
                 None => {
@@ -220,7 +277,11 @@ impl<'s, 'r> Section<'s, 'r> {
     /// Reports what nobody asked for.
     pub(super) fn finish(mut self) {
         for (key, value) in std::mem::take(&mut self.table) {
-            let near = self.asked.iter().map(|a| (strsim::jaro_winkler(a, &key), *a)).filter(|(score, _)| *score > 0.8);
+            let near = self
+                .asked
+                .iter()
+                .map(|a| (strsim::jaro_winkler(a, &key), *a))
+                .filter(|(score, _)| *score > 0.8);
             let message = match near.max_by(|a, b| a.0.total_cmp(&b.0)) {
                 Some((_, name)) => format!("is unknown; did you mean {name}?"),
                 None => format!("is unknown; known here: {}", self.asked.join(", ")),
@@ -231,14 +292,26 @@ impl<'s, 'r> Section<'s, 'r> {
 
     /// Adds a fault about a value that is there.
     fn fault(&mut self, key: &str, value: &Value, message: &str) {
-        let place = value.origin().map(str::to_owned).or_else(|| nested_origin(value)).unwrap_or_else(|| self.reading.place.clone());
-        self.reading.faults.push(ConfigFault { place, key: self.dotted(key), message: message.to_owned() });
+        let place = value
+            .origin()
+            .map(str::to_owned)
+            .or_else(|| nested_origin(value))
+            .unwrap_or_else(|| self.reading.place.clone());
+        self.reading.faults.push(ConfigFault {
+            place,
+            key: self.dotted(key),
+            message: message.to_owned(),
+        });
     }
 
     /// Adds a fault about something absent, or about several settings together.
     pub(super) fn missing(&mut self, key: &str, message: &str) {
         let place = self.reading.place.clone();
-        self.reading.faults.push(ConfigFault { place, key: self.dotted(key), message: message.to_owned() });
+        self.reading.faults.push(ConfigFault {
+            place,
+            key: self.dotted(key),
+            message: message.to_owned(),
+        });
     }
 
     fn dotted(&self, key: &str) -> String {
@@ -247,9 +320,14 @@ impl<'s, 'r> Section<'s, 'r> {
 
     fn secret_file(&self, path: &Path, counts: fn(&str) -> &str) -> Result<String, String> {
         let path = self.reading.base.join(path);
-        let text = (self.reading.read_file)(&path).map_err(|e| format!("names {}, which cannot be read ({e})", path.display()))?;
+        let text = (self.reading.read_file)(&path)
+            .map_err(|e| format!("names {}, which cannot be read ({e})", path.display()))?;
         let text = counts(&text).to_owned();
-        if text.trim_end_matches('\n').is_empty() { Err(format!("names {}, which is empty", path.display())) } else { Ok(text) }
+        if text.trim_end_matches('\n').is_empty() {
+            Err(format!("names {}, which is empty", path.display()))
+        } else {
+            Ok(text)
+        }
     }
 }
 
@@ -259,7 +337,11 @@ fn without_line_end(text: &str) -> &str {
 
 /// Refuses an empty text.
 pub(super) fn not_empty(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() { Err("is empty; write a value or leave the key out".to_owned()) } else { Ok(text.to_owned()) }
+    if text.trim().is_empty() {
+        Err("is empty; write a value or leave the key out".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn is_plain_name(origin: &str) -> bool {
@@ -269,7 +351,9 @@ fn is_plain_name(origin: &str) -> bool {
 /// A table has no origin of its own; any value in it has.
 fn nested_origin(value: &Value) -> Option<String> {
     match &value.kind {
-        ValueKind::Table(table) => table.values().find_map(|v| v.origin().map(str::to_owned).or_else(|| nested_origin(v))),
+        ValueKind::Table(table) => {
+            table.values().find_map(|v| v.origin().map(str::to_owned).or_else(|| nested_origin(v)))
+        }
         ValueKind::Array(values) => values.iter().find_map(|v| v.origin().map(str::to_owned)),
         _ => None,
     }

@@ -31,7 +31,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// librdkafka properties by their own names. `Debug` shows the names only: passwords and PEM keys are among the values.
+/// librdkafka properties by their own names. `Debug` shows the names only: passwords and PEM keys
+/// are among the values.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Properties {
     /// Name to value, those read from files included.

@@ -14,7 +14,9 @@ fn examine(text: &str, environment: &[(&str, &str)]) -> (Config, Vec<ConfigFault
 }
 
 fn input(text: &str, dotenv: &[(&str, &str)], environment: &[(&str, &str)]) -> Input {
-    let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+    let map = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>()
+    };
     Input {
         path: "conf/veilstream.toml".into(),
         text: text.to_owned(),
@@ -57,9 +59,16 @@ fn the_example_holds_every_key_with_its_default() {
         assert!(written.contains(key), "{key} is missing in deploy/veilstream.example.toml");
     }
     // Not properties of librdkafka, the recovery provider's sections, and sentences.
-    let is_elsewhere = |key: &str| ["kafka.client.", "kafka.consumer.", "kafka.producer.", "keys.recovery."].iter().any(|start| key.starts_with(start));
+    let is_elsewhere = |key: &str| {
+        ["kafka.client.", "kafka.consumer.", "kafka.producer.", "keys.recovery."]
+            .iter()
+            .any(|start| key.starts_with(start))
+    };
     for key in written.iter().filter(|key| !is_elsewhere(key) && !key.contains(' ')) {
-        assert!(reading.known.contains(key), "{key} of deploy/veilstream.example.toml is no setting");
+        assert!(
+            reading.known.contains(key),
+            "{key} of deploy/veilstream.example.toml is no setting"
+        );
     }
 }
 
@@ -81,12 +90,17 @@ mod document {
             text.strip_prefix('`')?.strip_suffix('`')
         }
         fn row(line: &str) -> Row<'_> {
-            let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+            let cells: Vec<&str> =
+                line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
             assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
             Row { names: cells[0].split(", ").filter_map(code).collect(), default: code(cells[1]) }
         }
         let tables = document.split("| setting | default | meaning |\n").skip(1);
-        tables.flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')).map(row)).collect()
+        tables
+            .flat_map(|table| {
+                table.lines().skip(1).take_while(|line| line.starts_with('|')).map(row)
+            })
+            .collect()
     }
 
     /// Names in both directions; defaults by way of the example, which holds those of the code.
@@ -96,11 +110,17 @@ mod document {
         let input = input("[keys.recovery]\nprovider = \"file\"", &[], &[]);
         let (_, reading) = read(&input, &|_| Err(std::io::ErrorKind::NotFound.into()));
         // Sections of the recovery provider are those of the provider.
-        let is_own = |name: &String| !name.starts_with("keys.recovery.") || name == "keys.recovery.provider";
+        let is_own =
+            |name: &String| !name.starts_with("keys.recovery.") || name == "keys.recovery.provider";
         let known: BTreeSet<String> = reading.known.into_iter().filter(is_own).collect();
-        let documented: BTreeSet<String> = rows.iter().flat_map(|row| &row.names).map(|name| (*name).to_owned()).collect();
+        let documented: BTreeSet<String> =
+            rows.iter().flat_map(|row| &row.names).map(|name| (*name).to_owned()).collect();
         assert_eq!(documented, known, "left: docs/configuration.md, right: the code");
-        assert_eq!(documented.len(), rows.iter().flat_map(|row| &row.names).count(), "a setting stands twice in docs/configuration.md");
+        assert_eq!(
+            documented.len(),
+            rows.iter().flat_map(|row| &row.names).count(),
+            "a setting stands twice in docs/configuration.md"
+        );
 
         let example = include_str!("../../deploy/veilstream.example.toml");
         let mut section = "";
@@ -108,12 +128,20 @@ mod document {
         for line in example.lines() {
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 section = name;
-            } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            } else if let Some((key, value)) =
+                line.split_once(" = ").filter(|_| !line.starts_with('#'))
+            {
                 defaults.insert(format!("{section}.{key}"), value.trim_matches('"').to_owned());
             }
         }
-        let stated = rows.iter().filter_map(|row| Some((row.names.first()?.to_string(), row.default?.to_owned())));
-        assert_eq!(stated.collect::<BTreeMap<_, _>>(), defaults, "left: docs/configuration.md, right: deploy/veilstream.example.toml");
+        let stated = rows
+            .iter()
+            .filter_map(|row| Some((row.names.first()?.to_string(), row.default?.to_owned())));
+        assert_eq!(
+            stated.collect::<BTreeMap<_, _>>(),
+            defaults,
+            "left: docs/configuration.md, right: deploy/veilstream.example.toml"
+        );
     }
 }
 
@@ -127,8 +155,11 @@ fn the_composed_configuration_is_good() {
 #[test]
 fn later_layers_win() {
     let text = "[kafka]\ngroup_id = \"file\"\n[kafka.consumer]\n\"fetch.min.bytes\" = 1\n";
-    let layered = |dotenv: &[(&str, &str)], environment: &[(&str, &str)]| Config::parse(&input(text, dotenv, environment), &|_| unreachable!()).unwrap().kafka;
-    let (name, property) = ("VEILSTREAM__KAFKA__GROUP_ID", "VEILSTREAM__KAFKA__CONSUMER__FETCH.MIN.BYTES");
+    let layered = |dotenv: &[(&str, &str)], environment: &[(&str, &str)]| {
+        Config::parse(&input(text, dotenv, environment), &|_| unreachable!()).unwrap().kafka
+    };
+    let (name, property) =
+        ("VEILSTREAM__KAFKA__GROUP_ID", "VEILSTREAM__KAFKA__CONSUMER__FETCH.MIN.BYTES");
     assert_eq!(layered(&[], &[]).group_id, "file");
     assert_eq!(layered(&[(name, "dotenv")], &[]).group_id, "dotenv");
     assert_eq!(layered(&[(name, "dotenv")], &[(name, "environment")]).group_id, "environment");
@@ -139,11 +170,32 @@ fn later_layers_win() {
 
 #[test]
 fn properties_keep_librdkafkas_names() {
-    let text = "[kafka.client]\n\"sasl.username\" = \"me\"\n\"ssl.ca.location\" = \"ca.pem\"\n[kafka.consumer]\nqueued.min.messages = 5\n\"sasl.username\" = \"reader\"\n[kafka.producer]\n\"ssl.ca.location\" = \"probe\"\n";
-    let kafka = good(text, &[("VEILSTREAM__KAFKA__PRODUCER__COMPRESSION_TYPE", "zstd"), ("VEILSTREAM__KAFKA__CLIENT__SASL.PASSWORD_FILE", "secret")]).kafka;
-    let properties = |p: &Properties| p.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
-    assert_eq!(properties(&kafka.consumer), format!("queued.min.messages=5 sasl.password={CANARY} sasl.username=reader ssl.ca.location=conf/ca.pem"));
-    assert_eq!(properties(&kafka.producer), format!("compression.type=zstd sasl.password={CANARY} sasl.username=me ssl.ca.location=probe"));
+    let text = "[kafka.client]\n\"sasl.username\" = \"me\"\n\"ssl.ca.location\" = \
+        \"ca.pem\"\n[kafka.consumer]\nqueued.min.messages = 5\n\"sasl.username\" = \
+        \"reader\"\n[kafka.producer]\n\"ssl.ca.location\" = \"probe\"\n";
+    let kafka = good(
+        text,
+        &[
+            ("VEILSTREAM__KAFKA__PRODUCER__COMPRESSION_TYPE", "zstd"),
+            ("VEILSTREAM__KAFKA__CLIENT__SASL.PASSWORD_FILE", "secret"),
+        ],
+    )
+    .kafka;
+    let properties =
+        |p: &Properties| p.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+    assert_eq!(
+        properties(&kafka.consumer),
+        format!(
+            "queued.min.messages=5 sasl.password={CANARY} sasl.username=reader \
+            ssl.ca.location=conf/ca.pem"
+        )
+    );
+    assert_eq!(
+        properties(&kafka.producer),
+        format!(
+            "compression.type=zstd sasl.password={CANARY} sasl.username=me ssl.ca.location=probe"
+        )
+    );
 }
 
 #[test]
@@ -225,8 +277,10 @@ fn faults_of_the_environment_name_the_variable() {
     assert_eq!(
         faults("", &[("VEILSTREAM__PIPELINE__LANES", "x"), ("VEILSTREAM__PIPLINE__LANES", "4")]),
         [
-            "environment variable VEILSTREAM__PIPELINE__LANES: pipeline.lanes: \"x\" is not allowed; write a number from 0 to 256",
-            "environment variable VEILSTREAM__PIPLINE__LANES: pipline: is unknown; did you mean pipeline?",
+            "environment variable VEILSTREAM__PIPELINE__LANES: pipeline.lanes: \"x\" is not \
+            allowed; write a number from 0 to 256",
+            "environment variable VEILSTREAM__PIPLINE__LANES: pipline: is unknown; did you mean \
+            pipeline?",
         ]
     );
 }
@@ -234,7 +288,8 @@ fn faults_of_the_environment_name_the_variable() {
 #[test]
 fn units_are_read() {
     let pipeline = good(
-        "[pipeline]\ncommit_interval = \"1s\"\nmax_batch_bytes = \"512KiB\"\nmax_record_bytes = \"2MB\"\nreject_guard = \"5% of 200\"\ndrain_timeout = \"1m 30s\"",
+        "[pipeline]\ncommit_interval = \"1s\"\nmax_batch_bytes = \"512KiB\"\nmax_record_bytes = \
+        \"2MB\"\nreject_guard = \"5% of 200\"\ndrain_timeout = \"1m 30s\"",
         &[],
     )
     .pipeline;
@@ -245,24 +300,44 @@ fn units_are_read() {
     assert_eq!(pipeline.drain_timeout, Duration::from_secs(90));
     assert_eq!(good("[pipeline]\nreject_guard = \"off\"", &[]).pipeline.reject_guard, None);
     for wrong in ["0% of 1000", "101% of 1000", "50% of 9", "50 of 1000"] {
-        assert_eq!(faults(&format!("[pipeline]\nreject_guard = \"{wrong}\""), &[]).len(), 1, "{wrong}");
+        assert_eq!(
+            faults(&format!("[pipeline]\nreject_guard = \"{wrong}\""), &[]).len(),
+            1,
+            "{wrong}"
+        );
     }
     assert_eq!(faults("[pipeline]\ncommit_interval = \"-5ms\"", &[]).len(), 1);
 }
 
 #[test]
 fn offset_policies_are_words() {
-    let kafka = good("[kafka]\non_missing_offset = \"latest\"\non_offset_lost = \"continue\"", &[]).kafka;
-    assert_eq!((kafka.on_missing_offset, kafka.on_offset_lost), (OnMissingOffset::Latest, OnOffsetLost::Continue));
-    let kafka = good("", &[("VEILSTREAM__KAFKA__ON_MISSING_OFFSET", "fail")]).kafka;
-    assert_eq!((kafka.on_missing_offset, kafka.on_offset_lost), (OnMissingOffset::Fail, OnOffsetLost::Stop));
-    assert_eq!(good("", &[]).kafka.on_missing_offset, OnMissingOffset::Earliest);
-    assert_eq!(good("[pipeline]\nstall_after = \"2m\"", &[]).pipeline.stall_after, Duration::from_secs(120));
+    let kafka =
+        good("[kafka]\non_missing_offset = \"latest\"\non_offset_lost = \"continue\"", &[]).kafka;
     assert_eq!(
-        faults("[kafka]\non_missing_offset = \"largest\"\non_offset_lost = \"skip\"\n[pipeline]\nstall_after = \"10ms\"", &[]),
+        (kafka.on_missing_offset, kafka.on_offset_lost),
+        (OnMissingOffset::Latest, OnOffsetLost::Continue)
+    );
+    let kafka = good("", &[("VEILSTREAM__KAFKA__ON_MISSING_OFFSET", "fail")]).kafka;
+    assert_eq!(
+        (kafka.on_missing_offset, kafka.on_offset_lost),
+        (OnMissingOffset::Fail, OnOffsetLost::Stop)
+    );
+    assert_eq!(good("", &[]).kafka.on_missing_offset, OnMissingOffset::Earliest);
+    assert_eq!(
+        good("[pipeline]\nstall_after = \"2m\"", &[]).pipeline.stall_after,
+        Duration::from_secs(120)
+    );
+    assert_eq!(
+        faults(
+            "[kafka]\non_missing_offset = \"largest\"\non_offset_lost = \
+            \"skip\"\n[pipeline]\nstall_after = \"10ms\"",
+            &[]
+        ),
         [
-            "conf/veilstream.toml: kafka.on_missing_offset: \"largest\" is no place to begin; write earliest, latest or fail",
-            "conf/veilstream.toml: kafka.on_offset_lost: \"skip\" is no policy; write stop or continue",
+            "conf/veilstream.toml: kafka.on_missing_offset: \"largest\" is no place to begin; \
+            write earliest, latest or fail",
+            "conf/veilstream.toml: kafka.on_offset_lost: \"skip\" is no policy; write stop or \
+            continue",
             "conf/veilstream.toml: pipeline.stall_after: \"10ms\" is out of range; write 1s to 1h",
         ]
     );
@@ -281,13 +356,21 @@ fn what_would_weaken_the_connection_is_refused_with_the_reason() {
     assert_eq!(
         faults(text, &[]),
         [
-            "conf/veilstream.toml: kafka.client.enable.ssl.certificate.verification: cannot be set: anyone on the way could pose as the broker and read raw records; name its authority with ssl.ca.location",
-            "conf/veilstream.toml: kafka.client.ssl.endpoint.identification.algorithm: cannot be set: any holder of a certificate could pose as the broker and read raw records; connect to the names in its certificate",
-            "conf/veilstream.toml: kafka.consumer.auto.offset.reset: cannot be set: write kafka.on_missing_offset and kafka.on_offset_lost instead",
-            "conf/veilstream.toml: kafka.consumer.check.crcs: cannot be set: damaged records must not be sealed as if they were whole; remove it",
+            "conf/veilstream.toml: kafka.client.enable.ssl.certificate.verification: cannot be \
+            set: anyone on the way could pose as the broker and read raw records; name its \
+            authority with ssl.ca.location",
+            "conf/veilstream.toml: kafka.client.ssl.endpoint.identification.algorithm: cannot be \
+            set: any holder of a certificate could pose as the broker and read raw records; \
+            connect to the names in its certificate",
+            "conf/veilstream.toml: kafka.consumer.auto.offset.reset: cannot be set: write \
+            kafka.on_missing_offset and kafka.on_offset_lost instead",
+            "conf/veilstream.toml: kafka.consumer.check.crcs: cannot be set: damaged records must \
+            not be sealed as if they were whole; remove it",
         ]
     );
-    let same = "[kafka.client]\n\"enable.ssl.certificate.verification\" = true\n\"ssl.endpoint.identification.algorithm\" = \"https\"\n[kafka.consumer]\n\"check.crcs\" = true";
+    let same = "[kafka.client]\n\"enable.ssl.certificate.verification\" = \
+        true\n\"ssl.endpoint.identification.algorithm\" = \
+        \"https\"\n[kafka.consumer]\n\"check.crcs\" = true";
     assert_eq!(faults(same, &[]), [""; 0]);
 }
 
@@ -297,22 +380,54 @@ fn personal_data_on_the_network_in_clear_are_warned_of() {
         let config = good(&format!("[kafka]\nbootstrap_servers = \"{servers}\"\n{more}"), &[]);
         config.warnings().iter().map(ToString::to_string).collect()
     };
-    let plain = "\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"u\"\n\"sasl.password\" = \"p\"";
+    let plain =
+        "\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"u\"\n\"sasl.password\" = \"p\"";
     let far = warned("localhost:9092,broker-1:9092,10.0.0.7:9092", "");
     assert_eq!(far.len(), 1);
-    assert!(far[0].contains("plaintext") && far[0].contains("to broker-1:9092,10.0.0.7:9092 in clear") && far[0].contains("SASL_SSL"), "{far:?}");
-    assert_eq!(warned("broker-1:9092", &format!("[kafka.client]\n\"security.protocol\" = \"SASL_PLAINTEXT\"\n{plain}")).len(), 1);
-    assert_eq!(warned("broker-1:9092", "[kafka.consumer]\n\"security.protocol\" = \"SSL\"").len(), 1, "the producers' side");
-    assert_eq!(warned("broker-1:9092", &format!("[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n{plain}")).len(), 0);
-    assert_eq!(warned("localhost:9092,127.0.0.1:1,[::1]:9092,LOCALHOST.:9092,kafka.localhost:1", "").len(), 0);
+    assert!(
+        far[0].contains("plaintext")
+            && far[0].contains("to broker-1:9092,10.0.0.7:9092 in clear")
+            && far[0].contains("SASL_SSL"),
+        "{far:?}"
+    );
+    assert_eq!(
+        warned(
+            "broker-1:9092",
+            &format!("[kafka.client]\n\"security.protocol\" = \"SASL_PLAINTEXT\"\n{plain}")
+        )
+        .len(),
+        1
+    );
+    assert_eq!(
+        warned("broker-1:9092", "[kafka.consumer]\n\"security.protocol\" = \"SSL\"").len(),
+        1,
+        "the producers' side"
+    );
+    assert_eq!(
+        warned(
+            "broker-1:9092",
+            &format!("[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n{plain}")
+        )
+        .len(),
+        0
+    );
+    assert_eq!(
+        warned("localhost:9092,127.0.0.1:1,[::1]:9092,LOCALHOST.:9092,kafka.localhost:1", "").len(),
+        0
+    );
 }
 
 #[test]
 fn paths_start_at_the_files_folder() {
-    let config = good("[schemas]\ndir = \"s\"\n[keys]\nstore = \"sqlite:k.db\"\n[keys.file]\npath = \"/etc/kek\"", &[]);
+    let config = good(
+        "[schemas]\ndir = \"s\"\n[keys]\nstore = \"sqlite:k.db\"\n[keys.file]\npath = \"/etc/kek\"",
+        &[],
+    );
     assert_eq!(config.schemas.dir, Path::new("conf/s"));
     assert_eq!(config.keys.store, KeyStore::Sqlite("conf/k.db".into()));
-    assert!(matches!(config.keys.provider, KeyProvider::File { path } if path == Path::new("/etc/kek")));
+    assert!(
+        matches!(config.keys.provider, KeyProvider::File { path } if path == Path::new("/etc/kek"))
+    );
 }
 
 #[test]
@@ -329,13 +444,21 @@ fn lists_come_from_arrays_and_commas() {
 
 #[test]
 fn plain_names_count_where_nothing_else_is_said() {
-    let plain = [("ENCRYPTION_KEY", CANARY), ("ENCRYPTION_KEY_ROTATION_ENABLED", "false"), ("ENCRYPTION_KEY_ROTATION_INTERVAL_DAYS", "30")];
+    let plain = [
+        ("ENCRYPTION_KEY", CANARY),
+        ("ENCRYPTION_KEY_ROTATION_ENABLED", "false"),
+        ("ENCRYPTION_KEY_ROTATION_INTERVAL_DAYS", "30"),
+    ];
     let keys = good("", &plain).keys;
     assert!(matches!(keys.provider, KeyProvider::Env { key } if key.expose() == CANARY));
     assert!(!keys.rotation_enabled);
     assert_eq!(keys.rotation_interval_days, 30);
 
-    let keys = good("[keys]\nprovider = \"file\"\nrotation_enabled = true\nrotation_interval_days = 7", &plain).keys;
+    let keys = good(
+        "[keys]\nprovider = \"file\"\nrotation_enabled = true\nrotation_interval_days = 7",
+        &plain,
+    )
+    .keys;
     assert!(matches!(keys.provider, KeyProvider::File { .. }));
     assert!(keys.rotation_enabled);
     assert_eq!(keys.rotation_interval_days, 7);
@@ -348,26 +471,38 @@ fn plain_names_count_where_nothing_else_is_said() {
 #[test]
 fn secrets_come_from_files() {
     let provider = |text: &str| good(text, &[]).keys.provider;
-    let password = provider("[keys]\nprovider = \"password\"\n[keys.password]\npassword_file = \"secret\"");
-    assert!(matches!(password, KeyProvider::Password { password, iterations: 600_000 } if password.expose() == format!("{CANARY}\n")));
+    let password =
+        provider("[keys]\nprovider = \"password\"\n[keys.password]\npassword_file = \"secret\"");
+    assert!(
+        matches!(password, KeyProvider::Password { password, iterations: 600_000 } if password.expose() == format!("{CANARY}\n"))
+    );
     assert_eq!(
-        faults("[keys]\nprovider = \"env\"\n[keys.env]\nkey_file = \"nowhere\"\n[keys.password]\npassword_file = \"empty\"", &[]),
+        faults(
+            "[keys]\nprovider = \"env\"\n[keys.env]\nkey_file = \
+            \"nowhere\"\n[keys.password]\npassword_file = \"empty\"",
+            &[]
+        ),
         [
-            "conf/veilstream.toml: keys.env.key: is missing; set ENCRYPTION_KEY to 32 random bytes in base64 (openssl rand -base64 32) or name a file with key_file",
-            "conf/veilstream.toml: keys.env.key_file: names conf/nowhere, which cannot be read (entity not found)",
+            "conf/veilstream.toml: keys.env.key: is missing; set ENCRYPTION_KEY to 32 random bytes \
+            in base64 (openssl rand -base64 32) or name a file with key_file",
+            "conf/veilstream.toml: keys.env.key_file: names conf/nowhere, which cannot be read \
+            (entity not found)",
             "conf/veilstream.toml: keys.password.password_file: names conf/empty, which is empty",
         ]
     );
     assert_eq!(
         faults(&format!("[keys.env]\nkey = \"{CANARY}\"\nkey_file = \"secret\""), &[]),
-        ["conf/veilstream.toml: keys.env.key: is given twice, directly and by key_file; keep one of them"]
+        ["conf/veilstream.toml: keys.env.key: is given twice, directly and by key_file; keep \
+            one of them"]
     );
 }
 
 #[test]
 fn secrets_never_show() {
     let text = format!(
-        "[kafka.client]\n\"sasl.password\" = \"{CANARY}\"\n[kafka.producer]\n\"ssl.key.pem\" = \"{CANARY}\"\n[keys]\nprovider = \"password\"\n[keys.password]\npassword = \"{CANARY}\"\niterations = 5\n[keys.env]\nkey = \"{CANARY}\""
+        "[kafka.client]\n\"sasl.password\" = \"{CANARY}\"\n[kafka.producer]\n\"ssl.key.pem\" = \
+        \"{CANARY}\"\n[keys]\nprovider = \"password\"\n[keys.password]\npassword = \
+        \"{CANARY}\"\niterations = 5\n[keys.env]\nkey = \"{CANARY}\""
     );
     let (config, found) = examine(&text, &[]);
     assert_eq!(found.len(), 1);
@@ -381,18 +516,30 @@ fn secrets_never_show() {
 fn syntax_errors_name_the_line_and_quote_nothing() {
     let found = faults(&format!("[keys.password]\npassword = \"{CANARY}\nx = 1"), &[]);
     assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("conf/veilstream.toml: is not TOML: TOML parse error at line 2"), "{found:?}");
+    assert!(
+        found[0].starts_with("conf/veilstream.toml: is not TOML: TOML parse error at line 2"),
+        "{found:?}"
+    );
     assert!(!found[0].contains(CANARY), "{found:?}");
 }
 
 #[test]
 fn key_services_say_what_they_lack() {
     let lacks = |provider: &str, more: &str| {
-        let found = faults(&format!("[keys]\nprovider = \"{provider}\"\n[keys.{provider}]\n{more}"), &[]);
-        found.iter().map(|fault| fault.split(": is missing").next().unwrap().rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+        let found =
+            faults(&format!("[keys]\nprovider = \"{provider}\"\n[keys.{provider}]\n{more}"), &[]);
+        found
+            .iter()
+            .map(|fault| {
+                fault.split(": is missing").next().unwrap().rsplit(' ').next().unwrap().to_owned()
+            })
+            .collect::<Vec<_>>()
     };
     assert_eq!(lacks("vault", ""), ["keys.vault.token"]);
-    assert_eq!(lacks("vault", "auth = \"approle\""), ["keys.vault.role_id", "keys.vault.secret_id"]);
+    assert_eq!(
+        lacks("vault", "auth = \"approle\""),
+        ["keys.vault.role_id", "keys.vault.secret_id"]
+    );
     assert_eq!(lacks("vault", "auth = \"jwt\""), ["keys.vault.jwt", "keys.vault.role"]);
     assert_eq!(lacks("vault", "auth = \"kubernetes\""), ["keys.vault.role"]);
     assert_eq!(lacks("aws-kms", ""), ["keys.aws-kms.key_arns"]);
@@ -414,30 +561,72 @@ fn a_key_service_and_its_recovery_are_read_and_show_no_secret() {
         provider = "aws-kms"
         aws-kms.key_arns = ["arn:aws:kms:eu-central-1:111122223333:key/x"]
     "#;
-    let variables = [("VEILSTREAM__KEYS__RECOVERY__AWS_KMS__TIMEOUT", "2s"), ("VEILSTREAM__KEYS__VAULT__NAMESPACE", "team")];
+    let variables = [
+        ("VEILSTREAM__KEYS__RECOVERY__AWS_KMS__TIMEOUT", "2s"),
+        ("VEILSTREAM__KEYS__VAULT__NAMESPACE", "team"),
+    ];
     let keys = good(text, &variables).keys;
     let KeyProvider::Vault(vault) = &keys.provider else { panic!("{:?}", keys.provider) };
-    assert_eq!((vault.namespace.as_deref(), vault.ca_file.as_deref()), (Some("team"), Some(Path::new("conf/ca.pem"))));
+    assert_eq!(
+        (vault.namespace.as_deref(), vault.ca_file.as_deref()),
+        (Some("team"), Some(Path::new("conf/ca.pem")))
+    );
     let Some(KeyProvider::AwsKms(kms)) = &keys.recovery else { panic!("{:?}", keys.recovery) };
     assert_eq!(kms.timeout, Duration::from_secs(2));
     let given = good("[keys]\nprovider = \"vault\"\n[keys.vault]\ntoken = \"hvs.canary\"", &[]);
-    assert!(!format!("{given:?} {keys:?}").contains("canary") && !format!("{keys:?}").contains(CANARY));
+    assert!(
+        !format!("{given:?} {keys:?}").contains("canary") && !format!("{keys:?}").contains(CANARY)
+    );
 }
 
 #[test]
 fn a_store_that_hosts_share_takes_a_ledger_that_they_share() {
     let ledger = |keys: &str| good(&format!("[keys]\n{keys}"), &[]).keys.ledger;
     assert_eq!(ledger(""), KeyLedger::File("conf/erasures.jsonl".into()));
-    assert_eq!(ledger("store = \"sqlite:keys/keys.db\""), KeyLedger::File("conf/keys.erasures.jsonl".into()), "beside the folder of the store");
-    assert_eq!(ledger("store = \"sqlite:/var/keys/keys.db\""), KeyLedger::File("/var/keys.erasures.jsonl".into()));
-    assert!(matches!(ledger("store = \"kafka:keys\"\nledger = \"kafka:books\""), KeyLedger::Kafka(at) if at.topic == "books"));
-    assert!(matches!(ledger("store = \"kafka:keys\"\nledger = \"postgres://h/books\""), KeyLedger::Postgres { .. }));
+    assert_eq!(
+        ledger("store = \"sqlite:keys/keys.db\""),
+        KeyLedger::File("conf/keys.erasures.jsonl".into()),
+        "beside the folder of the store"
+    );
+    assert_eq!(
+        ledger("store = \"sqlite:/var/keys/keys.db\""),
+        KeyLedger::File("/var/keys.erasures.jsonl".into())
+    );
+    assert!(
+        matches!(ledger("store = \"kafka:keys\"\nledger = \"kafka:books\""), KeyLedger::Kafka(at) if at.topic == "books")
+    );
+    assert!(matches!(
+        ledger("store = \"kafka:keys\"\nledger = \"postgres://h/books\""),
+        KeyLedger::Postgres { .. }
+    ));
     let fault = |keys: &str| faults(&format!("[keys]\n{keys}"), &[]).join("\n");
-    for keys in ["store = \"kafka:keys\"", "store = \"postgres://h/keys\"", "store = \"postgres://h/keys\"\nledger = \"books.jsonl\""] {
-        assert!(fault(keys).contains("keys.ledger: is a file of this host, but other hosts erase in the same store"), "{keys}: {}", fault(keys));
+    for keys in [
+        "store = \"kafka:keys\"",
+        "store = \"postgres://h/keys\"",
+        "store = \"postgres://h/keys\"\nledger = \"books.jsonl\"",
+    ] {
+        assert!(
+            fault(keys).contains(
+                "keys.ledger: is a file of this host, but other hosts erase in the same store"
+            ),
+            "{keys}: {}",
+            fault(keys)
+        );
     }
-    assert!(fault("store = \"kafka:keys\"\nledger = \"kafka:keys\"").contains("keys.ledger: is the topic of the store"));
-    let same = fault("store = \"postgres://a:b@h/keys?sslmode=disable\"\nledger = \"postgres://c:canary@h/keys\"");
-    assert!(same.contains("keys.ledger: is in the database of the store") && !same.contains("canary"), "{same}");
-    assert!(fault("store = \"postgres://h/keys\"\nstore_schema = \"Acme;\"\nledger = \"kafka:books\"").contains("keys.store_schema: \"Acme;\" is no name"));
+    assert!(
+        fault("store = \"kafka:keys\"\nledger = \"kafka:keys\"")
+            .contains("keys.ledger: is the topic of the store")
+    );
+    let same = fault(
+        "store = \"postgres://a:b@h/keys?sslmode=disable\"\nledger = \
+        \"postgres://c:canary@h/keys\"",
+    );
+    assert!(
+        same.contains("keys.ledger: is in the database of the store") && !same.contains("canary"),
+        "{same}"
+    );
+    assert!(
+        fault("store = \"postgres://h/keys\"\nstore_schema = \"Acme;\"\nledger = \"kafka:books\"")
+            .contains("keys.store_schema: \"Acme;\" is no name")
+    );
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 /// # Errors
 /// What to write instead.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let signed: jiff::SignedDuration =
-        text.parse().map_err(|_| "is not a duration; write a number with its unit, such as \"100ms\", \"5s\" or \"2m\"".to_owned())?;
+    let signed: jiff::SignedDuration = text.parse().map_err(|_| {
+        "is not a duration; write a number with its unit, such as \"100ms\", \"5s\" or \"2m\""
+            .to_owned()
+    })?;
     Duration::try_from(signed).map_err(|_| "is negative; write a positive duration".to_owned())
 }
 
@@ -19,7 +21,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// What to write instead.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
-    let wrong = || "is not a size; write a number with its unit, such as \"512KiB\" or \"16MiB\"".to_owned();
+    let wrong = || {
+        "is not a size; write a number with its unit, such as \"512KiB\" or \"16MiB\"".to_owned()
+    };
     if !text.ends_with(['B', 'b']) {
         return Err(wrong());
     }
@@ -40,13 +44,20 @@ impl FromStr for RejectGuard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "is not a guard; write \"50% of 1000\" (share of the last so many records) or \"off\"".to_owned();
+        let wrong = || {
+            "is not a guard; write \"50% of 1000\" (share of the last so many records) or \"off\""
+                .to_owned()
+        };
         let (percent, window) = text.split_once("% of ").ok_or_else(wrong)?;
-        let guard = Self { percent: percent.trim().parse().map_err(|_| wrong())?, window: window.trim().parse().map_err(|_| wrong())? };
+        let guard = Self {
+            percent: percent.trim().parse().map_err(|_| wrong())?,
+            window: window.trim().parse().map_err(|_| wrong())?,
+        };
         if (1..=100).contains(&guard.percent) && (10..=1_000_000).contains(&guard.window) {
             Ok(guard)
         } else {
-            Err("is out of range; the share is 1% to 100%, the window 10 to 1000000 records".to_owned())
+            Err("is out of range; the share is 1% to 100%, the window 10 to 1000000 records"
+                .to_owned())
         }
     }
 }

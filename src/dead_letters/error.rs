@@ -35,8 +35,9 @@ pub enum DeadLetterError {
     NoPartition(i32),
     /// The topic ends before the place where the last replay ended.
     #[error(
-        "partition {partition} of the dead-letter topic ends at {end}, before {committed}, where the last replay ended: the topic was made again or cut; \
-         say where to start with --from {partition}:OFFSET"
+        "partition {partition} of the dead-letter topic ends at {end}, before {committed}, where \
+        the last replay ended: the topic was made again or cut; say where to start with --from \
+        {partition}:OFFSET"
     )]
     Behind {
         /// The partition.
@@ -47,7 +48,9 @@ pub enum DeadLetterError {
         committed: i64,
     },
     /// Letters that were about to be read are gone.
-    #[error("the retention of the dead-letter topic took letters while they were read; run it again")]
+    #[error(
+        "the retention of the dead-letter topic took letters while they were read; run it again"
+    )]
     Expired,
     /// Nothing was heard of the brokers for a long time.
     #[error("the brokers stopped answering; run it again")]
@@ -80,7 +83,8 @@ pub enum DeadLetterError {
     Output(#[from] std::io::Error),
 }
 
-/// Why one dead letter does not go. The code ([`LetterFault::as_str`]) is an API: it stands in what `dlq replay` prints.
+/// Why one dead letter does not go. The code ([`LetterFault::as_str`]) is an API: it stands in what
+/// `dlq replay` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LetterFault {
     /// The record of the topic is no dead letter of this version.

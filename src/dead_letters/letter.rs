@@ -1,4 +1,5 @@
-//! The value of a dead letter, form 2: what it shows, and the record sealed whole or, above the topic's limit, a stub of it.
+//! The value of a dead letter, form 2: what it shows, and the record sealed whole or, above the
+//! topic's limit, a stub of it.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope};
 use veilstream_engine::keyring::Keyring;
 use veilstream_engine::record::Header;
 use veilstream_engine::seal::{
-    LetterMetadata, LetterParts, LetterRecord, NoncePool, Opener, SealError, open_dead_letter, seal_dead_letter, sealed_len, stub_digest, verify_stub,
+    LetterMetadata, LetterParts, LetterRecord, NoncePool, Opener, SealError, open_dead_letter,
+    seal_dead_letter, sealed_len, stub_digest, verify_stub,
 };
 use veilstream_engine::transform::NeededKey;
 use zeroize::Zeroizing;
@@ -40,7 +42,8 @@ impl DeadLetterReason {
     }
 }
 
-/// A dead letter as it stands in the topic. Nothing of the record is in clear but where it came from, when, and why it is here.
+/// A dead letter as it stands in the topic. Nothing of the record is in clear but where it came
+/// from, when, and why it is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
     /// [`DeadLetterReason::as_str`].
@@ -67,7 +70,8 @@ pub enum Content {
         /// `vs1.`...
         sealed: String,
     },
-    /// The record is longer than the topic takes: it stays in the raw topic as long as that keeps it.
+    /// The record is longer than the topic takes: it stays in the raw topic as long as that keeps
+    /// it.
     Stub {
         /// Length of its payload, in bytes.
         length: u64,
@@ -122,22 +126,52 @@ impl Letter {
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let document: LetterDocument = serde_json::from_slice(value).ok()?;
-        let LetterDocument { veilstream_dead_letter, reason, topic, partition, offset, time, schema, form, sealed, length, kid, digest } = document;
+        let LetterDocument {
+            veilstream_dead_letter,
+            reason,
+            topic,
+            partition,
+            offset,
+            time,
+            schema,
+            form,
+            sealed,
+            length,
+            kid,
+            digest,
+        } = document;
         let content = match (form.as_str(), sealed, length, kid, digest) {
             ("whole", Some(sealed), None, None, None) => Content::Whole { sealed },
-            ("stub", None, Some(length), Some(kid), Some(digest)) => {
-                Content::Stub { length, kid: kid.parse().ok()?, digest: URL_SAFE_NO_PAD.decode(digest).ok()? }
-            }
+            ("stub", None, Some(length), Some(kid), Some(digest)) => Content::Stub {
+                length,
+                kid: kid.parse().ok()?,
+                digest: URL_SAFE_NO_PAD.decode(digest).ok()?,
+            },
             _ => return None,
         };
-        (veilstream_dead_letter == FORM).then_some(Self { reason, topic, partition, offset, time, schema, content })
+        (veilstream_dead_letter == FORM).then_some(Self {
+            reason,
+            topic,
+            partition,
+            offset,
+            time,
+            schema,
+            content,
+        })
     }
 
     /// What the record is bound to.
     #[must_use]
     pub fn metadata(&self) -> LetterMetadata<'_> {
         let Self { reason, topic, partition, offset, time, schema, .. } = self;
-        LetterMetadata { reason, topic, partition: *partition, offset: *offset, time: *time, schema }
+        LetterMetadata {
+            reason,
+            topic,
+            partition: *partition,
+            offset: *offset,
+            time: *time,
+            schema,
+        }
     }
 
     /// Opens the record; `None`: it is a stub, whose record stands elsewhere ([`Letter::verify`]).
@@ -150,20 +184,33 @@ impl Letter {
         open_dead_letter(opener, keys, &self.metadata(), sealed.as_bytes(), &mut payload)?;
         let LetterParts { key, value, headers } = LetterParts::parse(&payload)?;
         let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-        let headers = headers.into_iter().map(|(name, value)| (name.to_vec(), owned(value))).collect();
+        let headers =
+            headers.into_iter().map(|(name, value)| (name.to_vec(), owned(value))).collect();
         Ok(Some(Opened { key: owned(key), value: owned(value), headers }))
     }
 
     /// Whether the record is the one that this stub was made of.
     ///
     /// # Errors
-    /// [`OpenError`]: `corrupt` when it is another, or the stub was edited; `malformed` when this is no stub.
-    pub fn verify(&self, record: &LetterRecord<'_>, keys: &Keyring, opener: &Opener) -> Result<(), OpenError> {
-        let Content::Stub { length, kid, digest } = &self.content else { return Err(OpenError::Malformed) };
+    /// [`OpenError`]: `corrupt` when it is another, or the stub was edited; `malformed` when this
+    /// is no stub.
+    pub fn verify(
+        &self,
+        record: &LetterRecord<'_>,
+        keys: &Keyring,
+        opener: &Opener,
+    ) -> Result<(), OpenError> {
+        let Content::Stub { length, kid, digest } = &self.content else {
+            return Err(OpenError::Malformed);
+        };
         let payload = record.payload().map_err(|_| OpenError::Corrupt)?;
         verify_stub(opener, keys, kid, &self.metadata(), &payload, digest)?;
         // Not bound by itself, but of the payload that is.
-        if usize::try_from(*length).is_ok_and(|length| length == payload.len()) { Ok(()) } else { Err(OpenError::Corrupt) }
+        if usize::try_from(*length).is_ok_and(|length| length == payload.len()) {
+            Ok(())
+        } else {
+            Err(OpenError::Corrupt)
+        }
     }
 }
 
@@ -204,14 +251,23 @@ pub fn needed_key() -> NeededKey {
 /// The key that seals dead letters, the newest there is.
 #[must_use]
 pub fn sealing_key(keys: &Keyring) -> Option<&Arc<Key>> {
-    keys.of_kind(KeyKind::DeadLetter).filter(|k| k.state == KeyState::Active).max_by_key(|k| k.version)
+    keys.of_kind(KeyKind::DeadLetter)
+        .filter(|k| k.state == KeyState::Active)
+        .max_by_key(|k| k.version)
 }
 
-/// Seals a record; a stub of it where the whole is longer than `limit`, the dead-letter topic's `max.message.bytes`.
+/// Seals a record; a stub of it where the whole is longer than `limit`, the dead-letter topic's
+/// `max.message.bytes`.
 ///
 /// # Errors
 /// [`SealError`]: nothing must be produced then.
-pub fn seal(key: &Arc<Key>, metadata: &LetterMetadata<'_>, record: &LetterRecord<'_>, limit: usize, nonces: &mut NoncePool) -> Result<Sealed, SealError> {
+pub fn seal(
+    key: &Arc<Key>,
+    metadata: &LetterMetadata<'_>,
+    record: &LetterRecord<'_>,
+    limit: usize,
+    nonces: &mut NoncePool,
+) -> Result<Sealed, SealError> {
     // The token goes between the quotes of an empty one.
     let frame = document(metadata, Content::Whole { sealed: String::new() })?;
     let whole = frame.len().saturating_add(sealed_len(record.payload_len()));
@@ -232,10 +288,15 @@ pub fn seal(key: &Arc<Key>, metadata: &LetterMetadata<'_>, record: &LetterRecord
 ///
 /// # Errors
 /// [`SealError`]: nothing must be produced then.
-pub fn stub(key: &Arc<Key>, metadata: &LetterMetadata<'_>, record: &LetterRecord<'_>) -> Result<Sealed, SealError> {
+pub fn stub(
+    key: &Arc<Key>,
+    metadata: &LetterMetadata<'_>,
+    record: &LetterRecord<'_>,
+) -> Result<Sealed, SealError> {
     let payload = record.payload()?;
     let digest = stub_digest(key, metadata, &payload)?;
-    let content = Content::Stub { length: payload.len() as u64, kid: key.id, digest: digest.to_vec() };
+    let content =
+        Content::Stub { length: payload.len() as u64, kid: key.id, digest: digest.to_vec() };
     Ok(Sealed { value: document(metadata, content)?, stub: true })
 }
 
@@ -247,7 +308,8 @@ pub(crate) fn warn_of_stub(metadata: &LetterMetadata<'_>) {
         partition,
         offset,
         reason,
-        "a record is too large for the dead-letter topic: a stub stands for it; replay it before its raw topic's retention takes it"
+        "a record is too large for the dead-letter topic: a stub stands for it; replay it before \
+        its raw topic's retention takes it"
     );
 }
 
@@ -258,9 +320,13 @@ fn document(metadata: &LetterMetadata<'_>, content: Content) -> Result<Vec<u8>, 
     let form = content.form().to_owned();
     let (sealed, stub) = match content {
         Content::Whole { sealed } => (Some(sealed), None),
-        Content::Stub { length, kid, digest } => (None, Some((length, kid.to_string(), URL_SAFE_NO_PAD.encode(digest)))),
+        Content::Stub { length, kid, digest } => {
+            (None, Some((length, kid.to_string(), URL_SAFE_NO_PAD.encode(digest))))
+        }
     };
-    let (length, kid, digest) = stub.map_or((None, None, None), |(length, kid, digest)| (Some(length), Some(kid), Some(digest)));
+    let (length, kid, digest) = stub.map_or((None, None, None), |(length, kid, digest)| {
+        (Some(length), Some(kid), Some(digest))
+    });
     let document = LetterDocument {
         veilstream_dead_letter: FORM,
         reason: metadata.reason.to_owned(),

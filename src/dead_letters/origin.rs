@@ -37,11 +37,17 @@ impl<'c> Origins<'c> {
         Self { config, client: None }
     }
 
-    /// The record of a letter, from the letter itself or, for a stub, from its origin; checked either way. `Err` within: this letter does not go.
+    /// The record of a letter, from the letter itself or, for a stub, from its origin; checked
+    /// either way. `Err` within: this letter does not go.
     ///
     /// # Errors
     /// [`DeadLetterError`]: no letter goes.
-    pub(super) fn record(&mut self, letter: &Letter, keys: &Keyring, opener: &mut Opener) -> Result<Result<Opened, LetterFault>, DeadLetterError> {
+    pub(super) fn record(
+        &mut self,
+        letter: &Letter,
+        keys: &Keyring,
+        opener: &mut Opener,
+    ) -> Result<Result<Opened, LetterFault>, DeadLetterError> {
         match letter.open(keys, opener) {
             Ok(Some(opened)) => return Ok(Ok(opened)),
             Ok(None) => {}
@@ -52,7 +58,11 @@ impl<'c> Origins<'c> {
             Err(fault) => return Ok(Err(fault)),
         };
         let headers = found.headers();
-        let record = LetterRecord { key: found.key.as_deref(), value: found.value.as_deref(), headers: &headers };
+        let record = LetterRecord {
+            key: found.key.as_deref(),
+            value: found.value.as_deref(),
+            headers: &headers,
+        };
         Ok(match letter.verify(&record, keys, opener) {
             Ok(()) => Ok(found),
             Err(veilstream_engine::OpenError::Corrupt) => Err(LetterFault::OriginDiffers),
@@ -60,13 +70,22 @@ impl<'c> Origins<'c> {
         })
     }
 
-    fn read(&mut self, topic: &str, partition: i32, offset: i64) -> Result<Result<Opened, LetterFault>, DeadLetterError> {
+    fn read(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> Result<Result<Opened, LetterFault>, DeadLetterError> {
         let (consumer, queue) = self.client()?;
-        // A forged stub may name anything: what is not there is this letter's fault, and an offset outside is never asked for.
+        // A forged stub may name anything: what is not there is this letter's fault, and an offset
+        // outside is never asked for.
         match consumer.fetch_watermarks(topic, partition, REQUEST) {
             Ok((low, high)) if (low..high).contains(&offset) => {}
             Ok(_) => return Ok(Err(LetterFault::OriginGone)),
-            Err(error) => return fault_of(error.rdkafka_error_code()).map_or_else(|| Err(error.into()), |fault| Ok(Err(fault))),
+            Err(error) => {
+                return fault_of(error.rdkafka_error_code())
+                    .map_or_else(|| Err(error.into()), |fault| Ok(Err(fault)));
+            }
         }
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
@@ -89,7 +108,10 @@ impl<'c> Origins<'c> {
     }
 }
 
-fn wait_for(queue: &Queue, wanted: (&str, i32, i64)) -> Result<Result<Opened, LetterFault>, DeadLetterError> {
+fn wait_for(
+    queue: &Queue,
+    wanted: (&str, i32, i64),
+) -> Result<Result<Opened, LetterFault>, DeadLetterError> {
     let (mut batch, asked) = (Batch::default(), Instant::now());
     while asked.elapsed() < SILENCE {
         batch.fill(queue, 1, WAIT);
@@ -104,7 +126,10 @@ fn wait_for(queue: &Queue, wanted: (&str, i32, i64)) -> Result<Result<Opened, Le
     Err(DeadLetterError::Silent)
 }
 
-fn look(message: &Message<'_>, (topic, partition, offset): (&str, i32, i64)) -> Result<Polled, DeadLetterError> {
+fn look(
+    message: &Message<'_>,
+    (topic, partition, offset): (&str, i32, i64),
+) -> Result<Polled, DeadLetterError> {
     if (message.topic(), message.partition()) != (topic, partition) {
         return Ok(Polled::Nothing);
     }
@@ -121,8 +146,13 @@ fn look(message: &Message<'_>, (topic, partition, offset): (&str, i32, i64)) -> 
             let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
             let mut headers = Vec::new();
             message.headers(&mut headers);
-            let headers = headers.into_iter().map(|(name, value)| (name.to_vec(), owned(value))).collect();
-            Ok(Polled::Record(Opened { key: owned(message.key()), value: owned(message.value()), headers }))
+            let headers =
+                headers.into_iter().map(|(name, value)| (name.to_vec(), owned(value))).collect();
+            Ok(Polled::Record(Opened {
+                key: owned(message.key()),
+                value: owned(message.value()),
+                headers,
+            }))
         }
     }
 }
@@ -131,8 +161,13 @@ fn look(message: &Message<'_>, (topic, partition, offset): (&str, i32, i64)) -> 
 fn fault_of(code: Option<Code>) -> Option<LetterFault> {
     match code? {
         code if is_authorization(code) => Some(LetterFault::OriginDenied),
-        Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition | Code::InvalidTopic => Some(LetterFault::OriginGone),
-        Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::PartitionEOF => Some(LetterFault::OriginGone),
+        Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::UnknownTopicOrPartition
+        | Code::InvalidTopic => Some(LetterFault::OriginGone),
+        Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::PartitionEOF => {
+            Some(LetterFault::OriginGone)
+        }
         _ => None,
     }
 }

@@ -45,12 +45,18 @@ pub struct FoundLetter {
     pub letter: Option<Letter>,
 }
 
-/// A consumer that joins no group and decides itself where to read: an offset that is not there is an error.
-pub(super) fn consumer(config: &Config, group: &str) -> Result<Registered<Consumer>, DeadLetterError> {
+/// A consumer that joins no group and decides itself where to read: an offset that is not there is
+/// an error.
+pub(super) fn consumer(
+    config: &Config,
+    group: &str,
+) -> Result<Registered<Consumer>, DeadLetterError> {
     let group = format!("{}.{group}", config.kafka.group_id);
     let mut own = vec![("group.id", &*group), ("enable.partition.eof", "true")];
-    // Letters may be large and many: what waits in memory is bounded, unless the user says otherwise.
-    for (name, value) in [("queued.max.messages.kbytes", "16384"), ("fetch.max.bytes", "16777216")] {
+    // Letters may be large and many: what waits in memory is bounded, unless the user says
+    // otherwise.
+    for (name, value) in [("queued.max.messages.kbytes", "16384"), ("fetch.max.bytes", "16777216")]
+    {
         if !config.kafka.consumer.contains_key(name) {
             own.push((name, value));
         }
@@ -75,7 +81,11 @@ pub(super) struct Range {
 pub(super) fn ranges(consumer: &Consumer, topic: &str) -> Result<Vec<Range>, DeadLetterError> {
     // All topics: asking for one by name may create it.
     let metadata = consumer.fetch_metadata(None, REQUEST)?;
-    let found = metadata.topics().iter().find(|t| t.name() == topic).ok_or_else(|| DeadLetterError::NoTopic(topic.to_owned()))?;
+    let found = metadata
+        .topics()
+        .iter()
+        .find(|t| t.name() == topic)
+        .ok_or_else(|| DeadLetterError::NoTopic(topic.to_owned()))?;
     let mut ranges = Vec::with_capacity(found.partitions().len());
     for partition in found.partitions() {
         let (low, high) = consumer.fetch_watermarks(topic, partition.id(), REQUEST)?;
@@ -84,12 +94,16 @@ pub(super) fn ranges(consumer: &Consumer, topic: &str) -> Result<Vec<Range>, Dea
     Ok(ranges)
 }
 
-/// Reads every committed dead letter there is now, partition by partition in order of offset. `from`: only that partition, from that offset on.
-/// `each` says whether to go on.
+/// Reads every committed dead letter there is now, partition by partition in order of offset.
+/// `from`: only that partition, from that offset on. `each` says whether to go on.
 ///
 /// # Errors
 /// [`DeadLetterError`], `each`'s included.
-pub fn read(config: &Config, from: Option<LetterPlace>, mut each: impl FnMut(FoundLetter) -> Result<bool, DeadLetterError>) -> Result<(), DeadLetterError> {
+pub fn read(
+    config: &Config,
+    from: Option<LetterPlace>,
+    mut each: impl FnMut(FoundLetter) -> Result<bool, DeadLetterError>,
+) -> Result<(), DeadLetterError> {
     let topic = &config.pipeline.dead_letter_topic;
     let consumer = consumer(config, "dlq-list")?;
     let mut list = TopicPartitionList::new();
@@ -113,8 +127,10 @@ pub fn read(config: &Config, from: Option<LetterPlace>, mut each: impl FnMut(Fou
         match consumer.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
                 heard = Instant::now();
-                let place = LetterPlace { partition: message.partition(), offset: message.offset() };
-                if !each(FoundLetter { place, letter: message.payload().and_then(Letter::parse) })? {
+                let place =
+                    LetterPlace { partition: message.partition(), offset: message.offset() };
+                if !each(FoundLetter { place, letter: message.payload().and_then(Letter::parse) })?
+                {
                     return Ok(());
                 }
             }
@@ -146,7 +162,12 @@ pub fn find(config: &Config, place: LetterPlace) -> Result<Letter, DeadLetterErr
 ///
 /// # Errors
 /// [`DeadLetterError::Letter`], or the brokers do not answer.
-pub fn record(config: &Config, place: LetterPlace, letter: &Letter, keys: &dyn KeySource) -> Result<Opened, DeadLetterError> {
+pub fn record(
+    config: &Config,
+    place: LetterPlace,
+    letter: &Letter,
+    keys: &dyn KeySource,
+) -> Result<Opened, DeadLetterError> {
     let record = Origins::new(config).record(letter, &keys.keyring(), &mut Opener::default())?;
     record.map_err(|fault| DeadLetterError::Letter { place, fault })
 }
@@ -155,8 +176,14 @@ pub fn record(config: &Config, place: LetterPlace, letter: &Letter, keys: &dyn K
 ///
 /// # Errors
 /// [`DeadLetterError::Letter`]; of a stub `origin_gone`.
-pub fn open(found: &FoundLetter, letter: &Letter, keys: &dyn KeySource) -> Result<Opened, DeadLetterError> {
+pub fn open(
+    found: &FoundLetter,
+    letter: &Letter,
+    keys: &dyn KeySource,
+) -> Result<Opened, DeadLetterError> {
     let fault = |fault| DeadLetterError::Letter { place: found.place, fault };
-    let opened = letter.open(&keys.keyring(), &mut Opener::default()).map_err(|error| fault(LetterFault::Open(error)))?;
+    let opened = letter
+        .open(&keys.keyring(), &mut Opener::default())
+        .map_err(|error| fault(LetterFault::Open(error)))?;
     opened.ok_or_else(|| fault(LetterFault::OriginGone))
 }

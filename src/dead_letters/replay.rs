@@ -1,5 +1,6 @@
-//! Dead letters through the schemas in force, letter by letter: each into its sanitized topic, or back to the end of the dead-letter topic with its
-//! new reason, or passed by. What a transaction holds and how far the replay is commit together.
+//! Dead letters through the schemas in force, letter by letter: each into its sanitized topic, or
+//! back to the end of the dead-letter topic with its new reason, or passed by. What a transaction
+//! holds and how far the replay is commit together.
 
 mod batch;
 mod span;
@@ -65,8 +66,9 @@ pub struct PassedBy {
     pub origin: Option<(String, i32, i64)>,
 }
 
-/// Replays what `selection` names. Outputs and the replay group's offsets commit together: a replay that is interrupted or run twice brings no
-/// record twice, `selection.only` and `selection.from` apart, which say what to bring whatever was brought before. `progress` hears of each commit and
+/// Replays what `selection` names. Outputs and the replay group's offsets commit together: a replay
+/// that is interrupted or run twice brings no record twice, `selection.only` and `selection.from`
+/// apart, which say what to bring whatever was brought before. `progress` hears of each commit and
 /// of the letters that it passed by.
 ///
 /// # Errors
@@ -82,7 +84,8 @@ pub fn replay(
     // A topic that is missing or does not fit is a matter of its letters.
     let topics = Topics::connect(&config.kafka)?;
     let facts = preflight::examine(&topics, schemas, topic)?.facts;
-    let limits: HashMap<String, TopicLimits> = facts.iter().map(|(name, facts)| (name.clone(), TopicLimits::from(facts))).collect();
+    let limits: HashMap<String, TopicLimits> =
+        facts.iter().map(|(name, facts)| (name.clone(), TopicLimits::from(facts))).collect();
     let dead_letters = *limits.get(topic).ok_or_else(|| DeadLetterError::NoTopic(topic.clone()))?;
     // Fenced in before the offsets are read: no other replay commits afterwards.
     let writer = Writer::new(config, facts.values().map(|f| f.max_message_bytes))?;
@@ -91,7 +94,12 @@ pub fn replay(
     let spans = span::spans(&ranges, &committed(&consumer, topic, &ranges)?, selection)?;
     for span in &spans {
         if let Some(from) = span.expired_from {
-            tracing::warn!(partition = span.partition, from, to = span.start, "the topic's retention took dead letters that were never replayed");
+            tracing::warn!(
+                partition = span.partition,
+                from,
+                to = span.start,
+                "the topic's retention took dead letters that were never replayed"
+            );
         }
     }
     let limit = Limits { input: config.pipeline.max_record_bytes, ..Limits::default() };
@@ -124,7 +132,11 @@ pub fn replay(
 }
 
 /// Where the last replay ended, by partition.
-fn committed(consumer: &Consumer, topic: &str, ranges: &[read::Range]) -> Result<BTreeMap<i32, i64>, DeadLetterError> {
+fn committed(
+    consumer: &Consumer,
+    topic: &str,
+    ranges: &[read::Range],
+) -> Result<BTreeMap<i32, i64>, DeadLetterError> {
     let mut list = TopicPartitionList::new();
     for range in ranges {
         list.add_partition(topic, range.partition);
@@ -192,8 +204,13 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn run(&mut self, spans: &[Span], progress: &mut dyn FnMut(&Replayed, &[PassedBy])) -> Result<(), DeadLetterError> {
-        let ends: BTreeMap<i32, i64> = spans.iter().map(|span| (span.partition, span.end)).collect();
+    fn run(
+        &mut self,
+        spans: &[Span],
+        progress: &mut dyn FnMut(&Replayed, &[PassedBy]),
+    ) -> Result<(), DeadLetterError> {
+        let ends: BTreeMap<i32, i64> =
+            spans.iter().map(|span| (span.partition, span.end)).collect();
         let consumer = self.consumer.shared().clone();
         let mut open = self.read_from_base(&ends)?;
         let mut heard = Instant::now();
@@ -202,7 +219,8 @@ impl Replay<'_> {
             match consumer.poll(if open.is_empty() { Duration::ZERO } else { POLL }) {
                 Some(Ok(message)) => {
                     heard = Instant::now();
-                    let place = LetterPlace { partition: message.partition(), offset: message.offset() };
+                    let place =
+                        LetterPlace { partition: message.partition(), offset: message.offset() };
                     // What is rejected again comes behind the end: it is for the next replay.
                     let end = ends.get(&place.partition).copied().unwrap_or(0);
                     if place.offset < end {
@@ -216,8 +234,12 @@ impl Replay<'_> {
                     heard = Instant::now();
                     open.remove(&partition);
                 }
-                Some(Err(error)) if read::is_expired(&error) => return Err(DeadLetterError::Expired),
-                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_authorization) => return Err(error.into()),
+                Some(Err(error)) if read::is_expired(&error) => {
+                    return Err(DeadLetterError::Expired);
+                }
+                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_authorization) => {
+                    return Err(error.into());
+                }
                 _ if heard.elapsed() > SILENCE => return Err(DeadLetterError::Silent),
                 _ => {}
             }
@@ -241,8 +263,17 @@ impl Replay<'_> {
     fn read_from_base(&self, ends: &BTreeMap<i32, i64>) -> Result<BTreeSet<i32>, DeadLetterError> {
         let mut list = TopicPartitionList::new();
         let mut open = BTreeSet::new();
-        for (partition, offset) in self.batch.base().iter().filter(|(partition, offset)| ends.get(partition).is_some_and(|end| *offset < end)) {
-            list.add_partition_offset(&self.config.pipeline.dead_letter_topic, *partition, Offset::Offset(*offset))?;
+        for (partition, offset) in self
+            .batch
+            .base()
+            .iter()
+            .filter(|(partition, offset)| ends.get(partition).is_some_and(|end| *offset < end))
+        {
+            list.add_partition_offset(
+                &self.config.pipeline.dead_letter_topic,
+                *partition,
+                Offset::Offset(*offset),
+            )?;
             open.insert(*partition);
         }
         self.consumer.assign(&list)?;
@@ -277,7 +308,11 @@ impl Replay<'_> {
     }
 
     /// `Err` within: it does not go.
-    fn one(&mut self, place: LetterPlace, letter: &Letter) -> Result<Result<(), LetterFault>, Stop> {
+    fn one(
+        &mut self,
+        place: LetterPlace,
+        letter: &Letter,
+    ) -> Result<Result<(), LetterFault>, Stop> {
         let verdict = self.condemned.get(&place).copied();
         if let Some(Verdict::PassBy(fault)) = verdict {
             return Ok(Err(fault));
@@ -287,57 +322,117 @@ impl Replay<'_> {
             Err(fault) => return Ok(Err(fault)),
         };
         let headers = opened.headers();
-        let (key, value, topic) = (opened.key.as_deref(), opened.value.as_deref(), Some(letter.topic.as_str()));
+        let (key, value, topic) =
+            (opened.key.as_deref(), opened.value.as_deref(), Some(letter.topic.as_str()));
         let record = Record { key, value, headers: &headers, topic, now: unix_seconds() };
         if verdict == Some(Verdict::Again) {
             return self.again(letter, &record, DeadLetterReason::BrokerRefused, "").map(Ok);
         }
         match self.protector.protect(&record, std::iter::empty(), self.keys)? {
             Ok(schema) => self.produce(letter, &record, schema),
-            Err(reject) => self.again(letter, &record, DeadLetterReason::Rejected(reject.code), reject.schema.as_deref().unwrap_or("")).map(Ok),
+            Err(reject) => self
+                .again(
+                    letter,
+                    &record,
+                    DeadLetterReason::Rejected(reject.code),
+                    reject.schema.as_deref().unwrap_or(""),
+                )
+                .map(Ok),
         }
     }
 
-    fn produce(&mut self, letter: &Letter, record: &Record<'_>, schema: usize) -> Result<Result<(), LetterFault>, Stop> {
+    fn produce(
+        &mut self,
+        letter: &Letter,
+        record: &Record<'_>,
+        schema: usize,
+    ) -> Result<Result<(), LetterFault>, Stop> {
         let schemas = self.protector.schemas().clone();
         let label = &schemas.schemas()[schema].label;
-        let Some(to) = schemas.routes().find(|(from, _)| *from == letter.topic).map(|(_, to)| to) else {
-            return self.again(letter, record, DeadLetterReason::Rejected(RejectCode::NoSchema), "").map(Ok);
+        let Some(to) = schemas.routes().find(|(from, _)| *from == letter.topic).map(|(_, to)| to)
+        else {
+            return self
+                .again(letter, record, DeadLetterReason::Rejected(RejectCode::NoSchema), "")
+                .map(Ok);
         };
         let Some(limits) = self.limits.get(to) else { return Ok(Err(LetterFault::NoTopic)) };
         let outgoing = Outgoing::new(record, self.protector.output(), label, letter.time);
         match outgoing.unfit(limits, letter.partition, unix_millis()) {
             None => {}
             Some(Unfit::Partition) => return Ok(Err(LetterFault::NoPartition)),
-            Some(Unfit::TooLarge) => return self.again(letter, record, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), label).map(Ok),
-            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.again(letter, record, DeadLetterReason::BrokerRefused, label).map(Ok),
+            Some(Unfit::TooLarge) => {
+                return self
+                    .again(
+                        letter,
+                        record,
+                        DeadLetterReason::Rejected(RejectCode::OutputTooLarge),
+                        label,
+                    )
+                    .map(Ok);
+            }
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => {
+                return self.again(letter, record, DeadLetterReason::BrokerRefused, label).map(Ok);
+            }
         }
-        let headers = outgoing.native_headers(|| native(record)).ok_or(DeadLetterError::OutOfMemory)?;
+        let headers =
+            outgoing.native_headers(|| native(record)).ok_or(DeadLetterError::OutOfMemory)?;
         let bytes = outgoing.value.map_or(0, <[u8]>::len);
-        if self.writer.produce(to, letter.partition, outgoing.timestamp().0, outgoing.key, outgoing.value, headers)? {
+        if self.writer.produce(
+            to,
+            letter.partition,
+            outgoing.timestamp().0,
+            outgoing.key,
+            outgoing.value,
+            headers,
+        )? {
             self.batch.count(bytes);
             self.batch.done.protected += 1;
             return Ok(Ok(()));
         }
-        self.again(letter, record, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), label).map(Ok)
+        self.again(letter, record, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), label)
+            .map(Ok)
     }
 
-    /// Rejected again: a new letter at the end of the topic, from the same origin, with the new reason.
-    fn again(&mut self, letter: &Letter, record: &Record<'_>, reason: DeadLetterReason, schema: &str) -> Result<(), Stop> {
+    /// Rejected again: a new letter at the end of the topic, from the same origin, with the new
+    /// reason.
+    fn again(
+        &mut self,
+        letter: &Letter,
+        record: &Record<'_>,
+        reason: DeadLetterReason,
+        schema: &str,
+    ) -> Result<(), Stop> {
         let ring = self.keys.keyring();
-        let key = letter::sealing_key(&ring).ok_or_else(|| KeyFault("there is no key for dead letters".to_owned()))?;
+        let key = letter::sealing_key(&ring)
+            .ok_or_else(|| KeyFault("there is no key for dead letters".to_owned()))?;
         let Letter { topic, partition, offset, time, .. } = letter;
-        let metadata = LetterMetadata { reason: reason.as_str(), topic, partition: *partition, offset: *offset, time: *time, schema };
-        let original = LetterRecord { key: record.key, value: record.value, headers: record.headers };
-        let mut sealed = letter::seal(key, &metadata, &original, self.dead_letters.max_message_bytes, &mut self.nonces)?;
+        let metadata = LetterMetadata {
+            reason: reason.as_str(),
+            topic,
+            partition: *partition,
+            offset: *offset,
+            time: *time,
+            schema,
+        };
+        let original =
+            LetterRecord { key: record.key, value: record.value, headers: record.headers };
+        let mut sealed = letter::seal(
+            key,
+            &metadata,
+            &original,
+            self.dead_letters.max_message_bytes,
+            &mut self.nonces,
+        )?;
         let name = &self.config.pipeline.dead_letter_topic;
         let to = letter.partition % self.dead_letters.partitions.max(1);
         let no_headers = || Headers::new(0).ok_or(DeadLetterError::OutOfMemory);
-        let mut produced = self.writer.produce(name, to, 0, None, Some(&sealed.value), no_headers()?)?;
+        let mut produced =
+            self.writer.produce(name, to, 0, None, Some(&sealed.value), no_headers()?)?;
         if !produced && !sealed.stub {
             // The client takes less than the topic: a setting of the user's.
             sealed = letter::stub(key, &metadata, &original)?;
-            produced = self.writer.produce(name, to, 0, None, Some(&sealed.value), no_headers()?)?;
+            produced =
+                self.writer.produce(name, to, 0, None, Some(&sealed.value), no_headers()?)?;
         }
         if !produced {
             return Err(Stop::Transaction(Fault::Refused));
@@ -357,7 +452,11 @@ impl Replay<'_> {
             return Ok(());
         }
         // Letters that are named one by one leave the place where the next replay starts.
-        let offsets = if self.selection.only.is_empty() { Some(self.batch.offsets(&self.config.pipeline.dead_letter_topic)?) } else { None };
+        let offsets = if self.selection.only.is_empty() {
+            Some(self.batch.offsets(&self.config.pipeline.dead_letter_topic)?)
+        } else {
+            None
+        };
         self.writer.commit(&self.consumer, offsets)?;
         self.singles = self.singles.saturating_sub(self.batch.letters());
         let (done, passed) = self.batch.committed();
@@ -369,16 +468,23 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The transaction failed: its letters are read again, one in each transaction if the topic refuses one of them.
+    /// The transaction failed: its letters are read again, one in each transaction if the topic
+    /// refuses one of them.
     fn give_back(&mut self, fault: Fault) -> Result<(), DeadLetterError> {
         let verdict = match fault {
             Fault::Refused => Verdict::Again,
-            Fault::Blocked(Obstacle::TopicDenied | Obstacle::TopicMissing) => Verdict::PassBy(LetterFault::NoTopic),
+            Fault::Blocked(Obstacle::TopicDenied | Obstacle::TopicMissing) => {
+                Verdict::PassBy(LetterFault::NoTopic)
+            }
             fault => return Err(DeadLetterError::Undelivered(fault)),
         };
         match self.batch.only_letter() {
             Some(place) => {
-                let verdict = if self.condemned.contains_key(&place) { Verdict::PassBy(LetterFault::Refused) } else { verdict };
+                let verdict = if self.condemned.contains_key(&place) {
+                    Verdict::PassBy(LetterFault::Refused)
+                } else {
+                    verdict
+                };
                 self.condemned.insert(place, verdict);
                 self.singles = self.singles.max(1);
             }
@@ -390,7 +496,11 @@ impl Replay<'_> {
 
     /// Letters that were named and are not there.
     fn name_absent(&mut self, progress: &mut dyn FnMut(&Replayed, &[PassedBy])) {
-        let absent: Vec<PassedBy> = self.named.iter().map(|place| PassedBy { place: *place, fault: LetterFault::NotThere, origin: None }).collect();
+        let absent: Vec<PassedBy> = self
+            .named
+            .iter()
+            .map(|place| PassedBy { place: *place, fault: LetterFault::NotThere, origin: None })
+            .collect();
         if !absent.is_empty() {
             self.done.passed_by += absent.len();
             progress(&self.done, &absent);

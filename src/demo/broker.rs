@@ -1,7 +1,9 @@
-//! The embedded broker: krafka's, behind a small translator for the two requests that librdkafka speaks in older versions than it.
+//! The embedded broker: krafka's, behind a small translator for the two requests that librdkafka
+//! speaks in older versions than it.
 //!
-//! librdkafka sends EndTxn v1 and TxnOffsetCommit v3. The broker answers EndTxn from v3 on and TxnOffsetCommit from v5 on; their bodies differ by
-//! the compact encoding of one string, and not at all.
+//! librdkafka sends EndTxn v1 and TxnOffsetCommit v3. The broker answers EndTxn from v3 on and
+//! TxnOffsetCommit from v5 on; their bodies differ by the compact encoding of one string, and not
+//! at all.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,7 +32,8 @@ pub(super) struct Broker {
 impl Broker {
     /// Starts it on free ports of the loopback interface.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let inner = runtime.block_on(FakeBroker::start())?;
         let broker: SocketAddr = inner.bootstrap_servers().parse()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
@@ -65,7 +68,9 @@ async fn translate(client: TcpStream, broker: SocketAddr) -> io::Result<()> {
     let requests = async move {
         loop {
             let mut frame = read_frame(&mut from_client).await?;
-            let Some((api, id)) = raise(&mut frame) else { return Err(io::ErrorKind::InvalidData.into()) };
+            let Some((api, id)) = raise(&mut frame) else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
             asked.lock().unwrap_or_else(PoisonError::into_inner).insert(id, api);
             write_frame(&mut to_server, &frame).await?;
         }
@@ -73,7 +78,8 @@ async fn translate(client: TcpStream, broker: SocketAddr) -> io::Result<()> {
     let responses = async move {
         loop {
             let mut frame = read_frame(&mut from_server).await?;
-            let api = i32_at(&frame, 0).and_then(|id| answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+            let api = i32_at(&frame, 0)
+                .and_then(|id| answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
             if api == Some(END_TXN) && frame.len() >= 11 {
                 // Without the tagged fields of the header (byte 4) and the body (the end).
                 frame.remove(4);
@@ -85,7 +91,8 @@ async fn translate(client: TcpStream, broker: SocketAddr) -> io::Result<()> {
     tokio::select! { end = requests => end, end = responses => end }
 }
 
-/// Rewrites a request to the version the broker has. Its API key and correlation id; `None` when it is too short.
+/// Rewrites a request to the version the broker has. Its API key and correlation id; `None` when it
+/// is too short.
 fn raise(frame: &mut Vec<u8>) -> Option<(i16, i32)> {
     let (api, version, id) = (i16_at(frame, 0)?, i16_at(frame, 2)?, i32_at(frame, 4)?);
     if api == TXN_OFFSET_COMMIT {
@@ -96,7 +103,8 @@ fn raise(frame: &mut Vec<u8>) -> Option<(i16, i32)> {
         let name = usize::try_from(i16_at(frame, body)?).ok()?;
         let mut raised = frame.get(..body)?.to_vec();
         raised[2..4].copy_from_slice(&3_i16.to_be_bytes());
-        // No tagged fields in the header; the compact string's length; the rest; no tagged fields in the body.
+        // No tagged fields in the header; the compact string's length; the rest; no tagged fields
+        // in the body.
         raised.push(0);
         varint(name + 1, &mut raised);
         raised.extend_from_slice(frame.get(body + 2..)?);
@@ -115,7 +123,10 @@ fn varint(mut n: usize, into: &mut Vec<u8>) {
 }
 
 async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(from.read_i32().await?).ok().filter(|n| *n <= MAX_FRAME).ok_or(io::ErrorKind::InvalidData)?;
+    let length = usize::try_from(from.read_i32().await?)
+        .ok()
+        .filter(|n| *n <= MAX_FRAME)
+        .ok_or(io::ErrorKind::InvalidData)?;
     let mut frame = vec![0; length];
     from.read_exact(&mut frame).await?;
     Ok(frame)
@@ -142,9 +153,17 @@ mod tests {
 
     #[test]
     fn an_old_end_of_a_transaction_becomes_a_flexible_one() {
-        let mut frame = vec![0, 26, 0, 1, 0, 0, 0, 7, 0, 1, b'c', 0, 2, b't', b'x', 0, 0, 0, 0, 0, 0, 0, 9, 0, 3, 1];
+        let mut frame = vec![
+            0, 26, 0, 1, 0, 0, 0, 7, 0, 1, b'c', 0, 2, b't', b'x', 0, 0, 0, 0, 0, 0, 0, 9, 0, 3, 1,
+        ];
         assert_eq!(raise(&mut frame), Some((END_TXN, 7)));
-        assert_eq!(frame, [0, 26, 0, 3, 0, 0, 0, 7, 0, 1, b'c', 0, 3, b't', b'x', 0, 0, 0, 0, 0, 0, 0, 9, 0, 3, 1, 0]);
+        assert_eq!(
+            frame,
+            [
+                0, 26, 0, 3, 0, 0, 0, 7, 0, 1, b'c', 0, 3, b't', b'x', 0, 0, 0, 0, 0, 0, 0, 9, 0,
+                3, 1, 0
+            ]
+        );
         assert_eq!(raise(&mut vec![0, 26, 0]), None);
         assert_eq!(raise(&mut vec![0, 26, 0, 1, 0, 0, 0, 7, 0, 9]), None);
     }

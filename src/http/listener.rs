@@ -1,4 +1,5 @@
-//! Connections that are bounded in number and in time: a client that holds one open, reads slowly or says nothing keeps nobody else away for long.
+//! Connections that are bounded in number and in time: a client that holds one open, reads slowly
+//! or says nothing keeps nobody else away for long.
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,10 +40,20 @@ impl Listener for Bounded {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            // The semaphore is never closed; where it were, nobody would be counted, but everybody timed.
+            // The semaphore is never closed; where it were, nobody would be counted, but everybody
+            // timed.
             let permit = self.permits.clone().acquire_owned().await.ok();
             match self.listener.accept().await {
-                Ok((stream, address)) => return (Connection { stream, life: Box::pin(tokio::time::sleep(self.life)), _permit: permit }, address),
+                Ok((stream, address)) => {
+                    return (
+                        Connection {
+                            stream,
+                            life: Box::pin(tokio::time::sleep(self.life)),
+                            _permit: permit,
+                        },
+                        address,
+                    );
+                }
                 Err(error) => {
                     tracing::warn!(%error, "HTTP connection not accepted");
                     tokio::time::sleep(PAUSE).await;
@@ -65,19 +76,31 @@ pub(super) struct Connection {
 
 impl Connection {
     fn is_over(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.life.as_mut().poll(cx).is_ready() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+        if self.life.as_mut().poll(cx).is_ready() {
+            Err(io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.is_over(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.is_over(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

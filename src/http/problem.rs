@@ -7,7 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-/// An error answer. `code` is for programs and stays, `detail` is for people; neither carries payload.
+/// An error answer. `code` is for programs and stays, `detail` is for people; neither carries
+/// payload.
 #[derive(Debug, Serialize)]
 pub struct ProblemDetails {
     title: &'static str,
@@ -18,8 +19,17 @@ pub struct ProblemDetails {
 
 impl ProblemDetails {
     /// A problem of that status.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { title: status.canonical_reason().unwrap_or("Error"), status: status.as_u16(), code, detail: detail.into() }
+    pub fn new(
+        status: StatusCode,
+        code: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code,
+            detail: detail.into(),
+        }
     }
 }
 

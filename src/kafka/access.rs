@@ -1,8 +1,10 @@
-//! How clients authenticate, and what becomes of it: passwords that change while they run, certificates that are renewed, tokens that end, brokers that refuse.
+//! How clients authenticate, and what becomes of it: passwords that change while they run,
+//! certificates that are renewed, tokens that end, brokers that refuse.
 //!
-//! A client is made of the properties that `Access::apply` completes, and registered, so that it gets new credentials; its errors come to a `Reporter`. The list of
-//! accesses belongs to the process, as librdkafka's clients do: every part that makes a client has the configuration, and none knows the others. [`watch`](watch()) looks
-//! after them.
+//! A client is made of the properties that `Access::apply` completes, and registered, so that it
+//! gets new credentials; its errors come to a `Reporter`. The list of accesses belongs to the
+//! process, as librdkafka's clients do: every part that makes a client has the configuration, and
+//! none knows the others. [`watch`](watch()) looks after them.
 
 mod fault;
 mod files;
@@ -36,8 +38,17 @@ pub(crate) const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
 /// Names of the mechanism's property: librdkafka's, and its alias.
 const MECHANISM: [&str; 2] = ["sasl.mechanisms", "sasl.mechanism"];
 /// Properties that decide whether a broker takes a connection, by the start of their names.
-const SECURITY: [&str; 9] =
-    ["bootstrap.servers", "security.", "sasl.", "ssl.", "https.", "enable.ssl.", "enable.sasl.", "client.dns.lookup", "broker.address."];
+const SECURITY: [&str; 9] = [
+    "bootstrap.servers",
+    "security.",
+    "sasl.",
+    "ssl.",
+    "https.",
+    "enable.ssl.",
+    "enable.sasl.",
+    "client.dns.lookup",
+    "broker.address.",
+];
 
 /// The credentials of one side, as they are now.
 pub(crate) struct Access {
@@ -83,17 +94,27 @@ fn all() -> Vec<Arc<Access>> {
 
 impl Key {
     fn of(kafka: &Kafka, side: Side) -> Self {
-        let Properties { values, files } = if side == Side::Consumer { &kafka.consumer } else { &kafka.producer };
+        let Properties { values, files } =
+            if side == Side::Consumer { &kafka.consumer } else { &kafka.producer };
         let is_security = |name: &str| SECURITY.iter().any(|start| name.starts_with(start));
-        let mut properties: BTreeMap<String, String> =
-            values.iter().filter(|(name, _)| is_security(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut properties: BTreeMap<String, String> = values
+            .iter()
+            .filter(|(name, _)| is_security(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
         properties.insert("bootstrap.servers".to_owned(), kafka.bootstrap_servers.clone());
-        let files = files.iter().filter(|(name, _)| is_security(name)).map(|(name, path)| (name.clone(), path.clone())).collect();
+        let files = files
+            .iter()
+            .filter(|(name, _)| is_security(name))
+            .map(|(name, path)| (name.clone(), path.clone()))
+            .collect();
         Self { properties, files, region: kafka.aws_region.clone() }
     }
 
     fn protocol(&self) -> String {
-        self.properties.get("security.protocol").map_or_else(|| "plaintext".to_owned(), |protocol| protocol.to_ascii_lowercase())
+        self.properties
+            .get("security.protocol")
+            .map_or_else(|| "plaintext".to_owned(), |protocol| protocol.to_ascii_lowercase())
     }
 
     fn mechanism(&self) -> Option<&str> {
@@ -143,12 +164,14 @@ impl Access {
     /// Makes of the user's properties those of librdkafka, with the credentials as they are now.
     pub(crate) fn apply(&self, properties: &mut BTreeMap<String, String>) {
         if let Some(taken) = &lock(&self.state).taken {
-            properties.extend(taken.values.iter().map(|(name, value)| (name.clone(), value.to_string())));
+            properties
+                .extend(taken.values.iter().map(|(name, value)| (name.clone(), value.to_string())));
         }
         translate(properties);
     }
 
-    /// Gets ready what a new client of this access needs at once. Blocks while AWS is asked for credentials, where it is.
+    /// Gets ready what a new client of this access needs at once. Blocks while AWS is asked for
+    /// credentials, where it is.
     pub(crate) fn prepare(&self) {
         #[cfg(feature = "aws-kms")]
         if let Some(tokens) = &self.tokens {
@@ -161,19 +184,30 @@ impl Access {
         Arc::new(Reporter::new(self.clone(), client.into()))
     }
 
-    /// Changes that a client in use could not take over: one that was made before has old certificates.
+    /// Changes that a client in use could not take over: one that was made before has old
+    /// certificates.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Registers a client of rust-rdkafka whose properties were completed after [`Access::generation`] told `generation`. `unpolled`: nobody polls its main queue.
-    pub(crate) fn register(self: &Arc<Self>, client: Arc<dyn Alive>, generation: u64, unpolled: Option<Arc<dyn Listener>>) -> Member {
+    /// Registers a client of rust-rdkafka whose properties were completed after
+    /// [`Access::generation`] told `generation`. `unpolled`: nobody polls its main queue.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        client: Arc<dyn Alive>,
+        generation: u64,
+        unpolled: Option<Arc<dyn Listener>>,
+    ) -> Member {
         let registration = Registration::new(client, self.id, unpolled, |handle| self.give(handle));
         Member { access: self.clone(), generation, _registration: registration }
     }
 
     /// [`Access::register`] for a producer of ours, which holds its registration itself.
-    pub(crate) fn register_producer(self: &Arc<Self>, producer: &mut NativeProducer, generation: u64) -> Member {
+    pub(crate) fn register_producer(
+        self: &Arc<Self>,
+        producer: &mut NativeProducer,
+        generation: u64,
+    ) -> Member {
         producer.register(self.id, |handle| self.give(handle));
         Member { access: self.clone(), generation, _registration: None }
     }
@@ -193,19 +227,28 @@ impl Access {
     fn credentials(&self) -> Option<(CString, CString)> {
         let state = lock(&self.state);
         let taken = &state.taken.as_ref()?.values;
-        let value = |name: &str| taken.get(name).map(|value| value.as_str()).or_else(|| self.key.properties.get(name).map(String::as_str));
+        let value = |name: &str| {
+            taken
+                .get(name)
+                .map(|value| value.as_str())
+                .or_else(|| self.key.properties.get(name).map(String::as_str))
+        };
         let is_file = |name: &str| taken.contains_key(name);
         let has_password = self.mechanism == "PLAIN" || self.mechanism.starts_with("SCRAM-");
         if !has_password || !(is_file("sasl.username") || is_file("sasl.password")) {
             return None;
         }
-        Some((CString::new(value("sasl.username")?).ok()?, CString::new(value("sasl.password")?).ok()?))
+        Some((
+            CString::new(value("sasl.username")?).ok()?,
+            CString::new(value("sasl.password")?).ok()?,
+        ))
     }
 }
 
 /// librdkafka does not know our mechanism.
 fn translate(properties: &mut BTreeMap<String, String>) {
-    if MECHANISM.iter().any(|name| properties.get(*name).is_some_and(|value| value == AWS_MSK_IAM)) {
+    if MECHANISM.iter().any(|name| properties.get(*name).is_some_and(|value| value == AWS_MSK_IAM))
+    {
         MECHANISM.iter().for_each(|name| drop(properties.remove(*name)));
         properties.insert(MECHANISM[0].to_owned(), "OAUTHBEARER".to_owned());
     }
@@ -219,7 +262,8 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Whether certificates, or other settings that librdkafka reads once, have changed since this client was made: make a new one.
+    /// Whether certificates, or other settings that librdkafka reads once, have changed since this
+    /// client was made: make a new one.
     pub(crate) fn is_outdated(&self) -> bool {
         self.access.generation() != self.generation
     }
@@ -267,7 +311,8 @@ mod tokens {
             })
         }
 
-        /// Makes a new token when the one there is has a fifth of its time left, and gives it to all clients.
+        /// Makes a new token when the one there is has a fifth of its time left, and gives it to
+        /// all clients.
         pub(super) fn renew_if_due(&self, access: &Access) {
             let mut signer = lock(&self.signer);
             if lock(&self.inner).due.is_some_and(|due| Instant::now() < due) {
@@ -276,7 +321,10 @@ mod tokens {
             match make(&mut signer, &self.region) {
                 Ok(token) => {
                     let left = token.expires.duration_since(SystemTime::now()).unwrap_or_default();
-                    *lock(&self.inner) = TokenState { due: Some(Instant::now() + left.mul_f64(0.8)), token: Some(token) };
+                    *lock(&self.inner) = TokenState {
+                        due: Some(Instant::now() + left.mul_f64(0.8)),
+                        token: Some(token),
+                    };
                     report::token_renewed(access);
                 }
                 Err(why) => {
@@ -295,10 +343,10 @@ mod tokens {
 
         pub(super) fn give(&self, handle: &Handle<'_>) {
             let inner = lock(&self.inner);
-            let given = inner
-                .token
-                .as_ref()
-                .is_some_and(|token| CString::new(token.text.as_str()).is_ok_and(|text| handle.set_token(&text, token.expires_ms(), PRINCIPAL)));
+            let given = inner.token.as_ref().is_some_and(|token| {
+                CString::new(token.text.as_str())
+                    .is_ok_and(|text| handle.set_token(&text, token.expires_ms(), PRINCIPAL))
+            });
             if !given {
                 handle.set_token_failure(c"no AWS credentials");
             }

@@ -1,4 +1,5 @@
-//! Calls that may not return: each runs on a thread beside the caller, who goes on without it after a while.
+//! Calls that may not return: each runs on a thread beside the caller, who goes on without it after
+//! a while.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -20,12 +21,19 @@ impl Calls {
     /// The thread cannot be started.
     pub(crate) fn start(name: &str) -> std::io::Result<Self> {
         let (calls, queue) = mpsc::channel::<Call>();
-        thread::Builder::new().name(name.to_owned()).spawn(move || queue.into_iter().for_each(|call| call()))?;
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || queue.into_iter().for_each(|call| call()))?;
         Ok(Self { calls, is_hung: AtomicBool::new(false) })
     }
 
-    /// The call's result; `None`: it did not return within `limit`, or one before it did not. It goes on, and nobody waits for it.
-    pub(crate) fn run<T: Send + 'static>(&self, limit: Duration, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    /// The call's result; `None`: it did not return within `limit`, or one before it did not. It
+    /// goes on, and nobody waits for it.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let (answer, answered) = mpsc::sync_channel(1);
         let call = move || {
             // Too late, and nobody listens any more.
@@ -66,7 +74,11 @@ mod tests {
         let (done, is_done) = mpsc::channel();
         assert_eq!(calls.run(SHORT, move || held.recv().is_ok()), None);
         assert!(calls.is_hung());
-        assert_eq!(calls.run(LONG, move || done.send(()).unwrap()), None, "nobody waits behind a call that hangs");
+        assert_eq!(
+            calls.run(LONG, move || done.send(()).unwrap()),
+            None,
+            "nobody waits behind a call that hangs"
+        );
         drop(calls);
         assert!(is_done.recv_timeout(SHORT).is_err());
         release.send(()).unwrap();

@@ -1,4 +1,5 @@
-//! Clients of rust-rdkafka: the one place where they are made ([`super::producer`] makes our own producers), so that each gets new credentials and tells why it is refused.
+//! Clients of rust-rdkafka: the one place where they are made ([`super::producer`] makes our own
+//! producers), so that each gets new credentials and tells why it is refused.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -34,7 +35,11 @@ impl ConsumerContext for Context {}
 /// Writes librdkafka's own lines, which carry names and codes, into our log.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error
+        | RDKafkaLogLevel::Warning => {
             tracing::warn!(target: "veilstream::librdkafka", facility, "{text}");
         }
         _ => tracing::debug!(target: "veilstream::librdkafka", facility, "{text}"),
@@ -86,8 +91,19 @@ pub(crate) type Consumer = BaseConsumer<Context>;
 ///
 /// # Errors
 /// librdkafka refuses the properties.
-pub(crate) fn consumer(kafka: &Kafka, name: &str, own: &[(&str, &str)]) -> Result<Registered<Consumer>, KafkaError> {
-    consumer_with(kafka, name, |config| config.extend(own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))), Context)
+pub(crate) fn consumer(
+    kafka: &Kafka,
+    name: &str,
+    own: &[(&str, &str)],
+) -> Result<Registered<Consumer>, KafkaError> {
+    consumer_with(
+        kafka,
+        name,
+        |config| {
+            config.extend(own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        },
+        Context,
+    )
 }
 
 /// [`consumer`] with a context of the caller's, who passes error events on to [`report`].
@@ -103,9 +119,11 @@ pub(crate) fn consumer_with<C: ConsumerContext + 'static>(
     let access = Access::of(kafka, Side::Consumer);
     access.prepare();
     let generation = access.generation();
-    let mut config: ClientConfig = settings::properties(kafka, Side::Consumer).into_iter().collect();
+    let mut config: ClientConfig =
+        settings::properties(kafka, Side::Consumer).into_iter().collect();
     own(&mut config);
-    let client: Arc<BaseConsumer<C>> = Arc::new(config.create_with_context(context(access.reporter(name)))?);
+    let client: Arc<BaseConsumer<C>> =
+        Arc::new(config.create_with_context(context(access.reporter(name)))?);
     let member = access.register(client.clone() as Arc<dyn Alive>, generation, None);
     Ok(Registered { member, client })
 }
@@ -139,7 +157,8 @@ pub(crate) fn admin(kafka: &Kafka) -> Result<Registered<AdminClient<Context>>, K
     let generation = access.generation();
     let config: ClientConfig = settings::properties(kafka, Side::Producer).into_iter().collect();
     let reporter = access.reporter("admin client");
-    let client: Arc<AdminClient<Context>> = Arc::new(config.create_with_context(Context(reporter.clone()))?);
+    let client: Arc<AdminClient<Context>> =
+        Arc::new(config.create_with_context(Context(reporter.clone()))?);
     // It polls a queue of its own, not the one that errors come to.
     let member = access.register(client.clone() as Arc<dyn Alive>, generation, Some(reporter));
     Ok(Registered { member, client })

@@ -16,7 +16,8 @@ pub enum ClientError {
     Thread(std::io::Error),
 }
 
-/// An error of a transactional call, as librdkafka tells it. No message: texts of brokers stay out of our logs.
+/// An error of a transactional call, as librdkafka tells it. No message: texts of brokers stay out
+/// of our logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{code}")]
 pub struct TxnError {
@@ -85,11 +86,21 @@ impl Obstacle {
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::TopicDenied => "not authorized for a topic: grant Write on the sanitized and dead-letter topics",
+            Self::TopicDenied => {
+                "not authorized for a topic: grant Write on the sanitized and dead-letter topics"
+            }
             Self::GroupDenied => "not authorized for the group: grant Read on it",
-            Self::TransactionalIdDenied => "not authorized for the transactional id: grant Write and Describe on it",
-            Self::ClusterDenied => "not authorized for the cluster: grant IdempotentWrite on it, or Write on the topics",
-            Self::TopicMissing => "a sanitized or dead-letter topic is missing, or has fewer partitions than its raw topic: create or grow it",
+            Self::TransactionalIdDenied => {
+                "not authorized for the transactional id: grant Write and Describe on it"
+            }
+            Self::ClusterDenied => {
+                "not authorized for the cluster: grant IdempotentWrite on it, or Write on the \
+                topics"
+            }
+            Self::TopicMissing => {
+                "a sanitized or dead-letter topic is missing, or has fewer partitions than its raw \
+                topic: create or grow it"
+            }
         }
     }
 
@@ -107,7 +118,8 @@ impl TxnError {
         match of_code(self.code) {
             Some(fault) => fault,
             None if self.abortable && !self.fatal => Fault::Abortable,
-            // Retriable included: a call that may have reached the broker leaves the outcome unknown.
+            // Retriable included: a call that may have reached the broker leaves the outcome
+            // unknown.
             None => Fault::OutcomeUnknown,
         }
     }
@@ -118,13 +130,27 @@ impl TxnError {
         match (self.fault(), self.code) {
             (Fault::Blocked(obstacle), _) => obstacle.remedy(),
             (_, Code::InvalidTransactionTimeout) => {
-                "the broker refuses the transaction timeout: lower transaction.timeout.ms in [kafka.producer] to the broker's transaction.max.timeout.ms"
+                "the broker refuses the transaction timeout: lower transaction.timeout.ms in \
+                [kafka.producer] to the broker's transaction.max.timeout.ms"
             }
-            (Fault::Fenced, _) => "another process takes the transactional id: give each its own kafka.instance",
-            (_, Code::OperationTimedOut | Code::RequestTimedOut | Code::MessageTimedOut | Code::AllBrokersDown | Code::BrokerTransportFailure) => {
-                "the transaction coordinator does not answer: look at the brokers, and whether the topic __transaction_state has its replicas"
+            (Fault::Fenced, _) => {
+                "another process takes the transactional id: give each its own kafka.instance"
             }
-            _ => "the transaction coordinator refuses a producer: look at the brokers' logs and the topic __transaction_state",
+            (
+                _,
+                Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::MessageTimedOut
+                | Code::AllBrokersDown
+                | Code::BrokerTransportFailure,
+            ) => {
+                "the transaction coordinator does not answer: look at the brokers, and whether the \
+                topic __transaction_state has its replicas"
+            }
+            _ => {
+                "the transaction coordinator refuses a producer: look at the brokers' logs and the \
+                topic __transaction_state"
+            }
         }
     }
 }
@@ -141,16 +167,24 @@ pub fn of_delivery(code: Code) -> Fault {
 
 fn of_code(code: Code) -> Option<Fault> {
     match code {
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge | Code::InvalidTimestamp | Code::InvalidRecord => {
-            Some(Fault::Refused)
-        }
+        Code::MessageSizeTooLarge
+        | Code::InvalidMessageSize
+        | Code::MessageBatchTooLarge
+        | Code::InvalidTimestamp
+        | Code::InvalidRecord => Some(Fault::Refused),
         Code::TopicAuthorizationFailed => Some(Fault::Blocked(Obstacle::TopicDenied)),
         Code::GroupAuthorizationFailed => Some(Fault::Blocked(Obstacle::GroupDenied)),
-        Code::TransactionalIdAuthorizationFailed => Some(Fault::Blocked(Obstacle::TransactionalIdDenied)),
+        Code::TransactionalIdAuthorizationFailed => {
+            Some(Fault::Blocked(Obstacle::TransactionalIdDenied))
+        }
         Code::ClusterAuthorizationFailed => Some(Fault::Blocked(Obstacle::ClusterDenied)),
-        Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => Some(Fault::Blocked(Obstacle::TopicMissing)),
+        Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => {
+            Some(Fault::Blocked(Obstacle::TopicMissing))
+        }
         Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Some(Fault::Fenced),
-        Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId => Some(Fault::Abortable),
+        Code::RebalanceInProgress | Code::IllegalGeneration | Code::UnknownMemberId => {
+            Some(Fault::Abortable)
+        }
         _ => None,
     }
 }
@@ -160,7 +194,10 @@ fn of_code(code: Code) -> Option<Fault> {
 pub fn is_authorization(code: Code) -> bool {
     matches!(
         code,
-        Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::TransactionalIdAuthorizationFailed
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
     )
 }
 
@@ -182,8 +219,14 @@ mod tests {
             (error(Code::MessageSizeTooLarge, false, true, false), Fault::Refused),
             (error(Code::InvalidTimestamp, false, true, false), Fault::Refused),
             (error(Code::InvalidRecord, false, true, false), Fault::Refused),
-            (error(Code::GroupAuthorizationFailed, false, true, false), Fault::Blocked(Obstacle::GroupDenied)),
-            (error(Code::TopicAuthorizationFailed, true, false, false), Fault::Blocked(Obstacle::TopicDenied)),
+            (
+                error(Code::GroupAuthorizationFailed, false, true, false),
+                Fault::Blocked(Obstacle::GroupDenied),
+            ),
+            (
+                error(Code::TopicAuthorizationFailed, true, false, false),
+                Fault::Blocked(Obstacle::TopicDenied),
+            ),
             (error(Code::Fenced, true, false, false), Fault::Fenced),
             (error(Code::InvalidProducerEpoch, false, true, false), Fault::Fenced),
             (error(Code::InvalidTransactionalState, true, false, false), Fault::OutcomeUnknown),

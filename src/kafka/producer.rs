@@ -21,11 +21,13 @@ use crate::config::Kafka;
 
 /// A transactional call may take so long, in milliseconds; then its outcome is unknown.
 const CALL: i32 = 10_000;
-/// How much longer than its time-out a call may take before it is left behind: librdkafka 2.12 does not always return (its issues 4420, 5347, 5511).
+/// How much longer than its time-out a call may take before it is left behind: librdkafka 2.12 does
+/// not always return (its issues 4420, 5347, 5511).
 const GRACE: Duration = Duration::from_secs(5);
 /// How long the end of a producer is waited for.
 const CLOSE: Duration = Duration::from_secs(6);
-/// How long one look at the delivery lasts (rust-rdkafka's own flush waits at least 100 ms each time).
+/// How long one look at the delivery lasts (rust-rdkafka's own flush waits at least 100 ms each
+/// time).
 const FLUSH: i32 = 20;
 
 /// What a lane's producers are made of.
@@ -38,15 +40,21 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// The producer of a lane ([`settings::transactional_id`]), stable over restarts, so that a restarted process aborts its own orphan.
-    /// `limits`: the least and the greatest `max.message.bytes` of the topics it writes to.
+    /// The producer of a lane ([`settings::transactional_id`]), stable over restarts, so that a
+    /// restarted process aborts its own orphan. `limits`: the least and the greatest
+    /// `max.message.bytes` of the topics it writes to.
     pub(crate) fn new(kafka: &Kafka, lane: usize, limits: Option<(usize, usize)>) -> Self {
         Self::of_id(kafka, settings::transactional_id(kafka, lane), limits)
     }
 
-    /// A producer that all instances share, so that the newest fences the others: `<prefix>-<group>-<name>`.
+    /// A producer that all instances share, so that the newest fences the others:
+    /// `<prefix>-<group>-<name>`.
     pub(crate) fn shared(kafka: &Kafka, name: &str, limits: Option<(usize, usize)>) -> Self {
-        Self::of_id(kafka, format!("{}-{}-{name}", kafka.transactional_id_prefix, kafka.group_id), limits)
+        Self::of_id(
+            kafka,
+            format!("{}-{}-{name}", kafka.transactional_id_prefix, kafka.group_id),
+            limits,
+        )
     }
 
     /// A producer of exactly this id, for what is written beside the pipeline.
@@ -55,7 +63,12 @@ impl Recipe {
     }
 
     fn of_id(kafka: &Kafka, id: String, limits: Option<(usize, usize)>) -> Self {
-        Self { kafka: kafka.clone(), properties: settings::producer(kafka, &id, limits), access: Access::of(kafka, Side::Producer), id }
+        Self {
+            kafka: kafka.clone(),
+            properties: settings::producer(kafka, &id, limits),
+            access: Access::of(kafka, Side::Producer),
+            id,
+        }
     }
 
     /// What the topics take may have changed since the last producer was made.
@@ -65,7 +78,11 @@ impl Recipe {
 
     /// How long the coordinator lets a transaction stay open.
     pub(crate) fn transaction_timeout(&self) -> Duration {
-        let ms = self.properties.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok()).unwrap_or(30_000);
+        let ms = self
+            .properties
+            .get("transaction.timeout.ms")
+            .and_then(|ms| ms.parse().ok())
+            .unwrap_or(30_000);
         Duration::from_millis(ms)
     }
 
@@ -76,24 +93,35 @@ impl Recipe {
         let mut properties = self.properties.clone();
         self.access.apply(&mut properties);
         let reporter = self.access.reporter(format!("producer {}", self.id));
-        let mut native = NativeProducer::new(properties.iter().map(|(n, v)| (n.as_str(), v.as_str())), reporter)?;
+        let mut native = NativeProducer::new(
+            properties.iter().map(|(n, v)| (n.as_str(), v.as_str())),
+            reporter,
+        )?;
         let member = self.access.register_producer(&mut native, generation);
         let calls = Calls::start(&format!("calls {}", self.id)).map_err(ClientError::Thread)?;
         Ok(Producer { native: Some(native), member, calls })
     }
 
-    /// Fences every producer of this id, the lane's own included: nothing of theirs can commit afterwards.
+    /// Fences every producer of this id, the lane's own included: nothing of theirs can commit
+    /// afterwards.
     pub(crate) fn fence(&self, within: Duration) -> Result<(), TxnError> {
-        let unusable = |_: ClientError| TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false };
+        let unusable = |_: ClientError| TxnError {
+            code: RDKafkaErrorCode::Fail,
+            fatal: true,
+            abortable: false,
+            retriable: false,
+        };
         self.create().map_err(unusable)?.init_transactions(within)
     }
 
-    /// Fences every producer of this id; whether there never was one: the coordinator gives the first one epoch 0. `None`: librdkafka, which says it only in its
-    /// statistics, did not within two seconds.
+    /// Fences every producer of this id; whether there never was one: the coordinator gives the
+    /// first one epoch 0. `None`: librdkafka, which says it only in its statistics, did not within
+    /// two seconds.
     pub(crate) fn fence_first(&self, within: Duration) -> Result<Option<bool>, TxnError> {
         let mut properties = self.properties.clone();
         properties.insert("statistics.interval.ms".to_owned(), "50".to_owned());
-        let producer = client::producer_with(&self.kafka, properties, Epoch::default()).map_err(|e| error_of(&e))?;
+        let producer = client::producer_with(&self.kafka, properties, Epoch::default())
+            .map_err(|e| error_of(&e))?;
         producer.init_transactions(within).map_err(|e| error_of(&e))?;
         let end = Instant::now() + Duration::from_secs(2);
         while Instant::now() < end {
@@ -137,10 +165,18 @@ impl ProducerContext for Epoch {
 
 fn error_of(error: &KafkaError) -> TxnError {
     match error {
-        KafkaError::Transaction(error) => {
-            TxnError { code: error.code(), fatal: error.is_fatal(), abortable: error.txn_requires_abort(), retriable: error.is_retriable() }
-        }
-        error => TxnError { code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail), fatal: true, abortable: false, retriable: false },
+        KafkaError::Transaction(error) => TxnError {
+            code: error.code(),
+            fatal: error.is_fatal(),
+            abortable: error.txn_requires_abort(),
+            retriable: error.is_retriable(),
+        },
+        error => TxnError {
+            code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail),
+            fatal: true,
+            abortable: false,
+            retriable: false,
+        },
     }
 }
 
@@ -170,16 +206,31 @@ impl Drop for Producer {
 }
 
 impl Producer {
-    /// Makes a call; one that does not return within its time-out and a grace leaves the outcome unknown, and the producer cannot be used again.
-    fn call<T: Send + 'static>(&self, ms: i32, call: impl FnOnce(&ProducerHandle) -> Result<T, TxnError> + Send + 'static) -> Result<T, TxnError> {
-        let unanswered = TxnError { code: RDKafkaErrorCode::OperationTimedOut, fatal: true, abortable: false, retriable: false };
+    /// Makes a call; one that does not return within its time-out and a grace leaves the outcome
+    /// unknown, and the producer cannot be used again.
+    fn call<T: Send + 'static>(
+        &self,
+        ms: i32,
+        call: impl FnOnce(&ProducerHandle) -> Result<T, TxnError> + Send + 'static,
+    ) -> Result<T, TxnError> {
+        let unanswered = TxnError {
+            code: RDKafkaErrorCode::OperationTimedOut,
+            fatal: true,
+            abortable: false,
+            retriable: false,
+        };
         let handle = self.native()?.handle();
         let limit = Duration::from_millis(u64::try_from(ms).unwrap_or(0)) + GRACE;
         self.calls.run(limit, move || call(&handle)).unwrap_or(Err(unanswered))
     }
 
     fn native(&self) -> Result<&NativeProducer, TxnError> {
-        self.native.as_ref().ok_or(TxnError { code: RDKafkaErrorCode::Fail, fatal: true, abortable: false, retriable: false })
+        self.native.as_ref().ok_or(TxnError {
+            code: RDKafkaErrorCode::Fail,
+            fatal: true,
+            abortable: false,
+            retriable: false,
+        })
     }
 
     /// A call did not return: everything of this producer is unknown.
@@ -187,7 +238,8 @@ impl Producer {
         self.calls.is_hung()
     }
 
-    /// Whether certificates have changed since it was made, which librdkafka reads once: make a new producer.
+    /// Whether certificates have changed since it was made, which librdkafka reads once: make a new
+    /// producer.
     pub(crate) fn is_outdated(&self) -> bool {
         self.member.is_outdated()
     }
@@ -216,8 +268,8 @@ impl Producer {
         self.native.as_mut()?.topic(name)
     }
 
-    /// Queues one record. On a full queue it drains and tries the same record again, as long as `go_on` says so: never dropped, never
-    /// reordered.
+    /// Queues one record. On a full queue it drains and tries the same record again, as long as
+    /// `go_on` says so: never dropped, never reordered.
     pub(crate) fn produce(
         &self,
         to: Destination,
@@ -234,10 +286,19 @@ impl Producer {
                     headers = back;
                     native.flush(FLUSH);
                 }
-                Err((RDKafkaErrorCode::QueueFull, _)) => return Err(Unproduced::Failed(Fault::Abortable)),
-                Err((RDKafkaErrorCode::MessageSizeTooLarge, _)) => return Err(Unproduced::TooLarge),
-                // A transaction that failed refuses every record: the one it failed for was reported as not delivered.
-                Err((code, _)) => return Err(Unproduced::Failed(self.delivery_fault().unwrap_or_else(|| self.cause(of_delivery(code))))),
+                Err((RDKafkaErrorCode::QueueFull, _)) => {
+                    return Err(Unproduced::Failed(Fault::Abortable));
+                }
+                Err((RDKafkaErrorCode::MessageSizeTooLarge, _)) => {
+                    return Err(Unproduced::TooLarge);
+                }
+                // A transaction that failed refuses every record: the one it failed for was
+                // reported as not delivered.
+                Err((code, _)) => {
+                    return Err(Unproduced::Failed(
+                        self.delivery_fault().unwrap_or_else(|| self.cause(of_delivery(code))),
+                    ));
+                }
             }
         }
     }
@@ -249,8 +310,9 @@ impl Producer {
         native.watch().take_failure().map(|code| self.cause(of_delivery(code)))
     }
 
-    /// What the transaction failed for, where its records only say that it did: a refused permission reaches them as "purged". A transaction
-    /// that is open or failed refuses to begin, with the error that it failed for.
+    /// What the transaction failed for, where its records only say that it did: a refused
+    /// permission reaches them as "purged". A transaction that is open or failed refuses to begin,
+    /// with the error that it failed for.
     fn cause(&self, fault: Fault) -> Fault {
         if fault != Fault::Abortable {
             return fault;
@@ -278,9 +340,16 @@ impl Producer {
         }
     }
 
-    /// Adds the offsets to the transaction and commits it; `true`: a request of it ended without an answer and may still arrive.
-    pub(crate) fn commit(&self, offsets: TopicPartitionList, group: Arc<GroupMetadata>) -> Result<bool, TxnError> {
-        self.call(CALL * 2, move |handle| handle.send_offsets(&offsets, &group, CALL).and_then(|()| handle.commit(CALL)))?;
+    /// Adds the offsets to the transaction and commits it; `true`: a request of it ended without an
+    /// answer and may still arrive.
+    pub(crate) fn commit(
+        &self,
+        offsets: TopicPartitionList,
+        group: Arc<GroupMetadata>,
+    ) -> Result<bool, TxnError> {
+        self.call(CALL * 2, move |handle| {
+            handle.send_offsets(&offsets, &group, CALL).and_then(|()| handle.commit(CALL))
+        })?;
         self.is_tainted()
     }
 
@@ -305,7 +374,8 @@ impl Producer {
     }
 }
 
-/// A pause that grows from one failure to the next. It is bounded: a cure is seen within 10 seconds, the try included.
+/// A pause that grows from one failure to the next. It is bounded: a cure is seen within 10
+/// seconds, the try included.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,

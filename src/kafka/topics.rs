@@ -1,5 +1,6 @@
-//! Topics: asked about, made, and the commands that make or alter them. What topics must be like is judged by the modules that
-//! need them: routes in [`crate::preflight`], key store and ledger in [`crate::keys::topic`].
+//! Topics: asked about, made, and the commands that make or alter them. What topics must be like is
+//! judged by the modules that need them: routes in [`crate::preflight`], key store and ledger in
+//! [`crate::keys::topic`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,7 +38,10 @@ pub enum TopicError {
         code: Code,
     },
     /// Of the person who grants permissions.
-    #[error("topic {topic}: not authorized; grant Describe, and Read on raw, Write on sanitized and dead-letter topics")]
+    #[error(
+        "topic {topic}: not authorized; grant Describe, and Read on raw, Write on sanitized and \
+        dead-letter topics"
+    )]
     NotAuthorized {
         /// The topic.
         topic: String,
@@ -49,7 +53,10 @@ pub enum TopicError {
         topic: String,
     },
     /// Kafka does not make it.
-    #[error("topic {topic} cannot be created ({code}); grant Create on it, or let an administrator create it: {command}")]
+    #[error(
+        "topic {topic} cannot be created ({code}); grant Create on it, or let an administrator \
+        create it: {command}"
+    )]
     NotCreated {
         /// The topic.
         topic: String,
@@ -101,10 +108,12 @@ impl TopicUuid {
 impl fmt::Display for TopicUuid {
     /// As Kafka's tools print it: base64url without padding.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let bits = u128::from_be_bytes(self.0);
         for digit in 0..22 {
-            // 128 bits are 21 digits and a third: the last two bits stand on the left of the last digit.
+            // 128 bits are 21 digits and a third: the last two bits stand on the left of the last
+            // digit.
             let value = if digit < 21 { bits >> (122 - 6 * digit) } else { bits << 4 } & 63;
             write!(f, "{}", char::from(DIGITS[value as usize]))?;
         }
@@ -193,19 +202,32 @@ impl TopicFacts {
         let number = |name: &str| value(name).and_then(|v| v.parse::<i64>().ok());
         let cleanup = value("cleanup.policy").unwrap_or("delete");
         let has = |policy: &str| cleanup.split(',').any(|p| p.trim() == policy);
-        let inherited = |name: &str| find(name).and_then(|s| s.inherited.iter().find_map(|(name, value)| in_unit(name, value)));
-        let retention = Retention { ms: number("retention.ms").unwrap_or(RETENTION_MS), bytes: number("retention.bytes").unwrap_or(-1) };
+        let inherited = |name: &str| {
+            find(name)
+                .and_then(|s| s.inherited.iter().find_map(|(name, value)| in_unit(name, value)))
+        };
+        let retention = Retention {
+            ms: number("retention.ms").unwrap_or(RETENTION_MS),
+            bytes: number("retention.bytes").unwrap_or(-1),
+        };
         Self {
             id: TopicUuid::new(metadata.id),
             partitions: i32::try_from(metadata.replicas.len()).unwrap_or(i32::MAX),
             replicas: metadata.replicas.iter().min().copied().unwrap_or(0),
-            max_message_bytes: value("max.message.bytes").and_then(|v| v.parse().ok()).unwrap_or(MAX_MESSAGE_BYTES),
+            max_message_bytes: value("max.message.bytes")
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(MAX_MESSAGE_BYTES),
             compacted: has("compact"),
             deletes: has("delete"),
             retention,
-            cluster_retention: Retention { ms: inherited("retention.ms").unwrap_or(RETENTION_MS), bytes: inherited("retention.bytes").unwrap_or(-1) },
+            cluster_retention: Retention {
+                ms: inherited("retention.ms").unwrap_or(RETENTION_MS),
+                bytes: inherited("retention.bytes").unwrap_or(-1),
+            },
             min_in_sync: value("min.insync.replicas").and_then(|v| v.parse().ok()).unwrap_or(0),
-            max_compaction_lag_ms: value("max.compaction.lag.ms").and_then(|v| v.parse().ok()).unwrap_or(u64::MAX),
+            max_compaction_lag_ms: value("max.compaction.lag.ms")
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(u64::MAX),
             ahead_ms: number("message.timestamp.after.max.ms").unwrap_or(AHEAD_MS),
             log_append_time: value("message.timestamp.type").is_some_and(|v| v == "LogAppendTime"),
             assumed: settings.is_none(),
@@ -213,7 +235,8 @@ impl TopicFacts {
     }
 }
 
-/// A broker's setting in the unit of the topic's: brokers have `log.retention.hours` and `.minutes` too.
+/// A broker's setting in the unit of the topic's: brokers have `log.retention.hours` and `.minutes`
+/// too.
 fn in_unit(name: &str, value: &str) -> Option<i64> {
     let number: i64 = value.parse().ok()?;
     let factor = if name.ends_with(".hours") {
@@ -244,7 +267,10 @@ impl NewTopic {
     #[must_use]
     pub fn command(&self, servers: &str) -> String {
         let Self { name, partitions, .. } = self;
-        let mut command = format!("kafka-topics.sh --bootstrap-server {servers} --create --topic {name} --partitions {partitions}");
+        let mut command = format!(
+            "kafka-topics.sh --bootstrap-server {servers} --create --topic {name} --partitions \
+            {partitions}"
+        );
         if let Some(replicas) = self.replicas {
             command += &format!(" --replication-factor {replicas}");
         }
@@ -255,8 +281,8 @@ impl NewTopic {
     }
 }
 
-/// The command that changes settings of a topic. A value of several parts, separated by commas, is put in brackets, as
-/// Kafka's tool wants it.
+/// The command that changes settings of a topic. A value of several parts, separated by commas, is
+/// put in brackets, as Kafka's tool wants it.
 #[must_use]
 pub fn alter_command(servers: &str, topic: &str, settings: &[(&str, &str)]) -> String {
     let one = |(name, value): &(&str, &str)| {
@@ -264,13 +290,19 @@ pub fn alter_command(servers: &str, topic: &str, settings: &[(&str, &str)]) -> S
     };
     let settings: Vec<String> = settings.iter().map(one).collect();
     let settings = settings.join(",");
-    format!("kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {topic} --add-config {settings}")
+    format!(
+        "kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name \
+        {topic} --add-config {settings}"
+    )
 }
 
 /// The command that gives a topic more partitions.
 #[must_use]
 pub fn grow_command(servers: &str, topic: &str, partitions: i32) -> String {
-    format!("kafka-topics.sh --bootstrap-server {servers} --alter --topic {topic} --partitions {partitions}")
+    format!(
+        "kafka-topics.sh --bootstrap-server {servers} --alter --topic {topic} --partitions \
+        {partitions}"
+    )
 }
 
 /// An answer for each topic asked about, or what is wrong with it.
@@ -278,8 +310,8 @@ pub type EachTopic<T> = BTreeMap<String, Result<T, TopicError>>;
 /// An answer for each partition asked about, or what is wrong with it.
 pub type EachPartition<T> = BTreeMap<(String, i32), Result<T, TopicError>>;
 
-/// A client for questions about topics. It keeps its connections: make one, and ask it again and again. Every call
-/// blocks, up to 10 seconds for each request to the brokers.
+/// A client for questions about topics. It keeps its connections: make one, and ask it again and
+/// again. Every call blocks, up to 10 seconds for each request to the brokers.
 pub struct Topics {
     admin: Registered<AdminClient<Context>>,
     servers: String,
@@ -309,11 +341,15 @@ impl Topics {
         self.requests().brokers().map_err(|code| self.no_answer(code))
     }
 
-    /// Asks about topics by name, all at once; makes none. What is wrong with one of them stands in its own entry.
+    /// Asks about topics by name, all at once; makes none. What is wrong with one of them stands in
+    /// its own entry.
     ///
     /// # Errors
     /// [`TopicError::NoAnswer`]: nothing is known of any.
-    pub fn describe<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<EachTopic<TopicFacts>, TopicError> {
+    pub fn describe<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<EachTopic<TopicFacts>, TopicError> {
         let mut names: Vec<&str> = names.into_iter().collect();
         names.sort_unstable();
         names.dedup();
@@ -321,7 +357,11 @@ impl Topics {
             return Ok(BTreeMap::new());
         }
         let metadata = self.requests().topics(&names).map_err(|code| self.no_answer(code))?;
-        let there: Vec<&str> = metadata.iter().filter(|(_, found)| found.is_ok()).map(|(name, _)| name.as_str()).collect();
+        let there: Vec<&str> = metadata
+            .iter()
+            .filter(|(_, found)| found.is_ok())
+            .map(|(name, _)| name.as_str())
+            .collect();
         let settings = match there.is_empty() {
             true => Vec::new(),
             false => match self.requests().settings(&there) {
@@ -333,15 +373,22 @@ impl Topics {
         };
         // A resource that may not be described may also come without a single entry.
         let readable = |name: &str| {
-            let found = settings.iter().find(|(of, _)| of == name).and_then(|(_, found)| found.as_deref().ok());
+            let found = settings
+                .iter()
+                .find(|(of, _)| of == name)
+                .and_then(|(_, found)| found.as_deref().ok());
             found.filter(|entries| !entries.is_empty())
         };
         let described = metadata.iter().map(|(name, found)| {
             let topic = || name.clone();
             let facts = match found {
                 Ok(metadata) => Ok(TopicFacts::new(metadata, readable(name))),
-                Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Err(TopicError::Missing { topic: topic() }),
-                Err(code) if is_authorization(*code) => Err(TopicError::NotAuthorized { topic: topic() }),
+                Err(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                    Err(TopicError::Missing { topic: topic() })
+                }
+                Err(code) if is_authorization(*code) => {
+                    Err(TopicError::NotAuthorized { topic: topic() })
+                }
                 Err(code) => Err(TopicError::Refused { topic: topic(), code: *code }),
             };
             (topic(), facts)
@@ -354,15 +401,21 @@ impl Topics {
     /// # Errors
     /// Any.
     pub fn describe_one(&self, name: &str) -> Result<TopicFacts, TopicError> {
-        self.describe([name])?.remove(name).unwrap_or_else(|| Err(TopicError::Missing { topic: name.to_owned() }))
+        self.describe([name])?
+            .remove(name)
+            .unwrap_or_else(|| Err(TopicError::Missing { topic: name.to_owned() }))
     }
 
-    /// Ends of partitions as their leaders know them, with the leaders' epochs: the last stable offset, behind which
-    /// readers at `read_committed` see nothing. What cannot be told of one partition stands in its own entry.
+    /// Ends of partitions as their leaders know them, with the leaders' epochs: the last stable
+    /// offset, behind which readers at `read_committed` see nothing. What cannot be told of one
+    /// partition stands in its own entry.
     ///
     /// # Errors
     /// [`TopicError::NoAnswer`].
-    pub fn stable_ends(&self, partitions: &[(&str, i32)]) -> Result<EachPartition<ListedOffset>, TopicError> {
+    pub fn stable_ends(
+        &self,
+        partitions: &[(&str, i32)],
+    ) -> Result<EachPartition<ListedOffset>, TopicError> {
         self.offsets(partitions, Offset::End)
     }
 
@@ -370,19 +423,31 @@ impl Topics {
     ///
     /// # Errors
     /// As [`Topics::stable_ends`].
-    pub fn starts(&self, partitions: &[(&str, i32)]) -> Result<EachPartition<ListedOffset>, TopicError> {
+    pub fn starts(
+        &self,
+        partitions: &[(&str, i32)],
+    ) -> Result<EachPartition<ListedOffset>, TopicError> {
         self.offsets(partitions, Offset::Beginning)
     }
 
-    fn offsets(&self, partitions: &[(&str, i32)], at: Offset) -> Result<EachPartition<ListedOffset>, TopicError> {
+    fn offsets(
+        &self,
+        partitions: &[(&str, i32)],
+        at: Offset,
+    ) -> Result<EachPartition<ListedOffset>, TopicError> {
         if partitions.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let listed = self.requests().offsets(partitions, at, true).map_err(|code| self.no_answer(code))?;
+        let listed =
+            self.requests().offsets(partitions, at, true).map_err(|code| self.no_answer(code))?;
         let listed = listed.into_iter().map(|(topic, partition, found)| {
             let found = found.map_err(|code| match code {
-                Code::UnknownTopicOrPartition | Code::UnknownTopic => TopicError::Missing { topic: topic.clone() },
-                code if is_authorization(code) => TopicError::NotAuthorized { topic: topic.clone() },
+                Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+                    TopicError::Missing { topic: topic.clone() }
+                }
+                code if is_authorization(code) => {
+                    TopicError::NotAuthorized { topic: topic.clone() }
+                }
                 code => TopicError::Refused { topic: topic.clone(), code },
             });
             ((topic, partition), found)
@@ -390,8 +455,8 @@ impl Topics {
         Ok(listed.collect())
     }
 
-    /// Makes topics and waits until the brokers know them. Those that are there already, because another instance was
-    /// quicker, are as well.
+    /// Makes topics and waits until the brokers know them. Those that are there already, because
+    /// another instance was quicker, are as well.
     ///
     /// # Errors
     /// What Kafka refuses, topic by topic; the others are made.
@@ -405,31 +470,42 @@ impl Topics {
                 topic.settings.iter().fold(new, |new, (name, value)| new.set(name, value))
             })
             .collect();
-        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
+        let options =
+            AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| vec![TopicError::System(e.kind())])?;
         let results = runtime.block_on(self.admin.create_topics(&requests, &options));
-        let results = results.map_err(|e| vec![self.no_answer(e.rdkafka_error_code().unwrap_or(Code::Fail))])?;
+        let results = results
+            .map_err(|e| vec![self.no_answer(e.rdkafka_error_code().unwrap_or(Code::Fail))])?;
         let refused: Vec<TopicError> = results
             .into_iter()
             .filter_map(Result::err)
             .filter(|(_, code)| *code != Code::TopicAlreadyExists)
             .map(|(name, code)| {
-                let command = topics.iter().find(|t| t.name == name).map(|t| t.command(&self.servers));
+                let command =
+                    topics.iter().find(|t| t.name == name).map(|t| t.command(&self.servers));
                 TopicError::NotCreated { topic: name, code, command: command.unwrap_or_default() }
             })
             .collect();
-        self.wait_for(topics.iter().map(|t| t.name.as_str()).filter(|name| !refused.iter().any(|e| is_of(e, name))));
+        self.wait_for(
+            topics
+                .iter()
+                .map(|t| t.name.as_str())
+                .filter(|name| !refused.iter().any(|e| is_of(e, name))),
+        );
         if refused.is_empty() { Ok(()) } else { Err(refused) }
     }
 
-    /// Metadata follow a creation; the next question finds the topics, or that they are missing still.
+    /// Metadata follow a creation; the next question finds the topics, or that they are missing
+    /// still.
     fn wait_for<'n>(&self, names: impl Iterator<Item = &'n str>) {
         let names: Vec<&str> = names.collect();
         let end = std::time::Instant::now() + SPREAD;
         while std::time::Instant::now() < end {
             let described = self.describe(names.iter().copied());
-            if described.is_ok_and(|found| found.values().all(|facts| facts.as_ref().is_ok_and(|f| f.partitions > 0))) {
+            if described.is_ok_and(|found| {
+                found.values().all(|facts| facts.as_ref().is_ok_and(|f| f.partitions > 0))
+            }) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(100));

@@ -1,4 +1,5 @@
-//! Keys of a command that may run for long, fed from a pipe: it hears of erasures and rotations as soon as the sidecar does.
+//! Keys of a command that may run for long, fed from a pipe: it hears of erasures and rotations as
+//! soon as the sidecar does.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};

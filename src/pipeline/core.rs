@@ -1,8 +1,10 @@
 //! The pipeline's decisions, without Kafka: events in, actions out, time as an argument.
 //!
-//! [`assignment`] says of each partition this process owns whether it is read, where from, or why not. [`lane`] says what one lane does with its
-//! partitions and its transaction ([`machine`]). [`start`] says where reading begins; [`progress`] says which partitions stand still. The shells
-//! around them (`poll.rs`, `lane.rs`) do what they are told and report back; the simulator drives all of them against a simulated cluster.
+//! [`assignment`] says of each partition this process owns whether it is read, where from, or why
+//! not. [`lane`] says what one lane does with its partitions and its transaction ([`machine`]).
+//! [`start`] says where reading begins; [`progress`] says which partitions stand still. The shells
+//! around them (`poll.rs`, `lane.rs`) do what they are told and report back; the simulator drives
+//! all of them against a simulated cluster.
 
 pub mod assignment;
 pub mod lane;

@@ -32,7 +32,10 @@ pub enum OffsetsError {
     #[error("group {0} is running: stop every instance first, then try again")]
     Running(String),
     /// No such partition.
-    #[error("{0} is not there: name a partition of a raw topic, as `veilstream offsets show` prints them")]
+    #[error(
+        "{0} is not there: name a partition of a raw topic, as `veilstream offsets show` prints \
+        them"
+    )]
     NotThere(TopicPartition),
     /// Outside of what the log holds.
     #[error("{at} holds offsets {start} to {end}; {wanted} is not one of them")]
@@ -53,7 +56,11 @@ pub enum OffsetsError {
 
 impl From<RDKafkaErrorCode> for OffsetsError {
     fn from(code: RDKafkaErrorCode) -> Self {
-        if is_authorization(code) { Self::NotAuthorized(code) } else { Self::Unanswered(code.to_string()) }
+        if is_authorization(code) {
+            Self::NotAuthorized(code)
+        } else {
+            Self::Unanswered(code.to_string())
+        }
     }
 }
 
@@ -99,11 +106,13 @@ impl GroupOffsets {
     /// # Errors
     /// [`OffsetsError::Settings`].
     pub fn connect(kafka: &Kafka) -> Result<Self, OffsetsError> {
-        let consumer = client::consumer(kafka, "reader of offsets", &[]).map_err(OffsetsError::Settings)?;
+        let consumer =
+            client::consumer(kafka, "reader of offsets", &[]).map_err(OffsetsError::Settings)?;
         Ok(Self { consumer, group: kafka.group_id.clone() })
     }
 
-    /// Every partition of these raw topics, by topic and number; topics that are not there are left out.
+    /// Every partition of these raw topics, by topic and number; topics that are not there are left
+    /// out.
     ///
     /// # Errors
     /// [`OffsetsError`].
@@ -111,7 +120,8 @@ impl GroupOffsets {
         let metadata = self.consumer.fetch_metadata(None, REQUEST)?;
         let mut partitions: Vec<(&str, i32)> = Vec::new();
         for topic in metadata.topics().iter().filter(|topic| topics.contains(&topic.name())) {
-            partitions.extend(topic.partitions().iter().map(|partition| (topic.name(), partition.id())));
+            partitions
+                .extend(topic.partitions().iter().map(|partition| (topic.name(), partition.id())));
         }
         partitions.sort_unstable();
         if partitions.is_empty() {
@@ -125,17 +135,21 @@ impl GroupOffsets {
         let requests = Requests::of(self.consumer.client(), REQUEST);
         let starts = requests.offsets(&partitions, Offset::Beginning, false)?;
         let ends = requests.offsets(&partitions, Offset::End, false)?;
-        let told = |offsets: &[(String, i32, Result<ListedOffset, RDKafkaErrorCode>)], topic: &str, partition: i32| {
+        let told = |offsets: &[(String, i32, Result<ListedOffset, RDKafkaErrorCode>)],
+                    topic: &str,
+                    partition: i32| {
             let (.., found) = offsets.iter().find(|(t, p, _)| t == topic && *p == partition)?;
             found.as_ref().ok().map(|listed| listed.offset)
         };
         let standing = |(topic, partition): &(&str, i32)| Standing {
             topic: (*topic).to_owned(),
             partition: *partition,
-            committed: committed.find_partition(topic, *partition).and_then(|element| match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            }),
+            committed: committed.find_partition(topic, *partition).and_then(
+                |element| match element.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                },
+            ),
             log_start: told(&starts, topic, *partition),
             end: told(&ends, topic, *partition),
         };
@@ -150,19 +164,30 @@ impl GroupOffsets {
         let names = [(&*at.topic, at.partition)];
         let requests = Requests::of(self.consumer.client(), REQUEST);
         let told = |end| -> Result<ListedOffset, OffsetsError> {
-            match requests.offsets(&names, end, false)?.into_iter().next().map(|(.., answer)| answer) {
+            match requests
+                .offsets(&names, end, false)?
+                .into_iter()
+                .next()
+                .map(|(.., answer)| answer)
+            {
                 Some(Ok(answer)) => Ok(answer),
-                Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition)) | None => {
-                    Err(OffsetsError::NotThere(at.clone()))
-                }
+                Some(Err(
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition,
+                ))
+                | None => Err(OffsetsError::NotThere(at.clone())),
                 Some(Err(code)) => Err(code.into()),
             }
         };
-        let (start, ListedOffset { offset: end, leader_epoch }) = (told(Offset::Beginning)?.offset, told(Offset::End)?);
+        let (start, ListedOffset { offset: end, leader_epoch }) =
+            (told(Offset::Beginning)?.offset, told(Offset::End)?);
         let offset = match place {
             OffsetTarget::Earliest => start,
             OffsetTarget::At(offset) if (start..=end).contains(&offset) => offset,
-            OffsetTarget::At(wanted) => return Err(OffsetsError::OutOfRange { at: at.clone(), wanted, start, end }),
+            OffsetTarget::At(wanted) => {
+                return Err(OffsetsError::OutOfRange { at: at.clone(), wanted, start, end });
+            }
         };
         // Brokers that tell none: the offset is trusted once.
         let ids = requests.topics(&[&at.topic]).map(ids_of).unwrap_or_default();
@@ -174,11 +199,15 @@ impl GroupOffsets {
         if let Some(epoch) = leader_epoch {
             ffi::set_leader_epoch(&mut list, &at.topic, at.partition, epoch);
         }
-        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::UnknownMemberId | RDKafkaErrorCode::IllegalGeneration | RDKafkaErrorCode::RebalanceInProgress) => {
-                OffsetsError::Running(self.group.clone())
+        self.consumer.commit(&list, CommitMode::Sync).map_err(|error| {
+            match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::UnknownMemberId
+                    | RDKafkaErrorCode::IllegalGeneration
+                    | RDKafkaErrorCode::RebalanceInProgress,
+                ) => OffsetsError::Running(self.group.clone()),
+                _ => error.into(),
             }
-            _ => error.into(),
         })?;
         Ok(offset)
     }

@@ -1,5 +1,6 @@
-//! The reject guard: a wrong schema must not send a whole topic to the dead letters in silence. When too many of the last records of a topic were
-//! rejected, the topic stops until the schemas change or the process starts again; nothing is lost.
+//! The reject guard: a wrong schema must not send a whole topic to the dead letters in silence.
+//! When too many of the last records of a topic were rejected, the topic stops until the schemas
+//! change or the process starts again; nothing is lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,10 @@ pub(super) struct Tripped {
 impl Tripped {
     /// What stops its partitions.
     pub(super) fn block(self) -> Block {
-        let text = format!("{} of the last {} records were rejected: mend the schema", self.rejected, self.window);
+        let text = format!(
+            "{} of the last {} records were rejected: mend the schema",
+            self.rejected, self.window
+        );
         Block::new(BlockReason::Guard, text)
     }
 }
@@ -44,7 +48,12 @@ impl Guard {
     }
 
     /// Adds the outcomes of records of `topic` that went by `schemas`.
-    pub(super) fn add(&self, topic: &Arc<str>, outcomes: impl Iterator<Item = bool>, schemas: &Arc<SchemaSet>) -> Option<Tripped> {
+    pub(super) fn add(
+        &self,
+        topic: &Arc<str>,
+        outcomes: impl Iterator<Item = bool>,
+        schemas: &Arc<SchemaSet>,
+    ) -> Option<Tripped> {
         let limit = self.limit?;
         let window = limit.window as usize;
         let mut topics = self.lock();
@@ -56,7 +65,8 @@ impl Guard {
             entry.last.push_back(rejected);
             entry.rejected += u32::from(rejected);
         }
-        let over = entry.last.len() == window && u64::from(entry.rejected) * 100 > u64::from(limit.percent) * window as u64;
+        let over = entry.last.len() == window
+            && u64::from(entry.rejected) * 100 > u64::from(limit.percent) * window as u64;
         if !over || entry.tripped.is_some() {
             return None;
         }
@@ -97,10 +107,17 @@ mod tests {
     fn stops_at_more_than_the_limit_and_goes_on_with_other_schemas() {
         let guard = Guard::new(Some(RejectGuard { percent: 50, window: 10 }));
         let (topic, schemas): (Arc<str>, _) = ("t".into(), Arc::new(SchemaSet::default()));
-        assert_eq!(guard.add(&topic, [true; 9].into_iter(), &schemas), None, "the window is not full");
+        assert_eq!(
+            guard.add(&topic, [true; 9].into_iter(), &schemas),
+            None,
+            "the window is not full"
+        );
         assert_eq!(guard.add(&topic, [false; 5].into_iter(), &schemas), None, "5 of 10");
         assert!(guard.tripped("t").is_none());
-        assert_eq!(guard.add(&topic, [true; 6].into_iter(), &schemas), Some(Tripped { rejected: 6, window: 10 }));
+        assert_eq!(
+            guard.add(&topic, [true; 6].into_iter(), &schemas),
+            Some(Tripped { rejected: 6, window: 10 })
+        );
         assert!(guard.tripped("t").is_some() && guard.tripped("other").is_none());
         assert_eq!(guard.add(&topic, [true].into_iter(), &schemas), None, "said once");
         assert!(guard.release(&schemas).is_empty());

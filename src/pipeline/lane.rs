@@ -1,5 +1,6 @@
-//! One lane's thread: reads its partitions' queue, transforms, produces, and does what its core says. It never waits for anything without looking at
-//! its inbox: a rebalance may be waiting for it.
+//! One lane's thread: reads its partitions' queue, transforms, produces, and does what its core
+//! says. It never waits for anything without looking at its inbox: a rebalance may be waiting for
+//! it.
 
 mod keys;
 mod read_ahead;
@@ -22,7 +23,9 @@ use crate::kafka::error::{Fault, Obstacle};
 use crate::kafka::ffi::{self, Queue};
 use crate::kafka::producer::{Backoff, Producer, Recipe};
 use crate::kafka::settings;
-use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted};
+use crate::telemetry::events::{
+    Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted,
+};
 pub(super) use keys::Fetcher;
 use read_ahead::ReadAhead;
 pub(super) use read_ahead::ReadBatch;
@@ -81,7 +84,18 @@ pub(super) struct LaneThread {
 
 impl LaneThread {
     pub(super) fn new(parts: LaneParts) -> Self {
-        let LaneParts { number, runtime, recipe, queue, inbox, poll, is_overrun, is_called, producer, fetcher } = parts;
+        let LaneParts {
+            number,
+            runtime,
+            recipe,
+            queue,
+            inbox,
+            poll,
+            is_overrun,
+            is_called,
+            producer,
+            fetcher,
+        } = parts;
         let now = Instant::now();
         Self {
             number,
@@ -160,7 +174,8 @@ impl LaneThread {
         self.ended.get_or_insert(End::Stopped);
     }
 
-    /// Starting offsets, and positions beyond control records, commit in a transaction without records.
+    /// Starting offsets, and positions beyond control records, commit in a transaction without
+    /// records.
     fn commit_offsets(&mut self) {
         self.core.open(Instant::now());
         self.act();
@@ -206,7 +221,9 @@ impl LaneThread {
                 self.is_called.store(false, Ordering::Release);
                 self.drive(LaneEvent::Blocked(epoch, block));
             }
-            ToLane::Moved(epoch, position) => self.drive(LaneEvent::Moved(epoch, position, self.read.number())),
+            ToLane::Moved(epoch, position) => {
+                self.drive(LaneEvent::Moved(epoch, position, self.read.number()))
+            }
             ToLane::Stop(deadline) => {
                 self.stop = Some(self.stop.map_or(deadline, |d| d.min(deadline)));
                 if self.core.state() == TransactionState::Open {
@@ -240,7 +257,11 @@ impl LaneThread {
         while let Some(action) = self.core.next_action() {
             let answer = self.perform(action);
             let Some(answer) = answer else { continue };
-            let answer = if self.is_overrun.swap(false, Ordering::AcqRel) { LaneEvent::Overrun } else { answer };
+            let answer = if self.is_overrun.swap(false, Ordering::AcqRel) {
+                LaneEvent::Overrun
+            } else {
+                answer
+            };
             self.core.on(answer, Instant::now());
         }
     }
@@ -264,7 +285,10 @@ impl LaneThread {
             }
             LaneAction::Abort(reason) => {
                 TransactionAborted { lane: self.number, reason }.emit(&self.runtime.metrics);
-                let failure = self.core.failure().map_or_else(|| reason.to_owned(), |fault| fault.to_string());
+                let failure = self
+                    .core
+                    .failure()
+                    .map_or_else(|| reason.to_owned(), |fault| fault.to_string());
                 self.runtime.note_failure(self.number, Some(failure));
                 Some(LaneEvent::Aborted(self.abort()))
             }
@@ -293,7 +317,12 @@ impl LaneThread {
                 None
             }
             LaneAction::Condemn(at, offset) => {
-                tracing::warn!(topic = &*at.topic, partition = at.partition, offset, "the broker refuses a record; it becomes a dead letter");
+                tracing::warn!(
+                    topic = &*at.topic,
+                    partition = at.partition,
+                    offset,
+                    "the broker refuses a record; it becomes a dead letter"
+                );
                 None
             }
             LaneAction::Answer(ticket) => {
@@ -316,10 +345,16 @@ impl LaneThread {
     /// What transactions fail for names no topic: these are the ones that it can be about.
     fn named(&self, at: &TopicPartition, block: Block) -> Block {
         let dead_letters = &self.runtime.pipeline.dead_letter_topic;
-        let is_obstacle = [Obstacle::TopicDenied, Obstacle::TopicMissing].iter().any(|obstacle| *block.text == *obstacle.remedy());
+        let is_obstacle = [Obstacle::TopicDenied, Obstacle::TopicMissing]
+            .iter()
+            .any(|obstacle| *block.text == *obstacle.remedy());
         let text = match block.reason {
             BlockReason::RecordRefused => format!("{dead_letters}: {}", block.text),
-            _ if is_obstacle => format!("{} or {dead_letters}: {}", self.runtime.snapshots.load().target(&at.topic).unwrap_or_default(), block.text),
+            _ if is_obstacle => format!(
+                "{} or {dead_letters}: {}",
+                self.runtime.snapshots.load().target(&at.topic).unwrap_or_default(),
+                block.text
+            ),
             _ => return block,
         };
         Block { text: text.into(), ..block }
@@ -331,26 +366,47 @@ impl LaneThread {
         let go_on = || {
             // A full queue of the client would end its fetches.
             read.refill(queue, 0);
-            !is_overrun.load(Ordering::Acquire) && !is_called.load(Ordering::Acquire) && stop.is_none_or(|d| Instant::now() < d)
+            !is_overrun.load(Ordering::Acquire)
+                && !is_called.load(Ordering::Acquire)
+                && stop.is_none_or(|d| Instant::now() < d)
         };
         let flushed = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?.flush(go_on);
-        // What is not delivered yet would hold up the others: nothing was sent to commit it, so that an abort is enough.
-        if flushed == Err(Fault::OutcomeUnknown) && is_called.load(Ordering::Acquire) { Err(Fault::Abortable) } else { flushed }
+        // What is not delivered yet would hold up the others: nothing was sent to commit it, so
+        // that an abort is enough.
+        if flushed == Err(Fault::OutcomeUnknown) && is_called.load(Ordering::Acquire) {
+            Err(Fault::Abortable)
+        } else {
+            flushed
+        }
     }
 
     fn commit(&mut self, commits: &[Commit]) -> Ended {
-        let Some(group) = self.runtime.membership.to_commit(commits.iter().map(|c| c.epoch)) else { return Ended::NotOwned };
-        let (Some(offsets), Some(producer)) = (offsets_of(commits), &self.producer) else { return Ended::Failed(Fault::OutcomeUnknown) };
+        let Some(group) = self.runtime.membership.to_commit(commits.iter().map(|c| c.epoch)) else {
+            return Ended::NotOwned;
+        };
+        let (Some(offsets), Some(producer)) = (offsets_of(commits), &self.producer) else {
+            return Ended::Failed(Fault::OutcomeUnknown);
+        };
         match producer.commit(offsets, group) {
             Ok(tainted) => Ended::Done { tainted: tainted && self.runtime.options.recycle_tainted },
             Err(error) => {
                 tracing::info!(lane = self.number, code = %error, fatal = error.fatal, abortable = error.abortable, "commit failed");
                 if producer.is_hung() {
-                    tracing::warn!(lane = self.number, "the group coordinator does not take the offsets; going on with a new producer");
+                    tracing::warn!(
+                        lane = self.number,
+                        "the group coordinator does not take the offsets; going on with a new \
+                        producer"
+                    );
                     return Ended::Failed(Fault::OutcomeUnknown);
                 }
-                // The record that was not delivered says more than the transaction that failed for it.
-                Ended::Failed(producer.delivery_fault().filter(|f| *f == Fault::Refused).unwrap_or_else(|| error.fault()))
+                // The record that was not delivered says more than the transaction that failed for
+                // it.
+                Ended::Failed(
+                    producer
+                        .delivery_fault()
+                        .filter(|f| *f == Fault::Refused)
+                        .unwrap_or_else(|| error.fault()),
+                )
             }
         }
     }
@@ -359,7 +415,13 @@ impl LaneThread {
     fn settle(&mut self, spent: Option<&'static str>) {
         let transaction = &self.path.transaction;
         let seconds = transaction.begun.map_or(0.0, |b| b.elapsed().as_secs_f64());
-        TransactionCommitted { lane: self.number, records: transaction.records, dead_letters: transaction.dead_letters, seconds }.emit(&self.runtime.metrics);
+        TransactionCommitted {
+            lane: self.number,
+            records: transaction.records,
+            dead_letters: transaction.dead_letters,
+            seconds,
+        }
+        .emit(&self.runtime.metrics);
         self.path.committed();
         self.backoff.worked();
         self.runtime.note_failure(self.number, None);
@@ -397,8 +459,13 @@ impl LaneThread {
             self.ended.get_or_insert(End::Stopped);
             return;
         }
-        self.recipe.set_limits(self.runtime.snapshots.load().limits(&self.runtime.pipeline.dead_letter_topic));
-        let made = self.recipe.create().map(|producer| producer.init_transactions(FENCE).map(|()| producer));
+        self.recipe.set_limits(
+            self.runtime.snapshots.load().limits(&self.runtime.pipeline.dead_letter_topic),
+        );
+        let made = self
+            .recipe
+            .create()
+            .map(|producer| producer.init_transactions(FENCE).map(|()| producer));
         let (fault, why) = match made {
             Ok(Ok(producer)) => {
                 self.producer = Some(producer);
@@ -410,7 +477,9 @@ impl LaneThread {
                 }
                 return self.drive(LaneEvent::Recycled(Ok(())));
             }
-            Ok(Err(error)) => (error.fault(), format!("{}: {} ({error})", self.recipe.id(), error.init_remedy())),
+            Ok(Err(error)) => {
+                (error.fault(), format!("{}: {} ({error})", self.recipe.id(), error.init_remedy()))
+            }
             Err(error) => (Fault::OutcomeUnknown, format!("{}: {error}", self.recipe.id())),
         };
         self.drive(LaneEvent::Recycled(Err(fault)));
@@ -451,16 +520,21 @@ impl LaneThread {
     /// How long to wait for records, in milliseconds.
     fn patience(&self) -> i32 {
         let Some(begun) = self.core.begun() else { return IDLE_WAIT };
-        i32::try_from(DRAINED.saturating_sub(begun.elapsed()).as_millis()).unwrap_or(0).max(i32::from(begun.elapsed() < DRAINED))
+        i32::try_from(DRAINED.saturating_sub(begun.elapsed()).as_millis())
+            .unwrap_or(0)
+            .max(i32::from(begun.elapsed() < DRAINED))
     }
 
     fn is_full(&self) -> bool {
         let transaction = &self.path.transaction;
-        transaction.records >= self.runtime.pipeline.max_batch_records || transaction.bytes >= self.runtime.pipeline.max_batch_bytes
+        transaction.records >= self.runtime.pipeline.max_batch_records
+            || transaction.bytes >= self.runtime.pipeline.max_batch_bytes
     }
 
     fn is_due(&self) -> bool {
-        self.core.begun().is_some_and(|begun| begun.elapsed() >= self.runtime.pipeline.commit_interval)
+        self.core
+            .begun()
+            .is_some_and(|begun| begun.elapsed() >= self.runtime.pipeline.commit_interval)
     }
 
     fn process(&mut self) {
@@ -477,9 +551,12 @@ impl LaneThread {
             }
         }
         let Some(batch) = self.read.current() else { return };
-        let Some(producer) = self.producer.as_mut() else { return self.drive(LaneEvent::Failed(Fault::OutcomeUnknown)) };
+        let Some(producer) = self.producer.as_mut() else {
+            return self.drive(LaneEvent::Failed(Fault::OutcomeUnknown));
+        };
         let is_overrun = &self.is_overrun;
-        let stopped = self.path.run(batch, &mut self.core, producer, &|| !is_overrun.load(Ordering::Acquire));
+        let stopped =
+            self.path.run(batch, &mut self.core, producer, &|| !is_overrun.load(Ordering::Acquire));
         match stopped {
             Stopped::Batch => {}
             Stopped::Full => self.drive(LaneEvent::Due),
@@ -491,7 +568,12 @@ impl LaneThread {
             }
             Stopped::FetchFailed(place, block) => {
                 let at = &self.core.assigned(place).at;
-                tracing::warn!(topic = &*at.topic, partition = at.partition, reason = &*block.text, "fetch failed");
+                tracing::warn!(
+                    topic = &*at.topic,
+                    partition = at.partition,
+                    reason = &*block.text,
+                    "fetch failed"
+                );
                 self.core.fetch_failed(place, block, Instant::now());
                 self.act();
             }
@@ -502,8 +584,8 @@ impl LaneThread {
         }
     }
 
-    /// Transactional inputs end in control records, which are nobody's work: where a partition is drained, its position commits, or the lag
-    /// would stay 1 for ever.
+    /// Transactional inputs end in control records, which are nobody's work: where a partition is
+    /// drained, its position commits, or the lag would stay 1 for ever.
     fn look_at_positions(&mut self) {
         if self.last_look.elapsed() < POSITIONS || self.stop.is_some() {
             return;
@@ -520,7 +602,11 @@ impl LaneThread {
             if let Offset::Offset(offset) = element.offset() {
                 let leader_epoch = ffi::leader_epoch(&list, element.topic(), element.partition());
                 // What it moved commits with the next turn.
-                self.core.advance(element.topic(), element.partition(), Position { offset, leader_epoch });
+                self.core.advance(
+                    element.topic(),
+                    element.partition(),
+                    Position { offset, leader_epoch },
+                );
             }
         }
     }

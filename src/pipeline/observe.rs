@@ -1,4 +1,5 @@
-//! Looks at the brokers every few seconds, on a thread of its own: ends of the owned partitions, ids of their topics, schemas and their topics' facts.
+//! Looks at the brokers every few seconds, on a thread of its own: ends of the owned partitions,
+//! ids of their topics, schemas and their topics' facts.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,15 +47,24 @@ impl Observer {
             let mut observed = Observed::default();
             let current = self.runtime.registry.current();
             let is_changed = !Arc::ptr_eq(&current, &self.runtime.snapshots.load().schemas);
-            if is_changed || now >= next_facts || (now >= next_ends && self.is_waiting_for_facts()) {
+            if is_changed || now >= next_facts || (now >= next_ends && self.is_waiting_for_facts())
+            {
                 let before = self.runtime.snapshots.load_full();
-                match Snapshot::examine(&self.topics, current, &self.runtime.pipeline.dead_letter_topic).map(|found| found.go_on(&before)) {
+                match Snapshot::examine(
+                    &self.topics,
+                    current,
+                    &self.runtime.pipeline.dead_letter_topic,
+                )
+                .map(|found| found.go_on(&before))
+                {
                     Ok(snapshot) if snapshot.is_same(&before) => {}
                     Ok(snapshot) => {
                         self.runtime.snapshots.store(Arc::new(snapshot));
                         observed.is_snapshot_new = true;
                     }
-                    Err(error) if is_changed => observed.failures.push(format!("changed schemas wait for facts about their topics: {error}")),
+                    Err(error) if is_changed => observed.failures.push(format!(
+                        "changed schemas wait for facts about their topics: {error}"
+                    )),
                     Err(error) => observed.failures.push(error.to_string()),
                 }
                 next_facts = Instant::now() + FACTS;
@@ -64,17 +74,24 @@ impl Observer {
                 self.look(&mut observed);
                 next_ends = Instant::now() + ENDS;
             }
-            if (is_time || observed.is_snapshot_new || !observed.failures.is_empty()) && self.poll.send(ToPoll::Observed(observed)).is_err() {
+            if (is_time || observed.is_snapshot_new || !observed.failures.is_empty())
+                && self.poll.send(ToPoll::Observed(observed)).is_err()
+            {
                 return;
             }
             std::thread::sleep(LOOK);
         }
     }
 
-    /// A raw topic was not shown, or a partition's sanitized topic missing or too small, when they were last asked.
+    /// A raw topic was not shown, or a partition's sanitized topic missing or too small, when they
+    /// were last asked.
     fn is_waiting_for_facts(&self) -> bool {
         let snapshot = self.runtime.snapshots.load();
-        !snapshot.unseen_topics().is_empty() || self.partitions().iter().any(|at| snapshot.problem(&at.topic, at.partition).is_some())
+        !snapshot.unseen_topics().is_empty()
+            || self
+                .partitions()
+                .iter()
+                .any(|at| snapshot.problem(&at.topic, at.partition).is_some())
     }
 
     fn partitions(&self) -> Vec<TopicPartition> {
@@ -90,15 +107,23 @@ impl Observer {
             }
             return;
         }
-        let names: Vec<(&str, i32)> = partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
+        let names: Vec<(&str, i32)> =
+            partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
         let mut ends: HashMap<TopicPartition, [i64; 3]> = HashMap::new();
         let requests = Requests::of(self.consumer.client(), REQUEST);
-        for (i, (at, is_stable)) in [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)].into_iter().enumerate() {
+        for (i, (at, is_stable)) in
+            [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)]
+                .into_iter()
+                .enumerate()
+        {
             match requests.offsets(&names, at, is_stable) {
                 Ok(found) => {
                     for (topic, partition, answer) in found {
                         match answer {
-                            Ok(listed) => ends.entry(TopicPartition::new(topic.as_str(), partition)).or_insert([-1; 3])[i] = listed.offset,
+                            Ok(listed) => {
+                                ends.entry(TopicPartition::new(topic.as_str(), partition))
+                                    .or_insert([-1; 3])[i] = listed.offset
+                            }
                             Err(code) => tracing::debug!(topic, partition, %code, "no end of log"),
                         }
                     }
@@ -106,8 +131,10 @@ impl Observer {
                 Err(code) => observed.failures.push(code.to_string()),
             }
         }
-        let known = ends.into_iter().filter(|(_, offsets)| offsets.iter().all(|offset| *offset >= 0));
-        observed.ends = known.map(|(at, [start, stable, high])| (at, Ends { start, stable, high })).collect();
+        let known =
+            ends.into_iter().filter(|(_, offsets)| offsets.iter().all(|offset| *offset >= 0));
+        observed.ends =
+            known.map(|(at, [start, stable, high])| (at, Ends { start, stable, high })).collect();
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
         match requests.topics(&topics) {

@@ -1,5 +1,6 @@
-//! The polling thread and the one consumer: rebalances, group metadata, who is fetched from where. Nobody else touches the consumer but to read the
-//! queues that its partitions are forwarded to, and to ask brokers.
+//! The polling thread and the one consumer: rebalances, group metadata, who is fetched from where.
+//! Nobody else touches the consumer but to read the queues that its partitions are forwarded to,
+//! and to ask brokers.
 
 mod report;
 mod router;
@@ -55,7 +56,9 @@ impl ClientContext for PollContext {
     fn error(&self, error: KafkaError, text: &str) {
         client::report(&self.reporter, &error, text);
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.are_brokers_down.store(true, Ordering::Release),
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                self.are_brokers_down.store(true, Ordering::Release)
+            }
             Some(code) if is_authorization(code) => *lock(&self.denied) = Some(code),
             _ => {}
         }
@@ -67,14 +70,28 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl ConsumerContext for PollContext {
-    /// Partitions are assigned to the client when it is known where each begins; here it only learns that the callback ran.
-    fn rebalance(&self, consumer: &KafkaConsumer, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+    /// Partitions are assigned to the client when it is known where each begins; here it only
+    /// learns that the callback ran.
+    fn rebalance(
+        &self,
+        consumer: &KafkaConsumer,
+        event: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
         let mut router = lock(&self.router);
-        let partitions: Vec<TopicPartition> = list.elements().iter().map(|e| TopicPartition::new(e.topic(), e.partition())).collect();
+        let partitions: Vec<TopicPartition> =
+            list.elements().iter().map(|e| TopicPartition::new(e.topic(), e.partition())).collect();
         match (router.as_mut(), event) {
-            (Some(router), RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) => router.assigned(&self.runtime, consumer, partitions),
+            (Some(router), RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) => {
+                router.assigned(&self.runtime, consumer, partitions)
+            }
             (Some(router), RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS) => {
-                router.revoked(&self.runtime, consumer, Some(partitions), consumer.assignment_lost());
+                router.revoked(
+                    &self.runtime,
+                    consumer,
+                    Some(partitions),
+                    consumer.assignment_lost(),
+                );
             }
             (Some(router), _) => router.revoked(&self.runtime, consumer, None, true),
             // The lanes have ended, there is nothing to commit or abort.
@@ -102,7 +119,8 @@ pub(super) fn create(runtime: &Arc<Runtime>) -> Result<Registered<KafkaConsumer>
 /// The polling thread.
 pub(super) struct Poller {
     consumer: Arc<KafkaConsumer>,
-    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have changed: the session ends, and the next one has the new ones.
+    /// Gives the consumer new credentials. [`Member::is_outdated`] tells that its certificates have
+    /// changed: the session ends, and the next one has the new ones.
     member: Member,
     runtime: Arc<Runtime>,
     requests: Receiver<ToPoll>,
@@ -122,7 +140,8 @@ enum PollError {
     /// librdkafka refuses the list of raw topics.
     #[error("the raw topics cannot be subscribed to: {0}")]
     Subscribe(KafkaError),
-    /// A record of this topic and partition came without a lane: a fault of this program. The next start reads it.
+    /// A record of this topic and partition came without a lane: a fault of this program. The next
+    /// start reads it.
     #[error("{0} [{1}]: a record came outside the lanes")]
     StrayRecord(String, i32),
 }
@@ -158,7 +177,8 @@ impl Poller {
         }
     }
 
-    /// Polls until all lanes have ended; then leaves the group. The lanes have fenced older producers before.
+    /// Polls until all lanes have ended; then leaves the group. The lanes have fenced older
+    /// producers before.
     pub(super) fn run(mut self, lanes: usize) -> End {
         let (mut left, mut end) = (lanes, End::Stopped);
         let mut is_stopping = false;
@@ -173,7 +193,8 @@ impl Poller {
                     left -= 1;
                     if why != End::Stopped && end == End::Stopped {
                         end = why;
-                        is_stopping = self.stop_lanes(Instant::now() + self.runtime.pipeline.drain_timeout);
+                        is_stopping =
+                            self.stop_lanes(Instant::now() + self.runtime.pipeline.drain_timeout);
                     }
                 } else {
                     self.take(request);
@@ -206,24 +227,38 @@ impl Poller {
         if let Some((code, _)) = self.consumer.client().fatal_error() {
             return Some(match code {
                 // Who has been the member has lost its place to another process.
-                RDKafkaErrorCode::UnreleasedInstanceId if !self.has_joined => End::MemberTaken(self.runtime.static_member()),
-                RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId => End::MemberFenced(self.runtime.static_member()),
-                RDKafkaErrorCode::GroupAuthorizationFailed if !self.has_joined => End::NotAuthorized(report::denial(&self.runtime, code)),
-                RDKafkaErrorCode::GroupAuthorizationFailed => {
-                    End::Restart(format!("the consumer is refused ({code}): grant Read on group {}", self.runtime.kafka.group_id))
+                RDKafkaErrorCode::UnreleasedInstanceId if !self.has_joined => {
+                    End::MemberTaken(self.runtime.static_member())
                 }
+                RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId => {
+                    End::MemberFenced(self.runtime.static_member())
+                }
+                RDKafkaErrorCode::GroupAuthorizationFailed if !self.has_joined => {
+                    End::NotAuthorized(report::denial(&self.runtime, code))
+                }
+                RDKafkaErrorCode::GroupAuthorizationFailed => End::Restart(format!(
+                    "the consumer is refused ({code}): grant Read on group {}",
+                    self.runtime.kafka.group_id
+                )),
                 code => End::Restart(format!("the consumer cannot go on ({code})")),
             });
         }
         if self.member.is_outdated() {
             for lane in 0..self.runtime.lanes() {
-                ProducerRecycled { lane, reason: "certificates_changed" }.emit(&self.runtime.metrics);
+                ProducerRecycled { lane, reason: "certificates_changed" }
+                    .emit(&self.runtime.metrics);
             }
-            return Some(End::Restart("certificates have changed, which a client reads once".to_owned()));
+            return Some(End::Restart(
+                "certificates have changed, which a client reads once".to_owned(),
+            ));
         }
-        // A topic is one route's: the preflight ended the start if there was none that may be described.
-        let denied = lock(&self.consumer.context().denied).filter(|code| *code != RDKafkaErrorCode::TopicAuthorizationFailed);
-        denied.filter(|_| !self.has_joined).map(|code| End::NotAuthorized(report::denial(&self.runtime, code)))
+        // A topic is one route's: the preflight ended the start if there was none that may be
+        // described.
+        let denied = lock(&self.consumer.context().denied)
+            .filter(|code| *code != RDKafkaErrorCode::TopicAuthorizationFailed);
+        denied
+            .filter(|_| !self.has_joined)
+            .map(|code| End::NotAuthorized(report::denial(&self.runtime, code)))
     }
 
     fn take(&mut self, request: ToPoll) {
@@ -233,12 +268,21 @@ impl Poller {
         let now = Instant::now();
         match request {
             ToPoll::Rewind { lane, targets } => router.rewind(&self.consumer, lane, targets),
-            ToPoll::Reread(epochs) => epochs.into_iter().for_each(|epoch| router.assignment.reread(epoch)),
+            ToPoll::Reread(epochs) => {
+                epochs.into_iter().for_each(|epoch| router.assignment.reread(epoch))
+            }
             ToPoll::Block(epoch, block) => {
-                tracing::warn!(reason = block.reason.as_str(), partition = router.name_of(epoch), "partition blocked: {}", block.text);
+                tracing::warn!(
+                    reason = block.reason.as_str(),
+                    partition = router.name_of(epoch),
+                    "partition blocked: {}",
+                    block.text
+                );
                 router.assignment.blocked(epoch, block, now);
             }
-            ToPoll::Resolved(answers) => answers.into_iter().for_each(|answer| resolved(router, &self.runtime, answer, now)),
+            ToPoll::Resolved(answers) => {
+                answers.into_iter().for_each(|answer| resolved(router, &self.runtime, answer, now))
+            }
             ToPoll::Observed(observed) => {
                 drop(guard);
                 self.observed(observed, now);
@@ -295,7 +339,8 @@ impl Poller {
     }
 
     fn subscribe(&mut self) -> Result<(), PollError> {
-        // A topic that appears later changes the list: librdkafka itself would look for it only every 5 minutes.
+        // A topic that appears later changes the list: librdkafka itself would look for it only
+        // every 5 minutes.
         let snapshot = self.runtime.snapshots.load();
         let (mut topics, unseen) = (snapshot.raw_topics(), snapshot.unseen_topics());
         topics.retain(|topic| !unseen.contains_key(topic) || self.topics.contains(topic));
@@ -312,11 +357,18 @@ impl Poller {
 
     fn poll(&mut self) -> Result<(), PollError> {
         match self.consumer.poll(POLL) {
-            // Every partition is forwarded to a lane before it is assigned: this one was not. Its lane may be beyond this record already, and must not
-            // commit: the next start reads it.
-            Some(Ok(message)) => return Err(PollError::StrayRecord(message.topic().to_owned(), message.partition())),
+            // Every partition is forwarded to a lane before it is assigned: this one was not. Its
+            // lane may be beyond this record already, and must not commit: the next start reads it.
+            Some(Ok(message)) => {
+                return Err(PollError::StrayRecord(
+                    message.topic().to_owned(),
+                    message.partition(),
+                ));
+            }
             Some(Err(error)) => match error.rdkafka_error_code() {
-                Some(code) if is_authorization(code) => *lock(&self.consumer.context().denied) = Some(code),
+                Some(code) if is_authorization(code) => {
+                    *lock(&self.consumer.context().denied) = Some(code)
+                }
                 code => tracing::debug!(?code, "consumer event"),
             },
             None => {}
@@ -324,7 +376,9 @@ impl Poller {
         if let Some(router) = lock(&self.consumer.context().router).as_ref() {
             router.publish(&self.runtime, &self.consumer);
         }
-        if !self.has_joined && GroupMetadata::of(&self.consumer).is_some_and(|metadata| metadata.has_joined()) {
+        if !self.has_joined
+            && GroupMetadata::of(&self.consumer).is_some_and(|metadata| metadata.has_joined())
+        {
             self.has_joined = true;
             self.runtime.status.ready("kafka");
         }
@@ -362,7 +416,8 @@ fn resolved(router: &mut Router, runtime: &Runtime, answer: Resolved, now: Insta
     }
     if let Some(Lost { loss, missed, goes_on }) = lost {
         let (topic, partition) = (&*question.at.topic, question.at.partition);
-        OffsetLost { topic, partition, reason: loss.as_str(), missed, committed, goes_on }.emit(&runtime.metrics);
+        OffsetLost { topic, partition, reason: loss.as_str(), missed, committed, goes_on }
+            .emit(&runtime.metrics);
     }
     router.assignment.resolved(&question.at, question.epoch, resolution, now);
 }

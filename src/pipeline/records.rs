@@ -1,5 +1,5 @@
-//! Records through the engine into the producer: the part of a lane that costs time. No allocation per record, one snapshot of schemas and keys
-//! per transaction.
+//! Records through the engine into the producer: the part of a lane that costs time. No allocation
+//! per record, one snapshot of schemas and keys per transaction.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -105,7 +105,8 @@ pub(super) struct RecordPath {
     dead_letters: Option<(TopicId, TopicLimits)>,
     /// Per raw topic, as of the snapshot and producer in hand.
     routes: HashMap<Arc<str>, LaneRoute>,
-    /// A partition came back that was blocked: the producer may know its topics from before the cure.
+    /// A partition came back that was blocked: the producer may know its topics from before the
+    /// cure.
     needs_refresh: bool,
 }
 
@@ -122,7 +123,9 @@ impl RecordPath {
         let limits = Limits { input: runtime.pipeline.max_record_bytes, ..Limits::default() };
         Self {
             transaction: OpenTransaction::default(),
-            protector: Protector::new(snapshot.schemas.clone(), runtime.keys.keyring()).with_limits(limits).with_metrics(runtime.metrics.clone()),
+            protector: Protector::new(snapshot.schemas.clone(), runtime.keys.keyring())
+                .with_limits(limits)
+                .with_metrics(runtime.metrics.clone()),
             nonces: NoncePool::new(Box::new(OsEntropy)),
             snapshot,
             needed: Vec::new(),
@@ -161,7 +164,13 @@ impl RecordPath {
     }
 
     /// Works through the batch until something stops it. `go_on`: nobody waits for this lane.
-    pub(super) fn run(&mut self, batch: &ReadBatch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
+    pub(super) fn run(
+        &mut self,
+        batch: &ReadBatch,
+        lane: &mut Lane,
+        producer: &mut Producer,
+        go_on: &dyn Fn() -> bool,
+    ) -> Stopped {
         let bytes_before = self.transaction.bytes;
         for topic in &mut self.topics {
             topic.tripped = self.runtime.guard.tripped(&topic.name);
@@ -172,13 +181,21 @@ impl RecordPath {
         stopped
     }
 
-    fn records(&mut self, batch: &ReadBatch, lane: &mut Lane, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Stopped {
+    fn records(
+        &mut self,
+        batch: &ReadBatch,
+        lane: &mut Lane,
+        producer: &mut Producer,
+        go_on: &dyn Fn() -> bool,
+    ) -> Stopped {
         let mut headers: Vec<Header<'_>> = Vec::new();
         // Of the partition of the record before: the place in the lane, and where its records go.
         let mut last: Option<(usize, i32, Option<usize>, Option<LaneRoute>)> = None;
         let (mut now, mut now_ms) = (unix_seconds(), unix_millis());
         while let Some(message) = batch.current() {
-            if self.transaction.records >= self.runtime.pipeline.max_batch_records || self.transaction.bytes >= self.runtime.pipeline.max_batch_bytes {
+            if self.transaction.records >= self.runtime.pipeline.max_batch_records
+                || self.transaction.bytes >= self.runtime.pipeline.max_batch_bytes
+            {
                 return Stopped::Full;
             }
             if batch.cursor().is_multiple_of(CLOCK) {
@@ -201,7 +218,10 @@ impl RecordPath {
                 if !lane.is_active(place, batch.number()) {
                     continue;
                 }
-                return Stopped::FetchFailed(place, fetch_block(&lane.assigned(place).at, code, &message.error_text()));
+                return Stopped::FetchFailed(
+                    place,
+                    fetch_block(&lane.assigned(place).at, code, &message.error_text()),
+                );
             }
             match lane.offer(place, message.offset(), batch.number()) {
                 Offer::Take => {}
@@ -211,7 +231,10 @@ impl RecordPath {
                 }
                 Offer::Backwards => {
                     batch.advance();
-                    let text = format!("offset {} came after later ones: the log is not the one that it was", message.offset());
+                    let text = format!(
+                        "offset {} came after later ones: the log is not the one that it was",
+                        message.offset()
+                    );
                     return Stopped::Blocked(place, Block::new(BlockReason::Fetch, text));
                 }
                 Offer::Close => return Stopped::Full,
@@ -230,7 +253,15 @@ impl RecordPath {
             headers.clear();
             message.headers(&mut headers);
             let refused = lane.refused(place, message.offset());
-            let record = RecordPlace { topic: &topic, route: &route, message: &message, headers: &headers, now, now_ms, refused };
+            let record = RecordPlace {
+                topic: &topic,
+                route: &route,
+                message: &message,
+                headers: &headers,
+                now,
+                now_ms,
+                refused,
+            };
             match self.record(&record, producer, go_on) {
                 Ok(Done::Keys(needed)) => {
                     self.gather(needed, batch, lane);
@@ -272,12 +303,19 @@ impl RecordPath {
             producer.refresh();
         }
         let facts = to_name.as_ref().and_then(|name| self.snapshot.facts.get(name));
-        let limits = facts.map_or(TopicLimits { partitions: 0, ..TopicLimits::UNKNOWN }, TopicLimits::from);
+        let limits =
+            facts.map_or(TopicLimits { partitions: 0, ..TopicLimits::UNKNOWN }, TopicLimits::from);
         let counters = match self.topics.iter().position(|t| t.name == *topic) {
             Some(i) => i,
             None => {
-                let counters = self.runtime.metrics.topic_counters(topic, to_name.as_deref().unwrap_or(""));
-                self.topics.push(LaneTopic { name: topic.clone(), counters, outcomes: Vec::new(), tripped: self.runtime.guard.tripped(topic) });
+                let counters =
+                    self.runtime.metrics.topic_counters(topic, to_name.as_deref().unwrap_or(""));
+                self.topics.push(LaneTopic {
+                    name: topic.clone(),
+                    counters,
+                    outcomes: Vec::new(),
+                    tripped: self.runtime.guard.tripped(topic),
+                });
                 self.topics.len() - 1
             }
         };
@@ -287,21 +325,44 @@ impl RecordPath {
     }
 
     /// One record: protected into the sanitized topic, or sealed into the dead letters.
-    fn record(&mut self, place: &RecordPlace<'_>, producer: &mut Producer, go_on: &dyn Fn() -> bool) -> Result<Done, Fault> {
+    fn record(
+        &mut self,
+        place: &RecordPlace<'_>,
+        producer: &mut Producer,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Done, Fault> {
         let message = place.message;
         if place.refused > 0 {
             return self.dead_letter(place, DeadLetterReason::BrokerRefused, "", producer, go_on);
         }
-        let record = Record { key: message.key(), value: message.value(), headers: place.headers, topic: Some(place.topic), now: place.now };
+        let record = Record {
+            key: message.key(),
+            value: message.value(),
+            headers: place.headers,
+            topic: Some(place.topic),
+            now: place.now,
+        };
         let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,
             Outcome::Rejected(reject) => {
-                return self.dead_letter(place, DeadLetterReason::Rejected(reject.code), reject.schema.as_deref().unwrap_or(""), producer, go_on);
+                return self.dead_letter(
+                    place,
+                    DeadLetterReason::Rejected(reject.code),
+                    reject.schema.as_deref().unwrap_or(""),
+                    producer,
+                    go_on,
+                );
             }
             Outcome::NeedKeys(needed) => return Ok(Done::Keys(needed)),
         };
         let Some(to) = place.route.to else {
-            return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::NoSchema), "", producer, go_on);
+            return self.dead_letter(
+                place,
+                DeadLetterReason::Rejected(RejectCode::NoSchema),
+                "",
+                producer,
+                go_on,
+            );
         };
         // Borrowed: lanes would take turns at its reference count, record by record.
         let label = &self.protector.schemas().schemas()[index].label;
@@ -310,17 +371,38 @@ impl RecordPath {
             None => {}
             Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing)),
             Some(Unfit::TooLarge) => {
-                return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on);
+                return self.dead_letter(
+                    place,
+                    DeadLetterReason::Rejected(RejectCode::OutputTooLarge),
+                    &self.label(index),
+                    producer,
+                    go_on,
+                );
             }
-            Some(Unfit::TooFarAhead | Unfit::NullKey) => return self.dead_letter(place, DeadLetterReason::BrokerRefused, &self.label(index), producer, go_on),
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => {
+                return self.dead_letter(
+                    place,
+                    DeadLetterReason::BrokerRefused,
+                    &self.label(index),
+                    producer,
+                    go_on,
+                );
+            }
         }
-        let headers = outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
+        let headers =
+            outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
         let (timestamp, raised) = outgoing.timestamp();
         let to = Destination { topic: to, partition: message.partition(), timestamp };
         match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
             Ok(()) => {}
             Err(Unproduced::TooLarge) => {
-                return self.dead_letter(place, DeadLetterReason::Rejected(RejectCode::OutputTooLarge), &self.label(index), producer, go_on);
+                return self.dead_letter(
+                    place,
+                    DeadLetterReason::Rejected(RejectCode::OutputTooLarge),
+                    &self.label(index),
+                    producer,
+                    go_on,
+                );
             }
             Err(Unproduced::Failed(fault)) => return Err(fault),
         }
@@ -352,17 +434,32 @@ impl RecordPath {
             Some(known) => known,
             None => {
                 let name = &self.runtime.pipeline.dead_letter_topic;
-                let limits = self.snapshot.facts.get(name).map_or(TopicLimits { partitions: 1, ..TopicLimits::UNKNOWN }, TopicLimits::from);
+                let limits = self.snapshot.facts.get(name).map_or(
+                    TopicLimits { partitions: 1, ..TopicLimits::UNKNOWN },
+                    TopicLimits::from,
+                );
                 let topic = producer.topic(name).ok_or(Fault::OutcomeUnknown)?;
                 *self.dead_letters.insert((topic, limits))
             }
         };
-        let Some(key) = letter::sealing_key(self.protector.keys()) else { return Ok(Done::Keys(vec![letter::needed_key()])) };
+        let Some(key) = letter::sealing_key(self.protector.keys()) else {
+            return Ok(Done::Keys(vec![letter::needed_key()]));
+        };
         let message = place.message;
-        let (partition, offset, time) = (message.partition(), message.offset(), message.timestamp());
-        let metadata = LetterMetadata { reason: reason.as_str(), topic: place.topic, partition, offset, time, schema };
-        let record = LetterRecord { key: message.key(), value: message.value(), headers: place.headers };
-        let to = Destination { topic, partition: partition % limits.partitions.max(1), timestamp: 0 };
+        let (partition, offset, time) =
+            (message.partition(), message.offset(), message.timestamp());
+        let metadata = LetterMetadata {
+            reason: reason.as_str(),
+            topic: place.topic,
+            partition,
+            offset,
+            time,
+            schema,
+        };
+        let record =
+            LetterRecord { key: message.key(), value: message.value(), headers: place.headers };
+        let to =
+            Destination { topic, partition: partition % limits.partitions.max(1), timestamp: 0 };
         let produce = |sealed: &Sealed| {
             let headers = Headers::new(0).ok_or(Unproduced::Failed(Fault::OutcomeUnknown))?;
             producer.produce(to, None, Some(&sealed.value), headers, go_on)
@@ -375,10 +472,12 @@ impl RecordPath {
         };
         let (produced, stub) = match produce(&sealed) {
             // The client takes less than the topic: a setting of the user's.
-            Err(Unproduced::TooLarge) if !sealed.stub => match letter::stub(key, &metadata, &record) {
-                Ok(stub) => (produce(&stub), true),
-                Err(_) => return Ok(Done::Keys(vec![letter::needed_key()])),
-            },
+            Err(Unproduced::TooLarge) if !sealed.stub => {
+                match letter::stub(key, &metadata, &record) {
+                    Ok(stub) => (produce(&stub), true),
+                    Err(_) => return Ok(Done::Keys(vec![letter::needed_key()])),
+                }
+            }
             produced => (produced, sealed.stub),
         };
         if stub {
@@ -397,7 +496,13 @@ impl RecordPath {
         Ok(Done::DeadLettered)
     }
 
-    fn count(&mut self, route: &LaneRoute, message: &Message<'_>, headers: &[Header<'_>], dead_letter: bool) {
+    fn count(
+        &mut self,
+        route: &LaneRoute,
+        message: &Message<'_>,
+        headers: &[Header<'_>],
+        dead_letter: bool,
+    ) {
         let topic = &mut self.topics[route.counters];
         topic.counters.consumed(1);
         if dead_letter {
@@ -407,8 +512,13 @@ impl RecordPath {
         }
         topic.outcomes.push(dead_letter);
         self.transaction.records += 1;
-        let of_headers = headers.iter().map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
-        self.transaction.bytes += message.value().map_or(0, <[u8]>::len) + message.key().map_or(0, <[u8]>::len) + of_headers;
+        let of_headers = headers
+            .iter()
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
+            .sum::<usize>();
+        self.transaction.bytes += message.value().map_or(0, <[u8]>::len)
+            + message.key().map_or(0, <[u8]>::len)
+            + of_headers;
     }
 
     fn schema_counters(&mut self, schema: usize) {
@@ -425,8 +535,17 @@ impl RecordPath {
     /// Tells the guard what became of the records.
     fn judge(&mut self) {
         for topic in self.topics.iter_mut().filter(|t| !t.outcomes.is_empty()) {
-            if let Some(tripped) = self.runtime.guard.add(&topic.name, topic.outcomes.drain(..), &self.snapshot.schemas) {
-                RouteStopped { topic: &topic.name, rejected: tripped.rejected, window: tripped.window }.emit(&self.runtime.metrics);
+            if let Some(tripped) = self.runtime.guard.add(
+                &topic.name,
+                topic.outcomes.drain(..),
+                &self.snapshot.schemas,
+            ) {
+                RouteStopped {
+                    topic: &topic.name,
+                    rejected: tripped.rejected,
+                    window: tripped.window,
+                }
+                .emit(&self.runtime.metrics);
             }
         }
     }
@@ -442,7 +561,13 @@ impl RecordPath {
             let Some(place) = lane.find(message.topic(), message.partition()) else { continue };
             headers.clear();
             message.headers(&mut headers);
-            let record = Record { key: message.key(), value: message.value(), headers: &headers, topic: Some(&lane.assigned(place).at.topic), now };
+            let record = Record {
+                key: message.key(),
+                value: message.value(),
+                headers: &headers,
+                topic: Some(&lane.assigned(place).at.topic),
+                now,
+            };
             needed.extend(self.protector.look_ahead(&record));
         }
         self.needed = needed.into_iter().collect();
@@ -476,7 +601,11 @@ impl RecordPath {
             counters.flush();
         }
         for topic in &self.transaction.refused {
-            self.runtime.metrics.records_dead_lettered.with_label_values(&[topic, DeadLetterReason::BrokerRefused.as_str()]).inc();
+            self.runtime
+                .metrics
+                .records_dead_lettered
+                .with_label_values(&[topic, DeadLetterReason::BrokerRefused.as_str()])
+                .inc();
         }
         self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
         self.transaction.clear();
@@ -498,7 +627,10 @@ impl RecordPath {
 /// Passes by what was read under older assignments. `true`: something is left to be done.
 pub(super) fn skip_stale(batch: &ReadBatch, lane: &Lane) -> bool {
     while let Some(message) = batch.current() {
-        if lane.find(message.topic(), message.partition()).is_some_and(|place| lane.is_active(place, batch.number())) {
+        if lane
+            .find(message.topic(), message.partition())
+            .is_some_and(|place| lane.is_active(place, batch.number()))
+        {
             return true;
         }
         batch.advance();
@@ -509,13 +641,25 @@ pub(super) fn skip_stale(batch: &ReadBatch, lane: &Lane) -> bool {
 /// Why a partition cannot be fetched.
 fn fetch_block(at: &TopicPartition, code: RDKafkaErrorCode, text: &str) -> Block {
     match code {
-        code if is_authorization(code) => Block::new(BlockReason::NotAuthorized, format!("{code}: grant Read and Describe on {}", at.topic)),
+        code if is_authorization(code) => Block::new(
+            BlockReason::NotAuthorized,
+            format!("{code}: grant Read and Describe on {}", at.topic),
+        ),
         RDKafkaErrorCode::AutoOffsetReset => {
             // librdkafka tells where a log was cut in words only.
-            let diverged_at = text.split_once("broker end offset is ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).filter(|at: &i64| *at >= 0);
+            let diverged_at = text
+                .split_once("broker end offset is ")
+                .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
+                .filter(|at: &i64| *at >= 0);
             let is_cut = text.contains("truncat") || text.contains("No epoch found");
             let diverged_at = if is_cut { Some(diverged_at.unwrap_or(0)) } else { None };
-            Block { diverged_at, ..Block::new(BlockReason::OffsetLost, "the log does not hold the next offset any more") }
+            Block {
+                diverged_at,
+                ..Block::new(
+                    BlockReason::OffsetLost,
+                    "the log does not hold the next offset any more",
+                )
+            }
         }
         code => Block::new(BlockReason::Fetch, format!("it cannot be fetched ({code})")),
     }

@@ -1,4 +1,5 @@
-//! Finds out where partitions begin, on a thread of its own: brokers may take their time, and the polling thread must not wait for them.
+//! Finds out where partitions begin, on a thread of its own: brokers may take their time, and the
+//! polling thread must not wait for them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -57,11 +58,21 @@ impl Resolver {
         let (mut answers, mut open) = (Vec::new(), Vec::new());
         for question in questions {
             let (topic, partition) = (&question.at.topic, question.at.partition);
-            let obstacle = self.runtime.guard.tripped(topic).map(super::guard::Tripped::block).or_else(|| snapshot.problem(topic, partition));
+            let obstacle = self
+                .runtime
+                .guard
+                .tripped(topic)
+                .map(super::guard::Tripped::block)
+                .or_else(|| snapshot.problem(topic, partition));
             match obstacle {
                 Some(block) => {
                     let committed = offset_of(&committed, &question.at);
-                    answers.push(Resolved { question, resolution: Resolution::Blocked(block), committed, lost: None });
+                    answers.push(Resolved {
+                        question,
+                        resolution: Resolution::Blocked(block),
+                        committed,
+                        lost: None,
+                    });
                 }
                 None => open.push(question),
             }
@@ -72,27 +83,53 @@ impl Resolver {
         answers
     }
 
-    fn begin(&self, snapshot: &Snapshot, questions: Vec<Question>, committed: &Offsets, answers: &mut Vec<Resolved>) {
+    fn begin(
+        &self,
+        snapshot: &Snapshot,
+        questions: Vec<Question>,
+        committed: &Offsets,
+        answers: &mut Vec<Resolved>,
+    ) {
         let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
-        let ids: HashMap<String, String> = match Requests::of(self.consumer.client(), REQUEST).topics(&topics) {
-            Ok(found) => ids_of(found).into_iter().collect(),
-            // Brokers before 2.8 tell none; others answer the next question, or that one fails too.
-            Err(_) => HashMap::new(),
-        };
-        let ends = [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)].map(|(at, is_stable)| self.ends(&partitions, at, is_stable));
+        let ids: HashMap<String, String> =
+            match Requests::of(self.consumer.client(), REQUEST).topics(&topics) {
+                Ok(found) => ids_of(found).into_iter().collect(),
+                // Brokers before 2.8 tell none; others answer the next question, or that one fails
+                // too.
+                Err(_) => HashMap::new(),
+            };
+        let ends = [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)]
+            .map(|(at, is_stable)| self.ends(&partitions, at, is_stable));
         let later = self.topics_begun(snapshot, &partitions, committed);
         let outputs = self.outputs(snapshot, &partitions, committed);
         for question in questions {
             let at = &question.at;
             let known = committed.get(at).cloned();
-            let facts = known.unwrap_or_else(|| Err(unreadable("the group coordinator did not answer"))).and_then(|committed| {
-                let end = |i: usize| ends[i].get(at).cloned().unwrap_or_else(|| Err(unreadable("its leader did not answer")));
-                let ((start, _), (stable_end, _), (high, leader_epoch)) = (end(0)?, end(1)?, end(2)?);
-                let topic_id = ids.get(&*at.topic).map(|id| id.as_str().into());
-                Ok((committed, PartitionLog { topic_id, start, stable_end, end: high.max(stable_end), leader_epoch }))
-            });
+            let facts = known
+                .unwrap_or_else(|| Err(unreadable("the group coordinator did not answer")))
+                .and_then(|committed| {
+                    let end = |i: usize| {
+                        ends[i]
+                            .get(at)
+                            .cloned()
+                            .unwrap_or_else(|| Err(unreadable("its leader did not answer")))
+                    };
+                    let ((start, _), (stable_end, _), (high, leader_epoch)) =
+                        (end(0)?, end(1)?, end(2)?);
+                    let topic_id = ids.get(&*at.topic).map(|id| id.as_str().into());
+                    Ok((
+                        committed,
+                        PartitionLog {
+                            topic_id,
+                            start,
+                            stable_end,
+                            end: high.max(stable_end),
+                            leader_epoch,
+                        },
+                    ))
+                });
             let (resolution, lost) = match facts {
                 Err(block) => (Resolution::Blocked(block), None),
                 Ok((committed, log)) => {
@@ -103,7 +140,15 @@ impl Resolver {
                         on_missing: self.runtime.kafka.on_missing_offset,
                         on_lost: self.runtime.kafka.on_offset_lost,
                     };
-                    started(at, decide(committed.as_ref().or(question.last_read.as_ref()), &log, circumstances), log)
+                    started(
+                        at,
+                        decide(
+                            committed.as_ref().or(question.last_read.as_ref()),
+                            &log,
+                            circumstances,
+                        ),
+                        log,
+                    )
                 }
             };
             let committed = offset_of(committed, at);
@@ -113,8 +158,8 @@ impl Resolver {
 
     // ---- what is committed ----
 
-    /// What the group committed. One partition whose offset a transaction holds back keeps the client from answering for the others: then each is
-    /// asked for alone.
+    /// What the group committed. One partition whose offset a transaction holds back keeps the
+    /// client from answering for the others: then each is asked for alone.
     fn committed(&self, partitions: &[TopicPartition]) -> Offsets {
         let mut found = self.committed_within(partitions, REQUEST);
         if partitions.len() > 1 && found.values().any(Result::is_err) {
@@ -133,19 +178,29 @@ impl Resolver {
         let answer = self.consumer.committed_offsets(list, timeout);
         let of = |at: &TopicPartition| {
             let list = answer.as_ref().map_err(|e| committed_block(e.rdkafka_error_code()))?;
-            let element = list.find_partition(&at.topic, at.partition).ok_or_else(|| committed_block(None))?;
+            let element = list
+                .find_partition(&at.topic, at.partition)
+                .ok_or_else(|| committed_block(None))?;
             element.error().map_err(|e| committed_block(e.rdkafka_error_code()))?;
             let Offset::Offset(offset) = element.offset() else { return Ok(None) };
-            let position = Position { offset, leader_epoch: ffi::leader_epoch(list, &at.topic, at.partition) };
+            let position =
+                Position { offset, leader_epoch: ffi::leader_epoch(list, &at.topic, at.partition) };
             Ok(Some(CommittedOffset { position, topic_id: offsets::topic_id(element.metadata()) }))
         };
         partitions.iter().map(|at| (at.clone(), of(at))).collect()
     }
 
-    /// Topics of which the group has committed something: partitions without an offset were added later.
-    fn topics_begun(&self, snapshot: &Snapshot, partitions: &[TopicPartition], committed: &Offsets) -> BTreeSet<Arc<str>> {
+    /// Topics of which the group has committed something: partitions without an offset were added
+    /// later.
+    fn topics_begun(
+        &self,
+        snapshot: &Snapshot,
+        partitions: &[TopicPartition],
+        committed: &Offsets,
+    ) -> BTreeSet<Arc<str>> {
         let is_missing = |at: &&TopicPartition| matches!(committed.get(*at), Some(Ok(None)));
-        let topics: BTreeSet<&Arc<str>> = partitions.iter().filter(is_missing).map(|at| &at.topic).collect();
+        let topics: BTreeSet<&Arc<str>> =
+            partitions.iter().filter(is_missing).map(|at| &at.topic).collect();
         let siblings: Vec<TopicPartition> = topics
             .into_iter()
             .flat_map(|topic| {
@@ -156,14 +211,26 @@ impl Resolver {
         if siblings.is_empty() {
             return BTreeSet::new();
         }
-        self.committed_within(&siblings, REQUEST).into_iter().filter(|(_, found)| matches!(found, Ok(Some(_)))).map(|(at, _)| at.topic).collect()
+        self.committed_within(&siblings, REQUEST)
+            .into_iter()
+            .filter(|(_, found)| matches!(found, Ok(Some(_))))
+            .map(|(at, _)| at.topic)
+            .collect()
     }
 
-    /// Partitions without a committed offset whose sanitized partition holds records that can only be theirs.
-    fn outputs(&self, snapshot: &Snapshot, partitions: &[TopicPartition], committed: &Offsets) -> BTreeSet<TopicPartition> {
+    /// Partitions without a committed offset whose sanitized partition holds records that can only
+    /// be theirs.
+    fn outputs(
+        &self,
+        snapshot: &Snapshot,
+        partitions: &[TopicPartition],
+        committed: &Offsets,
+    ) -> BTreeSet<TopicPartition> {
         let mut targets: HashMap<TopicPartition, &TopicPartition> = HashMap::new();
         for at in partitions.iter().filter(|at| matches!(committed.get(*at), Some(Ok(None)))) {
-            if let Some(target) = snapshot.target(&at.topic).filter(|target| snapshot.is_alone(target)) {
+            if let Some(target) =
+                snapshot.target(&at.topic).filter(|target| snapshot.is_alone(target))
+            {
                 targets.insert(TopicPartition::new(target, at.partition), at);
             }
         }
@@ -173,29 +240,43 @@ impl Resolver {
         }
         let ends = self.ends(&names, Offset::End, false);
         // Who may write but not describe it cannot tell: it begins as at a first start.
-        ends.into_iter().filter(|(_, end)| matches!(end, Ok((end, _)) if *end > 0)).filter_map(|(name, _)| targets.get(&name).map(|at| (*at).clone())).collect()
+        ends.into_iter()
+            .filter(|(_, end)| matches!(end, Ok((end, _)) if *end > 0))
+            .filter_map(|(name, _)| targets.get(&name).map(|at| (*at).clone()))
+            .collect()
     }
 
     // ---- what the log holds ----
 
     fn ends(&self, partitions: &[TopicPartition], at: Offset, is_stable: bool) -> LogEnds {
-        let names: Vec<(&str, i32)> = partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
+        let names: Vec<(&str, i32)> =
+            partitions.iter().map(|at| (&*at.topic, at.partition)).collect();
         match Requests::of(self.consumer.client(), REQUEST).offsets(&names, at, is_stable) {
             Ok(found) => {
-                let of = |(topic, partition, answer): (String, i32, Result<ListedOffset, RDKafkaErrorCode>)| {
-                    let end = answer.map(|listed| (listed.offset, listed.leader_epoch)).map_err(|code| log_block(&topic, code));
+                let of = |(topic, partition, answer): (
+                    String,
+                    i32,
+                    Result<ListedOffset, RDKafkaErrorCode>,
+                )| {
+                    let end = answer
+                        .map(|listed| (listed.offset, listed.leader_epoch))
+                        .map_err(|code| log_block(&topic, code));
                     (TopicPartition::new(topic, partition), end)
                 };
                 found.into_iter().map(of).collect()
             }
-            Err(code) => partitions.iter().map(|at| (at.clone(), Err(log_block(&at.topic, code)))).collect(),
+            Err(code) => {
+                partitions.iter().map(|at| (at.clone(), Err(log_block(&at.topic, code)))).collect()
+            }
         }
     }
 }
 
 /// Ids of topics, as they are committed; brokers before 2.8 tell none.
 pub(super) fn ids_of(found: Each<TopicMetadata>) -> Vec<(String, String)> {
-    let id = |(name, found): (String, Result<TopicMetadata, _>)| Some((name, TopicUuid::new(found.ok()?.id)?.to_string()));
+    let id = |(name, found): (String, Result<TopicMetadata, _>)| {
+        Some((name, TopicUuid::new(found.ok()?.id)?.to_string()))
+    };
     found.into_iter().filter_map(id).collect()
 }
 
@@ -211,34 +292,54 @@ fn started(at: &TopicPartition, start: Start, log: PartitionLog) -> (Resolution,
             (Resolution::Start { start, is_committed: true, is_validated, topic_id }, None)
         }
         Start::First(start) => {
-            tracing::info!(topic = &*at.topic, partition = at.partition, offset = start.offset, "nothing is committed; reading begins here");
+            tracing::info!(
+                topic = &*at.topic,
+                partition = at.partition,
+                offset = start.offset,
+                "nothing is committed; reading begins here"
+            );
             (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, None)
         }
         Start::Lost(start, loss, missed) => {
             let lost = Lost { loss, missed, goes_on: start.offset };
-            (Resolution::Start { start, is_committed: false, is_validated: true, topic_id }, Some(lost))
+            (
+                Resolution::Start { start, is_committed: false, is_validated: true, topic_id },
+                Some(lost),
+            )
         }
         Start::Blocked(block) => (Resolution::Blocked(block), None),
     }
 }
 
 fn unreadable(why: &str) -> Block {
-    Block::new(BlockReason::OffsetsUnreadable, format!("it cannot be found out where it begins: {why}"))
+    Block::new(
+        BlockReason::OffsetsUnreadable,
+        format!("it cannot be found out where it begins: {why}"),
+    )
 }
 
 fn committed_block(code: Option<RDKafkaErrorCode>) -> Block {
     match code {
-        Some(code) if is_authorization(code) => {
-            Block::new(BlockReason::NotAuthorized, format!("{code}: grant Read on the group and Describe on the raw topic"))
-        }
-        _ => unreadable("committed offsets cannot be read: a transaction has not ended; if it never does, see \"Hanging transactions\" in docs/operations.md"),
+        Some(code) if is_authorization(code) => Block::new(
+            BlockReason::NotAuthorized,
+            format!("{code}: grant Read on the group and Describe on the raw topic"),
+        ),
+        _ => unreadable(
+            "committed offsets cannot be read: a transaction has not ended; if it never does, see \
+            \"Hanging transactions\" in docs/operations.md",
+        ),
     }
 }
 
 fn log_block(topic: &str, code: RDKafkaErrorCode) -> Block {
     match code {
-        code if is_authorization(code) => Block::new(BlockReason::NotAuthorized, format!("{code}: grant Read and Describe on {topic}")),
-        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition => {
+        code if is_authorization(code) => Block::new(
+            BlockReason::NotAuthorized,
+            format!("{code}: grant Read and Describe on {topic}"),
+        ),
+        RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownPartition => {
             Block::new(BlockReason::Fetch, format!("the raw topic {topic} is not there"))
         }
         code => unreadable(&format!("its leader does not answer ({code})")),

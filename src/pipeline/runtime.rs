@@ -71,12 +71,21 @@ pub(super) struct Membership(Mutex<(Option<Arc<GroupMetadata>>, HashSet<u64>)>);
 
 impl Membership {
     /// Publishes both; only the polling thread does.
-    pub(super) fn publish(&self, metadata: Option<GroupMetadata>, owned: impl Iterator<Item = u64>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (metadata.map(Arc::new), owned.collect());
+    pub(super) fn publish(
+        &self,
+        metadata: Option<GroupMetadata>,
+        owned: impl Iterator<Item = u64>,
+    ) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            (metadata.map(Arc::new), owned.collect());
     }
 
-    /// The metadata to commit work of these assignment epochs with; `None`: some are not ours any more, or we are no member.
-    pub(super) fn to_commit(&self, mut epochs: impl Iterator<Item = u64>) -> Option<Arc<GroupMetadata>> {
+    /// The metadata to commit work of these assignment epochs with; `None`: some are not ours any
+    /// more, or we are no member.
+    pub(super) fn to_commit(
+        &self,
+        mut epochs: impl Iterator<Item = u64>,
+    ) -> Option<Arc<GroupMetadata>> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let metadata = inner.0.as_ref().filter(|m| m.has_member())?;
         epochs.all(|e| inner.1.contains(&e)).then(|| metadata.clone())
@@ -106,7 +115,8 @@ pub(super) enum ToLane {
 pub(super) enum ToPoll {
     /// Read these partitions again from these offsets.
     Rewind { lane: usize, targets: Vec<Target> },
-    /// The partitions of these epochs have left their lane, which does not know how far they are committed.
+    /// The partitions of these epochs have left their lane, which does not know how far they are
+    /// committed.
     Reread(Vec<u64>),
     /// The partition of this epoch has left its lane.
     Block(u64, Block),

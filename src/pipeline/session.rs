@@ -25,7 +25,8 @@ use crate::kafka::topics::{TopicError, Topics};
 use crate::preflight::{self, Findings, Refusal};
 use crate::registry::Registry;
 
-/// How long the start waits for the coordinator; a transaction that another process left open is aborted within its time-out.
+/// How long the start waits for the coordinator; a transaction that another process left open is
+/// aborted within its time-out.
 const FENCE: Duration = Duration::from_secs(60);
 
 /// All threads of one session.
@@ -74,8 +75,15 @@ impl Session {
             let (inbox, messages) = mpsc::channel();
             let is_overrun = Arc::new(AtomicBool::new(false));
             let is_called = Arc::new(AtomicBool::new(false));
-            handles.push(LaneHandle { inbox, is_overrun: is_overrun.clone(), is_called: is_called.clone(), queue: queue.clone(), recipe: recipe.clone() });
-            let fetcher = Fetcher::start(number, runtime.keys.clone()).map_err(StartError::Thread)?;
+            handles.push(LaneHandle {
+                inbox,
+                is_overrun: is_overrun.clone(),
+                is_called: is_called.clone(),
+                queue: queue.clone(),
+                recipe: recipe.clone(),
+            });
+            let fetcher =
+                Fetcher::start(number, runtime.keys.clone()).map_err(StartError::Thread)?;
             let parts = lane::LaneParts {
                 number,
                 runtime: runtime.clone(),
@@ -93,7 +101,12 @@ impl Session {
         let owned = Arc::new(Mutex::new(Vec::new()));
         let is_over = Arc::new(AtomicBool::new(false));
         Ok(Self {
-            resolver: Resolver { runtime: runtime.clone(), consumer: consumer.shared().clone(), questions: asked, poll: to_poll.clone() },
+            resolver: Resolver {
+                runtime: runtime.clone(),
+                consumer: consumer.shared().clone(),
+                questions: asked,
+                poll: to_poll.clone(),
+            },
             observer: Observer {
                 runtime: runtime.clone(),
                 consumer: consumer.shared().clone(),
@@ -102,7 +115,15 @@ impl Session {
                 poll: to_poll.clone(),
                 is_over: is_over.clone(),
             },
-            poller: Poller::new(poll::PollParts { consumer, runtime, requests, stop: stops, questions, owned, lanes: handles }),
+            poller: Poller::new(poll::PollParts {
+                consumer,
+                runtime,
+                requests,
+                stop: stops,
+                questions,
+                owned,
+                lanes: handles,
+            }),
             lanes: threads,
             to_poll,
             stop,
@@ -121,7 +142,8 @@ impl Session {
             let guarded = move || {
                 if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
                     // Without this word the others would wait for it for ever.
-                    let _ = ended.send(ToPoll::Ended(End::Failed(format!("the thread {label} panicked"))));
+                    let _ = ended
+                        .send(ToPoll::Ended(End::Failed(format!("the thread {label} panicked"))));
                 }
             };
             std::thread::Builder::new().name(name).spawn(guarded).map(|thread| threads.push(thread))
@@ -131,7 +153,8 @@ impl Session {
                 return End::Failed("a thread cannot be started".to_owned());
             }
         }
-        let asking = spawn("resolve".to_owned(), Box::new(move || resolver.run())).and_then(|()| spawn("observe".to_owned(), Box::new(move || observer.run())));
+        let asking = spawn("resolve".to_owned(), Box::new(move || resolver.run()))
+            .and_then(|()| spawn("observe".to_owned(), Box::new(move || observer.run())));
         if asking.is_err() {
             return End::Failed("a thread cannot be started".to_owned());
         }
@@ -141,7 +164,9 @@ impl Session {
             is_over.store(true, Ordering::Release);
             end
         });
-        let Ok(polling) = polling else { return End::Failed("a thread cannot be started".to_owned()) };
+        let Ok(polling) = polling else {
+            return End::Failed("a thread cannot be started".to_owned());
+        };
         let end = wait(polling, stops, &stop);
         // The queues of lanes and the requests of the others go before the consumer does.
         for thread in threads {
@@ -169,12 +194,22 @@ fn wait(polling: JoinHandle<End>, stops: &Receiver<Instant>, stop: &Sender<Insta
 }
 
 /// What there is to run, or why nothing is. One route that can run is enough.
-fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bool) -> Result<Findings, StartError> {
-    let look = || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic);
+fn look(
+    topics: &Topics,
+    config: &Config,
+    registry: &Registry,
+    create_topics: bool,
+) -> Result<Findings, StartError> {
+    let look =
+        || preflight::examine(topics, &registry.current(), &config.pipeline.dead_letter_topic);
     let mut found = look()?;
     if create_topics && !found.missing.is_empty() {
         let refused = topics.create(&found.missing).err().unwrap_or_default();
-        let is_refused = |name: &str| refused.iter().any(|e| matches!(e, TopicError::NotCreated { topic, .. } if topic == name));
+        let is_refused = |name: &str| {
+            refused
+                .iter()
+                .any(|e| matches!(e, TopicError::NotCreated { topic, .. } if topic == name))
+        };
         for made in found.missing.iter().filter(|made| !is_refused(&made.name)) {
             tracing::info!(topic = made.name, partitions = made.partitions, "topic created");
         }
@@ -184,7 +219,11 @@ fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bo
         found = look()?;
         if let (Err(_), [first, ..]) = (found.runnable(), &*refused) {
             let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
-            return Err(StartError::Routes(if first.is_authorization() { Refusal::NotAuthorized(texts) } else { Refusal::Unfit(texts) }));
+            return Err(StartError::Routes(if first.is_authorization() {
+                Refusal::NotAuthorized(texts)
+            } else {
+                Refusal::Unfit(texts)
+            }));
         }
     }
     for warning in &found.warnings {
@@ -199,7 +238,8 @@ fn look(topics: &Topics, config: &Config, registry: &Registry, create_topics: bo
     Ok(found)
 }
 
-/// The lanes' producers, older ones of their names fenced before the group is joined: whatever an earlier process left open is over then.
+/// The lanes' producers, older ones of their names fenced before the group is joined: whatever an
+/// earlier process left open is over then.
 fn producers(runtime: &Runtime, lanes: usize) -> Result<Vec<(Recipe, Producer)>, StartError> {
     let limits = runtime.snapshots.load().limits(&runtime.pipeline.dead_letter_topic);
     fence_former(&runtime.kafka, lanes, limits)?;
@@ -216,8 +256,13 @@ fn not_fenced(recipe: &Recipe, error: TxnError) -> StartError {
     StartError::Producer { id: recipe.id().to_owned(), error }
 }
 
-/// On the first start under its ids, a process ends what it left open under those it had before. Only then: another group's instance may have them.
-fn fence_former(kafka: &config::Kafka, lanes: usize, limits: Option<(usize, usize)>) -> Result<(), StartError> {
+/// On the first start under its ids, a process ends what it left open under those it had before.
+/// Only then: another group's instance may have them.
+fn fence_former(
+    kafka: &config::Kafka,
+    lanes: usize,
+    limits: Option<(usize, usize)>,
+) -> Result<(), StartError> {
     if settings::former_transactional_id(kafka, 0).is_none() {
         return Ok(());
     }
@@ -228,7 +273,8 @@ fn fence_former(kafka: &config::Kafka, lanes: usize, limits: Option<(usize, usiz
         None => {
             tracing::warn!(
                 id = first.id(),
-                "it cannot be told whether this id is new; what was left open under the former one ends with transaction.timeout.ms"
+                "it cannot be told whether this id is new; what was left open under the former one \
+                ends with transaction.timeout.ms"
             );
             return Ok(());
         }
@@ -238,7 +284,8 @@ fn fence_former(kafka: &config::Kafka, lanes: usize, limits: Option<(usize, usiz
             Ok(()) => tracing::info!(id = former, "the former transactional id is fenced"),
             // Anyone who had it and lost the permission can have left nothing open for long.
             Err(error) => {
-                tracing::warn!(id = former, code = %error, "the former transactional id cannot be fenced; what was left open under it ends with transaction.timeout.ms");
+                tracing::warn!(id = former, code = %error, "the former transactional id cannot be \
+                    fenced; what was left open under it ends with transaction.timeout.ms");
             }
         }
     }

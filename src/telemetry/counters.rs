@@ -1,4 +1,5 @@
-//! Counters of one lane: plain additions, added to the shared ones when the transaction that holds the records commits.
+//! Counters of one lane: plain additions, added to the shared ones when the transaction that holds
+//! the records commits.
 
 use prometheus::local::LocalIntCounter;
 use veilstream_engine::RejectCode;
@@ -13,22 +14,35 @@ impl Metrics {
         TopicCounters {
             consumed: self.records_consumed.with_label_values(&[from]).local(),
             produced: self.records_produced.with_label_values(&[to]).local(),
-            dead_lettered: RejectCode::ALL.map(|code| self.records_dead_lettered.with_label_values(&[from, code.as_str()]).local()),
+            dead_lettered: RejectCode::ALL.map(|code| {
+                self.records_dead_lettered.with_label_values(&[from, code.as_str()]).local()
+            }),
         }
     }
 
-    /// Local counters of one schema, for one lane. `fields`: ids in the schema's order, the order of the engine's field indexes.
+    /// Local counters of one schema, for one lane. `fields`: ids in the schema's order, the order
+    /// of the engine's field indexes.
     #[must_use]
-    pub fn schema_counters<'a>(&self, schema: &str, fields: impl Iterator<Item = &'a str>) -> SchemaCounters {
+    pub fn schema_counters<'a>(
+        &self,
+        schema: &str,
+        fields: impl Iterator<Item = &'a str>,
+    ) -> SchemaCounters {
         let counters = |field: &str| FieldCounters {
-            outcomes: OUTCOMES.map(|outcome| self.fields_protected.with_label_values(&[schema, field, label(outcome)]).local()),
+            outcomes: OUTCOMES.map(|outcome| {
+                self.fields_protected.with_label_values(&[schema, field, label(outcome)]).local()
+            }),
             residue: self.residue.with_label_values(&[schema, field]).local(),
         };
-        SchemaCounters { fields: fields.map(counters).collect(), residue_capped: self.residue_capped.with_label_values(&[schema]).local() }
+        SchemaCounters {
+            fields: fields.map(counters).collect(),
+            residue_capped: self.residue_capped.with_label_values(&[schema]).local(),
+        }
     }
 }
 
-/// Counts of one route within one lane: plain additions until [`TopicCounters::flush`] after a commit, or [`TopicCounters::forget`] after an abort.
+/// Counts of one route within one lane: plain additions until [`TopicCounters::flush`] after a
+/// commit, or [`TopicCounters::forget`] after an abort.
 #[derive(Debug)]
 pub struct TopicCounters {
     consumed: LocalIntCounter,
@@ -69,8 +83,14 @@ impl TopicCounters {
     }
 }
 
-const OUTCOMES: [FieldOutcome; 6] =
-    [FieldOutcome::Encrypted, FieldOutcome::Indexed, FieldOutcome::Masked, FieldOutcome::Dropped, FieldOutcome::Absent, FieldOutcome::Null];
+const OUTCOMES: [FieldOutcome; 6] = [
+    FieldOutcome::Encrypted,
+    FieldOutcome::Indexed,
+    FieldOutcome::Masked,
+    FieldOutcome::Dropped,
+    FieldOutcome::Absent,
+    FieldOutcome::Null,
+];
 
 pub(super) fn label(outcome: FieldOutcome) -> &'static str {
     match outcome {
@@ -101,7 +121,9 @@ impl SchemaCounters {
     pub fn add(&self, output: &Output) {
         self.residue_capped.inc_by(u64::from(output.residue_capped));
         for (field, outcome, n) in &output.counts {
-            if let (Some(field), Some(i)) = (self.fields.get(*field), OUTCOMES.iter().position(|o| o == outcome)) {
+            if let (Some(field), Some(i)) =
+                (self.fields.get(*field), OUTCOMES.iter().position(|o| o == outcome))
+            {
                 field.outcomes[i].inc_by(u64::from(*n));
             }
         }
@@ -123,7 +145,10 @@ impl SchemaCounters {
     }
 
     fn all(&self) -> impl Iterator<Item = &LocalIntCounter> {
-        self.fields.iter().flat_map(|f| f.outcomes.iter().chain([&f.residue])).chain([&self.residue_capped])
+        self.fields
+            .iter()
+            .flat_map(|f| f.outcomes.iter().chain([&f.residue]))
+            .chain([&self.residue_capped])
     }
 }
 
@@ -162,9 +187,18 @@ mod tests {
         count(true);
         assert_eq!(metrics.records_consumed.with_label_values(&["people.raw"]).get(), 6);
         assert_eq!(metrics.records_produced.with_label_values(&["people"]).get(), 4);
-        assert_eq!(metrics.records_dead_lettered.with_label_values(&["people.raw", "not_json"]).get(), 2);
-        assert_eq!(metrics.fields_protected.with_label_values(&["people", "ssn", "encrypted"]).get(), 4);
-        assert_eq!(metrics.fields_protected.with_label_values(&["people", "ssn", "indexed"]).get(), 2);
+        assert_eq!(
+            metrics.records_dead_lettered.with_label_values(&["people.raw", "not_json"]).get(),
+            2
+        );
+        assert_eq!(
+            metrics.fields_protected.with_label_values(&["people", "ssn", "encrypted"]).get(),
+            4
+        );
+        assert_eq!(
+            metrics.fields_protected.with_label_values(&["people", "ssn", "indexed"]).get(),
+            2
+        );
         assert_eq!(metrics.residue.with_label_values(&["people", "email"]).get(), 2);
         assert_eq!(metrics.residue_capped.with_label_values(&["people"]).get(), 10);
     }

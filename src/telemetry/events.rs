@@ -1,5 +1,6 @@
-//! What can happen: one struct per occurrence, whose `emit` writes the log line and counts the metric together, so that neither is forgotten.
-//! Fields are names, numbers and codes of this program; never anything of a record.
+//! What can happen: one struct per occurrence, whose `emit` writes the log line and counts the
+//! metric together, so that neither is forgotten. Fields are names, numbers and codes of this
+//! program; never anything of a record.
 
 use super::metrics::Metrics;
 
@@ -38,7 +39,12 @@ pub struct Rebalanced {
 
 impl Event for Rebalanced {
     fn emit(self, metrics: &Metrics) {
-        tracing::info!(assigned = self.assigned, revoked = self.revoked, lost = self.lost, "partitions changed");
+        tracing::info!(
+            assigned = self.assigned,
+            revoked = self.revoked,
+            lost = self.lost,
+            "partitions changed"
+        );
         metrics.rebalances.inc();
     }
 }
@@ -63,7 +69,15 @@ pub struct OffsetLost<'a> {
 impl Event for OffsetLost<'_> {
     fn emit(self, metrics: &Metrics) {
         let Self { topic, partition, reason, missed, committed, goes_on } = self;
-        tracing::warn!(topic, partition, reason, missed, committed, goes_on, "the committed offset is lost, reading goes on");
+        tracing::warn!(
+            topic,
+            partition,
+            reason,
+            missed,
+            committed,
+            goes_on,
+            "the committed offset is lost, reading goes on"
+        );
         metrics.records_missed.with_label_values(&[self.topic, self.reason]).inc_by(self.missed);
     }
 }
@@ -83,7 +97,13 @@ pub struct TransactionCommitted {
 
 impl Event for TransactionCommitted {
     fn emit(self, metrics: &Metrics) {
-        tracing::debug!(lane = self.lane, records = self.records, dead_letters = self.dead_letters, seconds = self.seconds, "transaction committed");
+        tracing::debug!(
+            lane = self.lane,
+            records = self.records,
+            dead_letters = self.dead_letters,
+            seconds = self.seconds,
+            "transaction committed"
+        );
         metrics.transactions.with_label_values(&["committed"]).inc();
         metrics.transaction_duration.observe(self.seconds);
     }
@@ -100,7 +120,11 @@ pub struct TransactionAborted {
 
 impl Event for TransactionAborted {
     fn emit(self, metrics: &Metrics) {
-        tracing::info!(lane = self.lane, reason = self.reason, "transaction aborted, its records come again");
+        tracing::info!(
+            lane = self.lane,
+            reason = self.reason,
+            "transaction aborted, its records come again"
+        );
         metrics.transactions.with_label_values(&["aborted"]).inc();
     }
 }
@@ -118,7 +142,12 @@ pub struct RouteStopped<'a> {
 
 impl Event for RouteStopped<'_> {
     fn emit(self, _: &Metrics) {
-        tracing::warn!(topic = self.topic, rejected = self.rejected, window = self.window, "route stopped: too many records rejected; mend the schema");
+        tracing::warn!(
+            topic = self.topic,
+            rejected = self.rejected,
+            window = self.window,
+            "route stopped: too many records rejected; mend the schema"
+        );
     }
 }
 
@@ -144,7 +173,10 @@ pub struct SchemasRefused<'a> {
 
 impl Event for SchemasRefused<'_> {
     fn emit(self, _: &Metrics) {
-        tracing::error!(faults = self.faults.join("; "), "schema change refused, the schemas in force stay");
+        tracing::error!(
+            faults = self.faults.join("; "),
+            "schema change refused, the schemas in force stay"
+        );
     }
 }
 

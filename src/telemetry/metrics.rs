@@ -1,20 +1,29 @@
-//! Every metric, in one table. Names and labels are an API (docs/metrics.md); labels come from closed sets: topics, schemas and fields of the
-//! configuration, codes of this program. Nothing of a payload becomes a label.
+//! Every metric, in one table. Names and labels are an API (docs/metrics.md); labels come from
+//! closed sets: topics, schemas and fields of the configuration, codes of this program. Nothing of
+//! a payload becomes a label.
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
 
 /// Buckets of a transaction: 1 ms to 10 s.
-const TRANSACTION: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Buckets from a record's timestamp to its commit: 5 ms to 10 min, because a start with lag is normal.
-const LATENCY: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0];
+const TRANSACTION: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Buckets from a record's timestamp to its commit: 5 ms to 10 min, because a start with lag is
+/// normal.
+const LATENCY: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0];
 /// Buckets of a request to the key provider: 0.1 ms to 10 s.
 const KEYS: &[f64] = &[0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
-/// Declares the struct of handles and its constructor from one table: name, handle, labels or buckets, help.
+/// Declares the struct of handles and its constructor from one table: name, handle, labels or
+/// buckets, help.
 macro_rules! metrics {
     ($($field:ident: $kind:ident $name:literal [$($extra:tt)*] $help:literal;)*) => {
-        /// Handles of every metric. Cheap to share behind an `Arc`; lanes count locally ([`super::counters`]).
+        /// Handles of every metric. Cheap to share behind an `Arc`; lanes count locally
+        /// ([`super::counters`]).
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
@@ -31,7 +40,8 @@ macro_rules! metrics {
                 $(let $field = register(&registry, metrics!(@make $kind $name [$($extra)*] $help)?)?;)*
                 let metrics = Self { registry, $($field),* };
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-                // What may never happen is there from the start: an alert on it needs something to look at.
+                // What may never happen is there from the start: an alert on it needs something to
+                // look at.
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
                 metrics.authentication_errors.with_label_values(&["credentials"]);
@@ -55,32 +65,54 @@ macro_rules! metrics {
 }
 
 metrics! {
-    records_consumed: IntCounterVec "veilstream_records_consumed_total" ["topic"] "Records read from raw topics and committed.";
-    records_produced: IntCounterVec "veilstream_records_produced_total" ["topic"] "Records committed to sanitized topics.";
-    records_dead_lettered: IntCounterVec "veilstream_records_dead_lettered_total" ["topic" "reason"] "Records committed to the dead-letter topic, by raw topic and reject code.";
-    fields_protected: IntCounterVec "veilstream_fields_protected_total" ["schema" "field" "outcome"] "What happened to the fields of committed records.";
-    residue: IntCounterVec "veilstream_residue_total" ["schema" "field"] "Protected values found in clear elsewhere in the same record.";
-    residue_capped: IntCounterVec "veilstream_residue_capped_total" ["schema"] "Protected values that were not looked for elsewhere in their record, because it has too many.";
-    transactions: IntCounterVec "veilstream_transactions_total" ["outcome"] "Kafka transactions by outcome.";
-    transaction_duration: Histogram "veilstream_transaction_duration_seconds" [TRANSACTION] "From the first record of a transaction to the end of its commit.";
-    record_latency: Histogram "veilstream_record_latency_seconds" [LATENCY] "From a record's timestamp to the commit of its sanitized form.";
-    consumer_lag: IntGaugeVec "veilstream_consumer_lag" ["topic" "partition"] "Records between the committed offset and the end of an assigned partition.";
-    partitions_blocked: IntGaugeVec "veilstream_partitions_blocked" ["topic" "reason"] "Assigned partitions that are not read, by reason.";
-    records_missed: IntCounterVec "veilstream_records_missed_total" ["topic" "reason"] "Records that were gone before they were read, as far as it is known.";
+    records_consumed: IntCounterVec "veilstream_records_consumed_total" ["topic"]
+        "Records read from raw topics and committed.";
+    records_produced: IntCounterVec "veilstream_records_produced_total" ["topic"]
+        "Records committed to sanitized topics.";
+    records_dead_lettered: IntCounterVec "veilstream_records_dead_lettered_total" ["topic" "reason"]
+        "Records committed to the dead-letter topic, by raw topic and reject code.";
+    fields_protected: IntCounterVec "veilstream_fields_protected_total" ["schema" "field" "outcome"]
+        "What happened to the fields of committed records.";
+    residue: IntCounterVec "veilstream_residue_total" ["schema" "field"]
+        "Protected values found in clear elsewhere in the same record.";
+    residue_capped: IntCounterVec "veilstream_residue_capped_total" ["schema"]
+        "Protected values that were not looked for elsewhere in their record, because it has too many.";
+    transactions: IntCounterVec "veilstream_transactions_total" ["outcome"]
+        "Kafka transactions by outcome.";
+    transaction_duration: Histogram "veilstream_transaction_duration_seconds" [TRANSACTION]
+        "From the first record of a transaction to the end of its commit.";
+    record_latency: Histogram "veilstream_record_latency_seconds" [LATENCY]
+        "From a record's timestamp to the commit of its sanitized form.";
+    consumer_lag: IntGaugeVec "veilstream_consumer_lag" ["topic" "partition"]
+        "Records between the committed offset and the end of an assigned partition.";
+    partitions_blocked: IntGaugeVec "veilstream_partitions_blocked" ["topic" "reason"]
+        "Assigned partitions that are not read, by reason.";
+    records_missed: IntCounterVec "veilstream_records_missed_total" ["topic" "reason"]
+        "Records that were gone before they were read, as far as it is known.";
     rebalances: IntCounter "veilstream_rebalances_total" [] "Changes of this member's partitions.";
-    producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"] "Producers dropped and fenced again.";
+    producer_recycles: IntCounterVec "veilstream_producer_recycles_total" ["reason"]
+        "Producers dropped and fenced again.";
     inflight_bytes: IntGauge "veilstream_inflight_bytes" [] "Input bytes of the open transactions.";
-    key_requests: IntCounterVec "veilstream_key_requests_total" ["provider" "operation" "outcome"] "Requests to the key provider.";
-    key_request_seconds: Histogram "veilstream_key_request_seconds" [KEYS] "Time of requests to the key provider.";
-    data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"] "Values sealed with the schema's present data key, in reserved blocks.";
+    key_requests: IntCounterVec "veilstream_key_requests_total" ["provider" "operation" "outcome"]
+        "Requests to the key provider.";
+    key_request_seconds: Histogram "veilstream_key_request_seconds" [KEYS]
+        "Time of requests to the key provider.";
+    data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"]
+        "Values sealed with the schema's present data key, in reserved blocks.";
     key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
-    reveals: IntCounterVec "veilstream_reveals_total" ["outcome"] "Documents and tokens revealed, by outcome.";
-    engine_panics: IntCounter "veilstream_engine_panics_total" [] "Records on which the engine failed, and which were rejected as internal.";
-    authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"] "Connections to brokers that failed for authentication or TLS.";
+    reveals: IntCounterVec "veilstream_reveals_total" ["outcome"]
+        "Documents and tokens revealed, by outcome.";
+    engine_panics: IntCounter "veilstream_engine_panics_total" []
+        "Records on which the engine failed, and which were rejected as internal.";
+    authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"]
+        "Connections to brokers that failed for authentication or TLS.";
     build_info: IntGaugeVec "veilstream_build_info" ["version"] "1; the version is a label.";
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }
@@ -141,8 +173,16 @@ mod tests {
     /// The rows below a table's head, as cells without backticks.
     fn rows<'t>(document: &'t str, head: &str) -> Vec<Vec<&'t str>> {
         let tables = document.split(head).skip(1);
-        let lines = tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')));
-        lines.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim_matches([' ', '`'])).collect()).collect()
+        let lines =
+            tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')));
+        lines
+            .map(|line| {
+                line.trim_matches('|')
+                    .split(" | ")
+                    .map(|cell| cell.trim_matches([' ', '`']))
+                    .collect()
+            })
+            .collect()
     }
 
     #[test]
@@ -154,12 +194,19 @@ mod tests {
                 "Histogram" => "histogram",
                 _ => "gauge",
             };
-            vec![(*name).to_owned(), kind.to_owned(), if labels.is_empty() { "none".to_owned() } else { labels.join("`, `") }]
+            vec![
+                (*name).to_owned(),
+                kind.to_owned(),
+                if labels.is_empty() { "none".to_owned() } else { labels.join("`, `") },
+            ]
         });
         let documented = rows(DOCUMENT, "| metric | type | labels | meaning |");
         assert!(documented.iter().all(|row| row.len() == 4 && !row[3].is_empty()));
-        let documented = documented.iter().map(|row| row[..3].iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
-        let (mut documented, mut coded) = (documented.collect::<Vec<_>>(), coded.collect::<Vec<_>>());
+        let documented = documented
+            .iter()
+            .map(|row| row[..3].iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
+        let (mut documented, mut coded) =
+            (documented.collect::<Vec<_>>(), coded.collect::<Vec<_>>());
         documented.sort();
         coded.sort();
         assert_eq!(documented, coded, "left: docs/metrics.md, right: the code");
@@ -171,20 +218,40 @@ mod tests {
         use crate::pipeline::core::partition::BlockReason;
         use crate::pipeline::core::start::Loss;
 
-        let first = |document: &'static str, head| rows(document, head).iter().map(|row| row[0]).collect::<Vec<_>>();
+        let first = |document: &'static str, head| {
+            rows(document, head).iter().map(|row| row[0]).collect::<Vec<_>>()
+        };
         let rejected = RejectCode::ALL.map(RejectCode::as_str);
         let same = |mut documented: Vec<&'static str>, mut coded: Vec<&'static str>| {
             documented.sort_unstable();
             coded.sort_unstable();
             assert_eq!(documented, coded, "left: the document, right: the code");
         };
-        same(first(DOCUMENT, "| reason | the record |"), [&rejected[..], &[DeadLetterReason::BrokerRefused.as_str()]].concat());
+        same(
+            first(DOCUMENT, "| reason | the record |"),
+            [&rejected[..], &[DeadLetterReason::BrokerRefused.as_str()]].concat(),
+        );
         let operations = include_str!("../../docs/operations.md");
-        let blocked = operations.split("`veilstream_partitions_blocked{topic,reason}` counts:").nth(1).unwrap();
-        same(first(blocked.split("\n## ").next().unwrap(), "| Reason | What it means | What to do |"), BlockReason::ALL.map(BlockReason::as_str).to_vec());
+        let blocked = operations
+            .split("`veilstream_partitions_blocked{topic,reason}` counts:")
+            .nth(1)
+            .unwrap();
+        same(
+            first(
+                blocked.split("\n## ").next().unwrap(),
+                "| Reason | What it means | What to do |",
+            ),
+            BlockReason::ALL.map(BlockReason::as_str).to_vec(),
+        );
 
         let values = rows(DOCUMENT, "| metric | label | values |");
-        let of = |metric: &str| values.iter().find(|row| row[0] == metric).map(|row| row[2].split("`, `").collect::<Vec<_>>()).unwrap();
+        let of = |metric: &str| {
+            values
+                .iter()
+                .find(|row| row[0] == metric)
+                .map(|row| row[2].split("`, `").collect::<Vec<_>>())
+                .unwrap()
+        };
         same(of("veilstream_records_missed_total"), Loss::ALL.map(Loss::as_str).to_vec());
         same(of("veilstream_fields_protected_total"), FieldOutcome::ALL.map(label).to_vec());
     }
@@ -203,6 +270,12 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("veilstream_records_dead_lettered_total{reason=\"not_json\",topic=\"people.raw\"} 1\n"), "{text}");
-        assert!(text.contains(&format!("veilstream_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"))), "{text}");
+        assert!(
+            text.contains(&format!(
+                "veilstream_build_info{{version=\"{}\"}} 1\n",
+                env!("CARGO_PKG_VERSION")
+            )),
+            "{text}"
+        );
     }
 }

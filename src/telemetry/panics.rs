@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 use std::panic::{self, Location, PanicHookInfo};
 
-/// From now on a panic prints where it happened and nothing else: the message of a failed slice or parse quotes the text it failed on, which
-/// may be personal data. That holds for panics that are caught, too (the engine catches those of the telephone number library).
+/// From now on a panic prints where it happened and nothing else: the message of a failed slice or
+/// parse quotes the text it failed on, which may be personal data. That holds for panics that are
+/// caught, too (the engine catches those of the telephone number library).
 pub fn hide_messages() {
     panic::set_hook(Box::new(|info| {
         // Nobody is left to tell when standard error is closed.
@@ -37,6 +38,9 @@ mod tests {
         let seen = seen.lock().unwrap();
         let ours: Vec<&String> = seen.iter().filter(|report| report.contains(file!())).collect();
         assert_eq!(ours.len(), 2, "{seen:?}");
-        assert!(ours.iter().all(|report| !report.contains("jane") && !report.contains('\u{e9}')), "{ours:?}");
+        assert!(
+            ours.iter().all(|report| !report.contains("jane") && !report.contains('\u{e9}')),
+            "{ours:?}"
+        );
     }
 }

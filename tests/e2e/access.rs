@@ -1,4 +1,5 @@
-//! TLS and SASL on a broker that has both: what is refused is named, what changes is taken over, and no record is lost meanwhile.
+//! TLS and SASL on a broker that has both: what is refused is named, what changes is taken over,
+//! and no record is lost meanwhile.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +16,8 @@ use crate::sidecar::{Instance, text};
 
 const USER: &str = "veilstream";
 const PASSWORD: &str = "canary-password-1";
-/// Tokens live so many seconds; a broker ends a connection that does not authenticate again in time.
+/// Tokens live so many seconds; a broker ends a connection that does not authenticate again in
+/// time.
 const TOKEN: u32 = 15;
 const SCRAM_SESSION_MS: u32 = 4000;
 
@@ -46,7 +48,11 @@ impl Secured {
         let names = ["SCRAM", "OAUTH", "TLS", "MUTUAL", "STALE", "MSK"];
         let jwks = format!("{}/jwks", issuer.url);
         let more = |_: usize, [plain, controller, ..]: [u16; 4], _: &Path| {
-            let ways: Vec<String> = names.iter().zip(&ports).map(|(name, port)| format!("{name}://127.0.0.1:{port}")).collect();
+            let ways: Vec<String> = names
+                .iter()
+                .zip(&ports)
+                .map(|(name, port)| format!("{name}://127.0.0.1:{port}"))
+                .collect();
             let ways = format!("PLAINTEXT://127.0.0.1:{plain},{}", ways.join(","));
             let mut text = format!(
                 "listeners={ways},CONTROLLER://127.0.0.1:{controller}
@@ -70,17 +76,39 @@ sasl.oauthbearer.clock.skew.seconds=0
 ",
                 issuer.url
             );
-            for (listener, certificate) in [("tls", "broker"), ("mutual", "broker"), ("msk", "broker"), ("stale", "expired")] {
+            for (listener, certificate) in
+                [("tls", "broker"), ("mutual", "broker"), ("msk", "broker"), ("stale", "expired")]
+            {
                 let store = pki.file(&format!("{certificate}.store.pem"));
                 writeln!(text, "listener.name.{listener}.ssl.keystore.type=PEM\nlistener.name.{listener}.ssl.keystore.location={}", store.display()).unwrap();
             }
             writeln!(text, "listener.name.mutual.ssl.client.auth=required\nlistener.name.mutual.ssl.truststore.type=PEM").unwrap();
-            writeln!(text, "listener.name.mutual.ssl.truststore.location={}", pki.file("ca.pem").display()).unwrap();
+            writeln!(
+                text,
+                "listener.name.mutual.ssl.truststore.location={}",
+                pki.file("ca.pem").display()
+            )
+            .unwrap();
             text
         };
-        let kafka = Kafka::start_with("secured", 1, &format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks}"), more);
+        let kafka = Kafka::start_with(
+            "secured",
+            1,
+            &format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks}"),
+            more,
+        );
         let at = |i: usize| format!("127.0.0.1:{}", ports[i]);
-        let secured = Self { kafka, issuer, pki, scram: at(0), oauth: at(1), tls: at(2), mutual: at(3), stale: at(4), msk: at(5) };
+        let secured = Self {
+            kafka,
+            issuer,
+            pki,
+            scram: at(0),
+            oauth: at(1),
+            tls: at(2),
+            mutual: at(3),
+            stale: at(4),
+            msk: at(5),
+        };
         secured.set_password(USER, PASSWORD);
         secured
     }
@@ -88,9 +116,22 @@ sasl.oauthbearer.clock.skew.seconds=0
     /// Kafka's own tool changes a password on the broker.
     fn set_password(&self, user: &str, password: &str) {
         let mut java = Command::new("java");
-        java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]).arg(libs().join("*"));
-        java.args(["kafka.admin.ConfigCommand", "--bootstrap-server", &self.kafka.bootstrap, "--alter", "--entity-type", "users", "--entity-name", user]);
-        let output = java.args(["--add-config", &format!("SCRAM-SHA-512=[iterations=4096,password={password}]")]).output().unwrap();
+        java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"])
+            .arg(libs().join("*"));
+        java.args([
+            "kafka.admin.ConfigCommand",
+            "--bootstrap-server",
+            &self.kafka.bootstrap,
+            "--alter",
+            "--entity-type",
+            "users",
+            "--entity-name",
+            user,
+        ]);
+        let output = java
+            .args(["--add-config", &format!("SCRAM-SHA-512=[iterations=4096,password={password}]")])
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", text(&output));
     }
 
@@ -99,7 +140,12 @@ sasl.oauthbearer.clock.skew.seconds=0
         let instance = sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", &self.scram);
         with(
             instance,
-            &[("SECURITY_PROTOCOL", "SASL_PLAINTEXT"), ("SASL_MECHANISM", "SCRAM-SHA-512"), ("SASL_USERNAME", USER), ("SASL_PASSWORD_FILE", path(file))],
+            &[
+                ("SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+                ("SASL_MECHANISM", "SCRAM-SHA-512"),
+                ("SASL_USERNAME", USER),
+                ("SASL_PASSWORD_FILE", path(file)),
+            ],
         )
     }
 
@@ -121,7 +167,10 @@ sasl.oauthbearer.clock.skew.seconds=0
 
     /// An instance that speaks TLS with the listener at `address`.
     fn tls(&self, sandbox: &Sandbox<'_>, address: &str, authority: &Path) -> Instance {
-        with(sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", address), &[("SECURITY_PROTOCOL", "SSL"), ("SSL_CA_LOCATION", path(authority))])
+        with(
+            sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", address),
+            &[("SECURITY_PROTOCOL", "SSL"), ("SSL_CA_LOCATION", path(authority))],
+        )
     }
 }
 
@@ -130,7 +179,9 @@ fn path(file: &Path) -> &str {
 }
 
 fn with(instance: Instance, settings: &[(&str, &str)]) -> Instance {
-    settings.iter().fold(instance, |instance, (name, value)| instance.set(&format!("KAFKA__CLIENT__{name}"), value))
+    settings.iter().fold(instance, |instance, (name, value)| {
+        instance.set(&format!("KAFKA__CLIENT__{name}"), value)
+    })
 }
 
 /// Two authorities, and certificates that openssl makes.
@@ -143,7 +194,21 @@ impl Pki {
         for authority in ["ca", "stranger"] {
             let (key, certificate) = (format!("{authority}.key"), format!("{authority}.pem"));
             let subject = format!("/CN={authority}");
-            pki.openssl(&["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", &subject, "-keyout", &key, "-out", &certificate]);
+            pki.openssl(&[
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "30",
+                "-subj",
+                &subject,
+                "-keyout",
+                &key,
+                "-out",
+                &certificate,
+            ]);
         }
         pki.issue("broker", "ca", "broker", 30);
         pki.issue("expired", "ca", "broker", -1);
@@ -158,11 +223,38 @@ impl Pki {
     fn issue(&self, name: &str, authority: &str, subject: &str, days: i32) {
         let file = |end: &str| format!("{name}.{end}");
         fs::write(self.file(&file("ext")), "subjectAltName=IP:127.0.0.1\n").unwrap();
-        self.openssl(&["req", "-newkey", "rsa:2048", "-nodes", "-subj", &format!("/CN={subject}"), "-keyout", &file("key"), "-out", &file("csr")]);
+        self.openssl(&[
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            &format!("/CN={subject}"),
+            "-keyout",
+            &file("key"),
+            "-out",
+            &file("csr"),
+        ]);
         let (ca, ca_key) = (format!("{authority}.pem"), format!("{authority}.key"));
         let days = days.to_string();
-        self.openssl(&["x509", "-req", "-in", &file("csr"), "-CA", &ca, "-CAkey", &ca_key, "-days", &days, "-extfile", &file("ext"), "-out", &file("pem")]);
-        let both = fs::read_to_string(self.file(&file("key"))).unwrap() + &fs::read_to_string(self.file(&file("pem"))).unwrap();
+        self.openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &file("csr"),
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-days",
+            &days,
+            "-extfile",
+            &file("ext"),
+            "-out",
+            &file("pem"),
+        ]);
+        let both = fs::read_to_string(self.file(&file("key"))).unwrap()
+            + &fs::read_to_string(self.file(&file("pem"))).unwrap();
         fs::write(self.file(&file("store.pem")), both).unwrap();
     }
 
@@ -194,7 +286,11 @@ fn refused(instance: &Instance, what: &str) {
         assert_eq!(output.status.code(), Some(4), "{command:?}, {what}: {said}");
         assert!(said.contains(what), "{command:?}, {what}: {said}");
         assert!(!said.contains("canary"), "{said}");
-        assert!(start.elapsed() < Duration::from_secs(20), "{what} took {} s", start.elapsed().as_secs());
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{what} took {} s",
+            start.elapsed().as_secs()
+        );
     }
 }
 
@@ -207,26 +303,53 @@ fn what_a_broker_refuses_ends_the_start_with_4_and_is_named() {
     fs::write(&password, "canary-wrong\n").unwrap();
     let scram = cluster.scram(&sandbox, &password);
     refused(&scram, "(SCRAM-SHA-512 at 127.0.0.1:");
-    refused(&scram, "the broker refuses user and password; correct sasl.username and sasl.password");
-    refused(&cluster.scram(&sandbox, &password).set("KAFKA__CLIENT__SASL_MECHANISM", "PLAIN"), "the broker does not offer this SASL mechanism");
     refused(
-        &cluster.oauth(&sandbox).set("KAFKA__CLIENT__SASL_OAUTHBEARER_CLIENT_SECRET", "canary-other"),
+        &scram,
+        "the broker refuses user and password; correct sasl.username and sasl.password",
+    );
+    refused(
+        &cluster.scram(&sandbox, &password).set("KAFKA__CLIENT__SASL_MECHANISM", "PLAIN"),
+        "the broker does not offer this SASL mechanism",
+    );
+    refused(
+        &cluster
+            .oauth(&sandbox)
+            .set("KAFKA__CLIENT__SASL_OAUTHBEARER_CLIENT_SECRET", "canary-other"),
         "there is no token; check sasl.oauthbearer.token.endpoint.url",
     );
     refused(&cluster.tls(&sandbox, &cluster.stale, &ca), "the broker's certificate has expired");
-    refused(&cluster.tls(&sandbox, &cluster.tls, &cluster.pki.file("stranger.pem")), "no trusted authority made the broker's certificate");
+    refused(
+        &cluster.tls(&sandbox, &cluster.tls, &cluster.pki.file("stranger.pem")),
+        "no trusted authority made the broker's certificate",
+    );
     let other_name = cluster.tls.replace("127.0.0.1", "localhost");
-    refused(&cluster.tls(&sandbox, &other_name, &ca), "the broker's certificate is of another host name");
-    refused(&cluster.tls(&sandbox, &cluster.mutual, &ca), "the broker refuses our certificate: it is missing, expired or of an authority");
+    refused(
+        &cluster.tls(&sandbox, &other_name, &ca),
+        "the broker's certificate is of another host name",
+    );
+    refused(
+        &cluster.tls(&sandbox, &cluster.mutual, &ca),
+        "the broker refuses our certificate: it is missing, expired or of an authority",
+    );
     for (name, authority, days) in [("late", "ca", -1), ("foreign", "stranger", 30)] {
         cluster.pki.issue(name, authority, USER, days);
-        let (certificate, key) = (cluster.pki.file(&format!("{name}.pem")), cluster.pki.file(&format!("{name}.key")));
+        let (certificate, key) =
+            (cluster.pki.file(&format!("{name}.pem")), cluster.pki.file(&format!("{name}.key")));
         let instance = cluster.tls(&sandbox, &cluster.mutual, &ca);
-        let instance = with(instance, &[("SSL_CERTIFICATE_LOCATION", path(&certificate)), ("SSL_KEY_LOCATION", path(&key))]);
+        let instance = with(
+            instance,
+            &[("SSL_CERTIFICATE_LOCATION", path(&certificate)), ("SSL_KEY_LOCATION", path(&key))],
+        );
         refused(&instance, "the broker refuses our certificate");
     }
-    refused(&cluster.tls(&sandbox, &cluster.kafka.bootstrap, &ca), "the listener speaks another protocol; correct security.protocol or the port");
-    refused(&sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", &cluster.tls), "the listener speaks another protocol; correct security.protocol or the port");
+    refused(
+        &cluster.tls(&sandbox, &cluster.kafka.bootstrap, &ca),
+        "the listener speaks another protocol; correct security.protocol or the port",
+    );
+    refused(
+        &sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", &cluster.tls),
+        "the listener speaks another protocol; correct security.protocol or the port",
+    );
 }
 
 #[test]
@@ -235,7 +358,10 @@ fn settings_that_cannot_work_are_2_before_a_broker_is_asked() {
     let sandbox = Sandbox::new(&cluster.kafka, "unfit", 1);
     let nowhere = cluster.tls(&sandbox, &cluster.tls, Path::new("/nowhere/ca.pem"));
     let half = cluster.oauth(&sandbox).set("KAFKA__CLIENT__SASL_OAUTHBEARER_METHOD", "default");
-    for (instance, what) in [(nowhere, "ssl.ca.location: names /nowhere/ca.pem"), (half, "sasl.oauthbearer.method: must be \"oidc\"")] {
+    for (instance, what) in [
+        (nowhere, "ssl.ca.location: names /nowhere/ca.pem"),
+        (half, "sasl.oauthbearer.method: must be \"oidc\""),
+    ] {
         for command in ["run", "check"] {
             let output = instance.run(&[command]);
             assert_eq!(output.status.code(), Some(2), "{}", text(&output));
@@ -244,19 +370,24 @@ fn settings_that_cannot_work_are_2_before_a_broker_is_asked() {
     }
 }
 
-/// Tokens end after [`TOKEN`] seconds, and the broker ends connections with them: lanes that had nothing to do have new ones all the same.
+/// Tokens end after [`TOKEN`] seconds, and the broker ends connections with them: lanes that had
+/// nothing to do have new ones all the same.
 #[test]
 fn tokens_are_renewed_while_nothing_happens() {
     let cluster = secured();
     let sandbox = Sandbox::new(&cluster.kafka, "oauth", 4);
-    let instance = cluster.oauth(&sandbox).set("KEYS__STORE", "kafka:oauth.keys").set("KEYS__LEDGER", "kafka:oauth.ledger");
+    let instance = cluster
+        .oauth(&sandbox)
+        .set("KEYS__STORE", "kafka:oauth.keys")
+        .set("KEYS__LEDGER", "kafka:oauth.ledger");
     // Keys in topics too: their clients authenticate the same way.
     let init = instance.run(&["keys", "init"]);
     assert!(init.status.success(), "{}", text(&init));
     let mut running = instance.start();
     running.ready();
     sandbox.feed(0..400, person);
-    running.wait_for(Duration::from_secs(60), "the first records", |_| sandbox.clean().len() == 400);
+    running
+        .wait_for(Duration::from_secs(60), "the first records", |_| sandbox.clean().len() == 400);
     let before = cluster.issuer.tokens();
     std::thread::sleep(Duration::from_secs(3 * u64::from(TOKEN)));
     // Consumer and two lanes, twice each at least, and the clients of the key store.
@@ -271,7 +402,8 @@ fn tokens_are_renewed_while_nothing_happens() {
     assert!(!instance.log().contains(SECRET));
 }
 
-/// First on the broker, then in the file; then the other way round. A connection lives [`SCRAM_SESSION_MS`]: all have to authenticate with the new password.
+/// First on the broker, then in the file; then the other way round. A connection lives
+/// [`SCRAM_SESSION_MS`]: all have to authenticate with the new password.
 #[test]
 fn a_rotated_password_is_taken_over_under_load() {
     let cluster = secured();
@@ -297,21 +429,32 @@ fn a_rotated_password_is_taken_over_under_load() {
     feed(3);
     cluster.set_password(USER, "canary-password-2");
     feed(8);
-    running.wait_for(Duration::from_secs(60), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
+    running.wait_for(Duration::from_secs(60), "the sidecar to be unready", |r| {
+        r.get("/readyz").unwrap().0 == 503
+    });
     let (_, why) = running.get("/readyz").unwrap();
-    assert!(why.contains("authentication") && why.contains("the broker refuses user and password"), "{why}");
+    assert!(
+        why.contains("authentication") && why.contains("the broker refuses user and password"),
+        "{why}"
+    );
     assert!(running.metric("veilstream_authentication_errors_total", "credentials") > 0.0);
     replace(&file, "canary-password-2\n");
-    running.wait_for(Duration::from_secs(60), "the new password", |_| instance.log().matches("changed credentials taken over").count() == 1);
+    running.wait_for(Duration::from_secs(60), "the new password", |_| {
+        instance.log().matches("changed credentials taken over").count() == 1
+    });
     running.ready();
     feed(5);
     replace(&file, "canary-password-3\n");
-    running.wait_for(Duration::from_secs(60), "the refused password", |_| instance.log().contains("changed credentials are refused; those in use stay"));
+    running.wait_for(Duration::from_secs(60), "the refused password", |_| {
+        instance.log().contains("changed credentials are refused; those in use stay")
+    });
     let (status, why) = running.get("/readyz").unwrap();
     assert_eq!(status, 200, "{why}");
     feed(3);
     cluster.set_password(USER, "canary-password-3");
-    running.wait_for(Duration::from_secs(60), "the third password", |_| instance.log().matches("changed credentials taken over").count() == 2);
+    running.wait_for(Duration::from_secs(60), "the third password", |_| {
+        instance.log().matches("changed credentials taken over").count() == 2
+    });
     let all = feed(8);
     feeder.finish();
     running.wait_for(Duration::from_secs(120), "all records", |_| sandbox.clean().len() >= all);
@@ -322,69 +465,112 @@ fn a_rotated_password_is_taken_over_under_load() {
     cluster.set_password(USER, PASSWORD);
 }
 
-/// librdkafka reads certificates when a client is made: lanes commit, and all clients are made again.
+/// librdkafka reads certificates when a client is made: lanes commit, and all clients are made
+/// again.
 #[test]
 fn renewed_certificates_make_new_producers() {
     let cluster = secured();
     let sandbox = Sandbox::new(&cluster.kafka, "renewed", 2);
     cluster.pki.issue("client-1", "ca", USER, 30);
     cluster.pki.issue("client-2", "ca", USER, 30);
-    let (certificate, key) = (sandbox.dir.path().join("client.pem"), sandbox.dir.path().join("client.key"));
-    let take = |from: &str, end: &str| fs::read_to_string(cluster.pki.file(&format!("{from}.{end}"))).unwrap();
+    let (certificate, key) =
+        (sandbox.dir.path().join("client.pem"), sandbox.dir.path().join("client.key"));
+    let take = |from: &str, end: &str| {
+        fs::read_to_string(cluster.pki.file(&format!("{from}.{end}"))).unwrap()
+    };
     replace(&certificate, &take("client-1", "pem"));
     replace(&key, &take("client-1", "key"));
     let instance = cluster.tls(&sandbox, &cluster.mutual, &cluster.pki.file("ca.pem"));
-    let instance = with(instance, &[("SSL_CERTIFICATE_LOCATION", path(&certificate)), ("SSL_KEY_LOCATION", path(&key))]);
+    let instance = with(
+        instance,
+        &[("SSL_CERTIFICATE_LOCATION", path(&certificate)), ("SSL_KEY_LOCATION", path(&key))],
+    );
     let mut running = instance.start();
     running.ready();
     sandbox.feed(0..200, person);
-    running.wait_for(Duration::from_secs(60), "the first records", |_| sandbox.clean().len() == 200);
+    running
+        .wait_for(Duration::from_secs(60), "the first records", |_| sandbox.clean().len() == 200);
     // Half of it fits nothing.
     replace(&certificate, &take("client-2", "pem"));
-    running.wait_for(Duration::from_secs(60), "the misfit", |_| instance.log().contains("changed credentials cannot be used; those in use stay"));
+    running.wait_for(Duration::from_secs(60), "the misfit", |_| {
+        instance.log().contains("changed credentials cannot be used; those in use stay")
+    });
     assert_eq!(running.metric("veilstream_producer_recycles_total", "certificates_changed"), 0.0);
     replace(&key, &take("client-2", "key"));
-    running.wait_for(Duration::from_secs(60), "new producers", |r| r.metric("veilstream_producer_recycles_total", "certificates_changed") >= 2.0);
+    running.wait_for(Duration::from_secs(60), "new producers", |r| {
+        r.metric("veilstream_producer_recycles_total", "certificates_changed") >= 2.0
+    });
     sandbox.feed(200..400, person);
     running.wait_for(Duration::from_secs(60), "the last records", |_| sandbox.clean().len() == 400);
     sandbox.assert_each_once(400);
-    assert_eq!(running.metric("veilstream_producer_recycles_total", "certificates_changed"), 2.0, "{}", instance.tail());
+    assert_eq!(
+        running.metric("veilstream_producer_recycles_total", "certificates_changed"),
+        2.0,
+        "{}",
+        instance.tail()
+    );
     assert_eq!((running.get("/readyz").unwrap().0, running.stop()), (200, Some(0)));
 }
 
-/// A broker that checks Amazon's signatures is Amazon's alone. This one shows that a token is made, and sent as OAUTHBEARER: it refuses it, and without
-/// credentials it is not asked. (That the token is right: src/kafka/access/msk_iam.rs.)
+/// A broker that checks Amazon's signatures is Amazon's alone. This one shows that a token is made,
+/// and sent as OAUTHBEARER: it refuses it, and without credentials it is not asked. (That the token
+/// is right: src/kafka/access/msk_iam.rs.)
 #[cfg(feature = "aws-kms")]
 #[test]
 fn a_token_of_amazon_msk_is_made_and_sent() {
     let cluster = secured();
     let sandbox = Sandbox::new(&cluster.kafka, "msk", 1);
     let instance = cluster.tls(&sandbox, &cluster.msk, &cluster.pki.file("ca.pem"));
-    let instance = with(instance, &[("SECURITY_PROTOCOL", "SASL_SSL"), ("SASL_MECHANISM", "AWS_MSK_IAM")]).set("KAFKA__AWS_REGION", "eu-central-1");
+    let instance =
+        with(instance, &[("SECURITY_PROTOCOL", "SASL_SSL"), ("SASL_MECHANISM", "AWS_MSK_IAM")])
+            .set("KAFKA__AWS_REGION", "eu-central-1");
     let run = |credentials: &[(&str, &str)]| {
         let mut command = instance.command(&["check", "--preflight"]);
-        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"] {
+        for name in
+            ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"]
+        {
             command.env_remove(name);
         }
-        let output = command.env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", sandbox.dir.path()).envs(credentials.iter().copied()).output().unwrap();
+        let output = command
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("HOME", sandbox.dir.path())
+            .envs(credentials.iter().copied())
+            .output()
+            .unwrap();
         let said = text(&output);
         assert_eq!(output.status.code(), Some(4), "{said}");
         assert!(!said.contains("canary"), "{said}");
         said
     };
     let said = run(&[]);
-    assert!(said.contains("(AWS_MSK_IAM): there is no token; give this process AWS credentials"), "{said}");
-    let said = run(&[("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "canary-aws-secret")]);
+    assert!(
+        said.contains("(AWS_MSK_IAM): there is no token; give this process AWS credentials"),
+        "{said}"
+    );
+    let said = run(&[
+        ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+        ("AWS_SECRET_ACCESS_KEY", "canary-aws-secret"),
+    ]);
     assert!(said.contains("Amazon MSK refuses the token; grant kafka-cluster:Connect"), "{said}");
-    let output = instance.command(&["check"]).env("VEILSTREAM__KAFKA__AWS_REGION", "Frankfurt").output().unwrap();
-    assert!(output.status.code() == Some(2) && text(&output).contains("is no AWS region"), "{}", text(&output));
+    let output = instance
+        .command(&["check"])
+        .env("VEILSTREAM__KAFKA__AWS_REGION", "Frankfurt")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.code() == Some(2) && text(&output).contains("is no AWS region"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
 fn the_broker_that_is_away_is_not_taken_for_a_refusal() {
     let cluster = secured();
     let sandbox = Sandbox::new(&cluster.kafka, "away", 1);
-    let output = cluster.tls(&sandbox, "127.0.0.1:1", &cluster.pki.file("ca.pem")).run(&["check", "--preflight"]);
+    let output = cluster
+        .tls(&sandbox, "127.0.0.1:1", &cluster.pki.file("ca.pem"))
+        .run(&["check", "--preflight"]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output));
     assert!(text(&output).contains("no broker answers"), "{}", text(&output));
 }

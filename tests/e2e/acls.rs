@@ -34,7 +34,12 @@ fn what_is_missing_ends_the_start_with_4_and_is_waited_for_later() {
     sandbox.broker.allow(Kind::Topic, Op::Write, &["acl.clean", "acl.dead-letter"]);
     // The instance's name has a hyphen: digits stand behind it.
     let ids = [0, 1].map(|lane| transactional_id(&instance.config().kafka, lane));
-    assert!(ids[0].starts_with("veilstream-acl-acl-0-") && ids[0].len() == "veilstream-acl-acl-0-".len() + 10, "{}", ids[0]);
+    assert!(
+        ids[0].starts_with("veilstream-acl-acl-0-")
+            && ids[0].len() == "veilstream-acl-acl-0-".len() + 10,
+        "{}",
+        ids[0]
+    );
     refused(&["run"], &format!("transactional id {}", ids[0]));
     sandbox.broker.allow(Kind::TransactionalId, Op::Write, &ids.each_ref().map(String::as_str));
     refused(&["run"], "group acl");
@@ -47,7 +52,9 @@ fn what_is_missing_ends_the_start_with_4_and_is_waited_for_later() {
     // Taken away while it runs: it waits and says so.
     sandbox.broker.deny(Kind::Topic, Op::Write, "acl.clean");
     sandbox.feed(100..200, person);
-    running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
+    running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| {
+        r.get("/readyz").unwrap().0 == 503
+    });
     let (_, why) = running.get("/readyz").unwrap();
     assert!(why.contains("grant Write on the sanitized and dead-letter topics"), "{why}");
     assert_eq!(running.get("/livez").unwrap().0, 200);
@@ -67,7 +74,11 @@ fn a_group_that_may_not_be_read_ends_the_start_with_4_in_the_consumer_protocol()
     let mut running = instance.start();
     wait_for(Duration::from_secs(60), "it to end", || {
         // It has joined nothing: it must not say that it is ready.
-        assert!(running.get("/readyz").is_none_or(|(status, _)| status == 503), "{}", instance.tail());
+        assert!(
+            running.get("/readyz").is_none_or(|(status, _)| status == 503),
+            "{}",
+            instance.tail()
+        );
         running.ended().is_some()
     });
     assert_eq!(running.ended(), Some(4), "{}", instance.tail());
@@ -78,30 +89,46 @@ fn a_group_that_may_not_be_read_ends_the_start_with_4_in_the_consumer_protocol()
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
 }
 
-/// The instance as [`LIMITED`], whose name has no `-`: its transactional ids are `veilstream-<group>-0-<lane>`.
+/// The instance as [`LIMITED`], whose name has no `-`: its transactional ids are
+/// `veilstream-<group>-0-<lane>`.
 pub(crate) fn limited(sandbox: &Sandbox<'_>) -> Instance {
     as_limited(sandbox, sandbox.instance(0)).set("KAFKA__INSTANCE", "0")
 }
 
-/// Makes the topics of routes `<name>.raw` to `<name>.clean`, the dead letters too, and allows [`LIMITED`] what the sandbox's group needs for them.
+/// Makes the topics of routes `<name>.raw` to `<name>.clean`, the dead letters too, and allows
+/// [`LIMITED`] what the sandbox's group needs for them.
 pub(crate) fn allow_routes(sandbox: &Sandbox<'_>, routes: &[&str]) {
     let (broker, group) = (sandbox.broker, sandbox.name);
     let dead = format!("{group}.dead-letter");
-    let (raw, clean): (Vec<_>, Vec<_>) = routes.iter().map(|route| (format!("{route}.raw"), format!("{route}.clean"))).unzip();
+    let (raw, clean): (Vec<_>, Vec<_>) =
+        routes.iter().map(|route| (format!("{route}.raw"), format!("{route}.clean"))).unzip();
     for topic in clean.iter().chain([&dead]) {
         broker.create_topic(topic, sandbox.partitions);
     }
-    let names = |list: &[String], op| broker.allow(Kind::Topic, op, &list.iter().map(String::as_str).collect::<Vec<_>>());
+    let names = |list: &[String], op| {
+        broker.allow(Kind::Topic, op, &list.iter().map(String::as_str).collect::<Vec<_>>())
+    };
     names(&raw, Op::Read);
     names(&clean, Op::Write);
     broker.allow(Kind::Topic, Op::Write, &[&dead]);
-    broker.allow(Kind::TransactionalId, Op::Write, &[&format!("veilstream-{group}-0-0"), &format!("veilstream-{group}-0-1")]);
+    broker.allow(
+        Kind::TransactionalId,
+        Op::Write,
+        &[&format!("veilstream-{group}-0-0"), &format!("veilstream-{group}-0-1")],
+    );
     broker.allow(Kind::Group, Op::Read, &[group]);
 }
 
 fn as_limited(sandbox: &Sandbox<'_>, instance: Instance) -> Instance {
     let (user, password) = LIMITED;
-    let client = [("SECURITY.PROTOCOL", "SASL_PLAINTEXT"), ("SASL.MECHANISM", "PLAIN"), ("SASL.USERNAME", user), ("SASL.PASSWORD", password)];
+    let client = [
+        ("SECURITY.PROTOCOL", "SASL_PLAINTEXT"),
+        ("SASL.MECHANISM", "PLAIN"),
+        ("SASL.USERNAME", user),
+        ("SASL.PASSWORD", password),
+    ];
     let instance = instance.set("KAFKA__BOOTSTRAP_SERVERS", &sandbox.broker.limited);
-    client.iter().fold(instance, |instance, (name, value)| instance.set(&format!("KAFKA__CLIENT__{name}"), value))
+    client.iter().fold(instance, |instance, (name, value)| {
+        instance.set(&format!("KAFKA__CLIENT__{name}"), value)
+    })
 }

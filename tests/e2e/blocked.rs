@@ -1,4 +1,5 @@
-//! What one route, partition or record lacks stops nothing else: its partition waits and says why, and goes on by itself once it is cured.
+//! What one route, partition or record lacks stops nothing else: its partition waits and says why,
+//! and goes on by itself once it is cured.
 
 use std::time::Duration;
 
@@ -8,7 +9,10 @@ use krafka::{ConsumerRecord, Record};
 use crate::acls::{allow_routes, limited};
 use crate::feed::{Feeder, growing, large, people, person};
 use crate::kafka::kafka;
-use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, blocked, lags, partitions};
+use crate::operator::{
+    CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, blocked,
+    lags, partitions,
+};
 use crate::reader;
 use crate::sandbox::Sandbox;
 use crate::sidecar::{Instance, Running};
@@ -27,17 +31,23 @@ fn a_topic_the_guard_stopped_goes_on_after_rebalances() {
     blocked_through_rebalances("guarded", &|instance, _| instance);
 }
 
-/// Five partitions, two members: the guard stops a topic of four, a member comes, takes at least one of them and goes, the schema is mended. `with` sets an
-/// instance up, by its number.
+/// Five partitions, two members: the guard stops a topic of four, a member comes, takes at least
+/// one of them and goes, the schema is mended. `with` sets an instance up, by its number.
 pub(crate) fn blocked_through_rebalances(name: &str, with: &dyn Fn(Instance, u32) -> Instance) {
     const ALL: usize = 2000;
     let sandbox = Sandbox::new(kafka(), name, 4);
     let mut second = SecondRoute::new(&sandbox, 1);
     let raw = format!("{name}.raw");
     // Numbers where texts are.
-    sandbox.document("people", &people(name).replace(r#""path":"$.ssn""#, r#""path":"$.ssn","type":"number""#));
+    sandbox.document(
+        "people",
+        &people(name).replace(r#""path":"$.ssn""#, r#""path":"$.ssn","type":"number""#),
+    );
     let instance = |number| {
-        let guarded = sandbox.instance(number).set("PIPELINE__REJECT_GUARD", "50% of 100").set("PIPELINE__MAX_BATCH_RECORDS", "50");
+        let guarded = sandbox
+            .instance(number)
+            .set("PIPELINE__REJECT_GUARD", "50% of 100")
+            .set("PIPELINE__MAX_BATCH_RECORDS", "50");
         with(guarded, number)
     };
     let (first, other) = (instance(0), instance(1));
@@ -47,10 +57,14 @@ pub(crate) fn blocked_through_rebalances(name: &str, with: &dyn Fn(Instance, u32
         await_blocked(&mut running, &first, (&raw, partition), "guard", "mend the schema");
     }
     second.flows(&mut running, 100);
-    running.wait_for(SAID, "what waits to be lag", |r| lags(r, &raw).len() == 4 && lags(r, &raw).values().all(|lag| *lag > 0));
+    running.wait_for(SAID, "what waits to be lag", |r| {
+        lags(r, &raw).len() == 4 && lags(r, &raw).values().all(|lag| *lag > 0)
+    });
 
     let mut joined = other.start();
-    joined.wait_for(LONG, "the second member to have partitions", |r| partitions(r) >= 2 && partitions(r) + partitions(&running) == 5);
+    joined.wait_for(LONG, "the second member to have partitions", |r| {
+        partitions(r) >= 2 && partitions(r) + partitions(&running) == 5
+    });
     second.flows(&mut running, 100);
     assert_eq!(joined.stop(), Some(0), "{}", other.tail());
     running.wait_for(LONG, "the first member to have all again", |r| partitions(r) == 5);
@@ -121,7 +135,13 @@ fn a_route_whose_sanitized_topic_is_deleted_waits_alone() {
     sandbox.broker.delete_topic("gone.clean");
     sandbox.feed(100..200, person);
     for partition in 0..2 {
-        await_blocked(&mut running, &instance, ("gone.raw", partition), "sanitized_topic", "gone.clean");
+        await_blocked(
+            &mut running,
+            &instance,
+            ("gone.raw", partition),
+            "sanitized_topic",
+            "gone.clean",
+        );
     }
     second.flows(&mut running, 50);
     await_lag(&mut running, "gone.raw", 100);
@@ -146,7 +166,13 @@ fn a_route_that_may_not_be_written_waits_alone() {
     sandbox.broker.deny(Kind::Topic, Op::Write, "forbidden.clean");
     sandbox.feed(0..100, person);
     for partition in 0..2 {
-        await_blocked(&mut running, &instance, ("forbidden.raw", partition), "not_authorized", "grant Write");
+        await_blocked(
+            &mut running,
+            &instance,
+            ("forbidden.raw", partition),
+            "not_authorized",
+            "grant Write",
+        );
     }
     await_unready(&mut running, &["forbidden.clean"]);
     second.flows(&mut running, 50);
@@ -157,7 +183,8 @@ fn a_route_that_may_not_be_written_waits_alone() {
     second.assert_each_once();
 }
 
-/// A start with one route that cannot run is a start of the others. What it lacks is taken away while nothing runs, and given back while all runs.
+/// A start with one route that cannot run is a start of the others. What it lacks is taken away
+/// while nothing runs, and given back while all runs.
 #[test]
 fn a_restart_without_what_one_route_needs_runs_the_others() {
     let sandbox = Sandbox::new(kafka(), "without", 2);
@@ -186,17 +213,39 @@ fn a_restart_without_what_one_route_needs_runs_the_others() {
     };
     let blocked = |reason: &'static str, remedy: &'static str| {
         let instance = &instance;
-        move |running: &mut Running<'_>| (0..2).for_each(|partition| await_blocked(running, instance, (raw, partition), reason, remedy))
+        move |running: &mut Running<'_>| {
+            (0..2).for_each(|partition| {
+                await_blocked(running, instance, (raw, partition), reason, remedy)
+            })
+        }
     };
     let broker = sandbox.broker;
     round(&|| (), &|| (), &|running| running.ready());
-    round(&|| broker.delete_topic(clean), &|| broker.create_topic(clean, 2), &blocked("sanitized_topic", clean));
-    for (operation, topic, remedy) in [(Op::Write, clean, "grant Write"), (Op::All, clean, "grant Describe"), (Op::Read, raw, "grant Read")] {
-        round(&|| broker.deny(Kind::Topic, operation, topic), &|| broker.undo_deny(Kind::Topic, topic), &blocked("not_authorized", remedy));
+    round(
+        &|| broker.delete_topic(clean),
+        &|| broker.create_topic(clean, 2),
+        &blocked("sanitized_topic", clean),
+    );
+    for (operation, topic, remedy) in [
+        (Op::Write, clean, "grant Write"),
+        (Op::All, clean, "grant Describe"),
+        (Op::Read, raw, "grant Read"),
+    ] {
+        round(
+            &|| broker.deny(Kind::Topic, operation, topic),
+            &|| broker.undo_deny(Kind::Topic, topic),
+            &blocked("not_authorized", remedy),
+        );
     }
     // What may not be described has no partition that could say so.
-    let told = |running: &mut Running<'_>| await_unready(running, &["topic without.raw: not authorized; grant Describe"]);
-    round(&|| broker.deny(Kind::Topic, Op::All, raw), &|| broker.undo_deny(Kind::Topic, raw), &told);
+    let told = |running: &mut Running<'_>| {
+        await_unready(running, &["topic without.raw: not authorized; grant Describe"])
+    };
+    round(
+        &|| broker.deny(Kind::Topic, Op::All, raw),
+        &|| broker.undo_deny(Kind::Topic, raw),
+        &told,
+    );
     second.assert_each_once();
 }
 
@@ -210,9 +259,13 @@ fn a_record_that_even_the_dead_letters_refuse_stops_its_partition_only() {
     sandbox.broker.alter_topic("unfit.dead-letter", "max.message.bytes", "100");
     sandbox.feed(0..200, |i| if i == 20 { "no json".to_owned() } else { person(i) });
     await_blocked(&mut running, &instance, ("unfit.raw", 0), "record_refused", "max.message.bytes");
-    running.wait_for(SAID, "the other partition", |_| sandbox.clean().iter().filter(|r| r.partition == 1).count() == 100);
+    running.wait_for(SAID, "the other partition", |_| {
+        sandbox.clean().iter().filter(|r| r.partition == 1).count() == 100
+    });
     // What comes before the record is through, what comes after waits: order.
-    running.wait_for(SAID, "what comes before", |_| sandbox.clean().iter().filter(|r| r.partition == 0).count() == 10);
+    running.wait_for(SAID, "what comes before", |_| {
+        sandbox.clean().iter().filter(|r| r.partition == 0).count() == 10
+    });
     // Which record it is.
     await_unready(&mut running, &["unfit.raw [0]", "10", "unfit.dead-letter"]);
     assert_eq!(blocked(&running, "unfit.raw", "record_refused"), 1.0);
@@ -221,7 +274,12 @@ fn a_record_that_even_the_dead_letters_refuse_stops_its_partition_only() {
     await_flowing(&mut running, "unfit.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     assert_eq!(sandbox.dead().len(), 1);
-    assert!(reader::times(&sandbox.clean(), 200).iter().enumerate().all(|(i, n)| *n == u32::from(i != 20)));
+    assert!(
+        reader::times(&sandbox.clean(), 200)
+            .iter()
+            .enumerate()
+            .all(|(i, n)| *n == u32::from(i != 20))
+    );
 }
 
 /// Feeds a series to a topic that takes no more than 100,000 bytes a batch.
@@ -233,7 +291,8 @@ fn feed_small(sandbox: &Sandbox<'_>, all: usize, value: impl Fn(usize) -> String
     feeder.finish();
 }
 
-/// Sealed they are larger than their own topic takes, and smaller than the largest topic does: judged by their own, before anything is produced.
+/// Sealed they are larger than their own topic takes, and smaller than the largest topic does:
+/// judged by their own, before anything is produced.
 #[test]
 fn a_record_is_measured_by_its_own_topic() {
     let sandbox = Sandbox::new(kafka(), "measured", 2);
@@ -245,16 +304,30 @@ fn a_record_is_measured_by_its_own_topic() {
     feed_small(&sandbox, 1000, |i| if is_large(i) { growing(i, 90_000) } else { person(i) });
     let mut running = instance.start();
     running.ready();
-    running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 990 && sandbox.dead().len() == 10);
+    running.wait_for(LONG, "the records", |_| {
+        sandbox.clean().len() == 990 && sandbox.dead().len() == 10
+    });
     assert_eq!(running.metric("veilstream_transactions_total", "aborted"), 0.0);
     assert_eq!(running.metric("veilstream_producer_recycles_total", ""), 0.0);
-    assert_eq!(running.metric("veilstream_records_dead_lettered_total", "reason=\"output_too_large\",topic=\"measured.raw\""), 10.0);
+    assert_eq!(
+        running.metric(
+            "veilstream_records_dead_lettered_total",
+            "reason=\"output_too_large\",topic=\"measured.raw\""
+        ),
+        10.0
+    );
     await_flowing(&mut running, "measured.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
-    assert!(reader::times(&sandbox.clean(), 1000).iter().enumerate().all(|(i, n)| *n == u32::from(!is_large(i))));
+    assert!(
+        reader::times(&sandbox.clean(), 1000)
+            .iter()
+            .enumerate()
+            .all(|(i, n)| *n == u32::from(!is_large(i)))
+    );
 }
 
-/// The limit falls while it runs, and the broker refuses what was measured by the old one: whole batches, innocent records with them.
+/// The limit falls while it runs, and the broker refuses what was measured by the old one: whole
+/// batches, innocent records with them.
 #[test]
 fn records_of_a_refused_batch_are_told_apart_in_few_transactions() {
     let sandbox = Sandbox::new(kafka(), "suspects", 1);
@@ -264,12 +337,23 @@ fn records_of_a_refused_batch_are_told_apart_in_few_transactions() {
     sandbox.broker.alter_topic("suspects.clean", "max.message.bytes", "100000");
     let is_large = |i: usize| (300..310).contains(&i);
     sandbox.feed(0..1000, |i| if is_large(i) { large(i, 200_000) } else { person(i) });
-    running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 990 && sandbox.dead().len() == 10);
+    running.wait_for(LONG, "the records", |_| {
+        sandbox.clean().len() == 990 && sandbox.dead().len() == 10
+    });
     let aborted = running.metric("veilstream_transactions_total", "aborted");
-    assert!(aborted <= 25.0, "{aborted} aborted transactions: bisecting takes up to 11, each of the 9 behind the first one more");
+    assert!(
+        aborted <= 25.0,
+        "{aborted} aborted transactions: bisecting takes up to 11, each of the 9 behind the first \
+        one more"
+    );
     await_flowing(&mut running, "suspects.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
-    assert!(reader::times(&sandbox.clean(), 1000).iter().enumerate().all(|(i, n)| *n == u32::from(!is_large(i))));
+    assert!(
+        reader::times(&sandbox.clean(), 1000)
+            .iter()
+            .enumerate()
+            .all(|(i, n)| *n == u32::from(!is_large(i)))
+    );
 }
 
 /// A document that names another sanitized topic, as its next version.
@@ -295,14 +379,25 @@ fn a_document_that_leads_to_a_missing_topic_stops_no_other_route_and_loses_nothi
     sandbox.feed(100..200, person);
     second.flows(&mut running, 50);
     await_unready(&mut running, &["led.elsewhere"]);
-    assert_eq!(running.metric("veilstream_transactions_total", "aborted"), 0.0, "what has no topic is not tried");
+    assert_eq!(
+        running.metric("veilstream_transactions_total", "aborted"),
+        0.0,
+        "what has no topic is not tried"
+    );
     sandbox.broker.create_topic("led.elsewhere", 2);
-    // Whether the old version goes on until then is its own matter: nothing is lost and nothing doubled.
-    running.wait_for(CURED, "the second version", |r| r.get("/status").is_some_and(|(_, status)| status.contains("people/2")));
+    // Whether the old version goes on until then is its own matter: nothing is lost and nothing
+    // doubled.
+    running.wait_for(CURED, "the second version", |r| {
+        r.get("/status").is_some_and(|(_, status)| status.contains("people/2"))
+    });
     running.ready();
-    running.wait_for(CURED, "what waited", |_| sandbox.clean().len() + read(&sandbox, "led.elsewhere").len() >= 200);
+    running.wait_for(CURED, "what waited", |_| {
+        sandbox.clean().len() + read(&sandbox, "led.elsewhere").len() >= 200
+    });
     sandbox.feed(200..300, person);
-    running.wait_for(SAID, "the new version", |_| sandbox.clean().len() + read(&sandbox, "led.elsewhere").len() >= 300);
+    running.wait_for(SAID, "the new version", |_| {
+        sandbox.clean().len() + read(&sandbox, "led.elsewhere").len() >= 300
+    });
     await_flowing(&mut running, "led.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     let (old, new) = (sandbox.clean(), read(&sandbox, "led.elsewhere"));
@@ -310,7 +405,8 @@ fn a_document_that_leads_to_a_missing_topic_stops_no_other_route_and_loses_nothi
     assert!(reader::times(&read(&sandbox, "led.elsewhere"), 300)[200..].iter().all(|n| *n == 1));
 }
 
-/// The facts of the topic that comes with a document count, not those of the start: its limit, and that it is compacted.
+/// The facts of the topic that comes with a document count, not those of the start: its limit, and
+/// that it is compacted.
 #[test]
 fn a_document_comes_into_force_with_the_facts_of_its_topic() {
     let sandbox = Sandbox::new(kafka(), "facts", 1);
@@ -318,15 +414,26 @@ fn a_document_comes_into_force_with_the_facts_of_its_topic() {
     let mut running = instance.start();
     running.ready();
     sandbox.broker.alter_topic("facts.raw", "max.message.bytes", "100000");
-    sandbox.broker.create_topic_with("facts.small", 1, &[("max.message.bytes", "100000"), ("cleanup.policy", "compact")]);
+    sandbox.broker.create_topic_with(
+        "facts.small",
+        1,
+        &[("max.message.bytes", "100000"), ("cleanup.policy", "compact")],
+    );
     sandbox.document("people", &moved("facts", "facts.small"));
-    running.wait_for(SAID, "the second version", |r| r.get("/status").is_some_and(|(_, status)| status.contains("people/2")));
+    running.wait_for(SAID, "the second version", |r| {
+        r.get("/status").is_some_and(|(_, status)| status.contains("people/2"))
+    });
     feed_small(&sandbox, 200, |i| if i == 50 { growing(i, 90_000) } else { person(i) });
     reader::send(&sandbox.broker.bootstrap, Record::new("facts.raw", person(7)).partition(0));
     let both = || (read(&sandbox, "facts.small").len(), sandbox.dead().len());
     running.wait_for(LONG, "the records", |_| both() == (199, 2));
     for reason in ["output_too_large", "broker_refused"] {
-        assert_eq!(running.metric("veilstream_records_dead_lettered_total", &format!("reason=\"{reason}\"")), 1.0, "{reason}");
+        assert_eq!(
+            running
+                .metric("veilstream_records_dead_lettered_total", &format!("reason=\"{reason}\"")),
+            1.0,
+            "{reason}"
+        );
     }
     assert_eq!(running.metric("veilstream_transactions_total", "aborted"), 0.0);
     await_flowing(&mut running, "facts.raw");

@@ -1,4 +1,5 @@
-//! No key byte leaves the process: every key of a run is opened, and looked for in all that the run wrote.
+//! No key byte leaves the process: every key of a run is opened, and looked for in all that the run
+//! wrote.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,12 +33,21 @@ fn no_key_shows_in_anything_that_a_run_writes() {
     let feeder = Feeder::new(kafka());
     (0..20).for_each(|i| feeder.number("canary-members.raw", 2, i, person(i).as_bytes()));
     feeder.finish();
-    running.wait_for(Duration::from_secs(60), "the records", |r| r.metric("veilstream_records_produced_total", "clean") == 200.0);
-    let mut written: Vec<(String, Vec<u8>)> =
-        ["/metrics", "/status", "/readyz"].map(|path| (path.to_owned(), running.get(path).unwrap().1.into_bytes())).into();
+    running.wait_for(Duration::from_secs(60), "the records", |r| {
+        r.metric("veilstream_records_produced_total", "clean") == 200.0
+    });
+    let mut written: Vec<(String, Vec<u8>)> = ["/metrics", "/status", "/readyz"]
+        .map(|path| (path.to_owned(), running.get(path).unwrap().1.into_bytes()))
+        .into();
     let process = std::fs::read_to_string(format!("/proc/{}/limits", running.pid())).unwrap();
-    assert!(process.lines().any(|line| line.starts_with("Max core file size") && line.split_whitespace().rev().nth(1) == Some("0")), "{process}");
-    let mut say = |arguments: &[&str]| written.push((arguments.join(" "), text(&instance.run(arguments)).into_bytes()));
+    assert!(
+        process.lines().any(|line| line.starts_with("Max core file size")
+            && line.split_whitespace().rev().nth(1) == Some("0")),
+        "{process}"
+    );
+    let mut say = |arguments: &[&str]| {
+        written.push((arguments.join(" "), text(&instance.run(arguments)).into_bytes()))
+    };
     for arguments in [
         &["keys", "status"][..],
         &["keys", "list", "--json"],
@@ -61,9 +71,16 @@ fn no_key_shows_in_anything_that_a_run_writes() {
     written.push(("another kek".to_owned(), text(&instance.run(&["keys", "status"])).into_bytes()));
     std::fs::write(&kek, right).unwrap();
     let database = rusqlite::Connection::open(sandbox.dir.path().join("keys/keys.db")).unwrap();
-    database.execute("UPDATE wraps SET wrapped = zeroblob(72) WHERE kid IN (SELECT kid FROM keys WHERE kind = 'index')", []).unwrap();
+    database
+        .execute(
+            "UPDATE wraps SET wrapped = zeroblob(72) WHERE kid IN (SELECT kid FROM keys \
+        WHERE kind = 'index')",
+            [],
+        )
+        .unwrap();
     drop(database);
-    written.push(("an edited row".to_owned(), text(&instance.run(&["keys", "status"])).into_bytes()));
+    written
+        .push(("an edited row".to_owned(), text(&instance.run(&["keys", "status"])).into_bytes()));
 
     written.push(("the log".to_owned(), instance.log().into_bytes()));
     for topic in ["canary.raw", "canary.clean", "canary.dead-letter", "canary-members.clean"] {
@@ -73,7 +90,10 @@ fn no_key_shows_in_anything_that_a_run_writes() {
         written.push((file.display().to_string(), std::fs::read(&file).unwrap()));
     }
     for (place, bytes) in &written {
-        assert!(!bytes.is_empty() || Path::new(place).is_file(), "{place} holds nothing: it proves nothing");
+        assert!(
+            !bytes.is_empty() || Path::new(place).is_file(),
+            "{place} holds nothing: it proves nothing"
+        );
         for (name, key) in &keys {
             for (form, needle) in spellings(key) {
                 assert!(!contains(bytes, &needle), "{name} stands in {place} ({form})");
@@ -85,11 +105,19 @@ fn no_key_shows_in_anything_that_a_run_writes() {
 /// Every key of the directory, and the key-encrypting key.
 fn secrets(keys: &Path) -> HashMap<String, SecretKey> {
     let line = std::fs::read_to_string(keys.join("kek")).unwrap();
-    let kek: [u8; 32] = STANDARD_NO_PAD.decode(line.split_whitespace().nth(1).unwrap().trim_end_matches('=')).unwrap().try_into().unwrap();
+    let kek: [u8; 32] = STANDARD_NO_PAD
+        .decode(line.split_whitespace().nth(1).unwrap().trim_end_matches('='))
+        .unwrap()
+        .try_into()
+        .unwrap();
     let mut found = HashMap::from([("the kek".to_owned(), SecretKey::new(kek))]);
-    let (provider, store) = (FileProvider::new(keys.join("kek")).unwrap(), SqliteStore::open(&keys.join("keys.db")).unwrap());
+    let (provider, store) = (
+        FileProvider::new(keys.join("kek")).unwrap(),
+        SqliteStore::open(&keys.join("keys.db")).unwrap(),
+    );
     let mut wrapping = HashMap::new();
-    let context = |record: &KeyRecord| -> String { format!("{} {}", record.kind.as_str(), record.scope) };
+    let context =
+        |record: &KeyRecord| -> String { format!("{} {}", record.kind.as_str(), record.scope) };
     for record in store.list("default").unwrap() {
         let secret = provider.unwrap(&record.wraps[0], &of(&record)).unwrap();
         if record.kind == KeyKind::Wrapping {
@@ -97,8 +125,18 @@ fn secrets(keys: &Path) -> HashMap<String, SecretKey> {
         }
         found.insert(context(&record), secret);
     }
-    for record in store.subjects("default", None, 100).unwrap().iter().filter(|record| !record.wraps.is_empty()) {
-        let secret = unwrap_local(&wrapping[&record.wraps[0].kek_uri], &record.wraps[0].wrapped, &of(record)).unwrap();
+    for record in store
+        .subjects("default", None, 100)
+        .unwrap()
+        .iter()
+        .filter(|record| !record.wraps.is_empty())
+    {
+        let secret = unwrap_local(
+            &wrapping[&record.wraps[0].kek_uri],
+            &record.wraps[0].wrapped,
+            &of(record),
+        )
+        .unwrap();
         found.insert(context(record), secret);
     }
     found

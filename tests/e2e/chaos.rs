@@ -1,6 +1,7 @@
-//! An instance is killed at random while a second one comes and goes, and brokers crash: every record is once in the sanitized topic or the dead letters, in
-//! order, and nothing else is. `VEILSTREAM_CHAOS_SEED` repeats a run's pauses; `VEILSTREAM_CHAOS_RECORDS` makes the one with crashes larger
-//! (500,000 before a release).
+//! An instance is killed at random while a second one comes and goes, and brokers crash: every
+//! record is once in the sanitized topic or the dead letters, in order, and nothing else is.
+//! `VEILSTREAM_CHAOS_SEED` repeats a run's pauses; `VEILSTREAM_CHAOS_RECORDS` makes the one with
+//! crashes larger (500,000 before a release).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -17,7 +18,8 @@ use crate::sandbox::Sandbox;
 const PARTITIONS: usize = 4;
 /// Every so many records one is no JSON.
 const BAD_EVERY: usize = 1009;
-/// The exit code of a start to which the brokers gave no answer in time, as one does that meets a crash; its operator starts it again.
+/// The exit code of a start to which the brokers gave no answer in time, as one does that meets a
+/// crash; its operator starts it again.
 const UNANSWERED: i32 = 5;
 
 #[test]
@@ -63,7 +65,8 @@ fn chaos(kafka: &Kafka, name: &str, all: usize, kills: u64, are_crashing: bool) 
     println!("chaos: VEILSTREAM_CHAOS_SEED={state}, {all} records, {kills} kills");
     let (raw, clean_topic) = (format!("{name}.raw"), format!("{name}.clean"));
     let sandbox = Sandbox::new(kafka, name, 4);
-    // What a transaction holds is at the brokers at once, not only when it ends: a kill leaves records behind that must not be read.
+    // What a transaction holds is at the brokers at once, not only when it ends: a kill leaves
+    // records behind that must not be read.
     let first = sandbox.instance(0).set("KAFKA__PRODUCER__LINGER.MS", "0");
     let second = sandbox.instance(1);
     let mut last = std::thread::scope(|scope| {
@@ -88,7 +91,11 @@ fn chaos(kafka: &Kafka, name: &str, all: usize, kills: u64, are_crashing: bool) 
                 (1, None) => other = Some(second.start()),
                 (3, Some(running)) => {
                     let end = running.stop();
-                    assert!(end == Some(0) || end == Some(UNANSWERED) && are_crashing, "{end:?}\n{}", second.tail());
+                    assert!(
+                        end == Some(0) || end == Some(UNANSWERED) && are_crashing,
+                        "{end:?}\n{}",
+                        second.tail()
+                    );
                 }
                 (_, running) => other = running,
             }
@@ -120,12 +127,19 @@ fn chaos(kafka: &Kafka, name: &str, all: usize, kills: u64, are_crashing: bool) 
         seen[i] += 1;
         let partition = usize::try_from(record.partition).unwrap();
         assert_eq!(partition, i % PARTITIONS);
-        assert!(at[partition].replace(i).is_none_or(|before| before < i), "record {i} is out of order");
-        assert!(!String::from_utf8_lossy(record.value.as_deref().unwrap()).contains("@example.com"), "record {i} is readable");
+        assert!(
+            at[partition].replace(i).is_none_or(|before| before < i),
+            "record {i} is out of order"
+        );
+        assert!(
+            !String::from_utf8_lossy(record.value.as_deref().unwrap()).contains("@example.com"),
+            "record {i} is readable"
+        );
     }
     for record in &dead {
         let letter = Letter::parse(record.value.as_deref().unwrap()).unwrap();
-        let i = usize::try_from(letter.offset).unwrap() * PARTITIONS + usize::try_from(letter.partition).unwrap();
+        let i = usize::try_from(letter.offset).unwrap() * PARTITIONS
+            + usize::try_from(letter.partition).unwrap();
         assert_eq!(i % BAD_EVERY, 7, "record {i} was no dead letter: {}", letter.reason);
         seen[i] += 1;
     }
@@ -137,8 +151,15 @@ fn chaos(kafka: &Kafka, name: &str, all: usize, kills: u64, are_crashing: bool) 
     let everything = reader::uncommitted(&kafka.bootstrap, &clean_topic, 4);
     assert!(everything.iter().all(|r| !String::from_utf8_lossy(r.value.as_deref().unwrap()).contains("@example.com")), "an aborted record is readable");
     // A few kills may all miss the moments in which a transaction is open.
-    assert!(everything.len() > sanitized || kills < 20, "no kill met an open transaction: this run proved nothing");
-    println!("chaos: {sanitized} sanitized, {} dead letters, {} aborted", dead.len(), everything.len() - sanitized);
+    assert!(
+        everything.len() > sanitized || kills < 20,
+        "no kill met an open transaction: this run proved nothing"
+    );
+    println!(
+        "chaos: {sanitized} sanitized, {} dead letters, {} aborted",
+        dead.len(),
+        everything.len() - sanitized
+    );
 }
 
 fn seed() -> u64 {

@@ -9,13 +9,21 @@ use crate::sidecar::text;
 fn wrong_configuration_is_2() {
     let sandbox = Sandbox::new(kafka(), "exit-2", 1);
     for command in [&["run"][..], &["check"], &["check", "--preflight"], &["dlq", "list"]] {
-        let output = sandbox.instance(0).set("PIPELINE__LANES", "many").set("KAFKA__GROUPS", "x").run(command);
+        let output = sandbox
+            .instance(0)
+            .set("PIPELINE__LANES", "many")
+            .set("KAFKA__GROUPS", "x")
+            .run(command);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
         // Every fault at once.
-        assert!(said.contains("pipeline.lanes") && said.contains("kafka.groups"), "{command:?}: {said}");
+        assert!(
+            said.contains("pipeline.lanes") && said.contains("kafka.groups"),
+            "{command:?}: {said}"
+        );
     }
-    let output = sandbox.instance(0).set("KAFKA__CONSUMER__ENABLE.AUTO.COMMIT", "true").run(&["run"]);
+    let output =
+        sandbox.instance(0).set("KAFKA__CONSUMER__ENABLE.AUTO.COMMIT", "true").run(&["run"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("offsets commit inside the transactions"), "{}", text(&output));
     sandbox.document("people", &people("exit-2").replace("$.email", "$.email["));
@@ -42,12 +50,23 @@ fn topics_that_do_not_fit_are_5() {
     }
     sandbox.broker.create_topic("exit-5.clean", 2);
     let output = instance.run(&["check", "--preflight"]);
-    assert!(text(&output).contains("--alter --topic exit-5.clean --partitions 3"), "{}", text(&output));
+    assert!(
+        text(&output).contains("--alter --topic exit-5.clean --partitions 3"),
+        "{}",
+        text(&output)
+    );
     sandbox.document("people", &people("exit-5-other"));
     let output = instance.run(&["run"]);
     assert_eq!(output.status.code(), Some(5));
-    assert!(text(&output).contains("raw topic exit-5-other.raw does not exist"), "{}", text(&output));
-    let nobody = sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1").run(&["check", "--preflight"]);
+    assert!(
+        text(&output).contains("raw topic exit-5-other.raw does not exist"),
+        "{}",
+        text(&output)
+    );
+    let nobody = sandbox
+        .instance(0)
+        .set("KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+        .run(&["check", "--preflight"]);
     assert_eq!(nobody.status.code(), Some(5));
     assert!(text(&nobody).contains("no broker answers"), "{}", text(&nobody));
 }

@@ -53,14 +53,21 @@ impl Feeder {
     /// For records of up to so many bytes.
     pub(crate) fn up_to(kafka: &Kafka, bytes: usize) -> Self {
         let mut client = kafka.client();
-        client.set("enable.idempotence", "true").set("linger.ms", "20").set("message.max.bytes", bytes.to_string());
+        client
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "20")
+            .set("message.max.bytes", bytes.to_string());
         Self(client.create_with_context(Undelivered::default()).unwrap())
     }
 
-    /// For records in transactions of this id, open until [`Feeder::commit`] or [`Feeder::abort`]. Offsets count their control records too.
+    /// For records in transactions of this id, open until [`Feeder::commit`] or [`Feeder::abort`].
+    /// Offsets count their control records too.
     pub(crate) fn transactional(kafka: &Kafka, id: &str) -> Self {
         let mut client = kafka.client();
-        client.set("transactional.id", id).set("transaction.timeout.ms", "300000").set("linger.ms", "20");
+        client
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", "300000")
+            .set("linger.ms", "20");
         let feeder = Self(client.create_with_context(Undelivered::default()).unwrap());
         feeder.0.init_transactions(TRANSACTION).unwrap();
         feeder
@@ -96,8 +103,13 @@ impl Feeder {
 
     /// Queues a record; waits while the queue is full.
     pub(crate) fn send(&self, input: &Input<'_>) {
-        let headers = input.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
-        let mut record = BaseRecord::<[u8], [u8]>::to(input.topic).partition(input.partition).timestamp(input.timestamp).headers(headers);
+        let headers = input.headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Header { key, value: *value })
+        });
+        let mut record = BaseRecord::<[u8], [u8]>::to(input.topic)
+            .partition(input.partition)
+            .timestamp(input.timestamp)
+            .headers(headers);
         record.key = input.key;
         record.payload = input.value;
         loop {
@@ -112,7 +124,8 @@ impl Feeder {
         }
     }
 
-    /// Queues record `i` of a numbered series: over `partitions` in turn, its number in the header `n`.
+    /// Queues record `i` of a numbered series: over `partitions` in turn, its number in the header
+    /// `n`.
     pub(crate) fn number(&self, topic: &str, partitions: i32, i: usize, value: &[u8]) {
         let (key, number) = (format!("k{}", i % 1000), i.to_string());
         self.send(&Input {
@@ -128,13 +141,20 @@ impl Feeder {
     /// Waits until the broker has everything.
     pub(crate) fn finish(&self) {
         self.0.flush(Duration::from_secs(60)).unwrap();
-        assert_eq!(self.0.context().0.load(Ordering::Relaxed), 0, "records the broker did not take");
+        assert_eq!(
+            self.0.context().0.load(Ordering::Relaxed),
+            0,
+            "records the broker did not take"
+        );
     }
 }
 
 /// A person whose address and number are to be protected.
 pub(crate) fn person(i: usize) -> String {
-    format!("{{\"id\":{i},\"email\":\"user{i}@example.com\",\"ssn\":\"123-45-{:04}\",\"note\":\"ordinary\"}}", i % 10_000)
+    format!(
+        "{{\"id\":{i},\"email\":\"user{i}@example.com\",\"ssn\":\"123-45-{:04}\",\"note\":\"ordinary\"}}",
+        i % 10_000
+    )
 }
 
 /// A person with so many bytes that are not protected.

@@ -1,5 +1,6 @@
-//! A request to end a transaction that arrives late must not end a later one (docs/design.md). librdkafka's protocol cannot tell the two apart, so
-//! the pipeline drops a producer one of whose requests ended without an answer.
+//! A request to end a transaction that arrives late must not end a later one (docs/design.md).
+//! librdkafka's protocol cannot tell the two apart, so the pipeline drops a producer one of whose
+//! requests ended without an answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ use crate::sandbox::Sandbox;
 
 const BEFORE: usize = 50;
 const HELD: usize = 10;
-/// Far more than the 5 requests that librdkafka has in flight: the late request meets the middle of the transaction.
+/// Far more than the 5 requests that librdkafka has in flight: the late request meets the middle of
+/// the transaction.
 const AFTER: usize = 3000;
 const ALL: usize = BEFORE + HELD + AFTER;
 
@@ -39,8 +41,14 @@ fn a_late_request_ends_no_later_transaction() {
     // The same without the remedy: the test sees the damage, so it can fail.
     let without = deliver_late(&proxy, false);
     assert_eq!(without.answer, 0, "the broker refused the late request: this run proved nothing");
-    assert!(without.missing + without.repeated > 0, "a late request did no harm: the test cannot see it");
-    println!("held frame: without recycling {} missing, {} repeated", without.missing, without.repeated);
+    assert!(
+        without.missing + without.repeated > 0,
+        "a late request did no harm: the test cannot see it"
+    );
+    println!(
+        "held frame: without recycling {} missing, {} repeated",
+        without.missing, without.repeated
+    );
 }
 
 fn deliver_late(proxy: &Proxy, recycle_tainted: bool) -> Outcome {
@@ -57,7 +65,16 @@ fn deliver_late(proxy: &Proxy, recycle_tainted: bool) -> Outcome {
     keys.prepare(&registry.current()).unwrap();
     let (status, metrics) = (Arc::new(Status::new(&["kafka"])), Arc::new(Metrics::new().unwrap()));
     let options = Options { recycle_tainted, ..Options::default() };
-    let pipeline = RunningPipeline::start_with(&config, Arc::new(registry), keys, status, metrics, true, options).unwrap();
+    let pipeline = RunningPipeline::start_with(
+        &config,
+        Arc::new(registry),
+        keys,
+        status,
+        metrics,
+        true,
+        options,
+    )
+    .unwrap();
 
     sandbox.feed(0..BEFORE, person);
     wait_for(Duration::from_secs(30), "the first records", || sandbox.clean().len() == BEFORE);
@@ -73,6 +90,12 @@ fn deliver_late(proxy: &Proxy, recycle_tainted: bool) -> Outcome {
     });
     pipeline.stop(Instant::now() + Duration::from_secs(10));
     assert_eq!(pipeline.wait(), Some(End::Stopped));
-    let Hold::Delivered(answer) = proxy.hold() else { panic!("the request was not delivered: {:?}", proxy.hold()) };
-    Outcome { missing: times.iter().filter(|n| **n == 0).count(), repeated: times.iter().filter(|n| **n > 1).count(), answer }
+    let Hold::Delivered(answer) = proxy.hold() else {
+        panic!("the request was not delivered: {:?}", proxy.hold())
+    };
+    Outcome {
+        missing: times.iter().filter(|n| **n == 0).count(),
+        repeated: times.iter().filter(|n| **n > 1).count(),
+        answer,
+    }
 }

@@ -18,8 +18,9 @@ const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 /// Who may only what ACLs say, and the password.
 pub(crate) const LIMITED: (&str, &str) = ("limited", "limited-secret");
 
-/// Kills the broker at a line or at the end of its input, that is whenever and however the test process ends; then the files go too.
-/// (`trap ''` would not do: what a shell ignores its children ignore, and the broker with them.)
+/// Kills the broker at a line or at the end of its input, that is whenever and however the test
+/// process ends; then the files go too. (`trap ''` would not do: what a shell ignores its children
+/// ignore, and the broker with them.)
 const SUPERVISOR: &str = r#"trap : INT TERM HUP
 java -Xms256m -Xmx512m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$1/*" kafka.Kafka "$2/server.properties" >> "$2/broker.log" 2>&1 &
 broker=$!
@@ -28,7 +29,8 @@ kill -KILL "$broker"
 wait "$broker"
 [ -n "$again" ] || rm -rf "$2""#;
 
-/// A running cluster with three listeners: open to all, the same behind a proxy that a test may put there, and one for [`LIMITED`].
+/// A running cluster with three listeners: open to all, the same behind a proxy that a test may put
+/// there, and one for [`LIMITED`].
 pub(crate) struct Kafka {
     pub(crate) bootstrap: String,
     pub(crate) limited: String,
@@ -52,37 +54,61 @@ pub(crate) fn kafka() -> &'static Kafka {
 }
 
 impl Kafka {
-    /// A new cluster of so many, with a replica of everything on each; `name` is unique in the suite.
+    /// A new cluster of so many, with a replica of everything on each; `name` is unique in the
+    /// suite.
     pub(crate) fn start(name: &str, size: usize) -> Self {
         Self::start_with(name, size, "", |_, _, _| String::new())
     }
 
-    /// [`Kafka::start`], with settings of the brokers on top, made of a broker's number from 1 on, its ports (PLAINTEXT, CONTROLLER, PROXIED, LIMITED) and folder;
-    /// and options of Java.
-    pub(crate) fn start_with(name: &str, size: usize, options: &str, more: impl Fn(usize, [u16; 4], &Path) -> String) -> Self {
+    /// [`Kafka::start`], with settings of the brokers on top, made of a broker's number from 1 on,
+    /// its ports (PLAINTEXT, CONTROLLER, PROXIED, LIMITED) and folder; and options of Java.
+    pub(crate) fn start_with(
+        name: &str,
+        size: usize,
+        options: &str,
+        more: impl Fn(usize, [u16; 4], &Path) -> String,
+    ) -> Self {
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
-        let ports: Vec<[u16; 4]> = free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
+        let ports: Vec<[u16; 4]> =
+            free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
         let controllers = |entry: &dyn Fn(usize, u16) -> String| -> String {
-            let entries: Vec<String> = (1..).zip(&ports).map(|(id, [_, controller, ..])| entry(id, *controller)).collect();
+            let entries: Vec<String> =
+                (1..).zip(&ports).map(|(id, [_, controller, ..])| entry(id, *controller)).collect();
             entries.join(",")
         };
-        let initial = controllers(&|id, port| format!("{id}@127.0.0.1:{port}:{id}{}", &CLUSTER[1..]));
+        let initial =
+            controllers(&|id, port| format!("{id}@127.0.0.1:{port}:{id}{}", &CLUSTER[1..]));
         let quorum = controllers(&|_, port| format!("127.0.0.1:{port}"));
         let node = |(id, ports): (usize, &[u16; 4])| {
-            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{id}", std::process::id()));
+            let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+                .join(format!("{name}-{}-{id}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
-            let settings = properties(&dir, id, size, *ports, proxy, &quorum) + &more(id, *ports, &dir);
+            let settings =
+                properties(&dir, id, size, *ports, proxy, &quorum) + &more(id, *ports, &dir);
             fs::write(dir.join("server.properties"), settings).unwrap();
             let format = Command::new("java")
                 .args(["-Xmx128m", "-cp"])
                 .arg(libs().join("*"))
-                .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER, "--initial-controllers", &initial, "-c"])
+                .args([
+                    "kafka.tools.StorageTool",
+                    "format",
+                    "-t",
+                    CLUSTER,
+                    "--initial-controllers",
+                    &initial,
+                    "-c",
+                ])
                 .arg(dir.join("server.properties"))
                 .output()
                 .unwrap();
             assert!(format.status.success(), "{}", String::from_utf8_lossy(&format.stderr));
-            Node { address: format!("127.0.0.1:{}", ports[0]), dir, options: options.to_owned(), running: Mutex::new(None) }
+            Node {
+                address: format!("127.0.0.1:{}", ports[0]),
+                dir,
+                options: options.to_owned(),
+                running: Mutex::new(None),
+            }
         };
         let nodes: Vec<Node> = (1..).zip(&ports).map(node).collect();
         let addresses: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
@@ -106,11 +132,27 @@ impl Kafka {
     /// Not client errors but an answer says that it is up; the log says why not.
     fn answers(&self, node: usize) {
         let node = &self.nodes[node];
-        let client: BaseConsumer = self.client().set("bootstrap.servers", &node.address).set("log_level", "0").create().unwrap();
+        let client: BaseConsumer = self
+            .client()
+            .set("bootstrap.servers", &node.address)
+            .set("log_level", "0")
+            .create()
+            .unwrap();
         wait_for(Duration::from_secs(90), "the broker to answer", || {
-            let ended = node.running.lock().unwrap().as_mut().is_none_or(|(supervisor, _)| supervisor.try_wait().unwrap().is_some());
-            assert!(!ended, "{}", fs::read_to_string(node.dir.join("broker.log")).unwrap_or_default());
-            client.fetch_metadata(None, Duration::from_secs(2)).is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len())
+            let ended = node
+                .running
+                .lock()
+                .unwrap()
+                .as_mut()
+                .is_none_or(|(supervisor, _)| supervisor.try_wait().unwrap().is_some());
+            assert!(
+                !ended,
+                "{}",
+                fs::read_to_string(node.dir.join("broker.log")).unwrap_or_default()
+            );
+            client
+                .fetch_metadata(None, Duration::from_secs(2))
+                .is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len())
         });
     }
 
@@ -124,13 +166,23 @@ impl Kafka {
     /// Whether every partition has all its replicas.
     pub(crate) fn is_in_sync(&self, admin: &AdminClient<DefaultClientContext>) -> bool {
         let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(5));
-        metadata.is_ok_and(|m| m.topics().iter().flat_map(|topic| topic.partitions()).all(|p| p.isr().len() == self.nodes.len()))
+        metadata.is_ok_and(|m| {
+            m.topics()
+                .iter()
+                .flat_map(|topic| topic.partitions())
+                .all(|p| p.isr().len() == self.nodes.len())
+        })
     }
 
     /// How the product is told to reach it.
     pub(crate) fn config(&self) -> veilstream::config::Kafka {
         let text = format!("[kafka]\nbootstrap_servers = \"{}\"\n", self.bootstrap);
-        Config::parse(&Input { text, host_name: "h".to_owned(), ..Input::default() }, &|_| unreachable!()).unwrap().kafka
+        Config::parse(
+            &Input { text, host_name: "h".to_owned(), ..Input::default() },
+            &|_| unreachable!(),
+        )
+        .unwrap()
+        .kafka
     }
 
     /// A client for looking at things.
@@ -153,12 +205,21 @@ impl Kafka {
 
     pub(crate) fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let topic = settings.iter().fold(NewTopic::new(name, partitions, TopicReplication::Fixed(-1)), |new, (name, value)| new.set(name, value));
+        let topic = settings.iter().fold(
+            NewTopic::new(name, partitions, TopicReplication::Fixed(-1)),
+            |new, (name, value)| new.set(name, value),
+        );
         let admin = self.admin();
-        let results = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
-        assert!(results[0].is_ok(), "{name} cannot be created: {:?}; each test has topic names of its own", results[0]);
+        let results =
+            runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
+        assert!(
+            results[0].is_ok(),
+            "{name} cannot be created: {:?}; each test has topic names of its own",
+            results[0]
+        );
         wait_for(Duration::from_secs(10), "the new topic", || {
-            let metadata = admin.inner().fetch_metadata(Some(name), Duration::from_secs(5)).unwrap();
+            let metadata =
+                admin.inner().fetch_metadata(Some(name), Duration::from_secs(5)).unwrap();
             metadata.topics()[0].partitions().len() == usize::try_from(partitions).unwrap()
         });
     }
@@ -166,9 +227,24 @@ impl Kafka {
     /// Kafka's own console consumer, as docs/usage.md starts it; it ends after so many records.
     pub(crate) fn console_consumer(&self, topic: &str, records: usize) -> Command {
         let mut java = Command::new("java");
-        java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]).arg(libs().join("*"));
-        java.args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &self.bootstrap, "--topic", topic]);
-        java.args(["--isolation-level", "read_committed", "--from-beginning", "--max-messages", &records.to_string(), "--timeout-ms", "60000"]);
+        java.args(["-Xmx128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"])
+            .arg(libs().join("*"));
+        java.args([
+            "org.apache.kafka.tools.consumer.ConsoleConsumer",
+            "--bootstrap-server",
+            &self.bootstrap,
+            "--topic",
+            topic,
+        ]);
+        java.args([
+            "--isolation-level",
+            "read_committed",
+            "--from-beginning",
+            "--max-messages",
+            &records.to_string(),
+            "--timeout-ms",
+            "60000",
+        ]);
         java
     }
 
@@ -177,11 +253,16 @@ impl Kafka {
         fs::metadata(self.segment(node, topic, partition)).unwrap().len()
     }
 
-    /// Takes from the end of a stopped broker's only segment what lies beyond so many bytes: what a machine loses that had not written it to disk.
+    /// Takes from the end of a stopped broker's only segment what lies beyond so many bytes: what a
+    /// machine loses that had not written it to disk.
     pub(crate) fn truncate(&self, node: usize, topic: &str, partition: i32, bytes: u64) {
         assert!(self.nodes[node].running.lock().unwrap().is_none(), "broker {node} is running");
         let path = self.segment(node, topic, partition);
-        assert!(fs::metadata(&path).unwrap().len() > bytes, "there is nothing to truncate in {}", path.display());
+        assert!(
+            fs::metadata(&path).unwrap().len() > bytes,
+            "there is nothing to truncate in {}",
+            path.display()
+        );
         File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
     }
 
@@ -189,10 +270,12 @@ impl Kafka {
         self.nodes[node].dir.join(format!("data/{topic}-{partition}/00000000000000000000.log"))
     }
 
-    /// How many requests of a kind and a client a broker's log tells of, where its `kafka.request.logger` is at debug.
+    /// How many requests of a kind and a client a broker's log tells of, where its
+    /// `kafka.request.logger` is at debug.
     pub(crate) fn requests(&self, node: usize, kind: &str, client: &str) -> usize {
         let log = fs::read_to_string(self.nodes[node].dir.join("broker.log")).unwrap();
-        let (kind, client) = (format!("\"requestApiKeyName\":\"{kind}\""), format!("\"clientId\":\"{client}\""));
+        let (kind, client) =
+            (format!("\"requestApiKeyName\":\"{kind}\""), format!("\"clientId\":\"{client}\""));
         log.lines().filter(|line| line.contains(&kind) && line.contains(&client)).count()
     }
 
@@ -200,8 +283,17 @@ impl Kafka {
     pub(crate) fn segments(&self, topic: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
         for entry in fs::read_dir(self.nodes[0].dir.join("data")).unwrap().map(Result::unwrap) {
-            if entry.file_name().to_string_lossy().rsplit_once('-').is_some_and(|(name, _)| name == topic) {
-                for file in fs::read_dir(entry.path()).unwrap().map(Result::unwrap).filter(|f| f.path().extension().is_some_and(|e| e == "log")) {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .rsplit_once('-')
+                .is_some_and(|(name, _)| name == topic)
+            {
+                for file in fs::read_dir(entry.path())
+                    .unwrap()
+                    .map(Result::unwrap)
+                    .filter(|f| f.path().extension().is_some_and(|e| e == "log"))
+                {
                     bytes.extend(fs::read(file.path()).unwrap());
                 }
             }
@@ -238,18 +330,30 @@ pub(crate) fn libs() -> PathBuf {
 pub(crate) fn wait_for(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < end, "waited {} s for {what}, which did not come", limit.as_secs());
+        assert!(
+            Instant::now() < end,
+            "waited {} s for {what}, which did not come",
+            limit.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 /// Ports that are free now; held together, so that they differ.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
-fn properties(dir: &Path, id: usize, size: usize, [port, controller, behind, limited]: [u16; 4], proxy: u16, quorum: &str) -> String {
+fn properties(
+    dir: &Path,
+    id: usize,
+    size: usize,
+    [port, controller, behind, limited]: [u16; 4],
+    proxy: u16,
+    quorum: &str,
+) -> String {
     let (name, password) = LIMITED;
     // The proxy stands before the first.
     let proxy = if id == 1 { proxy } else { behind };

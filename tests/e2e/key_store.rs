@@ -39,7 +39,14 @@ impl Place for Topic {
         json[column] = if column == "version" { json!(-1) } else { json!("fine") };
         let feeder = Feeder::new(kafka());
         let (key, value) = (kid.to_string(), json.to_string());
-        feeder.send(&Raw { topic: &self.0, partition: 0, key: Some(key.as_bytes()), value: Some(value.as_bytes()), timestamp: TIME, headers: &[] });
+        feeder.send(&Raw {
+            topic: &self.0,
+            partition: 0,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            timestamp: TIME,
+            headers: &[],
+        });
         feeder.finish();
     }
 
@@ -47,15 +54,24 @@ impl Place for Topic {
         let record = self.store().get(&[*kid]).unwrap().remove(0);
         let edited = KeyRecord { state: KeyState::Active, retired: None, ..record };
         let feeder = Feeder::new(kafka());
-        let (key, value) = (kid.to_string(), serde_json::to_string(&RecordJson::from(&edited)).unwrap());
-        feeder.send(&Raw { topic: &self.0, partition: 0, key: Some(key.as_bytes()), value: Some(value.as_bytes()), timestamp: TIME, headers: &[] });
+        let (key, value) =
+            (kid.to_string(), serde_json::to_string(&RecordJson::from(&edited)).unwrap());
+        feeder.send(&Raw {
+            topic: &self.0,
+            partition: 0,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            timestamp: TIME,
+            headers: &[],
+        });
         feeder.finish();
     }
 }
 
 store_suite!(Topic::new());
 
-/// The broker's cleaner at work: what was overwritten goes from the disk, with it the wraps of the erased, and what counts stays.
+/// The broker's cleaner at work: what was overwritten goes from the disk, with it the wraps of the
+/// erased, and what counts stays.
 #[test]
 fn compaction_takes_the_wraps_of_the_erased_and_leaves_every_key() {
     let settings = [
@@ -71,10 +87,14 @@ fn compaction_takes_the_wraps_of_the_erased_and_leaves_every_key() {
     let store = store_suite::open(&Topic("compacted".to_owned()));
     let (dead, alive) = (store_suite::subject_key(1, 1), store_suite::subject_key(2, 1));
     store.insert(&[dead.clone(), alive.clone()]).unwrap();
-    let wrapped = serde_json::to_value(RecordJson::from(&dead)).unwrap()["wraps"][0]["wrapped"].as_str().unwrap().to_owned();
+    let wrapped = serde_json::to_value(RecordJson::from(&dead)).unwrap()["wraps"][0]["wrapped"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let is_on_disk = || contains(&kafka().segments("compacted"), wrapped.as_bytes());
     assert!(is_on_disk(), "or its absence proves nothing");
-    store_suite::erase(&store, &[store_suite::shred(1, KeyState::Shredded)], 1_795_500_000).unwrap();
+    store_suite::erase(&store, &[store_suite::shred(1, KeyState::Shredded)], 1_795_500_000)
+        .unwrap();
     let uses = AtomicU32::new(0);
     wait_for(Duration::from_secs(120), "the cleaner", || {
         // The segment that is being written is not cleaned: writing goes on.
@@ -85,5 +105,11 @@ fn compaction_takes_the_wraps_of_the_erased_and_leaves_every_key() {
     let fresh = KafkaStore::open(&kafka().config(), "compacted").unwrap();
     assert_eq!(fresh.get(&[alive.kid]).unwrap()[0].wraps, alive.wraps);
     let erased = fresh.find("default", KeyKind::Data, &[dead.scope]).unwrap();
-    assert!(erased.len() == 2 && erased.iter().all(|record| record.state == KeyState::Shredded && record.wraps.is_empty()), "{erased:?}");
+    assert!(
+        erased.len() == 2
+            && erased
+                .iter()
+                .all(|record| record.state == KeyState::Shredded && record.wraps.is_empty()),
+        "{erased:?}"
+    );
 }

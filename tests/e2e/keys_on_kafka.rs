@@ -15,7 +15,9 @@ const SUBJECTS: &str = r#"{"veilstream":1,"name":"people","version":1,"topics":{
   "subject":"$.id","fields":[{"id":"email","path":"$.email"},{"id":"ssn","path":"$.ssn"}]}"#;
 
 fn with_topics(instance: Instance, name: &str) -> Instance {
-    instance.set("KEYS__STORE", &format!("kafka:{name}.keys")).set("KEYS__LEDGER", &format!("kafka:{name}.erasures"))
+    instance
+        .set("KEYS__STORE", &format!("kafka:{name}.keys"))
+        .set("KEYS__LEDGER", &format!("kafka:{name}.erasures"))
 }
 
 fn ok(instance: &Instance, arguments: &[&str]) -> String {
@@ -28,10 +30,16 @@ fn ok(instance: &Instance, arguments: &[&str]) -> String {
 fn two_hosts_share_subjects_keys_and_an_erasure_reaches_both() {
     let sandbox = Sandbox::new(kafka(), "shared", 4);
     sandbox.document("people", SUBJECTS);
-    let (one, two) = (with_topics(sandbox.instance(0), "shared"), with_topics(sandbox.instance(1), "shared"));
+    let (one, two) =
+        (with_topics(sandbox.instance(0), "shared"), with_topics(sandbox.instance(1), "shared"));
     // A topic nobody made is no store: a mistyped name must not begin a second set of keys.
     let started = one.run(&["keys", "status"]);
-    assert!(text(&started).contains("kafka:shared.keys: is not there; make it with `veilstream keys init`"), "{}", text(&started));
+    assert!(
+        text(&started)
+            .contains("kafka:shared.keys: is not there; make it with `veilstream keys init`"),
+        "{}",
+        text(&started)
+    );
     assert!(ok(&one, &["keys", "init"]).contains("made kafka:shared.keys"));
     assert!(text(&two.run(&["keys", "init"])).contains("is there already"));
     let (mut first, mut second) = (one.start(), two.start());
@@ -51,16 +59,27 @@ fn two_hosts_share_subjects_keys_and_an_erasure_reaches_both() {
         kids
     };
     let seen = kids(&sandbox.clean());
-    assert_eq!((seen.len(), seen.values().all(|kids| kids.len() == 1)), (50, true), "one key for each: {seen:?}");
-    assert_eq!(seen.values().flatten().collect::<BTreeSet<_>>().len(), 50, "and no two have the same");
+    assert_eq!(
+        (seen.len(), seen.values().all(|kids| kids.len() == 1)),
+        (50, true),
+        "one key for each: {seen:?}"
+    );
+    assert_eq!(
+        seen.values().flatten().collect::<BTreeSet<_>>().len(),
+        50,
+        "and no two have the same"
+    );
 
     let receipt = sandbox.dir.path().join("receipt.json");
-    std::fs::write(&receipt, ok(&two, &["shred", "--subject", "7", "--reason", "request 1"])).unwrap();
+    std::fs::write(&receipt, ok(&two, &["shred", "--subject", "7", "--reason", "request 1"]))
+        .unwrap();
     ok(&one, &["shred", "verify", receipt.to_str().unwrap()]);
     let body: Value = serde_json::from_slice(&std::fs::read(&receipt).unwrap()).unwrap();
     assert!(body.to_string().contains("max.compaction.lag.ms"), "it says what remains: {body}");
     // They hear of it within 2 s. Until then they may seal with a key that nobody has any more.
-    let erased = |running: &Running<'_>| running.metric("veilstream_records_dead_lettered_total", "erased_subject");
+    let erased = |running: &Running<'_>| {
+        running.metric("veilstream_records_dead_lettered_total", "erased_subject")
+    };
     let mut fed = 2000;
     first.wait_for(Duration::from_secs(30), "dead letters of both", |first| {
         let feeder = Feeder::new(kafka());
@@ -71,12 +90,19 @@ fn two_hosts_share_subjects_keys_and_an_erasure_reaches_both() {
         fed += 4;
         erased(first) > 0.0 && erased(&second) > 0.0
     });
-    first.wait_for(Duration::from_secs(30), "the rest", |_| sandbox.clean().len() + sandbox.dead().len() == fed);
+    first.wait_for(Duration::from_secs(30), "the rest", |_| {
+        sandbox.clean().len() + sandbox.dead().len() == fed
+    });
     assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)), "{}", one.tail());
-    assert!(ok(&one, &["keys", "status"]).contains("of data subjects: 49, erased: 2"), "{}", ok(&one, &["keys", "status"]));
+    assert!(
+        ok(&one, &["keys", "status"]).contains("of data subjects: 49, erased: 2"),
+        "{}",
+        ok(&one, &["keys", "status"])
+    );
 }
 
-/// Four hosts erase at once: one ledger without a fork, which every start and every receipt agrees with.
+/// Four hosts erase at once: one ledger without a fork, which every start and every receipt agrees
+/// with.
 #[test]
 fn hosts_that_erase_at_once_write_one_ledger() {
     let sandbox = Sandbox::new(kafka(), "books", 1);
@@ -102,7 +128,16 @@ fn hosts_that_erase_at_once_write_one_ledger() {
             let dir = sandbox.dir.path();
             scope.spawn(move || {
                 for n in 0..3 {
-                    let receipt = ok(host, &["shred", "--subject", &(i * 3 + n).to_string(), "--reason", "request of spring"]);
+                    let receipt = ok(
+                        host,
+                        &[
+                            "shred",
+                            "--subject",
+                            &(i * 3 + n).to_string(),
+                            "--reason",
+                            "request of spring",
+                        ],
+                    );
                     std::fs::write(dir.join(format!("receipt-{i}-{n}.json")), receipt).unwrap();
                 }
             });
@@ -113,7 +148,8 @@ fn hosts_that_erase_at_once_write_one_ledger() {
         ok(&hosts[(i + 1) % 4], &["shred", "verify", receipt.to_str().unwrap()]);
     }
     assert!(ok(&hosts[0], &["keys", "status"]).contains("erased: 24"), "a key and a marker each");
-    // The ledger is whole, so nothing is to be rebuilt; were it not, a topic cannot set lines aside.
+    // The ledger is whole, so nothing is to be rebuilt; were it not, a topic cannot set lines
+    // aside.
     let whole = hosts[0].run(&["keys", "ledger", "rebuild", "--reason", "lost"]);
     assert!(text(&whole).contains("is as it should be"), "{}", text(&whole));
     let feeder = Feeder::new(kafka());
@@ -123,8 +159,12 @@ fn hosts_that_erase_at_once_write_one_ledger() {
     assert!(text(&refused).contains("line 13 is no line of form 2"), "{}", text(&refused));
     let kept = hosts[1].run(&["keys", "ledger", "rebuild", "--reason", "somebody wrote into it"]);
     assert!(text(&kept).contains("name another topic as keys.ledger"), "{}", text(&kept));
-    let elsewhere = with_topics(sandbox.instance(1), "books").set("KEYS__LEDGER", "kafka:books.erasures-2");
-    assert!(ok(&elsewhere, &["keys", "ledger", "rebuild", "--reason", "somebody wrote into it"]).contains("names 12 data subjects"));
+    let elsewhere =
+        with_topics(sandbox.instance(1), "books").set("KEYS__LEDGER", "kafka:books.erasures-2");
+    assert!(
+        ok(&elsewhere, &["keys", "ledger", "rebuild", "--reason", "somebody wrote into it"])
+            .contains("names 12 data subjects")
+    );
     ok(&elsewhere, &["keys", "status"]);
 }
 
@@ -142,8 +182,18 @@ fn a_topic_that_would_lose_keys_or_keep_erased_ones_is_refused_with_the_command_
     for (name, partitions, settings, expected) in [
         ("plain", 1, &[][..], "set: kafka-configs.sh"),
         ("lagging", 1, &[("cleanup.policy", "compact")], "add-config max.compaction.lag.ms="),
-        ("wide", 2, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", "86400000")], "has 2 partitions"),
-        ("both", 1, &[("cleanup.policy", "compact,delete"), ("max.compaction.lag.ms", "86400000")], "add-config cleanup.policy=compact"),
+        (
+            "wide",
+            2,
+            &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", "86400000")],
+            "has 2 partitions",
+        ),
+        (
+            "both",
+            1,
+            &[("cleanup.policy", "compact,delete"), ("max.compaction.lag.ms", "86400000")],
+            "add-config cleanup.policy=compact",
+        ),
     ] {
         kafka().create_topic_with(&format!("unfit-{name}.keys"), partitions, settings);
         let instance = with_topics(sandbox.instance(0), &format!("unfit-{name}"));
@@ -151,7 +201,11 @@ fn a_topic_that_would_lose_keys_or_keep_erased_ones_is_refused_with_the_command_
         assert!(said.contains(expected), "{name}: {said}");
     }
     // Something else's topic.
-    kafka().create_topic_with("unfit-other.keys", 1, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", "86400000")]);
+    kafka().create_topic_with(
+        "unfit-other.keys",
+        1,
+        &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", "86400000")],
+    );
     let feeder = Feeder::new(kafka());
     feeder.number("unfit-other.keys", 1, 0, b"{}");
     feeder.finish();

@@ -15,7 +15,9 @@ fn a_stop_under_load_commits_what_it_has() {
     std::thread::scope(|scope| {
         scope.spawn(|| sandbox.feed(0..ALL, person));
         let mut running = instance.start();
-        running.wait_for(Duration::from_secs(60), "some records", |r| r.metric("veilstream_records_produced_total", "stop.clean") >= 500.0);
+        running.wait_for(Duration::from_secs(60), "some records", |r| {
+            r.metric("veilstream_records_produced_total", "stop.clean") >= 500.0
+        });
         assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     });
     let clean = sandbox.clean();
@@ -24,11 +26,17 @@ fn a_stop_under_load_commits_what_it_has() {
     let offsets = reader::committed_offsets(&sandbox.broker.bootstrap, "stop", "stop.raw");
     for partition in 0..4 {
         let written = clean.iter().filter(|r| r.partition == partition).count();
-        assert_eq!(offsets.get(&partition).copied().unwrap_or(0), i64::try_from(written).unwrap(), "partition {partition}");
+        assert_eq!(
+            offsets.get(&partition).copied().unwrap_or(0),
+            i64::try_from(written).unwrap(),
+            "partition {partition}"
+        );
     }
     let mut running = instance.start();
     running.wait_for(Duration::from_secs(90), "the rest", |_| sandbox.clean().len() >= ALL);
-    running.wait_for(Duration::from_secs(30), "no lag", |r| r.metric("veilstream_consumer_lag", "stop.raw") == 0.0);
+    running.wait_for(Duration::from_secs(30), "no lag", |r| {
+        r.metric("veilstream_consumer_lag", "stop.raw") == 0.0
+    });
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(ALL);
 }
@@ -54,8 +62,16 @@ fn of_two_with_one_name_one_ends_with_3() {
         first.ready();
         let mut second = instance.start();
         let ends = wait_for_an_end(&mut first, &mut second);
-        assert!(ends.contains(&Some(3)) && ends.iter().all(|end| matches!(end, None | Some(3))), "{ends:?}\n{}", instance.tail());
-        assert!(instance.log().contains("another process runs under this instance name"), "{}", instance.tail());
+        assert!(
+            ends.contains(&Some(3)) && ends.iter().all(|end| matches!(end, None | Some(3))),
+            "{ends:?}\n{}",
+            instance.tail()
+        );
+        assert!(
+            instance.log().contains("another process runs under this instance name"),
+            "{}",
+            instance.tail()
+        );
         drop((first, second));
         feeding.join().unwrap();
     });
@@ -65,7 +81,10 @@ fn of_two_with_one_name_one_ends_with_3() {
     sandbox.assert_each_once(ALL);
 }
 
-fn wait_for_an_end(first: &mut crate::sidecar::Running<'_>, second: &mut crate::sidecar::Running<'_>) -> [Option<i32>; 2] {
+fn wait_for_an_end(
+    first: &mut crate::sidecar::Running<'_>,
+    second: &mut crate::sidecar::Running<'_>,
+) -> [Option<i32>; 2] {
     let mut ends = [None; 2];
     crate::kafka::wait_for(Duration::from_secs(60), "one of the two to end", || {
         ends = [first.ended(), second.ended()];

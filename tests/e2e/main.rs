@@ -1,7 +1,8 @@
-//! End to end on a real Apache Kafka: the built binary, with keys of its own. The reader that judges is `krafka`, which shares no code with
-//! librdkafka.
+//! End to end on a real Apache Kafka: the built binary, with keys of its own. The reader that
+//! judges is `krafka`, which shares no code with librdkafka.
 //!
-//! `make setup` fetches the broker and the payloads; it runs once for all tests of this binary and ends with it.
+//! `make setup` fetches the broker and the payloads; it runs once for all tests of this binary and
+//! ends with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod access;

@@ -1,4 +1,5 @@
-//! Memory while catching up: a backlog that is far larger than the process, compressed, over many partitions, or all headers.
+//! Memory while catching up: a backlog that is far larger than the process, compressed, over many
+//! partitions, or all headers.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use crate::kafka::kafka;
 use crate::sandbox::Sandbox;
 use crate::sidecar::Running;
 
-/// The limits in MiB (the bound: docs/operations.md, "Memory"; the small backlog stays below it). With librdkafka's own fetches the small backlog took 335.
+/// The limits in MiB (the bound: docs/operations.md, "Memory"; the small backlog stays below it).
+/// With librdkafka's own fetches the small backlog took 335.
 const LIMIT: usize = 256;
 const LARGE_LIMIT: usize = 512;
 const PARTITIONS: i32 = 100;
@@ -27,9 +29,11 @@ fn record(i: usize) -> String {
     let mut random = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut value = format!("{{\"id\":{i},\"email\":\"user{i}@example.com\",\"rows\":[");
     while value.len() < RECORD {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         value.push_str(&format!(
-            "{{\"kind\":\"measurement of an ordinary device\",\"unit\":\"degrees Celsius\",\"comment\":\"within the limits\",\"value\":{}}},",
+            "{{\"kind\":\"measurement of an ordinary device\",\"unit\":\"degrees \
+            Celsius\",\"comment\":\"within the limits\",\"value\":{}}},",
             random >> 44
         ));
     }
@@ -50,7 +54,14 @@ fn drained(name: &str, megabytes: usize, with_headers: usize, limit: usize) {
             let number = (partition as usize * share + i).to_string();
             let value = record(partition as usize * share + i);
             let headers = [("n", Some(number.as_bytes()))];
-            zstd.send(&Input { topic: &raw, partition, key: None, value: Some(value.as_bytes()), timestamp: TIME, headers: &headers });
+            zstd.send(&Input {
+                topic: &raw,
+                partition,
+                key: None,
+                value: Some(value.as_bytes()),
+                timestamp: TIME,
+                headers: &headers,
+            });
         }
     }
     zstd.finish();
@@ -60,7 +71,14 @@ fn drained(name: &str, megabytes: usize, with_headers: usize, limit: usize) {
         let number = (count + i).to_string();
         let headers = [("n", Some(number.as_bytes())), ("padding", Some(&padding[..]))];
         let partition = i32::try_from(i).unwrap() % PARTITIONS;
-        plain.send(&Input { topic: &raw, partition, key: None, value: Some(br#"{"id":1,"email":"a@example.com"}"#), timestamp: TIME, headers: &headers });
+        plain.send(&Input {
+            topic: &raw,
+            partition,
+            key: None,
+            value: Some(br#"{"id":1,"email":"a@example.com"}"#),
+            timestamp: TIME,
+            headers: &headers,
+        });
         if i % 50 == 49 {
             plain.finish();
         }
@@ -69,9 +87,14 @@ fn drained(name: &str, megabytes: usize, with_headers: usize, limit: usize) {
     let instance = sandbox.instance(0);
     let all = (count + with_headers) as f64;
     let mut running = instance.start();
-    running.wait_for(Duration::from_secs(540), "the backlog", |r| r.metric("veilstream_records_produced_total", &raw.replace(".raw", ".clean")) >= all);
+    running.wait_for(Duration::from_secs(540), "the backlog", |r| {
+        r.metric("veilstream_records_produced_total", &raw.replace(".raw", ".clean")) >= all
+    });
     let peak = peak(&running);
-    println!("{name}: {count} records of {RECORD} bytes and {with_headers} with 500 KB of headers: {peak} MiB at most");
+    println!(
+        "{name}: {count} records of {RECORD} bytes and {with_headers} with 500 KB of headers: \
+        {peak} MiB at most"
+    );
     assert!(peak < limit, "{peak} MiB");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
 }

@@ -20,11 +20,18 @@ fn every_metric_is_there_and_the_status_says_what_runs() {
     sandbox.feed(0..100, |i| if i == 7 { "no json".to_owned() } else { person(i) });
     let mut running = instance.start();
     running.ready();
-    running.wait_for(Duration::from_secs(30), "the records", |r| r.metric("veilstream_records_consumed_total", "topic=\"observe.raw\"") == 100.0);
+    running.wait_for(Duration::from_secs(30), "the records", |r| {
+        r.metric("veilstream_records_consumed_total", "topic=\"observe.raw\"") == 100.0
+    });
     // Gauges follow within a second.
-    running.wait_for(Duration::from_secs(30), "the lag", |r| r.get("/metrics").unwrap().1.contains("veilstream_consumer_lag{"));
+    running.wait_for(Duration::from_secs(30), "the lag", |r| {
+        r.get("/metrics").unwrap().1.contains("veilstream_consumer_lag{")
+    });
     let (_, metrics) = running.get("/metrics").unwrap();
-    let missing: Vec<_> = Metrics::NAMES.iter().filter(|name| !metrics.contains(&format!("# TYPE {name} "))).collect();
+    let missing: Vec<_> = Metrics::NAMES
+        .iter()
+        .filter(|name| !metrics.contains(&format!("# TYPE {name} ")))
+        .collect();
     assert!(missing.is_empty(), "not in /metrics: {missing:?}");
     for (name, label, value) in [
         ("veilstream_records_produced_total", "topic=\"observe.clean\"", 99.0),
@@ -35,11 +42,16 @@ fn every_metric_is_there_and_the_status_says_what_runs() {
     ] {
         assert_eq!(running.metric(name, label), value, "{name} {label}");
     }
-    running.wait_for(Duration::from_secs(30), "no lag", |r| r.metric("veilstream_consumer_lag", "observe.raw") == 0.0);
+    running.wait_for(Duration::from_secs(30), "no lag", |r| {
+        r.metric("veilstream_consumer_lag", "observe.raw") == 0.0
+    });
     assert_eq!(running.metric("veilstream_inflight_bytes", ""), 0.0);
 
     let status: Value = serde_json::from_str(&running.get("/status").unwrap().1).unwrap();
-    assert_eq!((&status["version"], &status["ready"], &status["reasons"]), (&json!(env!("CARGO_PKG_VERSION")), &json!(true), &json!({})));
+    assert_eq!(
+        (&status["version"], &status["ready"], &status["reasons"]),
+        (&json!(env!("CARGO_PKG_VERSION")), &json!(true), &json!({}))
+    );
     assert_eq!(status["schemas"], json!({"in_force": ["people/1"]}));
     assert_eq!((&status["kafka"]["partitions"], &status["kafka"]["lanes"]), (&json!(2), &json!(2)));
     assert_eq!(running.get("/nothing").unwrap().0, 404);
@@ -56,13 +68,19 @@ fn the_sanitized_topic_is_searched_and_revealed_from_the_command_line() {
     running.wait_for(Duration::from_secs(60), "the records", |_| sandbox.clean().len() == 100);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
 
-    let (keys, schema) = (sandbox.dir.path().join("keys"), sandbox.dir.path().join("schemas/people.json"));
+    let (keys, schema) =
+        (sandbox.dir.path().join("keys"), sandbox.dir.path().join("schemas/people.json"));
     let command = |arguments: &[&str]| {
         let mut command = veilstream(arguments);
         command.arg("--keys").arg(&keys).arg("--schema").arg(&schema);
         command
     };
-    let mut reveal = command(&["reveal"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut reveal = command(&["reveal"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let clean = sandbox.clean();
     let mut stdin = reveal.stdin.take().unwrap();
     for record in &clean {
@@ -75,8 +93,15 @@ fn the_sanitized_topic_is_searched_and_revealed_from_the_command_line() {
     let expected: Vec<String> = clean.iter().map(|record| person(reader::number(record))).collect();
     assert_eq!(lines, expected);
 
-    // The same as docs/usage.md does it: Kafka's console consumer into reveal. Of two partitions it prints in an order of its own.
-    let mut console = sandbox.broker.console_consumer("back.clean", clean.len()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The same as docs/usage.md does it: Kafka's console consumer into reveal. Of two partitions it
+    // prints in an order of its own.
+    let mut console = sandbox
+        .broker
+        .console_consumer("back.clean", clean.len())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let revealed = command(&["reveal"]).stdin(console.stdout.take().unwrap()).output().unwrap();
     let said = console.wait_with_output().unwrap();
     assert!(said.status.success(), "{}", text(&said));
@@ -91,6 +116,10 @@ fn the_sanitized_topic_is_searched_and_revealed_from_the_command_line() {
     assert_eq!(index.status.code(), Some(0), "{}", text(&index));
     let value = String::from_utf8(index.stdout).unwrap();
     let wanted = value.split_whitespace().last().unwrap().trim_matches('"').to_owned();
-    let found: Vec<usize> = clean.iter().filter(|r| reader::contains(r.value.as_deref().unwrap(), wanted.as_bytes())).map(reader::number).collect();
+    let found: Vec<usize> = clean
+        .iter()
+        .filter(|r| reader::contains(r.value.as_deref().unwrap(), wanted.as_bytes()))
+        .map(reader::number)
+        .collect();
     assert!(found.contains(&42) && found.len() < 5, "{value}: {found:?}");
 }

@@ -1,4 +1,5 @@
-//! Where a partition is read from: at the first start, and after what was to be read next is gone. Nothing is passed over, and nothing read again, unsaid.
+//! Where a partition is read from: at the first start, and after what was to be read next is gone.
+//! Nothing is passed over, and nothing read again, unsaid.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,12 +28,20 @@ fn await_all(sandbox: &Sandbox<'_>, running: &mut Running<'_>, all: usize) {
     running.ready();
     running.wait_for(LONG, "the records", |_| sandbox.clean().len() >= all);
     let raw = format!("{}.raw", sandbox.name);
-    let ends = || (0..sandbox.partitions).map(|p| (p, sandbox.broker.bounds(&raw, p).1)).collect::<BTreeMap<_, _>>();
+    let ends = || {
+        (0..sandbox.partitions)
+            .map(|p| (p, sandbox.broker.bounds(&raw, p).1))
+            .collect::<BTreeMap<_, _>>()
+    };
     running.wait_for(LONG, "their offsets", |_| committed(sandbox) == ends());
 }
 
 fn committed(sandbox: &Sandbox<'_>) -> BTreeMap<i32, i64> {
-    reader::committed_offsets(&sandbox.broker.bootstrap, sandbox.name, &format!("{}.raw", sandbox.name))
+    reader::committed_offsets(
+        &sandbox.broker.bootstrap,
+        sandbox.name,
+        &format!("{}.raw", sandbox.name),
+    )
 }
 
 /// Waits until the last records of a series have arrived: what is missing then was lost.
@@ -49,7 +58,12 @@ fn await_last(sandbox: &Sandbox<'_>, running: &mut Running<'_>, all: usize) {
 fn feed_partition(sandbox: &Sandbox<'_>, partition: i32, range: Range<usize>) {
     let feeder = Feeder::new(sandbox.broker);
     for i in range.filter(|i| i32::try_from(*i).unwrap() % sandbox.partitions == partition) {
-        feeder.number(&format!("{}.raw", sandbox.name), sandbox.partitions, i, person(i).as_bytes());
+        feeder.number(
+            &format!("{}.raw", sandbox.name),
+            sandbox.partitions,
+            i,
+            person(i).as_bytes(),
+        );
     }
     feeder.finish();
 }
@@ -66,16 +80,28 @@ fn shown(instance: &Instance) -> BTreeMap<i64, (Value, Value, Value)> {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let rows = String::from_utf8(output.stdout).unwrap();
     let rows = rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    rows.map(|row| (row["partition"].as_i64().unwrap(), (row["committed"].clone(), row["log_start"].clone(), row["end"].clone()))).collect()
+    rows.map(|row| {
+        (
+            row["partition"].as_i64().unwrap(),
+            (row["committed"].clone(), row["log_start"].clone(), row["end"].clone()),
+        )
+    })
+    .collect()
 }
 
 /// What the log warns of, with these words.
 fn warned(instance: &Instance, words: &[&str]) -> bool {
-    instance.log().lines().any(|line| (line.contains("WARN") || line.contains("ERROR")) && words.iter().all(|word| line.contains(word)))
+    instance.log().lines().any(|line| {
+        (line.contains("WARN") || line.contains("ERROR"))
+            && words.iter().all(|word| line.contains(word))
+    })
 }
 
 fn missed(running: &Running<'_>, topic: &str, reason: &str) -> f64 {
-    running.metric("veilstream_records_missed_total", &format!("reason=\"{reason}\",topic=\"{topic}\""))
+    running.metric(
+        "veilstream_records_missed_total",
+        &format!("reason=\"{reason}\",topic=\"{topic}\""),
+    )
 }
 
 #[test]
@@ -88,7 +114,13 @@ fn a_topic_made_again_while_it_is_read_waits_to_be_accepted() {
     sandbox.broker.recreate_topic("again.raw", 2);
     sandbox.feed(300..700, person);
     for partition in 0..2 {
-        await_blocked(&mut running, &instance, ("again.raw", partition), "topic_recreated", "offsets accept");
+        await_blocked(
+            &mut running,
+            &instance,
+            ("again.raw", partition),
+            "topic_recreated",
+            "offsets accept",
+        );
     }
     assert_eq!(blocked(&running, "again.raw", "topic_recreated"), 2.0);
     assert_eq!(sandbox.clean().len(), 300, "nothing is read of a topic that nobody accepted");
@@ -117,8 +149,16 @@ fn a_topic_made_again_while_it_is_read_is_read_whole_where_that_is_wanted() {
     await_last(&sandbox, &mut running, 700);
     await_flowing(&mut running, "again-on.raw");
     sandbox.assert_each_once(700);
-    assert!(warned(&instance, &["again-on.raw"]), "that the topic is another is not said\n{}", instance.tail());
-    assert_eq!(missed(&running, "again-on.raw", "recreated"), 0.0, "everything of the old topic was read");
+    assert!(
+        warned(&instance, &["again-on.raw"]),
+        "that the topic is another is not said\n{}",
+        instance.tail()
+    );
+    assert_eq!(
+        missed(&running, "again-on.raw", "recreated"),
+        0.0,
+        "everything of the old topic was read"
+    );
     // The new topic's offsets are what counts from now on.
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     assert_eq!(committed(&sandbox), BTreeMap::from([(0, 200), (1, 200)]));
@@ -129,7 +169,8 @@ fn a_topic_made_again_while_it_is_read_is_read_whole_where_that_is_wanted() {
     sandbox.assert_each_once(720);
 }
 
-/// Kafka forgets a topic's committed offsets with the topic: only what the sanitized topic holds tells that this is no first start.
+/// Kafka forgets a topic's committed offsets with the topic: only what the sanitized topic holds
+/// tells that this is no first start.
 #[test]
 fn a_topic_made_again_while_nobody_reads_it_waits_to_be_accepted() {
     let sandbox = Sandbox::new(kafka(), "again-off", 2);
@@ -142,7 +183,11 @@ fn a_topic_made_again_while_nobody_reads_it_waits_to_be_accepted() {
     sandbox.feed(100..400, person);
     let mut running = instance.start();
     await_unready(&mut running, &["again-off.raw [0]", "again-off.raw [1]", "offsets accept"]);
-    assert_eq!(blocked(&running, "again-off.raw", "topic_recreated") + blocked(&running, "again-off.raw", "offset_lost"), 2.0);
+    assert_eq!(
+        blocked(&running, "again-off.raw", "topic_recreated")
+            + blocked(&running, "again-off.raw", "offset_lost"),
+        2.0
+    );
     assert_eq!(sandbox.clean().len(), 100);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     accept(&instance, "again-off.raw:0", "earliest");
@@ -164,7 +209,13 @@ fn offsets_the_group_has_forgotten_are_lost_and_no_first_start() {
     sandbox.broker.forget_offsets("forgotten", "forgotten.raw", 2);
     let mut running = instance.start();
     for partition in 0..2 {
-        await_blocked(&mut running, &instance, ("forgotten.raw", partition), "offset_lost", "offsets accept");
+        await_blocked(
+            &mut running,
+            &instance,
+            ("forgotten.raw", partition),
+            "offset_lost",
+            "offsets accept",
+        );
     }
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     assert_eq!(shown(&instance)[&0], (Value::Null, 0.into(), 50.into()));
@@ -178,7 +229,8 @@ fn offsets_the_group_has_forgotten_are_lost_and_no_first_start() {
     sandbox.assert_each_once(120);
 }
 
-/// What tools and older versions commit is an offset and nothing else. It is believed once; what follows says which topic it is of.
+/// What tools and older versions commit is an offset and nothing else. It is believed once; what
+/// follows says which topic it is of.
 #[test]
 fn a_bare_offset_is_believed_and_the_next_commit_names_its_topic() {
     let sandbox = Sandbox::new(kafka(), "bare", 2);
@@ -197,17 +249,27 @@ fn a_bare_offset_is_believed_and_the_next_commit_names_its_topic() {
     assert!(commits[&0].leader_epoch.is_some_and(|epoch| epoch >= 0), "{commits:?}");
 }
 
-/// Partition 0 loses the end of its log, as one without replicas does when its machine loses power; the offsets are given out again.
+/// Partition 0 loses the end of its log, as one without replicas does when its machine loses power;
+/// the offsets are given out again.
 fn lose_the_end(broker: &Kafka, bytes: u64) {
     broker.down(0);
     broker.truncate(0, "truncated.raw", 0, bytes);
     broker.up(0);
 }
 
-/// Partition 0 is blocked with `read` records sanitized; the other one has its half of all that were fed.
-fn assert_waits(sandbox: &Sandbox<'_>, running: &mut Running<'_>, instance: &Instance, all: usize, read: usize) {
+/// Partition 0 is blocked with `read` records sanitized; the other one has its half of all that
+/// were fed.
+fn assert_waits(
+    sandbox: &Sandbox<'_>,
+    running: &mut Running<'_>,
+    instance: &Instance,
+    all: usize,
+    read: usize,
+) {
     await_blocked(running, instance, ("truncated.raw", 0), "offset_lost", "offsets accept");
-    running.wait_for(LONG, "the other partition", |_| sandbox.clean().iter().filter(|r| r.partition == 1).count() == all / 2);
+    running.wait_for(LONG, "the other partition", |_| {
+        sandbox.clean().iter().filter(|r| r.partition == 1).count() == all / 2
+    });
     assert_eq!(sandbox.clean().len() - all / 2, read, "nothing is read beyond the truncation");
 }
 
@@ -261,7 +323,13 @@ fn a_permission_taken_away_for_a_moment_moves_no_offset() {
     await_all(&sandbox, &mut running, 100);
     // Given back as soon as it is noticed: an offset that was moved by then can be committed.
     const MOMENTS: usize = 5;
-    let noticed = || instance.log().lines().filter(|line| line.contains("moment.raw") && line.contains("uthoriz")).count();
+    let noticed = || {
+        instance
+            .log()
+            .lines()
+            .filter(|line| line.contains("moment.raw") && line.contains("uthoriz"))
+            .count()
+    };
     for all in (1..=MOMENTS).map(|moment| 100 + 20 * moment) {
         let before = noticed();
         sandbox.broker.deny(Kind::Topic, Op::Read, "moment.raw");
@@ -285,7 +353,8 @@ fn a_permission_taken_away_for_a_moment_moves_no_offset() {
     sandbox.assert_each_once(220);
 }
 
-/// 200 records, of which retention takes 50 of partition 0 before they are read; partition 1 has all.
+/// 200 records, of which retention takes 50 of partition 0 before they are read; partition 1 has
+/// all.
 fn overtaken<'a>(name: &'a str, instance: &Instance, sandbox: &Sandbox<'a>) {
     sandbox.feed(0..100, person);
     let mut running = instance.start();
@@ -310,14 +379,27 @@ fn a_partition_whose_retention_passed_the_committed_offset_waits_to_be_accepted(
     overtaken("retained", &instance, &sandbox);
     let mut running = instance.start();
     await_blocked(&mut running, &instance, ("retained.raw", 0), "offset_lost", "offsets accept");
-    running.wait_for(LONG, "the other partition", |_| sandbox.clean().iter().filter(|r| r.partition == 1).count() == 200);
+    running.wait_for(LONG, "the other partition", |_| {
+        sandbox.clean().iter().filter(|r| r.partition == 1).count() == 200
+    });
     assert_eq!(sandbox.clean().len(), 250, "partition 0 waits");
     assert_eq!(blocked(&running, "retained.raw", "offset_lost"), 1.0);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
 
-    assert_eq!(shown(&instance), BTreeMap::from([(0, (50.into(), 100.into(), 200.into())), (1, (200.into(), 0.into(), 200.into()))]));
+    assert_eq!(
+        shown(&instance),
+        BTreeMap::from([
+            (0, (50.into(), 100.into(), 200.into())),
+            (1, (200.into(), 0.into(), 200.into()))
+        ])
+    );
     let table = text(&instance.run(&["offsets", "show"]));
-    assert!(table.lines().any(|line| ["retained.raw", "50", "100", "200"].iter().all(|part| line.contains(part))), "{table}");
+    assert!(
+        table.lines().any(|line| ["retained.raw", "50", "100", "200"]
+            .iter()
+            .all(|part| line.contains(part))),
+        "{table}"
+    );
     for place in ["retained.raw:7", "other.raw:0", "retained.raw"] {
         let refused = instance.run(&["offsets", "accept", place, "--at", "earliest"]);
         assert!(matches!(refused.status.code(), Some(1 | 2)), "{place}: {}", text(&refused));
@@ -340,7 +422,11 @@ fn what_retention_took_is_counted_where_it_may_go_on() {
     await_last(&sandbox, &mut running, 400);
     await_flowing(&mut running, "retained-on.raw");
     assert_eq!(missed(&running, "retained-on.raw", "retention"), 50.0);
-    assert!(warned(&instance, &["retained-on.raw", "50", "100"]), "what is missing is not said\n{}", instance.tail());
+    assert!(
+        warned(&instance, &["retained-on.raw", "50", "100"]),
+        "what is missing is not said\n{}",
+        instance.tail()
+    );
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     assert_only_missing(&sandbox, 400, |i| i % 2 == 0 && (100..200).contains(&i));
 }
@@ -376,7 +462,9 @@ fn a_first_start_at_the_end_begins_where_the_end_was_at_the_assignment() {
     sandbox.feed(0..100, person);
     let running = instance.start();
     // Committed before the first record: what comes after is not passed over by a crash.
-    wait_for(LONG, "the offsets of the first assignment", || committed(&sandbox) == BTreeMap::from([(0, 50), (1, 50)]));
+    wait_for(LONG, "the offsets of the first assignment", || {
+        committed(&sandbox) == BTreeMap::from([(0, 50), (1, 50)])
+    });
     running.kill();
     sandbox.feed(100..200, person);
     let mut running = instance.start();
@@ -390,9 +478,14 @@ fn a_first_start_at_the_end_begins_where_the_end_was_at_the_assignment() {
 fn a_partition_found_later_begins_at_its_beginning() {
     let mut sandbox = Sandbox::new(kafka(), "found", 2);
     sandbox.broker.create_topic("found.clean", 3);
-    let instance = sandbox.instance(0).set("KAFKA__ON_MISSING_OFFSET", "latest").set("KAFKA__CONSUMER__TOPIC.METADATA.REFRESH.INTERVAL.MS", "3000");
+    let instance = sandbox
+        .instance(0)
+        .set("KAFKA__ON_MISSING_OFFSET", "latest")
+        .set("KAFKA__CONSUMER__TOPIC.METADATA.REFRESH.INTERVAL.MS", "3000");
     let mut running = instance.start();
-    wait_for(LONG, "the offsets of the first assignment", || committed(&sandbox) == BTreeMap::from([(0, 0), (1, 0)]));
+    wait_for(LONG, "the offsets of the first assignment", || {
+        committed(&sandbox) == BTreeMap::from([(0, 0), (1, 0)])
+    });
     sandbox.broker.grow_topic("found.raw", 3);
     sandbox.partitions = 3;
     // Before it is seen.
@@ -403,7 +496,10 @@ fn a_partition_found_later_begins_at_its_beginning() {
 }
 
 fn await_last_of(sandbox: &Sandbox<'_>, running: &mut Running<'_>, partition: i32, all: usize) {
-    let last = (0..all).rev().find(|i| i32::try_from(*i).unwrap() % sandbox.partitions == partition).unwrap();
+    let last = (0..all)
+        .rev()
+        .find(|i| i32::try_from(*i).unwrap() % sandbox.partitions == partition)
+        .unwrap();
     running.wait_for(LONG, "the last record", |_| reader::times(&sandbox.clean(), all)[last] > 0);
 }
 
@@ -414,7 +510,13 @@ fn a_first_start_that_is_to_fail_waits_to_be_accepted() {
     sandbox.feed(0..100, person);
     let mut running = instance.start();
     for partition in 0..2 {
-        await_blocked(&mut running, &instance, ("fail.raw", partition), "missing_offset", "offsets accept");
+        await_blocked(
+            &mut running,
+            &instance,
+            ("fail.raw", partition),
+            "missing_offset",
+            "offsets accept",
+        );
     }
     assert_eq!(sandbox.clean().len(), 0);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
@@ -431,11 +533,14 @@ fn a_first_start_that_is_to_fail_waits_to_be_accepted() {
 fn librdkafkas_own_reset_is_refused_and_ours_named() {
     let sandbox = Sandbox::new(kafka(), "reset", 1);
     for value in ["latest", "earliest"] {
-        let output = sandbox.instance(0).set("KAFKA__CONSUMER__AUTO.OFFSET.RESET", value).run(&["check"]);
+        let output =
+            sandbox.instance(0).set("KAFKA__CONSUMER__AUTO.OFFSET.RESET", value).run(&["check"]);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         assert!(text(&output).contains("kafka.on_missing_offset"), "{}", text(&output));
     }
-    for (setting, known) in [("KAFKA__ON_MISSING_OFFSET", "earliest"), ("KAFKA__ON_OFFSET_LOST", "stop")] {
+    for (setting, known) in
+        [("KAFKA__ON_MISSING_OFFSET", "earliest"), ("KAFKA__ON_OFFSET_LOST", "stop")]
+    {
         let output = sandbox.instance(0).set(setting, "never").run(&["check"]);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
         assert!(text(&output).contains(known), "the values that it takes: {}", text(&output));

@@ -19,10 +19,20 @@ impl Issuer {
     /// Its tokens live so many seconds.
     pub(crate) fn start(lifetime: u32) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oidc");
-        assert!(folder.join("node_modules").is_dir(), "no OAuth server in {}: run `make setup`", folder.display());
+        assert!(
+            folder.join("node_modules").is_dir(),
+            "no OAuth server in {}: run `make setup`",
+            folder.display()
+        );
         let (port, script) = (free_ports(1)[0].to_string(), folder.join("issuer.mjs"));
-        let settings = [("PORT", &*port), ("AUDIENCE", AUDIENCE), ("CLIENT_SECRET", SECRET), ("TTL", &lifetime.to_string())];
-        let process = Process::start("issuer", Path::new("node"), &[script.to_str().unwrap()], &settings);
+        let settings = [
+            ("PORT", &*port),
+            ("AUDIENCE", AUDIENCE),
+            ("CLIENT_SECRET", SECRET),
+            ("TTL", &lifetime.to_string()),
+        ];
+        let process =
+            Process::start("issuer", Path::new("node"), &[script.to_str().unwrap()], &settings);
         let issuer = Self { url: format!("http://127.0.0.1:{port}"), process };
         wait_for(Duration::from_secs(30), "the OAuth server", || issuer.lines("listens") == 1);
         issuer

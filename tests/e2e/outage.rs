@@ -18,13 +18,15 @@ fn an_outage_pauses_and_loses_nothing() {
     an_outage("outage", "45000", false);
 }
 
-/// The group forgets the member before it sees the broker again: its partitions are lost and come back at once.
+/// The group forgets the member before it sees the broker again: its partitions are lost and come
+/// back at once.
 #[test]
 fn an_outage_longer_than_the_session_loses_nothing() {
     an_outage("long-outage", "6000", true);
 }
 
-/// The broker cannot be reached. It runs on: one that holds the only replica and stops while a transaction commits may lose its markers (docs/operations.md).
+/// The broker cannot be reached. It runs on: one that holds the only replica and stops while a
+/// transaction commits may lose its markers (docs/operations.md).
 fn an_outage(name: &str, session_timeout_ms: &str, outlasts_the_session: bool) {
     // Its own broker: the others' tests go on.
     let broker = Kafka::start(name, 1);
@@ -38,16 +40,25 @@ fn an_outage(name: &str, session_timeout_ms: &str, outlasts_the_session: bool) {
     let mut running = instance.start();
     running.ready();
     let fed = under_load(&sandbox, || {
-        running.wait_for(Duration::from_secs(60), "some records", |r| r.metric("veilstream_records_produced_total", &clean) >= 1000.0);
+        running.wait_for(Duration::from_secs(60), "some records", |r| {
+            r.metric("veilstream_records_produced_total", &clean) >= 1000.0
+        });
         proxy.cut();
-        running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
+        running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| {
+            r.get("/readyz").unwrap().0 == 503
+        });
         let (_, why) = running.get("/readyz").unwrap();
         assert!(why.contains("no broker answers"), "{why}");
         assert_eq!(running.get("/livez").unwrap(), (200, "ok\n".to_owned()));
         if outlasts_the_session {
             let group: BaseConsumer = broker.client().create().unwrap();
-            let members = || group.fetch_group_list(Some(name), Duration::from_secs(10)).is_ok_and(|list| list.groups().iter().all(|g| g.members().is_empty()));
-            running.wait_for(Duration::from_secs(60), "the group to forget the member", |_| members());
+            let members = || {
+                group
+                    .fetch_group_list(Some(name), Duration::from_secs(10))
+                    .is_ok_and(|list| list.groups().iter().all(|g| g.members().is_empty()))
+            };
+            running
+                .wait_for(Duration::from_secs(60), "the group to forget the member", |_| members());
         }
         proxy.restore();
         running.ready();
@@ -63,10 +74,13 @@ fn a_broker_that_crashed_is_taken_up_again() {
     let mut running = instance.start();
     running.ready();
     sandbox.feed(0..1000, person);
-    running
-        .wait_for(Duration::from_secs(60), "all to be committed", |r| sandbox.clean().len() == 1000 && r.metric("veilstream_consumer_lag", "crash.raw") == 0.0);
+    running.wait_for(Duration::from_secs(60), "all to be committed", |r| {
+        sandbox.clean().len() == 1000 && r.metric("veilstream_consumer_lag", "crash.raw") == 0.0
+    });
     broker.down(0);
-    running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| r.get("/readyz").unwrap().0 == 503);
+    running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| {
+        r.get("/readyz").unwrap().0 == 503
+    });
     broker.up(0);
     running.ready();
     sandbox.feed(1000..2000, person);
@@ -75,13 +89,18 @@ fn a_broker_that_crashed_is_taken_up_again() {
     sandbox.assert_each_once(2000);
 }
 
-/// Offsets of a transaction that stays open, as one does whose markers a broker lost, keep the whole assignment from being read.
+/// Offsets of a transaction that stays open, as one does whose markers a broker lost, keep the
+/// whole assignment from being read.
 #[test]
 fn a_transaction_that_does_not_end_is_waited_for_and_said() {
     let sandbox = Sandbox::new(kafka(), "hanging", 2);
     let mut client = kafka().client();
     let group: BaseConsumer = client.clone().set("group.id", "hanging").create().unwrap();
-    let stranger: BaseProducer = client.set("transactional.id", "stranger").set("transaction.timeout.ms", "300000").create().unwrap();
+    let stranger: BaseProducer = client
+        .set("transactional.id", "stranger")
+        .set("transaction.timeout.ms", "300000")
+        .create()
+        .unwrap();
     let wait = Duration::from_secs(30);
     stranger.init_transactions(wait).unwrap();
     stranger.begin_transaction().unwrap();
@@ -92,9 +111,15 @@ fn a_transaction_that_does_not_end_is_waited_for_and_said() {
     let mut running = instance.start();
     running.ready();
     sandbox.feed(0..1000, person);
-    running.wait_for(Duration::from_secs(60), "it to be unready", |r| r.get("/readyz").unwrap().0 == 503);
+    running.wait_for(Duration::from_secs(60), "it to be unready", |r| {
+        r.get("/readyz").unwrap().0 == 503
+    });
     let (_, why) = running.get("/readyz").unwrap();
-    assert!(why.contains("hanging.raw [1]") && why.contains("committed offsets cannot be read: a transaction has not ended"), "{why}");
+    assert!(
+        why.contains("hanging.raw [1]")
+            && why.contains("committed offsets cannot be read: a transaction has not ended"),
+        "{why}"
+    );
     assert!(sandbox.clean().len() < 1000, "the partition behind it waits");
     stranger.abort_transaction(wait).unwrap();
     running.ready();
@@ -103,7 +128,8 @@ fn a_transaction_that_does_not_end_is_waited_for_and_said() {
     sandbox.assert_each_once(1000);
 }
 
-/// Each broker crashes while transactions commit; two are left, and every partition has its replica on each.
+/// Each broker crashes while transactions commit; two are left, and every partition has its replica
+/// on each.
 #[test]
 fn a_cluster_whose_brokers_crash_one_after_another_loses_nothing() {
     let cluster = Kafka::start("cluster", 3);
@@ -118,15 +144,21 @@ fn a_cluster_whose_brokers_crash_one_after_another_loses_nothing() {
         for node in 0..3 {
             cluster.down(node);
             let before = produced(&running);
-            running.wait_for(Duration::from_secs(90), "it to go on with the two that are left", |r| produced(r) >= before + 5000.0);
+            running.wait_for(
+                Duration::from_secs(90),
+                "it to go on with the two that are left",
+                |r| produced(r) >= before + 5000.0,
+            );
             cluster.up(node);
-            running.wait_for(Duration::from_secs(90), "all replicas", |_| cluster.is_in_sync(&admin));
+            running
+                .wait_for(Duration::from_secs(90), "all replicas", |_| cluster.is_in_sync(&admin));
         }
     });
     assert_all_arrived(&sandbox, &instance, running, fed);
 }
 
-/// Feeds the sandbox while `work` runs: transactions are open before, in and after whatever it does. How many records there were.
+/// Feeds the sandbox while `work` runs: transactions are open before, in and after whatever it
+/// does. How many records there were.
 fn under_load(sandbox: &Sandbox<'_>, work: impl FnOnce()) -> usize {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -151,17 +183,26 @@ fn under_load(sandbox: &Sandbox<'_>, work: impl FnOnce()) -> usize {
     })
 }
 
-fn assert_all_arrived(sandbox: &Sandbox<'_>, instance: &Instance, mut running: Running<'_>, fed: usize) {
+fn assert_all_arrived(
+    sandbox: &Sandbox<'_>,
+    instance: &Instance,
+    mut running: Running<'_>,
+    fed: usize,
+) {
     running.wait_for(Duration::from_secs(90), "the rest", |r| {
         let seen = sandbox.clean().len();
-        println!("{seen} of {fed}, lag {}", r.metric("veilstream_consumer_lag", &format!("{}.raw", sandbox.name)));
+        println!(
+            "{seen} of {fed}, lag {}",
+            r.metric("veilstream_consumer_lag", &format!("{}.raw", sandbox.name))
+        );
         seen >= fed
     });
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(fed);
 }
 
-/// Sets the flag when dropped, by a failed assertion too: nobody waits for a feeder that does not end.
+/// Sets the flag when dropped, by a failed assertion too: nobody waits for a feeder that does not
+/// end.
 pub(crate) struct Raise<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Raise<'_> {

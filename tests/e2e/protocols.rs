@@ -1,4 +1,5 @@
-//! What Kafka can do otherwise than by default: assignors, static members, transactional upstreams, replicas in racks, large records.
+//! What Kafka can do otherwise than by default: assignors, static members, transactional upstreams,
+//! replicas in racks, large records.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,10 +80,14 @@ fn come_and_go(name: &str, with: &dyn Fn(Instance, u32) -> Instance) {
             feeder.finish();
             i
         });
-        let moved = |r: &Running<'_>| r.metric("veilstream_records_produced_total", &format!("{name}.clean"));
+        let moved = |r: &Running<'_>| {
+            r.metric("veilstream_records_produced_total", &format!("{name}.clean"))
+        };
         for killed in [false, true] {
             let mut second = two.start();
-            second.wait_for(LONG, "the second member to have partitions", |r| partitions(r) == 2 && moved(r) >= 50.0);
+            second.wait_for(LONG, "the second member to have partitions", |r| {
+                partitions(r) == 2 && moved(r) >= 50.0
+            });
             first.wait_for(LONG, "the first to have given them away", |r| partitions(r) == 2);
             if killed {
                 second.kill();
@@ -93,7 +98,8 @@ fn come_and_go(name: &str, with: &dyn Fn(Instance, u32) -> Instance) {
             let before = moved(&first);
             first.wait_for(LONG, "it to go on", |r| moved(r) >= before + 200.0);
         }
-        // What the killed one left open, it aborts when it comes back: nothing waits for a time-out.
+        // What the killed one left open, it aborts when it comes back: nothing waits for a
+        // time-out.
         let mut second = two.start();
         second.wait_for(LONG, "the killed member to be back", |r| partitions(r) == 2);
         drop(until);
@@ -121,11 +127,16 @@ fn end_of_feeding(over: &AtomicBool) -> impl Drop {
 #[test]
 fn a_static_member_that_is_restarted_moves_no_partition() {
     let sandbox = Sandbox::new(kafka(), "restarted", 4);
-    let member = |number| static_member(sandbox.instance(number), number).set("KAFKA__CONSUMER__SESSION.TIMEOUT.MS", "30000");
+    let member = |number| {
+        static_member(sandbox.instance(number), number)
+            .set("KAFKA__CONSUMER__SESSION.TIMEOUT.MS", "30000")
+    };
     let (one, two) = (member(0), member(1));
     let (mut first, mut second) = (one.start(), two.start());
     first.ready();
-    second.wait_for(LONG, "both members to have partitions", |r| partitions(r) == 2 && partitions(&first) == 2);
+    second.wait_for(LONG, "both members to have partitions", |r| {
+        partitions(r) == 2 && partitions(&first) == 2
+    });
     sandbox.feed(0..400, person);
     first.wait_for(LONG, "the records", |_| sandbox.clean().len() == 400);
     let rebalances = second.metric("veilstream_rebalances_total", "");
@@ -140,7 +151,8 @@ fn a_static_member_that_is_restarted_moves_no_partition() {
     sandbox.assert_each_once(800);
 }
 
-/// Every second transaction is aborted, the last one too: its records and all control records are passed over and committed as passed over.
+/// Every second transaction is aborted, the last one too: its records and all control records are
+/// passed over and committed as passed over.
 #[test]
 fn a_transactional_upstream_that_aborts() {
     const EACH: usize = 100;
@@ -158,9 +170,17 @@ fn a_transactional_upstream_that_aborts() {
         if aborted(round * EACH) { upstream.abort() } else { upstream.commit() }
     }
     running.wait_for(LONG, "the committed records", |_| sandbox.clean().len() == 500);
-    let ends: BTreeMap<i32, i64> = (0..2).map(|partition| (partition, sandbox.broker.bounds("upstream.raw", partition).1)).collect();
-    assert_eq!(ends, BTreeMap::from([(0, 510), (1, 510)]), "records and a control record of each transaction");
-    running.wait_for(SAID, "the offsets behind the last abort", |_| reader::committed_offsets(&sandbox.broker.bootstrap, "upstream", "upstream.raw") == ends);
+    let ends: BTreeMap<i32, i64> = (0..2)
+        .map(|partition| (partition, sandbox.broker.bounds("upstream.raw", partition).1))
+        .collect();
+    assert_eq!(
+        ends,
+        BTreeMap::from([(0, 510), (1, 510)]),
+        "records and a control record of each transaction"
+    );
+    running.wait_for(SAID, "the offsets behind the last abort", |_| {
+        reader::committed_offsets(&sandbox.broker.bootstrap, "upstream", "upstream.raw") == ends
+    });
     await_flowing(&mut running, "upstream.raw");
     assert_eq!(running.metric("veilstream_records_consumed_total", "upstream.raw"), 500.0);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
@@ -172,13 +192,25 @@ fn a_transactional_upstream_that_aborts() {
 /// The consumer reads from the replica of its own rack, which is behind the leader.
 #[test]
 fn records_are_read_from_a_follower_in_the_same_rack() {
-    let racks = |id| format!("broker.rack=r{id}\nreplica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector\n");
-    let cluster = Kafka::start_with("racks", 2, "-Dorg.slf4j.simpleLogger.log.kafka.request.logger=debug", |id, _, _| racks(id));
+    let racks = |id| {
+        format!(
+            "broker.rack=r{id}\nreplica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector\n"
+        )
+    };
+    let cluster = Kafka::start_with(
+        "racks",
+        2,
+        "-Dorg.slf4j.simpleLogger.log.kafka.request.logger=debug",
+        |id, _, _| racks(id),
+    );
     let sandbox = Sandbox::new(&cluster, "racks", 2);
     // The sandbox's own raw topic is wherever; this one is led by the first broker.
     cluster.delete_topic("racks.raw");
     cluster.create_topic_on("racks.raw", &[&[1, 2], &[1, 2]]);
-    let instance = sandbox.instance(0).set("KAFKA__CONSUMER__CLIENT.RACK", "r2").set("PIPELINE__STALL_AFTER", "5s");
+    let instance = sandbox
+        .instance(0)
+        .set("KAFKA__CONSUMER__CLIENT.RACK", "r2")
+        .set("PIPELINE__STALL_AFTER", "5s");
     sandbox.feed(0..1000, person);
     let mut running = instance.start();
     running.ready();
@@ -189,7 +221,10 @@ fn records_are_read_from_a_follower_in_the_same_rack() {
         sandbox.feed(all - 10..all, person);
         running.wait_for(LONG, "the next records", |_| sandbox.clean().len() == all);
     }
-    assert!(cluster.requests(1, "FETCH", "veilstream") > 0, "nothing was read from the follower: this run proved nothing");
+    assert!(
+        cluster.requests(1, "FETCH", "veilstream") > 0,
+        "nothing was read from the follower: this run proved nothing"
+    );
     await_flowing(&mut running, "racks.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(1050);
@@ -203,17 +238,29 @@ fn records_of_1_to_50_mb_pass() {
     broker.create_topic_with("sizes.clean", 1, &limit);
     let sandbox = Sandbox::new(&broker, "sizes", 1);
     broker.alter_topic("sizes.raw", limit[0].0, limit[0].1);
-    let instance = sandbox.instance(0).set("PIPELINE__MAX_RECORD_BYTES", "64MiB").set("PIPELINE__STALL_AFTER", "30s");
+    let instance = sandbox
+        .instance(0)
+        .set("PIPELINE__MAX_RECORD_BYTES", "64MiB")
+        .set("PIPELINE__STALL_AFTER", "30s");
     let feeder = Feeder::up_to(&broker, 60_000_000);
     for (i, bytes) in SIZES.into_iter().enumerate() {
         let (number, value) = (i.to_string(), large(i, bytes));
         let headers = [("n", Some(number.as_bytes()))];
-        feeder.send(&Input { topic: "sizes.raw", partition: 0, key: None, value: Some(value.as_bytes()), timestamp: TIME, headers: &headers });
+        feeder.send(&Input {
+            topic: "sizes.raw",
+            partition: 0,
+            key: None,
+            value: Some(value.as_bytes()),
+            timestamp: TIME,
+            headers: &headers,
+        });
     }
     feeder.finish();
     let mut running = instance.start();
     running.ready();
-    running.wait_for(LONG, "the records", |r| r.metric("veilstream_records_produced_total", "sizes.clean") == 6.0);
+    running.wait_for(LONG, "the records", |r| {
+        r.metric("veilstream_records_produced_total", "sizes.clean") == 6.0
+    });
     await_flowing(&mut running, "sizes.raw");
     assert_eq!(running.metric("veilstream_transactions_total", "aborted"), 0.0);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
@@ -221,7 +268,14 @@ fn records_of_1_to_50_mb_pass() {
     for (record, bytes) in sandbox.clean().iter().zip(SIZES) {
         let value = record.value.as_deref().unwrap();
         let end = format!("{}\"}}", "x".repeat(10));
-        assert!(value.len() > bytes && value.ends_with(end.as_bytes()), "{} bytes of {bytes}", value.len());
-        assert!(!reader::contains(&value[..200.min(value.len())], b"@example.com"), "a large record is readable");
+        assert!(
+            value.len() > bytes && value.ends_with(end.as_bytes()),
+            "{} bytes of {bytes}",
+            value.len()
+        );
+        assert!(
+            !reader::contains(&value[..200.min(value.len())], b"@example.com"),
+            "a large record is readable"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! A proxy in front of one listener of the broker. Asked to, it holds one EndTxn request, cuts its connection as a failing network does, and
-//! delivers the request while the next transaction is running; or it cuts everything until it is told otherwise.
+//! A proxy in front of one listener of the broker. Asked to, it holds one EndTxn request, cuts its
+//! connection as a failing network does, and delivers the request while the next transaction is
+//! running; or it cuts everything until it is told otherwise.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -106,7 +107,12 @@ fn connection(client: &TcpStream, broker: &TcpStream, hold: &Arc<Mutex<Hold>>) -
     })
 }
 
-fn requests(mut client: &TcpStream, mut broker: &TcpStream, hold: &Mutex<Hold>, asked: &Mutex<HashMap<i32, i16>>) -> io::Result<()> {
+fn requests(
+    mut client: &TcpStream,
+    mut broker: &TcpStream,
+    hold: &Mutex<Hold>,
+    asked: &Mutex<HashMap<i32, i16>>,
+) -> io::Result<()> {
     loop {
         let frame = read(&mut client)?;
         let api = i16::from_be_bytes([frame[0], frame[1]]);
@@ -126,7 +132,12 @@ fn requests(mut client: &TcpStream, mut broker: &TcpStream, hold: &Mutex<Hold>, 
     }
 }
 
-fn answers(mut client: &TcpStream, mut broker: &TcpStream, hold: &Mutex<Hold>, asked: &Mutex<HashMap<i32, i16>>) -> io::Result<()> {
+fn answers(
+    mut client: &TcpStream,
+    mut broker: &TcpStream,
+    hold: &Mutex<Hold>,
+    asked: &Mutex<HashMap<i32, i16>>,
+) -> io::Result<()> {
     loop {
         let frame = read(&mut broker)?;
         let api = asked.lock().unwrap().remove(&correlation(&frame));
@@ -145,7 +156,8 @@ fn deliver(request: &[u8], broker: SocketAddr) -> io::Result<i16> {
     let mut connection = TcpStream::connect(broker)?;
     write(&mut connection, request)?;
     let answer = read(&mut connection)?;
-    // Correlation id, throttle time, error code; from version 3 on with the tag byte of flexible headers.
+    // Correlation id, throttle time, error code; from version 3 on with the tag byte of flexible
+    // headers.
     let at = if i16::from_be_bytes([request[2], request[3]]) >= 3 { 9 } else { 8 };
     Ok(i16::from_be_bytes([answer[at], answer[at + 1]]))
 }

@@ -1,4 +1,5 @@
-//! What `krafka` does for the tests: it reads topics from their beginning to their end, and writes what librdkafka cannot.
+//! What `krafka` does for the tests: it reads topics from their beginning to their end, and writes
+//! what librdkafka cannot.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +18,12 @@ pub(crate) fn uncommitted(bootstrap: &str, topic: &str, partitions: i32) -> Vec<
     read(bootstrap, topic, partitions, IsolationLevel::ReadUncommitted)
 }
 
-fn read(bootstrap: &str, topic: &str, partitions: i32, isolation: IsolationLevel) -> Vec<ConsumerRecord> {
+fn read(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    isolation: IsolationLevel,
+) -> Vec<ConsumerRecord> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
         let consumer = kafka
@@ -48,7 +54,10 @@ fn read(bootstrap: &str, topic: &str, partitions: i32, isolation: IsolationLevel
             if open.is_empty() {
                 break;
             }
-            assert!(Instant::now() < limit, "{topic} does not end: (partition, position, end) {open:?}");
+            assert!(
+                Instant::now() < limit,
+                "{topic} does not end: (partition, position, end) {open:?}"
+            );
         }
         consumer.close().await.unwrap();
         records
@@ -71,15 +80,26 @@ pub(crate) fn times(records: &[ConsumerRecord], all: usize) -> Vec<u32> {
 
 /// The committed offsets of a group, by partition.
 pub(crate) fn committed_offsets(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, i64> {
-    commits(bootstrap, group, topic).into_iter().filter_map(|(partition, commit)| Some((partition, commit.offset?))).collect()
+    commits(bootstrap, group, topic)
+        .into_iter()
+        .filter_map(|(partition, commit)| Some((partition, commit.offset?)))
+        .collect()
 }
 
 /// What a group has committed, by partition: offset, leader epoch and metadata.
 pub(crate) fn commits(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, GroupOffset> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
-        let offsets = kafka.admin().list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default()).await.unwrap();
-        offsets.into_iter().filter(|(of, _)| of.topic == topic).map(|(of, commit)| (of.partition, commit.unwrap())).collect()
+        let offsets = kafka
+            .admin()
+            .list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default())
+            .await
+            .unwrap();
+        offsets
+            .into_iter()
+            .filter(|(of, _)| of.topic == topic)
+            .map(|(of, commit)| (of.partition, commit.unwrap()))
+            .collect()
     })
 }
 

@@ -1,4 +1,5 @@
-//! Ready means that records move. Each test takes away what one step needs, asks what `/readyz`, the metrics and the log say, and gives it back.
+//! Ready means that records move. Each test takes away what one step needs, asks what `/readyz`,
+//! the metrics and the log say, and gives it back.
 
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use krafka::admin::{AclOperation as Op, AclResourceType as Kind};
 use crate::acls::{allow_routes, limited};
 use crate::feed::{Feeder, person};
 use crate::kafka::{Kafka, kafka, wait_for};
-use crate::operator::{CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, lags, partitions};
+use crate::operator::{
+    CURED, SAID, SecondRoute, await_blocked, await_flowing, await_lag, await_unready, lags,
+    partitions,
+};
 use crate::proxy::{Hold, Proxy};
 use crate::reader;
 use crate::sandbox::Sandbox;
@@ -26,7 +30,8 @@ fn lag_is_there_from_the_assignment_on() {
     let mut running = instance.start();
     running.ready();
     let all = |lag: i64| (0..4).map(|partition| (partition, lag)).collect();
-    running.wait_for(SAID, "the lag of partitions without records", |r| lags(r, "lag.raw") == all(0));
+    running
+        .wait_for(SAID, "the lag of partitions without records", |r| lags(r, "lag.raw") == all(0));
     sandbox.feed(0..400, person);
     running.wait_for(LONG, "the records", |_| sandbox.clean().len() == 400);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
@@ -51,12 +56,21 @@ fn a_raw_topic_that_may_not_be_read_is_said_and_its_lag_grows() {
     await_unready(&mut running, &["unread.raw", "grant Read"]);
     sandbox.feed(100..200, person);
     for partition in 0..2 {
-        await_blocked(&mut running, &instance, ("unread.raw", partition), "not_authorized", "grant Read");
+        await_blocked(
+            &mut running,
+            &instance,
+            ("unread.raw", partition),
+            "not_authorized",
+            "grant Read",
+        );
     }
     await_lag(&mut running, "unread.raw", 100);
     second.flows(&mut running, 50);
     let (_, why) = running.get("/readyz").unwrap();
-    assert!(!why.contains(&second.name) && !why.contains("group unread"), "what may be read is blamed: {why}");
+    assert!(
+        !why.contains(&second.name) && !why.contains("group unread"),
+        "what may be read is blamed: {why}"
+    );
     sandbox.broker.undo_deny(Kind::Topic, "unread.raw");
     running.wait_for(CURED, "the rest", |_| sandbox.clean().len() == 200);
     await_flowing(&mut running, "unread.raw");
@@ -129,14 +143,19 @@ fn waiting_behind_a_transaction_of_somebody_else_is_a_reason_of_its_own() {
 #[test]
 fn a_static_member_that_was_fenced_ends_with_3() {
     let sandbox = Sandbox::new(kafka(), "fenced", 2);
-    let member = |number| sandbox.instance(number).set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
+    let member =
+        |number| sandbox.instance(number).set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
     let (one, two) = (member(0), member(1));
     let mut first = one.start();
     first.ready();
     let mut second = two.start();
     wait_for(LONG, "the first to end", || first.ended().is_some());
     assert_eq!(first.ended(), Some(3), "{}", one.tail());
-    assert!(one.tail().contains("give each its own group.instance.id"), "what to change is not said\n{}", one.tail());
+    assert!(
+        one.tail().contains("give each its own group.instance.id"),
+        "what to change is not said\n{}",
+        one.tail()
+    );
     sandbox.feed(0..100, person);
     second.ready();
     second.wait_for(LONG, "the records", |_| sandbox.clean().len() == 100);
@@ -148,7 +167,12 @@ fn a_static_member_that_was_fenced_ends_with_3() {
 #[test]
 fn a_static_member_whose_name_is_taken_ends_with_3_in_the_consumer_protocol() {
     let sandbox = Sandbox::new(kafka(), "taken-848", 2);
-    let member = |number| sandbox.instance(number).consumer_protocol().set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
+    let member = |number| {
+        sandbox
+            .instance(number)
+            .consumer_protocol()
+            .set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one")
+    };
     let (one, two) = (member(0), member(1));
     let mut first = one.start();
     first.ready();
@@ -167,7 +191,10 @@ fn a_static_member_whose_name_is_taken_ends_with_3_in_the_consumer_protocol() {
 #[test]
 fn a_static_member_that_was_killed_comes_back_in_the_consumer_protocol() {
     let sandbox = Sandbox::new(kafka(), "back-848", 2);
-    let instance = sandbox.instance(0).consumer_protocol().set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
+    let instance = sandbox
+        .instance(0)
+        .consumer_protocol()
+        .set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
     let mut running = instance.start();
     running.wait_for(LONG, "its partitions", |r| partitions(r) == 2);
     running.kill();
@@ -180,11 +207,17 @@ fn a_static_member_that_was_killed_comes_back_in_the_consumer_protocol() {
     sandbox.assert_each_once(100);
 }
 
-/// The first is stopped for longer than its session lasts, and goes on when another one is the member.
+/// The first is stopped for longer than its session lasts, and goes on when another one is the
+/// member.
 #[test]
 fn a_static_member_that_was_fenced_ends_with_3_in_the_consumer_protocol() {
     let sandbox = Sandbox::new(kafka(), "fenced-848", 2);
-    let member = |number| sandbox.instance(number).consumer_protocol().set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one");
+    let member = |number| {
+        sandbox
+            .instance(number)
+            .consumer_protocol()
+            .set("KAFKA__CONSUMER__GROUP.INSTANCE.ID", "the-only-one")
+    };
     let (one, two) = (member(0), member(1));
     let mut first = one.start();
     first.wait_for(LONG, "its partitions", |r| partitions(r) == 2);
@@ -203,24 +236,33 @@ fn a_static_member_that_was_fenced_ends_with_3_in_the_consumer_protocol() {
     sandbox.assert_each_once(200);
 }
 
-/// One request to commit gets no answer and its repetition does: the transaction is committed, and the producer cannot be used again.
+/// One request to commit gets no answer and its repetition does: the transaction is committed, and
+/// the producer cannot be used again.
 #[test]
 fn a_commit_whose_producer_is_replaced_counts_as_committed() {
     let broker = Kafka::start("tainted", 1);
     let proxy = Proxy::start(&broker.proxied);
     let sandbox = Sandbox::new(&broker, "tainted", 1);
     let address = format!("127.0.0.1:{}", proxy.port());
-    let instance = sandbox.instance(0).set("KAFKA__BOOTSTRAP_SERVERS", &address).set("PIPELINE__LANES", "1").set("PIPELINE__COMMIT_INTERVAL", "2s");
+    let instance = sandbox
+        .instance(0)
+        .set("KAFKA__BOOTSTRAP_SERVERS", &address)
+        .set("PIPELINE__LANES", "1")
+        .set("PIPELINE__COMMIT_INTERVAL", "2s");
     let mut running = instance.start();
     running.ready();
     sandbox.feed(0..50, person);
-    running.wait_for(LONG, "the first records", |r| sandbox.clean().len() == 50 && r.metric("veilstream_transactions_total", "committed") >= 1.0);
+    running.wait_for(LONG, "the first records", |r| {
+        sandbox.clean().len() == 50 && r.metric("veilstream_transactions_total", "committed") >= 1.0
+    });
     let before = running.metric("veilstream_transactions_total", "committed");
     proxy.arm();
     sandbox.feed(50..60, person);
     wait_for(LONG, "a request to hold", || proxy.hold() != Hold::Armed);
     running.wait_for(LONG, "the records of the held request", |_| sandbox.clean().len() == 60);
-    running.wait_for(LONG, "the producer to be replaced", |r| r.metric("veilstream_producer_recycles_total", "unanswered_request") == 1.0);
+    running.wait_for(LONG, "the producer to be replaced", |r| {
+        r.metric("veilstream_producer_recycles_total", "unanswered_request") == 1.0
+    });
     assert_eq!(running.metric("veilstream_transactions_total", "committed"), before + 1.0);
     assert_eq!(running.metric("veilstream_transactions_total", "aborted"), 0.0);
     assert_eq!(running.metric("veilstream_records_produced_total", "tainted.clean"), 60.0);

@@ -1,5 +1,5 @@
-//! A lane whose transaction cannot go on needs a new producer. Where it gets none, again and again, it says what to grant or look at, and goes on by
-//! itself once it is cured.
+//! A lane whose transaction cannot go on needs a new producer. Where it gets none, again and again,
+//! it says what to grant or look at, and goes on by itself once it is cured.
 
 use std::time::Duration;
 
@@ -27,8 +27,14 @@ fn one_lane(instance: Instance) -> Instance {
     instance.set("PIPELINE__LANES", "1").set("PIPELINE__STALL_AFTER", "2s")
 }
 
-/// Waits for what `/readyz` says while no producer comes through, for the lag that grows, and for more than one try.
-fn await_failing(sandbox: &Sandbox<'_>, running: &mut Running<'_>, instance: &Instance, says: &[&str]) {
+/// Waits for what `/readyz` says while no producer comes through, for the lag that grows, and for
+/// more than one try.
+fn await_failing(
+    sandbox: &Sandbox<'_>,
+    running: &mut Running<'_>,
+    instance: &Instance,
+    says: &[&str],
+) {
     let raw = format!("{}.raw", sandbox.name);
     await_unready(running, says);
     await_lag(running, &raw, 100);
@@ -66,7 +72,10 @@ fn a_transactional_id_that_may_not_be_used_any_more_is_named_and_waited_for() {
     sandbox.feed(100..200, person);
     await_failing(&sandbox, &mut running, &instance, &[id, "grant Write and Describe"]);
     let (_, why) = running.get("/readyz").unwrap();
-    assert!(!why.contains("group no-id") && !why.contains("topics"), "what may be used is blamed: {why}");
+    assert!(
+        !why.contains("group no-id") && !why.contains("topics"),
+        "what may be used is blamed: {why}"
+    );
     sandbox.broker.undo_deny(Kind::TransactionalId, id);
     await_cured(&sandbox, running, &instance);
 }
@@ -80,7 +89,12 @@ fn a_coordinator_that_gives_no_producer_is_told_and_waited_for() {
     let mut running = started(&sandbox, &instance);
     broker.alter_topic("__transaction_state", "max.message.bytes", "10");
     sandbox.feed(100..200, person);
-    await_failing(&sandbox, &mut running, &instance, &["producer (lane 0): veilstream-refusing-refusing-0-", "__transaction_state"]);
+    await_failing(
+        &sandbox,
+        &mut running,
+        &instance,
+        &["producer (lane 0): veilstream-refusing-refusing-0-", "__transaction_state"],
+    );
     let (_, why) = running.get("/readyz").unwrap();
     assert!(!why.contains("no broker answers") && !why.contains("grant"), "{why}");
     broker.alter_topic("__transaction_state", "max.message.bytes", "1048588");
@@ -97,9 +111,14 @@ fn a_group_whose_offsets_may_not_be_read_again_is_named_and_waited_for() {
     sandbox.broker.deny(Kind::Group, Op::Read, "unread-group");
     sandbox.broker.deny(Kind::TransactionalId, Op::Write, "veilstream-unread-group-0-0");
     sandbox.feed(100..200, person);
-    await_unready(&mut running, &["veilstream-unread-group-0-0", "group unread-group", "grant Read"]);
+    await_unready(
+        &mut running,
+        &["veilstream-unread-group-0-0", "group unread-group", "grant Read"],
+    );
     sandbox.broker.undo_deny(Kind::TransactionalId, "veilstream-unread-group-0-0");
-    running.wait_for(SAID, "the producer's reason to go", |r| r.get("/readyz").is_some_and(|(_, why)| !why.contains("producer (lane")));
+    running.wait_for(SAID, "the producer's reason to go", |r| {
+        r.get("/readyz").is_some_and(|(_, why)| !why.contains("producer (lane"))
+    });
     await_unready(&mut running, &["group unread-group", "grant Read"]);
     assert!(!is_ready(&running));
     sandbox.feed(200..300, person);

@@ -25,7 +25,12 @@ impl<'a> Sandbox<'a> {
     }
 
     /// The same with other settings of the raw topic.
-    pub(crate) fn with(broker: &'a Kafka, name: &'a str, partitions: i32, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(
+        broker: &'a Kafka,
+        name: &'a str,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Self {
         broker.create_topic_with(&format!("{name}.raw"), partitions, settings);
         Self::over(broker, name, partitions)
     }
@@ -42,14 +47,20 @@ impl<'a> Sandbox<'a> {
     /// Writes a schema document.
     pub(crate) fn document(&self, name: &str, text: &str) {
         // Renamed into place: a sidecar may be looking.
-        let (new, place) = (self.dir.path().join("new"), self.dir.path().join(format!("schemas/{name}.json")));
+        let (new, place) =
+            (self.dir.path().join("new"), self.dir.path().join(format!("schemas/{name}.json")));
         fs::write(&new, text).unwrap();
         fs::rename(new, place).unwrap();
     }
 
     /// An instance of the group.
     pub(crate) fn instance(&self, number: u32) -> Instance {
-        Instance::new(self.dir.path(), &format!("{}-{number}", self.name), &self.broker.bootstrap, self.name)
+        Instance::new(
+            self.dir.path(),
+            &format!("{}-{number}", self.name),
+            &self.broker.bootstrap,
+            self.name,
+        )
     }
 
     /// Feeds records `range` of the series.
@@ -68,17 +79,24 @@ impl<'a> Sandbox<'a> {
 
     /// What readers of the dead letters see.
     pub(crate) fn dead(&self) -> Vec<ConsumerRecord> {
-        reader::committed(&self.broker.bootstrap, &format!("{}.dead-letter", self.name), self.partitions)
+        reader::committed(
+            &self.broker.bootstrap,
+            &format!("{}.dead-letter", self.name),
+            self.partitions,
+        )
     }
 
-    /// The sanitized topic holds every record of a series of `all` once, in order within its partition.
+    /// The sanitized topic holds every record of a series of `all` once, in order within its
+    /// partition.
     pub(crate) fn assert_each_once(&self, all: usize) {
         let records = self.clean();
         let times = reader::times(&records, all);
-        let (missing, repeated) = (times.iter().filter(|n| **n == 0).count(), times.iter().filter(|n| **n > 1).count());
+        let (missing, repeated) =
+            (times.iter().filter(|n| **n == 0).count(), times.iter().filter(|n| **n > 1).count());
         assert_eq!((missing, repeated), (0, 0), "missing, repeated of {all}");
         for partition in 0..self.partitions {
-            let numbers: Vec<usize> = records.iter().filter(|r| r.partition == partition).map(reader::number).collect();
+            let numbers: Vec<usize> =
+                records.iter().filter(|r| r.partition == partition).map(reader::number).collect();
             assert!(numbers.is_sorted(), "partition {partition} is out of order");
         }
     }

@@ -18,11 +18,16 @@ fn a_changed_document_comes_into_force_and_a_bad_one_does_not() {
     running.ready();
     assert_eq!(schemas(&running), json!({"in_force": ["people/1"]}));
     sandbox.feed(0..100, person);
-    running.wait_for(Duration::from_secs(30), "the first records", |_| sandbox.clean().len() == 100);
+    running
+        .wait_for(Duration::from_secs(30), "the first records", |_| sandbox.clean().len() == 100);
 
-    let second = people("reload").replace(r#""version":1"#, r#""version":2"#).replace(r#""fields":["#, r#""fields":[{"id":"note","path":"$.note"},"#);
+    let second = people("reload")
+        .replace(r#""version":1"#, r#""version":2"#)
+        .replace(r#""fields":["#, r#""fields":[{"id":"note","path":"$.note"},"#);
     sandbox.document("people", &second);
-    running.wait_for(Duration::from_secs(30), "the second version", |r| schemas(r) == json!({"in_force": ["people/2"]}));
+    running.wait_for(Duration::from_secs(30), "the second version", |r| {
+        schemas(r) == json!({"in_force": ["people/2"]})
+    });
     sandbox.feed(100..200, person);
     running.wait_for(Duration::from_secs(30), "the next records", |_| sandbox.clean().len() == 200);
 
@@ -40,7 +45,10 @@ fn a_changed_document_comes_into_force_and_a_bad_one_does_not() {
     for record in sandbox.clean() {
         let value: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
         let (first, label) = (reader::number(&record) < 100, record.headers[1].1.clone().unwrap());
-        assert_eq!((value["note"] == "ordinary", &*label), (first, if first { b"people/1".as_slice() } else { b"people/2" }));
+        assert_eq!(
+            (value["note"] == "ordinary", &*label),
+            (first, if first { b"people/1".as_slice() } else { b"people/2" })
+        );
     }
 }
 
@@ -51,17 +59,23 @@ fn a_route_that_rejects_too_much_pauses_until_its_schema_is_mended() {
     // Numbers where texts are.
     let wrong = people("guard").replace(r#""path":"$.ssn""#, r#""path":"$.ssn","type":"number""#);
     sandbox.document("people", &wrong);
-    let instance = sandbox.instance(0).set("PIPELINE__REJECT_GUARD", "50% of 100").set("PIPELINE__MAX_BATCH_RECORDS", "50");
+    let instance = sandbox
+        .instance(0)
+        .set("PIPELINE__REJECT_GUARD", "50% of 100")
+        .set("PIPELINE__MAX_BATCH_RECORDS", "50");
     sandbox.feed(0..ALL, person);
     let mut running = instance.start();
-    running
-        .wait_for(Duration::from_secs(60), "the route to pause", |r| r.get("/readyz").is_some_and(|(_, why)| why.contains("guard.raw [0], guard.raw [1]: ")));
+    running.wait_for(Duration::from_secs(60), "the route to pause", |r| {
+        r.get("/readyz").is_some_and(|(_, why)| why.contains("guard.raw [0], guard.raw [1]: "))
+    });
     let (status, why) = running.get("/readyz").unwrap();
     assert_eq!(status, 503);
     assert!(why.contains("of the last 100 records were rejected: mend the schema"), "{why}");
     sandbox.document("people", &people("guard").replace(r#""version":1"#, r#""version":2"#));
     running.ready();
-    running.wait_for(Duration::from_secs(60), "the rest", |_| sandbox.clean().len() + sandbox.dead().len() >= ALL);
+    running.wait_for(Duration::from_secs(60), "the rest", |_| {
+        sandbox.clean().len() + sandbox.dead().len() >= ALL
+    });
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     let (clean, dead) = (reader::times(&sandbox.clean(), ALL), sandbox.dead().len());
     assert!(clean.iter().all(|n| *n <= 1));

@@ -26,22 +26,25 @@ pub(crate) struct Running<'a> {
 }
 
 impl Instance {
-    /// Writes the configuration of instance `name` into `dir`, whose `schemas` folder holds the documents; makes keys where there are none.
+    /// Writes the configuration of instance `name` into `dir`, whose `schemas` folder holds the
+    /// documents; makes keys where there are none.
     pub(crate) fn new(dir: &Path, name: &str, bootstrap: &str, group: &str) -> Self {
         if !dir.join("keys").is_dir() {
-            let init = veilstream(&["keys", "init", "--keys"]).arg(dir.join("keys")).output().unwrap();
+            let init =
+                veilstream(&["keys", "init", "--keys"]).arg(dir.join("keys")).output().unwrap();
             assert!(init.status.success(), "{}", text(&init));
         }
         let config = dir.join(format!("{name}.toml"));
         // Not compressed: what is on disk is searched for clear text.
         let toml = format!(
-            "[kafka]\nbootstrap_servers = \"{bootstrap}\"\ngroup_id = \"{group}\"\ninstance = \"{name}\"\n\
-             [kafka.consumer]\n\"session.timeout.ms\" = \"6000\"\n\"heartbeat.interval.ms\" = \"500\"\n\
-             [kafka.producer]\n\"compression.type\" = \"none\"\n\
-             [pipeline]\nlanes = 2\ndead_letter_topic = \"{group}.dead-letter\"\nreject_guard = \"off\"\n\
-             [schemas]\ndir = \"schemas\"\nreload_interval = \"1s\"\n\
-             [keys]\nprovider = \"file\"\nstore = \"sqlite:keys/keys.db\"\n[keys.file]\npath = \"keys/kek\"\n\
-             [http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"debug\"\n"
+            "[kafka]\nbootstrap_servers = \"{bootstrap}\"\ngroup_id = \"{group}\"\ninstance = \
+            \"{name}\"\n[kafka.consumer]\n\"session.timeout.ms\" = \
+            \"6000\"\n\"heartbeat.interval.ms\" = \"500\"\n[kafka.producer]\n\"compression.type\" \
+            = \"none\"\n[pipeline]\nlanes = 2\ndead_letter_topic = \
+            \"{group}.dead-letter\"\nreject_guard = \"off\"\n[schemas]\ndir = \
+            \"schemas\"\nreload_interval = \"1s\"\n[keys]\nprovider = \"file\"\nstore = \
+            \"sqlite:keys/keys.db\"\n[keys.file]\npath = \"keys/kek\"\n[http]\nlisten = \
+            \"127.0.0.1:0\"\n[log]\nlevel = \"debug\"\n"
         );
         fs::write(&config, toml).unwrap();
         Self { config, log: dir.join(format!("{name}.log")), env: Vec::new() }
@@ -56,7 +59,10 @@ impl Instance {
     /// In the group protocol of KIP-848, whose time-outs are the broker's and refused here.
     pub(crate) fn consumer_protocol(self) -> Self {
         let toml = fs::read_to_string(&self.config).unwrap();
-        let lines = toml.lines().filter(|line| !line.starts_with("\"session.timeout.ms") && !line.starts_with("\"heartbeat.interval.ms"));
+        let lines = toml.lines().filter(|line| {
+            !line.starts_with("\"session.timeout.ms")
+                && !line.starts_with("\"heartbeat.interval.ms")
+        });
         fs::write(&self.config, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
         self.set("KAFKA__CONSUMER__GROUP.PROTOCOL", "consumer")
     }
@@ -71,7 +77,10 @@ impl Instance {
     /// A command of the binary with this configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = veilstream(arguments);
-        command.arg("--config").arg(&self.config).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+            .arg("--config")
+            .arg(&self.config)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -84,7 +93,12 @@ impl Instance {
     pub(crate) fn start(&self) -> Running<'_> {
         let from = self.log().len();
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = self.command(&["run", "--create-topics"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child = self
+            .command(&["run", "--create-topics"])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         Running { child, instance: self, from }
     }
 
@@ -108,15 +122,27 @@ impl Instance {
 impl Running<'_> {
     /// Waits until it is ready.
     pub(crate) fn ready(&mut self) {
-        self.wait_for(Duration::from_secs(60), "the sidecar to be ready", |this| this.get("/readyz").is_some_and(|(status, _)| status == 200));
+        self.wait_for(Duration::from_secs(60), "the sidecar to be ready", |this| {
+            this.get("/readyz").is_some_and(|(status, _)| status == 200)
+        });
     }
 
     /// Waits until `holds`, as long as it runs.
-    pub(crate) fn wait_for(&mut self, limit: Duration, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn wait_for(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut holds: impl FnMut(&mut Self) -> bool,
+    ) {
         let end = Instant::now() + limit;
         while !holds(self) {
             assert_eq!(self.ended(), None, "it ended\n{}", self.instance.tail());
-            assert!(Instant::now() < end, "waited {} s for {what}, which did not come\n{}", limit.as_secs(), self.instance.tail());
+            assert!(
+                Instant::now() < end,
+                "waited {} s for {what}, which did not come\n{}",
+                limit.as_secs(),
+                self.instance.tail()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -132,7 +158,8 @@ impl Running<'_> {
         let address = log.get(self.from..)?.split_once("address=")?.1.split_whitespace().next()?;
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -142,7 +169,10 @@ impl Running<'_> {
     /// The sum of a metric's samples whose labels contain `label`.
     pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         let Some((200, text)) = self.get("/metrics") else { return 0.0 };
-        let samples = text.lines().filter(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && l.contains(label));
+        let samples = text.lines().filter(|l| {
+            l.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && l.contains(label)
+        });
         samples.map(|l| l.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     }
 
@@ -195,5 +225,9 @@ pub(crate) fn veilstream(arguments: &[&str]) -> Command {
 
 /// What a command said.
 pub(crate) fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }

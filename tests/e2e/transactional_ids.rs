@@ -14,7 +14,8 @@ const CALL: Duration = Duration::from_secs(20);
 /// A producer of an id with an open transaction.
 pub(crate) fn open(id: &str, topic: &str) -> BaseProducer {
     let mut client = kafka().client();
-    let producer: BaseProducer = client.set("transactional.id", id).set("log_level", "0").create().unwrap();
+    let producer: BaseProducer =
+        client.set("transactional.id", id).set("log_level", "0").create().unwrap();
     producer.init_transactions(CALL).unwrap();
     producer.begin_transaction().unwrap();
     producer.send(BaseRecord::<str, str>::to(topic).payload("left open")).unwrap();
@@ -22,7 +23,8 @@ pub(crate) fn open(id: &str, topic: &str) -> BaseProducer {
     producer
 }
 
-/// What an older version left open under the id without digits ends at the first start. Later starts leave that id alone: another group's instance may have it.
+/// What an older version left open under the id without digits ends at the first start. Later
+/// starts leave that id alone: another group's instance may have it.
 #[test]
 fn the_first_start_fences_the_former_id_and_no_later_one_does() {
     let sandbox = Sandbox::new(kafka(), "former", 1);
@@ -40,7 +42,11 @@ fn the_first_start_fences_the_former_id_and_no_later_one_does() {
             (false, Ok(())) => {}
             _ => panic!("first start {is_first}: {committed:?}\n{}", instance.tail()),
         }
-        assert_eq!(instance.log().matches("the former transactional id is fenced").count(), 2, "once, for each of two lanes");
+        assert_eq!(
+            instance.log().matches("the former transactional id is fenced").count(),
+            2,
+            "once, for each of two lanes"
+        );
         assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     }
 }

@@ -1,5 +1,6 @@
-//! All payloads of `@octokit/webhooks-examples`: each once in the sanitized topic or, where a protected value stands elsewhere too, in the
-//! dead letters; what opens is what came in; nothing protected is readable anywhere.
+//! All payloads of `@octokit/webhooks-examples`: each once in the sanitized topic or, where a
+//! protected value stands elsewhere too, in the dead letters; what opens is what came in; nothing
+//! protected is readable anywhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +28,8 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("schemas")).unwrap();
     let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
-    fs::copy(schemas.join("github-webhooks.json"), dir.path().join("schemas/github-webhooks.json")).unwrap();
+    fs::copy(schemas.join("github-webhooks.json"), dir.path().join("schemas/github-webhooks.json"))
+        .unwrap();
     let instance = Instance::new(dir.path(), "hooks-0", &kafka.bootstrap, "hooks");
 
     let feeder = Feeder::new(kafka);
@@ -65,16 +67,30 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
 
     let mut seen = vec![0; payloads.len()];
     let mut last = BTreeMap::new();
-    let (mut revealer, mut report, mut opened) = (Revealer::default(), Report::default(), Vec::new());
+    let (mut revealer, mut report, mut opened) =
+        (Revealer::default(), Report::default(), Vec::new());
     for record in &clean {
         let i = reader::number(record);
         seen[i] += 1;
-        assert!(last.insert(record.partition, i).is_none_or(|before| before < i), "out of order at {i}");
+        assert!(
+            last.insert(record.partition, i).is_none_or(|before| before < i),
+            "out of order at {i}"
+        );
         assert_eq!(record.partition, partition(i));
         assert_eq!(record.timestamp, FIRST + i64::try_from(i).unwrap());
         assert_eq!(record.key.as_deref(), Some(format!("delivery-{i}").as_bytes()));
-        let headers: Vec<_> = record.headers[1..].iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-        assert_eq!(headers, [("twice", Some(&b""[..])), ("twice", None), ("veilstream-schema", Some(b"github-webhooks/1"))]);
+        let headers: Vec<_> = record.headers[1..]
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()))
+            .collect();
+        assert_eq!(
+            headers,
+            [
+                ("twice", Some(&b""[..])),
+                ("twice", None),
+                ("veilstream-schema", Some(b"github-webhooks/1"))
+            ]
+        );
         let value = record.value.as_deref().unwrap();
         let text = std::str::from_utf8(value).unwrap();
         for secret in secrets(&payloads[i]) {
@@ -91,13 +107,23 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
             )
             .unwrap();
         assert!(opened == payloads[i].as_bytes(), "payload {i} does not open to its bytes");
-        assert!(report.fields.iter().all(|(_, status)| matches!(status, Status::Revealed | Status::NoToken)), "{:?}", report.fields);
+        assert!(
+            report
+                .fields
+                .iter()
+                .all(|(_, status)| matches!(status, Status::Revealed | Status::NoToken)),
+            "{:?}",
+            report.fields
+        );
     }
     read::read(&config, None, |found| {
         let letter = found.letter.as_ref().expect("a dead letter");
         assert_eq!(letter.reason, "residue");
         let original = read::open(&found, letter, &*keys).unwrap();
-        let i: usize = std::str::from_utf8(original.headers[0].1.as_deref().unwrap()).unwrap().parse().unwrap();
+        let i: usize = std::str::from_utf8(original.headers[0].1.as_deref().unwrap())
+            .unwrap()
+            .parse()
+            .unwrap();
         seen[i] += 1;
         assert_eq!(original.value.as_deref(), Some(payloads[i].as_bytes()));
         assert_eq!(original.key.as_deref(), Some(format!("delivery-{i}").as_bytes()));
@@ -108,14 +134,24 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
     println!("{} sanitized, {} dead letters", clean.len(), dead.len());
 
     // Aborted batches count: whatever was ever written is on disk, uncompressed.
-    let everywhere = [kafka.segments("webhooks.sanitized"), kafka.segments("hooks.dead-letter"), instance.log().into_bytes(), metrics.into_bytes()];
-    let addresses: std::collections::BTreeSet<String> = payloads.iter().flat_map(|p| secrets(p)).filter(|s| s.contains('@')).collect();
+    let everywhere = [
+        kafka.segments("webhooks.sanitized"),
+        kafka.segments("hooks.dead-letter"),
+        instance.log().into_bytes(),
+        metrics.into_bytes(),
+    ];
+    let addresses: std::collections::BTreeSet<String> =
+        payloads.iter().flat_map(|p| secrets(p)).filter(|s| s.contains('@')).collect();
     assert!(addresses.len() > 5, "no addresses to look for: {addresses:?}");
     for (place, bytes) in everywhere.iter().enumerate() {
         let found = addresses.iter().filter(|a| reader::contains(bytes, a.as_bytes())).count();
         assert_eq!(found, 0, "addresses are readable in place {place}");
     }
-    assert_eq!(reader::uncommitted(&kafka.bootstrap, "webhooks.sanitized", PARTITIONS).len(), clean.len(), "nothing was aborted");
+    assert_eq!(
+        reader::uncommitted(&kafka.bootstrap, "webhooks.sanitized", PARTITIONS).len(),
+        clean.len(),
+        "nothing was aborted"
+    );
 }
 
 fn partition(i: usize) -> i32 {
@@ -124,12 +160,21 @@ fn partition(i: usize) -> i32 {
 
 /// The payloads, every other one with white space.
 fn payloads() -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/webhooks/package/api.github.com/index.json");
-    let text = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run `make setup`", path.display()));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/webhooks/package/api.github.com/index.json");
+    let text =
+        fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run `make setup`", path.display()));
     let events: Vec<Value> = serde_json::from_slice(&text).unwrap();
-    let examples: Vec<&Value> = events.iter().flat_map(|event| event["examples"].as_array().unwrap()).collect();
+    let examples: Vec<&Value> =
+        events.iter().flat_map(|event| event["examples"].as_array().unwrap()).collect();
     assert_eq!(examples.len(), 329);
-    let spell = |(i, example): (usize, &&Value)| if i % 2 == 0 { example.to_string() } else { serde_json::to_string_pretty(example).unwrap() };
+    let spell = |(i, example): (usize, &&Value)| {
+        if i % 2 == 0 {
+            example.to_string()
+        } else {
+            serde_json::to_string_pretty(example).unwrap()
+        }
+    };
     examples.iter().enumerate().map(spell).collect()
 }
 
@@ -141,10 +186,13 @@ fn secrets(payload: &str) -> Vec<String> {
                 for (name, member) in members {
                     let protected = name == "email"
                         || name == "organization_billing_email"
-                        || name == "name" && ["author", "committer", "owner", "pusher"].contains(&under)
+                        || name == "name"
+                            && ["author", "committer", "owner", "pusher"].contains(&under)
                         || name == "payload" && under == "verification";
                     match member {
-                        Value::String(text) if protected && text.chars().count() >= 6 => into.push(text.clone()),
+                        Value::String(text) if protected && text.chars().count() >= 6 => {
+                            into.push(text.clone())
+                        }
                         _ => walk(member, name, into),
                     }
                 }

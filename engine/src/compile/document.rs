@@ -9,7 +9,10 @@ use super::field::{self, FieldPlaces};
 use super::read::{Reader, join, kind};
 use crate::index_member::has_members;
 use crate::kdf;
-use crate::schema::{Envelope, Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema, Undeclared, When};
+use crate::schema::{
+    Envelope, Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema,
+    Undeclared, When,
+};
 use crate::select::{Program, Query, Step};
 use crate::splice::Edit;
 
@@ -59,7 +62,8 @@ pub(super) struct Paths {
     envelope: Option<Envelope>,
 }
 
-/// Most paths of one document: each has a number of two bytes, of which the two highest mean edits of no field ([`Edit`]).
+/// Most paths of one document: each has a number of two bytes, of which the two highest mean edits
+/// of no field ([`Edit`]).
 const MAX_PATHS: usize = Edit::MENDED as usize;
 /// Most memory for the patterns of one document, in bytes.
 const MAX_PATTERNS: usize = 64 << 20;
@@ -82,11 +86,19 @@ impl Paths {
     }
 
     /// A path that must select at most one node.
-    pub(super) fn add_singular(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
+    pub(super) fn add_singular(
+        &mut self,
+        at: &str,
+        text: &str,
+        reader: &mut Reader,
+    ) -> Option<PathId> {
         match self.parse(text) {
             Ok(query) if query.is_singular() => self.push(at, query, reader),
             Ok(_) => {
-                reader.error(at, "must select one place: names and indexes only, no *, .., slices or filters");
+                reader.error(
+                    at,
+                    "must select one place: names and indexes only, no *, .., slices or filters",
+                );
                 None
             }
             Err(message) => {
@@ -111,13 +123,25 @@ impl Paths {
         let id = self.queries.len() as PathId;
         if self.queries.len() >= MAX_PATHS {
             if !std::mem::replace(&mut self.too_many, true) {
-                reader.error("", format!("has more than {MAX_PATHS} paths; split it into several documents with a \"when\" each"));
+                reader.error(
+                    "",
+                    format!(
+                        "has more than {MAX_PATHS} paths; split it into several \
+                    documents with a \"when\" each"
+                    ),
+                );
             }
             return None;
         }
         self.pattern_bytes += query.pattern_bytes();
         if self.pattern_bytes > MAX_PATTERNS {
-            reader.error("", format!("has patterns that take more than {} MiB together; use fewer or shorter ones", MAX_PATTERNS >> 20));
+            reader.error(
+                "",
+                format!(
+                    "has patterns that take more than {} MiB together; use fewer or shorter ones",
+                    MAX_PATTERNS >> 20
+                ),
+            );
             return None;
         }
         self.queries.push(query);
@@ -126,7 +150,12 @@ impl Paths {
     }
 }
 
-pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut Reader) -> Option<ReadSchema> {
+pub(super) fn schema(
+    value: &Value,
+    digest: &str,
+    grants: &Grants,
+    reader: &mut Reader,
+) -> Option<ReadSchema> {
     let map = reader.object("", value, &MEMBERS)?;
     if map.get("veilstream").and_then(Value::as_u64) != Some(1) {
         reader.error("/veilstream", "must be 1, the version of the document format");
@@ -141,7 +170,11 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     let subject_domain = subject_domain(map, reader);
     let subject_optional = reader.boolean("", map, "subject_optional");
     if subject_optional && !map.contains_key("subject") {
-        reader.error("/subject_optional", "says what happens without a subject, but the document has none; add a \"subject\", or remove it");
+        reader.error(
+            "/subject_optional",
+            "says what happens without a subject, but the document \
+            has none; add a \"subject\", or remove it",
+        );
     }
     clear(map, &mut paths, reader);
     if envelope.is_some() {
@@ -154,7 +187,9 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
     }
     let key = map.get("key").and_then(|value| key_rule(value, &name, grants, reader));
     let headers = header_rules(map, &name, grants, reader);
-    let program = Program::new(&paths.queries).protecting(fields.len()).seeing_indexes(filters_see_indexes(&fields, &paths.queries));
+    let program = Program::new(&paths.queries)
+        .protecting(fields.len())
+        .seeing_indexes(filters_see_indexes(&fields, &paths.queries));
     let schema = Schema {
         label: format!("{name}/{version}").into(),
         name,
@@ -166,23 +201,52 @@ pub(super) fn schema(value: &Value, digest: &str, grants: &Grants, reader: &mut 
         subject_domain,
         subject_optional,
         undeclared: reader
-            .choice("", map, "undeclared", &[("pass", Undeclared::Pass), ("drop", Undeclared::Drop), ("reject", Undeclared::Reject)])
+            .choice(
+                "",
+                map,
+                "undeclared",
+                &[
+                    ("pass", Undeclared::Pass),
+                    ("drop", Undeclared::Drop),
+                    ("reject", Undeclared::Reject),
+                ],
+            )
             .unwrap_or_default(),
-        residue: reader.choice("", map, "residue", &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)]).unwrap_or_default(),
-        indexes_selectable: indexes_selectable(&fields, &paths.queries) || program.filters_see_indexes(),
+        residue: reader
+            .choice(
+                "",
+                map,
+                "residue",
+                &[("count", Residue::Count), ("reject", Residue::Reject), ("off", Residue::Off)],
+            )
+            .unwrap_or_default(),
+        indexes_selectable: indexes_selectable(&fields, &paths.queries)
+            || program.filters_see_indexes(),
         required_in: required_in(&fields, &paths.queries),
         envelope,
-        enveloped: envelope.map_or_else(Vec::new, |_| paths.queries.iter().take(fields.len()).map(|query| query.steps().to_vec()).collect()),
+        enveloped: envelope.map_or_else(Vec::new, |_| {
+            paths.queries.iter().take(fields.len()).map(|query| query.steps().to_vec()).collect()
+        }),
         fields,
         key,
         headers,
         program,
     };
-    Some(ReadSchema { schema, queries: paths.queries, pointers: paths.pointers, clear_reads: paths.clear_reads, places })
+    Some(ReadSchema {
+        schema,
+        queries: paths.queries,
+        pointers: paths.pointers,
+        clear_reads: paths.clear_reads,
+        places,
+    })
 }
 
-/// Fields with an index beside the value. A document with a faulty path has fields without queries; it is refused anyway.
-fn indexed<'a>(fields: &'a [Field], queries: &'a [Query]) -> impl Iterator<Item = (&'a Query, &'a Field)> {
+/// Fields with an index beside the value. A document with a faulty path has fields without queries;
+/// it is refused anyway.
+fn indexed<'a>(
+    fields: &'a [Field],
+    queries: &'a [Query],
+) -> impl Iterator<Item = (&'a Query, &'a Field)> {
     queries.iter().zip(fields).filter(|(_, field)| has_members(field))
 }
 
@@ -221,10 +285,21 @@ fn in_payload(path: &str) -> String {
 
 /// Required fields whose path may select in several objects.
 fn required_in(fields: &[Field], queries: &[Query]) -> RequiredIn {
-    let several = fields.iter().zip(queries).enumerate().filter(|(_, (field, query))| field.required && !query.is_singular());
-    let (parents, fields): (Vec<Query>, Vec<_>) =
-        several.filter_map(|(i, (_, query))| query.parent().map(|(parent, last)| (parent, (i as PathId, last)))).unzip();
-    if fields.is_empty() { RequiredIn::default() } else { RequiredIn { parents: Program::new(&parents), fields } }
+    let several = fields
+        .iter()
+        .zip(queries)
+        .enumerate()
+        .filter(|(_, (field, query))| field.required && !query.is_singular());
+    let (parents, fields): (Vec<Query>, Vec<_>) = several
+        .filter_map(|(i, (_, query))| {
+            query.parent().map(|(parent, last)| (parent, (i as PathId, last)))
+        })
+        .unzip();
+    if fields.is_empty() {
+        RequiredIn::default()
+    } else {
+        RequiredIn { parents: Program::new(&parents), fields }
+    }
 }
 
 /// Paths of the index members of a field.
@@ -246,7 +321,9 @@ fn subjects(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) ->
             for (i, item) in list.iter().enumerate() {
                 let at = format!("/subject/{i}");
                 match item.as_str() {
-                    Some(_) if list[..i].contains(item) => reader.error(&at, "stands twice; the first place that is there counts"),
+                    Some(_) if list[..i].contains(item) => {
+                        reader.error(&at, "stands twice; the first place that is there counts")
+                    }
                     Some(text) => out.extend(add(&at, text, reader)),
                     None => reader.error(&at, format!("must be a path, not {}", kind(item))),
                 }
@@ -254,11 +331,21 @@ fn subjects(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) ->
             out
         }
         Some(Value::Array(_)) => {
-            reader.error("/subject", format!("must be a path, or a list of 1 to {MOST_SUBJECTS} paths"));
+            reader.error(
+                "/subject",
+                format!("must be a path, or a list of 1 to {MOST_SUBJECTS} paths"),
+            );
             Vec::new()
         }
         Some(other) => {
-            reader.error("/subject", format!("must be a string, not {}, or a list of paths of which the first that is there counts", kind(other)));
+            reader.error(
+                "/subject",
+                format!(
+                    "must be a string, not {}, or a list of paths of \
+                which the first that is there counts",
+                    kind(other)
+                ),
+            );
             Vec::new()
         }
     }
@@ -268,7 +355,11 @@ fn subjects(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) ->
 fn subject_domain(map: &Map<String, Value>, reader: &mut Reader) -> Option<String> {
     let domain = reader.string("", map, "subject_domain")?;
     if !map.contains_key("subject") {
-        reader.error("/subject_domain", "says whose ids the subjects are, but the document has none; add a \"subject\", or remove it");
+        reader.error(
+            "/subject_domain",
+            "says whose ids the subjects are, but the document has \
+            none; add a \"subject\", or remove it",
+        );
     }
     if !domain.is_empty() {
         reader.name("/subject_domain", domain);
@@ -278,32 +369,50 @@ fn subject_domain(map: &Map<String, Value>, reader: &mut Reader) -> Option<Strin
 
 fn schema_name(map: &Map<String, Value>, reader: &mut Reader) -> String {
     let name = reader.required_string("", map, "name", "\"customers\"").unwrap_or_default();
-    if map.get("name").is_some_and(Value::is_string) && reader.name("/name", name) && name == "dead_letter" {
+    if map.get("name").is_some_and(Value::is_string)
+        && reader.name("/name", name)
+        && name == "dead_letter"
+    {
         reader.error("/name", "dead_letter is reserved; choose another name");
     }
     name.to_owned()
 }
 
 fn version(map: &Map<String, Value>, digest: &str, reader: &mut Reader) -> String {
-    if map.contains_key("version") { reader.integer("", map, "version", 1..=u64::from(u32::MAX), 1).to_string() } else { digest.to_owned() }
+    if map.contains_key("version") {
+        reader.integer("", map, "version", 1..=u64::from(u32::MAX), 1).to_string()
+    } else {
+        digest.to_owned()
+    }
 }
 
 fn topics(map: &Map<String, Value>, reader: &mut Reader) -> (Option<String>, Option<String>) {
-    let Some(topics) = map.get("topics").and_then(|value| reader.object("/topics", value, &["from", "to"])) else {
+    let Some(topics) =
+        map.get("topics").and_then(|value| reader.object("/topics", value, &["from", "to"]))
+    else {
         return (None, None);
     };
     let mut topic = |name: &str| {
         let text = reader.required_string("/topics", topics, name, "\"customers.raw\"")?;
-        let good =
-            !text.is_empty() && text.len() <= 249 && text != "." && text != ".." && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let good = !text.is_empty()
+            && text.len() <= 249
+            && text != "."
+            && text != ".."
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !good {
-            reader.error(&join("/topics", name), "is no Kafka topic name: 1 to 249 letters, digits, '.', '_' and '-'");
+            reader.error(
+                &join("/topics", name),
+                "is no Kafka topic name: 1 to 249 letters, digits, '.', '_' and '-'",
+            );
         }
         Some(text.to_owned())
     };
     let (from, to) = (topic("from"), topic("to"));
     if from.is_some() && from == to {
-        reader.error("/topics/to", "is the raw topic itself; sanitized records need a topic of their own");
+        reader.error(
+            "/topics/to",
+            "is the raw topic itself; sanitized records need a topic of their own",
+        );
     }
     (from, to)
 }
@@ -329,7 +438,9 @@ fn when(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) -> Vec
         };
         if let Some(header) = path.strip_prefix("header:") {
             match scalar {
-                Scalar::String(text) => out.push(When::Header(header.to_owned(), text.into_bytes())),
+                Scalar::String(text) => {
+                    out.push(When::Header(header.to_owned(), text.into_bytes()))
+                }
                 _ => reader.error(&at, "a header is bytes: compare with a string"),
             }
         } else if let Some(id) = paths.add_singular(&at, path, reader) {
@@ -359,16 +470,28 @@ fn clear(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) {
 
 fn key_rule(value: &Value, schema: &str, grants: &Grants, reader: &mut Reader) -> Option<KeyRule> {
     let map = reader.object("/key", value, &["protect", "normalize", "bits", "root", "domain"])?;
-    let protect = reader.choice("/key", map, "protect", &[("hash", Some(true)), ("deterministic", Some(false)), ("none", None)]);
+    let protect = reader.choice(
+        "/key",
+        map,
+        "protect",
+        &[("hash", Some(true)), ("deterministic", Some(false)), ("none", None)],
+    );
     if !map.contains_key("protect") {
-        reader.error("/key", "has no protect; a record key takes \"hash\", \"deterministic\" or \"none\"");
+        reader.error(
+            "/key",
+            "has no protect; a record key takes \"hash\", \"deterministic\" or \"none\"",
+        );
     }
     let hash = protect??;
     if !map.contains_key("root") {
-        reader.error("/key", "has no root; a record key pins the version of its root: add \"root\": 1");
+        reader.error(
+            "/key",
+            "has no root; a record key pins the version of its root: add \"root\": 1",
+        );
     }
     let root = reader.integer("/key", map, "root", 1..=u64::from(u32::MAX), 1) as u32;
-    let name = field::domain("/key", map, grants, reader).unwrap_or_else(|| format!("{schema}#key"));
+    let name =
+        field::domain("/key", map, grants, reader).unwrap_or_else(|| format!("{schema}#key"));
     let index = if hash {
         let mut rule = field::index_definition("/key", map, &name, reader)?;
         rule.root = Some(root);
@@ -380,26 +503,48 @@ fn key_rule(value: &Value, schema: &str, grants: &Grants, reader: &mut Reader) -
     Some(KeyRule { fid: kdf::field_id(&name), name, protect, index })
 }
 
-fn header_rules(map: &Map<String, Value>, schema: &str, grants: &Grants, reader: &mut Reader) -> Vec<HeaderRule> {
+fn header_rules(
+    map: &Map<String, Value>,
+    schema: &str,
+    grants: &Grants,
+    reader: &mut Reader,
+) -> Vec<HeaderRule> {
     let Some(value) = map.get("headers") else { return Vec::new() };
     let Some(rules) = value.as_object() else {
-        reader.error("/headers", format!("must be an object of \"header name\": rule, not {}", kind(value)));
+        reader.error(
+            "/headers",
+            format!("must be an object of \"header name\": rule, not {}", kind(value)),
+        );
         return Vec::new();
     };
-    rules.iter().filter_map(|(header, value)| header_rule(header, value, schema, grants, reader)).collect()
+    rules
+        .iter()
+        .filter_map(|(header, value)| header_rule(header, value, schema, grants, reader))
+        .collect()
 }
 
-fn header_rule(header: &str, value: &Value, schema: &str, grants: &Grants, reader: &mut Reader) -> Option<HeaderRule> {
+fn header_rule(
+    header: &str,
+    value: &Value,
+    schema: &str,
+    grants: &Grants,
+    reader: &mut Reader,
+) -> Option<HeaderRule> {
     let at = join("/headers", header);
     let map = reader.object(&at, value, &["protect", "normalize", "bits", "root", "domain"])?;
     if header == "veilstream-schema" {
         reader.error(&at, "is written by veilstream itself; it cannot be protected");
     }
-    let protect = reader.choice(&at, map, "protect", &[("encrypt", 0), ("hash", 1), ("drop", 2)]).or_else(|| (!map.contains_key("protect")).then_some(0))?;
-    let name = field::domain(&at, map, grants, reader).unwrap_or_else(|| format!("{schema}#header:{header}"));
+    let protect = reader
+        .choice(&at, map, "protect", &[("encrypt", 0), ("hash", 1), ("drop", 2)])
+        .or_else(|| (!map.contains_key("protect")).then_some(0))?;
+    let name = field::domain(&at, map, grants, reader)
+        .unwrap_or_else(|| format!("{schema}#header:{header}"));
     let index = if protect == 1 {
         let mut rule = field::index_definition(&at, map, &name, reader)?;
-        rule.root = map.contains_key("root").then(|| reader.integer(&at, map, "root", 1..=u64::from(u32::MAX), 1) as u32);
+        rule.root = map
+            .contains_key("root")
+            .then(|| reader.integer(&at, map, "root", 1..=u64::from(u32::MAX), 1) as u32);
         Some(rule)
     } else {
         None

@@ -55,7 +55,13 @@ pub(super) struct FieldPlaces {
     pub(super) at: String,
 }
 
-pub(super) fn fields(map: &Map<String, Value>, schema: &str, grants: &Grants, paths: &mut Paths, reader: &mut Reader) -> (Vec<Field>, Vec<FieldPlaces>) {
+pub(super) fn fields(
+    map: &Map<String, Value>,
+    schema: &str,
+    grants: &Grants,
+    paths: &mut Paths,
+    reader: &mut Reader,
+) -> (Vec<Field>, Vec<FieldPlaces>) {
     let list = match map.get("fields") {
         Some(Value::Array(list)) => list.as_slice(),
         Some(other) => {
@@ -63,11 +69,15 @@ pub(super) fn fields(map: &Map<String, Value>, schema: &str, grants: &Grants, pa
             &[]
         }
         None => {
-            reader.error("", "has no fields; add \"fields\": [{ \"id\": \"email\", \"path\": \"$.email\" }]");
+            reader.error(
+                "",
+                "has no fields; add \"fields\": [{ \"id\": \"email\", \"path\": \"$.email\" }]",
+            );
             &[]
         }
     };
-    // Fields' own paths take the first ids, so that a path below their number is a field: bind and of come after.
+    // Fields' own paths take the first ids, so that a path below their number is a field: bind and
+    // of come after.
     let mut own = Vec::new();
     for (i, value) in list.iter().enumerate() {
         let at = format!("/fields/{i}");
@@ -84,9 +94,15 @@ pub(super) fn fields(map: &Map<String, Value>, schema: &str, grants: &Grants, pa
     let mut places = Vec::new();
     let mut ids = HashSet::new();
     for (at, map, text) in own {
-        let Some(field) = (FieldReader { at: &at, map, schema, grants, reader }).read(text, paths) else { continue };
+        let Some(field) = (FieldReader { at: &at, map, schema, grants, reader }).read(text, paths)
+        else {
+            continue;
+        };
         if !ids.insert(field.id.clone()) {
-            reader.error(&join(&at, "id"), format!("{} stands twice; ids are unique and stable for ever", field.id));
+            reader.error(
+                &join(&at, "id"),
+                format!("{} stands twice; ids are unique and stable for ever", field.id),
+            );
         }
         fields.push(field);
         places.push(FieldPlaces { at });
@@ -104,11 +120,13 @@ struct FieldReader<'r> {
 
 impl FieldReader<'_> {
     fn read(mut self, text: &str, paths: &mut Paths) -> Option<Field> {
-        let id = self.reader.required_string(self.at, self.map, "id", "\"email\"").unwrap_or_default();
+        let id =
+            self.reader.required_string(self.at, self.map, "id", "\"email\"").unwrap_or_default();
         if self.map.get("id").is_some_and(Value::is_string) {
             self.reader.name(&join(self.at, "id"), id);
         }
-        let name = domain(self.at, self.map, self.grants, self.reader).unwrap_or_else(|| format!("{}.{id}", self.schema));
+        let name = domain(self.at, self.map, self.grants, self.reader)
+            .unwrap_or_else(|| format!("{}.{id}", self.schema));
         let protect = self.protect();
         let index = self.index(&name, protect.as_ref(), paths);
         let bind = self.bind(paths);
@@ -128,13 +146,29 @@ impl FieldReader<'_> {
     }
 
     fn protect(&mut self) -> Option<Protect> {
-        let kinds = ["encrypt", "deterministic", "hash", "mask", "generalize", "redact", "drop"].map(|k| (k, k));
-        let word = if self.map.contains_key("protect") { self.reader.choice(self.at, self.map, "protect", &kinds)? } else { "encrypt" };
-        for (member, of) in SPECIAL.iter().filter(|(member, of)| self.map.contains_key(*member) && !of.contains(&word)) {
-            self.reader.error(&join(self.at, member), format!("belongs to protect {}, not {word}; remove it", of.join(" or ")));
+        let kinds = ["encrypt", "deterministic", "hash", "mask", "generalize", "redact", "drop"]
+            .map(|k| (k, k));
+        let word = if self.map.contains_key("protect") {
+            self.reader.choice(self.at, self.map, "protect", &kinds)?
+        } else {
+            "encrypt"
+        };
+        for (member, of) in SPECIAL
+            .iter()
+            .filter(|(member, of)| self.map.contains_key(*member) && !of.contains(&word))
+        {
+            self.reader.error(
+                &join(self.at, member),
+                format!("belongs to protect {}, not {word}; remove it", of.join(" or ")),
+            );
         }
-        for member in ["normalize", "bits", "into", "of"].into_iter().filter(|m| self.map.contains_key(*m)) {
-            self.reader.error(&join(self.at, member), format!("belongs inside \"index\": {{ \"{member}\": ... }}"));
+        for member in
+            ["normalize", "bits", "into", "of"].into_iter().filter(|m| self.map.contains_key(*m))
+        {
+            self.reader.error(
+                &join(self.at, member),
+                format!("belongs inside \"index\": {{ \"{member}\": ... }}"),
+            );
         }
         self.format();
         match word {
@@ -153,21 +187,33 @@ impl FieldReader<'_> {
         if let Some(format) = self.reader.choice(self.at, self.map, "format", &interop)
             && format != "veilstream"
         {
-            self.reader.error(&join(self.at, "format"), format!("{format} is not in this version; use \"veilstream\""));
+            self.reader.error(
+                &join(self.at, "format"),
+                format!("{format} is not in this version; use \"veilstream\""),
+            );
         }
     }
 
     fn root(&mut self) -> u32 {
         if !self.map.contains_key("root") {
-            self.reader.error(self.at, "has no root; deterministic fields pin the version of their root: add \"root\": 1");
+            self.reader.error(
+                self.at,
+                "has no root; deterministic fields pin the version of their root: add \"root\": 1",
+            );
         }
         self.reader.integer(self.at, self.map, "root", 1..=u64::from(u32::MAX), 1) as u32
     }
 
     fn mask(&mut self) -> Mask {
         let with = self.reader.string(self.at, self.map, "with").unwrap_or("*");
-        if with.chars().count() != 1 || with.contains(['"', '\\']) || with.chars().any(char::is_control) {
-            self.reader.error(&join(self.at, "with"), "must be one character, no quote, backslash or control character");
+        if with.chars().count() != 1
+            || with.contains(['"', '\\'])
+            || with.chars().any(char::is_control)
+        {
+            self.reader.error(
+                &join(self.at, "with"),
+                "must be one character, no quote, backslash or control character",
+            );
         }
         Mask {
             keep_first: self.reader.integer(self.at, self.map, "keep_first", 0..=1024, 0) as usize,
@@ -178,18 +224,28 @@ impl FieldReader<'_> {
 
     fn generalize(&mut self) -> Option<Protect> {
         let to = self.reader.required_string(self.at, self.map, "to", "\"year\"")?;
-        let epochs = [("days", Dates::Days), ("milliseconds", Dates::Milliseconds), ("microseconds", Dates::Microseconds)];
+        let epochs = [
+            ("days", Dates::Days),
+            ("milliseconds", Dates::Milliseconds),
+            ("microseconds", Dates::Microseconds),
+        ];
         let dates = self.reader.choice(self.at, self.map, "epoch", &epochs).unwrap_or_default();
         let step = match (to, to.strip_prefix("bucket:").map(str::parse::<u64>)) {
             ("year", _) => Generalize::Year(dates),
             ("month", _) => Generalize::Month(dates),
             (_, Some(_)) if self.map.contains_key("epoch") => {
-                self.reader.error(&join(self.at, "epoch"), "belongs to \"year\" and \"month\"; remove it");
+                self.reader
+                    .error(&join(self.at, "epoch"), "belongs to \"year\" and \"month\"; remove it");
                 return None;
             }
-            (_, Some(Ok(width))) if width >= 2 && width <= i64::MAX as u64 => Generalize::Bucket(width),
+            (_, Some(Ok(width))) if width >= 2 && width <= i64::MAX as u64 => {
+                Generalize::Bucket(width)
+            }
             _ => {
-                self.reader.error(&join(self.at, "to"), "must be \"year\", \"month\" or \"bucket:<n>\" with n of at least 2");
+                self.reader.error(
+                    &join(self.at, "to"),
+                    "must be \"year\", \"month\" or \"bucket:<n>\" with n of at least 2",
+                );
                 return None;
             }
         };
@@ -197,7 +253,8 @@ impl FieldReader<'_> {
     }
 
     fn redact(&mut self) -> Vec<u8> {
-        let value = self.map.get("with").cloned().unwrap_or_else(|| Value::String("[redacted]".to_owned()));
+        let value =
+            self.map.get("with").cloned().unwrap_or_else(|| Value::String("[redacted]".to_owned()));
         if value.is_object() || value.is_array() {
             self.reader.error(&join(self.at, "with"), "must be a string, number, boolean or null");
         }
@@ -225,9 +282,16 @@ impl FieldReader<'_> {
     }
 
     fn encrypt_null(&mut self, protect: Option<&Protect>) -> bool {
-        let encrypt = self.reader.choice(self.at, self.map, "null", &[("keep", false), ("encrypt", true)]).unwrap_or_default();
-        if encrypt && !matches!(protect, Some(Protect::Encrypt | Protect::Deterministic(_)) | None) {
-            self.reader.error(&join(self.at, "null"), "\"encrypt\" needs protect encrypt or deterministic");
+        let encrypt = self
+            .reader
+            .choice(self.at, self.map, "null", &[("keep", false), ("encrypt", true)])
+            .unwrap_or_default();
+        if encrypt && !matches!(protect, Some(Protect::Encrypt | Protect::Deterministic(_)) | None)
+        {
+            self.reader.error(
+                &join(self.at, "null"),
+                "\"encrypt\" needs protect encrypt or deterministic",
+            );
         }
         encrypt
     }
@@ -236,19 +300,25 @@ impl FieldReader<'_> {
         let Some(value) = self.map.get("bind") else { return Vec::new() };
         let at = join(self.at, "bind");
         let Some(list) = value.as_array() else {
-            self.reader.error(&at, format!("must be a list of {{ \"name\", \"path\" }}, not {}", kind(value)));
+            self.reader.error(
+                &at,
+                format!("must be a list of {{ \"name\", \"path\" }}, not {}", kind(value)),
+            );
             return Vec::new();
         };
         let mut out: Vec<Bind> = Vec::new();
         for (i, item) in list.iter().enumerate() {
             let at = format!("{at}/{i}");
             let Some(map) = self.reader.object(&at, item, &["name", "path"]) else { continue };
-            let name = self.reader.required_string(&at, map, "name", "\"customer\"").unwrap_or_default();
+            let name =
+                self.reader.required_string(&at, map, "name", "\"customer\"").unwrap_or_default();
             let text = self.reader.required_string(&at, map, "path", "\"$.customer.id\"");
             if out.iter().any(|b| b.name == name) {
                 self.reader.error(&join(&at, "name"), "is bound twice; each name once");
             }
-            if let Some(path) = text.and_then(|text| paths.add_singular(&join(&at, "path"), text, self.reader)) {
+            if let Some(path) =
+                text.and_then(|text| paths.add_singular(&join(&at, "path"), text, self.reader))
+            {
                 paths.read_in_clear(path);
                 out.push(Bind { name: name.to_owned(), path });
             }
@@ -257,30 +327,54 @@ impl FieldReader<'_> {
         out
     }
 
-    fn index(&mut self, name: &str, protect: Option<&Protect>, paths: &mut Paths) -> Option<IndexRule> {
+    fn index(
+        &mut self,
+        name: &str,
+        protect: Option<&Protect>,
+        paths: &mut Paths,
+    ) -> Option<IndexRule> {
         let hash = protect == Some(&Protect::Hash);
         let at = join(self.at, "index");
         let Some(value) = self.map.get("index") else {
             if hash {
-                self.reader.error(self.at, "has no index; a hash is a blind index: add \"index\": { \"normalize\": \"exact\" }");
+                self.reader.error(
+                    self.at,
+                    "has no index; a hash is a blind index: add \"index\": \
+                    { \"normalize\": \"exact\" }",
+                );
             }
             return None;
         };
-        let map = self.reader.object(&at, value, &["normalize", "bits", "into", "domain", "of", "distinct"])?;
+        let map = self.reader.object(
+            &at,
+            value,
+            &["normalize", "bits", "into", "domain", "of", "distinct"],
+        )?;
         if protect == Some(&Protect::Drop) {
-            self.reader.error(&at, "a dropped member has no index; remove it, or protect \"hash\" to keep only the index");
+            self.reader.error(
+                &at,
+                "a dropped member has no index; remove it, or protect \"hash\" \
+                to keep only the index",
+            );
         }
         let mut rule = index_definition(&at, map, name, self.reader)?;
         rule.into = self.reader.string(&at, map, "into").map(str::to_owned);
-        if rule.into.as_deref().is_some_and(|into| into.is_empty() || into.contains(['"', '\\']) || into.contains(char::is_control)) {
-            self.reader.error(&join(&at, "into"), "must be a member name without quotes, backslashes and control characters");
+        if rule.into.as_deref().is_some_and(|into| {
+            into.is_empty() || into.contains(['"', '\\']) || into.contains(char::is_control)
+        }) {
+            self.reader.error(
+                &join(&at, "into"),
+                "must be a member name without quotes, backslashes and control characters",
+            );
         }
         if hash && map.contains_key("into") {
             self.reader.error(&join(&at, "into"), "a hash replaces the value itself; remove it");
         }
         domain(&at, map, self.grants, self.reader);
         rule.of = self.parts(&at, map, paths);
-        rule.distinct = map.contains_key("distinct").then(|| self.reader.integer(&at, map, "distinct", 1..=u64::MAX, 1));
+        rule.distinct = map
+            .contains_key("distinct")
+            .then(|| self.reader.integer(&at, map, "distinct", 1..=u64::MAX, 1));
         Some(rule)
     }
 
@@ -311,7 +405,12 @@ impl FieldReader<'_> {
 }
 
 /// `normalize`, `bits` and `domain` of an index, in `map`. Not `into`, `of` and `root`.
-pub(super) fn index_definition(at: &str, map: &Map<String, Value>, name: &str, reader: &mut Reader) -> Option<IndexRule> {
+pub(super) fn index_definition(
+    at: &str,
+    map: &Map<String, Value>,
+    name: &str,
+    reader: &mut Reader,
+) -> Option<IndexRule> {
     let word = reader.required_string(at, map, "normalize", "\"exact\"")?;
     let normalize = word.parse::<Normalizer>();
     if let Err(e) = &normalize {
@@ -326,18 +425,34 @@ pub(super) fn index_definition(at: &str, map: &Map<String, Value>, name: &str, r
         Some(domain) if is_name(domain) => format!("@{domain}"),
         _ => name.to_owned(),
     };
-    Some(IndexRule { normalize: normalize.ok()?, bits, distinct: None, domain, into: None, of: Vec::new(), root: None })
+    Some(IndexRule {
+        normalize: normalize.ok()?,
+        bits,
+        distinct: None,
+        domain,
+        into: None,
+        of: Vec::new(),
+        root: None,
+    })
 }
 
 /// `@<domain>` of a member `domain`, when the operator granted it.
-pub(super) fn domain(at: &str, map: &Map<String, Value>, grants: &Grants, reader: &mut Reader) -> Option<String> {
+pub(super) fn domain(
+    at: &str,
+    map: &Map<String, Value>,
+    grants: &Grants,
+    reader: &mut Reader,
+) -> Option<String> {
     let domain = reader.string(at, map, "domain")?;
     let at = join(at, "domain");
     if !reader.name(&at, domain) {
         return None;
     }
     if !grants.any_domain && !grants.domains.iter().any(|d| d == domain) {
-        reader.error(&at, format!("{domain} is not granted; ask the operator to add it to [schemas] domains"));
+        reader.error(
+            &at,
+            format!("{domain} is not granted; ask the operator to add it to [schemas] domains"),
+        );
     }
     Some(format!("@{domain}"))
 }

@@ -25,19 +25,32 @@ impl Reader {
     }
 
     /// The value as an object with no members but `known`.
-    pub(super) fn object<'v>(&mut self, at: &str, value: &'v Value, known: &[&str]) -> Option<&'v Map<String, Value>> {
+    pub(super) fn object<'v>(
+        &mut self,
+        at: &str,
+        value: &'v Value,
+        known: &[&str],
+    ) -> Option<&'v Map<String, Value>> {
         let Some(map) = value.as_object() else {
             self.error(at, format!("must be an object, not {}", kind(value)));
             return None;
         };
         for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
-            let hint = closest(name, known).map_or_else(|| format!("known members are {}", known.join(", ")), |k| format!("did you mean {k}?"));
+            let hint = closest(name, known).map_or_else(
+                || format!("known members are {}", known.join(", ")),
+                |k| format!("did you mean {k}?"),
+            );
             self.error(&join(at, name), format!("unknown member; {hint}"));
         }
         Some(map)
     }
 
-    pub(super) fn string<'v>(&mut self, at: &str, map: &'v Map<String, Value>, name: &str) -> Option<&'v str> {
+    pub(super) fn string<'v>(
+        &mut self,
+        at: &str,
+        map: &'v Map<String, Value>,
+        name: &str,
+    ) -> Option<&'v str> {
         let value = map.get(name)?;
         let text = value.as_str();
         if text.is_none() {
@@ -46,7 +59,13 @@ impl Reader {
         text
     }
 
-    pub(super) fn required_string<'v>(&mut self, at: &str, map: &'v Map<String, Value>, name: &str, example: &str) -> Option<&'v str> {
+    pub(super) fn required_string<'v>(
+        &mut self,
+        at: &str,
+        map: &'v Map<String, Value>,
+        name: &str,
+        example: &str,
+    ) -> Option<&'v str> {
         if !map.contains_key(name) {
             self.error(at, format!("has no {name}; add \"{name}\": {example}"));
         }
@@ -65,19 +84,35 @@ impl Reader {
     }
 
     /// An integer in `range`, or `default` when absent.
-    pub(super) fn integer(&mut self, at: &str, map: &Map<String, Value>, name: &str, range: std::ops::RangeInclusive<u64>, default: u64) -> u64 {
+    pub(super) fn integer(
+        &mut self,
+        at: &str,
+        map: &Map<String, Value>,
+        name: &str,
+        range: std::ops::RangeInclusive<u64>,
+        default: u64,
+    ) -> u64 {
         let Some(value) = map.get(name) else { return default };
         match value.as_u64().filter(|n| range.contains(n)) {
             Some(n) => n,
             None => {
-                self.error(&join(at, name), format!("must be a whole number from {} to {}", range.start(), range.end()));
+                self.error(
+                    &join(at, name),
+                    format!("must be a whole number from {} to {}", range.start(), range.end()),
+                );
                 default
             }
         }
     }
 
     /// One of a closed set of words; `default` (the first) when absent or wrong.
-    pub(super) fn choice<T: Copy>(&mut self, at: &str, map: &Map<String, Value>, name: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        at: &str,
+        map: &Map<String, Value>,
+        name: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
         let value = map.get(name)?;
         let found = value.as_str().and_then(|text| choices.iter().find(|c| c.0 == text));
         if found.is_none() {
@@ -91,7 +126,11 @@ impl Reader {
     pub(super) fn name(&mut self, at: &str, text: &str) -> bool {
         let good = is_name(text);
         if !good {
-            self.error(at, "must match [a-z][a-z0-9_-]{0,63}: lower-case letters, digits, _ and -, starting with a letter");
+            self.error(
+                at,
+                "must match [a-z][a-z0-9_-]{0,63}: lower-case letters, digits, _ and -, \
+                starting with a letter",
+            );
         }
         good
     }
@@ -101,16 +140,26 @@ impl Reader {
 pub(super) fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }
 
-/// Parses the document; a duplicate member is a fault, because readers disagree about which one counts.
+/// Parses the document; a duplicate member is a fault, because readers disagree about which one
+/// counts.
 pub(super) fn parse(document: &[u8], reader: &mut Reader) -> Option<Value> {
     let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
     let value = match serde_json::from_slice::<Value>(document) {
         Ok(value) => value,
         Err(e) => {
-            reader.error("", format!("is not JSON: line {}, column {}; write one JSON object", e.line(), e.column()));
+            reader.error(
+                "",
+                format!(
+                    "is not JSON: line {}, column {}; write one JSON object",
+                    e.line(),
+                    e.column()
+                ),
+            );
             return None;
         }
     };
@@ -142,7 +191,11 @@ fn pointer(tape: &Tape, index: u32, name: &dyn Fn(u32) -> String) -> String {
     if node.parent == NO_PARENT {
         return String::new();
     }
-    let step = if node.is_member() { name(index) } else { tape.children(node.parent).position(|c| c == index).unwrap_or_default().to_string() };
+    let step = if node.is_member() {
+        name(index)
+    } else {
+        tape.children(node.parent).position(|c| c == index).unwrap_or_default().to_string()
+    };
     join(&pointer(tape, node.parent, name), &step)
 }
 
@@ -165,7 +218,13 @@ pub(super) fn kind(value: &Value) -> &'static str {
 
 /// The known name at most two edits away.
 pub(super) fn closest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    known.iter().copied().map(|k| (edits(name, k), k)).filter(|(d, _)| *d <= 2).min().map(|(_, k)| k)
+    known
+        .iter()
+        .copied()
+        .map(|k| (edits(name, k), k))
+        .filter(|(d, _)| *d <= 2)
+        .min()
+        .map(|(_, k)| k)
 }
 
 /// Levenshtein distance.

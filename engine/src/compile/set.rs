@@ -9,7 +9,8 @@ use crate::schema::Schema;
 use crate::token::FieldId;
 
 /// Names nobody else's field id may equal.
-const DEAD_LETTERS: [&str; 4] = ["dead_letter.record", "dead_letter.value", "dead_letter.key", "dead_letter.header"];
+const DEAD_LETTERS: [&str; 4] =
+    ["dead_letter.record", "dead_letter.value", "dead_letter.key", "dead_letter.header"];
 
 /// The schemas in force, an immutable snapshot.
 #[derive(Debug, Default)]
@@ -22,15 +23,21 @@ impl SchemaSet {
     /// A set of schemas.
     ///
     /// # Errors
-    /// Faults between them: a name twice, a raw topic with two sanitized ones, a sanitized topic that is another's raw topic, several unconditional schemas on
-    /// one topic, two names (of fields, record keys and headers) with one field id, subjects of several schemas without a domain. The pointer is the
-    /// schema's name.
+    /// Faults between them: a name twice, a raw topic with two sanitized ones, a sanitized topic
+    /// that is another's raw topic, several unconditional schemas on one topic, two names (of
+    /// fields, record keys and headers) with one field id, subjects of several schemas without a
+    /// domain. The pointer is the schema's name.
     pub fn new(schemas: Vec<Arc<Schema>>) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut fault = |schema: &Schema, message: String| {
-            faults.push(Fault { pointer: schema.name.to_string(), message, severity: Severity::Error });
+            faults.push(Fault {
+                pointer: schema.name.to_string(),
+                message,
+                severity: Severity::Error,
+            });
         };
-        let mut fids: HashMap<FieldId, &str> = DEAD_LETTERS.iter().map(|name| (kdf::field_id(name), *name)).collect();
+        let mut fids: HashMap<FieldId, &str> =
+            DEAD_LETTERS.iter().map(|name| (kdf::field_id(name), *name)).collect();
         for (i, schema) in schemas.iter().enumerate() {
             for other in &schemas[..i] {
                 if other.name == schema.name {
@@ -38,28 +45,59 @@ impl SchemaSet {
                 }
                 if schema.from.is_some() && schema.from == other.from {
                     if schema.to != other.to {
-                        fault(schema, format!("sends its raw topic elsewhere than {}; schemas that share a raw topic share the sanitized one", other.name));
+                        fault(
+                            schema,
+                            format!(
+                                "sends its raw topic elsewhere than {}; schemas that share a raw \
+                                topic share the sanitized one",
+                                other.name
+                            ),
+                        );
                     }
                     if schema.when.is_empty() || other.when.is_empty() {
-                        fault(schema, format!("shares its raw topic with {}; both need a \"when\" that tells them apart", other.name));
+                        fault(
+                            schema,
+                            format!(
+                                "shares its raw topic with {}; both need a \"when\" that tells \
+                                them apart",
+                                other.name
+                            ),
+                        );
                     }
                 }
             }
             if let Some(reader) = schemas.iter().find(|s| s.from.is_some() && s.from == schema.to) {
-                fault(schema, format!("writes to the raw topic of {}; a sanitized topic is nobody's raw topic", reader.name));
+                fault(
+                    schema,
+                    format!(
+                        "writes to the raw topic of {}; a sanitized topic is nobody's raw topic",
+                        reader.name
+                    ),
+                );
             }
             for (fid, name) in schema.names() {
                 if let Some(other) = fids.insert(fid, name)
                     && other != name
                 {
-                    fault(schema, format!("the names {name} and {other} have the same field id; rename one"));
+                    fault(
+                        schema,
+                        format!("the names {name} and {other} have the same field id; rename one"),
+                    );
                 }
             }
-            if let Some(other) = schemas.iter().find(|other| other.name != schema.name && !other.subjects.is_empty())
+            if let Some(other) =
+                schemas.iter().find(|other| other.name != schema.name && !other.subjects.is_empty())
                 && !schema.subjects.is_empty()
                 && schema.subject_domain.is_none()
             {
-                fault(schema, format!("names data subjects as {} does; say whose ids they are: \"subject_domain\": \"customers\", or \"\"", other.name));
+                fault(
+                    schema,
+                    format!(
+                        "names data subjects as {} does; say whose ids they are: \
+                        \"subject_domain\": \"customers\", or \"\"",
+                        other.name
+                    ),
+                );
             }
         }
         if !faults.is_empty() {
@@ -74,18 +112,32 @@ impl SchemaSet {
         Ok(Self { schemas, by_topic })
     }
 
-    /// What may not become of the schemas of `before`: the subjects of one are counted in another domain, where the keys they have are not found and
-    /// erasures do not reach them. The pointer is the schema's name.
+    /// What may not become of the schemas of `before`: the subjects of one are counted in another
+    /// domain, where the keys they have are not found and erasures do not reach them. The pointer
+    /// is the schema's name.
     #[must_use]
     pub fn refused_changes(&self, before: &Self) -> Vec<Fault> {
         let domain = |schema: &Schema| schema.subject_domain.clone().unwrap_or_default();
         let named = |schema: &&Arc<Schema>| !schema.subjects.is_empty();
         let mut faults = Vec::new();
         for schema in self.schemas.iter().filter(named) {
-            let Some(old) = before.get(&schema.name).filter(named).map(|old| domain(old)).filter(|old| *old != domain(schema)) else { continue };
-            let message =
-                format!("counts its subjects in \"{old}\": they would lose their keys; leave \"subject_domain\" as it is, or give the schema a new name");
-            faults.push(Fault { pointer: schema.name.to_string(), message, severity: Severity::Error });
+            let Some(old) = before
+                .get(&schema.name)
+                .filter(named)
+                .map(|old| domain(old))
+                .filter(|old| *old != domain(schema))
+            else {
+                continue;
+            };
+            let message = format!(
+                "counts its subjects in \"{old}\": they would lose their keys; leave \
+                \"subject_domain\" as it is, or give the schema a new name"
+            );
+            faults.push(Fault {
+                pointer: schema.name.to_string(),
+                message,
+                severity: Severity::Error,
+            });
         }
         faults
     }
@@ -104,14 +156,19 @@ impl SchemaSet {
 
     /// Raw topics and where their records go.
     pub fn routes(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.by_topic.iter().filter_map(|(from, schemas)| Some((from.as_str(), self.schemas[*schemas.first()?].to.as_deref()?)))
+        self.by_topic.iter().filter_map(|(from, schemas)| {
+            Some((from.as_str(), self.schemas[*schemas.first()?].to.as_deref()?))
+        })
     }
 
-    /// Indexes of the schemas that may claim a record of `topic`; all when there is no topic (command line).
+    /// Indexes of the schemas that may claim a record of `topic`; all when there is no topic
+    /// (command line).
     pub(crate) fn candidates(&self, topic: Option<&str>) -> Candidates<'_> {
         match topic {
             None => Candidates::All(0..self.schemas.len()),
-            Some(topic) => Candidates::Some(self.by_topic.get(topic).map_or(&[][..], Vec::as_slice).iter()),
+            Some(topic) => {
+                Candidates::Some(self.by_topic.get(topic).map_or(&[][..], Vec::as_slice).iter())
+            }
         }
     }
 }

@@ -9,8 +9,9 @@ pub(crate) const SUFFIX: &str = "_bidx";
 /// What the name of an index under the root before the newest ends in.
 pub(crate) const PREVIOUS: &str = "_prev";
 
-/// Which index root: while a root rotates, `<into>` holds the newest version's index and, of unique indexes, `<into>_prev` the one before. A bucketed one
-/// has no second: two of a value would say twice as much about it.
+/// Which index root: while a root rotates, `<into>` holds the newest version's index and, of unique
+/// indexes, `<into>_prev` the one before. A bucketed one has no second: two of a value would say
+/// twice as much about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RootVersion {
     Newest,
@@ -26,13 +27,21 @@ impl RootVersion {
     }
 }
 
-/// Whether a field's values have members of their own for their indexes; a hash stands in the value's place.
+/// Whether a field's values have members of their own for their indexes; a hash stands in the
+/// value's place.
 pub(crate) fn has_members(field: &Field) -> bool {
     field.index.is_some() && field.protect != Protect::Hash
 }
 
 /// The index member's name as it is written (`name`) and as it compares (`text`).
-pub(crate) fn write_name(doc: &[u8], member: &Node, field: &Field, version: RootVersion, name: &mut Vec<u8>, text: &mut Vec<u8>) {
+pub(crate) fn write_name(
+    doc: &[u8],
+    member: &Node,
+    field: &Field,
+    version: RootVersion,
+    name: &mut Vec<u8>,
+    text: &mut Vec<u8>,
+) {
     name.clear();
     let into = field.index.as_ref().and_then(|rule| rule.into.as_deref());
     if let Some(into) = into {

@@ -1,4 +1,5 @@
-//! Finding a member by its name. Keyed hashes stand for the names of objects with many members, so that a hostile event costs no quadratic time.
+//! Finding a member by its name. Keyed hashes stand for the names of objects with many members, so
+//! that a hostile event costs no quadratic time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,7 +10,8 @@ use crate::scan::{NO_PARENT, Tape, same_text, unescape};
 /// Objects with more members are looked at once, not once per name.
 pub(crate) const FEW: u32 = 32;
 
-/// The names of the objects that were asked about; clear it for every document. Each object is looked at once, in whatever order they are asked about.
+/// The names of the objects that were asked about; clear it for every document. Each object is
+/// looked at once, in whatever order they are asked about.
 #[derive(Default)]
 pub(crate) struct Siblings {
     /// (hash of the name, member), sorted within each object.
@@ -32,17 +34,40 @@ impl Siblings {
         self.names.capacity() * size_of::<(u64, u32)>() + objects + self.text.capacity()
     }
 
-    /// The first member of `object` named `name`; `text` is the name unescaped (or as written, when it has no text).
-    pub(crate) fn find(&mut self, doc: &[u8], tape: &Tape, object: u32, name: &[u8], text: &[u8]) -> Option<u32> {
+    /// The first member of `object` named `name`; `text` is the name unescaped (or as written, when
+    /// it has no text).
+    pub(crate) fn find(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        object: u32,
+        name: &[u8],
+        text: &[u8],
+    ) -> Option<u32> {
         self.find_where(doc, tape, object, text, |member| is_named(doc, tape, member, name, text))
     }
 
     /// The first member of `object` whose name is that text.
-    pub(crate) fn find_text(&mut self, doc: &[u8], tape: &Tape, object: u32, text: &[u8]) -> Option<u32> {
-        self.find_where(doc, tape, object, text, |member| tape.name_is(doc, &tape.nodes()[member as usize], text))
+    pub(crate) fn find_text(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        object: u32,
+        text: &[u8],
+    ) -> Option<u32> {
+        self.find_where(doc, tape, object, text, |member| {
+            tape.name_is(doc, &tape.nodes()[member as usize], text)
+        })
     }
 
-    fn find_where(&mut self, doc: &[u8], tape: &Tape, object: u32, text: &[u8], is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    fn find_where(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        object: u32,
+        text: &[u8],
+        is_it: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         if tape.nodes()[object as usize].count <= FEW {
             return tape.children(object).find(|member| is_it(*member));
         }
@@ -50,7 +75,11 @@ impl Siblings {
         let hash = self.hash(NO_PARENT, text);
         let names = &self.names[range];
         let first = names.partition_point(|(other, _)| *other < hash);
-        names[first..].iter().take_while(|(other, _)| *other == hash).map(|(_, member)| *member).find(|member| is_it(*member))
+        names[first..]
+            .iter()
+            .take_while(|(other, _)| *other == hash)
+            .map(|(_, member)| *member)
+            .find(|member| is_it(*member))
     }
 
     /// A name in an object as a number.
@@ -99,10 +128,13 @@ pub(crate) fn text_of(written: &[u8], text: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// Asked for in turns, large objects had their names collected again each time: quadratic in a hostile event.
+    /// Asked for in turns, large objects had their names collected again each time: quadratic in a
+    /// hostile event.
     #[test]
     fn names_of_an_object_are_collected_once() {
-        let members = |letter: char| (0..100).map(|i| format!("\"{letter}{i}\":{i}")).collect::<Vec<_>>().join(",");
+        let members = |letter: char| {
+            (0..100).map(|i| format!("\"{letter}{i}\":{i}")).collect::<Vec<_>>().join(",")
+        };
         let doc = format!("[{{{}}},{{{}}}]", members('a'), members('b'));
         let mut tape = Tape::default();
         tape.scan(doc.as_bytes()).ok();
@@ -110,13 +142,22 @@ mod tests {
         let mut siblings = Siblings::default();
         for i in 0..100 {
             for (object, letter) in objects.iter().zip(['a', 'b']) {
-                let found = siblings.find_text(doc.as_bytes(), &tape, *object, format!("{letter}{i}").as_bytes());
+                let found = siblings.find_text(
+                    doc.as_bytes(),
+                    &tape,
+                    *object,
+                    format!("{letter}{i}").as_bytes(),
+                );
                 assert_eq!(found, tape.children(*object).nth(i));
                 assert_eq!(siblings.find_text(doc.as_bytes(), &tape, *object, b"c0"), None);
             }
         }
         assert_eq!(siblings.names.len(), 200);
         siblings.clear();
-        assert_eq!(siblings.find_text(doc.as_bytes(), &tape, objects[1], b"a0"), None, "another document's objects have the same numbers");
+        assert_eq!(
+            siblings.find_text(doc.as_bytes(), &tape, objects[1], b"a0"),
+            None,
+            "another document's objects have the same numbers"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Which members of a protected document are indexes, and the document without them.
 //!
-//! An index is known by its name and by what stands beside it, never by its content: what [`Strip::find`] finds, reveal removes. So
-//! [`crate::transform`] refuses every record in which a member of the input has such a name.
+//! An index is known by its name and by what stands beside it, never by its content: what
+//! [`Strip::find`] finds, reveal removes. So [`crate::transform`] refuses every record in which a
+//! member of the input has such a name.
 
 use super::name::{RootVersion, has_members, write_name};
 use super::siblings::Siblings;
@@ -21,19 +22,33 @@ pub(crate) struct Strip {
 
 impl Strip {
     /// Finds the index members beside every protected place and returns how many they are.
-    pub(crate) fn find(&mut self, schema: &Schema, doc: &[u8], tape: &Tape, selection: &Selection) -> usize {
+    pub(crate) fn find(
+        &mut self,
+        schema: &Schema,
+        doc: &[u8],
+        tape: &Tape,
+        selection: &Selection,
+    ) -> usize {
         self.cuts.clear();
         self.siblings.clear();
         let mut covered_to = 0;
         for hit in &selection.hits {
-            let Some(field) = schema.fields.get(usize::from(hit.path)).filter(|_| hit.node >= covered_to) else { continue };
+            let Some(field) =
+                schema.fields.get(usize::from(hit.path)).filter(|_| hit.node >= covered_to)
+            else {
+                continue;
+            };
             let nodes = tape.nodes();
             covered_to = nodes[hit.node as usize].next;
             if !has_members(field) {
                 continue;
             }
             let is_member = |n: &u32| nodes.get(*n as usize).is_some_and(Node::is_member);
-            let Some(member) = [hit.node, nodes[hit.node as usize].parent].into_iter().find(is_member) else { continue };
+            let Some(member) =
+                [hit.node, nodes[hit.node as usize].parent].into_iter().find(is_member)
+            else {
+                continue;
+            };
             for version in field.index.as_ref().map_or(&[][..], RootVersion::of) {
                 let found = self.find_one(doc, tape, member, field, *version);
                 self.cuts.extend(found);
@@ -50,7 +65,14 @@ impl Strip {
     }
 
     /// The index of a member: right after it, unless something that sorts members has been at work.
-    fn find_one(&mut self, doc: &[u8], tape: &Tape, member: u32, field: &Field, version: RootVersion) -> Option<u32> {
+    fn find_one(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        member: u32,
+        field: &Field,
+        version: RootVersion,
+    ) -> Option<u32> {
         let node = tape.nodes()[member as usize];
         write_name(doc, &node, field, version, &mut self.name, &mut self.name_text);
         self.siblings.find(doc, tape, node.parent, &self.name, &self.name_text)
@@ -62,7 +84,8 @@ impl Strip {
         let mut at = Position { copied: 0, leading: NO_PARENT };
         let mut end = 0;
         for index in self.cuts.iter().copied() {
-            // An index member holds a string or a flat array: cuts never nest, unless someone edited the document.
+            // An index member holds a string or a flat array: cuts never nest, unless someone
+            // edited the document.
             if index >= end {
                 cut(doc, tape, index, &mut at, out);
                 end = tape.nodes()[index as usize].next;

@@ -24,7 +24,8 @@ pub(super) fn normalize(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the domain in ASCII; `false` when UTS 46 refuses it (nontransitional, without STD3 rules) or a label is empty.
+/// Appends the domain in ASCII; `false` when UTS 46 refuses it (nontransitional, without STD3
+/// rules) or a label is empty.
 fn append_domain(domain: &str, out: &mut Vec<u8>) -> bool {
     if append_plain_domain(domain, out) {
         return true;
@@ -38,12 +39,16 @@ fn append_domain(domain: &str, out: &mut Vec<u8>) -> bool {
     }
 }
 
-/// A domain of letters, digits and single hyphens needs no table: UTS 46 maps it to lower case. `false` for any other, which is not wrong for that.
+/// A domain of letters, digits and single hyphens needs no table: UTS 46 maps it to lower case.
+/// `false` for any other, which is not wrong for that.
 pub(super) fn append_plain_domain(domain: &str, out: &mut Vec<u8>) -> bool {
     let plain = |label: &str| {
         let bytes = label.as_bytes();
         let ends_in_hyphen = bytes.first() == Some(&b'-') || bytes.last() == Some(&b'-');
-        !bytes.is_empty() && !ends_in_hyphen && bytes.get(2..4) != Some(b"--") && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+        !bytes.is_empty()
+            && !ends_in_hyphen
+            && bytes.get(2..4) != Some(b"--")
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
     };
     let all_plain = domain.split('.').all(plain);
     if all_plain {

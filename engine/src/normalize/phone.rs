@@ -9,7 +9,8 @@ use phonenumber::country;
 /// Longest text that is looked at as a number, in characters.
 const MAX_LEN: usize = 250;
 
-/// Appends the number in E.164, or `?` and its digits when it does not parse; `false` when it has no digits either. Decimal digits are ASCII already.
+/// Appends the number in E.164, or `?` and its digits when it does not parse; `false` when it has
+/// no digits either. Decimal digits are ASCII already.
 pub(super) fn normalize(text: &str, region: country::Id, out: &mut Vec<u8>) -> bool {
     let start = out.len();
     if text.chars().nth(MAX_LEN).is_none() {

@@ -1,4 +1,5 @@
-//! The short ways of the normalisers come to what the long ways come to, and what each makes of hard inputs.
+//! The short ways of the normalisers come to what the long ways come to, and what each makes of
+//! hard inputs.
 
 use idna::AsciiDenyList;
 use proptest::prelude::*;
@@ -9,7 +10,8 @@ use super::{Input, Normalizer, Scratch, email, text};
 fn json(normalizer: &str, value: &str) -> Option<String> {
     let mut out = b"left over".to_vec();
     let normalizer: Normalizer = normalizer.parse().unwrap();
-    let indexed = normalizer.normalize(Input::Json(value.as_bytes()), &mut Scratch::default(), &mut out);
+    let indexed =
+        normalizer.normalize(Input::Json(value.as_bytes()), &mut Scratch::default(), &mut out);
     indexed.then(|| String::from_utf8(out).unwrap())
 }
 
@@ -42,7 +44,8 @@ proptest! {
         }
     }
 
-    /// A normal form is its own normal form, for the normalisers whose result is a text like their input.
+    /// A normal form is its own normal form, for the normalisers whose result is a text like their
+    /// input.
     #[test]
     fn normalising_twice_changes_nothing(value in any::<String>()) {
         for name in ["exact", "text", "digits", "alnum", "date"] {
@@ -91,9 +94,16 @@ fn exact_is_the_value_as_it_is() {
         ],
     );
     let mut out = Vec::new();
-    assert!(Normalizer::Exact.normalize(Input::Raw(b"\xff\x00"), &mut Scratch::default(), &mut out));
+    assert!(Normalizer::Exact.normalize(
+        Input::Raw(b"\xff\x00"),
+        &mut Scratch::default(),
+        &mut out
+    ));
     assert_eq!(out, b"\xff\x00", "raw bytes need no UTF-8");
-    assert!(!Normalizer::Text.normalize(Input::Raw(b"\xff"), &mut Scratch::default(), &mut out), "text does");
+    assert!(
+        !Normalizer::Text.normalize(Input::Raw(b"\xff"), &mut Scratch::default(), &mut out),
+        "text does"
+    );
 }
 
 #[test]
@@ -101,7 +111,10 @@ fn text_folds() {
     assert_forms(
         "text",
         &[
-            ("\"\u{3a3}\u{3af}\u{3c3}\u{3c5}\u{3c6}\u{3bf}\u{3c2}\"", Some("\u{3c3}\u{3af}\u{3c3}\u{3c5}\u{3c6}\u{3bf}\u{3c3}")),
+            (
+                "\"\u{3a3}\u{3af}\u{3c3}\u{3c5}\u{3c6}\u{3bf}\u{3c2}\"",
+                Some("\u{3c3}\u{3af}\u{3c3}\u{3c5}\u{3c6}\u{3bf}\u{3c3}"),
+            ),
             ("\"\u{130}\"", Some("i\u{307}")),
             ("\"a\u{ad}b\u{fe0f}\"", Some("ab")),
             ("\"\u{2003}a\u{a0}\u{2029}b\u{3000}\"", Some("a b")),
@@ -169,12 +182,33 @@ fn a_number_of_another_country_keeps_its_digits() {
                 ("+39 06 698 12345", "+390669812345"),
             ][..],
         ),
-        ("phone-de", &[("+39 06 698 12345", "+390669812345"), ("0039 06 698 12345", "+390669812345"), ("0049 30 123456", "+4930123456")]),
-        ("phone-ru", &[("+65 8123 4567", "+6581234567"), ("8~10 65 8123 4567", "+6581234567"), ("8 (912) 345-67-89", "+79123456789")]),
-        ("phone-br", &[("+229 01 95 12 34 56", "+2290195123456"), ("(11) 96123-4567", "+5511961234567")]),
+        (
+            "phone-de",
+            &[
+                ("+39 06 698 12345", "+390669812345"),
+                ("0039 06 698 12345", "+390669812345"),
+                ("0049 30 123456", "+4930123456"),
+            ],
+        ),
+        (
+            "phone-ru",
+            &[
+                ("+65 8123 4567", "+6581234567"),
+                ("8~10 65 8123 4567", "+6581234567"),
+                ("8 (912) 345-67-89", "+79123456789"),
+            ],
+        ),
+        (
+            "phone-br",
+            &[("+229 01 95 12 34 56", "+2290195123456"), ("(11) 96123-4567", "+5511961234567")],
+        ),
     ] {
         for (value, expected) in forms {
-            assert_eq!(of(normalizer, value).as_deref(), Some(*expected), "{normalizer} of {value}");
+            assert_eq!(
+                of(normalizer, value).as_deref(),
+                Some(*expected),
+                "{normalizer} of {value}"
+            );
         }
     }
 }
@@ -183,9 +217,25 @@ fn a_number_of_another_country_keeps_its_digits() {
 fn digits_and_alnum_are_of_strings_and_integers() {
     assert_forms(
         "digits",
-        &[(r#""078-05-1120""#, Some("078051120")), ("-12", Some("12")), ("1.5", None), ("1e3", None), ("true", None), ("\"\u{661}\"", Some("1"))],
+        &[
+            (r#""078-05-1120""#, Some("078051120")),
+            ("-12", Some("12")),
+            ("1.5", None),
+            ("1e3", None),
+            ("true", None),
+            ("\"\u{661}\"", Some("1")),
+        ],
     );
-    assert_forms("alnum", &[(r#""ab-1""#, Some("AB1")), ("-12", Some("12")), ("1.5", None), ("false", None), ("\"\u{e9}\"", None)]);
+    assert_forms(
+        "alnum",
+        &[
+            (r#""ab-1""#, Some("AB1")),
+            ("-12", Some("12")),
+            ("1.5", None),
+            ("false", None),
+            ("\"\u{e9}\"", None),
+        ],
+    );
 }
 
 #[test]
@@ -237,7 +287,9 @@ fn numbers_are_plain_decimals() {
 
 #[test]
 fn names_come_back() {
-    for name in ["exact", "text", "email", "phone-us", "phone-de", "digits", "alnum", "date", "number"] {
+    for name in
+        ["exact", "text", "email", "phone-us", "phone-de", "digits", "alnum", "date", "number"]
+    {
         assert_eq!(name.parse::<Normalizer>().unwrap().to_string(), name);
     }
     for name in ["", "Exact", "phone", "phone-", "phone-u", "phone-usa", "text2"] {
@@ -248,10 +300,14 @@ fn names_come_back() {
 /// Independent readers agree with us on which numbers parse, and to what.
 #[test]
 fn telephone_numbers_parse_as_in_libphonenumber() {
-    let answers = include_str!("../../../tests/vectors/phone-numbers.tsv").lines().filter(|line| !line.starts_with('#'));
+    let answers = include_str!("../../../tests/vectors/phone-numbers.tsv")
+        .lines()
+        .filter(|line| !line.starts_with('#'));
     let mut count = 0;
     for answer in answers {
-        let [region, text, expected] = answer.split('\t').collect::<Vec<_>>()[..] else { panic!("{answer}") };
+        let [region, text, expected] = answer.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("{answer}")
+        };
         let expected = Some(expected).filter(|e| !e.is_empty());
         assert_eq!(of(&format!("phone-{region}"), text).as_deref(), expected, "{region}: {text}");
         count += 1;

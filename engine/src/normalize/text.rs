@@ -1,4 +1,5 @@
-//! `text`: default-ignorable code points removed, NFC, full case folding, NFC, White_Space runs to one space, trimmed.
+//! `text`: default-ignorable code points removed, NFC, full case folding, NFC, White_Space runs to
+//! one space, trimmed.
 
 use icu_casemap::CaseMapper;
 use icu_normalizer::ComposingNormalizer;

@@ -10,7 +10,17 @@ fn scan(doc: &str) -> Result<Vec<(Kind, String)>, ScanError> {
 fn nodes_stand_in_document_order_with_their_spans() {
     let nodes = scan(r#" {"a" : [1, {"b":"x\"y"}], "c":-0.5e+3} "#).unwrap();
     let texts: Vec<&str> = nodes.iter().map(|n| n.1.as_str()).collect();
-    assert_eq!(texts, [r#"{"a" : [1, {"b":"x\"y"}], "c":-0.5e+3}"#, r#"[1, {"b":"x\"y"}]"#, "1", r#"{"b":"x\"y"}"#, r#""x\"y""#, "-0.5e+3"]);
+    assert_eq!(
+        texts,
+        [
+            r#"{"a" : [1, {"b":"x\"y"}], "c":-0.5e+3}"#,
+            r#"[1, {"b":"x\"y"}]"#,
+            "1",
+            r#"{"b":"x\"y"}"#,
+            r#""x\"y""#,
+            "-0.5e+3"
+        ]
+    );
 }
 
 #[test]
@@ -26,10 +36,24 @@ fn children_skip_subtrees() {
 
 #[test]
 fn refuses_what_is_not_json_and_says_where() {
-    for (doc, offset) in [("", 0), ("{", 1), ("[1,]", 3), ("{\"a\"}", 4), ("01", 1), ("1.", 2), ("\"a", 2), ("nul", 0), ("1 2", 2), ("\"\u{1}\"", 1)] {
+    for (doc, offset) in [
+        ("", 0),
+        ("{", 1),
+        ("[1,]", 3),
+        ("{\"a\"}", 4),
+        ("01", 1),
+        ("1.", 2),
+        ("\"a", 2),
+        ("nul", 0),
+        ("1 2", 2),
+        ("\"\u{1}\"", 1),
+    ] {
         assert_eq!(scan(doc), Err(ScanError { code: RejectCode::NotJson, offset }), "{doc:?}");
     }
-    assert_eq!(Tape::default().scan(b"\"\xff\"").unwrap_err(), ScanError { code: RejectCode::InvalidUtf8, offset: 1 });
+    assert_eq!(
+        Tape::default().scan(b"\"\xff\"").unwrap_err(),
+        ScanError { code: RejectCode::InvalidUtf8, offset: 1 }
+    );
 }
 
 #[test]

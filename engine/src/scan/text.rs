@@ -2,7 +2,8 @@
 
 use super::{Node, Tape};
 
-/// The first byte from `at` on that is a quote, a backslash or a control character, or the end. Eight bytes at a time.
+/// The first byte from `at` on that is a quote, a backslash or a control character, or the end.
+/// Eight bytes at a time.
 #[inline(always)]
 pub(super) fn plain_run(bytes: &[u8], at: usize) -> usize {
     let mut rest = &bytes[at..];
@@ -24,13 +25,15 @@ fn plain_tail(bytes: &[u8], at: usize) -> usize {
     at + rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len())
 }
 
-/// The high bit of every byte that is `"`, `\` or below 0x20 (at least of the lowest such byte, which is all that is asked).
+/// The high bit of every byte that is `"`, `\` or below 0x20 (at least of the lowest such byte,
+/// which is all that is asked).
 #[inline(always)]
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    // Subtracting borrows into the high bit of a byte that was too small; bytes that had it before are no ASCII. With its bit 1 turned, a quote is 0x20, a
-    // space 0x22 and a control character still below 0x20: one subtraction finds both. Neither change touches a high bit.
+    // Subtracting borrows into the high bit of a byte that was too small; bytes that had it before
+    // are no ASCII. With its bit 1 turned, a quote is 0x20, a space 0x22 and a control character
+    // still below 0x20: one subtraction finds both. Neither change touches a high bit.
     let quote_or_control = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
     let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
     (quote_or_control | backslash) & !word & HIGH
@@ -47,13 +50,14 @@ pub fn is_json_text(bytes: &[u8]) -> bool {
     tape.scan(bytes).is_ok() && tape.nodes()[0].span() == (0..bytes.len())
 }
 
-/// Appends the unescaped text of the inside of a JSON string to `out`; `false` for a lone surrogate, which has no UTF-8.
-/// The text must have passed [`Tape::scan`].
+/// Appends the unescaped text of the inside of a JSON string to `out`; `false` for a lone
+/// surrogate, which has no UTF-8. The text must have passed [`Tape::scan`].
 pub fn unescape(inner: &[u8], out: &mut Vec<u8>) -> bool {
     unescape_with(inner, out, |c, out| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()))
 }
 
-/// Appends the unescaped text of the inside of a JSON string to `out`, with U+FFFD for every lone surrogate.
+/// Appends the unescaped text of the inside of a JSON string to `out`, with U+FFFD for every lone
+/// surrogate.
 pub(crate) fn unescape_lossy(inner: &[u8], out: &mut Vec<u8>) {
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest) {
@@ -66,13 +70,15 @@ pub(crate) fn unescape_lossy(inner: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// Appends the inside of a JSON string with its escapes as RFC 8785 writes them; `false` for a lone surrogate.
+/// Appends the inside of a JSON string with its escapes as RFC 8785 writes them; `false` for a lone
+/// surrogate.
 pub(crate) fn canonical_escapes(inner: &[u8], out: &mut Vec<u8>) -> bool {
     unescape_with(inner, out, append_escaped)
 }
 
-/// Appends the unescaped text of the inside of a JSON string, whole: a lone surrogate is written as the three bytes that UTF-8 would have for it if it
-/// were a character (WTF-8). No text has these bytes, so what is compared by them is equal to nothing but the same surrogate.
+/// Appends the unescaped text of the inside of a JSON string, whole: a lone surrogate is written as
+/// the three bytes that UTF-8 would have for it if it were a character (WTF-8). No text has these
+/// bytes, so what is compared by them is equal to nothing but the same surrogate.
 pub(crate) fn unescape_generously(inner: &[u8], out: &mut Vec<u8>) {
     let mut rest = inner;
     while let Some(at) = memchr::memchr(b'\\', rest) {
@@ -83,7 +89,11 @@ pub(crate) fn unescape_generously(inner: &[u8], out: &mut Vec<u8>) {
             rest = &rest[used..];
         } else {
             let unit = rest.get(2..6).and_then(hex4).unwrap_or_default();
-            out.extend_from_slice(&[0xe0 | (unit >> 12) as u8, 0x80 | (unit >> 6 & 0x3f) as u8, 0x80 | (unit & 0x3f) as u8]);
+            out.extend_from_slice(&[
+                0xe0 | (unit >> 12) as u8,
+                0x80 | (unit >> 6 & 0x3f) as u8,
+                0x80 | (unit & 0x3f) as u8,
+            ]);
             rest = rest.get(6..).unwrap_or_default();
         }
     }
@@ -102,7 +112,8 @@ fn unescape_with(inner: &[u8], out: &mut Vec<u8>, append: impl Fn(char, &mut Vec
     true
 }
 
-/// Appends one character of a JSON string, escaped if it must be, as RFC 8785 (section 3.2.2.2) does.
+/// Appends one character of a JSON string, escaped if it must be, as RFC 8785 (section 3.2.2.2)
+/// does.
 pub(crate) fn append_escaped(c: char, out: &mut Vec<u8>) {
     let hex = |digit: u32| char::from_digit(digit, 16).unwrap_or('0') as u8;
     match c {
@@ -112,12 +123,20 @@ pub(crate) fn append_escaped(c: char, out: &mut Vec<u8>) {
         '\n' => out.extend_from_slice(b"\\n"),
         '\r' => out.extend_from_slice(b"\\r"),
         '\t' => out.extend_from_slice(b"\\t"),
-        c if c < ' ' => out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(u32::from(c) >> 4), hex(u32::from(c) & 15)]),
+        c if c < ' ' => out.extend_from_slice(&[
+            b'\\',
+            b'u',
+            b'0',
+            b'0',
+            hex(u32::from(c) >> 4),
+            hex(u32::from(c) & 15),
+        ]),
         c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
     }
 }
 
-/// The character of the escape at the front and how many bytes it takes; `None` for a lone surrogate or a bad escape.
+/// The character of the escape at the front and how many bytes it takes; `None` for a lone
+/// surrogate or a bad escape.
 fn escape(bytes: &[u8]) -> Option<(char, usize)> {
     let c = match bytes.get(1)? {
         b'b' => '\u{8}',
@@ -130,7 +149,8 @@ fn escape(bytes: &[u8]) -> Option<(char, usize)> {
             if !(0xd800..0xdc00).contains(&high) {
                 return Some((char::from_u32(high)?, 6));
             }
-            let low = bytes.get(6..12).filter(|b| b.starts_with(b"\\u")).and_then(|b| hex4(&b[2..]))?;
+            let low =
+                bytes.get(6..12).filter(|b| b.starts_with(b"\\u")).and_then(|b| hex4(&b[2..]))?;
             let low = low.checked_sub(0xdc00).filter(|l| *l < 0x400)?;
             return Some((char::from_u32(0x10000 + ((high - 0xd800) << 10) + low)?, 12));
         }
@@ -159,7 +179,8 @@ pub(crate) fn unescaped_eq(inner: &[u8], text: &[u8]) -> bool {
     a == b
 }
 
-/// Whether two insides of JSON strings are the same text after unescaping; lone surrogates are themselves. Allocates nothing.
+/// Whether two insides of JSON strings are the same text after unescaping; lone surrogates are
+/// themselves. Allocates nothing.
 #[must_use]
 pub(crate) fn same_text(a: &[u8], b: &[u8]) -> bool {
     Units(a).eq(Units(b))
@@ -187,7 +208,9 @@ impl Iterator for Units<'_> {
             self.0 = rest;
         } else if let Some((c, used)) = escape(self.0) {
             let mut buffer = [0; 4];
-            unit.iter_mut().zip(c.encode_utf8(&mut buffer).bytes()).for_each(|(u, b)| *u = u16::from(b));
+            unit.iter_mut()
+                .zip(c.encode_utf8(&mut buffer).bytes())
+                .for_each(|(u, b)| *u = u16::from(b));
             self.0 = &self.0[used..];
         } else {
             unit[0] = self.0.get(2..6).and_then(hex4).unwrap_or_default() as u16;
@@ -210,20 +233,22 @@ impl Tape {
     #[must_use]
     pub fn any_duplicate_member(&self, doc: &[u8]) -> bool {
         let mut names = Vec::new();
-        (0..self.nodes.len() as u32).filter(|i| self.nodes[*i as usize].kind == super::Kind::Object).any(|object| {
-            names.clear();
-            names.extend(self.children(object).map(|child| {
-                let node = &self.nodes[child as usize];
-                let mut name = Vec::new();
-                // A lone surrogate in a name has no UTF-8; its raw spelling stands for it.
-                if !unescape(&doc[node.name()], &mut name) {
-                    name = doc[node.name()].to_vec();
-                }
-                name
-            }));
-            names.sort_unstable();
-            names.windows(2).any(|pair| pair[0] == pair[1])
-        })
+        (0..self.nodes.len() as u32)
+            .filter(|i| self.nodes[*i as usize].kind == super::Kind::Object)
+            .any(|object| {
+                names.clear();
+                names.extend(self.children(object).map(|child| {
+                    let node = &self.nodes[child as usize];
+                    let mut name = Vec::new();
+                    // A lone surrogate in a name has no UTF-8; its raw spelling stands for it.
+                    if !unescape(&doc[node.name()], &mut name) {
+                        name = doc[node.name()].to_vec();
+                    }
+                    name
+                }));
+                names.sort_unstable();
+                names.windows(2).any(|pair| pair[0] == pair[1])
+            })
     }
 
     /// Whether any string or member name has a lone surrogate escape.
@@ -232,7 +257,8 @@ impl Tape {
         let mut scratch = Vec::new();
         self.nodes.iter().any(|node| {
             scratch.clear();
-            (node.name_escaped && !unescape(&doc[node.name()], &mut scratch)) || (node.escaped && !unescape(&doc[node.inner()], &mut scratch))
+            (node.name_escaped && !unescape(&doc[node.name()], &mut scratch))
+                || (node.escaped && !unescape(&doc[node.inner()], &mut scratch))
         })
     }
 }

@@ -1,12 +1,14 @@
-//! Canonical JSON (RFC 8785) for deterministic fields, with the stricter rules of docs/formats.md, from the node table.
+//! Canonical JSON (RFC 8785) for deterministic fields, with the stricter rules of docs/formats.md,
+//! from the node table.
 
 use crate::scan::{Kind, Node, Tape, canonical_escapes, unescape};
 
 /// Largest integer whose double is exact: 2^53 - 1.
 const MAX_SAFE: u64 = (1 << 53) - 1;
 
-/// Writes the canonical form of the JSON text `text` to `out`, or says `false` for what is outside the rules: a number that is no integer within
-/// plus or minus 2^53 - 1, `-0`, a duplicate member, a lone surrogate, or no JSON text at all.
+/// Writes the canonical form of the JSON text `text` to `out`, or says `false` for what is outside
+/// the rules: a number that is no integer within plus or minus 2^53 - 1, `-0`, a duplicate member,
+/// a lone surrogate, or no JSON text at all.
 pub fn canonical_json(text: &[u8], tape: &mut Tape, out: &mut Vec<u8>) -> bool {
     out.clear();
     tape.scan(text).is_ok() && canonical_node(text, tape, 0, out)
@@ -33,7 +35,8 @@ struct Member {
 }
 
 impl Writer<'_> {
-    /// Depth is bounded by the scanner. Scalars allocate nothing: most deterministic fields are scalars.
+    /// Depth is bounded by the scanner. Scalars allocate nothing: most deterministic fields are
+    /// scalars.
     fn value(&mut self, index: u32, out: &mut Vec<u8>) -> bool {
         let node = &self.tape.nodes()[index as usize];
         match node.kind {
@@ -101,10 +104,11 @@ impl Writer<'_> {
     }
 }
 
-/// The bytes of UTF-8 so that they sort as UTF-16 does (RFC 8785, section 3.2.3): characters beyond U+FFFF are surrogates there, which come before
-/// U+E000 to U+FFFF.
+/// The bytes of UTF-8 so that they sort as UTF-16 does (RFC 8785, section 3.2.3): characters beyond
+/// U+FFFF are surrogates there, which come before U+E000 to U+FFFF.
 fn utf16_order(utf8: &[u8]) -> impl Iterator<Item = u8> {
-    // First bytes 0xee and 0xef begin U+E000 to U+FFFF, 0xf0 to 0xf4 what lies beyond; none of these is ever a later byte.
+    // First bytes 0xee and 0xef begin U+E000 to U+FFFF, 0xf0 to 0xf4 what lies beyond; none of
+    // these is ever a later byte.
     utf8.iter().map(|b| match b {
         0xee | 0xef => b + 0x10,
         0xf0..=0xf4 => b - 2,
@@ -138,7 +142,8 @@ mod tests {
 
     fn canonical(text: &str) -> Option<String> {
         let mut out = b"left over".to_vec();
-        canonical_json(text.as_bytes(), &mut Tape::default(), &mut out).then(|| String::from_utf8(out).unwrap())
+        canonical_json(text.as_bytes(), &mut Tape::default(), &mut out)
+            .then(|| String::from_utf8(out).unwrap())
     }
 
     #[test]
@@ -163,7 +168,10 @@ mod tests {
     /// A name that some library reads as a value of its own is a name like any other.
     #[test]
     fn every_name_is_a_name() {
-        for text in [r#"{"$serde_json::private::RawValue":"1.5"}"#, r#"{"$serde_json::private::Number":"7"}"#] {
+        for text in [
+            r#"{"$serde_json::private::RawValue":"1.5"}"#,
+            r#"{"$serde_json::private::Number":"7"}"#,
+        ] {
             assert_eq!(canonical(text).as_deref(), Some(text));
         }
         assert_eq!(canonical(r#"{"$serde_json::private::RawValue":1.5}"#), None);
@@ -172,7 +180,10 @@ mod tests {
     #[test]
     fn names_sort_as_utf_16_does() {
         let text = "{\"\u{fb33}\":1,\"\u{1f600}\":2,\"\u{20ac}\":3,\"\\u000d\":4,\"1\":5,\"\u{f6}\":6,\"\u{e000}\":7,\"\":8}";
-        assert_eq!(canonical(text).unwrap(), "{\"\":8,\"\\r\":4,\"1\":5,\"\u{f6}\":6,\"\u{20ac}\":3,\"\u{1f600}\":2,\"\u{e000}\":7,\"\u{fb33}\":1}");
+        assert_eq!(
+            canonical(text).unwrap(),
+            "{\"\":8,\"\\r\":4,\"1\":5,\"\u{f6}\":6,\"\u{20ac}\":3,\"\u{1f600}\":2,\"\u{e000}\":7,\"\u{fb33}\":1}"
+        );
     }
 
     fn value() -> impl Strategy<Value = Value> {
@@ -185,8 +196,12 @@ mod tests {
         leaf.prop_recursive(4, 30, 5, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-                prop::collection::btree_map("[a\\n\u{e9}\u{e000}-\u{ffff}\u{10000}-\u{10ffff}]{0,3}", inner, 0..5)
-                    .prop_map(|m| Value::Object(Map::from_iter(m))),
+                prop::collection::btree_map(
+                    "[a\\n\u{e9}\u{e000}-\u{ffff}\u{10000}-\u{10ffff}]{0,3}",
+                    inner,
+                    0..5
+                )
+                .prop_map(|m| Value::Object(Map::from_iter(m))),
             ]
         })
     }

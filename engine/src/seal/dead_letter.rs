@@ -1,5 +1,6 @@
-//! Dead letters, form 2 (docs/formats.md, "Dead letters"): key kind `dead_letter`, suite 2, one token over key, value and headers, bound to every
-//! member that the letter shows; and the keyed digest that stands for a record too long for its topic.
+//! Dead letters, form 2 (docs/formats.md, "Dead letters"): key kind `dead_letter`, suite 2, one
+//! token over key, value and headers, bound to every member that the letter shows; and the keyed
+//! digest that stands for a record too long for its topic.
 
 use std::sync::Arc;
 
@@ -51,8 +52,14 @@ impl LetterMetadata<'_> {
     pub fn binding(&self) -> Vec<u8> {
         let (offset, partition) = (self.offset.to_string(), self.partition.to_string());
         let time = self.time.map_or_else(String::new, |time| time.to_string());
-        let members =
-            [("offset", &*offset), ("partition", &*partition), ("reason", self.reason), ("schema", self.schema), ("time", &*time), ("topic", self.topic)];
+        let members = [
+            ("offset", &*offset),
+            ("partition", &*partition),
+            ("reason", self.reason),
+            ("schema", self.schema),
+            ("time", &*time),
+            ("topic", self.topic),
+        ];
         let mut out = Vec::new();
         for (name, text) in members {
             super::append_bound(name, text.as_bytes(), &mut out);
@@ -77,11 +84,13 @@ impl LetterRecord<'_> {
     #[must_use]
     pub fn payload_len(&self) -> usize {
         let part = |bytes: Option<&[u8]>| bytes.map_or(1, |b| 5 + b.len());
-        let headers: usize = self.headers.iter().map(|(name, value)| 4 + name.len() + part(*value)).sum();
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| 4 + name.len() + part(*value)).sum();
         1 + part(self.key) + part(self.value) + 4 + headers
     }
 
-    /// The payload: `0x02 | part(key) | part(value) | u32 number of headers | for each LP(name) part(value)`. In clear: zeroized when dropped.
+    /// The payload: `0x02 | part(key) | part(value) | u32 number of headers | for each LP(name)
+    /// part(value)`. In clear: zeroized when dropped.
     ///
     /// # Errors
     /// [`SealError::TooLong`] beyond 4 GiB.
@@ -130,7 +139,8 @@ impl<'a> LetterParts<'a> {
     /// Reads a payload.
     ///
     /// # Errors
-    /// [`OpenError::Corrupt`]: another first byte, a part cut short or of an unknown kind, a byte left over.
+    /// [`OpenError::Corrupt`]: another first byte, a part cut short or of an unknown kind, a byte
+    /// left over.
     pub fn parse(payload: &'a [u8]) -> Result<Self, OpenError> {
         let mut rest = Rest(payload);
         if rest.byte()? != FORM {
@@ -195,18 +205,36 @@ pub fn sealed_len(payload_len: usize) -> usize {
 ///
 /// # Errors
 /// [`SealError`]; nothing was appended then.
-pub fn seal_dead_letter(key: &Arc<Key>, metadata: &LetterMetadata<'_>, payload: &[u8], nonces: &mut NoncePool, out: &mut Vec<u8>) -> Result<(), SealError> {
+pub fn seal_dead_letter(
+    key: &Arc<Key>,
+    metadata: &LetterMetadata<'_>,
+    payload: &[u8],
+    nonces: &mut NoncePool,
+    out: &mut Vec<u8>,
+) -> Result<(), SealError> {
     let mut sealer = Sealer::new(key.clone(), Suite::XaesGcm, kdf::field_id(FIELD))?;
     sealer.seal(PayloadKind::Bytes, payload, PAD, Some(&metadata.binding()), nonces, out)
 }
 
-/// Opens the token of a dead letter; its payload replaces the content of `out`. Read it with [`LetterParts::parse`].
+/// Opens the token of a dead letter; its payload replaces the content of `out`. Read it with
+/// [`LetterParts::parse`].
 ///
 /// # Errors
 /// [`OpenError`]; `corrupt` also when the metadata was edited.
-pub fn open_dead_letter(opener: &mut Opener, keys: &Keyring, metadata: &LetterMetadata<'_>, token: &[u8], out: &mut Vec<u8>) -> Result<(), OpenError> {
+pub fn open_dead_letter(
+    opener: &mut Opener,
+    keys: &Keyring,
+    metadata: &LetterMetadata<'_>,
+    token: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), OpenError> {
     let binding = metadata.binding();
-    let expected = Expected { fid: kdf::field_id(FIELD), tenant: keys.tenant(), binding: Some(&binding), owner: Owner::Any };
+    let expected = Expected {
+        fid: kdf::field_id(FIELD),
+        tenant: keys.tenant(),
+        binding: Some(&binding),
+        owner: Owner::Any,
+    };
     let kind = opener.open(token, &expected, |kid| keys.get(kid).cloned(), out)?;
     if kind == PayloadKind::Bytes { Ok(()) } else { Err(OpenError::Corrupt) }
 }
@@ -215,15 +243,27 @@ pub fn open_dead_letter(opener: &mut Opener, keys: &Keyring, metadata: &LetterMe
 ///
 /// # Errors
 /// [`SealError::Key`]: the key is no `dead_letter` key, or has no secret here.
-pub fn stub_digest(key: &Key, metadata: &LetterMetadata<'_>, payload: &[u8]) -> Result<[u8; 32], SealError> {
+pub fn stub_digest(
+    key: &Key,
+    metadata: &LetterMetadata<'_>,
+    payload: &[u8],
+) -> Result<[u8; 32], SealError> {
     Ok(stub_mac(key, metadata, payload).ok_or(SealError::Key)?.finalize().into_bytes().into())
 }
 
 /// Whether the payload is the one that a stub was made of. `kid` and `digest` are the stub's.
 ///
 /// # Errors
-/// [`OpenError`]: `key_unavailable` or `erased` when there is no such key, `corrupt` when the record is another or the metadata was edited.
-pub fn verify_stub(opener: &Opener, keys: &Keyring, kid: &KeyId, metadata: &LetterMetadata<'_>, payload: &[u8], digest: &[u8]) -> Result<(), OpenError> {
+/// [`OpenError`]: `key_unavailable` or `erased` when there is no such key, `corrupt` when the
+/// record is another or the metadata was edited.
+pub fn verify_stub(
+    opener: &Opener,
+    keys: &Keyring,
+    kid: &KeyId,
+    metadata: &LetterMetadata<'_>,
+    payload: &[u8],
+    digest: &[u8],
+) -> Result<(), OpenError> {
     let key = keys.get(kid).ok_or(OpenError::KeyUnavailable)?;
     opener.check(key, kid, keys.tenant())?;
     let mac = stub_mac(key, metadata, payload).ok_or(OpenError::Corrupt)?;

@@ -11,8 +11,8 @@ pub(super) const SHORT: usize = 12;
 /// Short nonces drawn at once: at least 4 KiB.
 const BLOCK: usize = 342;
 
-/// Random bytes for nonces. Every byte is drawn for one nonce, or for the first half of one record's; a block lost to [`NoncePool::discard`] is
-/// never used.
+/// Random bytes for nonces. Every byte is drawn for one nonce, or for the first half of one
+/// record's; a block lost to [`NoncePool::discard`] is never used.
 pub struct NoncePool {
     source: Box<dyn Entropy>,
     block: Box<[[u8; SHORT]; BLOCK]>,
@@ -29,10 +29,19 @@ impl NoncePool {
     /// An empty pool over `source`.
     #[must_use]
     pub fn new(source: Box<dyn Entropy>) -> Self {
-        Self { source, block: Box::new([[0; SHORT]; BLOCK]), used: BLOCK, in_record: false, first_half: None, names: Vec::new(), subkeys: Vec::new() }
+        Self {
+            source,
+            block: Box::new([[0; SHORT]; BLOCK]),
+            used: BLOCK,
+            in_record: false,
+            first_half: None,
+            names: Vec::new(),
+            subkeys: Vec::new(),
+        }
     }
 
-    /// Says that a record begins: until it ends, what [`NoncePool::long_of_record`] gives shares a first half that nothing before had.
+    /// Says that a record begins: until it ends, what [`NoncePool::long_of_record`] gives shares a
+    /// first half that nothing before had.
     pub fn begin_record(&mut self) {
         self.end_record();
         self.in_record = true;
@@ -65,7 +74,8 @@ impl NoncePool {
         self.short(out).inspect_err(|_| out.truncate(start))
     }
 
-    /// Appends a nonce of 24 bytes that shares its first half with the others of its record; outside of a record, one that shares nothing.
+    /// Appends a nonce of 24 bytes that shares its first half with the others of its record;
+    /// outside of a record, one that shares nothing.
     ///
     /// # Errors
     /// [`EntropyError`] when the source fails; nothing was appended then.
@@ -80,17 +90,25 @@ impl NoncePool {
         Ok(())
     }
 
-    /// The subkey that the record's first half makes of a key and field, made at the first call; `None` when `first` is not that half.
-    pub(super) fn subkey(&mut self, first: &[u8; SHORT], key: KeyId, field: FieldId, make: impl FnOnce() -> Gcm) -> Option<&Gcm> {
+    /// The subkey that the record's first half makes of a key and field, made at the first call;
+    /// `None` when `first` is not that half.
+    pub(super) fn subkey(
+        &mut self,
+        first: &[u8; SHORT],
+        key: KeyId,
+        field: FieldId,
+        make: impl FnOnce() -> Gcm,
+    ) -> Option<&Gcm> {
         if self.first_half.as_ref() != Some(first) {
             return None;
         }
         // From the end: values of a field come together.
-        let at = self.names.iter().rposition(|(k, f)| *f == field && *k == key).unwrap_or_else(|| {
-            self.subkeys.push(make());
-            self.names.push((key, field));
-            self.names.len() - 1
-        });
+        let at =
+            self.names.iter().rposition(|(k, f)| *f == field && *k == key).unwrap_or_else(|| {
+                self.subkeys.push(make());
+                self.names.push((key, field));
+                self.names.len() - 1
+            });
         Some(&self.subkeys[at])
     }
 

@@ -91,8 +91,9 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`; of a honey token there is none: callers raise the alarm
-    /// and answer as if the key were not available.
+    /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`; of
+    /// a honey token there is none: callers raise the alarm and answer as if the key were not
+    /// available.
     ///
     /// # Errors
     /// The first [`OpenError`] that applies, in the order of docs/formats.md.
@@ -114,7 +115,12 @@ impl Opener {
         if header.bound() != expected.binding.is_some() || !expected.owner.permits(&key) {
             return Err(OpenError::Binding);
         }
-        associated_data(&self.raw[..HEADER_LEN], expected.tenant, expected.binding.unwrap_or_default(), &mut self.aad);
+        associated_data(
+            &self.raw[..HEADER_LEN],
+            expected.tenant,
+            expected.binding.unwrap_or_default(),
+            &mut self.aad,
+        );
         let frame = decrypt(cipher, header.suite, &self.aad, &mut self.raw[HEADER_LEN..])?;
         let (kind, payload) = unframe(&header, frame)?;
         // What a honey token holds is bait: anyone who opens it gets the alarm and nothing else.
@@ -134,10 +140,20 @@ impl Opener {
     }
 }
 
-/// What is known of the key without cryptography: erased and unavailable first, then kind and tenant.
-fn check_key(key: &Key, header: &Header, tenant: &str, allow_compromised: bool) -> Result<(), OpenError> {
+/// What is known of the key without cryptography: erased and unavailable first, then kind and
+/// tenant.
+fn check_key(
+    key: &Key,
+    header: &Header,
+    tenant: &str,
+    allow_compromised: bool,
+) -> Result<(), OpenError> {
     check_state(key, allow_compromised)?;
-    if header.suite.fits(key.kind) && *key.tenant == *tenant { Ok(()) } else { Err(OpenError::Corrupt) }
+    if header.suite.fits(key.kind) && *key.tenant == *tenant {
+        Ok(())
+    } else {
+        Err(OpenError::Corrupt)
+    }
 }
 
 /// Whether the key's state lets it open.
@@ -154,12 +170,21 @@ fn check_state(key: &Key, allow_compromised: bool) -> Result<(), OpenError> {
 /// Whether the key is the one that its id commits to.
 fn check_value(key: &Key, kid: &KeyId) -> Result<(), OpenError> {
     let kcv = kdf::key_check_value(key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?);
-    if bool::from(kcv.ct_eq(&key.kcv) & kcv[..16].ct_eq(&kid.0)) { Ok(()) } else { Err(OpenError::Corrupt) }
+    if bool::from(kcv.ct_eq(&key.kcv) & kcv[..16].ct_eq(&kid.0)) {
+        Ok(())
+    } else {
+        Err(OpenError::Corrupt)
+    }
 }
 
-/// The cipher of key and field, made once the key's check value has been found right. It is taken from `ciphers` only for the very key it was
-/// made from: another key of the same id is checked again. (While a `Weak` points to it, no other key can take its address.)
-fn kept_cipher<'c>(ciphers: &'c mut Ciphers, key: &Arc<Key>, header: &Header) -> Result<&'c mut Cipher, OpenError> {
+/// The cipher of key and field, made once the key's check value has been found right. It is taken
+/// from `ciphers` only for the very key it was made from: another key of the same id is checked
+/// again. (While a `Weak` points to it, no other key can take its address.)
+fn kept_cipher<'c>(
+    ciphers: &'c mut Ciphers,
+    key: &Arc<Key>,
+    header: &Header,
+) -> Result<&'c mut Cipher, OpenError> {
     let slot = (header.kid, header.suite, header.fid);
     let made_from = |(from, _): &(Weak<Key>, Cipher)| std::ptr::eq(from.as_ptr(), Arc::as_ptr(key));
     if !ciphers.get(&slot).is_some_and(made_from) {
@@ -168,20 +193,33 @@ fn kept_cipher<'c>(ciphers: &'c mut Ciphers, key: &Arc<Key>, header: &Header) ->
         if ciphers.len() >= CACHE {
             ciphers.clear();
         }
-        ciphers.insert(slot, (Arc::downgrade(key), Cipher::new(secret.expose(), header.suite, &header.fid)));
+        ciphers.insert(
+            slot,
+            (Arc::downgrade(key), Cipher::new(secret.expose(), header.suite, &header.fid)),
+        );
     }
     ciphers.get_mut(&slot).map(|(_, cipher)| cipher).ok_or(OpenError::KeyUnavailable)
 }
 
 /// Decrypts the body in place; the plaintext frame.
-fn decrypt<'b>(cipher: &mut Cipher, suite: Suite, aad: &[u8], body: &'b mut [u8]) -> Result<&'b [u8], OpenError> {
+fn decrypt<'b>(
+    cipher: &mut Cipher,
+    suite: Suite,
+    aad: &[u8],
+    body: &'b mut [u8],
+) -> Result<&'b [u8], OpenError> {
     let (prefix, text) = body.split_at_mut(suite.prefix_len());
     match cipher {
-        Cipher::Gcm(aes) => open_gcm(prefix, text, |[nonce], text, tag| aes.decrypt_inout_detached(nonce.into(), aad, text, tag)),
-        Cipher::Xaes(xaes) => open_gcm(prefix, text, |[first, second], text, tag| xaes.subkey(first).decrypt_inout_detached(second.into(), aad, text, tag)),
+        Cipher::Gcm(aes) => open_gcm(prefix, text, |[nonce], text, tag| {
+            aes.decrypt_inout_detached(nonce.into(), aad, text, tag)
+        }),
+        Cipher::Xaes(xaes) => open_gcm(prefix, text, |[first, second], text, tag| {
+            xaes.subkey(first).decrypt_inout_detached(second.into(), aad, text, tag)
+        }),
         Cipher::Siv(siv) => {
             let iv = (&*prefix).try_into().map_err(|_| OpenError::Corrupt)?;
-            siv.decrypt_inout_detached([aad], (&mut *text).into(), iv).map_err(|_| OpenError::Corrupt)?;
+            siv.decrypt_inout_detached([aad], (&mut *text).into(), iv)
+                .map_err(|_| OpenError::Corrupt)?;
             Ok(text)
         }
     }
@@ -211,10 +249,12 @@ fn unframe<'p>(header: &Header, frame: &'p [u8]) -> Result<(PayloadKind, &'p [u8
     }
 }
 
-/// Cuts `0x80 | 0x00*` off the end. The frame was authenticated, so this leaks nothing to anyone who cannot open it.
+/// Cuts `0x80 | 0x00*` off the end. The frame was authenticated, so this leaks nothing to anyone
+/// who cannot open it.
 fn unpad(frame: &[u8]) -> Result<&[u8], OpenError> {
     let end = frame.iter().rposition(|b| *b != 0).ok_or(OpenError::Corrupt)?;
     // A padded frame is a multiple of 16 and its padding at most the largest pad.
-    let well_formed = frame[end] == 0x80 && frame.len().is_multiple_of(16) && frame.len() - end <= 4096;
+    let well_formed =
+        frame[end] == 0x80 && frame.len().is_multiple_of(16) && frame.len() - end <= 4096;
     if well_formed { Ok(&frame[..end]) } else { Err(OpenError::Corrupt) }
 }

@@ -1,7 +1,8 @@
 //! XAES-256-GCM (C2SP) with its subkeys in sight.
 //!
-//! The library's cipher derives one for every message. A subject's values in one record share the first half of their nonces ([`super::NoncePool`]), so
-//! that here a field with several values pays for it once.
+//! The library's cipher derives one for every message. A subject's values in one record share the
+//! first half of their nonces ([`super::NoncePool`]), so that here a field with several values pays
+//! for it once.
 
 use aes_gcm::aead::array::Array;
 use aes_gcm::aead::consts::U12;
@@ -33,7 +34,8 @@ impl Xaes {
         Self { aes, k1 }
     }
 
-    /// The cipher of messages whose nonces begin with `first`: its key is `AES(K, M1 ^ K1) | AES(K, M2 ^ K1)` with `Mi = 0 | i | "X" | 0 | first`.
+    /// The cipher of messages whose nonces begin with `first`: its key is `AES(K, M1 ^ K1) | AES(K,
+    /// M2 ^ K1)` with `Mi = 0 | i | "X" | 0 | first`.
     pub(super) fn subkey(&self, first: &[u8; SHORT]) -> Gcm {
         let mut message = [0; 16];
         message[2] = b'X';

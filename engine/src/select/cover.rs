@@ -9,7 +9,12 @@ pub(super) fn covers(read: &[Step], field: &[Step], strict: bool) -> bool {
 
 fn may_meet(read: &[Step], field: &[Step], done: impl Fn(usize) -> bool) -> bool {
     // Nearly all paths of a document part at their first names.
-    if read.iter().zip(field).map_while(|(r, f)| sole_name(r).zip(sole_name(f))).any(|(r, f)| r != f) {
+    if read
+        .iter()
+        .zip(field)
+        .map_while(|(r, f)| sole_name(r).zip(sole_name(f)))
+        .any(|(r, f)| r != f)
+    {
         return false;
     }
     match_steps(read, field, done, |r, f, after| {
@@ -30,13 +35,18 @@ pub(super) fn always_covers(read: &[Step], path: &[Step]) -> bool {
         path,
         |_| true,
         |r, p, after| {
-            let here = r.selectors.iter().all(|a| p.selectors.iter().any(|b| *b == Selector::Wildcard || a == b));
+            let here = r
+                .selectors
+                .iter()
+                .all(|a| p.selectors.iter().any(|b| *b == Selector::Wildcard || a == b));
             match (p.descendant, r.descendant) {
                 // It may also end further down: then this step of the read is passed as a whole.
                 (true, _) => (here && after.both) || after.read,
                 (false, false) => here && after.both,
                 // The read may end at this child, or anywhere below it.
-                (false, true) => p.selectors.contains(&Selector::Wildcard) && after.both && after.path,
+                (false, true) => {
+                    p.selectors.contains(&Selector::Wildcard) && after.both && after.path
+                }
             }
         },
     )
@@ -52,9 +62,15 @@ struct After {
     path: bool,
 }
 
-/// Matches two paths step by step, from their ends: each pair of steps is looked at once, however many `..` there are. `done` says what it means that `path`
-/// is used up and how many steps of `read` are left; a path that is left over when `read` ends does not match.
-fn match_steps(read: &[Step], path: &[Step], done: impl Fn(usize) -> bool, step: impl Fn(&Step, &Step, After) -> bool) -> bool {
+/// Matches two paths step by step, from their ends: each pair of steps is looked at once, however
+/// many `..` there are. `done` says what it means that `path` is used up and how many steps of
+/// `read` are left; a path that is left over when `read` ends does not match.
+fn match_steps(
+    read: &[Step],
+    path: &[Step],
+    done: impl Fn(usize) -> bool,
+    step: impl Fn(&Step, &Step, After) -> bool,
+) -> bool {
     // Answers for the read from the step after this one on, by how much of the path is used up.
     let mut below = vec![false; path.len() + 1];
     below[path.len()] = done(0);
@@ -73,22 +89,28 @@ fn match_steps(read: &[Step], path: &[Step], done: impl Fn(usize) -> bool, step:
 fn may_match(a: &Selector, b: &Selector) -> bool {
     match (a, b) {
         (Selector::Name(a), Selector::Name(b)) => a == b,
-        (Selector::Name(_), Selector::Index(_) | Selector::Slice(..)) | (Selector::Index(_) | Selector::Slice(..), Selector::Name(_)) => false,
+        (Selector::Name(_), Selector::Index(_) | Selector::Slice(..))
+        | (Selector::Index(_) | Selector::Slice(..), Selector::Name(_)) => false,
         (Selector::Index(a), Selector::Index(b)) => a == b || (*a < 0) != (*b < 0),
         (Selector::Filter(a), Selector::Filter(b)) => !disjoint(a, b),
         _ => true,
     }
 }
 
-/// Whether no node passes both: one member would have to equal two constants, or a constant that a pattern does not match.
+/// Whether no node passes both: one member would have to equal two constants, or a constant that a
+/// pattern does not match.
 fn disjoint(a: &Filter, b: &Filter) -> bool {
     match (a, b) {
-        (Filter::Or(all), other) | (other, Filter::Or(all)) => all.iter().all(|one| disjoint(one, other)),
+        (Filter::Or(all), other) | (other, Filter::Or(all)) => {
+            all.iter().all(|one| disjoint(one, other))
+        }
         _ => {
             let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
             a.equalities(&mut of_a);
             b.equalities(&mut of_b);
-            let two = of_a.iter().any(|(value, constant)| of_b.iter().any(|(other, another)| value == other && constant != another));
+            let two = of_a.iter().any(|(value, constant)| {
+                of_b.iter().any(|(other, another)| value == other && constant != another)
+            });
             two || unmatched(&of_a, b) || unmatched(&of_b, a)
         }
     }

@@ -1,4 +1,5 @@
-//! Numbers as they are written, compared exactly: whatever a double makes of them, `0.1` is not `0.10000000000000001`.
+//! Numbers as they are written, compared exactly: whatever a double makes of them, `0.1` is not
+//! `0.10000000000000001`.
 
 use std::cmp::Ordering;
 
@@ -44,7 +45,8 @@ pub(super) fn compare_to(a: &[u8], constant: &Number) -> Option<Ordering> {
     }
 }
 
-/// Writes what all spellings of a number's value have in common; `false` when an exponent is out of bounds.
+/// Writes what all spellings of a number's value have in common; `false` when an exponent is out of
+/// bounds.
 pub(super) fn canonical(text: &[u8], out: &mut Vec<u8>) -> bool {
     let Some(decimal) = Decimal::new(text) else { return false };
     out.clear();
@@ -61,11 +63,14 @@ fn small(text: &[u8]) -> Option<i64> {
     if digits.len() > 18 {
         return None;
     }
-    let value = digits.iter().try_fold(0_i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))?;
+    let value = digits
+        .iter()
+        .try_fold(0_i64, |n, b| b.is_ascii_digit().then(|| n * 10 + i64::from(b - b'0')))?;
     Some(if digits.len() == text.len() { value } else { -value })
 }
 
-/// Sign, digits and where the point stands: 0.d1d2d3... times ten to the power of `exponent`, with d1 not 0.
+/// Sign, digits and where the point stands: 0.d1d2d3... times ten to the power of `exponent`, with
+/// d1 not 0.
 struct Decimal<'t> {
     negative: bool,
     /// Digits before and after the point, without leading and trailing zeros of the whole.
@@ -92,7 +97,10 @@ impl<'t> Decimal<'t> {
             ([without_trailing(rest), &b""[..]], -((fraction.len() - rest.len()) as i64))
         } else {
             let fraction = without_trailing(fraction);
-            ([if fraction.is_empty() { without_trailing(whole) } else { whole }, fraction], whole.len() as i64)
+            (
+                [if fraction.is_empty() { without_trailing(whole) } else { whole }, fraction],
+                whole.len() as i64,
+            )
         };
         Some(Self { negative, digits, exponent: exponent + point })
     }
@@ -104,7 +112,9 @@ impl<'t> Decimal<'t> {
     fn compare(&self, other: &Self) -> Ordering {
         match (self.is_zero(), other.is_zero()) {
             (true, true) => return Ordering::Equal,
-            (true, false) => return if other.negative { Ordering::Greater } else { Ordering::Less },
+            (true, false) => {
+                return if other.negative { Ordering::Greater } else { Ordering::Less };
+            }
             (false, true) => return if self.negative { Ordering::Less } else { Ordering::Greater },
             (false, false) => {}
         }
@@ -155,7 +165,11 @@ mod tests {
         ] {
             for a in same {
                 for b in same {
-                    assert_eq!(compare(a.as_bytes(), b.as_bytes()), Some(Ordering::Equal), "{a} {b}");
+                    assert_eq!(
+                        compare(a.as_bytes(), b.as_bytes()),
+                        Some(Ordering::Equal),
+                        "{a} {b}"
+                    );
                     assert_eq!(canon(a), canon(b), "{a} {b}");
                 }
             }
@@ -189,6 +203,10 @@ mod tests {
         }
         assert_eq!(compare(b"1e1000000000000000000", b"1"), None, "an exponent of nineteen digits");
         assert_eq!(canon("1e1000000000000000000"), None);
-        assert_eq!(compare(b"1e000000000000000000000001", b"10"), Some(Ordering::Equal), "zeros in front are no digits");
+        assert_eq!(
+            compare(b"1e000000000000000000000001", b"10"),
+            Some(Ordering::Equal),
+            "zeros in front are no digits"
+        );
     }
 }

@@ -8,7 +8,8 @@ use super::judge::{Judge, mark};
 use crate::scan::{Kind, Node, same_text, unescape_lossy};
 
 impl Judge<'_> {
-    /// JSON equality: numbers by value, strings by their text, objects whatever the order of their members is.
+    /// JSON equality: numbers by value, strings by their text, objects whatever the order of their
+    /// members is.
     pub(super) fn same(&mut self, a: u32, b: u32) -> bool {
         self.reads_all_names(a);
         self.reads_all_names(b);
@@ -38,10 +39,16 @@ impl Judge<'_> {
             Kind::Bool => self.doc[left.start as usize] == self.doc[right.start as usize],
             Kind::Number => {
                 let (left, right) = (&self.doc[left.span()], &self.doc[right.span()]);
-                left == right || self.ordered(left.len() + right.len(), |_| decimal::compare(left, right)) == Some(Ordering::Equal)
+                left == right
+                    || self.ordered(left.len() + right.len(), |_| decimal::compare(left, right))
+                        == Some(Ordering::Equal)
             }
             Kind::String => {
-                let (escaped, left, right) = (left.escaped || right.escaped, &self.doc[left.inner()], &self.doc[right.inner()]);
+                let (escaped, left, right) = (
+                    left.escaped || right.escaped,
+                    &self.doc[left.inner()],
+                    &self.doc[right.inner()],
+                );
                 self.notes.budget.charge(left.len().min(right.len()) as u64 / 8);
                 if escaped { self.same_escaped(left, right) } else { left == right }
             }
@@ -49,12 +56,15 @@ impl Judge<'_> {
                 let tape = self.tape;
                 tape.children(a).zip(tape.children(b)).all(|(a, b)| self.same_value(a, b))
             }
-            Kind::Object if left.count == right.count && left.next - a == right.next - b => self.same_object(a, b),
+            Kind::Object if left.count == right.count && left.next - a == right.next - b => {
+                self.same_object(a, b)
+            }
             Kind::Array | Kind::Object => false,
         }
     }
 
-    /// Members in the same order are compared as they come; from the first that differs in name on, they are sorted.
+    /// Members in the same order are compared as they come; from the first that differs in name on,
+    /// they are sorted.
     fn same_object(&mut self, a: u32, b: u32) -> bool {
         let tape = self.tape;
         let (mut left, mut right) = (tape.children(a), tape.children(b));
@@ -72,8 +82,13 @@ impl Judge<'_> {
         }
     }
 
-    /// Two lists of members, sorted by keyed hashes of their names. Two names with one hash may be taken for different ones: one in 2^64.
-    fn same_members(&mut self, left: impl Iterator<Item = u32>, right: impl Iterator<Item = u32>) -> bool {
+    /// Two lists of members, sorted by keyed hashes of their names. Two names with one hash may be
+    /// taken for different ones: one in 2^64.
+    fn same_members(
+        &mut self,
+        left: impl Iterator<Item = u32>,
+        right: impl Iterator<Item = u32>,
+    ) -> bool {
         let start = self.notes.members.len();
         let middle = self.collect(left);
         let end = self.collect(right);
@@ -83,7 +98,8 @@ impl Judge<'_> {
         let mut same = middle - start == end - middle;
         for i in 0..middle - start {
             same = same && {
-                let ((hash, x), (other, y)) = (self.notes.members[start + i], self.notes.members[middle + i]);
+                let ((hash, x), (other, y)) =
+                    (self.notes.members[start + i], self.notes.members[middle + i]);
                 hash == other && self.same_name(x, y) && self.same_value(x, y)
             };
         }
@@ -108,10 +124,15 @@ impl Judge<'_> {
     }
 
     fn same_name(&mut self, a: u32, b: u32) -> bool {
-        let (a, b): (&Node, &Node) = (&self.tape.nodes()[a as usize], &self.tape.nodes()[b as usize]);
+        let (a, b): (&Node, &Node) =
+            (&self.tape.nodes()[a as usize], &self.tape.nodes()[b as usize]);
         let (left, right) = (&self.doc[a.name()], &self.doc[b.name()]);
         self.notes.budget.charge(left.len().min(right.len()) as u64 / 8 + 1);
-        if a.name_escaped || b.name_escaped { self.same_escaped(left, right) } else { left == right }
+        if a.name_escaped || b.name_escaped {
+            self.same_escaped(left, right)
+        } else {
+            left == right
+        }
     }
 
     fn same_escaped(&mut self, left: &[u8], right: &[u8]) -> bool {

@@ -1,4 +1,5 @@
-//! Filters as they are judged: what they read has numbers, so that one node is read once whatever asks.
+//! Filters as they are judged: what they read has numbers, so that one node is read once whatever
+//! asks.
 
 use std::collections::HashMap;
 
@@ -87,7 +88,9 @@ impl Compiler {
             Filter::And(all) => Test::And(all.iter().map(|f| self.test(f)).collect()),
             Filter::Not(inner) => Test::Not(Box::new(self.test(inner))),
             Filter::Exists(path) => Test::Exists(self.read(Ask::Exists, path)),
-            Filter::Compare(left, relation, right) => Test::Compare(self.value(left), *relation, self.value(right)),
+            Filter::Compare(left, relation, right) => {
+                Test::Compare(self.value(left), *relation, self.value(right))
+            }
             Filter::Matches(value, pattern) => Test::Matches(self.value(value), pattern.clone()),
         }
     }
@@ -119,7 +122,10 @@ impl Compiler {
     }
 
     fn way(&mut self, step: &Step) -> Way {
-        Way { descendant: step.descendant, picks: step.selectors.iter().map(|selector| self.pick(selector)).collect() }
+        Way {
+            descendant: step.descendant,
+            picks: step.selectors.iter().map(|selector| self.pick(selector)).collect(),
+        }
     }
 
     fn pick(&mut self, selector: &Selector) -> Pick {

@@ -1,5 +1,7 @@
-//! The grammar of RFC 9535, to the letter. jsonpath-rust parses more: white space inside names, operators and functions of other dialects. A path it
-//! understands otherwise than its author selects nothing, and the value passes in clear. So this is asked first, and says where the fault is.
+//! The grammar of RFC 9535, to the letter. jsonpath-rust parses more: white space inside names,
+//! operators and functions of other dialects. A path it understands otherwise than its author
+//! selects nothing, and the value passes in clear. So this is asked first, and says where the fault
+//! is.
 
 use super::dialect;
 use crate::scan::Tape;
@@ -19,7 +21,8 @@ pub(super) struct Offence {
 /// Checks a path.
 ///
 /// # Errors
-/// The first [`Offence`]. Otherwise the number literals of its filters, in order, as they are written.
+/// The first [`Offence`]. Otherwise the number literals of its filters, in order, as they are
+/// written.
 pub(super) fn check(text: &str) -> Result<Vec<&str>, Offence> {
     let mut reader = Reader { text, at: 0, numbers: Vec::new() };
     if !reader.eat('$') {
@@ -119,13 +122,18 @@ impl<'t> Reader<'t> {
     fn shorthand(&mut self) -> Checked<()> {
         let start = self.at;
         let first = |c: char| c.is_ascii_alphabetic() || c == '_' || !c.is_ascii();
-        let end = self.rest().find(|c: char| !first(c) && !c.is_ascii_digit()).map_or(self.text.len(), |n| start + n);
+        let end = self
+            .rest()
+            .find(|c: char| !first(c) && !c.is_ascii_digit())
+            .map_or(self.text.len(), |n| start + n);
         let name = &self.text[start..end];
         if !name.starts_with(first) {
             return Err(self.offence(dialect::no_name(self.text, start)));
         }
         // RFC 9535 takes white space of other scripts into a name; no reader sees it there.
-        if let Some((at, _)) = name.char_indices().find(|(_, c)| c.is_whitespace() || c.is_control()) {
+        if let Some((at, _)) =
+            name.char_indices().find(|(_, c)| c.is_whitespace() || c.is_control())
+        {
             self.at += at;
             return Err(self.offence(dialect::after_segment(self.text, self.at)));
         }
@@ -198,9 +206,13 @@ impl<'t> Reader<'t> {
             return Ok(false);
         }
         let (digits, text) = (&digits[..length], &self.rest()[..negative + length]);
-        let canonical = !digits.is_empty() && !(digits.starts_with('0') && (length > 1 || negative > 0));
+        let canonical =
+            !digits.is_empty() && !(digits.starts_with('0') && (length > 1 || negative > 0));
         if !canonical || !text.parse::<i64>().is_ok_and(|n| n.abs() <= MAX_INT) {
-            return Err(self.offence(format!("is no index: write a whole number without leading zeros, from -{MAX_INT} to {MAX_INT}")));
+            return Err(self.offence(format!(
+                "is no index: write a whole number without leading \
+                zeros, from -{MAX_INT} to {MAX_INT}"
+            )));
         }
         self.at += text.len();
         Ok(true)
@@ -221,27 +233,43 @@ impl<'t> Reader<'t> {
                     return Ok(());
                 }
                 '\\' => self.escape(quote)?,
-                c if c < ' ' => return Err(self.offence("has a control character in a string; write it as \\n, \\t or \\u00XX")),
+                c if c < ' ' => {
+                    return Err(self.offence(
+                        "has a control character in a string; write it as \\n, \\t or \\u00XX",
+                    ));
+                }
                 c => self.at += c.len_utf8(),
             }
         }
     }
 
     fn escape(&mut self, quote: char) -> Checked<()> {
-        let hex =
-            |at: usize| self.text.get(at..at + 4).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let hex = |at: usize| {
+            self.text
+                .get(at..at + 4)
+                .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+                .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+        };
         let length = match self.rest()[1..].chars().next() {
             Some('b' | 'f' | 'n' | 'r' | 't' | '/' | '\\') => 2,
             Some(c) if c == quote => 2,
             Some('u') => match hex(self.at + 2) {
-                Some(0xd800..0xdc00) if self.rest()[6..].starts_with("\\u") && matches!(hex(self.at + 8), Some(0xdc00..0xe000)) => 12,
+                Some(0xd800..0xdc00)
+                    if self.rest()[6..].starts_with("\\u")
+                        && matches!(hex(self.at + 8), Some(0xdc00..0xe000)) =>
+                {
+                    12
+                }
                 Some(0xd800..0xe000) | None => 0,
                 Some(_) => 6,
             },
             _ => 0,
         };
         if length == 0 {
-            return Err(self.offence("has an escape that strings do not have; write \\\\ for a backslash, \\uXXXX for a character"));
+            return Err(self.offence(
+                "has an escape that strings do not have; write \\\\ for a \
+                backslash, \\uXXXX for a character",
+            ));
         }
         self.at += length;
         Ok(())
@@ -281,7 +309,11 @@ impl<'t> Reader<'t> {
             self.space();
             self.or()?;
             self.space();
-            return if self.eat(')') { Ok(()) } else { Err(self.offence(dialect::in_filter(self.text, self.at))) };
+            return if self.eat(')') {
+                Ok(())
+            } else {
+                Err(self.offence(dialect::in_filter(self.text, self.at)))
+            };
         }
         let start = self.at;
         let (left, literal) = self.operand()?;
@@ -291,10 +323,13 @@ impl<'t> Reader<'t> {
             let after = self.at;
             self.at = start;
             return match left {
-                _ if not && starts_with_relation(&self.text[after..]) => Err(self.offence("has a ! before a comparison; write != or !(...)")),
+                _ if not && starts_with_relation(&self.text[after..]) => {
+                    Err(self.offence("has a ! before a comparison; write != or !(...)"))
+                }
                 Type::Logical | Type::One | Type::Many if !literal => {
                     self.at = before;
-                    dialect::unknown_operator(self.text, after).map_or(Ok(()), |message| Err(Offence { at: after, message }))
+                    dialect::unknown_operator(self.text, after)
+                        .map_or(Ok(()), |message| Err(Offence { at: after, message }))
                 }
                 _ => Err(Offence { at: after, message: dialect::no_comparison(self.text, after) }),
             };
@@ -309,8 +344,14 @@ impl<'t> Reader<'t> {
     fn comparable(&self, at: usize, found: Type) -> Checked<()> {
         let message = match found {
             Type::Value | Type::One => return Ok(()),
-            Type::Logical => "compares match() or search(), which is true or false already; write it alone, or ! before it",
-            Type::Many => "compares a path that may select several nodes; name one place, or write value(...) or count(...)",
+            Type::Logical => {
+                "compares match() or search(), which is true or false already; write it alone, or \
+                ! before it"
+            }
+            Type::Many => {
+                "compares a path that may select several nodes; name one place, or write \
+                value(...) or count(...)"
+            }
         };
         Err(Offence { at, message: message.to_owned() })
     }
@@ -351,12 +392,16 @@ impl<'t> Reader<'t> {
 
     fn number(&mut self) -> Checked<()> {
         let rest = self.rest();
-        let length = rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
+        let length = rest
+            .find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E'))
+            .unwrap_or(rest.len());
         let number = &rest[..length];
         // What JSON calls a number, RFC 9535 does as well.
         let mut tape = Tape::default();
         if tape.scan(number.as_bytes()).is_err() {
-            return Err(self.offence("has a number that JSON does not have; write it like 12, -0.5 or 1e3"));
+            return Err(
+                self.offence("has a number that JSON does not have; write it like 12, -0.5 or 1e3")
+            );
         }
         self.numbers.push(number);
         self.at += length;

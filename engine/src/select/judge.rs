@@ -1,7 +1,7 @@
 //! Judging filters on the node table.
 //!
-//! Every step is charged to the record's [`Budget`]. What is read is noted: a name must not stand twice in it, and what protection changes must not have been
-//! compared, measured or counted.
+//! Every step is charged to the record's [`Budget`]. What is read is noted: a name must not stand
+//! twice in it, and what protection changes must not have been compared, measured or counted.
 
 use std::cmp::Ordering;
 use std::hash::RandomState;
@@ -65,7 +65,8 @@ impl Notes {
     /// Bytes of the buffers whose size follows from a record's.
     pub(super) fn buffer_bytes(&self) -> usize {
         let texts: usize = self.texts.iter().map(Vec::capacity).sum();
-        let members = self.named.capacity() * size_of::<u32>() + self.members.capacity() * size_of::<(u64, u32)>();
+        let members = self.named.capacity() * size_of::<u32>()
+            + self.members.capacity() * size_of::<(u64, u32)>();
         self.marks.capacity() + self.memo.capacity() * size_of::<Memo>() + texts + members
     }
 
@@ -77,7 +78,10 @@ impl Notes {
         self.memo.clear();
         if program.has_filters() {
             self.marks.resize(tape.nodes().len(), 0);
-            self.memo.resize(program.reads.len(), Memo { of: NO_PARENT, marked: false, answer: NOTHING });
+            self.memo.resize(
+                program.reads.len(),
+                Memo { of: NO_PARENT, marked: false, answer: NOTHING },
+            );
         }
     }
 }
@@ -88,7 +92,8 @@ pub(super) struct Judge<'a> {
     pub(super) doc: &'a [u8],
     pub(super) tape: &'a Tape,
     pub(super) notes: &'a mut Notes,
-    /// What is read is noted. Not inside a protected node: what is selected there is covered, and gone on the way back.
+    /// What is read is noted. Not inside a protected node: what is selected there is covered, and
+    /// gone on the way back.
     pub(super) marking: bool,
 }
 
@@ -186,8 +191,14 @@ impl<'a> Judge<'a> {
         characters.map_or(Found::Nothing, Found::Number)
     }
 
-    /// Calls `with` on a string's unescaped text; `None` for what is no string. A lone surrogate, which has no UTF-8, is U+FFFD.
-    fn with_text<T>(&mut self, value: Found<'a>, buffer: usize, with: impl FnOnce(&mut Self, &[u8]) -> T) -> Option<T> {
+    /// Calls `with` on a string's unescaped text; `None` for what is no string. A lone surrogate,
+    /// which has no UTF-8, is U+FFFD.
+    fn with_text<T>(
+        &mut self,
+        value: Found<'a>,
+        buffer: usize,
+        with: impl FnOnce(&mut Self, &[u8]) -> T,
+    ) -> Option<T> {
         match value {
             Found::Literal(Literal::String(text)) => Some(with(self, text.as_bytes())),
             Found::Node(index) => {
@@ -217,9 +228,14 @@ impl<'a> Judge<'a> {
             Relation::Unequal => !self.equal(left, right),
             Relation::Less => self.order(left, right) == Some(Ordering::Less),
             Relation::Greater => self.order(left, right) == Some(Ordering::Greater),
-            // Of values without an order, equal ones stand in these relations too (RFC 9535 section 2.3.5.2.2).
-            Relation::AtMost => self.order(left, right) == Some(Ordering::Less) || self.equal(left, right),
-            Relation::AtLeast => self.order(left, right) == Some(Ordering::Greater) || self.equal(left, right),
+            // Of values without an order, equal ones stand in these relations too (RFC 9535 section
+            // 2.3.5.2.2).
+            Relation::AtMost => {
+                self.order(left, right) == Some(Ordering::Less) || self.equal(left, right)
+            }
+            Relation::AtLeast => {
+                self.order(left, right) == Some(Ordering::Greater) || self.equal(left, right)
+            }
         }
     }
 
@@ -229,7 +245,8 @@ impl<'a> Judge<'a> {
             (Found::Nothing, _) | (_, Found::Nothing) => false,
             (Found::Node(a), Found::Node(b)) => self.same(a, b),
             (Found::Number(a), Found::Number(b)) => a == b,
-            (Found::Node(node), Found::Literal(literal)) | (Found::Literal(literal), Found::Node(node)) => self.is_literal(node, literal),
+            (Found::Node(node), Found::Literal(literal))
+            | (Found::Literal(literal), Found::Node(node)) => self.is_literal(node, literal),
             (Found::Literal(a), Found::Literal(b)) => a == b,
             _ => self.order(left, right) == Some(Ordering::Equal),
         }
@@ -243,11 +260,16 @@ impl<'a> Judge<'a> {
             (Kind::String, Literal::String(text)) => {
                 self.notes.budget.charge(text.len() as u64 / 8 + 1);
                 let inner = &self.doc[node.inner()];
-                if node.escaped { unescaped_eq(inner, text.as_bytes()) } else { inner == text.as_bytes() }
+                if node.escaped {
+                    unescaped_eq(inner, text.as_bytes())
+                } else {
+                    inner == text.as_bytes()
+                }
             }
             (Kind::Number, Literal::Number(number)) => {
                 let written = &self.doc[node.span()];
-                self.ordered(written.len(), |_| decimal::compare_to(written, number)) == Some(Ordering::Equal)
+                self.ordered(written.len(), |_| decimal::compare_to(written, number))
+                    == Some(Ordering::Equal)
             }
             _ => false,
         }
@@ -257,7 +279,9 @@ impl<'a> Judge<'a> {
     fn order(&mut self, left: Found<'a>, right: Found<'a>) -> Option<Ordering> {
         let mut digits = [[0; 20]; 2];
         let [left_digits, right_digits] = &mut digits;
-        if let (Some(a), Some(b)) = (self.number(left, left_digits), self.number(right, right_digits)) {
+        if let (Some(a), Some(b)) =
+            (self.number(left, left_digits), self.number(right, right_digits))
+        {
             return self.ordered(a.len() + b.len(), |_| decimal::compare(a, b));
         }
         let order = self.with_text(left, 0, |judge, a| {
@@ -270,7 +294,11 @@ impl<'a> Judge<'a> {
     }
 
     /// An order that cannot be told for certain rejects the record.
-    pub(super) fn ordered(&mut self, length: usize, order: impl FnOnce(&mut Self) -> Option<Ordering>) -> Option<Ordering> {
+    pub(super) fn ordered(
+        &mut self,
+        length: usize,
+        order: impl FnOnce(&mut Self) -> Option<Ordering>,
+    ) -> Option<Ordering> {
         self.notes.budget.charge(length as u64 + 1);
         let order = order(self);
         if order.is_none() {
@@ -326,7 +354,12 @@ impl<'a> Judge<'a> {
             return self.one(&read.ways, node);
         }
         let any = read.ask == Ask::Exists;
-        let mut tally = Tally { count: 0, first: NOTHING, any, mark: if any { mark::EXISTS } else { mark::VALUE } };
+        let mut tally = Tally {
+            count: 0,
+            first: NOTHING,
+            any,
+            mark: if any { mark::EXISTS } else { mark::VALUE },
+        };
         self.follow(&read.ways, node, &mut tally);
         match read.ask {
             Ask::Value if tally.count == 1 => tally.first,
@@ -366,33 +399,52 @@ impl<'a> Judge<'a> {
         let last = if way.descendant { self.tape.nodes()[node as usize].next } else { node + 1 };
         (node..last).any(|at| {
             let fits = self.notes.budget.charge(1);
-            !fits || self.tape.nodes()[at as usize].is_container() && self.follow_children(way, rest, at, tally)
+            !fits
+                || self.tape.nodes()[at as usize].is_container()
+                    && self.follow_children(way, rest, at, tally)
         })
     }
 
-    fn follow_children(&mut self, way: &'a Way, rest: &'a [Way], container: u32, tally: &mut Tally) -> bool {
+    fn follow_children(
+        &mut self,
+        way: &'a Way,
+        rest: &'a [Way],
+        container: u32,
+        tally: &mut Tally,
+    ) -> bool {
         let tape = self.tape;
         let node = &tape.nodes()[container as usize];
         if way.descendant {
             self.reads_names(container);
         }
         way.picks.iter().any(|pick| match pick {
-            Pick::Name(name) => self.member(container, name).is_some_and(|child| self.follow(rest, child, tally)),
-            Pick::Index(index) => self.element(container, *index).is_some_and(|child| self.follow(rest, child, tally)),
+            Pick::Name(name) => {
+                self.member(container, name).is_some_and(|child| self.follow(rest, child, tally))
+            }
+            Pick::Index(index) => {
+                self.element(container, *index).is_some_and(|child| self.follow(rest, child, tally))
+            }
             Pick::Wildcard => {
                 self.reads_names(container);
-                tape.children(container).any(|child| !self.notes.budget.charge(1) || self.follow(rest, child, tally))
+                tape.children(container)
+                    .any(|child| !self.notes.budget.charge(1) || self.follow(rest, child, tally))
             }
             Pick::Slice(slice) if node.kind == Kind::Array => {
                 let elements = tape.children(container).zip(0..);
-                let mut within = elements.filter(|(_, at)| slice.contains(*at, i64::from(node.count)));
+                let mut within =
+                    elements.filter(|(_, at)| slice.contains(*at, i64::from(node.count)));
                 self.notes.budget.charge(4 * u64::from(node.count));
-                within.any(|(child, _)| !self.notes.budget.charge(1) || self.follow(rest, child, tally))
+                within.any(|(child, _)| {
+                    !self.notes.budget.charge(1) || self.follow(rest, child, tally)
+                })
             }
             Pick::Slice(_) => false,
             Pick::Test(test) => {
                 self.reads_names(container);
-                tape.children(container).any(|child| !self.notes.budget.charge(1) || self.holds(test, child) && self.follow(rest, child, tally))
+                tape.children(container).any(|child| {
+                    !self.notes.budget.charge(1)
+                        || self.holds(test, child) && self.follow(rest, child, tally)
+                })
             }
         })
     }
@@ -404,10 +456,15 @@ impl<'a> Judge<'a> {
             return None;
         }
         self.notes.budget.charge(u64::from(node.count) + 1);
-        let mut members = self.tape.children(object).filter(|child| Written::new(self.doc, &self.tape.nodes()[*child as usize]).is(name));
+        let mut members = self
+            .tape
+            .children(object)
+            .filter(|child| Written::new(self.doc, &self.tape.nodes()[*child as usize]).is(name));
         let first = members.next();
         if let Some(second) = members.next() {
-            self.notes.duplicate.get_or_insert(self.tape.nodes()[second as usize].name_start as usize);
+            self.notes
+                .duplicate
+                .get_or_insert(self.tape.nodes()[second as usize].name_start as usize);
         }
         first
     }

@@ -1,4 +1,5 @@
-//! What a path is made of. jsonpath-rust parses; this is what the rest of the engine works on: numbers as they are written, patterns compiled.
+//! What a path is made of. jsonpath-rust parses; this is what the rest of the engine works on:
+//! numbers as they are written, patterns compiled.
 
 use std::sync::Arc;
 
@@ -101,7 +102,8 @@ pub enum Relation {
 }
 
 impl Filter {
-    /// Calls `see` with this filter's parts, outermost first, and with every filter inside its paths.
+    /// Calls `see` with this filter's parts, outermost first, and with every filter inside its
+    /// paths.
     pub(super) fn visit<'f>(&'f self, see: &mut impl FnMut(&'f Self)) {
         see(self);
         match self {
@@ -120,7 +122,8 @@ impl Filter {
     pub(super) fn equalities<'f>(&'f self, out: &mut Vec<(&'f Operand, &'f Literal)>) {
         match self {
             Self::And(all) => all.iter().for_each(|f| f.equalities(out)),
-            Self::Compare(Operand::Literal(constant), Relation::Equal, value) | Self::Compare(value, Relation::Equal, Operand::Literal(constant)) => {
+            Self::Compare(Operand::Literal(constant), Relation::Equal, value)
+            | Self::Compare(value, Relation::Equal, Operand::Literal(constant)) => {
                 out.push((value, constant));
             }
             _ => {}
@@ -155,5 +158,7 @@ impl Path {
 
 /// Names and indexes only.
 pub(super) fn is_singular(steps: &[Step]) -> bool {
-    steps.iter().all(|s| !s.descendant && matches!(s.selectors[..], [Selector::Name(_) | Selector::Index(_)]))
+    steps.iter().all(|s| {
+        !s.descendant && matches!(s.selectors[..], [Selector::Name(_) | Selector::Index(_)])
+    })
 }

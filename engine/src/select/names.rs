@@ -42,9 +42,12 @@ impl<'d> Written<'d> {
     #[inline]
     pub(super) fn new(doc: &'d [u8], node: &Node) -> Self {
         let name = &doc[node.name()];
-        // A name is never the end of a document: eight bytes from its start are nearly always there, and those that are not its own are cut off.
+        // A name is never the end of a document: eight bytes from its start are nearly always
+        // there, and those that are not its own are cut off.
         let head = match doc[node.name_start as usize..].first_chunk::<8>() {
-            Some(bytes) if name.len() < 8 => u64::from_le_bytes(*bytes) & !(u64::MAX << (8 * name.len())),
+            Some(bytes) if name.len() < 8 => {
+                u64::from_le_bytes(*bytes) & !(u64::MAX << (8 * name.len()))
+            }
             Some(bytes) => u64::from_le_bytes(*bytes),
             None => head(name),
         };
@@ -57,7 +60,9 @@ impl<'d> Written<'d> {
         if self.escaped {
             return unescaped_eq(self.name, &name.text);
         }
-        self.head == name.head && self.name.len() == name.text.len() && (name.text.len() <= 8 || self.name == &*name.text)
+        self.head == name.head
+            && self.name.len() == name.text.len()
+            && (name.text.len() <= 8 || self.name == &*name.text)
     }
 }
 
@@ -65,7 +70,8 @@ impl<'d> Written<'d> {
 #[derive(Debug, Default)]
 pub(super) struct Names {
     names: Vec<(Name, StateId)>,
-    /// Bit n: some name is n bytes long (63: or longer). Most members are passed over on this alone.
+    /// Bit n: some name is n bytes long (63: or longer). Most members are passed over on this
+    /// alone.
     pub(super) lengths: u64,
 }
 
@@ -96,7 +102,12 @@ impl Names {
 
     /// Which of the names a member has, and where it leads. Names of one state differ.
     #[inline]
-    pub(super) fn find(&self, doc: &[u8], node: &Node, text: &mut Vec<u8>) -> Option<(usize, StateId)> {
+    pub(super) fn find(
+        &self,
+        doc: &[u8],
+        node: &Node,
+        text: &mut Vec<u8>,
+    ) -> Option<(usize, StateId)> {
         let written = Written::new(doc, node);
         if self.names.len() > FEW {
             return self.search(&written, text);
@@ -116,7 +127,10 @@ impl Names {
         } else {
             (written.name, written.head)
         };
-        let found = self.names.binary_search_by(|(other, _)| other.order().cmp(&(name.len(), head, name))).ok()?;
+        let found = self
+            .names
+            .binary_search_by(|(other, _)| other.order().cmp(&(name.len(), head, name)))
+            .ok()?;
         Some((found, self.names[found].1))
     }
 }

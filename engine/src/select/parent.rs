@@ -1,4 +1,5 @@
-//! A path cut before its last segment, and what a segment may select where there is only a description of values.
+//! A path cut before its last segment, and what a segment may select where there is only a
+//! description of values.
 
 use super::model::{Selector, Step};
 use super::query::Query;
@@ -19,8 +20,10 @@ impl Step {
     pub(crate) fn may_select(&self, child: Child<'_>) -> bool {
         self.selectors.iter().any(|selector| match (selector, child) {
             (Selector::Name(name), Child::Member(other)) => name.as_bytes() == other,
-            (Selector::Name(_), Child::Members) | (Selector::Index(_) | Selector::Slice(..), Child::Elements) => true,
-            (Selector::Name(_), Child::Elements) | (Selector::Index(_) | Selector::Slice(..), _) => false,
+            (Selector::Name(_), Child::Members)
+            | (Selector::Index(_) | Selector::Slice(..), Child::Elements) => true,
+            (Selector::Name(_), Child::Elements)
+            | (Selector::Index(_) | Selector::Slice(..), _) => false,
             (Selector::Wildcard | Selector::Filter(_), _) => true,
         })
     }
@@ -36,8 +39,8 @@ pub struct Last {
 }
 
 impl Query {
-    /// The path of the containers this path's nodes are children of, and which children; `None` for `$` and where the last segment is `..`, which has no
-    /// one parent.
+    /// The path of the containers this path's nodes are children of, and which children; `None` for
+    /// `$` and where the last segment is `..`, which has no one parent.
     #[must_use]
     pub fn parent(&self) -> Option<(Self, Last)> {
         let (last, above) = self.steps().split_last().filter(|(last, _)| !last.descendant)?;

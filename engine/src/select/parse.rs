@@ -1,4 +1,5 @@
-//! From text to a path: the grammar is checked, jsonpath-rust parses, and what it found becomes what the engine works on.
+//! From text to a path: the grammar is checked, jsonpath-rust parses, and what it found becomes
+//! what the engine works on.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use super::query::Query;
 
 /// Longest path text, in bytes.
 const MAX_PATH: usize = 1024;
-/// Most brackets and parentheses open at once: jsonpath-rust's parser tries every level in several ways, so that twenty take minutes.
+/// Most brackets and parentheses open at once: jsonpath-rust's parser tries every level in several
+/// ways, so that twenty take minutes.
 const MAX_NESTING: usize = 10;
 /// Most ways through the unions of one path.
 const MAX_FORKS: usize = 256;
@@ -21,19 +23,25 @@ const MAX_FORKS: usize = 256;
 /// Parses a path.
 ///
 /// # Errors
-/// What is wrong with it, in which column (counted in characters, from 1), and what to write instead, for a person.
+/// What is wrong with it, in which column (counted in characters, from 1), and what to write
+/// instead, for a person.
 pub fn parse(text: &str) -> Result<Query, String> {
     if text.len() > MAX_PATH {
         return Err(format!("is longer than {MAX_PATH} bytes; shorten it"));
     }
     if nesting(text) > MAX_NESTING {
-        return Err(format!("has more than {MAX_NESTING} brackets and parentheses inside one another; write a flatter filter"));
+        return Err(format!(
+            "has more than {MAX_NESTING} brackets and parentheses inside one another; write a \
+            flatter filter"
+        ));
     }
     let numbers = grammar::check(text).map_err(|offence| {
         let column = text[..offence.at].chars().count() + 1;
         format!("is not a JSONPath (RFC 9535): in column {column} it {}", offence.message)
     })?;
-    let parsed = parse_json_path(text).map_err(|_| "cannot be read; write integers up to 9007199254740991, larger ones like 1e19".to_owned())?;
+    let parsed = parse_json_path(text).map_err(|_| {
+        "cannot be read; write integers up to 9007199254740991, larger ones like 1e19".to_owned()
+    })?;
     let mut lowering = Lowering { numbers: numbers.into_iter() };
     let steps = lowering.steps(&parsed.segments)?;
     if lowering.numbers.next().is_some() {
@@ -41,7 +49,9 @@ pub fn parse(text: &str) -> Result<Query, String> {
     }
     let forks = steps.iter().try_fold(1_usize, |n, s| n.checked_mul(s.selectors.len().max(1)));
     if forks.is_none_or(|n| n > MAX_FORKS) {
-        return Err(format!("has more than {MAX_FORKS} ways through its unions; write several fields"));
+        return Err(format!(
+            "has more than {MAX_FORKS} ways through its unions; write several fields"
+        ));
     }
     Ok(Query::new(steps))
 }
@@ -67,12 +77,14 @@ fn nesting(text: &str) -> usize {
     most
 }
 
-/// The two readers of a path disagree. That is a fault of this program, but the document is refused all the same.
+/// The two readers of a path disagree. That is a fault of this program, but the document is refused
+/// all the same.
 fn misread() -> String {
     "cannot be read for certain; write it in another way".to_owned()
 }
 
-/// Turns jsonpath-rust's tree into ours. Its numbers are doubles: as they are written they come from the grammar, in the same order.
+/// Turns jsonpath-rust's tree into ours. Its numbers are doubles: as they are written they come
+/// from the grammar, in the same order.
 struct Lowering<'t> {
     numbers: std::vec::IntoIter<&'t str>,
 }
@@ -85,10 +97,13 @@ impl Lowering<'_> {
     fn step(&mut self, segment: &theirs::Segment) -> Result<Step, String> {
         Ok(match segment {
             theirs::Segment::Descendant(inner) => Step { descendant: true, ..self.step(inner)? },
-            theirs::Segment::Selector(selector) => Step { descendant: false, selectors: vec![self.selector(selector)?] },
-            theirs::Segment::Selectors(selectors) => {
-                Step { descendant: false, selectors: selectors.iter().map(|s| self.selector(s)).collect::<Result<_, _>>()? }
+            theirs::Segment::Selector(selector) => {
+                Step { descendant: false, selectors: vec![self.selector(selector)?] }
             }
+            theirs::Segment::Selectors(selectors) => Step {
+                descendant: false,
+                selectors: selectors.iter().map(|s| self.selector(s)).collect::<Result<_, _>>()?,
+            },
         })
     }
 
@@ -106,9 +121,15 @@ impl Lowering<'_> {
         Ok(match filter {
             theirs::Filter::Or(all) => Filter::Or(self.filters(all)?),
             theirs::Filter::And(all) => Filter::And(self.filters(all)?),
-            theirs::Filter::Atom(theirs::FilterAtom::Filter { expr, not }) => negated(self.filter(expr)?, *not),
-            theirs::Filter::Atom(theirs::FilterAtom::Test { expr, not }) => negated(self.test(expr)?, *not),
-            theirs::Filter::Atom(theirs::FilterAtom::Comparison(comparison)) => self.comparison(comparison)?,
+            theirs::Filter::Atom(theirs::FilterAtom::Filter { expr, not }) => {
+                negated(self.filter(expr)?, *not)
+            }
+            theirs::Filter::Atom(theirs::FilterAtom::Test { expr, not }) => {
+                negated(self.test(expr)?, *not)
+            }
+            theirs::Filter::Atom(theirs::FilterAtom::Comparison(comparison)) => {
+                self.comparison(comparison)?
+            }
         })
     }
 
@@ -133,8 +154,12 @@ impl Lowering<'_> {
         Ok(match side {
             theirs::Comparable::Literal(literal) => Operand::Literal(self.literal(literal)?),
             theirs::Comparable::Function(function) => self.value(function)?,
-            theirs::Comparable::SingularQuery(theirs::SingularQuery::Current(segments)) => Operand::One(singular(false, segments)),
-            theirs::Comparable::SingularQuery(theirs::SingularQuery::Root(segments)) => Operand::One(singular(true, segments)),
+            theirs::Comparable::SingularQuery(theirs::SingularQuery::Current(segments)) => {
+                Operand::One(singular(false, segments))
+            }
+            theirs::Comparable::SingularQuery(theirs::SingularQuery::Root(segments)) => {
+                Operand::One(singular(true, segments))
+            }
         })
     }
 
@@ -149,13 +174,21 @@ impl Lowering<'_> {
     }
 
     fn number(&mut self, theirs: f64) -> Result<Number, String> {
-        let written = self.numbers.next().filter(|text| text.parse::<f64>().is_ok_and(|ours| ours == theirs)).ok_or_else(misread)?;
-        Number::new(written).ok_or_else(|| "has a number whose exponent has more than 18 digits; write a smaller one".to_owned())
+        let written = self
+            .numbers
+            .next()
+            .filter(|text| text.parse::<f64>().is_ok_and(|ours| ours == theirs))
+            .ok_or_else(misread)?;
+        Number::new(written).ok_or_else(|| {
+            "has a number whose exponent has more than 18 digits; write a smaller one".to_owned()
+        })
     }
 
     fn test(&mut self, test: &theirs::Test) -> Result<Filter, String> {
         match test {
-            theirs::Test::RelQuery(_) | theirs::Test::AbsQuery(_) => Ok(Filter::Exists(self.path(test)?)),
+            theirs::Test::RelQuery(_) | theirs::Test::AbsQuery(_) => {
+                Ok(Filter::Exists(self.path(test)?))
+            }
             theirs::Test::Function(function) => match &**function {
                 theirs::TestFunction::Match(value, pattern) => self.matches(value, pattern, true),
                 theirs::TestFunction::Search(value, pattern) => self.matches(value, pattern, false),
@@ -166,26 +199,45 @@ impl Lowering<'_> {
 
     fn path(&mut self, test: &theirs::Test) -> Result<Path, String> {
         match test {
-            theirs::Test::RelQuery(segments) => Ok(Path { absolute: false, steps: self.steps(segments)? }),
-            theirs::Test::AbsQuery(query) => Ok(Path { absolute: true, steps: self.steps(&query.segments)? }),
+            theirs::Test::RelQuery(segments) => {
+                Ok(Path { absolute: false, steps: self.steps(segments)? })
+            }
+            theirs::Test::AbsQuery(query) => {
+                Ok(Path { absolute: true, steps: self.steps(&query.segments)? })
+            }
             theirs::Test::Function(_) => Err(misread()),
         }
     }
 
-    fn matches(&mut self, value: &theirs::FnArg, pattern: &theirs::FnArg, whole: bool) -> Result<Filter, String> {
+    fn matches(
+        &mut self,
+        value: &theirs::FnArg,
+        pattern: &theirs::FnArg,
+        whole: bool,
+    ) -> Result<Filter, String> {
         let value = self.argument(value)?;
         match pattern {
-            theirs::FnArg::Literal(theirs::Literal::String(text)) => Ok(Filter::Matches(value, Pattern::new(text, whole)?)),
-            theirs::FnArg::Literal(_) => Err("has a pattern that is no string; write it in quotes".to_owned()),
+            theirs::FnArg::Literal(theirs::Literal::String(text)) => {
+                Ok(Filter::Matches(value, Pattern::new(text, whole)?))
+            }
+            theirs::FnArg::Literal(_) => {
+                Err("has a pattern that is no string; write it in quotes".to_owned())
+            }
             _ => Err("takes a pattern from the event; write the pattern as a string".to_owned()),
         }
     }
 
     fn value(&mut self, function: &theirs::TestFunction) -> Result<Operand, String> {
         match function {
-            theirs::TestFunction::Length(argument) => Ok(Operand::Length(Box::new(self.argument(argument)?))),
-            theirs::TestFunction::Count(theirs::FnArg::Test(path)) => Ok(Operand::Count(self.path(path)?)),
-            theirs::TestFunction::Value(theirs::FnArg::Test(path)) => Ok(Operand::Value(self.path(path)?)),
+            theirs::TestFunction::Length(argument) => {
+                Ok(Operand::Length(Box::new(self.argument(argument)?)))
+            }
+            theirs::TestFunction::Count(theirs::FnArg::Test(path)) => {
+                Ok(Operand::Count(self.path(path)?))
+            }
+            theirs::TestFunction::Value(theirs::FnArg::Test(path)) => {
+                Ok(Operand::Value(self.path(path)?))
+            }
             _ => Err(misread()),
         }
     }
@@ -215,5 +267,11 @@ fn singular(absolute: bool, segments: &[theirs::SingularQuerySegment]) -> Path {
         theirs::SingularQuerySegment::Index(index) => Selector::Index(*index),
         theirs::SingularQuerySegment::Name(name) => Selector::Name(name.clone()),
     };
-    Path { absolute, steps: segments.iter().map(|s| Step { descendant: false, selectors: vec![selector(s)] }).collect() }
+    Path {
+        absolute,
+        steps: segments
+            .iter()
+            .map(|s| Step { descendant: false, selectors: vec![selector(s)] })
+            .collect(),
+    }
 }

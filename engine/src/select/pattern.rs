@@ -1,7 +1,9 @@
-//! Patterns of `match` and `search`: I-Regexp (RFC 9485), compiled with the schema into a table of states.
+//! Patterns of `match` and `search`: I-Regexp (RFC 9485), compiled with the schema into a table of
+//! states.
 //!
-//! A table reads each byte once, whatever the pattern and the text are, keeps no cache and takes no lock. What it costs is room: a pattern whose table is too
-//! large is a fault of the document, not of an event. Only what RFC 9485 defines is taken, because any other dialect would be guessed at.
+//! A table reads each byte once, whatever the pattern and the text are, keeps no cache and takes no
+//! lock. What it costs is room: a pattern whose table is too large is a fault of the document, not
+//! of an event. Only what RFC 9485 defines is taken, because any other dialect would be guessed at.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -41,9 +43,14 @@ impl Pattern {
             .start_kind(if whole { StartKind::Anchored } else { StartKind::Unanchored })
             .dfa_size_limit(Some(MAX_TABLE))
             .determinize_size_limit(Some(MAX_WORK));
-        let nfa = thompson::Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(MAX_WORK));
+        let nfa = thompson::Config::new()
+            .which_captures(WhichCaptures::None)
+            .nfa_size_limit(Some(MAX_WORK));
         let table = dense::Builder::new().configure(config).thompson(nfa).build(&anchored);
-        let table = table.map_err(|_| "has a pattern that is too large; shorten it, or repeat less often than it says".to_owned())?;
+        let table = table.map_err(|_| {
+            "has a pattern that is too large; shorten it, or repeat less often than it says"
+                .to_owned()
+        })?;
         Ok(Self { text: text.into(), whole, table: Arc::new(table) })
     }
 
@@ -68,7 +75,10 @@ impl PartialEq for Pattern {
 
 impl std::fmt::Debug for Pattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pattern").field("text", &self.text).field("whole", &self.whole).finish_non_exhaustive()
+        f.debug_struct("Pattern")
+            .field("text", &self.text)
+            .field("whole", &self.whole)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,8 +102,11 @@ impl Patterns {
             .start_kind(StartKind::Unanchored)
             .dfa_size_limit(Some(MAX_SHARED))
             .determinize_size_limit(Some(4 * MAX_SHARED));
-        let nfa = thompson::Config::new().which_captures(WhichCaptures::None).nfa_size_limit(Some(MAX_WORK));
-        let table = dense::Builder::new().configure(config).thompson(nfa).build_many(&texts).ok()?;
+        let nfa = thompson::Config::new()
+            .which_captures(WhichCaptures::None)
+            .nfa_size_limit(Some(MAX_WORK));
+        let table =
+            dense::Builder::new().configure(config).thompson(nfa).build_many(&texts).ok()?;
         Some(Self { table })
     }
 
@@ -127,7 +140,8 @@ impl Matched {
 
 /// An I-Regexp in the syntax of the crate regex.
 fn translate(text: &str) -> Result<String, String> {
-    let mut reader = Reader { chars: text.chars().peekable(), out: String::with_capacity(text.len()) };
+    let mut reader =
+        Reader { chars: text.chars().peekable(), out: String::with_capacity(text.len()) };
     reader.branches(0)?;
     match reader.chars.next() {
         None => Ok(reader.out),
@@ -162,21 +176,32 @@ impl Reader<'_> {
     fn atom(&mut self, c: char, depth: usize) -> Result<(), String> {
         match c {
             '.' => self.out.push_str("[^\\n\\r]"),
-            '(' if self.chars.peek() == Some(&'?') => return Err(fault("(? has no meaning in it; write a plain group")),
+            '(' if self.chars.peek() == Some(&'?') => {
+                return Err(fault("(? has no meaning in it; write a plain group"));
+            }
             '(' if depth >= 32 => return Err(fault("more than 32 groups inside one another")),
             '(' => {
                 self.out.push_str("(?:");
                 self.branches(depth + 1)?;
-                self.chars.next_if_eq(&')').ok_or_else(|| fault("a ( without its ); write [(] for the character"))?;
+                self.chars
+                    .next_if_eq(&')')
+                    .ok_or_else(|| fault("a ( without its ); write [(] for the character"))?;
                 self.out.push(')');
             }
             '[' => self.class()?,
             '\\' => self.escape()?,
-            '*' | '+' | '?' => return Err(fault(&format!("{c} has nothing to repeat; write [{c}] for the character"))),
-            '{' | '}' | ']' => return Err(fault(&format!("{c} stands alone; write \\{c} for the character"))),
+            '*' | '+' | '?' => {
+                return Err(fault(&format!(
+                    "{c} has nothing to repeat; write [{c}] for the character"
+                )));
+            }
+            '{' | '}' | ']' => {
+                return Err(fault(&format!("{c} stands alone; write \\{c} for the character")));
+            }
             '^' | '$' => {
                 return Err(fault(&format!(
-                    "{c} is no anchor in it; match() takes the whole text and search() any part: write match(@.a, 'x.*') for \"begins with x\""
+                    "{c} is no anchor in it; match() takes the whole text and search() any part: \
+                    write match(@.a, 'x.*') for \"begins with x\""
                 )));
             }
             c => self.out.push_str(&regex_escape(c)),
@@ -193,14 +218,17 @@ impl Reader<'_> {
             return Ok(());
         }
         match self.chars.peek() {
-            Some('*' | '+' | '?' | '{') => Err(fault("a quantifier follows a quantifier; put the first in a group")),
+            Some('*' | '+' | '?' | '{') => {
+                Err(fault("a quantifier follows a quantifier; put the first in a group"))
+            }
             _ => Ok(()),
         }
     }
 
     /// `{2}`, `{2,}` or `{2,4}`, after the brace.
     fn range(&mut self) -> Result<(), String> {
-        let malformed = || fault("a { without numbers; write {2}, {2,} or {2,4}, or \\{ for the character");
+        let malformed =
+            || fault("a { without numbers; write {2}, {2,} or {2,4}, or \\{ for the character");
         let least = self.number().ok_or_else(malformed)?;
         let most = match self.chars.next() {
             Some('}') => Some(least),
@@ -236,7 +264,10 @@ impl Reader<'_> {
         }
         let mut first = true;
         loop {
-            let c = self.chars.next().ok_or_else(|| fault("a [ without its ]; write \\[ for the character"))?;
+            let c = self
+                .chars
+                .next()
+                .ok_or_else(|| fault("a [ without its ]; write \\[ for the character"))?;
             match c {
                 ']' if first => return Err(fault("an empty class; write \\] for the character")),
                 ']' => break,
@@ -262,7 +293,9 @@ impl Reader<'_> {
         let c = self.chars.next().unwrap_or_default();
         let to = self.class_char(c)?;
         if to < from {
-            return Err(fault(&format!("the class runs from {from:?} down to {to:?}; turn them round")));
+            return Err(fault(&format!(
+                "the class runs from {from:?} down to {to:?}; turn them round"
+            )));
         }
         self.out.push('-');
         self.out.push_str(&regex_escape(to));
@@ -272,7 +305,9 @@ impl Reader<'_> {
     fn class_char(&mut self, c: char) -> Result<char, String> {
         match c {
             '\\' => self.chars.next().and_then(escaped).ok_or_else(no_escape),
-            '[' | '-' => Err(fault(&format!("a {c} inside a class; write \\{c} for the character"))),
+            '[' | '-' => {
+                Err(fault(&format!("a {c} inside a class; write \\{c} for the character")))
+            }
             c => Ok(c),
         }
     }
@@ -305,7 +340,9 @@ impl Reader<'_> {
         };
         let rest: String = self.chars.clone().take_while(|c| *c != '}').take(4).collect();
         let name = rest.strip_prefix('{').filter(|name| known(name).is_some());
-        let name = name.ok_or_else(|| fault("an unknown character category; write for example \\p{L}, \\p{Lu} or \\p{Nd}"))?;
+        let name = name.ok_or_else(|| {
+            fault("an unknown character category; write for example \\p{L}, \\p{Lu} or \\p{Nd}")
+        })?;
         self.out.push_str(&format!("\\{p}{{{name}}}"));
         self.chars.nth(rest.len());
         Ok(())
@@ -313,7 +350,10 @@ impl Reader<'_> {
 }
 
 fn no_escape() -> String {
-    fault("an escape it does not have; write [0-9] for \\d, [A-Za-z0-9_] for \\w, [ \\t\\r\\n] for \\s")
+    fault(
+        "an escape it does not have; write [0-9] for \\d, [A-Za-z0-9_] for \\w, [ \\t\\r\\n] for \
+        \\s",
+    )
 }
 
 /// The character a `\c` stands for.
@@ -322,14 +362,35 @@ fn escaped(c: char) -> Option<char> {
         'n' => Some('\n'),
         'r' => Some('\r'),
         't' => Some('\t'),
-        '(' | ')' | '*' | '+' | '-' | '.' | '?' | '[' | '\\' | ']' | '^' | '{' | '|' | '}' => Some(c),
+        '(' | ')' | '*' | '+' | '-' | '.' | '?' | '[' | '\\' | ']' | '^' | '{' | '|' | '}' => {
+            Some(c)
+        }
         _ => None,
     }
 }
 
 /// A character that means itself to the crate regex, also inside a class.
 fn regex_escape(c: char) -> String {
-    if c.is_alphanumeric() || !c.is_ascii() || matches!(c, ' ' | '_' | ',' | ':' | '/' | '@' | '%' | '=' | '!' | '"' | '\'' | ';' | '`' | '<' | '>') {
+    if c.is_alphanumeric()
+        || !c.is_ascii()
+        || matches!(
+            c,
+            ' ' | '_'
+                | ','
+                | ':'
+                | '/'
+                | '@'
+                | '%'
+                | '='
+                | '!'
+                | '"'
+                | '\''
+                | ';'
+                | '`'
+                | '<'
+                | '>'
+        )
+    {
         c.to_string()
     } else {
         format!("\\x{{{:x}}}", u32::from(c))

@@ -6,7 +6,8 @@ use super::query::Query;
 use crate::index_member::{PREVIOUS, SUFFIX};
 
 impl Query {
-    /// Paths of every member the indexes of what this path selects are written to, also while a root rotates: then `unique` indexes have two.
+    /// Paths of every member the indexes of what this path selects are written to, also while a
+    /// root rotates: then `unique` indexes have two.
     #[must_use]
     pub fn index_places(&self, into: Option<&str>, unique: bool) -> Vec<Vec<Step>> {
         let mut places = Vec::new();
@@ -19,7 +20,9 @@ impl Query {
         };
         place(above, last);
         // Elements of a named array: beside the array.
-        if let Some((array, above)) = above.split_last().filter(|_| !last.descendant && last.selectors.iter().any(|s| !matches!(s, Selector::Name(_)))) {
+        if let Some((array, above)) = above.split_last().filter(|_| {
+            !last.descendant && last.selectors.iter().any(|s| !matches!(s, Selector::Name(_)))
+        }) {
             place(above, array);
         }
         places
@@ -31,14 +34,19 @@ impl Query {
         may_reach(self.steps(), place)
     }
 
-    /// Whether one member is sure to be at both places: the same steps lead to it, and the last has a name of both.
+    /// Whether one member is sure to be at both places: the same steps lead to it, and the last has
+    /// a name of both.
     #[must_use]
     pub fn shared_name<'p>(a: &'p [Step], b: &[Step]) -> Option<&'p str> {
         let ((last_a, above_a), (last_b, above_b)) = (a.split_last()?, b.split_last()?);
         if above_a != above_b || last_a.descendant != last_b.descendant {
             return None;
         }
-        last_a.selectors.iter().filter(|s| last_b.selectors.contains(s)).find_map(|s| if let Selector::Name(name) = s { Some(name.as_str()) } else { None })
+        last_a
+            .selectors
+            .iter()
+            .filter(|s| last_b.selectors.contains(s))
+            .find_map(|s| if let Selector::Name(name) = s { Some(name.as_str()) } else { None })
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) struct State {
     pub(super) filters: Vec<(Test, StateId)>,
     /// Members that filters ask for, of children.
     pub(super) exists: Names,
-    /// Filters that ask whether one value is this or that text or number: one look answers all of them.
+    /// Filters that ask whether one value is this or that text or number: one look answers all of
+    /// them.
     pub(super) equals: Vec<Equals>,
     /// Filters that hold one value against a pattern.
     pub(super) matches: Vec<Matches>,
@@ -83,25 +84,39 @@ impl Program {
     /// Compiles paths; the n-th has id n.
     #[must_use]
     pub fn new(queries: &[Query]) -> Self {
-        let mut builder =
-            Builder { states: vec![State::default()], transitions: HashMap::new(), filters: Compiler::default(), asks: false, patterns: BTreeMap::new() };
+        let mut builder = Builder {
+            states: vec![State::default()],
+            transitions: HashMap::new(),
+            filters: Compiler::default(),
+            asks: false,
+            patterns: BTreeMap::new(),
+        };
         for (id, query) in queries.iter().enumerate() {
             builder.insert(0, query.steps(), id as PathId);
         }
         builder.group_patterns();
         let Builder { mut states, filters, asks, .. } = builder;
         states.iter_mut().for_each(State::finish);
-        Self { states, reads: filters.into_reads(), asks, paths: queries.len(), protecting: 0, filters_see_indexes: false }
+        Self {
+            states,
+            reads: filters.into_reads(),
+            asks,
+            paths: queries.len(),
+            protecting: 0,
+            filters_see_indexes: false,
+        }
     }
 
-    /// The first `paths` are of fields: what they select does not stay as it is, and what filters read there is noted.
+    /// The first `paths` are of fields: what they select does not stay as it is, and what filters
+    /// read there is noted.
     #[must_use]
     pub fn protecting(mut self, paths: usize) -> Self {
         self.protecting = paths;
         self
     }
 
-    /// Its filters may read members that indexes are written to: they are there on the way back and not on the way in.
+    /// Its filters may read members that indexes are written to: they are there on the way back and
+    /// not on the way in.
     #[must_use]
     pub(crate) fn seeing_indexes(mut self, see: bool) -> Self {
         self.filters_see_indexes = see;
@@ -255,7 +270,8 @@ fn equality(filter: &Filter) -> Option<(&super::model::Path, Constant<'_>)> {
         Literal::String(text) => Constant::Text(text.as_bytes()),
         Literal::Number(number) => {
             let mut canonical = Vec::new();
-            decimal::canonical(number.text(), &mut canonical).then(|| Constant::Number(canonical.into()))?
+            decimal::canonical(number.text(), &mut canonical)
+                .then(|| Constant::Number(canonical.into()))?
         }
         _ => return None,
     };
@@ -267,26 +283,40 @@ impl State {
     fn share(&mut self, read: usize, patterns: &[(Pattern, StateId)]) {
         let (first, second) = match patterns {
             [] => return,
-            [(pattern, next)] => return self.filters.push((Test::Matches(Value::One(read), pattern.clone()), *next)),
+            [(pattern, next)] => {
+                return self
+                    .filters
+                    .push((Test::Matches(Value::One(read), pattern.clone()), *next));
+            }
             more => more.split_at(more.len() / 2),
         };
         let all: Vec<&Pattern> = patterns.iter().map(|(pattern, _)| pattern).collect();
         match Patterns::new(&all) {
-            Some(shared) => self.matches.push(Matches { read, patterns: shared, next: patterns.iter().map(|(_, next)| *next).collect() }),
+            Some(shared) => self.matches.push(Matches {
+                read,
+                patterns: shared,
+                next: patterns.iter().map(|(_, next)| *next).collect(),
+            }),
             None => [first, second].into_iter().for_each(|half| self.share(read, half)),
         }
     }
 
     /// Some path goes on from here by a filter.
     pub(super) fn has_filters(&self) -> bool {
-        !(self.filters.is_empty() && self.equals.is_empty() && self.matches.is_empty() && self.exists.is_empty())
+        !(self.filters.is_empty()
+            && self.equals.is_empty()
+            && self.matches.is_empty()
+            && self.exists.is_empty())
     }
 
     fn finish(&mut self) {
         self.named.finish();
         self.exists.finish();
         self.by_name = !self.sticky && self.wildcard.is_none() && !self.has_filters();
-        self.leads_on = !self.by_name || !self.named.is_empty() || !self.indexes.is_empty() || !self.slices.is_empty();
+        self.leads_on = !self.by_name
+            || !self.named.is_empty()
+            || !self.indexes.is_empty()
+            || !self.slices.is_empty();
     }
 }
 

@@ -61,41 +61,49 @@ impl Query {
         covers(&read.steps, &self.steps, false)
     }
 
-    /// Whether this path selects a node that `inner` goes through. Paths with `..` are not judged: they would nearly always.
+    /// Whether this path selects a node that `inner` goes through. Paths with `..` are not judged:
+    /// they would nearly always.
     #[must_use]
     pub fn may_lie_above(&self, inner: &Self) -> bool {
         let plain = |q: &Self| q.steps.iter().all(|s| !s.descendant);
         plain(self) && plain(inner) && covers(&inner.steps, &self.steps, true)
     }
 
-    /// Every path its filters read, from the root, and whether they compare, measure or count what is there.
+    /// Every path its filters read, from the root, and whether they compare, measure or count what
+    /// is there.
     #[must_use]
     pub fn filter_reads(&self) -> Vec<(Vec<Step>, bool)> {
         self.reads().into_iter().map(|read| (read.steps, read.value)).collect()
     }
 
-    /// Whether a filter may ask for a member at `place`, where an index is written: a text, or a list of them, in which no path goes on.
+    /// Whether a filter may ask for a member at `place`, where an index is written: a text, or a
+    /// list of them, in which no path goes on.
     #[must_use]
     pub(crate) fn filters_may_see(&self, place: &[Step]) -> bool {
         self.reads().iter().any(|read| sees(&read.steps, place))
     }
 
-    /// Whether every node that `read` selects is sure to be selected by this path, or to lie in one that is.
+    /// Whether every node that `read` selects is sure to be selected by this path, or to lie in one
+    /// that is.
     #[must_use]
     pub fn always_covers_steps(&self, read: &[Step]) -> bool {
         always_covers(read, &self.steps)
     }
 
-    /// Whether one of its filters compares, measures or counts what the path selects where that filter holds: it would reject every record in which
-    /// it selects anything.
+    /// Whether one of its filters compares, measures or counts what the path selects where that
+    /// filter holds: it would reject every record in which it selects anything.
     #[must_use]
     pub fn filters_by_what_it_selects(&self) -> bool {
-        self.steps.iter().enumerate().filter(|(_, step)| step.selectors.len() == 1).any(|(i, step)| {
-            let selected = &self.steps[i + 1..];
-            let mut judged_by = Vec::new();
-            filters(step).for_each(|filter| reads::decisive(filter, &mut judged_by));
-            judged_by.iter().any(|(read, there)| (*there && always_covers(read, selected)) || always_covers(selected, read))
-        })
+        self.steps.iter().enumerate().filter(|(_, step)| step.selectors.len() == 1).any(
+            |(i, step)| {
+                let selected = &self.steps[i + 1..];
+                let mut judged_by = Vec::new();
+                filters(step).for_each(|filter| reads::decisive(filter, &mut judged_by));
+                judged_by.iter().any(|(read, there)| {
+                    (*there && always_covers(read, selected)) || always_covers(selected, read)
+                })
+            },
+        )
     }
 
     /// Memory of the tables its patterns are compiled to, in bytes.
@@ -124,5 +132,7 @@ impl Query {
 }
 
 fn filters(step: &Step) -> impl Iterator<Item = &Filter> {
-    step.selectors.iter().filter_map(|selector| if let Selector::Filter(filter) = selector { Some(&**filter) } else { None })
+    step.selectors.iter().filter_map(|selector| {
+        if let Selector::Filter(filter) = selector { Some(&**filter) } else { None }
+    })
 }

@@ -15,8 +15,8 @@ pub struct Hit {
     pub path: PathId,
 }
 
-/// Why nothing was selected: a name stands twice on the way to a selected node or in what a filter read (readers disagree about which one counts), or the
-/// record's budget of work is spent.
+/// Why nothing was selected: a name stands twice on the way to a selected node or in what a filter
+/// read (readers disagree about which one counts), or the record's budget of work is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelectError {
     /// `duplicate_member` or `too_complex`.
@@ -59,8 +59,12 @@ impl Selection {
 
     /// Bytes of its larger buffers.
     pub(crate) fn buffer_bytes(&self) -> usize {
-        let hits = self.hits.capacity() * size_of::<Hit>() + self.suspects.capacity() * size_of::<u32>();
-        hits + self.notes.buffer_bytes() + self.on_the_way.capacity() + self.names.capacity() * size_of::<(u32, u32, u32)>() + self.text.capacity()
+        let hits =
+            self.hits.capacity() * size_of::<Hit>() + self.suspects.capacity() * size_of::<u32>();
+        hits + self.notes.buffer_bytes()
+            + self.on_the_way.capacity()
+            + self.names.capacity() * size_of::<(u32, u32, u32)>()
+            + self.text.capacity()
     }
 
     /// Finds the nodes that are selected or contain a selected one.
@@ -91,13 +95,15 @@ impl Selection {
         &mut self.notes.budget
     }
 
-    /// Whether filters were answered by what a protected node was: its value or that of something around or in it was compared, measured or counted, or
-    /// what was found in it is gone. `gone`: so is the node.
+    /// Whether filters were answered by what a protected node was: its value or that of something
+    /// around or in it was compared, measured or counted, or what was found in it is gone. `gone`:
+    /// so is the node.
     pub(crate) fn was_judged_by(&mut self, tape: &Tape, node: u32, gone: bool) -> bool {
         let marks = &mut self.notes.marks;
         let Some(own) = marks.get(node as usize).copied() else { return false };
         let end = tape.nodes()[node as usize].next as usize;
-        let inside = marks[node as usize + 1..end].iter().any(|m| m & (mark::VALUE | mark::EXISTS) != 0);
+        let inside =
+            marks[node as usize + 1..end].iter().any(|m| m & (mark::VALUE | mark::EXISTS) != 0);
         if inside || own & mark::VALUE != 0 || gone && own & mark::EXISTS != 0 {
             return true;
         }
@@ -114,7 +120,12 @@ impl Selection {
     }
 
     /// Orders the hits and looks for names that stand twice on the way to them.
-    pub(super) fn finish(&mut self, doc: &[u8], tape: &Tape, paths: usize) -> Result<(), SelectError> {
+    pub(super) fn finish(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        paths: usize,
+    ) -> Result<(), SelectError> {
         if self.notes.budget.is_overdrawn() {
             return Err(SelectError::TOO_COMPLEX);
         }
@@ -160,7 +171,9 @@ impl Selection {
             }
             self.sort_names(doc, tape, object);
             if let Some(second) = self.twice(|_| true) {
-                return Err(SelectError::duplicate(tape.nodes()[second as usize].name_start as usize));
+                return Err(SelectError::duplicate(
+                    tape.nodes()[second as usize].name_start as usize,
+                ));
             }
         }
         Ok(())
@@ -183,9 +196,13 @@ impl Selection {
             for b in tape.children(object).filter(|b| *b != a) {
                 let other = &nodes[b as usize];
                 // Names of two lengths differ, unless one is spelled with escapes.
-                let comparable = length == other.name_end - other.name_start || name.name_escaped || other.name_escaped;
+                let comparable = length == other.name_end - other.name_start
+                    || name.name_escaped
+                    || other.name_escaped;
                 if comparable && same_name(doc, tape, a, b) {
-                    return Err(SelectError::duplicate(nodes[a.max(b) as usize].name_start as usize));
+                    return Err(SelectError::duplicate(
+                        nodes[a.max(b) as usize].name_start as usize,
+                    ));
                 }
             }
         }
@@ -193,10 +210,17 @@ impl Selection {
     }
 
     /// Sorted, so that a large object costs n log n whatever its names are.
-    fn unique_names_sorted(&mut self, doc: &[u8], tape: &Tape, object: u32) -> Result<(), SelectError> {
+    fn unique_names_sorted(
+        &mut self,
+        doc: &[u8],
+        tape: &Tape,
+        object: u32,
+    ) -> Result<(), SelectError> {
         self.sort_names(doc, tape, object);
         match self.twice(|member| self.on_the_way[member as usize]) {
-            Some(second) => Err(SelectError::duplicate(tape.nodes()[second as usize].name_start as usize)),
+            Some(second) => {
+                Err(SelectError::duplicate(tape.nodes()[second as usize].name_start as usize))
+            }
             None => Ok(()),
         }
     }
@@ -222,7 +246,12 @@ impl Selection {
     /// The second of two sorted members with one name, where either matters.
     fn twice(&self, matters: impl Fn(u32) -> bool) -> Option<u32> {
         let name = |n: &(u32, u32, u32)| &self.text[n.0 as usize..n.1 as usize];
-        self.names.windows(2).find(|pair| name(&pair[0]) == name(&pair[1]) && (matters(pair[0].2) || matters(pair[1].2))).map(|pair| pair[1].2)
+        self.names
+            .windows(2)
+            .find(|pair| {
+                name(&pair[0]) == name(&pair[1]) && (matters(pair[0].2) || matters(pair[1].2))
+            })
+            .map(|pair| pair[1].2)
     }
 }
 

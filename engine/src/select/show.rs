@@ -10,7 +10,9 @@ pub(crate) fn path(steps: &[Step]) -> String {
     for step in steps {
         let selectors: Vec<String> = step.selectors.iter().map(selector).collect();
         match &step.selectors[..] {
-            [Selector::Name(name)] if is_plain(name) => out.push_str(if step.descendant { ".." } else { "." }),
+            [Selector::Name(name)] if is_plain(name) => {
+                out.push_str(if step.descendant { ".." } else { "." })
+            }
             _ => out.push_str(if step.descendant { "..[" } else { "[" }),
         }
         match &step.selectors[..] {
@@ -23,7 +25,8 @@ pub(crate) fn path(steps: &[Step]) -> String {
 
 /// As the shorthand `.name` takes it.
 fn is_plain(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn selector(selector: &Selector) -> String {
@@ -32,7 +35,9 @@ fn selector(selector: &Selector) -> String {
         Selector::Name(name) => quoted(name),
         Selector::Index(index) => index.to_string(),
         Selector::Slice(start, end, None) => format!("{}:{}", number(start), number(end)),
-        Selector::Slice(start, end, step) => format!("{}:{}:{}", number(start), number(end), number(step)),
+        Selector::Slice(start, end, step) => {
+            format!("{}:{}:{}", number(start), number(end), number(step))
+        }
         Selector::Wildcard | Selector::Filter(_) => "*".to_owned(),
     }
 }

@@ -8,7 +8,8 @@ use super::selection::{Hit, SelectError, Selection};
 use crate::budget::Budget;
 use crate::scan::{Kind, Node, Tape, unescape, unescape_lossy};
 
-/// What a selected node costs, in units of [`Budget`]: more than the time it takes, because it takes room as well.
+/// What a selected node costs, in units of [`Budget`]: more than the time it takes, because it
+/// takes room as well.
 const HIT: u64 = 24;
 /// What a state costs at every child.
 const STATE: u64 = 4;
@@ -88,7 +89,13 @@ impl Program {
     }
 
     /// [`Program::select`] on what is left of a budget.
-    pub(crate) fn select_within(&self, budget: Budget, doc: &[u8], tape: &Tape, sel: &mut Selection) -> Result<(), SelectError> {
+    pub(crate) fn select_within(
+        &self,
+        budget: Budget,
+        doc: &[u8],
+        tape: &Tape,
+        sel: &mut Selection,
+    ) -> Result<(), SelectError> {
         sel.clear();
         sel.notes.begin(self, tape, budget);
         sel.walk.states.clear();
@@ -191,13 +198,25 @@ impl Program {
                 self.step_exists(doc, tape, here, state, sel);
             }
             for (test, next) in &state.filters {
-                let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+                let mut judge = Judge {
+                    reads: &self.reads,
+                    doc,
+                    tape,
+                    notes: &mut sel.notes,
+                    marking: !here.protected,
+                };
                 if judge.notes.budget.charge(4) && judge.holds(test, here.at) {
                     self.enter(*next, here.at, sel);
                 }
             }
             for equals in &state.equals {
-                let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+                let mut judge = Judge {
+                    reads: &self.reads,
+                    doc,
+                    tape,
+                    notes: &mut sel.notes,
+                    marking: !here.protected,
+                };
                 let Some(node) = judge.node_of_read(equals.read, here.at) else { continue };
                 let next = match node.kind {
                     Kind::String if !equals.texts.is_empty() => {
@@ -208,7 +227,8 @@ impl Program {
                     Kind::Number if !equals.numbers.is_empty() => {
                         let written = &doc[node.span()];
                         // A number that cannot be compared for certain rejects the record.
-                        let told = sel.notes.budget.charge(2 * written.len() as u64 + 8) && decimal::canonical(written, &mut sel.walk.text);
+                        let told = sel.notes.budget.charge(2 * written.len() as u64 + 8)
+                            && decimal::canonical(written, &mut sel.walk.text);
                         if !told {
                             sel.notes.budget.charge(u64::MAX);
                             continue;
@@ -221,12 +241,22 @@ impl Program {
                     self.enter(*next, here.at, sel);
                 }
             }
-            state.matches.iter().for_each(|matches| self.step_matches(doc, tape, here, matches, sel));
+            state
+                .matches
+                .iter()
+                .for_each(|matches| self.step_matches(doc, tape, here, matches, sel));
         }
     }
 
     /// Filters that ask for members by their names: one pass over the members answers all of them.
-    fn step_exists(&self, doc: &[u8], tape: &Tape, here: &Frame, state: &State, sel: &mut Selection) {
+    fn step_exists(
+        &self,
+        doc: &[u8],
+        tape: &Tape,
+        here: &Frame,
+        state: &State,
+        sel: &mut Selection,
+    ) {
         let object = &tape.nodes()[here.at as usize];
         if object.kind != Kind::Object {
             return;
@@ -234,17 +264,42 @@ impl Program {
         sel.notes.budget.charge(2 * u64::from(object.count));
         for child in tape.children(here.at) {
             let node = &tape.nodes()[child as usize];
-            let found = may_be_named(node, state.exists.lengths).then(|| state.exists.find(doc, node, &mut sel.walk.text)).flatten();
+            let found = may_be_named(node, state.exists.lengths)
+                .then(|| state.exists.find(doc, node, &mut sel.walk.text))
+                .flatten();
             let Some((n, next)) = found else { continue };
-            let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
+            let mut judge = Judge {
+                reads: &self.reads,
+                doc,
+                tape,
+                notes: &mut sel.notes,
+                marking: !here.protected,
+            };
             judge.has_member(here.at, state.exists.name(n));
             self.enter(next, here.at, sel);
         }
     }
 
-    fn step_matches(&self, doc: &[u8], tape: &Tape, here: &Frame, matches: &Matches, sel: &mut Selection) {
-        let mut judge = Judge { reads: &self.reads, doc, tape, notes: &mut sel.notes, marking: !here.protected };
-        let Some(node) = judge.node_of_read(matches.read, here.at).filter(|node| node.kind == Kind::String) else { return };
+    fn step_matches(
+        &self,
+        doc: &[u8],
+        tape: &Tape,
+        here: &Frame,
+        matches: &Matches,
+        sel: &mut Selection,
+    ) {
+        let mut judge = Judge {
+            reads: &self.reads,
+            doc,
+            tape,
+            notes: &mut sel.notes,
+            marking: !here.protected,
+        };
+        let Some(node) =
+            judge.node_of_read(matches.read, here.at).filter(|node| node.kind == Kind::String)
+        else {
+            return;
+        };
         let inner = &doc[node.inner()];
         let text = if node.escaped {
             sel.walk.text.clear();
@@ -254,7 +309,8 @@ impl Program {
             inner
         };
         // Without an answer nothing may pass.
-        let told = sel.notes.budget.charge(2 * inner.len() as u64 + 16) && matches.patterns.matches(text, &mut sel.walk.matched);
+        let told = sel.notes.budget.charge(2 * inner.len() as u64 + 16)
+            && matches.patterns.matches(text, &mut sel.walk.matched);
         if !told {
             sel.notes.budget.charge(u64::MAX);
             return;
@@ -282,7 +338,14 @@ impl Program {
     }
 
     /// Goes into a container with the states from `first` on; `None` when the node is none.
-    fn open(&self, tape: &Tape, node: u32, first: usize, protected: bool, sel: &mut Selection) -> Option<Frame> {
+    fn open(
+        &self,
+        tape: &Tape,
+        node: u32,
+        first: usize,
+        protected: bool,
+        sel: &mut Selection,
+    ) -> Option<Frame> {
         let n = &tape.nodes()[node as usize];
         if !n.is_container() {
             return None;
@@ -294,7 +357,8 @@ impl Program {
             lengths |= state.named.lengths;
             filters |= state.has_filters();
         }
-        // Paid before it is walked through. Of members that are known by their names most are passed over.
+        // Paid before it is walked through. Of members that are known by their names most are
+        // passed over.
         let work = if by_name { 1 } else { STATE * (sel.walk.states.len() - first) as u64 };
         if !sel.notes.budget.charge(work * u64::from(n.count)) {
             return None;
@@ -321,7 +385,8 @@ impl Program {
 }
 
 impl Frame {
-    /// A name led on. Twice the same in one object is looked into at the end; so is more than can be told apart.
+    /// A name led on. Twice the same in one object is looked into at the end; so is more than can
+    /// be told apart.
     #[inline]
     fn see(&mut self, name: usize, sel: &mut Selection) {
         let bit = 1_u64.checked_shl(name as u32).unwrap_or(u64::MAX);
@@ -332,7 +397,8 @@ impl Frame {
     }
 }
 
-/// The next member whose name has a length that matters. Most are passed over on this alone; an escaped name is longer than it looks.
+/// The next member whose name has a length that matters. Most are passed over on this alone; an
+/// escaped name is longer than it looks.
 #[inline]
 fn next_of_length(nodes: &[Node], here: &Frame) -> u32 {
     let mut at = here.at;

@@ -10,9 +10,16 @@ use crate::select::Selection;
 use crate::subject;
 
 impl Transformer {
-    /// Finds the schema that claims the record, scanning its value into the table and selecting in it; `true`: a tombstone.
-    pub(super) fn claim(&mut self, schemas: &SchemaSet, record: &Record<'_>) -> Result<(usize, bool), Reject> {
-        let Some(value) = record.value else { return claim_tombstone(schemas, record).map(|i| (i, true)) };
+    /// Finds the schema that claims the record, scanning its value into the table and selecting in
+    /// it; `true`: a tombstone.
+    pub(super) fn claim(
+        &mut self,
+        schemas: &SchemaSet,
+        record: &Record<'_>,
+    ) -> Result<(usize, bool), Reject> {
+        let Some(value) = record.value else {
+            return claim_tombstone(schemas, record).map(|i| (i, true));
+        };
         if value.len() > self.limits.input {
             return Err(Reject::new(RejectCode::TooLarge));
         }
@@ -30,20 +37,41 @@ impl Transformer {
             }
             let selected = schema.program.select(value, &self.work.tape, &mut self.work.selection);
             selected.map_err(|e| rejected(schema, e.code, None, e.offset))?;
-            if value_clauses_hold(schema, value, &self.work.tape, &self.work.selection, &mut self.work.text) {
-                // Protected as it is, an envelope would tell its readers of types that are not there, and what is in none would not be found at all.
+            if value_clauses_hold(
+                schema,
+                value,
+                &self.work.tape,
+                &self.work.selection,
+                &mut self.work.text,
+            ) {
+                // Protected as it is, an envelope would tell its readers of types that are not
+                // there, and what is in none would not be found at all.
                 let as_declared = schema.envelope.is_some() == enveloped;
-                return if as_declared { Ok((index, false)) } else { Err(rejected(schema, RejectCode::ConnectEnvelope, None, None)) };
+                return if as_declared {
+                    Ok((index, false))
+                } else {
+                    Err(rejected(schema, RejectCode::ConnectEnvelope, None, None))
+                };
             }
             declared |= schema.envelope.is_some();
         }
         // Conditions look for members where they are in no envelope.
-        Err(Reject::new(if enveloped && !declared { RejectCode::ConnectEnvelope } else { RejectCode::NoSchema }))
+        Err(Reject::new(if enveloped && !declared {
+            RejectCode::ConnectEnvelope
+        } else {
+            RejectCode::NoSchema
+        }))
     }
 }
 
 /// Whether every clause of `when` on the value holds; header clauses are left out.
-pub(crate) fn value_clauses_hold(schema: &Schema, doc: &[u8], tape: &Tape, selection: &Selection, text: &mut Vec<u8>) -> bool {
+pub(crate) fn value_clauses_hold(
+    schema: &Schema,
+    doc: &[u8],
+    tape: &Tape,
+    selection: &Selection,
+    text: &mut Vec<u8>,
+) -> bool {
     schema.when.iter().all(|when| match when {
         When::Header(..) => true,
         When::Value(path, scalar) => match selection.single(*path) {
@@ -53,17 +81,26 @@ pub(crate) fn value_clauses_hold(schema: &Schema, doc: &[u8], tape: &Tape, selec
     })
 }
 
-/// A tombstone has no value to judge `when` by: header clauses decide, and what is left must agree on keys and headers.
+/// A tombstone has no value to judge `when` by: header clauses decide, and what is left must agree
+/// on keys and headers.
 fn claim_tombstone(schemas: &SchemaSet, record: &Record<'_>) -> Result<usize, Reject> {
-    let mut left = schemas.candidates(record.topic).filter(|i| header_clauses_hold(&schemas.schemas()[*i], record));
+    let mut left = schemas
+        .candidates(record.topic)
+        .filter(|i| header_clauses_hold(&schemas.schemas()[*i], record));
     let first = left.next().ok_or_else(|| Reject::new(RejectCode::NoSchema))?;
     let all = schemas.schemas();
-    if left.all(|i| all[i].same_envelope(&all[first])) { Ok(first) } else { Err(Reject::new(RejectCode::NoSchema)) }
+    if left.all(|i| all[i].same_envelope(&all[first])) {
+        Ok(first)
+    } else {
+        Err(Reject::new(RejectCode::NoSchema))
+    }
 }
 
 fn header_clauses_hold(schema: &Schema, record: &Record<'_>) -> bool {
     schema.when.iter().all(|when| match when {
-        When::Header(name, value) => record.headers.iter().any(|(n, v)| *n == name.as_bytes() && *v == Some(value)),
+        When::Header(name, value) => {
+            record.headers.iter().any(|(n, v)| *n == name.as_bytes() && *v == Some(value))
+        }
         When::Value(..) => true,
     })
 }
@@ -80,10 +117,16 @@ fn equals(doc: &[u8], tape: &Tape, node: u32, scalar: &Scalar, text: &mut Vec<u8
         }
         (Kind::Number, Scalar::Number(n)) => {
             let written = std::str::from_utf8(&doc[node.span()]).unwrap_or_default();
-            let both_integers = subject::is_integer(written.as_bytes()) && subject::is_integer(n.as_bytes());
+            let both_integers =
+                subject::is_integer(written.as_bytes()) && subject::is_integer(n.as_bytes());
             let double = |text: &str| text.parse::<f64>().ok().filter(|d| d.is_finite());
-            // Doubles that are too large for one another to be told apart are compared as they are spelled.
-            if both_integers { written == n } else { double(written).map_or(written == n, |d| double(n) == Some(d)) }
+            // Doubles that are too large for one another to be told apart are compared as they are
+            // spelled.
+            if both_integers {
+                written == n
+            } else {
+                double(written).map_or(written == n, |d| double(n) == Some(d))
+            }
         }
         _ => false,
     }

@@ -1,6 +1,8 @@
-//! Kafka Connect's envelope, `{"schema":..,"payload":..}` (`schemas.enable=true`): the schema part says what stands in the payload afterwards.
+//! Kafka Connect's envelope, `{"schema":..,"payload":..}` (`schemas.enable=true`): the schema part
+//! says what stands in the payload afterwards.
 //!
-//! What is mended follows from the schema part and the paths alone, not from one record's payload: records that had one schema have one again.
+//! What is mended follows from the schema part and the paths alone, not from one record's payload:
+//! records that had one schema have one again.
 
 mod mender;
 
@@ -27,7 +29,9 @@ pub(super) enum Becomes {
 impl Becomes {
     pub(super) fn of(field: &Field) -> Self {
         match &field.protect {
-            Protect::Encrypt | Protect::Deterministic(_) | Protect::Hash | Protect::Mask(_) => Self::Text,
+            Protect::Encrypt | Protect::Deterministic(_) | Protect::Hash | Protect::Mask(_) => {
+                Self::Text
+            }
             Protect::Generalize(Generalize::Year(_) | Generalize::Month(_)) => Self::Text,
             Protect::Generalize(Generalize::Bucket(_)) => Self::Same,
             Protect::Redact(with) if with.starts_with(b"\"") => Self::Text,
@@ -36,8 +40,8 @@ impl Becomes {
     }
 }
 
-/// The nodes of the schema part and the payload, where a value is an envelope: an object of these two members, of which the first describes a type or is
-/// null.
+/// The nodes of the schema part and the payload, where a value is an envelope: an object of these
+/// two members, of which the first describes a type or is null.
 pub(super) fn parts(doc: &[u8], tape: &Tape) -> Option<(u32, u32)> {
     let nodes = tape.nodes();
     if nodes[0].kind != Kind::Object || nodes[0].count != 2 {
@@ -47,7 +51,8 @@ pub(super) fn parts(doc: &[u8], tape: &Tape) -> Option<(u32, u32)> {
     let payload = member(doc, tape, 0, b"payload")?;
     let describes = match nodes[schema as usize].kind {
         Kind::Null => true,
-        Kind::Object => member(doc, tape, schema, b"type").is_some_and(|node| nodes[node as usize].kind == Kind::String),
+        Kind::Object => member(doc, tape, schema, b"type")
+            .is_some_and(|node| nodes[node as usize].kind == Kind::String),
         _ => false,
     };
     describes.then_some((schema, payload))
@@ -56,7 +61,9 @@ pub(super) fn parts(doc: &[u8], tape: &Tape) -> Option<(u32, u32)> {
 /// The member of that name.
 fn member(doc: &[u8], tape: &Tape, object: u32, name: &[u8]) -> Option<u32> {
     let is_object = tape.nodes()[object as usize].kind == Kind::Object;
-    tape.children(object).filter(|_| is_object).find(|child| tape.name_is(doc, &tape.nodes()[*child as usize], name))
+    tape.children(object)
+        .filter(|_| is_object)
+        .find(|child| tape.name_is(doc, &tape.nodes()[*child as usize], name))
 }
 
 impl Run<'_> {
@@ -70,10 +77,29 @@ impl Run<'_> {
         }
         let previous = &self.plan.indexers[RootVersion::Previous as usize];
         let budget = work.selection.budget();
-        let mended = self.plan.mender.mend(doc, &work.tape, schema, self.schema, |field| previous[field].is_some(), budget);
-        let fits = mended && self.plan.mender.fits(doc, &work.tape, (schema, payload), &work.edits, self.schema, budget);
+        let mended = self.plan.mender.mend(
+            doc,
+            &work.tape,
+            schema,
+            self.schema,
+            |field| previous[field].is_some(),
+            budget,
+        );
+        let fits = mended
+            && self.plan.mender.fits(
+                doc,
+                &work.tape,
+                (schema, payload),
+                &work.edits,
+                self.schema,
+                budget,
+            );
         if !fits {
-            let code = if budget.is_overdrawn() { RejectCode::TooComplex } else { RejectCode::ConnectEnvelope };
+            let code = if budget.is_overdrawn() {
+                RejectCode::TooComplex
+            } else {
+                RejectCode::ConnectEnvelope
+            };
             return Err(Stop::Reject(code, None, None));
         }
         let at = work.edits.partition_point(|edit| edit.node < schema);

@@ -16,12 +16,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A tombstone names no subject, so a header that is there and must be encrypted has no key. One that is null or absent needs none.
+    /// A tombstone names no subject, so a header that is there and must be encrypted has no key.
+    /// One that is null or absent needs none.
     pub(super) fn nothing_to_encrypt(&self) -> Result<(), Stop> {
-        let mut encrypted = self.schema.headers.iter().filter(|rule| rule.protect == Protect::Encrypt);
-        let there = |name: &[u8]| self.record.headers.iter().any(|(header, value)| *header == name && value.is_some());
+        let mut encrypted =
+            self.schema.headers.iter().filter(|rule| rule.protect == Protect::Encrypt);
+        let there = |name: &[u8]| {
+            self.record.headers.iter().any(|(header, value)| *header == name && value.is_some())
+        };
         match encrypted.find(|rule| there(rule.header.as_bytes())) {
-            Some(rule) => Err(Stop::Reject(RejectCode::MissingSubject, Some(format!("#header:{}", rule.header).into()), None)),
+            Some(rule) => Err(Stop::Reject(
+                RejectCode::MissingSubject,
+                Some(format!("#header:{}", rule.header).into()),
+                None,
+            )),
             None => Ok(()),
         }
     }
@@ -33,14 +41,19 @@ impl Run<'_> {
         match (&rule.index, &self.plan.key_indexer, &mut self.plan.key_sealer) {
             (Some(index), Some(indexer), _) => {
                 let work = &mut *self.work;
-                if !index.normalize.normalize(Input::Raw(key), &mut work.normalize, &mut work.normal) {
+                if !index.normalize.normalize(
+                    Input::Raw(key),
+                    &mut work.normalize,
+                    &mut work.normal,
+                ) {
                     return Err(unsupported());
                 }
                 indexer.write([work.normal.as_slice()], &mut out.key_bytes);
                 Ok(())
             }
             (None, _, Some(sealer)) => {
-                let sealed = sealer.seal(PayloadKind::Bytes, key, 16, None, self.nonces, &mut out.key_bytes);
+                let sealed =
+                    sealer.seal(PayloadKind::Bytes, key, 16, None, self.nonces, &mut out.key_bytes);
                 let root = if let Protect::Deterministic(root) = rule.protect { root } else { 1 };
                 sealed.map_err(|e| seal_failed(e, deterministic_root(root)))
             }
@@ -50,7 +63,8 @@ impl Run<'_> {
 
     fn header(&mut self, i: usize, out: &mut Output) -> Result<(), Stop> {
         let (name, value) = self.record.headers[i];
-        let Some(r) = self.schema.headers.iter().position(|rule| rule.header.as_bytes() == name) else {
+        let Some(r) = self.schema.headers.iter().position(|rule| rule.header.as_bytes() == name)
+        else {
             out.headers.push(HeaderOutput::Same(i));
             return Ok(());
         };
@@ -70,8 +84,11 @@ impl Run<'_> {
                 indexer.write([work.normal.as_slice()], &mut out.header_bytes);
             }
         } else {
-            let sealer = subjects::sealer(&mut self.subject, &mut self.plan.header_sealers[r], rule.fid);
-            let sealed = sealer.and_then(|s| s.seal(PayloadKind::Bytes, value, 16, None, self.nonces, &mut out.header_bytes));
+            let sealer =
+                subjects::sealer(&mut self.subject, &mut self.plan.header_sealers[r], rule.fid);
+            let sealed = sealer.and_then(|s| {
+                s.seal(PayloadKind::Bytes, value, 16, None, self.nonces, &mut out.header_bytes)
+            });
             sealed.map_err(|e| self.data_failed(e))?;
         }
         out.headers.push(HeaderOutput::Replaced(i, start..out.header_bytes.len()));

@@ -50,12 +50,30 @@ impl Proof {
 
 impl Run<'_> {
     /// Appends the index of a value; `false` (nothing appended) when it has none.
-    pub(super) fn append_index(&mut self, doc: &[u8], path: PathId, node: &Node, field: &Field, version: RootVersion, out: &mut Vec<u8>) -> bool {
-        let (Some(rule), Some(indexer)) = (&field.index, &self.plan.indexers[version as usize][usize::from(path)]) else { return false };
+    pub(super) fn append_index(
+        &mut self,
+        doc: &[u8],
+        path: PathId,
+        node: &Node,
+        field: &Field,
+        version: RootVersion,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let (Some(rule), Some(indexer)) =
+            (&field.index, &self.plan.indexers[version as usize][usize::from(path)])
+        else {
+            return false;
+        };
         let work = &mut *self.work;
-        work.selection.budget().charge(INDEX + 4 * (node.end - node.start) as u64 + INDEX * rule.of.len() as u64);
+        work.selection
+            .budget()
+            .charge(INDEX + 4 * (node.end - node.start) as u64 + INDEX * rule.of.len() as u64);
         if rule.of.is_empty() {
-            let has = rule.normalize.normalize(Input::Json(&doc[node.span()]), &mut work.normalize, &mut work.normal);
+            let has = rule.normalize.normalize(
+                Input::Json(&doc[node.span()]),
+                &mut work.normalize,
+                &mut work.normal,
+            );
             if has {
                 indexer.write([work.normal.as_slice()], out);
             }
@@ -73,13 +91,23 @@ impl Run<'_> {
             work.normal_ends.push(work.text.len());
         }
         let mut start = 0;
-        let parts = work.normal_ends.iter().map(|end| &work.text[std::mem::replace(&mut start, *end)..*end]);
+        let parts = work
+            .normal_ends
+            .iter()
+            .map(|end| &work.text[std::mem::replace(&mut start, *end)..*end]);
         indexer.write(parts, out);
         true
     }
 
     /// The index members right after a member, or entries for the index arrays after an array.
-    pub(super) fn write_indexes(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<(), Stop> {
+    pub(super) fn write_indexes(
+        &mut self,
+        doc: &[u8],
+        edit: Edit,
+        node: &Node,
+        field: &Field,
+        out: &mut Output,
+    ) -> Result<(), Stop> {
         if !has_members(field) {
             return Ok(());
         }
@@ -99,7 +127,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn index_member(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, version: RootVersion, out: &mut Output) {
+    fn index_member(
+        &mut self,
+        doc: &[u8],
+        edit: Edit,
+        node: &Node,
+        field: &Field,
+        version: RootVersion,
+        out: &mut Output,
+    ) {
         if version == RootVersion::Previous {
             self.name_for(doc, node, field, version);
         }
@@ -122,20 +158,39 @@ impl Run<'_> {
         }
     }
 
-    fn index_element(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, version: RootVersion) -> Result<(), Stop> {
+    fn index_element(
+        &mut self,
+        doc: &[u8],
+        edit: Edit,
+        node: &Node,
+        field: &Field,
+        version: RootVersion,
+    ) -> Result<(), Stop> {
         let array = node.parent;
-        let waiting = self.work.pending.iter().position(|p| p.array == array && p.field == edit.field && p.version == version);
+        let waiting = self
+            .work
+            .pending
+            .iter()
+            .position(|p| p.array == array && p.field == edit.field && p.version == version);
         let slot = if let Some(slot) = waiting {
             slot
         } else {
             let owner = self.work.tape.nodes().get(array as usize).copied().filter(Node::is_member);
-            let Some(owner) = owner else { return Err(Stop::field(RejectCode::UnsupportedValue, field)) };
+            let Some(owner) = owner else {
+                return Err(Stop::field(RejectCode::UnsupportedValue, field));
+            };
             if version == RootVersion::Newest {
                 self.reserve(doc, &owner, field)?;
             }
             let mut text = self.work.spare.pop().unwrap_or_default();
             text.clear();
-            self.work.pending.push(Pending { array, field: edit.field, version, at: array + 1, text });
+            self.work.pending.push(Pending {
+                array,
+                field: edit.field,
+                version,
+                at: array + 1,
+                text,
+            });
             self.work.pending.len() - 1
         };
         let mut text = std::mem::take(&mut self.work.pending[slot].text);
@@ -158,7 +213,13 @@ impl Run<'_> {
     }
 
     /// Writes the index arrays of arrays that end at or before `upto`, inner ones first.
-    pub(super) fn close_arrays(&mut self, doc: &[u8], upto: usize, at: &mut Position, out: &mut Output) {
+    pub(super) fn close_arrays(
+        &mut self,
+        doc: &[u8],
+        upto: usize,
+        at: &mut Position,
+        out: &mut Output,
+    ) {
         if self.work.pending.is_empty() {
             return;
         }
@@ -171,7 +232,12 @@ impl Run<'_> {
                 pending.at = self.work.tape.nodes()[pending.at as usize].next;
             }
             pending.text.pop();
-            self.name_for(doc, &array, &self.schema.fields[usize::from(pending.field)], pending.version);
+            self.name_for(
+                doc,
+                &array,
+                &self.schema.fields[usize::from(pending.field)],
+                pending.version,
+            );
             self.begin_index_member(&mut out.value);
             self.work.indexes_written += 1;
             out.value.push(b'[');
@@ -187,17 +253,26 @@ impl Run<'_> {
         slots.min_by_key(|(slot, p)| (end(p), *slot)).map(|(slot, _)| slot)
     }
 
-    /// Refuses a document that already has a member reveal would take for an index of this one: of either version, whatever roots are
-    /// active today, and whether or not this value has an index. Leaves the newest index's name in `work.name`.
+    /// Refuses a document that already has a member reveal would take for an index of this one: of
+    /// either version, whatever roots are active today, and whether or not this value has an index.
+    /// Leaves the newest index's name in `work.name`.
     fn reserve(&mut self, doc: &[u8], member: &Node, field: &Field) -> Result<(), Stop> {
         self.name_for(doc, member, field, RootVersion::Newest);
         let work = &mut *self.work;
         let unique = field.index.as_ref().is_some_and(IndexRule::is_unique);
-        let free = work.names.take(doc, &work.tape, member.parent, unique, &mut work.name, &mut work.name_text);
+        let free = work.names.take(
+            doc,
+            &work.tape,
+            member.parent,
+            unique,
+            &mut work.name,
+            &mut work.name_text,
+        );
         if free { Ok(()) } else { Err(Stop::field(RejectCode::ReservedMember, field)) }
     }
 
-    /// Where a path may select index members themselves, names alone do not tell: the output must give up what was written and nothing else.
+    /// Where a path may select index members themselves, names alone do not tell: the output must
+    /// give up what was written and nothing else.
     pub(super) fn check_indexes(&mut self, out: &Output) -> Result<(), Stop> {
         if !self.schema.indexes_selectable {
             return Ok(());
@@ -205,15 +280,22 @@ impl Run<'_> {
         let Proof { tape, selection, strip } = &mut self.work.proof;
         let program = &self.schema.program;
         let budget = *self.work.selection.budget();
-        let selected = tape.scan(&out.value).is_ok() && program.select_within(budget, &out.value, tape, selection).is_ok();
+        let selected = tape.scan(&out.value).is_ok()
+            && program.select_within(budget, &out.value, tape, selection).is_ok();
         *self.work.selection.budget() = *selection.budget();
         if selection.budget().is_overdrawn() {
             return Err(Stop::Reject(RejectCode::TooComplex, None, None));
         }
-        if selected && strip.find(self.schema, &out.value, tape, selection) == self.work.indexes_written {
+        if selected
+            && strip.find(self.schema, &out.value, tape, selection) == self.work.indexes_written
+        {
             return Ok(());
         }
-        let code = if program.filters_see_indexes() { RejectCode::FilterReadsProtected } else { RejectCode::ReservedMember };
+        let code = if program.filters_see_indexes() {
+            RejectCode::FilterReadsProtected
+        } else {
+            RejectCode::ReservedMember
+        };
         Err(Stop::Reject(code, None, None))
     }
 

@@ -61,7 +61,9 @@ impl Plan {
             header_sealers: Vec::new(),
             header_indexers: Vec::new(),
             mender: Mender::default(),
-            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| Referrer::new(key, keys.tenant(), schema.subject_domain.as_deref())),
+            referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| {
+                Referrer::new(key, keys.tenant(), schema.subject_domain.as_deref())
+            }),
         };
         for field in &schema.fields {
             let sealer = plan.sealer(&field.protect, field.fid, suite);
@@ -93,7 +95,8 @@ impl Plan {
 
     /// Whether every key is here and may seal now; else what to ask for.
     pub(super) fn usable(&self, now: u64) -> Result<(), Stop> {
-        let lacks_data = self.uses_data && (self.spent || !self.data.as_ref().is_some_and(|key| may_seal(key, now)));
+        let lacks_data = self.uses_data
+            && (self.spent || !self.data.as_ref().is_some_and(|key| may_seal(key, now)));
         if self.missing.is_empty() && !lacks_data {
             return Ok(());
         }
@@ -128,9 +131,11 @@ impl Plan {
         self.indexer_under(&key, rule)
     }
 
-    /// Under the root before the newest, while both are active: the root rotates. Of unique indexes only.
+    /// Under the root before the newest, while both are active: the root rotates. Of unique indexes
+    /// only.
     fn previous_indexer(&self, rule: &IndexRule) -> Option<Indexer> {
-        let newest = self.index_versions().max().filter(|_| rule.root.is_none() && rule.is_unique())?;
+        let newest =
+            self.index_versions().max().filter(|_| rule.root.is_none() && rule.is_unique())?;
         let previous = self.index_versions().filter(|version| *version < newest).max()?;
         self.indexer_under(self.keys.sealing(KeyKind::Index, &Scope::Version(previous))?, rule)
     }
@@ -141,7 +146,14 @@ impl Plan {
 
     fn indexer_under(&self, root: &Key, rule: &IndexRule) -> Option<Indexer> {
         let parts = rule.of.len().max(1) as u16;
-        Indexer::new(root, self.keys.tenant(), &rule.domain, &rule.normalize.to_string(), rule.bits, parts)
+        Indexer::new(
+            root,
+            self.keys.tenant(),
+            &rule.domain,
+            &rule.normalize.to_string(),
+            rule.bits,
+            parts,
+        )
     }
 
     /// The root of that version; asked for when it is not here.

@@ -54,7 +54,11 @@ impl Run<'_> {
     /// Looked at after every value: a small event of many values must not grow without bound first.
     fn check_length(&mut self, out: &Output) -> Result<(), Stop> {
         self.charge(0)?;
-        if out.value.len() > self.longest { Err(Stop::Reject(RejectCode::OutputTooLarge, None, None)) } else { Ok(()) }
+        if out.value.len() > self.longest {
+            Err(Stop::Reject(RejectCode::OutputTooLarge, None, None))
+        } else {
+            Ok(())
+        }
     }
 
     /// Encodes the values a field is tied to.
@@ -63,10 +67,25 @@ impl Run<'_> {
             return Ok(());
         }
         let work = &mut *self.work;
-        binding(doc, field, &work.tape, |path| work.selection.single(path), &mut work.scalars, &mut work.binding).map_err(|code| Stop::field(code, field))
+        binding(
+            doc,
+            field,
+            &work.tape,
+            |path| work.selection.single(path),
+            &mut work.scalars,
+            &mut work.binding,
+        )
+        .map_err(|code| Stop::field(code, field))
     }
 
-    fn protect(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<(), Stop> {
+    fn protect(
+        &mut self,
+        doc: &[u8],
+        edit: Edit,
+        node: &Node,
+        field: &Field,
+        out: &mut Output,
+    ) -> Result<(), Stop> {
         let value = &doc[node.span()];
         if node.kind == Kind::Null && !field.encrypt_null {
             out.value.extend_from_slice(value);
@@ -78,19 +97,33 @@ impl Run<'_> {
             Protect::Encrypt => self.encrypt(value, edit, field, out)?,
             Protect::Deterministic(root) => self.deterministic(doc, *root, edit, field, out)?,
             Protect::Hash => self.hash(doc, edit, node, field, out)?,
-            Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => self.replace(value, edit, node, field, out)?,
+            Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) => {
+                self.replace(value, edit, node, field, out)?
+            }
             Protect::Drop => unreachable!("dropped members are cut out, not replaced"),
         };
         self.count(edit.field, outcome);
         Ok(())
     }
 
-    /// The kinds without a key. What they write is text in clear: another field's value must not stand in it.
-    fn replace(&mut self, value: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    /// The kinds without a key. What they write is text in clear: another field's value must not
+    /// stand in it.
+    fn replace(
+        &mut self,
+        value: &[u8],
+        edit: Edit,
+        node: &Node,
+        field: &Field,
+        out: &mut Output,
+    ) -> Result<FieldOutcome, Stop> {
         let start = out.value.len();
         let fits = match &field.protect {
-            Protect::Mask(mask) => coarsen::mask(node.kind, value, mask, &mut self.work.text, &mut out.value),
-            Protect::Generalize(to) => coarsen::generalize(node.kind, value, *to, &mut self.work.text, &mut out.value),
+            Protect::Mask(mask) => {
+                coarsen::mask(node.kind, value, mask, &mut self.work.text, &mut out.value)
+            }
+            Protect::Generalize(to) => {
+                coarsen::generalize(node.kind, value, *to, &mut self.work.text, &mut out.value)
+            }
             Protect::Redact(with) => {
                 out.value.extend_from_slice(with);
                 true
@@ -101,35 +134,64 @@ impl Run<'_> {
             return Err(Stop::field(RejectCode::WrongType, field));
         }
         // What is coarse enough already stays as it is, which is what its author asked for.
-        let own = if matches!(field.protect, Protect::Generalize(_)) { edit.node } else { NO_PARENT };
+        let own =
+            if matches!(field.protect, Protect::Generalize(_)) { edit.node } else { NO_PARENT };
         self.work.residues.add_output(start..out.value.len(), own);
         Ok(FieldOutcome::Masked)
     }
 
-    fn encrypt(&mut self, value: &[u8], edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn encrypt(
+        &mut self,
+        value: &[u8],
+        edit: Edit,
+        field: &Field,
+        out: &mut Output,
+    ) -> Result<FieldOutcome, Stop> {
         let binding = (!field.bind.is_empty()).then_some(self.work.binding.as_slice());
         out.value.push(b'"');
-        let sealer = subjects::sealer(&mut self.subject, &mut self.plan.sealers[usize::from(edit.field)], field.fid);
-        let sealed = sealer.and_then(|s| s.seal(PayloadKind::Json, value, field.pad, binding, self.nonces, &mut out.value));
+        let sealer = subjects::sealer(
+            &mut self.subject,
+            &mut self.plan.sealers[usize::from(edit.field)],
+            field.fid,
+        );
+        let sealed = sealer.and_then(|s| {
+            s.seal(PayloadKind::Json, value, field.pad, binding, self.nonces, &mut out.value)
+        });
         sealed.map_err(|e| self.data_failed(e))?;
         out.value.push(b'"');
         Ok(FieldOutcome::Encrypted)
     }
 
-    fn deterministic(&mut self, doc: &[u8], root: u32, edit: Edit, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn deterministic(
+        &mut self,
+        doc: &[u8],
+        root: u32,
+        edit: Edit,
+        field: &Field,
+        out: &mut Output,
+    ) -> Result<FieldOutcome, Stop> {
         let work = &mut *self.work;
         if !seal::canonical_node(doc, &work.tape, edit.node, &mut work.canonical) {
             return Err(Stop::field(RejectCode::UnsupportedValue, field));
         }
         out.value.push(b'"');
         let sealer = self.plan.sealers[usize::from(edit.field)].as_mut().ok_or(SealError::Key);
-        let sealed = sealer.and_then(|s| s.seal(PayloadKind::Json, &work.canonical, 16, None, self.nonces, &mut out.value));
+        let sealed = sealer.and_then(|s| {
+            s.seal(PayloadKind::Json, &work.canonical, 16, None, self.nonces, &mut out.value)
+        });
         sealed.map_err(|e| seal_failed(e, deterministic_root(root)))?;
         out.value.push(b'"');
         Ok(FieldOutcome::Encrypted)
     }
 
-    fn hash(&mut self, doc: &[u8], edit: Edit, node: &Node, field: &Field, out: &mut Output) -> Result<FieldOutcome, Stop> {
+    fn hash(
+        &mut self,
+        doc: &[u8],
+        edit: Edit,
+        node: &Node,
+        field: &Field,
+        out: &mut Output,
+    ) -> Result<FieldOutcome, Stop> {
         let start = out.value.len();
         out.value.push(b'"');
         if self.append_index(doc, edit.field, node, field, RootVersion::Newest, &mut out.value) {
@@ -142,7 +204,14 @@ impl Run<'_> {
     }
 
     /// Cuts a member out; an element or the root becomes null.
-    fn drop_node(&mut self, doc: &[u8], index: u32, node: &Node, at: &mut Position, out: &mut Output) {
+    fn drop_node(
+        &mut self,
+        doc: &[u8],
+        index: u32,
+        node: &Node,
+        at: &mut Position,
+        out: &mut Output,
+    ) {
         if node.is_member() {
             cut(doc, &self.work.tape, index, at, &mut out.value);
         } else {

@@ -1,4 +1,5 @@
-//! Data keys of subjects in hand: two generations, so that what is used stays and what is not goes. How long a key may stay is its `seal_until`.
+//! Data keys of subjects in hand: two generations, so that what is used stays and what is not goes.
+//! How long a key may stay is its `seal_until`.
 
 use std::collections::HashSet;
 use std::collections::hash_map::{Entry, HashMap};
@@ -53,7 +54,11 @@ impl SubjectSealers {
 }
 
 /// The sealer of a field or header: the subject's, or without a subject the schema's own.
-pub(super) fn sealer<'s>(subject: &'s mut Option<&mut SubjectSealers>, own: &'s mut Option<Sealer>, fid: FieldId) -> Result<&'s mut Sealer, SealError> {
+pub(super) fn sealer<'s>(
+    subject: &'s mut Option<&mut SubjectSealers>,
+    own: &'s mut Option<Sealer>,
+    fid: FieldId,
+) -> Result<&'s mut Sealer, SealError> {
     match subject {
         Some(subject) => subject.sealer(fid),
         None => own.as_mut().ok_or(SealError::Key),
@@ -79,8 +84,8 @@ pub(super) struct SubjectKeys {
     old: Sealers,
 }
 
-/// References are HMACs under a secret key: any 8 bytes of one are as good as a hash, and nobody can choose them. Field ids are hashes of names that
-/// schemas give.
+/// References are HMACs under a secret key: any 8 bytes of one are as good as a hash, and nobody
+/// can choose them. Field ids are hashes of names that schemas give.
 #[derive(Default)]
 struct Uniform(u64);
 

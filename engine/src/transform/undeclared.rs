@@ -5,8 +5,9 @@ use crate::error::RejectCode;
 use crate::splice::Edit;
 
 impl Run<'_> {
-    /// A node is declared when it is selected, lies in a selected one or contains one. Others are rejected, or dropped by an edit of their own; an
-    /// undeclared array element counts like a member, so that no list of clear values slips through.
+    /// A node is declared when it is selected, lies in a selected one or contains one. Others are
+    /// rejected, or dropped by an edit of their own; an undeclared array element counts like a
+    /// member, so that no list of clear values slips through.
     pub(super) fn undeclared(&mut self) -> Result<(), Stop> {
         if self.schema.undeclared == Undeclared::Pass {
             return Ok(());
@@ -17,7 +18,11 @@ impl Run<'_> {
         let mut hits = work.selection.hits.iter().peekable();
         let protected = work.edits.len();
         // The root is no member.
-        let mut at = if nodes[0].is_container() && hits.peek().is_none_or(|h| h.node != 0) { 1 } else { nodes.len() as u32 };
+        let mut at = if nodes[0].is_container() && hits.peek().is_none_or(|h| h.node != 0) {
+            1
+        } else {
+            nodes.len() as u32
+        };
         while let Some(node) = nodes.get(at as usize) {
             while hits.next_if(|h| h.node < at).is_some() {}
             if hits.peek().is_some_and(|h| h.node == at) {
@@ -26,7 +31,11 @@ impl Run<'_> {
                 at += 1;
             } else if self.schema.undeclared == Undeclared::Reject {
                 let offset = if node.is_member() { node.name_start } else { node.start };
-                return Err(Stop::Reject(RejectCode::UndeclaredMember, None, Some(offset as usize)));
+                return Err(Stop::Reject(
+                    RejectCode::UndeclaredMember,
+                    None,
+                    Some(offset as usize),
+                ));
             } else {
                 work.edits.push(Edit { node: at, field: Edit::UNDECLARED });
                 at = node.next;

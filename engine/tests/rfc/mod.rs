@@ -1,5 +1,5 @@
-//! Documents and paths made at random, and what RFC 9535 says of them, written from its text as plainly as can be: node lists are lists of places, nothing is
-//! remembered, nothing is fast.
+//! Documents and paths made at random, and what RFC 9535 says of them, written from its text as
+//! plainly as can be: node lists are lists of places, nothing is remembered, nothing is fast.
 #![allow(dead_code, unreachable_pub, reason = "a test")]
 
 use std::cmp::Ordering;
@@ -75,7 +75,8 @@ const RELATIONS: [&str; 6] = ["==", "!=", "<", "<=", ">", ">="];
 const NAMES: [&str; 6] = ["a", "b", "c", "é", "a b", "'"];
 const TEXTS: [&str; 6] = ["", "x", "xy", "yy", "é", "\u{1f600}"];
 
-/// Nodes a path from the root selects: a list, as the RFC has it, with what is selected twice in it twice.
+/// Nodes a path from the root selects: a list, as the RFC has it, with what is selected twice in it
+/// twice.
 pub fn select(query: &Query, root: &Json) -> Vec<Place> {
     follow(query, root, &Vec::new())
 }
@@ -103,7 +104,10 @@ fn follow(query: &Query, root: &Json, current: &Place) -> Vec<Place> {
         for node in nodes {
             let from = if segment.descendant { descendants(root, &node) } else { vec![node] };
             for node in from {
-                segment.selectors.iter().for_each(|selector| apply(selector, root, &node, &mut next));
+                segment
+                    .selectors
+                    .iter()
+                    .for_each(|selector| apply(selector, root, &node, &mut next));
             }
         }
         nodes = next;
@@ -123,14 +127,19 @@ fn apply(selector: &Selector, root: &Json, place: &Place, out: &mut Vec<Place>) 
     let node = at(root, place);
     let count = children(node).len();
     match (selector, node) {
-        (Selector::Name(name), Json::Object(members)) => out.extend(members.iter().position(|(n, _)| n == name).map(|i| child(place, i))),
+        (Selector::Name(name), Json::Object(members)) => {
+            out.extend(members.iter().position(|(n, _)| n == name).map(|i| child(place, i)))
+        }
         (Selector::Wildcard, _) => out.extend((0..count).map(|i| child(place, i))),
         (Selector::Index(index), Json::Array(_)) => {
             let i = if *index < 0 { count as i64 + index } else { *index };
             out.extend(usize::try_from(i).ok().filter(|i| *i < count).map(|i| child(place, i)));
         }
-        (Selector::Slice(start, end, step), Json::Array(_)) => out.extend(slice(*start, *end, step.unwrap_or(1), count as i64).map(|i| child(place, i))),
-        (Selector::Filter(filter), _) => out.extend((0..count).map(|i| child(place, i)).filter(|node| holds(filter, root, node))),
+        (Selector::Slice(start, end, step), Json::Array(_)) => out
+            .extend(slice(*start, *end, step.unwrap_or(1), count as i64).map(|i| child(place, i))),
+        (Selector::Filter(filter), _) => {
+            out.extend((0..count).map(|i| child(place, i)).filter(|node| holds(filter, root, node)))
+        }
         _ => {}
     }
 }
@@ -140,7 +149,10 @@ fn slice(start: Option<i64>, end: Option<i64>, step: i64, len: i64) -> impl Iter
     let mut out = Vec::new();
     let normalize = |i: i64| if i >= 0 { i } else { len + i };
     if step > 0 {
-        let (lower, upper) = (normalize(start.unwrap_or(0)).max(0).min(len), normalize(end.unwrap_or(len)).max(0).min(len));
+        let (lower, upper) = (
+            normalize(start.unwrap_or(0)).max(0).min(len),
+            normalize(end.unwrap_or(len)).max(0).min(len),
+        );
         let mut i = lower;
         while i < upper {
             out.push(i as usize);
@@ -164,7 +176,9 @@ fn holds(filter: &Filter, root: &Json, current: &Place) -> bool {
         Filter::And(all) => all.iter().all(|f| holds(f, root, current)),
         Filter::Not(inner) => !holds(inner, root, current),
         Filter::Exists(query) => !follow(query, root, current).is_empty(),
-        Filter::Compare(left, relation, right) => compare(evaluate(left, root, current), relation, evaluate(right, root, current)),
+        Filter::Compare(left, relation, right) => {
+            compare(evaluate(left, root, current), relation, evaluate(right, root, current))
+        }
         Filter::Matches(value, pattern, whole) => match evaluate(value, root, current) {
             Some(Json::Text(text)) => {
                 let (_, is_whole, is_part) = PATTERNS[*pattern];
@@ -200,7 +214,9 @@ fn compare(left: Option<Json>, relation: &str, right: Option<Json>) -> bool {
         _ => false,
     };
     let less = |a: &Option<Json>, b: &Option<Json>| match (a, b) {
-        (Some(Json::Number(m, e)), Some(Json::Number(n, f))) => scaled(*m, *e).cmp(&scaled(*n, *f)) == Ordering::Less,
+        (Some(Json::Number(m, e)), Some(Json::Number(n, f))) => {
+            scaled(*m, *e).cmp(&scaled(*n, *f)) == Ordering::Less
+        }
         (Some(Json::Text(a)), Some(Json::Text(b))) => a.chars().lt(b.chars()),
         _ => false,
     };
@@ -224,8 +240,12 @@ fn same(a: &Json, b: &Json) -> bool {
         (Json::Bool(a), Json::Bool(b)) => a == b,
         (Json::Number(m, e), Json::Number(n, f)) => scaled(*m, *e) == scaled(*n, *f),
         (Json::Text(a), Json::Text(b)) => a == b,
-        (Json::Array(a), Json::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-        (Json::Object(a), Json::Object(b)) => a.len() == b.len() && a.iter().all(|(n, a)| b.iter().any(|(m, b)| n == m && same(a, b))),
+        (Json::Array(a), Json::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (Json::Object(a), Json::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(n, a)| b.iter().any(|(m, b)| n == m && same(a, b)))
+        }
         _ => false,
     }
 }
@@ -274,7 +294,9 @@ impl Random {
             let other = i + self.below(names.len() - i);
             names.swap(i, other);
         });
-        Json::Object(names[..count].iter().map(|name| ((*name).to_owned(), self.json(depth - 1))).collect())
+        Json::Object(
+            names[..count].iter().map(|name| ((*name).to_owned(), self.json(depth - 1))).collect(),
+        )
     }
 
     fn scalar(&mut self) -> Json {
@@ -293,7 +315,10 @@ impl Random {
 
     fn segment(&mut self, depth: usize) -> Segment {
         let selectors = if self.one_in(4) { 2 } else { 1 };
-        Segment { descendant: self.one_in(4), selectors: (0..selectors).map(|_| self.selector(depth)).collect() }
+        Segment {
+            descendant: self.one_in(4),
+            selectors: (0..selectors).map(|_| self.selector(depth)).collect(),
+        }
     }
 
     fn selector(&mut self, depth: usize) -> Selector {
@@ -302,7 +327,8 @@ impl Random {
             3 | 4 => Selector::Wildcard,
             5 => Selector::Index(self.below(7) as i64 - 3),
             6 => {
-                let mut bound = || if self.one_in(3) { None } else { Some(self.below(9) as i64 - 4) };
+                let mut bound =
+                    || if self.one_in(3) { None } else { Some(self.below(9) as i64 - 4) };
                 Selector::Slice(bound(), bound(), bound())
             }
             _ => Selector::Filter(self.filter(depth - 1)),
@@ -322,13 +348,20 @@ impl Random {
 
     fn inner(&mut self, depth: usize) -> Query {
         let segments = self.below(3);
-        Query { absolute: self.one_in(6), segments: (0..segments).map(|_| self.segment(depth)).collect() }
+        Query {
+            absolute: self.one_in(6),
+            segments: (0..segments).map(|_| self.segment(depth)).collect(),
+        }
     }
 
     fn singular(&mut self) -> Query {
         let segments = self.below(3);
         let step = |random: &mut Self| {
-            let selector = if random.one_in(4) { Selector::Index(random.below(5) as i64 - 2) } else { Selector::Name(random.of(&NAMES).to_owned()) };
+            let selector = if random.one_in(4) {
+                Selector::Index(random.below(5) as i64 - 2)
+            } else {
+                Selector::Name(random.of(&NAMES).to_owned())
+            };
             Segment { descendant: false, selectors: vec![selector] }
         };
         Query { absolute: self.one_in(6), segments: (0..segments).map(|_| step(self)).collect() }
@@ -358,9 +391,14 @@ impl Random {
             Json::Bool(b) => b.to_string(),
             Json::Number(m, e) => self.number(*m, *e),
             Json::Text(text) => self.text(text),
-            Json::Array(items) => format!("[{}]", items.iter().map(|v| self.write(v)).collect::<Vec<_>>().join(",")),
+            Json::Array(items) => {
+                format!("[{}]", items.iter().map(|v| self.write(v)).collect::<Vec<_>>().join(","))
+            }
             Json::Object(members) => {
-                let mut members: Vec<String> = members.iter().map(|(n, v)| format!("{}:{}", self.text(n), self.write(v))).collect();
+                let mut members: Vec<String> = members
+                    .iter()
+                    .map(|(n, v)| format!("{}:{}", self.text(n), self.write(v)))
+                    .collect();
                 if self.one_in(3) {
                     members.iter_mut().for_each(|m| m.insert(0, ' '));
                 }
@@ -383,7 +421,9 @@ impl Random {
         let mut out = String::from("\"");
         for c in text.chars() {
             if self.one_in(4) {
-                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+                c.encode_utf16(&mut [0; 2])
+                    .iter()
+                    .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
             } else {
                 out.push(c);
             }
@@ -401,17 +441,27 @@ impl Random {
         for segment in &query.segments {
             out.push_str(self.space());
             let plain = match &segment.selectors[..] {
-                [Selector::Name(name)] if name.chars().all(char::is_alphabetic) => Some(name.clone()),
+                [Selector::Name(name)] if name.chars().all(char::is_alphabetic) => {
+                    Some(name.clone())
+                }
                 [Selector::Wildcard] => Some("*".to_owned()),
                 _ => None,
             };
             match plain.filter(|_| self.one_in(2)) {
-                Some(name) => out.push_str(&format!("{}{name}", if segment.descendant { ".." } else { "." })),
+                Some(name) => {
+                    out.push_str(&format!("{}{name}", if segment.descendant { ".." } else { "." }))
+                }
                 None => {
-                    // Of a singular path inside a filter the grammar takes no white space in brackets.
-                    let inner: Vec<String> = segment.selectors.iter().map(|s| self.spell_selector(s)).collect();
+                    // Of a singular path inside a filter the grammar takes no white space in
+                    // brackets.
+                    let inner: Vec<String> =
+                        segment.selectors.iter().map(|s| self.spell_selector(s)).collect();
                     let comma = format!(",{}", self.space());
-                    out.push_str(&format!("{}[{}]", if segment.descendant { ".." } else { "" }, inner.join(&comma)));
+                    out.push_str(&format!(
+                        "{}[{}]",
+                        if segment.descendant { ".." } else { "" },
+                        inner.join(&comma)
+                    ));
                 }
             }
         }
@@ -426,7 +476,9 @@ impl Random {
             Selector::Index(i) => i.to_string(),
             Selector::Slice(a, b, None) => format!("{}:{}", bound(a), bound(b)),
             Selector::Slice(a, b, c) => format!("{}:{}:{}", bound(a), bound(b), bound(c)),
-            Selector::Filter(filter) => format!("?{}{}", self.space(), self.spell_filter(filter, 0)),
+            Selector::Filter(filter) => {
+                format!("?{}{}", self.space(), self.spell_filter(filter, 0))
+            }
         }
     }
 
@@ -437,7 +489,10 @@ impl Random {
         for c in text.chars() {
             match c {
                 c if c == quote => out.extend(['\\', c]),
-                c if self.one_in(4) => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04X}"))),
+                c if self.one_in(4) => c
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .for_each(|unit| out.push_str(&format!("\\u{unit:04X}"))),
                 c => out.push(c),
             }
         }
@@ -448,8 +503,12 @@ impl Random {
     /// `level`: 0 where anything may stand, 1 inside `&&`, 2 after `!`.
     fn spell_filter(&mut self, filter: &Filter, level: usize) -> String {
         let (text, own) = match filter {
-            Filter::Or(all) => (all.iter().map(|f| self.spell_filter(f, 1)).collect::<Vec<_>>().join(" || "), 0),
-            Filter::And(all) => (all.iter().map(|f| self.spell_filter(f, 2)).collect::<Vec<_>>().join("&&"), 1),
+            Filter::Or(all) => {
+                (all.iter().map(|f| self.spell_filter(f, 1)).collect::<Vec<_>>().join(" || "), 0)
+            }
+            Filter::And(all) => {
+                (all.iter().map(|f| self.spell_filter(f, 2)).collect::<Vec<_>>().join("&&"), 1)
+            }
             Filter::Not(inner) => (format!("!{}", self.spell_filter(inner, 3)), 2),
             Filter::Exists(query) => (self.spell(query), 3),
             Filter::Compare(left, relation, right) => {
@@ -458,7 +517,15 @@ impl Random {
             }
             Filter::Matches(value, pattern, whole) => {
                 let value = self.spell_value(value);
-                (format!("{}({value},{}\"{}\")", if *whole { "match" } else { "search" }, self.space(), PATTERNS[*pattern].0), 3)
+                (
+                    format!(
+                        "{}({value},{}\"{}\")",
+                        if *whole { "match" } else { "search" },
+                        self.space(),
+                        PATTERNS[*pattern].0
+                    ),
+                    3,
+                )
             }
         };
         if own < level || self.one_in(8) { format!("({text})") } else { text }

@@ -24,7 +24,10 @@ impl Entropy for OsRandom {
 
 /// The bytes of lower-case hex.
 pub fn hex(text: &str) -> Vec<u8> {
-    text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 /// A key whose bytes follow from what it is for.
@@ -94,7 +97,12 @@ impl Bench {
     }
 
     pub fn with(documents: &[&str], keys: Arc<Keyring>) -> Self {
-        Self { schemas: schemas(documents), keys, transformer: Transformer::new(Box::new(OsRandom)), out: Output::default() }
+        Self {
+            schemas: schemas(documents),
+            keys,
+            transformer: Transformer::new(Box::new(OsRandom)),
+            out: Output::default(),
+        }
     }
 
     pub fn record(&mut self, record: &Record<'_>) -> Outcome {
@@ -128,7 +136,16 @@ impl Bench {
     pub fn reveal_with(&self, value: &str, options: &RevealOptions<'_>) -> (String, Report) {
         let (mut out, mut report) = (Vec::new(), Report::default());
         let schema = &self.schemas.schemas()[0];
-        Revealer::default().reveal(schema, KeySource::of(&self.keys), value.as_bytes(), options, &mut out, &mut report).unwrap();
+        Revealer::default()
+            .reveal(
+                schema,
+                KeySource::of(&self.keys),
+                value.as_bytes(),
+                options,
+                &mut out,
+                &mut report,
+            )
+            .unwrap();
         (String::from_utf8(out).unwrap(), report)
     }
 
@@ -137,7 +154,10 @@ impl Bench {
         let protected = self.protect(value);
         let (revealed, report) = self.reveal(&protected);
         assert_eq!(revealed, value, "by way of {protected}");
-        assert!(report.fields.iter().all(|(_, s)| matches!(s, Status::Revealed | Status::NoToken)), "{report:?}");
+        assert!(
+            report.fields.iter().all(|(_, s)| matches!(s, Status::Revealed | Status::NoToken)),
+            "{report:?}"
+        );
         protected
     }
 }
@@ -146,7 +166,11 @@ pub fn value_record(value: &[u8]) -> Record<'_> {
     Record { key: None, value: Some(value), headers: &[], topic: None, now: NOW }
 }
 
-pub fn full_record<'a>(key: Option<&'a [u8]>, value: Option<&'a [u8]>, headers: &'a [Header<'a>]) -> Record<'a> {
+pub fn full_record<'a>(
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    headers: &'a [Header<'a>],
+) -> Record<'a> {
     Record { key, value, headers, topic: None, now: NOW }
 }
 

@@ -1,4 +1,5 @@
-//! Who was erased, written down outside the key store: what a restored backup brings back is erased again by it.
+//! Who was erased, written down outside the key store: what a restored backup brings back is erased
+//! again by it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -37,12 +38,14 @@ pub struct Recorded {
     pub erasure: Erasure,
 }
 
-/// Where erasures are written down: lines, none of which is ever changed. Blocks; what returns `Ok` is durable.
+/// Where erasures are written down: lines, none of which is ever changed. Blocks; what returns `Ok`
+/// is durable.
 pub trait Ledger: Send + Sync {
     /// Where it is, for messages.
     fn place(&self) -> String;
 
-    /// The whole lines from number `from` on, without their line feeds. What stands behind the last line feed had no effect and is left out.
+    /// The whole lines from number `from` on, without their line feeds. What stands behind the last
+    /// line feed had no effect and is left out.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -51,10 +54,12 @@ pub trait Ledger: Send + Sync {
     /// Adds lines behind the first `count`; half a line that stands there is cut off.
     ///
     /// # Errors
-    /// [`LedgerError::Moved`]: there are more or fewer lines, and nothing was added. Any other: they may have been added.
+    /// [`LedgerError::Moved`]: there are more or fewer lines, and nothing was added. Any other:
+    /// they may have been added.
     fn append(&self, count: u64, lines: &[String]) -> Result<(), LedgerError>;
 
-    /// Sets aside what is there and begins again with these lines; where the old one is, if there was one.
+    /// Sets aside what is there and begins again with these lines; where the old one is, if there
+    /// was one.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -100,8 +105,9 @@ pub enum LedgerError {
     },
     /// A line is not what this program wrote.
     #[error(
-        "erasure ledger {place}: line {line} {why} (lines count from 0). Restore the ledger from its copy: an erasure must not be forgotten. If it is lost: \
-         `veilstream keys ledger rebuild --reason TEXT`"
+        "erasure ledger {place}: line {line} {why} (lines count from 0). Restore the ledger from \
+        its copy: an erasure must not be forgotten. If it is lost: `veilstream keys ledger rebuild \
+        --reason TEXT`"
     )]
     Wrong {
         /// Where it is.
@@ -112,7 +118,10 @@ pub enum LedgerError {
         why: Wrong,
     },
     /// The store's head is not what this program wrote.
-    #[error("key store {place}: its head (the last line of the erasure ledger that it knows) was changed; restore the store from a backup")]
+    #[error(
+        "key store {place}: its head (the last line of the erasure ledger that it knows) was \
+        changed; restore the store from a backup"
+    )]
     Head {
         /// Where the store is.
         place: String,
@@ -124,7 +133,10 @@ pub enum LedgerError {
         place: String,
     },
     /// It is there already.
-    #[error("erasure ledger {place}: is there already; nothing was changed. Name another place as keys.ledger, or keep it for the store it belongs to")]
+    #[error(
+        "erasure ledger {place}: is there already; nothing was changed. Name another place as \
+        keys.ledger, or keep it for the store it belongs to"
+    )]
     Exists {
         /// Where it is.
         place: String,
@@ -146,7 +158,13 @@ impl FileLedger {
     }
 
     fn add(&self, count: u64, lines: &[String]) -> io::Result<bool> {
-        let mut file = OpenOptions::new().read(true).write(true).create(count == 0).truncate(false).mode(0o600).open(&self.0)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(count == 0)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.0)?;
         file.lock()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
@@ -169,7 +187,8 @@ impl FileLedger {
             PathBuf::from(name)
         };
         let (new, old) = (beside(".new".to_owned()), beside(format!(".replaced-{now}")));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(text_of(lines).as_bytes())?;
         file.sync_all()?;
         let kept = self.0.exists();
@@ -196,7 +215,10 @@ impl Ledger for FileLedger {
             Ok(bytes)
         };
         match read() {
-            Ok(bytes) => Ok(whole(&bytes).skip(usize::try_from(from).unwrap_or(usize::MAX)).map(<[u8]>::to_vec).collect()),
+            Ok(bytes) => Ok(whole(&bytes)
+                .skip(usize::try_from(from).unwrap_or(usize::MAX))
+                .map(<[u8]>::to_vec)
+                .collect()),
             Err(e) if io::Error::kind(&e) == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(self.unusable(&e)),
         }
@@ -227,7 +249,8 @@ fn text_of(lines: &[String]) -> String {
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
+        .sync_all()
 }
 
 #[cfg(test)]
@@ -273,6 +296,9 @@ mod tests {
         let (_dir, ledger) = ledger();
         assert_eq!(ledger.replace(&lines(&["a"]), 7).unwrap(), None);
         let kept = ledger.replace(&lines(&["b"]), 8).unwrap().unwrap();
-        assert_eq!((std::fs::read_to_string(kept).unwrap().as_str(), ledger.read(0).unwrap()), ("a\n", vec![b"b".to_vec()]));
+        assert_eq!(
+            (std::fs::read_to_string(kept).unwrap().as_str(), ledger.read(0).unwrap()),
+            ("a\n", vec![b"b".to_vec()])
+        );
     }
 }

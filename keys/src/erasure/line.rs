@@ -1,4 +1,5 @@
-//! A line of the erasure ledger, form 2 (docs/formats.md, "Erasure: receipt and ledger"): canonical JSON under a MAC, with the hash of the line before.
+//! A line of the erasure ledger, form 2 (docs/formats.md, "Erasure: receipt and ledger"): canonical
+//! JSON under a MAC, with the hash of the line before.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -71,7 +72,14 @@ impl Position {
 /// Line 0 of a new ledger, and the position behind it.
 #[must_use]
 pub fn first_line(keys: &StoreKeys, store: [u8; 16], now: u64) -> (String, Position) {
-    let mut line = First { veilstream_ledger: FORM, seq: 0, store: hex(&store), time: time::text(now), prev: hex(&[0; 32]), mac: None };
+    let mut line = First {
+        veilstream_ledger: FORM,
+        seq: 0,
+        store: hex(&store),
+        time: time::text(now),
+        prev: hex(&[0; 32]),
+        mac: None,
+    };
     line.mac = Some(hex(&keys.line_mac(&canonical(&line))));
     finished(&line, store, 0)
 }
@@ -143,13 +151,15 @@ impl<'k> Verifier<'k> {
         self.last
     }
 
-    /// Takes the next line, without its line feed. `None`: line 0, which names nobody. Of a line form, `seq`, `store`, `prev` and `mac` hold, in this order.
+    /// Takes the next line, without its line feed. `None`: line 0, which names nobody. Of a line
+    /// form, `seq`, `store`, `prev` and `mac` hold, in this order.
     ///
     /// # Errors
     /// What does not hold.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Option<Recorded>, Wrong> {
         let expected = self.next();
-        let (seq, store, prev, mac, unsigned, recorded) = if expected == 0 { read_first(bytes) } else { read_line(bytes) }.ok_or(Wrong::Form)?;
+        let (seq, store, prev, mac, unsigned, recorded) =
+            if expected == 0 { read_first(bytes) } else { read_line(bytes) }.ok_or(Wrong::Form)?;
         if seq != expected {
             return Err(Wrong::Seq);
         }
@@ -171,7 +181,12 @@ impl<'k> Verifier<'k> {
     ///
     /// # Errors
     /// [`LedgerError::Wrong`] names the first line that is not as it should be; a missing one too.
-    pub fn take_all(&mut self, place: &str, lines: &[Vec<u8>], head: &Position) -> Result<Vec<Recorded>, LedgerError> {
+    pub fn take_all(
+        &mut self,
+        place: &str,
+        lines: &[Vec<u8>],
+        head: &Position,
+    ) -> Result<Vec<Recorded>, LedgerError> {
         let wrong = |line, why| LedgerError::Wrong { place: place.to_owned(), line, why };
         let mut recorded = Vec::new();
         for bytes in lines {
@@ -202,7 +217,8 @@ fn read_line(bytes: &[u8]) -> Option<Parts> {
     let mut line: Line = serde_json::from_slice(bytes).ok()?;
     let is_canonical = line.veilstream_ledger == FORM && canonical(&line) == bytes;
     let mac = unhex(&line.mac.take()?)?;
-    let kids: Vec<KeyId> = line.kids.iter().map(|kid| unhex(kid).map(KeyId)).collect::<Option<_>>()?;
+    let kids: Vec<KeyId> =
+        line.kids.iter().map(|kid| unhex(kid).map(KeyId)).collect::<Option<_>>()?;
     let is_sorted = kids.windows(2).all(|pair| pair[0] < pair[1]);
     let are_names = is_name(&line.tenant) && line.domain.as_deref().is_none_or(is_name);
     let erasure = Erasure {
@@ -214,14 +230,17 @@ fn read_line(bytes: &[u8]) -> Option<Parts> {
         may_return: line.may_return,
         reason: line.reason.clone(),
     };
-    let parts = (line.seq, unhex(&line.store)?, unhex(&line.prev)?, mac, canonical(&line), Some(erasure));
+    let parts =
+        (line.seq, unhex(&line.store)?, unhex(&line.prev)?, mac, canonical(&line), Some(erasure));
     (is_canonical && is_sorted && are_names).then_some(parts)
 }
 
 /// `[a-z][a-z0-9_-]{0,63}`.
 fn is_name(text: &str) -> bool {
     let rest = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
-    text.len() <= 64 && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase) && text.bytes().all(rest)
+    text.len() <= 64
+        && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
+        && text.bytes().all(rest)
 }
 
 /// Lower-case hex.

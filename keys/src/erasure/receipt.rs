@@ -60,7 +60,11 @@ impl Receipt {
     /// The receipt as JSON.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let remains: Vec<String> = REMAINS.iter().map(|text| (*text).to_owned()).chain(self.remains.iter().cloned()).collect();
+        let remains: Vec<String> = REMAINS
+            .iter()
+            .map(|text| (*text).to_owned())
+            .chain(self.remains.iter().cloned())
+            .collect();
         let mut receipt = json!({
             "veilstream_receipt": 2,
             "tenant": self.tenant,
@@ -83,7 +87,11 @@ impl Receipt {
     pub(super) fn sign(self, key: &SigningKey) -> Result<SignedReceipt, KeyError> {
         let receipt = self.to_json();
         let message = message(&receipt).ok_or(KeyError::Receipt(ReceiptError::Malformed))?;
-        Ok(SignedReceipt { receipt, public_key: key.verifying_key(), signature: key.sign(&message) })
+        Ok(SignedReceipt {
+            receipt,
+            public_key: key.verifying_key(),
+            signature: key.sign(&message),
+        })
     }
 }
 
@@ -137,9 +145,14 @@ impl SignedReceipt {
     /// [`ReceiptError::Malformed`].
     pub fn parse(text: &[u8]) -> Result<Self, ReceiptError> {
         let mut value: Value = serde_json::from_slice(text).map_err(|_| ReceiptError::Malformed)?;
-        let bytes = |name: &str| value[name].as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
-        let public_key = bytes("public_key").and_then(|b| VerifyingKey::try_from(&*b).ok()).ok_or(ReceiptError::Malformed)?;
-        let signature = bytes("signature").and_then(|b| Signature::from_slice(&b).ok()).ok_or(ReceiptError::Malformed)?;
+        let bytes =
+            |name: &str| value[name].as_str().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        let public_key = bytes("public_key")
+            .and_then(|b| VerifyingKey::try_from(&*b).ok())
+            .ok_or(ReceiptError::Malformed)?;
+        let signature = bytes("signature")
+            .and_then(|b| Signature::from_slice(&b).ok())
+            .ok_or(ReceiptError::Malformed)?;
         let receipt = value["receipt"].take();
         if receipt["veilstream_receipt"] != 2 {
             return Err(ReceiptError::Malformed);
@@ -153,7 +166,9 @@ impl SignedReceipt {
     /// [`ReceiptError`].
     pub fn verify(&self, trusted: &VerifyingKey) -> Result<(), ReceiptError> {
         let message = message(&self.receipt).ok_or(ReceiptError::Malformed)?;
-        self.public_key.verify_strict(&message, &self.signature).map_err(|_| ReceiptError::Signature)?;
+        self.public_key
+            .verify_strict(&message, &self.signature)
+            .map_err(|_| ReceiptError::Signature)?;
         if self.public_key == *trusted { Ok(()) } else { Err(ReceiptError::OtherKey) }
     }
 
@@ -163,7 +178,8 @@ impl SignedReceipt {
     }
 }
 
-/// The signing key of an audit key: `expand(audit key, "vs1/audit/sign", 32)` is the seed (docs/formats.md).
+/// The signing key of an audit key: `expand(audit key, "vs1/audit/sign", 32)` is the seed
+/// (docs/formats.md).
 pub(crate) fn signer(audit: &SecretKey) -> SigningKey {
     let mut seed = Zeroizing::new([0; 32]);
     kdf::expand(audit.expose(), &[b"vs1/audit/sign"], &mut *seed);
@@ -183,7 +199,11 @@ impl Manager {
     /// The key that signs receipts and exports.
     pub(crate) fn signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
         let key = self.audit_key(now)?;
-        let secret = key.secret.as_ref().ok_or(KeyError::NotActive { kind: KeyKind::Audit, scope: Scope::Version(1), state: key.state })?;
+        let secret = key.secret.as_ref().ok_or(KeyError::NotActive {
+            kind: KeyKind::Audit,
+            scope: Scope::Version(1),
+            state: key.state,
+        })?;
         Ok(signer(secret))
     }
 
@@ -202,11 +222,32 @@ impl Manager {
     pub fn check_receipt(&self, signed: &SignedReceipt, now: u64) -> Result<Vec<Check>, KeyError> {
         let mut checks = Vec::new();
         let mut note = |what, wrong: Option<String>| checks.push(Check { what, wrong });
-        note("signature", signed.verify(&self.receipt_key(now)?).err().map(|error| error.to_string()));
-        let (kids, subject) = (signed.kids().unwrap_or_default(), signed.receipt["subject"].as_str().unwrap_or_default());
+        note(
+            "signature",
+            signed.verify(&self.receipt_key(now)?).err().map(|error| error.to_string()),
+        );
+        let (kids, subject) = (
+            signed.kids().unwrap_or_default(),
+            signed.receipt["subject"].as_str().unwrap_or_default(),
+        );
         // As the store has them, whatever the ledger says of them.
-        let alive = self.store().unverified().get(&kids)?.into_iter().find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty());
-        note("keys destroyed", alive.map(|record| format!("key {} is {} and has {} wraps", record.kid, record.state.as_str(), record.wraps.len())));
+        let alive = self
+            .store()
+            .unverified()
+            .get(&kids)?
+            .into_iter()
+            .find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty());
+        note(
+            "keys destroyed",
+            alive.map(|record| {
+                format!(
+                    "key {} is {} and has {} wraps",
+                    record.kid,
+                    record.state.as_str(),
+                    record.wraps.len()
+                )
+            }),
+        );
         note("no live key", self.live_key(signed, subject)?);
         if let Some(token) = signed.receipt["canary"]["token"].as_str() {
             let opened = self.open_stored(&Canary { token: token.to_owned() })?;
@@ -221,26 +262,46 @@ impl Manager {
         Ok(checks)
     }
 
-    /// A key that the subject has now, and by the receipt should not have: any, or one of before it where the subject may return.
+    /// A key that the subject has now, and by the receipt should not have: any, or one of before it
+    /// where the subject may return.
     fn live_key(&self, signed: &SignedReceipt, subject: &str) -> Result<Option<String>, KeyError> {
-        let Some(subject) = unhex(subject).map(SubjectRef) else { return Ok(Some("the receipt names nobody".to_owned())) };
+        let Some(subject) = unhex(subject).map(SubjectRef) else {
+            return Ok(Some("the receipt names nobody".to_owned()));
+        };
         let may_return = signed.receipt["may_return"] == true;
         let since = signed.receipt["time"].as_str().and_then(time::seconds).unwrap_or(u64::MAX);
-        let records = self.store().unverified().find(self.tenant(), KeyKind::Data, &[Scope::Subject(subject)])?;
+        let records = self.store().unverified().find(
+            self.tenant(),
+            KeyKind::Data,
+            &[Scope::Subject(subject)],
+        )?;
         let is_allowed = |record: &KeyRecord| may_return && record.created >= since;
         let live = records.iter().find(|record| !record.wraps.is_empty() && !is_allowed(record));
-        Ok(live.map(|record| format!("the subject has key {}, made at {}, which is {}", record.kid, time::text(record.created), record.state.as_str())))
+        Ok(live.map(|record| {
+            format!(
+                "the subject has key {}, made at {}, which is {}",
+                record.kid,
+                time::text(record.created),
+                record.state.as_str()
+            )
+        }))
     }
 
     /// Why the ledger does not hold the receipt's line.
     fn not_in_ledger(&self, signed: &SignedReceipt) -> Result<Option<String>, KeyError> {
         let named = &signed.receipt["ledger"];
         let (seq, sha256) = (named["seq"].as_u64(), named["sha256"].as_str().and_then(unhex::<32>));
-        let (Some(seq), Some(sha256)) = (seq, sha256) else { return Ok(Some("the receipt names no line".to_owned())) };
+        let (Some(seq), Some(sha256)) = (seq, sha256) else {
+            return Ok(Some("the receipt names no line".to_owned()));
+        };
         if named["store"].as_str().and_then(unhex) != Some(self.store().head()?.store) {
             return Ok(Some("the ledger was rebuilt since, or is another store's".to_owned()));
         }
-        let is_there = self.ledger().read(seq)?.first().is_some_and(|line| <[u8; 32]>::from(Sha256::digest(line)) == sha256);
+        let is_there = self
+            .ledger()
+            .read(seq)?
+            .first()
+            .is_some_and(|line| <[u8; 32]>::from(Sha256::digest(line)) == sha256);
         Ok((!is_there).then(|| format!("line {seq} is not there or of somebody else")))
     }
 }

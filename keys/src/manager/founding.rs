@@ -1,4 +1,5 @@
-//! How a manager comes to its store: founding one, opening one after its head and ledger were checked, importing one, and rebuilding a lost ledger.
+//! How a manager comes to its store: founding one, opening one after its head and ledger were
+//! checked, importing one, and rebuilding a lost ledger.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,9 +14,14 @@ use super::rewrap::recovered_secret;
 use super::subjects::SubjectCache;
 use super::{Held, Manager, Parts, Settings};
 use crate::KeyError;
-use crate::erasure::{Appender, Erasure, LedgerError, Position, Recorded, Verifier, first_line, marker, next_line};
+use crate::erasure::{
+    Appender, Erasure, LedgerError, Position, Recorded, Verifier, first_line, marker, next_line,
+};
 use crate::provider::Provider;
-use crate::store::{Authentic, Head, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, Store, StoreError, StoreKeys};
+use crate::store::{
+    Authentic, Head, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, Store, StoreError,
+    StoreKeys,
+};
 
 /// Keys and subjects looked at in one step.
 const BATCH: usize = 1000;
@@ -35,16 +41,22 @@ impl Manager {
     /// Founds an empty store: its store key, line 0 of its ledger, its head.
     ///
     /// # Errors
-    /// [`KeyError`]: it has been founded already, there is a ledger already, or a provider does not wrap.
+    /// [`KeyError`]: it has been founded already, there is a ledger already, or a provider does not
+    /// wrap.
     pub fn init(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
         if parts.store.head()?.is_some() {
-            return Err(StoreError::Unusable { place: parts.store.place(), message: "is there already; nothing was changed".to_owned() }.into());
+            return Err(StoreError::Unusable {
+                place: parts.store.place(),
+                message: "is there already; nothing was changed".to_owned(),
+            }
+            .into());
         }
         let mut store = [0; 16];
         getrandom::fill(&mut store).map_err(|_| KeyError::Random)?;
         let tenant = STORE_TENANT.into();
         let minter = Minter::new(&tenant, &*parts.provider, parts.recovery.as_deref());
-        let (record, secret) = minter.mint(KeyKind::Store, &Scope::Version(1), 1, now, &Wrapper::Providers)?;
+        let (record, secret) =
+            minter.mint(KeyKind::Store, &Scope::Version(1), 1, now, &Wrapper::Providers)?;
         let keys = StoreKeys::of(&secret);
         let (line, position) = first_line(&keys, store, now);
         parts.ledger.append(0, &[line])?;
@@ -52,19 +64,22 @@ impl Manager {
         Self::open(settings, parts, now)
     }
 
-    /// Checks the head and the ledger, erases what the ledger says and the store does not know, then loads the keys that processes share, which checks that
-    /// the provider unwraps what the store holds. Mints nothing.
+    /// Checks the head and the ledger, erases what the ledger says and the store does not know,
+    /// then loads the keys that processes share, which checks that the provider unwraps what the
+    /// store holds. Mints nothing.
     ///
     /// # Errors
-    /// Ledger or store cannot be read or are not as they should be, or the provider is not the one that wrapped the keys.
+    /// Ledger or store cannot be read or are not as they should be, or the provider is not the one
+    /// that wrapped the keys.
     pub fn open(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
         let manager = Self::open_checked(settings, parts, now, false)?;
         manager.reload()?;
         Ok(manager)
     }
 
-    /// [`Manager::open`] without loading keys: where the provider does not open them, [`Manager::rewrap`] may mend it. The store key is opened by the recovery
-    /// provider where the provider does not open it.
+    /// [`Manager::open`] without loading keys: where the provider does not open them,
+    /// [`Manager::rewrap`] may mend it. The store key is opened by the recovery provider where the
+    /// provider does not open it.
     ///
     /// # Errors
     /// Ledger or store cannot be read or are not as they should be.
@@ -72,10 +87,19 @@ impl Manager {
         Self::open_checked(settings, parts, now, true)
     }
 
-    fn open_checked(settings: Settings, parts: Parts, now: u64, recover: bool) -> Result<Self, KeyError> {
+    fn open_checked(
+        settings: Settings,
+        parts: Parts,
+        now: u64,
+        recover: bool,
+    ) -> Result<Self, KeyError> {
         let (keys, head) = unlocked(&settings, &parts, recover)?;
         let lines = parts.ledger.read(0)?;
-        let recorded = Verifier::new(&keys, head.store).take_all(&parts.ledger.place(), &lines, &Position::of(&head))?;
+        let recorded = Verifier::new(&keys, head.store).take_all(
+            &parts.ledger.place(),
+            &lines,
+            &Position::of(&head),
+        )?;
         let mut manager = Self::over(settings, parts, keys, Position::of(&head));
         manager.store.learn(&recorded);
         if recorded.last().is_some_and(|last| last.position.seq > head.seq) {
@@ -104,30 +128,52 @@ impl Manager {
             revived: 0,
             ring: ArcSwap::default(),
             turn: Mutex::default(),
-            held: Mutex::new(Held { keys: HashMap::new(), process: ProcessKeys::new(), shredded: Arc::default() }),
+            held: Mutex::new(Held {
+                keys: HashMap::new(),
+                process: ProcessKeys::new(),
+                shredded: Arc::default(),
+            }),
         }
     }
 
-    /// Keys of erased subjects that were there again when the store was opened, and are destroyed: after a backup was restored, or somebody put rows back.
+    /// Keys of erased subjects that were there again when the store was opened, and are destroyed:
+    /// after a backup was restored, or somebody put rows back.
     #[must_use]
     pub fn revived(&self) -> u64 {
         self.revived
     }
 
-    /// Writes erasures down and does them; the lines of those wanted, and what was shredded. Without any it does what the ledger says beyond the head.
-    pub(crate) fn append(&self, wanted: &[Erasure], now: u64) -> Result<(Vec<Recorded>, Vec<Shredded>), KeyError> {
+    /// Writes erasures down and does them; the lines of those wanted, and what was shredded.
+    /// Without any it does what the ledger says beyond the head.
+    pub(crate) fn append(
+        &self,
+        wanted: &[Erasure],
+        now: u64,
+    ) -> Result<(Vec<Recorded>, Vec<Shredded>), KeyError> {
         let subjects: Vec<SubjectRef> = wanted.iter().map(|wanted| wanted.subject).collect();
         let asked: HashSet<SubjectRef> = subjects.iter().copied().collect();
         let mut attempt = 1;
         loop {
             let named = self.store.erased(|erased| {
                 let mut named: BTreeMap<SubjectRef, Vec<KeyId>> = BTreeMap::new();
-                erased.kids().filter(|(_, subject)| asked.contains(subject)).for_each(|(kid, subject)| named.entry(*subject).or_default().push(*kid));
+                erased
+                    .kids()
+                    .filter(|(_, subject)| asked.contains(subject))
+                    .for_each(|(kid, subject)| named.entry(*subject).or_default().push(*kid));
                 named
             });
             let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut appender = Appender::new(self.store.keys(), &*self.ledger, &self.settings.tenant, now, wanted, &named, known);
-            let done = self.store.erase(&subjects, now, &mut |head, records| appender.plan(head, records));
+            let mut appender = Appender::new(
+                self.store.keys(),
+                &*self.ledger,
+                &self.settings.tenant,
+                now,
+                wanted,
+                &named,
+                known,
+            );
+            let done =
+                self.store.erase(&subjects, now, &mut |head, records| appender.plan(head, records));
             let (learned, written, end) = appender.finish();
             // Durable lines count, whatever became of the store.
             self.store.learn(&learned);
@@ -136,28 +182,41 @@ impl Manager {
                     *self.known.lock().unwrap_or_else(PoisonError::into_inner) = end;
                     return Ok((learned[written].to_vec(), shredded));
                 }
-                Err(StoreError::Ledger(LedgerError::Moved { .. })) if attempt < ATTEMPTS => attempt += 1,
+                Err(StoreError::Ledger(LedgerError::Moved { .. })) if attempt < ATTEMPTS => {
+                    attempt += 1
+                }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Erases again whom the ledger names and the store has, or lets in, all the same; how many keys that were.
+    /// Erases again whom the ledger names and the store has, or lets in, all the same; how many
+    /// keys that were.
     pub(crate) fn erase_again(&self, now: u64) -> Result<u64, KeyError> {
         let (kids, closed): (Vec<(KeyId, SubjectRef)>, Vec<SubjectRef>) =
-            self.store.erased(|erased| (erased.kids().map(|(kid, subject)| (*kid, *subject)).collect(), erased.closed().copied().collect()));
+            self.store.erased(|erased| {
+                (
+                    erased.kids().map(|(kid, subject)| (*kid, *subject)).collect(),
+                    erased.closed().copied().collect(),
+                )
+            });
         let mut alive: BTreeMap<SubjectRef, Vec<KeyId>> = BTreeMap::new();
         for batch in kids.chunks(BATCH) {
             let ids: Vec<KeyId> = batch.iter().map(|(kid, _)| *kid).collect();
-            for record in self.store.unverified().get(&ids)?.iter().filter(|record| is_alive(record)) {
-                let subject = if let Scope::Subject(subject) = record.scope { subject } else { continue };
+            for record in
+                self.store.unverified().get(&ids)?.iter().filter(|record| is_alive(record))
+            {
+                let subject =
+                    if let Scope::Subject(subject) = record.scope { subject } else { continue };
                 alive.entry(subject).or_default().push(record.kid);
             }
         }
         for batch in closed.chunks(BATCH) {
             let scopes: Vec<Scope> = batch.iter().map(|subject| Scope::Subject(*subject)).collect();
             let mut open: HashSet<SubjectRef> = batch.iter().copied().collect();
-            for record in self.store.unverified().find(&self.settings.tenant, KeyKind::Data, &scopes)? {
+            for record in
+                self.store.unverified().find(&self.settings.tenant, KeyKind::Data, &scopes)?
+            {
                 let Scope::Subject(subject) = record.scope else { continue };
                 open.remove(&subject);
                 if is_alive(&record) {
@@ -175,10 +234,17 @@ impl Manager {
                 .iter()
                 .map(|(subject, kids)| {
                     let is_closed = self.store.erased(|erased| erased.is_closed(subject));
-                    Ok(Shred { subject: *subject, all: is_closed, kids: kids.clone(), marker: marker(&self.settings.tenant, *subject, !is_closed, now)? })
+                    Ok(Shred {
+                        subject: *subject,
+                        all: is_closed,
+                        kids: kids.clone(),
+                        marker: marker(&self.settings.tenant, *subject, !is_closed, now)?,
+                    })
                 })
                 .collect::<Result<Vec<_>, KeyError>>()?;
-            let done = self.store.erase(&[], now, &mut |head, _| Ok(Planned { shreds: shreds.clone(), head: head.clone() }))?;
+            let done = self.store.erase(&[], now, &mut |head, _| {
+                Ok(Planned { shreds: shreds.clone(), head: head.clone() })
+            })?;
             erased += done.iter().map(|one| one.kids.len() as u64).sum::<u64>();
         }
         Ok(erased)
@@ -194,33 +260,49 @@ impl Manager {
         let place = self.ledger.place();
         if known.store == head.store {
             if head.seq < known.seq {
-                let message = "the key store knows less of it than a moment ago: an older store has its place; start this process again".to_owned();
+                let message = "the key store knows less of it than a moment ago: an older store \
+                    has its place; start this process again"
+                    .to_owned();
                 return Err(LedgerError::Unusable { place, message }.into());
             }
             let lines = self.ledger.read(known.seq + 1)?;
-            let recorded = Verifier::behind(self.store.keys(), *known).take_all(&place, &lines, &head)?;
+            let recorded =
+                Verifier::behind(self.store.keys(), *known).take_all(&place, &lines, &head)?;
             self.store.learn(&recorded);
         } else {
             // Rebuilt.
             let lines = self.ledger.read(0)?;
-            let recorded = Verifier::new(self.store.keys(), head.store).take_all(&place, &lines, &head)?;
+            let recorded =
+                Verifier::new(self.store.keys(), head.store).take_all(&place, &lines, &head)?;
             self.store.unlearn();
             self.store.learn(&recorded);
         }
         *known = head;
         drop(known);
-        self.subjects.forget(|key| matches!(key.scope, Scope::Subject(_)) && self.store.erased(|erased| erased.covers_key(key)));
+        self.subjects.forget(|key| {
+            matches!(key.scope, Scope::Subject(_))
+                && self.store.erased(|erased| erased.covers_key(key))
+        });
         Ok(())
     }
 
-    /// Writes a new ledger under a new store id from what the store knows, for one that is lost: for each data subject with shredded keys a line of them.
+    /// Writes a new ledger under a new store id from what the store knows, for one that is lost:
+    /// for each data subject with shredded keys a line of them.
     ///
     /// # Errors
     /// [`KeyError`]; [`LedgerError::Exists`]: the ledger is as it should be.
-    pub fn rebuild_ledger(settings: Settings, parts: Parts, reason: &str, now: u64) -> Result<RebuiltLedger, KeyError> {
+    pub fn rebuild_ledger(
+        settings: Settings,
+        parts: Parts,
+        reason: &str,
+        now: u64,
+    ) -> Result<RebuiltLedger, KeyError> {
         let (keys, head) = unlocked(&settings, &parts, false)?;
         let position = Position::of(&head);
-        if Verifier::new(&keys, head.store).take_all(&parts.ledger.place(), &parts.ledger.read(0)?, &position).is_ok() {
+        if Verifier::new(&keys, head.store)
+            .take_all(&parts.ledger.place(), &parts.ledger.read(0)?, &position)
+            .is_ok()
+        {
             return Err(KeyError::LedgerWhole { place: parts.ledger.place() });
         }
         let manager = Self::over(settings, parts, keys, position);
@@ -244,12 +326,16 @@ impl Manager {
             last = position;
         }
         let kept = manager.ledger.replace(&lines, now)?;
-        let new = manager.store.keys().head(&manager.settings.tenant, last.store, last.seq, last.sha256);
-        manager.store.erase(&[], now, &mut |_, _| Ok(Planned { shreds: Vec::new(), head: new.clone() }))?;
+        let new =
+            manager.store.keys().head(&manager.settings.tenant, last.store, last.seq, last.sha256);
+        manager
+            .store
+            .erase(&[], now, &mut |_, _| Ok(Planned { shreds: Vec::new(), head: new.clone() }))?;
         Ok(RebuiltLedger { subjects: erased.len() as u64, kept })
     }
 
-    /// Data subjects with shredded keys: whether they may return, by their newest record, and those keys.
+    /// Data subjects with shredded keys: whether they may return, by their newest record, and those
+    /// keys.
     fn erased_by_rows(&self) -> Result<BTreeMap<SubjectRef, (bool, Vec<KeyId>)>, KeyError> {
         let mut subjects: BTreeMap<SubjectRef, (u32, bool, Vec<KeyId>)> = BTreeMap::new();
         let mut after = None;
@@ -267,7 +353,11 @@ impl Manager {
                 entry.2.extend((record.state == KeyState::Shredded).then_some(record.kid));
             }
         }
-        Ok(subjects.into_iter().filter(|(_, (_, _, kids))| !kids.is_empty()).map(|(subject, (_, may, kids))| (subject, (may, kids))).collect())
+        Ok(subjects
+            .into_iter()
+            .filter(|(_, (_, _, kids))| !kids.is_empty())
+            .map(|(subject, (_, may, kids))| (subject, (may, kids)))
+            .collect())
     }
 }
 
@@ -282,26 +372,58 @@ fn is_alive(record: &KeyRecord) -> bool {
 pub(crate) fn store_key_record(store: &dyn Store) -> Result<KeyRecord, StoreError> {
     let mut found = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)])?;
     let record = found.pop().ok_or_else(|| StoreError::Unfounded { place: store.place() })?;
-    let is_whole = found.is_empty() && record.state == KeyState::Active && record.version == 1 && record.retired.is_none() && !record.wraps.is_empty();
-    if is_whole { Ok(record) } else { Err(StoreError::Corrupt { place: store.place(), kid: record.kid }) }
+    let is_whole = found.is_empty()
+        && record.state == KeyState::Active
+        && record.version == 1
+        && record.retired.is_none()
+        && !record.wraps.is_empty();
+    if is_whole {
+        Ok(record)
+    } else {
+        Err(StoreError::Corrupt { place: store.place(), kid: record.kid })
+    }
 }
 
 /// The keys of the store, and its head, which they hold.
-fn unlocked(settings: &Settings, parts: &Parts, recover: bool) -> Result<(StoreKeys, Head), KeyError> {
+fn unlocked(
+    settings: &Settings,
+    parts: &Parts,
+    recover: bool,
+) -> Result<(StoreKeys, Head), KeyError> {
     let store = &*parts.store;
     let head = store.head()?.ok_or_else(|| StoreError::Unfounded { place: store.place() })?;
     if head.tenant != settings.tenant {
-        return Err(KeyError::OtherTenant { place: store.place(), found: head.tenant.to_string(), expected: settings.tenant.to_string() });
+        return Err(KeyError::OtherTenant {
+            place: store.place(),
+            found: head.tenant.to_string(),
+            expected: settings.tenant.to_string(),
+        });
     }
     let record = store_key_record(store)?;
-    let keys = StoreKeys::of(&secret_of(&record, &*parts.provider, parts.recovery.as_deref().filter(|_| recover))?);
-    if keys.holds_head(&head) { Ok((keys, head)) } else { Err(LedgerError::Head { place: store.place() }.into()) }
+    let keys = StoreKeys::of(&secret_of(
+        &record,
+        &*parts.provider,
+        parts.recovery.as_deref().filter(|_| recover),
+    )?);
+    if keys.holds_head(&head) {
+        Ok((keys, head))
+    } else {
+        Err(LedgerError::Head { place: store.place() }.into())
+    }
 }
 
 /// A key's secret by the provider, else by the recovery provider.
-pub(crate) fn secret_of(record: &KeyRecord, provider: &dyn Provider, recovery: Option<&dyn Provider>) -> Result<SecretKey, KeyError> {
+pub(crate) fn secret_of(
+    record: &KeyRecord,
+    provider: &dyn Provider,
+    recovery: Option<&dyn Provider>,
+) -> Result<SecretKey, KeyError> {
     let by_provider = || {
-        let wrap = record.wraps.iter().find(|wrap| provider.opens(&wrap.kek_uri)).ok_or_else(|| other_provider(record, provider))?;
+        let wrap = record
+            .wraps
+            .iter()
+            .find(|wrap| provider.opens(&wrap.kek_uri))
+            .ok_or_else(|| other_provider(record, provider))?;
         checked(record, provider.unwrap(wrap, &context_of(record))?)
     };
     match (by_provider(), recovery) {
@@ -315,7 +437,10 @@ pub(super) fn other_provider(record: &KeyRecord, provider: &dyn Provider) -> Key
         kid: record.kid,
         kind: record.kind,
         scope: record.scope.clone(),
-        wrapped_by: record.wraps.first().map_or_else(|| "nobody".to_owned(), |wrap| wrap.kek_uri.clone()),
+        wrapped_by: record
+            .wraps
+            .first()
+            .map_or_else(|| "nobody".to_owned(), |wrap| wrap.kek_uri.clone()),
         provider: provider.name(),
     }
 }

@@ -14,7 +14,8 @@ use crate::store::{KeyRecord, Wrap};
 
 /// `kek_uri` of a wrap under a wrapping key.
 pub(super) const BY_KEY: &str = "kid:";
-/// Start of the `kek_uri` of a wrap of the recovery provider: it may be of the same kind as the other.
+/// Start of the `kek_uri` of a wrap of the recovery provider: it may be of the same kind as the
+/// other.
 pub(super) const RECOVERY: &str = "recovery:";
 
 /// Who wraps a new key.
@@ -34,12 +35,23 @@ pub(super) struct Minter<'a> {
 }
 
 impl<'a> Minter<'a> {
-    pub(super) fn new(tenant: &'a Arc<str>, provider: &'a dyn Provider, recovery: Option<&'a dyn Provider>) -> Self {
+    pub(super) fn new(
+        tenant: &'a Arc<str>,
+        provider: &'a dyn Provider,
+        recovery: Option<&'a dyn Provider>,
+    ) -> Self {
         Self { tenant, provider, recovery }
     }
 
     /// A fresh key and its record, without a MAC and not stored yet: it must not seal before it is.
-    pub(super) fn mint(&self, kind: KeyKind, scope: &Scope, version: u32, now: u64, wrapper: &Wrapper<'_>) -> Result<(KeyRecord, SecretKey), KeyError> {
+    pub(super) fn mint(
+        &self,
+        kind: KeyKind,
+        scope: &Scope,
+        version: u32,
+        now: u64,
+        wrapper: &Wrapper<'_>,
+    ) -> Result<(KeyRecord, SecretKey), KeyError> {
         let mut bytes = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *bytes).map_err(|_| KeyError::Random)?;
         let secret = SecretKey::new(*bytes);
@@ -71,8 +83,13 @@ impl<'a> Minter<'a> {
         Ok((record, secret))
     }
 
-    /// The second wrap. A key without it would be lost with the key-encrypting key, so it is not made.
-    pub(super) fn wrap_for_recovery(&self, secret: &SecretKey, context: &WrapContext<'_>) -> Result<Option<Wrap>, KeyError> {
+    /// The second wrap. A key without it would be lost with the key-encrypting key, so it is not
+    /// made.
+    pub(super) fn wrap_for_recovery(
+        &self,
+        secret: &SecretKey,
+        context: &WrapContext<'_>,
+    ) -> Result<Option<Wrap>, KeyError> {
         let Some(recovery) = self.recovery else { return Ok(None) };
         let wrap = recovery.wrap(secret, context)?;
         Ok(Some(Wrap { kek_uri: format!("{RECOVERY}{}", wrap.kek_uri), ..wrap }))
@@ -86,14 +103,25 @@ impl Manager {
     }
 }
 
-pub(super) fn wrap_under(wrapping: &Key, secret: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, KeyError> {
+pub(super) fn wrap_under(
+    wrapping: &Key,
+    secret: &SecretKey,
+    context: &WrapContext<'_>,
+) -> Result<Wrap, KeyError> {
     let mut nonce = [0; 24];
     getrandom::fill(&mut nonce).map_err(|_| KeyError::Random)?;
     let key = usable(wrapping)?;
-    Ok(Wrap { kek_uri: format!("{BY_KEY}{}", wrapping.id), kek_version: wrapping.version.to_string(), wrapped: wrap_local(key, nonce, secret, context) })
+    Ok(Wrap {
+        kek_uri: format!("{BY_KEY}{}", wrapping.id),
+        kek_version: wrapping.version.to_string(),
+        wrapped: wrap_local(key, nonce, secret, context),
+    })
 }
 
 /// The secret of a wrapping key; a retired or shredded one has none.
 pub(super) fn usable(wrapping: &Key) -> Result<&SecretKey, KeyError> {
-    wrapping.secret.as_ref().ok_or_else(|| not_active(wrapping.kind, &wrapping.scope, wrapping.state))
+    wrapping
+        .secret
+        .as_ref()
+        .ok_or_else(|| not_active(wrapping.kind, &wrapping.scope, wrapping.state))
 }

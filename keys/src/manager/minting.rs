@@ -13,38 +13,61 @@ use crate::provider::ProviderError;
 use crate::store::{KeyRecord, Wrap};
 
 impl Manager {
-    /// The sealing key of a scope that processes share: the newest active one, or a first one. Of two processes that mint at once, both get the
-    /// key of whoever was first.
-    pub(super) fn load_or_mint(&self, _: &Turn<'_>, kind: KeyKind, scope: &Scope, now: u64) -> Result<Arc<Key>, KeyError> {
-        let of_scope = |key: &&Arc<Key>| key.kind == kind && key.scope == *scope && key.state == KeyState::Active;
-        if let Some(key) = self.held().keys.values().filter(of_scope).max_by_key(|key| key.version) {
+    /// The sealing key of a scope that processes share: the newest active one, or a first one. Of
+    /// two processes that mint at once, both get the key of whoever was first.
+    pub(super) fn load_or_mint(
+        &self,
+        _: &Turn<'_>,
+        kind: KeyKind,
+        scope: &Scope,
+        now: u64,
+    ) -> Result<Arc<Key>, KeyError> {
+        let of_scope = |key: &&Arc<Key>| {
+            key.kind == kind && key.scope == *scope && key.state == KeyState::Active
+        };
+        if let Some(key) = self.held().keys.values().filter(of_scope).max_by_key(|key| key.version)
+        {
             return Ok(key.clone());
         }
         let found = self.store.find(&self.settings.tenant, kind, std::slice::from_ref(scope))?;
-        let active = found.iter().filter(|record| record.state == KeyState::Active).max_by_key(|record| record.version);
+        let active = found
+            .iter()
+            .filter(|record| record.state == KeyState::Active)
+            .max_by_key(|record| record.version);
         let record = match (active, found.iter().max_by_key(|record| record.version)) {
             (Some(record), _) => record.clone(),
             // A scope whose keys may not seal any more gets no new one behind its back.
             (None, Some(record)) => return Err(not_active(kind, scope, record.state)),
-            (None, None) => self.insert_one(self.minter().mint(kind, scope, 1, now, &Wrapper::Providers)?.0)?,
+            (None, None) => {
+                self.insert_one(self.minter().mint(kind, scope, 1, now, &Wrapper::Providers)?.0)?
+            }
         };
         self.take(&record)
     }
 
-    /// The audit key, made if it is not there. It signs and seals nothing else, so it is not kept in hand.
+    /// The audit key, made if it is not there. It signs and seals nothing else, so it is not kept
+    /// in hand.
     pub(crate) fn audit_key(&self, now: u64) -> Result<Arc<Key>, KeyError> {
         let _turn = self.turn();
         let scope = Scope::Version(1);
-        let record = match self.store.find(&self.settings.tenant, KeyKind::Audit, std::slice::from_ref(&scope))?.pop() {
+        let record = match self
+            .store
+            .find(&self.settings.tenant, KeyKind::Audit, std::slice::from_ref(&scope))?
+            .pop()
+        {
             Some(record) => record,
-            None => self.insert_one(self.minter().mint(KeyKind::Audit, &scope, 1, now, &Wrapper::Providers)?.0)?,
+            None => self.insert_one(
+                self.minter().mint(KeyKind::Audit, &scope, 1, now, &Wrapper::Providers)?.0,
+            )?,
         };
         self.unwrap(&record)
     }
 
     /// Stores a new key; what the store holds in its place.
     pub(super) fn insert_one(&self, record: KeyRecord) -> Result<KeyRecord, KeyError> {
-        let Some(stored) = self.store.insert(&[record])?.pop() else { unreachable!("a store answers for each record") };
+        let Some(stored) = self.store.insert(&[record])?.pop() else {
+            unreachable!("a store answers for each record")
+        };
         Ok(stored)
     }
 
@@ -67,10 +90,18 @@ impl Manager {
             return Ok(Arc::new(key_of(record, state, None)));
         }
         let context = context_of(record);
-        Ok(Arc::new(key_of(record, state, Some(checked(record, self.unwrap_any(record, &context)?)?))))
+        Ok(Arc::new(key_of(
+            record,
+            state,
+            Some(checked(record, self.unwrap_any(record, &context)?)?),
+        )))
     }
 
-    fn unwrap_any(&self, record: &KeyRecord, context: &WrapContext<'_>) -> Result<SecretKey, KeyError> {
+    fn unwrap_any(
+        &self,
+        record: &KeyRecord,
+        context: &WrapContext<'_>,
+    ) -> Result<SecretKey, KeyError> {
         if let Some(wrap) = record.wraps.iter().find(|wrap| self.provider.opens(&wrap.kek_uri)) {
             return Ok(self.provider.unwrap(wrap, context)?);
         }
@@ -92,9 +123,16 @@ impl Manager {
         if let Some(key) = self.held().keys.get(kid) {
             return Ok(Some(key.clone()));
         }
-        // Made by another process since the last look. Wrapping keys are wrapped by providers alone, so this goes no deeper.
-        let by_provider = |record: &KeyRecord| record.kind == KeyKind::Wrapping && record.wraps.iter().any(|w| self.provider.opens(&w.kek_uri));
-        let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop().filter(by_provider) else { return Ok(None) };
+        // Made by another process since the last look. Wrapping keys are wrapped by providers
+        // alone, so this goes no deeper.
+        let by_provider = |record: &KeyRecord| {
+            record.kind == KeyKind::Wrapping
+                && record.wraps.iter().any(|w| self.provider.opens(&w.kek_uri))
+        };
+        let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop().filter(by_provider)
+        else {
+            return Ok(None);
+        };
         let key = self.unwrap(&record)?;
         Ok(Some(self.change(|held| held.keys.entry(key.id).or_insert(key).clone())))
     }
@@ -104,9 +142,14 @@ pub(super) fn context_of(record: &KeyRecord) -> WrapContext<'_> {
     WrapContext { kid: record.kid, kind: record.kind, tenant: &record.tenant, scope: &record.scope }
 }
 
-/// The secret, if it is the record's. The wrap is bound to the id; this compares the whole check value.
+/// The secret, if it is the record's. The wrap is bound to the id; this compares the whole check
+/// value.
 pub(super) fn checked(record: &KeyRecord, secret: SecretKey) -> Result<SecretKey, KeyError> {
-    if kdf::key_check_value(&secret) == record.kcv { Ok(secret) } else { Err(KeyError::CheckValue { kid: record.kid }) }
+    if kdf::key_check_value(&secret) == record.kcv {
+        Ok(secret)
+    } else {
+        Err(KeyError::CheckValue { kid: record.kid })
+    }
 }
 
 /// Which wrapping key made a wrap, if one did.
@@ -114,7 +157,15 @@ pub(super) fn wrapping_kid(wrap: &Wrap) -> Option<KeyId> {
     wrap.kek_uri.strip_prefix(BY_KEY).and_then(|hex| hex.parse().ok())
 }
 
-pub(super) fn unwrap_under(wrapping: &Key, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, KeyError> {
-    let refused = ProviderError::Refused { provider: "wrapping key", kid: context.kid, what: "another wrapping key" };
+pub(super) fn unwrap_under(
+    wrapping: &Key,
+    wrap: &Wrap,
+    context: &WrapContext<'_>,
+) -> Result<SecretKey, KeyError> {
+    let refused = ProviderError::Refused {
+        provider: "wrapping key",
+        kid: context.kid,
+        what: "another wrapping key",
+    };
     unwrap_local(usable(wrapping)?, &wrap.wrapped, context).map_err(|_| refused.into())
 }

@@ -1,4 +1,5 @@
-//! Keys of this process: `schema:<name>`, suite 1, sealed with by nobody else, their uses counted here.
+//! Keys of this process: `schema:<name>`, suite 1, sealed with by nobody else, their uses counted
+//! here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use crate::KeyError;
 
 /// Seconds a key of a process seals.
 pub const SCHEMA_KEY_LIFE: u64 = 24 * 3600;
-/// Uses of a key of a process, whatever the field: stricter than the bound per field (docs/formats.md).
+/// Uses of a key of a process, whatever the field: stricter than the bound per field
+/// (docs/formats.md).
 const USES: u64 = 1 << 30;
 /// A successor is minted when so much of the life or of the uses is gone, in percent.
 const AHEAD: u64 = 70;
@@ -25,7 +27,8 @@ pub(super) struct ProcessKeys {
     keys: BTreeMap<Arc<str>, Minted>,
     /// Schemas that seal with a shared key until they may have one of this process.
     waiting: BTreeSet<Arc<str>>,
-    /// When a key is to be thought of again for a schema: inside the pace neither store nor key service is asked.
+    /// When a key is to be thought of again for a schema: inside the pace neither store nor key
+    /// service is asked.
     not_before: BTreeMap<Arc<str>, u64>,
     /// Replaced keys, to be written down.
     replaced: Vec<Arc<Key>>,
@@ -43,13 +46,21 @@ impl Minted {
     }
 
     fn is_due(&self, now: u64) -> bool {
-        now.saturating_sub(self.created) >= SCHEMA_KEY_LIFE * AHEAD / 100 || self.key.budget.used() >= self.key.budget.limit() / 100 * AHEAD
+        now.saturating_sub(self.created) >= SCHEMA_KEY_LIFE * AHEAD / 100
+            || self.key.budget.used() >= self.key.budget.limit() / 100 * AHEAD
     }
 }
 
 impl ProcessKeys {
     pub(super) fn new() -> Self {
-        Self { process: std::process::id(), keys: BTreeMap::new(), waiting: BTreeSet::new(), not_before: BTreeMap::new(), replaced: Vec::new(), noted: 0 }
+        Self {
+            process: std::process::id(),
+            keys: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            not_before: BTreeMap::new(),
+            replaced: Vec::new(),
+            noted: 0,
+        }
     }
 
     /// Whether this is another process than the one that minted.
@@ -61,25 +72,46 @@ impl ProcessKeys {
         self.keys.values().map(|m| &m.key).chain(&self.replaced).find(|key| key.id == *kid).cloned()
     }
 
-    /// Those that seal. A schema that waits must not find a spent key here: the engine would take it before the shared one.
+    /// Those that seal. A schema that waits must not find a spent key here: the engine would take
+    /// it before the shared one.
     pub(super) fn sealing(&self) -> impl Iterator<Item = Arc<Key>> {
-        self.keys.iter().filter(|(schema, _)| !self.waiting.contains(*schema)).map(|(_, minted)| minted.key.clone())
+        self.keys
+            .iter()
+            .filter(|(schema, _)| !self.waiting.contains(*schema))
+            .map(|(_, minted)| minted.key.clone())
     }
 
     /// Schemas whose key wants a successor.
     pub(super) fn due(&self, now: u64) -> Vec<Arc<str>> {
-        // A clock that went back must not make anybody wait for longer than the pace and its spread.
-        let may = |schema: &Arc<str>| self.not_before.get(schema).is_none_or(|until| *until <= now || *until > now + 2 * PACE);
-        let due = self.keys.iter().filter(|(_, minted)| minted.is_due(now)).map(|(schema, _)| schema);
-        due.chain(&self.waiting).filter(|schema| may(schema)).cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        // A clock that went back must not make anybody wait for longer than the pace and its
+        // spread.
+        let may = |schema: &Arc<str>| {
+            self.not_before.get(schema).is_none_or(|until| *until <= now || *until > now + 2 * PACE)
+        };
+        let due =
+            self.keys.iter().filter(|(_, minted)| minted.is_due(now)).map(|(schema, _)| schema);
+        due.chain(&self.waiting)
+            .filter(|schema| may(schema))
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     pub(super) fn usage(&self) -> Vec<(Arc<str>, u64, u64)> {
-        self.keys.iter().map(|(schema, minted)| (schema.clone(), minted.key.budget.used(), minted.created)).collect()
+        self.keys
+            .iter()
+            .map(|(schema, minted)| (schema.clone(), minted.key.budget.used(), minted.created))
+            .collect()
     }
 
     fn uses(&self) -> Vec<(KeyId, u64)> {
-        self.keys.values().map(|m| &m.key).chain(&self.replaced).map(|key| (key.id, key.budget.used())).collect()
+        self.keys
+            .values()
+            .map(|m| &m.key)
+            .chain(&self.replaced)
+            .map(|key| (key.id, key.budget.used()))
+            .collect()
     }
 }
 
@@ -89,8 +121,14 @@ impl Manager {
         self.process != std::process::id() && self.held().process.is_copied()
     }
 
-    /// What seals for a schema now: the key of this process, a new one, or, inside the pace, the shared one.
-    pub(super) fn schema_key(&self, turn: &Turn<'_>, schema: &Arc<str>, now: u64) -> Result<Arc<Key>, KeyError> {
+    /// What seals for a schema now: the key of this process, a new one, or, inside the pace, the
+    /// shared one.
+    pub(super) fn schema_key(
+        &self,
+        turn: &Turn<'_>,
+        schema: &Arc<str>,
+        now: u64,
+    ) -> Result<Arc<Key>, KeyError> {
         if let Some(minted) = self.held().process.keys.get(schema).filter(|m| m.seals(now)) {
             return Ok(minted.key.clone());
         }
@@ -103,23 +141,39 @@ impl Manager {
     }
 
     /// A new key of this process, stored; `None` when one of its scope was minted within the pace.
-    pub(super) fn mint_schema_key(&self, _: &Turn<'_>, schema: &Arc<str>, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
+    pub(super) fn mint_schema_key(
+        &self,
+        _: &Turn<'_>,
+        schema: &Arc<str>,
+        now: u64,
+    ) -> Result<Option<Arc<Key>>, KeyError> {
         let scope = Scope::Schema(schema.clone());
         // Looked at before a key is wrapped: whoever has to wait asks the key service for nothing.
-        if let Some(last) = self.store.last_made(&self.settings.tenant, KeyKind::Data, &scope, now + PACE)?.filter(|last| last + PACE > now) {
+        if let Some(last) = self
+            .store
+            .last_made(&self.settings.tenant, KeyKind::Data, &scope, now + PACE)?
+            .filter(|last| last + PACE > now)
+        {
             self.wait(schema, last + PACE);
             return Ok(None);
         }
-        let (record, secret) = self.minter().mint(KeyKind::Data, &scope, 1, now, &Wrapper::Providers)?;
+        let (record, secret) =
+            self.minter().mint(KeyKind::Data, &scope, 1, now, &Wrapper::Providers)?;
         if !self.store.insert_paced(&record, PACE)? {
             self.wait(schema, now + PACE);
             return Ok(None);
         }
-        let key = Arc::new(Key { seal_until: Some(now + SCHEMA_KEY_LIFE), budget: Budget::new(USES), ..key_of(&record, record.state, Some(secret)) });
+        let key = Arc::new(Key {
+            seal_until: Some(now + SCHEMA_KEY_LIFE),
+            budget: Budget::new(USES),
+            ..key_of(&record, record.state, Some(secret))
+        });
         self.change(|held| {
             held.process.waiting.remove(schema);
             held.process.not_before.remove(schema);
-            if let Some(old) = held.process.keys.insert(schema.clone(), Minted { key: key.clone(), created: now }) {
+            if let Some(old) =
+                held.process.keys.insert(schema.clone(), Minted { key: key.clone(), created: now })
+            {
                 held.process.replaced.push(old.key);
             }
             held.process.noted = 0;
@@ -127,7 +181,8 @@ impl Manager {
         Ok(Some(key))
     }
 
-    /// Thinks of a key of the schema no sooner than `from`, and at some time within the pace after it: of many processes that wait one has its turn then.
+    /// Thinks of a key of the schema no sooner than `from`, and at some time within the pace after
+    /// it: of many processes that wait one has its turn then.
     fn wait(&self, schema: &Arc<str>, from: u64) {
         let spread = getrandom::u64().map_or(0, |random| random % PACE);
         self.change(|held| held.process.not_before.insert(schema.clone(), from + spread));

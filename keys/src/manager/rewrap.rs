@@ -1,5 +1,6 @@
-//! Wraps moved to the newest version of what wraps them. No token changes; a wrap is replaced only when the new one was seen to open. What was moved is
-//! not moved again: an interrupted run resumes.
+//! Wraps moved to the newest version of what wraps them. No token changes; a wrap is replaced only
+//! when the new one was seen to open. What was moved is not moved again: an interrupted run
+//! resumes.
 
 use veilstream_engine::key::{Key, KeyId, Scope, SecretKey};
 use veilstream_engine::wrap::WrapContext;
@@ -48,17 +49,29 @@ struct Job<'a> {
 }
 
 impl Manager {
-    /// Moves every wrap to the newest version of its key-encrypting or wrapping key, and adds what the recovery provider has not wrapped yet. With `recover`,
-    /// a key that the provider does not open is opened by the recovery provider and wrapped again.
+    /// Moves every wrap to the newest version of its key-encrypting or wrapping key, and adds what
+    /// the recovery provider has not wrapped yet. With `recover`, a key that the provider does not
+    /// open is opened by the recovery provider and wrapped again.
     ///
     /// # Errors
-    /// [`KeyError`]; what was moved stays so. A key that alone could not be moved is in [`Rewrapped::failed`].
-    pub fn rewrap(&self, recover: bool, now: u64, progress: &mut dyn FnMut(Progress)) -> Result<Rewrapped, KeyError> {
+    /// [`KeyError`]; what was moved stays so. A key that alone could not be moved is in
+    /// [`Rewrapped::failed`].
+    pub fn rewrap(
+        &self,
+        recover: bool,
+        now: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Rewrapped, KeyError> {
         if recover && self.recovery.is_none() {
             return Err(KeyError::NoRecovery);
         }
         let mut done = Rewrapped::default();
-        let mut records: Vec<KeyRecord> = self.store.list(&self.settings.tenant)?.into_iter().filter(|record| !record.wraps.is_empty()).collect();
+        let mut records: Vec<KeyRecord> = self
+            .store
+            .list(&self.settings.tenant)?
+            .into_iter()
+            .filter(|record| !record.wraps.is_empty())
+            .collect();
         // It opens everything else's MAC, so it goes first.
         records.insert(0, store_key_record(self.store.unverified())?);
         let subjects = self.store.count_subjects(&self.settings.tenant)?;
@@ -83,7 +96,13 @@ impl Manager {
     }
 
     /// Moves wraps of the provider; returns keys that it does not open.
-    fn rewrap_primary<'r>(&self, batch: &'r [KeyRecord], kek: &Kek, recover: bool, done: &mut Rewrapped) -> Result<Vec<&'r KeyRecord>, KeyError> {
+    fn rewrap_primary<'r>(
+        &self,
+        batch: &'r [KeyRecord],
+        kek: &Kek,
+        recover: bool,
+        done: &mut Rewrapped,
+    ) -> Result<Vec<&'r KeyRecord>, KeyError> {
         let mut unopened = Vec::new();
         let mut jobs = Vec::new();
         for record in batch {
@@ -123,7 +142,11 @@ impl Manager {
         Ok(())
     }
 
-    fn recovered(&self, recovery: &dyn Provider, record: &KeyRecord) -> Result<WrapChange, KeyError> {
+    fn recovered(
+        &self,
+        recovery: &dyn Provider,
+        record: &KeyRecord,
+    ) -> Result<WrapChange, KeyError> {
         let context = context_of(record);
         let secret = recovered_secret(recovery, record)?;
         let new = self.provider.wrap(&secret, &context)?;
@@ -139,7 +162,9 @@ impl Manager {
         let kek = recovery.describe()?;
         let (mut jobs, mut added) = (Vec::new(), Vec::new());
         for record in batch {
-            let wrap = record.wraps.iter().find(|wrap| wrap.kek_uri.strip_prefix(RECOVERY).is_some_and(|uri| recovery.opens(uri)));
+            let wrap = record.wraps.iter().find(|wrap| {
+                wrap.kek_uri.strip_prefix(RECOVERY).is_some_and(|uri| recovery.opens(uri))
+            });
             match wrap {
                 Some(wrap) if is_current(&without_prefix(wrap), &kek) => done.current += 1,
                 Some(wrap) => jobs.push(Job { record, wrap }),
@@ -147,10 +172,14 @@ impl Manager {
                     // As the store has it now: its wraps may just have been moved.
                     let Some(record) = self.store.get(&[record.kid])?.pop() else { continue };
                     let opened = self.provider_secret(&record);
-                    match opened.and_then(|secret| self.minter().wrap_for_recovery(&secret, &context_of(&record))) {
+                    match opened.and_then(|secret| {
+                        self.minter().wrap_for_recovery(&secret, &context_of(&record))
+                    }) {
                         Ok(Some(new)) => added.push(WrapChange { kid: record.kid, old: None, new }),
                         Ok(None) => {}
-                        Err(KeyError::Provider(error)) if error.is_retryable() => return Err(error.into()),
+                        Err(KeyError::Provider(error)) if error.is_retryable() => {
+                            return Err(error.into());
+                        }
                         Err(error) => done.failed.push((record.kid, error)),
                     }
                 }
@@ -162,24 +191,44 @@ impl Manager {
     }
 
     fn provider_secret(&self, record: &KeyRecord) -> Result<SecretKey, KeyError> {
-        let wrap = record.wraps.iter().find(|wrap| self.provider.opens(&wrap.kek_uri)).ok_or_else(|| self.other_provider(record))?;
+        let wrap = record
+            .wraps
+            .iter()
+            .find(|wrap| self.provider.opens(&wrap.kek_uri))
+            .ok_or_else(|| self.other_provider(record))?;
         checked(record, self.provider.unwrap(wrap, &context_of(record))?)
     }
 
-    fn move_wraps(&self, provider: &dyn Provider, jobs: &[Job<'_>], prefix: &str, done: &mut Rewrapped) -> Result<u64, KeyError> {
+    fn move_wraps(
+        &self,
+        provider: &dyn Provider,
+        jobs: &[Job<'_>],
+        prefix: &str,
+        done: &mut Rewrapped,
+    ) -> Result<u64, KeyError> {
         if jobs.is_empty() {
             return Ok(0);
         }
         let plain: Vec<Wrap> = jobs.iter().map(|job| without_prefix(job.wrap)).collect();
-        let asked: Vec<(&Wrap, WrapContext<'_>)> = plain.iter().zip(jobs).map(|(wrap, job)| (wrap, context_of(job.record))).collect();
+        let asked: Vec<(&Wrap, WrapContext<'_>)> =
+            plain.iter().zip(jobs).map(|(wrap, job)| (wrap, context_of(job.record))).collect();
         let mut changes = Vec::new();
         for (answer, job) in provider.rewrap(&asked)?.into_iter().zip(jobs) {
             // The old wrap goes: the new one must be seen to hold the key.
-            let proved = answer.and_then(|new| provider.unwrap(&new, &context_of(job.record)).map(|secret| (new, secret)));
-            match proved.map_err(KeyError::from).and_then(|(new, secret)| checked(job.record, secret).map(|_| new)) {
+            let proved = answer.and_then(|new| {
+                provider.unwrap(&new, &context_of(job.record)).map(|secret| (new, secret))
+            });
+            match proved
+                .map_err(KeyError::from)
+                .and_then(|(new, secret)| checked(job.record, secret).map(|_| new))
+            {
                 Ok(new) => {
                     let new = Wrap { kek_uri: format!("{prefix}{}", new.kek_uri), ..new };
-                    changes.push(WrapChange { kid: job.record.kid, old: Some(job.wrap.clone()), new });
+                    changes.push(WrapChange {
+                        kid: job.record.kid,
+                        old: Some(job.wrap.clone()),
+                        new,
+                    });
                 }
                 Err(KeyError::Provider(error)) if error.is_retryable() => return Err(error.into()),
                 Err(error) => done.failed.push((job.record.kid, error)),
@@ -188,12 +237,23 @@ impl Manager {
         Ok(self.store.replace_wraps(&changes)?)
     }
 
-    /// Moves keys of data subjects under the newest wrapping key. They are unwrapped and wrapped here: no request to a key service.
-    fn rewrap_subjects(&self, before: u64, total: u64, now: u64, done: &mut Rewrapped, progress: &mut dyn FnMut(Progress)) -> Result<(), KeyError> {
+    /// Moves keys of data subjects under the newest wrapping key. They are unwrapped and wrapped
+    /// here: no request to a key service.
+    fn rewrap_subjects(
+        &self,
+        before: u64,
+        total: u64,
+        now: u64,
+        done: &mut Rewrapped,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), KeyError> {
         if before == total {
             return Ok(());
         }
-        let wrapping = match self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok) {
+        let wrapping = match self
+            .wrapping_key_in_use()
+            .map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok)
+        {
             Ok(key) => key,
             // It is among them.
             Err(_) if !done.failed.is_empty() => return Ok(()),
@@ -213,7 +273,8 @@ impl Manager {
                     Err(error) => done.failed.push((kid, error.into())),
                 }
             }
-            for record in records.iter().filter(|record| matches!(record.scope, Scope::Subject(_))) {
+            for record in records.iter().filter(|record| matches!(record.scope, Scope::Subject(_)))
+            {
                 for wrap in &record.wraps {
                     match wrapping_kid(wrap) {
                         Some(kid) if kid == wrapping.id => done.current += 1,
@@ -231,19 +292,43 @@ impl Manager {
         }
     }
 
-    fn moved_under(&self, wrapping: &Key, record: &KeyRecord, wrap: &Wrap) -> Result<WrapChange, KeyError> {
+    fn moved_under(
+        &self,
+        wrapping: &Key,
+        record: &KeyRecord,
+        wrap: &Wrap,
+    ) -> Result<WrapChange, KeyError> {
         let context = context_of(record);
-        let old = wrapping_kid(wrap).map(|kid| self.wrapping_key(&kid)).transpose()?.flatten().ok_or_else(|| self.other_provider(record))?;
+        let old = wrapping_kid(wrap)
+            .map(|kid| self.wrapping_key(&kid))
+            .transpose()?
+            .flatten()
+            .ok_or_else(|| self.other_provider(record))?;
         let secret = checked(record, unwrap_under(&old, wrap, &context)?)?;
-        Ok(WrapChange { kid: record.kid, old: Some(wrap.clone()), new: wrap_under(wrapping, &secret, &context)? })
+        Ok(WrapChange {
+            kid: record.kid,
+            old: Some(wrap.clone()),
+            new: wrap_under(wrapping, &secret, &context)?,
+        })
     }
 }
 
-/// The secret by way of the recovery provider: from a wrap made for recovery, or from one of the lost provider, if that is what was configured for recovery.
-pub(super) fn recovered_secret(recovery: &dyn Provider, record: &KeyRecord) -> Result<SecretKey, KeyError> {
-    let (for_recovery, lost): (Vec<&Wrap>, Vec<&Wrap>) = record.wraps.iter().partition(|wrap| wrap.kek_uri.starts_with(RECOVERY));
-    let opens = |wrap: &&Wrap| recovery.opens(wrap.kek_uri.strip_prefix(RECOVERY).unwrap_or(&wrap.kek_uri));
-    let wrap = for_recovery.iter().chain(&lost).copied().find(opens).ok_or(KeyError::NotForRecovery { kid: record.kid })?;
+/// The secret by way of the recovery provider: from a wrap made for recovery, or from one of the
+/// lost provider, if that is what was configured for recovery.
+pub(super) fn recovered_secret(
+    recovery: &dyn Provider,
+    record: &KeyRecord,
+) -> Result<SecretKey, KeyError> {
+    let (for_recovery, lost): (Vec<&Wrap>, Vec<&Wrap>) =
+        record.wraps.iter().partition(|wrap| wrap.kek_uri.starts_with(RECOVERY));
+    let opens =
+        |wrap: &&Wrap| recovery.opens(wrap.kek_uri.strip_prefix(RECOVERY).unwrap_or(&wrap.kek_uri));
+    let wrap = for_recovery
+        .iter()
+        .chain(&lost)
+        .copied()
+        .find(opens)
+        .ok_or(KeyError::NotForRecovery { kid: record.kid })?;
     checked(record, recovery.unwrap(&without_prefix(wrap), &context_of(record))?)
 }
 

@@ -1,4 +1,5 @@
-//! New versions of keys, by age or by hand. Old versions go on opening; what they seal or wrap no more, `rewrap` and `retire` deal with.
+//! New versions of keys, by age or by hand. Old versions go on opening; what they seal or wrap no
+//! more, `rewrap` and `retire` deal with.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,20 +57,30 @@ impl Manager {
             }
             Rotate::Wrapping => Ok(vec![self.next_epoch(&turn, now)?]),
             Rotate::Index => Ok(vec![self.next_root(&turn, KeyKind::Index, now)?]),
-            Rotate::Deterministic => Ok(vec![self.next_root(&turn, KeyKind::Deterministic, now)?]),
+            Rotate::Deterministic => {
+                Ok(vec![self.next_root(&turn, KeyKind::Deterministic, now)?])
+            }
             Rotate::Shared(name) => {
                 let newest = newest_active(self.store.shared(&self.settings.tenant)?);
                 let wanted = |record: &&KeyRecord| matches!(&record.scope, Scope::Shared(n) if name.as_ref().is_none_or(|name| name == n));
-                newest.values().filter(wanted).map(|record| self.next_version(&turn, record, now)).collect()
+                newest
+                    .values()
+                    .filter(wanted)
+                    .map(|record| self.next_version(&turn, record, now))
+                    .collect()
             }
             Rotate::Subject(subject) => Ok(vec![self.next_of_subject(&turn, *subject, now)?]),
         }
     }
 
-    /// Rotates what is older than the interval, and the key-encrypting key where a running process may.
+    /// Rotates what is older than the interval, and the key-encrypting key where a running process
+    /// may.
     pub(super) fn rotate_due(&self, turn: &mut Turn<'_>, now: u64) -> Result<(), KeyError> {
         let Some(interval) = self.settings.rotation else { return Ok(()) };
-        for record in newest_active(self.store.shared(&self.settings.tenant)?).values().filter(|record| self.is_due(record.created, now)) {
+        for record in newest_active(self.store.shared(&self.settings.tenant)?)
+            .values()
+            .filter(|record| self.is_due(record.created, now))
+        {
             match record.scope {
                 Scope::Epoch(_) => self.next_epoch(turn, now).map(drop)?,
                 Scope::Shared(_) => self.next_version(turn, record, now).map(drop)?,
@@ -79,7 +90,9 @@ impl Manager {
         if now.abs_diff(turn.kek_looked) >= KEK_LOOK {
             turn.kek_looked = now;
             let kek = self.provider.describe()?;
-            if kek.rotation == Rotation::Here && kek.since.is_some_and(|since| now.saturating_sub(since) >= interval) {
+            if kek.rotation == Rotation::Here
+                && kek.since.is_some_and(|since| now.saturating_sub(since) >= interval)
+            {
                 self.provider.rotate(now)?;
             }
         }
@@ -91,31 +104,57 @@ impl Manager {
         self.settings.rotation.is_some_and(|interval| now.saturating_sub(created) >= interval)
     }
 
-    /// The wrapping key of new keys of data subjects. There may be none yet, and making one takes a turn.
+    /// The wrapping key of new keys of data subjects. There may be none yet, and making one takes a
+    /// turn.
     pub(super) fn wrapping_key_in_use(&self) -> Option<Arc<Key>> {
         let held = self.held();
-        let active = held.keys.values().filter(|key| key.kind == KeyKind::Wrapping && key.state == KeyState::Active);
+        let active = held
+            .keys
+            .values()
+            .filter(|key| key.kind == KeyKind::Wrapping && key.state == KeyState::Active);
         active.max_by_key(|key| key.version).cloned()
     }
 
-    pub(super) fn first_wrapping_key(&self, turn: &Turn<'_>, now: u64) -> Result<Arc<Key>, KeyError> {
+    pub(super) fn first_wrapping_key(
+        &self,
+        turn: &Turn<'_>,
+        now: u64,
+    ) -> Result<Arc<Key>, KeyError> {
         self.load_or_mint(turn, KeyKind::Wrapping, &Scope::Epoch(1), now)
     }
 
     fn next_epoch(&self, _: &Turn<'_>, now: u64) -> Result<Rotated, KeyError> {
         let known = self.store.shared(&self.settings.tenant)?;
-        let epochs: Vec<&KeyRecord> = known.iter().filter(|record| record.kind == KeyKind::Wrapping).collect();
+        let epochs: Vec<&KeyRecord> =
+            known.iter().filter(|record| record.kind == KeyKind::Wrapping).collect();
         let number = epochs.iter().map(|record| record.version).max().unwrap_or(0) + 1;
-        let new = self.insert_one(self.minter().mint(KeyKind::Wrapping, &Scope::Epoch(number), number, now, &Wrapper::Providers)?.0)?;
+        let new = self.insert_one(
+            self.minter()
+                .mint(KeyKind::Wrapping, &Scope::Epoch(number), number, now, &Wrapper::Providers)?
+                .0,
+        )?;
         self.take(&new)?;
-        let old: Vec<KeyId> = epochs.iter().filter(|record| record.state == KeyState::Active).map(|record| record.kid).collect();
+        let old: Vec<KeyId> = epochs
+            .iter()
+            .filter(|record| record.state == KeyState::Active)
+            .map(|record| record.kid)
+            .collect();
         self.only_opens(&old)?;
         Ok(rotated(&new))
     }
 
     /// The next version of a shared data key.
-    pub(super) fn next_version(&self, _: &Turn<'_>, newest: &KeyRecord, now: u64) -> Result<Rotated, KeyError> {
-        let new = self.insert_one(self.minter().mint(newest.kind, &newest.scope, newest.version + 1, now, &Wrapper::Providers)?.0)?;
+    pub(super) fn next_version(
+        &self,
+        _: &Turn<'_>,
+        newest: &KeyRecord,
+        now: u64,
+    ) -> Result<Rotated, KeyError> {
+        let new = self.insert_one(
+            self.minter()
+                .mint(newest.kind, &newest.scope, newest.version + 1, now, &Wrapper::Providers)?
+                .0,
+        )?;
         self.take(&new)?;
         self.only_opens(&[newest.kid])?;
         Ok(rotated(&new))
@@ -123,26 +162,51 @@ impl Manager {
 
     fn next_root(&self, _: &Turn<'_>, kind: KeyKind, now: u64) -> Result<Rotated, KeyError> {
         let known = self.store.shared(&self.settings.tenant)?;
-        let active: Vec<&KeyRecord> = known.iter().filter(|record| record.kind == kind && record.state == KeyState::Active).collect();
+        let active: Vec<&KeyRecord> = known
+            .iter()
+            .filter(|record| record.kind == kind && record.state == KeyState::Active)
+            .collect();
         if kind == KeyKind::Index && active.len() > 1 {
             let versions = active.iter().map(|record| record.version).collect();
             return Err(KeyError::RootRotates { versions });
         }
-        let number = known.iter().filter(|record| record.kind == kind).map(|record| record.version).max().unwrap_or(0) + 1;
-        let new = self.insert_one(self.minter().mint(kind, &Scope::Version(number), number, now, &Wrapper::Providers)?.0)?;
+        let number = known
+            .iter()
+            .filter(|record| record.kind == kind)
+            .map(|record| record.version)
+            .max()
+            .unwrap_or(0)
+            + 1;
+        let new = self.insert_one(
+            self.minter().mint(kind, &Scope::Version(number), number, now, &Wrapper::Providers)?.0,
+        )?;
         self.take(&new)?;
         Ok(rotated(&new))
     }
 
-    fn next_of_subject(&self, turn: &Turn<'_>, subject: SubjectRef, now: u64) -> Result<Rotated, KeyError> {
+    fn next_of_subject(
+        &self,
+        turn: &Turn<'_>,
+        subject: SubjectRef,
+        now: u64,
+    ) -> Result<Rotated, KeyError> {
         let scope = Scope::Subject(subject);
-        let found = self.store.find(&self.settings.tenant, KeyKind::Data, std::slice::from_ref(&scope))?;
-        let newest = found.iter().max_by_key(|record| record.version).ok_or(KeyError::NoSuchSubject { subject })?;
+        let found =
+            self.store.find(&self.settings.tenant, KeyKind::Data, std::slice::from_ref(&scope))?;
+        let newest = found
+            .iter()
+            .max_by_key(|record| record.version)
+            .ok_or(KeyError::NoSuchSubject { subject })?;
         if newest.state == KeyState::Shredded {
             return Err(not_active(KeyKind::Data, &scope, newest.state));
         }
-        let wrapping = self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(turn, now), Ok)?;
-        let new = self.insert_one(self.minter().mint(KeyKind::Data, &scope, newest.version + 1, now, &Wrapper::Key(&wrapping))?.0)?;
+        let wrapping =
+            self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(turn, now), Ok)?;
+        let new = self.insert_one(
+            self.minter()
+                .mint(KeyKind::Data, &scope, newest.version + 1, now, &Wrapper::Key(&wrapping))?
+                .0,
+        )?;
         self.only_opens(&[newest.kid])?;
         self.subjects.forget(|key| key.scope == scope);
         Ok(rotated(&new))
@@ -159,7 +223,11 @@ fn newest_active(records: Vec<KeyRecord>) -> BTreeMap<(KeyKind, Option<Scope>), 
     let mut newest: BTreeMap<(KeyKind, Option<Scope>), KeyRecord> = BTreeMap::new();
     for record in records.into_iter().filter(|record| record.state == KeyState::Active) {
         // Epochs and roots are versions of one thing, each with a scope of its own.
-        let scope = if matches!(record.scope, Scope::Shared(_)) { Some(record.scope.clone()) } else { None };
+        let scope = if matches!(record.scope, Scope::Shared(_)) {
+            Some(record.scope.clone())
+        } else {
+            None
+        };
         match newest.get(&(record.kind, scope.clone())) {
             Some(known) if known.version > record.version => {}
             _ => drop(newest.insert((record.kind, scope), record)),
@@ -169,5 +237,9 @@ fn newest_active(records: Vec<KeyRecord>) -> BTreeMap<(KeyKind, Option<Scope>), 
 }
 
 fn rotated(record: &KeyRecord) -> Rotated {
-    Rotated { what: format!("{} {}", record.kind.as_str(), record.scope), kid: Some(record.kid), version: record.version.to_string() }
+    Rotated {
+        what: format!("{} {}", record.kind.as_str(), record.scope),
+        kid: Some(record.kid),
+        version: record.version.to_string(),
+    }
 }

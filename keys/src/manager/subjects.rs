@@ -1,4 +1,5 @@
-//! Keys of data subjects: one look into the store and one write for a batch of them, unwrapped here under a wrapping key, kept for a while.
+//! Keys of data subjects: one look into the store and one write for a batch of them, unwrapped here
+//! under a wrapping key, kept for a while.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -17,8 +18,13 @@ use crate::store::KeyRecord;
 const ERASED_AGE: u64 = 60;
 
 impl Manager {
-    /// The sealing keys of data subjects. A subject that was erased has a shredded key without a secret.
-    pub(super) fn subject_keys(&self, mut wanted: Vec<SubjectRef>, now: u64) -> Result<HashMap<SubjectRef, Arc<Key>>, KeyError> {
+    /// The sealing keys of data subjects. A subject that was erased has a shredded key without a
+    /// secret.
+    pub(super) fn subject_keys(
+        &self,
+        mut wanted: Vec<SubjectRef>,
+        now: u64,
+    ) -> Result<HashMap<SubjectRef, Arc<Key>>, KeyError> {
         wanted.sort_unstable();
         wanted.dedup();
         let mut keys = HashMap::with_capacity(wanted.len());
@@ -33,7 +39,8 @@ impl Manager {
             if wanted.is_empty() {
                 return Ok(keys);
             }
-            // Where keys were forgotten since, these may be among them; where the place of a new key had a marker, the next one is free.
+            // Where keys were forgotten since, these may be among them; where the place of a new
+            // key had a marker, the next one is free.
             let generation = self.subjects.generation();
             for record in self.load_or_mint_subjects(&wanted, now)? {
                 let Scope::Subject(subject) = record.scope else { continue };
@@ -50,7 +57,11 @@ impl Manager {
     }
 
     /// The newest key of each, as the store has it after those that lack one got one.
-    fn load_or_mint_subjects(&self, wanted: &[SubjectRef], now: u64) -> Result<Vec<KeyRecord>, KeyError> {
+    fn load_or_mint_subjects(
+        &self,
+        wanted: &[SubjectRef],
+        now: u64,
+    ) -> Result<Vec<KeyRecord>, KeyError> {
         let scopes: Vec<Scope> = wanted.iter().map(|subject| Scope::Subject(*subject)).collect();
         let mut newest: HashMap<Scope, KeyRecord> = HashMap::new();
         for record in self.store.find(&self.settings.tenant, KeyKind::Data, &scopes)? {
@@ -59,8 +70,11 @@ impl Manager {
                 _ => drop(newest.insert(record.scope.clone(), record)),
             }
         }
-        let (mut usable, mut new, mut replaced) = (Vec::with_capacity(scopes.len()), Vec::new(), Vec::new());
-        let wrapping = self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok)?;
+        let (mut usable, mut new, mut replaced) =
+            (Vec::with_capacity(scopes.len()), Vec::new(), Vec::new());
+        let wrapping = self
+            .wrapping_key_in_use()
+            .map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok)?;
         for scope in &scopes {
             let version = match newest.remove(scope) {
                 Some(record) if self.stays(&record, now) => {
@@ -69,11 +83,16 @@ impl Manager {
                 }
                 Some(record) => {
                     replaced.extend((record.state == KeyState::Active).then_some(record.kid));
-                    record.version.checked_add(1).ok_or_else(|| not_active(KeyKind::Data, scope, record.state))?
+                    record
+                        .version
+                        .checked_add(1)
+                        .ok_or_else(|| not_active(KeyKind::Data, scope, record.state))?
                 }
                 None => 1,
             };
-            new.push(self.minter().mint(KeyKind::Data, scope, version, now, &Wrapper::Key(&wrapping))?.0);
+            new.push(
+                self.minter().mint(KeyKind::Data, scope, version, now, &Wrapper::Key(&wrapping))?.0,
+            );
         }
         if !new.is_empty() {
             usable.extend(self.store.insert(&new)?);
@@ -84,7 +103,8 @@ impl Manager {
         Ok(usable)
     }
 
-    /// Whether the newest key of a subject is the one to use: it seals and is not due, or it says that the subject is erased.
+    /// Whether the newest key of a subject is the one to use: it seals and is not due, or it says
+    /// that the subject is erased.
     fn stays(&self, newest: &KeyRecord, now: u64) -> bool {
         match newest.state {
             KeyState::Shredded => true,
@@ -93,7 +113,8 @@ impl Manager {
         }
     }
 
-    /// A subject's key as it is handed out: whoever has it forgets it in time, so that an erasure takes effect.
+    /// A subject's key as it is handed out: whoever has it forgets it in time, so that an erasure
+    /// takes effect.
     fn for_a_while(&self, record: &KeyRecord, now: u64) -> Result<Arc<Key>, KeyError> {
         let unwrapped = self.unwrap(record)?;
         let Key { state, ref secret, .. } = *unwrapped;
@@ -103,7 +124,8 @@ impl Manager {
     }
 }
 
-/// Keys of data subjects in hand, and others that were looked up by their id; the least used go first, and each in its time.
+/// Keys of data subjects in hand, and others that were looked up by their id; the least used go
+/// first, and each in its time.
 pub(super) struct SubjectCache {
     sealing: Mutex<LruCache<SubjectRef, Arc<Key>>>,
     looked_up: Mutex<LruCache<KeyId, (Arc<Key>, u64)>>,
@@ -118,11 +140,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl SubjectCache {
     pub(super) fn new(size: usize) -> Self {
         let size = NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
-        Self { sealing: Mutex::new(LruCache::new(size)), looked_up: Mutex::new(LruCache::new(size)), generation: AtomicU64::new(0) }
+        Self {
+            sealing: Mutex::new(LruCache::new(size)),
+            looked_up: Mutex::new(LruCache::new(size)),
+            generation: AtomicU64::new(0),
+        }
     }
 
     fn sealing(&self, subject: &SubjectRef, now: u64) -> Option<Arc<Key>> {
-        lock(&self.sealing).get(subject).filter(|key| key.seal_until.is_some_and(|until| now < until)).cloned()
+        lock(&self.sealing)
+            .get(subject)
+            .filter(|key| key.seal_until.is_some_and(|until| now < until))
+            .cloned()
     }
 
     /// To be asked before a key is read that is to be kept.
@@ -130,7 +159,8 @@ impl SubjectCache {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Keeps a key that was read at that generation, unless keys were forgotten since; tells whether it did.
+    /// Keeps a key that was read at that generation, unless keys were forgotten since; tells
+    /// whether it did.
     fn keep_sealing(&self, subject: SubjectRef, key: Arc<Key>, generation: u64) -> bool {
         let mut sealing = lock(&self.sealing);
         let is_current = self.generation() == generation;
@@ -154,7 +184,8 @@ impl SubjectCache {
         is_current
     }
 
-    /// Forgets keys. Counted first: whoever keeps one between that and the look finds it counted, and whoever kept one before it finds it dropped.
+    /// Forgets keys. Counted first: whoever keeps one between that and the look finds it counted,
+    /// and whoever kept one before it finds it dropped.
     pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         drop_where(&mut lock(&self.sealing), |key| which(key));
@@ -168,7 +199,10 @@ impl SubjectCache {
     }
 }
 
-fn drop_where<K: Copy + Eq + std::hash::Hash, V>(cache: &mut LruCache<K, V>, over: impl Fn(&V) -> bool) {
+fn drop_where<K: Copy + Eq + std::hash::Hash, V>(
+    cache: &mut LruCache<K, V>,
+    over: impl Fn(&V) -> bool,
+) {
     let gone: Vec<K> = cache.iter().filter(|(_, value)| over(value)).map(|(key, _)| *key).collect();
     for key in gone {
         cache.pop(&key);

@@ -1,4 +1,5 @@
-//! Provider `aws-kms`: a symmetric key in AWS KMS, or several in an order of preference. What a wrap is tied to is its encryption context.
+//! Provider `aws-kms`: a symmetric key in AWS KMS, or several in an order of preference. What a
+//! wrap is tied to is its encryption context.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -25,7 +26,8 @@ const URI: &str = "aws-kms:";
 /// The version where KMS does not tell which material a key has.
 const UNKNOWN_MATERIAL: &str = "1";
 
-/// Which keys, and how they are reached. Credentials are those of the SDK's chain: environment, profile, web identity (IRSA), Pod Identity, instance role.
+/// Which keys, and how they are reached. Credentials are those of the SDK's chain: environment,
+/// profile, web identity (IRSA), Pod Identity, instance role.
 #[derive(Debug, Clone)]
 pub struct AwsKmsSettings {
     /// Key ARNs; the first one that can be reached wraps. An ARN names its region.
@@ -60,11 +62,20 @@ impl AwsKmsProvider {
         let unusable = |message: String| ProviderError::Unusable { provider: NAME, message };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|e| unusable(format!("no thread for requests ({e})")))?;
-        let first = settings.key_arns.first().ok_or_else(|| unusable("no key is named; write keys.aws-kms.key_arns".to_owned()))?;
+        let first = settings
+            .key_arns
+            .first()
+            .ok_or_else(|| unusable("no key is named; write keys.aws-kms.key_arns".to_owned()))?;
         let region = Region::new(region_of(first)?.to_owned());
         // Each try is one request: the retry layer tries again.
-        let timeouts = TimeoutConfig::builder().connect_timeout(settings.timeout).operation_timeout(settings.timeout).build();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region).retry_config(RetryConfig::disabled()).timeout_config(timeouts);
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(settings.timeout)
+            .operation_timeout(settings.timeout)
+            .build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .region(region)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts);
         if let Some(profile) = &settings.profile {
             loader = loader.profile_name(profile);
         }
@@ -73,14 +84,25 @@ impl AwsKmsProvider {
         }
         let shared = runtime.block_on(loader.load());
         let keys = settings.key_arns.iter().map(|arn| {
-            let config = aws_sdk_kms::config::Builder::from(&shared).region(Region::new(region_of(arn)?.to_owned())).build();
-            Ok(KmsKey { arn: arn.clone(), uri: format!("{URI}{arn}"), client: Client::from_conf(config) })
+            let config = aws_sdk_kms::config::Builder::from(&shared)
+                .region(Region::new(region_of(arn)?.to_owned()))
+                .build();
+            Ok(KmsKey {
+                arn: arn.clone(),
+                uri: format!("{URI}{arn}"),
+                client: Client::from_conf(config),
+            })
         });
         let keys = keys.collect::<Result<_, ProviderError>>()?;
         Ok(Self { runtime, keys })
     }
 
-    fn ask<T, E>(&self, key: &KmsKey, context: Option<&WrapContext<'_>>, request: impl Future<Output = Result<T, SdkError<E>>>) -> Result<T, ProviderError>
+    fn ask<T, E>(
+        &self,
+        key: &KmsKey,
+        context: Option<&WrapContext<'_>>,
+        request: impl Future<Output = Result<T, SdkError<E>>>,
+    ) -> Result<T, ProviderError>
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
@@ -88,7 +110,10 @@ impl AwsKmsProvider {
     }
 
     /// What the first of these keys answers that can be reached.
-    fn first<'k, T>(keys: impl Iterator<Item = &'k KmsKey>, ask: impl Fn(&'k KmsKey) -> Result<T, ProviderError>) -> Option<Result<T, ProviderError>> {
+    fn first<'k, T>(
+        keys: impl Iterator<Item = &'k KmsKey>,
+        ask: impl Fn(&'k KmsKey) -> Result<T, ProviderError>,
+    ) -> Option<Result<T, ProviderError>> {
         let mut unreached = None;
         for key in keys {
             match ask(key) {
@@ -101,9 +126,14 @@ impl AwsKmsProvider {
 
     fn describe_key(&self, key: &KmsKey) -> Result<Kek, ProviderError> {
         let found = self.ask(key, None, key.client.describe_key().key_id(&key.arn).send())?;
-        let Some(found) = found.key_metadata else { return Err(malformed("the description of a key")) };
+        let Some(found) = found.key_metadata else {
+            return Err(malformed("the description of a key"));
+        };
         if found.key_spec.is_some_and(|spec| spec != KeySpec::SymmetricDefault) {
-            return Err(ProviderError::Unusable { provider: NAME, message: format!("{} is no symmetric encryption key; name one that is", key.arn) });
+            return Err(ProviderError::Unusable {
+                provider: NAME,
+                message: format!("{} is no symmetric encryption key; name one that is", key.arn),
+            });
         }
         if found.key_state.as_ref().is_some_and(|state| *state != KeyState::Enabled) {
             return Err(disabled(&key.arn));
@@ -114,11 +144,21 @@ impl AwsKmsProvider {
 
     /// The keys that open a wrap: the one that made it, and other regions' replicas of it.
     fn openers(&self, kek_uri: &str) -> impl Iterator<Item = &KmsKey> {
-        let (own, replicas): (Vec<_>, Vec<_>) = self.keys.iter().filter(|key| same_material(&key.uri, kek_uri)).partition(|key| key.uri == kek_uri);
+        let (own, replicas): (Vec<_>, Vec<_>) = self
+            .keys
+            .iter()
+            .filter(|key| same_material(&key.uri, kek_uri))
+            .partition(|key| key.uri == kek_uri);
         own.into_iter().chain(replicas)
     }
 
-    fn reencrypt(&self, target: &KmsKey, source: &KmsKey, wrap: &Wrap, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
+    fn reencrypt(
+        &self,
+        target: &KmsKey,
+        source: &KmsKey,
+        wrap: &Wrap,
+        context: &WrapContext<'_>,
+    ) -> Result<Wrap, ProviderError> {
         let tied = encryption_context(context);
         let request = target
             .client
@@ -130,7 +170,8 @@ impl AwsKmsProvider {
             .set_destination_encryption_context(Some(tied));
         let answer = self.ask(source, Some(context), request.send())?;
         let wrapped = answer.ciphertext_blob.ok_or_else(|| malformed("a ciphertext"))?.into_inner();
-        let kek_version = answer.destination_key_material_id.unwrap_or_else(|| UNKNOWN_MATERIAL.to_owned());
+        let kek_version =
+            answer.destination_key_material_id.unwrap_or_else(|| UNKNOWN_MATERIAL.to_owned());
         Ok(Wrap { kek_uri: target.uri.clone(), kek_version, wrapped })
     }
 }
@@ -145,16 +186,26 @@ impl Provider for AwsKmsProvider {
     }
 
     fn describe(&self) -> Result<Kek, ProviderError> {
-        Self::first(self.keys.iter(), |key| self.describe_key(key)).unwrap_or_else(|| Err(malformed("a key")))
+        Self::first(self.keys.iter(), |key| self.describe_key(key))
+            .unwrap_or_else(|| Err(malformed("a key")))
     }
 
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
         let wrap = |kms: &KmsKey| {
             // KMS does not say with which material it encrypts: as described just before.
             let Kek { uri, version, .. } = self.describe_key(kms)?;
-            let request = kms.client.encrypt().key_id(&kms.arn).set_encryption_context(Some(encryption_context(context)));
-            let answer = self.ask(kms, Some(context), request.plaintext(Blob::new(key.expose().to_vec())).send())?;
-            let wrapped = answer.ciphertext_blob.ok_or_else(|| malformed("a ciphertext"))?.into_inner();
+            let request = kms
+                .client
+                .encrypt()
+                .key_id(&kms.arn)
+                .set_encryption_context(Some(encryption_context(context)));
+            let answer = self.ask(
+                kms,
+                Some(context),
+                request.plaintext(Blob::new(key.expose().to_vec())).send(),
+            )?;
+            let wrapped =
+                answer.ciphertext_blob.ok_or_else(|| malformed("a ciphertext"))?.into_inner();
             Ok(Wrap { kek_uri: uri, kek_version: version, wrapped })
         };
         Self::first(self.keys.iter(), wrap).unwrap_or_else(|| Err(malformed("a key")))
@@ -162,10 +213,22 @@ impl Provider for AwsKmsProvider {
 
     fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
         let unwrap = |kms: &KmsKey| {
-            let request = kms.client.decrypt().key_id(&kms.arn).set_encryption_context(Some(encryption_context(context)));
-            let answer = self.ask(kms, Some(context), request.ciphertext_blob(Blob::new(wrap.wrapped.clone())).send())?;
-            let plain = Zeroizing::new(answer.plaintext.ok_or_else(|| malformed("a plaintext"))?.into_inner());
-            Ok(SecretKey::new(plain.as_slice().try_into().map_err(|_| malformed("a plaintext of 32 bytes"))?))
+            let request = kms
+                .client
+                .decrypt()
+                .key_id(&kms.arn)
+                .set_encryption_context(Some(encryption_context(context)));
+            let answer = self.ask(
+                kms,
+                Some(context),
+                request.ciphertext_blob(Blob::new(wrap.wrapped.clone())).send(),
+            )?;
+            let plain = Zeroizing::new(
+                answer.plaintext.ok_or_else(|| malformed("a plaintext"))?.into_inner(),
+            );
+            Ok(SecretKey::new(
+                plain.as_slice().try_into().map_err(|_| malformed("a plaintext of 32 bytes"))?,
+            ))
         };
         Self::first(self.openers(&wrap.kek_uri), unwrap).unwrap_or(Err(ProviderError::Refused {
             provider: NAME,
@@ -174,11 +237,17 @@ impl Provider for AwsKmsProvider {
         }))
     }
 
-    fn rewrap(&self, wraps: &[(&Wrap, WrapContext<'_>)]) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
+    fn rewrap(
+        &self,
+        wraps: &[(&Wrap, WrapContext<'_>)],
+    ) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
         let target = self.describe()?;
-        let Some(target) = self.keys.iter().find(|key| key.uri == target.uri) else { return Err(malformed("a key")) };
+        let Some(target) = self.keys.iter().find(|key| key.uri == target.uri) else {
+            return Err(malformed("a key"));
+        };
         let moved = wraps.iter().map(|(wrap, context)| {
-            let same_region = |source: &&KmsKey| region_of(&source.arn).ok() == region_of(&target.arn).ok();
+            let same_region =
+                |source: &&KmsKey| region_of(&source.arn).ok() == region_of(&target.arn).ok();
             match self.openers(&wrap.kek_uri).find(same_region) {
                 Some(source) => self.reencrypt(target, source, wrap, context),
                 // KMS re-encrypts within a region.
@@ -199,9 +268,16 @@ impl Provider for AwsKmsProvider {
 fn region_of(arn: &str) -> Result<&str, ProviderError> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     match parts[..] {
-        ["arn", _, "kms", region, _, key] if !region.is_empty() && key.strip_prefix("key/").is_some_and(|id| !id.is_empty()) => Ok(region),
+        ["arn", _, "kms", region, _, key]
+            if !region.is_empty() && key.strip_prefix("key/").is_some_and(|id| !id.is_empty()) =>
+        {
+            Ok(region)
+        }
         _ => {
-            let message = format!("{arn} is no ARN of a key; write arn:aws:kms:REGION:ACCOUNT:key/ID (an alias may point elsewhere tomorrow)");
+            let message = format!(
+                "{arn} is no ARN of a key; write arn:aws:kms:REGION:ACCOUNT:key/ID (an alias may \
+                point elsewhere tomorrow)"
+            );
             Err(ProviderError::Unusable { provider: NAME, message })
         }
     }
@@ -234,7 +310,10 @@ fn malformed(expected: &str) -> ProviderError {
 }
 
 fn disabled(arn: &str) -> ProviderError {
-    ProviderError::Disabled { provider: NAME, message: format!("{arn} is disabled or to be deleted; enable it, or cancel the deletion") }
+    ProviderError::Disabled {
+        provider: NAME,
+        message: format!("{arn} is disabled or to be deleted; enable it, or cancel the deletion"),
+    }
 }
 
 /// Without the answer's own text, which may name what nobody should read in a log.
@@ -243,48 +322,94 @@ where
     E: ProvideErrorMetadata + StdError + 'static,
 {
     let provider = NAME;
-    let away = |message: String| ProviderError::Unavailable { provider, message, retry_after: None };
+    let away =
+        |message: String| ProviderError::Unavailable { provider, message, retry_after: None };
     let SdkError::ServiceError(answer) = error else {
         if causes(error).any(|cause| cause.to_string().contains("no credentials found in chain")) {
-            let message = "there are no AWS credentials; give this process a role, a profile (keys.aws-kms.profile) or AWS_ACCESS_KEY_ID".to_owned();
+            let message = "there are no AWS credentials; give this process a role, a profile \
+                (keys.aws-kms.profile) or AWS_ACCESS_KEY_ID"
+                .to_owned();
             return ProviderError::Denied { provider, message };
         }
         return match error {
-            SdkError::ResponseError(_) => ProviderError::Malformed { provider, message: format!("what came for {arn} is not what KMS answers") },
+            SdkError::ResponseError(_) => ProviderError::Malformed {
+                provider,
+                message: format!("what came for {arn} is not what KMS answers"),
+            },
             SdkError::TimeoutError(_) => away(format!("no answer about {arn} in time")),
-            _ => away(format!("no answer about {arn}: {}", causes(error).last().map(ToString::to_string).unwrap_or_default())),
+            _ => away(format!(
+                "no answer about {arn}: {}",
+                causes(error).last().map(ToString::to_string).unwrap_or_default()
+            )),
         };
     };
     let status = answer.raw().status().as_u16();
     match (answer.err().code().unwrap_or_default(), context) {
-        ("InvalidCiphertextException" | "IncorrectKeyException", Some(context)) => ProviderError::Refused { provider, kid: context.kid, what: "another key" },
-        ("DisabledException" | "KMSInvalidStateException", _) => disabled(arn),
-        ("NotFoundException", _) => ProviderError::Unusable { provider, message: format!("{arn} is not there; correct keys.aws-kms.key_arns") },
-        ("InvalidKeyUsageException", _) => ProviderError::Unusable { provider, message: format!("{arn} is no symmetric encryption key; name one that is") },
-        (code, _) if is_denial(code) || status == 403 => {
-            let grants = "kms:Encrypt, kms:Decrypt, kms:ReEncrypt*, kms:DescribeKey and, for `keys rotate --kek`, kms:RotateKeyOnDemand";
-            ProviderError::Denied { provider, message: format!("grant this process {grants} on {arn}") }
+        ("InvalidCiphertextException" | "IncorrectKeyException", Some(context)) => {
+            ProviderError::Refused { provider, kid: context.kid, what: "another key" }
         }
-        (code, _) if status >= 500 || status == 429 || may_pass(code) => away(format!("status {status} about {arn} ({})", known_word(code))),
-        (code, _) => ProviderError::Malformed { provider, message: format!("status {status} about {arn} ({})", known_word(code)) },
+        ("DisabledException" | "KMSInvalidStateException", _) => disabled(arn),
+        ("NotFoundException", _) => ProviderError::Unusable {
+            provider,
+            message: format!("{arn} is not there; correct keys.aws-kms.key_arns"),
+        },
+        ("InvalidKeyUsageException", _) => ProviderError::Unusable {
+            provider,
+            message: format!("{arn} is no symmetric encryption key; name one that is"),
+        },
+        (code, _) if is_denial(code) || status == 403 => {
+            let grants = "kms:Encrypt, kms:Decrypt, kms:ReEncrypt*, kms:DescribeKey and, for `keys \
+                rotate --kek`, kms:RotateKeyOnDemand";
+            ProviderError::Denied {
+                provider,
+                message: format!("grant this process {grants} on {arn}"),
+            }
+        }
+        (code, _) if status >= 500 || status == 429 || may_pass(code) => {
+            away(format!("status {status} about {arn} ({})", known_word(code)))
+        }
+        (code, _) => ProviderError::Malformed {
+            provider,
+            message: format!("status {status} about {arn} ({})", known_word(code)),
+        },
     }
 }
 
 fn is_denial(code: &str) -> bool {
-    ["AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredTokenException", "InvalidSignatureException"].contains(&code)
+    [
+        "AccessDeniedException",
+        "UnrecognizedClientException",
+        "InvalidClientTokenId",
+        "ExpiredTokenException",
+        "InvalidSignatureException",
+    ]
+    .contains(&code)
 }
 
 fn may_pass(code: &str) -> bool {
-    let words = ["Throttling", "LimitExceeded", "RequestLimitExceeded", "KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException"];
+    let words = [
+        "Throttling",
+        "LimitExceeded",
+        "RequestLimitExceeded",
+        "KMSInternalException",
+        "DependencyTimeoutException",
+        "KeyUnavailableException",
+    ];
     words.iter().any(|word| code.contains(word))
 }
 
 /// An error code, if it looks like one.
 fn known_word(code: &str) -> &str {
-    if !code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric()) { code } else { "no code" }
+    if !code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        code
+    } else {
+        "no code"
+    }
 }
 
-fn causes<'e>(error: &'e (dyn StdError + 'static)) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
+fn causes<'e>(
+    error: &'e (dyn StdError + 'static),
+) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| StdError::source(*error))
 }
 
@@ -294,18 +419,36 @@ mod tests {
 
     #[test]
     fn an_arn_names_its_region_and_an_alias_is_refused() {
-        assert_eq!(region_of("arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1").unwrap(), "cn-north-1");
-        for wrong in ["alias/veilstream", "arn:aws:kms:eu-west-1:111122223333:alias/veilstream", "arn:aws:s3:::bucket", "arn:aws:kms::1:key/x", "1234"] {
-            assert!(region_of(wrong).unwrap_err().to_string().contains("is no ARN of a key"), "{wrong}");
+        assert_eq!(
+            region_of("arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1").unwrap(),
+            "cn-north-1"
+        );
+        for wrong in [
+            "alias/veilstream",
+            "arn:aws:kms:eu-west-1:111122223333:alias/veilstream",
+            "arn:aws:s3:::bucket",
+            "arn:aws:kms::1:key/x",
+            "1234",
+        ] {
+            assert!(
+                region_of(wrong).unwrap_err().to_string().contains("is no ARN of a key"),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn replicas_of_a_multi_region_key_are_one_key_and_others_are_not() {
-        let uri = |region: &str, account: &str, key: &str| format!("aws-kms:arn:aws:kms:{region}:{account}:key/{key}");
+        let uri = |region: &str, account: &str, key: &str| {
+            format!("aws-kms:arn:aws:kms:{region}:{account}:key/{key}")
+        };
         let one = uri("eu-west-1", "111122223333", "mrk-a");
         assert!(same_material(&one, &uri("us-east-1", "111122223333", "mrk-a")));
-        for other in [uri("us-east-1", "111122223333", "mrk-b"), uri("us-east-1", "444455556666", "mrk-a"), "file".to_owned()] {
+        for other in [
+            uri("us-east-1", "111122223333", "mrk-b"),
+            uri("us-east-1", "444455556666", "mrk-a"),
+            "file".to_owned(),
+        ] {
             assert!(!same_material(&one, &other), "{other}");
         }
         assert!(!same_material(&uri("eu-west-1", "1", "a"), &uri("us-east-1", "1", "a")));

@@ -1,4 +1,5 @@
-//! Provider `file`: key-encrypting keys in a file of `<version> <standard base64 of 32 bytes>` lines; the last one wraps.
+//! Provider `file`: key-encrypting keys in a file of `<version> <standard base64 of 32 bytes>`
+//! lines; the last one wraps.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,7 +18,8 @@ use crate::store::Wrap;
 
 const NAME: &str = "file";
 
-/// Reads the file at each use: keys are unwrapped rarely, and a file that was replaced counts at once.
+/// Reads the file at each use: keys are unwrapped rarely, and a file that was replaced counts at
+/// once.
 pub struct FileProvider {
     path: PathBuf,
 }
@@ -50,13 +52,22 @@ impl Provider for FileProvider {
 
     /// The version wraps since the file was last written: a new version is a new file.
     fn describe(&self) -> Result<Kek, ProviderError> {
-        let Some(active) = self.read()?.pop() else { unreachable!("a file without lines is refused") };
+        let Some(active) = self.read()?.pop() else {
+            unreachable!("a file without lines is refused")
+        };
         let since = fs::metadata(&self.path).ok().and_then(|meta| u64::try_from(meta.mtime()).ok());
-        Ok(Kek { uri: NAME.to_owned(), version: active.version, since, rotation: Rotation::Operator })
+        Ok(Kek {
+            uri: NAME.to_owned(),
+            version: active.version,
+            since,
+            rotation: Rotation::Operator,
+        })
     }
 
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
-        let Some(active) = self.read()?.pop() else { unreachable!("a file without lines is refused") };
+        let Some(active) = self.read()?.pop() else {
+            unreachable!("a file without lines is refused")
+        };
         let wrapped = wrap_local(&active.kek, nonce(NAME)?, key, context);
         Ok(Wrap { kek_uri: NAME.to_owned(), kek_version: active.version, wrapped })
     }
@@ -68,18 +79,30 @@ impl Provider for FileProvider {
     fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
         let lines = self.read()?;
         let Some(line) = lines.iter().find(|line| line.version == wrap.kek_version) else {
-            let message =
-                format!("{}: no line of version {}, which wraps key {}; put it back before the last line", self.path.display(), wrap.kek_version, context.kid);
+            let message = format!(
+                "{}: no line of version {}, which wraps key {}; put it back before the last line",
+                self.path.display(),
+                wrap.kek_version,
+                context.kid
+            );
             return Err(ProviderError::Unusable { provider: NAME, message });
         };
-        unwrap_local(&line.kek, &wrap.wrapped, context).map_err(refused(NAME, context, "another key-encrypting key"))
+        unwrap_local(&line.kek, &wrap.wrapped, context).map_err(refused(
+            NAME,
+            context,
+            "another key-encrypting key",
+        ))
     }
 
     fn rotate(&self, now: u64) -> Result<Kek, ProviderError> {
         self.read()?;
         add_line(&self.path, now).map_err(|e| ProviderError::Unusable {
             provider: NAME,
-            message: format!("{} cannot be written again ({e}); add a line `<version> <base64 of 32 bytes>` to it where it is made", self.path.display()),
+            message: format!(
+                "{} cannot be written again ({e}); add a line `<version> <base64 of \
+                32 bytes>` to it where it is made",
+                self.path.display()
+            ),
         })?;
         self.describe()
     }
@@ -96,20 +119,23 @@ pub fn create_kek_file(path: &Path) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Writes the file again with one line more and puts it in the place of the old one. The new file's name is the lock: of two that do it at once one fails.
+/// Writes the file again with one line more and puts it in the place of the old one. The new file's
+/// name is the lock: of two that do it at once one fails.
 fn add_line(path: &Path, now: u64) -> io::Result<()> {
     let new = path.with_added_extension("new");
     let mut file = new_file(&new).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => {
-            io::Error::other(format!("{} is there: somebody else is at it, or was killed at it; then remove that file", new.display()))
-        }
+        io::ErrorKind::AlreadyExists => io::Error::other(format!(
+            "{} is there: somebody else is at it, or was killed at it; then remove that file",
+            new.display()
+        )),
         _ => e,
     })?;
     let written = (|| {
         // Read under the lock: another one may have added a line since.
         let text = Zeroizing::new(fs::read_to_string(path)?);
         let versions = text.lines().filter_map(|line| line.split_whitespace().next());
-        let next = versions.filter_map(|version| version.parse::<u64>().ok()).max().unwrap_or(0) + 1;
+        let next =
+            versions.filter_map(|version| version.parse::<u64>().ok()).max().unwrap_or(0) + 1;
         file.write_all(text.trim_end().as_bytes())?;
         file.write_all(b"\n")?;
         file.write_all(fresh_line(&next.to_string())?.as_bytes())?;
@@ -142,27 +168,43 @@ fn fresh_line(version: &str) -> io::Result<Zeroizing<String>> {
 
 /// A new name must survive a crash as well: keys are about to be wrapped under it.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
+        .sync_all()
 }
 
 fn read(path: &Path) -> Result<Vec<Line>, String> {
     let place = path.display();
-    let meta = fs::metadata(path).map_err(|e| format!("{place} cannot be read ({e}); make it with `veilstream keys init`"))?;
+    let meta = fs::metadata(path).map_err(|e| {
+        format!("{place} cannot be read ({e}); make it with `veilstream keys init`")
+    })?;
     if meta.mode() & 0o077 != 0 {
-        return Err(format!("{place} may be read by others (mode {:04o}); run: chmod 600 {place}", meta.mode() & 0o7777));
+        return Err(format!(
+            "{place} may be read by others (mode {:04o}); run: chmod 600 {place}",
+            meta.mode() & 0o7777
+        ));
     }
-    let text = Zeroizing::new(fs::read_to_string(path).map_err(|e| format!("{place} cannot be read ({e})"))?);
+    let text = Zeroizing::new(
+        fs::read_to_string(path).map_err(|e| format!("{place} cannot be read ({e})"))?,
+    );
     let mut lines: Vec<Line> = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let wrong = |what: &str| format!("{place}, line {}: {what}; write `<version> <base64 of 32 bytes>`", number + 1);
-        let (version, encoded) = line.trim().split_once(' ').ok_or_else(|| wrong("has no version"))?;
-        let kek = decode_key(encoded.trim()).ok_or_else(|| wrong("does not hold 32 bytes in base64"))?;
+        let wrong = |what: &str| {
+            format!("{place}, line {}: {what}; write `<version> <base64 of 32 bytes>`", number + 1)
+        };
+        let (version, encoded) =
+            line.trim().split_once(' ').ok_or_else(|| wrong("has no version"))?;
+        let kek =
+            decode_key(encoded.trim()).ok_or_else(|| wrong("does not hold 32 bytes in base64"))?;
         if lines.iter().any(|known| known.version == version) {
             return Err(wrong("has the version of another line"));
         }
         lines.push(Line { version: version.to_owned(), kek });
     }
-    if lines.is_empty() { Err(format!("{place} holds no key; make one with `veilstream keys init`")) } else { Ok(lines) }
+    if lines.is_empty() {
+        Err(format!("{place} holds no key; make one with `veilstream keys init`"))
+    } else {
+        Ok(lines)
+    }
 }
 
 #[cfg(test)]
@@ -192,7 +234,12 @@ mod tests {
 
     #[test]
     fn faults_name_the_line_and_hold_no_key() {
-        for (text, line) in [(format!("1 {A}\n2\n"), 2), (format!("1 {A}\n1 {B}\n"), 2), (format!("{A}\n"), 1), (format!("1 {A}A\n"), 1)] {
+        for (text, line) in [
+            (format!("1 {A}\n2\n"), 2),
+            (format!("1 {A}\n1 {B}\n"), 2),
+            (format!("{A}\n"), 1),
+            (format!("1 {A}A\n"), 1),
+        ] {
             let error = fault(&text, 0o600);
             assert!(error.contains(&format!("line {line}: ")), "{error}");
             assert!(!error.contains(&A[..8]) && !error.contains(&B[..8]), "{error}");
@@ -220,7 +267,8 @@ mod tests {
         let provider = FileProvider::new(path.clone()).unwrap();
         let key = SecretKey::new([5; 32]);
         let kid = veilstream_engine::kdf::key_id(&veilstream_engine::kdf::key_check_value(&key));
-        let context = WrapContext { kid, kind: KeyKind::Index, tenant: "default", scope: &Scope::Version(1) };
+        let context =
+            WrapContext { kid, kind: KeyKind::Index, tenant: "default", scope: &Scope::Version(1) };
         let old = provider.wrap(&key, &context).unwrap();
         let kek = provider.rotate(1_800_000_000).unwrap();
         assert_eq!((kek.version.as_str(), kek.since), ("2", Some(1_800_000_000)));

@@ -1,4 +1,5 @@
-//! Provider `password`: key-encrypting keys derived with PBKDF2-HMAC-SHA-256, salt and iterations named in each wrap.
+//! Provider `password`: key-encrypting keys derived with PBKDF2-HMAC-SHA-256, salt and iterations
+//! named in each wrap.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +21,8 @@ const PREFIX: &str = "pbkdf2-sha256:";
 const VERSION: &str = "1";
 /// Iterations of new wraps, and the least of them.
 pub const ITERATIONS: u32 = 600_000;
-/// Iterations accepted in a wrap that is opened: fewer is no protection, more is an attack on our time.
+/// Iterations accepted in a wrap that is opened: fewer is no protection, more is an attack on our
+/// time.
 const ACCEPTED: std::ops::RangeInclusive<u32> = 100_000..=10_000_000;
 /// Salts are at most so long in a wrap that is opened.
 const SALT_MAX: usize = 64;
@@ -46,7 +48,8 @@ impl PasswordProvider {
     /// # Errors
     /// The password is empty or the iterations are too few or too many.
     pub fn new(password: &str, iterations: u32) -> Result<Self, ProviderError> {
-        let unusable = |message: &str| ProviderError::Unusable { provider: NAME, message: message.to_owned() };
+        let unusable =
+            |message: &str| ProviderError::Unusable { provider: NAME, message: message.to_owned() };
         // Editors end a file with one; more of them are part of the password.
         let password = password.strip_suffix('\n').unwrap_or(password);
         if password.is_empty() {
@@ -55,23 +58,31 @@ impl PasswordProvider {
         if !(ITERATIONS..=*ACCEPTED.end()).contains(&iterations) {
             return Err(unusable("iterations are 600000 to 10000000"));
         }
-        // Two keyboards may spell one password with different code points. The normaliser grows its result, so room for all of it is made
-        // first: a reallocation would leave a copy behind.
+        // Two keyboards may spell one password with different code points. The normaliser grows its
+        // result, so room for all of it is made first: a reallocation would leave a copy behind.
         let mut normal = Zeroizing::new(String::with_capacity(password.len() * 3));
         let normalizer = ComposingNormalizerBorrowed::new_nfc();
-        normalizer.normalize_to(password, &mut *normal).map_err(|_| unusable("the password cannot be normalised"))?;
+        normalizer
+            .normalize_to(password, &mut *normal)
+            .map_err(|_| unusable("the password cannot be normalised"))?;
         Ok(Self { password: normal, iterations, derived: Mutex::default() })
     }
 
     fn kek(&self, parameters: &Parameters) -> SecretKey {
         let mut derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
-        derived.entry(parameters.clone()).or_insert_with(|| derive(&self.password, parameters)).clone()
+        derived
+            .entry(parameters.clone())
+            .or_insert_with(|| derive(&self.password, parameters))
+            .clone()
     }
 
-    /// What new wraps use: parameters already derived, so that a store does not collect a salt per process start.
+    /// What new wraps use: parameters already derived, so that a store does not collect a salt per
+    /// process start.
     fn present(&self) -> Result<Parameters, ProviderError> {
         let derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = derived.keys().find(|p| p.iterations == self.iterations && p.salt.len() >= SALT) {
+        if let Some(known) =
+            derived.keys().find(|p| p.iterations == self.iterations && p.salt.len() >= SALT)
+        {
             return Ok(known.clone());
         }
         Ok(Parameters { iterations: self.iterations, salt: nonce(NAME)?[..SALT].to_vec() })
@@ -84,7 +95,12 @@ impl Provider for PasswordProvider {
     }
 
     fn describe(&self) -> Result<Kek, ProviderError> {
-        Ok(Kek { uri: self.present()?.uri(), version: VERSION.to_owned(), since: None, rotation: Rotation::Elsewhere })
+        Ok(Kek {
+            uri: self.present()?.uri(),
+            version: VERSION.to_owned(),
+            since: None,
+            rotation: Rotation::Elsewhere,
+        })
     }
 
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
@@ -101,11 +117,16 @@ impl Provider for PasswordProvider {
         let parameters = Parameters::parse(&wrap.kek_uri).ok_or_else(|| ProviderError::Unusable {
             provider: NAME,
             message: format!(
-                "key {}: its kek_uri is not {PREFIX}i=<100000 to 10000000>,s=<base64url of 16 to {SALT_MAX} bytes>; the row was changed",
+                "key {}: its kek_uri is not {PREFIX}i=<100000 to 10000000>,s=<base64url of 16 to \
+                {SALT_MAX} bytes>; the row was changed",
                 context.kid
             ),
         })?;
-        unwrap_local(&self.kek(&parameters), &wrap.wrapped, context).map_err(refused(NAME, context, "another password"))
+        unwrap_local(&self.kek(&parameters), &wrap.wrapped, context).map_err(refused(
+            NAME,
+            context,
+            "another password",
+        ))
     }
 
     fn rotate(&self, _: u64) -> Result<Kek, ProviderError> {
@@ -121,7 +142,8 @@ impl Parameters {
     fn parse(uri: &str) -> Option<Self> {
         let (iterations, salt) = uri.strip_prefix(PREFIX)?.strip_prefix("i=")?.split_once(",s=")?;
         let iterations = iterations.parse().ok().filter(|i| ACCEPTED.contains(i))?;
-        let salt = URL_SAFE_NO_PAD.decode(salt).ok().filter(|s| (SALT..=SALT_MAX).contains(&s.len()))?;
+        let salt =
+            URL_SAFE_NO_PAD.decode(salt).ok().filter(|s| (SALT..=SALT_MAX).contains(&s.len()))?;
         let parsed = Self { iterations, salt };
         // "+600000" or leading zeros would name the same parameters by another text.
         (parsed.uri() == uri).then_some(parsed)
@@ -130,7 +152,12 @@ impl Parameters {
 
 fn derive(password: &str, parameters: &Parameters) -> SecretKey {
     let mut kek = Zeroizing::new([0; 32]);
-    pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), &parameters.salt, parameters.iterations, &mut *kek);
+    pbkdf2::pbkdf2_hmac::<Sha256>(
+        password.as_bytes(),
+        &parameters.salt,
+        parameters.iterations,
+        &mut *kek,
+    );
     SecretKey::new(*kek)
 }
 
@@ -147,7 +174,10 @@ mod tests {
     fn the_kek_is_the_known_answer() {
         let parameters = Parameters { iterations: 600_000, salt: (0..16).collect() };
         let kek = derive("correct horse battery staple", &parameters);
-        assert_eq!(hex(kek.expose()), "ef177144eec9420cbc1093d2a8b344a92bc506d0d4ec9c028dd19f8324d8c1e6");
+        assert_eq!(
+            hex(kek.expose()),
+            "ef177144eec9420cbc1093d2a8b344a92bc506d0d4ec9c028dd19f8324d8c1e6"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Provider `pkcs11`: AES keys in a token (a hardware security module) that never leave it. Keys of one label are versions of one key-encrypting key; their
-//! `CKA_ID`, read as a number, is the version, and the highest wraps.
+//! Provider `pkcs11`: AES keys in a token (a hardware security module) that never leave it. Keys of
+//! one label are versions of one key-encrypting key; their `CKA_ID`, read as a number, is the
+//! version, and the highest wraps.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -75,7 +76,10 @@ impl Pkcs11Provider {
     /// # Errors
     /// The module cannot be loaded, or a label is not one.
     pub fn new(settings: Pkcs11Settings) -> Result<Self, ProviderError> {
-        let is_label = |label: &str| !label.is_empty() && label.bytes().all(|b| (b' '..=b'~').contains(&b) && !b";%/=".contains(&b));
+        let is_label = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|b| (b' '..=b'~').contains(&b) && !b";%/=".contains(&b))
+        };
         if !is_label(&settings.token_label) || !is_label(&settings.key_label) {
             return Err(unusable("labels are printable ASCII without ; % / and =".to_owned()));
         }
@@ -87,7 +91,8 @@ impl Pkcs11Provider {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something in the session; once more in a new one where the session turns out to be gone.
+    /// Does something in the session; once more in a new one where the session turns out to be
+    /// gone.
     fn with<T>(&self, act: impl Fn(&Session) -> Result<T, Failure>) -> Result<T, ProviderError> {
         let mut state = self.state();
         for is_second in [false, true] {
@@ -111,12 +116,18 @@ impl Pkcs11Provider {
     }
 
     fn open(&self, state: &mut State) -> Result<Session, ProviderError> {
-        initialized(&self.module).map_err(|e| unusable(format!("{} does not start ({e})", self.settings.module.display())))?;
+        initialized(&self.module).map_err(|e| {
+            unusable(format!("{} does not start ({e})", self.settings.module.display()))
+        })?;
         let label = &self.settings.token_label;
         let slots = self.module.get_slots_with_initialized_token().map_err(|e| away(&e))?;
-        let slot = slots.into_iter().find(|slot| self.module.get_token_info(*slot).is_ok_and(|info| info.label().trim_end() == label));
+        let slot = slots.into_iter().find(|slot| {
+            self.module.get_token_info(*slot).is_ok_and(|info| info.label().trim_end() == label)
+        });
         let Some(slot) = slot else {
-            let message = format!("there is no token labelled {label}; plug it in, or correct keys.pkcs11.token_label");
+            let message = format!(
+                "there is no token labelled {label}; plug it in, or correct keys.pkcs11.token_label"
+            );
             return Err(ProviderError::Unavailable { provider: NAME, message, retry_after: None });
         };
         let pin = self.settings.pin.read().map_err(unusable)?;
@@ -127,13 +138,19 @@ impl Pkcs11Provider {
         let session = self.module.open_rw_session(slot).map_err(|e| away(&e))?;
         match session.login(UserType::User, Some(&AuthPin::from(pin.to_string()))) {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(session),
-            Err(Error::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, _)) => {
+            Err(Error::Pkcs11(
+                RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange,
+                _,
+            )) => {
                 state.refused = Some(pin);
-                Err(denied("the PIN is refused; correct keys.pkcs11.pin_file. It is not tried again: a few tries lock the token"))
+                Err(denied(
+                    "the PIN is refused; correct keys.pkcs11.pin_file. It is not tried again: a \
+                    few tries lock the token",
+                ))
             }
-            Err(Error::Pkcs11(RvError::PinLocked | RvError::PinExpired, _)) => {
-                Err(denied("the PIN is locked or expired; the token's security officer sets a new one"))
-            }
+            Err(Error::Pkcs11(RvError::PinLocked | RvError::PinExpired, _)) => Err(denied(
+                "the PIN is locked or expired; the token's security officer sets a new one",
+            )),
             Err(error) => Err(away(&error)),
         }
     }
@@ -148,9 +165,12 @@ impl Pkcs11Provider {
         ];
         let mut versions = Vec::new();
         for handle in session.find_objects(&wanted)? {
-            let id =
-                session.get_attributes(handle, &[AttributeType::Id])?.into_iter().find_map(|found| if let Attribute::Id(id) = found { Some(id) } else { None });
-            let id: Vec<u8> = id.unwrap_or_default().into_iter().skip_while(|byte| *byte == 0).collect();
+            let id = session
+                .get_attributes(handle, &[AttributeType::Id])?
+                .into_iter()
+                .find_map(|found| if let Attribute::Id(id) = found { Some(id) } else { None });
+            let id: Vec<u8> =
+                id.unwrap_or_default().into_iter().skip_while(|byte| *byte == 0).collect();
             if id.is_empty() {
                 return Err(Failure::Other(unusable(format!(
                     "a key labelled {} has no id; give it one (CKA_ID), which is its version",
@@ -161,7 +181,11 @@ impl Pkcs11Provider {
         }
         versions.sort_by(|a, b| (a.id.len(), &a.id).cmp(&(b.id.len(), &b.id)));
         if let Some(twice) = versions.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            let message = format!("two keys labelled {} have the id {}; a version is one key", self.settings.key_label, hex(&twice[0].id));
+            let message = format!(
+                "two keys labelled {} have the id {}; a version is one key",
+                self.settings.key_label,
+                hex(&twice[0].id)
+            );
             return Err(Failure::Other(unusable(message)));
         }
         Ok(versions)
@@ -170,7 +194,11 @@ impl Pkcs11Provider {
     fn newest(&self, session: &Session) -> Result<Version, Failure> {
         let label = &self.settings.key_label;
         self.versions(session)?.pop().ok_or_else(|| {
-            Failure::Other(unusable(format!("the token has no AES key labelled {label}; make one, for example: pkcs11-tool --login --keygen --key-type AES:32 --id 01 --label {label} --sensitive")))
+            Failure::Other(unusable(format!(
+                "the token has no AES key labelled {label}; make one, \
+                for example: pkcs11-tool --login --keygen --key-type AES:32 --id 01 --label \
+                {label} --sensitive"
+            )))
         })
     }
 }
@@ -187,43 +215,84 @@ impl Provider for Pkcs11Provider {
     fn describe(&self) -> Result<Kek, ProviderError> {
         let newest = self.with(|session| self.newest(session))?;
         // A token has a backup of its own, which must not fall behind unseen.
-        Ok(Kek { uri: self.uri.clone(), version: hex(&newest.id), since: None, rotation: Rotation::Operator })
+        Ok(Kek {
+            uri: self.uri.clone(),
+            version: hex(&newest.id),
+            since: None,
+            rotation: Rotation::Operator,
+        })
     }
 
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
         self.with(|session| {
             let newest = self.newest(session)?;
             let mut nonce = [0; NONCE];
-            getrandom::fill(&mut nonce).map_err(|_| Failure::Other(unusable("the system gives no random bytes".to_owned())))?;
+            getrandom::fill(&mut nonce).map_err(|_| {
+                Failure::Other(unusable("the system gives no random bytes".to_owned()))
+            })?;
             let associated = context.associated_data();
-            let sealed = session.encrypt(&Mechanism::AesGcm(GcmParams::new(&mut nonce, &associated, 128.into())?), newest.handle, key.expose())?;
+            let sealed = session.encrypt(
+                &Mechanism::AesGcm(GcmParams::new(&mut nonce, &associated, 128.into())?),
+                newest.handle,
+                key.expose(),
+            )?;
             // Modules that insist on a nonce of their own have put it there.
             let wrapped = [&nonce[..], &sealed].concat();
             if wrapped.len() != WRAPPED {
-                return Err(Failure::Other(malformed(&format!("a ciphertext of {} bytes", WRAPPED - NONCE))));
+                return Err(Failure::Other(malformed(&format!(
+                    "a ciphertext of {} bytes",
+                    WRAPPED - NONCE
+                ))));
             }
             Ok(Wrap { kek_uri: self.uri.clone(), kek_version: hex(&newest.id), wrapped })
         })
     }
 
     fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
-        let refused = || ProviderError::Refused { provider: NAME, kid: context.kid, what: "another key" };
-        let Some((nonce, sealed)) = wrap.wrapped.split_at_checked(NONCE).filter(|_| wrap.wrapped.len() == WRAPPED) else { return Err(refused()) };
+        let refused =
+            || ProviderError::Refused { provider: NAME, kid: context.kid, what: "another key" };
+        let Some((nonce, sealed)) =
+            wrap.wrapped.split_at_checked(NONCE).filter(|_| wrap.wrapped.len() == WRAPPED)
+        else {
+            return Err(refused());
+        };
         self.with(|session| {
-            let version = self.versions(session)?.into_iter().find(|version| hex(&version.id) == wrap.kek_version).ok_or_else(|| {
-                let message =
-                    format!("the token has no key labelled {} with the id {}, which wraps key {}", self.settings.key_label, wrap.kek_version, context.kid);
-                Failure::Other(ProviderError::Disabled { provider: NAME, message })
-            })?;
+            let version = self
+                .versions(session)?
+                .into_iter()
+                .find(|version| hex(&version.id) == wrap.kek_version)
+                .ok_or_else(|| {
+                    let message = format!(
+                        "the token has no key labelled {} with the id {}, which wraps key {}",
+                        self.settings.key_label, wrap.kek_version, context.kid
+                    );
+                    Failure::Other(ProviderError::Disabled { provider: NAME, message })
+                })?;
             let (mut nonce, associated) = (nonce.to_vec(), context.associated_data());
-            let opened = session.decrypt(&Mechanism::AesGcm(GcmParams::new(&mut nonce, &associated, 128.into())?), version.handle, sealed);
+            let opened = session.decrypt(
+                &Mechanism::AesGcm(GcmParams::new(&mut nonce, &associated, 128.into())?),
+                version.handle,
+                sealed,
+            );
             let plain = match opened {
                 Ok(plain) => Zeroizing::new(plain),
-                // Tokens answer a wrong tag with whatever they like, also with what they answer when they are ill. One that is well otherwise refused the wrap.
-                Err(error) if !is_gone(&error) && !is_forbidden(&error) && session.generate_random_vec(1).is_ok() => return Err(Failure::Other(refused())),
+                // Tokens answer a wrong tag with whatever they like, also with what they answer
+                // when they are ill. One that is well otherwise refused the wrap.
+                Err(error)
+                    if !is_gone(&error)
+                        && !is_forbidden(&error)
+                        && session.generate_random_vec(1).is_ok() =>
+                {
+                    return Err(Failure::Other(refused()));
+                }
                 Err(error) => return Err(error.into()),
             };
-            Ok(SecretKey::new(plain.as_slice().try_into().map_err(|_| Failure::Other(malformed("a key of 32 bytes")))?))
+            Ok(SecretKey::new(
+                plain
+                    .as_slice()
+                    .try_into()
+                    .map_err(|_| Failure::Other(malformed("a key of 32 bytes")))?,
+            ))
         })
     }
 
@@ -251,7 +320,12 @@ impl Provider for Pkcs11Provider {
 }
 
 fn module(path: &Path) -> Result<Pkcs11, ProviderError> {
-    Pkcs11::new(path).map_err(|e| unusable(format!("{} is no PKCS#11 module ({e}); correct keys.pkcs11.module", path.display())))
+    Pkcs11::new(path).map_err(|e| {
+        unusable(format!(
+            "{} is no PKCS#11 module ({e}); correct keys.pkcs11.module",
+            path.display()
+        ))
+    })
 }
 
 /// The module's state is the process's: others may have initialised it, or finalised it.
@@ -264,9 +338,22 @@ fn initialized(module: &Pkcs11) -> Result<(), Error> {
 
 /// The session, or the token in it, is not there any more.
 fn is_gone(error: &Error) -> bool {
-    use RvError::{CryptokiNotInitialized, DeviceError, DeviceMemory, DeviceRemoved, SessionClosed, SessionHandleInvalid, TokenNotPresent, UserNotLoggedIn};
+    use RvError::{
+        CryptokiNotInitialized, DeviceError, DeviceMemory, DeviceRemoved, SessionClosed,
+        SessionHandleInvalid, TokenNotPresent, UserNotLoggedIn,
+    };
     let Error::Pkcs11(rv, _) = error else { return false };
-    matches!(rv, CryptokiNotInitialized | DeviceError | DeviceMemory | DeviceRemoved | SessionClosed | SessionHandleInvalid | TokenNotPresent | UserNotLoggedIn)
+    matches!(
+        rv,
+        CryptokiNotInitialized
+            | DeviceError
+            | DeviceMemory
+            | DeviceRemoved
+            | SessionClosed
+            | SessionHandleInvalid
+            | TokenNotPresent
+            | UserNotLoggedIn
+    )
 }
 
 fn is_forbidden(error: &Error) -> bool {
@@ -275,7 +362,8 @@ fn is_forbidden(error: &Error) -> bool {
 
 fn failure(error: &Error) -> ProviderError {
     if is_forbidden(error) {
-        let message = "the token does not let it do that; allow CKA_ENCRYPT and CKA_DECRYPT".to_owned();
+        let message =
+            "the token does not let it do that; allow CKA_ENCRYPT and CKA_DECRYPT".to_owned();
         return ProviderError::Disabled { provider: NAME, message };
     }
     if matches!(error, Error::Pkcs11(RvError::MechanismInvalid, _)) {
@@ -324,7 +412,12 @@ mod tests {
 
     #[test]
     fn versions_are_numbers() {
-        for (id, next) in [(&[1][..], &[2][..]), (&[0xff], &[1, 0]), (&[1, 0xff], &[2, 0]), (&[0xff, 0xff], &[1, 0, 0])] {
+        for (id, next) in [
+            (&[1][..], &[2][..]),
+            (&[0xff], &[1, 0]),
+            (&[1, 0xff], &[2, 0]),
+            (&[0xff, 0xff], &[1, 0, 0]),
+        ] {
             assert_eq!(successor(id), next);
         }
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-/// A secret text. One in a file is read at each use: platforms replace it there (a service account's token, an agent's sink).
+/// A secret text. One in a file is read at each use: platforms replace it there (a service
+/// account's token, an agent's sink).
 #[derive(Clone)]
 pub enum SecretText {
     /// The text itself.
@@ -25,9 +26,16 @@ impl SecretText {
             Self::Given(text) => return Ok(text.clone()),
             Self::File(path) => path,
         };
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|e| format!("{} cannot be read ({e})", path.display()))?);
+        let text = Zeroizing::new(
+            std::fs::read_to_string(path)
+                .map_err(|e| format!("{} cannot be read ({e})", path.display()))?,
+        );
         let line = text.trim_end_matches(['\r', '\n']);
-        if line.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(Zeroizing::new(line.to_owned())) }
+        if line.is_empty() {
+            Err(format!("{} is empty", path.display()))
+        } else {
+            Ok(Zeroizing::new(line.to_owned()))
+        }
     }
 }
 

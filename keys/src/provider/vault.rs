@@ -1,5 +1,6 @@
-//! Provider `vault`: a key in the Transit engine of HashiCorp Vault or OpenBao. The key is a derived one, and what a wrap is tied to is its `context`: of all
-//! that Transit offers, that alone is checked on `rewrap` too.
+//! Provider `vault`: a key in the Transit engine of HashiCorp Vault or OpenBao. The key is a
+//! derived one, and what a wrap is tied to is its `context`: of all that Transit offers, that alone
+//! is checked on `rewrap` too.
 
 mod client;
 
@@ -89,23 +90,45 @@ impl VaultProvider {
         Ok(Self { client: Client::new(settings)?, mount, key, uri, batch })
     }
 
-    fn ask<T>(&self, operation: &'static str, body: &impl Serialize, read: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, ProviderError> {
-        self.client.ask(Method::POST, &format!("{}/{operation}/{}", self.mount, self.key), body, read).map_err(|failure| self.of_key(failure, None))
+    fn ask<T>(
+        &self,
+        operation: &'static str,
+        body: &impl Serialize,
+        read: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, ProviderError> {
+        self.client
+            .ask(Method::POST, &format!("{}/{operation}/{}", self.mount, self.key), body, read)
+            .map_err(|failure| self.of_key(failure, None))
     }
 
     /// A failure, with the key's place and, if it is known, the wrapped key's name.
     fn of_key(&self, failure: client::Failure, context: Option<&WrapContext<'_>>) -> ProviderError {
         let (mount, key) = (&self.mount, &self.key);
         failure.of(
-            || format!("no key {key} at {mount}; make it with: vault write -f {mount}/keys/{key} derived=true"),
-            || format!("allow read on {mount}/keys/{key} and update on {mount}/encrypt/{key}, {mount}/decrypt/{key}, {mount}/rewrap/{key} and, for rotation, {mount}/keys/{key}/rotate"),
+            || {
+                format!(
+                    "no key {key} at {mount}; make it with: vault write -f {mount}/keys/{key} \
+                derived=true"
+                )
+            },
+            || {
+                format!(
+                    "allow read on {mount}/keys/{key} and update on {mount}/encrypt/{key}, \
+                {mount}/decrypt/{key}, {mount}/rewrap/{key} and, for rotation, \
+                {mount}/keys/{key}/rotate"
+                )
+            },
             context,
         )
     }
 
     fn wrap_of(&self, ciphertext: &str) -> Result<Wrap, ProviderError> {
         let version = version_of(ciphertext).ok_or_else(|| malformed("a ciphertext of Transit"))?;
-        Ok(Wrap { kek_uri: self.uri.clone(), kek_version: version.to_owned(), wrapped: ciphertext.as_bytes().to_vec() })
+        Ok(Wrap {
+            kek_uri: self.uri.clone(),
+            kek_version: version.to_owned(),
+            wrapped: ciphertext.as_bytes().to_vec(),
+        })
     }
 }
 
@@ -120,7 +143,11 @@ fn context_of(context: &WrapContext<'_>) -> String {
 
 fn ciphertext_of<'w>(wrap: &'w Wrap, context: &WrapContext<'_>) -> Result<&'w str, ProviderError> {
     let text = std::str::from_utf8(&wrap.wrapped).ok().filter(|text| version_of(text).is_some());
-    text.ok_or(ProviderError::Refused { provider: NAME, kid: context.kid, what: "something else than Transit" })
+    text.ok_or(ProviderError::Refused {
+        provider: NAME,
+        kid: context.kid,
+        what: "something else than Transit",
+    })
 }
 
 /// The number in `vault:v<number>:<base64>`.
@@ -199,52 +226,83 @@ impl Provider for VaultProvider {
 
     fn describe(&self) -> Result<Kek, ProviderError> {
         let path = format!("{}/keys/{}", self.mount, self.key);
-        let answer = self.client.ask(Method::GET, &path, &Nothing {}, |body| Some(serde_json::from_slice::<Data<Description>>(body).ok()?.data));
+        let answer = self.client.ask(Method::GET, &path, &Nothing {}, |body| {
+            Some(serde_json::from_slice::<Data<Description>>(body).ok()?.data)
+        });
         let found = answer.map_err(|failure| self.of_key(failure, None))?;
         if !found.derived || !found.supports_encryption {
             let message = format!(
-                "key {} at {} is not derived, or of a type that does not encrypt, so wraps would not be tied to their keys; make another with: vault write -f {}/keys/NAME derived=true",
+                "key {} at {} is not derived, or of a type that does not encrypt, so wraps would \
+                not be tied to their keys; make another with: vault write -f {}/keys/NAME \
+                derived=true",
                 self.key, self.mount, self.mount
             );
             return Err(ProviderError::Unusable { provider: NAME, message });
         }
         if found.soft_deleted {
-            return Err(ProviderError::Disabled { provider: NAME, message: format!("key {} at {} is deleted; restore it there", self.key, self.mount) });
+            return Err(ProviderError::Disabled {
+                provider: NAME,
+                message: format!("key {} at {} is deleted; restore it there", self.key, self.mount),
+            });
         }
         let version = found.latest_version.to_string();
         let since = found.keys.get(&version).and_then(serde_json::Value::as_u64);
         // A key that the server rotates by itself needs nobody to do it.
-        let rotation = if found.auto_rotate_period == 0 { Rotation::Here } else { Rotation::Elsewhere };
+        let rotation =
+            if found.auto_rotate_period == 0 { Rotation::Here } else { Rotation::Elsewhere };
         Ok(Kek { uri: self.uri.clone(), version, since, rotation })
     }
 
     fn wrap(&self, key: &SecretKey, context: &WrapContext<'_>) -> Result<Wrap, ProviderError> {
         let mut plaintext = Zeroizing::new(String::with_capacity(44));
         STANDARD.encode_string(key.expose(), &mut plaintext);
-        let read = |body: &[u8]| Some(serde_json::from_slice::<Data<Encrypted>>(body).ok()?.data.ciphertext);
-        self.wrap_of(&self.ask("encrypt", &Plain { plaintext: &plaintext, context: context_of(context) }, read)?)
+        let read = |body: &[u8]| {
+            Some(serde_json::from_slice::<Data<Encrypted>>(body).ok()?.data.ciphertext)
+        };
+        self.wrap_of(&self.ask(
+            "encrypt",
+            &Plain { plaintext: &plaintext, context: context_of(context) },
+            read,
+        )?)
     }
 
     fn unwrap(&self, wrap: &Wrap, context: &WrapContext<'_>) -> Result<SecretKey, ProviderError> {
-        let ask = Cipher { ciphertext: ciphertext_of(wrap, context)?, context: context_of(context) };
-        let read = |body: &[u8]| decode_key(&serde_json::from_slice::<Data<Decrypted<'_>>>(body).ok()?.data.plaintext);
+        let ask =
+            Cipher { ciphertext: ciphertext_of(wrap, context)?, context: context_of(context) };
+        let read = |body: &[u8]| {
+            decode_key(&serde_json::from_slice::<Data<Decrypted<'_>>>(body).ok()?.data.plaintext)
+        };
         let path = format!("{}/decrypt/{}", self.mount, self.key);
-        self.client.ask(Method::POST, &path, &ask, read).map_err(|failure| self.of_key(failure, Some(context)))
+        self.client
+            .ask(Method::POST, &path, &ask, read)
+            .map_err(|failure| self.of_key(failure, Some(context)))
     }
 
-    fn rewrap(&self, wraps: &[(&Wrap, WrapContext<'_>)]) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
+    fn rewrap(
+        &self,
+        wraps: &[(&Wrap, WrapContext<'_>)],
+    ) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
         let mut moved = Vec::with_capacity(wraps.len());
         for chunk in wraps.chunks(self.batch) {
-            let items = chunk.iter().map(|(wrap, context)| Ok(Cipher { ciphertext: ciphertext_of(wrap, context)?, context: context_of(context) }));
+            let items = chunk.iter().map(|(wrap, context)| {
+                Ok(Cipher {
+                    ciphertext: ciphertext_of(wrap, context)?,
+                    context: context_of(context),
+                })
+            });
             let batch_input = items.collect::<Result<Vec<_>, ProviderError>>()?;
-            let results = self.ask("rewrap", &Batch { batch_input }, |body| Some(serde_json::from_slice::<Data<Results>>(body).ok()?.data.batch_results))?;
+            let results = self.ask("rewrap", &Batch { batch_input }, |body| {
+                Some(serde_json::from_slice::<Data<Results>>(body).ok()?.data.batch_results)
+            })?;
             if results.len() != chunk.len() {
                 return Err(malformed("as many results as there were wraps"));
             }
             for (item, (_, context)) in results.into_iter().zip(chunk) {
                 moved.push(match (item.ciphertext, item.error.filter(|error| !error.is_empty())) {
                     (Some(ciphertext), None) => self.wrap_of(&ciphertext),
-                    (_, Some(error)) => Err(self.of_key(client::Failure::refused(&[error]), Some(context))),
+                    (_, Some(error)) => {
+                        Err(self.of_key(client::Failure::refused(&[error]), Some(context)))
+                    }
                     (None, None) => Err(malformed("a ciphertext or an error")),
                 });
             }
@@ -254,7 +312,9 @@ impl Provider for VaultProvider {
 
     fn rotate(&self, _: u64) -> Result<Kek, ProviderError> {
         let path = format!("{}/keys/{}/rotate", self.mount, self.key);
-        self.client.ask(Method::POST, &path, &Nothing {}, |_| Some(())).map_err(|failure| self.of_key(failure, None))?;
+        self.client
+            .ask(Method::POST, &path, &Nothing {}, |_| Some(()))
+            .map_err(|failure| self.of_key(failure, None))?;
         self.describe()
     }
 }

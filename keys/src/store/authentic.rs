@@ -5,7 +5,9 @@ use std::sync::{PoisonError, RwLock};
 
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{Head, KeyRecord, Plan, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange};
+use super::{
+    Head, KeyRecord, Plan, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange,
+};
 use crate::erasure::{LedgerError, Recorded};
 
 /// Who was erased, as the ledger says.
@@ -29,17 +31,20 @@ impl Erased {
         }
     }
 
-    /// Whether the key answers `erased`, whatever its row says: a line names it, or the last line of its subject closed it.
+    /// Whether the key answers `erased`, whatever its row says: a line names it, or the last line
+    /// of its subject closed it.
     #[must_use]
     pub fn covers(&self, record: &KeyRecord) -> bool {
-        let is_closed = || matches!(record.scope, Scope::Subject(subject) if self.closed.contains(&subject));
+        let is_closed =
+            || matches!(record.scope, Scope::Subject(subject) if self.closed.contains(&subject));
         record.kind == KeyKind::Data && (self.kids.contains_key(&record.kid) || is_closed())
     }
 
     /// [`Erased::covers`] of a key in hand.
     #[must_use]
     pub fn covers_key(&self, key: &Key) -> bool {
-        self.kids.contains_key(&key.id) || matches!(key.scope, Scope::Subject(subject) if self.closed.contains(&subject))
+        self.kids.contains_key(&key.id)
+            || matches!(key.scope, Scope::Subject(subject) if self.closed.contains(&subject))
     }
 
     /// The keys that lines name, and whose they were.
@@ -62,7 +67,8 @@ impl Erased {
 /// A key's id, and its record if it has its MAC.
 pub type Seen = (KeyId, Result<KeyRecord, StoreError>);
 
-/// A store, and the keys that authenticate its records. What it gives out has the right MAC, or was erased by the ledger; what it takes gets one.
+/// A store, and the keys that authenticate its records. What it gives out has the right MAC, or was
+/// erased by the ledger; what it takes gets one.
 pub struct Authentic {
     store: Box<dyn Store>,
     keys: StoreKeys,
@@ -107,10 +113,17 @@ impl Authentic {
 
     fn seen(&self, record: KeyRecord) -> Result<KeyRecord, StoreError> {
         if self.erased(|erased| erased.covers(&record)) {
-            return Ok(KeyRecord { state: KeyState::Shredded, wraps: Vec::new(), mac: None, ..record });
+            return Ok(KeyRecord {
+                state: KeyState::Shredded,
+                wraps: Vec::new(),
+                mac: None,
+                ..record
+            });
         }
         // The store key rests on its wrap, which was seen to open.
-        let is_store_key = record.kind == KeyKind::Store && record.kid == self.keys.kid() && record.state == KeyState::Active;
+        let is_store_key = record.kind == KeyKind::Store
+            && record.kid == self.keys.kid()
+            && record.state == KeyState::Active;
         if is_store_key || self.keys.holds(&record) {
             return Ok(KeyRecord { mac: None, ..record });
         }
@@ -137,9 +150,17 @@ impl Authentic {
     /// [`StoreError`].
     pub fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
         let mut records = self.all(self.store.get(kids)?)?;
-        // Erased before it was ever here: the store came from an export, or from a backup of before the key.
-        let gone = |kid: &KeyId| self.erased(|erased| erased.kids.get(kid).copied()).map(|subject| shredded(*kid, &self.tenant, subject));
-        let missing: Vec<KeyRecord> = kids.iter().filter(|kid| !records.iter().any(|record| record.kid == **kid)).filter_map(gone).collect();
+        // Erased before it was ever here: the store came from an export, or from a backup of before
+        // the key.
+        let gone = |kid: &KeyId| {
+            self.erased(|erased| erased.kids.get(kid).copied())
+                .map(|subject| shredded(*kid, &self.tenant, subject))
+        };
+        let missing: Vec<KeyRecord> = kids
+            .iter()
+            .filter(|kid| !records.iter().any(|record| record.kid == **kid))
+            .filter_map(gone)
+            .collect();
         records.extend(missing);
         Ok(records)
     }
@@ -148,7 +169,12 @@ impl Authentic {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
+    pub fn find(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scopes: &[Scope],
+    ) -> Result<Vec<KeyRecord>, StoreError> {
         self.all(self.store.find(tenant, kind, scopes)?)
     }
 
@@ -176,12 +202,23 @@ impl Authentic {
         self.store.count_subjects(tenant)
     }
 
-    /// [`Store::subjects`], each by itself: one that was edited must not keep the others from being seen.
+    /// [`Store::subjects`], each by itself: one that was edited must not keep the others from being
+    /// seen.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<Seen>, StoreError> {
-        Ok(self.store.subjects(tenant, after, limit)?.into_iter().map(|record| (record.kid, self.seen(record))).collect())
+    pub fn subjects(
+        &self,
+        tenant: &str,
+        after: Option<&KeyId>,
+        limit: usize,
+    ) -> Result<Vec<Seen>, StoreError> {
+        Ok(self
+            .store
+            .subjects(tenant, after, limit)?
+            .into_iter()
+            .map(|record| (record.kid, self.seen(record)))
+            .collect())
     }
 
     /// [`Store::count_wrapped_by`].
@@ -196,7 +233,13 @@ impl Authentic {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
+    pub fn last_made(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scope: &Scope,
+        before: u64,
+    ) -> Result<Option<u64>, StoreError> {
         self.store.last_made(tenant, kind, scope, before)
     }
 
@@ -244,7 +287,12 @@ impl Authentic {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>) -> Result<(), StoreError> {
+    pub fn set_state(
+        &self,
+        kids: &[KeyId],
+        state: KeyState,
+        retired: Option<u64>,
+    ) -> Result<(), StoreError> {
         self.store.set_state(kids, state, retired, &self.keys)
     }
 
@@ -277,15 +325,28 @@ impl Authentic {
     /// # Errors
     /// [`StoreError`]; [`LedgerError::Head`].
     pub fn head(&self) -> Result<Head, StoreError> {
-        let head = self.store.head()?.ok_or_else(|| StoreError::Unfounded { place: self.store.place() })?;
-        if self.keys.holds_head(&head) { Ok(head) } else { Err(LedgerError::Head { place: self.store.place() }.into()) }
+        let head = self
+            .store
+            .head()?
+            .ok_or_else(|| StoreError::Unfounded { place: self.store.place() })?;
+        if self.keys.holds_head(&head) {
+            Ok(head)
+        } else {
+            Err(LedgerError::Head { place: self.store.place() }.into())
+        }
     }
 
-    /// [`Store::erase`]. The plan's records are as they stand in the store: an erasure destroys also what was edited.
+    /// [`Store::erase`]. The plan's records are as they stand in the store: an erasure destroys
+    /// also what was edited.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn erase(&self, subjects: &[SubjectRef], now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
+    pub fn erase(
+        &self,
+        subjects: &[SubjectRef],
+        now: u64,
+        plan: &mut Plan<'_>,
+    ) -> Result<Vec<Shredded>, StoreError> {
         let place = self.store.place();
         self.store.erase(&self.tenant, subjects, &self.keys, now, &mut |head, records| {
             if !self.keys.holds_head(head) {

@@ -42,7 +42,13 @@ pub struct HeadJson {
 
 impl From<&Head> for HeadJson {
     fn from(head: &Head) -> Self {
-        Self { store: hex(&head.store), tenant: head.tenant.to_string(), seq: head.seq, sha256: hex(&head.sha256), mac: hex(&head.mac) }
+        Self {
+            store: hex(&head.store),
+            tenant: head.tenant.to_string(),
+            seq: head.seq,
+            sha256: hex(&head.sha256),
+            mac: hex(&head.mac),
+        }
     }
 }
 
@@ -51,7 +57,13 @@ impl HeadJson {
     #[must_use]
     pub fn head(&self) -> Option<Head> {
         let tenant = self.tenant.as_str().into();
-        Some(Head { store: unhex(&self.store)?, tenant, seq: self.seq, sha256: unhex(&self.sha256)?, mac: unhex(&self.mac)? })
+        Some(Head {
+            store: unhex(&self.store)?,
+            tenant,
+            seq: self.seq,
+            sha256: unhex(&self.sha256)?,
+            mac: unhex(&self.mac)?,
+        })
     }
 }
 
@@ -80,7 +92,11 @@ impl From<&KeyRecord> for RecordJson {
             wraps: record
                 .wraps
                 .iter()
-                .map(|w| WrapJson { kek_uri: w.kek_uri.clone(), kek_version: w.kek_version.clone(), wrapped: STANDARD.encode(&w.wrapped) })
+                .map(|w| WrapJson {
+                    kek_uri: w.kek_uri.clone(),
+                    kek_version: w.kek_version.clone(),
+                    wrapped: STANDARD.encode(&w.wrapped),
+                })
                 .collect(),
         }
     }
@@ -98,7 +114,11 @@ impl RecordJson {
         let mut wraps = Vec::with_capacity(self.wraps.len());
         for WrapJson { kek_uri, kek_version, wrapped } in &self.wraps {
             let wrapped = STANDARD.decode(wrapped).map_err(|_| "wraps")?;
-            wraps.push(Wrap { kek_uri: kek_uri.clone(), kek_version: kek_version.clone(), wrapped });
+            wraps.push(Wrap {
+                kek_uri: kek_uri.clone(),
+                kek_version: kek_version.clone(),
+                wrapped,
+            });
         }
         Ok(KeyRecord {
             kid,
@@ -109,7 +129,11 @@ impl RecordJson {
             version: u32::try_from(self.version).map_err(|_| "version")?,
             state: self.state.parse().map_err(|_| "state")?,
             created: time::seconds(&self.created).ok_or("created")?,
-            retired: self.retired.as_deref().map(|text| time::seconds(text).ok_or("retired")).transpose()?,
+            retired: self
+                .retired
+                .as_deref()
+                .map(|text| time::seconds(text).ok_or("retired"))
+                .transpose()?,
             wraps,
             uses: self.uses,
             mac: self.mac.as_deref().map(|mac| unhex(mac).ok_or("mac")).transpose()?,

@@ -1,4 +1,5 @@
-//! What authenticates the store's records, its head and the lines of the erasure ledger (docs/formats.md, "Records are authenticated").
+//! What authenticates the store's records, its head and the lines of the erasure ledger
+//! (docs/formats.md, "Records are authenticated").
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -43,7 +44,8 @@ pub struct StoreKeys {
 }
 
 impl StoreKeys {
-    /// `K_rec = expand(store key, "vs1/store/record", 32)`, `K_led = expand(store key, "vs1/store/ledger", 32)`.
+    /// `K_rec = expand(store key, "vs1/store/record", 32)`, `K_led = expand(store key,
+    /// "vs1/store/ledger", 32)`.
     #[must_use]
     pub fn of(store_key: &SecretKey) -> Self {
         Self {
@@ -59,7 +61,8 @@ impl StoreKeys {
         self.kid
     }
 
-    /// `HMAC-SHA-256(K_rec, "vs1/record" | LP(kid) | LP(kcv) | LP(kind) | LP(tenant) | LP(scope) | u64 version | LP(state) | LP(created) | LP(retired or ""))`.
+    /// `HMAC-SHA-256(K_rec, "vs1/record" | LP(kid) | LP(kcv) | LP(kind) | LP(tenant) | LP(scope) |
+    /// u64 version | LP(state) | LP(created) | LP(retired or ""))`.
     #[must_use]
     pub fn record_mac(&self, fields: &RecordFields<'_>) -> [u8; 32] {
         record(&self.record, fields).finalize().into_bytes().into()
@@ -68,13 +71,18 @@ impl StoreKeys {
     /// The record with its MAC.
     #[must_use]
     pub fn signed(&self, record: &KeyRecord) -> KeyRecord {
-        KeyRecord { mac: Some(with_fields(record, |fields| self.record_mac(fields))), ..record.clone() }
+        KeyRecord {
+            mac: Some(with_fields(record, |fields| self.record_mac(fields))),
+            ..record.clone()
+        }
     }
 
     /// Whether the record has its MAC. Compared in constant time.
     #[must_use]
     pub fn holds(&self, record_: &KeyRecord) -> bool {
-        record_.mac.is_some_and(|mac| with_fields(record_, |fields| record(&self.record, fields).verify_slice(&mac).is_ok()))
+        record_.mac.is_some_and(|mac| {
+            with_fields(record_, |fields| record(&self.record, fields).verify_slice(&mac).is_ok())
+        })
     }
 
     /// `HMAC-SHA-256(K_led, the canonical line without mac)`.
@@ -95,7 +103,8 @@ impl StoreKeys {
         mac
     }
 
-    /// A head with its MAC, `HMAC-SHA-256(K_led, "vs1/ledger/head" | LP(store) | u64 seq | LP(SHA-256))`.
+    /// A head with its MAC, `HMAC-SHA-256(K_led, "vs1/ledger/head" | LP(store) | u64 seq |
+    /// LP(SHA-256))`.
     #[must_use]
     pub fn head(&self, tenant: &str, store: [u8; 16], seq: u64, sha256: [u8; 32]) -> Head {
         let mac = self.head_mac(&store, seq, &sha256).finalize().into_bytes().into();
@@ -137,7 +146,13 @@ fn part(mac: &mut Hmac<Sha256>, bytes: &[u8]) {
 fn record(key: &SecretKey, fields: &RecordFields<'_>) -> Hmac<Sha256> {
     let mut mac = keyed(key);
     mac.update(b"vs1/record");
-    for bytes in [fields.kid, fields.kcv, fields.kind.as_bytes(), fields.tenant.as_bytes(), fields.scope.as_bytes()] {
+    for bytes in [
+        fields.kid,
+        fields.kcv,
+        fields.kind.as_bytes(),
+        fields.tenant.as_bytes(),
+        fields.scope.as_bytes(),
+    ] {
         part(&mut mac, bytes);
     }
     mac.update(&fields.version.to_be_bytes());

@@ -12,12 +12,16 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::{Head, KeyRecord, Plan, Planned, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange, check};
+use super::{
+    Head, KeyRecord, Plan, Planned, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects,
+    WrapChange, check,
+};
 use crate::time::text as time;
 use changes::{Failure, head, put_head, shred};
 use rows::{Raw, add, list, put_state, select};
 
-/// Layout of the file; raised when it changes. Earlier ones are of builds that were never released: refused.
+/// Layout of the file; raised when it changes. Earlier ones are of builds that were never released:
+/// refused.
 const LAYOUT: i64 = 3;
 /// How long a process waits for another one's write.
 const BUSY: Duration = Duration::from_secs(10);
@@ -32,7 +36,8 @@ CREATE TABLE wraps (kid TEXT NOT NULL, kek_uri TEXT NOT NULL, kek_version TEXT N
 CREATE TABLE uses (kid TEXT PRIMARY KEY, uses INTEGER NOT NULL);
 CREATE TABLE head (store TEXT NOT NULL, tenant TEXT NOT NULL, seq INTEGER NOT NULL, sha256 TEXT NOT NULL, mac TEXT NOT NULL);
 ";
-/// Each scope is in one of the first two, and every query says which: two indexes over all of them would cost a subject 80 bytes more.
+/// Each scope is in one of the first two, and every query says which: two indexes over all of them
+/// would cost a subject 80 bytes more.
 const INDEXES: &str = "
 CREATE UNIQUE INDEX IF NOT EXISTS keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
 CREATE INDEX IF NOT EXISTS keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
@@ -51,12 +56,9 @@ impl SqliteStore {
     /// It exists or cannot be written.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
         let place = path.display().to_string();
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| StoreError::Unusable { place: place.clone(), message: format!("cannot be made ({e})") })?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
+            StoreError::Unusable { place: place.clone(), message: format!("cannot be made ({e})") }
+        })?;
         let store = Self::connect(path, place)?;
         let write = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
@@ -70,22 +72,33 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Opens a file that [`SqliteStore::create`] made. A path that does not exist is a fault: a new store in its place would hold none of the keys.
+    /// Opens a file that [`SqliteStore::create`] made. A path that does not exist is a fault: a new
+    /// store in its place would hold none of the keys.
     ///
     /// # Errors
     /// It is not there, not readable or of another layout.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let place = path.display().to_string();
         if !path.exists() {
-            return Err(StoreError::Unusable { place, message: "is not there; make it with `veilstream keys init`, or correct the path".to_owned() });
+            return Err(StoreError::Unusable {
+                place,
+                message: "is not there; make it with `veilstream keys init`, or correct the path"
+                    .to_owned(),
+            });
         }
         let store = Self::connect(path, place)?;
-        let layout: i64 = store.ask(|c| c.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
+        let layout: i64 =
+            store.ask(|c| c.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
         let message = match layout {
             LAYOUT => return Ok(store),
             0 => "is no key store; name the file that `veilstream keys init` made".to_owned(),
-            1..LAYOUT => "is of an earlier build, which was never released, and is not read; make a new one with `veilstream keys init`".to_owned(),
-            _ => format!("has layout {layout}, this version reads {LAYOUT}; use a newer veilstream"),
+            1..LAYOUT => "is of an earlier build, which was never released, and is not read; make \
+                a new one with `veilstream keys init`"
+                .to_owned(),
+            _ => format!(
+                "has layout {layout}, this version reads {LAYOUT}; use a newer \
+                veilstream"
+            ),
         };
         Err(StoreError::Unusable { place: store.place, message })
     }
@@ -96,7 +109,8 @@ impl SqliteStore {
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(BUSY)?;
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-            // A key must survive a power cut before its first use: in WAL mode only FULL syncs each commit.
+            // A key must survive a power cut before its first use: in WAL mode only FULL syncs each
+            // commit.
             connection.pragma_update(None, "synchronous", "FULL")?;
             connection.pragma_update_and_check(None, "secure_delete", "ON", |_| Ok(()))?;
             Ok(connection)
@@ -116,15 +130,23 @@ impl SqliteStore {
         unusable(&self.place, error)
     }
 
-    fn ask<T>(&self, ask: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    fn ask<T>(
+        &self,
+        ask: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         ask(&self.lock()).map_err(|e| self.unusable(&e))
     }
 
-    /// One write transaction, which waits for those of other processes at its start and not in its middle.
-    fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>) -> Result<T, StoreError> {
+    /// One write transaction, which waits for those of other processes at its start and not in its
+    /// middle.
+    fn write<T>(
+        &self,
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
         let mut connection = self.lock();
         let run = || {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = write(&transaction)?;
             transaction.commit()?;
             Ok(done)
@@ -136,7 +158,14 @@ impl SqliteStore {
     }
 
     /// Moves keys that a statement selects to another state, each with a MAC for it.
-    fn change(&self, t: &Transaction<'_>, keys: &StoreKeys, rows: Vec<Raw>, state: KeyState, retired: Option<u64>) -> Result<(), Failure> {
+    fn change(
+        &self,
+        t: &Transaction<'_>,
+        keys: &StoreKeys,
+        rows: Vec<Raw>,
+        state: KeyState,
+        retired: Option<u64>,
+    ) -> Result<(), Failure> {
         for raw in rows {
             let record = raw.record(&self.place)?;
             check(keys, &self.place, &record)?;
@@ -162,11 +191,20 @@ impl Store for SqliteStore {
     }
 
     fn get(&self, kids: &[KeyId]) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select("WHERE k.kid IN (SELECT value FROM json_each(?1)) ORDER BY k.kid, w.kek_uri", [list(kids)])
+        self.select(
+            "WHERE k.kid IN (SELECT value FROM json_each(?1)) ORDER BY k.kid, w.kek_uri",
+            [list(kids)],
+        )
     }
 
-    fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        let (processes, others): (Vec<&Scope>, Vec<&Scope>) = scopes.iter().partition(|scope| matches!(scope, Scope::Schema(_)));
+    fn find(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scopes: &[Scope],
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        let (processes, others): (Vec<&Scope>, Vec<&Scope>) =
+            scopes.iter().partition(|scope| matches!(scope, Scope::Schema(_)));
         let mut found = Vec::new();
         for (scopes, which) in [(processes, "LIKE"), (others, "NOT LIKE")] {
             if !scopes.is_empty() {
@@ -181,7 +219,11 @@ impl Store for SqliteStore {
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select("WHERE k.tenant = ?1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri", [tenant])
+        self.select(
+            "WHERE k.tenant = ?1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, \
+            k.kind, k.scope, k.version, k.kid, w.kek_uri",
+            [tenant],
+        )
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
@@ -210,22 +252,48 @@ impl Store for SqliteStore {
         Ok(Subjects { keys: all.saturating_sub(shredded), shredded, half_shredded })
     }
 
-    fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError> {
+    fn subjects(
+        &self,
+        tenant: &str,
+        after: Option<&KeyId>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
         self.select(
-            "WHERE k.kid IN (SELECT kid FROM keys WHERE kid > ?2 AND tenant = ?1 AND scope LIKE 'subject:%' ORDER BY kid LIMIT ?3) ORDER BY k.kid, w.kek_uri",
-            params![tenant, after.map_or_else(String::new, KeyId::to_string), i64::try_from(limit).unwrap_or(i64::MAX)],
+            "WHERE k.kid IN (SELECT kid FROM keys WHERE kid > ?2 AND tenant = ?1 AND scope LIKE \
+            'subject:%' ORDER BY kid LIMIT ?3) ORDER BY k.kid, w.kek_uri",
+            params![
+                tenant,
+                after.map_or_else(String::new, KeyId::to_string),
+                i64::try_from(limit).unwrap_or(i64::MAX)
+            ],
         )
     }
 
     fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError> {
-        self.ask(|c| c.query_row("SELECT count(*) FROM wraps WHERE kek_uri = ?1", [kek_uri], |row| row.get::<_, i64>(0))).map(i64::unsigned_abs)
+        self.ask(|c| {
+            c.query_row("SELECT count(*) FROM wraps WHERE kek_uri = ?1", [kek_uri], |row| {
+                row.get::<_, i64>(0)
+            })
+        })
+        .map(i64::unsigned_abs)
     }
 
-    fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
+    fn last_made(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scope: &Scope,
+        before: u64,
+    ) -> Result<Option<u64>, StoreError> {
         let newest: Option<String> = self.ask(|c| {
-            let mut statement =
-                c.prepare_cached("SELECT max(created) FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 AND scope LIKE 'schema:%' AND created < ?4")?;
-            statement.query_row(params![tenant, kind.as_str(), scope.to_string(), time(before)], |row| row.get(0))
+            let mut statement = c.prepare_cached(
+                "SELECT max(created) FROM keys WHERE tenant = ?1 AND kind = ?2 \
+                    AND scope = ?3 AND scope LIKE 'schema:%' AND created < ?4",
+            )?;
+            statement
+                .query_row(params![tenant, kind.as_str(), scope.to_string(), time(before)], |row| {
+                    row.get(0)
+                })
         })?;
         Ok(newest.as_deref().and_then(crate::time::seconds))
     }
@@ -241,7 +309,11 @@ impl Store for SqliteStore {
     fn found(&self, store_key: &KeyRecord, to: &Head) -> Result<(), StoreError> {
         self.write(|t| {
             if head(t, &self.place)?.is_some() {
-                return Err(StoreError::Unusable { place: self.place.clone(), message: "is there already; nothing was changed".to_owned() }.into());
+                return Err(StoreError::Unusable {
+                    place: self.place.clone(),
+                    message: "is there already; nothing was changed".to_owned(),
+                }
+                .into());
             }
             add(t, store_key)?;
             put_head(t, to)?;
@@ -254,8 +326,14 @@ impl Store for SqliteStore {
             let mut rows = Vec::with_capacity(records.len());
             for record in records {
                 add(t, record)?;
-                let place = params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), record.version];
-                let rest = "WHERE k.tenant = ?1 AND k.kind = ?2 AND k.scope = ?3 AND k.version = ?4 AND k.scope NOT LIKE 'schema:%' ORDER BY w.kek_uri";
+                let place = params![
+                    &*record.tenant,
+                    record.kind.as_str(),
+                    record.scope.to_string(),
+                    record.version
+                ];
+                let rest = "WHERE k.tenant = ?1 AND k.kind = ?2 AND k.scope = ?3 AND k.version = \
+                    ?4 AND k.scope NOT LIKE 'schema:%' ORDER BY w.kek_uri";
                 rows.extend(select(t, rest, place)?);
             }
             Ok(rows)
@@ -266,11 +344,17 @@ impl Store for SqliteStore {
     fn insert_paced(&self, record: &KeyRecord, pace: u64) -> Result<bool, StoreError> {
         self.write(|t| {
             let mut statement = t.prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 AND scope LIKE 'schema:%' AND created > ?4 AND created < ?5)",
+                "SELECT EXISTS (SELECT 1 FROM keys WHERE tenant = ?1 AND kind = ?2 AND scope = ?3 \
+                AND scope LIKE 'schema:%' AND created > ?4 AND created < ?5)",
             )?;
-            // A clock that went back leaves keys in the future: those count as well, but only for as long as others do.
-            let (from, to) = (time(record.created.saturating_sub(pace)), time(record.created + pace));
-            let recent: bool = statement.query_row(params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), from, to], |row| row.get(0))?;
+            // A clock that went back leaves keys in the future: those count as well, but only for
+            // as long as others do.
+            let (from, to) =
+                (time(record.created.saturating_sub(pace)), time(record.created + pace));
+            let recent: bool = statement.query_row(
+                params![&*record.tenant, record.kind.as_str(), record.scope.to_string(), from, to],
+                |row| row.get(0),
+            )?;
             if !recent {
                 add(t, record)?;
             }
@@ -283,8 +367,9 @@ impl Store for SqliteStore {
             let mut left_out = Vec::new();
             for record in records {
                 add(t, record)?;
-                let there: bool =
-                    t.prepare_cached("SELECT EXISTS (SELECT 1 FROM keys WHERE kid = ?1)")?.query_row([record.kid.to_string()], |row| row.get(0))?;
+                let there: bool = t
+                    .prepare_cached("SELECT EXISTS (SELECT 1 FROM keys WHERE kid = ?1)")?
+                    .query_row([record.kid.to_string()], |row| row.get(0))?;
                 if !there {
                     left_out.push(record.kid);
                 }
@@ -293,13 +378,22 @@ impl Store for SqliteStore {
         })
     }
 
-    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError> {
+    fn expire(
+        &self,
+        tenant: &str,
+        kids: &[KeyId],
+        before: u64,
+        keys: &StoreKeys,
+    ) -> Result<(), StoreError> {
         self.write(|t| {
-            // Two statements: one with both conditions would go through the keys of data subjects as well.
-            let old = "WHERE k.state = 'active' AND k.scope LIKE 'schema:%' AND k.tenant = ?1 AND k.created < ?2 ORDER BY k.kid, w.kek_uri";
+            // Two statements: one with both conditions would go through the keys of data subjects
+            // as well.
+            let old = "WHERE k.state = 'active' AND k.scope LIKE 'schema:%' AND k.tenant = ?1 AND \
+                k.created < ?2 ORDER BY k.kid, w.kek_uri";
             let rows = select(t, old, params![tenant, time(before)])?;
             self.change(t, keys, rows, KeyState::DecryptOnly, None)?;
-            let named = "WHERE k.kid IN (SELECT value FROM json_each(?1)) AND k.state = 'active' AND k.scope LIKE 'schema:%' ORDER BY k.kid, w.kek_uri";
+            let named = "WHERE k.kid IN (SELECT value FROM json_each(?1)) AND k.state = 'active' \
+                AND k.scope LIKE 'schema:%' ORDER BY k.kid, w.kek_uri";
             let rows = select(t, named, [list(kids)])?;
             self.change(t, keys, rows, KeyState::DecryptOnly, None)?;
             Ok(())
@@ -310,7 +404,8 @@ impl Store for SqliteStore {
         self.write(|t| {
             for (kid, count) in uses {
                 t.execute(
-                    "INSERT INTO uses VALUES (?1, ?2) ON CONFLICT (kid) DO UPDATE SET uses = excluded.uses",
+                    "INSERT INTO uses VALUES (?1, ?2) ON CONFLICT (kid) DO UPDATE SET uses = \
+                    excluded.uses",
                     params![kid.to_string(), i64::try_from(*count).unwrap_or(i64::MAX)],
                 )?;
             }
@@ -318,9 +413,20 @@ impl Store for SqliteStore {
         })
     }
 
-    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError> {
+    fn set_state(
+        &self,
+        kids: &[KeyId],
+        state: KeyState,
+        retired: Option<u64>,
+        keys: &StoreKeys,
+    ) -> Result<(), StoreError> {
         self.write(|t| {
-            let rows = select(t, "WHERE k.kid IN (SELECT value FROM json_each(?1)) AND k.state != 'shredded' ORDER BY k.kid, w.kek_uri", [list(kids)])?;
+            let rows = select(
+                t,
+                "WHERE k.kid IN (SELECT value FROM json_each(?1)) AND k.state != \
+                'shredded' ORDER BY k.kid, w.kek_uri",
+                [list(kids)],
+            )?;
             self.change(t, keys, rows, state, retired)
         })
     }
@@ -338,7 +444,8 @@ impl Store for SqliteStore {
                         )?
                         .execute(params![new.kek_uri, new.kek_version, new.wrapped, kid, old.kek_uri, old.kek_version, old.wrapped])?,
                     None => t
-                        .prepare_cached("INSERT OR REPLACE INTO wraps SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM wraps WHERE kid = ?1)")?
+                        .prepare_cached("INSERT OR REPLACE INTO wraps SELECT ?1, ?2, ?3, ?4 WHERE \
+                            EXISTS (SELECT 1 FROM wraps WHERE kid = ?1)")?
                         .execute(params![kid, new.kek_uri, new.kek_version, new.wrapped])?,
                 };
             }
@@ -346,7 +453,14 @@ impl Store for SqliteStore {
         })
     }
 
-    fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
+    fn erase(
+        &self,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut Plan<'_>,
+    ) -> Result<Vec<Shredded>, StoreError> {
         // The transaction holds the whole file locked from its start.
         self.write(|t| {
             let head = head(t, &self.place)?.ok_or_else(|| StoreError::Unfounded { place: self.place.clone() })?;
@@ -363,8 +477,10 @@ impl Store for SqliteStore {
 
     fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
         let kids: Vec<String> = self.ask(|c| {
-            let mut statement =
-                c.prepare_cached("SELECT kid FROM keys WHERE tenant = ?1 AND state = 'shredded' AND retired >= ?2 AND scope LIKE 'subject:%'")?;
+            let mut statement = c.prepare_cached(
+                "SELECT kid FROM keys WHERE tenant = ?1 AND state = 'shredded' \
+                    AND retired >= ?2 AND scope LIKE 'subject:%'",
+            )?;
             statement.query_map(params![tenant, time(since)], |row| row.get(0))?.collect()
         })?;
         Ok(kids.iter().filter_map(|kid| kid.parse().ok()).collect())
@@ -373,16 +489,19 @@ impl Store for SqliteStore {
     /// `secure_delete` overwrote them in the database; the write-ahead log holds pages from before.
     fn scrub(&self) -> Result<Scrubbed, StoreError> {
         let start = Instant::now();
-        // SQLite waits for readers and writers, but not for another checkpoint: of two who erase at once one would be refused.
+        // SQLite waits for readers and writers, but not for another checkpoint: of two who erase at
+        // once one would be refused.
         while start.elapsed() < BUSY {
-            let busy: i64 = self.ask(|c| c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)))?;
+            let busy: i64 =
+                self.ask(|c| c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)))?;
             if busy == 0 {
                 return Ok(Scrubbed { remains: Vec::new() });
             }
             std::thread::sleep(PAUSE);
         }
         let message = format!(
-            "another process has been reading or writing for {} s, so deleted wraps still stand in the write-ahead log; nothing is wrong, do it again",
+            "another process has been reading or writing for {} s, so deleted wraps still stand in \
+            the write-ahead log; nothing is wrong, do it again",
             BUSY.as_secs()
         );
         Err(StoreError::Unusable { place: self.place.clone(), message })

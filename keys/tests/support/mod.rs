@@ -1,6 +1,10 @@
 //! A key directory in a temporary folder, and schemas.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test binary takes what it needs; a test ends where it fails"
+)]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,7 +19,10 @@ use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Stat
 use veilstream_engine::transform::{NeededKey, Outcome, Transformer};
 use veilstream_keys::erasure::FileLedger;
 use veilstream_keys::provider::{FileProvider, create_kek_file};
-use veilstream_keys::store::{Head, KeyRecord, Plan, Scrubbed, Shredded, SqliteStore, Store, StoreError, StoreKeys, Subjects, WrapChange};
+use veilstream_keys::store::{
+    Head, KeyRecord, Plan, Scrubbed, Shredded, SqliteStore, Store, StoreError, StoreKeys, Subjects,
+    WrapChange,
+};
 use veilstream_keys::{KeyError, Manager, OsEntropy, Parts, Settings, directory};
 
 /// Some time in November 2026.
@@ -66,7 +73,12 @@ impl Directory {
     }
 
     pub(crate) fn parts(&self) -> Parts {
-        Parts { provider: Box::new(self.provider()), recovery: None, store: Box::new(self.store()), ledger: Arc::new(self.ledger()) }
+        Parts {
+            provider: Box::new(self.provider()),
+            recovery: None,
+            store: Box::new(self.store()),
+            ledger: Arc::new(self.ledger()),
+        }
     }
 
     pub(crate) fn ledger(&self) -> FileLedger {
@@ -91,7 +103,10 @@ impl Directory {
 
     /// Changes the store behind everybody's back.
     pub(crate) fn sql(&self, sql: &str) {
-        rusqlite::Connection::open(directory::store(&self.path())).unwrap().execute_batch(sql).unwrap();
+        rusqlite::Connection::open(directory::store(&self.path()))
+            .unwrap()
+            .execute_batch(sql)
+            .unwrap();
     }
 }
 
@@ -110,7 +125,10 @@ type Hook = Box<dyn FnOnce() + Send>;
 
 /// How often a store was asked what, and what happens between its answer and whoever asked.
 #[derive(Clone, Default)]
-pub(crate) struct Asked(Arc<Mutex<HashMap<&'static str, usize>>>, Arc<Mutex<HashMap<&'static str, Hook>>>);
+pub(crate) struct Asked(
+    Arc<Mutex<HashMap<&'static str, usize>>>,
+    Arc<Mutex<HashMap<&'static str, Hook>>>,
+);
 
 impl Asked {
     pub(crate) fn of(&self, what: &str) -> usize {
@@ -206,8 +224,7 @@ pub(crate) fn customers() -> SchemaSet {
     schemas(CUSTOMERS)
 }
 
-const CUSTOMERS: &str =
-    r#"{"veilstream":1,"name":"customers","version":1,"when":{"$.type":"customer"},"subject":"$.id","fields":[{"id":"name","path":"$.name"}]}"#;
+const CUSTOMERS: &str = r#"{"veilstream":1,"name":"customers","version":1,"when":{"$.type":"customer"},"subject":"$.id","fields":[{"id":"name","path":"$.name"}]}"#;
 const PEOPLE: &str = r#"{"veilstream":1,"name":"people","version":1,"fields":[{"id":"email","path":"$.email","index":{"normalize":"email"}}]}"#;
 
 pub(crate) fn subject(n: u8) -> NeededKey {
@@ -234,14 +251,27 @@ impl Process {
     }
 
     pub(crate) fn with(manager: Manager, now: u64) -> Self {
-        let set = SchemaSet::new([CUSTOMERS, PEOPLE].map(|d| Arc::new(compile::compile(d.as_bytes(), &Grants::local()).unwrap().schema)).to_vec()).unwrap();
+        let set = SchemaSet::new(
+            [CUSTOMERS, PEOPLE]
+                .map(|d| Arc::new(compile::compile(d.as_bytes(), &Grants::local()).unwrap().schema))
+                .to_vec(),
+        )
+        .unwrap();
         manager.prepare(&set, now).unwrap();
-        Self { manager, set, transformer: Transformer::new(Box::new(OsEntropy)), revealer: Revealer::default() }
+        Self {
+            manager,
+            set,
+            transformer: Transformer::new(Box::new(OsEntropy)),
+            revealer: Revealer::default(),
+        }
     }
 
     /// The key of a data subject, as the engine asks for it.
     pub(crate) fn needed(&self, id: &str) -> NeededKey {
-        NeededKey { kind: KeyKind::Data, scope: Scope::Subject(self.manager.subject_ref(id, None, NOW).unwrap()) }
+        NeededKey {
+            kind: KeyKind::Data,
+            scope: Scope::Subject(self.manager.subject_ref(id, None, NOW).unwrap()),
+        }
     }
 
     /// The event and what became of it.
@@ -250,13 +280,17 @@ impl Process {
     }
 
     pub(crate) fn try_protect(&mut self, event: &str, now: u64) -> Result<String, RejectCode> {
-        let record = Record { key: None, value: Some(event.as_bytes()), headers: &[], topic: None, now };
+        let record =
+            Record { key: None, value: Some(event.as_bytes()), headers: &[], topic: None, now };
         let mut out = Output::default();
         for _ in 0..3 {
-            match self.transformer.transform(&self.set, &self.manager.keyring(), &record, &mut out) {
+            match self.transformer.transform(&self.set, &self.manager.keyring(), &record, &mut out)
+            {
                 Outcome::Protected(_) => return Ok(String::from_utf8(out.value).unwrap()),
                 Outcome::Rejected(reject) => return Err(reject.code),
-                Outcome::NeedKeys(needed) => self.transformer.add_subject_keys(self.manager.fetch(&needed, now).unwrap()),
+                Outcome::NeedKeys(needed) => {
+                    self.transformer.add_subject_keys(self.manager.fetch(&needed, now).unwrap())
+                }
             }
         }
         panic!("keys are there and do not seal");
@@ -274,12 +308,22 @@ impl Process {
         let lookup = |kid: &KeyId| self.manager.lookup(kid, now).unwrap();
         let keys = KeySource { keyring: &ring, lookup: &lookup };
         let (mut out, mut report) = (Vec::new(), Report::default());
-        self.revealer.reveal(schema, keys, output.as_bytes(), &RevealOptions::default(), &mut out, &mut report).unwrap();
+        self.revealer
+            .reveal(
+                schema,
+                keys,
+                output.as_bytes(),
+                &RevealOptions::default(),
+                &mut out,
+                &mut report,
+            )
+            .unwrap();
         (String::from_utf8(out).unwrap(), report.fields[0].1)
     }
 }
 
-/// A store that loses its turn once, after the plan was asked and before anything is stored: somebody else erases in between, as with a fenced producer.
+/// A store that loses its turn once, after the plan was asked and before anything is stored:
+/// somebody else erases in between, as with a fenced producer.
 pub(crate) struct Fenced(Counting, Mutex<Option<(Manager, SubjectRef)>>);
 
 impl Fenced {

@@ -1,6 +1,10 @@
 //! A real PostgreSQL server, one for each test binary, and databases on it.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test binary takes what it needs; a test ends where it fails"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -15,8 +19,9 @@ use postgres::{Client, NoTls};
 /// The password of the user `veil`, who owns the databases and nothing else.
 pub(crate) const PASSWORD: &str = "Tr0ub4dor";
 
-/// Makes the server, says where it is and stops it when nobody holds the other end of its input any more: also after a panic or a kill of the test.
-/// Everything is made by the user `postgres`, because the server refuses to run as root.
+/// Makes the server, says where it is and stops it when nobody holds the other end of its input any
+/// more: also after a panic or a kill of the test. Everything is made by the user `postgres`,
+/// because the server refuses to run as root.
 const SCRIPT: &str = r#"
 set -eu
 dir=$(mktemp -d /tmp/veilstream-postgres.XXXXXX)
@@ -73,12 +78,24 @@ impl Server {
         let mut command = as_postgres("sh");
         command.args(["-c", SCRIPT, "sh"]).arg(&bin).arg(port.to_string());
         // In a group of its own: an interrupt of the tests must not kill who cleans up.
-        let mut watchdog = command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+        let mut watchdog = command
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
         let mut dir = String::new();
         BufReader::new(watchdog.stdout.take().unwrap()).read_line(&mut dir).unwrap();
         assert!(!dir.is_empty(), "the PostgreSQL server did not start; see above");
         let server = Self { bin, port, dir: dir.trim().into(), _watchdog: watchdog };
-        server.admin("postgres").batch_execute(&format!("SET password_encryption = 'scram-sha-256'; CREATE ROLE veil LOGIN PASSWORD '{PASSWORD}'")).unwrap();
+        server
+            .admin("postgres")
+            .batch_execute(&format!(
+                "SET password_encryption = \
+            'scram-sha-256'; CREATE ROLE veil LOGIN PASSWORD '{PASSWORD}'"
+            ))
+            .unwrap();
         server
     }
 
@@ -93,7 +110,11 @@ impl Server {
 
     /// As the superuser.
     pub(crate) fn admin(&self, database: &str) -> Client {
-        let mut client = Client::connect(&format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port), NoTls).unwrap();
+        let mut client = Client::connect(
+            &format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port),
+            NoTls,
+        )
+        .unwrap();
         client.batch_execute("SET default_transaction_isolation = 'read committed'").unwrap();
         client
     }
@@ -106,8 +127,13 @@ impl Server {
     /// As an administrator does it, to the end.
     pub(crate) fn restart(&self) {
         let mut command = as_postgres(self.bin.join("pg_ctl"));
-        let output =
-            command.current_dir("/").arg("-D").arg(self.dir.join("data")).arg("-l").arg(self.dir.join("server.log")).args(["-m", "fast", "-w", "restart"]);
+        let output = command
+            .current_dir("/")
+            .arg("-D")
+            .arg(self.dir.join("data"))
+            .arg("-l")
+            .arg(self.dir.join("server.log"))
+            .args(["-m", "fast", "-w", "restart"]);
         // Its output is the new server's too: nobody may wait for the end of it.
         assert!(output.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
     }
@@ -115,7 +141,11 @@ impl Server {
     /// `pg_dump` or `pg_restore` as the superuser.
     pub(crate) fn run(&self, tool: &str, args: &[&str]) {
         let port = self.port.to_string();
-        let output = Command::new(self.bin.join(tool)).args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres"]).args(args).output().unwrap();
+        let output = Command::new(self.bin.join(tool))
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres"])
+            .args(args)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -132,7 +162,10 @@ pub(crate) struct Database {
 
 impl Database {
     fn make(&self) {
-        self.server.admin("postgres").batch_execute(&format!("CREATE DATABASE {0} OWNER veil", self.name)).unwrap();
+        self.server
+            .admin("postgres")
+            .batch_execute(&format!("CREATE DATABASE {0} OWNER veil", self.name))
+            .unwrap();
     }
 
     pub(crate) fn url(&self) -> String {
@@ -154,7 +187,10 @@ impl Database {
 
     /// Drops the database with everybody's connections, and makes it from a dump.
     pub(crate) fn restore(&self, from: &Path) {
-        self.server.admin("postgres").batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).unwrap();
+        self.server
+            .admin("postgres")
+            .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))
+            .unwrap();
         self.make();
         self.server.run("pg_restore", &["-d", &self.name, from.to_str().unwrap()]);
     }
@@ -162,14 +198,24 @@ impl Database {
 
 /// The newest server of Debian's layout, or the one that `pg_config` knows.
 fn binaries() -> PathBuf {
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().map(|version| version.unwrap().path().join("bin"));
+    let installed = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .map(|version| version.unwrap().path().join("bin"));
     let mut found: Vec<PathBuf> = installed.filter(|bin| bin.join("initdb").exists()).collect();
-    found.sort_by_key(|bin| bin.parent().and_then(Path::file_name).and_then(|version| version.to_str()?.parse::<u32>().ok()));
+    found.sort_by_key(|bin| {
+        bin.parent()
+            .and_then(Path::file_name)
+            .and_then(|version| version.to_str()?.parse::<u32>().ok())
+    });
     let named = || {
         let output = Command::new("pg_config").arg("--bindir").output().ok()?;
-        Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim())).filter(|bin| bin.join("initdb").exists())
+        Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
+            .filter(|bin| bin.join("initdb").exists())
     };
-    found.pop().or_else(named).unwrap_or_else(|| panic!("no PostgreSQL server is installed (Debian's package: postgresql)"))
+    found.pop().or_else(named).unwrap_or_else(|| {
+        panic!("no PostgreSQL server is installed (Debian's package: postgresql)")
+    })
 }
 
 /// The server refuses root.
@@ -179,6 +225,10 @@ fn as_postgres(program: impl AsRef<std::ffi::OsStr>) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program).env("HOME", "/").env_remove("TMPDIR");
+    command
+        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+        .arg(program)
+        .env("HOME", "/")
+        .env_remove("TMPDIR");
     command
 }

@@ -1,6 +1,10 @@
 //! What every provider promises, asked of a real one.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test binary takes what it needs; a test ends where it fails"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +12,9 @@ use std::time::Duration;
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, Scope, SecretKey};
 use veilstream_engine::wrap::WrapContext;
-use veilstream_keys::provider::{CachePolicy, Clock, Observer, Provider, ProviderError, RetryPolicy, SystemClock, layered};
+use veilstream_keys::provider::{
+    CachePolicy, Clock, Observer, Provider, ProviderError, RetryPolicy, SystemClock, layered,
+};
 use veilstream_keys::store::Wrap;
 
 /// A key and what its wraps are tied to.
@@ -56,7 +62,10 @@ pub(crate) fn conformance(provider: &dyn Provider) {
     one.opens(provider, &first);
     two.opens(provider, &second);
     assert_ne!(one.wrap(provider).wrapped, first.wrapped, "no nonce twice");
-    assert!(!first.wrapped.windows(8).any(|bytes| bytes == &one.secret.expose()[..8]), "the key shows");
+    assert!(
+        !first.wrapped.windows(8).any(|bytes| bytes == &one.secret.expose()[..8]),
+        "the key shows"
+    );
 
     let kek = provider.describe().unwrap();
     assert_eq!((&first.kek_uri, &first.kek_version), (&kek.uri, &kek.version));
@@ -85,17 +94,23 @@ pub(crate) fn conformance(provider: &dyn Provider) {
             refused(provider.unwrap(&edited, &one.context()), "edited");
         }
     }
-    refused(provider.unwrap(&Wrap { wrapped: Vec::new(), ..first.clone() }, &one.context()), "empty");
+    refused(
+        provider.unwrap(&Wrap { wrapped: Vec::new(), ..first.clone() }, &one.context()),
+        "empty",
+    );
 
     // One that does not open does not keep the others from being moved.
-    let answers = provider.rewrap(&[(&first, one.context()), (&second, one.context()), (&second, two.context())]).unwrap();
+    let answers = provider
+        .rewrap(&[(&first, one.context()), (&second, one.context()), (&second, two.context())])
+        .unwrap();
     let [moved, not_moved, also_moved] = &answers[..] else { panic!("three answers: {answers:?}") };
     one.opens(provider, moved.as_ref().unwrap());
     two.opens(provider, also_moved.as_ref().unwrap());
     assert!(matches!(not_moved, Err(ProviderError::Refused { .. })), "{not_moved:?}");
 }
 
-/// A new version: it wraps, the old wraps open and are moved. Returns a wrap of the old version and its sample.
+/// A new version: it wraps, the old wraps open and are moved. Returns a wrap of the old version and
+/// its sample.
 pub(crate) fn rotated_then_rewrapped(provider: &dyn Provider) -> (Sample, Wrap) {
     let sample = Sample::new();
     let old = sample.wrap(provider);
@@ -104,7 +119,10 @@ pub(crate) fn rotated_then_rewrapped(provider: &dyn Provider) -> (Sample, Wrap) 
     assert_ne!((&before.uri, &before.version), (&kek.uri, &kek.version), "a version of its own");
     sample.opens(provider, &old);
     let moved = provider.rewrap(&[(&old, sample.context())]).unwrap().pop().unwrap().unwrap();
-    assert_eq!((&moved.kek_version, &sample.wrap(provider).kek_version), (&kek.version, &kek.version));
+    assert_eq!(
+        (&moved.kek_version, &sample.wrap(provider).kek_version),
+        (&kek.version, &kek.version)
+    );
     sample.opens(provider, &moved);
     (sample, old)
 }
@@ -118,5 +136,11 @@ impl Observer for Unobserved {
 /// With the layers that a sidecar puts around it, and its times.
 pub(crate) fn with_layers(provider: impl Provider + 'static) -> Box<dyn Provider> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    layered(Box::new(provider), Arc::new(Unobserved), RetryPolicy::default(), CachePolicy::default(), &clock)
+    layered(
+        Box::new(provider),
+        Arc::new(Unobserved),
+        RetryPolicy::default(),
+        CachePolicy::default(),
+        &clock,
+    )
 }

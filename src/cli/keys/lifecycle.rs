@@ -50,7 +50,9 @@ pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
         What { index: true, .. } => Rotate::Index,
         What { deterministic: true, .. } => Rotate::Deterministic,
         What { subject: Some(id), .. } => Rotate::Subject(manager.subject_ref(id, None, now())?),
-        What { shared, .. } => Rotate::Shared(shared.as_deref().filter(|name| !name.is_empty()).map(Into::into)),
+        What { shared, .. } => {
+            Rotate::Shared(shared.as_deref().filter(|name| !name.is_empty()).map(Into::into))
+        }
     };
     let rotated = manager.rotate(&what, now())?;
     let mut out = io::stdout().lock();
@@ -64,10 +66,20 @@ pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
         writeln!(out, "there is no such key; nothing was rotated")?;
     }
     let next = match what {
-        Rotate::Kek => "next: back the key-encrypting key up if it is yours to back up, then `veilstream keys rewrap`",
-        Rotate::Wrapping => "next: `veilstream keys rewrap` moves the keys of data subjects under it",
-        Rotate::Index => "next: both versions are written from now on; re-index what is stored, then `veilstream keys retire` the old one",
-        Rotate::Deterministic => "next: schemas pin it (\"root\"); what is stored stays under the old one",
+        Rotate::Kek => {
+            "next: back the key-encrypting key up if it is yours to back up, then `veilstream keys \
+            rewrap`"
+        }
+        Rotate::Wrapping => {
+            "next: `veilstream keys rewrap` moves the keys of data subjects under it"
+        }
+        Rotate::Index => {
+            "next: both versions are written from now on; re-index what is stored, then \
+            `veilstream keys retire` the old one"
+        }
+        Rotate::Deterministic => {
+            "next: schemas pin it (\"root\"); what is stored stays under the old one"
+        }
         Rotate::Shared(_) | Rotate::Subject(_) => return Ok(Exit::Ok),
     };
     writeln!(out, "{next}")?;
@@ -76,7 +88,8 @@ pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
 
 pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyhow::Result<Exit> {
     let settings = keys::settings(source)?;
-    let manager = if recover { keys::manager_to_recover(&settings)? } else { keys::manager(&settings)? };
+    let manager =
+        if recover { keys::manager_to_recover(&settings)? } else { keys::manager(&settings)? };
     let bar = progress_bar(!as_json);
     let done = manager.rewrap(recover, now(), &mut |Progress { done, total }| {
         bar.set_length(total);
@@ -85,11 +98,19 @@ pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyho
     bar.finish_and_clear();
     let mut out = io::stdout().lock();
     if as_json {
-        let failed: Vec<Value> = done.failed.iter().map(|(kid, why)| json!({ "kid": kid.to_string(), "why": why.to_string() })).collect();
+        let failed: Vec<Value> = done
+            .failed
+            .iter()
+            .map(|(kid, why)| json!({ "kid": kid.to_string(), "why": why.to_string() }))
+            .collect();
         let report = json!({ "moved": done.moved, "recovered": done.recovered, "added": done.added, "current": done.current, "failed": failed });
         writeln!(out, "{report}")?;
     } else {
-        writeln!(out, "{} moved, {} recovered, {} added for recovery, {} were the newest already", done.moved, done.recovered, done.added, done.current)?;
+        writeln!(
+            out,
+            "{} moved, {} recovered, {} added for recovery, {} were the newest already",
+            done.moved, done.recovered, done.added, done.current
+        )?;
         for (_, why) in &done.failed {
             writeln!(io::stderr(), "not moved: {why}")?;
         }
@@ -101,18 +122,28 @@ fn progress_bar(wanted: bool) -> ProgressBar {
     if !wanted || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} keys, {per_sec}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} keys, {per_sec}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::no_length().with_style(style)
 }
 
-pub(super) fn retire(source: &KeysSource, schemas: &SchemaSet, kid: &KeyId, unreferenced: bool, undo: bool) -> anyhow::Result<Exit> {
+pub(super) fn retire(
+    source: &KeysSource,
+    schemas: &SchemaSet,
+    kid: &KeyId,
+    unreferenced: bool,
+    undo: bool,
+) -> anyhow::Result<Exit> {
     let manager = keys::manager(&keys::settings(source)?)?;
     if undo {
         manager.unretire(kid)?;
         writeln!(io::stdout(), "key {kid} opens again")?;
     } else {
         manager.retire(kid, schemas, unreferenced, now())?;
-        writeln!(io::stdout(), "key {kid} is retired; `veilstream keys retire --undo` takes it back")?;
+        writeln!(
+            io::stdout(),
+            "key {kid} is retired; `veilstream keys retire --undo` takes it back"
+        )?;
     }
     Ok(Exit::Ok)
 }
@@ -120,12 +151,21 @@ pub(super) fn retire(source: &KeysSource, schemas: &SchemaSet, kid: &KeyId, unre
 pub(super) fn export(source: &KeysSource, out: &Path, kids: &[KeyId]) -> anyhow::Result<Exit> {
     let manager = keys::manager(&keys::settings(source)?)?;
     let export = manager.export(kids, now())?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).with_context(|| format!("{} cannot be made", out.display()))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(out)
+        .with_context(|| format!("{} cannot be made", out.display()))?;
     serde_json::to_writer_pretty(&mut file, &export)?;
     writeln!(file)?;
     file.sync_all()?;
     let count = export["export"]["keys"].as_array().map_or(0, Vec::len);
-    writeln!(io::stdout(), "{count} keys in {}; keys of data subjects are never exported", out.display())?;
+    writeln!(
+        io::stdout(),
+        "{count} keys in {}; keys of data subjects are never exported",
+        out.display()
+    )?;
     Ok(Exit::Ok)
 }
 
@@ -134,7 +174,8 @@ pub(super) fn import(source: &KeysSource, file: &Path) -> anyhow::Result<Exit> {
     let count = keys::import(&keys::settings(source)?, &text)?;
     writeln!(
         io::stdout(),
-        "{count} keys imported; `veilstream keys status` tells whether the provider opens them, `veilstream keys rewrap --recover` mends it"
+        "{count} keys imported; `veilstream keys status` tells whether the provider opens them, \
+        `veilstream keys rewrap --recover` mends it"
     )?;
     Ok(Exit::Ok)
 }
@@ -155,11 +196,19 @@ pub(super) fn rebuild_ledger(source: &KeysSource, reason: &str) -> anyhow::Resul
     let settings = keys::settings(source)?;
     let rebuilt = keys::rebuild_ledger(&settings, reason)?;
     let mut out = io::stdout().lock();
-    writeln!(out, "a new ledger names {} data subjects, by what the key store knows", rebuilt.subjects)?;
+    writeln!(
+        out,
+        "a new ledger names {} data subjects, by what the key store knows",
+        rebuilt.subjects
+    )?;
     if let Some(kept) = rebuilt.kept {
         writeln!(out, "the old one is kept: {kept}")?;
     }
-    writeln!(out, "next: start every sidecar again; receipts of before name lines of the old ledger, so keep it")?;
+    writeln!(
+        out,
+        "next: start every sidecar again; receipts of before name lines of the old ledger, so keep \
+        it"
+    )?;
     tracing::warn!(subjects = rebuilt.subjects, "the erasure ledger was rebuilt");
     Ok(Exit::Ok)
 }
@@ -167,7 +216,11 @@ pub(super) fn rebuild_ledger(source: &KeysSource, reason: &str) -> anyhow::Resul
 pub(super) fn compromise(source: &KeysSource, kid: &KeyId) -> anyhow::Result<Exit> {
     let manager = keys::manager(&keys::settings(source)?)?;
     manager.compromise(kid, now())?;
-    writeln!(io::stdout(), "key {kid} opens only with --allow-compromised from now on, and seals nothing; seal what it sealed again under another key")?;
+    writeln!(
+        io::stdout(),
+        "key {kid} opens only with --allow-compromised from now on, and seals nothing; seal what \
+        it sealed again under another key"
+    )?;
     Ok(Exit::Ok)
 }
 

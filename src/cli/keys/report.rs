@@ -21,9 +21,18 @@ pub(super) fn init(source: &KeysSource, empty: bool) -> anyhow::Result<Exit> {
     writeln!(out, "made {place}")?;
     match &made.provider {
         config::KeyProvider::File { path } => {
-            writeln!(out, "keys are wrapped by {}: back both up, apart from each other; without either nothing opens again", path.display())?;
+            writeln!(
+                out,
+                "keys are wrapped by {}: back both up, apart from each other; without either \
+                nothing opens again",
+                path.display()
+            )?;
         }
-        _ => writeln!(out, "keys are wrapped by provider {}: without its secret nothing opens again", made.provider.name())?,
+        _ => writeln!(
+            out,
+            "keys are wrapped by provider {}: without its secret nothing opens again",
+            made.provider.name()
+        )?,
     }
     Ok(Exit::Ok)
 }
@@ -36,7 +45,11 @@ pub(super) fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
     }
     let mut out = io::BufWriter::new(io::stdout().lock());
     if !as_json {
-        writeln!(out, "{:<32} {:<14} {:<24} {:<12} {:<20} WRAPPED BY", "KEY", "KIND", "SCOPE", "STATE", "CREATED")?;
+        writeln!(
+            out,
+            "{:<32} {:<14} {:<24} {:<12} {:<20} WRAPPED BY",
+            "KEY", "KIND", "SCOPE", "STATE", "CREATED"
+        )?;
     }
     for record in &records {
         if as_json {
@@ -45,8 +58,15 @@ pub(super) fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
             writeln!(out, "{shown}")?;
             continue;
         }
-        let (kind, scope, state) = (record.kind.as_str(), record.scope.to_string(), record.state.as_str());
-        writeln!(out, "{} {kind:<14} {scope:<24} {state:<12} {:<20} {}", record.kid, time(record.created), wrapped_by(record))?;
+        let (kind, scope, state) =
+            (record.kind.as_str(), record.scope.to_string(), record.state.as_str());
+        writeln!(
+            out,
+            "{} {kind:<14} {scope:<24} {state:<12} {:<20} {}",
+            record.kid,
+            time(record.created),
+            wrapped_by(record)
+        )?;
     }
     out.flush()?;
     Ok(Exit::Ok)
@@ -71,7 +91,11 @@ fn listed(settings: &config::Keys) -> anyhow::Result<(Vec<KeyRecord>, Option<Str
     }
 }
 
-pub(super) fn status(source: &KeysSource, schemas: &SchemaSet, as_json: bool) -> anyhow::Result<Exit> {
+pub(super) fn status(
+    source: &KeysSource,
+    schemas: &SchemaSet,
+    as_json: bool,
+) -> anyhow::Result<Exit> {
     let settings = keys::settings(source)?;
     // Opening unwraps the roots: a wrong key-encrypting key shows here and not at the next start.
     let manager = keys::manager(&settings)?;
@@ -98,20 +122,47 @@ pub(super) fn status(source: &KeysSource, schemas: &SchemaSet, as_json: bool) ->
         });
         writeln!(out, "{shown:#}")?;
     } else {
-        writeln!(out, "tenant {}, provider {}, store {place}", settings.tenant, settings.provider.name())?;
+        writeln!(
+            out,
+            "tenant {}, provider {}, store {place}",
+            settings.tenant,
+            settings.provider.name()
+        )?;
         if let Some(kek) = &report.kek {
-            let since = report.kek_age(kek).map_or_else(String::new, |seconds| format!(", wraps for {}", age(seconds)));
+            let since = report
+                .kek_age(kek)
+                .map_or_else(String::new, |seconds| format!(", wraps for {}", age(seconds)));
             writeln!(out, "key-encrypting key {}, version {}{since}", kek.uri, kek.version)?;
         }
-        writeln!(out, "{:<14} {:<24} {:<32} {:>8} {:>14}  {:<24} SCHEMAS", "SEALING", "SCOPE", "KEY", "AGE", "USES", "WRAPPED BY")?;
+        writeln!(
+            out,
+            "{:<14} {:<24} {:<32} {:>8} {:>14}  {:<24} SCHEMAS",
+            "SEALING", "SCOPE", "KEY", "AGE", "USES", "WRAPPED BY"
+        )?;
         for record in report.sealing() {
             let uses = record.uses.map_or_else(|| "-".to_owned(), |n| n.to_string());
-            let (kind, scope, schemas) = (record.kind.as_str(), record.scope.to_string(), report.referring(record).join(","));
-            let line = format!("{kind:<14} {scope:<24} {} {:>8} {uses:>14}  {:<24} {schemas}", record.kid, age(report.age(record)), wrapped_by(record));
+            let (kind, scope, schemas) = (
+                record.kind.as_str(),
+                record.scope.to_string(),
+                report.referring(record).join(","),
+            );
+            let line = format!(
+                "{kind:<14} {scope:<24} {} {:>8} {uses:>14}  {:<24} {schemas}",
+                record.kid,
+                age(report.age(record)),
+                wrapped_by(record)
+            );
             writeln!(out, "{}", line.trim_end())?;
         }
-        let states: Vec<String> = report.states().iter().map(|(state, n)| format!("{n} {state}")).collect();
-        writeln!(out, "keys: {}; of data subjects: {}, erased: {}", states.join(", "), report.subjects.keys, report.subjects.shredded)?;
+        let states: Vec<String> =
+            report.states().iter().map(|(state, n)| format!("{n} {state}")).collect();
+        writeln!(
+            out,
+            "keys: {}; of data subjects: {}, erased: {}",
+            states.join(", "),
+            report.subjects.keys,
+            report.subjects.shredded
+        )?;
         for warning in &warnings {
             writeln!(out, "warning: {warning}")?;
         }
@@ -132,7 +183,10 @@ struct KeyReport<'a> {
 impl KeyReport<'_> {
     /// Keys that may seal now. A process that was killed leaves its key active; its age ends it.
     fn sealing(&self) -> impl Iterator<Item = &KeyRecord> {
-        self.records.iter().filter(|r| r.state == KeyState::Active && !(matches!(r.scope, Scope::Schema(_)) && self.age(r) >= SCHEMA_KEY_LIFE))
+        self.records.iter().filter(|r| {
+            r.state == KeyState::Active
+                && !(matches!(r.scope, Scope::Schema(_)) && self.age(r) >= SCHEMA_KEY_LIFE)
+        })
     }
 
     fn age(&self, record: &KeyRecord) -> u64 {
@@ -176,28 +230,48 @@ impl KeyReport<'_> {
         {
             let who = match kek.rotation {
                 Rotation::Here => "a running sidecar rotates it, if the key service lets it",
-                Rotation::Operator => "rotate it with `veilstream keys rotate --kek` and back it up",
+                Rotation::Operator => {
+                    "rotate it with `veilstream keys rotate --kek` and back it up"
+                }
                 Rotation::Elsewhere => "rotate it where it is kept",
             };
             warnings.push(format!(
-                "key-encrypting key {} {} wraps for {} days; keys.rotation_interval_days is {days}: {who}",
+                "key-encrypting key {} {} wraps for {} days; keys.rotation_interval_days is \
+                {days}: {who}",
                 kek.uri,
                 kek.version,
                 age / 86400
             ));
         }
-        let stale = self.kek.as_ref().map_or(0, |kek| self.records.iter().filter(|r| wrapped_by_older(r, kek)).count());
+        let stale = self
+            .kek
+            .as_ref()
+            .map_or(0, |kek| self.records.iter().filter(|r| wrapped_by_older(r, kek)).count());
         if stale > 0 {
-            warnings.push(format!("{stale} keys are wrapped by an older version of the key-encrypting key; move them with `veilstream keys rewrap`"));
+            warnings.push(format!(
+                "{stale} keys are wrapped by an older version of the \
+                key-encrypting key; move them with `veilstream keys rewrap`"
+            ));
         }
-        let roots: Vec<String> =
-            self.records.iter().filter(|r| r.kind == KeyKind::Index && r.state == KeyState::Active).map(|r| r.version.to_string()).collect();
+        let roots: Vec<String> = self
+            .records
+            .iter()
+            .filter(|r| r.kind == KeyKind::Index && r.state == KeyState::Active)
+            .map(|r| r.version.to_string())
+            .collect();
         if roots.len() > 1 {
-            warnings.push(format!("index roots {} are written side by side; re-index what is stored, then retire the old one", roots.join(" and ")));
+            warnings.push(format!(
+                "index roots {} are written side by side; re-index what is \
+                stored, then retire the old one",
+                roots.join(" and ")
+            ));
         }
         if self.subjects.half_shredded > 0 {
             let n = self.subjects.half_shredded;
-            warnings.push(format!("{n} shredded keys have wraps again: somebody changed the store; `veilstream keys replay-ledger` erases them"));
+            warnings.push(format!(
+                "{n} shredded keys have wraps again: somebody changed the store; \
+                `veilstream keys replay-ledger` erases them"
+            ));
         }
         warnings
     }
@@ -209,7 +283,11 @@ fn wrapped_by_older(record: &KeyRecord, kek: &Kek) -> bool {
 }
 
 fn shown(record: &KeyRecord) -> Value {
-    let wraps: Vec<Value> = record.wraps.iter().map(|w| json!({ "kek_uri": w.kek_uri, "kek_version": w.kek_version })).collect();
+    let wraps: Vec<Value> = record
+        .wraps
+        .iter()
+        .map(|w| json!({ "kek_uri": w.kek_uri, "kek_version": w.kek_version }))
+        .collect();
     json!({
         "kid": record.kid.to_string(), "kind": record.kind.as_str(), "tenant": &*record.tenant, "scope": record.scope.to_string(), "version": record.version,
         "state": record.state.as_str(), "created": time(record.created), "retired": record.retired.map(time), "wraps": wraps,
@@ -217,11 +295,19 @@ fn shown(record: &KeyRecord) -> Value {
 }
 
 fn wrapped_by(record: &KeyRecord) -> String {
-    record.wraps.iter().map(|w| format!("{} {}", w.kek_uri, w.kek_version)).collect::<Vec<_>>().join(", ")
+    record
+        .wraps
+        .iter()
+        .map(|w| format!("{} {}", w.kek_uri, w.kek_version))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn time(seconds: u64) -> String {
-    i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok()).map_or_else(|| "-".to_owned(), |t| t.to_string())
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|s| Timestamp::from_second(s).ok())
+        .map_or_else(|| "-".to_owned(), |t| t.to_string())
 }
 
 fn age(seconds: u64) -> String {

@@ -45,16 +45,30 @@ pub(super) fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyh
         let rows = rows(schema);
         if as_json {
             let fields: Vec<Value> = rows.iter().map(|row| json!({ "id": row.id, "value": row.width.described(), "index": row.index })).collect();
-            writeln!(out, "{}", json!({ "name": &*schema.name, "version": schema.version, "fields": fields }))?;
+            writeln!(
+                out,
+                "{}",
+                json!({ "name": &*schema.name, "version": schema.version, "fields": fields })
+            )?;
             continue;
         }
         writeln!(out, "{}", schema.label)?;
-        let id = rows.iter().map(|row| row.id.len()).chain(["value of bytes".len()]).max().unwrap_or_default();
+        let id = rows
+            .iter()
+            .map(|row| row.id.len())
+            .chain(["value of bytes".len()])
+            .max()
+            .unwrap_or_default();
         let head = VALUES.map(|bytes| format!("{bytes:>5}")).join(" ");
         writeln!(out, "  {:<id$}  {head}  index", "value of bytes")?;
         for row in &rows {
             let index = row.index.map_or_else(|| "-".to_owned(), |chars| chars.to_string());
-            writeln!(out, "  {:<id$}  {}  {index:>5}", row.id, VALUES.map(|bytes| format!("{:>5}", row.width.cell(bytes))).join(" "))?;
+            writeln!(
+                out,
+                "  {:<id$}  {}  {index:>5}",
+                row.id,
+                VALUES.map(|bytes| format!("{:>5}", row.width.cell(bytes))).join(" ")
+            )?;
         }
     }
     Ok(Exit::Ok)
@@ -65,25 +79,38 @@ fn rows(schema: &Schema) -> Vec<WidthRow> {
         let index = rule.map(|rule| index::tag_chars(rule.bits, VERSION_DIGITS));
         match (protect, index) {
             // The index is the value.
-            (Protect::Hash, Some(chars)) => WidthRow { id, width: Width::Fixed(chars), index: None },
+            (Protect::Hash, Some(chars)) => {
+                WidthRow { id, width: Width::Fixed(chars), index: None }
+            }
             _ => WidthRow { id, width: Width::of(protect, pad), index },
         }
     };
-    let fields = schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, f.pad, f.index.as_ref()));
-    let key = schema.key.iter().map(|k| row("#key".to_owned(), &k.protect, DETERMINISTIC_PAD, k.index.as_ref()));
-    let headers = schema.headers.iter().map(|h| row(format!("#header:{}", h.header), &h.protect, DETERMINISTIC_PAD, h.index.as_ref()));
+    let fields =
+        schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, f.pad, f.index.as_ref()));
+    let key = schema
+        .key
+        .iter()
+        .map(|k| row("#key".to_owned(), &k.protect, DETERMINISTIC_PAD, k.index.as_ref()));
+    let headers = schema.headers.iter().map(|h| {
+        row(format!("#header:{}", h.header), &h.protect, DETERMINISTIC_PAD, h.index.as_ref())
+    });
     fields.chain(key).chain(headers).collect()
 }
 
 impl Width {
     fn of(protect: &Protect, pad: u16) -> Self {
         match protect {
-            // Tokens of suite 1 are shorter; inside the minute of a restart a value gets one of suite 2.
+            // Tokens of suite 1 are shorter; inside the minute of a restart a value gets one of
+            // suite 2.
             Protect::Encrypt => Self::Token(Suite::XaesGcm, pad),
             Protect::Deterministic(_) => Self::Token(Suite::AesSiv, DETERMINISTIC_PAD),
             Protect::Generalize(Generalize::Year(_)) => Self::Fixed("1974".len()),
             Protect::Generalize(Generalize::Month(_)) => Self::Fixed("1974-12".len()),
-            Protect::Redact(with) => Self::Fixed(serde_json::from_slice::<Value>(with).ok().map_or(with.len(), |with| characters(&with))),
+            Protect::Redact(with) => Self::Fixed(
+                serde_json::from_slice::<Value>(with)
+                    .ok()
+                    .map_or(with.len(), |with| characters(&with)),
+            ),
             Protect::Mask(_) | Protect::Generalize(Generalize::Bucket(_)) => Self::Same,
             Protect::Drop | Protect::Hash => Self::Gone,
         }
@@ -100,7 +127,10 @@ impl Width {
 
     fn described(&self) -> Value {
         match self {
-            Self::Token(suite, pad) => VALUES.iter().map(|bytes| (bytes.to_string(), json!(suite.token_chars(*pad, *bytes)))).collect(),
+            Self::Token(suite, pad) => VALUES
+                .iter()
+                .map(|bytes| (bytes.to_string(), json!(suite.token_chars(*pad, *bytes))))
+                .collect(),
             Self::Fixed(chars) => json!(chars),
             Self::Same => json!("same"),
             Self::Gone => Value::Null,

@@ -18,9 +18,11 @@ use crate::kafka::producer::{Producer, Recipe, Unproduced};
 
 /// Most letters of one transaction.
 const LETTERS: usize = 500;
-/// Bytes, read and written, after which a transaction takes no further letter: with what the consumer reads ahead, what a replay holds in memory.
+/// Bytes, read and written, after which a transaction takes no further letter: with what the
+/// consumer reads ahead, what a replay holds in memory.
 const BYTES: usize = 8 << 20;
-/// An open transaction of this age commits: its time-out is not far, and readers of its topics wait for it.
+/// An open transaction of this age commits: its time-out is not far, and readers of its topics wait
+/// for it.
 const AGE: Duration = Duration::from_secs(5);
 
 /// The letters of one transaction.
@@ -39,7 +41,16 @@ pub(super) struct LetterBatch {
 
 impl LetterBatch {
     pub(super) fn new(starts: impl Iterator<Item = (i32, i64)>) -> Self {
-        Self { base: starts.collect(), next: BTreeMap::new(), letters: 0, bytes: 0, last: None, begun: None, done: Replayed::default(), passed_by: Vec::new() }
+        Self {
+            base: starts.collect(),
+            next: BTreeMap::new(),
+            letters: 0,
+            bytes: 0,
+            last: None,
+            begun: None,
+            done: Replayed::default(),
+            passed_by: Vec::new(),
+        }
     }
 
     /// Where to go on, by partition, as of the last commit.
@@ -52,7 +63,9 @@ impl LetterBatch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.letters >= LETTERS || self.bytes >= BYTES || self.begun.is_some_and(|begun| begun.elapsed() >= AGE)
+        self.letters >= LETTERS
+            || self.bytes >= BYTES
+            || self.begun.is_some_and(|begun| begun.elapsed() >= AGE)
     }
 
     pub(super) fn letters(&self) -> usize {
@@ -78,7 +91,12 @@ impl LetterBatch {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    pub(super) fn pass_by(&mut self, place: LetterPlace, fault: LetterFault, letter: Option<&Letter>) {
+    pub(super) fn pass_by(
+        &mut self,
+        place: LetterPlace,
+        fault: LetterFault,
+        letter: Option<&Letter>,
+    ) {
         let origin = letter.map(|letter| (letter.topic.clone(), letter.partition, letter.offset));
         self.passed_by.push(PassedBy { place, fault, origin });
         self.done.passed_by += 1;
@@ -105,7 +123,8 @@ impl LetterBatch {
     /// It is aborted: nothing of it happened.
     pub(super) fn failed(&mut self) {
         self.next.clear();
-        (self.letters, self.bytes, self.last, self.begun, self.done) = (0, 0, None, None, Replayed::default());
+        (self.letters, self.bytes, self.last, self.begun, self.done) =
+            (0, 0, None, None, Replayed::default());
         self.passed_by.clear();
     }
 }
@@ -120,9 +139,16 @@ pub(super) struct Writer {
 
 impl Writer {
     /// `sizes`: the `max.message.bytes` of the topics it writes to.
-    pub(super) fn new(config: &Config, sizes: impl Iterator<Item = usize> + Clone) -> Result<Self, DeadLetterError> {
+    pub(super) fn new(
+        config: &Config,
+        sizes: impl Iterator<Item = usize> + Clone,
+    ) -> Result<Self, DeadLetterError> {
         let limits = sizes.clone().min().zip(sizes.max());
-        let mut writer = Self { recipe: Recipe::shared(&config.kafka, "dlq", limits), producer: None, open: false };
+        let mut writer = Self {
+            recipe: Recipe::shared(&config.kafka, "dlq", limits),
+            producer: None,
+            open: false,
+        };
         writer.renew()?;
         Ok(writer)
     }
@@ -139,8 +165,11 @@ impl Writer {
 
     /// Aborts what is open, if that can be done now; otherwise the next replay does it.
     pub(super) fn abort(&mut self) {
-        if let Some(error) = self.producer.as_ref().filter(|_| self.open).and_then(|producer| producer.abort().err()) {
-            tracing::warn!(code = %error, "the open transaction was not aborted; its time-out or the next replay ends it");
+        if let Some(error) =
+            self.producer.as_ref().filter(|_| self.open).and_then(|producer| producer.abort().err())
+        {
+            tracing::warn!(code = %error, "the open transaction was not aborted; its time-out or \
+                the next replay ends it");
         }
         self.open = false;
     }
@@ -170,7 +199,13 @@ impl Writer {
     ) -> Result<bool, Stop> {
         let producer = self.alive()?;
         let topic = producer.topic(topic).ok_or(DeadLetterError::OutOfMemory)?;
-        match producer.produce(Destination { topic, partition, timestamp }, key, value, headers, || true) {
+        match producer.produce(
+            Destination { topic, partition, timestamp },
+            key,
+            value,
+            headers,
+            || true,
+        ) {
             Ok(()) => Ok(true),
             Err(Unproduced::TooLarge) => Ok(false),
             Err(Unproduced::Failed(fault)) => Err(Stop::Transaction(fault)),
@@ -178,13 +213,18 @@ impl Writer {
     }
 
     /// Commits what was written, with the offsets of `consumer`'s group.
-    pub(super) fn commit(&mut self, consumer: &Consumer, offsets: Option<TopicPartitionList>) -> Result<(), Stop> {
+    pub(super) fn commit(
+        &mut self,
+        consumer: &Consumer,
+        offsets: Option<TopicPartitionList>,
+    ) -> Result<(), Stop> {
         self.begin()?;
         self.alive()?.flush(|| true).map_err(Stop::Transaction)?;
         let committed = match offsets {
             None => self.alive()?.commit_records(),
             Some(offsets) => {
-                // It names no member, for nobody joins the group: the transactional id is what keeps a second replay out.
+                // It names no member, for nobody joins the group: the transactional id is what
+                // keeps a second replay out.
                 let group = GroupMetadata::of(consumer).ok_or(DeadLetterError::OutOfMemory)?;
                 let producer = self.alive()?;
                 let committed = producer.commit(offsets, Arc::new(group));
@@ -196,9 +236,14 @@ impl Writer {
         };
         match committed {
             Ok(false) => self.open = false,
-            // The broker may still act on a request that it did not answer: not on the next transaction.
+            // The broker may still act on a request that it did not answer: not on the next
+            // transaction.
             Ok(true) => self.renew()?,
-            Err(error) => return Err(Stop::Transaction(self.alive()?.delivery_fault().unwrap_or_else(|| error.fault()))),
+            Err(error) => {
+                return Err(Stop::Transaction(
+                    self.alive()?.delivery_fault().unwrap_or_else(|| error.fault()),
+                ));
+            }
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Asks a broker whether it takes a connection with these credentials, by a client that lives no longer than the question.
+//! Asks a broker whether it takes a connection with these credentials, by a client that lives no
+//! longer than the question.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -54,7 +55,8 @@ pub(super) enum ProbeAnswer {
     Unknown,
 }
 
-/// Asks the brokers whether they take connections of both sides. `Ok` too where none answers: that is for others to find.
+/// Asks the brokers whether they take connections of both sides. `Ok` too where none answers: that
+/// is for others to find.
 ///
 /// # Errors
 /// [`AccessError`]: whose fault it is, and what to do.
@@ -64,7 +66,11 @@ pub fn check(kafka: &Kafka) -> Result<(), AccessError> {
         if lock(&access.state).is_proven {
             continue;
         }
-        let values = lock(&access.state).taken.as_ref().map(|taken| taken.values.clone()).unwrap_or_default();
+        let values = lock(&access.state)
+            .taken
+            .as_ref()
+            .map(|taken| taken.values.clone())
+            .unwrap_or_default();
         match access.ask(&values, None, &|| true) {
             ProbeAnswer::Accepted => lock(&access.state).is_proven = true,
             ProbeAnswer::Refused(fault) => {
@@ -79,8 +85,14 @@ pub fn check(kafka: &Kafka) -> Result<(), AccessError> {
 }
 
 impl Access {
-    /// Asks with what the files hold (`values`), the broker at an address or any; as long as `go_on` says so.
-    pub(super) fn ask(&self, values: &Values, broker: Option<&str>, go_on: &dyn Fn() -> bool) -> ProbeAnswer {
+    /// Asks with what the files hold (`values`), the broker at an address or any; as long as
+    /// `go_on` says so.
+    pub(super) fn ask(
+        &self,
+        values: &Values,
+        broker: Option<&str>,
+        go_on: &dyn Fn() -> bool,
+    ) -> ProbeAnswer {
         self.prepare();
         #[cfg(feature = "aws-kms")]
         if self.tokens.as_ref().is_some_and(|tokens| !tokens.is_there()) {
@@ -95,7 +107,10 @@ impl Access {
             properties.insert("bootstrap.servers".to_owned(), broker.to_owned());
         }
         let heard = Arc::new(Heard::default());
-        let client = match NativeProducer::unwatched(properties.iter().map(|(name, value)| (name.as_str(), value.as_str())), heard.clone()) {
+        let client = match NativeProducer::unwatched(
+            properties.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+            heard.clone(),
+        ) {
             Ok(client) => client,
             Err(why) => return ProbeAnswer::Unusable(why.to_string()),
         };
@@ -108,7 +123,9 @@ impl Access {
             }
             let now = Instant::now();
             if let Some((reason, broker)) = heard.refusal() {
-                if heard.is_down.load(Ordering::Acquire) || now >= *refused.get_or_insert(now) + OTHERS {
+                if heard.is_down.load(Ordering::Acquire)
+                    || now >= *refused.get_or_insert(now) + OTHERS
+                {
                     return ProbeAnswer::Refused(self.fault(reason, broker));
                 }
             } else if heard.is_down.load(Ordering::Acquire) || now >= end {
@@ -119,7 +136,12 @@ impl Access {
     }
 
     fn fault(&self, reason: AccessReason, broker: Option<String>) -> AccessFault {
-        AccessFault { client: "kafka".to_owned(), mechanism: self.mechanism.clone(), broker, reason }
+        AccessFault {
+            client: "kafka".to_owned(),
+            mechanism: self.mechanism.clone(),
+            broker,
+            reason,
+        }
     }
 
     fn give_token(&self, handle: &crate::kafka::ffi::Handle<'_>) {
@@ -144,7 +166,9 @@ struct Heard {
 impl Heard {
     fn refusal(&self) -> Option<(AccessReason, Option<String>)> {
         // What was said counts more than what was left unsaid.
-        lock(&self.refusal).clone().or_else(|| self.has_hung_up.load(Ordering::Acquire).then_some((AccessReason::Protocol, None)))
+        lock(&self.refusal).clone().or_else(|| {
+            self.has_hung_up.load(Ordering::Acquire).then_some((AccessReason::Protocol, None))
+        })
     }
 }
 
@@ -156,7 +180,9 @@ impl Listener for Heard {
         if AccessReason::is_hang_up(code, text) {
             self.has_hung_up.store(true, Ordering::Release);
         }
-        if let Some(reason) = refined(AccessReason::of(code, text), self.verdict.load(Ordering::Acquire)) {
+        if let Some(reason) =
+            refined(AccessReason::of(code, text), self.verdict.load(Ordering::Acquire))
+        {
             lock(&self.refusal).get_or_insert((reason, broker_of(text)));
         }
     }

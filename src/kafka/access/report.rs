@@ -33,7 +33,8 @@ struct Raised {
     fault: AccessFault,
 }
 
-static BOARD: Mutex<Board> = Mutex::new(Board { faults: BTreeMap::new(), report: None, was_refused: false });
+static BOARD: Mutex<Board> =
+    Mutex::new(Board { faults: BTreeMap::new(), report: None, was_refused: false });
 /// Ids of reporters; those of accesses themselves stand in the upper half.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 #[cfg(feature = "aws-kms")]
@@ -63,7 +64,8 @@ impl Board {
             return status.ready(COMPONENT);
         }
         self.was_refused = true;
-        let mut reasons: Vec<String> = self.faults.values().map(|raised| raised.fault.to_string()).collect();
+        let mut reasons: Vec<String> =
+            self.faults.values().map(|raised| raised.fault.to_string()).collect();
         reasons.dedup();
         let more = reasons.len().saturating_sub(NAMED);
         reasons.truncate(NAMED);
@@ -91,25 +93,38 @@ pub(super) fn refused_at_start(fault: &AccessFault) {
 /// Where clients of an access were refused; `None`: it is not known at which broker.
 pub(super) fn refused_brokers(access: &Access) -> Vec<Option<String>> {
     let board = lock(&BOARD);
-    let mut brokers: Vec<Option<String>> =
-        board.faults.values().filter(|raised| raised.access == access.id).map(|raised| raised.fault.broker.clone()).collect();
+    let mut brokers: Vec<Option<String>> = board
+        .faults
+        .values()
+        .filter(|raised| raised.access == access.id)
+        .map(|raised| raised.fault.broker.clone())
+        .collect();
     brokers.sort();
     brokers.dedup();
     brokers
 }
 
-/// A broker takes these credentials now. Clients that have older ones stay refused until others take their places.
+/// A broker takes these credentials now. Clients that have older ones stay refused until others
+/// take their places.
 pub(super) fn accepted(access: &Access, broker: Option<&str>) {
     let mut board = lock(&BOARD);
     let generation = access.generation();
-    board.faults.retain(|_, raised| raised.access != access.id || raised.fault.broker.as_deref() != broker || raised.generation != generation);
+    board.faults.retain(|_, raised| {
+        raised.access != access.id
+            || raised.fault.broker.as_deref() != broker
+            || raised.generation != generation
+    });
     board.publish();
 }
 
 /// A broker still refuses: what is known now may say more.
 pub(super) fn still_refused(access: &Access, broker: Option<&str>, reason: AccessReason) {
     let mut board = lock(&BOARD);
-    for raised in board.faults.values_mut().filter(|raised| raised.access == access.id && raised.fault.broker.as_deref() == broker) {
+    for raised in board
+        .faults
+        .values_mut()
+        .filter(|raised| raised.access == access.id && raised.fault.broker.as_deref() == broker)
+    {
         raised.fault.reason = reason;
     }
     board.publish();
@@ -126,7 +141,12 @@ pub(super) fn token_renewed(access: &Access) {
 #[cfg(feature = "aws-kms")]
 pub(super) fn token_missing(access: &Access, is_there: bool, why: &super::msk_iam::NoToken) {
     tracing::warn!(mechanism = access.mechanism, %why, "no token can be made; tried again");
-    let fault = AccessFault { client: "all clients".to_owned(), mechanism: access.mechanism.clone(), broker: None, reason: super::tokens::MISSING };
+    let fault = AccessFault {
+        client: "all clients".to_owned(),
+        mechanism: access.mechanism.clone(),
+        broker: None,
+        reason: super::tokens::MISSING,
+    };
     let mut board = lock(&BOARD);
     if is_there {
         return count(board.report.as_ref(), &fault);
@@ -147,14 +167,29 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     pub(super) fn new(access: Arc<Access>, client: String) -> Self {
-        Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), generation: access.generation(), access, client, verdict: AtomicI32::new(0) }
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            generation: access.generation(),
+            access,
+            client,
+            verdict: AtomicI32::new(0),
+        }
     }
 }
 
 impl Listener for Reporter {
     fn error(&self, code: Code, text: &str) {
-        let Some(reason) = refined(AccessReason::of(code, text), self.verdict.load(Ordering::Acquire)) else { return };
-        let fault = AccessFault { client: self.client.clone(), mechanism: self.access.mechanism.clone(), broker: broker_of(text), reason };
+        let Some(reason) =
+            refined(AccessReason::of(code, text), self.verdict.load(Ordering::Acquire))
+        else {
+            return;
+        };
+        let fault = AccessFault {
+            client: self.client.clone(),
+            mechanism: self.access.mechanism.clone(),
+            broker: broker_of(text),
+            reason,
+        };
         let mut board = lock(&BOARD);
         if AccessReason::is_renewal(text) {
             return count(board.report.as_ref(), &fault);
@@ -179,7 +214,9 @@ impl Drop for Reporter {
 /// librdkafka's error says that a certificate is refused, OpenSSL's verdict why.
 pub(super) fn refined(reason: Option<AccessReason>, verdict: i32) -> Option<AccessReason> {
     match reason {
-        Some(AccessReason::BrokerCertificateUntrusted) if verdict != 0 => Some(AccessReason::of_certificate(verdict)),
+        Some(AccessReason::BrokerCertificateUntrusted) if verdict != 0 => {
+            Some(AccessReason::of_certificate(verdict))
+        }
         other => other,
     }
 }

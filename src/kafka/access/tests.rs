@@ -9,8 +9,9 @@ fn kafka(text: &str) -> Kafka {
 
 fn scram(dir: &std::path::Path, more: &str) -> Kafka {
     kafka(&format!(
-        "[kafka]\nbootstrap_servers = \"127.0.0.1:1\"\n[kafka.client]\n\"security.protocol\" = \"SASL_PLAINTEXT\"\n\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\
-         \"sasl.username\" = \"me\"\n\"sasl.password_file\" = \"{}\"\n{more}",
+        "[kafka]\nbootstrap_servers = \"127.0.0.1:1\"\n[kafka.client]\n\"security.protocol\" = \
+        \"SASL_PLAINTEXT\"\n\"sasl.mechanism\" = \"SCRAM-SHA-512\"\n\"sasl.username\" = \
+        \"me\"\n\"sasl.password_file\" = \"{}\"\n{more}",
         dir.join("password").display()
     ))
 }
@@ -52,7 +53,11 @@ fn a_token_that_is_not_renewed_refuses_nothing_yet() {
     let access = Access::of(&kafka, Side::Producer);
     let reporter = access.reporter("producer");
     let code = rdkafka::types::RDKafkaErrorCode::Authentication;
-    reporter.error(code, "Failed to acquire SASL OAUTHBEARER token: Failed to retrieve OIDC token from \"http://h:1/token\": HTTP error");
+    reporter.error(
+        code,
+        "Failed to acquire SASL OAUTHBEARER token: Failed to retrieve OIDC token \
+        from \"http://h:1/token\": HTTP error",
+    );
     assert_eq!(report::refused_brokers(&access), []);
     reporter.error(code, "sasl_plaintext://h:1/1: SASL authentication error: {}");
     assert_eq!(report::refused_brokers(&access), [Some("h:1".to_owned())]);
@@ -66,14 +71,16 @@ fn a_token_that_is_not_renewed_refuses_nothing_yet() {
     assert_eq!(report::refused_brokers(&access), []);
 }
 
-/// The clients that were made before certificates changed stay refused until others take their places.
+/// The clients that were made before certificates changed stay refused until others take their
+/// places.
 #[test]
 fn what_a_broker_accepts_now_does_not_clear_clients_with_old_certificates() {
     let kafka = kafka("[kafka]\nbootstrap_servers = \"127.0.0.1:3\"\n");
     let access = Access::of(&kafka, Side::Producer);
     let reporter = access.reporter("consumer");
     access.generation.fetch_add(1, Ordering::AcqRel);
-    reporter.error(rdkafka::types::RDKafkaErrorCode::SSL, "ssl://h:1/1: SSL handshake failed: error");
+    reporter
+        .error(rdkafka::types::RDKafkaErrorCode::SSL, "ssl://h:1/1: SSL handshake failed: error");
     report::accepted(&access, Some("h:1"));
     assert_eq!(report::refused_brokers(&access), [Some("h:1".to_owned())]);
 }
@@ -85,8 +92,9 @@ fn a_new_password_needs_no_new_client_and_a_new_certificate_does() {
     std::fs::write(dir.path().join("password"), "old\n").unwrap();
     std::fs::write(&ca, "one").unwrap();
     let text = format!(
-        "[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"PLAIN\"\n\"sasl.username\" = \"me\"\n\"sasl.password_file\" = \"{}\"\n\
-         \"ssl.ca.location\" = \"{}\"\n",
+        "[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \
+        \"PLAIN\"\n\"sasl.username\" = \"me\"\n\"sasl.password_file\" = \
+        \"{}\"\n\"ssl.ca.location\" = \"{}\"\n",
         dir.path().join("password").display(),
         ca.display()
     );
@@ -105,10 +113,19 @@ fn a_new_password_needs_no_new_client_and_a_new_certificate_does() {
 #[cfg(feature = "aws-kms")]
 #[test]
 fn our_mechanism_is_librdkafkas_with_our_tokens() {
-    let kafka = kafka("[kafka]\naws_region = \"eu-central-1\"\n[kafka.client]\n\"security.protocol\" = \"SASL_SSL\"\n\"sasl.mechanism\" = \"AWS_MSK_IAM\"\n");
+    let kafka = kafka(
+        "[kafka]\naws_region = \"eu-central-1\"\n[kafka.client]\n\"security.protocol\" = \
+        \"SASL_SSL\"\n\"sasl.mechanism\" = \"AWS_MSK_IAM\"\n",
+    );
     for side in [Side::Consumer, Side::Producer] {
         let properties = crate::kafka::settings::properties(&kafka, side);
-        assert_eq!((properties.get("sasl.mechanisms").map(String::as_str), properties.get("sasl.mechanism")), (Some("OAUTHBEARER"), None));
+        assert_eq!(
+            (
+                properties.get("sasl.mechanisms").map(String::as_str),
+                properties.get("sasl.mechanism")
+            ),
+            (Some("OAUTHBEARER"), None)
+        );
         assert_eq!(Access::of(&kafka, side).mechanism, AWS_MSK_IAM);
     }
 }

@@ -1,4 +1,5 @@
-//! The thread that looks after every access: files that changed, tokens that end, refusals that are over.
+//! The thread that looks after every access: files that changed, tokens that end, refusals that are
+//! over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,21 +62,31 @@ impl Access {
         self.look_at_files(go_on);
         self.prepare();
         for broker in report::refused_brokers(self) {
-            let values = lock(&self.state).taken.as_ref().map(|taken| taken.values.clone()).unwrap_or_default();
+            let values = lock(&self.state)
+                .taken
+                .as_ref()
+                .map(|taken| taken.values.clone())
+                .unwrap_or_default();
             match self.ask(&values, broker.as_deref(), go_on) {
                 ProbeAnswer::Accepted => report::accepted(self, broker.as_deref()),
-                ProbeAnswer::Refused(fault) => report::still_refused(self, broker.as_deref(), fault.reason),
+                ProbeAnswer::Refused(fault) => {
+                    report::still_refused(self, broker.as_deref(), fault.reason)
+                }
                 // Not over, as far as is known.
                 ProbeAnswer::Unusable(_) | ProbeAnswer::Unknown => {}
             }
         }
     }
 
-    /// Takes over what a broker accepts; until then the credentials stay as they are. So it does not matter which is changed first, the file or the broker.
+    /// Takes over what a broker accepts; until then the credentials stay as they are. So it does
+    /// not matter which is changed first, the file or the broker.
     fn look_at_files(&self, go_on: &dyn Fn() -> bool) {
         let found = match files::read(&self.key) {
             Ok(found) => found,
-            Err(fault) => return self.tell(&fault.to_string(), "credentials cannot be read; those in use stay"),
+            Err(fault) => {
+                return self
+                    .tell(&fault.to_string(), "credentials cannot be read; those in use stay");
+            }
         };
         let taken = lock(&self.state).taken.clone();
         if taken.as_ref() == Some(&found) {
@@ -85,13 +96,18 @@ impl Access {
         let changed = taken.as_ref().map_or_else(String::new, |taken| taken.changed(&found));
         match self.ask(&found.values, None, go_on) {
             ProbeAnswer::Accepted => self.take_over(taken.as_ref(), found, &changed),
-            ProbeAnswer::Refused(fault) => {
-                self.tell(&format!("{changed}: {fault}"), "changed credentials are refused; those in use stay, these are tried again")
-            }
-            ProbeAnswer::Unusable(why) => {
-                self.tell(&format!("{changed}: {why}"), "changed credentials cannot be used; those in use stay, these are tried again")
-            }
-            ProbeAnswer::Unknown => self.tell(&changed, "changed credentials cannot be tried, because no broker answers; tried again"),
+            ProbeAnswer::Refused(fault) => self.tell(
+                &format!("{changed}: {fault}"),
+                "changed credentials are refused; those in use stay, these are tried again",
+            ),
+            ProbeAnswer::Unusable(why) => self.tell(
+                &format!("{changed}: {why}"),
+                "changed credentials cannot be used; those in use stay, these are tried again",
+            ),
+            ProbeAnswer::Unknown => self.tell(
+                &changed,
+                "changed credentials cannot be tried, because no broker answers; tried again",
+            ),
         }
     }
 
@@ -103,7 +119,8 @@ impl Access {
             state.told = None;
         }
         if needs_new_clients {
-            // After the files are in the state: anyone who sees the new number makes a client of them.
+            // After the files are in the state: anyone who sees the new number makes a client of
+            // them.
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
         ffi::for_each_client(self.id, |handle| self.give(handle));

@@ -17,12 +17,18 @@ fn facts_come_from_metadata_and_settings() {
         setting("message.timestamp.type", "LogAppendTime", &[]),
     ];
     let facts = TopicFacts::new(&metadata, Some(&settings));
-    assert_eq!((facts.partitions, facts.replicas, facts.min_in_sync, facts.assumed), (2, 2, 2, false));
+    assert_eq!(
+        (facts.partitions, facts.replicas, facts.min_in_sync, facts.assumed),
+        (2, 2, 2, false)
+    );
     assert_eq!((facts.cleanup_policy(), facts.log_append_time), ("compact,delete", true));
     assert_eq!(facts.retention, Retention { ms: 3_600_000, bytes: 100 });
     assert_eq!(facts.cluster_retention, Retention { ms: RETENTION_MS, bytes: -1 });
     let unknown = TopicFacts::new(&metadata, None);
-    assert_eq!((unknown.max_message_bytes, unknown.ahead_ms, unknown.assumed), (MAX_MESSAGE_BYTES, AHEAD_MS, true));
+    assert_eq!(
+        (unknown.max_message_bytes, unknown.ahead_ms, unknown.assumed),
+        (MAX_MESSAGE_BYTES, AHEAD_MS, true)
+    );
     assert_eq!(TopicFacts::new(&TopicMetadata { id: [0; 16], replicas: vec![] }, None).id, None);
 }
 
@@ -31,7 +37,14 @@ fn no_limit_is_the_largest() {
     let (short, long) = (Retention { ms: 5, bytes: -1 }, Retention { ms: 7, bytes: 9 });
     assert_eq!(short.larger(long), Retention { ms: 7, bytes: -1 });
     assert_eq!(long.larger(Retention::UNLIMITED), Retention::UNLIMITED);
-    assert_eq!([in_unit("log.retention.minutes", "2"), in_unit("log.retention.hours", "-1"), in_unit("x", "y")], [Some(120_000), Some(-1), None]);
+    assert_eq!(
+        [
+            in_unit("log.retention.minutes", "2"),
+            in_unit("log.retention.hours", "-1"),
+            in_unit("x", "y")
+        ],
+        [Some(120_000), Some(-1), None]
+    );
 }
 
 /// Kafka's own text of an id: base64url, without padding.
@@ -45,11 +58,18 @@ fn ids_are_written_as_kafka_writes_them() {
 
 #[test]
 fn commands_carry_every_setting() {
-    let settings = BTreeMap::from([("cleanup.policy", "delete".to_owned()), ("retention.ms", "-1".to_owned())]);
+    let settings = BTreeMap::from([
+        ("cleanup.policy", "delete".to_owned()),
+        ("retention.ms", "-1".to_owned()),
+    ]);
     let topic = NewTopic { name: "t".to_owned(), partitions: 4, replicas: Some(3), settings };
     assert_eq!(
         topic.command("b:1"),
-        "kafka-topics.sh --bootstrap-server b:1 --create --topic t --partitions 4 --replication-factor 3 --config cleanup.policy=delete --config retention.ms=-1"
+        "kafka-topics.sh --bootstrap-server b:1 --create --topic t --partitions 4 \
+        --replication-factor 3 --config cleanup.policy=delete --config retention.ms=-1"
     );
-    assert!(alter_command("b:1", "t", &[("a", "1"), ("b", "x,y")]).ends_with("--entity-name t --add-config a=1,b=[x,y]"));
+    assert!(
+        alter_command("b:1", "t", &[("a", "1"), ("b", "x,y")])
+            .ends_with("--entity-name t --add-config a=1,b=[x,y]")
+    );
 }

@@ -1,4 +1,5 @@
-//! What can be wrong with a topic of keys or erasures; each text follows the topic's place and says what to do.
+//! What can be wrong with a topic of keys or erasures; each text follows the topic's place and says
+//! what to do.
 
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -16,9 +17,15 @@ pub(super) enum KeyTopicError {
     Foreign,
     #[error("is no key store; make it with `veilstream keys init`, or correct the name")]
     NoStore,
-    #[error("is of an earlier build, which was never released, and is not read; make a new one with `veilstream keys init`")]
+    #[error(
+        "is of an earlier build, which was never released, and is not read; make a new one with \
+        `veilstream keys init`"
+    )]
     Earlier,
-    #[error("holds lines already, which a topic cannot set aside: name another topic as keys.ledger, and run it again; this one is kept as it is")]
+    #[error(
+        "holds lines already, which a topic cannot set aside: name another topic as keys.ledger, \
+        and run it again; this one is kept as it is"
+    )]
     NotEmpty,
     #[error(transparent)]
     Topic(TopicError),

@@ -1,5 +1,6 @@
-//! Key store `kafka:<topic>`: a compacted topic, in which the last record of each key counts. Changes come one after another ([`SingleWriter`]), so no two
-//! processes ever have one place, and what was erased cannot come back by a change that did not know.
+//! Key store `kafka:<topic>`: a compacted topic, in which the last record of each key counts.
+//! Changes come one after another ([`SingleWriter`]), so no two processes ever have one place, and
+//! what was erased cannot come back by a change that did not know.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_keys::store::{
-    Head, KeyRecord, Plan, Planned, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange, check,
+    Head, KeyRecord, Plan, Planned, RecordJson, Scrubbed, Shred, Shredded, Store, StoreError,
+    StoreKeys, Subjects, WrapChange, check,
 };
 
 use super::error::KeyTopicError;
@@ -48,7 +50,13 @@ impl KafkaStore {
     /// It is a key store already, holds something else, or is not configured as it must be.
     pub fn create(kafka: &Kafka, topic: &str) -> Result<Self, StoreError> {
         let unusable = unusable_of(topic);
-        let make = |topics: Topics| single_writer::make(&topics, topic, &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", LAG)]);
+        let make = |topics: Topics| {
+            single_writer::make(
+                &topics,
+                topic,
+                &[("cleanup.policy", "compact"), ("max.compaction.lag.ms", LAG)],
+            )
+        };
         Topics::connect(kafka).map_err(KeyTopicError::from).and_then(make).map_err(&unusable)?;
         let store = Self::connect(kafka, topic)?;
         {
@@ -93,14 +101,21 @@ impl KafkaStore {
         }
         let lag = Duration::from_millis(facts.max_compaction_lag_ms);
         if lag > LAG_MAX {
-            return Err(unusable(KeyTopicError::CompactedLate(alter("max.compaction.lag.ms", LAG))));
+            return Err(unusable(KeyTopicError::CompactedLate(alter(
+                "max.compaction.lag.ms",
+                LAG,
+            ))));
         }
-        let inner = StoreState { topic: SingleWriter::new(kafka, topic).map_err(&unusable)?, view: View::default() };
+        let inner = StoreState {
+            topic: SingleWriter::new(kafka, topic).map_err(&unusable)?,
+            view: View::default(),
+        };
         Ok(Self { place: format!("kafka:{topic}"), lag, inner: Mutex::new(inner) })
     }
 
     fn lock(&self) -> MutexGuard<'_, StoreState> {
-        // A panic leaves a view that lacks records at most, and the next look reads on from where it was.
+        // A panic leaves a view that lacks records at most, and the next look reads on from where
+        // it was.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -138,21 +153,36 @@ impl KafkaStore {
     }
 
     /// A change that may fail by itself; then nothing is written.
-    fn try_write<T>(&self, change: impl Fn(&View) -> Result<(Vec<KeyRecord>, T), StoreError>) -> Result<T, StoreError> {
+    fn try_write<T>(
+        &self,
+        change: impl Fn(&View) -> Result<(Vec<KeyRecord>, T), StoreError>,
+    ) -> Result<T, StoreError> {
         self.write(|view| match change(view) {
             Ok((records, done)) => (records, Ok(done)),
             Err(error) => (Vec::new(), Err(error)),
         })?
     }
 
-    fn write_with_head<T>(&self, inner: &mut StoreState, change: impl Fn(&View) -> (Vec<KeyRecord>, Option<Head>, T)) -> Result<T, StoreError> {
-        let as_text = |record: &KeyRecord| (record.kid.to_string(), serde_json::to_string(&RecordJson::from(record)).unwrap_or_default());
+    fn write_with_head<T>(
+        &self,
+        inner: &mut StoreState,
+        change: impl Fn(&View) -> (Vec<KeyRecord>, Option<Head>, T),
+    ) -> Result<T, StoreError> {
+        let as_text = |record: &KeyRecord| {
+            (
+                record.kid.to_string(),
+                serde_json::to_string(&RecordJson::from(record)).unwrap_or_default(),
+            )
+        };
         let done = inner.topic.write(&mut inner.view, |view| {
             if view.unknown_damage().is_some() {
                 return (Vec::new(), None);
             }
             let (records, head, done) = change(view);
-            (records.iter().map(as_text).chain(head.as_ref().map(View::head_entry)).collect(), Some(done))
+            (
+                records.iter().map(as_text).chain(head.as_ref().map(View::head_entry)).collect(),
+                Some(done),
+            )
         });
         let done = done.map_err(|error| self.unusable(&error))?;
         self.sound(&inner.view)?;
@@ -174,8 +204,15 @@ impl Store for KafkaStore {
         }
     }
 
-    fn find(&self, tenant: &str, kind: KeyKind, scopes: &[Scope]) -> Result<Vec<KeyRecord>, StoreError> {
-        self.ask(|view| scopes.iter().flat_map(|scope| view.of_scope(tenant, kind, scope)).cloned().collect())
+    fn find(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scopes: &[Scope],
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        self.ask(|view| {
+            scopes.iter().flat_map(|scope| view.of_scope(tenant, kind, scope)).cloned().collect()
+        })
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
@@ -191,7 +228,12 @@ impl Store for KafkaStore {
         self.ask(|view| view.count_subjects(tenant))
     }
 
-    fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Result<Vec<KeyRecord>, StoreError> {
+    fn subjects(
+        &self,
+        tenant: &str,
+        after: Option<&KeyId>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
         self.ask(|view| view.subjects(tenant, after, limit))
     }
 
@@ -199,7 +241,13 @@ impl Store for KafkaStore {
         self.ask(|view| view.count_wrapped_by(kek_uri))
     }
 
-    fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Result<Option<u64>, StoreError> {
+    fn last_made(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scope: &Scope,
+        before: u64,
+    ) -> Result<Option<u64>, StoreError> {
         self.ask(|view| view.last_made(tenant, kind, scope, before))
     }
 
@@ -240,7 +288,10 @@ impl Store for KafkaStore {
                 return (Vec::new(), true);
             }
             let versions = view.of_scope(&record.tenant, record.kind, &record.scope);
-            if versions.iter().any(|known| recent.contains(&known.created) && known.kid != record.kid) {
+            if versions
+                .iter()
+                .any(|known| recent.contains(&known.created) && known.kid != record.kid)
+            {
                 return (Vec::new(), false);
             }
             tried.set(true);
@@ -254,7 +305,8 @@ impl Store for KafkaStore {
             for record in records.iter().filter(|record| view.get(&record.kid).is_none()) {
                 let is_taken = new.iter().any(|other| {
                     !matches!(record.scope, Scope::Schema(_))
-                        && (&other.tenant, other.kind, &other.scope, other.version) == (&record.tenant, record.kind, &record.scope, record.version)
+                        && (&other.tenant, other.kind, &other.scope, other.version)
+                            == (&record.tenant, record.kind, &record.scope, record.version)
                 });
                 if is_taken || view.holder(record).is_some() {
                     left_out.push(record.kid);
@@ -266,9 +318,17 @@ impl Store for KafkaStore {
         })
     }
 
-    fn expire(&self, tenant: &str, kids: &[KeyId], before: u64, keys: &StoreKeys) -> Result<(), StoreError> {
+    fn expire(
+        &self,
+        tenant: &str,
+        kids: &[KeyId],
+        before: u64,
+        keys: &StoreKeys,
+    ) -> Result<(), StoreError> {
         self.try_write(|view| {
-            let due = view.of_processes(tenant).filter(|record| record.created < before || kids.contains(&record.kid));
+            let due = view
+                .of_processes(tenant)
+                .filter(|record| record.created < before || kids.contains(&record.kid));
             Ok((self.changed(due, KeyState::DecryptOnly, |_| None, keys)?, ()))
         })
     }
@@ -277,15 +337,31 @@ impl Store for KafkaStore {
         self.write(|view| {
             let counted = uses.iter().filter_map(|(kid, count)| Some((view.get(kid)?, *count)));
             let changed = counted.filter(|(record, count)| record.uses != Some(*count));
-            (changed.map(|(record, count)| KeyRecord { uses: Some(count), ..record.clone() }).collect(), ())
+            (
+                changed
+                    .map(|(record, count)| KeyRecord { uses: Some(count), ..record.clone() })
+                    .collect(),
+                (),
+            )
         })
     }
 
-    fn set_state(&self, kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> Result<(), StoreError> {
+    fn set_state(
+        &self,
+        kids: &[KeyId],
+        state: KeyState,
+        retired: Option<u64>,
+        keys: &StoreKeys,
+    ) -> Result<(), StoreError> {
         self.try_write(|view| {
-            let known = kids.iter().filter_map(|kid| view.get(kid)).filter(|record| record.state != KeyState::Shredded);
+            let known = kids
+                .iter()
+                .filter_map(|kid| view.get(kid))
+                .filter(|record| record.state != KeyState::Shredded);
             // One that was edited is looked at, whatever it says of itself.
-            let differs = known.filter(|record| (record.state, record.retired) != (state, retired) || !keys.holds(record));
+            let differs = known.filter(|record| {
+                (record.state, record.retired) != (state, retired) || !keys.holds(record)
+            });
             Ok((self.changed(differs, state, |_| retired, keys)?, ()))
         })
     }
@@ -311,14 +387,23 @@ impl Store for KafkaStore {
         })
     }
 
-    fn erase(&self, tenant: &str, subjects: &[SubjectRef], keys: &StoreKeys, now: u64, plan: &mut Plan<'_>) -> Result<Vec<Shredded>, StoreError> {
+    fn erase(
+        &self,
+        tenant: &str,
+        subjects: &[SubjectRef],
+        keys: &StoreKeys,
+        now: u64,
+        plan: &mut Plan<'_>,
+    ) -> Result<Vec<Shredded>, StoreError> {
         let inner = &mut *self.lock();
         // With a turn that was had before, somebody else could be planning too.
         inner.topic.yield_turn();
         let plan = RefCell::new(plan);
-        self.write_with_head(inner, |view| match self.planned(view, tenant, subjects, keys, now, &mut **plan.borrow_mut()) {
-            Ok((changed, head, done)) => (changed, Some(head), Ok(done)),
-            Err(error) => (Vec::new(), None, Err(error)),
+        self.write_with_head(inner, |view| {
+            match self.planned(view, tenant, subjects, keys, now, &mut **plan.borrow_mut()) {
+                Ok((changed, head, done)) => (changed, Some(head), Ok(done)),
+                Err(error) => (Vec::new(), None, Err(error)),
+            }
         })?
     }
 
@@ -330,7 +415,8 @@ impl Store for KafkaStore {
     fn scrub(&self) -> Result<Scrubbed, StoreError> {
         let lag = jiff::SignedDuration::try_from(self.lag).unwrap_or_default();
         let until = format!(
-            "overwritten records of {} until the brokers have compacted it: {lag:#} after they were overwritten (max.compaction.lag.ms), and a run of the cleaner",
+            "overwritten records of {} until the brokers have compacted it: {lag:#} after they \
+            were overwritten (max.compaction.lag.ms), and a run of the cleaner",
             self.place
         );
         Ok(Scrubbed { remains: vec![until] })
@@ -363,27 +449,54 @@ impl KafkaStore {
         now: u64,
         plan: &mut Plan<'_>,
     ) -> Result<(Vec<KeyRecord>, Head, Vec<Shredded>), StoreError> {
-        let head = view.head().ok_or_else(|| StoreError::Unfounded { place: self.place.clone() })?;
-        let known = subjects.iter().flat_map(|subject| view.of_scope(tenant, KeyKind::Data, &Scope::Subject(*subject)));
+        let head =
+            view.head().ok_or_else(|| StoreError::Unfounded { place: self.place.clone() })?;
+        let known = subjects
+            .iter()
+            .flat_map(|subject| view.of_scope(tenant, KeyKind::Data, &Scope::Subject(*subject)));
         let known: Vec<KeyRecord> = known.cloned().collect();
         let Planned { shreds, head } = plan(head, &known)?;
         let mut changed = Vec::new();
-        let done = shreds.iter().map(|shred| shredded(view, tenant, shred, now, keys, &mut changed)).collect();
+        let done = shreds
+            .iter()
+            .map(|shred| shredded(view, tenant, shred, now, keys, &mut changed))
+            .collect();
         Ok((changed, head, done))
     }
 }
 
-/// One subject. Records that change are added to `changed`; those that were edited are destroyed as well.
-fn shredded(view: &View, tenant: &str, shred: &Shred, now: u64, keys: &StoreKeys, changed: &mut Vec<KeyRecord>) -> Shredded {
+/// One subject. Records that change are added to `changed`; those that were edited are destroyed as
+/// well.
+fn shredded(
+    view: &View,
+    tenant: &str,
+    shred: &Shred,
+    now: u64,
+    keys: &StoreKeys,
+    changed: &mut Vec<KeyRecord>,
+) -> Shredded {
     let versions = view.of_scope(tenant, KeyKind::Data, &Scope::Subject(shred.subject));
-    let is_dying = |record: &&KeyRecord| (record.state != KeyState::Shredded || !record.wraps.is_empty()) && (shred.all || shred.kids.contains(&record.kid));
+    let is_dying = |record: &&KeyRecord| {
+        (record.state != KeyState::Shredded || !record.wraps.is_empty())
+            && (shred.all || shred.kids.contains(&record.kid))
+    };
     let dying: Vec<&KeyRecord> = versions.iter().copied().filter(is_dying).collect();
-    let is_alive = versions.iter().any(|record| record.state != KeyState::Shredded && !is_dying(record));
+    let is_alive =
+        versions.iter().any(|record| record.state != KeyState::Shredded && !is_dying(record));
     let newest = versions.iter().map(|record| record.version).max().unwrap_or(0);
     // What has no wraps was a marker.
-    let kids = dying.iter().filter(|record| !record.wraps.is_empty()).map(|record| record.kid).collect();
-    let dead = dying.iter().map(|record| KeyRecord { state: KeyState::Shredded, retired: Some(now), wraps: Vec::new(), ..(*record).clone() });
-    changed.extend(dead.chain(shred.next_marker(newest, is_alive, !dying.is_empty())).map(|record| keys.signed(&record)));
+    let kids =
+        dying.iter().filter(|record| !record.wraps.is_empty()).map(|record| record.kid).collect();
+    let dead = dying.iter().map(|record| KeyRecord {
+        state: KeyState::Shredded,
+        retired: Some(now),
+        wraps: Vec::new(),
+        ..(*record).clone()
+    });
+    changed.extend(
+        dead.chain(shred.next_marker(newest, is_alive, !dying.is_empty()))
+            .map(|record| keys.signed(&record)),
+    );
     Shredded { subject: shred.subject, kids }
 }
 

@@ -15,7 +15,8 @@ const EARLIER: &str = r#"{"veilstream_key_store":1}"#;
 /// The record key of the head.
 const HEAD: &str = "head";
 
-/// Every key, in memory. Keys of data subjects, of which there may be millions, stand apart from those that every process looks at every few seconds.
+/// Every key, in memory. Keys of data subjects, of which there may be millions, stand apart from
+/// those that every process looks at every few seconds.
 #[derive(Default)]
 pub(super) struct View {
     subjects: BTreeMap<KeyId, KeyRecord>,
@@ -58,11 +59,22 @@ impl View {
     }
 
     /// The newest time at which a key of the scope was made, before that one.
-    pub(super) fn last_made(&self, tenant: &str, kind: KeyKind, scope: &Scope, before: u64) -> Option<u64> {
-        self.of_scope(tenant, kind, scope).into_iter().map(|record| record.created).filter(|created| *created < before).max()
+    pub(super) fn last_made(
+        &self,
+        tenant: &str,
+        kind: KeyKind,
+        scope: &Scope,
+        before: u64,
+    ) -> Option<u64> {
+        self.of_scope(tenant, kind, scope)
+            .into_iter()
+            .map(|record| record.created)
+            .filter(|created| *created < before)
+            .max()
     }
 
-    /// What is wrong with the last record of a key; the one before it, if it was read, still holds the key's place.
+    /// What is wrong with the last record of a key; the one before it, if it was read, still holds
+    /// the key's place.
     pub(super) fn damage_of(&self, kid: &KeyId) -> Option<&'static str> {
         self.damaged.get(&kid.to_string()).copied()
     }
@@ -70,7 +82,10 @@ impl View {
     /// A damaged record of which nothing else is known: it may be anybody's key.
     pub(super) fn unknown_damage(&self) -> Option<(&String, &'static str)> {
         let is_unknown = |name: &str| name.parse().is_ok_and(|kid| self.get(&kid).is_none());
-        self.damaged.iter().find(|(name, _)| is_unknown(name) || name.parse::<KeyId>().is_err()).map(|(name, what)| (name, *what))
+        self.damaged
+            .iter()
+            .find(|(name, _)| is_unknown(name) || name.parse::<KeyId>().is_err())
+            .map(|(name, what)| (name, *what))
     }
 
     fn put(&mut self, record: KeyRecord) {
@@ -88,7 +103,9 @@ impl View {
     }
 
     fn remove(&mut self, kid: &KeyId) {
-        let Some(old) = self.subjects.remove(kid).or_else(|| self.others.remove(kid)) else { return };
+        let Some(old) = self.subjects.remove(kid).or_else(|| self.others.remove(kid)) else {
+            return;
+        };
         if let Some(retired) = old.retired {
             self.shredded.remove(&(retired, *kid));
         }
@@ -106,18 +123,30 @@ impl View {
         records.filter(|record| &*record.tenant == tenant && record.kind == kind).collect()
     }
 
-    /// Whose place it is: (tenant, kind, scope, version) is one key's, except for keys of processes.
+    /// Whose place it is: (tenant, kind, scope, version) is one key's, except for keys of
+    /// processes.
     pub(super) fn holder(&self, record: &KeyRecord) -> Option<&KeyRecord> {
         if matches!(record.scope, Scope::Schema(_)) {
             return None;
         }
-        self.of_scope(&record.tenant, record.kind, &record.scope).into_iter().find(|known| known.version == record.version)
+        self.of_scope(&record.tenant, record.kind, &record.scope)
+            .into_iter()
+            .find(|known| known.version == record.version)
     }
 
     /// All but those of data subjects, oldest first.
     pub(super) fn list(&self, tenant: &str) -> Vec<KeyRecord> {
-        let mut found: Vec<KeyRecord> = self.others.values().filter(|record| &*record.tenant == tenant).cloned().collect();
-        found.sort_by_cached_key(|record| (record.created, record.kind.as_str(), record.scope.to_string(), record.version, record.kid));
+        let mut found: Vec<KeyRecord> =
+            self.others.values().filter(|record| &*record.tenant == tenant).cloned().collect();
+        found.sort_by_cached_key(|record| {
+            (
+                record.created,
+                record.kind.as_str(),
+                record.scope.to_string(),
+                record.version,
+                record.kid,
+            )
+        });
         found
     }
 
@@ -128,15 +157,27 @@ impl View {
                 KeyState::Shredded => count.shredded += 1,
                 _ => count.keys += 1,
             }
-            count.half_shredded += u64::from(record.state == KeyState::Shredded && !record.wraps.is_empty());
+            count.half_shredded +=
+                u64::from(record.state == KeyState::Shredded && !record.wraps.is_empty());
         }
         count
     }
 
-    pub(super) fn subjects(&self, tenant: &str, after: Option<&KeyId>, limit: usize) -> Vec<KeyRecord> {
+    pub(super) fn subjects(
+        &self,
+        tenant: &str,
+        after: Option<&KeyId>,
+        limit: usize,
+    ) -> Vec<KeyRecord> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, |kid| Excluded(*kid));
-        self.subjects.range((from, Unbounded)).map(|(_, record)| record).filter(|record| &*record.tenant == tenant).take(limit).cloned().collect()
+        self.subjects
+            .range((from, Unbounded))
+            .map(|(_, record)| record)
+            .filter(|record| &*record.tenant == tenant)
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     pub(super) fn count_wrapped_by(&self, kek_uri: &str) -> u64 {
@@ -146,13 +187,16 @@ impl View {
 
     /// Active keys of processes.
     pub(super) fn of_processes(&self, tenant: &str) -> impl Iterator<Item = &KeyRecord> {
-        let is_one = |record: &&KeyRecord| matches!(record.scope, Scope::Schema(_)) && record.state == KeyState::Active;
+        let is_one = |record: &&KeyRecord| {
+            matches!(record.scope, Scope::Schema(_)) && record.state == KeyState::Active
+        };
         self.others.values().filter(move |record| &*record.tenant == tenant).filter(is_one)
     }
 
     pub(super) fn shredded_since(&self, tenant: &str, since: u64) -> Vec<KeyId> {
         let kids = self.shredded.range((since, KeyId([0; 16]))..).map(|(_, kid)| *kid);
-        kids.filter(|kid| self.subjects.get(kid).is_some_and(|record| &*record.tenant == tenant)).collect()
+        kids.filter(|kid| self.subjects.get(kid).is_some_and(|record| &*record.tenant == tenant))
+            .collect()
     }
 }
 
@@ -166,13 +210,19 @@ impl Reader for View {
         }
         self.damaged.remove(&name);
         if name == HEAD {
-            self.head = value.and_then(|value| serde_json::from_slice::<HeadJson>(value).ok()).and_then(|json| json.head());
+            self.head = value
+                .and_then(|value| serde_json::from_slice::<HeadJson>(value).ok())
+                .and_then(|json| json.head());
             if value.is_some() && self.head.is_none() {
                 self.damaged.insert(name, "head");
             }
             return;
         }
-        let parsed = value.map(|value| serde_json::from_slice::<RecordJson>(value).map_err(|_| "json").and_then(|json| json.record()));
+        let parsed = value.map(|value| {
+            serde_json::from_slice::<RecordJson>(value)
+                .map_err(|_| "json")
+                .and_then(|json| json.record())
+        });
         match (parsed, name.parse::<KeyId>()) {
             (Some(Ok(record)), Ok(kid)) if record.kid == kid => self.put(record),
             // Nobody here deletes a key; somebody did, and it is as gone as a deleted row.

@@ -17,7 +17,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub enum AssignmentAction {
     /// Find out where reading of these begins; answers [`Assignment::resolved`].
     Resolve(Vec<Question>),
-    /// Fetch these from their starts and give each to the lane: all partitions that are read, where the protocol knows no other way (`whole`).
+    /// Fetch these from their starts and give each to the lane: all partitions that are read, where
+    /// the protocol knows no other way (`whole`).
     Read {
         /// Lane and partition.
         partitions: Vec<(usize, Assigned)>,
@@ -26,7 +27,8 @@ pub enum AssignmentAction {
     },
     /// Stop fetching this partition, which has left its lane.
     Stop(TopicPartition),
-    /// Take all partitions from their lanes (their work commits) and stop fetching: the eager protocol changes assignments as a whole.
+    /// Take all partitions from their lanes (their work commits) and stop fetching: the eager
+    /// protocol changes assignments as a whole.
     Recall(Vec<(usize, u64)>),
 }
 
@@ -39,7 +41,8 @@ pub struct Question {
     pub epoch: u64,
     /// [`Block::diverged_at`].
     pub diverged_at: Option<i64>,
-    /// How far this process read it, and of which topic: Kafka forgets what was committed for a topic that is deleted.
+    /// How far this process read it, and of which topic: Kafka forgets what was committed for a
+    /// topic that is deleted.
     pub last_read: Option<CommittedOffset>,
 }
 
@@ -118,7 +121,13 @@ impl Assignment {
     /// Nothing is owned.
     #[must_use]
     pub fn new(lanes: usize) -> Self {
-        Self { owned: BTreeMap::new(), lanes: lanes.max(1), next_epoch: 0, is_eager: false, actions: VecDeque::new() }
+        Self {
+            owned: BTreeMap::new(),
+            lanes: lanes.max(1),
+            next_epoch: 0,
+            is_eager: false,
+            actions: VecDeque::new(),
+        }
     }
 
     /// The next thing to do.
@@ -127,18 +136,34 @@ impl Assignment {
     }
 
     /// The group gives partitions. `is_eager`: its protocol changes assignments as a whole.
-    pub fn assigned(&mut self, partitions: impl IntoIterator<Item = TopicPartition>, is_eager: bool, now: Instant) {
+    pub fn assigned(
+        &mut self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+        is_eager: bool,
+        now: Instant,
+    ) {
         self.is_eager = is_eager;
         let mut news = Vec::new();
         for at in partitions {
             let load = |lane: &usize| {
                 let of_lane = self.owned.iter().filter(|(_, o)| o.lane == *lane);
-                (of_lane.clone().filter(|(known, _)| known.topic == at.topic).count(), of_lane.count())
+                (
+                    of_lane.clone().filter(|(known, _)| known.topic == at.topic).count(),
+                    of_lane.count(),
+                )
             };
             let lane = (0..self.lanes).min_by_key(load).unwrap_or(0);
             let epoch = self.epoch();
-            let owned =
-                Owned { lane, epoch, state: StartState::Resolving, block: None, since: now, pause: FIRST_PAUSE, committed: Arc::default(), topic_id: None };
+            let owned = Owned {
+                lane,
+                epoch,
+                state: StartState::Resolving,
+                block: None,
+                since: now,
+                pause: FIRST_PAUSE,
+                committed: Arc::default(),
+                topic_id: None,
+            };
             self.owned.insert(at.clone(), owned);
             news.push(Question { at, epoch, diverged_at: None, last_read: None });
         }
@@ -147,11 +172,16 @@ impl Assignment {
         }
     }
 
-    /// The group takes partitions; `None`: all. Returns lane and epoch of those that a lane has. [`Assignment::forget`] follows.
+    /// The group takes partitions; `None`: all. Returns lane and epoch of those that a lane has.
+    /// [`Assignment::forget`] follows.
     #[must_use]
     pub fn readings(&self, partitions: Option<&[TopicPartition]>) -> Vec<(usize, u64)> {
         let is_theirs = |at: &TopicPartition| partitions.is_none_or(|list| list.contains(at));
-        self.owned.iter().filter(|(at, o)| is_theirs(at) && matches!(o.state, StartState::Reading { .. })).map(|(_, o)| (o.lane, o.epoch)).collect()
+        self.owned
+            .iter()
+            .filter(|(at, o)| is_theirs(at) && matches!(o.state, StartState::Reading { .. }))
+            .map(|(_, o)| (o.lane, o.epoch))
+            .collect()
     }
 
     /// Partitions are not owned any more; `None`: all.
@@ -164,8 +194,20 @@ impl Assignment {
     }
 
     /// The answer to [`AssignmentAction::Resolve`].
-    pub fn resolved(&mut self, at: &TopicPartition, epoch: u64, resolution: Resolution, now: Instant) {
-        let Some(owned) = self.owned.get_mut(at).filter(|o| o.epoch == epoch && matches!(o.state, StartState::Resolving)) else { return };
+    pub fn resolved(
+        &mut self,
+        at: &TopicPartition,
+        epoch: u64,
+        resolution: Resolution,
+        now: Instant,
+    ) {
+        let Some(owned) = self
+            .owned
+            .get_mut(at)
+            .filter(|o| o.epoch == epoch && matches!(o.state, StartState::Resolving))
+        else {
+            return;
+        };
         match resolution {
             Resolution::Start { start, is_committed, is_validated, topic_id } => {
                 if let Some(block) = &mut owned.block {
@@ -208,7 +250,13 @@ impl Assignment {
 
     /// The partition of this epoch has left its lane.
     pub fn blocked(&mut self, epoch: u64, block: Block, now: Instant) {
-        let Some((at, owned)) = self.owned.iter_mut().find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. })) else { return };
+        let Some((at, owned)) = self
+            .owned
+            .iter_mut()
+            .find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. }))
+        else {
+            return;
+        };
         owned.wait(block, now);
         self.actions.push_back(AssignmentAction::Stop(at.clone()));
         self.recall();
@@ -217,7 +265,13 @@ impl Assignment {
     /// The partition of this epoch has left its lane, which does not know how far it is committed.
     pub fn reread(&mut self, epoch: u64) {
         let new = self.epoch();
-        let Some((at, owned)) = self.owned.iter_mut().find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. })) else { return };
+        let Some((at, owned)) = self
+            .owned
+            .iter_mut()
+            .find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. }))
+        else {
+            return;
+        };
         (owned.epoch, owned.state) = (new, StartState::Resolving);
         let question = owned.question(at.clone());
         self.actions.push_back(AssignmentAction::Stop(at.clone()));
@@ -234,7 +288,11 @@ impl Assignment {
         let mut again = Vec::new();
         for at in self.owned.keys().cloned().collect::<Vec<_>>() {
             let epoch = self.epoch();
-            if let Some(owned) = self.owned.get_mut(&at).filter(|o| matches!(o.state, StartState::Reading { .. } | StartState::Ready(_))) {
+            if let Some(owned) = self
+                .owned
+                .get_mut(&at)
+                .filter(|o| matches!(o.state, StartState::Reading { .. } | StartState::Ready(_)))
+            {
                 (owned.epoch, owned.state) = (epoch, StartState::Resolving);
                 again.push(owned.question(at));
             }
@@ -245,7 +303,8 @@ impl Assignment {
         }
     }
 
-    /// What time brings: blocked partitions are tried again, and those that commit again are not blocked any more.
+    /// What time brings: blocked partitions are tried again, and those that commit again are not
+    /// blocked any more.
     pub fn tick(&mut self, now: Instant) {
         for owned in self.owned.values_mut() {
             if let StartState::Reading { start } = owned.state
@@ -255,7 +314,10 @@ impl Assignment {
                 (owned.block, owned.pause, owned.since) = (None, FIRST_PAUSE, now);
             }
         }
-        let due = |o: &Owned| matches!(o.state, StartState::Blocked(until) if now >= until) && !super::mutated!(KeepBlocked);
+        let due = |o: &Owned| {
+            matches!(o.state, StartState::Blocked(until) if now >= until)
+                && !super::mutated!(KeepBlocked)
+        };
         if !self.owned.values().any(due) {
             return;
         }
@@ -280,38 +342,57 @@ impl Assignment {
         }
     }
 
-    /// The topic's id as brokers tell it now. Returns lane and epoch of partitions that were read from another topic of the name.
+    /// The topic's id as brokers tell it now. Returns lane and epoch of partitions that were read
+    /// from another topic of the name.
     #[must_use]
     pub fn recreated(&self, topic: &str, id: &str) -> Vec<(usize, u64)> {
         let is_other = |o: &Owned| {
             let is_read = matches!(o.state, StartState::Reading { .. });
-            is_read && o.topic_id.as_deref().is_some_and(|then| then != id) && !super::mutated!(IgnoreTopicId)
+            is_read
+                && o.topic_id.as_deref().is_some_and(|then| then != id)
+                && !super::mutated!(IgnoreTopicId)
         };
-        self.owned.iter().filter(|(at, o)| *at.topic == *topic && is_other(o)).map(|(_, o)| (o.lane, o.epoch)).collect()
+        self.owned
+            .iter()
+            .filter(|(at, o)| *at.topic == *topic && is_other(o))
+            .map(|(_, o)| (o.lane, o.epoch))
+            .collect()
     }
 
     /// Whether a lane has the partition in this epoch.
     #[must_use]
     pub fn is_read(&self, at: &TopicPartition, epoch: u64) -> bool {
-        self.owned.get(at).is_some_and(|o| o.epoch == epoch && matches!(o.state, StartState::Reading { .. }))
+        self.owned
+            .get(at)
+            .is_some_and(|o| o.epoch == epoch && matches!(o.state, StartState::Reading { .. }))
     }
 
     /// The partition that a lane has in this epoch.
     #[must_use]
     pub fn of_epoch(&self, epoch: u64) -> Option<&TopicPartition> {
-        self.owned.iter().find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. })).map(|(at, _)| at)
+        self.owned
+            .iter()
+            .find(|(_, o)| o.epoch == epoch && matches!(o.state, StartState::Reading { .. }))
+            .map(|(at, _)| at)
     }
 
     /// What is committed of a partition whose start is looked for.
     pub fn committed(&self, at: &TopicPartition, epoch: u64, offset: i64) {
-        if let Some(owned) = self.owned.get(at).filter(|o| o.epoch == epoch && matches!(o.state, StartState::Resolving)) {
+        if let Some(owned) = self
+            .owned
+            .get(at)
+            .filter(|o| o.epoch == epoch && matches!(o.state, StartState::Resolving))
+        {
             owned.committed.set(offset);
         }
     }
 
     /// Epochs that lanes may commit.
     pub fn epochs(&self) -> impl Iterator<Item = u64> {
-        self.owned.values().filter(|o| matches!(o.state, StartState::Reading { .. })).map(|o| o.epoch)
+        self.owned
+            .values()
+            .filter(|o| matches!(o.state, StartState::Reading { .. }))
+            .map(|o| o.epoch)
     }
 
     /// The lane that has a partition.
@@ -352,10 +433,10 @@ impl Assignment {
 impl Owned {
     fn question(&self, at: TopicPartition) -> Question {
         let diverged_at = self.block.as_ref().and_then(|block| block.diverged_at);
-        let last_read = self
-            .topic_id
-            .as_ref()
-            .map(|topic_id| CommittedOffset { position: Position { offset: self.committed.offset(), leader_epoch: None }, topic_id: Some(topic_id.clone()) });
+        let last_read = self.topic_id.as_ref().map(|topic_id| CommittedOffset {
+            position: Position { offset: self.committed.offset(), leader_epoch: None },
+            topic_id: Some(topic_id.clone()),
+        });
         Question { at, epoch: self.epoch, diverged_at, last_read }
     }
 
@@ -395,7 +476,17 @@ mod tests {
         fn start(&mut self, list: &[Question]) {
             for Question { at, epoch, .. } in list {
                 let start = Position { offset: 5, leader_epoch: None };
-                self.0.resolved(at, *epoch, Resolution::Start { start, is_committed: true, is_validated: true, topic_id: Some("id".into()) }, self.1);
+                self.0.resolved(
+                    at,
+                    *epoch,
+                    Resolution::Start {
+                        start,
+                        is_committed: true,
+                        is_validated: true,
+                        topic_id: Some("id".into()),
+                    },
+                    self.1,
+                );
             }
         }
 
@@ -430,7 +521,9 @@ mod tests {
         run.start(&list);
         let read: Vec<_> = (0..2).flat_map(|_| run.read()).collect();
         run.0.blocked(read[0].1.epoch, block(), run.1);
-        assert!(matches!(run.0.next_action(), Some(AssignmentAction::Stop(at)) if at == read[0].1.at));
+        assert!(
+            matches!(run.0.next_action(), Some(AssignmentAction::Stop(at)) if at == read[0].1.at)
+        );
         run.0.tick(run.1);
         assert!(run.0.next_action().is_none(), "too early");
         for pause in [1, 2, 4, 5, 5] {
@@ -445,7 +538,10 @@ mod tests {
         run.start(&list);
         let [(_, assigned)] = &run.read()[..] else { panic!() };
         assert!(assigned.is_suspect, "its first records stand alone");
-        assert!(run.0.iter().any(|seen| seen.block.is_some()), "blocked until something of it commits");
+        assert!(
+            run.0.iter().any(|seen| seen.block.is_some()),
+            "blocked until something of it commits"
+        );
         assigned.committed.set(6);
         run.0.tick(run.1);
         assert!(run.0.iter().all(|seen| seen.block.is_none()));
@@ -477,7 +573,9 @@ mod tests {
         assert_eq!(run.read().len(), 2);
         run.1 += Duration::from_secs(1);
         run.0.tick(run.1);
-        assert!(matches!(run.0.next_action(), Some(AssignmentAction::Recall(readings)) if readings.len() == 2));
+        assert!(
+            matches!(run.0.next_action(), Some(AssignmentAction::Recall(readings)) if readings.len() == 2)
+        );
         let mut again = run.resolve();
         again.extend(run.resolve());
         assert_eq!(again.len(), 3);

@@ -4,7 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::machine::{self, Machine, TransactionState};
-use super::partition::{Assigned, Block, BlockReason, Commit, Partition, Position, Target, TopicPartition};
+use super::partition::{
+    Assigned, Block, BlockReason, Commit, Partition, Position, Target, TopicPartition,
+};
 use super::suspects::Suspects;
 use crate::kafka::error::{Fault, Obstacle};
 
@@ -19,7 +21,8 @@ pub enum LaneEvent {
     Lost(Vec<u64>, u64),
     /// The partition of this epoch must not be read on.
     Blocked(u64, Block),
-    /// Where the partition of this epoch is read from now; `None`: it did not work. `batch` as above.
+    /// Where the partition of this epoch is read from now; `None`: it did not work. `batch` as
+    /// above.
     Moved(u64, Option<Position>, u64),
     /// The transaction is full, old or drained, or the lane stops.
     Due,
@@ -62,7 +65,8 @@ pub enum LaneAction {
     Flush,
     /// Send these offsets and commit; answer [`LaneEvent::Committed`].
     Commit(Vec<Commit>),
-    /// The transaction is committed: count what it held. `spent`: why the producer is dropped; [`LaneEvent::Recycled`] follows.
+    /// The transaction is committed: count what it held. `spent`: why the producer is dropped;
+    /// [`LaneEvent::Recycled`] follows.
     Settle {
         /// See [`LaneAction::Settle`].
         spent: Option<&'static str>,
@@ -71,11 +75,13 @@ pub enum LaneAction {
     Abort(&'static str),
     /// What was produced and not committed counts no more.
     Discard,
-    /// Drop the producer; then make new ones until one is fenced in; answer [`LaneEvent::Recycled`].
+    /// Drop the producer; then make new ones until one is fenced in; answer
+    /// [`LaneEvent::Recycled`].
     Recycle(&'static str),
     /// Read these again from where they were committed. Answers [`LaneEvent::Moved`], one each.
     Rewind(Vec<Target>),
-    /// The partitions of these epochs have left the lane: only the brokers know how far they are committed.
+    /// The partitions of these epochs have left the lane: only the brokers know how far they are
+    /// committed.
     Reread(Vec<u64>),
     /// The partition of this epoch has left the lane, for this reason.
     Block(TopicPartition, u64, Block),
@@ -175,7 +181,8 @@ impl Lane {
         self.held.records
     }
 
-    /// Something is to be committed and no transaction is open: a starting offset, or a position beyond control records.
+    /// Something is to be committed and no transaction is open: a starting offset, or a position
+    /// beyond control records.
     #[must_use]
     pub fn has_offsets_alone(&self) -> bool {
         self.state() == TransactionState::Idle && self.partitions.iter().any(Partition::is_dirty)
@@ -192,7 +199,9 @@ impl Lane {
     /// The place of a partition among the lane's, as long as none comes or goes.
     #[must_use]
     pub fn find(&self, topic: &str, partition: i32) -> Option<usize> {
-        self.partitions.iter().position(|p| p.assigned.at.partition == partition && &*p.assigned.at.topic == topic)
+        self.partitions
+            .iter()
+            .position(|p| p.assigned.at.partition == partition && &*p.assigned.at.topic == topic)
     }
 
     /// What is known of the partition at a place.
@@ -228,16 +237,24 @@ impl Lane {
             Some(suspect) => suspect == at,
             None => self.held.records == 0 || !self.suspects.is_suspect(at),
         };
-        if is_alone && self.held.records < self.suspects.limit(at) { Offer::Take } else { Offer::Close }
+        if is_alone && self.held.records < self.suspects.limit(at) {
+            Offer::Take
+        } else {
+            Offer::Close
+        }
     }
 
-    /// How often the broker refused this record alone: the first time as it was, then as a dead letter.
+    /// How often the broker refused this record alone: the first time as it was, then as a dead
+    /// letter.
     #[must_use]
     pub fn refused(&self, place: usize, offset: i64) -> u32 {
         if self.condemned.is_empty() {
             return 0;
         }
-        self.condemned.get(&(self.partitions[place].assigned.at.clone(), offset)).copied().unwrap_or(0)
+        self.condemned
+            .get(&(self.partitions[place].assigned.at.clone(), offset))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// A record was produced, or sealed as a dead letter.
@@ -251,7 +268,10 @@ impl Lane {
             }
         }
         self.held.records += 1;
-        partition.next = Position { offset: offset + 1, leader_epoch: leader_epoch.or(partition.next.leader_epoch) };
+        partition.next = Position {
+            offset: offset + 1,
+            leader_epoch: leader_epoch.or(partition.next.leader_epoch),
+        };
     }
 
     /// Partitions whose client position stands for what was read.
@@ -259,12 +279,18 @@ impl Lane {
         self.partitions.iter().filter(|p| p.is_drained()).map(|p| &p.assigned.at)
     }
 
-    /// The client's position of a drained partition: beyond its last record stand control records only. `true`: there is something to commit.
+    /// The client's position of a drained partition: beyond its last record stand control records
+    /// only. `true`: there is something to commit.
     pub fn advance(&mut self, topic: &str, partition: i32, position: Position) -> bool {
-        let Some(partition) = self.find(topic, partition).map(|i| &mut self.partitions[i]) else { return false };
+        let Some(partition) = self.find(topic, partition).map(|i| &mut self.partitions[i]) else {
+            return false;
+        };
         let is_beyond = partition.is_drained() && position.offset > partition.next.offset;
         if is_beyond {
-            partition.next = Position { offset: position.offset, leader_epoch: position.leader_epoch.or(partition.next.leader_epoch) };
+            partition.next = Position {
+                offset: position.offset,
+                leader_epoch: position.leader_epoch.or(partition.next.leader_epoch),
+            };
         }
         is_beyond
     }
@@ -297,11 +323,18 @@ impl Lane {
     /// Takes an event; what follows from it comes from [`Lane::next_action`].
     pub fn on(&mut self, event: LaneEvent, now: Instant) {
         match event {
-            LaneEvent::Assigned(assigned, batch) => assigned.into_iter().for_each(|a| self.assign(a, batch + 1)),
-            LaneEvent::Revoked(epochs, ticket) => self.revoke(&epochs, ticket, machine::TransactionEvent::Due, now),
-            LaneEvent::Lost(epochs, ticket) => self.revoke(&epochs, ticket, machine::TransactionEvent::Drop, now),
+            LaneEvent::Assigned(assigned, batch) => {
+                assigned.into_iter().for_each(|a| self.assign(a, batch + 1))
+            }
+            LaneEvent::Revoked(epochs, ticket) => {
+                self.revoke(&epochs, ticket, machine::TransactionEvent::Due, now)
+            }
+            LaneEvent::Lost(epochs, ticket) => {
+                self.revoke(&epochs, ticket, machine::TransactionEvent::Drop, now)
+            }
             LaneEvent::Blocked(epoch, block) => {
-                if let Some(place) = self.partitions.iter().position(|p| p.assigned.epoch == epoch) {
+                if let Some(place) = self.partitions.iter().position(|p| p.assigned.epoch == epoch)
+                {
                     self.block(place, block, now);
                 }
             }
@@ -309,13 +342,20 @@ impl Lane {
             LaneEvent::Due => self.drive(machine::TransactionEvent::Due, now),
             LaneEvent::Overrun => self.drive(machine::TransactionEvent::Overrun, now),
             LaneEvent::GiveUp => self.drive(machine::TransactionEvent::Drop, now),
-            LaneEvent::Failed(fault) | LaneEvent::Flushed(Err(fault)) | LaneEvent::Committed(Ended::Failed(fault)) | LaneEvent::Aborted(Err(fault)) => {
-                self.failed(fault, now)
-            }
+            LaneEvent::Failed(fault)
+            | LaneEvent::Flushed(Err(fault))
+            | LaneEvent::Committed(Ended::Failed(fault))
+            | LaneEvent::Aborted(Err(fault)) => self.failed(fault, now),
             LaneEvent::Flushed(Ok(())) => self.drive(machine::TransactionEvent::Flushed, now),
-            LaneEvent::Committed(Ended::Done { tainted }) => self.drive(machine::TransactionEvent::Committed { tainted }, now),
-            LaneEvent::Committed(Ended::NotOwned) => self.drive(machine::TransactionEvent::Drop, now),
-            LaneEvent::Aborted(Ok(spent)) => self.drive(machine::TransactionEvent::Aborted { spent }, now),
+            LaneEvent::Committed(Ended::Done { tainted }) => {
+                self.drive(machine::TransactionEvent::Committed { tainted }, now)
+            }
+            LaneEvent::Committed(Ended::NotOwned) => {
+                self.drive(machine::TransactionEvent::Drop, now)
+            }
+            LaneEvent::Aborted(Ok(spent)) => {
+                self.drive(machine::TransactionEvent::Aborted { spent }, now)
+            }
             LaneEvent::Recycled(Ok(())) => self.drive(machine::TransactionEvent::Recycled, now),
             LaneEvent::Recycled(Err(fault)) => {
                 self.actions.push_back(LaneAction::BackOff);
@@ -334,9 +374,18 @@ impl Lane {
     }
 
     /// Commits or drops what partitions hold, then forgets them and answers.
-    fn revoke(&mut self, epochs: &[u64], ticket: u64, event: machine::TransactionEvent, now: Instant) {
+    fn revoke(
+        &mut self,
+        epochs: &[u64],
+        ticket: u64,
+        event: machine::TransactionEvent,
+        now: Instant,
+    ) {
         let is_theirs = |p: &Partition| epochs.contains(&p.assigned.epoch);
-        if self.partitions.iter().any(|p| is_theirs(p) && p.is_dirty()) && self.state() == TransactionState::Open && !super::mutated!(AnswerEarly) {
+        if self.partitions.iter().any(|p| is_theirs(p) && p.is_dirty())
+            && self.state() == TransactionState::Open
+            && !super::mutated!(AnswerEarly)
+        {
             self.drive(event, now);
         }
         self.tickets.push(ticket);
@@ -356,11 +405,16 @@ impl Lane {
 
     /// Nothing is under way whose outcome decides what partitions hold.
     fn is_between(&self) -> bool {
-        matches!(self.state(), TransactionState::Idle | TransactionState::Open | TransactionState::Ended)
+        matches!(
+            self.state(),
+            TransactionState::Idle | TransactionState::Open | TransactionState::Ended
+        )
     }
 
     fn moved(&mut self, epoch: u64, position: Option<Position>, since: u64) {
-        let Some(partition) = self.partitions.iter_mut().find(|p| p.assigned.epoch == epoch) else { return };
+        let Some(partition) = self.partitions.iter_mut().find(|p| p.assigned.epoch == epoch) else {
+            return;
+        };
         match position {
             Some(position) => partition.moved(position, since),
             None => self.reread(|p| p.assigned.epoch == epoch && p.is_moving()),
@@ -380,7 +434,12 @@ impl Lane {
             machine::TransactionAction::Begin => self.actions.push_back(LaneAction::Begin),
             machine::TransactionAction::Flush => self.actions.push_back(LaneAction::Flush),
             machine::TransactionAction::Commit => {
-                let commits = self.partitions.iter().filter(|p| p.is_dirty()).map(Partition::commit).collect();
+                let commits = self
+                    .partitions
+                    .iter()
+                    .filter(|p| p.is_dirty())
+                    .map(Partition::commit)
+                    .collect();
                 self.actions.push_back(LaneAction::Commit(commits));
             }
             machine::TransactionAction::Done { spent } => self.settle(spent),
@@ -424,7 +483,8 @@ impl Lane {
     }
 
     fn settle(&mut self, spent: Option<&'static str>) {
-        let was_culprit = self.held.records == 1 && self.held.first.as_ref().is_some_and(|place| self.condemned.contains_key(place));
+        let was_culprit = self.held.records == 1
+            && self.held.first.as_ref().is_some_and(|place| self.condemned.contains_key(place));
         for partition in self.partitions.iter_mut().filter(|p| p.is_dirty()) {
             partition.committed();
             self.suspects.committed(&partition.assigned.at, partition.base.offset, was_culprit);
@@ -436,7 +496,8 @@ impl Lane {
         self.part();
     }
 
-    /// Forgets what was produced; what it was made of comes again. `is_known`: nothing of it has committed.
+    /// Forgets what was produced; what it was made of comes again. `is_known`: nothing of it has
+    /// committed.
     fn discard(&mut self, is_known: bool) {
         self.actions.push_back(LaneAction::Discard);
         (self.held, self.failure) = (Held::default(), None);
@@ -454,7 +515,8 @@ impl Lane {
 
     /// A transaction is aborted because of [`Lane::failure`]: finds out whose fault it was.
     fn blame(&mut self) {
-        let held: Vec<usize> = (0..self.partitions.len()).filter(|i| self.partitions[*i].is_dirty()).collect();
+        let held: Vec<usize> =
+            (0..self.partitions.len()).filter(|i| self.partitions[*i].is_dirty()).collect();
         match self.failure {
             Some(Fault::Refused) if self.held.records == 1 => {
                 let Some((at, offset)) = self.held.first.clone() else { return };
@@ -464,7 +526,10 @@ impl Lane {
                 if *times <= 2 {
                     self.actions.push_back(LaneAction::Condemn(at, offset));
                 } else {
-                    let text = format!("the dead-letter topic refuses the dead letter of offset {offset}: look at its max.message.bytes");
+                    let text = format!(
+                        "the dead-letter topic refuses the dead letter of offset {offset}: look at \
+                        its max.message.bytes"
+                    );
                     self.leave(&held, &Block::new(BlockReason::RecordRefused, text));
                 }
             }
@@ -472,18 +537,33 @@ impl Lane {
                 let (limit, is_alone) = (self.held.records / 2, held.len() == 1);
                 for i in held {
                     let partition = &self.partitions[i];
-                    self.suspects.add(&partition.assigned.at, partition.next.offset, limit, is_alone);
+                    self.suspects.add(
+                        &partition.assigned.at,
+                        partition.next.offset,
+                        limit,
+                        is_alone,
+                    );
                 }
             }
             Some(Fault::Blocked(obstacle)) => {
-                let is_of_topic = matches!(obstacle, Obstacle::TopicDenied | Obstacle::TopicMissing);
+                let is_of_topic =
+                    matches!(obstacle, Obstacle::TopicDenied | Obstacle::TopicMissing);
                 if is_of_topic && held.len() > 1 {
                     for i in held {
                         let partition = &self.partitions[i];
-                        self.suspects.add(&partition.assigned.at, partition.next.offset, usize::MAX, false);
+                        self.suspects.add(
+                            &partition.assigned.at,
+                            partition.next.offset,
+                            usize::MAX,
+                            false,
+                        );
                     }
                 } else {
-                    let reason = if obstacle.is_authorization() { BlockReason::NotAuthorized } else { BlockReason::SanitizedTopic };
+                    let reason = if obstacle.is_authorization() {
+                        BlockReason::NotAuthorized
+                    } else {
+                        BlockReason::SanitizedTopic
+                    };
                     self.leave(&held, &Block::new(reason, obstacle.remedy()));
                 }
             }
@@ -498,7 +578,8 @@ impl Lane {
         }
     }
 
-    /// Lets partitions go that leave and hold nothing uncommitted, and answers revocations, once it is known what the producer did.
+    /// Lets partitions go that leave and hold nothing uncommitted, and answers revocations, once it
+    /// is known what the producer did.
     fn part(&mut self) {
         if !self.is_between() {
             return;

@@ -32,15 +32,16 @@ pub enum TransactionEvent {
     Due,
     /// Everything produced was delivered.
     Flushed,
-    /// The commit succeeded; `tainted`: one of its requests ended without an answer and may still arrive.
+    /// The commit succeeded; `tainted`: one of its requests ended without an answer and may still
+    /// arrive.
     Committed {
         /// See [`TransactionEvent::Committed`].
         tainted: bool,
     },
     /// A call or a delivery failed.
     Failed(Fault),
-    /// The abort succeeded; `spent`: why the producer cannot be used again all the same (a request that ended without an answer, or sequence
-    /// numbers that a refused batch left with a gap).
+    /// The abort succeeded; `spent`: why the producer cannot be used again all the same (a request
+    /// that ended without an answer, or sequence numbers that a refused batch left with a gap).
     Aborted {
         /// See [`TransactionEvent::Aborted`].
         spent: Option<&'static str>,
@@ -64,7 +65,8 @@ pub enum TransactionAction {
     Flush,
     /// Send the offsets and commit.
     Commit,
-    /// The commit is done: what it held is committed. `spent`: why the producer must be replaced all the same.
+    /// The commit is done: what it held is committed. `spent`: why the producer must be replaced
+    /// all the same.
     Done {
         /// See [`TransactionAction::Done`].
         spent: Option<&'static str>,
@@ -96,7 +98,13 @@ impl Machine {
     /// A machine without producer: its first event is [`TransactionEvent::Recycled`] (fence first).
     #[must_use]
     pub fn new(transaction_timeout: Duration) -> Self {
-        Self { state: TransactionState::Recycling, transaction_timeout, begun: None, fenced: None, overrun: None }
+        Self {
+            state: TransactionState::Recycling,
+            transaction_timeout,
+            begun: None,
+            fenced: None,
+            overrun: None,
+        }
     }
 
     /// Where it is.
@@ -111,7 +119,8 @@ impl Machine {
         self.begun
     }
 
-    /// What `event` leads to. An event that makes no sense in a state leaves the outcome unknown: the producer is replaced.
+    /// What `event` leads to. An event that makes no sense in a state leaves the outcome unknown:
+    /// the producer is replaced.
     pub fn on(&mut self, event: TransactionEvent, now: Instant) -> TransactionAction {
         use TransactionAction as A;
         use TransactionState as S;
@@ -127,27 +136,48 @@ impl Machine {
             (S::Idle, TransactionEvent::Due | TransactionEvent::Drop) => (S::Idle, A::Wait),
             (S::Open, TransactionEvent::Work) => (S::Open, A::Wait),
             (S::Open, TransactionEvent::Due) => (S::Draining, A::Flush),
-            (S::Draining | S::Committing, TransactionEvent::Due | TransactionEvent::Work) => (self.state, A::Wait),
+            (S::Draining | S::Committing, TransactionEvent::Due | TransactionEvent::Work) => {
+                (self.state, A::Wait)
+            }
             (S::Draining, TransactionEvent::Flushed) => (S::Committing, A::Commit),
-            (S::Committing, TransactionEvent::Committed { tainted }) if !tainted || super::mutated!(KeepTainted) => {
+            (S::Committing, TransactionEvent::Committed { tainted })
+                if !tainted || super::mutated!(KeepTainted) =>
+            {
                 self.begun = None;
                 (S::Idle, A::Done { spent: None })
             }
-            (S::Committing, TransactionEvent::Committed { .. }) => (S::Recycling, A::Done { spent: Some("unanswered_request") }),
-            (S::Open | S::Draining | S::Committing, TransactionEvent::Drop) => (S::Aborting, A::Abort("partitions_lost")),
+            (S::Committing, TransactionEvent::Committed { .. }) => {
+                (S::Recycling, A::Done { spent: Some("unanswered_request") })
+            }
+            (S::Open | S::Draining | S::Committing, TransactionEvent::Drop) => {
+                (S::Aborting, A::Abort("partitions_lost"))
+            }
             (S::Aborting, TransactionEvent::Aborted { spent: None }) => {
                 self.begun = None;
                 (S::Idle, A::Rewind)
             }
-            (S::Aborting, TransactionEvent::Aborted { spent: Some(reason) }) => (S::Recycling, A::Recycle(reason)),
-            (S::Aborting, TransactionEvent::Due | TransactionEvent::Drop | TransactionEvent::Work) => (S::Aborting, A::Wait),
+            (S::Aborting, TransactionEvent::Aborted { spent: Some(reason) }) => {
+                (S::Recycling, A::Recycle(reason))
+            }
+            (
+                S::Aborting,
+                TransactionEvent::Due | TransactionEvent::Drop | TransactionEvent::Work,
+            ) => (S::Aborting, A::Wait),
             (S::Recycling, TransactionEvent::Recycled) => {
                 self.begun = None;
                 (S::Idle, A::Reread)
             }
-            (S::Recycling, TransactionEvent::Due | TransactionEvent::Drop | TransactionEvent::Work | TransactionEvent::Overrun) => (S::Recycling, A::Wait),
+            (
+                S::Recycling,
+                TransactionEvent::Due
+                | TransactionEvent::Drop
+                | TransactionEvent::Work
+                | TransactionEvent::Overrun,
+            ) => (S::Recycling, A::Wait),
             // Tried again by the caller that drives the machine, after a pause.
-            (S::Recycling, TransactionEvent::Failed(_)) => (S::Recycling, A::Recycle("init_failed")),
+            (S::Recycling, TransactionEvent::Failed(_)) => {
+                (S::Recycling, A::Recycle("init_failed"))
+            }
             (_, TransactionEvent::Overrun) => (S::Recycling, A::Recycle("rebalance_overrun")),
             (_, TransactionEvent::Failed(fault)) => self.failed(fault, now),
             _ => (S::Recycling, A::Recycle("unexpected_state")),
@@ -160,22 +190,38 @@ impl Machine {
         match fault {
             Fault::Fenced => self.fenced(now),
             // An abort that fails leaves nothing to abort with.
-            _ if self.state == TransactionState::Aborting => (TransactionState::Recycling, TransactionAction::Recycle("abort_failed")),
+            _ if self.state == TransactionState::Aborting => {
+                (TransactionState::Recycling, TransactionAction::Recycle("abort_failed"))
+            }
             // Nothing is open: begin failed.
-            _ if self.state == TransactionState::Idle => (TransactionState::Recycling, TransactionAction::Recycle("begin_failed")),
-            Fault::Abortable => (TransactionState::Aborting, TransactionAction::Abort("group_or_delivery")),
-            Fault::Refused => (TransactionState::Aborting, TransactionAction::Abort("refused_record")),
+            _ if self.state == TransactionState::Idle => {
+                (TransactionState::Recycling, TransactionAction::Recycle("begin_failed"))
+            }
+            Fault::Abortable => {
+                (TransactionState::Aborting, TransactionAction::Abort("group_or_delivery"))
+            }
+            Fault::Refused => {
+                (TransactionState::Aborting, TransactionAction::Abort("refused_record"))
+            }
             Fault::Blocked(_) => (TransactionState::Aborting, TransactionAction::Abort("blocked")),
-            Fault::OutcomeUnknown if super::mutated!(SkipFence) => (TransactionState::Idle, TransactionAction::Rewind),
-            Fault::OutcomeUnknown => (TransactionState::Recycling, TransactionAction::Recycle("outcome_unknown")),
+            Fault::OutcomeUnknown if super::mutated!(SkipFence) => {
+                (TransactionState::Idle, TransactionAction::Rewind)
+            }
+            Fault::OutcomeUnknown => {
+                (TransactionState::Recycling, TransactionAction::Recycle("outcome_unknown"))
+            }
         }
     }
 
-    /// Fenced twice within the transaction time-out, with no transaction of ours that old: another process. A transaction that the
-    /// coordinator timed out reads as fenced too, and so does what our own polling thread fenced: they prove nothing.
+    /// Fenced twice within the transaction time-out, with no transaction of ours that old: another
+    /// process. A transaction that the coordinator timed out reads as fenced too, and so does what
+    /// our own polling thread fenced: they prove nothing.
     fn fenced(&mut self, now: Instant) -> (TransactionState, TransactionAction) {
         if self.timed_out(now) {
-            return (TransactionState::Recycling, TransactionAction::Recycle("transaction_timed_out"));
+            return (
+                TransactionState::Recycling,
+                TransactionAction::Recycle("transaction_timed_out"),
+            );
         }
         if self.overrun.is_some_and(|at| now.duration_since(at) < self.transaction_timeout) {
             return (TransactionState::Recycling, TransactionAction::Recycle("rebalance_overrun"));
@@ -213,9 +259,15 @@ mod tests {
             let events: &[TransactionEvent] = match state {
                 TransactionState::Open => &[TransactionEvent::Work],
                 TransactionState::Draining => &[TransactionEvent::Work, TransactionEvent::Due],
-                TransactionState::Committing => &[TransactionEvent::Work, TransactionEvent::Due, TransactionEvent::Flushed],
+                TransactionState::Committing => {
+                    &[TransactionEvent::Work, TransactionEvent::Due, TransactionEvent::Flushed]
+                }
                 TransactionState::Aborting => &[TransactionEvent::Work, TransactionEvent::Drop],
-                TransactionState::Ended => &[TransactionEvent::Failed(Fault::Fenced), TransactionEvent::Recycled, TransactionEvent::Failed(Fault::Fenced)],
+                TransactionState::Ended => &[
+                    TransactionEvent::Failed(Fault::Fenced),
+                    TransactionEvent::Recycled,
+                    TransactionEvent::Failed(Fault::Fenced),
+                ],
                 _ => &[],
             };
             for event in events {
@@ -242,7 +294,10 @@ mod tests {
         assert_eq!(run.on(TransactionEvent::Work), TransactionAction::Wait);
         assert_eq!(run.on(TransactionEvent::Due), TransactionAction::Flush);
         assert_eq!(run.on(TransactionEvent::Flushed), TransactionAction::Commit);
-        assert_eq!(run.on(TransactionEvent::Committed { tainted: false }), TransactionAction::Done { spent: None });
+        assert_eq!(
+            run.on(TransactionEvent::Committed { tainted: false }),
+            TransactionAction::Done { spent: None }
+        );
         assert_eq!((run.0.state(), run.0.begun()), (TransactionState::Idle, None));
     }
 
@@ -258,10 +313,20 @@ mod tests {
             (S::Idle, E::Flushed, S::Recycling, A::Recycle("unexpected_state")),
             (S::Open, E::Drop, S::Aborting, A::Abort("partitions_lost")),
             (S::Open, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
-            (S::Open, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("outcome_unknown")),
+            (
+                S::Open,
+                E::Failed(Fault::OutcomeUnknown),
+                S::Recycling,
+                A::Recycle("outcome_unknown"),
+            ),
             (S::Open, E::Failed(BLOCKED), S::Aborting, A::Abort("blocked")),
             (S::Open, E::Flushed, S::Recycling, A::Recycle("unexpected_state")),
-            (S::Open, E::Committed { tainted: false }, S::Recycling, A::Recycle("unexpected_state")),
+            (
+                S::Open,
+                E::Committed { tainted: false },
+                S::Recycling,
+                A::Recycle("unexpected_state"),
+            ),
             (S::Draining, E::Work, S::Draining, A::Wait),
             (S::Draining, E::Due, S::Draining, A::Wait),
             (S::Draining, E::Drop, S::Aborting, A::Abort("partitions_lost")),
@@ -270,13 +335,28 @@ mod tests {
             (S::Draining, E::Failed(Fault::Abortable), S::Aborting, A::Abort("group_or_delivery")),
             (S::Draining, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Committing, E::Due, S::Committing, A::Wait),
-            (S::Committing, E::Committed { tainted: true }, S::Recycling, A::Done { spent: Some("unanswered_request") }),
+            (
+                S::Committing,
+                E::Committed { tainted: true },
+                S::Recycling,
+                A::Done { spent: Some("unanswered_request") },
+            ),
             (S::Committing, E::Drop, S::Aborting, A::Abort("partitions_lost")),
             (S::Committing, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
-            (S::Committing, E::Failed(Fault::Abortable), S::Aborting, A::Abort("group_or_delivery")),
+            (
+                S::Committing,
+                E::Failed(Fault::Abortable),
+                S::Aborting,
+                A::Abort("group_or_delivery"),
+            ),
             (S::Committing, E::Failed(Fault::Refused), S::Aborting, A::Abort("refused_record")),
             (S::Committing, E::Failed(BLOCKED), S::Aborting, A::Abort("blocked")),
-            (S::Committing, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("outcome_unknown")),
+            (
+                S::Committing,
+                E::Failed(Fault::OutcomeUnknown),
+                S::Recycling,
+                A::Recycle("outcome_unknown"),
+            ),
             (S::Committing, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Aborting, E::Due, S::Aborting, A::Wait),
             (S::Aborting, E::Drop, S::Aborting, A::Wait),
@@ -285,13 +365,23 @@ mod tests {
             (S::Aborting, E::Overrun, S::Recycling, A::Recycle("rebalance_overrun")),
             (S::Aborting, E::Failed(Fault::Abortable), S::Recycling, A::Recycle("abort_failed")),
             (S::Aborting, E::Failed(BLOCKED), S::Recycling, A::Recycle("abort_failed")),
-            (S::Aborting, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("abort_failed")),
+            (
+                S::Aborting,
+                E::Failed(Fault::OutcomeUnknown),
+                S::Recycling,
+                A::Recycle("abort_failed"),
+            ),
             (S::Aborting, E::Failed(Fault::Fenced), S::Recycling, A::Recycle("fenced")),
             (S::Recycling, E::Work, S::Recycling, A::Wait),
             (S::Recycling, E::Due, S::Recycling, A::Wait),
             (S::Recycling, E::Drop, S::Recycling, A::Wait),
             (S::Recycling, E::Overrun, S::Recycling, A::Wait),
-            (S::Recycling, E::Failed(Fault::OutcomeUnknown), S::Recycling, A::Recycle("init_failed")),
+            (
+                S::Recycling,
+                E::Failed(Fault::OutcomeUnknown),
+                S::Recycling,
+                A::Recycle("init_failed"),
+            ),
             (S::Recycling, E::Recycled, S::Idle, A::Reread),
             (S::Ended, E::Work, S::Ended, A::Wait),
             (S::Ended, E::Overrun, S::Ended, A::Wait),
@@ -302,7 +392,8 @@ mod tests {
         }
     }
 
-    /// Nothing that was dropped, overrun or doubtful can reach a commit: only a flushed transaction does.
+    /// Nothing that was dropped, overrun or doubtful can reach a commit: only a flushed transaction
+    /// does.
     #[test]
     fn only_a_flushed_transaction_commits() {
         use TransactionEvent as E;
@@ -327,7 +418,11 @@ mod tests {
             TransactionState::Ended,
         ] {
             for event in events {
-                assert_ne!(Run::at(state).on(event), TransactionAction::Commit, "{state:?} {event:?}");
+                assert_ne!(
+                    Run::at(state).on(event),
+                    TransactionAction::Commit,
+                    "{state:?} {event:?}"
+                );
             }
             let commits = Run::at(state).on(E::Flushed) == TransactionAction::Commit;
             assert_eq!(commits, state == TransactionState::Draining, "{state:?}");
@@ -337,7 +432,10 @@ mod tests {
     #[test]
     fn fenced_twice_is_another_process() {
         let mut run = Run::at(TransactionState::Committing);
-        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("fenced"));
+        assert_eq!(
+            run.on(TransactionEvent::Failed(Fault::Fenced)),
+            TransactionAction::Recycle("fenced")
+        );
         run.on(TransactionEvent::Recycled);
         run.on(TransactionEvent::Work);
         run.later(Duration::from_secs(5));
@@ -352,7 +450,10 @@ mod tests {
         for _ in 0..3 {
             run.on(TransactionEvent::Recycled);
             run.on(TransactionEvent::Work);
-            assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("rebalance_overrun"));
+            assert_eq!(
+                run.on(TransactionEvent::Failed(Fault::Fenced)),
+                TransactionAction::Recycle("rebalance_overrun")
+            );
         }
     }
 
@@ -363,7 +464,10 @@ mod tests {
         run.on(TransactionEvent::Recycled);
         run.later(TIMEOUT);
         run.on(TransactionEvent::Work);
-        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("fenced"));
+        assert_eq!(
+            run.on(TransactionEvent::Failed(Fault::Fenced)),
+            TransactionAction::Recycle("fenced")
+        );
     }
 
     /// Two processes of one name may each commit between fencing the other.
@@ -387,9 +491,15 @@ mod tests {
     #[test]
     fn a_transaction_that_timed_out_does_not_count_as_fenced() {
         let mut run = Run::at(TransactionState::Open);
-        assert_eq!(run.later(TIMEOUT).on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("transaction_timed_out"));
+        assert_eq!(
+            run.later(TIMEOUT).on(TransactionEvent::Failed(Fault::Fenced)),
+            TransactionAction::Recycle("transaction_timed_out")
+        );
         run.on(TransactionEvent::Recycled);
         run.on(TransactionEvent::Work);
-        assert_eq!(run.on(TransactionEvent::Failed(Fault::Fenced)), TransactionAction::Recycle("fenced"));
+        assert_eq!(
+            run.on(TransactionEvent::Failed(Fault::Fenced)),
+            TransactionAction::Recycle("fenced")
+        );
     }
 }

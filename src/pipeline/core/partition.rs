@@ -1,4 +1,5 @@
-//! The partitions of one lane: what is committed, what is done and not committed, what is read again.
+//! The partitions of one lane: what is committed, what is done and not committed, what is read
+//! again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -110,7 +111,8 @@ impl BlockReason {
     }
 }
 
-/// How far a partition is committed, shared by its lane and the polling thread; -1 before the first assignment.
+/// How far a partition is committed, shared by its lane and the polling thread; -1 before the first
+/// assignment.
 #[derive(Debug)]
 pub struct Committed(AtomicI64);
 
@@ -144,7 +146,8 @@ pub struct Assigned {
     pub start: Position,
     /// `false`: the starting offset is to be committed, nothing is yet.
     pub is_start_committed: bool,
-    /// `false`: leaders have changed since the record before the start was read; whether the log was truncated is to be asked.
+    /// `false`: leaders have changed since the record before the start was read; whether the log
+    /// was truncated is to be asked.
     pub is_validated: bool,
     /// It was blocked and has not committed since: its records stand alone in a transaction.
     pub is_suspect: bool,
@@ -213,7 +216,16 @@ impl Partition {
         let start = assigned.start;
         assigned.committed.set(start.offset);
         let is_start_committed = assigned.is_start_committed;
-        Self { assigned, base: start, next: start, is_start_committed, high: start.offset, since, has_failed: false, reading: Reading::Active }
+        Self {
+            assigned,
+            base: start,
+            next: start,
+            is_start_committed,
+            high: start.offset,
+            since,
+            has_failed: false,
+            reading: Reading::Active,
+        }
     }
 
     /// Its starting offset is committed: only then does anything of it go downstream.
@@ -230,10 +242,14 @@ impl Partition {
         self.next.offset != self.base.offset || !self.is_start_committed
     }
 
-    /// Everything read is committed, nothing is to be read again, and no error came: the client's position stands for what was read.
+    /// Everything read is committed, nothing is to be read again, and no error came: the client's
+    /// position stands for what was read.
     pub(super) fn is_drained(&self) -> bool {
         let is_trusted = !self.has_failed || super::mutated!(CommitPosition);
-        self.reading == Reading::Active && self.next.offset == self.base.offset && self.next.offset >= self.high && is_trusted
+        self.reading == Reading::Active
+            && self.next.offset == self.base.offset
+            && self.next.offset >= self.high
+            && is_trusted
     }
 
     pub(super) fn target(&self) -> Target {
@@ -241,7 +257,12 @@ impl Partition {
     }
 
     pub(super) fn commit(&self) -> Commit {
-        Commit { at: self.assigned.at.clone(), epoch: self.assigned.epoch, position: self.next, topic_id: self.assigned.topic_id.clone() }
+        Commit {
+            at: self.assigned.at.clone(),
+            epoch: self.assigned.epoch,
+            position: self.next,
+            topic_id: self.assigned.topic_id.clone(),
+        }
     }
 
     pub(super) fn committed(&mut self) {

@@ -45,11 +45,17 @@ pub struct Progress(BTreeMap<TopicPartition, Watched>);
 impl Progress {
     /// Leaders told a partition's ends.
     pub fn ends(&mut self, at: &TopicPartition, ends: Ends, now: Instant) {
-        let watched = self.0.entry(at.clone()).or_insert(Watched { committed: -1, ends, waiting: None, held_back: None });
+        let watched = self.0.entry(at.clone()).or_insert(Watched {
+            committed: -1,
+            ends,
+            waiting: None,
+            held_back: None,
+        });
         let is_same = watched.ends.stable == ends.stable;
         watched.ends = ends;
         let is_held_back = ends.high > ends.stable && watched.committed >= ends.stable;
-        watched.held_back = if is_held_back { watched.held_back.filter(|_| is_same).or(Some(now)) } else { None };
+        watched.held_back =
+            if is_held_back { watched.held_back.filter(|_| is_same).or(Some(now)) } else { None };
         watched.look(now);
     }
 
@@ -67,17 +73,28 @@ impl Progress {
         self.0.retain(|at, _| is_owned(at));
     }
 
-    /// Offsets between what is committed, or the log's start where nothing is, and what can be read; `None`: not known yet.
+    /// Offsets between what is committed, or the log's start where nothing is, and what can be
+    /// read; `None`: not known yet.
     #[must_use]
     pub fn lag(&self, at: &TopicPartition) -> Option<i64> {
         self.0.get(at).map(Watched::lag)
     }
 
     /// What has stood still for so long.
-    pub fn stalled(&self, stall_after: Duration, now: Instant) -> impl Iterator<Item = (&TopicPartition, Stall)> {
-        let is_over = move |since: Option<Instant>| since.is_some_and(|since| now.duration_since(since) >= stall_after);
+    pub fn stalled(
+        &self,
+        stall_after: Duration,
+        now: Instant,
+    ) -> impl Iterator<Item = (&TopicPartition, Stall)> {
+        let is_over = move |since: Option<Instant>| {
+            since.is_some_and(|since| now.duration_since(since) >= stall_after)
+        };
         self.0.iter().filter_map(move |(at, w)| {
-            if is_over(w.waiting) { Some((at, Stall::Records { lag: w.lag() })) } else { is_over(w.held_back).then_some((at, Stall::OpenTransaction)) }
+            if is_over(w.waiting) {
+                Some((at, Stall::Records { lag: w.lag() }))
+            } else {
+                is_over(w.held_back).then_some((at, Stall::OpenTransaction))
+            }
         })
     }
 }
@@ -108,7 +125,8 @@ mod tests {
 
     #[test]
     fn standing_still_with_records_is_a_stall_and_moving_is_none() {
-        let (at, start, mut progress) = (TopicPartition::new("t", 0), Instant::now(), Progress::default());
+        let (at, start, mut progress) =
+            (TopicPartition::new("t", 0), Instant::now(), Progress::default());
         progress.ends(&at, to(10, 10), start);
         progress.committed(&at, 4, start);
         assert_eq!(progress.lag(&at), Some(6));
@@ -126,7 +144,8 @@ mod tests {
     /// A partition whose start cannot even be found out.
     #[test]
     fn a_partition_that_never_begins_is_stalled() {
-        let (at, start, mut progress) = (TopicPartition::new("t", 0), Instant::now(), Progress::default());
+        let (at, start, mut progress) =
+            (TopicPartition::new("t", 0), Instant::now(), Progress::default());
         progress.ends(&at, to(10, 10), start);
         progress.committed(&at, -1, start);
         assert_eq!(progress.lag(&at), Some(8), "what the log holds");
@@ -135,7 +154,8 @@ mod tests {
 
     #[test]
     fn waiting_behind_an_open_transaction_is_said_as_that() {
-        let (at, start, mut progress) = (TopicPartition::new("t", 0), Instant::now(), Progress::default());
+        let (at, start, mut progress) =
+            (TopicPartition::new("t", 0), Instant::now(), Progress::default());
         progress.ends(&at, to(10, 10), start);
         progress.committed(&at, 10, start);
         progress.ends(&at, to(10, 15), start);

@@ -1,5 +1,6 @@
-//! The core against a simulated cluster: processes come, go and crash, logs are cut, deleted and made again, answers come late or not at all. Checked
-//! is what users are promised: each record once, or reported. A failure replays by its seed.
+//! The core against a simulated cluster: processes come, go and crash, logs are cut, deleted and
+//! made again, answers come late or not at all. Checked is what users are promised: each record
+//! once, or reported. A failure replays by its seed.
 
 mod cluster;
 mod process;
@@ -39,7 +40,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let on_lost = if random.one_in(2) { OnOffsetLost::Continue } else { OnOffsetLost::Stop };
-        let on_missing = if random.one_in(8) { OnMissingOffset::Latest } else { OnMissingOffset::Earliest };
+        let on_missing =
+            if random.one_in(8) { OnMissingOffset::Latest } else { OnMissingOffset::Earliest };
         let mut cluster = Cluster::new(PARTITIONS, on_missing, on_lost);
         for _ in 0..random.below(30) {
             cluster.append(random.below(PARTITIONS), false);
@@ -80,8 +82,14 @@ impl World {
                 self.processes[i] = Process::start(i, &mut self.cluster);
                 self.rebalance();
             }
-            4 => self.seen.losses += usize::from(self.cluster.expire(partition, self.random.below(6))),
-            5 => self.seen.losses += usize::from(self.cluster.truncate(partition, self.random.below(6))),
+            4 => {
+                self.seen.losses +=
+                    usize::from(self.cluster.expire(partition, self.random.below(6)))
+            }
+            5 => {
+                self.seen.losses +=
+                    usize::from(self.cluster.truncate(partition, self.random.below(6)))
+            }
             6 => self.seen.losses += usize::from(self.cluster.recreate(partition)),
             7 => self.cluster.deny(partition),
             8 | 9 => self.cluster.allow(),
@@ -92,12 +100,14 @@ impl World {
         }
     }
 
-    /// The group gives each partition to some process: who loses one hears of it first, or too late.
+    /// The group gives each partition to some process: who loses one hears of it first, or too
+    /// late.
     fn rebalance(&mut self) {
         let owners: Vec<usize> = (0..PARTITIONS).map(|_| self.random.below(PROCESSES)).collect();
         let is_lost = self.random.one_in(5);
         for i in 0..PROCESSES {
-            let gone = self.cluster.owned(i).into_iter().filter(|p| owners[*p] != i).collect::<Vec<_>>();
+            let gone =
+                self.cluster.owned(i).into_iter().filter(|p| owners[*p] != i).collect::<Vec<_>>();
             if !is_lost && !gone.is_empty() {
                 self.processes[i].revoked(&gone, &mut self.cluster, &mut self.random);
             }
@@ -115,7 +125,8 @@ impl World {
                 let all: Vec<usize> = (0..PARTITIONS).filter(|p| owners[*p] == i).collect();
                 self.processes[i].assigned(&all, &mut self.cluster);
             } else {
-                let new: Vec<usize> = (0..PARTITIONS).filter(|p| owners[*p] == i && !before.contains(p)).collect();
+                let new: Vec<usize> =
+                    (0..PARTITIONS).filter(|p| owners[*p] == i && !before.contains(p)).collect();
                 self.processes[i].assigned(&new, &mut self.cluster);
             }
         }
@@ -150,8 +161,14 @@ fn run(seed: u64) -> Result<Seen, String> {
 /// The first seed, and how many: `VEILSTREAM_SIMULATE=seed,count`.
 fn seeds() -> (u64, u64) {
     let given = std::env::var("VEILSTREAM_SIMULATE").ok();
-    let parsed = given.as_deref().and_then(|text| text.split_once(',')).and_then(|(seed, count)| Some((seed.parse().ok()?, count.parse().ok()?)));
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() * 1_000_000;
+    let parsed = given
+        .as_deref()
+        .and_then(|text| text.split_once(','))
+        .and_then(|(seed, count)| Some((seed.parse().ok()?, count.parse().ok()?)));
+    let now = || {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+            * 1_000_000
+    };
     parsed.unwrap_or_else(|| (now(), 1000))
 }
 
@@ -161,7 +178,8 @@ fn each_record_once_or_reported() {
     println!("simulator: VEILSTREAM_SIMULATE={first},{count}");
     let mut all = Seen::default();
     for seed in first..first + count {
-        let seen = run(seed).unwrap_or_else(|why| panic!("{why}; again: VEILSTREAM_SIMULATE={seed},1"));
+        let seen =
+            run(seed).unwrap_or_else(|why| panic!("{why}; again: VEILSTREAM_SIMULATE={seed},1"));
         all.records += seen.records;
         all.aborts += seen.aborts;
         all.losses += seen.losses;
@@ -169,18 +187,31 @@ fn each_record_once_or_reported() {
         all.blocks += seen.blocks;
     }
     println!("simulator: {count} seeds, {all:?}");
-    assert!(count < 100 || (all.aborts > 0 && all.losses > 0 && all.crashes > 0 && all.blocks > 0), "it met nothing: {all:?}");
+    assert!(
+        count < 100 || (all.aborts > 0 && all.losses > 0 && all.crashes > 0 && all.blocks > 0),
+        "it met nothing: {all:?}"
+    );
 }
 
 /// The simulator sees each way of being wrong.
 #[test]
 fn mutants_are_caught() {
     use Mutant as M;
-    for mutant in
-        [M::SkipFence, M::KeepTainted, M::KeepBlocked, M::CommitPosition, M::ForgetEpoch, M::SkipRewind, M::SilentReset, M::IgnoreTopicId, M::AnswerEarly]
-    {
+    for mutant in [
+        M::SkipFence,
+        M::KeepTainted,
+        M::KeepBlocked,
+        M::CommitPosition,
+        M::ForgetEpoch,
+        M::SkipRewind,
+        M::SilentReset,
+        M::IgnoreTopicId,
+        M::AnswerEarly,
+    ] {
         mutant::set(Some(mutant));
-        let caught = (0..400).find_map(|seed| std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|_| Err("panic".to_owned())).err());
+        let caught = (0..400).find_map(|seed| {
+            std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|_| Err("panic".to_owned())).err()
+        });
         mutant::set(None);
         let caught = caught.unwrap_or_else(|| panic!("{mutant:?} was not caught"));
         println!("{mutant:?}: {caught}");

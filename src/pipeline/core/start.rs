@@ -65,7 +65,8 @@ pub struct Circumstances {
     pub is_later: bool,
     /// The sanitized partition, which nothing else is written to, holds records.
     pub has_output: bool,
-    /// From here on the log is not the one that was read, by its leader epochs; `None`: nothing is known to differ.
+    /// From here on the log is not the one that was read, by its leader epochs; `None`: nothing is
+    /// known to differ.
     pub diverged_at: Option<i64>,
     /// See [`OnMissingOffset`].
     pub on_missing: OnMissingOffset,
@@ -80,7 +81,8 @@ pub enum Start {
     Committed(Position),
     /// Here for the first time; the offset is to be committed.
     First(Position),
-    /// Here, because the committed offset was lost; the offset is to be committed. `missed`: records that are known to be gone.
+    /// Here, because the committed offset was lost; the offset is to be committed. `missed`:
+    /// records that are known to be gone.
     Lost(Position, Loss, u64),
     /// Not at all.
     Blocked(Block),
@@ -88,8 +90,13 @@ pub enum Start {
 
 /// Decides. The same facts lead to the same place, in every process.
 #[must_use]
-pub fn decide(committed: Option<&CommittedOffset>, log: &PartitionLog, circumstances: Circumstances) -> Start {
-    // With the epoch, a truncation below this place will be seen although no record stands behind it.
+pub fn decide(
+    committed: Option<&CommittedOffset>,
+    log: &PartitionLog,
+    circumstances: Circumstances,
+) -> Start {
+    // With the epoch, a truncation below this place will be seen although no record stands behind
+    // it.
     let at = |offset| Position { offset, leader_epoch: log.leader_epoch };
     let Some(committed) = committed else {
         return match circumstances.on_missing {
@@ -98,16 +105,21 @@ pub fn decide(committed: Option<&CommittedOffset>, log: &PartitionLog, circumsta
             OnMissingOffset::Earliest => Start::First(at(log.start)),
             OnMissingOffset::Latest => Start::First(at(log.stable_end)),
             OnMissingOffset::Fail => {
-                let text = "nothing is committed and kafka.on_missing_offset is fail: stop the group and choose with `veilstream offsets accept`";
+                let text = "nothing is committed and kafka.on_missing_offset is fail: stop the \
+                    group and choose with `veilstream offsets accept`";
                 Start::Blocked(Block::new(BlockReason::MissingOffset, text))
             }
         };
     };
     let offset = committed.position.offset;
     let loss = match (&committed.topic_id, &log.topic_id) {
-        (Some(then), Some(now)) if then != now && !super::mutated!(IgnoreTopicId) => Some(Loss::Recreated),
+        (Some(then), Some(now)) if then != now && !super::mutated!(IgnoreTopicId) => {
+            Some(Loss::Recreated)
+        }
         _ if offset < log.start => Some(Loss::Retention),
-        _ if offset > log.end || circumstances.diverged_at.is_some_and(|at| at < offset) => Some(Loss::Truncation),
+        _ if offset > log.end || circumstances.diverged_at.is_some_and(|at| at < offset) => {
+            Some(Loss::Truncation)
+        }
         _ => None,
     };
     match loss {
@@ -116,7 +128,12 @@ pub fn decide(committed: Option<&CommittedOffset>, log: &PartitionLog, circumsta
     }
 }
 
-fn lost(loss: Loss, log: &PartitionLog, committed: Option<i64>, circumstances: Circumstances) -> Start {
+fn lost(
+    loss: Loss,
+    log: &PartitionLog,
+    committed: Option<i64>,
+    circumstances: Circumstances,
+) -> Start {
     let missed = match (loss, committed) {
         (Loss::Retention, Some(offset)) => u64::try_from(log.start - offset).unwrap_or(0),
         _ => 0,
@@ -129,13 +146,26 @@ fn lost(loss: Loss, log: &PartitionLog, committed: Option<i64>, circumstances: C
         return Start::Lost(place, loss, missed);
     }
     let what = match (loss, committed) {
-        (Loss::Retention, Some(offset)) => format!("offset {offset} is committed, and the log begins at {}: {missed} records are gone", log.start),
-        (Loss::Truncation, Some(offset)) => format!("offset {offset} is committed, and the log was truncated at {cut}"),
-        (Loss::Recreated, Some(offset)) => format!("offset {offset} is committed for another topic of this name: it was deleted and created again"),
-        _ => "the group's committed offsets are gone, and the sanitized partition holds records".to_owned(),
+        (Loss::Retention, Some(offset)) => format!(
+            "offset {offset} is committed, and the log begins at {}: {missed} records are gone",
+            log.start
+        ),
+        (Loss::Truncation, Some(offset)) => {
+            format!("offset {offset} is committed, and the log was truncated at {cut}")
+        }
+        (Loss::Recreated, Some(offset)) => format!(
+            "offset {offset} is committed for another topic of this name: it was deleted and \
+            created again"
+        ),
+        _ => "the group's committed offsets are gone, and the sanitized partition holds records"
+            .to_owned(),
     };
-    let reason = if loss == Loss::Recreated { BlockReason::TopicRecreated } else { BlockReason::OffsetLost };
-    let text = format!("{what}; choose where to go on: stop the group, then `veilstream offsets accept TOPIC:PARTITION --at earliest|OFFSET`");
+    let reason =
+        if loss == Loss::Recreated { BlockReason::TopicRecreated } else { BlockReason::OffsetLost };
+    let text = format!(
+        "{what}; choose where to go on: stop the group, then `veilstream offsets accept \
+        TOPIC:PARTITION --at earliest|OFFSET`"
+    );
     Start::Blocked(Block::new(reason, text))
 }
 
@@ -143,15 +173,23 @@ fn lost(loss: Loss, log: &PartitionLog, committed: Option<i64>, circumstances: C
 mod tests {
     use super::*;
 
-    const STOP: Circumstances =
-        Circumstances { is_later: false, has_output: false, diverged_at: None, on_missing: OnMissingOffset::Earliest, on_lost: OnOffsetLost::Stop };
+    const STOP: Circumstances = Circumstances {
+        is_later: false,
+        has_output: false,
+        diverged_at: None,
+        on_missing: OnMissingOffset::Earliest,
+        on_lost: OnOffsetLost::Stop,
+    };
 
     fn log(start: i64, stable_end: i64, end: i64) -> PartitionLog {
         PartitionLog { topic_id: Some("now".into()), start, stable_end, end, leader_epoch: Some(4) }
     }
 
     fn committed(offset: i64, topic_id: Option<&str>) -> CommittedOffset {
-        CommittedOffset { position: Position { offset, leader_epoch: Some(3) }, topic_id: topic_id.map(Into::into) }
+        CommittedOffset {
+            position: Position { offset, leader_epoch: Some(3) },
+            topic_id: topic_id.map(Into::into),
+        }
     }
 
     fn first(offset: i64) -> Start {
@@ -163,15 +201,25 @@ mod tests {
         let with = |on_missing| Circumstances { on_missing, ..STOP };
         assert_eq!(decide(None, &log(5, 8, 9), with(OnMissingOffset::Earliest)), first(5));
         assert_eq!(decide(None, &log(5, 8, 9), with(OnMissingOffset::Latest)), first(8));
-        let Start::Blocked(block) = decide(None, &log(5, 8, 9), with(OnMissingOffset::Fail)) else { panic!() };
+        let Start::Blocked(block) = decide(None, &log(5, 8, 9), with(OnMissingOffset::Fail)) else {
+            panic!()
+        };
         assert_eq!(block.reason, BlockReason::MissingOffset);
         let later = Circumstances { is_later: true, on_missing: OnMissingOffset::Latest, ..STOP };
-        assert_eq!(decide(None, &log(5, 8, 9), later), first(5), "a partition that was added is read from its beginning");
+        assert_eq!(
+            decide(None, &log(5, 8, 9), later),
+            first(5),
+            "a partition that was added is read from its beginning"
+        );
     }
 
     #[test]
     fn offsets_that_are_gone_are_no_first_start() {
-        let Start::Blocked(block) = decide(None, &log(0, 8, 9), Circumstances { has_output: true, ..STOP }) else { panic!() };
+        let Start::Blocked(block) =
+            decide(None, &log(0, 8, 9), Circumstances { has_output: true, ..STOP })
+        else {
+            panic!()
+        };
         assert_eq!(block.reason, BlockReason::OffsetLost);
     }
 
@@ -180,7 +228,11 @@ mod tests {
         for offset in [5, 7, 9] {
             let known = committed(offset, Some("now"));
             assert_eq!(decide(Some(&known), &log(5, 8, 9), STOP), Start::Committed(known.position));
-            assert_eq!(decide(Some(&committed(offset, None)), &log(5, 8, 9), STOP), Start::Committed(known.position), "trusted once");
+            assert_eq!(
+                decide(Some(&committed(offset, None)), &log(5, 8, 9), STOP),
+                Start::Committed(known.position),
+                "trusted once"
+            );
         }
     }
 
@@ -192,13 +244,22 @@ mod tests {
             (committed(12, Some("now")), Loss::Truncation, 0, 9, "was truncated"),
             (committed(7, Some("then")), Loss::Recreated, 0, 5, "deleted and created again"),
         ] {
-            let Start::Blocked(block) = decide(Some(&known), &log(5, 8, 9), on(OnOffsetLost::Stop)) else { panic!("{loss:?}") };
-            assert!(block.text.contains(words) && block.text.contains("offsets accept"), "{}", block.text);
-            let expected = Start::Lost(Position { offset: goes_on, leader_epoch: Some(4) }, loss, missed);
+            let Start::Blocked(block) = decide(Some(&known), &log(5, 8, 9), on(OnOffsetLost::Stop))
+            else {
+                panic!("{loss:?}")
+            };
+            assert!(
+                block.text.contains(words) && block.text.contains("offsets accept"),
+                "{}",
+                block.text
+            );
+            let expected =
+                Start::Lost(Position { offset: goes_on, leader_epoch: Some(4) }, loss, missed);
             assert_eq!(decide(Some(&known), &log(5, 8, 9), on(OnOffsetLost::Continue)), expected);
         }
         let diverged = Circumstances { diverged_at: Some(6), ..on(OnOffsetLost::Continue) };
-        let expected = Start::Lost(Position { offset: 6, leader_epoch: Some(4) }, Loss::Truncation, 0);
+        let expected =
+            Start::Lost(Position { offset: 6, leader_epoch: Some(4) }, Loss::Truncation, 0);
         assert_eq!(decide(Some(&committed(7, Some("now"))), &log(5, 8, 9), diverged), expected);
     }
 }

@@ -1,7 +1,9 @@
-//! Partitions one of which made a transaction fail. Their records stand alone in a transaction, and in ever smaller ones, until the culprit is found.
+//! Partitions one of which made a transaction fail. Their records stand alone in a transaction, and
+//! in ever smaller ones, until the culprit is found.
 //!
-//! A partition that was refused alone holds a culprit for sure: its offsets are bisected. Behind a culprit another one is likely, so the next record
-//! stands alone; with each transaction that commits without one, twice as many stand together.
+//! A partition that was refused alone holds a culprit for sure: its offsets are bisected. Behind a
+//! culprit another one is likely, so the next record stands alone; with each transaction that
+//! commits without one, twice as many stand together.
 
 use super::partition::TopicPartition;
 
@@ -21,7 +23,8 @@ struct Suspect {
 }
 
 impl Suspects {
-    /// Records of `at` below `until` stand alone, at most `limit` of them together. `is_alone`: the transaction that failed held no other partition.
+    /// Records of `at` below `until` stand alone, at most `limit` of them together. `is_alone`: the
+    /// transaction that failed held no other partition.
     pub fn add(&mut self, at: &TopicPartition, until: i64, limit: usize, is_alone: bool) {
         let (limit, guilty_until) = (limit.max(1), is_alone.then_some(until));
         match self.0.iter_mut().find(|s| s.at == *at) {
@@ -85,7 +88,8 @@ mod tests {
     fn refusals(culprits: &[i64]) -> usize {
         const ALL: i64 = 1000;
         let at = TopicPartition::new("t", 0);
-        let (mut suspects, mut next, mut refused, mut condemned) = (Suspects::default(), 0, 0, None);
+        let (mut suspects, mut next, mut refused, mut condemned) =
+            (Suspects::default(), 0, 0, None);
         while next < ALL {
             let n = i64::try_from(suspects.limit(&at).min(1000)).unwrap().min(ALL - next);
             let end = next + n;

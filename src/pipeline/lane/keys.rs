@@ -1,4 +1,5 @@
-//! Keys a lane waits for. They are fetched on a thread beside the lane: a key service or store may take its time, and a rebalance must not wait for it.
+//! Keys a lane waits for. They are fetched on a thread beside the lane: a key service or store may
+//! take its time, and a rebalance must not wait for it.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -16,7 +17,8 @@ use crate::pipeline::core::partition::{Block, BlockReason};
 
 /// One look at whether keys have come; the inbox waits so long.
 const LOOK: Duration = Duration::from_millis(5);
-/// From here on it is an outage and not a look into a store: the partition waits, and the lane goes on with others.
+/// From here on it is an outage and not a look into a store: the partition waits, and the lane goes
+/// on with others.
 const LONG: Duration = Duration::from_secs(2);
 
 type FetchedKeys = Result<Vec<Arc<Key>>, KeyFault>;
@@ -32,7 +34,10 @@ pub(in crate::pipeline) struct Fetcher {
 
 impl Fetcher {
     /// Its thread ends with it, or when the request it is at has ended.
-    pub(in crate::pipeline) fn start(lane: usize, keys: Arc<dyn KeySource>) -> std::io::Result<Self> {
+    pub(in crate::pipeline) fn start(
+        lane: usize,
+        keys: Arc<dyn KeySource>,
+    ) -> std::io::Result<Self> {
         let (asks, asked) = mpsc::channel::<Vec<NeededKey>>();
         let (answer, answers) = mpsc::channel();
         let run = move || {
@@ -113,7 +118,11 @@ impl LaneThread {
 
     /// No answer yet: the answer before it tells more than that one is waited for.
     fn still_without_keys(&mut self, epoch: u64) {
-        let fault = self.fetcher.fault.clone().unwrap_or_else(|| KeyFault("waiting for the key store or key service".to_owned()));
+        let fault = self
+            .fetcher
+            .fault
+            .clone()
+            .unwrap_or_else(|| KeyFault("waiting for the key store or key service".to_owned()));
         self.without_keys(epoch, &fault);
     }
 

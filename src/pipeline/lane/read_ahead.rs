@@ -1,5 +1,6 @@
-//! What a lane has read and not yet processed. The client counts the values in its own queue and nothing else, so that queue is short. What makes up for
-//! the delay of a fetch is held here, where keys and headers count.
+//! What a lane has read and not yet processed. The client counts the values in its own queue and
+//! nothing else, so that queue is short. What makes up for the delay of a fetch is held here, where
+//! keys and headers count.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -22,7 +23,8 @@ pub(crate) struct ReadBatch {
 }
 
 impl ReadBatch {
-    /// Its number among the lane's batches, from 1: partitions assigned later do not own its records.
+    /// Its number among the lane's batches, from 1: partitions assigned later do not own its
+    /// records.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -80,7 +82,8 @@ impl ReadAhead {
         self.batches.front()
     }
 
-    /// Frees the current batch if it is done, and reads what the queue holds, up to the limit. Waits `timeout_ms` for records if it holds none.
+    /// Frees the current batch if it is done, and reads what the queue holds, up to the limit.
+    /// Waits `timeout_ms` for records if it holds none.
     pub(super) fn refill(&mut self, queue: &Queue, timeout_ms: i32) {
         if let Some(mut done) = self.batches.pop_front_if(|batch| batch.is_done()) {
             self.bytes -= done.bytes;
@@ -96,10 +99,18 @@ impl ReadAhead {
                 self.spare.records = records;
                 return;
             }
-            let bytes = (0..count).filter_map(|i| records.get(i)).map(|record| record.bytes() + RECORD_OVERHEAD).sum();
+            let bytes = (0..count)
+                .filter_map(|i| records.get(i))
+                .map(|record| record.bytes() + RECORD_OVERHEAD)
+                .sum();
             self.number += 1;
             self.bytes += bytes;
-            self.batches.push_back(ReadBatch { records, cursor: Cell::new(0), number: self.number, bytes });
+            self.batches.push_back(ReadBatch {
+                records,
+                cursor: Cell::new(0),
+                number: self.number,
+                bytes,
+            });
             if count < CHUNK {
                 return;
             }

@@ -35,7 +35,14 @@ pub(super) struct PartitionReport {
 
 impl PartitionReport {
     pub(super) fn new(runtime: Arc<Runtime>) -> Self {
-        Self { runtime, told: BTreeMap::new(), lags: Vec::new(), blocked: BTreeMap::new(), denied: None, silence: None }
+        Self {
+            runtime,
+            told: BTreeMap::new(),
+            lags: Vec::new(),
+            blocked: BTreeMap::new(),
+            denied: None,
+            silence: None,
+        }
     }
 
     /// What the last look at the brokers did not answer.
@@ -49,7 +56,14 @@ impl PartitionReport {
     }
 
     /// Tells the state as it is now.
-    pub(super) fn look(&mut self, assignment: &Assignment, progress: &mut Progress, denied: Option<RDKafkaErrorCode>, are_brokers_down: bool, now: Instant) {
+    pub(super) fn look(
+        &mut self,
+        assignment: &Assignment,
+        progress: &mut Progress,
+        denied: Option<RDKafkaErrorCode>,
+        are_brokers_down: bool,
+        now: Instant,
+    ) {
         if let Some(code) = denied {
             self.denied = Some((now, code));
         }
@@ -60,8 +74,13 @@ impl PartitionReport {
         }
         let denied = self.denied.map(|(_, code)| denial(&self.runtime, code));
         self.tell("authorization", denied);
-        let silence = self.silence.as_ref().filter(|(since, _)| are_brokers_down || now.duration_since(*since) >= SILENCE);
-        let brokers = silence.map(|(_, words)| format!("no broker answers ({words})")).or_else(|| are_brokers_down.then(|| "no broker answers".to_owned()));
+        let silence = self
+            .silence
+            .as_ref()
+            .filter(|(since, _)| are_brokers_down || now.duration_since(*since) >= SILENCE);
+        let brokers = silence
+            .map(|(_, words)| format!("no broker answers ({words})"))
+            .or_else(|| are_brokers_down.then(|| "no broker answers".to_owned()));
         self.tell("brokers", brokers);
         self.tell("partitions", blocked(assignment));
         let stalled = stalled(&self.runtime, assignment, progress, now);
@@ -94,7 +113,10 @@ impl PartitionReport {
         let mut blocked: BTreeMap<(Arc<str>, BlockReason), i64> = BTreeMap::new();
         for seen in assignment.iter() {
             if let Some(lag) = progress.lag(seen.at) {
-                metrics.consumer_lag.with_label_values(&[&*seen.at.topic, seen.at.partition.to_string().as_str()]).set(lag);
+                metrics
+                    .consumer_lag
+                    .with_label_values(&[&*seen.at.topic, seen.at.partition.to_string().as_str()])
+                    .set(lag);
                 lags.push(seen.at.clone());
             }
             if let Some((block, _)) = seen.block {
@@ -103,7 +125,9 @@ impl PartitionReport {
         }
         for gone in self.lags.iter().filter(|at| !lags.contains(at)) {
             // Absent when it was never set.
-            let _ = metrics.consumer_lag.remove_label_values(&[&*gone.topic, gone.partition.to_string().as_str()]);
+            let _ = metrics
+                .consumer_lag
+                .remove_label_values(&[&*gone.topic, gone.partition.to_string().as_str()]);
         }
         for (topic, reason) in self.blocked.keys().filter(|key| !blocked.contains_key(key)) {
             metrics.partitions_blocked.with_label_values(&[topic, reason.as_str()]).set(0);
@@ -141,10 +165,18 @@ impl PartitionReport {
             self.runtime.status.ready(component);
         }
         for at in std::mem::take(&mut self.lags) {
-            let _ = self.runtime.metrics.consumer_lag.remove_label_values(&[&*at.topic, at.partition.to_string().as_str()]);
+            let _ = self
+                .runtime
+                .metrics
+                .consumer_lag
+                .remove_label_values(&[&*at.topic, at.partition.to_string().as_str()]);
         }
         for (topic, reason) in std::mem::take(&mut self.blocked).into_keys() {
-            self.runtime.metrics.partitions_blocked.with_label_values(&[&*topic, reason.as_str()]).set(0);
+            self.runtime
+                .metrics
+                .partitions_blocked
+                .with_label_values(&[&*topic, reason.as_str()])
+                .set(0);
         }
     }
 }
@@ -152,8 +184,12 @@ impl PartitionReport {
 /// What Kafka refuses the consumer, and what to grant.
 pub(super) fn denial(runtime: &Runtime, code: RDKafkaErrorCode) -> String {
     let grant = match code {
-        RDKafkaErrorCode::GroupAuthorizationFailed => format!("grant Read on group {}", runtime.kafka.group_id),
-        RDKafkaErrorCode::TopicAuthorizationFailed => "grant Read and Describe on the raw topics".to_owned(),
+        RDKafkaErrorCode::GroupAuthorizationFailed => {
+            format!("grant Read on group {}", runtime.kafka.group_id)
+        }
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            "grant Read and Describe on the raw topics".to_owned()
+        }
         _ => format!("grant Read on the raw topics and on group {}", runtime.kafka.group_id),
     };
     format!("{code}: {grant}")
@@ -163,7 +199,10 @@ pub(super) fn denial(runtime: &Runtime, code: RDKafkaErrorCode) -> String {
 pub(super) fn begin(runtime: &Runtime, topics: &[String]) {
     for topic in topics {
         for reason in BlockReason::ALL {
-            runtime.metrics.partitions_blocked.with_label_values(&[topic.as_str(), reason.as_str()]);
+            runtime
+                .metrics
+                .partitions_blocked
+                .with_label_values(&[topic.as_str(), reason.as_str()]);
         }
         for loss in Loss::ALL {
             runtime.metrics.records_missed.with_label_values(&[topic.as_str(), loss.as_str()]);
@@ -174,7 +213,8 @@ pub(super) fn begin(runtime: &Runtime, topics: &[String]) {
 /// Which schemas records go by now.
 pub(super) fn in_force(runtime: &Runtime) {
     let snapshot = runtime.snapshots.load();
-    let labels: Vec<String> = snapshot.schemas.schemas().iter().map(|schema| schema.label.to_string()).collect();
+    let labels: Vec<String> =
+        snapshot.schemas.schemas().iter().map(|schema| schema.label.to_string()).collect();
     runtime.status.detail("schemas", json!({ "in_force": labels }));
 }
 
@@ -183,7 +223,11 @@ fn list(reasons: BTreeMap<String, Vec<&TopicPartition>>) -> Option<String> {
     let mut parts = Vec::new();
     for (text, partitions) in reasons {
         let names: Vec<String> = partitions.iter().take(NAMED).map(ToString::to_string).collect();
-        let more = if partitions.len() > NAMED { format!(" and {} more", partitions.len() - NAMED) } else { String::new() };
+        let more = if partitions.len() > NAMED {
+            format!(" and {} more", partitions.len() - NAMED)
+        } else {
+            String::new()
+        };
         parts.push(format!("{}{more}: {text}", names.join(", ")));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
@@ -199,19 +243,35 @@ fn blocked(assignment: &Assignment) -> Option<String> {
     list(reasons)
 }
 
-fn stalled(runtime: &Runtime, assignment: &Assignment, progress: &Progress, now: Instant) -> Option<String> {
+fn stalled(
+    runtime: &Runtime,
+    assignment: &Assignment,
+    progress: &Progress,
+    now: Instant,
+) -> Option<String> {
     let stall_after = runtime.pipeline.stall_after;
     let seconds = stall_after.as_secs_f64();
     let mut reasons: BTreeMap<String, Vec<&TopicPartition>> = BTreeMap::new();
     for (at, stall) in progress.stalled(stall_after, now) {
-        let Some(seen) = assignment.iter().find(|seen| seen.at == at && seen.block.is_none()) else { continue };
+        let Some(seen) = assignment.iter().find(|seen| seen.at == at && seen.block.is_none())
+        else {
+            continue;
+        };
         let text = match stall {
             Stall::OpenTransaction => {
-                format!("records wait behind a transaction that its producer has not ended for {seconds} s (docs/operations.md, \"Hanging transactions\")")
+                format!(
+                    "records wait behind a transaction that its producer has not ended for \
+                    {seconds} s (docs/operations.md, \"Hanging transactions\")"
+                )
             }
-            Stall::Records { .. } if !seen.is_read => format!("has records, and where it begins cannot be found out for {seconds} s"),
+            Stall::Records { .. } if !seen.is_read => {
+                format!("has records, and where it begins cannot be found out for {seconds} s")
+            }
             Stall::Records { .. } => {
-                let last = assignment.lane_of(at).and_then(|lane| runtime.last_failure(lane)).unwrap_or_else(|| "none".to_owned());
+                let last = assignment
+                    .lane_of(at)
+                    .and_then(|lane| runtime.last_failure(lane))
+                    .unwrap_or_else(|| "none".to_owned());
                 format!("has records and has not moved for {seconds} s (last error: {last})")
             }
         };

@@ -1,4 +1,5 @@
-//! What libphonenumber's metadata (9.0.33, as the crate phonenumber carries it) say of a region's numbers.
+//! What libphonenumber's metadata (9.0.33, as the crate phonenumber carries it) say of a region's
+//! numbers.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, OnceLock};
@@ -83,17 +84,27 @@ fn get(slot: usize) -> &'static Region {
 impl Region {
     fn new(metadata: &Metadata) -> Self {
         let start = |pattern: &str| Regex::new(&format!("^(?x:{pattern})")).ok();
-        let national_prefix = match (metadata.national_prefix_for_parsing(), metadata.national_prefix()) {
-            (Some(pattern), _) => start(pattern.as_str()),
-            (None, plain) => plain.and_then(start),
-        };
+        let national_prefix =
+            match (metadata.national_prefix_for_parsing(), metadata.national_prefix()) {
+                (Some(pattern), _) => start(pattern.as_str()),
+                (None, plain) => plain.and_then(start),
+            };
         let (lengths, local_lengths) = lengths(metadata);
         Self {
             code: metadata.country_code(),
-            international_prefix: metadata.international_prefix().and_then(|pattern| start(pattern.as_str())),
+            international_prefix: metadata
+                .international_prefix()
+                .and_then(|pattern| start(pattern.as_str())),
             national_prefix,
-            transform: metadata.national_prefix_transform_rule().filter(|rule| !rule.is_empty()).map(braced),
-            general: Regex::new(&format!("^(?x:{})$", metadata.descriptors().general().national_number().as_str())).ok(),
+            transform: metadata
+                .national_prefix_transform_rule()
+                .filter(|rule| !rule.is_empty())
+                .map(braced),
+            general: Regex::new(&format!(
+                "^(?x:{})$",
+                metadata.descriptors().general().national_number().as_str()
+            ))
+            .ok(),
             lengths,
             local_lengths,
         }
@@ -151,12 +162,14 @@ fn lengths(metadata: &Metadata) -> (Vec<u16>, Vec<u16>) {
         all.voicemail(),
     ];
     let union = |of: fn(&Descriptor) -> &[u16]| {
-        let mut lengths: Vec<u16> = kinds.iter().flatten().flat_map(|kind| of(kind).iter().copied()).collect();
+        let mut lengths: Vec<u16> =
+            kinds.iter().flatten().flat_map(|kind| of(kind).iter().copied()).collect();
         lengths.sort_unstable();
         lengths.dedup();
         lengths
     };
-    let (lengths, mut local) = (union(Descriptor::possible_length), union(Descriptor::possible_local_length));
+    let (lengths, mut local) =
+        (union(Descriptor::possible_length), union(Descriptor::possible_local_length));
     local.retain(|length| !lengths.contains(length));
     (lengths, local)
 }

@@ -1,16 +1,19 @@
-//! How telephone numbers are written: what libphonenumber 9.0.33 takes for the start and end of one, for punctuation and for an extension.
+//! How telephone numbers are written: what libphonenumber 9.0.33 takes for the start and end of
+//! one, for punctuation and for an extension.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-const PUNCTUATION: &str = "-x\u{2010}-\u{2015}\u{2212}\u{30FC}\u{FF0D}-\u{FF0F} \u{A0}\u{AD}\u{200B}\u{2060}\u{3000}()\u{FF08}\u{FF09}\u{FF3B}\u{FF3D}.\\[\\]/~\u{2053}\u{223C}\u{FF5E}";
+const PUNCTUATION: &str = "-x\u{2010}-\u{2015}\u{2212}\u{30FC}\u{FF0D}-\u{FF0F} \
+    \u{A0}\u{AD}\u{200B}\u{2060}\u{3000}()\u{FF08}\u{FF09}\u{FF3B}\u{FF3D}.\\[\\]/~\u{2053}\u{223C}\u{FF5E}";
 
 /// Every way to write an extension. Its digits are fewer the less sure it is that they are one.
 const EXTENSION: &str = concat!(
     ";ext=[0-9]{1,20}",
     "|[ \u{A0}\\t,]*(?:e?xt(?:ensi(?:o\u{301}?|\u{F3}))?n?|\u{FF45}?\u{FF58}\u{FF54}\u{FF4E}?|\u{434}\u{43E}\u{431}|anexo)[:.\u{FF0E}]?[ \u{A0}\\t,-]*[0-9]{1,20}#?",
-    "|[ \u{A0}\\t,]*(?:[x\u{FF58}#\u{FF03}~\u{FF5E}]|int|\u{FF49}\u{FF4E}\u{FF54})[:.\u{FF0E}]?[ \u{A0}\\t,-]*[0-9]{1,9}#?",
+    "|[ \u{A0}\\t,]*(?:[x\u{FF58}#\u{FF03}~\u{FF5E}]|int|\u{FF49}\u{FF4E}\u{FF54})[:.\u{FF0E}]?[ \
+    \u{A0}\\t,-]*[0-9]{1,9}#?",
     "|[- ]+[0-9]{1,6}#",
     "|[ \u{A0}\\t]*(?:,{2}|;)[:.\u{FF0E}]?[ \u{A0}\\t,-]*[0-9]{1,15}#?",
     "|[ \u{A0}\\t]*,+[:.\u{FF0E}]?[ \u{A0}\\t,-]*[0-9]{1,9}#?",
@@ -21,13 +24,21 @@ fn pattern(text: &str) -> Option<Regex> {
     Regex::new(text).ok()
 }
 
-static UNWANTED_END: LazyLock<Option<Regex>> = LazyLock::new(|| pattern("[[^\\p{N}\\p{L}]&&[^#]]+$"));
+static UNWANTED_END: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern("[[^\\p{N}\\p{L}]&&[^#]]+$"));
 static SECOND_NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| pattern("[\\\\/] *x"));
-static EXTENSION_AT_END: LazyLock<Option<Regex>> = LazyLock::new(|| pattern(&format!("(?i)(?:{EXTENSION})$")));
-static VIABLE: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern(&format!("(?i)^(?:[0-9]{{2}}|[+\u{FF0B}]*(?:[{PUNCTUATION}*]*[0-9]){{3,}}[{PUNCTUATION}*A-Za-z0-9]*(?:{EXTENSION})?)$")));
-static CONTEXT: LazyLock<Option<Regex>> =
-    LazyLock::new(|| pattern("^(?:\\+[0-9.()-]*[0-9][0-9.()-]*|(?:[A-Za-z0-9]+(?:-*[A-Za-z0-9])*\\.)*[A-Za-z]+(?:-*[A-Za-z0-9])*\\.?)$"));
+static EXTENSION_AT_END: LazyLock<Option<Regex>> =
+    LazyLock::new(|| pattern(&format!("(?i)(?:{EXTENSION})$")));
+static VIABLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    pattern(&format!(
+        "(?i)^(?:[0-9]{{2}}|[+\u{FF0B}]*(?:[{PUNCTUATION}*]*[0-9]){{3,}}[{PUNCTUATION}*A-Za-z0-9]*(?:{EXTENSION})?)$"
+    ))
+});
+static CONTEXT: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    pattern(
+        "^(?:\\+[0-9.()-]*[0-9][0-9.()-]*|(?:[A-Za-z0-9]+(?:-*[A-Za-z0-9])*\\.)*[A-Za-z]+(?:-*[A-Za-z0-9])*\\.?)$",
+    )
+});
 
 /// The part of a text that may be a number; empty: none.
 pub(super) fn possible_number(text: &str) -> &str {
@@ -46,7 +57,8 @@ pub(super) fn is_plus(c: char) -> bool {
     matches!(c, '+' | '\u{FF0B}')
 }
 
-/// Whether it looks like a number: two digits, or three and more with punctuation before each, then letters too; an extension may follow.
+/// Whether it looks like a number: two digits, or three and more with punctuation before each, then
+/// letters too; an extension may follow.
 pub(super) fn is_viable(number: &str) -> bool {
     number.len() >= 2 && VIABLE.as_ref().is_some_and(|pattern| pattern.is_match(number))
 }
@@ -65,7 +77,11 @@ pub(super) fn is_context(text: &str) -> bool {
 /// The digits of a number. Three letters and more are those of a keypad; fewer are slips.
 pub(super) fn digits(number: &str) -> String {
     let letters = number.bytes().filter(u8::is_ascii_alphabetic).nth(2).is_some();
-    number.bytes().filter_map(|b| if letters { keypad(b) } else { Some(b).filter(u8::is_ascii_digit) }).map(char::from).collect()
+    number
+        .bytes()
+        .filter_map(|b| if letters { keypad(b) } else { Some(b).filter(u8::is_ascii_digit) })
+        .map(char::from)
+        .collect()
 }
 
 /// ITU-T E.161.

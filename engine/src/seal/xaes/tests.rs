@@ -10,13 +10,28 @@ use super::Xaes;
 #[test]
 fn known_answers() {
     for (key, aad, sealed, tag) in [
-        (1, "", 0xce54_6ef6_3c9c_c607_6592_3609_u128, 0xb33a_9a19_74e9_6e52_daf2_fcf7_075e_2271_u128),
-        (3, "c2sp.org/XAES-256-GCM", 0x986e_c183_2593_df54_43a1_7943, 0x7fd0_83bf_3fdb_41ab_d740_a21f_71eb_769d),
+        (
+            1,
+            "",
+            0xce54_6ef6_3c9c_c607_6592_3609_u128,
+            0xb33a_9a19_74e9_6e52_daf2_fcf7_075e_2271_u128,
+        ),
+        (
+            3,
+            "c2sp.org/XAES-256-GCM",
+            0x986e_c183_2593_df54_43a1_7943,
+            0x7fd0_83bf_3fdb_41ab_d740_a21f_71eb_769d,
+        ),
     ] {
         let mut text = *b"XAES-256-GCM";
         let cipher = Xaes::new(&[key; 32]).subkey(b"ABCDEFGHIJKL");
-        let found = cipher.encrypt_inout_detached(b"MNOPQRSTUVWX".into(), aad.as_bytes(), (&mut text[..]).into()).unwrap();
-        assert_eq!((&text[..], found[..].as_ref()), (&sealed.to_be_bytes()[4..], &tag.to_be_bytes()[..]));
+        let found = cipher
+            .encrypt_inout_detached(b"MNOPQRSTUVWX".into(), aad.as_bytes(), (&mut text[..]).into())
+            .unwrap();
+        assert_eq!(
+            (&text[..], found[..].as_ref()),
+            (&sealed.to_be_bytes()[4..], &tag.to_be_bytes()[..])
+        );
     }
 }
 

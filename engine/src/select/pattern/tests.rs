@@ -31,7 +31,8 @@ const WHOLE: &[(&str, &[&str], &[&str])] = &[
 #[test]
 fn a_match_takes_the_whole_text_and_a_search_any_part() {
     for (pattern, matching, others) in WHOLE {
-        let (whole, part) = (Pattern::new(pattern, true).unwrap(), Pattern::new(pattern, false).unwrap());
+        let (whole, part) =
+            (Pattern::new(pattern, true).unwrap(), Pattern::new(pattern, false).unwrap());
         for text in *matching {
             assert_eq!(whole.matches(text.as_bytes()), Some(true), "{pattern} {text}");
             let around = format!("\n{text}\n");
@@ -75,14 +76,23 @@ fn what_is_no_i_regexp_is_refused() {
     ] {
         for whole in [true, false] {
             let refused = Pattern::new(pattern, whole).unwrap_err();
-            assert!(refused.contains(words) && refused.starts_with("has a pattern that is no regular expression"), "{pattern}: {refused}");
+            assert!(
+                refused.contains(words)
+                    && refused.starts_with("has a pattern that is no regular expression"),
+                "{pattern}: {refused}"
+            );
         }
     }
 }
 
 #[test]
 fn a_pattern_that_would_take_too_much_room_is_refused_soon() {
-    for pattern in ["(a|b)*a(a|b){30}", "\\p{L}{1000}", "((a{0,1000}){0,1000}){0,1000}", "(((((.{9}){9}){9}){9}){9}){9}"] {
+    for pattern in [
+        "(a|b)*a(a|b){30}",
+        "\\p{L}{1000}",
+        "((a{0,1000}){0,1000}){0,1000}",
+        "(((((.{9}){9}){9}){9}){9}){9}",
+    ] {
         let started = std::time::Instant::now();
         let refused = Pattern::new(pattern, false).unwrap_err();
         assert!(refused.contains("too large"), "{pattern}: {refused}");

@@ -1,4 +1,5 @@
-//! The schema part of an envelope as it is after protecting. Kept from record to record: a topic's records nearly always have the same.
+//! The schema part of an envelope as it is after protecting. Kept from record to record: a topic's
+//! records nearly always have the same.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -49,7 +50,8 @@ impl Mender {
         &self.mended
     }
 
-    /// Makes the schema part fit what the fields make of the payload; `false` when it cannot, or not within the budget. `rotating`: whether a field has two indexes now.
+    /// Makes the schema part fit what the fields make of the payload; `false` when it cannot, or
+    /// not within the budget. `rotating`: whether a field has two indexes now.
     pub(in crate::transform) fn mend(
         &mut self,
         doc: &[u8],
@@ -80,7 +82,8 @@ impl Mender {
         true
     }
 
-    /// Whether every value of the payload whose type is an optional string now is one, or null; `false` too when the budget does not last.
+    /// Whether every value of the payload whose type is an optional string now is one, or null;
+    /// `false` too when the budget does not last.
     pub(in crate::transform) fn fits(
         &mut self,
         doc: &[u8],
@@ -93,7 +96,9 @@ impl Mender {
         self.siblings.clear();
         let marks = std::mem::take(&mut self.marks);
         let (siblings, text) = (&mut self.siblings, &mut self.text);
-        let fits = Fitting { doc, tape, schema, marks: &marks, edits, rules, siblings, text, budget }.value(payload, schema);
+        let fits =
+            Fitting { doc, tape, schema, marks: &marks, edits, rules, siblings, text, budget }
+                .value(payload, schema);
         self.marks = marks;
         fits
     }
@@ -106,13 +111,16 @@ fn cost(tape: &Tape, node: u32) -> u64 {
 
 /// A type's name.
 fn type_of<'d>(doc: &'d [u8], tape: &Tape, node: u32) -> &'d [u8] {
-    let name = member(doc, tape, node, b"type").map(|node| tape.nodes()[node as usize]).filter(|node| node.kind == Kind::String);
+    let name = member(doc, tape, node, b"type")
+        .map(|node| tape.nodes()[node as usize])
+        .filter(|node| node.kind == Kind::String);
     name.map_or(b"", |node| &doc[node.inner()])
 }
 
 /// The fields of a struct's description: each with the node of its name.
 fn fields<'t>(doc: &'t [u8], tape: &'t Tape, node: u32) -> impl Iterator<Item = (u32, u32)> + 't {
-    let list = member(doc, tape, node, b"fields").filter(|list| tape.nodes()[*list as usize].kind == Kind::Array);
+    let list = member(doc, tape, node, b"fields")
+        .filter(|list| tape.nodes()[*list as usize].kind == Kind::Array);
     let fields = list.into_iter().flat_map(|list| tape.children(list));
     fields.filter_map(move |field| {
         let name = member(doc, tape, field, b"field")?;
@@ -143,7 +151,12 @@ impl Marking<'_> {
         let Some((_, steps)) = steps.split_first() else { return false };
         let mut found = Vec::new();
         let mut seen = HashSet::new();
-        self.find(Place { node: self.schema, field: false, array: None }, steps, &mut seen, &mut found);
+        self.find(
+            Place { node: self.schema, field: false, array: None },
+            steps,
+            &mut seen,
+            &mut found,
+        );
         if self.budget.is_overdrawn() {
             return false;
         }
@@ -161,7 +174,13 @@ impl Marking<'_> {
         true
     }
 
-    fn find(&mut self, place: Place, steps: &[Step], seen: &mut HashSet<(u32, usize)>, found: &mut Vec<Place>) {
+    fn find(
+        &mut self,
+        place: Place,
+        steps: &[Step],
+        seen: &mut HashSet<(u32, usize)>,
+        found: &mut Vec<Place>,
+    ) {
         if !seen.insert((place.node, steps.len())) || !self.budget.charge(LOOK) {
             return;
         }
@@ -186,14 +205,24 @@ impl Marking<'_> {
         let Place { node, field, .. } = place;
         let plain = |node| Place { node, field: false, array: None };
         match type_of(self.doc, self.tape, node) {
-            b"struct" => {
-                fields(self.doc, self.tape, node).map(|(field, name)| (Named::Member(self.name(name)), Place { field: true, ..plain(field) })).collect()
-            }
+            b"struct" => fields(self.doc, self.tape, node)
+                .map(|(field, name)| {
+                    (Named::Member(self.name(name)), Place { field: true, ..plain(field) })
+                })
+                .collect(),
             b"array" => {
                 let items = member(self.doc, self.tape, node, b"items");
-                items.map(|items| (Named::Elements, Place { array: Some((node, field)), ..plain(items) })).into_iter().collect()
+                items
+                    .map(|items| {
+                        (Named::Elements, Place { array: Some((node, field)), ..plain(items) })
+                    })
+                    .into_iter()
+                    .collect()
             }
-            b"map" => values(self.doc, self.tape, node).map(|values| (Named::Members, plain(values))).into_iter().collect(),
+            b"map" => values(self.doc, self.tape, node)
+                .map(|values| (Named::Members, plain(values)))
+                .into_iter()
+                .collect(),
             _ => Vec::new(),
         }
     }
@@ -204,8 +233,8 @@ impl Marking<'_> {
         name
     }
 
-    /// Describes the members an index is written to; `false` when the schema part has one of that name. Beside members of a map there is nothing to
-    /// describe.
+    /// Describes the members an index is written to; `false` when the schema part has one of that
+    /// name. Beside members of a map there is nothing to describe.
     fn add_index(&mut self, field: &Field, place: Place, rotating: bool) -> bool {
         let (owner, of_array) = match place {
             Place { field: true, node, .. } => (node, false),
@@ -223,7 +252,9 @@ impl Marking<'_> {
             let start = text.len();
             match into {
                 Some(into) => text.extend_from_slice(into.as_bytes()),
-                None => text.extend([&self.doc[self.tape.nodes()[name as usize].inner()], b"_bidx"].concat()),
+                None => text.extend(
+                    [&self.doc[self.tape.nodes()[name as usize].inner()], b"_bidx"].concat(),
+                ),
             }
             text.extend_from_slice(suffix.as_bytes());
             let mut index = Vec::new();
@@ -232,7 +263,10 @@ impl Marking<'_> {
             if !self.budget.charge(2 * cost(self.tape, list) + self.added.len() as u64) {
                 return false;
             }
-            let taken = self.tape.children(list).any(|other| member(self.doc, self.tape, other, b"field").is_some_and(|node| self.name(node) == index));
+            let taken = self.tape.children(list).any(|other| {
+                member(self.doc, self.tape, other, b"field")
+                    .is_some_and(|node| self.name(node) == index)
+            });
             if taken {
                 return false;
             }
@@ -290,7 +324,8 @@ impl Writer<'_> {
         let mut copied = root.start as usize;
         let mut added = self.added.iter().peekable();
         let mut at = self.schema;
-        // Members are added behind descriptions in the order these end in; of one inside another, the inner first.
+        // Members are added behind descriptions in the order these end in; of one inside another,
+        // the inner first.
         let mut waiting: Vec<(u32, &[u8])> = Vec::new();
         while at < root.next {
             self.add(nodes[at as usize].start, &mut waiting, &mut copied, out);
@@ -320,8 +355,15 @@ impl Writer<'_> {
     }
 
     /// Writes what was waiting for a description that ended before `upto`.
-    fn add(&self, upto: u32, waiting: &mut Vec<(u32, &[u8])>, copied: &mut usize, out: &mut Vec<u8>) {
-        while let Some(first) = waiting.iter().map(|(end, _)| *end).filter(|end| *end <= upto).min() {
+    fn add(
+        &self,
+        upto: u32,
+        waiting: &mut Vec<(u32, &[u8])>,
+        copied: &mut usize,
+        out: &mut Vec<u8>,
+    ) {
+        while let Some(first) = waiting.iter().map(|(end, _)| *end).filter(|end| *end <= upto).min()
+        {
             if (first as usize) > *copied {
                 out.extend_from_slice(&self.doc[*copied..first as usize]);
                 *copied = first as usize;
@@ -350,7 +392,9 @@ impl Writer<'_> {
         out.push(b'{');
         for child in self.tape.children(node) {
             let child = self.tape.nodes()[child as usize];
-            if !self.tape.name_is(self.doc, &child, b"default") && !self.tape.name_is(self.doc, &child, b"optional") {
+            if !self.tape.name_is(self.doc, &child, b"default")
+                && !self.tape.name_is(self.doc, &child, b"optional")
+            {
                 let Range { start, end } = child.name();
                 out.extend_from_slice(&self.doc[start - 1..end + 1]);
                 out.push(b':');
@@ -383,7 +427,8 @@ impl Fitting<'_> {
         }
         let mark = self.marks[(description - self.schema) as usize];
         let kind = self.tape.nodes()[value as usize].kind;
-        let edit = self.edits.binary_search_by_key(&value, |edit| edit.node).ok().map(|i| self.edits[i]);
+        let edit =
+            self.edits.binary_search_by_key(&value, |edit| edit.node).ok().map(|i| self.edits[i]);
         if kind == Kind::Null {
             return true;
         }

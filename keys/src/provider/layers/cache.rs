@@ -1,4 +1,5 @@
-//! Unwrapped keys kept for a while: asked for again ahead of their end, gone at it whatever happens.
+//! Unwrapped keys kept for a while: asked for again ahead of their end, gone at it whatever
+//! happens.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,12 @@ pub(super) type WrapId = [u8; 32];
 
 pub(super) fn wrap_id(wrap: &Wrap, context: &WrapContext<'_>) -> WrapId {
     let mut digest = Sha256::new();
-    for part in [wrap.kek_uri.as_bytes(), wrap.kek_version.as_bytes(), &wrap.wrapped, &context.associated_data()] {
+    for part in [
+        wrap.kek_uri.as_bytes(),
+        wrap.kek_version.as_bytes(),
+        &wrap.wrapped,
+        &context.associated_data(),
+    ] {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     }
@@ -28,7 +34,8 @@ pub(super) fn wrap_id(wrap: &Wrap, context: &WrapContext<'_>) -> WrapId {
 pub struct CachePolicy {
     /// From this age on a key is unwrapped again, beside its use.
     pub refresh: Duration,
-    /// At this age a key that could not be unwrapped again is gone: access taken away at the key service takes effect within this time.
+    /// At this age a key that could not be unwrapped again is gone: access taken away at the key
+    /// service takes effect within this time.
     pub max_age: Duration,
 }
 
@@ -63,16 +70,28 @@ fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
 }
 
 impl Cache {
-    pub(super) fn new(inner: Arc<dyn Provider>, policy: CachePolicy, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        inner: Arc<dyn Provider>,
+        policy: CachePolicy,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self { inner, policy, clock, entries: Arc::default() }
     }
 
     /// Unwraps a key again on a thread of its own: whoever uses it need not wait.
     fn refresh(&self, id: WrapId, wrap: &Wrap, context: &WrapContext<'_>) {
-        let (inner, clock, entries) = (self.inner.clone(), self.clock.clone(), self.entries.clone());
-        let (wrap, kid, kind, tenant, scope) = (wrap.clone(), context.kid, context.kind, context.tenant.to_owned(), context.scope.clone());
+        let (inner, clock, entries) =
+            (self.inner.clone(), self.clock.clone(), self.entries.clone());
+        let (wrap, kid, kind, tenant, scope) = (
+            wrap.clone(),
+            context.kid,
+            context.kind,
+            context.tenant.to_owned(),
+            context.scope.clone(),
+        );
         let ask = move || {
-            let answer = inner.unwrap(&wrap, &WrapContext { kid, kind, tenant: &tenant, scope: &scope });
+            let answer =
+                inner.unwrap(&wrap, &WrapContext { kid, kind, tenant: &tenant, scope: &scope });
             if let (Ok(key), Some(entry)) = (answer, lock(&entries).get_mut(&id)) {
                 (entry.answer, entry.loaded) = (Ok(key), clock.now());
             }
@@ -107,9 +126,14 @@ impl Provider for Cache {
         let (id, now) = (wrap_id(wrap, context), self.clock.now());
         let mut entries = lock(&self.entries);
         // All of them, not this one alone: what nobody asks for any more must not stay either.
-        entries.retain(|_, entry| now.saturating_sub(entry.loaded) < if entry.answer.is_ok() { self.policy.max_age } else { REFUSED });
+        entries.retain(|_, entry| {
+            now.saturating_sub(entry.loaded)
+                < if entry.answer.is_ok() { self.policy.max_age } else { REFUSED }
+        });
         if let Some(entry) = entries.get_mut(&id) {
-            let due = entry.answer.is_ok() && now.saturating_sub(entry.loaded) >= self.policy.refresh && now.saturating_sub(entry.tried) >= REFUSED;
+            let due = entry.answer.is_ok()
+                && now.saturating_sub(entry.loaded) >= self.policy.refresh
+                && now.saturating_sub(entry.tried) >= REFUSED;
             let answer = entry.answer.clone();
             if due {
                 entry.tried = now;
@@ -122,12 +146,16 @@ impl Provider for Cache {
         let answer = self.inner.unwrap(wrap, context);
         if !answer.as_ref().is_err_and(ProviderError::is_retryable) {
             let now = self.clock.now();
-            lock(&self.entries).insert(id, Entry { answer: answer.clone(), loaded: now, tried: now });
+            lock(&self.entries)
+                .insert(id, Entry { answer: answer.clone(), loaded: now, tried: now });
         }
         answer
     }
 
-    fn rewrap(&self, wraps: &[(&Wrap, WrapContext<'_>)]) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
+    fn rewrap(
+        &self,
+        wraps: &[(&Wrap, WrapContext<'_>)],
+    ) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
         self.inner.rewrap(wraps)
     }
 
@@ -152,7 +180,12 @@ pub(super) mod tests {
     }
 
     pub(crate) fn context() -> WrapContext<'static> {
-        WrapContext { kid: KeyId([1; 16]), kind: KeyKind::Index, tenant: "default", scope: &Scope::Version(1) }
+        WrapContext {
+            kid: KeyId([1; 16]),
+            kind: KeyKind::Index,
+            tenant: "default",
+            scope: &Scope::Version(1),
+        }
     }
 
     /// Unwraps everything to one key, or fails as told; counts, and waits while its gate is held.
@@ -203,7 +236,12 @@ pub(super) mod tests {
         fn new() -> Self {
             let (inner, clock) = (Scripted::default(), Arc::new(TestClock::default()));
             let (asked, fails) = (inner.asked.clone(), inner.fails.clone());
-            Self { cache: Cache::new(Arc::new(inner), CachePolicy::default(), clock.clone()), clock, asked, fails }
+            Self {
+                cache: Cache::new(Arc::new(inner), CachePolicy::default(), clock.clone()),
+                clock,
+                asked,
+                fails,
+            }
         }
 
         fn works(&self) -> bool {

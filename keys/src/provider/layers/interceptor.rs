@@ -8,7 +8,12 @@ use crate::store::Wrap;
 
 /// Sees every request to a provider, and decides when and how often it is sent.
 pub(super) trait Interceptor: Send + Sync {
-    fn intercept<T>(&self, provider: &'static str, operation: &'static str, ask: &dyn Fn() -> Result<T, ProviderError>) -> Result<T, ProviderError>;
+    fn intercept<T>(
+        &self,
+        provider: &'static str,
+        operation: &'static str,
+        ask: &dyn Fn() -> Result<T, ProviderError>,
+    ) -> Result<T, ProviderError>;
 }
 
 /// A provider whose requests all go through an interceptor.
@@ -22,7 +27,11 @@ impl<I: Interceptor> Intercepted<I> {
         Self { inner, interceptor }
     }
 
-    fn ask<T>(&self, operation: &'static str, ask: impl Fn() -> Result<T, ProviderError>) -> Result<T, ProviderError> {
+    fn ask<T>(
+        &self,
+        operation: &'static str,
+        ask: impl Fn() -> Result<T, ProviderError>,
+    ) -> Result<T, ProviderError> {
         self.interceptor.intercept(self.inner.name(), operation, &ask)
     }
 }
@@ -52,7 +61,10 @@ impl<I: Interceptor> Provider for Intercepted<I> {
         self.ask("unwrap", || self.inner.unwrap(wrap, context))
     }
 
-    fn rewrap(&self, wraps: &[(&Wrap, WrapContext<'_>)]) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
+    fn rewrap(
+        &self,
+        wraps: &[(&Wrap, WrapContext<'_>)],
+    ) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
         self.ask("rewrap", || self.inner.rewrap(wraps))
     }
 

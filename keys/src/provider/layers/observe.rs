@@ -9,7 +9,13 @@ use crate::provider::{Clock, ProviderError};
 /// Learns of every request to a provider, each try by itself.
 pub trait Observer: Send + Sync {
     /// `outcome` is `ok` or [`ProviderError::outcome`].
-    fn asked(&self, provider: &'static str, operation: &'static str, outcome: &'static str, took: Duration);
+    fn asked(
+        &self,
+        provider: &'static str,
+        operation: &'static str,
+        outcome: &'static str,
+        took: Duration,
+    );
 }
 
 pub(super) struct Observe {
@@ -24,7 +30,12 @@ impl Observe {
 }
 
 impl Interceptor for Observe {
-    fn intercept<T>(&self, provider: &'static str, operation: &'static str, ask: &dyn Fn() -> Result<T, ProviderError>) -> Result<T, ProviderError> {
+    fn intercept<T>(
+        &self,
+        provider: &'static str,
+        operation: &'static str,
+        ask: &dyn Fn() -> Result<T, ProviderError>,
+    ) -> Result<T, ProviderError> {
         let start = self.clock.now();
         let answer = ask();
         let outcome = answer.as_ref().map_or_else(ProviderError::outcome, |_| "ok");
@@ -49,7 +60,13 @@ mod tests {
         type Asked = (&'static str, &'static str, &'static str, Duration);
         struct Seen(Mutex<Vec<Asked>>);
         impl Observer for Seen {
-            fn asked(&self, provider: &'static str, operation: &'static str, outcome: &'static str, took: Duration) {
+            fn asked(
+                &self,
+                provider: &'static str,
+                operation: &'static str,
+                outcome: &'static str,
+                took: Duration,
+            ) {
                 self.0.lock().unwrap().push((provider, operation, outcome, took));
             }
         }
@@ -60,6 +77,12 @@ mod tests {
             Err(denied())
         });
         let _ = observe.intercept("test", "unwrap", &|| Ok(()));
-        assert_eq!(*seen.0.lock().unwrap(), [("test", "wrap", "denied", Duration::from_secs(1)), ("test", "unwrap", "ok", Duration::ZERO)]);
+        assert_eq!(
+            *seen.0.lock().unwrap(),
+            [
+                ("test", "wrap", "denied", Duration::from_secs(1)),
+                ("test", "unwrap", "ok", Duration::ZERO)
+            ]
+        );
     }
 }

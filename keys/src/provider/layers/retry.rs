@@ -20,7 +20,11 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     /// Short enough for a caller that waits for a record: the caller comes again.
     fn default() -> Self {
-        Self { first: Duration::from_millis(100), most: Duration::from_secs(2), deadline: Duration::from_secs(10) }
+        Self {
+            first: Duration::from_millis(100),
+            most: Duration::from_secs(2),
+            deadline: Duration::from_secs(10),
+        }
     }
 }
 
@@ -36,7 +40,12 @@ impl Retry {
 }
 
 impl Interceptor for Retry {
-    fn intercept<T>(&self, _: &'static str, _: &'static str, ask: &dyn Fn() -> Result<T, ProviderError>) -> Result<T, ProviderError> {
+    fn intercept<T>(
+        &self,
+        _: &'static str,
+        _: &'static str,
+        ask: &dyn Fn() -> Result<T, ProviderError>,
+    ) -> Result<T, ProviderError> {
         let start = self.clock.now();
         let mut longest = self.policy.first;
         loop {
@@ -44,8 +53,13 @@ impl Interceptor for Retry {
                 Err(error) if error.is_retryable() => error,
                 answer => return answer,
             };
-            let asked_for = if let ProviderError::Unavailable { retry_after, .. } = &error { *retry_after } else { None };
-            // Anywhere up to the longest pause: processes that failed together must not come back together.
+            let asked_for = if let ProviderError::Unavailable { retry_after, .. } = &error {
+                *retry_after
+            } else {
+                None
+            };
+            // Anywhere up to the longest pause: processes that failed together must not come back
+            // together.
             let pause = asked_for.unwrap_or_default().max(longest.mul_f64(fraction()));
             if (self.clock.now() + pause).saturating_sub(start) > self.policy.deadline {
                 return Err(error);

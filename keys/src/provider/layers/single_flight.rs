@@ -46,7 +46,11 @@ struct Landing<'a> {
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         lock(self.flights).remove(&self.id);
-        let lost = ProviderError::Unavailable { provider: self.provider, message: "the request was given up".to_owned(), retry_after: None };
+        let lost = ProviderError::Unavailable {
+            provider: self.provider,
+            message: "the request was given up".to_owned(),
+            retry_after: None,
+        };
         *lock(&self.flight.answer) = Some(self.answer.take().unwrap_or(Err(lost)));
         self.flight.landed.notify_all();
     }
@@ -79,19 +83,31 @@ impl Provider for SingleFlight {
         if let Some(flight) = flights.get(&id).cloned() {
             drop(flights);
             let answer = lock(&flight.answer);
-            let answer = flight.landed.wait_while(answer, |answer| answer.is_none()).unwrap_or_else(PoisonError::into_inner);
+            let answer = flight
+                .landed
+                .wait_while(answer, |answer| answer.is_none())
+                .unwrap_or_else(PoisonError::into_inner);
             return answer.clone().unwrap_or_else(|| unreachable!("it has landed"));
         }
         let flight = Arc::new(Flight::default());
         flights.insert(id, flight.clone());
         drop(flights);
-        let mut landing = Landing { flights: &self.flights, id, flight, answer: None, provider: self.inner.name() };
+        let mut landing = Landing {
+            flights: &self.flights,
+            id,
+            flight,
+            answer: None,
+            provider: self.inner.name(),
+        };
         let answer = self.inner.unwrap(wrap, context);
         landing.answer = Some(answer.clone());
         answer
     }
 
-    fn rewrap(&self, wraps: &[(&Wrap, WrapContext<'_>)]) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
+    fn rewrap(
+        &self,
+        wraps: &[(&Wrap, WrapContext<'_>)],
+    ) -> Result<Vec<Result<Wrap, ProviderError>>, ProviderError> {
         self.inner.rewrap(wraps)
     }
 
@@ -119,7 +135,8 @@ mod tests {
                 std::thread::spawn(move || *single.unwrap(&wrap(), &context()).unwrap().expose())
             })
             .collect();
-        // The map, the one who asks (twice) and seven who wait hold the flight: nobody else is to come.
+        // The map, the one who asks (twice) and seven who wait hold the flight: nobody else is to
+        // come.
         while !lock(&single.flights).values().any(|flight| Arc::strong_count(flight) == 9) {
             std::thread::yield_now();
         }

@@ -1,4 +1,5 @@
-//! Requests to the server, with a token that is had, renewed and had again. An answer's body goes into no message: it may hold a key.
+//! Requests to the server, with a token that is had, renewed and had again. An answer's body goes
+//! into no message: it may hold a key.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -94,11 +95,20 @@ fn known(error: &str) -> Option<Known> {
 impl Failure {
     /// Errors of one item of a batch.
     pub(super) fn refused(errors: &[String]) -> Self {
-        Self::Status(StatusCode::BAD_REQUEST, None, errors.iter().filter_map(|error| known(error)).collect())
+        Self::Status(
+            StatusCode::BAD_REQUEST,
+            None,
+            errors.iter().filter_map(|error| known(error)).collect(),
+        )
     }
 
     /// In words. `missing`: how the key is made; `grant`: what to allow.
-    pub(super) fn of(self, missing: impl Fn() -> String, grant: impl Fn() -> String, context: Option<&WrapContext<'_>>) -> ProviderError {
+    pub(super) fn of(
+        self,
+        missing: impl Fn() -> String,
+        grant: impl Fn() -> String,
+        context: Option<&WrapContext<'_>>,
+    ) -> ProviderError {
         let (status, retry_after, known) = match self {
             Self::Status(status, retry_after, known) => (status, retry_after, known),
             Self::Other(error) => return error,
@@ -109,26 +119,48 @@ impl Failure {
         }
         match (status.as_u16(), known.first(), context) {
             (403, ..) => ProviderError::Denied { provider, message: grant() },
-            (_, Some(Known::DoesNotOpen), Some(context)) => ProviderError::Refused { provider, kid: context.kid, what: "another key" },
+            (_, Some(Known::DoesNotOpen), Some(context)) => {
+                ProviderError::Refused { provider, kid: context.kid, what: "another key" }
+            }
             (_, Some(Known::VersionRetired), _) => {
-                let message = "the version that wrapped is below the key's min_decryption_version, or trimmed; lower it there".to_owned();
+                let message =
+                    "the version that wrapped is below the key's min_decryption_version, \
+                    or trimmed; lower it there"
+                        .to_owned();
                 ProviderError::Disabled { provider, message }
             }
-            (_, Some(Known::Deleted), _) => ProviderError::Disabled { provider, message: "it is deleted; restore it there".to_owned() },
-            (404, ..) | (_, Some(Known::NoKey | Known::NoMount), _) => ProviderError::Unusable { provider, message: missing() },
-            (_, Some(Known::NoContext), _) => ProviderError::Unusable { provider, message: format!("the key is not what it was: {}", missing()) },
-            _ => ProviderError::Malformed { provider, message: format!("status {status} with an error that Transit is not known for") },
+            (_, Some(Known::Deleted), _) => ProviderError::Disabled {
+                provider,
+                message: "it is deleted; restore it there".to_owned(),
+            },
+            (404, ..) | (_, Some(Known::NoKey | Known::NoMount), _) => {
+                ProviderError::Unusable { provider, message: missing() }
+            }
+            (_, Some(Known::NoContext), _) => ProviderError::Unusable {
+                provider,
+                message: format!("the key is not what it was: {}", missing()),
+            },
+            _ => ProviderError::Malformed {
+                provider,
+                message: format!("status {status} with an error that Transit is not known for"),
+            },
         }
     }
 }
 
 /// The failure that may pass by itself, if it is one.
-fn passes(status: StatusCode, retry_after: Option<Duration>, known: &[Known]) -> Option<ProviderError> {
+fn passes(
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    known: &[Known],
+) -> Option<ProviderError> {
     let message = match status.as_u16() {
         _ if known.contains(&Known::Sealed) => "it is sealed".to_owned(),
         429 => "it says that these are too many requests".to_owned(),
         // A standby that forwards nothing, a replica that has not caught up.
-        300..400 | 412 | 472 | 473 => format!("a node answered that does not serve requests (status {status}); name the active one"),
+        300..400 | 412 | 472 | 473 => format!(
+            "a node answered that does not serve requests (status {status}); name the active one"
+        ),
         500.. => format!("status {status}"),
         _ => return None,
     };
@@ -165,11 +197,21 @@ impl Client {
         let address = &settings.address;
         let base = Url::parse(&format!("{}/v1/", address.trim_end_matches('/')))
             .ok()
-            .filter(|url| url.has_host() && matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none())
-            .ok_or_else(|| unusable("keys.vault.address is no address; write \"https://host:8200\"".to_owned()))?;
-        let is_here = base.host_str().is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
+            .filter(|url| {
+                url.has_host()
+                    && matches!(url.scheme(), "http" | "https")
+                    && url.username().is_empty()
+                    && url.password().is_none()
+            })
+            .ok_or_else(|| {
+                unusable("keys.vault.address is no address; write \"https://host:8200\"".to_owned())
+            })?;
+        let is_here =
+            base.host_str().is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
         if base.scheme() == "http" && !is_here {
-            return Err(unusable(format!("{address} would send keys in the clear; use https, or an agent on this host")));
+            return Err(unusable(format!(
+                "{address} would send keys in the clear; use https, or an agent on this host"
+            )));
         }
         let mut http = Http::builder()
             .no_proxy()
@@ -180,14 +222,34 @@ impl Client {
         if let Some(path) = &settings.ca_file {
             http = http.tls_certs_only(certificates(path).map_err(unusable)?);
         }
-        let http = http.build().map_err(|_| unusable("the system's certificates cannot be read; name yours as keys.vault.ca_file".to_owned()))?;
+        let http = http.build().map_err(|_| {
+            unusable(
+                "the system's certificates cannot be read; name yours as keys.vault.ca_file"
+                    .to_owned(),
+            )
+        })?;
         let namespace = settings.namespace.as_deref().map(HeaderValue::from_str).transpose();
-        let namespace = namespace.map_err(|_| unusable("keys.vault.namespace is no namespace".to_owned()))?;
-        Ok(Self { http, base, namespace, timeout: settings.timeout, auth: settings.auth, session: Mutex::default() })
+        let namespace =
+            namespace.map_err(|_| unusable("keys.vault.namespace is no namespace".to_owned()))?;
+        Ok(Self {
+            http,
+            base,
+            namespace,
+            timeout: settings.timeout,
+            auth: settings.auth,
+            session: Mutex::default(),
+        })
     }
 
-    /// One request; with a new token once more where the server does not know this one any more. `read` takes the body of a good answer.
-    pub(super) fn ask<T>(&self, method: Method, path: &str, body: &impl Serialize, read: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, Failure> {
+    /// One request; with a new token once more where the server does not know this one any more.
+    /// `read` takes the body of a good answer.
+    pub(super) fn ask<T>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+        read: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, Failure> {
         let token = self.token().map_err(Failure::Other)?;
         let mut answer = self.send(&method, path, Some(&token), body).map_err(Failure::Other)?;
         if answer.status == StatusCode::FORBIDDEN {
@@ -215,7 +277,9 @@ impl Client {
         match (self.login(), session.as_ref()) {
             (Ok(new), _) => Ok(session.insert(new).token.clone()),
             // It may still do until then.
-            (Err(error), Some(present)) if error.is_retryable() && !present.is_over() => Ok(present.token.clone()),
+            (Err(error), Some(present)) if error.is_retryable() && !present.is_over() => {
+                Ok(present.token.clone())
+            }
             (Err(error), _) => Err(error),
         }
     }
@@ -230,13 +294,21 @@ impl Client {
         }
     }
 
-    /// Whether the lease is as long again as it was at first. Near the end of what a token may live, the server grants less, and says so only in this number.
+    /// Whether the lease is as long again as it was at first. Near the end of what a token may
+    /// live, the server grants less, and says so only in this number.
     fn renew(&self, present: &mut Session) -> bool {
         if !present.renewable {
             return false;
         }
-        let answer = self.send(&Method::POST, "auth/token/renew-self", Some(&present.token), &Nothing {});
-        let granted = answer.ok().and_then(|answer| answer.read("", |body| Some(serde_json::from_slice::<Login>(body).ok()?.auth.lease_duration)).ok());
+        let answer =
+            self.send(&Method::POST, "auth/token/renew-self", Some(&present.token), &Nothing {});
+        let granted = answer.ok().and_then(|answer| {
+            answer
+                .read("", |body| {
+                    Some(serde_json::from_slice::<Login>(body).ok()?.auth.lease_duration)
+                })
+                .ok()
+        });
         let is_whole = granted.is_some_and(|seconds| seconds >= present.lease);
         if is_whole {
             present.since = Instant::now();
@@ -245,10 +317,19 @@ impl Client {
     }
 
     fn login(&self) -> Result<Session, ProviderError> {
-        let read = |secret: &SecretText| secret.read().map_err(|message| ProviderError::Unusable { provider: NAME, message });
+        let read = |secret: &SecretText| {
+            secret.read().map_err(|message| ProviderError::Unusable { provider: NAME, message })
+        };
         let (mount, credentials, secret);
         match &self.auth {
-            VaultAuth::Token(token) => return Ok(Session { token: read(token)?, lease: 0, renewable: false, since: Instant::now() }),
+            VaultAuth::Token(token) => {
+                return Ok(Session {
+                    token: read(token)?,
+                    lease: 0,
+                    renewable: false,
+                    since: Instant::now(),
+                });
+            }
             VaultAuth::AppRole { mount: at, role_id, secret_id } => {
                 secret = read(secret_id)?;
                 (mount, credentials) = (at, Credentials::AppRole { role_id, secret_id: &secret });
@@ -261,18 +342,36 @@ impl Client {
         let path = format!("auth/{mount}/login");
         let since = Instant::now();
         let answer = self.send(&Method::POST, &path, None, &credentials)?;
-        let auth = answer.read(&path, |body| Some(serde_json::from_slice::<Login>(body).ok()?.auth)).map_err(|failure| match failure {
-            Failure::Other(error) => error,
-            Failure::Status(status, retry_after, known) => passes(status, retry_after, &known).unwrap_or_else(|| ProviderError::Denied {
-                provider: NAME,
-                message: format!("the login at auth/{mount} fails (status {status}); check role and secret, and that the method is enabled there"),
-            }),
-        })?;
-        Ok(Session { token: auth.client_token, lease: auth.lease_duration, renewable: auth.renewable, since })
+        let auth = answer
+            .read(&path, |body| Some(serde_json::from_slice::<Login>(body).ok()?.auth))
+            .map_err(|failure| match failure {
+                Failure::Other(error) => error,
+                Failure::Status(status, retry_after, known) => passes(status, retry_after, &known)
+                    .unwrap_or_else(|| ProviderError::Denied {
+                        provider: NAME,
+                        message: format!(
+                            "the login at auth/{mount} fails (status {status}); check role \
+                    and secret, and that the method is enabled there"
+                        ),
+                    }),
+            })?;
+        Ok(Session {
+            token: auth.client_token,
+            lease: auth.lease_duration,
+            renewable: auth.renewable,
+            since,
+        })
     }
 
-    fn send(&self, method: &Method, path: &str, token: Option<&str>, body: &impl Serialize) -> Result<Answer, ProviderError> {
-        let unusable = |message: &str| ProviderError::Unusable { provider: NAME, message: message.to_owned() };
+    fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        token: Option<&str>,
+        body: &impl Serialize,
+    ) -> Result<Answer, ProviderError> {
+        let unusable =
+            |message: &str| ProviderError::Unusable { provider: NAME, message: message.to_owned() };
         let url = self.base.join(path).map_err(|_| unusable("mount and key do not make a path"))?;
         let mut headers = HeaderMap::new();
         headers.insert("X-Vault-Request", HeaderValue::from_static("true"));
@@ -280,28 +379,38 @@ impl Client {
             headers.insert("X-Vault-Namespace", namespace.clone());
         }
         if let Some(token) = token {
-            let mut value = HeaderValue::from_str(token).map_err(|_| unusable("the token holds characters that no token has"))?;
+            let mut value = HeaderValue::from_str(token)
+                .map_err(|_| unusable("the token holds characters that no token has"))?;
             value.set_sensitive(true);
             headers.insert("X-Vault-Token", value);
         }
         let mut request = self.http.request(method.clone(), url).headers(headers);
         if *method != Method::GET {
-            // The text may hold a key: it is wiped as soon as it is sent. What TLS and the system keep of it is theirs.
+            // The text may hold a key: it is wiped as soon as it is sent. What TLS and the system
+            // keep of it is theirs.
             let mut text = Zeroizing::new(Vec::with_capacity(1024));
-            serde_json::to_writer(&mut *text, body).map_err(|_| unusable("the request does not make JSON"))?;
-            request = request.header(CONTENT_TYPE, "application/json").body(Bytes::from_owner(text));
+            serde_json::to_writer(&mut *text, body)
+                .map_err(|_| unusable("the request does not make JSON"))?;
+            request =
+                request.header(CONTENT_TYPE, "application/json").body(Bytes::from_owner(text));
         }
-        Answer::of(request.send().map_err(|error| self.unanswered(&error))?).map_err(|error| self.unanswered(&error))
+        Answer::of(request.send().map_err(|error| self.unanswered(&error))?)
+            .map_err(|error| self.unanswered(&error))
     }
 
     fn unanswered(&self, error: &(dyn std::error::Error + 'static)) -> ProviderError {
         let address = self.base.origin().ascii_serialization();
-        let timed_out = error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout);
+        let timed_out =
+            error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout);
         let message = if timed_out {
             format!("no answer from {address} within {:?}", self.timeout)
         } else {
             // The innermost cause says it: refused, reset, unknown issuer.
-            let cause = std::iter::successors(Some(error), |error| std::error::Error::source(*error)).last().map(ToString::to_string).unwrap_or_default();
+            let cause =
+                std::iter::successors(Some(error), |error| std::error::Error::source(*error))
+                    .last()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
             format!("no answer from {address}: {cause}")
         };
         ProviderError::Unavailable { provider: NAME, message, retry_after: None }
@@ -318,7 +427,11 @@ struct Answer {
 impl Answer {
     fn of(response: Response) -> Result<Self, std::io::Error> {
         let status = response.status();
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
         // Room for all of it first: what grows leaves a copy behind.
         let room = response.content_length().unwrap_or(64 << 10).min(ANSWER_MAX);
         let mut body = Zeroizing::new(Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 64));
@@ -327,16 +440,26 @@ impl Answer {
     }
 
     fn read<T>(&self, path: &str, read: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, Failure> {
-        let errors = serde_json::from_slice::<Errors>(&self.body).map(|found| found.errors).unwrap_or_default();
+        let errors = serde_json::from_slice::<Errors>(&self.body)
+            .map(|found| found.errors)
+            .unwrap_or_default();
         // A batch with a bad item is answered with 400 and all of its results.
-        let is_answer = self.status.is_success() || (self.status == StatusCode::BAD_REQUEST && errors.is_empty());
+        let is_answer = self.status.is_success()
+            || (self.status == StatusCode::BAD_REQUEST && errors.is_empty());
         if !is_answer {
-            return Err(Failure::Status(self.status, self.retry_after, errors.iter().filter_map(|error| known(error)).collect()));
+            return Err(Failure::Status(
+                self.status,
+                self.retry_after,
+                errors.iter().filter_map(|error| known(error)).collect(),
+            ));
         }
         read(&self.body).ok_or_else(|| {
             Failure::Other(ProviderError::Malformed {
                 provider: NAME,
-                message: format!("what came for {path} (status {}) is not what Transit answers", self.status),
+                message: format!(
+                    "what came for {path} (status {}) is not what Transit answers",
+                    self.status
+                ),
             })
         })
     }
@@ -345,6 +468,7 @@ impl Answer {
 fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     let place = path.display();
     let pem = std::fs::read(path).map_err(|e| format!("{place} cannot be read ({e})"))?;
-    let found = Certificate::from_pem_bundle(&pem).map_err(|_| format!("{place} holds no certificates in PEM"))?;
+    let found = Certificate::from_pem_bundle(&pem)
+        .map_err(|_| format!("{place} holds no certificates in PEM"))?;
     if found.is_empty() { Err(format!("{place} holds no certificates in PEM")) } else { Ok(found) }
 }

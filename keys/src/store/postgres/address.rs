@@ -1,4 +1,5 @@
-//! The URL of a PostgreSQL database, and how it is connected to. It may hold a password: nothing of its user info is in any message.
+//! The URL of a PostgreSQL database, and how it is connected to. It may hold a password: nothing of
+//! its user info is in any message.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use postgres_openssl::MakeTlsConnector;
 use super::StoreError;
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// A server that is gone without a word is noticed in about a minute: by probes while we wait, by this much without an acknowledgement while we send.
+/// A server that is gone without a word is noticed in about a minute: by probes while we wait, by
+/// this much without an acknowledgement while we send.
 const SILENCE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(10);
 
@@ -31,7 +33,8 @@ impl Address {
     pub(super) fn parse(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
         let (url, mode) = take_mode(url)?;
         // The parser's own messages may quote what it could not read.
-        let mut config: Config = url.parse().map_err(|_| malformed("is no URL of a PostgreSQL database"))?;
+        let mut config: Config =
+            url.parse().map_err(|_| malformed("is no URL of a PostgreSQL database"))?;
         let hosts = config.get_hosts();
         let Some(name) = config.get_dbname() else { return Err(malformed("names no database")) };
         if hosts.is_empty() {
@@ -50,29 +53,43 @@ impl Address {
             None => SslMode::Require,
             Some("allow" | "prefer" | "require" | "verify-ca") => {
                 return Err(unusable(
-                    "sslmode must be `verify-full`, which the others fall short of (`keys.store_ca_file` names the certificate of a private authority), or `disable`"
+                    "sslmode must be `verify-full`, which the others fall short of \
+                    (`keys.store_ca_file` names the certificate of a private authority), or \
+                    `disable`"
                         .to_owned(),
                 ));
             }
-            Some(_) => return Err(unusable("sslmode must be `verify-full` or `disable`".to_owned())),
+            Some(_) => {
+                return Err(unusable("sslmode must be `verify-full` or `disable`".to_owned()));
+            }
         };
         let tls = connector(ca).map_err(unusable)?;
         config.ssl_mode(mode).connect_timeout(CONNECT).tcp_user_timeout(SILENCE);
-        config.keepalives(true).keepalives_idle(SILENCE).keepalives_interval(PROBE).keepalives_retries(3);
+        config
+            .keepalives(true)
+            .keepalives_idle(SILENCE)
+            .keepalives_interval(PROBE)
+            .keepalives_retries(3);
         // Of several hosts the one that writes; never a standby that would find out later.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite).application_name("veilstream");
         Ok(Self { place, config, tls })
     }
 
     /// A new connection; `warned` is told what the server warns of.
-    pub(super) fn connect(&self, warned: impl Fn(String) + Send + Sync + 'static) -> Result<Client, StoreError> {
+    pub(super) fn connect(
+        &self,
+        warned: impl Fn(String) + Send + Sync + 'static,
+    ) -> Result<Client, StoreError> {
         let mut config = self.config.clone();
         config.notice_callback(move |notice| {
             if notice.parsed_severity() == Some(postgres::error::Severity::Warning) {
                 warned(notice.message().to_owned());
             }
         });
-        config.connect(self.tls.clone()).map_err(|error| StoreError::Unusable { place: self.place.clone(), message: refused(&error) })
+        config.connect(self.tls.clone()).map_err(|error| StoreError::Unusable {
+            place: self.place.clone(),
+            message: refused(&error),
+        })
     }
 }
 
@@ -86,8 +103,13 @@ fn take_mode(url: &str) -> Result<(String, Option<String>), StoreError> {
         return Err(malformed("has more than one `@`; write %40 for those in the password"));
     }
     let start = url.find('@').unwrap_or(0);
-    let Some(query) = url[start..].find('?').map(|at| start + at) else { return Ok((url.to_owned(), None)) };
-    let (modes, others): (Vec<&str>, Vec<&str>) = url[query + 1..].split('&').filter(|p| !p.is_empty()).partition(|p| p.starts_with("sslmode="));
+    let Some(query) = url[start..].find('?').map(|at| start + at) else {
+        return Ok((url.to_owned(), None));
+    };
+    let (modes, others): (Vec<&str>, Vec<&str>) = url[query + 1..]
+        .split('&')
+        .filter(|p| !p.is_empty())
+        .partition(|p| p.starts_with("sslmode="));
     let mode = match modes[..] {
         [] => None,
         [mode] => mode.strip_prefix("sslmode=").map(str::to_owned),
@@ -98,7 +120,10 @@ fn take_mode(url: &str) -> Result<(String, Option<String>), StoreError> {
 }
 
 fn malformed(what: &str) -> StoreError {
-    let message = format!("the setting {what}; write postgres://user:password@host:port/dbname, with everything but letters and digits of the password as %XX");
+    let message = format!(
+        "the setting {what}; write postgres://user:password@host:port/dbname, with everything but \
+        letters and digits of the password as %XX"
+    );
     StoreError::Unusable { place: "postgres".to_owned(), message }
 }
 
@@ -120,7 +145,10 @@ fn place(hosts: &[Host], ports: &[u16], database: &str) -> String {
 fn is_local(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback()),
+        Host::Tcp(name) => {
+            name == "localhost"
+                || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+        }
     }
 }
 
@@ -128,9 +156,17 @@ fn connector(ca: Option<&Path>) -> Result<MakeTlsConnector, String> {
     let fault = |e: ErrorStack| format!("TLS cannot be set up ({e})");
     let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(fault)?;
     if let Some(ca) = ca {
-        let wrong = |what: String| format!("{}: {what}; name a PEM file with the certificate of the server's authority", ca.display());
+        let wrong = |what: String| {
+            format!(
+                "{}: {what}; name a PEM file with the certificate of the server's authority",
+                ca.display()
+            )
+        };
         let pem = std::fs::read(ca).map_err(|e| wrong(format!("cannot be read ({e})")))?;
-        let certificates = X509::stack_from_pem(&pem).ok().filter(|found| !found.is_empty()).ok_or_else(|| wrong("holds no certificate".to_owned()))?;
+        let certificates = X509::stack_from_pem(&pem)
+            .ok()
+            .filter(|found| !found.is_empty())
+            .ok_or_else(|| wrong("holds no certificate".to_owned()))?;
         // Instead of the system's, not beside them.
         let mut store = X509StoreBuilder::new().map_err(fault)?;
         for certificate in certificates {
@@ -141,9 +177,12 @@ fn connector(ca: Option<&Path>) -> Result<MakeTlsConnector, String> {
     Ok(MakeTlsConnector::new(builder.build()))
 }
 
-/// Why a connection was not made. What the server says of it names the user: only the code of it is told.
+/// Why a connection was not made. What the server says of it names the user: only the code of it is
+/// told.
 fn refused(error: &postgres::Error) -> String {
-    let Some(code) = error.code().map(postgres::error::SqlState::code) else { return super::causes(error) };
+    let Some(code) = error.code().map(postgres::error::SqlState::code) else {
+        return super::causes(error);
+    };
     let what = match code {
         "28000" | "28P01" => "the server refused the user or the password",
         "3D000" => "the server has no such database",

@@ -6,7 +6,10 @@ use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 
 use super::rows::{Columns, WrapColumns, bytes};
 use super::session::Session;
-use super::{Head, KeyRecord, Shred, StoreError, StoreKeys, Wrap, WrapChange, check, key_rows, of_scopes, records};
+use super::{
+    Head, KeyRecord, Shred, StoreError, StoreKeys, Wrap, WrapChange, check, key_rows, of_scopes,
+    records,
+};
 use crate::erasure::LedgerError;
 
 /// Why a transaction is rolled back.
@@ -35,13 +38,18 @@ impl From<LedgerError> for Work {
 
 /// The head; `locked` until the end of the transaction.
 pub(super) fn read_head(s: &mut Session, place: &str, locked: bool) -> Result<Option<Head>, Work> {
-    let sql = if locked { "SELECT store, tenant, seq, sha256, mac FROM head FOR UPDATE" } else { "SELECT store, tenant, seq, sha256, mac FROM head" };
+    let sql = if locked {
+        "SELECT store, tenant, seq, sha256, mac FROM head FOR UPDATE"
+    } else {
+        "SELECT store, tenant, seq, sha256, mac FROM head"
+    };
     let rows = s.query(sql, &[])?;
     let Some(row) = rows.first() else { return Ok(None) };
     let whole = || {
         let seq = u64::try_from(row.try_get::<_, i64>(2).ok()?).ok()?;
         let bytes = |i: usize| row.try_get::<_, &[u8]>(i).ok();
-        let (store, sha256, mac) = (bytes(0)?.try_into().ok()?, bytes(3)?.try_into().ok()?, bytes(4)?.try_into().ok()?);
+        let (store, sha256, mac) =
+            (bytes(0)?.try_into().ok()?, bytes(3)?.try_into().ok()?, bytes(4)?.try_into().ok()?);
         Some(Head { store, tenant: row.try_get::<_, &str>(1).ok()?.into(), seq, sha256, mac })
     };
     whole().map(Some).ok_or_else(|| LedgerError::Head { place: place.to_owned() }.into())
@@ -49,22 +57,40 @@ pub(super) fn read_head(s: &mut Session, place: &str, locked: bool) -> Result<Op
 
 pub(super) fn put_head(s: &mut Session, head: &Head) -> Result<(), postgres::Error> {
     let seq = i64::try_from(head.seq).unwrap_or(i64::MAX);
-    let columns: [&(dyn postgres::types::ToSql + Sync); 5] = [&&head.store[..], &&*head.tenant, &seq, &&head.sha256[..], &&head.mac[..]];
+    let columns: [&(dyn postgres::types::ToSql + Sync); 5] =
+        [&&head.store[..], &&*head.tenant, &seq, &&head.sha256[..], &&head.mac[..]];
     // Who waits for the row's lock must find it again afterwards: it is never deleted.
-    if s.execute("UPDATE head SET store = $1, tenant = $2, seq = $3, sha256 = $4, mac = $5", &columns)? == 0 {
+    if s.execute(
+        "UPDATE head SET store = $1, tenant = $2, seq = $3, sha256 = $4, mac = $5",
+        &columns,
+    )? == 0
+    {
         s.execute("INSERT INTO head VALUES ($1, $2, $3, $4, $5)", &columns)?;
     }
     Ok(())
 }
 
 /// Moves keys, which the transaction holds locked, to another state, each with a MAC for it.
-pub(super) fn put_states(s: &mut Session, place: &str, keys: &StoreKeys, kids: &[&[u8]], state: KeyState, retired: Option<u64>) -> Result<(), Work> {
+pub(super) fn put_states(
+    s: &mut Session,
+    place: &str,
+    keys: &StoreKeys,
+    kids: &[&[u8]],
+    state: KeyState,
+    retired: Option<u64>,
+) -> Result<(), Work> {
     if kids.is_empty() {
         return Ok(());
     }
-    let known = records(&s.query(key_rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&kids])?, place)?;
+    let known = records(
+        &s.query(key_rows!("WHERE k.kid = ANY($1) ORDER BY k.kid, w.kek_uri"), &[&kids])?,
+        place,
+    )?;
     known.iter().try_for_each(|record| check(keys, place, record))?;
-    let changed: Vec<KeyRecord> = known.into_iter().map(|record| keys.signed(&KeyRecord { state, retired, ..record })).collect();
+    let changed: Vec<KeyRecord> = known
+        .into_iter()
+        .map(|record| keys.signed(&KeyRecord { state, retired, ..record }))
+        .collect();
     Ok(put(s, &changed)?)
 }
 
@@ -82,7 +108,9 @@ fn put(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
 pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
     let mut records: Vec<&KeyRecord> = records.iter().collect();
     // Two processes that store the same keys must wait for each other's in one order.
-    records.sort_by_cached_key(|record| (record.tenant.clone(), record.kind.as_str(), record.scope.to_string(), record.version));
+    records.sort_by_cached_key(|record| {
+        (record.tenant.clone(), record.kind.as_str(), record.scope.to_string(), record.version)
+    });
     let columns = Columns::of(records);
     let rows = s.query(
         "INSERT INTO keys
@@ -101,9 +129,12 @@ pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres
             &columns.macs,
         ],
     )?;
-    let mut added: HashSet<&[u8]> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let mut added: HashSet<&[u8]> =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     let records = columns.records.iter().filter(|record| added.remove(&record.kid.0[..]));
-    let wraps = WrapColumns::of(records.flat_map(|record| record.wraps.iter().map(|wrap| (record.kid, wrap))));
+    let wraps = WrapColumns::of(
+        records.flat_map(|record| record.wraps.iter().map(|wrap| (record.kid, wrap))),
+    );
     if wraps.kids.is_empty() {
         return Ok(());
     }
@@ -115,8 +146,12 @@ pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres
 }
 
 /// The new wraps of changes, the last of those with one `kek_uri`.
-pub(super) fn put_wraps<'a>(s: &mut Session, changes: impl Iterator<Item = &'a WrapChange>) -> Result<(), postgres::Error> {
-    let last: BTreeMap<(KeyId, &str), &Wrap> = changes.map(|change| ((change.kid, &*change.new.kek_uri), &change.new)).collect();
+pub(super) fn put_wraps<'a>(
+    s: &mut Session,
+    changes: impl Iterator<Item = &'a WrapChange>,
+) -> Result<(), postgres::Error> {
+    let last: BTreeMap<(KeyId, &str), &Wrap> =
+        changes.map(|change| ((change.kid, &*change.new.kek_uri), &change.new)).collect();
     let new = WrapColumns::of(last.into_iter().map(|((kid, _), wrap)| (kid, wrap)));
     s.execute(
         "INSERT INTO wraps SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[])
@@ -131,8 +166,12 @@ pub(super) fn lock_keys(s: &mut Session, kids: &[&[u8]]) -> Result<(), postgres:
     s.execute("SELECT FROM keys WHERE kid = ANY($1) ORDER BY kid FOR UPDATE", &[&kids]).map(drop)
 }
 
-#[expect(clippy::too_many_arguments, reason = "one step of a transaction, whose state its caller keeps")]
-/// Erases what can be seen now; returns those that are to be looked at again. Adds to `kids` what lost its wraps, by scope.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one step of a transaction, whose state its caller keeps"
+)]
+/// Erases what can be seen now; returns those that are to be looked at again. Adds to `kids` what
+/// lost its wraps, by scope.
 pub(super) fn shred<'a>(
     s: &mut Session,
     place: &str,
@@ -143,14 +182,21 @@ pub(super) fn shred<'a>(
     kids: &mut HashMap<String, Vec<KeyId>>,
     shredded_now: &mut HashSet<String>,
 ) -> Result<Vec<&'a Shred>, Work> {
-    let by_scope: HashMap<String, &Shred> = shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
+    let by_scope: HashMap<String, &Shred> =
+        shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
     let scopes: Vec<&str> = by_scope.keys().map(String::as_str).collect();
-    let known = s.query(concat!("SELECT k.kid FROM ", of_scopes!("NOT LIKE")), &[&tenant, &KeyKind::Data.as_str(), &scopes])?;
+    let known = s.query(
+        concat!("SELECT k.kid FROM ", of_scopes!("NOT LIKE")),
+        &[&tenant, &KeyKind::Data.as_str(), &scopes],
+    )?;
     let known: Vec<&[u8]> = known.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     lock_keys(s, &known)?;
     // As they are now that they are locked.
     let rows = s.query(
-        key_rows!("WHERE k.kid = ANY($1) AND (k.state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps x WHERE x.kid = k.kid)) ORDER BY k.kid, w.kek_uri"),
+        key_rows!(
+            "WHERE k.kid = ANY($1) AND (k.state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps \
+            x WHERE x.kid = k.kid)) ORDER BY k.kid, w.kek_uri"
+        ),
         &[&known],
     )?;
     let mut dead: HashMap<KeyId, String> = HashMap::new();
@@ -161,7 +207,11 @@ pub(super) fn shred<'a>(
             shredded_now.insert(scope.clone());
             dead.insert(record.kid, scope);
             // Keys whose record was edited are destroyed as well.
-            destroyed.push(keys.signed(&KeyRecord { state: KeyState::Shredded, retired: Some(now), ..record }));
+            destroyed.push(keys.signed(&KeyRecord {
+                state: KeyState::Shredded,
+                retired: Some(now),
+                ..record
+            }));
         }
     }
     put(s, &destroyed)?;
@@ -179,12 +229,22 @@ pub(super) fn shred<'a>(
         }
     }
     let rows = s.query(
-        concat!("SELECT k.scope, max(k.version), count(*) FILTER (WHERE k.state <> 'shredded') FROM ", of_scopes!("NOT LIKE"), " GROUP BY k.scope"),
+        concat!(
+            "SELECT k.scope, max(k.version), count(*) FILTER (WHERE k.state <> 'shredded') FROM ",
+            of_scopes!("NOT LIKE"),
+            " GROUP BY k.scope"
+        ),
         &[&tenant, &KeyKind::Data.as_str(), &scopes],
     )?;
     let mut left: HashMap<&str, (u32, bool)> = HashMap::new();
     for row in &rows {
-        left.insert(row.try_get(0)?, (u32::try_from(row.try_get::<_, i64>(1)?).unwrap_or(u32::MAX), row.try_get::<_, i64>(2)? > 0));
+        left.insert(
+            row.try_get(0)?,
+            (
+                u32::try_from(row.try_get::<_, i64>(1)?).unwrap_or(u32::MAX),
+                row.try_get::<_, i64>(2)? > 0,
+            ),
+        );
     }
     let (mut again, mut markers) = (Vec::new(), Vec::new());
     for (scope, shred) in &by_scope {
@@ -192,7 +252,11 @@ pub(super) fn shred<'a>(
         if shred.all && alive {
             again.push(*shred);
         } else {
-            markers.extend(shred.next_marker(newest, alive, shredded_now.contains(scope)).map(|marker| keys.signed(&marker)));
+            markers.extend(
+                shred
+                    .next_marker(newest, alive, shredded_now.contains(scope))
+                    .map(|marker| keys.signed(&marker)),
+            );
         }
     }
     add(s, &markers)?;
@@ -201,7 +265,9 @@ pub(super) fn shred<'a>(
     for row in s.query("SELECT kid FROM keys WHERE kid = ANY($1)", &[&bytes(&wanted)])? {
         placed.insert(row.try_get(0)?);
     }
-    again.extend(by_scope.values().filter(|shred| wanted.contains(&shred.marker.kid) && !placed.contains(&shred.marker.kid.0[..])));
+    again.extend(by_scope.values().filter(|shred| {
+        wanted.contains(&shred.marker.kid) && !placed.contains(&shred.marker.kid.0[..])
+    }));
     Ok(again)
 }
 

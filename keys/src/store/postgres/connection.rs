@@ -1,4 +1,5 @@
-//! The store's connection: made again when it breaks, only to the same tables, and the transactions on it.
+//! The store's connection: made again when it breaks, only to the same tables, and the transactions
+//! on it.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,8 @@ pub(super) struct Connection {
     schema: String,
     /// `None`: it broke, and the next use makes it again.
     session: Mutex<Option<Session>>,
-    /// Which tables these are: others of the same name came from a backup. `None`: not looked at yet.
+    /// Which tables these are: others of the same name came from a backup. `None`: not looked at
+    /// yet.
     tables: Mutex<Option<Tables>>,
 }
 
@@ -27,13 +29,20 @@ impl Connection {
     pub(super) fn open(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
         let mut address = Address::parse(url, ca)?;
         if !is_schema(schema) {
-            let message = "keys.store_schema is no name; write small letters, digits and _, a letter first, at most 63".to_owned();
+            let message = "keys.store_schema is no name; write small letters, digits and _, a \
+                letter first, at most 63"
+                .to_owned();
             return Err(StoreError::Unusable { place: address.place, message });
         }
         if schema != DEFAULT_SCHEMA {
             address.place = format!("{}, schema {schema}", address.place);
         }
-        let store = Self { address, schema: schema.to_owned(), session: Mutex::default(), tables: Mutex::default() };
+        let store = Self {
+            address,
+            schema: schema.to_owned(),
+            session: Mutex::default(),
+            tables: Mutex::default(),
+        };
         let session = store.session()?;
         *store.lock() = Some(session);
         Ok(store)
@@ -46,20 +55,27 @@ impl Connection {
         Ok(self)
     }
 
-    /// A new connection. The erasure ledger was applied to the tables that were there at the start: in others, from a backup, the erased would be back.
+    /// A new connection. The erasure ledger was applied to the tables that were there at the start:
+    /// in others, from a backup, the erased would be back.
     fn session(&self) -> Result<Session, StoreError> {
-        let mut session = Session::new(self.address.connect(|_| {})?, &self.schema).map_err(|e| self.failed(&e))?;
+        let mut session = Session::new(self.address.connect(|_| {})?, &self.schema)
+            .map_err(|e| self.failed(&e))?;
         let known = *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_some() && known != Some(tables(&mut session, &self.schema).map_err(|e| self.failed(&e))?) {
-            return Err(
-                self.unusable("was replaced while this process ran; start it again, so that what was erased since the backup is erased in it".to_owned())
-            );
+        if known.is_some()
+            && known != Some(tables(&mut session, &self.schema).map_err(|e| self.failed(&e))?)
+        {
+            return Err(self.unusable(
+                "was replaced while this process ran; start it again, so that what \
+                    was erased since the backup is erased in it"
+                    .to_owned(),
+            ));
         }
         Ok(session)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Session>> {
-        // A thread that panicked had taken the session out: its connection is closed, its transaction rolled back.
+        // A thread that panicked had taken the session out: its connection is closed, its
+        // transaction rolled back.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -72,23 +88,36 @@ impl Connection {
     }
 
     /// What only reads, so that it may be done again on a new connection.
-    pub(super) fn read<T>(&self, read: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
+    pub(super) fn read<T>(
+        &self,
+        read: impl Fn(&mut Session) -> Result<T, postgres::Error>,
+    ) -> Result<T, StoreError> {
         self.run(|session| read(session).map_err(|error| (Work::Sql(error), true)))
     }
 
-    /// One transaction. It is done again on a new connection if the old one broke before COMMIT was sent: then nothing was done. After it nobody knows, and the
-    /// caller is told.
-    pub(super) fn write<T>(&self, write: impl Fn(&mut Session) -> Result<T, postgres::Error>) -> Result<T, StoreError> {
+    /// One transaction. It is done again on a new connection if the old one broke before COMMIT was
+    /// sent: then nothing was done. After it nobody knows, and the caller is told.
+    pub(super) fn write<T>(
+        &self,
+        write: impl Fn(&mut Session) -> Result<T, postgres::Error>,
+    ) -> Result<T, StoreError> {
         self.change(|session| write(session).map_err(Work::Sql))
     }
 
     /// [`Connection::write`] of what may fail by itself too.
-    pub(super) fn change<T>(&self, mut change: impl FnMut(&mut Session) -> Result<T, Work>) -> Result<T, StoreError> {
+    pub(super) fn change<T>(
+        &self,
+        mut change: impl FnMut(&mut Session) -> Result<T, Work>,
+    ) -> Result<T, StoreError> {
         self.run(|session| transaction(session, &mut change))
     }
 
-    /// Does `work`, and again on a new connection if the old one broke and the error says that nothing was done.
-    fn run<T>(&self, mut work: impl FnMut(&mut Session) -> Result<T, (Work, bool)>) -> Result<T, StoreError> {
+    /// Does `work`, and again on a new connection if the old one broke and the error says that
+    /// nothing was done.
+    fn run<T>(
+        &self,
+        mut work: impl FnMut(&mut Session) -> Result<T, (Work, bool)>,
+    ) -> Result<T, StoreError> {
         let mut held = self.lock();
         let kept = held.take().filter(|session| !session.client.is_closed());
         let was_kept = kept.is_some();
@@ -120,16 +149,26 @@ impl Connection {
     }
 
     /// A second connection, whose notices go to `notice`.
-    pub(super) fn another(&self, notice: impl Fn(String) + Send + Sync + 'static) -> Result<Client, StoreError> {
+    pub(super) fn another(
+        &self,
+        notice: impl Fn(String) + Send + Sync + 'static,
+    ) -> Result<Client, StoreError> {
         self.address.connect(notice)
     }
 }
 
 /// One transaction; an error tells whether it may be done again.
-fn transaction<T>(session: &mut Session, change: &mut impl FnMut(&mut Session) -> Result<T, Work>) -> Result<T, (Work, bool)> {
+fn transaction<T>(
+    session: &mut Session,
+    change: &mut impl FnMut(&mut Session) -> Result<T, Work>,
+) -> Result<T, (Work, bool)> {
     session.client.batch_execute("BEGIN").map_err(|error| (error.into(), true))?;
     match change(session) {
-        Ok(done) => session.client.batch_execute("COMMIT").map(|()| done).map_err(|error| (error.into(), false)),
+        Ok(done) => session
+            .client
+            .batch_execute("COMMIT")
+            .map(|()| done)
+            .map_err(|error| (error.into(), false)),
         Err(error) => {
             // Where this fails the connection is broken, and the server rolls back.
             let _ = session.client.batch_execute("ROLLBACK");
@@ -141,10 +180,16 @@ fn transaction<T>(session: &mut Session, change: &mut impl FnMut(&mut Session) -
 /// What needs no quotes.
 fn is_schema(name: &str) -> bool {
     let rest = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
-    name.len() < 64 && name.as_bytes().first().is_some_and(u8::is_ascii_lowercase) && name.bytes().all(rest)
+    name.len() < 64
+        && name.as_bytes().first().is_some_and(u8::is_ascii_lowercase)
+        && name.bytes().all(rest)
 }
 
 fn tables(s: &mut Session, schema: &str) -> Result<Tables, postgres::Error> {
-    let row = s.one("SELECT oid, to_regclass($1 || '.keys')::oid FROM pg_database WHERE datname = current_database()", &[&schema])?;
+    let row = s.one(
+        "SELECT oid, to_regclass($1 || '.keys')::oid FROM pg_database WHERE datname = \
+        current_database()",
+        &[&schema],
+    )?;
     Ok((row.try_get(0)?, row.try_get(1)?))
 }

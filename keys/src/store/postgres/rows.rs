@@ -54,7 +54,8 @@ pub(super) struct WrapColumns<'a> {
 
 impl<'a> WrapColumns<'a> {
     pub(super) fn of(wraps: impl Iterator<Item = (KeyId, &'a Wrap)>) -> Self {
-        let mut columns = Self { kids: Vec::new(), uris: Vec::new(), versions: Vec::new(), wrapped: Vec::new() };
+        let mut columns =
+            Self { kids: Vec::new(), uris: Vec::new(), versions: Vec::new(), wrapped: Vec::new() };
         for (kid, wrap) in wraps {
             columns.kids.push(kid.0.to_vec());
             columns.uris.push(&wrap.kek_uri);
@@ -79,14 +80,25 @@ pub(super) fn time(seconds: u64) -> SystemTime {
 
 pub(super) fn seconds(time: SystemTime) -> Option<u64> {
     // Whole seconds: two times that read the same would have one MAC.
-    time.duration_since(UNIX_EPOCH).ok().filter(|since| since.subsec_nanos() == 0).map(|since| since.as_secs()).filter(|seconds| *seconds <= LAST)
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .filter(|since| since.subsec_nanos() == 0)
+        .map(|since| since.as_secs())
+        .filter(|seconds| *seconds <= LAST)
 }
 
-/// Checks every column: a row edited by hand must not turn into another key. The error names the column.
+/// Checks every column: a row edited by hand must not turn into another key. The error names the
+/// column.
 pub(super) fn record(row: &Row) -> Result<KeyRecord, &'static str> {
     let text = |i: usize, what| row.try_get::<_, &str>(i).map_err(|_| what);
-    let kid = KeyId(row.try_get::<_, &[u8]>(0).ok().and_then(|kid| kid.try_into().ok()).ok_or("kid")?);
-    let kcv: [u8; 32] = row.try_get::<_, &[u8]>(1).ok().and_then(|kcv| kcv.try_into().ok()).filter(|kcv: &[u8; 32]| kcv[..16] == kid.0).ok_or("kcv")?;
+    let kid =
+        KeyId(row.try_get::<_, &[u8]>(0).ok().and_then(|kid| kid.try_into().ok()).ok_or("kid")?);
+    let kcv: [u8; 32] = row
+        .try_get::<_, &[u8]>(1)
+        .ok()
+        .and_then(|kcv| kcv.try_into().ok())
+        .filter(|kcv: &[u8; 32]| kcv[..16] == kid.0)
+        .ok_or("kcv")?;
     let retired: Option<SystemTime> = row.try_get(8).map_err(|_| "retired")?;
     let uses: Option<i64> = row.try_get(9).map_err(|_| "uses")?;
     let mac: Option<&[u8]> = row.try_get(10).map_err(|_| "mac")?;
@@ -96,7 +108,11 @@ pub(super) fn record(row: &Row) -> Result<KeyRecord, &'static str> {
         kind: text(2, "kind")?.parse().map_err(|_| "kind")?,
         tenant: text(3, "tenant")?.into(),
         scope: text(4, "scope")?.parse().map_err(|_| "scope")?,
-        version: row.try_get::<_, i64>(5).ok().and_then(|version| u32::try_from(version).ok()).ok_or("version")?,
+        version: row
+            .try_get::<_, i64>(5)
+            .ok()
+            .and_then(|version| u32::try_from(version).ok())
+            .ok_or("version")?,
         state: text(6, "state")?.parse().map_err(|_| "state")?,
         created: row.try_get(7).ok().and_then(seconds).ok_or("created")?,
         retired: retired.map(|retired| seconds(retired).ok_or("retired")).transpose()?,
@@ -108,15 +124,26 @@ pub(super) fn record(row: &Row) -> Result<KeyRecord, &'static str> {
 
 /// The keys of rows; those of one key come one after another.
 pub(super) fn records(rows: &[Row], place: &str) -> Result<Vec<KeyRecord>, StoreError> {
-    let failed = |e: postgres::Error| StoreError::Unusable { place: place.to_owned(), message: super::causes(&e) };
+    let failed = |e: postgres::Error| StoreError::Unusable {
+        place: place.to_owned(),
+        message: super::causes(&e),
+    };
     let mut records: Vec<KeyRecord> = Vec::new();
     for row in rows {
         let kid: &[u8] = row.try_get(0).map_err(failed)?;
         if records.last().is_none_or(|last| last.kid.0 != kid) {
-            records.push(record(row).map_err(|what| StoreError::Row { place: place.to_owned(), kid: hex(kid), what })?);
+            records.push(record(row).map_err(|what| StoreError::Row {
+                place: place.to_owned(),
+                kid: hex(kid),
+                what,
+            })?);
         }
         let Some(kek_uri) = row.try_get::<_, Option<String>>(11).map_err(failed)? else { continue };
-        let wrap = Wrap { kek_uri, kek_version: row.try_get(12).map_err(failed)?, wrapped: row.try_get(13).map_err(failed)? };
+        let wrap = Wrap {
+            kek_uri,
+            kek_version: row.try_get(12).map_err(failed)?,
+            wrapped: row.try_get(13).map_err(failed)?,
+        };
         if let Some(key) = records.last_mut() {
             key.wraps.push(wrap);
         }

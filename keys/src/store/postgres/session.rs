@@ -7,10 +7,12 @@ use postgres::error::Severity;
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
 
-/// Whatever the server, the database or the role has as its default: a commit is on the disk before it is reported, and statements of one transaction see what
-/// others committed in between. A process that was stopped in the middle of a transaction keeps others waiting for so long and no longer. Every statement
-/// looks a few keys up by an index, also if it was planned when the tables were empty or before the server counted them: a plan that reads them whole took two
-/// seconds for a thousand of 100,000 subjects, this one ten milliseconds.
+/// Whatever the server, the database or the role has as its default: a commit is on the disk before
+/// it is reported, and statements of one transaction see what others committed in between. A
+/// process that was stopped in the middle of a transaction keeps others waiting for so long and no
+/// longer. Every statement looks a few keys up by an index, also if it was planned when the tables
+/// were empty or before the server counted them: a plan that reads them whole took two seconds for
+/// a thousand of 100,000 subjects, this one ten milliseconds.
 const SETTINGS: &str = "
 SET synchronous_commit = on;
 SET default_transaction_isolation = 'read committed';
@@ -46,21 +48,37 @@ impl Session {
         Ok(statement)
     }
 
-    pub(super) fn query(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, postgres::Error> {
+    pub(super) fn query(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
         let statement = self.statement(sql)?;
         self.client.query(&statement, parameters)
     }
 
-    pub(super) fn one(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, postgres::Error> {
+    pub(super) fn one(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, postgres::Error> {
         let statement = self.statement(sql)?;
         self.client.query_one(&statement, parameters)
     }
 
-    pub(super) fn flag(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<bool, postgres::Error> {
+    pub(super) fn flag(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<bool, postgres::Error> {
         self.one(sql, parameters)?.try_get(0)
     }
 
-    pub(super) fn execute(&mut self, sql: &'static str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, postgres::Error> {
+    pub(super) fn execute(
+        &mut self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, postgres::Error> {
         let statement = self.statement(sql)?;
         self.client.execute(&statement, parameters)
     }
@@ -68,7 +86,9 @@ impl Session {
 
 /// The connection cannot be used again: it failed itself, or the server ended it.
 pub(super) fn is_broken(error: &postgres::Error) -> bool {
-    error.as_db_error().is_none_or(|error| matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic)))
+    error.as_db_error().is_none_or(|error| {
+        matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+    })
 }
 
 /// The message with its causes; of the server's own without the details, which may quote rows.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crate::config::{OnMissingOffset, OnOffsetLost};
 use crate::pipeline::core::assignment::Resolution;
 use crate::pipeline::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
-use crate::pipeline::core::start::{Circumstances, CommittedOffset, Loss, PartitionLog, Start, decide};
+use crate::pipeline::core::start::{
+    Circumstances, CommittedOffset, Loss, PartitionLog, Start, decide,
+};
 
 /// One entry of a log.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +98,11 @@ impl Cluster {
         }
     }
 
-    pub(super) fn new(partitions: usize, on_missing: OnMissingOffset, on_lost: OnOffsetLost) -> Self {
+    pub(super) fn new(
+        partitions: usize,
+        on_missing: OnMissingOffset,
+        on_lost: OnOffsetLost,
+    ) -> Self {
         let now = Instant::now();
         Self {
             began: now,
@@ -187,8 +193,18 @@ impl Cluster {
     }
 
     /// Where a reader that read up to `position` under `epoch` no longer agrees with the log.
-    pub(super) fn divergence(&self, partition: usize, position: usize, epoch: i32) -> Option<usize> {
-        self.partitions[partition].cuts.iter().filter(|(of, cut)| *of > epoch && *cut < position).map(|(_, cut)| *cut).min()
+    pub(super) fn divergence(
+        &self,
+        partition: usize,
+        position: usize,
+        epoch: i32,
+    ) -> Option<usize> {
+        self.partitions[partition]
+            .cuts
+            .iter()
+            .filter(|(of, cut)| *of > epoch && *cut < position)
+            .map(|(_, cut)| *cut)
+            .min()
     }
 
     // ---- the group ----
@@ -212,7 +228,8 @@ impl Cluster {
 
     // ---- transactions ----
 
-    /// A new producer of this id: what an older one left open is aborted, and nothing of it commits any more.
+    /// A new producer of this id: what an older one left open is aborted, and nothing of it commits
+    /// any more.
     pub(super) fn fence(&mut self, id: (usize, usize)) -> u32 {
         let producer = self.producers.entry(id).or_default();
         producer.epoch += 1;
@@ -222,7 +239,8 @@ impl Cluster {
 
     pub(super) fn begin(&mut self, id: (usize, usize), epoch: u32) -> bool {
         let producer = self.producers.entry(id).or_default();
-        // Kafka knows of a transaction with its first record: a second begin goes on with the open one.
+        // Kafka knows of a transaction with its first record: a second begin goes on with the open
+        // one.
         let is_current = producer.epoch == epoch;
         if is_current {
             producer.open.get_or_insert_default();
@@ -231,7 +249,12 @@ impl Cluster {
     }
 
     pub(super) fn produce(&mut self, id: (usize, usize), epoch: u32, record: usize) {
-        if let Some(open) = self.producers.get_mut(&id).filter(|p| p.epoch == epoch).map(|p| p.open.get_or_insert_default()) {
+        if let Some(open) = self
+            .producers
+            .get_mut(&id)
+            .filter(|p| p.epoch == epoch)
+            .map(|p| p.open.get_or_insert_default())
+        {
             open.outputs.push(record);
         }
     }
@@ -240,17 +263,39 @@ impl Cluster {
         self.denied.contains(&partition)
     }
 
-    pub(super) fn send_offsets(&mut self, id: (usize, usize), epoch: u32, generation: u32, commits: &[Commit]) -> Outcome {
+    pub(super) fn send_offsets(
+        &mut self,
+        id: (usize, usize),
+        epoch: u32,
+        generation: u32,
+        commits: &[Commit],
+    ) -> Outcome {
         if generation != self.generation {
             return Outcome::Generation;
         }
-        let Some(open) = self.producers.get_mut(&id).filter(|p| p.epoch == epoch).and_then(|p| p.open.as_mut()) else { return Outcome::Fenced };
-        open.offsets = commits.iter().map(|c| (number(&c.at.topic), CommittedOffset { position: c.position, topic_id: c.topic_id.clone() })).collect();
+        let Some(open) =
+            self.producers.get_mut(&id).filter(|p| p.epoch == epoch).and_then(|p| p.open.as_mut())
+        else {
+            return Outcome::Fenced;
+        };
+        open.offsets = commits
+            .iter()
+            .map(|c| {
+                (
+                    number(&c.at.topic),
+                    CommittedOffset { position: c.position, topic_id: c.topic_id.clone() },
+                )
+            })
+            .collect();
         Outcome::Done
     }
 
     pub(super) fn commit(&mut self, id: (usize, usize), epoch: u32) -> Outcome {
-        let Some(open) = self.producers.get_mut(&id).filter(|p| p.epoch == epoch).and_then(|p| p.open.take()) else { return Outcome::Fenced };
+        let Some(open) =
+            self.producers.get_mut(&id).filter(|p| p.epoch == epoch).and_then(|p| p.open.take())
+        else {
+            return Outcome::Fenced;
+        };
         self.commits += 1;
         for record in open.outputs {
             self.fates[record].committed += 1;
@@ -283,8 +328,16 @@ impl Cluster {
 
     /// The partition's start, with what both sides would ask the brokers for.
     pub(super) fn resolve(&mut self, partition: usize, diverged_at: Option<i64>) -> Resolution {
-        if self.producers.values().filter_map(|p| p.open.as_ref()).any(|t| t.offsets.iter().any(|(p, _)| *p == partition)) {
-            return Resolution::Blocked(Block::new(BlockReason::OffsetsUnreadable, "an open transaction"));
+        if self
+            .producers
+            .values()
+            .filter_map(|p| p.open.as_ref())
+            .any(|t| t.offsets.iter().any(|(p, _)| *p == partition))
+        {
+            return Resolution::Blocked(Block::new(
+                BlockReason::OffsetsUnreadable,
+                "an open transaction",
+            ));
         }
         if self.is_denied(partition) {
             return Resolution::Blocked(Block::new(BlockReason::NotAuthorized, "denied"));
@@ -303,8 +356,13 @@ impl Cluster {
             let offset = usize::try_from(c.position.offset).unwrap();
             self.divergence(partition, offset, c.position.leader_epoch?).map(|at| at as i64)
         });
-        let circumstances =
-            Circumstances { is_later: false, has_output: false, diverged_at: diverged_at.or(validated), on_missing: self.on_missing, on_lost: self.on_lost };
+        let circumstances = Circumstances {
+            is_later: false,
+            has_output: false,
+            diverged_at: diverged_at.or(validated),
+            on_missing: self.on_missing,
+            on_lost: self.on_lost,
+        };
         // What the decision may say must have been said, or records would go in silence.
         let is_lost = committed.is_some_and(|c| {
             c.position.offset < facts.start
@@ -325,7 +383,9 @@ impl Cluster {
             }
             Start::First(start) => {
                 // What stands before the place that was chosen is not this group's.
-                for entry in &self.partitions[partition].entries[..usize::try_from(start.offset).unwrap()] {
+                for entry in
+                    &self.partitions[partition].entries[..usize::try_from(start.offset).unwrap()]
+                {
                     if let Entry::Record { id, .. } = entry {
                         self.fates[*id].is_before_start = true;
                     }
@@ -334,7 +394,9 @@ impl Cluster {
             }
             Start::Lost(start, loss, missed) => {
                 if self.on_lost == OnOffsetLost::Stop {
-                    self.unreported.push(format!("partition {partition}: {loss:?} went on against the policy"));
+                    self.unreported.push(format!(
+                        "partition {partition}: {loss:?} went on against the policy"
+                    ));
                 }
                 assert!(loss != Loss::Retention || missed > 0);
                 self.reported.insert((partition, incarnation));
@@ -351,15 +413,20 @@ impl Cluster {
         format!("{partition}-{}", self.partitions[partition].incarnation).into()
     }
 
-    /// An operator accepts what was lost: reading goes on where the log begins, or where it was cut.
+    /// An operator accepts what was lost: reading goes on where the log begins, or where it was
+    /// cut.
     pub(super) fn accept_losses(&mut self) {
         for partition in std::mem::take(&mut self.stopped) {
             let log = &self.partitions[partition];
             let Some(committed) = self.committed.get(&partition) else { continue };
-            let (start, end) = (i64::try_from(log.start).unwrap(), i64::try_from(log.entries.len()).unwrap());
+            let (start, end) =
+                (i64::try_from(log.start).unwrap(), i64::try_from(log.entries.len()).unwrap());
             let offset = committed.position.offset;
-            let is_other = committed.topic_id.as_ref().is_some_and(|id| *id != self.topic_id(partition));
-            let cut = committed.position.leader_epoch.and_then(|epoch| self.divergence(partition, usize::try_from(offset).unwrap(), epoch));
+            let is_other =
+                committed.topic_id.as_ref().is_some_and(|id| *id != self.topic_id(partition));
+            let cut = committed.position.leader_epoch.and_then(|epoch| {
+                self.divergence(partition, usize::try_from(offset).unwrap(), epoch)
+            });
             let at = match cut {
                 _ if is_other => start,
                 _ if offset < start => start,
@@ -371,7 +438,10 @@ impl Cluster {
             let topic_id = Some(self.topic_id(partition));
             self.reported.insert((partition, incarnation));
             self.tell(format_args!("{partition}: an operator accepts {at}"));
-            self.committed.insert(partition, CommittedOffset { position: Position { offset: at, leader_epoch }, topic_id });
+            self.committed.insert(
+                partition,
+                CommittedOffset { position: Position { offset: at, leader_epoch }, topic_id },
+            );
         }
     }
 
@@ -429,22 +499,36 @@ impl Cluster {
 
     pub(super) fn is_at_rest(&self) -> bool {
         let is_open = self.producers.values().any(|p| p.open.is_some());
-        let is_read = |(p, log): (usize, &Partition)| self.committed.get(&p).is_some_and(|c| c.position.offset == log.entries.len() as i64);
-        !is_open && self.partitions.iter().enumerate().all(is_read) && (0..self.fates.len()).all(|id| !self.is_missing(id))
+        let is_read = |(p, log): (usize, &Partition)| {
+            self.committed.get(&p).is_some_and(|c| c.position.offset == log.entries.len() as i64)
+        };
+        !is_open
+            && self.partitions.iter().enumerate().all(is_read)
+            && (0..self.fates.len()).all(|id| !self.is_missing(id))
     }
 
     pub(super) fn check_end(&self) -> Result<(), String> {
         if let Some(id) = (0..self.fates.len()).find(|id| self.is_missing(*id)) {
             let place = self.partitions.iter().enumerate().find_map(|(p, log)| {
-                let offset = log.entries.iter().position(|e| matches!(e, Entry::Record { id: i, .. } if *i == id))?;
-                Some(format!("partition {p} offset {offset}, committed {:?}, ends at {}", self.committed.get(&p), log.entries.len()))
+                let offset = log
+                    .entries
+                    .iter()
+                    .position(|e| matches!(e, Entry::Record { id: i, .. } if *i == id))?;
+                Some(format!(
+                    "partition {p} offset {offset}, committed {:?}, ends at {}",
+                    self.committed.get(&p),
+                    log.entries.len()
+                ))
             });
             return Err(format!("record {id} never came: {place:?}"));
         }
         for (p, log) in self.partitions.iter().enumerate() {
             let committed = self.committed.get(&p).map(|c| c.position.offset);
             if committed != Some(log.entries.len() as i64) {
-                return Err(format!("partition {p} is committed at {committed:?} of {}", log.entries.len()));
+                return Err(format!(
+                    "partition {p} is committed at {committed:?} of {}",
+                    log.entries.len()
+                ));
             }
         }
         Ok(())

@@ -164,9 +164,16 @@ impl Process {
         all.into_iter().for_each(|p| self.stop(p));
     }
 
-    fn tell(&mut self, readings: &[(usize, u64)], event: fn(Vec<u64>, u64) -> LaneEvent, cluster: &mut Cluster, random: &mut Random) {
+    fn tell(
+        &mut self,
+        readings: &[(usize, u64)],
+        event: fn(Vec<u64>, u64) -> LaneEvent,
+        cluster: &mut Cluster,
+        random: &mut Random,
+    ) {
         for lane in 0..LANES {
-            let epochs: Vec<u64> = readings.iter().filter(|(l, _)| *l == lane).map(|(_, epoch)| *epoch).collect();
+            let epochs: Vec<u64> =
+                readings.iter().filter(|(l, _)| *l == lane).map(|(_, epoch)| *epoch).collect();
             if epochs.is_empty() {
                 continue;
             }
@@ -199,8 +206,12 @@ impl Process {
                     self.blocks += 1;
                     self.assignment.blocked(epoch, block, cluster.now);
                 }
-                ToPoll::Rewind(lane, targets) => self.rewind(lane, targets, cluster, random, has_faults),
-                ToPoll::Reread(epochs) => epochs.into_iter().for_each(|epoch| self.assignment.reread(epoch)),
+                ToPoll::Rewind(lane, targets) => {
+                    self.rewind(lane, targets, cluster, random, has_faults)
+                }
+                ToPoll::Reread(epochs) => {
+                    epochs.into_iter().for_each(|epoch| self.assignment.reread(epoch))
+                }
             }
         }
         self.look_at_topics(cluster, random);
@@ -223,14 +234,25 @@ impl Process {
             for (lane, epoch) in self.assignment.recreated(&at(p).topic, &cluster.topic_id(p)) {
                 self.next_ticket += 1;
                 self.workers[lane].inbox.push_back(LaneEvent::Lost(vec![epoch], self.next_ticket));
-                self.assignment.blocked(epoch, Block::new(BlockReason::TopicRecreated, "recreated"), cluster.now);
+                self.assignment.blocked(
+                    epoch,
+                    Block::new(BlockReason::TopicRecreated, "recreated"),
+                    cluster.now,
+                );
                 self.publish(cluster);
                 self.with_worker(lane, cluster, random, true, Worker::look);
             }
         }
     }
 
-    fn rewind(&mut self, lane: usize, targets: Vec<Target>, cluster: &mut Cluster, random: &mut Random, has_faults: bool) {
+    fn rewind(
+        &mut self,
+        lane: usize,
+        targets: Vec<Target>,
+        cluster: &mut Cluster,
+        random: &mut Random,
+        has_faults: bool,
+    ) {
         for target in targets {
             if !self.assignment.is_read(&target.at, target.epoch) {
                 continue;
@@ -269,7 +291,9 @@ impl Process {
                     for (lane, assigned) in partitions {
                         self.fetch_from(number(&assigned.at.topic), lane, assigned.start, cluster);
                         let batch = self.workers[lane].fill;
-                        self.workers[lane].core.on(LaneEvent::Assigned(vec![assigned], batch), cluster.now);
+                        self.workers[lane]
+                            .core
+                            .on(LaneEvent::Assigned(vec![assigned], batch), cluster.now);
                     }
                 }
                 Step::Stop(at) => self.stop(number(&at.topic)),
@@ -288,13 +312,18 @@ impl Process {
             return;
         }
         let queue = &mut self.workers[fetched.lane].queue;
-        let mut push = |offset, kind| queue.push_back(Op { partition: p, version: fetched.version, offset, kind });
+        let mut push = |offset, kind| {
+            queue.push_back(Op { partition: p, version: fetched.version, offset, kind })
+        };
         let log = &cluster.partitions[p];
         if fetched.position < log.start || fetched.position > log.entries.len() {
             fetched.has_failed = true;
             return push(fetched.position, Kind::Error(None));
         }
-        if let Some(cut) = cluster.divergence(p, fetched.position, fetched.leader_epoch).filter(|_| fetched.incarnation == log.incarnation) {
+        if let Some(cut) = cluster
+            .divergence(p, fetched.position, fetched.leader_epoch)
+            .filter(|_| fetched.incarnation == log.incarnation)
+        {
             fetched.has_failed = true;
             return push(fetched.position, Kind::Error(Some(i64::try_from(cut).unwrap())));
         }
@@ -327,7 +356,14 @@ impl Process {
         self.with_worker(lane, cluster, random, has_faults, Worker::turn);
     }
 
-    fn with_worker(&mut self, lane: usize, cluster: &mut Cluster, random: &mut Random, has_faults: bool, run: fn(&mut Worker, &mut Surroundings<'_>)) {
+    fn with_worker(
+        &mut self,
+        lane: usize,
+        cluster: &mut Cluster,
+        random: &mut Random,
+        has_faults: bool,
+        run: fn(&mut Worker, &mut Surroundings<'_>),
+    ) {
         let mut around = Surroundings {
             cluster,
             random,
@@ -383,7 +419,8 @@ impl Worker {
         }
     }
 
-    /// Reads the next batch; what was fetched under an older version is dropped here, as the client does.
+    /// Reads the next batch; what was fetched under an older version is dropped here, as the client
+    /// does.
     fn fill(&mut self, around: &mut Surroundings<'_>) -> bool {
         (self.cursor, self.fill) = (0, self.fill + 1);
         self.batch.clear();
@@ -420,7 +457,11 @@ impl Worker {
             match self.core.offer(place, offset, self.fill) {
                 Offer::Stale => continue,
                 Offer::Backwards => {
-                    self.core.block(place, Block::new(BlockReason::Fetch, "backwards"), around.cluster.now);
+                    self.core.block(
+                        place,
+                        Block::new(BlockReason::Fetch, "backwards"),
+                        around.cluster.now,
+                    );
                     self.run(around);
                     continue;
                 }
@@ -467,7 +508,8 @@ impl Worker {
         let mut is_moved = false;
         for at in drained {
             if let Some(position) = around.positions.get(&number(&at.topic)) {
-                let position = Position { offset: i64::try_from(*position).unwrap(), leader_epoch: None };
+                let position =
+                    Position { offset: i64::try_from(*position).unwrap(), leader_epoch: None };
                 is_moved |= self.core.advance(&at.topic, at.partition, position);
             }
         }
@@ -494,7 +536,9 @@ impl Worker {
         while let Some(action) = self.core.next_action() {
             let answer = self.perform(action, around);
             match answer {
-                Some(_) if std::mem::take(&mut self.is_overrun) => self.core.on(LaneEvent::Overrun, around.cluster.now),
+                Some(_) if std::mem::take(&mut self.is_overrun) => {
+                    self.core.on(LaneEvent::Overrun, around.cluster.now)
+                }
                 Some(answer) => self.core.on(answer, around.cluster.now),
                 None => {}
             }
@@ -512,7 +556,9 @@ impl Worker {
                 None if around.has_faults && around.random.one_in(40) => Err(Fault::Abortable),
                 None => Ok(()),
             })),
-            LaneAction::Commit(commits) => Some(LaneEvent::Committed(self.commit(&commits, around))),
+            LaneAction::Commit(commits) => {
+                Some(LaneEvent::Committed(self.commit(&commits, around)))
+            }
             LaneAction::Abort(_) => {
                 let is_refused = self.poison == Some(Fault::Refused);
                 if around.has_faults && around.random.one_in(30) {
@@ -561,7 +607,11 @@ impl Worker {
         }
     }
 
-    fn commit(&mut self, commits: &[crate::pipeline::core::partition::Commit], around: &mut Surroundings<'_>) -> Ended {
+    fn commit(
+        &mut self,
+        commits: &[crate::pipeline::core::partition::Commit],
+        around: &mut Surroundings<'_>,
+    ) -> Ended {
         let (generation, epochs) = around.membership;
         if !commits.iter().all(|c| epochs.contains(&c.epoch)) {
             return Ended::NotOwned;
