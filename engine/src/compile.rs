@@ -3,6 +3,7 @@
 mod checks;
 mod document;
 mod field;
+mod paths;
 mod read;
 mod set;
 

@@ -3,6 +3,7 @@
 //! it.
 
 mod keys;
+mod producer;
 mod read_ahead;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::End;
-use super::core::lane::{Ended, Lane, LaneAction, LaneEvent};
+use super::core::lane::{Lane, LaneAction, LaneEvent};
 use super::core::machine::TransactionState;
 use super::core::partition::{Block, BlockReason, Commit, Position, TopicPartition};
 use super::offsets;
@@ -23,9 +24,7 @@ use crate::kafka::error::{Fault, Obstacle};
 use crate::kafka::ffi::{self, Queue};
 use crate::kafka::producer::{Backoff, Producer, Recipe};
 use crate::kafka::settings;
-use crate::telemetry::events::{
-    Event as _, ProducerRecycled, TransactionAborted, TransactionCommitted,
-};
+use crate::telemetry::events::{Event as _, TransactionAborted};
 pub(super) use keys::Fetcher;
 use read_ahead::ReadAhead;
 pub(super) use read_ahead::ReadBatch;
@@ -378,124 +377,6 @@ impl LaneThread {
         } else {
             flushed
         }
-    }
-
-    fn commit(&mut self, commits: &[Commit]) -> Ended {
-        let Some(group) = self.runtime.membership.to_commit(commits.iter().map(|c| c.epoch)) else {
-            return Ended::NotOwned;
-        };
-        let (Some(offsets), Some(producer)) = (offsets_of(commits), &self.producer) else {
-            return Ended::Failed(Fault::OutcomeUnknown);
-        };
-        match producer.commit(offsets, group) {
-            Ok(tainted) => Ended::Done { tainted: tainted && self.runtime.options.recycle_tainted },
-            Err(error) => {
-                tracing::info!(lane = self.number, code = %error, fatal = error.fatal, abortable = error.abortable, "commit failed");
-                if producer.is_hung() {
-                    tracing::warn!(
-                        lane = self.number,
-                        "the group coordinator does not take the offsets; going on with a new \
-                        producer"
-                    );
-                    return Ended::Failed(Fault::OutcomeUnknown);
-                }
-                // The record that was not delivered says more than the transaction that failed for
-                // it.
-                Ended::Failed(
-                    producer
-                        .delivery_fault()
-                        .filter(|f| *f == Fault::Refused)
-                        .unwrap_or_else(|| error.fault()),
-                )
-            }
-        }
-    }
-
-    /// The transaction is committed.
-    fn settle(&mut self, spent: Option<&'static str>) {
-        let transaction = &self.path.transaction;
-        let seconds = transaction.begun.map_or(0.0, |b| b.elapsed().as_secs_f64());
-        TransactionCommitted {
-            lane: self.number,
-            records: transaction.records,
-            dead_letters: transaction.dead_letters,
-            seconds,
-        }
-        .emit(&self.runtime.metrics);
-        self.path.committed();
-        self.backoff.worked();
-        self.runtime.note_failure(self.number, None);
-        if let Some(reason) = spent {
-            self.drop_producer(reason);
-        }
-    }
-
-    fn abort(&self) -> Result<Option<&'static str>, Fault> {
-        let producer = self.producer.as_ref().ok_or(Fault::OutcomeUnknown)?;
-        let is_refused = self.core.failure() == Some(Fault::Refused);
-        match producer.abort() {
-            Ok(true) if self.runtime.options.recycle_tainted => Ok(Some("unanswered_request")),
-            // Sequence numbers that a refused batch left with a gap.
-            Ok(_) => Ok(is_refused.then_some("refused_record")),
-            Err(error) => Err(error.fault()),
-        }
-    }
-
-    fn drop_producer(&mut self, reason: &'static str) {
-        self.runtime.note_failure(self.number, Some(reason.to_owned()));
-        if let Some(producer) = self.producer.take() {
-            let reason = if producer.is_hung() { "unanswered_call" } else { reason };
-            if reason != "rebalance_overrun" {
-                // That one was counted by the polling thread.
-                ProducerRecycled { lane: self.number, reason }.emit(&self.runtime.metrics);
-            }
-        }
-        self.path.forget_topics();
-    }
-
-    fn recycle(&mut self) {
-        if self.stop.is_some() {
-            // Nothing of the old producer commits unless it already has; the next start finds out.
-            self.ended.get_or_insert(End::Stopped);
-            return;
-        }
-        self.recipe.set_limits(
-            self.runtime.snapshots.load().limits(&self.runtime.pipeline.dead_letter_topic),
-        );
-        let made = self
-            .recipe
-            .create()
-            .map(|producer| producer.init_transactions(FENCE).map(|()| producer));
-        let (fault, why) = match made {
-            Ok(Ok(producer)) => {
-                self.producer = Some(producer);
-                self.path.forget_topics();
-                if self.without_producer.take().is_some() {
-                    tracing::info!(lane = self.number, "the lane has a producer again");
-                    self.runtime.status.ready(&self.component());
-                    self.runtime.note_failure(self.number, None);
-                }
-                return self.drive(LaneEvent::Recycled(Ok(())));
-            }
-            Ok(Err(error)) => {
-                (error.fault(), format!("{}: {} ({error})", self.recipe.id(), error.init_remedy()))
-            }
-            Err(error) => (Fault::OutcomeUnknown, format!("{}: {error}", self.recipe.id())),
-        };
-        self.drive(LaneEvent::Recycled(Err(fault)));
-        if self.without_producer.as_ref() == Some(&why) {
-            tracing::info!(lane = self.number, "still no producer: {why}");
-        } else {
-            tracing::warn!(lane = self.number, "no producer: {why}");
-            self.runtime.status.unready(&self.component(), &*why);
-        }
-        // Partitions of the lane that do not move say so too.
-        self.runtime.note_failure(self.number, Some(why.clone()));
-        self.without_producer = Some(why);
-    }
-
-    fn component(&self) -> String {
-        format!("producer (lane {})", self.number)
     }
 
     // ---- records ----

@@ -1,10 +1,11 @@
 //! Records through the engine into the producer: the part of a lane that costs time. No allocation
 //! per record, one snapshot of schemas and keys per transaction.
 
+mod counts;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use prometheus::local::LocalHistogram;
 use rdkafka::types::RDKafkaErrorCode;
@@ -29,7 +30,7 @@ use crate::keys::KeyFault;
 use crate::outgoing::{Outgoing, TopicLimits, Unfit};
 use crate::protect::Protector;
 use crate::telemetry::counters::{SchemaCounters, TopicCounters};
-use crate::telemetry::events::{Event as _, RouteStopped};
+pub(super) use counts::OpenTransaction;
 use veilstream_keys::OsEntropy;
 
 /// Looks at the clock every so many records.
@@ -60,25 +61,6 @@ struct LaneRoute {
     counters: usize,
     /// What the sanitized topic takes.
     limits: TopicLimits,
-}
-
-/// What the open transaction holds.
-#[derive(Default)]
-pub(super) struct OpenTransaction {
-    pub(super) records: usize,
-    pub(super) bytes: usize,
-    pub(super) dead_letters: usize,
-    pub(super) begun: Option<Instant>,
-    times: Vec<i64>,
-    refused: Vec<Arc<str>>,
-}
-
-impl OpenTransaction {
-    fn clear(&mut self) {
-        (self.records, self.bytes, self.dead_letters, self.begun) = (0, 0, 0, None);
-        self.times.clear();
-        self.refused.clear();
-    }
 }
 
 /// Counters of one raw topic within this lane.
@@ -496,62 +478,6 @@ impl RecordPath {
         Ok(Done::DeadLettered)
     }
 
-    fn count(
-        &mut self,
-        route: &LaneRoute,
-        message: &Message<'_>,
-        headers: &[Header<'_>],
-        dead_letter: bool,
-    ) {
-        let topic = &mut self.topics[route.counters];
-        topic.counters.consumed(1);
-        if dead_letter {
-            self.transaction.dead_letters += 1;
-        } else {
-            topic.counters.produced(1);
-        }
-        topic.outcomes.push(dead_letter);
-        self.transaction.records += 1;
-        let of_headers = headers
-            .iter()
-            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
-            .sum::<usize>();
-        self.transaction.bytes += message.value().map_or(0, <[u8]>::len)
-            + message.key().map_or(0, <[u8]>::len)
-            + of_headers;
-    }
-
-    fn schema_counters(&mut self, schema: usize) {
-        if self.counters.len() <= schema {
-            self.counters.resize_with(schema + 1, || None);
-        }
-        let counters = self.counters[schema].get_or_insert_with(|| {
-            let schema = &self.snapshot.schemas.schemas()[schema];
-            self.runtime.metrics.schema_counters(&schema.name, schema.fields.iter().map(|f| &*f.id))
-        });
-        counters.add(self.protector.output());
-    }
-
-    /// Tells the guard what became of the records.
-    fn judge(&mut self) {
-        for topic in self.topics.iter_mut().filter(|t| !t.outcomes.is_empty()) {
-            if let Some(tripped) = self.runtime.guard.add(
-                &topic.name,
-                topic.outcomes.drain(..),
-                &self.snapshot.schemas,
-            ) {
-                RouteStopped {
-                    topic: &topic.name,
-                    rejected: tripped.rejected,
-                    window: tripped.window,
-                }
-                .emit(&self.runtime.metrics);
-            }
-        }
-    }
-
-    // ---- keys ----
-
     /// What the rest of the batch lacks too, so that one fetch serves all.
     fn gather(&mut self, first: Vec<NeededKey>, batch: &ReadBatch, lane: &Lane) {
         let mut needed: HashSet<NeededKey> = first.into_iter().collect();
@@ -584,43 +510,6 @@ impl RecordPath {
     /// Takes what was fetched.
     pub(super) fn take_keys(&mut self, keys: Vec<Arc<Key>>) {
         self.protector.add_keys(keys, &*self.runtime.keys);
-    }
-
-    // ---- the end of a transaction ----
-
-    pub(super) fn committed(&mut self) {
-        let now = unix_millis();
-        for time in &self.transaction.times {
-            self.latency.observe((now - time).max(0) as f64 / 1000.0);
-        }
-        self.latency.flush();
-        for topic in &self.topics {
-            topic.counters.flush();
-        }
-        for counters in self.counters.iter().flatten() {
-            counters.flush();
-        }
-        for topic in &self.transaction.refused {
-            self.runtime
-                .metrics
-                .records_dead_lettered
-                .with_label_values(&[topic, DeadLetterReason::BrokerRefused.as_str()])
-                .inc();
-        }
-        self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
-        self.transaction.clear();
-    }
-
-    pub(super) fn aborted(&mut self) {
-        for topic in &mut self.topics {
-            topic.counters.forget();
-            topic.outcomes.clear();
-        }
-        for counters in self.counters.iter().flatten() {
-            counters.forget();
-        }
-        self.runtime.metrics.inflight_bytes.sub(self.transaction.bytes as i64);
-        self.transaction.clear();
     }
 }
 

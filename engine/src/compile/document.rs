@@ -1,20 +1,21 @@
 //! The top level of a schema document.
 
+mod rules;
+
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::Grants;
 use super::field::{self, FieldPlaces};
+use super::paths::Paths;
 use super::read::{Reader, join, kind};
 use crate::index_member::has_members;
-use crate::kdf;
 use crate::schema::{
-    Envelope, Field, HeaderRule, KeyRule, PathId, Protect, RequiredIn, Residue, Scalar, Schema,
-    Undeclared, When,
+    Envelope, Field, PathId, RequiredIn, Residue, Scalar, Schema, Undeclared, When,
 };
 use crate::select::{Program, Query, Step};
-use crate::splice::Edit;
+use rules::{header_rules, key_rule};
 
 const MEMBERS: [&str; 17] = [
     "$schema",
@@ -49,105 +50,6 @@ pub(super) struct ReadSchema {
     /// Paths that are read in clear: `when`, `subject`, `bind`.
     pub(super) clear_reads: Vec<PathId>,
     pub(super) places: Vec<FieldPlaces>,
-}
-
-/// Collects paths; each becomes one number.
-#[derive(Default)]
-pub(super) struct Paths {
-    queries: Vec<Query>,
-    pointers: Vec<String>,
-    clear_reads: Vec<PathId>,
-    too_many: bool,
-    pattern_bytes: usize,
-    envelope: Option<Envelope>,
-}
-
-/// Most paths of one document: each has a number of two bytes, of which the two highest mean edits
-/// of no field ([`Edit`]).
-const MAX_PATHS: usize = Edit::MENDED as usize;
-/// Most memory for the patterns of one document, in bytes.
-const MAX_PATTERNS: usize = 64 << 20;
-
-impl Paths {
-    /// The path from the root of a value: with an envelope, an author's `$` is the payload.
-    fn parse(&self, text: &str) -> Result<Query, String> {
-        let query = crate::select::parse(text)?;
-        if self.envelope.is_none() { Ok(query) } else { crate::select::parse(&in_payload(text)) }
-    }
-
-    pub(super) fn add(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
-        match self.parse(text) {
-            Ok(query) => self.push(at, query, reader),
-            Err(message) => {
-                reader.error(at, message);
-                None
-            }
-        }
-    }
-
-    /// A path that must select at most one node.
-    pub(super) fn add_singular(
-        &mut self,
-        at: &str,
-        text: &str,
-        reader: &mut Reader,
-    ) -> Option<PathId> {
-        match self.parse(text) {
-            Ok(query) if query.is_singular() => self.push(at, query, reader),
-            Ok(_) => {
-                reader.error(
-                    at,
-                    "must select one place: names and indexes only, no *, .., slices or filters",
-                );
-                None
-            }
-            Err(message) => {
-                reader.error(at, message);
-                None
-            }
-        }
-    }
-
-    /// A path of ours, from the root of a value whatever it is wrapped in.
-    fn declare(&mut self, text: &str, reader: &mut Reader) {
-        if let Ok(query) = crate::select::parse(text) {
-            self.push("", query, reader);
-        }
-    }
-
-    pub(super) fn read_in_clear(&mut self, path: PathId) {
-        self.clear_reads.push(path);
-    }
-
-    fn push(&mut self, at: &str, query: Query, reader: &mut Reader) -> Option<PathId> {
-        let id = self.queries.len() as PathId;
-        if self.queries.len() >= MAX_PATHS {
-            if !std::mem::replace(&mut self.too_many, true) {
-                reader.error(
-                    "",
-                    format!(
-                        "has more than {MAX_PATHS} paths; split it into several \
-                    documents with a \"when\" each"
-                    ),
-                );
-            }
-            return None;
-        }
-        self.pattern_bytes += query.pattern_bytes();
-        if self.pattern_bytes > MAX_PATTERNS {
-            reader.error(
-                "",
-                format!(
-                    "has patterns that take more than {} MiB together; use fewer or shorter ones",
-                    MAX_PATTERNS >> 20
-                ),
-            );
-            return None;
-        }
-        self.queries.push(query);
-        self.pointers.push(at.to_owned());
-        Some(id)
-    }
 }
 
 pub(super) fn schema(
@@ -267,7 +169,7 @@ fn filters_see_indexes(fields: &[Field], queries: &[Query]) -> bool {
 }
 
 /// The path with the payload in the place of the root. Outside of strings a `$` is nothing else.
-fn in_payload(path: &str) -> String {
+pub(super) fn in_payload(path: &str) -> String {
     let (mut out, mut quote, mut escaped) = (String::with_capacity(path.len() + 11), None, false);
     for c in path.chars() {
         out.push(c);
@@ -466,89 +368,4 @@ fn clear(map: &Map<String, Value>, paths: &mut Paths, reader: &mut Reader) {
             None => reader.error(&at, format!("must be a path, not {}", kind(item))),
         }
     }
-}
-
-fn key_rule(value: &Value, schema: &str, grants: &Grants, reader: &mut Reader) -> Option<KeyRule> {
-    let map = reader.object("/key", value, &["protect", "normalize", "bits", "root", "domain"])?;
-    let protect = reader.choice(
-        "/key",
-        map,
-        "protect",
-        &[("hash", Some(true)), ("deterministic", Some(false)), ("none", None)],
-    );
-    if !map.contains_key("protect") {
-        reader.error(
-            "/key",
-            "has no protect; a record key takes \"hash\", \"deterministic\" or \"none\"",
-        );
-    }
-    let hash = protect??;
-    if !map.contains_key("root") {
-        reader.error(
-            "/key",
-            "has no root; a record key pins the version of its root: add \"root\": 1",
-        );
-    }
-    let root = reader.integer("/key", map, "root", 1..=u64::from(u32::MAX), 1) as u32;
-    let name =
-        field::domain("/key", map, grants, reader).unwrap_or_else(|| format!("{schema}#key"));
-    let index = if hash {
-        let mut rule = field::index_definition("/key", map, &name, reader)?;
-        rule.root = Some(root);
-        Some(rule)
-    } else {
-        None
-    };
-    let protect = if hash { Protect::Hash } else { Protect::Deterministic(root) };
-    Some(KeyRule { fid: kdf::field_id(&name), name, protect, index })
-}
-
-fn header_rules(
-    map: &Map<String, Value>,
-    schema: &str,
-    grants: &Grants,
-    reader: &mut Reader,
-) -> Vec<HeaderRule> {
-    let Some(value) = map.get("headers") else { return Vec::new() };
-    let Some(rules) = value.as_object() else {
-        reader.error(
-            "/headers",
-            format!("must be an object of \"header name\": rule, not {}", kind(value)),
-        );
-        return Vec::new();
-    };
-    rules
-        .iter()
-        .filter_map(|(header, value)| header_rule(header, value, schema, grants, reader))
-        .collect()
-}
-
-fn header_rule(
-    header: &str,
-    value: &Value,
-    schema: &str,
-    grants: &Grants,
-    reader: &mut Reader,
-) -> Option<HeaderRule> {
-    let at = join("/headers", header);
-    let map = reader.object(&at, value, &["protect", "normalize", "bits", "root", "domain"])?;
-    if header == "veilstream-schema" {
-        reader.error(&at, "is written by veilstream itself; it cannot be protected");
-    }
-    let protect = reader
-        .choice(&at, map, "protect", &[("encrypt", 0), ("hash", 1), ("drop", 2)])
-        .or_else(|| (!map.contains_key("protect")).then_some(0))?;
-    let name = field::domain(&at, map, grants, reader)
-        .unwrap_or_else(|| format!("{schema}#header:{header}"));
-    let index = if protect == 1 {
-        let mut rule = field::index_definition(&at, map, &name, reader)?;
-        rule.root = map
-            .contains_key("root")
-            .then(|| reader.integer(&at, map, "root", 1..=u64::from(u32::MAX), 1) as u32);
-        Some(rule)
-    } else {
-        None
-    };
-    let protect = [Protect::Encrypt, Protect::Hash, Protect::Drop][protect].clone();
-    Some(HeaderRule { header: header.to_owned(), fid: kdf::field_id(&name), name, protect, index })
 }

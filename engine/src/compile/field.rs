@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::Grants;
-use super::document::Paths;
+use super::paths::Paths;
 use super::read::{Reader, is_name, join, kind};
 use crate::kdf;
 use crate::normalize::Normalizer;

@@ -1,4 +1,6 @@
+use super::facts::{AHEAD_MS, MAX_MESSAGE_BYTES, RETENTION_MS, in_unit};
 use super::*;
+use crate::kafka::ffi::admin::{TopicMetadata, TopicSetting};
 
 fn setting(name: &str, value: &str, inherited: &[(&str, &str)]) -> TopicSetting {
     let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());

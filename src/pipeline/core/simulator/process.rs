@@ -1,15 +1,16 @@
 //! A simulated process: the shells of the polling thread and the lanes, over the simulated cluster.
 
+mod worker;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::cluster::{Cluster, Entry, Outcome, at, number};
+use super::cluster::{Cluster, Entry, at, number};
 use super::random::Random;
-use crate::kafka::error::{Fault, Obstacle};
 use crate::pipeline::core::assignment::{Assignment, AssignmentAction as Step, Question};
-use crate::pipeline::core::lane::{Ended, Lane, LaneAction, LaneEvent, Offer};
-use crate::pipeline::core::machine::TransactionState;
+use crate::pipeline::core::lane::{Lane, LaneEvent};
 use crate::pipeline::core::partition::{Block, BlockReason, Position, Target, TopicPartition};
+use worker::{Surroundings, Worker};
 
 const LANES: usize = 2;
 const BATCH: usize = 4;
@@ -51,23 +52,6 @@ enum ToPoll {
     Block(u64, Block),
 }
 
-struct Worker {
-    id: (usize, usize),
-    core: Lane,
-    /// The epoch of its producer.
-    producer: Option<u32>,
-    queue: VecDeque<Op>,
-    batch: Vec<Op>,
-    cursor: usize,
-    fill: u64,
-    inbox: VecDeque<LaneEvent>,
-    answered: BTreeSet<u64>,
-    is_overrun: bool,
-    pause: usize,
-    /// What the open transaction will fail for.
-    poison: Option<Fault>,
-}
-
 pub(super) struct Process {
     number: usize,
     assignment: Assignment,
@@ -81,17 +65,6 @@ pub(super) struct Process {
     membership: (u32, BTreeSet<u64>),
     next_ticket: u64,
     blocks: usize,
-}
-
-/// What a worker needs of its process.
-struct Surroundings<'a> {
-    cluster: &'a mut Cluster,
-    random: &'a mut Random,
-    membership: &'a (u32, BTreeSet<u64>),
-    requests: &'a mut VecDeque<ToPoll>,
-    positions: &'a mut BTreeMap<usize, usize>,
-    fetched: &'a BTreeMap<usize, Fetched>,
-    has_faults: bool,
 }
 
 impl Process {
@@ -374,277 +347,5 @@ impl Process {
             has_faults,
         };
         run(&mut self.workers[lane], &mut around);
-    }
-}
-
-impl Worker {
-    /// Takes what is in the inbox.
-    fn look(&mut self, around: &mut Surroundings<'_>) {
-        while let Some(event) = self.inbox.pop_front() {
-            self.core.on(event, around.cluster.now);
-            self.run(around);
-        }
-    }
-
-    fn turn(&mut self, around: &mut Surroundings<'_>) {
-        self.look(around);
-        if std::mem::take(&mut self.is_overrun) {
-            self.core.on(LaneEvent::Overrun, around.cluster.now);
-            return self.run(around);
-        }
-        if self.pause > 0 {
-            self.pause -= 1;
-            return;
-        }
-        if self.core.state() == TransactionState::Recycling {
-            return self.recycle(around);
-        }
-        if self.core.has_offsets_alone() {
-            self.core.open(around.cluster.now);
-            self.run(around);
-            self.core.on(LaneEvent::Due, around.cluster.now);
-            return self.run(around);
-        }
-        if self.cursor >= self.batch.len() && !self.fill(around) {
-            if self.core.state() == TransactionState::Open {
-                self.core.on(LaneEvent::Due, around.cluster.now);
-                return self.run(around);
-            }
-            return self.look_at_positions(around);
-        }
-        self.process(around);
-        if self.core.state() == TransactionState::Open && around.random.one_in(4) {
-            self.core.on(LaneEvent::Due, around.cluster.now);
-            self.run(around);
-        }
-    }
-
-    /// Reads the next batch; what was fetched under an older version is dropped here, as the client
-    /// does.
-    fn fill(&mut self, around: &mut Surroundings<'_>) -> bool {
-        (self.cursor, self.fill) = (0, self.fill + 1);
-        self.batch.clear();
-        while self.batch.len() < BATCH {
-            let Some(op) = self.queue.pop_front() else { break };
-            if around.fetched.get(&op.partition).is_none_or(|f| f.version != op.version) {
-                continue;
-            }
-            // An error event moves the position as if it were a record.
-            around.positions.insert(op.partition, op.offset + 1);
-            if !matches!(op.kind, Kind::Control) {
-                self.batch.push(op);
-            }
-        }
-        !self.batch.is_empty()
-    }
-
-    fn process(&mut self, around: &mut Surroundings<'_>) {
-        let most = 1 + around.random.below(BATCH);
-        for _ in 0..most {
-            let Some(op) = self.batch.get(self.cursor).cloned() else { return };
-            self.cursor += 1;
-            let Some(place) = self.core.find(&at(op.partition).topic, 0) else { continue };
-            let Kind::Record { id, is_refused, leader_epoch } = op.kind else {
-                if self.core.is_active(place, self.fill) {
-                    let diverged_at = if let Kind::Error(cut) = op.kind { cut } else { None };
-                    let block = Block { diverged_at, ..Block::new(BlockReason::Fetch, "fetch") };
-                    self.core.fetch_failed(place, block, around.cluster.now);
-                    self.run(around);
-                }
-                continue;
-            };
-            let offset = i64::try_from(op.offset).unwrap();
-            match self.core.offer(place, offset, self.fill) {
-                Offer::Stale => continue,
-                Offer::Backwards => {
-                    self.core.block(
-                        place,
-                        Block::new(BlockReason::Fetch, "backwards"),
-                        around.cluster.now,
-                    );
-                    self.run(around);
-                    continue;
-                }
-                Offer::Close => {
-                    self.cursor -= 1;
-                    self.core.on(LaneEvent::Due, around.cluster.now);
-                    self.run(around);
-                    return;
-                }
-                Offer::Take => {}
-            }
-            if self.core.state() == TransactionState::Idle {
-                self.core.open(around.cluster.now);
-                self.run(around);
-            }
-            if self.core.state() != TransactionState::Open {
-                self.cursor -= 1;
-                return;
-            }
-            if !around.cluster.has_keys && id.is_multiple_of(3) {
-                self.core.block(place, Block::new(BlockReason::Keys, "keys"), around.cluster.now);
-                self.run(around);
-                continue;
-            }
-            if around.has_faults && around.random.one_in(150) {
-                self.cursor -= 1;
-                self.core.on(LaneEvent::Failed(Fault::Abortable), around.cluster.now);
-                self.run(around);
-                return;
-            }
-            if is_refused && self.core.refused(place, offset) == 0 {
-                self.poison.get_or_insert(Fault::Refused);
-            }
-            if around.cluster.is_denied(op.partition) {
-                self.poison.get_or_insert(Fault::Blocked(Obstacle::TopicDenied));
-            }
-            around.cluster.produce(self.id, self.producer.unwrap(), id);
-            self.core.done(place, offset, Some(leader_epoch));
-        }
-    }
-
-    fn look_at_positions(&mut self, around: &mut Surroundings<'_>) {
-        let drained: Vec<TopicPartition> = self.core.drained().cloned().collect();
-        let mut is_moved = false;
-        for at in drained {
-            if let Some(position) = around.positions.get(&number(&at.topic)) {
-                let position =
-                    Position { offset: i64::try_from(*position).unwrap(), leader_epoch: None };
-                is_moved |= self.core.advance(&at.topic, at.partition, position);
-            }
-        }
-        if is_moved {
-            self.core.open(around.cluster.now);
-            self.run(around);
-            self.core.on(LaneEvent::Due, around.cluster.now);
-            self.run(around);
-        }
-    }
-
-    fn recycle(&mut self, around: &mut Surroundings<'_>) {
-        if around.has_faults && around.random.one_in(4) {
-            self.core.on(LaneEvent::Recycled(Err(Fault::OutcomeUnknown)), around.cluster.now);
-        } else {
-            self.producer = Some(around.cluster.fence(self.id));
-            self.core.on(LaneEvent::Recycled(Ok(())), around.cluster.now);
-        }
-        self.run(around);
-    }
-
-    /// Does what the core says until it says nothing more.
-    fn run(&mut self, around: &mut Surroundings<'_>) {
-        while let Some(action) = self.core.next_action() {
-            let answer = self.perform(action, around);
-            match answer {
-                Some(_) if std::mem::take(&mut self.is_overrun) => {
-                    self.core.on(LaneEvent::Overrun, around.cluster.now)
-                }
-                Some(answer) => self.core.on(answer, around.cluster.now),
-                None => {}
-            }
-        }
-    }
-
-    fn perform(&mut self, action: LaneAction, around: &mut Surroundings<'_>) -> Option<LaneEvent> {
-        match action {
-            LaneAction::Begin => {
-                let is_begun = around.cluster.begin(self.id, self.producer.unwrap());
-                (!is_begun).then_some(LaneEvent::Failed(Fault::Fenced))
-            }
-            LaneAction::Flush => Some(LaneEvent::Flushed(match self.poison {
-                Some(fault) => Err(fault),
-                None if around.has_faults && around.random.one_in(40) => Err(Fault::Abortable),
-                None => Ok(()),
-            })),
-            LaneAction::Commit(commits) => {
-                Some(LaneEvent::Committed(self.commit(&commits, around)))
-            }
-            LaneAction::Abort(_) => {
-                let is_refused = self.poison == Some(Fault::Refused);
-                if around.has_faults && around.random.one_in(30) {
-                    return Some(LaneEvent::Aborted(Err(Fault::OutcomeUnknown)));
-                }
-                around.cluster.abort(self.id, self.producer.unwrap());
-                Some(LaneEvent::Aborted(Ok(is_refused.then_some("refused_record"))))
-            }
-            LaneAction::Settle { spent } => {
-                self.poison = None;
-                if spent.is_some() {
-                    self.producer = None;
-                }
-                None
-            }
-            LaneAction::Discard => {
-                self.poison = None;
-                None
-            }
-            LaneAction::Recycle(_) => {
-                self.producer = None;
-                None
-            }
-            LaneAction::Rewind(targets) => {
-                around.requests.push_back(ToPoll::Rewind(self.id.1, targets));
-                None
-            }
-            LaneAction::Reread(epochs) => {
-                around.requests.push_back(ToPoll::Reread(epochs));
-                None
-            }
-            LaneAction::Block(_, epoch, block) => {
-                around.requests.push_back(ToPoll::Block(epoch, block));
-                None
-            }
-            LaneAction::Answer(ticket) => {
-                self.answered.insert(ticket);
-                None
-            }
-            LaneAction::BackOff => {
-                self.pause = around.random.below(4);
-                None
-            }
-            LaneAction::Condemn(..) => None,
-            LaneAction::EndFenced => panic!("nobody else has this name"),
-        }
-    }
-
-    fn commit(
-        &mut self,
-        commits: &[crate::pipeline::core::partition::Commit],
-        around: &mut Surroundings<'_>,
-    ) -> Ended {
-        let (generation, epochs) = around.membership;
-        if !commits.iter().all(|c| epochs.contains(&c.epoch)) {
-            return Ended::NotOwned;
-        }
-        let epoch = self.producer.unwrap();
-        let sent = around.cluster.send_offsets(self.id, epoch, *generation, commits);
-        match sent {
-            Outcome::Done => {}
-            Outcome::Generation => return Ended::Failed(Fault::Abortable),
-            Outcome::Fenced => return Ended::Failed(Fault::OutcomeUnknown),
-        }
-        if !around.has_faults {
-            return match around.cluster.commit(self.id, epoch) {
-                Outcome::Done => Ended::Done { tainted: false },
-                _ => Ended::Failed(Fault::OutcomeUnknown),
-            };
-        }
-        match around.random.below(40) {
-            0 => Ended::Failed(Fault::OutcomeUnknown),
-            1 => {
-                around.cluster.delay(self.id, epoch);
-                Ended::Failed(Fault::OutcomeUnknown)
-            }
-            roll => match around.cluster.commit(self.id, epoch) {
-                Outcome::Done if roll == 2 => Ended::Failed(Fault::OutcomeUnknown),
-                Outcome::Done if roll < 6 => {
-                    // A second copy of the request is still on its way.
-                    around.cluster.delay(self.id, epoch);
-                    Ended::Done { tainted: true }
-                }
-                Outcome::Done => Ended::Done { tainted: false },
-                _ => Ended::Failed(Fault::OutcomeUnknown),
-            },
-        }
     }
 }
