@@ -88,17 +88,25 @@ pub(crate) fn committed_offsets(bootstrap: &str, group: &str, topic: &str) -> BT
 
 /// What a group has committed, by partition: offset, leader epoch and metadata.
 pub(crate) fn commits(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, GroupOffset> {
+    try_commits(bootstrap, group, topic).unwrap()
+}
+
+/// The same while brokers may be down.
+pub(crate) fn try_commits(
+    bootstrap: &str,
+    group: &str,
+    topic: &str,
+) -> krafka::Result<BTreeMap<i32, GroupOffset>> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
+        let kafka = Kafka::builder(bootstrap).connect().await?;
         let offsets = kafka
             .admin()
             .list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default())
-            .await
-            .unwrap();
+            .await?;
         offsets
             .into_iter()
             .filter(|(of, _)| of.topic == topic)
-            .map(|(of, commit)| (of.partition, commit.unwrap()))
+            .map(|(of, commit)| Ok((of.partition, commit?)))
             .collect()
     })
 }
