@@ -44,7 +44,7 @@ impl Keyring {
         self
     }
 
-    /// Keys that whoever takes this snapshot must forget.
+    /// Keys that a holder of this snapshot must forget.
     #[must_use]
     pub fn shredded(&self) -> &HashSet<KeyId> {
         &self.shredded

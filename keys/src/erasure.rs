@@ -1,8 +1,8 @@
 //! The erasure of a data subject: its keys are destroyed, so that what was sealed with them is
 //! noise wherever it lies.
 //!
-//! Order: the ledger first, so that an erasure that was begun is completed by whoever opens the
-//! store next; then the store; then a look whether it is so; then the signed receipt.
+//! Order: the ledger first, so that an erasure that was begun is completed by the next process
+//! that opens the store; then the store; then a look whether it is so; then the signed receipt.
 
 mod append;
 mod ledger;

@@ -37,8 +37,8 @@ pub use rotation::{Rotate, Rotated};
 /// Kinds with one key per tenant and version, which every process shares.
 const ROOTS: [KeyKind; 4] =
     [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
-/// Seconds between two looks at what other processes did to shared keys. Whoever asks once a second
-/// hears of a rotation within five.
+/// Seconds between two looks at what other processes did to shared keys. A process that asks once a
+/// second hears of a rotation within five.
 const RELOAD: u64 = 4;
 /// Seconds between two looks at whether something is to be rotated.
 const ROTATION_LOOK: u64 = 60;
@@ -96,7 +96,7 @@ pub struct Manager {
     recovery: Option<Box<dyn Provider>>,
     store: Authentic,
     ledger: Arc<dyn Ledger>,
-    /// Up to which line the ledger was taken up.
+    /// Up to which line the ledger was applied.
     known: Mutex<Position>,
     /// Keys of erased subjects that were there again at the start.
     revived: u64,
@@ -231,7 +231,7 @@ impl Manager {
     /// The first [`KeyError`]; what is in hand stays good until it is spent, and the next call
     /// tries again.
     pub fn maintain(&self, now: u64) -> Result<(), KeyError> {
-        // Each by itself: a key service that is away must not keep an erasure from being taken up.
+        // Each by itself: a key service that is away must not hold up an erasure.
         let mut first = self.take_up_erasures(now);
         let mut then = |step: Result<(), KeyError>| {
             if first.is_ok() {
@@ -268,7 +268,7 @@ impl Manager {
         &self.settings.tenant
     }
 
-    /// The store under it, for whoever reports on keys.
+    /// The store under it, for reports on keys.
     #[must_use]
     pub fn store(&self) -> &Authentic {
         &self.store

@@ -173,7 +173,7 @@ pub trait Store: Send + Sync {
     fn found(&self, store_key: &KeyRecord, head: &Head) -> Result<(), StoreError>;
 
     /// Stores keys whose (tenant, kind, scope, version) is free, all in one step, and returns what
-    /// the store holds for each, in their order: the given record, or that of whoever was first.
+    /// the store holds for each, in their order: the given record, or that of the first.
     /// Not for `schema:` keys.
     ///
     /// # Errors

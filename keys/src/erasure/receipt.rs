@@ -207,7 +207,7 @@ impl Manager {
         Ok(signer(secret))
     }
 
-    /// The public key that receipts are verified with, for whoever has no key store.
+    /// The public key that receipts are verified with, for anyone who has no key store.
     ///
     /// # Errors
     /// [`KeyError`].

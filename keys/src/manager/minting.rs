@@ -14,7 +14,7 @@ use crate::store::{KeyRecord, Wrap};
 
 impl Manager {
     /// The sealing key of a scope that processes share: the newest active one, or a first one. Of
-    /// two processes that mint at once, both get the key of whoever was first.
+    /// two processes that mint at once, both get the key of the first.
     pub(super) fn load_or_mint(
         &self,
         _: &Turn<'_>,

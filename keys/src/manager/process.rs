@@ -148,7 +148,8 @@ impl Manager {
         now: u64,
     ) -> Result<Option<Arc<Key>>, KeyError> {
         let scope = Scope::Schema(schema.clone());
-        // Looked at before a key is wrapped: whoever has to wait asks the key service for nothing.
+        // Looked at before a key is wrapped: a process that has to wait asks the key service for
+        // nothing.
         if let Some(last) = self
             .store
             .last_made(&self.settings.tenant, KeyKind::Data, &scope, now + PACE)?

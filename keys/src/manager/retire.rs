@@ -131,7 +131,7 @@ impl Manager {
             && record.state == KeyState::Active
             && self.is_newest(&record)?
         {
-            // Whoever seals goes on, under another key.
+            // A process that seals goes on, under another key.
             self.next_version(&self.turn(), &record, now)?;
         }
         self.store.set_state(&[*kid], KeyState::Compromised, Some(now))?;

@@ -113,12 +113,12 @@ impl Manager {
         }
     }
 
-    /// A subject's key as it is handed out: whoever has it forgets it in time, so that an erasure
+    /// A subject's key as it is handed out: its holder forgets it in time, so that an erasure
     /// takes effect.
     fn for_a_while(&self, record: &KeyRecord, now: u64) -> Result<Arc<Key>, KeyError> {
         let unwrapped = self.unwrap(record)?;
         let Key { state, ref secret, .. } = *unwrapped;
-        // Whoever was erased may have been let back.
+        // A person who was erased may have been let back.
         let age = if state == KeyState::Shredded { ERASED_AGE } else { self.settings.lookup_age };
         Ok(Arc::new(Key { seal_until: Some(now + age), ..key_of(record, state, secret.clone()) }))
     }
@@ -184,8 +184,8 @@ impl SubjectCache {
         is_current
     }
 
-    /// Forgets keys. Counted first: whoever keeps one between that and the look finds it counted,
-    /// and whoever kept one before it finds it dropped.
+    /// Forgets keys. Counted first: a holder that keeps one between that and the look finds it
+    /// counted, and one that kept one before it finds it dropped.
     pub(super) fn forget(&self, which: impl Fn(&Key) -> bool) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         drop_where(&mut lock(&self.sealing), |key| which(key));

@@ -298,7 +298,7 @@ impl Store for PostgresStore {
         let (from, to) =
             (time(record.created.saturating_sub(pace)), time(record.created.saturating_add(pace)));
         self.connection.write(|s| {
-            // There is no unique place that would decide. Whoever comes next looks after our
+            // There is no unique place that would decide. The next one looks after our
             // commit, as the lock ends with it.
             s.query(PACE_LOCK, &[&format!("{} {} {scope}", record.tenant, record.kind.as_str())])?;
             let recent = s.flag(
@@ -418,10 +418,10 @@ impl Store for PostgresStore {
 
     /// All subjects in one transaction. Erasures take turns with each other and with
     /// [`Store::replace_wraps`]; keys that are there are locked against [`Store::set_state`].
-    /// Against whoever stores a new key at the same time there is no lock, but the unique place: if
-    /// the marker is in it, they wait for our commit and find it taken; if their key is, our INSERT
-    /// waits for their commit and finds it taken. Then, and when a key shows up between two of our
-    /// statements, we look again and erase that key too.
+    /// Against a process that stores a new key at the same time there is no lock, but the unique
+    /// place: if the marker is in it, they wait for our commit and find it taken; if their key is,
+    /// our INSERT waits for their commit and finds it taken. Then, and when a key shows up between
+    /// two of our statements, we look again and erase that key too.
     fn erase(
         &self,
         tenant: &str,

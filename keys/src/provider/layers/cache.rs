@@ -78,7 +78,7 @@ impl Cache {
         Self { inner, policy, clock, entries: Arc::default() }
     }
 
-    /// Unwraps a key again on a thread of its own: whoever uses it need not wait.
+    /// Unwraps a key again on a thread of its own: its users need not wait.
     fn refresh(&self, id: WrapId, wrap: &Wrap, context: &WrapContext<'_>) {
         let (inner, clock, entries) =
             (self.inner.clone(), self.clock.clone(), self.entries.clone());

@@ -34,7 +34,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Hands the answer to whoever waits; also when the asking thread panics.
+/// Hands the answer to all that wait; also when the asking thread panics.
 struct Landing<'a> {
     flights: &'a Mutex<HashMap<WrapId, Arc<Flight>>>,
     id: WrapId,
