@@ -1,11 +1,20 @@
 //! The lane's producer: how a transaction ends, and when a new producer takes over.
 
-use super::{FENCE, LaneThread, offsets_of};
+use std::time::Duration;
+
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::LaneThread;
 use crate::kafka::error::Fault;
+use crate::kafka::ffi;
 use crate::pipeline::End;
 use crate::pipeline::core::lane::{Ended, LaneEvent};
 use crate::pipeline::core::partition::Commit;
+use crate::pipeline::offsets;
 use crate::telemetry::events::{Event as _, ProducerRecycled, TransactionCommitted};
+
+/// One try to fence the producers before a new one.
+const FENCE: Duration = Duration::from_secs(5);
 
 impl LaneThread {
     pub(super) fn commit(&mut self, commits: &[Commit]) -> Ended {
@@ -122,7 +131,23 @@ impl LaneThread {
         self.without_producer = Some(why);
     }
 
-    pub(super) fn component(&self) -> String {
+    fn component(&self) -> String {
         format!("producer (lane {})", self.number)
     }
+}
+
+/// Offsets as they are sent: with leader epoch and topic id.
+fn offsets_of(commits: &[Commit]) -> Option<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for commit in commits {
+        let (topic, partition) = (&commit.at.topic, commit.at.partition);
+        list.add_partition_offset(topic, partition, Offset::Offset(commit.position.offset)).ok()?;
+        if let Some(mut element) = list.find_partition(topic, partition) {
+            element.set_metadata(offsets::metadata(commit.topic_id.as_deref()));
+        }
+        if let Some(epoch) = commit.position.leader_epoch {
+            ffi::set_leader_epoch(&mut list, topic, partition, epoch);
+        }
+    }
+    Some(list)
 }
