@@ -28,7 +28,7 @@ fn twenty_kills_lose_double_and_disorder_nothing() {
     let kafka = kafka();
     let sandbox = Sandbox::new(kafka, "chaos", 4);
     chaos(&sandbox, 100_000, 20, false);
-    let aborted = assert_each_once(&sandbox, 100_000);
+    let aborted = assert_each_once_or_dead_lettered(&sandbox, 100_000);
     assert!(aborted > 0, "no kill met an open transaction: this run proved nothing");
 }
 
@@ -49,7 +49,7 @@ fn kills_and_crashes_of_brokers_at_once_lose_double_and_disorder_nothing() {
     });
     // All replicas are in sync: a leader that has just come back may not know yet how far the log
     // is committed, and a reader would end there.
-    assert_each_once(&sandbox, records);
+    assert_each_once_or_dead_lettered(&sandbox, records);
 }
 
 /// Crashes one broker after another; each is whole again before the next. How often.
@@ -135,7 +135,7 @@ fn chaos(sandbox: &Sandbox<'_>, all: usize, kills: u64, are_crashing: bool) {
 
 /// Each of `all` records is once in the sanitized topic, in order, or in the dead letters. How many
 /// records of the sanitized topic were aborted.
-fn assert_each_once(sandbox: &Sandbox<'_>, all: usize) -> usize {
+fn assert_each_once_or_dead_lettered(sandbox: &Sandbox<'_>, all: usize) -> usize {
     let (clean, dead) = (sandbox.clean(), sandbox.dead());
 
     let mut seen = vec![0u32; all];

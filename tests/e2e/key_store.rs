@@ -26,6 +26,21 @@ impl Topic {
     fn store(&self) -> KafkaStore {
         KafkaStore::open(&kafka().config(), &self.0).unwrap()
     }
+
+    /// Writes the record of a key past the store.
+    fn overwrite(&self, kid: &KeyId, value: &str) {
+        let feeder = Feeder::new(kafka());
+        let key = kid.to_string();
+        feeder.send(&Raw {
+            topic: &self.0,
+            partition: 0,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            timestamp: TIME,
+            headers: &[],
+        });
+        feeder.finish();
+    }
 }
 
 impl Place for Topic {
@@ -37,34 +52,13 @@ impl Place for Topic {
         let record = self.store().get(&[*kid]).unwrap().remove(0);
         let mut json: Value = serde_json::to_value(RecordJson::from(&record)).unwrap();
         json[column] = if column == "version" { json!(-1) } else { json!("fine") };
-        let feeder = Feeder::new(kafka());
-        let (key, value) = (kid.to_string(), json.to_string());
-        feeder.send(&Raw {
-            topic: &self.0,
-            partition: 0,
-            key: Some(key.as_bytes()),
-            value: Some(value.as_bytes()),
-            timestamp: TIME,
-            headers: &[],
-        });
-        feeder.finish();
+        self.overwrite(kid, &json.to_string());
     }
 
     fn activate(&self, kid: &KeyId) {
         let record = self.store().get(&[*kid]).unwrap().remove(0);
         let edited = KeyRecord { state: KeyState::Active, retired: None, ..record };
-        let feeder = Feeder::new(kafka());
-        let (key, value) =
-            (kid.to_string(), serde_json::to_string(&RecordJson::from(&edited)).unwrap());
-        feeder.send(&Raw {
-            topic: &self.0,
-            partition: 0,
-            key: Some(key.as_bytes()),
-            value: Some(value.as_bytes()),
-            timestamp: TIME,
-            headers: &[],
-        });
-        feeder.finish();
+        self.overwrite(kid, &serde_json::to_string(&RecordJson::from(&edited)).unwrap());
     }
 }
 

@@ -587,7 +587,7 @@ pub(crate) fn an_erased_subject_is_closed_and_erasing_it_again_changes_nothing(p
     assert_eq!(
         (rows.len(), rows[2].version, rows[2].kid),
         (3, 3, wanted.marker.kid),
-        "whoever is about to store a successor finds its place taken"
+        "a process about to store a successor finds its place taken"
     );
     assert!(rows[..2].iter().all(|record| record.retired == Some(NOW + 9)));
     assert_eq!(store.insert(&[subject_key(1, 3)]).unwrap()[0].state, KeyState::Shredded);
