@@ -65,7 +65,7 @@ pub(super) fn schema(
     let name: Arc<str> = schema_name(map, reader).into();
     let version = version(map, digest, reader);
     let envelope = reader.choice("", map, "envelope", &[("connect", Envelope::Connect)]);
-    let mut paths = Paths { envelope, ..Paths::default() };
+    let mut paths = Paths::new(envelope);
     let (fields, places) = field::fields(map, &name, grants, &mut paths, reader);
     let when = when(map, &mut paths, reader);
     let subjects = subjects(map, &mut paths, reader);

@@ -13,8 +13,8 @@ pub(super) struct Paths {
     pub(super) pointers: Vec<String>,
     pub(super) clear_reads: Vec<PathId>,
     pub(super) too_many: bool,
-    pub(super) pattern_bytes: usize,
-    pub(super) envelope: Option<Envelope>,
+    pattern_bytes: usize,
+    envelope: Option<Envelope>,
 }
 
 /// Most paths of one document: each has a number of two bytes, of which the two highest mean edits
@@ -24,8 +24,13 @@ const MAX_PATHS: usize = Edit::MENDED as usize;
 const MAX_PATTERNS: usize = 64 << 20;
 
 impl Paths {
+    /// Of a document whose values stand in this envelope.
+    pub(super) fn new(envelope: Option<Envelope>) -> Self {
+        Self { envelope, ..Self::default() }
+    }
+
     /// The path from the root of a value: with an envelope, an author's `$` is the payload.
-    pub(super) fn parse(&self, text: &str) -> Result<Query, String> {
+    fn parse(&self, text: &str) -> Result<Query, String> {
         let query = crate::select::parse(text)?;
         if self.envelope.is_none() { Ok(query) } else { crate::select::parse(&in_payload(text)) }
     }
@@ -74,7 +79,7 @@ impl Paths {
         self.clear_reads.push(path);
     }
 
-    pub(super) fn push(&mut self, at: &str, query: Query, reader: &mut Reader) -> Option<PathId> {
+    fn push(&mut self, at: &str, query: Query, reader: &mut Reader) -> Option<PathId> {
         let id = self.queries.len() as PathId;
         if self.queries.len() >= MAX_PATHS {
             if !std::mem::replace(&mut self.too_many, true) {

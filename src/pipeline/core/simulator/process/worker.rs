@@ -82,7 +82,7 @@ impl Worker {
 
     /// Reads the next batch; what was fetched under an older version is dropped here, as the client
     /// does.
-    pub(super) fn fill(&mut self, around: &mut Surroundings<'_>) -> bool {
+    fn fill(&mut self, around: &mut Surroundings<'_>) -> bool {
         (self.cursor, self.fill) = (0, self.fill + 1);
         self.batch.clear();
         while self.batch.len() < BATCH {
@@ -99,7 +99,7 @@ impl Worker {
         !self.batch.is_empty()
     }
 
-    pub(super) fn process(&mut self, around: &mut Surroundings<'_>) {
+    fn process(&mut self, around: &mut Surroundings<'_>) {
         let most = 1 + around.random.below(BATCH);
         for _ in 0..most {
             let Some(op) = self.batch.get(self.cursor).cloned() else { return };
@@ -164,7 +164,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn look_at_positions(&mut self, around: &mut Surroundings<'_>) {
+    fn look_at_positions(&mut self, around: &mut Surroundings<'_>) {
         let drained: Vec<TopicPartition> = self.core.drained().cloned().collect();
         let mut is_moved = false;
         for at in drained {
@@ -182,7 +182,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn recycle(&mut self, around: &mut Surroundings<'_>) {
+    fn recycle(&mut self, around: &mut Surroundings<'_>) {
         if around.has_faults && around.random.one_in(4) {
             self.core.on(LaneEvent::Recycled(Err(Fault::OutcomeUnknown)), around.cluster.now);
         } else {
@@ -206,11 +206,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn perform(
-        &mut self,
-        action: LaneAction,
-        around: &mut Surroundings<'_>,
-    ) -> Option<LaneEvent> {
+    fn perform(&mut self, action: LaneAction, around: &mut Surroundings<'_>) -> Option<LaneEvent> {
         match action {
             LaneAction::Begin => {
                 let is_begun = around.cluster.begin(self.id, self.producer.unwrap());
@@ -272,7 +268,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn commit(
+    fn commit(
         &mut self,
         commits: &[crate::pipeline::core::partition::Commit],
         around: &mut Surroundings<'_>,
