@@ -16,14 +16,14 @@ const LARGEST: usize = 64 << 20;
 /// An account of work.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Budget {
-    left: u64,
-    overdrawn: bool,
+    spent: u64,
+    limit: u64,
 }
 
 impl Budget {
     /// For a record of that many bytes.
     pub(crate) fn of_record(bytes: usize) -> Self {
-        Self { left: BASE + PER_BYTE * bytes as u64, overdrawn: false }
+        Self { spent: 0, limit: BASE + PER_BYTE * bytes as u64 }
     }
 
     /// For a record that was protected, and whose input's length nobody knows any more.
@@ -31,18 +31,15 @@ impl Budget {
         Self::of_record(bytes.max(LARGEST))
     }
 
-    /// Takes units off; `false`: there are none left.
+    /// Spends units; `false`: more than there were, now or before.
     #[inline(always)]
     pub(crate) fn charge(&mut self, units: u64) -> bool {
-        match self.left.checked_sub(units) {
-            Some(left) => self.left = left,
-            None => (self.left, self.overdrawn) = (0, true),
-        }
-        !self.overdrawn
+        self.spent = self.spent.saturating_add(units);
+        !self.is_overdrawn()
     }
 
-    /// Whether more was asked for than there was.
+    /// Whether more was spent than there was.
     pub(crate) fn is_overdrawn(&self) -> bool {
-        self.overdrawn
+        self.spent > self.limit
     }
 }

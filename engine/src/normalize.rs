@@ -134,7 +134,9 @@ impl Normalizer {
                 if !value.quoted && !is_integer(value.bytes) {
                     return false;
                 }
-                out.extend(text.bytes().filter(u8::is_ascii_digit));
+                for digit in text.bytes().filter(u8::is_ascii_digit) {
+                    out.push(digit);
+                }
             }
             Self::Alnum => {
                 if !value.quoted && !is_integer(value.bytes) {

@@ -94,15 +94,19 @@ impl Residues {
         self.most = if residue == Residue::Reject { REJECTED } else { COUNTED };
         self.capped = 0;
         self.own = NO_PARENT;
-        for bit in self.set.drain(..) {
-            self.grams[usize::from(bit) / 64] = 0;
-        }
+        self.forget_runs();
         self.needles.clear();
         self.text.clear();
         self.outputs.clear();
         self.automaton = None;
         self.patience = 0;
         self.work = 0;
+    }
+
+    fn forget_runs(&mut self) {
+        for bit in self.set.drain(..) {
+            self.grams[usize::from(bit) / 64] = 0;
+        }
     }
 
     /// What searching took beyond reading, in units of work.
@@ -126,6 +130,7 @@ impl Residues {
 
     /// Adds a protected value: a string's unescaped text, a number's digits, each of them inside an
     /// object or array.
+    #[inline(never)]
     pub(crate) fn add(&mut self, doc: &[u8], tape: &Tape, edit: Edit) {
         let nodes = tape.nodes();
         for node in &nodes[edit.node as usize..nodes[edit.node as usize].next as usize] {
@@ -146,15 +151,17 @@ impl Residues {
         };
         let needle = Needle { range, in_document, node: edit.node, field: edit.field, found: 0 };
         let bytes = needle.bytes(doc, &self.text);
-        if bytes.len() < MIN_CHARS || bytes.len() < 4 * MIN_CHARS && characters(bytes) < MIN_CHARS {
+        let Some(start) = bytes.first_chunk::<MIN_CHARS>() else { return };
+        if bytes.len() < 4 * MIN_CHARS && !bytes.is_ascii() && characters(bytes) < MIN_CHARS {
             return;
         }
+        let [a, b, c, d, e, f] = *start;
         if self.needles.len() >= self.most {
             self.capped = self.capped.saturating_add(1);
             return;
         }
-        for at in 0..4 {
-            let bit = gram(&bytes[at..]);
+        for run in [[a, b, c, d], [b, c, d, e], [c, d, e, f], [d, e, f, 0]] {
+            let bit = gram(run);
             self.grams[bit / 64] |= 1 << (bit % 64);
             self.set.push(bit as u16);
         }
@@ -179,6 +186,7 @@ impl Residues {
         if self.needles.is_empty() {
             return;
         }
+        self.add_patience(doc.len() + output.len());
         let nodes = tape.nodes();
         let mut edits = edits.iter().map(|e| e.node as usize);
         let mut edit = edits.next().unwrap_or(nodes.len());
@@ -193,7 +201,9 @@ impl Residues {
                 Kind::String if (node.end - node.start) as usize >= MIN_CHARS + 2 => {
                     self.search_string(doc, &doc[node.inner()], node.escaped)
                 }
-                Kind::Number => self.search(doc, &doc[node.span()]),
+                Kind::Number if (node.end - node.start) as usize >= MIN_CHARS => {
+                    self.search_text(doc, &doc[node.span()])
+                }
                 _ => {}
             }
             at += 1;
@@ -204,7 +214,7 @@ impl Residues {
             self.own = own;
             match text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")) {
                 Some(inner) => self.search_string(doc, inner, true),
-                None => self.search(doc, text),
+                None => self.search_text(doc, text),
             }
         }
         self.own = NO_PARENT;
@@ -212,35 +222,58 @@ impl Residues {
 
     #[inline]
     fn search_string(&mut self, doc: &[u8], inner: &[u8], escaped: bool) {
-        if escaped { self.search_escaped(doc, inner) } else { self.search(doc, inner) }
+        if escaped { self.search_escaped(doc, inner) } else { self.search_text(doc, inner) }
     }
 
     fn search_escaped(&mut self, doc: &[u8], inner: &[u8]) {
         let mut unescaped = std::mem::take(&mut self.unescaped);
         unescaped.clear();
         unescape_generously(inner, &mut unescaped);
-        self.search(doc, &unescaped);
+        self.search_text(doc, &unescaped);
         self.unescaped = unescaped;
     }
 
     /// Searches raw bytes: a clear key or header value.
-    #[inline]
     pub(crate) fn search(&mut self, doc: &[u8], hay: &[u8]) {
-        if hay.len() < MIN_CHARS || self.needles.is_empty() || self.most == 0 {
+        self.add_patience(hay.len());
+        self.search_text(doc, hay);
+    }
+
+    fn add_patience(&mut self, searched: usize) {
+        self.patience = self.patience.saturating_add(COMPARISONS * searched);
+    }
+
+    /// Searches what patience was added for.
+    #[inline]
+    fn search_text(&mut self, doc: &[u8], hay: &[u8]) {
+        if hay.len() < MIN_CHARS {
             return;
         }
         if self.automaton.is_some() {
             return self.search_with_automaton(hay);
         }
-        self.patience = self.patience.saturating_add(COMPARISONS * hay.len());
-        let mut at = 0;
-        while let Some(run) = hay.get(at..at + 3) {
-            let bit = gram(run);
-            if self.grams[bit / 64] >> (bit % 64) & 1 == 1 && !self.compare(doc, hay, at) {
+        let mut from = 0;
+        while let Some(at) = hay.get(from..).and_then(|hay| self.known_run(hay)) {
+            if !self.compare(doc, hay, from + at) {
                 // What begins up to here was compared.
-                return self.give_up_comparing(doc, &hay[at + 1..]);
+                return self.give_up_comparing(doc, &hay[from + at + 1..]);
             }
-            at += 4;
+            from += at + 4;
+        }
+    }
+
+    /// The first run, at a multiple of four, that a value may have among its first four.
+    #[inline]
+    fn known_run(&self, hay: &[u8]) -> Option<usize> {
+        let known = |run: [u8; 4]| {
+            let bit = gram(run);
+            self.grams[bit / 64] >> (bit % 64) & 1 == 1
+        };
+        let (runs, rest) = hay.as_chunks::<4>();
+        match (runs.iter().position(|run| known(*run)), rest) {
+            (Some(n), _) => Some(4 * n),
+            (None, [a, b, c]) if known([*a, *b, *c, 0]) => Some(4 * runs.len()),
+            (None, _) => None,
         }
     }
 
@@ -257,8 +290,8 @@ impl Residues {
         if self.automaton.is_some() {
             return self.search_with_automaton(hay);
         }
-        // Nothing is searched any more; what was found so far counts.
-        self.most = 0;
+        // No run is known any more, so nothing is found; what was found so far counts.
+        self.forget_runs();
         self.capped = self.capped.saturating_add(self.needles.len() as u32);
     }
 
@@ -306,9 +339,9 @@ fn characters(utf8: &[u8]) -> usize {
     utf8.iter().filter(|b| (**b as i8) >= -0x40).count()
 }
 
-/// Hash of three bytes.
+/// Hash of the first three bytes.
 #[inline]
-fn gram(bytes: &[u8]) -> usize {
-    let word = u32::from(bytes[0]) | u32::from(bytes[1]) << 8 | u32::from(bytes[2]) << 16;
+fn gram(run: [u8; 4]) -> usize {
+    let word = u32::from_le_bytes(run) << 8;
     (word.wrapping_mul(0x9e37_79b1) >> 19) as usize
 }

@@ -150,7 +150,7 @@ impl Tape {
         if doc.len() >= u32::MAX as usize {
             return Err(ScanError { code: RejectCode::TooLarge, offset: 0 });
         }
-        if let Err(e) = std::str::from_utf8(doc) {
+        if let Err(e) = simdutf8::compat::from_utf8(doc) {
             return Err(ScanError { code: RejectCode::InvalidUtf8, offset: e.valid_up_to() });
         }
         let mut at = skip_space(doc, 0);
@@ -306,10 +306,11 @@ fn skip_space(doc: &[u8], mut at: usize) -> usize {
 #[inline(always)]
 fn value(doc: &[u8], at: usize) -> Result<Value, NotJson> {
     let plain = |kind, end| Ok(Value { kind, end, escaped: false });
+    // Asked first: most values are strings.
+    if doc.get(at) == Some(&b'"') {
+        return string(doc, at).map(|(end, escaped)| Value { kind: Kind::String, end, escaped });
+    }
     match doc.get(at) {
-        Some(b'"') => {
-            string(doc, at).map(|(end, escaped)| Value { kind: Kind::String, end, escaped })
-        }
         Some(b'{') => plain(Kind::Object, at + 1),
         Some(b'[') => plain(Kind::Array, at + 1),
         Some(b't') => plain(Kind::Bool, literal(doc, at, b"true")?),

@@ -30,7 +30,7 @@ impl RootVersion {
 /// Whether a field's values have members of their own for their indexes; a hash stands in the
 /// value's place.
 pub(crate) fn has_members(field: &Field) -> bool {
-    field.index.is_some() && field.protect != Protect::Hash
+    field.index.is_some() && !matches!(field.protect, Protect::Hash)
 }
 
 /// The index member's name as it is written (`name`) and as it compares (`text`).

@@ -324,16 +324,22 @@ impl Program {
     #[inline]
     fn enter(&self, id: StateId, node: u32, sel: &mut Selection) {
         let state = &self.states[id as usize];
-        for path in &state.accepts {
-            sel.hits.push(Hit { node, path: *path });
-            sel.notes.budget.charge(HIT);
-            sel.walk.protects |= usize::from(*path) < self.protecting;
+        if !state.accepts.is_empty() {
+            self.accept(state, node, sel);
         }
         if state.leads_on {
             sel.walk.push(id);
         }
         if let Some(sticky) = state.descend {
             sel.walk.push(sticky);
+        }
+    }
+
+    fn accept(&self, state: &State, node: u32, sel: &mut Selection) {
+        sel.notes.budget.charge(HIT * state.accepts.len() as u64);
+        for path in &state.accepts {
+            sel.hits.push(Hit { node, path: *path });
+            sel.walk.protects |= usize::from(*path) < self.protecting;
         }
     }
 

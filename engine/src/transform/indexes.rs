@@ -220,9 +220,6 @@ impl Run<'_> {
         at: &mut Position,
         out: &mut Output,
     ) {
-        if self.work.pending.is_empty() {
-            return;
-        }
         while let Some(slot) = self.next_to_close(upto) {
             let mut pending = self.work.pending.remove(slot);
             let array = self.work.tape.nodes()[pending.array as usize];

@@ -20,7 +20,9 @@ impl Run<'_> {
             let node = self.work.tape.nodes()[edit.node as usize];
             let schema = self.schema;
             let field = schema.fields.get(usize::from(edit.field));
-            self.close_arrays(doc, node.start as usize, &mut at, out);
+            if !self.work.pending.is_empty() {
+                self.close_arrays(doc, node.start as usize, &mut at, out);
+            }
             match field {
                 None if edit.field == Edit::MENDED => {
                     copy(doc, node.start as usize, &mut at, &mut out.value);
@@ -28,7 +30,7 @@ impl Run<'_> {
                     at.copied = node.end as usize;
                 }
                 None => self.drop_node(doc, edit.node, &node, &mut at, out),
-                Some(f) if f.protect == Protect::Drop => {
+                Some(f) if matches!(f.protect, Protect::Drop) => {
                     self.remember_residue(doc, edit);
                     self.count(edit.field, FieldOutcome::Dropped);
                     self.drop_node(doc, edit.node, &node, &mut at, out);
@@ -221,6 +223,7 @@ impl Run<'_> {
         }
     }
 
+    #[inline]
     fn remember_residue(&mut self, doc: &[u8], edit: Edit) {
         if self.schema.residue != Residue::Off {
             let work = &mut *self.work;

@@ -54,6 +54,7 @@ impl SubjectSealers {
 }
 
 /// The sealer of a field or header: the subject's, or without a subject the schema's own.
+#[inline]
 pub(super) fn sealer<'s>(
     subject: &'s mut Option<&mut SubjectSealers>,
     own: &'s mut Option<Sealer>,
