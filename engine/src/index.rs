@@ -1,16 +1,15 @@
 //! Blind indexes: one equality tag as text (docs/formats.md, "Blind indexes").
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::kdf;
 use crate::key::{Key, KeyKind, Scope};
+use crate::mac::HmacSha256;
 use crate::token::{append_base64, base64_chars};
 
 /// Computes the tags of one field with one root. Keeps the HMAC state.
 pub struct Indexer {
-    mac: Hmac<Sha256>,
+    mac: HmacSha256,
     version: u32,
     bits: u16,
 }
@@ -33,18 +32,16 @@ impl Indexer {
             root.kind == KeyKind::Index && *root.tenant == *tenant && matches!(bits, 8..=64 | 128);
         let secret = root.secret.as_ref().filter(|_| fits)?;
         let key = index_key(secret.expose(), tenant, domain, normalizer, bits, parts);
-        let mac = Hmac::<Sha256>::new_from_slice(&*key).ok()?;
-        Some(Self { mac, version, bits })
+        Some(Self { mac: HmacSha256::new(&key), version, bits })
     }
 
     /// Appends the tag of the normalised `parts` to `out`, without quotes.
     pub fn write<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
         let mut mac = self.mac.clone();
         for part in parts {
-            mac.update(&kdf::length_prefix(part.len()));
-            mac.update(part);
+            mac.update_part(part);
         }
-        let mut tag: [u8; 32] = mac.finalize().into_bytes().into();
+        let mut tag = mac.publish();
         let bytes = truncate(&mut tag, self.bits);
         append_decimal(self.version, out);
         out.push(b'~');

@@ -28,7 +28,7 @@
 //! | [`reveal`] | the way back |
 //! | `index_member` | names of index members, names that are taken, finding a member by its name, the document without indexes |
 //! | `splice`, `binding` | the input with spans replaced; the values a token is tied to |
-//! | [`key`], [`keyring`], [`kdf`], [`wrap`] | keys as handles, a batch's snapshot of them, the formulas, keys wrapped with keys |
+//! | [`key`], [`keyring`], [`kdf`], [`mac`], [`wrap`] | keys as handles, a batch's snapshot of them, the formulas, tags under a key, keys wrapped with keys |
 //! | [`subject`] | data subjects: scalar text and reference |
 //! | `budget` | how much work one record may cost |
 //! | `append` | formatted text at the end of bytes |
@@ -51,6 +51,7 @@ pub mod inspect;
 pub mod kdf;
 pub mod key;
 pub mod keyring;
+pub mod mac;
 pub mod normalize;
 pub mod record;
 mod residue;

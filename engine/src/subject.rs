@@ -1,10 +1,6 @@
 //! Data subjects: scalar text and reference (docs/formats.md).
-
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
-
-use crate::kdf;
 use crate::key::{Key, KeyKind, SubjectRef};
+use crate::mac::HmacSha256;
 use crate::scan;
 
 /// Writes the scalar text of a JSON value to `out`: a string's unescaped UTF-8, or an integer's
@@ -34,7 +30,7 @@ pub(crate) fn is_integer(json: &[u8]) -> bool {
 /// bytes of an HMAC under the `subject_ref` key.
 pub struct Referrer {
     /// Keyed, and with everything taken but the text.
-    mac: Hmac<Sha256>,
+    mac: HmacSha256,
 }
 
 impl Referrer {
@@ -46,16 +42,16 @@ impl Referrer {
             .secret
             .as_ref()
             .filter(|_| key.kind == KeyKind::SubjectRef && *key.tenant == *tenant)?;
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose()).ok()?;
+        let mut mac = HmacSha256::new(secret.expose());
         match domain.filter(|domain| !domain.is_empty()) {
             None => {
                 mac.update(b"vs1/ref");
-                append(&mut mac, tenant.as_bytes());
+                mac.update_part(tenant.as_bytes());
             }
             Some(domain) => {
                 mac.update(b"vs1/ref/domain");
-                append(&mut mac, tenant.as_bytes());
-                append(&mut mac, domain.as_bytes());
+                mac.update_part(tenant.as_bytes());
+                mac.update_part(domain.as_bytes());
             }
         }
         Some(Self { mac })
@@ -65,17 +61,11 @@ impl Referrer {
     #[must_use]
     pub fn reference(&self, scalar: &[u8]) -> SubjectRef {
         let mut mac = self.mac.clone();
-        append(&mut mac, scalar);
+        mac.update_part(scalar);
         let mut out = [0; 16];
-        out.copy_from_slice(&mac.finalize().into_bytes()[..16]);
+        out.copy_from_slice(&mac.publish()[..16]);
         SubjectRef(out)
     }
-}
-
-/// `LP(part)`.
-fn append(mac: &mut Hmac<Sha256>, part: &[u8]) {
-    mac.update(&kdf::length_prefix(part.len()));
-    mac.update(part);
 }
 
 /// The reference of the data subject with that scalar text in `domain` (`None` and `""`: no

@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::{Expected, NoncePool, Opener, Owner, PayloadKind, SealError, Sealer, append_part};
@@ -13,6 +11,7 @@ use crate::error::OpenError;
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind};
 use crate::keyring::Keyring;
+use crate::mac::HmacSha256;
 use crate::record::Header;
 use crate::token::{self, Suite};
 
@@ -248,7 +247,7 @@ pub fn stub_digest(
     metadata: &LetterMetadata<'_>,
     payload: &[u8],
 ) -> Result<[u8; 32], SealError> {
-    Ok(stub_mac(key, metadata, payload).ok_or(SealError::Key)?.finalize().into_bytes().into())
+    Ok(stub_mac(key, metadata, payload).ok_or(SealError::Key)?.publish())
 }
 
 /// Whether the payload is the one that a stub was made of. `kid` and `digest` are the stub's.
@@ -267,18 +266,17 @@ pub fn verify_stub(
     let key = keys.get(kid).ok_or(OpenError::KeyUnavailable)?;
     opener.check(key, kid, keys.tenant())?;
     let mac = stub_mac(key, metadata, payload).ok_or(OpenError::Corrupt)?;
-    mac.verify_slice(digest).map_err(|_| OpenError::Corrupt)
+    if mac.verify(digest) { Ok(()) } else { Err(OpenError::Corrupt) }
 }
 
 /// `HMAC-SHA-256(expand(dead_letter key, "vs1/letter/digest", 32), LP(binding) | LP(payload))`.
-fn stub_mac(key: &Key, metadata: &LetterMetadata<'_>, payload: &[u8]) -> Option<Hmac<Sha256>> {
+fn stub_mac(key: &Key, metadata: &LetterMetadata<'_>, payload: &[u8]) -> Option<HmacSha256> {
     let secret = key.secret.as_ref().filter(|_| key.kind == KeyKind::DeadLetter)?;
     let mut digest_key = Zeroizing::new([0; 32]);
     kdf::expand(secret.expose(), &[b"vs1/letter/digest"], &mut digest_key[..]);
-    let mut mac = Hmac::<Sha256>::new_from_slice(&*digest_key).ok()?;
+    let mut mac = HmacSha256::new(&digest_key);
     for part in [metadata.binding().as_slice(), payload] {
-        mac.update(&kdf::length_prefix(part.len()));
-        mac.update(part);
+        mac.update_part(part);
     }
     Some(mac)
 }

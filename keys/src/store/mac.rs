@@ -1,10 +1,9 @@
 //! What authenticates the store's records, its head and the lines of the erasure ledger
 //! (docs/formats.md, "Records are authenticated").
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, SecretKey};
+use veilstream_engine::mac::HmacSha256;
 
 use super::{Head, KeyRecord};
 use crate::time;
@@ -65,7 +64,7 @@ impl StoreKeys {
     /// u64 version | LP(state) | LP(created) | LP(retired or ""))`.
     #[must_use]
     pub fn record_mac(&self, fields: &RecordFields<'_>) -> [u8; 32] {
-        record(&self.record, fields).finalize().into_bytes().into()
+        record(&self.record, fields).publish()
     }
 
     /// The record with its MAC.
@@ -81,24 +80,24 @@ impl StoreKeys {
     #[must_use]
     pub fn holds(&self, record_: &KeyRecord) -> bool {
         record_.mac.is_some_and(|mac| {
-            with_fields(record_, |fields| record(&self.record, fields).verify_slice(&mac).is_ok())
+            with_fields(record_, |fields| record(&self.record, fields).verify(&mac))
         })
     }
 
     /// `HMAC-SHA-256(K_led, the canonical line without mac)`.
     #[must_use]
     pub fn line_mac(&self, line: &[u8]) -> [u8; 32] {
-        self.line(line).finalize().into_bytes().into()
+        self.line(line).publish()
     }
 
     /// Whether it is the MAC of a line. Compared in constant time.
     #[must_use]
     pub fn holds_line(&self, line: &[u8], mac: &[u8; 32]) -> bool {
-        self.line(line).verify_slice(mac).is_ok()
+        self.line(line).verify(mac)
     }
 
-    fn line(&self, line: &[u8]) -> Hmac<Sha256> {
-        let mut mac = keyed(&self.ledger);
+    fn line(&self, line: &[u8]) -> HmacSha256 {
+        let mut mac = HmacSha256::new(self.ledger.expose());
         mac.update(line);
         mac
     }
@@ -107,22 +106,22 @@ impl StoreKeys {
     /// LP(SHA-256))`.
     #[must_use]
     pub fn head(&self, tenant: &str, store: [u8; 16], seq: u64, sha256: [u8; 32]) -> Head {
-        let mac = self.head_mac(&store, seq, &sha256).finalize().into_bytes().into();
+        let mac = self.head_mac(&store, seq, &sha256).publish();
         Head { store, tenant: tenant.into(), seq, sha256, mac }
     }
 
     /// Whether the head has its MAC. Compared in constant time.
     #[must_use]
     pub fn holds_head(&self, head: &Head) -> bool {
-        self.head_mac(&head.store, head.seq, &head.sha256).verify_slice(&head.mac).is_ok()
+        self.head_mac(&head.store, head.seq, &head.sha256).verify(&head.mac)
     }
 
-    fn head_mac(&self, store: &[u8; 16], seq: u64, sha256: &[u8; 32]) -> Hmac<Sha256> {
-        let mut mac = keyed(&self.ledger);
+    fn head_mac(&self, store: &[u8; 16], seq: u64, sha256: &[u8; 32]) -> HmacSha256 {
+        let mut mac = HmacSha256::new(self.ledger.expose());
         mac.update(b"vs1/ledger/head");
-        part(&mut mac, store);
+        mac.update_part(store);
         mac.update(&seq.to_be_bytes());
-        part(&mut mac, sha256);
+        mac.update_part(sha256);
         mac
     }
 }
@@ -133,18 +132,8 @@ fn derived(store_key: &SecretKey, info: &[u8]) -> SecretKey {
     SecretKey::new(*bytes)
 }
 
-fn keyed(key: &SecretKey) -> Hmac<Sha256> {
-    // HMAC takes keys of every length.
-    Hmac::new_from_slice(key.expose()).unwrap_or_else(|_| unreachable!("a key of 32 bytes"))
-}
-
-fn part(mac: &mut Hmac<Sha256>, bytes: &[u8]) {
-    mac.update(&kdf::length_prefix(bytes.len()));
-    mac.update(bytes);
-}
-
-fn record(key: &SecretKey, fields: &RecordFields<'_>) -> Hmac<Sha256> {
-    let mut mac = keyed(key);
+fn record(key: &SecretKey, fields: &RecordFields<'_>) -> HmacSha256 {
+    let mut mac = HmacSha256::new(key.expose());
     mac.update(b"vs1/record");
     for bytes in [
         fields.kid,
@@ -153,11 +142,11 @@ fn record(key: &SecretKey, fields: &RecordFields<'_>) -> Hmac<Sha256> {
         fields.tenant.as_bytes(),
         fields.scope.as_bytes(),
     ] {
-        part(&mut mac, bytes);
+        mac.update_part(bytes);
     }
     mac.update(&fields.version.to_be_bytes());
     for text in [fields.state, fields.created, fields.retired] {
-        part(&mut mac, text.as_bytes());
+        mac.update_part(text.as_bytes());
     }
     mac
 }
