@@ -6,22 +6,41 @@ use crate::schema::{Field, PathId};
 use crate::seal;
 use crate::subject;
 
-/// Encodes a field's bound values into `out`.
-pub(crate) fn binding(
-    doc: &[u8],
-    field: &Field,
-    tape: &Tape,
-    single: impl Fn(PathId) -> Option<u32>,
-    scratch: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) -> Result<(), RejectCode> {
-    out.clear();
-    for bind in &field.bind {
-        let node = single(bind.path).ok_or(RejectCode::MissingRequired)?;
-        if !subject::scalar_text(&doc[tape.nodes()[node as usize].span()], scratch) {
-            return Err(RejectCode::WrongType);
+/// The bound values of one field in one record.
+#[derive(Default)]
+pub(crate) struct Binding {
+    encoded: Vec<u8>,
+    scalar: Vec<u8>,
+}
+
+impl Binding {
+    /// Encodes a field's bound values.
+    pub(crate) fn encode(
+        &mut self,
+        doc: &[u8],
+        field: &Field,
+        tape: &Tape,
+        single: impl Fn(PathId) -> Option<u32>,
+    ) -> Result<(), RejectCode> {
+        self.encoded.clear();
+        for bind in &field.bind {
+            let node = single(bind.path).ok_or(RejectCode::MissingRequired)?;
+            let text = &doc[tape.nodes()[node as usize].span()];
+            if !subject::scalar_text(text, &mut self.scalar) {
+                return Err(RejectCode::WrongType);
+            }
+            seal::append_bound(&bind.name, &self.scalar, &mut self.encoded);
         }
-        seal::append_bound(&bind.name, scratch, out);
+        Ok(())
     }
-    Ok(())
+
+    /// What was encoded last; `None` for a field that is tied to nothing.
+    pub(crate) fn of(&self, field: &Field) -> Option<&[u8]> {
+        (!field.bind.is_empty()).then_some(self.encoded.as_slice())
+    }
+
+    /// Bytes of its buffers.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        self.encoded.capacity() + self.scalar.capacity()
+    }
 }

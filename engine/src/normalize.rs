@@ -134,9 +134,7 @@ impl Normalizer {
                 if !value.quoted && !is_integer(value.bytes) {
                     return false;
                 }
-                for digit in text.bytes().filter(u8::is_ascii_digit) {
-                    out.push(digit);
-                }
+                out.extend(text.bytes().filter(u8::is_ascii_digit));
             }
             Self::Alnum => {
                 if !value.quoted && !is_integer(value.bytes) {

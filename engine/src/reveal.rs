@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::binding::binding;
+use crate::binding::Binding;
 use crate::budget::Budget;
 use crate::error::{OpenError, Reject};
 use crate::index_member::Strip;
@@ -106,7 +106,7 @@ pub struct Revealer {
     without_indexes: Vec<u8>,
     strip: Strip,
     scalar: Vec<u8>,
-    binding: Vec<u8>,
+    binding: Binding,
     payload: Vec<u8>,
 }
 
@@ -252,19 +252,14 @@ impl Revealer {
         // Without the key that turns subjects into references nobody knows whose token may open
         // here.
         let Some(owner) = owner else { return Status::Failed(OpenError::KeyUnavailable) };
-        let bound = !field.bind.is_empty();
-        if bound {
-            let selection = &self.selection;
-            let single = |path: PathId| selection.single(path);
-            if binding(doc, field, &self.tape, single, &mut self.scalar, &mut self.binding).is_err()
-            {
-                return Status::Failed(OpenError::Binding);
-            }
+        let single = |path: PathId| self.selection.single(path);
+        if self.binding.encode(doc, field, &self.tape, single).is_err() {
+            return Status::Failed(OpenError::Binding);
         }
         let expected = Expected {
             fid: field.fid,
             tenant: keys.keyring.tenant(),
-            binding: bound.then_some(&*self.binding),
+            binding: self.binding.of(field),
             owner,
         };
         match self.opener.open(token, &expected, |kid| keys.get(kid), &mut self.payload) {

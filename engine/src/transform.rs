@@ -14,12 +14,11 @@ mod undeclared;
 use std::sync::Arc;
 
 use crate::Entropy;
+use crate::binding::Binding;
 use crate::compile::SchemaSet;
 use crate::error::{Reject, RejectCode};
-use crate::index_member::TakenNames;
 use crate::key::{Key, KeyKind, KeyState, Scope};
 use crate::keyring::Keyring;
-use crate::normalize;
 use crate::record::{FieldOutcome, KEPT, Output, Record};
 use crate::residue::Residues;
 use crate::scan::{Kind, Tape};
@@ -29,6 +28,7 @@ use crate::select::Selection;
 use crate::splice::Edit;
 use crate::subject;
 pub(crate) use claim::value_clauses_hold;
+use indexes::{IndexMembers, IndexValues};
 use plan::Plan;
 use subjects::{Known, SubjectKeys, SubjectSealers};
 
@@ -104,23 +104,16 @@ struct Work {
     tape: Tape,
     selection: Selection,
     edits: Vec<Edit>,
-    pending: Vec<indexes::Pending>,
-    indexes_written: usize,
-    proof: indexes::Proof,
-    spare: Vec<Vec<u8>>,
     counts: Vec<[u32; FieldOutcome::COUNT]>,
     residues: Residues,
-    binding: Vec<u8>,
-    scalars: Vec<u8>,
-    normal: Vec<u8>,
-    normal_ends: Vec<usize>,
-    names: TakenNames,
+    binding: Binding,
     parents: required::Parents,
-    name: Vec<u8>,
-    name_text: Vec<u8>,
+    indexes: IndexMembers,
+    index_values: IndexValues,
+    /// A scalar's text.
     text: Vec<u8>,
+    /// A value in its canonical form.
     canonical: Vec<u8>,
-    normalize: normalize::Scratch,
 }
 
 impl Transformer {
@@ -232,23 +225,18 @@ impl Work {
     /// Bytes of the buffers whose size follows from a record's; the others hold one value at a
     /// time.
     fn buffer_bytes(&self) -> usize {
-        let values =
-            [&self.text, &self.scalars, &self.normal, &self.canonical, &self.binding, &self.name]
-                .into_iter()
-                .chain(&self.spare)
-                .map(Vec::capacity);
         let tables = self.edits.capacity() * size_of::<Edit>()
             + self.counts.capacity() * size_of::<[u32; FieldOutcome::COUNT]>();
-        let pending: usize = self.pending.iter().map(indexes::Pending::buffer_bytes).sum();
-        let selected =
-            self.selection.buffer_bytes() + self.parents.buffer_bytes() + self.proof.buffer_bytes();
         self.tape.buffer_bytes()
-            + selected
-            + self.residues.buffer_bytes()
-            + self.names.buffer_bytes()
+            + self.selection.buffer_bytes()
             + tables
-            + pending
-            + values.sum::<usize>()
+            + self.residues.buffer_bytes()
+            + self.binding.buffer_bytes()
+            + self.parents.buffer_bytes()
+            + self.indexes.buffer_bytes()
+            + self.index_values.buffer_bytes()
+            + self.text.capacity()
+            + self.canonical.capacity()
     }
 }
 
@@ -285,9 +273,7 @@ impl Run<'_> {
         self.work.counts.clear();
         self.work.counts.resize(self.schema.fields.len(), [0; FieldOutcome::COUNT]);
         self.work.residues.clear(self.schema.residue);
-        self.work.names.clear();
-        self.work.pending.clear();
-        self.work.indexes_written = 0;
+        self.work.indexes.clear();
         self.collect_edits(doc)?;
         self.check_required(doc)?;
         self.undeclared()?;

@@ -40,16 +40,12 @@ impl Run<'_> {
         let unsupported = || Stop::Reject(RejectCode::UnsupportedValue, Some("#key".into()), None);
         match (&rule.index, &self.plan.key_indexer, &mut self.plan.key_sealer) {
             (Some(index), Some(indexer), _) => {
-                let work = &mut *self.work;
-                if !index.normalize.normalize(
-                    Input::Raw(key),
-                    &mut work.normalize,
-                    &mut work.normal,
-                ) {
-                    return Err(unsupported());
+                let values = &mut self.work.index_values;
+                if values.write(index.normalize, Input::Raw(key), indexer, &mut out.key_bytes) {
+                    Ok(())
+                } else {
+                    Err(unsupported())
                 }
-                indexer.write([work.normal.as_slice()], &mut out.key_bytes);
-                Ok(())
             }
             (None, _, Some(sealer)) => {
                 let sealed =
@@ -78,11 +74,13 @@ impl Run<'_> {
         };
         let start = out.header_bytes.len();
         if let (Some(index), Some(indexer)) = (&rule.index, &self.plan.header_indexers[r]) {
-            let work = &mut *self.work;
             // What has no index becomes an empty value: the header stays, its content does not.
-            if index.normalize.normalize(Input::Raw(value), &mut work.normalize, &mut work.normal) {
-                indexer.write([work.normal.as_slice()], &mut out.header_bytes);
-            }
+            self.work.index_values.write(
+                index.normalize,
+                Input::Raw(value),
+                indexer,
+                &mut out.header_bytes,
+            );
         } else {
             let sealer =
                 subjects::sealer(&mut self.subject, &mut self.plan.header_sealers[r], rule.fid);

@@ -2,8 +2,9 @@
 
 use super::{Run, Stop};
 use crate::error::RejectCode;
-use crate::index_member::{RootVersion, Strip, has_members, write_name};
-use crate::normalize::Input;
+use crate::index::Indexer;
+use crate::index_member::{RootVersion, Strip, TakenNames, has_members, write_name};
+use crate::normalize::{Input, Normalizer, Scratch};
 use crate::record::{FieldOutcome, Output};
 use crate::scan::{Node, Tape};
 use crate::schema::{Field, IndexRule, PathId};
@@ -16,7 +17,7 @@ const INDEX: u64 = 256;
 const NULL: u64 = 8;
 
 /// An array whose elements are indexed: its index array is written when the array ends.
-pub(super) struct Pending {
+struct Pending {
     array: u32,
     field: PathId,
     version: RootVersion,
@@ -28,14 +29,50 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Bytes of its buffer.
-    pub(super) fn buffer_bytes(&self) -> usize {
+    fn buffer_bytes(&self) -> usize {
         size_of::<Self>() + self.text.capacity()
+    }
+}
+
+/// The index members of one record, with the buffers that writing them takes.
+#[derive(Default)]
+pub(super) struct IndexMembers {
+    written: usize,
+    pending: Vec<Pending>,
+    /// Buffers of index arrays that were written.
+    spare: Vec<Vec<u8>>,
+    taken: TakenNames,
+    /// The name of the next, as it is written and as it compares.
+    name: Vec<u8>,
+    name_text: Vec<u8>,
+    proof: Proof,
+}
+
+impl IndexMembers {
+    /// Forgets the last record's.
+    pub(super) fn clear(&mut self) {
+        self.written = 0;
+        self.pending.clear();
+        self.taken.clear();
+    }
+
+    /// Whether index arrays wait for their arrays to end.
+    pub(super) fn are_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Bytes of its buffers.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        let pending: usize = self.pending.iter().map(Pending::buffer_bytes).sum();
+        let spare: usize = self.spare.iter().map(Vec::capacity).sum();
+        let names = self.name.capacity() + self.name_text.capacity() + self.taken.buffer_bytes();
+        pending + spare + names + self.proof.buffer_bytes()
     }
 }
 
 /// What it takes to look for indexes in the output.
 #[derive(Default)]
-pub(super) struct Proof {
+struct Proof {
     tape: Tape,
     selection: Selection,
     strip: Strip,
@@ -43,8 +80,68 @@ pub(super) struct Proof {
 
 impl Proof {
     /// Bytes of its buffers.
-    pub(super) fn buffer_bytes(&self) -> usize {
+    fn buffer_bytes(&self) -> usize {
         self.tape.buffer_bytes() + self.selection.buffer_bytes() + self.strip.buffer_bytes()
+    }
+}
+
+/// Index values, with the buffers that normalising takes.
+#[derive(Default)]
+pub(super) struct IndexValues {
+    scratch: Scratch,
+    normal: Vec<u8>,
+    /// Normal forms of a compound index, one after another, and where each ends.
+    parts: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl IndexValues {
+    /// Appends the index of a value; `false` (nothing appended) when it has none.
+    pub(super) fn write(
+        &mut self,
+        normalizer: Normalizer,
+        input: Input<'_>,
+        indexer: &Indexer,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let has = normalizer.normalize(input, &mut self.scratch, &mut self.normal);
+        if has {
+            indexer.write([self.normal.as_slice()], out);
+        }
+        has
+    }
+
+    /// Appends the index of several values together; `false` (nothing appended) when one of them is
+    /// not there or has none.
+    fn write_compound<'v>(
+        &mut self,
+        normalizer: Normalizer,
+        values: impl Iterator<Item = Option<&'v [u8]>>,
+        indexer: &Indexer,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        self.parts.clear();
+        self.ends.clear();
+        for value in values {
+            let has = value.is_some_and(|value| {
+                normalizer.normalize(Input::Json(value), &mut self.scratch, &mut self.normal)
+            });
+            if !has {
+                return false;
+            }
+            self.parts.extend_from_slice(&self.normal);
+            self.ends.push(self.parts.len());
+        }
+        let mut start = 0;
+        let parts =
+            self.ends.iter().map(|end| &self.parts[std::mem::replace(&mut start, *end)..*end]);
+        indexer.write(parts, out);
+        true
+    }
+
+    /// Bytes of its buffers.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.normal.capacity() + self.parts.capacity()
     }
 }
 
@@ -68,35 +165,15 @@ impl Run<'_> {
         work.selection
             .budget()
             .charge(INDEX + 4 * (node.end - node.start) as u64 + INDEX * rule.of.len() as u64);
+        let values = &mut work.index_values;
         if rule.of.is_empty() {
-            let has = rule.normalize.normalize(
-                Input::Json(&doc[node.span()]),
-                &mut work.normalize,
-                &mut work.normal,
-            );
-            if has {
-                indexer.write([work.normal.as_slice()], out);
-            }
-            return has;
+            return values.write(rule.normalize, Input::Json(&doc[node.span()]), indexer, out);
         }
-        work.text.clear();
-        work.normal_ends.clear();
-        for part in &rule.of {
-            let Some(node) = work.selection.single(*part) else { return false };
-            let input = Input::Json(&doc[work.tape.nodes()[node as usize].span()]);
-            if !rule.normalize.normalize(input, &mut work.normalize, &mut work.normal) {
-                return false;
-            }
-            work.text.extend_from_slice(&work.normal);
-            work.normal_ends.push(work.text.len());
-        }
-        let mut start = 0;
-        let parts = work
-            .normal_ends
-            .iter()
-            .map(|end| &work.text[std::mem::replace(&mut start, *end)..*end]);
-        indexer.write(parts, out);
-        true
+        let (tape, selection) = (&work.tape, &work.selection);
+        let parts = rule.of.iter().map(|part| {
+            selection.single(*part).map(|node| &doc[tape.nodes()[node as usize].span()])
+        });
+        values.write_compound(rule.normalize, parts, indexer, out)
     }
 
     /// The index members right after a member, or entries for the index arrays after an array.
@@ -144,7 +221,7 @@ impl Run<'_> {
         out.value.push(b'"');
         if self.append_index(doc, edit.field, node, field, version, &mut out.value) {
             out.value.push(b'"');
-            self.work.indexes_written += 1;
+            self.work.indexes.written += 1;
             self.count_index(edit.field, version);
         } else {
             out.value.truncate(start);
@@ -169,6 +246,7 @@ impl Run<'_> {
         let array = node.parent;
         let waiting = self
             .work
+            .indexes
             .pending
             .iter()
             .position(|p| p.array == array && p.field == edit.field && p.version == version);
@@ -182,19 +260,19 @@ impl Run<'_> {
             if version == RootVersion::Newest {
                 self.reserve(doc, &owner, field)?;
             }
-            let mut text = self.work.spare.pop().unwrap_or_default();
+            let mut text = self.work.indexes.spare.pop().unwrap_or_default();
             text.clear();
-            self.work.pending.push(Pending {
+            self.work.indexes.pending.push(Pending {
                 array,
                 field: edit.field,
                 version,
                 at: array + 1,
                 text,
             });
-            self.work.pending.len() - 1
+            self.work.indexes.pending.len() - 1
         };
-        let mut text = std::mem::take(&mut self.work.pending[slot].text);
-        let mut at = self.work.pending[slot].at;
+        let mut text = std::mem::take(&mut self.work.indexes.pending[slot].text);
+        let mut at = self.work.indexes.pending[slot].at;
         while at < edit.node && self.work.selection.budget().charge(NULL) {
             text.extend_from_slice(b"null,");
             at = self.work.tape.nodes()[at as usize].next;
@@ -207,7 +285,7 @@ impl Run<'_> {
             text.truncate(text.len() - 1);
             text.extend_from_slice(b"null,");
         }
-        let pending = &mut self.work.pending[slot];
+        let pending = &mut self.work.indexes.pending[slot];
         (pending.text, pending.at) = (text, node.next);
         Ok(())
     }
@@ -221,7 +299,7 @@ impl Run<'_> {
         out: &mut Output,
     ) {
         while let Some(slot) = self.next_to_close(upto) {
-            let mut pending = self.work.pending.remove(slot);
+            let mut pending = self.work.indexes.pending.remove(slot);
             let array = self.work.tape.nodes()[pending.array as usize];
             copy(doc, array.end as usize, at, &mut out.value);
             while pending.at < array.next && self.work.selection.budget().charge(NULL) {
@@ -236,35 +314,28 @@ impl Run<'_> {
                 pending.version,
             );
             self.begin_index_member(&mut out.value);
-            self.work.indexes_written += 1;
+            self.work.indexes.written += 1;
             out.value.push(b'[');
             out.value.extend_from_slice(&pending.text);
             out.value.push(b']');
-            self.work.spare.push(pending.text);
+            self.work.indexes.spare.push(pending.text);
         }
     }
 
     fn next_to_close(&self, upto: usize) -> Option<usize> {
         let end = |p: &Pending| self.work.tape.nodes()[p.array as usize].end as usize;
-        let slots = self.work.pending.iter().enumerate().filter(|(_, p)| end(p) <= upto);
+        let slots = self.work.indexes.pending.iter().enumerate().filter(|(_, p)| end(p) <= upto);
         slots.min_by_key(|(slot, p)| (end(p), *slot)).map(|(slot, _)| slot)
     }
 
     /// Refuses a document that already has a member reveal would take for an index of this one: of
     /// either version, whatever roots are active today, and whether or not this value has an index.
-    /// Leaves the newest index's name in `work.name`.
+    /// Leaves the newest index's name in `IndexMembers::name`.
     fn reserve(&mut self, doc: &[u8], member: &Node, field: &Field) -> Result<(), Stop> {
         self.name_for(doc, member, field, RootVersion::Newest);
-        let work = &mut *self.work;
         let unique = field.index.as_ref().is_some_and(IndexRule::is_unique);
-        let free = work.names.take(
-            doc,
-            &work.tape,
-            member.parent,
-            unique,
-            &mut work.name,
-            &mut work.name_text,
-        );
+        let IndexMembers { taken, name, name_text, .. } = &mut self.work.indexes;
+        let free = taken.take(doc, &self.work.tape, member.parent, unique, name, name_text);
         if free { Ok(()) } else { Err(Stop::field(RejectCode::ReservedMember, field)) }
     }
 
@@ -274,7 +345,7 @@ impl Run<'_> {
         if !self.schema.indexes_selectable {
             return Ok(());
         }
-        let Proof { tape, selection, strip } = &mut self.work.proof;
+        let Proof { tape, selection, strip } = &mut self.work.indexes.proof;
         let program = &self.schema.program;
         let budget = *self.work.selection.budget();
         let selected = tape.scan(&out.value).is_ok()
@@ -284,7 +355,7 @@ impl Run<'_> {
             return Err(Stop::Reject(RejectCode::TooComplex, None, None));
         }
         if selected
-            && strip.find(self.schema, &out.value, tape, selection) == self.work.indexes_written
+            && strip.find(self.schema, &out.value, tape, selection) == self.work.indexes.written
         {
             return Ok(());
         }
@@ -297,13 +368,13 @@ impl Run<'_> {
     }
 
     fn name_for(&mut self, doc: &[u8], member: &Node, field: &Field, version: RootVersion) {
-        let work = &mut *self.work;
-        write_name(doc, member, field, version, &mut work.name, &mut work.name_text);
+        let IndexMembers { name, name_text, .. } = &mut self.work.indexes;
+        write_name(doc, member, field, version, name, name_text);
     }
 
     fn begin_index_member(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"");
-        out.extend_from_slice(&self.work.name);
+        out.extend_from_slice(&self.work.indexes.name);
         out.extend_from_slice(b"\":");
     }
 }

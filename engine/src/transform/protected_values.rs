@@ -1,7 +1,6 @@
 //! The values of a record, each replaced by what protects it.
 
 use super::{Run, Stop, deterministic_root, seal_failed, subjects};
-use crate::binding::binding;
 use crate::coarsen;
 use crate::error::RejectCode;
 use crate::index_member::RootVersion;
@@ -20,7 +19,7 @@ impl Run<'_> {
             let node = self.work.tape.nodes()[edit.node as usize];
             let schema = self.schema;
             let field = schema.fields.get(usize::from(edit.field));
-            if !self.work.pending.is_empty() {
+            if self.work.indexes.are_pending() {
                 self.close_arrays(doc, node.start as usize, &mut at, out);
             }
             match field {
@@ -69,15 +68,9 @@ impl Run<'_> {
             return Ok(());
         }
         let work = &mut *self.work;
-        binding(
-            doc,
-            field,
-            &work.tape,
-            |path| work.selection.single(path),
-            &mut work.scalars,
-            &mut work.binding,
-        )
-        .map_err(|code| Stop::field(code, field))
+        work.binding
+            .encode(doc, field, &work.tape, |path| work.selection.single(path))
+            .map_err(|code| Stop::field(code, field))
     }
 
     fn protect(
@@ -149,7 +142,7 @@ impl Run<'_> {
         field: &Field,
         out: &mut Output,
     ) -> Result<FieldOutcome, Stop> {
-        let binding = (!field.bind.is_empty()).then_some(self.work.binding.as_slice());
+        let binding = self.work.binding.of(field);
         out.value.push(b'"');
         let sealer = subjects::sealer(
             &mut self.subject,
