@@ -9,6 +9,7 @@ mod cover;
 mod decimal;
 mod dialect;
 mod equal;
+mod error;
 mod filter;
 mod grammar;
 mod judge;
@@ -25,6 +26,7 @@ mod selection;
 mod show;
 mod walk;
 
+pub use error::{PathError, PatternError};
 pub use model::{Selector, Step};
 pub(crate) use parent::Child;
 pub use parent::Last;

@@ -9,7 +9,7 @@ mod rfc;
 use rfc::{Json, Random, select};
 use veilstream_engine::RejectCode;
 use veilstream_engine::scan::{NO_PARENT, Tape};
-use veilstream_engine::select::{Program, SelectError, Selection, parse};
+use veilstream_engine::select::{PathError, Program, SelectError, Selection, parse};
 
 /// Children's positions on the way from the root.
 type Place = Vec<usize>;
@@ -283,7 +283,7 @@ fn functions() {
     ] {
         let fault = parse(mistyped).unwrap_err();
         assert!(
-            fault.contains(words) || mistyped.starts_with("$[?(@.a) =="),
+            fault.to_string().contains(words) || mistyped.starts_with("$[?(@.a) =="),
             "{mistyped}: {fault}"
         );
     }
@@ -526,7 +526,7 @@ fn what_the_grammar_does_not_take() {
         ("$.a[?@.k == 1", 14, "has a [ without its ]"),
         ("$.a[?@.fi rst == 'x']", 11, "no operator of RFC 9535"),
     ] {
-        let fault = parse(path).unwrap_err();
+        let fault = parse(path).unwrap_err().to_string();
         let prefix = format!("is not a JSONPath (RFC 9535): in column {column} it ");
         assert!(fault.starts_with(&prefix) && fault.contains(words), "{path}: {fault}");
     }
@@ -541,9 +541,7 @@ fn paths_at_random_select_what_a_plain_reading_of_the_rfc_selects() {
         let mut random = Random::new(seed);
         let (doc, query) = (random.document(), random.query());
         let (text, path) = (random.write(&doc), random.spell(&query));
-        if parse(&path)
-            .is_err_and(|fault| fault.contains("inside one another") || fault.contains("unions"))
-        {
+        if parse(&path).is_err_and(|fault| matches!(fault, PathError::Nested | PathError::Forks)) {
             continue;
         }
         let mut wanted: Vec<Place> = select(&query, &doc);

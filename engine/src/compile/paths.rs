@@ -3,7 +3,7 @@
 use super::document::in_payload;
 use super::read::Reader;
 use crate::schema::{Envelope, PathId};
-use crate::select::Query;
+use crate::select::{PathError, Query};
 use crate::splice::Edit;
 
 /// Collects paths; each becomes one number.
@@ -30,7 +30,7 @@ impl Paths {
     }
 
     /// The path from the root of a value: with an envelope, an author's `$` is the payload.
-    fn parse(&self, text: &str) -> Result<Query, String> {
+    fn parse(&self, text: &str) -> Result<Query, PathError> {
         let query = crate::select::parse(text)?;
         if self.envelope.is_none() { Ok(query) } else { crate::select::parse(&in_payload(text)) }
     }
@@ -38,8 +38,8 @@ impl Paths {
     pub(super) fn add(&mut self, at: &str, text: &str, reader: &mut Reader) -> Option<PathId> {
         match self.parse(text) {
             Ok(query) => self.push(at, query, reader),
-            Err(message) => {
-                reader.error(at, message);
+            Err(error) => {
+                reader.error(at, error.to_string());
                 None
             }
         }
@@ -61,8 +61,8 @@ impl Paths {
                 );
                 None
             }
-            Err(message) => {
-                reader.error(at, message);
+            Err(error) => {
+                reader.error(at, error.to_string());
                 None
             }
         }

@@ -7,51 +7,36 @@ use jsonpath_rust::parser::model as theirs;
 use jsonpath_rust::parser::parse_json_path;
 
 use super::decimal::Number;
+use super::error::{MAX_FORKS, MAX_NESTING, MAX_PATH, PathError};
 use super::grammar;
 use super::model::{Filter, Literal, Operand, Path, Relation, Selector, Step};
 use super::pattern::Pattern;
 use super::query::Query;
 
-/// Longest path text, in bytes.
-const MAX_PATH: usize = 1024;
-/// Most brackets and parentheses open at once: jsonpath-rust's parser tries every level in several
-/// ways, so that twenty take minutes.
-const MAX_NESTING: usize = 10;
-/// Most ways through the unions of one path.
-const MAX_FORKS: usize = 256;
-
 /// Parses a path.
 ///
 /// # Errors
-/// What is wrong with it, in which column (counted in characters, from 1), and what to write
-/// instead, for a person.
-pub fn parse(text: &str) -> Result<Query, String> {
+/// [`PathError`].
+pub fn parse(text: &str) -> Result<Query, PathError> {
     if text.len() > MAX_PATH {
-        return Err(format!("is longer than {MAX_PATH} bytes; shorten it"));
+        return Err(PathError::Long);
     }
     if nesting(text) > MAX_NESTING {
-        return Err(format!(
-            "has more than {MAX_NESTING} brackets and parentheses inside one another; write a \
-            flatter filter"
-        ));
+        return Err(PathError::Nested);
     }
-    let numbers = grammar::check(text).map_err(|offence| {
-        let column = text[..offence.at].chars().count() + 1;
-        format!("is not a JSONPath (RFC 9535): in column {column} it {}", offence.message)
+    let numbers = grammar::check(text).map_err(|offence| PathError::Grammar {
+        column: text[..offence.at].chars().count() + 1,
+        offence: offence.message,
     })?;
-    let parsed = parse_json_path(text).map_err(|_| {
-        "cannot be read; write integers up to 9007199254740991, larger ones like 1e19".to_owned()
-    })?;
+    let parsed = parse_json_path(text).map_err(|_| PathError::Unread)?;
     let mut lowering = Lowering { numbers: numbers.into_iter() };
     let steps = lowering.steps(&parsed.segments)?;
     if lowering.numbers.next().is_some() {
-        return Err(misread());
+        return Err(PathError::Misread);
     }
     let forks = steps.iter().try_fold(1_usize, |n, s| n.checked_mul(s.selectors.len().max(1)));
     if forks.is_none_or(|n| n > MAX_FORKS) {
-        return Err(format!(
-            "has more than {MAX_FORKS} ways through its unions; write several fields"
-        ));
+        return Err(PathError::Forks);
     }
     Ok(Query::new(steps))
 }
@@ -77,12 +62,6 @@ fn nesting(text: &str) -> usize {
     most
 }
 
-/// The two readers of a path disagree. That is a fault of this program, but the document is refused
-/// all the same.
-fn misread() -> String {
-    "cannot be read for certain; write it in another way".to_owned()
-}
-
 /// Turns jsonpath-rust's tree into ours. Its numbers are doubles: as they are written they come
 /// from the grammar, in the same order.
 struct Lowering<'t> {
@@ -90,11 +69,11 @@ struct Lowering<'t> {
 }
 
 impl Lowering<'_> {
-    fn steps(&mut self, segments: &[theirs::Segment]) -> Result<Vec<Step>, String> {
+    fn steps(&mut self, segments: &[theirs::Segment]) -> Result<Vec<Step>, PathError> {
         segments.iter().map(|segment| self.step(segment)).collect()
     }
 
-    fn step(&mut self, segment: &theirs::Segment) -> Result<Step, String> {
+    fn step(&mut self, segment: &theirs::Segment) -> Result<Step, PathError> {
         Ok(match segment {
             theirs::Segment::Descendant(inner) => Step { descendant: true, ..self.step(inner)? },
             theirs::Segment::Selector(selector) => {
@@ -107,7 +86,7 @@ impl Lowering<'_> {
         })
     }
 
-    fn selector(&mut self, selector: &theirs::Selector) -> Result<Selector, String> {
+    fn selector(&mut self, selector: &theirs::Selector) -> Result<Selector, PathError> {
         Ok(match selector {
             theirs::Selector::Name(name) => Selector::Name(name.clone()),
             theirs::Selector::Wildcard => Selector::Wildcard,
@@ -117,7 +96,7 @@ impl Lowering<'_> {
         })
     }
 
-    fn filter(&mut self, filter: &theirs::Filter) -> Result<Filter, String> {
+    fn filter(&mut self, filter: &theirs::Filter) -> Result<Filter, PathError> {
         Ok(match filter {
             theirs::Filter::Or(all) => Filter::Or(self.filters(all)?),
             theirs::Filter::And(all) => Filter::And(self.filters(all)?),
@@ -133,11 +112,11 @@ impl Lowering<'_> {
         })
     }
 
-    fn filters(&mut self, all: &[theirs::Filter]) -> Result<Vec<Filter>, String> {
+    fn filters(&mut self, all: &[theirs::Filter]) -> Result<Vec<Filter>, PathError> {
         all.iter().map(|filter| self.filter(filter)).collect()
     }
 
-    fn comparison(&mut self, comparison: &theirs::Comparison) -> Result<Filter, String> {
+    fn comparison(&mut self, comparison: &theirs::Comparison) -> Result<Filter, PathError> {
         let relation = match comparison {
             theirs::Comparison::Eq(..) => Relation::Equal,
             theirs::Comparison::Ne(..) => Relation::Unequal,
@@ -150,7 +129,7 @@ impl Lowering<'_> {
         Ok(Filter::Compare(self.comparable(left)?, relation, self.comparable(right)?))
     }
 
-    fn comparable(&mut self, side: &theirs::Comparable) -> Result<Operand, String> {
+    fn comparable(&mut self, side: &theirs::Comparable) -> Result<Operand, PathError> {
         Ok(match side {
             theirs::Comparable::Literal(literal) => Operand::Literal(self.literal(literal)?),
             theirs::Comparable::Function(function) => self.value(function)?,
@@ -163,7 +142,7 @@ impl Lowering<'_> {
         })
     }
 
-    fn literal(&mut self, literal: &theirs::Literal) -> Result<Literal, String> {
+    fn literal(&mut self, literal: &theirs::Literal) -> Result<Literal, PathError> {
         Ok(match literal {
             theirs::Literal::Null => Literal::Null,
             theirs::Literal::Bool(b) => Literal::Bool(*b),
@@ -173,18 +152,16 @@ impl Lowering<'_> {
         })
     }
 
-    fn number(&mut self, theirs: f64) -> Result<Number, String> {
+    fn number(&mut self, theirs: f64) -> Result<Number, PathError> {
         let written = self
             .numbers
             .next()
             .filter(|text| text.parse::<f64>().is_ok_and(|ours| ours == theirs))
-            .ok_or_else(misread)?;
-        Number::new(written).ok_or_else(|| {
-            "has a number whose exponent has more than 18 digits; write a smaller one".to_owned()
-        })
+            .ok_or(PathError::Misread)?;
+        Number::new(written).ok_or(PathError::Exponent)
     }
 
-    fn test(&mut self, test: &theirs::Test) -> Result<Filter, String> {
+    fn test(&mut self, test: &theirs::Test) -> Result<Filter, PathError> {
         match test {
             theirs::Test::RelQuery(_) | theirs::Test::AbsQuery(_) => {
                 Ok(Filter::Exists(self.path(test)?))
@@ -192,12 +169,12 @@ impl Lowering<'_> {
             theirs::Test::Function(function) => match &**function {
                 theirs::TestFunction::Match(value, pattern) => self.matches(value, pattern, true),
                 theirs::TestFunction::Search(value, pattern) => self.matches(value, pattern, false),
-                _ => Err(misread()),
+                _ => Err(PathError::Misread),
             },
         }
     }
 
-    fn path(&mut self, test: &theirs::Test) -> Result<Path, String> {
+    fn path(&mut self, test: &theirs::Test) -> Result<Path, PathError> {
         match test {
             theirs::Test::RelQuery(segments) => {
                 Ok(Path { absolute: false, steps: self.steps(segments)? })
@@ -205,7 +182,7 @@ impl Lowering<'_> {
             theirs::Test::AbsQuery(query) => {
                 Ok(Path { absolute: true, steps: self.steps(&query.segments)? })
             }
-            theirs::Test::Function(_) => Err(misread()),
+            theirs::Test::Function(_) => Err(PathError::Misread),
         }
     }
 
@@ -214,20 +191,18 @@ impl Lowering<'_> {
         value: &theirs::FnArg,
         pattern: &theirs::FnArg,
         whole: bool,
-    ) -> Result<Filter, String> {
+    ) -> Result<Filter, PathError> {
         let value = self.argument(value)?;
         match pattern {
             theirs::FnArg::Literal(theirs::Literal::String(text)) => {
                 Ok(Filter::Matches(value, Pattern::new(text, whole)?))
             }
-            theirs::FnArg::Literal(_) => {
-                Err("has a pattern that is no string; write it in quotes".to_owned())
-            }
-            _ => Err("takes a pattern from the event; write the pattern as a string".to_owned()),
+            theirs::FnArg::Literal(_) => Err(PathError::PatternType),
+            _ => Err(PathError::PatternOfEvent),
         }
     }
 
-    fn value(&mut self, function: &theirs::TestFunction) -> Result<Operand, String> {
+    fn value(&mut self, function: &theirs::TestFunction) -> Result<Operand, PathError> {
         match function {
             theirs::TestFunction::Length(argument) => {
                 Ok(Operand::Length(Box::new(self.argument(argument)?)))
@@ -238,22 +213,26 @@ impl Lowering<'_> {
             theirs::TestFunction::Value(theirs::FnArg::Test(path)) => {
                 Ok(Operand::Value(self.path(path)?))
             }
-            _ => Err(misread()),
+            _ => Err(PathError::Misread),
         }
     }
 
     /// An argument that is a value: a constant, one place, or a function of a value.
-    fn argument(&mut self, argument: &theirs::FnArg) -> Result<Operand, String> {
+    fn argument(&mut self, argument: &theirs::FnArg) -> Result<Operand, PathError> {
         match argument {
             theirs::FnArg::Literal(literal) => Ok(Operand::Literal(self.literal(literal)?)),
             theirs::FnArg::Test(test) => match &**test {
                 theirs::Test::Function(function) => self.value(function),
                 path => {
                     let path = self.path(path)?;
-                    if path.is_singular() { Ok(Operand::One(path)) } else { Err(misread()) }
+                    if path.is_singular() {
+                        Ok(Operand::One(path))
+                    } else {
+                        Err(PathError::Misread)
+                    }
                 }
             },
-            theirs::FnArg::Filter(_) => Err(misread()),
+            theirs::FnArg::Filter(_) => Err(PathError::Misread),
         }
     }
 }

@@ -13,6 +13,8 @@ use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
 use regex_automata::{Anchored, Input, MatchKind, PatternSet};
 
+use super::error::PatternError;
+
 /// Largest table of one pattern, in bytes.
 const MAX_TABLE: usize = 1 << 20;
 /// Largest table that several patterns share, in bytes.
@@ -35,8 +37,8 @@ impl Pattern {
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// What is wrong with it and what to write instead, for a person.
-    pub(super) fn new(text: &str, whole: bool) -> Result<Self, String> {
+    /// [`PatternError`].
+    pub(super) fn new(text: &str, whole: bool) -> Result<Self, PatternError> {
         let translated = translate(text)?;
         let anchored = if whole { format!("(?:{translated})\\z") } else { translated };
         let config = dense::Config::new()
@@ -47,10 +49,7 @@ impl Pattern {
             .which_captures(WhichCaptures::None)
             .nfa_size_limit(Some(MAX_WORK));
         let table = dense::Builder::new().configure(config).thompson(nfa).build(&anchored);
-        let table = table.map_err(|_| {
-            "has a pattern that is too large; shorten it, or repeat less often than it says"
-                .to_owned()
-        })?;
+        let table = table.map_err(|_| PatternError::Large)?;
         Ok(Self { text: text.into(), whole, table: Arc::new(table) })
     }
 
@@ -139,7 +138,7 @@ impl Matched {
 }
 
 /// An I-Regexp in the syntax of the crate regex.
-fn translate(text: &str) -> Result<String, String> {
+fn translate(text: &str) -> Result<String, PatternError> {
     let mut reader =
         Reader { chars: text.chars().peekable(), out: String::with_capacity(text.len()) };
     reader.branches(0)?;
@@ -149,8 +148,8 @@ fn translate(text: &str) -> Result<String, String> {
     }
 }
 
-fn fault(what: &str) -> String {
-    format!("has a pattern that is no regular expression of RFC 9485: {what}")
+fn fault(what: impl Into<String>) -> PatternError {
+    PatternError::Grammar(what.into())
 }
 
 struct Reader<'t> {
@@ -159,7 +158,7 @@ struct Reader<'t> {
 }
 
 impl Reader<'_> {
-    fn branches(&mut self, depth: usize) -> Result<(), String> {
+    fn branches(&mut self, depth: usize) -> Result<(), PatternError> {
         loop {
             while let Some(c) = self.chars.peek().copied().filter(|c| !matches!(c, '|' | ')')) {
                 self.chars.next();
@@ -173,7 +172,7 @@ impl Reader<'_> {
         }
     }
 
-    fn atom(&mut self, c: char, depth: usize) -> Result<(), String> {
+    fn atom(&mut self, c: char, depth: usize) -> Result<(), PatternError> {
         match c {
             '.' => self.out.push_str("[^\\n\\r]"),
             '(' if self.chars.peek() == Some(&'?') => {
@@ -191,15 +190,15 @@ impl Reader<'_> {
             '[' => self.class()?,
             '\\' => self.escape()?,
             '*' | '+' | '?' => {
-                return Err(fault(&format!(
+                return Err(fault(format!(
                     "{c} has nothing to repeat; write [{c}] for the character"
                 )));
             }
             '{' | '}' | ']' => {
-                return Err(fault(&format!("{c} stands alone; write \\{c} for the character")));
+                return Err(fault(format!("{c} stands alone; write \\{c} for the character")));
             }
             '^' | '$' => {
-                return Err(fault(&format!(
+                return Err(fault(format!(
                     "{c} is no anchor in it; match() takes the whole text and search() any part: \
                     write match(@.a, 'x.*') for \"begins with x\""
                 )));
@@ -209,7 +208,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn quantifier(&mut self) -> Result<(), String> {
+    fn quantifier(&mut self) -> Result<(), PatternError> {
         if let Some(c) = self.chars.next_if(|c| matches!(c, '*' | '+' | '?')) {
             self.out.push(c);
         } else if self.chars.next_if_eq(&'{').is_some() {
@@ -226,7 +225,7 @@ impl Reader<'_> {
     }
 
     /// `{2}`, `{2,}` or `{2,4}`, after the brace.
-    fn range(&mut self) -> Result<(), String> {
+    fn range(&mut self) -> Result<(), PatternError> {
         let malformed =
             || fault("a { without numbers; write {2}, {2,} or {2,4}, or \\{ for the character");
         let least = self.number().ok_or_else(malformed)?;
@@ -240,7 +239,7 @@ impl Reader<'_> {
             _ => return Err(malformed()),
         };
         if least.max(most.unwrap_or(0)) > MAX_REPEAT || most.is_some_and(|most| most < least) {
-            return Err(fault(&format!("a quantifier must rise and say at most {MAX_REPEAT}")));
+            return Err(fault(format!("a quantifier must rise and say at most {MAX_REPEAT}")));
         }
         let most = most.map(|n| n.to_string()).unwrap_or_default();
         self.out.push_str(&format!("{{{least},{most}}}"));
@@ -257,7 +256,7 @@ impl Reader<'_> {
     }
 
     /// `[...]`, after the bracket.
-    fn class(&mut self) -> Result<(), String> {
+    fn class(&mut self) -> Result<(), PatternError> {
         self.out.push('[');
         if self.chars.next_if_eq(&'^').is_some() {
             self.out.push('^');
@@ -282,7 +281,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn class_range(&mut self, c: char) -> Result<(), String> {
+    fn class_range(&mut self, c: char) -> Result<(), PatternError> {
         let from = self.class_char(c)?;
         self.out.push_str(&regex_escape(from));
         let mut ahead = self.chars.clone();
@@ -293,7 +292,7 @@ impl Reader<'_> {
         let c = self.chars.next().unwrap_or_default();
         let to = self.class_char(c)?;
         if to < from {
-            return Err(fault(&format!(
+            return Err(fault(format!(
                 "the class runs from {from:?} down to {to:?}; turn them round"
             )));
         }
@@ -302,18 +301,16 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn class_char(&mut self, c: char) -> Result<char, String> {
+    fn class_char(&mut self, c: char) -> Result<char, PatternError> {
         match c {
             '\\' => self.chars.next().and_then(escaped).ok_or_else(no_escape),
-            '[' | '-' => {
-                Err(fault(&format!("a {c} inside a class; write \\{c} for the character")))
-            }
+            '[' | '-' => Err(fault(format!("a {c} inside a class; write \\{c} for the character"))),
             c => Ok(c),
         }
     }
 
     /// An escape, after the backslash.
-    fn escape(&mut self) -> Result<(), String> {
+    fn escape(&mut self) -> Result<(), PatternError> {
         let c = self.chars.next().ok_or_else(no_escape)?;
         if matches!(c, 'p' | 'P') {
             return self.category(c);
@@ -323,7 +320,7 @@ impl Reader<'_> {
     }
 
     /// `\p{Lu}`, after the p.
-    fn category(&mut self, p: char) -> Result<(), String> {
+    fn category(&mut self, p: char) -> Result<(), PatternError> {
         let known = |name: &str| {
             let (major, minor) = name.split_at_checked(1)?;
             let minors = match major {
@@ -349,7 +346,7 @@ impl Reader<'_> {
     }
 }
 
-fn no_escape() -> String {
+fn no_escape() -> PatternError {
     fault(
         "an escape it does not have; write [0-9] for \\d, [A-Za-z0-9_] for \\w, [ \\t\\r\\n] for \
         \\s",

@@ -75,10 +75,9 @@ fn what_is_no_i_regexp_is_refused() {
         ("]", "] stands alone"),
     ] {
         for whole in [true, false] {
-            let refused = Pattern::new(pattern, whole).unwrap_err();
+            let refused = Pattern::new(pattern, whole).unwrap_err().to_string();
             assert!(
-                refused.contains(words)
-                    && refused.starts_with("has a pattern that is no regular expression"),
+                refused.contains(words) && refused.starts_with("is no regular expression"),
                 "{pattern}: {refused}"
             );
         }
@@ -94,7 +93,7 @@ fn a_pattern_that_would_take_too_much_room_is_refused_soon() {
         "(((((.{9}){9}){9}){9}){9}){9}",
     ] {
         let started = std::time::Instant::now();
-        let refused = Pattern::new(pattern, false).unwrap_err();
+        let refused = Pattern::new(pattern, false).unwrap_err().to_string();
         assert!(refused.contains("too large"), "{pattern}: {refused}");
         assert!(started.elapsed().as_secs() < 20, "{pattern} took {:?}", started.elapsed());
     }
