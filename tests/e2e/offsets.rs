@@ -112,7 +112,9 @@ fn a_topic_made_again_while_it_is_read_waits_to_be_accepted() {
     let mut running = instance.start();
     await_all(&sandbox, &mut running, 300);
     sandbox.broker.recreate_topic("again.raw", 2);
-    sandbox.feed(300..700, person);
+    // Fewer than before: of a topic that outgrows the old one's offset records may be read
+    // (docs/operations.md).
+    sandbox.feed(300..500, person);
     for partition in 0..2 {
         await_blocked(
             &mut running,
@@ -123,6 +125,7 @@ fn a_topic_made_again_while_it_is_read_waits_to_be_accepted() {
         );
     }
     assert_eq!(blocked(&running, "again.raw", "topic_recreated"), 2.0);
+    sandbox.feed(500..700, person);
     assert_eq!(sandbox.clean().len(), 300, "nothing is read of a topic that nobody accepted");
     let refused = instance.run(&["offsets", "accept", "again.raw:0", "--at", "earliest"]);
     assert_eq!(refused.status.code(), Some(1), "the group runs: {}", text(&refused));
@@ -145,10 +148,10 @@ fn a_topic_made_again_while_it_is_read_is_read_whole_where_that_is_wanted() {
     let mut running = instance.start();
     await_all(&sandbox, &mut running, 300);
     sandbox.broker.recreate_topic("again-on.raw", 2);
-    sandbox.feed(300..700, person);
-    await_last(&sandbox, &mut running, 700);
+    sandbox.feed(300..500, person);
+    await_last(&sandbox, &mut running, 500);
     await_flowing(&mut running, "again-on.raw");
-    sandbox.assert_each_once(700);
+    sandbox.assert_each_once(500);
     assert!(
         warned(&instance, &["again-on.raw"]),
         "that the topic is another is not said\n{}",
