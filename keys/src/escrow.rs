@@ -9,8 +9,8 @@ use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 
 use crate::erasure::{LedgerError, Position, Verifier, signer, unhex};
-use crate::manager::founding::{secret_of, store_key_record};
-use crate::store::{KeyRecord, RecordJson, StoreKeys};
+use crate::store::{KeyRecord, RecordJson, StoreKeys, store_key_record};
+use crate::wraps::secret_of;
 use crate::{KeyError, Manager, Parts, Settings, time};
 
 /// Why an escrow is not made or taken.

@@ -27,6 +27,7 @@
 //! | [`erasure`] | the end of a data subject's keys: ledger, receipt |
 //! | [`escrow`] | keys to a safe place and back |
 //! | [`directory`] | a local key directory |
+//! | `wraps` | whose a wrap is, and the secret that it holds |
 //! | `error` | [`KeyError`]: whose fault it is and what to do |
 //! | `entropy`, `time` | [`OsEntropy`]; times as they are written down |
 //!
@@ -43,6 +44,7 @@ mod manager;
 pub mod provider;
 pub mod store;
 mod time;
+mod wraps;
 
 pub use entropy::OsEntropy;
 pub use error::KeyError;

@@ -2,7 +2,7 @@
 //! those of this process before they are spent, and takes up what other processes made, rotated or
 //! erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
 
-pub(crate) mod founding;
+mod founding;
 mod minter;
 mod minting;
 mod process;

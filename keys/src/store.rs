@@ -396,6 +396,25 @@ pub fn check(keys: &StoreKeys, place: &str, record: &KeyRecord) -> Result<(), St
     }
 }
 
+/// The record of the store key: one, active, of version 1.
+///
+/// # Errors
+/// [`StoreError`]: there is none, or it was changed.
+pub(crate) fn store_key_record(store: &dyn Store) -> Result<KeyRecord, StoreError> {
+    let mut found = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)])?;
+    let record = found.pop().ok_or_else(|| StoreError::Unfounded { place: store.place() })?;
+    let is_whole = found.is_empty()
+        && record.state == KeyState::Active
+        && record.version == 1
+        && record.retired.is_none()
+        && !record.wraps.is_empty();
+    if is_whole {
+        Ok(record)
+    } else {
+        Err(StoreError::Corrupt { place: store.place(), kid: record.kid })
+    }
+}
+
 /// 64 lower-case hex digits.
 pub(crate) fn check_value(hex: &str) -> Option<[u8; 32]> {
     let (first, second) = hex.split_at_checked(32)?;

@@ -5,23 +5,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
 use super::minter::{Minter, Wrapper};
-use super::minting::{checked, context_of};
 use super::process::ProcessKeys;
-use super::rewrap::recovered_secret;
 use super::subjects::SubjectCache;
 use super::{Held, Manager, Parts, Settings};
 use crate::KeyError;
 use crate::erasure::{
     Appender, Erasure, LedgerError, Position, Recorded, Verifier, first_line, marker, next_line,
 };
-use crate::provider::Provider;
 use crate::store::{
-    Authentic, Head, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, Store, StoreError,
-    StoreKeys,
+    Authentic, Head, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, StoreError, StoreKeys,
+    store_key_record,
 };
+use crate::wraps::secret_of;
 
 /// Keys and subjects looked at in one step.
 const BATCH: usize = 1000;
@@ -365,25 +363,6 @@ fn is_alive(record: &KeyRecord) -> bool {
     record.state != KeyState::Shredded || !record.wraps.is_empty()
 }
 
-/// The record of the store key: one, active, of version 1.
-///
-/// # Errors
-/// [`StoreError`]: there is none, or it was changed.
-pub(crate) fn store_key_record(store: &dyn Store) -> Result<KeyRecord, StoreError> {
-    let mut found = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)])?;
-    let record = found.pop().ok_or_else(|| StoreError::Unfounded { place: store.place() })?;
-    let is_whole = found.is_empty()
-        && record.state == KeyState::Active
-        && record.version == 1
-        && record.retired.is_none()
-        && !record.wraps.is_empty();
-    if is_whole {
-        Ok(record)
-    } else {
-        Err(StoreError::Corrupt { place: store.place(), kid: record.kid })
-    }
-}
-
 /// The keys of the store, and its head, which they hold.
 fn unlocked(
     settings: &Settings,
@@ -409,38 +388,5 @@ fn unlocked(
         Ok((keys, head))
     } else {
         Err(LedgerError::Head { place: store.place() }.into())
-    }
-}
-
-/// A key's secret by the provider, else by the recovery provider.
-pub(crate) fn secret_of(
-    record: &KeyRecord,
-    provider: &dyn Provider,
-    recovery: Option<&dyn Provider>,
-) -> Result<SecretKey, KeyError> {
-    let by_provider = || {
-        let wrap = record
-            .wraps
-            .iter()
-            .find(|wrap| provider.opens(&wrap.kek_uri))
-            .ok_or_else(|| other_provider(record, provider))?;
-        checked(record, provider.unwrap(wrap, &context_of(record))?)
-    };
-    match (by_provider(), recovery) {
-        (Err(_), Some(recovery)) => recovered_secret(recovery, record),
-        (secret, _) => secret,
-    }
-}
-
-pub(super) fn other_provider(record: &KeyRecord, provider: &dyn Provider) -> KeyError {
-    KeyError::OtherProvider {
-        kid: record.kid,
-        kind: record.kind,
-        scope: record.scope.clone(),
-        wrapped_by: record
-            .wraps
-            .first()
-            .map_or_else(|| "nobody".to_owned(), |wrap| wrap.kek_uri.clone()),
-        provider: provider.name(),
     }
 }

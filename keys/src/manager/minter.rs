@@ -4,19 +4,14 @@ use std::sync::Arc;
 
 use veilstream_engine::kdf;
 use veilstream_engine::key::{Key, KeyKind, KeyState, Scope, SecretKey};
-use veilstream_engine::wrap::{WrapContext, wrap_local};
+use veilstream_engine::wrap::WrapContext;
 use zeroize::Zeroizing;
 
-use super::{Manager, not_active};
+use super::Manager;
 use crate::KeyError;
 use crate::provider::Provider;
 use crate::store::{KeyRecord, Wrap};
-
-/// `kek_uri` of a wrap under a wrapping key.
-pub(super) const BY_KEY: &str = "kid:";
-/// Start of the `kek_uri` of a wrap of the recovery provider: it may be of the same kind as the
-/// other.
-pub(super) const RECOVERY: &str = "recovery:";
+use crate::wraps::{RECOVERY, wrap_under};
 
 /// Who wraps a new key.
 pub(super) enum Wrapper<'a> {
@@ -101,27 +96,4 @@ impl Manager {
     pub(super) fn minter(&self) -> Minter<'_> {
         Minter::new(&self.settings.tenant, &*self.provider, self.recovery.as_deref())
     }
-}
-
-pub(super) fn wrap_under(
-    wrapping: &Key,
-    secret: &SecretKey,
-    context: &WrapContext<'_>,
-) -> Result<Wrap, KeyError> {
-    let mut nonce = [0; 24];
-    getrandom::fill(&mut nonce).map_err(|_| KeyError::Random)?;
-    let key = usable(wrapping)?;
-    Ok(Wrap {
-        kek_uri: format!("{BY_KEY}{}", wrapping.id),
-        kek_version: wrapping.version.to_string(),
-        wrapped: wrap_local(key, nonce, secret, context),
-    })
-}
-
-/// The secret of a wrapping key; a retired or shredded one has none.
-pub(super) fn usable(wrapping: &Key) -> Result<&SecretKey, KeyError> {
-    wrapping
-        .secret
-        .as_ref()
-        .ok_or_else(|| not_active(wrapping.kind, &wrapping.scope, wrapping.state))
 }

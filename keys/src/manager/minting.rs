@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use veilstream_engine::kdf;
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
-use veilstream_engine::wrap::{WrapContext, unwrap_local};
+use veilstream_engine::wrap::WrapContext;
 
-use super::minter::{BY_KEY, Wrapper, usable};
+use super::minter::Wrapper;
 use super::{Manager, Turn, key_of, not_active};
 use crate::KeyError;
-use crate::provider::ProviderError;
-use crate::store::{KeyRecord, Wrap};
+use crate::store::KeyRecord;
+use crate::wraps::{by_provider, checked, context_of, other_provider, unwrap_under, wrapping_kid};
 
 impl Manager {
     /// The sealing key of a scope that processes share: the newest active one, or a first one. Of
@@ -102,7 +101,7 @@ impl Manager {
         record: &KeyRecord,
         context: &WrapContext<'_>,
     ) -> Result<SecretKey, KeyError> {
-        if let Some(wrap) = record.wraps.iter().find(|wrap| self.provider.opens(&wrap.kek_uri)) {
+        if let Some(wrap) = by_provider(record, &*self.provider) {
             return Ok(self.provider.unwrap(wrap, context)?);
         }
         for wrap in &record.wraps {
@@ -112,11 +111,7 @@ impl Manager {
                 return unwrap_under(&wrapping, wrap, context);
             }
         }
-        Err(self.other_provider(record))
-    }
-
-    pub(super) fn other_provider(&self, record: &KeyRecord) -> KeyError {
-        super::founding::other_provider(record, &*self.provider)
+        Err(other_provider(record, &*self.provider))
     }
 
     pub(super) fn wrapping_key(&self, kid: &KeyId) -> Result<Option<Arc<Key>>, KeyError> {
@@ -125,47 +120,14 @@ impl Manager {
         }
         // Made by another process since the last look. Wrapping keys are wrapped by providers
         // alone, so this goes no deeper.
-        let by_provider = |record: &KeyRecord| {
-            record.kind == KeyKind::Wrapping
-                && record.wraps.iter().any(|w| self.provider.opens(&w.kek_uri))
+        let opens_here = |record: &KeyRecord| {
+            record.kind == KeyKind::Wrapping && by_provider(record, &*self.provider).is_some()
         };
-        let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop().filter(by_provider)
+        let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop().filter(opens_here)
         else {
             return Ok(None);
         };
         let key = self.unwrap(&record)?;
         Ok(Some(self.change(|held| held.keys.entry(key.id).or_insert(key).clone())))
     }
-}
-
-pub(super) fn context_of(record: &KeyRecord) -> WrapContext<'_> {
-    WrapContext { kid: record.kid, kind: record.kind, tenant: &record.tenant, scope: &record.scope }
-}
-
-/// The secret, if it is the record's. The wrap is bound to the id; this compares the whole check
-/// value.
-pub(super) fn checked(record: &KeyRecord, secret: SecretKey) -> Result<SecretKey, KeyError> {
-    if kdf::key_check_value(&secret) == record.kcv {
-        Ok(secret)
-    } else {
-        Err(KeyError::CheckValue { kid: record.kid })
-    }
-}
-
-/// Which wrapping key made a wrap, if one did.
-pub(super) fn wrapping_kid(wrap: &Wrap) -> Option<KeyId> {
-    wrap.kek_uri.strip_prefix(BY_KEY).and_then(|hex| hex.parse().ok())
-}
-
-pub(super) fn unwrap_under(
-    wrapping: &Key,
-    wrap: &Wrap,
-    context: &WrapContext<'_>,
-) -> Result<SecretKey, KeyError> {
-    let refused = ProviderError::Refused {
-        provider: "wrapping key",
-        kid: context.kid,
-        what: "another wrapping key",
-    };
-    unwrap_local(usable(wrapping)?, &wrap.wrapped, context).map_err(|_| refused.into())
 }

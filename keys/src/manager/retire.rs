@@ -5,10 +5,10 @@ use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_engine::schema::Schema;
 
-use super::minter::BY_KEY;
 use super::{Manager, SCHEMA_KEY_LIFE, pinned};
 use crate::KeyError;
 use crate::store::{KeyRecord, StoreError};
+use crate::wraps::BY_KEY;
 
 /// Why a key is not retired.
 #[derive(Debug, thiserror::Error)]

@@ -2,16 +2,17 @@
 //! when the new one was seen to open. What was moved is not moved again: an interrupted run
 //! resumes.
 
-use veilstream_engine::key::{Key, KeyId, Scope, SecretKey};
+use veilstream_engine::key::{Key, KeyId, Scope};
 use veilstream_engine::wrap::WrapContext;
 
 use super::Manager;
-use super::founding::store_key_record;
-use super::minter::{RECOVERY, wrap_under};
-use super::minting::{checked, context_of, unwrap_under, wrapping_kid};
 use crate::KeyError;
 use crate::provider::{Kek, Provider};
-use crate::store::{KeyRecord, Wrap, WrapChange};
+use crate::store::{KeyRecord, Wrap, WrapChange, store_key_record};
+use crate::wraps::{
+    RECOVERY, by_provider, checked, context_of, other_provider, provider_secret, recovered_secret,
+    unwrap_under, without_prefix, wrap_under, wrapping_kid,
+};
 
 /// Wraps sent to a provider at once.
 const BATCH: usize = 200;
@@ -106,9 +107,9 @@ impl Manager {
         let mut unopened = Vec::new();
         let mut jobs = Vec::new();
         for record in batch {
-            match record.wraps.iter().find(|wrap| self.provider.opens(&wrap.kek_uri)) {
+            match by_provider(record, &*self.provider) {
                 None if recover => unopened.push(record),
-                None => done.failed.push((record.kid, self.other_provider(record))),
+                None => done.failed.push((record.kid, other_provider(record, &*self.provider))),
                 // A lost key-encrypting key and its successor may have the same name.
                 Some(wrap) if recover && !self.still_opens(record, wrap)? => unopened.push(record),
                 Some(wrap) if is_current(wrap, kek) => done.current += 1,
@@ -148,7 +149,7 @@ impl Manager {
         record: &KeyRecord,
     ) -> Result<WrapChange, KeyError> {
         let context = context_of(record);
-        let secret = recovered_secret(recovery, record)?;
+        let secret = recovered_secret(record, recovery)?;
         let new = self.provider.wrap(&secret, &context)?;
         checked(record, self.provider.unwrap(&new, &context)?)?;
         // The wrap that nobody opens any more goes; one that was made for recovery stays.
@@ -171,7 +172,7 @@ impl Manager {
                 None => {
                     // As the store has it now: its wraps may just have been moved.
                     let Some(record) = self.store.get(&[record.kid])?.pop() else { continue };
-                    let opened = self.provider_secret(&record);
+                    let opened = provider_secret(&record, &*self.provider);
                     match opened.and_then(|secret| {
                         self.minter().wrap_for_recovery(&secret, &context_of(&record))
                     }) {
@@ -188,15 +189,6 @@ impl Manager {
         done.moved += self.move_wraps(&**recovery, &jobs, RECOVERY, done)?;
         done.added += self.store.replace_wraps(&added)?;
         Ok(())
-    }
-
-    fn provider_secret(&self, record: &KeyRecord) -> Result<SecretKey, KeyError> {
-        let wrap = record
-            .wraps
-            .iter()
-            .find(|wrap| self.provider.opens(&wrap.kek_uri))
-            .ok_or_else(|| self.other_provider(record))?;
-        checked(record, self.provider.unwrap(wrap, &context_of(record))?)
     }
 
     fn move_wraps(
@@ -303,7 +295,7 @@ impl Manager {
             .map(|kid| self.wrapping_key(&kid))
             .transpose()?
             .flatten()
-            .ok_or_else(|| self.other_provider(record))?;
+            .ok_or_else(|| other_provider(record, &*self.provider))?;
         let secret = checked(record, unwrap_under(&old, wrap, &context)?)?;
         Ok(WrapChange {
             kid: record.kid,
@@ -313,31 +305,6 @@ impl Manager {
     }
 }
 
-/// The secret by way of the recovery provider: from a wrap made for recovery, or from one of the
-/// lost provider, if that is what was configured for recovery.
-pub(super) fn recovered_secret(
-    recovery: &dyn Provider,
-    record: &KeyRecord,
-) -> Result<SecretKey, KeyError> {
-    let (for_recovery, lost): (Vec<&Wrap>, Vec<&Wrap>) =
-        record.wraps.iter().partition(|wrap| wrap.kek_uri.starts_with(RECOVERY));
-    let opens =
-        |wrap: &&Wrap| recovery.opens(wrap.kek_uri.strip_prefix(RECOVERY).unwrap_or(&wrap.kek_uri));
-    let wrap = for_recovery
-        .iter()
-        .chain(&lost)
-        .copied()
-        .find(opens)
-        .ok_or(KeyError::NotForRecovery { kid: record.kid })?;
-    checked(record, recovery.unwrap(&without_prefix(wrap), &context_of(record))?)
-}
-
 fn is_current(wrap: &Wrap, kek: &Kek) -> bool {
     wrap.kek_uri == kek.uri && wrap.kek_version == kek.version
-}
-
-/// A wrap as its provider knows it.
-fn without_prefix(wrap: &Wrap) -> Wrap {
-    let kek_uri = wrap.kek_uri.strip_prefix(RECOVERY).unwrap_or(&wrap.kek_uri).to_owned();
-    Wrap { kek_uri, ..wrap.clone() }
 }
