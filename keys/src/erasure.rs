@@ -5,9 +5,11 @@
 //! that opens the store; then the store; then a look whether it is so; then the signed receipt.
 
 mod append;
+mod cursor;
 mod ledger;
 mod line;
 mod receipt;
+mod replay;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -21,11 +23,13 @@ use veilstream_engine::token::Suite;
 
 #[cfg(feature = "postgres")]
 pub use crate::store::PostgresLedger;
-pub(crate) use append::Appender;
+use append::Appender;
+pub(crate) use cursor::LedgerCursor;
 pub use ledger::{Erasure, FileLedger, Ledger, LedgerError, Recorded, Wrong};
 pub use line::{Position, Verifier, first_line, hex, next_line, unhex};
 pub(crate) use receipt::signer;
 pub use receipt::{Canary, Check, Receipt, ReceiptError, SignedReceipt};
+pub(crate) use replay::erase_again;
 
 use crate::store::KeyRecord;
 use crate::{KeyError, Manager, OsEntropy};
@@ -159,7 +163,7 @@ impl Manager {
         // Where the store cannot keep others from making keys meanwhile, some are made between the
         // look and the deed: the ledger must know them as well.
         while !wanted.is_empty() {
-            let (recorded, shredded) = self.append(&wanted, now)?;
+            let (recorded, shredded) = self.ledger_cursor().append(self.store(), &wanted, now)?;
             wanted.clear();
             lines.extend(recorded.into_iter().map(|line| (line.erasure.subject, line)));
             for one in shredded {
@@ -171,7 +175,7 @@ impl Manager {
             }
         }
         let scrubbed = self.store().scrub()?;
-        self.take_up_erasures(now)?;
+        self.forget_erased(now)?;
         let head = Position::of(&self.store().head()?);
         let mut receipts = Vec::with_capacity(subjects.len());
         for subject in subjects {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 
-use crate::erasure::{LedgerError, Position, Verifier, signer, unhex};
-use crate::store::{KeyRecord, RecordJson, StoreKeys, store_key_record};
+use crate::erasure::{LedgerCursor, LedgerError, Position, Verifier, erase_again, signer, unhex};
+use crate::store::{Authentic, KeyRecord, RecordJson, StoreKeys, store_key_record};
 use crate::wraps::secret_of;
 use crate::{KeyError, Manager, Parts, Settings, time};
 
@@ -150,15 +150,15 @@ impl Manager {
                 end
             }
         };
-        let manager = Self::over(settings, parts, keys, position);
-        let taken = manager.store().import(&records).map_err(KeyError::from)?;
-        let lines = manager.ledger().read(0).map_err(KeyError::from)?;
-        let recorded = Verifier::new(manager.store().keys(), position.store)
-            .take_all(&manager.ledger().place(), &lines, &position)
+        let store = Authentic::new(parts.store, keys, &settings.tenant);
+        let taken = store.import(&records).map_err(KeyError::from)?;
+        let lines = parts.ledger.read(0).map_err(KeyError::from)?;
+        let recorded = Verifier::new(store.keys(), position.store)
+            .take_all(&parts.ledger.place(), &lines, &position)
             .map_err(KeyError::from)?;
-        manager.store().learn(&recorded);
-        manager.append(&[], now)?;
-        manager.erase_again(now)?;
+        store.learn(&recorded);
+        LedgerCursor::new(parts.ledger, position).append(&store, &[], now)?;
+        erase_again(&store, now)?;
         if taken.is_empty() { Ok(records.len()) } else { Err(EscrowError::Taken { kids: taken }) }
     }
 }

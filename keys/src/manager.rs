@@ -2,10 +2,11 @@
 //! those of this process before they are spent, and takes up what other processes made, rotated or
 //! erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
 
-mod founding;
 mod minter;
 mod minting;
+mod open;
 mod process;
+mod rebuild;
 mod retire;
 mod rewrap;
 mod rotation;
@@ -22,14 +23,14 @@ use veilstream_engine::schema::{IndexRule, Protect, Schema};
 use veilstream_engine::transform::NeededKey;
 
 use crate::KeyError;
-use crate::erasure::{Ledger, Position};
+use crate::erasure::{Ledger, LedgerCursor};
 use crate::provider::Provider;
 use crate::store::{Authentic, KeyRecord, Store};
 use process::ProcessKeys;
 use subjects::SubjectCache;
 
-pub use founding::RebuiltLedger;
 pub use process::SCHEMA_KEY_LIFE;
+pub use rebuild::RebuiltLedger;
 pub use retire::RetireError;
 pub use rewrap::{Progress, Rewrapped};
 pub use rotation::{Rotate, Rotated};
@@ -95,9 +96,7 @@ pub struct Manager {
     provider: Box<dyn Provider>,
     recovery: Option<Box<dyn Provider>>,
     store: Authentic,
-    ledger: Arc<dyn Ledger>,
-    /// Up to which line the ledger was applied.
-    known: Mutex<Position>,
+    ledger: LedgerCursor,
     /// Keys of erased subjects that were there again at the start.
     revived: u64,
     ring: ArcSwap<Keyring>,
@@ -232,7 +231,7 @@ impl Manager {
     /// tries again.
     pub fn maintain(&self, now: u64) -> Result<(), KeyError> {
         // Each by itself: a key service that is away must not hold up an erasure.
-        let mut first = self.take_up_erasures(now);
+        let mut first = self.forget_erased(now);
         let mut then = |step: Result<(), KeyError>| {
             if first.is_ok() {
                 first = step;
@@ -277,7 +276,11 @@ impl Manager {
     /// Who was erased.
     #[must_use]
     pub fn ledger(&self) -> &dyn Ledger {
-        &*self.ledger
+        self.ledger.ledger()
+    }
+
+    pub(crate) fn ledger_cursor(&self) -> &LedgerCursor {
+        &self.ledger
     }
 
     /// The provider of the key-encrypting key.
@@ -340,11 +343,11 @@ impl Manager {
     }
 
     /// Forgets the keys of data subjects that were erased, here or elsewhere.
-    pub(crate) fn take_up_erasures(&self, now: u64) -> Result<(), KeyError> {
+    pub(crate) fn forget_erased(&self, now: u64) -> Result<(), KeyError> {
         let since = now.saturating_sub(self.settings.lookup_age + SKEW);
         let shredded: HashSet<KeyId> =
             self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
-        let ledger = self.take_up_ledger();
+        let ledger = self.follow_ledger();
         let known = self.held().shredded.clone();
         if !shredded.is_subset(&known) {
             self.subjects.forget(|key| shredded.contains(&key.id));

@@ -83,6 +83,12 @@ impl Authentic {
         Self { store, keys, tenant: tenant.into(), erased: RwLock::default() }
     }
 
+    /// Whose keys the store has.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
     /// What authenticates records, head and ledger.
     #[must_use]
     pub fn keys(&self) -> &StoreKeys {

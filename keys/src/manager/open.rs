@@ -1,0 +1,176 @@
+//! How a manager comes to its store: a new one, or one whose head and ledger were checked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use veilstream_engine::key::{KeyKind, Scope};
+
+use super::minter::{Minter, Wrapper};
+use super::process::ProcessKeys;
+use super::rebuild::{self, RebuiltLedger};
+use super::subjects::SubjectCache;
+use super::{Held, Manager, Parts, Settings};
+use crate::KeyError;
+use crate::erasure::{LedgerCursor, LedgerError, Position, Verifier, erase_again, first_line};
+use crate::store::{Authentic, Head, STORE_TENANT, StoreError, StoreKeys, store_key_record};
+use crate::wraps::secret_of;
+
+impl Manager {
+    /// Founds an empty store: its store key, line 0 of its ledger, its head.
+    ///
+    /// # Errors
+    /// [`KeyError`]: it has been founded already, there is a ledger already, or a provider does not
+    /// wrap.
+    pub fn init(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
+        if parts.store.head()?.is_some() {
+            return Err(StoreError::Unusable {
+                place: parts.store.place(),
+                message: "is there already; nothing was changed".to_owned(),
+            }
+            .into());
+        }
+        let mut store = [0; 16];
+        getrandom::fill(&mut store).map_err(|_| KeyError::Random)?;
+        let tenant = STORE_TENANT.into();
+        let minter = Minter::new(&tenant, &*parts.provider, parts.recovery.as_deref());
+        let (record, secret) =
+            minter.mint(KeyKind::Store, &Scope::Version(1), 1, now, &Wrapper::Providers)?;
+        let keys = StoreKeys::of(&secret);
+        let (line, position) = first_line(&keys, store, now);
+        parts.ledger.append(0, &[line])?;
+        parts.store.found(&record, &keys.head(&settings.tenant, store, 0, position.sha256))?;
+        Self::open(settings, parts, now)
+    }
+
+    /// Checks the head and the ledger, erases what the ledger says and the store does not know,
+    /// then loads the keys that processes share, which checks that the provider unwraps what the
+    /// store holds. Mints nothing.
+    ///
+    /// # Errors
+    /// Ledger or store cannot be read or are not as they should be, or the provider is not the one
+    /// that wrapped the keys.
+    pub fn open(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
+        let manager = Self::open_checked(settings, parts, now, false)?;
+        manager.reload()?;
+        Ok(manager)
+    }
+
+    /// [`Manager::open`] without loading keys: where the provider does not open them,
+    /// [`Manager::rewrap`] may mend it. The store key is opened by the recovery provider where the
+    /// provider does not open it.
+    ///
+    /// # Errors
+    /// Ledger or store cannot be read or are not as they should be.
+    pub fn open_to_recover(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
+        Self::open_checked(settings, parts, now, true)
+    }
+
+    fn open_checked(
+        settings: Settings,
+        parts: Parts,
+        now: u64,
+        recover: bool,
+    ) -> Result<Self, KeyError> {
+        let (keys, head) = unlocked(&settings, &parts, recover)?;
+        let lines = parts.ledger.read(0)?;
+        let recorded = Verifier::new(&keys, head.store).take_all(
+            &parts.ledger.place(),
+            &lines,
+            &Position::of(&head),
+        )?;
+        let mut manager = Self::over(settings, parts, keys, Position::of(&head));
+        manager.store.learn(&recorded);
+        if recorded.last().is_some_and(|last| last.position.seq > head.seq) {
+            let (_, shredded) = manager.ledger.append(&manager.store, &[], now)?;
+            manager.revived = shredded.iter().map(|one| one.kids.len() as u64).sum();
+        }
+        manager.revived += erase_again(&manager.store, now)?;
+        if manager.revived > 0 {
+            manager.store.scrub()?;
+        }
+        manager.forget_erased(now)?;
+        Ok(manager)
+    }
+
+    fn over(settings: Settings, parts: Parts, keys: StoreKeys, known: Position) -> Self {
+        let Parts { provider, recovery, store, ledger } = parts;
+        Self {
+            subjects: SubjectCache::new(settings.subject_cache),
+            store: Authentic::new(store, keys, &settings.tenant),
+            settings,
+            process: std::process::id(),
+            provider,
+            recovery,
+            ledger: LedgerCursor::new(ledger, known),
+            revived: 0,
+            ring: ArcSwap::default(),
+            turn: Mutex::default(),
+            held: Mutex::new(Held {
+                keys: HashMap::new(),
+                process: ProcessKeys::new(),
+                shredded: Arc::default(),
+            }),
+        }
+    }
+
+    /// Keys of erased subjects that were there again when the store was opened, and are destroyed:
+    /// after a backup was restored, or somebody put rows back.
+    #[must_use]
+    pub fn revived(&self) -> u64 {
+        self.revived
+    }
+
+    /// Reads what others wrote to the ledger, and forgets the keys of whom it names.
+    pub(super) fn follow_ledger(&self) -> Result<(), KeyError> {
+        if self.ledger.follow(&self.store)? {
+            self.subjects.forget(|key| {
+                matches!(key.scope, Scope::Subject(_))
+                    && self.store.erased(|erased| erased.covers_key(key))
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes a new ledger under a new store id from what the store knows, for one that is lost:
+    /// for each data subject with shredded keys a line of them.
+    ///
+    /// # Errors
+    /// [`KeyError`]; [`KeyError::LedgerWhole`]: the ledger is as it should be.
+    pub fn rebuild_ledger(
+        settings: Settings,
+        parts: Parts,
+        reason: &str,
+        now: u64,
+    ) -> Result<RebuiltLedger, KeyError> {
+        rebuild::rebuild_ledger(&settings, parts, reason, now)
+    }
+}
+
+/// The keys of the store, and its head, which they hold.
+pub(super) fn unlocked(
+    settings: &Settings,
+    parts: &Parts,
+    recover: bool,
+) -> Result<(StoreKeys, Head), KeyError> {
+    let store = &*parts.store;
+    let head = store.head()?.ok_or_else(|| StoreError::Unfounded { place: store.place() })?;
+    if head.tenant != settings.tenant {
+        return Err(KeyError::OtherTenant {
+            place: store.place(),
+            found: head.tenant.to_string(),
+            expected: settings.tenant.to_string(),
+        });
+    }
+    let record = store_key_record(store)?;
+    let keys = StoreKeys::of(&secret_of(
+        &record,
+        &*parts.provider,
+        parts.recovery.as_deref().filter(|_| recover),
+    )?);
+    if keys.holds_head(&head) {
+        Ok((keys, head))
+    } else {
+        Err(LedgerError::Head { place: store.place() }.into())
+    }
+}
