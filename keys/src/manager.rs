@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
@@ -24,6 +25,7 @@ use veilstream_engine::transform::NeededKey;
 
 use crate::KeyError;
 use crate::erasure::{Ledger, LedgerCursor};
+use crate::escrow::{self, Escrow, EscrowError};
 use crate::provider::Provider;
 use crate::store::{Authentic, KeyRecord, Store};
 use process::ProcessKeys;
@@ -253,6 +255,31 @@ impl Manager {
         }
         then(self.write_down(now));
         first
+    }
+
+    /// Every key but those of data subjects, or the ones listed, as they are wrapped, signed with
+    /// the audit key (which is among them).
+    ///
+    /// # Errors
+    /// [`EscrowError`].
+    pub fn export(&self, kids: &[KeyId], now: u64) -> Result<Value, EscrowError> {
+        Escrow::new(&self.store, &self.signing_key(now)?).export(kids, now)
+    }
+
+    /// Imports the keys of an export that was signed with the audit key in it, which the provider
+    /// or the recovery provider must open. A store without store key and head gets the export's:
+    /// the ledger is checked as a whole, up to the exported head at least, and who is in it is
+    /// erased here too. Keys of processes only open from then on. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`EscrowError`]; nothing was taken, but for what [`EscrowError::Taken`] does not name.
+    pub fn import(
+        settings: Settings,
+        parts: Parts,
+        text: &[u8],
+        now: u64,
+    ) -> Result<usize, EscrowError> {
+        escrow::import(&settings.tenant, parts, text, now)
     }
 
     /// Schemas with the uses and the time of making of their present key of this process.
