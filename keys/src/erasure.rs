@@ -124,7 +124,7 @@ impl Manager {
         terms: &Terms<'_>,
         now: u64,
     ) -> Result<Vec<Outcome>, KeyError> {
-        let signer = self.signing_key(now)?;
+        let signer = self.shared().signing_key(now)?;
         let mut seen = HashSet::new();
         let subjects: Vec<SubjectRef> =
             subjects.iter().copied().filter(|subject| seen.insert(*subject)).collect();
@@ -233,7 +233,7 @@ impl Manager {
     fn canary(&self, record: &KeyRecord) -> Result<Canary, KeyError> {
         let unsound =
             |what: &str| KeyError::NotErased { subject: subject_of(record), what: what.to_owned() };
-        let key = self.unwrap(record)?;
+        let key = self.shared().unwrap(record)?;
         let field = kdf::field_id(CANARY_FIELD);
         let mut sealer = Sealer::new(key.clone(), Suite::XaesGcm, field)
             .map_err(|_| unsound("no canary can be sealed"))?;
@@ -291,7 +291,7 @@ impl Manager {
         let Some(record) = self.store().unverified().get(&[kid])?.pop() else {
             return Ok(Err(OpenError::KeyUnavailable));
         };
-        Ok(open_canary(canary, self.tenant(), &self.unwrap(&record)?))
+        Ok(open_canary(canary, self.tenant(), &self.shared().unwrap(&record)?))
     }
 }
 

@@ -196,23 +196,12 @@ pub struct Check {
 }
 
 impl Manager {
-    /// The key that signs receipts and exports.
-    pub(crate) fn signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
-        let key = self.audit_key(now)?;
-        let secret = key.secret.as_ref().ok_or(KeyError::NotActive {
-            kind: KeyKind::Audit,
-            scope: Scope::Version(1),
-            state: key.state,
-        })?;
-        Ok(signer(secret))
-    }
-
     /// The public key that receipts are verified with, for anyone who has no key store.
     ///
     /// # Errors
     /// [`KeyError`].
     pub fn receipt_key(&self, now: u64) -> Result<VerifyingKey, KeyError> {
-        Ok(self.signing_key(now)?.verifying_key())
+        Ok(self.shared().signing_key(now)?.verifying_key())
     }
 
     /// Checks a receipt against the key store and the erasure ledger as they are now.

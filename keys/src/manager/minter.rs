@@ -7,7 +7,6 @@ use veilstream_engine::key::{Key, KeyKind, KeyState, Scope, SecretKey};
 use veilstream_engine::wrap::WrapContext;
 use zeroize::Zeroizing;
 
-use super::Manager;
 use crate::KeyError;
 use crate::provider::Provider;
 use crate::store::{KeyRecord, Wrap};
@@ -88,12 +87,5 @@ impl<'a> Minter<'a> {
         let Some(recovery) = self.recovery else { return Ok(None) };
         let wrap = recovery.wrap(secret, context)?;
         Ok(Some(Wrap { kek_uri: format!("{RECOVERY}{}", wrap.kek_uri), ..wrap }))
-    }
-}
-
-impl Manager {
-    /// Makes keys of this manager's tenant.
-    pub(super) fn minter(&self) -> Minter<'_> {
-        Minter::new(&self.settings.tenant, &*self.provider, self.recovery.as_deref())
     }
 }

@@ -1,16 +1,12 @@
 //! How a manager comes to its store: a new one, or one whose head and ledger were checked.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
-use arc_swap::ArcSwap;
 use veilstream_engine::key::{KeyKind, Scope};
 
 use super::minter::{Minter, Wrapper};
-use super::process::ProcessKeys;
 use super::rebuild::{self, RebuiltLedger};
-use super::subjects::SubjectCache;
-use super::{Held, Manager, Parts, Settings};
+use super::shared::SharedKeys;
+use super::subjects::SubjectKeys;
+use super::{Manager, Parts, Settings};
 use crate::KeyError;
 use crate::erasure::{LedgerCursor, LedgerError, Position, Verifier, erase_again, first_line};
 use crate::store::{Authentic, Head, STORE_TENANT, StoreError, StoreKeys, store_key_record};
@@ -52,7 +48,7 @@ impl Manager {
     /// that wrapped the keys.
     pub fn open(settings: Settings, parts: Parts, now: u64) -> Result<Self, KeyError> {
         let manager = Self::open_checked(settings, parts, now, false)?;
-        manager.reload()?;
+        manager.shared.reload()?;
         Ok(manager)
     }
 
@@ -80,14 +76,14 @@ impl Manager {
             &Position::of(&head),
         )?;
         let mut manager = Self::over(settings, parts, keys, Position::of(&head));
-        manager.store.learn(&recorded);
+        manager.shared.store().learn(&recorded);
         if recorded.last().is_some_and(|last| last.position.seq > head.seq) {
-            let (_, shredded) = manager.ledger.append(&manager.store, &[], now)?;
+            let (_, shredded) = manager.ledger.append(manager.shared.store(), &[], now)?;
             manager.revived = shredded.iter().map(|one| one.kids.len() as u64).sum();
         }
-        manager.revived += erase_again(&manager.store, now)?;
+        manager.revived += erase_again(manager.shared.store(), now)?;
         if manager.revived > 0 {
-            manager.store.scrub()?;
+            manager.shared.store().scrub()?;
         }
         manager.forget_erased(now)?;
         Ok(manager)
@@ -95,22 +91,13 @@ impl Manager {
 
     fn over(settings: Settings, parts: Parts, keys: StoreKeys, known: Position) -> Self {
         let Parts { provider, recovery, store, ledger } = parts;
+        let store = Authentic::new(store, keys, &settings.tenant);
         Self {
-            subjects: SubjectCache::new(settings.subject_cache),
-            store: Authentic::new(store, keys, &settings.tenant),
-            settings,
-            process: std::process::id(),
-            provider,
-            recovery,
+            subjects: SubjectKeys::new(&settings),
+            shared: SharedKeys::new(settings.tenant, provider, recovery, store),
             ledger: LedgerCursor::new(ledger, known),
+            rotation: settings.rotation,
             revived: 0,
-            ring: ArcSwap::default(),
-            turn: Mutex::default(),
-            held: Mutex::new(Held {
-                keys: HashMap::new(),
-                process: ProcessKeys::new(),
-                shredded: Arc::default(),
-            }),
         }
     }
 
@@ -123,10 +110,10 @@ impl Manager {
 
     /// Reads what others wrote to the ledger, and forgets the keys of whom it names.
     pub(super) fn follow_ledger(&self) -> Result<(), KeyError> {
-        if self.ledger.follow(&self.store)? {
+        if self.ledger.follow(self.shared.store())? {
             self.subjects.forget(|key| {
                 matches!(key.scope, Scope::Subject(_))
-                    && self.store.erased(|erased| erased.covers_key(key))
+                    && self.shared.store().erased(|erased| erased.covers_key(key))
             });
         }
         Ok(())

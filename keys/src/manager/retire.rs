@@ -57,8 +57,8 @@ impl Manager {
                 why,
             });
         }
-        self.store.set_state(&[*kid], KeyState::Retired, Some(now))?;
-        self.reload()?;
+        self.shared.store().set_state(&[*kid], KeyState::Retired, Some(now))?;
+        self.shared.reload()?;
         Ok(())
     }
 
@@ -78,8 +78,8 @@ impl Manager {
         }
         let state =
             if record.kind == KeyKind::Index { KeyState::Active } else { KeyState::DecryptOnly };
-        self.store.set_state(&[*kid], state, None)?;
-        self.reload()?;
+        self.shared.store().set_state(&[*kid], state, None)?;
+        self.shared.reload()?;
         Ok(())
     }
 
@@ -132,11 +132,11 @@ impl Manager {
             && self.is_newest(&record)?
         {
             // A process that seals goes on, under another key.
-            self.next_version(&self.turn(), &record, now)?;
+            self.next_version(&self.shared.turn(), &record, now)?;
         }
-        self.store.set_state(&[*kid], KeyState::Compromised, Some(now))?;
+        self.shared.store().set_state(&[*kid], KeyState::Compromised, Some(now))?;
         self.subjects.forget(|key| key.id == *kid);
-        self.reload()?;
+        self.shared.reload()?;
         Ok(())
     }
 
@@ -155,10 +155,11 @@ impl Manager {
     }
 
     fn record(&self, kid: &KeyId) -> Result<KeyRecord, KeyError> {
-        self.store
+        self.shared
+            .store()
             .get(std::slice::from_ref(kid))?
             .pop()
-            .filter(|r| r.tenant == self.settings.tenant)
+            .filter(|r| r.tenant == *self.shared.tenant())
             .ok_or(KeyError::NoSuchKey { kid: *kid })
     }
 
@@ -201,7 +202,8 @@ impl Manager {
                 because("it wraps new keys; rotate first (`veilstream keys rotate --wrapping`)")
             }
             (KeyKind::Wrapping, _) => {
-                let wrapped = self.store.count_wrapped_by(&format!("{BY_KEY}{}", record.kid))?;
+                let wrapped =
+                    self.shared.store().count_wrapped_by(&format!("{BY_KEY}{}", record.kid))?;
                 Ok((wrapped > 0).then(|| {
                     format!(
                         "{wrapped} keys of data subjects are wrapped \
@@ -242,7 +244,7 @@ impl Manager {
         let later = |other: &KeyRecord| {
             same(other) && other.version > record.version && other.state == KeyState::Active
         };
-        Ok(!self.store.shared(&self.settings.tenant)?.iter().any(later))
+        Ok(!self.shared.store().shared(self.shared.tenant())?.iter().any(later))
     }
 }
 

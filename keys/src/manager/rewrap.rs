@@ -63,22 +63,23 @@ impl Manager {
         now: u64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Rewrapped, KeyError> {
-        if recover && self.recovery.is_none() {
+        if recover && self.shared.recovery().is_none() {
             return Err(KeyError::NoRecovery);
         }
         let mut done = Rewrapped::default();
         let mut records: Vec<KeyRecord> = self
-            .store
-            .list(&self.settings.tenant)?
+            .shared
+            .store()
+            .list(self.shared.tenant())?
             .into_iter()
             .filter(|record| !record.wraps.is_empty())
             .collect();
         // It opens everything else's MAC, so it goes first.
-        records.insert(0, store_key_record(self.store.unverified())?);
-        let subjects = self.store.count_subjects(&self.settings.tenant)?;
+        records.insert(0, store_key_record(self.shared.store().unverified())?);
+        let subjects = self.shared.store().count_subjects(self.shared.tenant())?;
         let total = records.len() as u64 + subjects.keys + subjects.shredded;
         progress(Progress { done: 0, total });
-        let kek = self.provider.describe()?;
+        let kek = self.shared.provider().describe()?;
         for (i, batch) in records.chunks(BATCH).enumerate() {
             let unopened = self.rewrap_primary(batch, &kek, recover, &mut done)?;
             if recover {
@@ -88,7 +89,7 @@ impl Manager {
             progress(Progress { done: (i * BATCH + batch.len()) as u64, total });
         }
         // What was recovered is needed below; what was not is among the failed.
-        match self.reload() {
+        match self.shared.reload() {
             Err(error) if done.failed.is_empty() => return Err(error),
             _ => {}
         }
@@ -107,21 +108,23 @@ impl Manager {
         let mut unopened = Vec::new();
         let mut jobs = Vec::new();
         for record in batch {
-            match by_provider(record, &*self.provider) {
+            match by_provider(record, self.shared.provider()) {
                 None if recover => unopened.push(record),
-                None => done.failed.push((record.kid, other_provider(record, &*self.provider))),
+                None => {
+                    done.failed.push((record.kid, other_provider(record, self.shared.provider())))
+                }
                 // A lost key-encrypting key and its successor may have the same name.
                 Some(wrap) if recover && !self.still_opens(record, wrap)? => unopened.push(record),
                 Some(wrap) if is_current(wrap, kek) => done.current += 1,
                 Some(wrap) => jobs.push(Job { record, wrap }),
             }
         }
-        done.moved += self.move_wraps(&*self.provider, &jobs, "", done)?;
+        done.moved += self.move_wraps(self.shared.provider(), &jobs, "", done)?;
         Ok(unopened)
     }
 
     fn still_opens(&self, record: &KeyRecord, wrap: &Wrap) -> Result<bool, KeyError> {
-        match self.provider.unwrap(wrap, &context_of(record)) {
+        match self.shared.provider().unwrap(wrap, &context_of(record)) {
             Ok(_) => Ok(true),
             Err(error) if error.is_retryable() => Err(error.into()),
             Err(_) => Ok(false),
@@ -130,16 +133,16 @@ impl Manager {
 
     /// Wraps again, by way of the recovery provider, what the provider does not open.
     fn recover(&self, unopened: &[&KeyRecord], done: &mut Rewrapped) -> Result<(), KeyError> {
-        let Some(recovery) = &self.recovery else { return Err(KeyError::NoRecovery) };
+        let Some(recovery) = self.shared.recovery() else { return Err(KeyError::NoRecovery) };
         let mut changes = Vec::new();
         for record in unopened {
-            match self.recovered(&**recovery, record) {
+            match self.recovered(recovery, record) {
                 Ok(change) => changes.push(change),
                 Err(KeyError::Provider(error)) if error.is_retryable() => return Err(error.into()),
                 Err(error) => done.failed.push((record.kid, error)),
             }
         }
-        done.recovered += self.store.replace_wraps(&changes)?;
+        done.recovered += self.shared.store().replace_wraps(&changes)?;
         Ok(())
     }
 
@@ -150,8 +153,8 @@ impl Manager {
     ) -> Result<WrapChange, KeyError> {
         let context = context_of(record);
         let secret = recovered_secret(record, recovery)?;
-        let new = self.provider.wrap(&secret, &context)?;
-        checked(record, self.provider.unwrap(&new, &context)?)?;
+        let new = self.shared.provider().wrap(&secret, &context)?;
+        checked(record, self.shared.provider().unwrap(&new, &context)?)?;
         // The wrap that nobody opens any more goes; one that was made for recovery stays.
         let lost = record.wraps.iter().find(|wrap| !wrap.kek_uri.starts_with(RECOVERY));
         Ok(WrapChange { kid: record.kid, old: lost.cloned(), new })
@@ -159,7 +162,7 @@ impl Manager {
 
     /// Moves wraps of the recovery provider, and adds missing ones.
     fn rewrap_recovery(&self, batch: &[KeyRecord], done: &mut Rewrapped) -> Result<(), KeyError> {
-        let Some(recovery) = &self.recovery else { return Ok(()) };
+        let Some(recovery) = self.shared.recovery() else { return Ok(()) };
         let kek = recovery.describe()?;
         let (mut jobs, mut added) = (Vec::new(), Vec::new());
         for record in batch {
@@ -171,10 +174,12 @@ impl Manager {
                 Some(wrap) => jobs.push(Job { record, wrap }),
                 None => {
                     // As the store has it now: its wraps may just have been moved.
-                    let Some(record) = self.store.get(&[record.kid])?.pop() else { continue };
-                    let opened = provider_secret(&record, &*self.provider);
+                    let Some(record) = self.shared.store().get(&[record.kid])?.pop() else {
+                        continue;
+                    };
+                    let opened = provider_secret(&record, self.shared.provider());
                     match opened.and_then(|secret| {
-                        self.minter().wrap_for_recovery(&secret, &context_of(&record))
+                        self.shared.minter().wrap_for_recovery(&secret, &context_of(&record))
                     }) {
                         Ok(Some(new)) => added.push(WrapChange { kid: record.kid, old: None, new }),
                         Ok(None) => {}
@@ -186,8 +191,8 @@ impl Manager {
                 }
             }
         }
-        done.moved += self.move_wraps(&**recovery, &jobs, RECOVERY, done)?;
-        done.added += self.store.replace_wraps(&added)?;
+        done.moved += self.move_wraps(recovery, &jobs, RECOVERY, done)?;
+        done.added += self.shared.store().replace_wraps(&added)?;
         Ok(())
     }
 
@@ -226,7 +231,7 @@ impl Manager {
                 Err(error) => done.failed.push((job.record.kid, error)),
             }
         }
-        Ok(self.store.replace_wraps(&changes)?)
+        Ok(self.shared.store().replace_wraps(&changes)?)
     }
 
     /// Moves keys of data subjects under the newest wrapping key. They are unwrapped and wrapped
@@ -242,10 +247,7 @@ impl Manager {
         if before == total {
             return Ok(());
         }
-        let wrapping = match self
-            .wrapping_key_in_use()
-            .map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok)
-        {
+        let wrapping = match self.shared.wrapping_key(now) {
             Ok(key) => key,
             // It is among them.
             Err(_) if !done.failed.is_empty() => return Ok(()),
@@ -253,7 +255,7 @@ impl Manager {
         };
         let (mut after, mut seen) = (None, before);
         loop {
-            let page = self.store.subjects(&self.settings.tenant, after.as_ref(), PAGE)?;
+            let page = self.shared.store().subjects(self.shared.tenant(), after.as_ref(), PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
             let mut changes = Vec::new();
@@ -278,7 +280,7 @@ impl Manager {
                     }
                 }
             }
-            done.moved += self.store.replace_wraps(&changes)?;
+            done.moved += self.shared.store().replace_wraps(&changes)?;
             seen += seen_of_page;
             progress(Progress { done: seen.min(total), total });
         }
@@ -292,10 +294,10 @@ impl Manager {
     ) -> Result<WrapChange, KeyError> {
         let context = context_of(record);
         let old = wrapping_kid(wrap)
-            .map(|kid| self.wrapping_key(&kid))
+            .map(|kid| self.shared.wrapping_key_of(&kid))
             .transpose()?
             .flatten()
-            .ok_or_else(|| other_provider(record, &*self.provider))?;
+            .ok_or_else(|| other_provider(record, self.shared.provider()))?;
         let secret = checked(record, unwrap_under(&old, wrap, &context)?)?;
         Ok(WrapChange {
             kid: record.kid,
