@@ -5,6 +5,7 @@
 mod held;
 mod minter;
 mod open;
+mod pins;
 mod process;
 mod rebuild;
 mod retire;
@@ -19,16 +20,19 @@ use std::sync::Arc;
 use serde_json::Value;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope};
-use veilstream_engine::schema::{IndexRule, Protect, Schema};
+use veilstream_engine::key::{Key, KeyId, KeyState, Scope};
 use veilstream_engine::transform::NeededKey;
 
 use crate::KeyError;
 use crate::erasure::{Ledger, LedgerCursor};
 use crate::escrow::{self, Escrow, EscrowError};
 use crate::provider::Provider;
-use crate::store::{Authentic, Store};
+use crate::store::{Authentic, KeyRecord, Store};
+use pins::pinned;
 use process::ProcessKeys;
+use retire::Retirement;
+use rewrap::Rewrapper;
+use rotation::Rotator;
 use shared::{SharedKeys, not_active};
 use subjects::SubjectKeys;
 
@@ -218,10 +222,76 @@ impl Manager {
         }
         if now.abs_diff(turn.rotation) >= ROTATION_LOOK {
             turn.rotation = now;
-            then(self.rotate_due(&mut turn, now));
+            if let Some(interval) = self.rotation {
+                then(self.rotator().rotate_due(&mut turn, interval, now));
+            }
         }
         then(self.process().save_uses(now));
         first
+    }
+
+    /// Makes new versions, which seal from now on, here and, a few seconds later, in every process.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn rotate(&self, what: &Rotate, now: u64) -> Result<Vec<Rotated>, KeyError> {
+        self.rotator().rotate(what, now)
+    }
+
+    /// Moves every wrap to the newest version of its key-encrypting or wrapping key, and adds what
+    /// the recovery provider has not wrapped yet. With `recover`, a key that the provider does not
+    /// open is opened by the recovery provider and wrapped again.
+    ///
+    /// # Errors
+    /// [`KeyError`]; what was moved stays so. A key that alone could not be moved is in
+    /// [`Rewrapped::failed`].
+    pub fn rewrap(
+        &self,
+        recover: bool,
+        now: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Rewrapped, KeyError> {
+        Rewrapper::new(&self.shared, recover).rewrap(now, progress)
+    }
+
+    /// Retires a key: tokens under it answer `key_unavailable`, its indexes are written no more.
+    /// `schemas`: those in use, for what they pin. `unreferenced`: the caller has looked through
+    /// what is stored, which nobody can do here, and found no token or index of it.
+    ///
+    /// # Errors
+    /// [`RetireError`]; the key is as it was.
+    pub fn retire(
+        &self,
+        kid: &KeyId,
+        schemas: &SchemaSet,
+        unreferenced: bool,
+        now: u64,
+    ) -> Result<(), RetireError> {
+        self.retirement().retire(kid, schemas, unreferenced, now)
+    }
+
+    /// Takes a retirement back: the key opens again, and an index root is written again.
+    ///
+    /// # Errors
+    /// [`RetireError`]: it is not retired.
+    pub fn unretire(&self, kid: &KeyId) -> Result<(), RetireError> {
+        self.retirement().unretire(kid)
+    }
+
+    /// Marks a key that others may know: it seals nothing any more, and opens only for who says so.
+    /// Where it was in use another one is made.
+    ///
+    /// # Errors
+    /// [`RetireError`]: it is shredded, one that cannot be replaced, or not there.
+    pub fn compromise(&self, kid: &KeyId, now: u64) -> Result<(), RetireError> {
+        self.retirement().compromise(kid, now)
+    }
+
+    /// The schemas that seal or index with an active root: those that pin it, and of an index root
+    /// those that pin none.
+    #[must_use]
+    pub fn used_by(root: &KeyRecord, schemas: &SchemaSet) -> Vec<String> {
+        pins::used_by(root, schemas)
     }
 
     /// Every key but those of data subjects, or the ones listed, as they are wrapped, signed with
@@ -291,6 +361,14 @@ impl Manager {
         ProcessKeys::new(&self.shared)
     }
 
+    fn rotator(&self) -> Rotator<'_> {
+        Rotator::new(&self.shared, &self.subjects)
+    }
+
+    fn retirement(&self) -> Retirement<'_> {
+        Retirement::new(&self.shared, &self.subjects)
+    }
+
     /// Forgets the keys of data subjects that were erased, here or elsewhere.
     pub(crate) fn forget_erased(&self, now: u64) -> Result<(), KeyError> {
         let since = now.saturating_sub(self.subjects.lookup_age() + SKEW);
@@ -314,26 +392,4 @@ impl Drop for Manager {
             let _ = self.process().close();
         }
     }
-}
-
-/// Roots that a schema names by version.
-fn pinned(schema: &Schema) -> Vec<(KeyKind, u32)> {
-    let key = schema.key.iter().map(|k| (&k.protect, &k.index));
-    let headers = schema.headers.iter().map(|h| (&h.protect, &h.index));
-    let fields = schema.fields.iter().map(|f| (&f.protect, &f.index));
-    let rules = fields.chain(key).chain(headers);
-    rules
-        .flat_map(|(protect, index)| {
-            let root = if let Protect::Deterministic(root) = protect {
-                Some((KeyKind::Deterministic, *root))
-            } else {
-                None
-            };
-            let pin = index
-                .as_ref()
-                .and_then(|IndexRule { root, .. }| *root)
-                .map(|root| (KeyKind::Index, root));
-            root.into_iter().chain(pin)
-        })
-        .collect()
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::Manager;
 use super::minter::Wrapper;
-use super::shared::{Turn, not_active};
+use super::shared::{SharedKeys, Turn, not_active};
+use super::subjects::SubjectKeys;
 use crate::KeyError;
 use crate::provider::Rotation;
 use crate::store::KeyRecord;
@@ -44,12 +44,19 @@ pub struct Rotated {
     pub version: String,
 }
 
-impl Manager {
-    /// Makes new versions, which seal from now on, here and, a few seconds later, in every process.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn rotate(&self, what: &Rotate, now: u64) -> Result<Vec<Rotated>, KeyError> {
+/// Makes new versions of keys.
+pub(super) struct Rotator<'a> {
+    shared: &'a SharedKeys,
+    subjects: &'a SubjectKeys,
+}
+
+impl<'a> Rotator<'a> {
+    pub(super) fn new(shared: &'a SharedKeys, subjects: &'a SubjectKeys) -> Self {
+        Self { shared, subjects }
+    }
+
+    /// [`Manager::rotate`](super::Manager::rotate).
+    pub(super) fn rotate(&self, what: &Rotate, now: u64) -> Result<Vec<Rotated>, KeyError> {
         let turn = self.shared.turn();
         match what {
             Rotate::Kek => {
@@ -63,7 +70,10 @@ impl Manager {
             }
             Rotate::Shared(name) => {
                 let newest = newest_active(self.shared.store().shared(self.shared.tenant())?);
-                let wanted = |record: &&KeyRecord| matches!(&record.scope, Scope::Shared(n) if name.as_ref().is_none_or(|name| name == n));
+                let wanted = |record: &&KeyRecord| {
+                    matches!(&record.scope, Scope::Shared(schema)
+                        if name.as_ref().is_none_or(|name| name == schema))
+                };
                 newest
                     .values()
                     .filter(wanted)
@@ -74,13 +84,17 @@ impl Manager {
         }
     }
 
-    /// Rotates what is older than the interval, and the key-encrypting key where a running process
-    /// may.
-    pub(super) fn rotate_due(&self, turn: &mut Turn<'_>, now: u64) -> Result<(), KeyError> {
-        let Some(interval) = self.rotation else { return Ok(()) };
+    /// Rotates what is older than `interval` seconds, and the key-encrypting key where a running
+    /// process may.
+    pub(super) fn rotate_due(
+        &self,
+        turn: &mut Turn<'_>,
+        interval: u64,
+        now: u64,
+    ) -> Result<(), KeyError> {
         for record in newest_active(self.shared.store().shared(self.shared.tenant())?)
             .values()
-            .filter(|record| is_due(Some(interval), record.created, now))
+            .filter(|record| is_due(interval, record.created, now))
         {
             match record.scope {
                 Scope::Epoch(_) => self.next_epoch(turn, now).map(drop)?,
@@ -92,7 +106,7 @@ impl Manager {
             turn.kek_looked = now;
             let kek = self.shared.provider().describe()?;
             if kek.rotation == Rotation::Here
-                && kek.since.is_some_and(|since| now.saturating_sub(since) >= interval)
+                && kek.since.is_some_and(|since| is_due(interval, since, now))
             {
                 self.shared.provider().rotate(now)?;
             }
@@ -206,9 +220,9 @@ impl Manager {
     }
 }
 
-/// Whether a key of this age is to be rotated. `interval` in seconds; `None`: by hand alone.
-pub(super) fn is_due(interval: Option<u64>, created: u64, now: u64) -> bool {
-    interval.is_some_and(|interval| now.saturating_sub(created) >= interval)
+/// Whether a key is `interval` seconds old.
+pub(super) fn is_due(interval: u64, created: u64, now: u64) -> bool {
+    now.saturating_sub(created) >= interval
 }
 
 /// The newest active key of each scope.

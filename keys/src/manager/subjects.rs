@@ -135,7 +135,9 @@ impl SubjectKeys {
     fn stays(&self, newest: &KeyRecord, now: u64) -> bool {
         match newest.state {
             KeyState::Shredded => true,
-            KeyState::Active => !is_due(self.rotation, newest.created, now),
+            KeyState::Active => {
+                self.rotation.is_none_or(|interval| !is_due(interval, newest.created, now))
+            }
             KeyState::DecryptOnly | KeyState::Retired | KeyState::Compromised => false,
         }
     }
