@@ -72,20 +72,10 @@ pub(crate) fn marker(
 ) -> Result<KeyRecord, KeyError> {
     let mut kcv = [0; 32];
     getrandom::fill(&mut kcv).map_err(|_| KeyError::Random)?;
-    Ok(KeyRecord {
-        kid: kdf::key_id(&kcv),
-        kcv,
-        kind: KeyKind::Data,
-        tenant: tenant.into(),
-        scope: Scope::Subject(subject),
-        version: 0,
-        state: if may_return { KeyState::Retired } else { KeyState::Shredded },
-        created: now,
-        retired: Some(now),
-        wraps: Vec::new(),
-        uses: None,
-        mac: None,
-    })
+    let kid = kdf::key_id(&kcv);
+    let state = if may_return { KeyState::Retired } else { KeyState::Shredded };
+    let record = KeyRecord::without_key(kid, kcv, tenant, subject, state);
+    Ok(KeyRecord { created: now, retired: Some(now), ..record })
 }
 
 impl Manager {
@@ -260,10 +250,7 @@ impl Manager {
     ) -> Result<(), KeyError> {
         let incomplete = |what: String| Err(KeyError::NotErased { subject, what });
         let records = self.store().unverified().get(kids)?;
-        if let Some(record) = records
-            .iter()
-            .find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty())
-        {
+        if let Some(record) = records.iter().find(|record| !record.is_destroyed()) {
             return incomplete(format!(
                 "key {} is {} with {} wraps",
                 record.kid,

@@ -51,6 +51,37 @@ pub struct KeyRecord {
     pub mac: Option<[u8; 32]>,
 }
 
+impl KeyRecord {
+    /// A record of a data subject that has no key: what an erasure leaves, or knows of one.
+    pub(crate) fn without_key(
+        kid: KeyId,
+        kcv: [u8; 32],
+        tenant: &str,
+        subject: SubjectRef,
+        state: KeyState,
+    ) -> Self {
+        Self {
+            kid,
+            kcv,
+            kind: KeyKind::Data,
+            tenant: tenant.into(),
+            scope: Scope::Subject(subject),
+            version: 0,
+            state,
+            created: 0,
+            retired: None,
+            wraps: Vec::new(),
+            uses: None,
+            mac: None,
+        }
+    }
+
+    /// Whether the record is shredded and has no wrap left.
+    pub(crate) fn is_destroyed(&self) -> bool {
+        self.state == KeyState::Shredded && self.wraps.is_empty()
+    }
+}
+
 /// How far the store knows its erasure ledger, and whose store it is: one record of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use veilstream_engine::error::OpenError;
 use veilstream_engine::kdf;
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
+use veilstream_engine::key::{KeyId, KeyKind, Scope, SecretKey, SubjectRef};
 use zeroize::Zeroizing;
 
 use super::{CANARY_FIELD, Position, unhex};
@@ -220,12 +220,8 @@ impl Manager {
             signed.receipt["subject"].as_str().unwrap_or_default(),
         );
         // As the store has them, whatever the ledger says of them.
-        let alive = self
-            .store()
-            .unverified()
-            .get(&kids)?
-            .into_iter()
-            .find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty());
+        let alive =
+            self.store().unverified().get(&kids)?.into_iter().find(|record| !record.is_destroyed());
         note(
             "keys destroyed",
             alive.map(|record| {

@@ -7,7 +7,7 @@ use veilstream_engine::key::{KeyId, KeyKind, Scope, SubjectRef};
 
 use super::marker;
 use crate::KeyError;
-use crate::store::{Authentic, KeyRecord, Planned, Shred};
+use crate::store::{Authentic, Planned, Shred};
 
 /// Keys and subjects looked at in one step.
 const BATCH: usize = 1000;
@@ -23,7 +23,8 @@ pub(crate) fn erase_again(store: &Authentic, now: u64) -> Result<u64, KeyError> 
     });
     let mut undone = Undone::new();
     for batch in kids.chunks(BATCH) {
-        for record in store.unverified().get(batch)?.iter().filter(|record| is_alive(record)) {
+        for record in store.unverified().get(batch)?.iter().filter(|record| !record.is_destroyed())
+        {
             let Scope::Subject(subject) = record.scope else { continue };
             undone.entry(subject).or_default().push(record.kid);
         }
@@ -50,7 +51,7 @@ fn note_open(
     for record in store.unverified().find(store.tenant(), KeyKind::Data, &scopes)? {
         let Scope::Subject(subject) = record.scope else { continue };
         open.remove(&subject);
-        if is_alive(&record) {
+        if !record.is_destroyed() {
             undone.entry(subject).or_default().push(record.kid);
         }
     }
@@ -81,8 +82,4 @@ fn shred(
         Ok(Planned { shreds: shreds.clone(), head: head.clone() })
     })?;
     Ok(done.iter().map(|one| one.kids.len() as u64).sum())
-}
-
-fn is_alive(record: &KeyRecord) -> bool {
-    record.state != veilstream_engine::key::KeyState::Shredded || !record.wraps.is_empty()
 }

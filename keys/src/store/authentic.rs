@@ -367,18 +367,5 @@ impl Authentic {
 fn shredded(kid: KeyId, tenant: &str, subject: SubjectRef) -> KeyRecord {
     let mut kcv = [0; 32];
     kcv[..16].copy_from_slice(&kid.0);
-    KeyRecord {
-        kid,
-        kcv,
-        kind: KeyKind::Data,
-        tenant: tenant.into(),
-        scope: Scope::Subject(subject),
-        version: 0,
-        state: KeyState::Shredded,
-        created: 0,
-        retired: None,
-        wraps: Vec::new(),
-        uses: None,
-        mac: None,
-    }
+    KeyRecord::without_key(kid, kcv, tenant, subject, KeyState::Shredded)
 }
