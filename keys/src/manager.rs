@@ -2,34 +2,40 @@
 //! those of this process before they are spent, and takes up what other processes made, rotated or
 //! erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
 
+mod canary;
+mod eraser;
 mod held;
 mod minter;
 mod open;
 mod pins;
 mod process;
 mod rebuild;
+mod receipts;
 mod retire;
 mod rewrap;
 mod rotation;
 mod shared;
 mod subjects;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
+use ed25519_dalek::VerifyingKey;
 use serde_json::Value;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Key, KeyId, KeyState, Scope};
+use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_engine::subject::subject_reference;
 use veilstream_engine::transform::NeededKey;
 
 use crate::KeyError;
-use crate::erasure::{Ledger, LedgerCursor};
+use crate::erasure::{Check, Ledger, LedgerCursor, Outcome, SignedReceipt, Terms};
 use crate::escrow::{self, Escrow, EscrowError};
 use crate::provider::Provider;
 use crate::store::{Authentic, KeyRecord, Store};
+use eraser::Eraser;
 use pins::pinned;
 use process::ProcessKeys;
+use receipts::ReceiptChecker;
 use retire::Retirement;
 use rewrap::Rewrapper;
 use rotation::Rotator;
@@ -47,8 +53,6 @@ pub use rotation::{Rotate, Rotated};
 const RELOAD: u64 = 4;
 /// Seconds between two looks at whether something is to be rotated.
 const ROTATION_LOOK: u64 = 60;
-/// Clocks of hosts may differ by so much before an erasure elsewhere could be missed, in seconds.
-const SKEW: u64 = 3600;
 
 /// What a manager is told.
 #[derive(Debug, Clone)]
@@ -204,7 +208,7 @@ impl Manager {
     /// tries again.
     pub fn maintain(&self, now: u64) -> Result<(), KeyError> {
         // Each by itself: a key service that is away must not hold up an erasure.
-        let mut first = self.forget_erased(now);
+        let mut first = self.eraser().forget_erased(now);
         let mut then = |step: Result<(), KeyError>| {
             if first.is_ok() {
                 first = step;
@@ -294,6 +298,56 @@ impl Manager {
         pins::used_by(root, schemas)
     }
 
+    /// The reference of a data subject: `id` is its scalar text, `domain` what it counts in
+    /// (docs/formats.md).
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn subject_ref(
+        &self,
+        id: &str,
+        domain: Option<&str>,
+        now: u64,
+    ) -> Result<SubjectRef, KeyError> {
+        self.prepare_roots(now)?;
+        let ring = self.keyring();
+        let scope = Scope::Version(1);
+        let no_key = || not_active(KeyKind::SubjectRef, &scope, KeyState::Retired);
+        let key = ring.sealing(KeyKind::SubjectRef, &scope).ok_or_else(no_key)?;
+        subject_reference(key, self.tenant(), domain, id.as_bytes()).ok_or_else(no_key)
+    }
+
+    /// Erases data subjects: destroys every key they have, closes their scopes and signs a receipt
+    /// for each. A subject that is named twice is erased once.
+    ///
+    /// # Errors
+    /// [`KeyError`]; some may be erased already. What is in the ledger is completed by the next run
+    /// or the next start.
+    pub fn shred(
+        &self,
+        subjects: &[SubjectRef],
+        terms: &Terms<'_>,
+        now: u64,
+    ) -> Result<Vec<Outcome>, KeyError> {
+        self.eraser().shred(subjects, terms, now)
+    }
+
+    /// The public key that receipts are verified with, for anyone who has no key store.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn receipt_key(&self, now: u64) -> Result<VerifyingKey, KeyError> {
+        Ok(self.shared.signing_key(now)?.verifying_key())
+    }
+
+    /// Checks a receipt against the key store and the erasure ledger as they are now.
+    ///
+    /// # Errors
+    /// [`KeyError`]: something cannot be looked at.
+    pub fn check_receipt(&self, signed: &SignedReceipt, now: u64) -> Result<Vec<Check>, KeyError> {
+        ReceiptChecker::new(&self.shared, self.ledger()).check(signed, now)
+    }
+
     /// Every key but those of data subjects, or the ones listed, as they are wrapped, signed with
     /// the audit key (which is among them).
     ///
@@ -343,18 +397,14 @@ impl Manager {
         self.ledger.ledger()
     }
 
-    pub(crate) fn shared(&self) -> &SharedKeys {
-        &self.shared
-    }
-
-    pub(crate) fn ledger_cursor(&self) -> &LedgerCursor {
-        &self.ledger
-    }
-
     /// The provider of the key-encrypting key.
     #[must_use]
     pub fn provider(&self) -> &dyn Provider {
         self.shared.provider()
+    }
+
+    fn eraser(&self) -> Eraser<'_> {
+        Eraser::new(&self.shared, &self.subjects, &self.ledger)
     }
 
     fn process(&self) -> ProcessKeys<'_> {
@@ -367,20 +417,6 @@ impl Manager {
 
     fn retirement(&self) -> Retirement<'_> {
         Retirement::new(&self.shared, &self.subjects)
-    }
-
-    /// Forgets the keys of data subjects that were erased, here or elsewhere.
-    pub(crate) fn forget_erased(&self, now: u64) -> Result<(), KeyError> {
-        let since = now.saturating_sub(self.subjects.lookup_age() + SKEW);
-        let shredded: HashSet<KeyId> =
-            self.store().shredded_since(self.tenant(), since)?.into_iter().collect();
-        let ledger = self.follow_ledger();
-        let known = self.shared.held().shredded.clone();
-        if !shredded.is_subset(&known) {
-            self.subjects.forget(|key| shredded.contains(&key.id));
-            self.shared.in_hand().change(|held| held.shredded = Arc::new(shredded));
-        }
-        ledger
     }
 }
 

@@ -1,18 +1,15 @@
-//! The signed receipt of an erasure, and what can still be checked of it later.
+//! The signed receipt of an erasure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use veilstream_engine::error::OpenError;
 use veilstream_engine::kdf;
-use veilstream_engine::key::{KeyId, KeyKind, Scope, SecretKey, SubjectRef};
+use veilstream_engine::key::{KeyId, SecretKey, SubjectRef};
 use zeroize::Zeroizing;
 
-use super::{CANARY_FIELD, Position, unhex};
-use crate::store::KeyRecord;
-use crate::{KeyError, Manager, time};
+use super::{CANARY_FIELD, Position};
+use crate::{KeyError, time};
 
 /// A token that was sealed under the erased key: it must never open again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +81,7 @@ impl Receipt {
         receipt
     }
 
-    pub(super) fn sign(self, key: &SigningKey) -> Result<SignedReceipt, KeyError> {
+    pub(crate) fn sign(self, key: &SigningKey) -> Result<SignedReceipt, KeyError> {
         let receipt = self.to_json();
         let message = message(&receipt).ok_or(KeyError::Receipt(ReceiptError::Malformed))?;
         Ok(SignedReceipt {
@@ -173,7 +170,7 @@ impl SignedReceipt {
     }
 
     /// The keys it says were destroyed.
-    fn kids(&self) -> Option<Vec<KeyId>> {
+    pub(crate) fn kids(&self) -> Option<Vec<KeyId>> {
         self.receipt["kids"].as_array()?.iter().map(|kid| kid.as_str()?.parse().ok()).collect()
     }
 }
@@ -193,100 +190,4 @@ pub struct Check {
     pub what: &'static str,
     /// What is wrong with it; `None`: it is so.
     pub wrong: Option<String>,
-}
-
-impl Manager {
-    /// The public key that receipts are verified with, for anyone who has no key store.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn receipt_key(&self, now: u64) -> Result<VerifyingKey, KeyError> {
-        Ok(self.shared().signing_key(now)?.verifying_key())
-    }
-
-    /// Checks a receipt against the key store and the erasure ledger as they are now.
-    ///
-    /// # Errors
-    /// [`KeyError`]: something cannot be looked at.
-    pub fn check_receipt(&self, signed: &SignedReceipt, now: u64) -> Result<Vec<Check>, KeyError> {
-        let mut checks = Vec::new();
-        let mut note = |what, wrong: Option<String>| checks.push(Check { what, wrong });
-        note(
-            "signature",
-            signed.verify(&self.receipt_key(now)?).err().map(|error| error.to_string()),
-        );
-        let (kids, subject) = (
-            signed.kids().unwrap_or_default(),
-            signed.receipt["subject"].as_str().unwrap_or_default(),
-        );
-        // As the store has them, whatever the ledger says of them.
-        let alive =
-            self.store().unverified().get(&kids)?.into_iter().find(|record| !record.is_destroyed());
-        note(
-            "keys destroyed",
-            alive.map(|record| {
-                format!(
-                    "key {} is {} and has {} wraps",
-                    record.kid,
-                    record.state.as_str(),
-                    record.wraps.len()
-                )
-            }),
-        );
-        note("no live key", self.live_key(signed, subject)?);
-        if let Some(token) = signed.receipt["canary"]["token"].as_str() {
-            let opened = self.open_stored(&Canary { token: token.to_owned() })?;
-            let wrong = match opened {
-                Err(OpenError::Erased) => None,
-                Ok(()) => Some("it opens".to_owned()),
-                Err(error) => Some(error.to_string()),
-            };
-            note("canary erased", wrong);
-        }
-        note("in the erasure ledger", self.not_in_ledger(signed)?);
-        Ok(checks)
-    }
-
-    /// A key that the subject has now, and by the receipt should not have: any, or one of before it
-    /// where the subject may return.
-    fn live_key(&self, signed: &SignedReceipt, subject: &str) -> Result<Option<String>, KeyError> {
-        let Some(subject) = unhex(subject).map(SubjectRef) else {
-            return Ok(Some("the receipt names nobody".to_owned()));
-        };
-        let may_return = signed.receipt["may_return"] == true;
-        let since = signed.receipt["time"].as_str().and_then(time::seconds).unwrap_or(u64::MAX);
-        let records = self.store().unverified().find(
-            self.tenant(),
-            KeyKind::Data,
-            &[Scope::Subject(subject)],
-        )?;
-        let is_allowed = |record: &KeyRecord| may_return && record.created >= since;
-        let live = records.iter().find(|record| !record.wraps.is_empty() && !is_allowed(record));
-        Ok(live.map(|record| {
-            format!(
-                "the subject has key {}, made at {}, which is {}",
-                record.kid,
-                time::text(record.created),
-                record.state.as_str()
-            )
-        }))
-    }
-
-    /// Why the ledger does not hold the receipt's line.
-    fn not_in_ledger(&self, signed: &SignedReceipt) -> Result<Option<String>, KeyError> {
-        let named = &signed.receipt["ledger"];
-        let (seq, sha256) = (named["seq"].as_u64(), named["sha256"].as_str().and_then(unhex::<32>));
-        let (Some(seq), Some(sha256)) = (seq, sha256) else {
-            return Ok(Some("the receipt names no line".to_owned()));
-        };
-        if named["store"].as_str().and_then(unhex) != Some(self.store().head()?.store) {
-            return Ok(Some("the ledger was rebuilt since, or is another store's".to_owned()));
-        }
-        let is_there = self
-            .ledger()
-            .read(seq)?
-            .first()
-            .is_some_and(|line| <[u8; 32]>::from(Sha256::digest(line)) == sha256);
-        Ok((!is_there).then(|| format!("line {seq} is not there or of somebody else")))
-    }
 }

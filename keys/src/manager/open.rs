@@ -85,7 +85,7 @@ impl Manager {
         if manager.revived > 0 {
             manager.shared.store().scrub()?;
         }
-        manager.forget_erased(now)?;
+        manager.eraser().forget_erased(now)?;
         Ok(manager)
     }
 
@@ -106,17 +106,6 @@ impl Manager {
     #[must_use]
     pub fn revived(&self) -> u64 {
         self.revived
-    }
-
-    /// Reads what others wrote to the ledger, and forgets the keys of whom it names.
-    pub(super) fn follow_ledger(&self) -> Result<(), KeyError> {
-        if self.ledger.follow(self.shared.store())? {
-            self.subjects.forget(|key| {
-                matches!(key.scope, Scope::Subject(_))
-                    && self.shared.store().erased(|erased| erased.covers_key(key))
-            });
-        }
-        Ok(())
     }
 
     /// Writes a new ledger under a new store id from what the store knows, for one that is lost:

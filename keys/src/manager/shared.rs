@@ -21,7 +21,7 @@ const ROOTS: [KeyKind; 4] =
     [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
 
 /// The keys of one tenant that processes share, with what wraps and stores them.
-pub(crate) struct SharedKeys {
+pub(super) struct SharedKeys {
     tenant: Arc<str>,
     provider: Box<dyn Provider>,
     recovery: Option<Box<dyn Provider>>,
@@ -144,7 +144,7 @@ impl SharedKeys {
     }
 
     /// The key that signs receipts and exports.
-    pub(crate) fn signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
+    pub(super) fn signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
         let key = self.audit_key(now)?;
         let secret = key
             .secret
@@ -261,7 +261,7 @@ impl SharedKeys {
     }
 
     /// The key of a record, checked against it. Keys of other processes only open here.
-    pub(crate) fn unwrap(&self, record: &KeyRecord) -> Result<Arc<Key>, KeyError> {
+    pub(super) fn unwrap(&self, record: &KeyRecord) -> Result<Arc<Key>, KeyError> {
         let state = match (&record.scope, record.state) {
             (Scope::Schema(_), KeyState::Active) => KeyState::DecryptOnly,
             (_, state) => state,
