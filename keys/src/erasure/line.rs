@@ -203,9 +203,9 @@ impl<'k> Verifier<'k> {
     }
 }
 
-type Parts = (u64, [u8; 16], [u8; 32], [u8; 32], Vec<u8>, Option<Erasure>);
+type LineFields = (u64, [u8; 16], [u8; 32], [u8; 32], Vec<u8>, Option<Erasure>);
 
-fn read_first(bytes: &[u8]) -> Option<Parts> {
+fn read_first(bytes: &[u8]) -> Option<LineFields> {
     let mut line: First = serde_json::from_slice(bytes).ok()?;
     let is_canonical = line.veilstream_ledger == FORM && canonical(&line) == bytes;
     let mac = unhex(&line.mac.take()?)?;
@@ -213,7 +213,7 @@ fn read_first(bytes: &[u8]) -> Option<Parts> {
     Some((line.seq, unhex(&line.store)?, unhex(&line.prev)?, mac, canonical(&line), None))
 }
 
-fn read_line(bytes: &[u8]) -> Option<Parts> {
+fn read_line(bytes: &[u8]) -> Option<LineFields> {
     let mut line: Line = serde_json::from_slice(bytes).ok()?;
     let is_canonical = line.veilstream_ledger == FORM && canonical(&line) == bytes;
     let mac = unhex(&line.mac.take()?)?;

@@ -24,7 +24,7 @@ pub struct FileProvider {
     path: PathBuf,
 }
 
-struct Line {
+struct KekLine {
     version: String,
     kek: SecretKey,
 }
@@ -40,7 +40,7 @@ impl FileProvider {
         Ok(provider)
     }
 
-    fn read(&self) -> Result<Vec<Line>, ProviderError> {
+    fn read(&self) -> Result<Vec<KekLine>, ProviderError> {
         read(&self.path).map_err(|message| ProviderError::Unusable { provider: NAME, message })
     }
 }
@@ -172,7 +172,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         .sync_all()
 }
 
-fn read(path: &Path) -> Result<Vec<Line>, String> {
+fn read(path: &Path) -> Result<Vec<KekLine>, String> {
     let place = path.display();
     let meta = fs::metadata(path).map_err(|e| {
         format!("{place} cannot be read ({e}); make it with `veilstream keys init`")
@@ -186,7 +186,7 @@ fn read(path: &Path) -> Result<Vec<Line>, String> {
     let text = Zeroizing::new(
         fs::read_to_string(path).map_err(|e| format!("{place} cannot be read ({e})"))?,
     );
-    let mut lines: Vec<Line> = Vec::new();
+    let mut lines: Vec<KekLine> = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |what: &str| {
             format!("{place}, line {}: {what}; write `<version> <base64 of 32 bytes>`", number + 1)
@@ -198,7 +198,7 @@ fn read(path: &Path) -> Result<Vec<Line>, String> {
         if lines.iter().any(|known| known.version == version) {
             return Err(wrong("has the version of another line"));
         }
-        lines.push(Line { version: version.to_owned(), kek });
+        lines.push(KekLine { version: version.to_owned(), kek });
     }
     if lines.is_empty() {
         Err(format!("{place} holds no key; make one with `veilstream keys init`"))

@@ -102,7 +102,11 @@ impl VaultProvider {
     }
 
     /// A failure, with the key's place and, if it is known, the wrapped key's name.
-    fn of_key(&self, failure: client::Failure, context: Option<&WrapContext<'_>>) -> ProviderError {
+    fn of_key(
+        &self,
+        failure: client::RequestFailure,
+        context: Option<&WrapContext<'_>>,
+    ) -> ProviderError {
         let (mount, key) = (&self.mount, &self.key);
         failure.of(
             || {
@@ -301,7 +305,7 @@ impl Provider for VaultProvider {
                 moved.push(match (item.ciphertext, item.error.filter(|error| !error.is_empty())) {
                     (Some(ciphertext), None) => self.wrap_of(&ciphertext),
                     (_, Some(error)) => {
-                        Err(self.of_key(client::Failure::refused(&[error]), Some(context)))
+                        Err(self.of_key(client::RequestFailure::refused(&[error]), Some(context)))
                     }
                     (None, None) => Err(malformed("a ciphertext or an error")),
                 });

@@ -26,7 +26,7 @@ use super::{
     Subjects, Wrap, WrapChange, check,
 };
 use changes::{add, put_head, put_states, put_wraps, read_head, scope_of, shred};
-use connection::Connection;
+use connection::ReconnectingClient;
 use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
 use session::causes;
 
@@ -89,7 +89,7 @@ use of_scopes;
 /// A schema in a PostgreSQL database. One connection, made again when it breaks. Not to be called
 /// or dropped by a thread that runs an async task.
 pub struct PostgresStore {
-    connection: Connection,
+    connection: ReconnectingClient,
 }
 
 impl PostgresStore {
@@ -110,7 +110,7 @@ impl PostgresStore {
     /// # Errors
     /// As there.
     pub fn create_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: layout::create(Connection::open(url, ca, schema)?)? })
+        Ok(Self { connection: layout::create(ReconnectingClient::open(url, ca, schema)?)? })
     }
 
     /// Opens what [`PostgresStore::create`] made; the arguments are the same. A database without it
@@ -127,7 +127,7 @@ impl PostgresStore {
     /// # Errors
     /// As there.
     pub fn open_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: layout::check(Connection::open(url, ca, schema)?)? })
+        Ok(Self { connection: layout::check(ReconnectingClient::open(url, ca, schema)?)? })
     }
 
     fn select(

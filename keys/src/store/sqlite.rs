@@ -17,7 +17,7 @@ use super::{
     WrapChange, check,
 };
 use crate::time::text as time;
-use changes::{Failure, head, put_head, shred};
+use changes::{SqliteFailure, head, put_head, shred};
 use rows::{Raw, add, list, put_state, select};
 
 /// Layout of the file; raised when it changes. Earlier ones are of builds that were never released:
@@ -141,7 +141,7 @@ impl SqliteStore {
     /// middle.
     fn write<T>(
         &self,
-        write: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, SqliteFailure>,
     ) -> Result<T, StoreError> {
         let mut connection = self.lock();
         let run = || {
@@ -152,8 +152,8 @@ impl SqliteStore {
             Ok(done)
         };
         run().map_err(|failure| match failure {
-            Failure::Sql(error) => self.unusable(&error),
-            Failure::Store(error) => error,
+            SqliteFailure::Sql(error) => self.unusable(&error),
+            SqliteFailure::Store(error) => error,
         })
     }
 
@@ -165,7 +165,7 @@ impl SqliteStore {
         rows: Vec<Raw>,
         state: KeyState,
         retired: Option<u64>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), SqliteFailure> {
         for raw in rows {
             let record = raw.record(&self.place)?;
             check(keys, &self.place, &record)?;
@@ -301,8 +301,8 @@ impl Store for SqliteStore {
     fn head(&self) -> Result<Option<Head>, StoreError> {
         let connection = self.lock();
         head(&connection, &self.place).map_err(|failure| match failure {
-            Failure::Sql(error) => self.unusable(&error),
-            Failure::Store(error) => error,
+            SqliteFailure::Sql(error) => self.unusable(&error),
+            SqliteFailure::Store(error) => error,
         })
     }
 
@@ -469,7 +469,7 @@ impl Store for SqliteStore {
                         ORDER BY k.kid, w.kek_uri";
             let records = self.records(select(t, rest, params![tenant, list(&scopes)])?)?;
             let Planned { shreds, head } = plan(&head, &records)?;
-            let shredded = shreds.iter().map(|one| shred(t, &self.place, keys, tenant, one, now)).collect::<Result<_, Failure>>()?;
+            let shredded = shreds.iter().map(|one| shred(t, &self.place, keys, tenant, one, now)).collect::<Result<_, SqliteFailure>>()?;
             put_head(t, &head)?;
             Ok(shredded)
         })

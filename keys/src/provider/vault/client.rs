@@ -32,11 +32,11 @@ pub(super) struct Client {
     namespace: Option<HeaderValue>,
     timeout: Duration,
     auth: VaultAuth,
-    session: Mutex<Option<Session>>,
+    leased: Mutex<Option<TokenLease>>,
 }
 
 /// A token in hand.
-struct Session {
+struct TokenLease {
     token: Zeroizing<String>,
     /// Seconds the server granted at the login; zero: for ever.
     lease: u64,
@@ -45,7 +45,7 @@ struct Session {
     since: Instant,
 }
 
-impl Session {
+impl TokenLease {
     /// With two thirds of the lease over there is time for another try.
     fn is_old(&self) -> bool {
         self.lease > 0 && self.since.elapsed() >= Duration::from_secs(self.lease) * 2 / 3
@@ -57,7 +57,7 @@ impl Session {
 }
 
 /// Why there is no usable answer.
-pub(super) enum Failure {
+pub(super) enum RequestFailure {
     /// The answer's status and the kinds of its errors.
     Status(StatusCode, Option<Duration>, Vec<Known>),
     /// Everything that needs no more words.
@@ -92,7 +92,7 @@ fn known(error: &str) -> Option<Known> {
     KNOWN.iter().find(|(text, _)| error.contains(text)).map(|(_, known)| *known)
 }
 
-impl Failure {
+impl RequestFailure {
     /// Errors of one item of a batch.
     pub(super) fn refused(errors: &[String]) -> Self {
         Self::Status(
@@ -237,7 +237,7 @@ impl Client {
             namespace,
             timeout: settings.timeout,
             auth: settings.auth,
-            session: Mutex::default(),
+            leased: Mutex::default(),
         })
     }
 
@@ -249,33 +249,36 @@ impl Client {
         path: &str,
         body: &impl Serialize,
         read: impl FnOnce(&[u8]) -> Option<T>,
-    ) -> Result<T, Failure> {
-        let token = self.token().map_err(Failure::Other)?;
-        let mut answer = self.send(&method, path, Some(&token), body).map_err(Failure::Other)?;
+    ) -> Result<T, RequestFailure> {
+        let token = self.token().map_err(RequestFailure::Other)?;
+        let mut answer =
+            self.send(&method, path, Some(&token), body).map_err(RequestFailure::Other)?;
         if answer.status == StatusCode::FORBIDDEN {
             // Expired, revoked and not allowed look the same.
-            let renewed = self.token_but(&token).map_err(Failure::Other)?;
+            let renewed = self.token_but(&token).map_err(RequestFailure::Other)?;
             if *renewed != *token {
-                answer = self.send(&method, path, Some(&renewed), body).map_err(Failure::Other)?;
+                answer = self
+                    .send(&method, path, Some(&renewed), body)
+                    .map_err(RequestFailure::Other)?;
             }
         }
         answer.read(path, read)
     }
 
-    fn session(&self) -> MutexGuard<'_, Option<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leased(&self) -> MutexGuard<'_, Option<TokenLease>> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A token that should do.
     fn token(&self) -> Result<Zeroizing<String>, ProviderError> {
-        let mut session = self.session();
-        if let Some(present) = session.as_mut()
+        let mut leased = self.leased();
+        if let Some(present) = leased.as_mut()
             && (!present.is_old() || self.renew(present))
         {
             return Ok(present.token.clone());
         }
-        match (self.login(), session.as_ref()) {
-            (Ok(new), _) => Ok(session.insert(new).token.clone()),
+        match (self.login(), leased.as_ref()) {
+            (Ok(new), _) => Ok(leased.insert(new).token.clone()),
             // It may still do until then.
             (Err(error), Some(present)) if error.is_retryable() && !present.is_over() => {
                 Ok(present.token.clone())
@@ -286,17 +289,17 @@ impl Client {
 
     /// A token other than one that did not do, if there is another.
     fn token_but(&self, failed: &Zeroizing<String>) -> Result<Zeroizing<String>, ProviderError> {
-        let mut session = self.session();
-        match session.as_ref() {
+        let mut leased = self.leased();
+        match leased.as_ref() {
             // Another thread was here.
             Some(present) if present.token != *failed => Ok(present.token.clone()),
-            _ => Ok(session.insert(self.login()?).token.clone()),
+            _ => Ok(leased.insert(self.login()?).token.clone()),
         }
     }
 
     /// Whether the lease is as long again as it was at first. Near the end of what a token may
     /// live, the server grants less, and says so only in this number.
-    fn renew(&self, present: &mut Session) -> bool {
+    fn renew(&self, present: &mut TokenLease) -> bool {
         if !present.renewable {
             return false;
         }
@@ -316,14 +319,14 @@ impl Client {
         is_whole
     }
 
-    fn login(&self) -> Result<Session, ProviderError> {
+    fn login(&self) -> Result<TokenLease, ProviderError> {
         let read = |secret: &SecretText| {
             secret.read().map_err(|message| ProviderError::Unusable { provider: NAME, message })
         };
         let (mount, credentials, secret);
         match &self.auth {
             VaultAuth::Token(token) => {
-                return Ok(Session {
+                return Ok(TokenLease {
                     token: read(token)?,
                     lease: 0,
                     renewable: false,
@@ -345,17 +348,18 @@ impl Client {
         let auth = answer
             .read(&path, |body| Some(serde_json::from_slice::<Login>(body).ok()?.auth))
             .map_err(|failure| match failure {
-                Failure::Other(error) => error,
-                Failure::Status(status, retry_after, known) => passes(status, retry_after, &known)
-                    .unwrap_or_else(|| ProviderError::Denied {
+                RequestFailure::Other(error) => error,
+                RequestFailure::Status(status, retry_after, known) => {
+                    passes(status, retry_after, &known).unwrap_or_else(|| ProviderError::Denied {
                         provider: NAME,
                         message: format!(
                             "the login at auth/{mount} fails (status {status}); check role \
                     and secret, and that the method is enabled there"
                         ),
-                    }),
+                    })
+                }
             })?;
-        Ok(Session {
+        Ok(TokenLease {
             token: auth.client_token,
             lease: auth.lease_duration,
             renewable: auth.renewable,
@@ -439,7 +443,11 @@ impl Answer {
         Ok(Self { status, retry_after, body })
     }
 
-    fn read<T>(&self, path: &str, read: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, Failure> {
+    fn read<T>(
+        &self,
+        path: &str,
+        read: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, RequestFailure> {
         let errors = serde_json::from_slice::<Errors>(&self.body)
             .map(|found| found.errors)
             .unwrap_or_default();
@@ -447,14 +455,14 @@ impl Answer {
         let is_answer = self.status.is_success()
             || (self.status == StatusCode::BAD_REQUEST && errors.is_empty());
         if !is_answer {
-            return Err(Failure::Status(
+            return Err(RequestFailure::Status(
                 self.status,
                 self.retry_after,
                 errors.iter().filter_map(|error| known(error)).collect(),
             ));
         }
         read(&self.body).ok_or_else(|| {
-            Failure::Other(ProviderError::Malformed {
+            RequestFailure::Other(ProviderError::Malformed {
                 provider: NAME,
                 message: format!(
                     "what came for {path} (status {}) is not what Transit answers",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 
 use super::rows::{Columns, WrapColumns, bytes};
-use super::session::Session;
+use super::session::PreparedClient;
 use super::{
     Head, KeyRecord, Shred, StoreError, StoreKeys, Wrap, WrapChange, check, key_rows, of_scopes,
     records,
@@ -13,31 +13,35 @@ use super::{
 use crate::erasure::LedgerError;
 
 /// Why a transaction is rolled back.
-pub(super) enum Work {
+pub(super) enum PostgresFailure {
     Sql(postgres::Error),
     Store(StoreError),
 }
 
-impl From<postgres::Error> for Work {
+impl From<postgres::Error> for PostgresFailure {
     fn from(error: postgres::Error) -> Self {
         Self::Sql(error)
     }
 }
 
-impl From<StoreError> for Work {
+impl From<StoreError> for PostgresFailure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<LedgerError> for Work {
+impl From<LedgerError> for PostgresFailure {
     fn from(error: LedgerError) -> Self {
         Self::Store(error.into())
     }
 }
 
 /// The head; `locked` until the end of the transaction.
-pub(super) fn read_head(s: &mut Session, place: &str, locked: bool) -> Result<Option<Head>, Work> {
+pub(super) fn read_head(
+    s: &mut PreparedClient,
+    place: &str,
+    locked: bool,
+) -> Result<Option<Head>, PostgresFailure> {
     let sql = if locked {
         "SELECT store, tenant, seq, sha256, mac FROM head FOR UPDATE"
     } else {
@@ -55,7 +59,7 @@ pub(super) fn read_head(s: &mut Session, place: &str, locked: bool) -> Result<Op
     whole().map(Some).ok_or_else(|| LedgerError::Head { place: place.to_owned() }.into())
 }
 
-pub(super) fn put_head(s: &mut Session, head: &Head) -> Result<(), postgres::Error> {
+pub(super) fn put_head(s: &mut PreparedClient, head: &Head) -> Result<(), postgres::Error> {
     let seq = i64::try_from(head.seq).unwrap_or(i64::MAX);
     let columns: [&(dyn postgres::types::ToSql + Sync); 5] =
         [&&head.store[..], &&*head.tenant, &seq, &&head.sha256[..], &&head.mac[..]];
@@ -72,13 +76,13 @@ pub(super) fn put_head(s: &mut Session, head: &Head) -> Result<(), postgres::Err
 
 /// Moves keys, which the transaction holds locked, to another state, each with a MAC for it.
 pub(super) fn put_states(
-    s: &mut Session,
+    s: &mut PreparedClient,
     place: &str,
     keys: &StoreKeys,
     kids: &[&[u8]],
     state: KeyState,
     retired: Option<u64>,
-) -> Result<(), Work> {
+) -> Result<(), PostgresFailure> {
     if kids.is_empty() {
         return Ok(());
     }
@@ -94,7 +98,7 @@ pub(super) fn put_states(
     Ok(put(s, &changed)?)
 }
 
-fn put(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
+fn put(s: &mut PreparedClient, records: &[KeyRecord]) -> Result<(), postgres::Error> {
     let columns = Columns::of(records.iter().collect());
     s.execute(
         "UPDATE keys k SET state = n.state, retired = n.retired, mac = n.mac
@@ -105,7 +109,7 @@ fn put(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
 }
 
 /// Adds keys and their wraps, but those whose place or id another has.
-pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
+pub(super) fn add(s: &mut PreparedClient, records: &[KeyRecord]) -> Result<(), postgres::Error> {
     let mut records: Vec<&KeyRecord> = records.iter().collect();
     // Two processes that store the same keys must wait for each other's in one order.
     records.sort_by_cached_key(|record| {
@@ -147,7 +151,7 @@ pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres
 
 /// The new wraps of changes, the last of those with one `kek_uri`.
 pub(super) fn put_wraps<'a>(
-    s: &mut Session,
+    s: &mut PreparedClient,
     changes: impl Iterator<Item = &'a WrapChange>,
 ) -> Result<(), postgres::Error> {
     let last: BTreeMap<(KeyId, &str), &Wrap> =
@@ -162,7 +166,7 @@ pub(super) fn put_wraps<'a>(
 }
 
 /// Nobody changes these keys until our transaction ends.
-pub(super) fn lock_keys(s: &mut Session, kids: &[&[u8]]) -> Result<(), postgres::Error> {
+pub(super) fn lock_keys(s: &mut PreparedClient, kids: &[&[u8]]) -> Result<(), postgres::Error> {
     s.execute("SELECT FROM keys WHERE kid = ANY($1) ORDER BY kid FOR UPDATE", &[&kids]).map(drop)
 }
 
@@ -173,7 +177,7 @@ pub(super) fn lock_keys(s: &mut Session, kids: &[&[u8]]) -> Result<(), postgres:
 /// Erases what can be seen now; returns those that are to be looked at again. Adds to `kids` what
 /// lost its wraps, by scope.
 pub(super) fn shred<'a>(
-    s: &mut Session,
+    s: &mut PreparedClient,
     place: &str,
     keys: &StoreKeys,
     tenant: &str,
@@ -181,7 +185,7 @@ pub(super) fn shred<'a>(
     now: u64,
     kids: &mut HashMap<String, Vec<KeyId>>,
     shredded_now: &mut HashSet<String>,
-) -> Result<Vec<&'a Shred>, Work> {
+) -> Result<Vec<&'a Shred>, PostgresFailure> {
     let by_scope: HashMap<String, &Shred> =
         shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
     let scopes: Vec<&str> = by_scope.keys().map(String::as_str).collect();

@@ -1,7 +1,7 @@
 //! The tables of the store: made once, and looked at when it is opened.
 
 use super::LAYOUT_LOCK;
-use super::connection::Connection;
+use super::connection::ReconnectingClient;
 use crate::store::StoreError;
 
 /// Layout of the tables; raised when it changes. Earlier ones are of builds that were never
@@ -27,7 +27,7 @@ CREATE INDEX keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
 const HAS_LAYOUT: &str = "SELECT to_regclass($1 || '.layout') IS NOT NULL";
 
 /// Makes the schema and its tables; never touches one that exists.
-pub(super) fn create(connection: Connection) -> Result<Connection, StoreError> {
+pub(super) fn create(connection: ReconnectingClient) -> Result<ReconnectingClient, StoreError> {
     let made = connection.write(|s| {
         s.query(LAYOUT_LOCK, &[])?;
         if s.flag(HAS_LAYOUT, &[&connection.schema()])? {
@@ -51,7 +51,7 @@ pub(super) fn create(connection: Connection) -> Result<Connection, StoreError> {
 }
 
 /// Whether the tables are there, and of this layout.
-pub(super) fn check(connection: Connection) -> Result<Connection, StoreError> {
+pub(super) fn check(connection: ReconnectingClient) -> Result<ReconnectingClient, StoreError> {
     if !connection.read(|s| s.flag(HAS_LAYOUT, &[&connection.schema()]))? {
         return Err(connection.unusable(
             "has no key store; make it with `veilstream keys init`, \
