@@ -133,7 +133,7 @@ impl Pkcs11Provider {
             );
             return Err(ProviderError::Unavailable { provider: NAME, message, retry_after: None });
         };
-        let pin = self.settings.pin.read().map_err(unusable)?;
+        let pin = self.settings.pin.read().map_err(|error| unusable(error.to_string()))?;
         if state.refused.as_ref() == Some(&pin) {
             return Err(denied("the PIN was refused; correct keys.pkcs11.pin_file"));
         }

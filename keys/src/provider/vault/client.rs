@@ -2,7 +2,7 @@
 //! into no message: it may hold a key.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -220,7 +220,8 @@ impl Client {
             .min_tls_version(tls::Version::TLS_1_2)
             .user_agent(concat!("veilstream/", env!("CARGO_PKG_VERSION")));
         if let Some(path) = &settings.ca_file {
-            http = http.tls_certs_only(certificates(path).map_err(unusable)?);
+            http = http
+                .tls_certs_only(certificates(path).map_err(|error| unusable(error.to_string()))?);
         }
         let http = http.build().map_err(|_| {
             unusable(
@@ -321,7 +322,10 @@ impl Client {
 
     fn login(&self) -> Result<TokenLease, ProviderError> {
         let read = |secret: &SecretText| {
-            secret.read().map_err(|message| ProviderError::Unusable { provider: NAME, message })
+            secret.read().map_err(|error| ProviderError::Unusable {
+                provider: NAME,
+                message: error.to_string(),
+            })
         };
         let (mount, credentials, secret);
         match &self.auth {
@@ -473,10 +477,23 @@ impl Answer {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
-    let place = path.display();
-    let pem = std::fs::read(path).map_err(|e| format!("{place} cannot be read ({e})"))?;
-    let found = Certificate::from_pem_bundle(&pem)
-        .map_err(|_| format!("{place} holds no certificates in PEM"))?;
-    if found.is_empty() { Err(format!("{place} holds no certificates in PEM")) } else { Ok(found) }
+/// The file of keys.vault.ca_file names no authority. The operator mends it; the message says
+/// where.
+#[derive(Debug, thiserror::Error)]
+enum CertificateError {
+    /// It is not there, or this process may not read it.
+    #[error("{} cannot be read ({source})", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// It is no PEM, or has no certificate in it.
+    #[error("{} holds no certificates in PEM", path.display())]
+    Empty { path: PathBuf },
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, CertificateError> {
+    let pem = std::fs::read(path)
+        .map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })?;
+    Certificate::from_pem_bundle(&pem)
+        .ok()
+        .filter(|found| !found.is_empty())
+        .ok_or_else(|| CertificateError::Empty { path: path.to_owned() })
 }
