@@ -23,7 +23,7 @@
 //! |---|---|
 //! | [`provider`] | who wraps and unwraps keys, and the layers that all providers get |
 //! | [`store`] | records of wrapped keys; `authentic` checks each one's MAC |
-//! | `manager` | [`Manager`]: mints (`minter`), stores before first use, unwraps, rotates, rewraps and retires keys |
+//! | `manager` | [`Manager`], a facade, and the owners of shared, process and subjects' keys |
 //! | [`erasure`] | the end of a data subject's keys: ledger, receipt |
 //! | [`escrow`] | keys to a safe place and back |
 //! | [`directory`] | a local key directory |

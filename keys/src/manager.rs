@@ -1,6 +1,17 @@
 //! The key manager: mints keys, stores them before their first use, unwraps stored ones, replaces
-//! those of this process before they are spent, and takes up what other processes made, rotated or
+//! those of this process before they are spent, and reads what other processes made, rotated or
 //! erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
+//!
+//! [`Manager`] is the facade. The rules stand with what they are about:
+//!
+//! | type | owns or borrows |
+//! |---|---|
+//! | `SharedKeys` | owns store, providers, the turn to make keys, and the keys in hand (`HeldKeys`) |
+//! | `ProcessKeys` | borrows the shared keys: mints, counts and ends those of this process |
+//! | `SubjectKeys` | owns the cache of data subjects' keys |
+//! | `Minter` | borrows the providers: a key, its wraps and its record |
+//! | `Rotator`, `Retirement`, `Rewrapper` | borrow the keys: new versions, states, wraps |
+//! | `Eraser`, `ReceiptChecker` | borrow the keys and the ledger |
 
 mod canary;
 mod eraser;
@@ -14,6 +25,7 @@ mod receipts;
 mod retire;
 mod rewrap;
 mod rotation;
+mod settings;
 mod shared;
 mod subjects;
 
@@ -31,7 +43,7 @@ use crate::KeyError;
 use crate::erasure::{Check, Ledger, LedgerCursor, Outcome, SignedReceipt, Terms};
 use crate::escrow::{self, Escrow, EscrowError};
 use crate::provider::Provider;
-use crate::store::{Authentic, KeyRecord, Store};
+use crate::store::{Authentic, KeyRecord};
 use eraser::Eraser;
 use pins::pinned;
 use process::ProcessKeys;
@@ -47,53 +59,13 @@ pub use rebuild::RebuiltLedger;
 pub use retire::RetireError;
 pub use rewrap::{Progress, Rewrapped};
 pub use rotation::{Rotate, Rotated};
+pub use settings::{Parts, Settings};
 
 /// Seconds between two looks at what other processes did to shared keys. A process that asks once a
 /// second hears of a rotation within five.
 const RELOAD: u64 = 4;
 /// Seconds between two looks at whether something is to be rotated.
 const ROTATION_LOOK: u64 = 60;
-
-/// What a manager is told.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Whose keys.
-    pub tenant: Arc<str>,
-    /// Seconds after which subject, shared and wrapping keys, and key-encrypting keys that may be,
-    /// are rotated; `None`: by hand alone.
-    pub rotation: Option<u64>,
-    /// Keys of data subjects kept at most.
-    pub subject_cache: usize,
-    /// Seconds a key that was looked up is kept at most: an erasure that nobody told of takes
-    /// effect within this time.
-    pub lookup_age: u64,
-}
-
-impl Settings {
-    /// The defaults, for a tenant.
-    #[must_use]
-    pub fn of(tenant: &str) -> Self {
-        Self {
-            tenant: tenant.into(),
-            rotation: Some(90 * 86400),
-            subject_cache: 100_000,
-            lookup_age: 600,
-        }
-    }
-}
-
-/// What a manager works with.
-pub struct Parts {
-    /// Wraps keys and unwraps them.
-    pub provider: Box<dyn Provider>,
-    /// Wraps every key but those of data subjects a second time; unwraps only in
-    /// [`Manager::rewrap`] when told to.
-    pub recovery: Option<Box<dyn Provider>>,
-    /// Where wrapped keys live.
-    pub store: Box<dyn Store>,
-    /// Who was erased: does it again to a store that came from a backup.
-    pub ledger: Arc<dyn Ledger>,
-}
 
 /// The keys of one tenant. Shared by all threads of a process; times are Unix seconds and given by
 /// the caller.
@@ -199,9 +171,9 @@ impl Manager {
         }
     }
 
-    /// Called about once a second, by one thread: takes up what other processes did, replaces keys
-    /// of this process before they are spent or old, rotates what is due and writes down uses once
-    /// a minute.
+    /// Called about once a second, by one thread: reads what other processes did, replaces keys of
+    /// this process before they are spent or old, rotates what is due and stores uses once a
+    /// minute.
     ///
     /// # Errors
     /// The first [`KeyError`]; what is in hand stays good until it is spent, and the next call
@@ -373,10 +345,31 @@ impl Manager {
         escrow::import(&settings.tenant, parts, text, now)
     }
 
+    /// Writes a new ledger under a new store id from what the store knows, for one that is lost:
+    /// for each data subject with shredded keys a line of them.
+    ///
+    /// # Errors
+    /// [`KeyError`]; [`KeyError::LedgerWhole`]: the ledger is as it should be.
+    pub fn rebuild_ledger(
+        settings: Settings,
+        parts: Parts,
+        reason: &str,
+        now: u64,
+    ) -> Result<RebuiltLedger, KeyError> {
+        rebuild::rebuild_ledger(&settings, parts, reason, now)
+    }
+
     /// Schemas with the uses and the time of making of their present key of this process.
     #[must_use]
     pub fn usage(&self) -> Vec<(Arc<str>, u64, u64)> {
         self.shared.held().process.usage()
+    }
+
+    /// Keys of erased subjects that were there again when the store was opened, and are destroyed:
+    /// after a backup was restored, or somebody put rows back.
+    #[must_use]
+    pub fn revived(&self) -> u64 {
+        self.revived
     }
 
     /// Whose keys these are.

@@ -3,7 +3,6 @@
 use veilstream_engine::key::{KeyKind, Scope};
 
 use super::minter::{Minter, Wrapper};
-use super::rebuild::{self, RebuiltLedger};
 use super::shared::SharedKeys;
 use super::subjects::SubjectKeys;
 use super::{Manager, Parts, Settings};
@@ -99,27 +98,6 @@ impl Manager {
             rotation: settings.rotation,
             revived: 0,
         }
-    }
-
-    /// Keys of erased subjects that were there again when the store was opened, and are destroyed:
-    /// after a backup was restored, or somebody put rows back.
-    #[must_use]
-    pub fn revived(&self) -> u64 {
-        self.revived
-    }
-
-    /// Writes a new ledger under a new store id from what the store knows, for one that is lost:
-    /// for each data subject with shredded keys a line of them.
-    ///
-    /// # Errors
-    /// [`KeyError`]; [`KeyError::LedgerWhole`]: the ledger is as it should be.
-    pub fn rebuild_ledger(
-        settings: Settings,
-        parts: Parts,
-        reason: &str,
-        now: u64,
-    ) -> Result<RebuiltLedger, KeyError> {
-        rebuild::rebuild_ledger(&settings, parts, reason, now)
     }
 }
 
