@@ -29,16 +29,17 @@ use crate::store::KeyRecord;
 /// in the grammar of names (docs/formats.md).
 pub const CANARY_FIELD: &str = "receipt#canary";
 
-/// What is wanted of an erasure.
+/// How data subjects are to be erased.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
     /// Why, in words that name nobody; stands in the ledger.
     pub reason: &'a str,
     /// The domain that the subjects' ids count in; `None`: the one without a name.
     pub domain: Option<&'a str>,
-    /// A later record of the subject gets a new key. Else it is rejected.
+    /// `true`: a later record of the subject gets a new key. `false`: it is rejected.
     pub may_return: bool,
-    /// The day until which backups of what is stored are kept, as the receipt is to say.
+    /// Unix seconds until which backups of the stored records are kept, as the receipt is to say;
+    /// `None`: it says nothing of them.
     pub backups_until: Option<u64>,
 }
 

@@ -57,7 +57,7 @@ pub enum EscrowError {
         /// The keys of the export that were left out.
         kids: Vec<KeyId>,
     },
-    /// A key is not available.
+    /// A key, the store or the ledger is not available.
     #[error(transparent)]
     Keys(#[from] KeyError),
 }

@@ -372,19 +372,19 @@ impl Manager {
         self.revived
     }
 
-    /// Whose keys these are.
+    /// [`Settings::tenant`].
     #[must_use]
     pub fn tenant(&self) -> &Arc<str> {
         self.shared.tenant()
     }
 
-    /// The store under it, for reports on keys.
+    /// The store of the wrapped keys, for reports.
     #[must_use]
     pub fn store(&self) -> &Authentic {
         self.shared.store()
     }
 
-    /// Who was erased.
+    /// The erasure ledger, for reports.
     #[must_use]
     pub fn ledger(&self) -> &dyn Ledger {
         self.ledger.ledger()

@@ -21,15 +21,15 @@ pub struct Canary {
 /// What was erased, and what was not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// Whose keys.
+    /// Tenant of the destroyed keys.
     pub tenant: String,
     /// The domain that the subject's id counts in; `None`: the one without a name.
     pub domain: Option<String>,
-    /// Who.
+    /// Reference of the data subject.
     pub subject: SubjectRef,
-    /// The keys that were destroyed.
+    /// Ids of the destroyed keys, sorted; never empty.
     pub kids: Vec<KeyId>,
-    /// Unix seconds.
+    /// When the erasure was asked for, in Unix seconds.
     pub time: u64,
     /// Whether a later record gets a new key.
     pub may_return: bool,
@@ -41,7 +41,7 @@ pub struct Receipt {
     pub head: Position,
     /// Where the key store may still hold wraps, and until when.
     pub remains: Vec<String>,
-    /// The day until which backups are kept.
+    /// Unix seconds until which backups of the stored records are kept; `None`: nobody said.
     pub backups_until: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ const REMAINS: [&str; 4] = [
 ];
 
 impl Receipt {
-    /// The receipt as JSON.
+    /// The signed members (docs/formats.md, "Erasure: receipt and ledger").
     #[must_use]
     pub fn to_json(&self) -> Value {
         let remains: Vec<String> = REMAINS
@@ -106,7 +106,8 @@ fn message(receipt: &Value) -> Option<Vec<u8>> {
 pub struct SignedReceipt {
     /// [`Receipt::to_json`].
     pub receipt: Value,
-    /// Who signed.
+    /// The key that claims to have signed; compare it with
+    /// [`Manager::receipt_key`](crate::Manager::receipt_key).
     pub public_key: VerifyingKey,
     signature: Signature,
 }
@@ -126,7 +127,7 @@ pub enum ReceiptError {
 }
 
 impl SignedReceipt {
-    /// As it is handed out.
+    /// The document that `shred` gives out: receipt, public key and signature.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({
@@ -186,8 +187,8 @@ pub(crate) fn signer(audit: &SecretKey) -> SigningKey {
 /// One thing that a later check of a receipt looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What.
+    /// Which check it was, such as `keys destroyed`.
     pub what: &'static str,
-    /// What is wrong with it; `None`: it is so.
+    /// What does not hold; `None`: it holds.
     pub wrong: Option<String>,
 }

@@ -12,11 +12,11 @@ use crate::provider::Provider;
 use crate::store::{KeyRecord, Wrap};
 use crate::wraps::{RECOVERY, wrap_under};
 
-/// Who wraps a new key.
+/// What a new key is wrapped under.
 pub(super) enum Wrapper<'a> {
-    /// The providers.
+    /// The key-encrypting keys of the provider and, if there is one, the recovery provider.
     Providers,
-    /// A wrapping key.
+    /// A wrapping key of this tenant.
     Key(&'a Key),
 }
 

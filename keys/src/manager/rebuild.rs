@@ -16,9 +16,9 @@ const BATCH: usize = 1000;
 /// What [`Manager::rebuild_ledger`](super::Manager::rebuild_ledger) made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebuiltLedger {
-    /// Data subjects that it names.
+    /// Number of data subjects that it names.
     pub subjects: u64,
-    /// Where the old one was set aside, if it was there.
+    /// Where the old ledger was set aside; `None`: there was none.
     pub kept: Option<String>,
 }
 

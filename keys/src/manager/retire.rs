@@ -22,12 +22,12 @@ pub enum RetireError {
     Referred {
         /// The key that stays in its state.
         kid: KeyId,
-        /// Kind and scope.
+        /// Kind and scope of that key.
         what: String,
         /// What refers to it, and what to do.
         why: String,
     },
-    /// It cannot be told.
+    /// The store or a provider is not available.
     #[error(transparent)]
     Keys(#[from] KeyError),
 }

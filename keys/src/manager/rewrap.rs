@@ -19,16 +19,16 @@ const BATCH: usize = 200;
 /// Keys of data subjects read and written at once.
 const PAGE: usize = 1000;
 
-/// How far it is.
+/// How far a [`Manager::rewrap`](super::Manager::rewrap) is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Keys looked at.
+    /// Number of keys looked at; at most `total`.
     pub done: u64,
-    /// Keys there are, as counted at the start.
+    /// Number of keys, as counted at the start.
     pub total: u64,
 }
 
-/// What was done.
+/// What a [`Manager::rewrap`](super::Manager::rewrap) did, in numbers of wraps.
 #[derive(Debug, Default)]
 pub struct Rewrapped {
     /// Wraps moved to the newest version.

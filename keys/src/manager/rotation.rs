@@ -16,7 +16,7 @@ use crate::store::KeyRecord;
 /// Seconds between two questions to the provider about the age of its key-encrypting key.
 const KEK_LOOK: u64 = 3600;
 
-/// What to rotate by hand.
+/// Which key gets a new version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotate {
     /// The key-encrypting key.
@@ -33,14 +33,14 @@ pub enum Rotate {
     Deterministic,
 }
 
-/// A new version.
+/// A version that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotated {
-    /// What has it: a scope, or the `kek_uri`.
+    /// Kind and scope of the key, or the `kek_uri`.
     pub what: String,
-    /// The new key; `None` for a key-encrypting key.
+    /// Id of the new key; `None`: it is a key-encrypting key.
     pub kid: Option<KeyId>,
-    /// The new version.
+    /// Number of the version; of a key-encrypting key in the words of its provider.
     pub version: String,
 }
 

@@ -6,15 +6,15 @@ use crate::erasure::Ledger;
 use crate::provider::Provider;
 use crate::store::Store;
 
-/// What a manager is told.
+/// Which keys a manager has, and for how long.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whose keys.
+    /// Tenant of the keys; a store has one.
     pub tenant: Arc<str>,
     /// Seconds after which subject, shared and wrapping keys, and key-encrypting keys that may be,
     /// are rotated; `None`: by hand alone.
     pub rotation: Option<u64>,
-    /// Keys of data subjects kept at most.
+    /// Number of data subjects whose keys are kept at most; 0 counts as 1.
     pub subject_cache: usize,
     /// Seconds a key that was looked up is kept at most: an erasure that nobody told of takes
     /// effect within this time.
@@ -22,7 +22,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults, for a tenant.
+    /// Rotation after 90 days, 100,000 data subjects, ten minutes.
     #[must_use]
     pub fn of(tenant: &str) -> Self {
         Self {
@@ -41,8 +41,8 @@ pub struct Parts {
     /// Wraps every key but those of data subjects a second time; unwraps only in
     /// [`Manager::rewrap`](super::Manager::rewrap) when told to.
     pub recovery: Option<Box<dyn Provider>>,
-    /// Where wrapped keys live.
+    /// Keeps wrapped keys; belongs to one tenant.
     pub store: Box<dyn Store>,
-    /// Who was erased: does it again to a store that came from a backup.
+    /// Tells who was erased, also to a store that came from a backup.
     pub ledger: Arc<dyn Ledger>,
 }

@@ -27,13 +27,13 @@ const WRAPPED: usize = NONCE + 32 + 16;
 /// Which key, and how the token is reached.
 #[derive(Debug, Clone)]
 pub struct Pkcs11Settings {
-    /// The vendor's shared library.
+    /// Path of the vendor's shared library.
     pub module: PathBuf,
     /// The token's label: slots have other numbers tomorrow.
     pub token_label: String,
-    /// Label of the keys.
+    /// Label of the AES keys, one object a version.
     pub key_label: String,
-    /// The user's PIN.
+    /// PIN of the token's user. A refused one is not tried again.
     pub pin: SecretText,
 }
 

@@ -28,11 +28,11 @@ const NAME: &str = "vault";
 pub struct VaultSettings {
     /// `https://host:port`; `http` only to this host.
     pub address: String,
-    /// Where the Transit engine is mounted.
+    /// Path at which the Transit engine is mounted.
     pub mount: String,
-    /// The key's name.
+    /// Name of the Transit key that wraps.
     pub key: String,
-    /// Namespace of the engine and of the login.
+    /// Namespace of the engine and of the login; `None`: no request names one.
     pub namespace: Option<String>,
     /// PEM file of the certificate authorities that count; `None`: the system's.
     pub ca_file: Option<PathBuf>,
@@ -51,20 +51,20 @@ pub enum VaultAuth {
     Token(SecretText),
     /// `AppRole`.
     AppRole {
-        /// Where the method is mounted.
+        /// Path of the method below `auth/`.
         mount: String,
-        /// The role.
+        /// Id of the role, as the server made it.
         role_id: String,
-        /// Its secret.
+        /// Secret id of the role, read at each login.
         secret_id: SecretText,
     },
     /// A signed token of the platform, for the methods `jwt` and `kubernetes`.
     Jwt {
-        /// Where the method is mounted.
+        /// Path of the method below `auth/`.
         mount: String,
-        /// The role.
+        /// Name of the role that the token may take.
         role: String,
-        /// The token.
+        /// The platform's token, read at each login.
         token: SecretText,
     },
 }

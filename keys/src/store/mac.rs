@@ -15,19 +15,19 @@ pub const STORE_TENANT: &str = "-";
 /// The members of a key record that its MAC covers, as the format writes them.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordFields<'a> {
-    /// The key's id.
+    /// The 16 bytes of the id.
     pub kid: &'a [u8],
-    /// Its check value.
+    /// The 32 bytes of the check value.
     pub kcv: &'a [u8],
-    /// Its kind.
+    /// Name of the kind, such as `data`.
     pub kind: &'a str,
-    /// Its tenant.
+    /// Name of the tenant.
     pub tenant: &'a str,
-    /// Its scope.
+    /// The scope as text, such as `shared:orders`.
     pub scope: &'a str,
-    /// Its version.
+    /// Number of the version.
     pub version: u64,
-    /// Its state.
+    /// Name of the state, such as `active`.
     pub state: &'a str,
     /// When it was made, `YYYY-MM-DDTHH:MM:SSZ`.
     pub created: &'a str,

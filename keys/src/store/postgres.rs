@@ -108,7 +108,7 @@ impl PostgresStore {
     /// tenant.
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`PostgresStore::create`].
     pub fn create_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
         Ok(Self { connection: layout::create(ReconnectingClient::open(url, ca, schema)?)? })
     }
@@ -125,7 +125,7 @@ impl PostgresStore {
     /// [`PostgresStore::open`] in another schema than [`DEFAULT_SCHEMA`].
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`PostgresStore::open`].
     pub fn open_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
         Ok(Self { connection: layout::check(ReconnectingClient::open(url, ca, schema)?)? })
     }
