@@ -12,6 +12,7 @@ mod layout;
 mod ledger;
 mod rows;
 mod session;
+mod shred;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -25,10 +26,11 @@ use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys,
     Subjects, Wrap, WrapChange, check,
 };
-use changes::{add, put_head, put_states, put_wraps, read_head, scope_of, shred};
+use changes::{add, put_head, put_states, put_wraps, read_head};
 use connection::ReconnectingClient;
 use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
 use session::causes;
+use shred::Shredder;
 
 pub use ledger::PostgresLedger;
 
@@ -442,19 +444,15 @@ impl Store for PostgresStore {
                 &[&tenant, &KeyKind::Data.as_str(), &scopes],
             )?;
             let Planned { shreds, head } = plan(&head, &records(&known, place)?)?;
-            let mut kids: HashMap<String, Vec<KeyId>> = HashMap::new();
+            let mut shredder = Shredder::new(place, keys, tenant, now);
             let mut open: Vec<&Shred> = shreds.iter().collect();
-            let mut shredded_now: HashSet<String> = HashSet::new();
             while !open.is_empty() {
-                open = shred(s, place, keys, tenant, &open, now, &mut kids, &mut shredded_now)?;
+                open = shredder.shred(s, &open)?;
             }
             put_head(s, &head)?;
             Ok(shreds
                 .iter()
-                .map(|one| Shredded {
-                    subject: one.subject,
-                    kids: kids.remove(&scope_of(one)).unwrap_or_default(),
-                })
+                .map(|one| Shredded { subject: one.subject, kids: shredder.destroyed(one.subject) })
                 .collect())
         })
     }
