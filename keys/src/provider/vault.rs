@@ -2,6 +2,7 @@
 //! derived one, and what a wrap is tied to is its `context`: of all that Transit offers, that alone
 //! is checked on `rewrap` too.
 
+mod answer;
 mod client;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{Kek, Provider, ProviderError, Rotation, SecretText, decode_key};
 use crate::store::Wrap;
+use answer::RequestFailure;
 use client::{Client, Nothing};
 
 const NAME: &str = "vault";
@@ -102,11 +104,7 @@ impl VaultProvider {
     }
 
     /// A failure, with the key's place and, if it is known, the wrapped key's name.
-    fn of_key(
-        &self,
-        failure: client::RequestFailure,
-        context: Option<&WrapContext<'_>>,
-    ) -> ProviderError {
+    fn of_key(&self, failure: RequestFailure, context: Option<&WrapContext<'_>>) -> ProviderError {
         let (mount, key) = (&self.mount, &self.key);
         failure.of(
             || {
@@ -305,7 +303,7 @@ impl Provider for VaultProvider {
                 moved.push(match (item.ciphertext, item.error.filter(|error| !error.is_empty())) {
                     (Some(ciphertext), None) => self.wrap_of(&ciphertext),
                     (_, Some(error)) => {
-                        Err(self.of_key(client::RequestFailure::refused(&[error]), Some(context)))
+                        Err(self.of_key(RequestFailure::refused(&[error]), Some(context)))
                     }
                     (None, None) => Err(malformed("a ciphertext or an error")),
                 });
