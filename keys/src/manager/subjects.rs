@@ -89,13 +89,7 @@ impl SubjectKeys {
         now: u64,
     ) -> Result<Vec<KeyRecord>, KeyError> {
         let scopes: Vec<Scope> = wanted.iter().map(|subject| Scope::Subject(*subject)).collect();
-        let mut newest: HashMap<Scope, KeyRecord> = HashMap::new();
-        for record in shared.store().find(shared.tenant(), KeyKind::Data, &scopes)? {
-            match newest.get(&record.scope) {
-                Some(known) if known.version > record.version => {}
-                _ => drop(newest.insert(record.scope.clone(), record)),
-            }
-        }
+        let mut newest = newest(shared.store().find(shared.tenant(), KeyKind::Data, &scopes)?);
         let (mut usable, mut new, mut replaced) =
             (Vec::with_capacity(scopes.len()), Vec::new(), Vec::new());
         let wrapping = shared.wrapping_key(now)?;
@@ -182,4 +176,16 @@ impl SubjectKeys {
     pub(super) fn sweep(&self, now: u64) {
         self.cache.sweep(now);
     }
+}
+
+/// The newest record of each scope.
+fn newest(records: Vec<KeyRecord>) -> HashMap<Scope, KeyRecord> {
+    let mut newest: HashMap<Scope, KeyRecord> = HashMap::new();
+    for record in records {
+        match newest.get(&record.scope) {
+            Some(known) if known.version > record.version => {}
+            _ => drop(newest.insert(record.scope.clone(), record)),
+        }
+    }
+    newest
 }
