@@ -74,25 +74,7 @@ enum Credentials<'a> {
 impl Client {
     pub(super) fn new(settings: VaultSettings) -> Result<Self, ProviderError> {
         let unusable = |message: String| ProviderError::Unusable { provider: NAME, message };
-        let address = &settings.address;
-        let base = Url::parse(&format!("{}/v1/", address.trim_end_matches('/')))
-            .ok()
-            .filter(|url| {
-                url.has_host()
-                    && matches!(url.scheme(), "http" | "https")
-                    && url.username().is_empty()
-                    && url.password().is_none()
-            })
-            .ok_or_else(|| {
-                unusable("keys.vault.address is no address; write \"https://host:8200\"".to_owned())
-            })?;
-        let is_here =
-            base.host_str().is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
-        if base.scheme() == "http" && !is_here {
-            return Err(unusable(format!(
-                "{address} would send keys in the clear; use https, or an agent on this host"
-            )));
-        }
+        let base = base(&settings.address).map_err(|error| unusable(error.to_string()))?;
         let mut http = Http::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -303,6 +285,36 @@ impl Client {
         };
         ProviderError::Unavailable { provider: NAME, message, retry_after: None }
     }
+}
+
+/// The address is not one to send keys to. The operator writes another.
+#[derive(Debug, thiserror::Error)]
+enum VaultAddressError {
+    /// It is no URL of a host, or holds a user.
+    #[error("keys.vault.address is no address; write \"https://host:8200\"")]
+    Malformed,
+    /// It is `http` to another host.
+    #[error("{0} would send keys in the clear; use https, or an agent on this host")]
+    Clear(String),
+}
+
+/// `https://host:port/v1/`.
+fn base(address: &str) -> Result<Url, VaultAddressError> {
+    let base = Url::parse(&format!("{}/v1/", address.trim_end_matches('/')))
+        .ok()
+        .filter(|url| {
+            url.has_host()
+                && matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none()
+        })
+        .ok_or(VaultAddressError::Malformed)?;
+    let is_here =
+        base.host_str().is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
+    if base.scheme() == "http" && !is_here {
+        return Err(VaultAddressError::Clear(address.to_owned()));
+    }
+    Ok(base)
 }
 
 /// The file of keys.vault.ca_file names no authority. The operator mends it; the message says
