@@ -1,6 +1,7 @@
 //! Schema documents compiled, every fault reported at once.
 
 mod checks;
+mod disclosure;
 mod document;
 mod field;
 mod paths;

@@ -26,6 +26,7 @@
 //! | `coarsen` | protection without a key: mask and generalize |
 //! | `residue` | protected values in clear elsewhere in the record |
 //! | [`reveal`] | the way back |
+//! | [`mask`] | what those see of a value who may only mask |
 //! | `index_member` | names of index members, names that are taken, finding a member by its name, the document without indexes |
 //! | `splice`, `binding` | the input with spans replaced; the values a token is tied to |
 //! | [`key`], [`keyring`], [`kdf`], [`wrap`] | keys as handles, a batch's snapshot of them, the formulas, keys wrapped with keys |
@@ -51,6 +52,7 @@ pub mod inspect;
 pub mod kdf;
 pub mod key;
 pub mod keyring;
+pub mod mask;
 pub mod normalize;
 pub mod record;
 mod residue;

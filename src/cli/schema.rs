@@ -5,10 +5,12 @@ mod widths;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use veilstream_engine::compile::{Grants, SchemaSet};
+use veilstream_engine::mask::ReadMask;
 use veilstream_engine::schema::{Generalize, IndexRule, Protect, Schema};
 
 use crate::cases::{self, Cases, Runner};
@@ -186,7 +188,7 @@ fn tested(path: &Path) -> Result<Vec<PathBuf>, Vec<DocumentFault>> {
 }
 
 /// A document and its cases, if it has some.
-fn suite(file: &Path) -> Result<(std::sync::Arc<Schema>, Option<Cases>), Vec<String>> {
+fn suite(file: &Path) -> Result<(Arc<Schema>, Option<Cases>), Vec<String>> {
     let lines =
         |faults: Vec<DocumentFault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
     let loaded = registry::open_files(&[file.to_owned()], &Grants::local()).map_err(lines)?;
@@ -235,6 +237,8 @@ struct FieldRow {
     protect: String,
     path: String,
     index: Option<String>,
+    mask: Option<ReadMask>,
+    tags: Vec<Arc<str>>,
 }
 
 fn rows(schema: &Schema) -> Vec<FieldRow> {
@@ -243,9 +247,14 @@ fn rows(schema: &Schema) -> Vec<FieldRow> {
         protect: protect(rule),
         path: path.to_owned(),
         index: index.map(index_of),
+        mask: None,
+        tags: Vec::new(),
     };
-    let fields =
-        schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref()));
+    let fields = schema.fields.iter().map(|f| FieldRow {
+        mask: f.mask(),
+        tags: f.tags().to_vec(),
+        ..row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref())
+    });
     let key = schema.key.iter().map(|k| row("#key".to_owned(), &k.protect, "", k.index.as_ref()));
     let headers = schema
         .headers
@@ -255,8 +264,12 @@ fn rows(schema: &Schema) -> Vec<FieldRow> {
 }
 
 fn described(schema: &Schema) -> Value {
-    let fields: Vec<Value> =
-        rows(schema).into_iter().map(|row| json!({ "id": row.id, "path": row.path, "protect": row.protect, "index": row.index })).collect();
+    let mask =
+        |mask: ReadMask| json!({ "keep_first": mask.keep_first, "keep_last": mask.keep_last });
+    let fields: Vec<Value> = rows(schema).into_iter().map(|row| {
+        let tags: Vec<&str> = row.tags.iter().map(AsRef::as_ref).collect();
+        json!({ "id": row.id, "path": row.path, "protect": row.protect, "index": row.index, "mask": row.mask.map(mask), "tags": tags })
+    }).collect();
     json!({ "name": &*schema.name, "version": schema.version, "from": schema.from, "to": schema.to, "fields": fields })
 }
 
