@@ -7,6 +7,7 @@ mod field;
 mod paths;
 mod read;
 mod set;
+mod weaker;
 
 use std::collections::HashSet;
 
