@@ -4,6 +4,7 @@
 mod access;
 mod fault;
 mod keys;
+mod policy;
 mod read;
 mod secret;
 mod source;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use fault::{ConfigFault, Faults};
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
+pub use policy::{Budget, Limit, Pattern, Policy, Purpose};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
 pub use source::Input;
@@ -61,6 +63,8 @@ pub struct Config {
     pub schemas: Schemas,
     /// `[keys]`
     pub keys: Keys,
+    /// `[policy]`
+    pub policy: Policy,
     /// `[http]`
     pub http: Http,
     /// `[log]`
@@ -261,6 +265,7 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         schemas: schemas(root.section("schemas")),
         keys: keys::read(root.section("keys"), &kafka),
         kafka,
+        policy: policy::read(root.section("policy")),
         http: http(root.section("http")),
         log: log(root.section("log")),
         overrides: Vec::new(),
@@ -402,8 +407,8 @@ fn servers(text: &str) -> Result<String, String> {
     }
 }
 
-/// The tenant's grammar is that of all names in tokens (docs/formats.md).
-fn tenant(text: &str) -> Result<String, String> {
+/// The grammar of all names in tokens (docs/formats.md), of tenants and purposes too.
+fn name(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
     let starts = chars.next().is_some_and(|c| c.is_ascii_lowercase());
     if starts

@@ -59,6 +59,37 @@ impl<'s, 'r> Section<'s, 'r> {
         Section { prefix: self.dotted(key) + ".", table, asked: Vec::new(), reading: self.reading }
     }
 
+    /// A list of tables (`[[section.key]]`), each read by `read`. `names`: what one may hold.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        names: &[&str],
+        mut read: impl FnMut(Section<'_, 'r>) -> T,
+    ) -> Vec<T> {
+        self.asked.push(key);
+        let dotted = self.dotted(key);
+        self.reading.known.extend(names.iter().map(|name| format!("{dotted}.{name}")));
+        let Some(value) = self.table.remove(key) else { return Vec::new() };
+        let tables = match value.kind.clone() {
+            ValueKind::Array(values) => values.into_iter().map(|v| v.into_table()).collect(),
+            _ => Err(config::ConfigError::Message(String::new())),
+        };
+        let Ok(tables): Result<Vec<Map<String, Value>>, _> = tables else {
+            let message = format!("is no list of tables; write each one below a line [[{dotted}]]");
+            self.fault(key, &value, &message);
+            return Vec::new();
+        };
+        let prefix = |n: usize| format!("{dotted}.{n}.");
+        tables
+            .into_iter()
+            .zip(1..)
+            .map(|(table, n)| {
+                let reading = &mut *self.reading;
+                read(Section { prefix: prefix(n), table, asked: Vec::new(), reading })
+            })
+            .collect()
+    }
+
     /// The text of a scalar, whatever its TOML type: the environment has only text.
     fn text(&mut self, key: &'static str) -> Option<(String, Value)> {
         self.asked.push(key);
@@ -312,6 +343,12 @@ impl<'s, 'r> Section<'s, 'r> {
             key: self.dotted(key),
             message: message.to_owned(),
         });
+    }
+
+    /// Whether a fault about this key was found.
+    pub(super) fn is_faulty(&self, key: &str) -> bool {
+        let dotted = self.dotted(key);
+        self.reading.faults.iter().any(|fault| fault.key == dotted)
     }
 
     fn dotted(&self, key: &str) -> String {
