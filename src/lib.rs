@@ -33,6 +33,7 @@
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
 //! | [`preflight`] | are the topics there, and do they fit each other? |
+//! | `policy` | who may read what: policies, decisions, budgets |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
 //! | [`protect`] | a record through the engine, again with the keys it lacked |
@@ -65,6 +66,8 @@ pub mod kafka;
 pub mod keys;
 pub mod outgoing;
 pub mod pipeline;
+#[cfg(feature = "serve")]
+pub mod policy;
 pub mod preflight;
 pub mod protect;
 pub mod registry;
