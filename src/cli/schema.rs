@@ -1,5 +1,6 @@
 //! `veilstream schema`
 
+mod diff;
 mod widths;
 
 use std::fmt::Write as _;
@@ -25,6 +26,15 @@ Examples:
   veilstream schema test schemas/customers.json
 
 Exit code: 0 every case holds, 1 some do not, 2 wrong documents or cases";
+
+const DIFF_HELP: &str = "Documents of one name are compared. A version protects less when a field, a tag, a binding or the subject is gone, a kind of protection or an \
+index tells more, or a mask shows more. A path that selects less is not found.
+
+Examples:
+  git show main:schemas/customers.json > old.json && veilstream schema diff old.json schemas/customers.json
+  veilstream schema diff --allow-weaker old schemas
+
+Exit code: 0 it protects as much, or may protect less; 1 it protects less, or changes its subject domain; 2 wrong documents";
 
 const LIST_HELP: &str = "With --widths: the characters that stand in the place of values of so many bytes, as they stand in JSON (a string counts its quotes \
 and escapes, and characters count their bytes), and the characters of an index. The longest of them is the width of a column.
@@ -62,6 +72,19 @@ enum Command {
         #[arg(value_name = "FILE|DIR", default_value = "schemas")]
         paths: Vec<PathBuf>,
     },
+    /// Tell what a later version of documents protects less
+    #[command(after_help = DIFF_HELP)]
+    Diff {
+        /// Schema document or folder as it was
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// Schema document or folder as it shall be
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// Let it protect less
+        #[arg(long)]
+        allow_weaker: bool,
+    },
     /// List documents: topics, fields, what happens to them
     #[command(after_help = LIST_HELP)]
     List {
@@ -89,6 +112,7 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Check { files } => check(files, &mut out),
         Command::Test { paths } => test(paths, &mut out),
+        Command::Diff { old, new, allow_weaker } => diff::diff(old, new, *allow_weaker, &mut out),
         Command::List { dir, config, widths, json } => {
             let loaded = match config {
                 Some(config) => registry::open_configured(&super::load_config(config)?.schemas)
