@@ -133,6 +133,13 @@ impl Documents {
     }
 }
 
+/// A value whose members stand in the order of their names. Some crates switch on serde_json's
+/// `preserve_order` for all of us, and no output may depend on which crates a build has.
+fn sorted(mut value: Value) -> Value {
+    value.sort_all_objects();
+    value
+}
+
 /// Text where it is text, else `{"base64": ..}`.
 fn text_or_base64(bytes: Option<&[u8]>) -> Value {
     use base64::Engine as _;

@@ -159,7 +159,7 @@ fn list(
                 "form": letter.content.form(),
                 "origin": { "topic": letter.topic, "partition": letter.partition, "offset": letter.offset },
             });
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", super::sorted(line))?;
         } else {
             let schema = if letter.schema.is_empty() { "-" } else { &letter.schema };
             let (place, stub) = (found.place.to_string(), if matches!(letter.content, Content::Stub { .. }) { " stub" } else { "" });
@@ -190,7 +190,7 @@ fn show(config: &std::path::Path, place: LetterPlace) -> anyhow::Result<Exit> {
         "key": super::text_or_base64(opened.key.as_deref()), "value": super::text_or_base64(opened.value.as_deref()), "headers": headers,
     });
     let mut out = io::stdout().lock();
-    writeln!(out, "{shown:#}")?;
+    writeln!(out, "{:#}", super::sorted(shown))?;
     Ok(Exit::Ok)
 }
 
@@ -222,8 +222,8 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
     }
     let mut out = io::stdout().lock();
     // Also when the rest failed: the replay is past these letters.
-    for report in &passed_by {
-        writeln!(out, "{report}")?;
+    for report in passed_by {
+        writeln!(out, "{}", super::sorted(report))?;
     }
     let done =
         replayed.context("replay stopped; what was replayed before stays, the rest waits")?;
@@ -232,7 +232,10 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
         writeln!(
             out,
             "{}",
-            json!({ "replayed": protected, "rejected_again": rejected, "passed_by": passed_by, "skipped": skipped })
+            super::sorted(json!({
+                "replayed": protected, "rejected_again": rejected, "passed_by": passed_by,
+                "skipped": skipped,
+            }))
         )?;
     } else {
         writeln!(

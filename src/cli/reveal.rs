@@ -213,7 +213,9 @@ fn reveal(
                 writeln!(
                     errors,
                     "{}",
-                    json!({ "line": number, "reason": RejectCode::TooLarge.as_str() })
+                    super::sorted(
+                        json!({ "line": number, "reason": RejectCode::TooLarge.as_str() })
+                    )
                 )?;
                 continue;
             }
@@ -238,7 +240,7 @@ fn reveal(
         if let Some(mut problem) = problem {
             whole = false;
             problem["line"] = number.into();
-            writeln!(errors, "{problem}")?;
+            writeln!(errors, "{}", super::sorted(problem))?;
         }
     }
     out.flush()?;
@@ -303,7 +305,7 @@ fn write_status(
         out,
         ",\"schema\":{},\"fields\":{},\"unexpected_tokens\":{}}}",
         json!(&*schema.label),
-        Value::from(fields),
+        super::sorted(Value::from(fields)),
         report.unexpected_tokens
     )
 }
@@ -348,7 +350,8 @@ fn open_tokens(
         if let Some(class) = class {
             whole = false;
             out.write_all(token)?;
-            writeln!(errors, "{}", json!({ "line": number, "reason": class.as_str() }))?;
+            let problem = json!({ "line": number, "reason": class.as_str() });
+            writeln!(errors, "{}", super::sorted(problem))?;
         }
         out.write_all(b"\n")?;
     }

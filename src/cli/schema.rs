@@ -231,7 +231,7 @@ fn suite(file: &Path) -> Result<(Arc<Schema>, Option<Cases>), Vec<String>> {
 fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyhow::Result<Exit> {
     for schema in set.schemas() {
         if as_json {
-            writeln!(out, "{}", described(schema))?;
+            writeln!(out, "{}", super::sorted(described(schema)))?;
             continue;
         }
         let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());

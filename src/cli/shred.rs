@@ -160,7 +160,7 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
     let mut unknown = 0_usize;
     for Outcome { subject, receipt } in &outcomes {
         match receipt {
-            Some(receipt) => writeln!(out, "{}", receipt.to_json())?,
+            Some(receipt) => writeln!(out, "{}", super::sorted(receipt.to_json()))?,
             None => {
                 unknown += 1;
                 // By its place: the id itself is nobody's to log.

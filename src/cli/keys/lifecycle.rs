@@ -104,7 +104,7 @@ pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyho
             .map(|(kid, why)| json!({ "kid": kid.to_string(), "why": why.to_string() }))
             .collect();
         let report = json!({ "moved": done.moved, "recovered": done.recovered, "added": done.added, "current": done.current, "failed": failed });
-        writeln!(out, "{report}")?;
+        writeln!(out, "{}", crate::cli::sorted(report))?;
     } else {
         writeln!(
             out,
