@@ -8,6 +8,8 @@ pub mod index;
 pub mod keys;
 mod lines;
 pub mod offsets;
+#[cfg(feature = "serve")]
+pub mod policy;
 pub mod reveal;
 pub mod run;
 pub mod schema;
@@ -72,6 +74,9 @@ enum Command {
     Dlq(dlq::DlqArgs),
     /// Show where the group stands in the raw topics, and move it after a loss
     Offsets(offsets::OffsetsArgs),
+    /// Check, test and explain who may read what
+    #[cfg(feature = "serve")]
+    Policy(policy::PolicyArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -100,6 +105,8 @@ impl Cli {
             Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
             Command::Offsets(args) => offsets::run(args),
+            #[cfg(feature = "serve")]
+            Command::Policy(args) => policy::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(
                     *shell,

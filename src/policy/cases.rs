@@ -35,7 +35,8 @@ struct CasePurpose {
     pattern: Option<String>,
 }
 
-/// One case. With several actions, fields or purposes it holds for each of them.
+/// One case. With several actions, fields or purposes it holds for each of them; `"*"` is every one
+/// there is, those of tomorrow included.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyCase {
@@ -175,6 +176,12 @@ impl PolicyCases {
 }
 
 impl PolicyCase {
+    /// The roles of the principal.
+    #[must_use]
+    pub fn roles(&self) -> &[String] {
+        &self.principal.roles
+    }
+
     /// Asks the policies each question of the case, as the service would.
     ///
     /// # Errors
@@ -187,22 +194,20 @@ impl PolicyCase {
             None => None,
             Some(person) => Some(person.principal().ok_or_else(|| CasesError::Principal(case()))?),
         };
+        let all = policies.purposes().iter().map(|purpose| purpose.name.as_str());
+        let purposes = self.named("purpose", &self.context.purpose, all)?;
+        let all = Action::ALL.into_iter().map(Action::name);
+        let actions = self.named("action", &self.action, all)?;
+        let all = policies.facts().iter().map(|field| &*field.id);
+        let fields = self.named("field", &self.field, all)?;
         let mut results = Vec::new();
-        for purpose in self.context.purpose.all() {
-            if !policies.purposes().iter().any(|known| known.name == *purpose) {
-                return Err(CasesError::unknown(self, "purpose", purpose));
-            }
-            let facts = self.context.facts(principal.kind, purpose);
-            for name in self.action.all() {
-                let action =
-                    Action::named(name).ok_or_else(|| CasesError::unknown(self, "action", name))?;
+        for purpose in purposes {
+            let facts = self.context.facts(principal.kind, &purpose);
+            for action in actions.iter().filter_map(|name| Action::named(name)) {
                 if !self.expect.answers(action) {
-                    return Err(CasesError::Expect { case: case(), action: name.clone() });
+                    return Err(CasesError::Expect { case: case(), action: action.name() });
                 }
-                for field in self.field.all() {
-                    if policies.position(field).is_none() {
-                        return Err(CasesError::unknown(self, "field", field));
-                    }
+                for field in &fields {
                     let asker = Asker { caller: &principal, person: person.as_ref() };
                     results.push(CaseResult {
                         action,
@@ -215,6 +220,27 @@ impl PolicyCase {
             }
         }
         Ok(results)
+    }
+}
+
+impl PolicyCase {
+    /// The names that a case gives, each of which must be there; of `"*"` all that are.
+    fn named<'n>(
+        &self,
+        what: &'static str,
+        given: &OneOrMore,
+        all: impl Iterator<Item = &'n str>,
+    ) -> Result<Vec<String>, CasesError> {
+        let all: Vec<&str> = all.collect();
+        if given.all() == ["*"] {
+            return Ok(all.into_iter().map(str::to_owned).collect());
+        }
+        match given.all().iter().find(|name| !all.contains(&name.as_str())) {
+            Some(name) => {
+                Err(CasesError::Unknown { case: self.name.clone(), what, name: name.clone() })
+            }
+            None => Ok(given.all().to_vec()),
+        }
     }
 }
 
@@ -375,14 +401,8 @@ pub enum CasesError {
         /// The case.
         case: String,
         /// The action.
-        action: String,
+        action: &'static str,
     },
-}
-
-impl CasesError {
-    fn unknown(case: &PolicyCase, what: &'static str, name: &str) -> Self {
-        Self::Unknown { case: case.name.clone(), what, name: name.to_owned() }
-    }
 }
 
 const fn yes() -> bool {

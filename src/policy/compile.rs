@@ -168,12 +168,18 @@ fn validate(validator: &Validator, set: &PolicySet, sources: &[Source<'_>]) -> V
             None => PolicyFault::whole(std::path::Path::new(""), message),
         }
     };
+    // A policy with an error is often impossible as well: one cause is told once.
+    let faulty: BTreeSet<&PolicyId> =
+        result.validation_errors().map(ValidationError::policy_id).collect();
     let errors = result
         .validation_errors()
         // `Names` has found it, and says what to write.
         .filter(|error| !matches!(error, ValidationError::InvalidEnumEntity(_)))
         .map(|error| said(error.policy_id(), error));
-    let warnings = result.validation_warnings().map(|warning| said(warning.policy_id(), warning));
+    let warnings = result
+        .validation_warnings()
+        .filter(|warning| !faulty.contains(warning.policy_id()))
+        .map(|warning| said(warning.policy_id(), warning));
     errors.chain(warnings).collect()
 }
 

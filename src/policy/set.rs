@@ -193,6 +193,8 @@ fn document(files: &[PolicyFile], facts: &[FieldFacts], purposes: &[Purpose]) ->
             })
         })
         .collect();
-    json!({ "veilstream": 1, "policies": policies, "fields": fields, "purposes": purposes })
-        .to_string()
+    let mut document =
+        json!({ "veilstream": 1, "policies": policies, "fields": fields, "purposes": purposes });
+    document.sort_all_objects();
+    document.to_string()
 }

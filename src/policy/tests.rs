@@ -1,5 +1,6 @@
 mod loading;
 mod oracle;
+mod warnings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
