@@ -222,9 +222,8 @@ fn expected(rules: &[Rule], want: Want, question: &Question) -> &'static str {
         (said(rules, Action::Mask, question), said(rules, Action::Reveal, question));
     let has_mask = question.field != "customers.email";
     let masked = if has_mask { "masked" } else { "denied" };
-    if question.purpose == "fraud" && !question.has_reason() {
-        "denied"
-    } else if mask == Said::Error || reveal == Said::Error || mask == Said::Forbid {
+    let has_no_reason = question.purpose == "fraud" && !question.has_reason();
+    if has_no_reason || mask == Said::Error || reveal == Said::Error || mask == Said::Forbid {
         "denied"
     } else if reveal == Said::Permit {
         if want == Want::Mask { masked } else { "revealed" }
