@@ -26,6 +26,8 @@ pub struct Request<'p> {
     want: Want,
     /// By the place among the principals, action and resource.
     judged: HashMap<(usize, Action, Resource), Verdict>,
+    /// Principal and resource, made once for all actions; `None`: Cedar refuses them.
+    stores: HashMap<(usize, Resource), Option<Entities>>,
     #[cfg(test)]
     evaluations: usize,
 }
@@ -96,6 +98,7 @@ impl PolicySet {
             context,
             want,
             judged: HashMap::new(),
+            stores: HashMap::new(),
             #[cfg(test)]
             evaluations: 0,
         }
@@ -109,10 +112,9 @@ impl Request<'_> {
         if let Err(denial) = self.context {
             return Decision::denied(denial);
         }
-        let all = self.policies.facts();
-        let name = self.policies.position(field).map_or(field, |position| &all[position].name);
+        let policies = self.policies;
         let mut least: Option<Decision> = None;
-        for (position, _) in all.iter().enumerate().filter(|(_, other)| *other.name == *name) {
+        for position in policies.sharing(field).iter().copied() {
             for principal in 0..self.principals.len() {
                 let decision = self.decide_alone(principal, position);
                 least = Some(match least {
@@ -134,14 +136,13 @@ impl Request<'_> {
             return Permission::denied(Denial::UnknownField);
         };
         let mut permission = self.permission(action, &Resource::Field(position));
-        let all = self.policies.facts();
-        if action == Action::Seal && all[position].tells_equality {
+        let policies = self.policies;
+        if action == Action::Seal && policies.facts()[position].tells_equality {
             permission = permission.and(self.permits(Action::Search, field));
         }
         if action == Action::Search {
-            let domain = all[position].compared_in();
-            for (other, _) in all.iter().enumerate().filter(|(_, f)| f.compared_in() == domain) {
-                permission = permission.and(self.permission(action, &Resource::Field(other)));
+            for other in policies.compared_with(position) {
+                permission = permission.and(self.permission(action, &Resource::Field(*other)));
             }
         }
         permission
@@ -215,38 +216,57 @@ impl Request<'_> {
         {
             self.evaluations += 1;
         }
-        let verdict = self
-            .principals
-            .get(principal)
-            .map_or_else(Verdict::default, |principal| self.evaluate(principal, action, resource));
+        let place = (principal, resource.clone());
+        if !self.stores.contains_key(&place) {
+            let store = self.store(principal, resource);
+            self.stores.insert(place.clone(), store);
+        }
+        let verdict = match self.stores.get(&place) {
+            Some(Some(store)) => self.evaluate(principal, action, resource, store),
+            _ => Verdict::failed(),
+        };
         self.judged.insert(question, verdict.clone());
         verdict
     }
 
-    fn evaluate(&self, principal: &Entity, action: Action, resource: &Resource) -> Verdict {
-        let entities = &self.policies.entities;
-        let resource = match resource {
-            Resource::Field(position) => entities.field(*position),
-            Resource::Schema(name) => entities.schema(name),
+    /// Parents that are named and not there count all the same: a small store is made quickly.
+    fn store(&self, principal: usize, resource: &Resource) -> Option<Entities> {
+        let both = [self.principals.get(principal)?.clone(), self.resource(resource)?.clone()];
+        Entities::from_entities(both, None).ok()
+    }
+
+    fn resource(&self, resource: &Resource) -> Option<&Entity> {
+        match resource {
+            Resource::Field(position) => self.policies.entities.field(*position),
+            Resource::Schema(name) => self.policies.entities.schema(name),
+        }
+    }
+
+    /// The question in Cedar's words; `None`: it cannot be asked.
+    fn question(
+        &self,
+        principal: usize,
+        action: Action,
+        resource: &Resource,
+    ) -> Option<cedar_policy::Request> {
+        let principal = self.principals.get(principal)?.uid();
+        let action = self.policies.entities.action(action)?.clone();
+        let context = self.context.as_ref().ok()?.clone();
+        let resource = self.resource(resource)?.uid();
+        cedar_policy::Request::new(principal, action, resource, context, None).ok()
+    }
+
+    fn evaluate(
+        &self,
+        principal: usize,
+        action: Action,
+        resource: &Resource,
+        store: &Entities,
+    ) -> Verdict {
+        let Some(question) = self.question(principal, action, resource) else {
+            return Verdict::failed();
         };
-        let (Some(action), Some(resource), Ok(context)) =
-            (entities.action(action), resource, &self.context)
-        else {
-            return Verdict { effect: Ruling::Failed, ..Verdict::default() };
-        };
-        // Parents that are named and not there count all the same: a small store is made quickly.
-        let store = Entities::from_entities([principal.clone(), resource.clone()], None);
-        let question = cedar_policy::Request::new(
-            principal.uid(),
-            action.clone(),
-            resource.uid(),
-            context.clone(),
-            None,
-        );
-        let (Ok(store), Ok(question)) = (store, question) else {
-            return Verdict { effect: Ruling::Failed, ..Verdict::default() };
-        };
-        let response = AUTHORIZER.is_authorized(&question, &self.policies.cedar, &store);
+        let response = AUTHORIZER.is_authorized(&question, &self.policies.cedar, store);
         let ids = |ids: &mut dyn Iterator<Item = &cedar_policy::PolicyId>| {
             ids.map(|id| Arc::from(id.as_ref() as &str)).collect::<BTreeSet<Arc<str>>>()
         };
@@ -263,6 +283,13 @@ impl Request<'_> {
             Effect::Deny => Ruling::Forbidden,
         };
         Verdict { effect, policies, failed }
+    }
+}
+
+impl Verdict {
+    /// The question could not even be asked.
+    fn failed() -> Self {
+        Self { effect: Ruling::Failed, ..Self::default() }
     }
 }
 

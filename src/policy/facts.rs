@@ -31,8 +31,8 @@ pub struct FieldFacts {
 
 impl FieldFacts {
     /// Whose values a search compares: fields of one such name are searched as one.
-    pub(super) fn compared_in(&self) -> &str {
-        self.index.as_ref().map_or(&*self.name, |index| &*index.domain)
+    pub(super) fn compared_in(&self) -> Arc<str> {
+        self.index.as_ref().map_or_else(|| self.name.clone(), |index| index.domain.clone())
     }
 }
 

@@ -186,8 +186,16 @@ pub struct Decision {
     pub denial: Option<Denial>,
     /// Ids of the policies that decided, sorted; empty where none applied.
     pub policies: Vec<Arc<str>>,
-    /// Ids of the policies whose evaluation failed, sorted. Not empty: raise an alarm.
+    /// Ids of the policies whose evaluation failed, sorted.
     pub failed: Vec<Arc<str>>,
+}
+
+impl Decision {
+    /// Whether an operator must hear of it: a policy, or the question itself, failed.
+    #[must_use]
+    pub fn is_alarm(&self) -> bool {
+        !self.failed.is_empty() || self.denial == Some(Denial::PolicyError)
+    }
 }
 
 /// What the policies say of an action that is either permitted or not.
@@ -197,7 +205,7 @@ pub struct Permission {
     pub denial: Option<Denial>,
     /// Ids of the policies that decided, sorted; empty where none applied.
     pub policies: Vec<Arc<str>>,
-    /// Ids of the policies whose evaluation failed, sorted. Not empty: raise an alarm.
+    /// Ids of the policies whose evaluation failed, sorted.
     pub failed: Vec<Arc<str>>,
 }
 
@@ -206,6 +214,12 @@ impl Permission {
     #[must_use]
     pub const fn is_permitted(&self) -> bool {
         self.denial.is_none()
+    }
+
+    /// Whether an operator must hear of it: a policy, or the question itself, failed.
+    #[must_use]
+    pub fn is_alarm(&self) -> bool {
+        !self.failed.is_empty() || self.denial == Some(Denial::PolicyError)
     }
 }
 

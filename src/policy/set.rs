@@ -25,6 +25,10 @@ pub struct PolicySet {
     schemas: Arc<SchemaSet>,
     facts: Vec<FieldFacts>,
     by_id: HashMap<Arc<str>, usize>,
+    /// Fields that one ciphertext may belong to, by their cryptographic name.
+    by_name: HashMap<Arc<str>, Vec<usize>>,
+    /// Fields whose values one search compares, by the domain of their index.
+    by_domain: HashMap<Arc<str>, Vec<usize>>,
     purposes: Vec<Purpose>,
     policies: Vec<PolicyPlace>,
     roles: BTreeSet<String>,
@@ -90,6 +94,8 @@ impl PolicySet {
             hash: hash(&document).into(),
             document,
             schemas,
+            by_name: grouped(&facts, |field| field.name.clone()),
+            by_domain: grouped(&facts, FieldFacts::compared_in),
             by_id: facts.iter().zip(0..).map(|(field, i)| (field.id.clone(), i)).collect(),
             facts,
             purposes: purposes.to_vec(),
@@ -150,10 +156,33 @@ impl PolicySet {
         &self.roles
     }
 
+    /// The fields that one ciphertext may belong to, by a field's id or their name.
+    pub(super) fn sharing(&self, field: &str) -> &[usize] {
+        let name = self.position(field).map_or(field, |position| &self.facts[position].name);
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The fields that a search of this one compares with, itself among them.
+    pub(super) fn compared_with(&self, position: usize) -> &[usize] {
+        let domain = self.facts[position].compared_in();
+        self.by_domain.get(&domain).map_or(&[], Vec::as_slice)
+    }
+
     /// Index of a field in [`PolicySet::facts`].
     pub(super) fn position(&self, id: &str) -> Option<usize> {
         self.by_id.get(id).copied()
     }
+}
+
+fn grouped(
+    facts: &[FieldFacts],
+    by: impl Fn(&FieldFacts) -> Arc<str>,
+) -> HashMap<Arc<str>, Vec<usize>> {
+    let mut groups: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+    for (field, i) in facts.iter().zip(0..) {
+        groups.entry(by(field)).or_default().push(i);
+    }
+    groups
 }
 
 fn hash(document: &str) -> String {

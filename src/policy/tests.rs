@@ -154,6 +154,7 @@ fn a_policy_that_fails_denies_and_is_told() {
     let set = set(&format!("{PERMIT_ALL}{FAILING}"));
     let mut facts = asking("support");
     let one = set.request(&user(&[]), None, &facts, Want::Auto).decide("customers.phone");
+    assert!(!one.is_alarm());
     assert_eq!(one.denial, Some(Denial::Forbidden), "1 * 9223372036854775807 does not overflow");
     facts.items = 2;
     for want in [Want::Auto, Want::Reveal, Want::Mask] {
@@ -162,6 +163,7 @@ fn a_policy_that_fails_denies_and_is_told() {
         assert_eq!(decision.answer, Answer::Denied);
         assert_eq!(decision.denial, Some(Denial::PolicyError));
         assert_eq!(decision.failed, [Arc::from("limit")]);
+        assert!(decision.is_alarm());
         let permission = request.permits(Action::Mask, "customers.phone");
         assert_eq!(permission.denial, Some(Denial::PolicyError));
         assert_eq!(permission.failed, [Arc::from("limit")]);
