@@ -262,9 +262,9 @@ fn claim<'s>(
 /// What is told about a line of which something stays.
 fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value> {
     let failed = report.fields.iter().filter(|(_, status)| match status {
-        Status::Failed(_) | Status::Honey => true,
+        Status::Failed(_) | Status::Honey | Status::NotText | Status::Withheld => true,
         Status::Clear => !allow_clear,
-        Status::Revealed | Status::Skipped | Status::NoToken => false,
+        Status::Revealed | Status::Masked | Status::Skipped | Status::NoToken => false,
     });
     let fields: Vec<Value> = failed.map(|place| field(schema, place)).collect();
     if fields.is_empty() && report.unexpected_tokens == 0 {
