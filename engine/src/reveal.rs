@@ -218,7 +218,8 @@ impl Revealer {
             let mut found = |place: FoundPlace| fields.push((place.field, place.status));
             let lookup = |id: &KeyId| keys.get(id);
             let keys = Keys { keyring: keys.keyring, lookup: &lookup };
-            *unexpected_tokens = this.open_all(schema, &keys, doc, &rules, out, &mut found);
+            this.open_all(schema, &keys, doc, &rules, out, &mut found);
+            this.undeclared_tokens(schema, doc, &mut |_| *unexpected_tokens += 1);
         })
     }
 
@@ -279,8 +280,7 @@ impl Revealer {
         selected
     }
 
-    /// Appends the selected document to `out`, each protected place by its rule; how many tokens
-    /// stand where none is declared.
+    /// Appends the selected document to `out`, each protected place by its rule.
     fn open_all(
         &mut self,
         schema: &Schema,
@@ -289,11 +289,10 @@ impl Revealer {
         rules: &Rules<'_>,
         out: &mut Vec<u8>,
         found: &mut dyn FnMut(FoundPlace),
-    ) -> u32 {
+    ) {
         let owner = self.owner(schema, keys.keyring, doc);
         let mut at = Position { copied: 0, leading: NO_PARENT };
         let mut covered_to = 0;
-        let mut declared = 0;
         for i in 0..self.selection.hits.len() {
             let hit = self.selection.hits[i];
             let Some(field) = schema.fields.get(usize::from(hit.path)) else { continue };
@@ -303,7 +302,6 @@ impl Revealer {
             let node = self.tape.nodes()[hit.node as usize];
             covered_to = node.next;
             let text = if node.kind == Kind::String { &doc[node.inner()] } else { &[] };
-            declared += u32::from(is_token(text, &mut self.payload));
             let decision = (rules.decide)(usize::from(hit.path), field);
             let mut place = FoundPlace::new(usize::from(hit.path), hit.node);
             place.status = if decision == Decision::Withhold && rules.withheld != Withheld::Stays {
@@ -327,7 +325,6 @@ impl Revealer {
             found(place);
         }
         copy(doc, doc.len(), &mut at, out);
-        self.count_tokens(doc) - declared
     }
 
     /// What stands in the place of a protected one; `None`: what stood there. A value that is to be
@@ -359,10 +356,24 @@ impl Revealer {
         }
     }
 
-    /// How many strings are tokens.
-    fn count_tokens(&mut self, doc: &[u8]) -> u32 {
-        let strings = self.tape.nodes().iter().filter(|n| n.kind == Kind::String);
-        strings.filter(|n| is_token(&doc[n.inner()], &mut self.payload)).count() as u32
+    /// The nodes of tokens where the schema declares none.
+    fn undeclared_tokens(&mut self, schema: &Schema, doc: &[u8], found: &mut dyn FnMut(u32)) {
+        let nodes = self.tape.nodes();
+        let fields = schema.fields.len();
+        let mut hits =
+            self.selection.hits.iter().filter(|hit| usize::from(hit.path) < fields).peekable();
+        let mut covered_to = 0;
+        for (node, i) in nodes.iter().zip(0..).filter(|(node, _)| node.kind == Kind::String) {
+            while let Some(hit) = hits.next_if(|hit| hit.node < i) {
+                if hit.node >= covered_to {
+                    covered_to = nodes[hit.node as usize].next;
+                }
+            }
+            let declared = i >= covered_to && hits.peek().is_some_and(|hit| hit.node == i);
+            if !declared && is_token(&doc[node.inner()], &mut self.payload) {
+                found(i);
+            }
+        }
     }
 
     fn open_field(

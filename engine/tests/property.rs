@@ -5,6 +5,7 @@
 mod support;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jsonpath_rust::parser::parse_json_path;
@@ -17,7 +18,8 @@ use veilstream_engine::RejectCode;
 use veilstream_engine::compile::{Grants, compile};
 use veilstream_engine::key::KeyKind;
 use veilstream_engine::reveal::{
-    Decision, KeySource, ReadStatus, Report, RevealOptions, Revealer, Status,
+    Decision, Disclosure, DisclosureOptions, HeldKeys, KeySource, ReadStatus, Report,
+    RevealOptions, Revealer, Status,
 };
 use veilstream_engine::scan::Tape;
 use veilstream_engine::transform::Outcome;
@@ -389,6 +391,14 @@ fn arbitrary_bytes_never_panic() {
         // serde_json refuses some right documents (tests/malformed), but passes no wrong one.
         if grammar {
             prop_assert!(Tape::default().scan(&bytes).is_ok());
+        }
+        for bench in [&*strict, plain] {
+            let options = DisclosureOptions { decisions: &[Decision::Reveal; 3], strict: true };
+            let keys = HeldKeys { keyring: &bench.keys, fetched: &HashMap::new() };
+            let (schema, mut told) = (&bench.schemas.schemas()[0], Disclosure::default());
+            let _ = revealer.tokens(schema, &bytes, &mut Vec::new());
+            let done = revealer.disclose(schema, keys, &bytes, &options, out, &mut told);
+            prop_assert!(done.is_ok() || out.is_empty());
         }
         if let Outcome::Protected(schema) = verdict {
             let _ = revealer.reveal(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::{FoundPlace, Keys, Revealer, Rules, Status, Withheld, is_token};
+use super::{FoundPlace, Keys, Revealer, Rules, Status, Withheld};
 use crate::error::{OpenError, Reject};
 use crate::key::{Key, KeyId, KeyKind, SubjectRef};
 use crate::keyring::Keyring;
@@ -241,7 +241,10 @@ impl Revealer {
         let keys = Keys { keyring: keys.keyring, lookup: &lookup };
         self.selected(schema, doc, false, |this, doc| {
             while this.disclose_once(schema, &keys, doc, options, out, report) {}
-            report.unexpected_tokens = this.unexpected_tokens(schema, doc);
+            let mut nodes = Vec::new();
+            this.undeclared_tokens(schema, doc, &mut |node| nodes.push(node));
+            let paths = nodes.into_iter().map(|node| normalized_path(&this.tape, doc, node));
+            report.unexpected_tokens = paths.collect();
         })?;
         let missing = missing.into_inner();
         if missing.is_empty() {
@@ -298,26 +301,6 @@ impl Revealer {
         name_places(&self.tape, doc, fields, places, &nodes);
         honey.extend(&met);
         !met.is_empty()
-    }
-
-    /// Paths of tokens where the schema declares none.
-    fn unexpected_tokens(&mut self, schema: &Schema, doc: &[u8]) -> Vec<String> {
-        let mut covered_to = 0;
-        let mut declared = Vec::new();
-        for hit in &self.selection.hits {
-            if usize::from(hit.path) < schema.fields.len() && hit.node >= covered_to {
-                covered_to = self.tape.nodes()[hit.node as usize].next;
-                declared.push(hit.node);
-            }
-        }
-        let (tape, scratch) = (&self.tape, &mut self.payload);
-        let strings = tape.nodes().iter().enumerate().filter(|(_, n)| n.kind == Kind::String);
-        strings
-            .filter(|(i, n)| {
-                declared.binary_search(&(*i as u32)).is_err() && is_token(&doc[n.inner()], scratch)
-            })
-            .map(|(i, _)| normalized_path(tape, doc, i as u32))
-            .collect()
     }
 }
 
