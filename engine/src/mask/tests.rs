@@ -115,6 +115,8 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn at_most_half_is_shown(text in text(), keep_first in 0..20_usize, keep_last in 0..20_usize) {
         let shown = masked(keep_first, keep_last, &text);
