@@ -4,6 +4,7 @@ pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod dlq;
+pub mod honey;
 pub mod index;
 pub mod keys;
 mod lines;
@@ -64,6 +65,8 @@ enum Command {
     Reveal(reveal::RevealArgs),
     /// Print the index values to search for
     Index(index::IndexArgs),
+    /// Make tokens whose opening raises an alarm
+    Honey(honey::HoneyArgs),
     /// Check, test and list schema documents
     Schema(schema::SchemaArgs),
     /// Make, inspect, rotate and end keys
@@ -100,6 +103,7 @@ impl Cli {
             Command::Transform(args) => transform::run(args),
             Command::Reveal(args) => reveal::run(args),
             Command::Index(args) => index::run(args),
+            Command::Honey(args) => honey::run(args),
             Command::Schema(args) => schema::run(args),
             Command::Keys(args) => keys::run(args),
             Command::Shred(args) => shred::run(args),

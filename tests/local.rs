@@ -94,6 +94,37 @@ fn what_goes_in_comes_back_and_is_found_in_between() {
     assert_eq!(output.stdout, b"\"4111111111111111\"\n");
 }
 
+/// In the row of somebody who does not exist it looks like any other token, and gives nothing.
+#[test]
+fn a_honey_token_raises_an_alarm() {
+    let local = Local::new();
+    let event = r#"{"type":"customer.updated","customer":{"id":990017,"email":"jane.sample@example.org","ssn":"078-05-1120"}}"#;
+    let (safe, _) = local.customers(&["transform"], event, 0);
+    let create = ["honey", "create", "--field", "email", "--subject", "990017"];
+    let values = "mary.sample@example.org\nmary.other@example.org\n";
+    let (tokens, err) = local.customers(&[&create[..], &["--stdin"]].concat(), values, 0);
+    assert_eq!((tokens.lines().count(), err.as_str()), (2, ""));
+    let honey = tokens.lines().next().unwrap();
+    let real = safe.split(r#""email":""#).nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!((&honey[..36], honey.len()), (&real[..36], real.len()), "header and length");
+    let row = safe.replace(real, honey);
+    let alarm = r#"{"alarm":"honey","field":"customers.email","line":1}"#;
+    let problem = r#"{"fields":[{"field":"email","status":"denied"}],"line":1,"reason":"not_revealed","schema":"customers/3"}"#;
+    let (out, err) = local.customers(&["reveal", "--status"], &row, 1);
+    assert_eq!(err, format!("{alarm}\n{problem}\n"));
+    assert!(out.contains(honey) && !out.contains("mary") && out.contains("078-05-1120"), "{out}");
+    let bare = ["reveal", "--keys", "keys", "--token", "--field", "customers.email"];
+    let output = local.run(&bare, &format!("{honey}\n"));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, format!("{honey}\n").as_bytes(), "bait stays where it is");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!("{alarm}\n{{\"line\":1,\"reason\":\"denied\"}}\n")
+    );
+    let (_, err) = local.customers(&["honey", "create", "--field", "email", "x@y.z"], "", 2);
+    assert!(err.contains("--subject"), "{err}");
+}
+
 #[test]
 fn rejects_go_where_they_are_sent_and_nothing_of_them_anywhere() {
     let local = Local::new();

@@ -34,12 +34,9 @@ impl ReadMask {
     /// Also a mask that keeps less at the end may: a short value then has more left for the front.
     #[must_use]
     pub fn shows_more_than(self, other: Self) -> bool {
-        let longest = (self.keep_first + self.keep_last) * 2 + SHORTEST;
-        (SHORTEST..=longest).any(|length| {
-            let ((first, last), (other_first, other_last)) =
-                (self.shown(length), other.shown(length));
-            first > other_first || last > other_last
-        })
+        self.keep_first > other.keep_first
+            || self.keep_last > other.keep_last
+            || (self.keep_first > 0 && self.keep_last < other.keep_last)
     }
 
     /// Appends the masked string, as JSON. `false`, and nothing is appended, when the JSON text

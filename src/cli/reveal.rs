@@ -25,7 +25,8 @@ holds opens a line; conditions on headers are taken as met.
 What does not open stays as it is, and the line is reported on standard error, without any of its content:
 {\"line\":2,\"reason\":\"not_revealed\",\"schema\":\"customers/3\",\"fields\":[{\"field\":\"ssn\",\"status\":\"key_unavailable\"}]}
 With --status each line becomes {\"event\":..,\"schema\":..,\"fields\":[{\"field\":..,\"status\":..}],\"unexpected_tokens\":0}, one entry for each protected place; \
-statuses are revealed, skipped, no_token, clear, malformed, unsupported, field_mismatch, key_unavailable, erased, corrupt and binding.
+statuses are revealed, skipped, no_token, clear, denied, malformed, unsupported, field_mismatch, key_unavailable, erased, corrupt and binding.
+A honey token is \"denied\" and raises an alarm on standard error: {\"alarm\":\"honey\",\"line\":2,\"field\":\"customers.email\"}
 A value in clear where only tokens are written is told as \"clear\": it was never protected, or somebody put it there. --allow-clear takes it as it is.
 With --token each line is one token. Its field is <schema>.<id>, @<domain>, <schema>#key or <schema>#header:<name>. What was JSON is printed as JSON; the bytes of \
 keys and headers as a JSON string, or {\"base64\":..}. Tokens bound to other members of their record open only in it.
@@ -237,6 +238,11 @@ fn reveal(
             out.write_all(shown)?;
             out.write_all(b"\n")?;
         }
+        if let Some(schema) = schema {
+            for (index, _) in report.fields.iter().filter(|(_, s)| *s == Status::Honey) {
+                alarm(&mut errors, number, &schema.fields[*index].name)?;
+            }
+        }
         if let Some(mut problem) = problem {
             whole = false;
             problem["line"] = number.into();
@@ -264,9 +270,9 @@ fn claim<'s>(
 /// What is told about a line of which something stays.
 fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value> {
     let failed = report.fields.iter().filter(|(_, status)| match status {
-        Status::Failed(_) | Status::Honey => true,
+        Status::Failed(_) | Status::Honey | Status::NotText | Status::Withheld => true,
         Status::Clear => !allow_clear,
-        Status::Revealed | Status::Skipped | Status::NoToken => false,
+        Status::Revealed | Status::Masked | Status::Skipped | Status::NoToken => false,
     });
     let fields: Vec<Value> = failed.map(|place| field(schema, place)).collect();
     if fields.is_empty() && report.unexpected_tokens == 0 {
@@ -278,6 +284,11 @@ fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value>
         problem["unexpected_tokens"] = report.unexpected_tokens.into();
     }
     Some(problem)
+}
+
+/// Somebody opened what nobody has a reason to open.
+fn alarm(errors: &mut impl Write, line: u64, field: &str) -> io::Result<()> {
+    writeln!(errors, "{}", json!({ "alarm": "honey", "line": line, "field": field }))
 }
 
 fn field(schema: &Schema, (index, status): &(usize, Status)) -> Value {
@@ -344,7 +355,10 @@ fn open_tokens(
                 write!(out, "{}", super::text_or_base64(Some(&payload)))?;
                 None
             }
-            Ok(PayloadKind::Honey) => Some(Status::Honey),
+            Ok(PayloadKind::Honey) => {
+                alarm(&mut errors, number, name)?;
+                Some(Status::Honey)
+            }
             Err(error) => Some(Status::Failed(error)),
         };
         if let Some(class) = class {

@@ -69,7 +69,7 @@ fn weakened_field(old: &Field, new: &Field, found: &mut Vec<String>) {
     if let Some(mask) = new.mask()
         && old.mask().is_none_or(|before| mask.shows_more_than(before))
     {
-        say("its mask shows more than before; keep fewer characters".to_owned());
+        say("its mask shows more than before, if only of short values; put it back".to_owned());
     }
 }
 
