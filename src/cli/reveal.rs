@@ -288,7 +288,8 @@ fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value>
 
 /// Somebody opened what nobody has a reason to open.
 fn alarm(errors: &mut impl Write, line: u64, field: &str) -> io::Result<()> {
-    writeln!(errors, "{}", json!({ "alarm": "honey", "line": line, "field": field }))
+    let alarm = json!({ "alarm": "honey", "line": line, "field": field });
+    writeln!(errors, "{}", super::sorted(alarm))
 }
 
 fn field(schema: &Schema, (index, status): &(usize, Status)) -> Value {

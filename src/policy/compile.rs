@@ -52,13 +52,20 @@ pub(super) fn compile(
         tags: tags(facts),
         purposes: purposes.iter().map(|purpose| purpose.name.as_str()).collect(),
     };
+    let mut named = BTreeSet::new();
     for source in &sources {
-        faults.extend(names.unknown(&source.policy).into_iter().map(|name| source.unknown(name)));
+        let unknown = names.unknown(&source.policy);
+        if !unknown.is_empty() {
+            named.insert(source.id.as_str());
+        }
+        faults.extend(unknown.into_iter().map(|name| source.unknown(name)));
     }
     let (cedar, twice) = unite(&sources);
     faults.extend(twice);
     match Schema::from_cedarschema_str(schema_text) {
-        Ok((schema, _)) => faults.extend(validate(&Validator::new(schema), &cedar, &sources)),
+        Ok((schema, _)) => {
+            faults.extend(validate(&Validator::new(schema), &cedar, &sources, &named));
+        }
         Err(error) => faults.extend(files.first().map(|file| {
             let message =
                 format!("cannot be judged: the generated Cedar schema is faulty ({error})");
@@ -156,8 +163,14 @@ fn unite(sources: &[Source<'_>]) -> (PolicySet, Vec<PolicyFault>) {
 }
 
 /// Strict validation. Warnings count as faults: a policy that can never hold, or whose text looks
-/// like another, is not what its author means.
-fn validate(validator: &Validator, set: &PolicySet, sources: &[Source<'_>]) -> Vec<PolicyFault> {
+/// like another, is not what its author means. `named`: policies with a fault of `Names`, which
+/// says better what to write.
+fn validate(
+    validator: &Validator,
+    set: &PolicySet,
+    sources: &[Source<'_>],
+    named: &BTreeSet<&str>,
+) -> Vec<PolicyFault> {
     let result = validator.validate(set, ValidationMode::Strict);
     let place = |id: &PolicyId| sources.iter().find(|source| source.id == id.as_ref() as &str);
     let said = |id: &PolicyId, error: &dyn Diagnostic| {
@@ -168,13 +181,21 @@ fn validate(validator: &Validator, set: &PolicySet, sources: &[Source<'_>]) -> V
             None => PolicyFault::whole(std::path::Path::new(""), message),
         }
     };
+    let of_names = |error: &ValidationError| {
+        let is_name = matches!(
+            error,
+            ValidationError::InvalidEnumEntity(_)
+                | ValidationError::UnrecognizedActionId(_)
+                | ValidationError::InvalidActionApplication(_)
+        );
+        is_name && named.contains(error.policy_id().as_ref() as &str)
+    };
     // A policy with an error is often impossible as well: one cause is told once.
     let faulty: BTreeSet<&PolicyId> =
         result.validation_errors().map(ValidationError::policy_id).collect();
     let errors = result
         .validation_errors()
-        // `Names` has found it, and says what to write.
-        .filter(|error| !matches!(error, ValidationError::InvalidEnumEntity(_)))
+        .filter(|error| !of_names(error))
         .map(|error| said(error.policy_id(), error));
     let warnings = result
         .validation_warnings()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, PatternElem, Var};
 use cedar_policy::{EntityUid, Policy};
 
-use super::vocabulary::CREDENTIALS;
+use super::vocabulary::{Action, CREDENTIALS};
 
 /// The names there are.
 pub(super) struct Names<'n> {
@@ -57,7 +57,9 @@ impl Names<'_> {
 
     fn unknown_entity(&self, uid: &EntityUid) -> Option<UnknownName> {
         let (kind, id) = (uid.type_name().to_string(), uid.id().unescaped());
+        let actions = Action::ALL.into_iter().map(Action::name).collect();
         let (known, what, whose) = match kind.as_str() {
+            "Action" => (&actions, "action", "which does not exist"),
             "Field" => (&self.fields, "field", "which no schema document has"),
             "Schema" => (&self.schemas, "schema", "which is no schema document"),
             "Tag" => (&self.tags, "tag", "which no field has"),
