@@ -28,7 +28,7 @@
 //! | [`escrow`] | keys to a safe place and back |
 //! | [`directory`] | a local key directory |
 //! | `error` | [`KeyError`]: whose fault it is and what to do |
-//! | `entropy`, `time` | [`OsEntropy`]; times as they are written down |
+//! | `entropy`, [`time`] | [`OsEntropy`]; times as they are written down |
 //!
 //! The formulas and the wrapping of keys with keys are in [`veilstream_engine::kdf`] and
 //! [`veilstream_engine::wrap`].
@@ -42,7 +42,7 @@ pub mod escrow;
 mod manager;
 pub mod provider;
 pub mod store;
-mod time;
+pub mod time;
 
 pub use entropy::OsEntropy;
 pub use error::KeyError;

@@ -181,8 +181,18 @@ impl SignedReceipt {
 /// The signing key of an audit key: `expand(audit key, "vs1/audit/sign", 32)` is the seed
 /// (docs/formats.md).
 pub(crate) fn signer(audit: &SecretKey) -> SigningKey {
+    derived(audit, b"vs1/audit/sign")
+}
+
+/// The signing key of the audit log's checkpoints: `expand(audit key, "vs1/audit/checkpoint", 32)`
+/// is the seed (docs/formats.md).
+pub(crate) fn checkpoint_signer(audit: &SecretKey) -> SigningKey {
+    derived(audit, b"vs1/audit/checkpoint")
+}
+
+fn derived(audit: &SecretKey, purpose: &[u8]) -> SigningKey {
     let mut seed = Zeroizing::new([0; 32]);
-    kdf::expand(audit.expose(), &[b"vs1/audit/sign"], &mut *seed);
+    kdf::expand(audit.expose(), &[purpose], &mut *seed);
     SigningKey::from_bytes(&seed)
 }
 
@@ -198,13 +208,29 @@ pub struct Check {
 impl Manager {
     /// The key that signs receipts and exports.
     pub(crate) fn signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
+        self.derive_from_audit_key(signer, now)
+    }
+
+    /// The key that signs the audit log's checkpoints. Whoever holds it can sign no receipts.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn checkpoint_signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
+        self.derive_from_audit_key(checkpoint_signer, now)
+    }
+
+    fn derive_from_audit_key(
+        &self,
+        derive: fn(&SecretKey) -> SigningKey,
+        now: u64,
+    ) -> Result<SigningKey, KeyError> {
         let key = self.audit_key(now)?;
         let secret = key.secret.as_ref().ok_or(KeyError::NotActive {
             kind: KeyKind::Audit,
             scope: Scope::Version(1),
             state: key.state,
         })?;
-        Ok(signer(secret))
+        Ok(derive(secret))
     }
 
     /// The public key that receipts are verified with, for anyone who has no key store.

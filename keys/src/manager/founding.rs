@@ -250,6 +250,13 @@ impl Manager {
         Ok(erased)
     }
 
+    /// The erasure ledger's head as this process knows it, without asking the store: at most as old
+    /// as the last look at the ledger.
+    #[must_use]
+    pub fn ledger_head(&self) -> Position {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes up what others wrote to the ledger.
     pub(super) fn take_up_ledger(&self) -> Result<(), KeyError> {
         let head = Position::of(&self.store.head()?);
