@@ -183,6 +183,11 @@ pub(super) fn files(base: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, _, path)| path).collect())
 }
 
+/// Whether nobody writes to a file of a log any more.
+pub(super) fn is_ended(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().contains(ENDED))
+}
+
 fn numbered(base: &Path, slot: usize) -> PathBuf {
     if slot == 0 { base.to_owned() } else { with_suffix(base, &format!(".{slot}")) }
 }
