@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand.
 
+pub mod audit;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -70,6 +71,8 @@ enum Command {
     Shred(shred::ShredArgs),
     /// List, show and replay dead letters
     Dlq(dlq::DlqArgs),
+    /// Verify the audit log, report from it, and make its verifier's key
+    Audit(audit::AuditArgs),
     /// Show where the group stands in the raw topics, and move it after a loss
     Offsets(offsets::OffsetsArgs),
     /// Print a completion script for a shell
@@ -99,6 +102,7 @@ impl Cli {
             Command::Keys(args) => keys::run(args),
             Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
+            Command::Audit(args) => audit::run(args),
             Command::Offsets(args) => offsets::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(

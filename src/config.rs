@@ -2,6 +2,7 @@
 //! with every fault reported at once.
 
 mod access;
+mod audit;
 mod fault;
 mod keys;
 mod read;
@@ -16,6 +17,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use audit::Audit;
 pub use fault::{ConfigFault, Faults};
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
 pub use read::ReadFile;
@@ -65,6 +67,8 @@ pub struct Config {
     pub http: Http,
     /// `[log]`
     pub log: Log,
+    /// `[audit]`; `None`: nothing is audited.
+    pub audit: Option<Audit>,
 }
 
 /// Brokers and who this process is to them.
@@ -263,10 +267,10 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         kafka,
         http: http(root.section("http")),
         log: log(root.section("log")),
+        audit: audit::read(root.section("audit")),
         overrides: Vec::new(),
         ignored_dotenv: None,
     };
-    root.later("audit", "remove the section; reveal through the command line is not audited");
     root.finish();
     config
 }

@@ -55,13 +55,26 @@ pub fn open(
     config: &config::Keys,
     metrics: Option<Arc<Metrics>>,
 ) -> anyhow::Result<Arc<dyn KeySource>> {
-    let manager = Manager::open(
+    open_managed(config, metrics).map(|(source, _)| source)
+}
+
+/// As [`open`], and the key manager behind it: the audit log takes its signing key and the erasure
+/// ledger's head from there.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_managed(
+    config: &config::Keys,
+    metrics: Option<Arc<Metrics>>,
+) -> anyhow::Result<(Arc<dyn KeySource>, Arc<Manager>)> {
+    let manager = Arc::new(Manager::open(
         manager_settings(config),
         parts(config, store(config)?, metrics.clone())?,
         now(),
-    )?;
+    )?);
     warn_of_revived(&manager);
-    Ok(Arc::new(ManagedKeys { manager, metrics, last_fault: Mutex::default() }))
+    let keys = ManagedKeys { manager: manager.clone(), metrics, last_fault: Mutex::default() };
+    Ok((Arc::new(keys), manager))
 }
 
 /// The key manager itself, for what changes keys.
@@ -364,7 +377,7 @@ fn of_directory(dir: &Path) -> config::Keys {
 
 /// A manager with a clock.
 struct ManagedKeys {
-    manager: Manager,
+    manager: Arc<Manager>,
     metrics: Option<Arc<Metrics>>,
     /// What `maintain` last failed with, so that an outage is one line in the log and not one a
     /// second.

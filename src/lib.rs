@@ -32,6 +32,7 @@
 //! | `demo` | the pipeline of `run` between an embedded broker's topics |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
+//! | [`audit`] | the trace of what commands open and change (over veilstream-reading) |
 //! | [`preflight`] | are the topics there, and do they fit each other? |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
@@ -49,6 +50,7 @@
 #![deny(clippy::mod_module_files)]
 
 pub mod app;
+pub mod audit;
 pub mod cases;
 pub mod cli;
 pub mod clock;

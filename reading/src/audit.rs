@@ -62,7 +62,7 @@ pub use checkpoint::{CheckpointKey, Signer};
 pub use disclosure::Disclosure;
 pub use error::AuditError;
 pub use line::{
-    Entry, Event, Hex, LedgerHead, Line, LineFault, MAX_REASON, Predecessor, cut_reason,
+    Entry, Event, Hex, HexError, LedgerHead, Line, LineFault, MAX_REASON, Predecessor, cut_reason,
 };
 pub use parts::LogParts;
 pub use recipient::{KeyTextError, Recipient, VerifierKey};

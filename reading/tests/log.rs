@@ -165,6 +165,15 @@ fn what_is_no_audit_log_is_not_written_to() {
 }
 
 #[test]
+fn a_device_is_neither_written_nor_removed() {
+    let lab = Lab::new();
+    std::os::unix::fs::symlink("/dev/full", lab.file()).unwrap();
+    let error = AuditLog::open(lab.settings()).unwrap_err().to_string();
+    assert!(error.contains("no regular file"), "{error}");
+    assert!(fs::symlink_metadata(lab.file()).is_ok());
+}
+
+#[test]
 fn a_writer_that_hangs_is_told_within_the_deadline() {
     let lab = Lab::new();
     let gate = Arc::new(Mutex::new(()));

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use veilstream_reading::audit::{Entry, Event};
 
+use super::KeysSource;
+use crate::audit::{self, AuditFlags, Trail};
 use crate::config::Config;
 use crate::dead_letters::DeadLetterError;
 use crate::dead_letters::letter::Content;
@@ -53,6 +56,8 @@ enum Command {
         /// Configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        #[command(flatten)]
+        audit: AuditFlags,
         /// Partition and offset in the dead-letter topic, as `list` prints them
         #[arg(value_name = "PARTITION:OFFSET", value_parser = place)]
         place: LetterPlace,
@@ -121,7 +126,7 @@ pub fn run(args: &DlqArgs) -> anyhow::Result<Exit> {
         Command::List { config, reason, topic, json } => {
             list(config, reason.as_deref(), topic.as_deref(), *json)
         }
-        Command::Show { config, place } => show(config, *place),
+        Command::Show { config, audit, place } => show(config, *audit, *place),
         Command::Replay { config, only, from, skip, json } => {
             let selection = Selection {
                 only: only.iter().copied().collect(),
@@ -172,11 +177,21 @@ fn list(
     Ok(Exit::Ok)
 }
 
-fn show(config: &std::path::Path, place: LetterPlace) -> anyhow::Result<Exit> {
-    let config = load(config)?;
-    let keys = keys::open(&config.keys, None)?;
+fn show(path: &std::path::Path, flags: AuditFlags, place: LetterPlace) -> anyhow::Result<Exit> {
+    let source = KeysSource { keys: None, config: Some(path.to_owned()) };
+    let audit = audit::for_values(&source, flags)?;
+    let config = load(path)?;
+    let (keys, manager) = keys::open_managed(&config.keys, None)?;
+    let trail = Trail::open(audit.as_ref(), &manager)?;
     let letter = read::find(&config, place)?;
     let opened = read::record(&config, place, &letter, &*keys)?;
+    trail.append(vec![Entry {
+        schema: Some("dead_letter".to_owned()),
+        fields: [("record".to_owned(), "revealed".to_owned())].into(),
+        items: Some(1),
+        query_id: Some(place.to_string()),
+        ..trail.entry(Event::Reveal)
+    }])?;
     let headers: Vec<Value> = opened
         .headers
         .iter()

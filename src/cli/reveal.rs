@@ -1,7 +1,7 @@
 //! `veilstream reveal`
 
 use std::cell::RefCell;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -16,6 +16,7 @@ use veilstream_engine::{Key, KeyId, Keyring, Reject, RejectCode};
 
 use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
+use crate::audit::{self, AuditFlags, Opened, Outlet, Trail};
 use crate::exit::Exit;
 use crate::keys;
 use crate::keys::{KeyFault, KeySource};
@@ -66,6 +67,8 @@ pub struct RevealArgs {
     /// The tokens' field
     #[arg(long, value_name = "NAME", requires = "token")]
     field: Option<String>,
+    #[command(flatten)]
+    audit: AuditFlags,
 }
 
 /// Runs the command.
@@ -73,44 +76,40 @@ pub struct RevealArgs {
 /// # Errors
 /// Faults of the documents, an unknown field, keys that are not available, a stream that fails.
 pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
-    let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     let (input, errors) = (io::stdin().lock(), io::stderr());
-    let whole = match (&args.field, &args.documents) {
-        (Some(field), _) => {
-            let keys = keys::open_local(&args.keys)?;
-            let _upkeep = keys::Upkeep::of(&keys)?;
-            open_tokens(
-                &mut RevealKeys::new(&*keys).allowing(args.allow_compromised),
-                field,
-                input,
-                out,
-                errors,
-            )?
-        }
+    let set = match (&args.field, &args.documents) {
+        (Some(_), _) => None,
         (None, Some(documents)) => {
             let set = documents.load()?;
             known_fields(&set, args.fields.as_deref().unwrap_or_default())?;
-            let keys = keys::open_local(&args.keys)?;
-            let _upkeep = keys::Upkeep::of(&keys)?;
-            let options =
-                RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
-            let output = Told { status: args.status, allow_clear: args.allow_clear };
-            reveal(
-                &set,
-                &mut RevealKeys::new(&*keys).allowing(args.allow_compromised),
-                &options,
-                output,
-                input,
-                out,
-                errors,
-            )?
+            Some(set)
         }
         (None, None) => {
             return Err(Exit::Usage
                 .because("name the documents with --schema FILE, or give --token --field NAME"));
         }
     };
-    Ok(if whole { Exit::Ok } else { Exit::Failed })
+    let settings = keys::settings(&args.keys)?;
+    let audit = audit::for_values(&args.keys, args.audit)?;
+    let (keys, manager) = keys::open_managed(&settings, None)?;
+    let _upkeep = keys::Upkeep::of(&keys)?;
+    let trail = Trail::open(audit.as_ref(), &manager)?;
+    let mut out = Outlet::new(io::stdout().lock(), &trail);
+    let mut keys = RevealKeys::new(&*keys).allowing(args.allow_compromised);
+    let whole = match (&set, &args.field) {
+        (Some(set), _) => {
+            let options =
+                RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
+            let output = Told { status: args.status, allow_clear: args.allow_clear };
+            reveal(set, &mut keys, &options, output, input, &mut out, errors)
+        }
+        (None, field) => {
+            open_tokens(&mut keys, field.as_deref().unwrap_or_default(), input, &mut out, errors)
+        }
+    };
+    // What was opened before a fault leaves too, with its lines.
+    out.release()?;
+    Ok(if whole? { Exit::Ok } else { Exit::Failed })
 }
 
 /// Refuses ids that no document has.
@@ -136,6 +135,8 @@ struct RevealKeys<'a> {
     source: &'a dyn KeySource,
     keyring: Arc<Keyring>,
     fault: RefCell<Option<KeyFault>>,
+    /// The keys of data subjects that were found since the last look.
+    opened: RefCell<Opened>,
     /// Compromised keys open too.
     allow_compromised: bool,
 }
@@ -146,6 +147,7 @@ impl<'a> RevealKeys<'a> {
             source,
             keyring: source.keyring(),
             fault: RefCell::default(),
+            opened: RefCell::default(),
             allow_compromised: false,
         }
     }
@@ -161,10 +163,14 @@ impl<'a> RevealKeys<'a> {
     }
 
     fn lookup(&self, id: &KeyId) -> Option<Arc<Key>> {
-        self.source.lookup(id).unwrap_or_else(|fault| {
+        let key = self.source.lookup(id).unwrap_or_else(|fault| {
             self.fault.replace(Some(fault));
             None
-        })
+        });
+        if let Some(key) = &key {
+            self.opened.borrow_mut().found(key);
+        }
+        key
     }
 
     /// Does what needs keys. A key that could not be looked up is an outage, not a token that does
@@ -194,7 +200,7 @@ fn reveal(
     options: &RevealOptions<'_>,
     told: Told,
     input: impl Read,
-    mut out: impl Write,
+    out: &mut Outlet<'_, impl Write>,
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
@@ -202,7 +208,7 @@ fn reveal(
         (keys.revealer(), Report::default(), Vec::new(), true);
     loop {
         if lines.may_wait() {
-            out.flush()?;
+            out.release()?;
         }
         let Some((number, line)) = lines.next()? else { break };
         let text = match line {
@@ -230,19 +236,33 @@ fn reveal(
             Err(reject) => (text, None, Some(json!({ "reason": reject.code.as_str() }))),
         };
         if told.status {
-            write_status(&mut out, shown, schema, &report)?;
+            write_status(out, shown, schema, &report)?;
         } else {
             out.write_all(shown)?;
             out.write_all(b"\n")?;
         }
+        let opened = keys.opened.take();
+        if let Some(schema) = schema {
+            let fields = report.fields.iter().map(|(at, s)| (&*schema.fields[*at].id, traced(s)));
+            out.add(&schema.name, &opened, fields.filter_map(|(id, s)| Some((id, s?))));
+        }
+        out.end_record()?;
         if let Some(mut problem) = problem {
             whole = false;
             problem["line"] = number.into();
             writeln!(errors, "{problem}")?;
         }
     }
-    out.flush()?;
     Ok(whole)
+}
+
+/// A status as the audit has it; `None`: nothing was to be opened there.
+fn traced(status: &Status) -> Option<&'static str> {
+    match status {
+        Status::Skipped | Status::NoToken => None,
+        Status::Honey => Some("honey"),
+        status => Some(status.as_str()),
+    }
 }
 
 /// The schema a line was protected under.
@@ -313,14 +333,14 @@ fn open_tokens(
     keys: &mut RevealKeys<'_>,
     name: &str,
     input: impl Read,
-    mut out: impl Write,
+    out: &mut Outlet<'_, impl Write>,
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
     let (mut revealer, mut payload, mut whole) = (keys.revealer(), Vec::new(), true);
     loop {
         if lines.may_wait() {
-            out.flush()?;
+            out.release()?;
         }
         let Some((number, line)) = lines.next()? else { break };
         let token = match line {
@@ -345,15 +365,23 @@ fn open_tokens(
             Ok(PayloadKind::Honey) => Some(Status::Honey),
             Err(error) => Some(Status::Failed(error)),
         };
+        let status = class.as_ref().map_or(Some("revealed"), traced);
+        let (schema, opened) = (schema_of(name), keys.opened.take());
         if let Some(class) = class {
             whole = false;
             out.write_all(token)?;
             writeln!(errors, "{}", json!({ "line": number, "reason": class.as_str() }))?;
         }
         out.write_all(b"\n")?;
+        out.add(schema, &opened, status.map(|status| (name, status)).into_iter());
+        out.end_record()?;
     }
-    out.flush()?;
     Ok(whole)
+}
+
+/// The schema that a token's field is of; a domain stands for itself.
+fn schema_of(field: &str) -> &str {
+    field.split(['.', '#']).next().unwrap_or(field)
 }
 
 /// Without the quotes that a JSON tool may have left.
@@ -364,6 +392,16 @@ fn unquoted(token: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What `work` writes.
+    fn written<T>(work: impl FnOnce(&mut Outlet<'_, &mut Vec<u8>>) -> T) -> (Vec<u8>, T) {
+        let (trail, mut out) = (Trail::none(), Vec::new());
+        let mut outlet = Outlet::new(&mut out, &trail);
+        let done = work(&mut outlet);
+        outlet.release().unwrap();
+        drop(outlet);
+        (out, done)
+    }
     use crate::cli::transform::tests::{EVENTS, people_and_rest, run as protect};
     use crate::ephemeral::EphemeralKeys;
 
@@ -373,18 +411,12 @@ mod tests {
         status: bool,
         input: &str,
     ) -> (String, String, bool) {
-        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let mut errors = Vec::new();
         let told = Told { status, allow_clear: false };
-        let whole = reveal(
-            &people_and_rest(),
-            &mut RevealKeys::new(keys),
-            options,
-            told,
-            input.as_bytes(),
-            &mut out,
-            &mut errors,
-        )
-        .unwrap();
+        let (set, mut keys) = (people_and_rest(), RevealKeys::new(keys));
+        let (out, whole) = written(|out| {
+            reveal(&set, &mut keys, options, told, input.as_bytes(), out, &mut errors).unwrap()
+        });
         (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
     }
 
@@ -440,20 +472,14 @@ mod tests {
             errors,
             "{\"fields\":[{\"field\":\"email\",\"status\":\"clear\"}],\"line\":1,\"reason\":\"not_revealed\",\"schema\":\"people/1\"}\n"
         );
-        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let mut errors = Vec::new();
         let told = Told { status: true, allow_clear: true };
-        assert!(
-            reveal(
-                &people_and_rest(),
-                &mut RevealKeys::new(&keys),
-                &RevealOptions::default(),
-                told,
-                input.as_bytes(),
-                &mut out,
-                &mut errors
-            )
-            .unwrap()
-        );
+        let (set, mut keys) = (people_and_rest(), RevealKeys::new(&keys));
+        let (out, whole) = written(|out| {
+            let options = RevealOptions::default();
+            reveal(&set, &mut keys, &options, told, input.as_bytes(), out, &mut errors).unwrap()
+        });
+        assert!(whole);
         assert!(
             String::from_utf8(out).unwrap().contains(r#"{"field":"email","status":"clear"}"#),
             "told, not refused"
@@ -467,17 +493,12 @@ mod tests {
         let (safe, ..) = protect(&people_and_rest(), &keys, "{\"note\":{\"a\":\r1}}\n");
         let token = safe.split('"').nth(3).unwrap();
         let input = format!("{token}\r\n\"{token}\"\nvs1.x\n");
-        let (mut out, mut errors) = (Vec::new(), Vec::new());
-        assert!(
-            !open_tokens(
-                &mut RevealKeys::new(&keys),
-                "rest.note",
-                input.as_bytes(),
-                &mut out,
-                &mut errors
-            )
-            .unwrap()
-        );
+        let mut errors = Vec::new();
+        let mut keys = RevealKeys::new(&keys);
+        let (out, whole) = written(|out| {
+            open_tokens(&mut keys, "rest.note", input.as_bytes(), out, &mut errors).unwrap()
+        });
+        assert!(!whole);
         assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
         assert_eq!(String::from_utf8(errors).unwrap(), "{\"line\":3,\"reason\":\"malformed\"}\n");
     }

@@ -238,11 +238,17 @@ fn every_fault_comes_at_once() {
         format = "xml"
         [audit]
         file = "audit.jsonl"
+        retain = "a year"
+        copy = "tape"
+        topic = "audit"
         [colour]
         red = 1
     "#;
     let expected = r#"
-conf/veilstream.toml: audit: is not in this version; remove the section; reveal through the command line is not audited
+conf/veilstream.toml: audit.copy: "tape" is no second place of this version; write "none", or leave it out
+conf/veilstream.toml: audit.recipient: is missing; name the verifier's public key, which `veilstream audit keygen` makes
+conf/veilstream.toml: audit.retain: "a year" is no number of days; write "400d" (1d to 36500d)
+conf/veilstream.toml: audit.topic: is not in this version; remove it; the file is the only place
 conf/veilstream.toml: colour: is unknown; known here: kafka, pipeline, schemas, keys, http, log, audit
 conf/veilstream.toml: http.listen: "8787" is not an address with a port; write "127.0.0.1:8787" or "0.0.0.0:8787"
 conf/veilstream.toml: kafka.bootstrap_servers: "broker" is not host:port; write "broker-1:9092,broker-2:9092"

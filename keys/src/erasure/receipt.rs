@@ -173,7 +173,8 @@ impl SignedReceipt {
     }
 
     /// The keys it says were destroyed.
-    fn kids(&self) -> Option<Vec<KeyId>> {
+    #[must_use]
+    pub fn kids(&self) -> Option<Vec<KeyId>> {
         self.receipt["kids"].as_array()?.iter().map(|kid| kid.as_str()?.parse().ok()).collect()
     }
 }

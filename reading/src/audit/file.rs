@@ -55,6 +55,9 @@ impl LogFile {
         loop {
             let file =
                 OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("it is no regular file; name another audit.file"));
+            }
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),

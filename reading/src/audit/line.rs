@@ -34,12 +34,17 @@ impl<const N: usize> fmt::Debug for Hex<N> {
 }
 
 impl<const N: usize> std::str::FromStr for Hex<N> {
-    type Err = ();
+    type Err = HexError;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        unhex(text).map(Self).ok_or(())
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        unhex(text).map(Self).ok_or(HexError(2 * N))
     }
 }
+
+/// A text that is no hex of the right length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not {0} digits of lower-case hex")]
+pub struct HexError(usize);
 
 impl<const N: usize> Serialize for Hex<N> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -50,7 +55,7 @@ impl<const N: usize> Serialize for Hex<N> {
 impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|()| D::Error::custom("is no lower-case hex of the right length"))
+        text.parse().map_err(D::Error::custom)
     }
 }
 
