@@ -20,8 +20,8 @@ pub use outlet::{Opened, Outlet};
 /// The way round the audit, for commands that open values.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct AuditFlags {
-    /// Open values although the configuration has no [audit]: nobody will know
-    #[arg(long)]
+    /// Open values although the configuration has no `[audit]`.
+    #[arg(long, help = "Open values although the configuration has no [audit]: nobody will know")]
     pub unaudited: bool,
 }
 

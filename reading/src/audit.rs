@@ -12,7 +12,7 @@
 //!
 //! | module | has |
 //! |---|---|
-//! | `line` | [`Entry`] and [`Line`]: members, canonical form |
+//! | `line`, `hex` | [`Entry`] and [`Line`]: members, canonical form |
 //! | `disclosure` | [`Disclosure`]: what one request opened, as entries by data subject |
 //! | `chain` | the next line of a chain; the ratchet of its key |
 //! | `recipient` | the verifier's key pair, to which a chain's first key is sealed |
@@ -47,6 +47,7 @@ mod checkpoint;
 mod disclosure;
 mod error;
 mod file;
+mod hex;
 mod line;
 mod merkle;
 mod parts;
@@ -61,9 +62,8 @@ mod writer;
 pub use checkpoint::{CheckpointKey, Signer};
 pub use disclosure::Disclosure;
 pub use error::AuditError;
-pub use line::{
-    Entry, Event, Hex, HexError, LedgerHead, Line, LineFault, MAX_REASON, Predecessor, cut_reason,
-};
+pub use hex::{Hex, HexError};
+pub use line::{Entry, Event, LedgerHead, Line, LineFault, MAX_REASON, Predecessor, cut_reason};
 pub use parts::LogParts;
 pub use recipient::{KeyTextError, Recipient, VerifierKey};
 pub use writer::{AuditLog, Clock, Durable, LedgerSource, Settings};

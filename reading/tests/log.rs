@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use support::{Lab, NOON, entry};
 use veilstream_engine::key::SubjectRef;
 use veilstream_reading::audit::verify::{Copies, Wrong};
-use veilstream_reading::audit::{AuditError, AuditLog, Entry, Event, Line, LineFault};
+use veilstream_reading::audit::{
+    AuditError, AuditLog, Entry, Event, Hex, LedgerHead, Line, LineFault,
+};
 
 #[test]
 fn lines_of_many_threads_are_in_one_chain() {
@@ -156,12 +158,39 @@ fn half_a_line_stays_and_the_successor_names_it() {
 }
 
 #[test]
+fn a_writer_that_was_killed_at_its_first_line_is_in_nobodys_way() {
+    let lab = Lab::new();
+    fs::write(lab.file(), "{\"actor\":\"veil").unwrap();
+    AuditLog::open(lab.settings()).unwrap().stop().unwrap();
+    assert_eq!((lab.verify(&Copies::default()).faults, lab.lines().len()), (vec![], 3));
+}
+
+#[test]
 fn what_is_no_audit_log_is_not_written_to() {
     let lab = Lab::new();
     fs::write(lab.file(), "somebody's notes\n").unwrap();
     let error = AuditLog::open(lab.settings()).unwrap_err().to_string();
     assert!(error.contains("has no line of an audit log"), "{error}");
     assert_eq!(fs::read_to_string(lab.file()).unwrap(), "somebody's notes\n");
+}
+
+#[test]
+fn an_erasure_ledger_that_went_back_is_refused() {
+    let lab = Lab::new();
+    let head = |seq, line: u8, store: u8| {
+        let mut settings = lab.settings();
+        let head = LedgerHead { seq, sha256: Hex([line; 32]), store: Hex([store; 16]) };
+        settings.ledger = Arc::new(move || Some(head.clone()));
+        settings
+    };
+    AuditLog::open(head(4, 4, 1)).unwrap().stop().unwrap();
+    for older in [head(3, 3, 1), head(4, 9, 1)] {
+        let error = AuditLog::open(older).unwrap_err().to_string();
+        assert!(error.contains("Restore the present ledger"), "{error}");
+    }
+    AuditLog::open(head(1, 1, 2)).unwrap().stop().unwrap();
+    AuditLog::open(head(5, 5, 1)).unwrap().stop().unwrap();
+    assert_eq!(lab.verify(&Copies::default()).faults, []);
 }
 
 #[test]

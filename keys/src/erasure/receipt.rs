@@ -332,3 +332,20 @@ impl Manager {
         Ok((!is_there).then(|| format!("line {seq} is not there or of somebody else")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::erasure::hex;
+
+    #[test]
+    fn checkpoints_have_a_signing_key_of_their_own() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/v1-additions.json")).unwrap();
+        let audit = &vectors["audit"];
+        let key = SecretKey::new(unhex(audit["audit_key"].as_str().unwrap()).unwrap());
+        let public = |key: SigningKey| hex(key.verifying_key().as_bytes());
+        assert_eq!(public(checkpoint_signer(&key)), audit["public_key"].as_str().unwrap());
+        assert_ne!(public(signer(&key)), public(checkpoint_signer(&key)));
+    }
+}

@@ -7,7 +7,8 @@ use veilstream_engine::kdf;
 use zeroize::Zeroizing;
 
 use super::checkpoint::{Covered, Signer};
-use super::line::{Entry, Event, Hex, Line, Predecessor, mac_member, without_mac};
+use super::hex::Hex;
+use super::line::{Entry, Event, Line, Predecessor, mac_member, without_mac};
 use super::merkle::{self, Node};
 
 /// k_n. Wiped when the next one takes its place.

@@ -10,7 +10,8 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 use veilstream_engine::kdf;
 
-use super::line::{Hex, Line};
+use super::hex::Hex;
+use super::line::Line;
 use super::recipient::KeyTextError;
 
 /// What a checkpoint signs.

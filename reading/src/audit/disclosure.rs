@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use veilstream_engine::key::{KeyId, SubjectRef};
 
-use super::line::{Entry, Hex};
+use super::hex::Hex;
+use super::line::Entry;
 
 /// Up to so many data subjects, a request writes a line for each.
 const MOST_LINES: usize = 100;

@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 
 use veilstream_keys::time;
 
-use super::line::{Hex, Line, Predecessor};
+use super::hex::Hex;
+use super::line::{LedgerHead, Line, Predecessor};
 
 /// Files that are written to at once, at most.
 const SLOTS: usize = 64;
 const ENDED: &str = ".ended-";
+/// How a file's first line begins: its members stand in order.
+const FIRST: &[u8] = b"{\"actor\":";
 /// Bytes that are looked at first for a file's last line.
 const TAIL: u64 = 64 << 10;
 
@@ -35,6 +38,15 @@ pub(super) struct Tail {
     pub(super) seconds: u64,
     /// A line feed is missing at its end.
     pub(super) is_open: bool,
+    /// Heads of erasure ledgers that the lines near the end name.
+    pub(super) heads: Vec<LedgerHead>,
+}
+
+impl Tail {
+    /// Whether a line knows more of a ledger than its head says, or another line of its number.
+    pub(super) fn is_ahead_of(&self, head: &LedgerHead) -> bool {
+        self.heads.iter().any(|known| known.is_ahead_of(head))
+    }
 }
 
 impl LogFile {
@@ -99,6 +111,22 @@ impl LogFile {
         }
     }
 
+    /// Empties a file that holds nothing but the beginning of a first line: its writer was killed,
+    /// and nobody relied on it. Whether it was one.
+    pub(super) fn clear_half_line(&mut self) -> io::Result<bool> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut bytes = Vec::new();
+        (&self.file).take(TAIL).read_to_end(&mut bytes)?;
+        let is_half = bytes.len() as u64 == self.len
+            && !bytes.contains(&b'\n')
+            && (bytes.starts_with(FIRST) || FIRST.starts_with(&bytes));
+        if is_half {
+            self.file.set_len(0)?;
+            self.len = 0;
+        }
+        Ok(is_half)
+    }
+
     /// Appends, and returns when it is durable.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
@@ -159,9 +187,19 @@ fn last_line(bytes: &[u8]) -> Option<Tail> {
         let seconds = read.seconds();
         let sha256 = Hex(Line::hash(line));
         let last = Predecessor { chain: read.chain, seq: read.seq, sha256, torn };
-        return Some(Tail { last, seconds, is_open });
+        return Some(Tail { last, seconds, is_open, heads: heads(bytes) });
     }
     None
+}
+
+/// The heads that these lines name.
+fn heads(bytes: &[u8]) -> Vec<LedgerHead> {
+    const MEMBER: &[u8] = b"\"ledger\":{";
+    let lines = bytes.split(|byte| *byte == b'\n');
+    lines
+        .filter(|line| line.windows(MEMBER.len()).any(|window| window == MEMBER))
+        .filter_map(|line| Line::read(line).ok()?.entry.ledger)
+        .collect()
 }
 
 /// The files of a log that are there: those that are written to, then those that ended; each group

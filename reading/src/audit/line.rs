@@ -1,14 +1,13 @@
 //! A line of the audit log: its members and its canonical form (RFC 8785).
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _};
-use serde::ser::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
-use veilstream_engine::key::{KeyId, SubjectRef};
-use veilstream_keys::erasure::{Position, hex, unhex};
+use veilstream_engine::key::SubjectRef;
+use veilstream_keys::erasure::Position;
 use veilstream_keys::time;
+
+use super::hex::Hex;
 
 /// Characters that a reason has at most.
 pub const MAX_REASON: usize = 200;
@@ -16,60 +15,6 @@ pub const MAX_REASON: usize = 200;
 const FORM: u8 = 1;
 /// Stands in a line until its MAC is known.
 const NO_MAC: Hex<32> = Hex([0; 32]);
-
-/// Bytes that stand as lower-case hex in a line.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Hex<const N: usize>(pub [u8; N]);
-
-impl<const N: usize> fmt::Display for Hex<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
-    }
-}
-
-impl<const N: usize> fmt::Debug for Hex<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl<const N: usize> std::str::FromStr for Hex<N> {
-    type Err = HexError;
-
-    fn from_str(text: &str) -> Result<Self, HexError> {
-        unhex(text).map(Self).ok_or(HexError(2 * N))
-    }
-}
-
-/// A text that is no hex of the right length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not {0} digits of lower-case hex")]
-pub struct HexError(usize);
-
-impl<const N: usize> Serialize for Hex<N> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&hex(&self.0))
-    }
-}
-
-impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
-}
-
-impl From<SubjectRef> for Hex<16> {
-    fn from(subject: SubjectRef) -> Self {
-        Self(subject.0)
-    }
-}
-
-impl From<KeyId> for Hex<16> {
-    fn from(kid: KeyId) -> Self {
-        Self(kid.0)
-    }
-}
 
 /// What a line tells of.
 #[derive(
@@ -141,6 +86,16 @@ pub struct LedgerHead {
     pub sha256: Hex<32>,
     /// The key store whose ledger it is.
     pub store: Hex<16>,
+}
+
+impl LedgerHead {
+    /// Whether it is a later line of the same ledger, or another line of the same number: then
+    /// `other` went back.
+    #[must_use]
+    pub fn is_ahead_of(&self, other: &Self) -> bool {
+        self.store == other.store
+            && (self.seq > other.seq || (self.seq == other.seq && self.sha256 != other.sha256))
+    }
 }
 
 impl From<Position> for LedgerHead {
@@ -433,75 +388,4 @@ pub(super) fn without_mac(line: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line() -> Line {
-        let entry = Entry {
-            fields: [("mac".to_owned(), "revealed".to_owned())].into(),
-            reason: Some("\"mac\":\"00\" is no member".to_owned()),
-            ..Entry::new(Event::Reveal)
-        };
-        Line::new([7; 16], 2, "2026-11-28T11:00:02Z", [9; 32], entry)
-    }
-
-    #[test]
-    fn a_line_is_read_as_it_was_written() {
-        let line = line();
-        assert_eq!(Line::read(&line.to_bytes()), Ok(line));
-    }
-
-    #[test]
-    fn what_is_not_canonical_is_refused() {
-        let text = String::from_utf8(line().to_bytes()).unwrap();
-        for changed in [
-            text.replace("\"seq\":2", "\"seq\": 2"),
-            text.replace("\"seq\":2", "\"seq\":2,\"unknown\":1"),
-            text.replace("\"seq\":2", "\"seq\":2,\"seq\":2"),
-            text.replace("\"seq\":2", "\"kids\":[],\"seq\":2"),
-            text.replace("\"seq\":2", "\"seq\":2.0"),
-            text.replace("\"seq\":2", "\"seq\":-2"),
-            text.replace("\"v\":1", "\"v\":2"),
-            text.replace("0909", "090A"),
-            text.replace("11:00:02Z", "11:00:02.0Z"),
-            text.replace("revealed", "reveale\\u0064"),
-            format!("{text} "),
-        ] {
-            assert_ne!(changed, text);
-            assert_eq!(Line::read(changed.as_bytes()), Err(LineFault::Form), "{changed}");
-        }
-    }
-
-    #[test]
-    fn members_go_with_their_events() {
-        let with = |change: fn(&mut Line)| {
-            let mut line = line();
-            change(&mut line);
-            Line::read(&line.to_bytes()).map(drop)
-        };
-        assert_eq!(with(|line| line.seq = 1), Err(LineFault::Members), "line 1 without k1");
-        assert_eq!(with(|line| line.k1 = Some(String::new())), Err(LineFault::Members));
-        assert_eq!(with(|line| line.from = Some(1)), Err(LineFault::Members));
-        assert_eq!(with(|line| line.entry.event = Event::Checkpoint), Err(LineFault::Members));
-        assert_eq!(with(|line| line.entry.subjects = Some(3)), Err(LineFault::Members));
-        assert_eq!(with(|line| line.entry.reason = Some("ä".repeat(200))), Ok(()));
-        assert_eq!(with(|line| line.entry.reason = Some("ä".repeat(201))), Err(LineFault::Reason));
-        assert_eq!(cut_reason(&"ä".repeat(201)), "ä".repeat(200));
-    }
-
-    #[test]
-    fn the_mac_is_found_behind_what_callers_write() {
-        let bytes = line().to_bytes();
-        let rest = String::from_utf8(without_mac(&bytes).unwrap()).unwrap();
-        assert!(rest.contains("\"mac\":\"revealed\""), "the field stays: {rest}");
-        assert!(!rest.contains(&"0".repeat(64)), "{rest}");
-        assert!(serde_json::from_str::<serde_json::Value>(&rest).is_ok());
-    }
-
-    #[test]
-    fn events_are_called_as_they_are_written() {
-        for event in [Event::LoginRefused, Event::AuditRead, Event::Honey, Event::Prune] {
-            assert_eq!(serde_json::json!(event), event.as_str());
-        }
-    }
-}
+mod tests;

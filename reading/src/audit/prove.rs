@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::AuditError;
 use super::checkpoint::{CheckpointKey, Covered};
-use super::line::{Event, Hex, Line};
+use super::hex::Hex;
+use super::line::{Event, Line};
 use super::merkle::{self, Node};
 use super::parts::LogParts;
 

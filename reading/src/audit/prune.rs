@@ -8,7 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::file::{is_ended, sync_folder, with_suffix};
-use super::line::{Entry, Event, Hex, Line};
+use super::hex::Hex;
+use super::line::{Entry, Event, Line};
 use super::parts::{LogParts, RawLines};
 use super::{AuditError, AuditLog, side_file};
 

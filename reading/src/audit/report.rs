@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use veilstream_engine::key::SubjectRef;
 
-use super::line::{Event, Hex, Line};
+use super::hex::Hex;
+use super::line::{Event, Line};
 use super::parts::LogParts;
 use super::{AuditError, side_file};
 

@@ -10,7 +10,7 @@ use veilstream_engine::key::SubjectRef;
 use veilstream_keys::erasure::hex;
 
 use super::file::{sync_folder, with_suffix};
-use super::line::Hex;
+use super::hex::Hex;
 
 /// The side file of a hash, beside the log `base`.
 pub(super) fn path(base: &Path, sha256: &Hex<32>) -> PathBuf {

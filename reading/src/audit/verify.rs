@@ -13,7 +13,8 @@ use std::path::PathBuf;
 pub use log::verify;
 
 use super::checkpoint::CheckpointKey;
-use super::line::{Hex, Line, LineFault};
+use super::hex::Hex;
+use super::line::{Line, LineFault};
 use super::recipient::VerifierKey;
 
 /// What a log is verified with.
@@ -103,7 +104,8 @@ impl Wrong {
 /// The first line of a file, or of a chain that should be there, that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The file; `None`: the second place knows a chain that no file has.
+    /// The file; `None`: the line is named by its chain, as no file has it or what is wrong is
+    /// elsewhere.
     pub file: Option<PathBuf>,
     /// Its place in the file, from 1; in the chain where there is no file.
     pub line: u64,

@@ -12,7 +12,8 @@ use queue::{Queue, Ticket};
 use state::State;
 
 use super::checkpoint::Signer;
-use super::line::{Entry, Event, Hex, LedgerHead};
+use super::hex::Hex;
+use super::line::{Entry, Event, LedgerHead};
 use super::recipient::Recipient;
 use super::{AuditError, side_file};
 

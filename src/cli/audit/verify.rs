@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
-use veilstream_reading::audit::verify::{ChainReport, Copies, Fault, Keys, Verdict, verify};
-use veilstream_reading::audit::{CheckpointKey, LogParts, VerifierKey};
+use veilstream_reading::audit::verify::{ChainReport, Copies, Fault, Keys, Verdict, Wrong, verify};
+use veilstream_reading::audit::{CheckpointKey, LedgerHead, LogParts, VerifierKey};
 use zeroize::Zeroizing;
 
 use super::{LogSource, checkpoint_key, parse_checkpoint_key};
@@ -44,10 +44,13 @@ pub(super) struct VerifyArgs {
 }
 
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
-    let (parts, checkpoint) = log_and_key(args)?;
+    let Log { parts, checkpoint, head } = open(args)?;
     let verifier = args.keys.iter().map(|file| private_key(file)).collect::<Result<_, _>>()?;
     let copies = args.copies.as_deref().map(read_copies).transpose()?.unwrap_or_default();
-    let verdict = verify(&parts, &Keys { checkpoint, verifier }, &copies)?;
+    let mut verdict = verify(&parts, &Keys { checkpoint, verifier }, &copies)?;
+    if let Some(head) = &head {
+        verdict.faults.extend(ahead_of_store(&parts, head)?);
+    }
     if args.json {
         writeln!(io::stdout(), "{}", as_json(&verdict))?;
     } else {
@@ -56,22 +59,51 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
     Ok(if verdict.faults.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
-fn log_and_key(args: &VerifyArgs) -> anyhow::Result<(LogParts, CheckpointKey)> {
+/// A log and what it is verified with.
+struct Log {
+    parts: LogParts,
+    checkpoint: CheckpointKey,
+    /// The erasure ledger's head, where the key store was opened.
+    head: Option<LedgerHead>,
+}
+
+fn open(args: &VerifyArgs) -> anyhow::Result<Log> {
     let given = args.public_key.as_deref().map(parse_checkpoint_key).transpose()?;
     let Some(path) = &args.source.config else {
         let file = args.source.file.as_deref().unwrap_or(Path::new(""));
-        let key = given.ok_or_else(|| Exit::Usage.because("--public-key is missing"))?;
-        return Ok((LogParts::of(file)?, key));
+        let checkpoint = given.ok_or_else(|| Exit::Usage.because("--public-key is missing"))?;
+        return Ok(Log { parts: LogParts::of(file)?, checkpoint, head: None });
     };
     let config = load_config(path)?;
     let audit = config
         .audit
         .ok_or_else(|| Exit::Usage.because(format!("{} has no [audit] section", path.display())))?;
-    let key = match given {
-        Some(key) => key,
-        None => checkpoint_key(&keys::manager(&config.keys)?)?,
+    let (checkpoint, head) = match given {
+        Some(key) => (key, None),
+        None => {
+            let manager = keys::manager(&config.keys)?;
+            (checkpoint_key(&manager)?, Some(manager.ledger_head().into()))
+        }
     };
-    Ok((LogParts::of(&audit.file)?, key))
+    Ok(Log { parts: LogParts::of(&audit.file)?, checkpoint, head })
+}
+
+/// The first line that knows more of the erasure ledger than the key store does: both went back.
+fn ahead_of_store(parts: &LogParts, head: &LedgerHead) -> anyhow::Result<Option<Fault>> {
+    let mut fault = None;
+    parts.each(|_, _, line| {
+        let is_ahead = line.entry.ledger.is_some_and(|known| known.is_ahead_of(head));
+        if is_ahead && fault.is_none() {
+            fault = Some(Fault {
+                file: None,
+                line: line.seq,
+                chain: Some(line.chain),
+                why: Wrong::Ledger,
+            });
+        }
+        Ok(())
+    })?;
+    Ok(fault)
 }
 
 fn private_key(file: &Path) -> anyhow::Result<VerifierKey> {

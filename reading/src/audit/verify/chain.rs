@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Copies, Keys, Wrong};
 use crate::audit::chain::LineKey;
 use crate::audit::checkpoint::Covered;
-use crate::audit::line::{Event, Hex, LedgerHead, Line, without_mac};
+use crate::audit::hex::Hex;
+use crate::audit::line::{Event, LedgerHead, Line, without_mac};
 use crate::audit::merkle::{self, Node};
 
 /// The newest head of each store's ledger.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::chain::{ChainVerifier, Heads};
 use super::{ChainReport, Copies, Fault, Keys, Verdict, Wrong};
-use crate::audit::line::{Event, Hex, Line, Predecessor};
+use crate::audit::hex::Hex;
+use crate::audit::line::{Event, Line, Predecessor};
 use crate::audit::parts::{LogParts, RawLine, RawLines};
 use crate::audit::{AuditError, side_file};
 

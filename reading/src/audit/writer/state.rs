@@ -11,8 +11,9 @@ use super::queue::{Queue, Request, Ticket, Work};
 use super::{Durable, Settings, start};
 use crate::audit::AuditError;
 use crate::audit::chain::{Beginning, Chain};
-use crate::audit::file::LogFile;
-use crate::audit::line::{Entry, Event, Hex, Predecessor};
+use crate::audit::file::{LogFile, Tail};
+use crate::audit::hex::Hex;
+use crate::audit::line::{Entry, Event, Predecessor};
 
 /// Requests in one batch. Each has one line most of the time.
 const BATCH: usize = 4096;
@@ -120,7 +121,12 @@ impl State {
     }
 
     fn stop(&mut self, ticket: &Ticket) {
-        let entry = Entry { actor: Some(self.settings.actor.clone()), ..Entry::new(Event::Stop) };
+        let entry = Entry {
+            actor: Some(self.settings.actor.clone()),
+            // Near the end of the file, where the next start looks.
+            ledger: (self.settings.ledger)(),
+            ..Entry::new(Event::Stop)
+        };
         // Without a chain there is nothing to end.
         let result = match &self.open {
             None => Ok(Vec::new()),
@@ -218,13 +224,8 @@ impl State {
         let now = (self.settings.clock)();
         let mut file = LogFile::acquire(&self.settings.file)?;
         let mut is_open = false;
-        if file.len() > 0 {
-            let Some(tail) = file.tail()? else {
-                return Err(io::Error::other(format!(
-                    "{} has no line of an audit log; move it away, or name another audit.file",
-                    file.path().display()
-                )));
-            };
+        if let Some(tail) = self.tail(&mut file)? {
+            self.check_ledger(&tail)?;
             let is_over = tail.seconds / DAY != now / DAY || file.len() >= self.settings.file_bytes;
             let chain = tail.last.chain;
             self.predecessor = Some(tail.last);
@@ -256,6 +257,32 @@ impl State {
         self.predecessor = None;
         let durable = chain.as_predecessor();
         Ok(Open { file, chain, durable, day: now / DAY })
+    }
+
+    /// How a file ends that is to be followed; `None`: it is empty.
+    fn tail(&self, file: &mut LogFile) -> io::Result<Option<Tail>> {
+        if file.len() == 0 || file.clear_half_line()? {
+            return Ok(None);
+        }
+        file.tail()?.map(Some).ok_or_else(|| {
+            io::Error::other(format!(
+                "{} has no line of an audit log; move it away, or name another audit.file",
+                file.path().display()
+            ))
+        })
+    }
+
+    /// Refuses an erasure ledger that is older than what the log says of it: an old ledger with an
+    /// old key store looks like the truth, and the erased would be back.
+    fn check_ledger(&self, tail: &Tail) -> io::Result<()> {
+        match (self.settings.ledger)() {
+            Some(head) if tail.is_ahead_of(&head) => Err(io::Error::other(format!(
+                "its lines know more of the erasure ledger than line {}, where the ledger ends \
+                now. Restore the present ledger and key store",
+                head.seq
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// After a first line that failed: a new file is removed, another one ends.
