@@ -126,6 +126,10 @@ fn a_full_disk_refuses_and_the_chain_heals_in_a_new_file() {
     assert!(output.status.success() && said.contains("the child is done"), "{said}");
     let files = lab.files();
     assert_eq!(files.len(), 2, "the failed attempts left nothing: {files:?}");
+    for name in &files {
+        let text = std::fs::read(lab.dir.path().join(name)).unwrap();
+        assert!(text.ends_with(b"\n"), "{name} still has the half line that failed");
+    }
     let verdict = lab.verify(&Copies::default());
     assert_eq!((verdict.faults.as_slice(), verdict.chains.len()), (&[][..], 2));
     let lines = lab.lines();

@@ -290,6 +290,27 @@ fn the_second_place_knows_what_must_be_here() {
     assert_eq!((fault.why, fault.line, fault.file.as_deref()), (Wrong::Missing, 1, None));
 }
 
+#[test]
+fn a_tail_that_was_cut_shows_by_the_successor() {
+    let lab = a_log(3);
+    // In one file, and at the end of a file that the next one follows.
+    for (file, chain) in [(0, 0), (1, 1)] {
+        let path = lab.dir.path().join(&lab.files()[file]);
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let begins: Vec<usize> = (0..lines.len())
+            .filter(|at| lines[*at].contains("\"seq\":1,"))
+            .chain([lines.len()])
+            .collect();
+        let end = begins[chain + 1];
+        fs::write(&path, [&lines[..end - 1], &lines[end..]].concat().concat()).unwrap();
+        let faults = lab.verify(&Copies::default()).faults;
+        assert_eq!(faults.iter().map(|f| f.why).collect::<Vec<_>>(), [Wrong::Predecessor]);
+        fs::write(&path, text).unwrap();
+        assert_eq!(lab.verify(&Copies::default()).faults, []);
+    }
+}
+
 /// A log of two files and several chains for the changes below.
 fn a_log(lines: u64) -> Lab {
     let lab = Lab::new();
