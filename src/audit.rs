@@ -6,6 +6,7 @@ mod outlet;
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -66,7 +67,11 @@ fn tell_unaudited() -> Option<config::Audit> {
     None
 }
 
-/// Opens the log that a configuration names. `actor` stands in its lines `start` and `stop`.
+/// How long a command waits for its lines: its user rather waits than runs it again.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Opens the log that a configuration names. `actor` stands in its lines `start` and `stop`. A line
+/// that is not durable within `deadline` is refused.
 ///
 /// # Errors
 /// The log is unavailable, or the key of its checkpoints.
@@ -74,6 +79,7 @@ pub fn open(
     config: &config::Audit,
     manager: &Arc<Manager>,
     actor: &str,
+    deadline: Duration,
 ) -> anyhow::Result<AuditLog> {
     directory::create_folder_of(&config.file)
         .with_context(|| format!("the folder of {} cannot be made", config.file.display()))?;
@@ -81,6 +87,7 @@ pub fn open(
     let manager = manager.clone();
     Ok(AuditLog::open(Settings {
         ledger: Arc::new(move || Some(LedgerHead::from(manager.ledger_head()))),
+        deadline,
         ..Settings::new(config.file.clone(), config.recipient.clone(), signer, actor.to_owned())
     })?)
 }
@@ -98,7 +105,8 @@ impl Trail {
     /// As [`open`].
     pub fn open(config: Option<&config::Audit>, manager: &Arc<Manager>) -> anyhow::Result<Self> {
         let actor = actor::name();
-        let log = config.map(|config| open(config, manager, &actor)).transpose()?;
+        let log =
+            config.map(|config| open(config, manager, &actor, COMMAND_DEADLINE)).transpose()?;
         Ok(Self { log, actor })
     }
 

@@ -71,6 +71,8 @@ fn listed_shown_and_replayed_once() {
     assert!(plain.lines().count() == 10 && !plain.contains("@example.com"), "{plain}");
 
     let place = format!("{}:{}", letters[0]["partition"], letters[0]["offset"]);
+    let refused = instance.run(&["dlq", "show", &place]);
+    assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(2), &[][..]), "no audit");
     let shown: Value =
         serde_json::from_slice(&instance.run(&["dlq", "show", "--unaudited", &place]).stdout)
             .unwrap();
