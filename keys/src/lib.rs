@@ -24,6 +24,7 @@
 //! | [`provider`] | who wraps and unwraps keys, and the layers that all providers get |
 //! | [`store`] | records of wrapped keys; `authentic` checks each one's MAC |
 //! | `manager` | [`Manager`]: mints (`minter`), stores before first use, unwraps, rotates, rewraps and retires keys |
+//! | [`credential`] | API keys of the reading service, and their records |
 //! | [`erasure`] | the end of a data subject's keys: ledger, receipt |
 //! | [`escrow`] | keys to a safe place and back |
 //! | [`directory`] | a local key directory |
@@ -34,6 +35,7 @@
 //! [`veilstream_engine::wrap`].
 #![forbid(unsafe_code)]
 
+pub mod credential;
 pub mod directory;
 mod entropy;
 pub mod erasure;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
+use crate::credential::CredentialRow;
 use crate::erasure::LedgerError;
 
 /// One key as it is stored: everything but the key (docs/formats.md, "Keys"). Times are Unix
@@ -263,6 +264,25 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`]; deleted wraps may still be there.
     fn scrub(&self) -> Result<Scrubbed, StoreError>;
+
+    /// The records of all API keys, as they stand there, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError>;
+
+    /// Adds the record of an API key, unless its id is taken; tells whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored.
+    fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError>;
+
+    /// Puts a revoked record in the place of the one with its id, unless that one is revoked
+    /// already; tells whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was changed.
+    fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError>;
 }
 
 /// How many data subjects there are.

@@ -8,6 +8,7 @@ use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use super::{
     Head, KeyRecord, Plan, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange,
 };
+use crate::credential::{Credential, CredentialId, Credentials};
 use crate::erasure::{LedgerError, Recorded};
 
 /// Who was erased, as the ledger says.
@@ -310,6 +311,49 @@ impl Authentic {
     /// [`StoreError`].
     pub fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
         self.store.shredded_since(tenant, since)
+    }
+
+    /// The API keys.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn credentials(&self) -> Result<Credentials, StoreError> {
+        let mut found = Credentials::default();
+        for row in self.store.credentials()? {
+            match row.read().filter(|(one, mac)| self.keys.holds_credential(one, mac)) {
+                Some((credential, _)) => found.authentic.push(credential),
+                None => found.corrupt.push(row.id),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds an API key; tells whether its id was free.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored.
+    pub fn add_credential(&self, credential: &Credential) -> Result<bool, StoreError> {
+        self.store.add_credential(&credential.row(&self.keys.credential_mac(credential)))
+    }
+
+    /// Revokes API keys, but those that are revoked already; tells which it did. One whose MAC does
+    /// not hold opens nothing, and is left as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`]; those before it are revoked.
+    pub fn revoke_credentials(
+        &self,
+        ids: &[CredentialId],
+        now: u64,
+    ) -> Result<Vec<CredentialId>, StoreError> {
+        let mut revoked = Vec::new();
+        for known in self.credentials()?.authentic.into_iter().filter(|c| ids.contains(&c.id)) {
+            let next = Credential { revoked: Some(now), ..known };
+            if self.store.revoke_credential(&next.row(&self.keys.credential_mac(&next)))? {
+                revoked.push(next.id);
+            }
+        }
+        Ok(revoked)
     }
 
     /// [`Store::scrub`].

@@ -7,6 +7,7 @@ use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, SecretKey};
 
 use super::{Head, KeyRecord};
+use crate::credential::Credential;
 use crate::time;
 
 /// The tenant of the store key: no tenant can be called that.
@@ -35,23 +36,25 @@ pub struct RecordFields<'a> {
     pub retired: &'a str,
 }
 
-/// `K_rec` and `K_led`, derived from a store key.
+/// `K_rec`, `K_led` and `K_cred`, derived from a store key.
 #[derive(Debug, Clone)]
 pub struct StoreKeys {
     kid: KeyId,
     record: SecretKey,
     ledger: SecretKey,
+    credential: SecretKey,
 }
 
 impl StoreKeys {
     /// `K_rec = expand(store key, "vs1/store/record", 32)`, `K_led = expand(store key,
-    /// "vs1/store/ledger", 32)`.
+    /// "vs1/store/ledger", 32)`, `K_cred = expand(store key, "vs1/store/credential", 32)`.
     #[must_use]
     pub fn of(store_key: &SecretKey) -> Self {
         Self {
             kid: kdf::key_id(&kdf::key_check_value(store_key)),
             record: derived(store_key, b"vs1/store/record"),
             ledger: derived(store_key, b"vs1/store/ledger"),
+            credential: derived(store_key, b"vs1/store/credential"),
         }
     }
 
@@ -95,6 +98,36 @@ impl StoreKeys {
     #[must_use]
     pub fn holds_line(&self, line: &[u8], mac: &[u8; 32]) -> bool {
         self.line(line).verify_slice(mac).is_ok()
+    }
+
+    /// `HMAC-SHA-256(K_cred, LP(id) | LP(SHA-256) | LP(name) | LP(roles) | LP(created) |
+    /// LP(expires) | LP(revoked or ""))`.
+    #[must_use]
+    pub fn credential_mac(&self, credential: &Credential) -> [u8; 32] {
+        self.credential(credential).finalize().into_bytes().into()
+    }
+
+    /// Whether it is the MAC of an API key's record. Compared in constant time.
+    #[must_use]
+    pub fn holds_credential(&self, credential: &Credential, mac: &[u8; 32]) -> bool {
+        self.credential(credential).verify_slice(mac).is_ok()
+    }
+
+    fn credential(&self, credential: &Credential) -> Hmac<Sha256> {
+        let mut mac = keyed(&self.credential);
+        part(&mut mac, &credential.id.0);
+        part(&mut mac, &credential.sha256);
+        let revoked = credential.revoked.map_or_else(String::new, time::text);
+        for text in [
+            credential.name.as_str(),
+            &credential.roles.join(","),
+            &time::text(credential.created),
+            &time::text(credential.expires),
+            &revoked,
+        ] {
+            part(&mut mac, text.as_bytes());
+        }
+        mac
     }
 
     fn line(&self, line: &[u8]) -> Hmac<Sha256> {

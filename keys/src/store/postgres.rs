@@ -25,6 +25,7 @@ use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys,
     Subjects, Wrap, WrapChange, check,
 };
+use crate::credential::CredentialRow;
 use changes::{add, put_head, put_states, put_wraps, read_head, scope_of, shred};
 use connection::Connection;
 use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
@@ -501,6 +502,56 @@ impl Store for PostgresStore {
             remains: REMAINS
                 .map(|text| text.replace("{schema}", self.connection.schema()))
                 .to_vec(),
+        })
+    }
+
+    fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError> {
+        self.connection.read(|s| {
+            let all = "SELECT id, sha256, name, roles, created, expires, revoked, mac FROM \
+                credentials ORDER BY id";
+            let row = |row: &Row| {
+                Ok(CredentialRow {
+                    id: row.try_get(0)?,
+                    sha256: row.try_get(1)?,
+                    name: row.try_get(2)?,
+                    roles: row.try_get(3)?,
+                    created: row.try_get(4)?,
+                    expires: row.try_get(5)?,
+                    revoked: row.try_get(6)?,
+                    mac: row.try_get(7)?,
+                })
+            };
+            s.query(all, &[])?.iter().map(row).collect()
+        })
+    }
+
+    fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.connection.write(|s| {
+            let added = s.execute(
+                "INSERT INTO credentials VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO \
+                    NOTHING",
+                &[
+                    &row.id,
+                    &row.sha256,
+                    &row.name,
+                    &row.roles,
+                    &row.created,
+                    &row.expires,
+                    &row.revoked,
+                    &row.mac,
+                ],
+            )?;
+            Ok(added == 1)
+        })
+    }
+
+    fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.connection.write(|s| {
+            let changed = s.execute(
+                "UPDATE credentials SET revoked = $2, mac = $3 WHERE id = $1 AND revoked IS NULL",
+                &[&row.id, &row.revoked, &row.mac],
+            )?;
+            Ok(changed == 1)
         })
     }
 }

@@ -3,6 +3,7 @@
 //! what was erased cannot come back by a change that did not know.
 
 mod changes;
+mod credentials;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_keys::credential::CredentialRow;
 use veilstream_keys::store::{
     Head, KeyRecord, Plan, RecordJson, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects,
     WrapChange,
@@ -422,6 +424,18 @@ impl Store for KafkaStore {
             self.place
         );
         Ok(Scrubbed { remains: vec![until] })
+    }
+
+    fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError> {
+        Ok(self.current()?.view.credentials().cloned().collect())
+    }
+
+    fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.write_credential(row, |known| known.is_none())
+    }
+
+    fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.write_credential(row, |known| known.is_some_and(|known| known.revoked.is_none()))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 
 /// Layout of the tables; raised when it changes. Earlier ones are of builds that were never
 /// released: refused.
-const LAYOUT: i32 = 2;
+const LAYOUT: i32 = 3;
 
 /// Texts compare by their bytes, as prefixes and orders here expect. `uses` is beside the two
 /// tables of the public format: a reader of those need not know it. Each scope is in one of the
@@ -18,6 +18,8 @@ CREATE TABLE keys (kid bytea PRIMARY KEY, kcv bytea NOT NULL, kind text COLLATE 
 CREATE TABLE wraps (kid bytea NOT NULL, kek_uri text COLLATE "C" NOT NULL, kek_version text COLLATE "C" NOT NULL, wrapped bytea NOT NULL, PRIMARY KEY (kid, kek_uri));
 CREATE TABLE uses (kid bytea PRIMARY KEY, uses bigint NOT NULL);
 CREATE TABLE head (store bytea NOT NULL, tenant text COLLATE "C" NOT NULL, seq bigint NOT NULL, sha256 bytea NOT NULL, mac bytea NOT NULL);
+CREATE TABLE credentials (id text COLLATE "C" PRIMARY KEY, sha256 text NOT NULL, name text NOT NULL, roles text NOT NULL,
+                          created text NOT NULL, expires text NOT NULL, revoked text, mac text NOT NULL);
 CREATE UNIQUE INDEX head_one ON head ((true));
 CREATE UNIQUE INDEX keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
 CREATE INDEX keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
