@@ -6,6 +6,7 @@ mod fault;
 mod keys;
 mod read;
 mod secret;
+mod serve;
 mod source;
 mod units;
 
@@ -20,6 +21,10 @@ pub use fault::{ConfigFault, Faults};
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
+pub use serve::{
+    CredentialKind, JwtIssuer, NO_ROLE, Network, PrincipalKind, Serve, ServeLimits,
+    ServerCertificate, is_role,
+};
 pub use source::Input;
 pub use units::RejectGuard;
 
@@ -63,6 +68,8 @@ pub struct Config {
     pub keys: Keys,
     /// `[http]`
     pub http: Http,
+    /// `[serve]`; `None`: there is no such section.
+    pub serve: Option<Serve>,
     /// `[log]`
     pub log: Log,
 }
@@ -256,12 +263,14 @@ fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, ConfigReader
 
 fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
     let kafka = kafka(root.section("kafka"), host_name);
+    let has_serve = root.has("serve");
     let config = Config {
         pipeline: pipeline(root.section("pipeline")),
         schemas: schemas(root.section("schemas")),
         keys: keys::read(root.section("keys"), &kafka),
         kafka,
         http: http(root.section("http")),
+        serve: serve::read(root.section("serve"), has_serve),
         log: log(root.section("log")),
         overrides: Vec::new(),
         ignored_dotenv: None,
@@ -402,8 +411,11 @@ fn servers(text: &str) -> Result<String, String> {
     }
 }
 
-/// The tenant's grammar is that of all names in tokens (docs/formats.md).
-fn tenant(text: &str) -> Result<String, String> {
+/// The grammar of all names in tokens (docs/formats.md), which tenants, issuers and API keys share.
+///
+/// # Errors
+/// What to write instead.
+pub fn name(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
     let starts = chars.next().is_some_and(|c| c.is_ascii_lowercase());
     if starts
