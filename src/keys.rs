@@ -17,6 +17,7 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
+use veilstream_keys::credential::Credentials;
 #[cfg(feature = "postgres")]
 use veilstream_keys::erasure::PostgresLedger;
 use veilstream_keys::erasure::{FileLedger, Ledger, LedgerError};
@@ -41,7 +42,7 @@ use crate::exit::Exit;
 use crate::kafka::access;
 use crate::keys::topic::{KafkaLedger, KafkaStore};
 use crate::telemetry::metrics::Metrics;
-pub use source::{KeyFault, KeySource};
+pub use source::{CredentialSource, KeyFault, KeySource};
 
 /// The tenant of a key directory: `keys init --keys` knows no other.
 const DIRECTORY_TENANT: &str = "default";
@@ -55,6 +56,17 @@ pub fn open(
     config: &config::Keys,
     metrics: Option<Arc<Metrics>>,
 ) -> anyhow::Result<Arc<dyn KeySource>> {
+    Ok(open_managed(config, metrics)?)
+}
+
+/// [`open`], with the API keys of the reading service.
+///
+/// # Errors
+/// As there.
+pub fn open_managed(
+    config: &config::Keys,
+    metrics: Option<Arc<Metrics>>,
+) -> anyhow::Result<Arc<ManagedKeys>> {
     let manager = Manager::open(
         manager_settings(config),
         parts(config, store(config)?, metrics.clone())?,
@@ -363,7 +375,7 @@ fn of_directory(dir: &Path) -> config::Keys {
 }
 
 /// A manager with a clock.
-struct ManagedKeys {
+pub struct ManagedKeys {
     manager: Manager,
     metrics: Option<Arc<Metrics>>,
     /// What `maintain` last failed with, so that an outage is one line in the log and not one a
@@ -405,6 +417,12 @@ impl KeySource for ManagedKeys {
         if let Some(metrics) = &self.metrics {
             self.measure(metrics);
         }
+    }
+}
+
+impl CredentialSource for ManagedKeys {
+    fn credentials(&self) -> Result<Credentials, KeyFault> {
+        self.manager.store().credentials().map_err(|error| KeyFault(error.to_string()))
     }
 }
 

@@ -29,6 +29,7 @@
 //! | [`app`] | the running sidecar: configuration to parts to threads, and the order in which they stop |
 //! | [`pipeline`] | the polling thread, the lanes, and what they tell operators |
 //! | [`pipeline::core`] | what is done when, without Kafka: where reading begins, when a transaction commits or aborts (`machine`) |
+//! | `serve` | the reading service: listener, credentials, limits |
 //! | `demo` | the pipeline of `run` between an embedded broker's topics |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
@@ -68,6 +69,8 @@ pub mod pipeline;
 pub mod preflight;
 pub mod protect;
 pub mod registry;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod signals;
 pub mod status;
 pub mod telemetry;

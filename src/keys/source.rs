@@ -6,6 +6,7 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
+use veilstream_keys::credential::Credentials;
 
 /// A source of keys: the key manager, or keys of a test.
 pub trait KeySource: Send + Sync {
@@ -32,6 +33,15 @@ pub trait KeySource: Send + Sync {
 
     /// Called about once a second: replaces keys before they are spent or old.
     fn maintain(&self);
+}
+
+/// A source of the reading service's API keys: the key manager, or a test.
+pub trait CredentialSource: Send + Sync {
+    /// All of them. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]: nobody knows now which are revoked.
+    fn credentials(&self) -> Result<Credentials, KeyFault>;
 }
 
 /// Keys are not available now.

@@ -45,6 +45,7 @@ macro_rules! metrics {
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
                 metrics.authentication_errors.with_label_values(&["credentials"]);
+                metrics.logins_refused.with_label_values(&["no_credential"]);
                 Ok(metrics)
             }
 
@@ -106,6 +107,10 @@ metrics! {
         "Records on which the engine failed, and which were rejected as internal.";
     authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"]
         "Connections to brokers that failed for authentication or TLS.";
+    logins_refused: IntCounterVec "veilstream_logins_refused_total" ["cause"]
+        "Requests and handshakes that the reading service refused for their credential.";
+    credentials_corrupt: IntGauge "veilstream_credentials_corrupt" []
+        "Records of API keys that somebody changed who does not hold the store key.";
     build_info: IntGaugeVec "veilstream_build_info" ["version"] "1; the version is a label.";
 }
 
@@ -163,6 +168,8 @@ mod tests {
             "reveals_total",
             "engine_panics_total",
             "authentication_errors_total",
+            "logins_refused_total",
+            "credentials_corrupt",
             "build_info",
         ];
         assert_eq!(Metrics::NAMES, names.map(|n| format!("veilstream_{n}")));
