@@ -2,6 +2,9 @@
 //! ready), schemas, keys, pipeline. It stops in the other order: unready, pipeline drained, HTTP
 //! last.
 
+#[cfg(feature = "serve")]
+pub mod serve;
+
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -48,16 +51,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     })?;
     tracing::info!(address = %http.address(), "HTTP listens");
 
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
-    }
-    if !config.overrides.is_empty() {
-        tracing::info!(settings = config.overrides.join(", "), "set beside the configuration file");
-    }
-    if let Some(ignored) = &config.ignored_dotenv {
-        tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for \
-            nothing; only the one beside the configuration file does");
-    }
+    announce(config);
     let schemas = LiveSchemas::open(config, status.clone(), metrics.clone())?;
     access::report_to(status.clone(), metrics.clone());
     // Before anything else asks the brokers: to that the answer would only be that none answers.
@@ -101,6 +95,20 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     };
     drop(http);
     if end == End::Stopped { Ok(Exit::Ok) } else { Err(end.exit().because(end.to_string())) }
+}
+
+/// What an operator should know of the configuration.
+fn announce(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if !config.overrides.is_empty() {
+        tracing::info!(settings = config.overrides.join(", "), "set beside the configuration file");
+    }
+    if let Some(ignored) = &config.ignored_dotenv {
+        tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for \
+            nothing; only the one beside the configuration file does");
+    }
 }
 
 /// Lets the pipeline commit what it has; what does not end in time is aborted by the next start.

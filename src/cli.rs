@@ -11,6 +11,8 @@ pub mod offsets;
 pub mod reveal;
 pub mod run;
 pub mod schema;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shred;
 pub mod transform;
 
@@ -70,6 +72,9 @@ enum Command {
     Shred(shred::ShredArgs),
     /// List, show and replay dead letters
     Dlq(dlq::DlqArgs),
+    /// Open and find values for callers over HTTPS
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     /// Show where the group stands in the raw topics, and move it after a loss
     Offsets(offsets::OffsetsArgs),
     /// Print a completion script for a shell
@@ -99,6 +104,8 @@ impl Cli {
             Command::Keys(args) => keys::run(args),
             Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => serve::run(args),
             Command::Offsets(args) => offsets::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(

@@ -56,11 +56,13 @@ fn every_runbook_works_as_it_stands() {
         .concat();
     let books = runbooks(&text);
     // What each must have shown, beside ending well.
-    let expected: [(&str, &[&str]); 9] = [
+    let expected: [(&str, &[&str]); 11] = [
         ("install", &["made ", "key-encrypting key file, version 1"]),
         ("rotate", &["file: version 2", " moved, ", "key-encrypting key file, version 2"]),
         ("index", &["1~", "2~", "is retired"]),
         ("lost-kek", &["another key-encrypting key", " recovered, ", "ada@example.com"]),
+        ("api-keys", &["reports", "active", "analyst"]),
+        ("revoke-api-keys", &[" revoked", "reports"]),
         (
             "erase",
             &["canary erased: yes", "\"status\":\"erased\"", "\"reason\":\"erased_subject\""],

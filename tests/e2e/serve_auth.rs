@@ -1,0 +1,350 @@
+//! Who gets into `veilstream serve`: the built binary, with keys, certificates and an issuer of
+//! JWTs of its own. Needs no Kafka, so it is a binary of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod keys {
+    pub(crate) use veilstream::keys::{CredentialSource, KeyFault, now};
+}
+#[allow(dead_code, reason = "shared with the tests of the service")]
+#[path = "../../src/serve/testing.rs"]
+mod testing;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rcgen::SanType;
+use reqwest::StatusCode;
+use reqwest::blocking::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use testing::{Authority, Behaviour, Leaf, TestIssuer, until};
+
+fn veilstream(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+    command.args(args).env_remove("VEILSTREAM_KEYS").env("NO_COLOR", "1");
+    command
+}
+
+fn done(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// A folder with keys, a schema and a configuration.
+struct Instance {
+    dir: TempDir,
+}
+
+impl Instance {
+    fn new(serve: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        done(veilstream(&["keys", "init", "--keys"]).arg(dir.path().join("keys")));
+        fs::create_dir(dir.path().join("schemas")).unwrap();
+        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/customers.json");
+        fs::copy(schema, dir.path().join("schemas/customers.json")).unwrap();
+        let instance = Self { dir };
+        instance.write(
+            "veilstream.toml",
+            &format!(
+                "[schemas]\ndomains = [\"payment_card\"]\n[keys]\nstore = \"sqlite:keys/keys.db\"\n[keys.file]\npath = \
+            \"keys/kek\"\n[http]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \
+            \"json\"\n[serve]\nlisten = \"127.0.0.1:0\"\n{serve}"
+            ),
+        );
+        instance
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn keys(&self, args: &[&str]) -> Command {
+        let (name, rest) = args.split_first().unwrap();
+        let config = self.path("veilstream.toml");
+        let mut command = veilstream(&["serve", "keys", name, "--config", &config]);
+        command.args(rest);
+        command
+    }
+
+    /// The id and the whole text of a new key.
+    fn make_key(&self, name: &str) -> (String, String) {
+        let args = ["create", "--name", name, "--role", "analyst", "--json"];
+        let output = done(&mut self.keys(&args));
+        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
+    }
+
+    fn start(&self) -> Running {
+        let mut child = veilstream(&["serve", "--config", &self.path("veilstream.toml")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                into.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut running = Running { child, log, address: String::new(), http: String::new() };
+        until("it listens", || {
+            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.log());
+            running.logged("the reading service listens").is_some()
+        });
+        running.address = running.logged("the reading service listens").unwrap();
+        running.http = running.logged("HTTP listens").unwrap();
+        running
+    }
+
+    /// Exit code and messages of a start that fails.
+    fn refused(&self) -> (i32, String) {
+        let output =
+            veilstream(&["serve", "--config", &self.path("veilstream.toml")]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+struct Running {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    address: String,
+    http: String,
+}
+
+impl Running {
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The address of a line with this message.
+    fn logged(&self, message: &str) -> Option<String> {
+        let lines = self.log();
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find_map(|line| {
+            let fields = line.get("fields").unwrap_or(&line);
+            let is_it = fields["message"].as_str() == Some(message);
+            is_it.then(|| fields["address"].as_str().map(str::to_owned))?
+        })
+    }
+
+    fn status(&self, client: &Client, scheme: &str, token: &str) -> StatusCode {
+        let asked = client.get(format!("{scheme}://{}/openapi.json", self.address));
+        asked.bearer_auth(token).send().unwrap().status()
+    }
+
+    fn metrics(&self) -> String {
+        reqwest::blocking::get(format!("http://{}/metrics", self.http)).unwrap().text().unwrap()
+    }
+
+    /// Stops it as an orchestrator does.
+    fn stop(&mut self) -> i32 {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_api_key_opens_until_it_is_revoked() {
+    let instance = Instance::new("insecure = true\n");
+    let (id, key) = instance.make_key("reports");
+    let (forged, forged_key) = instance.make_key("forged");
+    let mut running = instance.start();
+    let client = Client::new();
+    let status = |token: &str| running.status(&client, "http", token);
+    assert_eq!(status(&key), StatusCode::OK);
+    let ready = reqwest::blocking::get(format!("http://{}/readyz", running.http)).unwrap();
+    assert_eq!(ready.status(), StatusCode::OK);
+    assert_eq!(status(&format!("{key}0")), StatusCode::UNAUTHORIZED);
+    // One that is made while it runs.
+    let (_, later) = instance.make_key("later");
+    until("the new key is known", || {
+        std::thread::park_timeout(Duration::from_millis(500));
+        status(&later) == StatusCode::OK
+    });
+    let since = Instant::now();
+    let revoked = done(&mut instance.keys(&["revoke", &id]));
+    assert_eq!(String::from_utf8(revoked.stdout).unwrap(), format!("{id} revoked\n"));
+    until("the key is refused", || status(&key) == StatusCode::UNAUTHORIZED);
+    println!("refused {:?} after `serve keys revoke` was started", since.elapsed());
+    // Somebody writes the store who does not hold its key.
+    let store = rusqlite::Connection::open(instance.path("keys/keys.db")).unwrap();
+    let edit = "UPDATE credentials SET roles = 'admin' WHERE id = ?1";
+    assert_eq!(store.execute(edit, [&forged]).unwrap(), 1);
+    until("the alarm is there", || running.metrics().contains("veilstream_credentials_corrupt 1"));
+    assert_eq!(status(&forged_key), StatusCode::UNAUTHORIZED);
+    let listed = instance.keys(&["list", "--json"]).output().unwrap();
+    assert_eq!(listed.status.code(), Some(1));
+    let shown = String::from_utf8(listed.stdout).unwrap();
+    assert!(shown.contains(r#""state":"revoked""#) && !shown.contains(&forged), "{shown}");
+    assert!(String::from_utf8(listed.stderr).unwrap().contains(&forged));
+    for cause in ["key_mistyped", "key_revoked", "key_unknown"] {
+        assert!(running.metrics().contains(&format!("{{cause=\"{cause}\"}}")), "{cause}");
+    }
+    assert_eq!(running.stop(), 0);
+    // Shown once: no secret is in the log, the list or the store.
+    let log = running.log();
+    assert!(log.contains(&id) && log.contains("login refused"), "{log}");
+    for key in [&key, &forged_key, &later] {
+        let secret = key.split('_').nth(2).unwrap();
+        assert!(!log.contains(secret) && !shown.contains(secret));
+        for file in ["keys/keys.db", "keys/keys.db-wal"] {
+            let bytes = fs::read(instance.path(file)).unwrap_or_default();
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        }
+    }
+}
+
+#[test]
+fn api_keys_are_checked_before_they_are_made() {
+    let instance = Instance::new("insecure = true\n");
+    for args in [
+        &["create", "--name", "Reports", "--role", "a"][..],
+        &["create", "--name", "reports"],
+        &["create", "--name", "reports", "--role", "a,b"],
+        &["create", "--name", "reports", "--role", "a", "--days", "366"],
+        &["create", "--name", "reports", "--role", "a", "--days", "0"],
+        &["revoke"],
+        &["revoke", "none"],
+        &["revoke", "--name", "reports", "0b2e7c0123456789"],
+    ] {
+        assert_eq!(instance.keys(args).output().unwrap().status.code(), Some(2), "{args:?}");
+    }
+    for args in [&["revoke", "0b2e7c0123456789"][..], &["revoke", "--name", "reports"]] {
+        let output = instance.keys(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("there is no API key"));
+    }
+}
+
+/// TLS with every kind of credential at once.
+struct Everything {
+    instance: Instance,
+    servers: Authority,
+    clients: Authority,
+    issuer: TestIssuer,
+}
+
+impl Everything {
+    fn new() -> Self {
+        let (servers, clients, issuer) = (Authority::new(), Authority::new(), TestIssuer::start());
+        let instance = Instance::new(&format!(
+            "principals = [\"certificate\", \"jwt\", \"key\"]\ncertificate_file = \
+            \"server.pem\"\nkey_file = \"server.key\"\nclient_ca_file = \
+            \"clients.pem\"\nclient_crl_file = \"revoked.pem\"\nclients = {{ \
+            \"spiffe://corp/fraud\" = [\"fraud\"] }}\n[serve.jwt.corp]\nissuer = \
+            \"https://login.corp\"\naudience = \"veilstream\"\njwks = \"{}\"\nca_file = \"{}\"\n",
+            issuer.url,
+            issuer.ca().display()
+        ));
+        let leaf = servers.server();
+        instance.write("server.pem", &leaf.certificate);
+        instance.write("server.key", &leaf.key);
+        instance.write("clients.pem", &clients.pem());
+        instance.write("revoked.pem", &clients.revoked(&[9]));
+        Self { instance, servers, clients, issuer }
+    }
+
+    fn client(&self, leaf: Option<&Leaf>) -> Client {
+        let authority = reqwest::Certificate::from_pem(self.servers.pem().as_bytes()).unwrap();
+        let mut client = Client::builder().tls_certs_only([authority]);
+        if let Some(leaf) = leaf {
+            let identity = format!("{}{}", leaf.certificate, leaf.key);
+            client = client.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
+        }
+        client.build().unwrap()
+    }
+
+    fn leaf(&self, serial: u64) -> Leaf {
+        let name = SanType::URI("spiffe://corp/fraud".try_into().unwrap());
+        self.clients.leaf(vec![name], serial, false)
+    }
+}
+
+#[test]
+fn each_kind_of_credential_opens_by_itself_alone() {
+    let all = Everything::new();
+    let (_, key) = all.instance.make_key("reports");
+    let mut running = all.instance.start();
+    let (plain, fraud) = (all.client(None), all.client(Some(&all.leaf(7))));
+    let token = all.issuer.token(|_| ());
+    assert_eq!(running.status(&plain, "https", &key), StatusCode::OK);
+    assert_eq!(running.status(&plain, "https", &token), StatusCode::OK);
+    let document = || fraud.get(format!("https://{}/openapi.json", running.address));
+    assert_eq!(document().send().unwrap().status(), StatusCode::OK);
+    // Two at once.
+    assert_eq!(running.status(&fraud, "https", &key), StatusCode::UNAUTHORIZED);
+    assert_eq!(running.status(&fraud, "https", &token), StatusCode::UNAUTHORIZED);
+    let twice = plain.get(format!("https://{}/openapi.json", running.address));
+    let twice = twice.bearer_auth(&key).header("authorization", format!("Bearer {token}"));
+    assert_eq!(twice.send().unwrap().status(), StatusCode::UNAUTHORIZED);
+    // A person's token beside a certificate proves the person; one that does not hold refuses.
+    let proved =
+        |token: &str| document().header("veilstream-on-behalf-of", token).send().unwrap().status();
+    let expired = all.issuer.token(|claims| claims["exp"] = (keys::now() - 120).into());
+    assert_eq!(proved(&token), StatusCode::OK);
+    assert_eq!(proved(&expired), StatusCode::UNAUTHORIZED);
+    // Revoked, and of another authority: no handshake.
+    let other = Authority::new().leaf(vec![], 1, false);
+    for leaf in [&all.leaf(9), &other] {
+        let client = all.client(Some(leaf));
+        assert!(client.get(format!("https://{}/openapi.json", running.address)).send().is_err());
+    }
+    // Without TLS.
+    let clear = Client::new().get(format!("http://{}/openapi.json", running.address));
+    assert!(clear.bearer_auth(&key).send().is_err());
+    // The issuer goes away: what it signed before is still known.
+    all.issuer.behave(Behaviour::Close);
+    let next = all.issuer.token(|claims| claims["sub"] = "bob".into());
+    assert_eq!(running.status(&plain, "https", &next), StatusCode::OK);
+    // Each is counted; the log tells one a second and address.
+    let metrics = running.metrics();
+    for cause in ["several_credentials", "token_expired", "certificate_invalid"] {
+        assert!(metrics.contains(&format!("{{cause=\"{cause}\"}}")), "{metrics}");
+    }
+    assert_eq!(running.stop(), 0);
+    let log = running.log();
+    assert!(log.contains("login refused"), "{log}");
+    assert!(!log.contains(&token) && !log.contains(&expired), "{log}");
+}
+
+#[test]
+fn a_start_that_would_be_open_or_blind_is_refused() {
+    let instance = Instance::new("insecure = true\n");
+    let toml = fs::read_to_string(instance.path("veilstream.toml")).unwrap();
+    let with = |from: &str, to: &str| {
+        instance.write("veilstream.toml", &toml.replace(from, to));
+        instance.refused()
+    };
+    let (code, said) = with("insecure = true", "");
+    assert!(code == 2 && said.contains("serve.certificate_file: is missing"), "{said}");
+    let (code, said) = with("[serve]\nlisten = \"127.0.0.1:0\"", "[serve]\nlisten = \"0.0.0.0:0\"");
+    assert!(code == 2 && said.contains("no address of the loopback"), "{said}");
+    let (code, said) = with("[serve]\nlisten = \"127.0.0.1:0\"\ninsecure = true", "");
+    assert!(code == 2 && said.contains("there is no section [serve]"), "{said}");
+    let missing = "certificate_file = \"nowhere.pem\"\nkey_file = \"nowhere.key\"";
+    let (code, said) = with("insecure = true", missing);
+    assert!(code == 2 && said.contains("nowhere.pem"), "{said}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, said) =
+        with("[serve]\nlisten = \"127.0.0.1:0\"", &format!("[serve]\nlisten = \"{address}\""));
+    assert!(code == 2 && said.contains("serve.listen"), "{said}");
+}
