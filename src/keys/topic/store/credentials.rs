@@ -6,22 +6,18 @@ use veilstream_keys::store::StoreError;
 use super::{KafkaStore, View};
 
 impl KafkaStore {
-    /// Writes a row where `is_due` says so of the one with its id; tells whether it is there now.
+    /// Writes a row, unless `settled` has an answer for the one with its id; tells whether it did.
     pub(super) fn write_credential(
         &self,
         row: &CredentialRow,
-        is_due: impl Fn(Option<&CredentialRow>) -> bool,
+        settled: impl Fn(Option<&CredentialRow>) -> Option<bool>,
     ) -> Result<bool, StoreError> {
         let inner = &mut *self.lock();
-        let done = inner.topic.write(&mut inner.view, |view| {
-            let known = view.credential(&row.id);
-            if is_due(known) {
-                (vec![View::credential_entry(row)], true)
-            } else {
-                // A try whose answer was lost is found again as what it wrote.
-                (Vec::new(), known == Some(row))
-            }
-        });
+        let done =
+            inner.topic.write(&mut inner.view, |view| match settled(view.credential(&row.id)) {
+                Some(answer) => (Vec::new(), answer),
+                None => (vec![View::credential_entry(row)], true),
+            });
         done.map_err(|error| self.unusable(&error))
     }
 }
