@@ -325,6 +325,81 @@ fn each_kind_of_credential_opens_by_itself_alone() {
     assert!(!log.contains(&token) && !log.contains(&expired), "{log}");
 }
 
+/// A real OAuth server (oidc-provider), whose tokens are RS256 and `at+jwt`. Killed when dropped.
+struct OauthServer {
+    process: Child,
+    url: String,
+}
+
+impl OauthServer {
+    fn start() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oidc");
+        let script = folder.join("issuer.mjs");
+        assert!(script.exists(), "no OAuth server in {}: run `make setup`", folder.display());
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut process = Command::new("node")
+            .arg(script)
+            .envs([("PORT", &*port.to_string()), ("AUDIENCE", "urn:veilstream")])
+            .envs([("CLIENT_SECRET", "canary-client-secret"), ("TTL", "300")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "listens"));
+        // It writes a line for each token.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self { process, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    fn token(&self) -> String {
+        let answer = Client::new()
+            .post(format!("{}/token", self.url))
+            .basic_auth("veilstream", Some("canary-client-secret"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("grant_type=client_credentials&scope=kafka")
+            .send()
+            .unwrap();
+        let answer: Value = answer.json().unwrap();
+        answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+}
+
+impl Drop for OauthServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn tokens_of_a_real_server_open() {
+    let server = OauthServer::start();
+    let section = |name: &str, audience: &str| {
+        format!(
+            "insecure = true\nprincipals = [\"jwt\"]\n[serve.jwt.{name}]\nissuer = \
+            \"{url}\"\naudience = \"{audience}\"\njwks = \"{url}/jwks\"\nkind = \
+            \"service\"\nroles_claim = \"scope\"\n",
+            url = server.url
+        )
+    };
+    let (instance, other) =
+        (Instance::new(&section("batch", "urn:veilstream")), Instance::new(&section("batch", "x")));
+    let (running, refusing) = (instance.start(), other.start());
+    let (client, token) = (Client::new(), server.token());
+    assert_eq!(running.status(&client, "http", &token), StatusCode::OK);
+    assert_eq!(refusing.status(&client, "http", &token), StatusCode::UNAUTHORIZED);
+    assert!(refusing.metrics().contains("{cause=\"token_audience\"} 1"));
+    // The last character of a signature may spell unused bits: one before it is another signature.
+    let at = token.len() - 10;
+    let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
+    let forged = format!("{}{other}{}", &token[..at], &token[at + 1..]);
+    assert_eq!(running.status(&client, "http", &forged), StatusCode::UNAUTHORIZED);
+    assert!(running.metrics().contains("{cause=\"token_signature\"} 1"));
+}
+
 #[test]
 fn a_start_that_would_be_open_or_blind_is_refused() {
     let instance = Instance::new("insecure = true\n");
