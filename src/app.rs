@@ -2,6 +2,9 @@
 //! ready), schemas, keys, pipeline. It stops in the other order: unready, pipeline drained, HTTP
 //! last.
 
+#[cfg(feature = "serve")]
+pub mod serve;
+
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -27,11 +30,20 @@ const TICK: Duration = Duration::from_secs(1);
 /// request to a key service is waited for.
 const LEAVE: Duration = Duration::from_secs(5);
 
+/// What the command line says beside the configuration.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// Missing sanitized and dead-letter topics are created.
+    pub create_topics: bool,
+    /// Changed schema documents may protect less.
+    pub allow_weaker: bool,
+}
+
 /// Runs until a signal or the pipeline ends it.
 ///
 /// # Errors
 /// A part does not start; [`Exit::of`] tells the exit code.
-pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
+pub fn run(config: &Config, options: RunOptions) -> anyhow::Result<Exit> {
     disable_core_dumps().context("core dumps could not be disabled")?;
     let (send, events) = mpsc::channel::<AppEvent<End>>();
     let requests = send.clone();
@@ -48,17 +60,8 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     })?;
     tracing::info!(address = %http.address(), "HTTP listens");
 
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
-    }
-    if !config.overrides.is_empty() {
-        tracing::info!(settings = config.overrides.join(", "), "set beside the configuration file");
-    }
-    if let Some(ignored) = &config.ignored_dotenv {
-        tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for \
-            nothing; only the one beside the configuration file does");
-    }
-    let schemas = LiveSchemas::open(config, status.clone(), metrics.clone())?;
+    announce(config);
+    let schemas = LiveSchemas::open(config, options, status.clone(), metrics.clone())?;
     access::report_to(status.clone(), metrics.clone());
     // Before anything else asks the brokers: to that the answer would only be that none answers.
     access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
@@ -74,7 +77,7 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
         keys.clone(),
         status.clone(),
         metrics.clone(),
-        create_topics,
+        options.create_topics,
     )
     .map_err(|e| e.exit().because(e.to_string()))?;
     let pipeline = Arc::new(pipeline);
@@ -101,6 +104,20 @@ pub fn run(config: &Config, create_topics: bool) -> anyhow::Result<Exit> {
     };
     drop(http);
     if end == End::Stopped { Ok(Exit::Ok) } else { Err(end.exit().because(end.to_string())) }
+}
+
+/// What an operator should know of the configuration.
+fn announce(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if !config.overrides.is_empty() {
+        tracing::info!(settings = config.overrides.join(", "), "set beside the configuration file");
+    }
+    if let Some(ignored) = &config.ignored_dotenv {
+        tracing::warn!(file = %ignored.display(), "a .env of the working directory counts for \
+            nothing; only the one beside the configuration file does");
+    }
 }
 
 /// Lets the pipeline commit what it has; what does not end in time is aborted by the next start.
@@ -133,10 +150,16 @@ struct LiveSchemas {
 
 impl LiveSchemas {
     /// Loads the schemas for the first time: without them there is nothing to run.
-    fn open(config: &Config, status: Arc<Status>, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+    fn open(
+        config: &Config,
+        options: RunOptions,
+        status: Arc<Status>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
         let (registry, warnings) = registry::open_configured(&config.schemas)
             .map_err(|faults| crate::exit::faults_error(&faults))?;
-        let schemas = Self { registry: Arc::new(registry), status, metrics };
+        let registry = Arc::new(registry.allow_weaker(options.allow_weaker));
+        let schemas = Self { registry, status, metrics };
         schemas.loaded(&warnings);
         schemas.status.ready("schemas");
         Ok(schemas)

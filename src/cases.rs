@@ -1,6 +1,9 @@
 //! Cases of a schema document: an event and what must become of it. Runs with keys that live as
 //! long as the run; nothing it shows is real data.
 
+mod compare;
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +19,9 @@ use veilstream_engine::scan::Tape;
 use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_engine::select::Selection;
 use veilstream_engine::{Key, KeyId, KeyKind, Keyring, RejectCode};
+
+use compare::compare;
+pub use reading::CaseReading;
 
 use crate::ephemeral::EphemeralKeys;
 use crate::keys::{KeyFault, KeySource};
@@ -169,6 +175,18 @@ impl Runner {
         input: &CaseInput,
         expected: Option<&Value>,
     ) -> Result<Result<Value, CaseRefusal>, KeyFault> {
+        self.protected(input, |revealer, keys, schema, record, output| {
+            let shown = Shown { keys, keyring: keys.keyring(), indexes: BTreeMap::new() };
+            shown.record(schema, record, output, revealer, expected)
+        })
+    }
+
+    /// Does something with the record that comes out, or says why none does.
+    fn protected<T>(
+        &mut self,
+        input: &CaseInput,
+        then: impl FnOnce(&mut Revealer, &EphemeralKeys, &Schema, &Record<'_>, &Output) -> T,
+    ) -> Result<Result<T, CaseRefusal>, KeyFault> {
         let value = input.text.clone().or_else(|| input.value.as_ref().map(Value::to_string));
         let headers: Vec<Header<'_>> = input
             .headers
@@ -187,9 +205,8 @@ impl Runner {
             Err(reject) => return Ok(Err((reject.code, reject.field))),
         };
         let schema = &self.protector.schemas().schemas()[index];
-        let shown =
-            Shown { keys: &self.keys, keyring: self.keys.keyring(), indexes: BTreeMap::new() };
-        Ok(Ok(shown.record(schema, &record, self.protector.output(), &mut self.revealer, expected)))
+        let output = self.protector.output();
+        Ok(Ok(then(&mut self.revealer, &self.keys, schema, &record, output)))
     }
 }
 
@@ -406,34 +423,6 @@ impl Shown<'_> {
                     .or_default()
                     .insert(form.clone());
             }
-        }
-    }
-}
-
-/// Says where two values differ, by JSON pointer.
-fn compare(
-    at: &str,
-    expected: Option<&Value>,
-    actual: Option<&Value>,
-    differences: &mut Vec<String>,
-) {
-    match (expected, actual) {
-        (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            for name in a.keys().chain(b.keys().filter(|name| !a.contains_key(*name))) {
-                let step = name.replace('~', "~0").replace('/', "~1");
-                compare(&format!("{at}/{step}"), a.get(name), b.get(name), differences);
-            }
-        }
-        (Some(Value::Array(a)), Some(Value::Array(b))) => {
-            (0..a.len().max(b.len()))
-                .for_each(|i| compare(&format!("{at}/{i}"), a.get(i), b.get(i), differences));
-        }
-        (a, b) if a == b => {}
-        (a, b) => {
-            let show = |value: Option<&Value>| {
-                value.map_or_else(|| "nothing".to_owned(), Value::to_string)
-            };
-            differences.push(format!("{at}: expected {}, got {}", show(a), show(b)));
         }
     }
 }

@@ -1,16 +1,22 @@
 //! The command line, one file per subcommand.
 
+pub mod audit;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod dlq;
+pub mod honey;
 pub mod index;
 pub mod keys;
 mod lines;
 pub mod offsets;
+#[cfg(feature = "serve")]
+pub mod policy;
 pub mod reveal;
 pub mod run;
 pub mod schema;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod shred;
 pub mod transform;
 
@@ -62,6 +68,8 @@ enum Command {
     Reveal(reveal::RevealArgs),
     /// Print the index values to search for
     Index(index::IndexArgs),
+    /// Make tokens whose opening raises an alarm
+    Honey(honey::HoneyArgs),
     /// Check, test and list schema documents
     Schema(schema::SchemaArgs),
     /// Make, inspect, rotate and end keys
@@ -70,8 +78,16 @@ enum Command {
     Shred(shred::ShredArgs),
     /// List, show and replay dead letters
     Dlq(dlq::DlqArgs),
+    /// Open and find values for callers over HTTPS
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
+    /// Verify the audit log, report from it, and make its verifier's key
+    Audit(audit::AuditArgs),
     /// Show where the group stands in the raw topics, and move it after a loss
     Offsets(offsets::OffsetsArgs),
+    /// Check, test and explain who may read what
+    #[cfg(feature = "serve")]
+    Policy(policy::PolicyArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -95,11 +111,17 @@ impl Cli {
             Command::Transform(args) => transform::run(args),
             Command::Reveal(args) => reveal::run(args),
             Command::Index(args) => index::run(args),
+            Command::Honey(args) => honey::run(args),
             Command::Schema(args) => schema::run(args),
             Command::Keys(args) => keys::run(args),
             Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => serve::run(args),
+            Command::Audit(args) => audit::run(args),
             Command::Offsets(args) => offsets::run(args),
+            #[cfg(feature = "serve")]
+            Command::Policy(args) => policy::run(args),
             Command::Completions { shell } => {
                 clap_complete::generate(
                     *shell,
@@ -131,6 +153,13 @@ impl Documents {
             .map(|loaded| loaded.set)
             .map_err(|faults| faults_error(&faults))
     }
+}
+
+/// A value whose members stand in the order of their names. Some crates switch on serde_json's
+/// `preserve_order` for all of us, and no output may depend on which crates a build has.
+fn sorted(mut value: Value) -> Value {
+    value.sort_all_objects();
+    value
 }
 
 /// Text where it is text, else `{"base64": ..}`.

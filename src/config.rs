@@ -2,10 +2,13 @@
 //! with every fault reported at once.
 
 mod access;
+mod audit;
 mod fault;
 mod keys;
+mod policy;
 mod read;
 mod secret;
+mod serve;
 mod source;
 mod units;
 
@@ -16,10 +19,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use audit::Audit;
 pub use fault::{ConfigFault, Faults};
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
+pub use policy::{Budget, Limit, Pattern, Policy, Purpose};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
+pub use serve::{
+    CredentialKind, JwtIssuer, NO_ROLE, Network, PrincipalKind, Serve, ServeLimits,
+    ServerCertificate, is_role,
+};
 pub use source::Input;
 pub use units::RejectGuard;
 
@@ -61,10 +70,16 @@ pub struct Config {
     pub schemas: Schemas,
     /// `[keys]`
     pub keys: Keys,
+    /// `[policy]`
+    pub policy: Policy,
     /// `[http]`
     pub http: Http,
+    /// `[serve]`; `None`: there is no such section.
+    pub serve: Option<Serve>,
     /// `[log]`
     pub log: Log,
+    /// `[audit]`; `None`: nothing is audited.
+    pub audit: Option<Audit>,
 }
 
 /// Brokers and who this process is to them.
@@ -256,17 +271,20 @@ fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, ConfigReader
 
 fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
     let kafka = kafka(root.section("kafka"), host_name);
+    let has_serve = root.has("serve");
     let config = Config {
         pipeline: pipeline(root.section("pipeline")),
         schemas: schemas(root.section("schemas")),
         keys: keys::read(root.section("keys"), &kafka),
         kafka,
+        policy: policy::read(root.section("policy")),
         http: http(root.section("http")),
+        serve: serve::read(root.section("serve"), has_serve),
         log: log(root.section("log")),
+        audit: audit::read(root.section("audit")),
         overrides: Vec::new(),
         ignored_dotenv: None,
     };
-    root.later("audit", "remove the section; reveal through the command line is not audited");
     root.finish();
     config
 }
@@ -402,8 +420,12 @@ fn servers(text: &str) -> Result<String, String> {
     }
 }
 
-/// The tenant's grammar is that of all names in tokens (docs/formats.md).
-fn tenant(text: &str) -> Result<String, String> {
+/// The grammar of all names in tokens (docs/formats.md), which tenants, purposes, issuers and API
+/// keys share.
+///
+/// # Errors
+/// What to write instead.
+pub fn name(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
     let starts = chars.next().is_some_and(|c| c.is_ascii_lowercase());
     if starts

@@ -17,6 +17,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::sync::oneshot;
 
+#[cfg(feature = "serve")]
+pub(crate) use listener::accept;
 pub use problem::ProblemDetails;
 
 use listener::{Bounded, CONNECTIONS, LIFE};

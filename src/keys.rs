@@ -17,6 +17,7 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
+use veilstream_keys::credential::Credentials;
 #[cfg(feature = "postgres")]
 use veilstream_keys::erasure::PostgresLedger;
 use veilstream_keys::erasure::{FileLedger, Ledger, LedgerError};
@@ -41,7 +42,7 @@ use crate::exit::Exit;
 use crate::kafka::access;
 use crate::keys::topic::{KafkaLedger, KafkaStore};
 use crate::telemetry::metrics::Metrics;
-pub use source::{KeyFault, KeySource};
+pub use source::{CredentialSource, KeyFault, KeySource};
 
 /// The tenant of a key directory: `keys init --keys` knows no other.
 const DIRECTORY_TENANT: &str = "default";
@@ -55,13 +56,26 @@ pub fn open(
     config: &config::Keys,
     metrics: Option<Arc<Metrics>>,
 ) -> anyhow::Result<Arc<dyn KeySource>> {
-    let manager = Manager::open(
+    Ok(open_managed(config, metrics)?.0)
+}
+
+/// As [`open`], and the key manager behind it: the audit log takes its signing key and the erasure
+/// ledger's head from there.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_managed(
+    config: &config::Keys,
+    metrics: Option<Arc<Metrics>>,
+) -> anyhow::Result<(Arc<ManagedKeys>, Arc<Manager>)> {
+    let manager = Arc::new(Manager::open(
         manager_settings(config),
         parts(config, store(config)?, metrics.clone())?,
         now(),
-    )?;
+    )?);
     warn_of_revived(&manager);
-    Ok(Arc::new(ManagedKeys { manager, metrics, last_fault: Mutex::default() }))
+    let keys = ManagedKeys { manager: manager.clone(), metrics, last_fault: Mutex::default() };
+    Ok((Arc::new(keys), manager))
 }
 
 /// The key manager itself, for what changes keys.
@@ -363,8 +377,8 @@ fn of_directory(dir: &Path) -> config::Keys {
 }
 
 /// A manager with a clock.
-struct ManagedKeys {
-    manager: Manager,
+pub struct ManagedKeys {
+    manager: Arc<Manager>,
     metrics: Option<Arc<Metrics>>,
     /// What `maintain` last failed with, so that an outage is one line in the log and not one a
     /// second.
@@ -382,6 +396,10 @@ impl KeySource for ManagedKeys {
 
     fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
         self.manager.lookup(id, now()).map_err(fault)
+    }
+
+    fn lookup_for_reading(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
+        self.manager.lookup_for_reading(id, now()).map_err(fault)
     }
 
     fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
@@ -405,6 +423,12 @@ impl KeySource for ManagedKeys {
         if let Some(metrics) = &self.metrics {
             self.measure(metrics);
         }
+    }
+}
+
+impl CredentialSource for ManagedKeys {
+    fn credentials(&self) -> Result<Credentials, KeyFault> {
+        self.manager.store().credentials().map_err(|error| KeyFault(error.to_string()))
     }
 }
 

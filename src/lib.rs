@@ -29,10 +29,13 @@
 //! | [`app`] | the running sidecar: configuration to parts to threads, and the order in which they stop |
 //! | [`pipeline`] | the polling thread, the lanes, and what they tell operators |
 //! | [`pipeline::core`] | what is done when, without Kafka: where reading begins, when a transaction commits or aborts (`machine`) |
+//! | `serve` | the reading service: listener, credentials, limits |
 //! | `demo` | the pipeline of `run` between an embedded broker's topics |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
+//! | [`audit`] | the trace of what commands open and change (over veilstream-reading) |
 //! | [`preflight`] | are the topics there, and do they fit each other? |
+//! | `policy` | who may read what: policies, decisions, budgets |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
 //! | [`protect`] | a record through the engine, again with the keys it lacked |
@@ -49,6 +52,7 @@
 #![deny(clippy::mod_module_files)]
 
 pub mod app;
+pub mod audit;
 pub mod cases;
 pub mod cli;
 pub mod clock;
@@ -65,9 +69,13 @@ pub mod kafka;
 pub mod keys;
 pub mod outgoing;
 pub mod pipeline;
+#[cfg(feature = "serve")]
+pub mod policy;
 pub mod preflight;
 pub mod protect;
 pub mod registry;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod signals;
 pub mod status;
 pub mod telemetry;

@@ -59,6 +59,8 @@ pub struct Registry {
     /// The documents as last seen, refused ones included, so that each change is judged and
     /// reported once.
     seen: Mutex<Vec<LoadedDocument>>,
+    /// Versions that protect less come into force too, with a warning.
+    allow_weaker: bool,
 }
 
 /// A file's path and content.
@@ -85,8 +87,16 @@ impl Registry {
             grants,
             current: ArcSwap::new(loaded.set),
             seen: Mutex::new(documents),
+            allow_weaker: false,
         };
         Ok((registry, loaded.warnings))
+    }
+
+    /// Lets versions that protect less come into force, each with a warning. Off unless the
+    /// operator says so.
+    #[must_use]
+    pub fn allow_weaker(self, allow: bool) -> Self {
+        Self { allow_weaker: allow, ..self }
     }
 
     /// The schemas in force. Take it once per batch.
@@ -113,16 +123,19 @@ impl Registry {
             return Change::None;
         }
         let change = match load(&documents, &self.grants) {
-            Ok(loaded) => {
-                let refused = loaded.set.refused_changes(&self.current());
+            Ok(mut loaded) => {
+                let current = self.current();
+                let of_dir = |fault| DocumentFault { file: self.dir.clone(), fault };
+                let mut refused = loaded.set.refused_changes(&current);
+                let weaker = loaded.set.weaker_than(&current).into_iter();
+                if self.allow_weaker {
+                    loaded.warnings.extend(weaker.map(allowed).map(of_dir));
+                } else {
+                    refused.extend(weaker.map(refusable));
+                }
                 if !refused.is_empty() {
                     *seen = documents;
-                    return Change::Refused(
-                        refused
-                            .into_iter()
-                            .map(|fault| DocumentFault { file: self.dir.clone(), fault })
-                            .collect(),
-                    );
+                    return Change::Refused(refused.into_iter().map(of_dir).collect());
                 }
                 if let Err(reason) = prepare(&loaded.set) {
                     return Change::Postponed(reason);
@@ -203,6 +216,16 @@ fn read_files(files: &[PathBuf]) -> Result<Vec<LoadedDocument>, Vec<DocumentFaul
         }
     }
     if faults.is_empty() { Ok(documents) } else { Err(faults) }
+}
+
+/// A version that protects less, which is in force all the same.
+fn allowed(fault: Fault) -> Fault {
+    Fault { severity: Severity::Warning, ..fault }
+}
+
+/// A version that protects less, with what lets it through.
+fn refusable(fault: Fault) -> Fault {
+    Fault { message: format!("{}, or start with --allow-weaker", fault.message), ..fault }
 }
 
 /// A fault of a whole file or folder.
@@ -317,6 +340,29 @@ mod tests {
             matches!(registry.reload(|_| Ok(())), Change::Loaded(_)),
             "said or not, no domain is no domain"
         );
+    }
+
+    /// A tag that goes opens what a policy forbids by it.
+    #[test]
+    fn a_version_that_protects_less_needs_a_permission() {
+        let dir = directory();
+        let with = |field: &str| {
+            let text =
+                DOCUMENT.replace(r#""path":"$.email""#, &format!(r#""path":"$.email"{field}"#));
+            std::fs::write(dir.path().join("people.json"), text).unwrap()
+        };
+        with(r#","tags":["contact"]"#);
+        let (refusing, allowing) = (open(&dir), open(&dir).allow_weaker(true));
+        with("");
+        let Change::Refused(faults) = refusing.reload(|_| Ok(())) else { panic!("accepted") };
+        let said = faults[0].to_string();
+        assert!(said.contains("no tag contact") && said.ends_with("--allow-weaker"), "{said}");
+        assert!(matches!(refusing.reload(|_| Ok(())), Change::None), "told once");
+        let tags = |registry: &Registry| registry.current().schemas()[0].fields[0].tags().len();
+        assert_eq!(tags(&refusing), 1);
+        let Change::Loaded(loaded) = allowing.reload(|_| Ok(())) else { panic!("refused") };
+        assert!(loaded.warnings[0].to_string().contains("no tag contact"), "it is told");
+        assert_eq!(tags(&allowing), 0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn the_json_schema_accepts_the_shipped_documents() {
 fn the_json_schema_refuses_what_the_compiler_refuses() {
     let validator = validator();
     let good = read(&folder().join("customers.json"));
-    let changes: [(&str, Value); 31] = [
+    let changes: [(&str, Value); 43] = [
         ("/veilstream", json!(2)),
         ("/name", json!("Customers")),
         ("/name", json!("dead_letter")),
@@ -49,6 +49,24 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
         (
             "/fields/0",
             json!({ "id": "email", "path": "$.email", "protect": "drop", "index": { "normalize": "email" } }),
+        ),
+        ("/fields/1/mask", json!({})),
+        ("/fields/1/mask", json!(4)),
+        ("/fields/1/mask/keep_last", json!(0)),
+        ("/fields/1/mask/keep_last", json!(1025)),
+        ("/fields/1/mask", json!({ "keep_last": 4, "with": "#" })),
+        ("/fields/1/tags", json!("contact")),
+        ("/fields/1/tags", json!(["Contact"])),
+        ("/fields/1/tags", json!([1])),
+        ("/fields/1/tags", json!(["a", "a"])),
+        ("/fields/1/tags", (0..33).map(|i| format!("t{i}")).collect()),
+        (
+            "/fields/4",
+            json!({ "id": "dob", "path": "$.dob", "protect": "drop", "mask": { "keep_last": 4 } }),
+        ),
+        (
+            "/fields/5",
+            json!({ "id": "age", "path": "$.age", "type": "integer", "mask": { "keep_last": 4 } }),
         ),
         ("/fields/0/index/bits", json!(100)),
         ("/fields/0/index/normalize", json!("phone-USA")),
@@ -100,12 +118,12 @@ fn the_json_schema_accepts_every_kind() {
         "when": { "$.t": null, "header:kind": "x" },
         "fields": [
             { "id": "a", "path": "$.a", "pad": 0, "null": "encrypt", "format": "veilstream", "description": "a" },
-            { "id": "b", "path": "$.b", "protect": "hash", "index": { "normalize": "number", "bits": 64, "domain": "d", "distinct": 1_000_000 } },
+            { "id": "b", "path": "$.b", "protect": "hash", "tags": ["a", "b-c_1"], "index": { "normalize": "number", "bits": 64, "domain": "d", "distinct": 1_000_000 } },
             { "id": "c", "path": "$.c", "protect": "mask", "keep_first": 1, "keep_last": 0, "with": "#" },
             { "id": "d", "path": "$.d", "protect": "generalize", "to": "bucket:10" },
             { "id": "dd", "path": "$.dd", "protect": "generalize", "to": "month", "epoch": "microseconds" },
             { "id": "e", "path": "$.e", "protect": "redact", "with": 0 },
-            { "id": "f", "path": "$.f", "protect": "deterministic", "root": 2, "domain": "d" },
+            { "id": "f", "path": "$.f", "protect": "deterministic", "root": 2, "domain": "d", "type": "string", "mask": { "keep_first": 1, "keep_last": 1024 }, "tags": [] },
             { "id": "g", "path": "$.g", "index": { "normalize": "phone-de", "of": ["$.g", "$.h"], "into": "gh" } }
         ],
         "key": { "protect": "deterministic", "root": 1 },

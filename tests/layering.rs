@@ -48,6 +48,17 @@ fn the_keys_know_neither_kafka_nor_http() {
     assert!(found.is_empty(), "the keys depend on {found:?}");
 }
 
+#[test]
+fn reading_knows_neither_kafka_nor_http() {
+    let tree = dependencies("veilstream-reading");
+    assert!(tree.iter().any(|name| name == "hpke"), "not the tree of reading: {tree:?}");
+    let found: Vec<_> = tree
+        .iter()
+        .filter(|name| ["rdkafka", "rdkafka-sys", "axum", "veilstream"].contains(&name.as_str()))
+        .collect();
+    assert!(found.is_empty(), "reading depends on {found:?}");
+}
+
 /// From, to, why all the same.
 const UPWARDS: [(&str, &str, &str); 1] = [(
     "config",
@@ -203,6 +214,7 @@ fn unsafe_stands_in_one_file() {
     let mut files = Vec::new();
     rust_files(&root().join("src"), &mut files);
     rust_files(&root().join("keys/src"), &mut files);
+    rust_files(&root().join("reading/src"), &mut files);
     let ffi = root().join("src/kafka/ffi.rs");
     assert!(files.contains(&ffi));
     files.retain(|file| *file != ffi);

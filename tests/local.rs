@@ -57,6 +57,9 @@ impl Local {
     }
 }
 
+/// What is told once about a key directory.
+const UNAUDITED: &str = "veilstream: a key directory is for trying out: nothing is audited\n";
+
 fn schema() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/customers.json")
 }
@@ -70,7 +73,7 @@ fn what_goes_in_comes_back_and_is_found_in_between() {
         assert!(!safe.contains(clear), "{safe}");
     }
     let (back, err) = local.customers(&["reveal"], &safe, 0);
-    assert_eq!((back.as_str(), err.as_str()), (EVENTS.replace("\n\n", "\n").as_str(), ""));
+    assert_eq!((back.as_str(), err.as_str()), (EVENTS.replace("\n\n", "\n").as_str(), UNAUDITED));
 
     let (index, _) = local.customers(&["index", "--field", "email", " ada@EXAMPLE.com"], "", 0);
     assert!(
@@ -92,6 +95,38 @@ fn what_goes_in_comes_back_and_is_found_in_between() {
         &format!("{card}\n"),
     );
     assert_eq!(output.stdout, b"\"4111111111111111\"\n");
+}
+
+/// In the row of somebody who does not exist it looks like any other token, and gives nothing.
+#[test]
+fn a_honey_token_raises_an_alarm() {
+    let local = Local::new();
+    let event = r#"{"type":"customer.updated","customer":{"id":990017,"email":"jane.sample@example.org","ssn":"078-05-1120"}}"#;
+    let (safe, _) = local.customers(&["transform"], event, 0);
+    let create = ["honey", "create", "--field", "email", "--subject", "990017"];
+    let values = "mary.sample@example.org\nmary.other@example.org\n";
+    let (tokens, err) = local.customers(&[&create[..], &["--stdin"]].concat(), values, 0);
+    assert_eq!((tokens.lines().count(), err.as_str()), (2, ""));
+    let honey = tokens.lines().next().unwrap();
+    let real = safe.split(r#""email":""#).nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!((&honey[..36], honey.len()), (&real[..36], real.len()), "header and length");
+    let row = safe.replace(real, honey);
+    let alarm = r#"{"alarm":"honey","field":"customers.email","line":1}"#;
+    let problem = r#"{"fields":[{"field":"email","status":"denied"}],"line":1,"reason":"not_revealed","schema":"customers/3"}"#;
+    let (out, err) = local.customers(&["reveal", "--status"], &row, 1);
+    let unaudited = "veilstream: a key directory is for trying out: nothing is audited\n";
+    assert_eq!(err, format!("{unaudited}{alarm}\n{problem}\n"));
+    assert!(out.contains(honey) && !out.contains("mary") && out.contains("078-05-1120"), "{out}");
+    let bare = ["reveal", "--keys", "keys", "--token", "--field", "customers.email"];
+    let output = local.run(&bare, &format!("{honey}\n"));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.stdout, format!("{honey}\n").as_bytes(), "bait stays where it is");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!("{unaudited}{alarm}\n{{\"line\":1,\"reason\":\"denied\"}}\n")
+    );
+    let (_, err) = local.customers(&["honey", "create", "--field", "email", "x@y.z"], "", 2);
+    assert!(err.contains("--subject"), "{err}");
 }
 
 #[test]
@@ -119,7 +154,7 @@ fn other_keys_open_nothing_and_say_so() {
     let (safe, _) = Local::new().customers(&["transform"], EVENTS, 0);
     let (out, err) = Local::new().customers(&["reveal", "--keep-indexes"], &safe, 1);
     assert_eq!(out, safe);
-    let lines: Vec<&str> = err.lines().collect();
+    let lines: Vec<&str> = err.strip_prefix(UNAUDITED).unwrap().lines().collect();
     assert_eq!(lines.len(), 2, "{err}");
     assert!(
         lines[0].contains(r#""line":1,"reason":"not_revealed","schema":"customers/3""#),

@@ -56,11 +56,13 @@ fn every_runbook_works_as_it_stands() {
         .concat();
     let books = runbooks(&text);
     // What each must have shown, beside ending well.
-    let expected: [(&str, &[&str]); 9] = [
+    let expected: [(&str, &[&str]); 12] = [
         ("install", &["made ", "key-encrypting key file, version 1"]),
         ("rotate", &["file: version 2", " moved, ", "key-encrypting key file, version 2"]),
         ("index", &["1~", "2~", "is retired"]),
         ("lost-kek", &["another key-encrypting key", " recovered, ", "ada@example.com"]),
+        ("api-keys", &["reports", "active", "analyst"]),
+        ("revoke-api-keys", &[" revoked", "reports"]),
         (
             "erase",
             &["canary erased: yes", "\"status\":\"erased\"", "\"reason\":\"erased_subject\""],
@@ -74,6 +76,15 @@ fn every_runbook_works_as_it_stands() {
             ],
         ),
         ("ledger", &["line 0 is missing", "names 1 data subjects", "\"status\":\"erased\""]),
+        (
+            "audit",
+            &[
+                "the log is whole",
+                "\"event\": \"shred\"",
+                "\"event\":\"audit_read\"",
+                "proved: line 1",
+            ],
+        ),
         ("escrow", &["keys imported"]),
         ("local", &["made ", "\"email\":\"ada@example.com\"", "1~"]),
     ];

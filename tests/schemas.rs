@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use veilstream::cases::{self, Cases, Runner};
+use serde_json::json;
+use veilstream::cases::{self, CaseReading, Cases, Runner};
 use veilstream::registry;
 use veilstream_engine::compile::{Grants, compile};
+use veilstream_engine::reveal::Decision;
 
 #[test]
 fn every_shipped_document_has_cases_and_they_hold() {
@@ -75,6 +77,43 @@ fn cases_see_what_is_not_protected() {
             r#"/out: expected nothing, got {"value":{"email":{"$token":"A@b.c"}}}"#
         ]
     );
+}
+
+/// What readers of the shipped customers see of the first case.
+#[test]
+fn cases_are_read_under_decisions() {
+    let file = folder().join("customers.json");
+    let schema = compile(&std::fs::read(&file).unwrap(), &Grants::local()).unwrap().schema;
+    let fields = schema.fields.len();
+    let mut runner = Runner::new(Arc::new(schema)).unwrap();
+    let cases = Cases::parse(&std::fs::read(cases::file_of(&file)).unwrap()).unwrap().cases;
+    let mut read = |case, decision| runner.read(case, &vec![decision; fields]).unwrap();
+    let support = read(&cases[0], Decision::Mask).unwrap();
+    assert_eq!(
+        support.value["customer"],
+        json!({ "id": 17, "email": null, "ssn": "********1120", "phone": "********1111", "dob": null, "address": null })
+    );
+    assert_eq!(support.value["payments"][0]["card"], "********1111");
+    let statuses = |reading: &CaseReading| {
+        let told: Vec<String> =
+            reading.fields.iter().map(|(id, s)| format!("{id} {}", s.as_str())).collect();
+        told.join(", ")
+    };
+    assert_eq!(
+        statuses(&support),
+        "email denied, ssn masked, phone masked, card masked, dob denied, address denied, notes denied"
+    );
+    let fraud = read(&cases[0], Decision::Reveal).unwrap();
+    assert_eq!(fraud.value["customer"]["email"], "Ada.Lovelace@EXAMPLE.com");
+    assert_eq!(fraud.value["customer"]["address"], json!({ "city": "London" }));
+    assert_eq!(
+        statuses(&fraud),
+        "email revealed, ssn revealed, phone revealed, card revealed, dob absent, address revealed, notes absent"
+    );
+    let rejected = cases.iter().find(|case| case.name == "no ssn").unwrap();
+    assert_eq!(read(rejected, Decision::Reveal), None);
+    let tombstone = cases.iter().find(|case| case.name == "a tombstone").unwrap();
+    assert_eq!(read(tombstone, Decision::Reveal), None);
 }
 
 #[test]

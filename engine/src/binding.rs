@@ -34,6 +34,28 @@ impl Binding {
         Ok(())
     }
 
+    /// Encodes given values, names and JSON texts, as those of a record are.
+    pub(crate) fn encode_values(&mut self, values: &[(&str, &[u8])]) -> Result<(), RejectCode> {
+        self.encoded.clear();
+        let mut sorted = values.to_vec();
+        sorted.sort_unstable_by_key(|(name, _)| *name);
+        if sorted.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(RejectCode::DuplicateMember);
+        }
+        for (name, json) in sorted {
+            if !subject::scalar_text(json, &mut self.scalar) {
+                return Err(RejectCode::WrongType);
+            }
+            seal::append_bound(name, &self.scalar, &mut self.encoded);
+        }
+        Ok(())
+    }
+
+    /// What was encoded last.
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
     /// What was encoded last; `None` for a field that is tied to nothing.
     pub(crate) fn of(&self, field: &Field) -> Option<&[u8]> {
         (!field.bind.is_empty()).then_some(self.encoded.as_slice())

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::append::Text;
 use crate::normalize::is_date;
 use crate::scan::{Kind, append_escaped, unescape};
-use crate::schema::{Dates, Generalize, Mask};
+use crate::schema::{Dates, Generalize, MaskRule};
 use crate::subject::is_integer;
 
 /// Appends the masked string, quoted; `false` when the value is no string. A value no longer than
@@ -13,7 +13,7 @@ use crate::subject::is_integer;
 pub(crate) fn mask(
     kind: Kind,
     value: &[u8],
-    mask: &Mask,
+    mask: &MaskRule,
     text: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> bool {

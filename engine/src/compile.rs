@@ -1,11 +1,13 @@
 //! Schema documents compiled, every fault reported at once.
 
 mod checks;
+mod disclosure;
 mod document;
 mod field;
 mod paths;
 mod read;
 mod set;
+mod weaker;
 
 use std::collections::HashSet;
 

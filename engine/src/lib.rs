@@ -26,6 +26,7 @@
 //! | `coarsen` | protection without a key: mask and generalize |
 //! | `residue` | protected values in clear elsewhere in the record |
 //! | [`reveal`] | the way back |
+//! | [`mask`] | what those see of a value who may only mask |
 //! | `index_member` | names of index members, names that are taken, finding a member by its name, the document without indexes |
 //! | `splice`, `binding` | the input with spans replaced; the values a token is tied to |
 //! | [`key`], [`keyring`], [`kdf`], [`mac`], [`wrap`] | keys as handles, a batch's snapshot of them, the formulas, tags under a key, keys wrapped with keys |
@@ -52,6 +53,7 @@ pub mod kdf;
 pub mod key;
 pub mod keyring;
 pub mod mac;
+pub mod mask;
 pub mod normalize;
 pub mod record;
 mod residue;

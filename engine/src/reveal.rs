@@ -1,7 +1,15 @@
 //! The way back: a protected record in, the original out, at the paths the schema declares and
 //! nowhere else.
 
+mod bare;
+mod disclose;
+
 use std::sync::Arc;
+
+pub use bare::BareToken;
+pub use disclose::{
+    Decision, Disclosed, Disclosure, DisclosureOptions, FoundToken, HeldKeys, Place, ReadStatus,
+};
 
 use crate::binding::Binding;
 use crate::budget::Budget;
@@ -33,6 +41,12 @@ pub struct RevealOptions<'a> {
 pub enum Status {
     /// Opened.
     Revealed,
+    /// Opened, and shown under the field's mask.
+    Masked,
+    /// Opened, and withheld: a mask is of strings, and this is none.
+    NotText,
+    /// Withheld before anything was looked at.
+    Withheld,
     /// Not asked for.
     Skipped,
     /// No token stands there: null, or protected without a way back.
@@ -41,20 +55,21 @@ pub enum Status {
     Clear,
     /// A token that does not open.
     Failed(OpenError),
-    /// A honey token: raise the alarm; the caller learns `key_unavailable`.
+    /// A honey token: raise the alarm; the caller learns `denied`.
     Honey,
 }
 
 impl Status {
-    /// The name in `--status` output.
+    /// The name in `--status` output: what the caller may know.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Revealed => "revealed",
+            Self::Masked => "masked",
+            Self::NotText | Self::Withheld | Self::Honey => "denied",
             Self::Skipped => "skipped",
             Self::NoToken => "no_token",
             Self::Clear => "clear",
-            Self::Honey => "key_unavailable",
             Self::Failed(OpenError::Malformed) => "malformed",
             Self::Failed(OpenError::Unsupported) => "unsupported",
             Self::Failed(OpenError::FieldMismatch) => "field_mismatch",
@@ -108,6 +123,54 @@ pub struct Revealer {
     scalar: Vec<u8>,
     binding: Binding,
     payload: Vec<u8>,
+    masked: Vec<u8>,
+}
+
+/// Keys for the tokens of one record.
+struct Keys<'a> {
+    keyring: &'a Keyring,
+    lookup: &'a dyn Fn(&KeyId) -> Option<Arc<Key>>,
+}
+
+/// What happens to the places of a record.
+struct Rules<'a> {
+    /// By index of the field in the schema.
+    decide: &'a dyn Fn(usize, &Field) -> Decision,
+    withheld: Withheld,
+}
+
+/// What stands where nothing is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Withheld {
+    /// What stood there.
+    Stays,
+    /// `null`; `strict`: also for a value in clear.
+    Null { strict: bool },
+}
+
+/// What became of one place, and by which key.
+struct FoundPlace {
+    field: usize,
+    node: u32,
+    status: Status,
+    kid: Option<KeyId>,
+    subject: Option<SubjectRef>,
+}
+
+impl FoundPlace {
+    fn new(field: usize, node: u32) -> Self {
+        Self { field, node, status: Status::NoToken, kid: None, subject: None }
+    }
+
+    /// Remembers the key that was asked for.
+    fn key(&mut self, kid: &KeyId, key: Option<Arc<Key>>) -> Option<Arc<Key>> {
+        self.kid = Some(*kid);
+        self.subject = key.as_ref().and_then(|key| match key.scope {
+            Scope::Subject(subject) => Some(subject),
+            _ => None,
+        });
+        key
+    }
 }
 
 impl Revealer {
@@ -144,19 +207,20 @@ impl Revealer {
         out.clear();
         report.fields.clear();
         report.unexpected_tokens = 0;
-        self.select(schema, doc)?;
-        if !options.keep_indexes && self.strip.find(schema, doc, &self.tape, &self.selection) > 0 {
-            let mut stripped = std::mem::take(&mut self.without_indexes);
-            self.strip.cut(doc, &self.tape, &mut stripped);
-            let selected = self.select(schema, &stripped);
-            if selected.is_ok() {
-                self.open_all(schema, keys, &stripped, options, out, report);
-            }
-            self.without_indexes = stripped;
-            return selected;
-        }
-        self.open_all(schema, keys, doc, options, out, report);
-        Ok(())
+        let asked =
+            |field: &Field| options.fields.is_none_or(|ids| ids.iter().any(|id| **id == *field.id));
+        let rules = Rules {
+            decide: &|_, field| if asked(field) { Decision::Reveal } else { Decision::Withhold },
+            withheld: Withheld::Stays,
+        };
+        self.selected(schema, doc, options.keep_indexes, |this, doc| {
+            let Report { fields, unexpected_tokens } = report;
+            let mut found = |place: FoundPlace| fields.push((place.field, place.status));
+            let lookup = |id: &KeyId| keys.get(id);
+            let keys = Keys { keyring: keys.keyring, lookup: &lookup };
+            this.open_all(schema, &keys, doc, &rules, out, &mut found);
+            this.undeclared_tokens(schema, doc, &mut |_| *unexpected_tokens += 1);
+        })
     }
 
     /// Opens one bare token of the field with that cryptographic name; its payload replaces the
@@ -192,19 +256,43 @@ impl Revealer {
         selected.map_err(|e| Reject { offset: e.offset, ..Reject::new(e.code) })
     }
 
+    /// Does `work` with the document that is selected from: without its indexes, but where they
+    /// stay.
+    fn selected(
+        &mut self,
+        schema: &Schema,
+        doc: &[u8],
+        keep_indexes: bool,
+        work: impl FnOnce(&mut Self, &[u8]),
+    ) -> Result<(), Reject> {
+        self.select(schema, doc)?;
+        if keep_indexes || self.strip.find(schema, doc, &self.tape, &self.selection) == 0 {
+            work(self, doc);
+            return Ok(());
+        }
+        let mut stripped = std::mem::take(&mut self.without_indexes);
+        self.strip.cut(doc, &self.tape, &mut stripped);
+        let selected = self.select(schema, &stripped);
+        if selected.is_ok() {
+            work(self, &stripped);
+        }
+        self.without_indexes = stripped;
+        selected
+    }
+
+    /// Appends the selected document to `out`, each protected place by its rule.
     fn open_all(
         &mut self,
         schema: &Schema,
-        keys: KeySource<'_>,
+        keys: &Keys<'_>,
         doc: &[u8],
-        options: &RevealOptions<'_>,
+        rules: &Rules<'_>,
         out: &mut Vec<u8>,
-        report: &mut Report,
+        found: &mut dyn FnMut(FoundPlace),
     ) {
         let owner = self.owner(schema, keys.keyring, doc);
         let mut at = Position { copied: 0, leading: NO_PARENT };
         let mut covered_to = 0;
-        let mut declared = 0;
         for i in 0..self.selection.hits.len() {
             let hit = self.selection.hits[i];
             let Some(field) = schema.fields.get(usize::from(hit.path)) else { continue };
@@ -214,40 +302,88 @@ impl Revealer {
             let node = self.tape.nodes()[hit.node as usize];
             covered_to = node.next;
             let text = if node.kind == Kind::String { &doc[node.inner()] } else { &[] };
-            declared += u32::from(is_token(text, &mut self.payload));
-            let status = if !text.starts_with(PREFIX) && !holds_clear(field, node.kind) {
+            let decision = (rules.decide)(usize::from(hit.path), field);
+            let mut place = FoundPlace::new(usize::from(hit.path), hit.node);
+            place.status = if decision == Decision::Withhold && rules.withheld != Withheld::Stays {
+                Status::Withheld
+            } else if !text.starts_with(PREFIX) && !holds_clear(field, node.kind) {
                 Status::NoToken
-            } else if options.fields.is_some_and(|ids| !ids.iter().any(|id| **id == *field.id)) {
+            } else if decision == Decision::Withhold {
                 Status::Skipped
             } else if !text.starts_with(PREFIX) {
                 Status::Clear
             } else {
-                self.open_field(field, keys, owner, doc, text)
+                self.open_field(field, keys, owner, doc, text, &mut place)
             };
-            if status == Status::Revealed {
+            let shown =
+                self.shown(&mut place.status, decision, field, rules.withheld, &doc[node.span()]);
+            if let Some(shown) = shown {
                 copy(doc, node.start as usize, &mut at, out);
-                out.extend_from_slice(&self.payload);
+                out.extend_from_slice(shown);
                 at.copied = node.end as usize;
             }
-            report.fields.push((usize::from(hit.path), status));
+            found(place);
         }
         copy(doc, doc.len(), &mut at, out);
-        report.unexpected_tokens = self.tokens(doc) - declared;
     }
 
-    /// How many strings are tokens.
-    fn tokens(&mut self, doc: &[u8]) -> u32 {
-        let strings = self.tape.nodes().iter().filter(|n| n.kind == Kind::String);
-        strings.filter(|n| is_token(&doc[n.inner()], &mut self.payload)).count() as u32
+    /// What stands in the place of a protected one; `None`: what stood there. A value that is to be
+    /// masked gets the status that comes of it.
+    fn shown(
+        &mut self,
+        status: &mut Status,
+        decision: Decision,
+        field: &Field,
+        withheld: Withheld,
+        clear: &[u8],
+    ) -> Option<&[u8]> {
+        let strict = withheld == Withheld::Null { strict: true };
+        match *status {
+            Status::Revealed if decision == Decision::Mask => {
+                *status = mask(field, &self.payload, &mut self.scalar, &mut self.masked);
+                Some(&self.masked)
+            }
+            Status::Revealed => Some(&self.payload),
+            Status::NoToken | Status::Skipped => None,
+            _ if withheld == Withheld::Stays => None,
+            // Taken as it is, and shown no further than a token's value would be.
+            Status::Clear if !strict && decision == Decision::Mask => {
+                mask(field, clear, &mut self.scalar, &mut self.masked);
+                Some(&self.masked)
+            }
+            Status::Clear if !strict => None,
+            _ => Some(b"null"),
+        }
+    }
+
+    /// The nodes of tokens where the schema declares none.
+    fn undeclared_tokens(&mut self, schema: &Schema, doc: &[u8], found: &mut dyn FnMut(u32)) {
+        let nodes = self.tape.nodes();
+        let fields = schema.fields.len();
+        let mut hits =
+            self.selection.hits.iter().filter(|hit| usize::from(hit.path) < fields).peekable();
+        let mut covered_to = 0;
+        for (node, i) in nodes.iter().zip(0..).filter(|(node, _)| node.kind == Kind::String) {
+            while let Some(hit) = hits.next_if(|hit| hit.node < i) {
+                if hit.node >= covered_to {
+                    covered_to = nodes[hit.node as usize].next;
+                }
+            }
+            let declared = i >= covered_to && hits.peek().is_some_and(|hit| hit.node == i);
+            if !declared && is_token(&doc[node.inner()], &mut self.payload) {
+                found(i);
+            }
+        }
     }
 
     fn open_field(
         &mut self,
         field: &Field,
-        keys: KeySource<'_>,
+        keys: &Keys<'_>,
         owner: Option<Owner>,
         doc: &[u8],
         token: &[u8],
+        place: &mut FoundPlace,
     ) -> Status {
         // Without the key that turns subjects into references nobody knows whose token may open
         // here.
@@ -262,7 +398,8 @@ impl Revealer {
             binding: self.binding.of(field),
             owner,
         };
-        match self.opener.open(token, &expected, |kid| keys.get(kid), &mut self.payload) {
+        let lookup = |kid: &KeyId| place.key(kid, (keys.lookup)(kid));
+        match self.opener.open(token, &expected, lookup, &mut self.payload) {
             Ok(PayloadKind::Json) => Status::Revealed,
             Ok(PayloadKind::Honey) => Status::Honey,
             // Raw bytes are never spliced into JSON.
@@ -283,6 +420,17 @@ impl Revealer {
             }
             None => Some(Owner::Nobody),
         }
+    }
+}
+
+/// The masked value in the place of `out`'s content: `null` where there is none.
+fn mask(field: &Field, value: &[u8], text: &mut Vec<u8>, out: &mut Vec<u8>) -> Status {
+    out.clear();
+    if field.mask().is_some_and(|mask| mask.apply(value, text, out)) {
+        Status::Masked
+    } else {
+        out.extend_from_slice(b"null");
+        Status::NotText
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::mask::ReadMask;
 use crate::normalize::Normalizer;
 use crate::scan::{Kind, Node, Tape};
 use crate::select::{Last, Program, Selection, Step};
@@ -192,6 +193,24 @@ pub struct Field {
     pub bind: Vec<Bind>,
     /// The blind index beside (or, for `hash`, instead of) the value.
     pub index: Option<IndexRule>,
+    /// What [`Field::mask`] gives.
+    pub(crate) read_mask: Option<ReadMask>,
+    /// What [`Field::tags`] gives.
+    pub(crate) tags: Vec<Arc<str>>,
+}
+
+impl Field {
+    /// What those see who may only mask; `None`: nothing. Not [`Protect::Mask`], which is for ever.
+    #[must_use]
+    pub fn mask(&self) -> Option<ReadMask> {
+        self.read_mask
+    }
+
+    /// Names that policies refer to, sorted.
+    #[must_use]
+    pub fn tags(&self) -> &[Arc<str>] {
+        &self.tags
+    }
 }
 
 /// What happens to a value.
@@ -204,7 +223,7 @@ pub enum Protect {
     /// The value becomes its index.
     Hash,
     /// All but some characters are replaced.
-    Mask(Mask),
+    Mask(MaskRule),
     /// A coarser value.
     Generalize(Generalize),
     /// A constant: a JSON text.
@@ -213,9 +232,9 @@ pub enum Protect {
     Drop,
 }
 
-/// Parameters of `mask`.
+/// Parameters of `protect: mask`: what the record keeps of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mask {
+pub struct MaskRule {
     /// Characters kept at the front.
     pub keep_first: usize,
     /// Characters kept at the end.

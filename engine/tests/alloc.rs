@@ -6,8 +6,10 @@ mod support;
 use allocation_counter::measure;
 use support::{Bench, document, full_record, key, keyring, value_record};
 use veilstream_engine::key::KeyKind;
+use veilstream_engine::mask::ReadMask;
 use veilstream_engine::normalize::{Input, Normalizer, Scratch};
 use veilstream_engine::record::Record;
+use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer};
 use veilstream_engine::transform::Outcome;
 
 /// Protects the record until the buffers have grown, then counts.
@@ -74,6 +76,41 @@ fn envelopes() {
     let value = r#"{"schema":{"type":"struct","fields":[{"type":"string","field":"a"},{"type":"array","items":{"type":"int32"},"field":"l"}]},"payload":{"a":"x","l":[1,2]}}"#;
     let members = r#""envelope":"connect","fields":[{"id":"a","path":"$.a","index":{"normalize":"exact"}},{"id":"l","path":"$.l[*]"}]"#;
     assert_eq!(of(members, value), 0);
+}
+
+#[test]
+fn the_way_back() {
+    let value = r#"{"id":42,"email":"Jane@Example.com","phones":["+1 415",null],"t":"some text"}"#;
+    let mut bench = Bench::new(
+        r#""fields":[{"id":"email","path":"$.email","index":{"normalize":"email"},"bind":[{"name":"id","path":"$.id"}]},{"id":"phones","path":"$.phones[*]"}]"#,
+    );
+    let protected = bench.protect(value);
+    let (mut revealer, mut out, mut report) = (Revealer::default(), Vec::new(), Report::default());
+    let mut reveal = || {
+        let keys = KeySource::of(&bench.keys);
+        let (schema, options) = (&bench.schemas.schemas()[0], RevealOptions::default());
+        revealer
+            .reveal(schema, keys, protected.as_bytes(), &options, &mut out, &mut report)
+            .unwrap();
+        assert_eq!(out, value.as_bytes());
+    };
+    reveal();
+    assert_eq!(measure(|| (0..100).for_each(|_| reveal())).count_total, 0);
+}
+
+#[test]
+fn masks() {
+    let mask = ReadMask { keep_first: 2, keep_last: 2 };
+    let (mut text, mut out) = (Vec::with_capacity(64), Vec::with_capacity(64));
+    let count = measure(|| {
+        for value in [r#""4111-1111-1111-1234""#, r#""Ångstr\u00f6m""#, r#""한국한국한국한구""#]
+        {
+            out.clear();
+            assert!(mask.apply(value.as_bytes(), &mut text, &mut out));
+        }
+    })
+    .count_total;
+    assert_eq!(count, 0);
 }
 
 #[test]

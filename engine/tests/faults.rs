@@ -293,6 +293,47 @@ fn one_field() {
 }
 
 #[test]
+fn what_readers_see() {
+    let more =
+        |members: &str| document(&format!(r#""fields":[{{"id":"a","path":"$.a",{members}}}]"#));
+    let mask = |members: &str| more(&format!(r#""mask":{members}"#));
+    one(&mask("4"), "/fields/0/mask", "must be an object, not a number");
+    one(&mask("{}"), "/fields/0/mask", r#"keeps nothing; write { "keep_last": 4 }"#);
+    one(
+        &mask(r#"{"keep_last":0}"#),
+        "/fields/0/mask/keep_last",
+        "must be a whole number from 1 to 1024",
+    );
+    one(
+        &mask(r#"{"keep_first":1025}"#),
+        "/fields/0/mask/keep_first",
+        "must be a whole number from 1 to 1024",
+    );
+    one(&mask(r#"{"keep_lats":4}"#), "/fields/0/mask/keep_lats", "did you mean keep_last?");
+    one(
+        &more(r#""type":"integer","mask":{"keep_last":4}"#),
+        "/fields/0/mask",
+        "is of strings, and the type is integer",
+    );
+    for kind in ["hash", "mask", "generalize", "redact", "drop"] {
+        let faults =
+            errors(&more(&format!(r#""protect":"{kind}","mask":{{"keep_last":4}}"#))).into_iter();
+        let said = faults.filter(|f| f.pointer == "/fields/0/mask").map(|f| f.message);
+        assert_eq!(
+            said.collect::<Vec<_>>(),
+            [format!("belongs to protect encrypt or deterministic, not {kind}; remove it")]
+        );
+    }
+    one(&more(r#""tags":"a""#), "/fields/0/tags", "must be a list of up to 32 names, not a string");
+    let long: Vec<String> = (0..33).map(|i| format!(r#""t{i}""#)).collect();
+    one(&more(&format!(r#""tags":[{}]"#, long.join(","))), "/fields/0/tags", "not a longer one");
+    one(&more(r#""tags":[{}]"#), "/fields/0/tags/0", "must be a name, not an object");
+    one(&more(r#""tags":["a","B"]"#), "/fields/0/tags/1", "must match [a-z][a-z0-9_-]{0,63}");
+    one(&more(r#""tags":["a","a"]"#), "/fields/0/tags/1", "stands twice; keep one");
+    one(&more(r#""tag":["a"]"#), "/fields/0/tag", "did you mean tags?");
+}
+
+#[test]
 fn indexes() {
     let more =
         |members: &str| document(&format!(r#""fields":[{{"id":"a","path":"$.a",{members}}}]"#));

@@ -5,6 +5,7 @@
 mod support;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jsonpath_rust::parser::parse_json_path;
@@ -16,7 +17,10 @@ use support::{Bench, document, key, keyring, keyring_of, value_record};
 use veilstream_engine::RejectCode;
 use veilstream_engine::compile::{Grants, compile};
 use veilstream_engine::key::KeyKind;
-use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
+use veilstream_engine::reveal::{
+    Decision, Disclosure, DisclosureOptions, HeldKeys, KeySource, ReadStatus, Report,
+    RevealOptions, Revealer, Status,
+};
 use veilstream_engine::scan::Tape;
 use veilstream_engine::transform::Outcome;
 
@@ -233,6 +237,17 @@ fn reveal_undoes_transform_byte_for_byte() {
                 let (kept, _) = bench
                     .reveal_with(&out, &RevealOptions { fields: Some(&[]), keep_indexes: true });
                 prop_assert_eq!(&kept, &out, "nothing asked for, nothing changed");
+                let fields = bench.schemas.schemas()[0].fields.len();
+                let (disclosed, told) = bench.disclose(&out, &vec![Decision::Reveal; fields]);
+                prop_assert_eq!(&disclosed, &json, "to anyone who may reveal all of {}", out);
+                let statuses: Vec<_> = told.places.iter().map(|p| (p.field, p.status)).collect();
+                prop_assert_eq!(statuses, report.fields);
+                bench.keys = keyring_of(Vec::new());
+                let (withheld, told) = bench.disclose(&out, &[]);
+                prop_assert!(told.fields.iter().all(|s| *s == ReadStatus::Denied));
+                prop_assert!(!withheld.contains("\"vs1.A"), "{} keeps tokens", withheld);
+                prop_assert!(Tape::default().scan(withheld.as_bytes()).is_ok(), "{}", withheld);
+                prop_assert!(withheld.len() <= json.len().max(kept.len()));
             }
             Outcome::Rejected(reject) => prop_assert!(
                 matches!(
@@ -305,9 +320,15 @@ fn no_protected_value_survives_in_the_output() {
         match bench.outcome(json.as_bytes()) {
             Outcome::Protected(_) => {
                 let doc: Value = serde_json::from_str(&json).unwrap();
-                let out: Value = serde_json::from_slice(&bench.out.value).unwrap();
+                let text = String::from_utf8(bench.out.value.clone()).unwrap();
+                let out: Value = serde_json::from_str(&text).unwrap();
                 let mut clear = Vec::new();
                 texts(&out, &mut clear);
+                // Neither those who may read nothing nor those who may only mask: no field has one.
+                for decision in [Decision::Withhold, Decision::Mask] {
+                    let withheld = bench.disclose(&text, &[decision; 4]).0;
+                    texts(&serde_json::from_str(&withheld).unwrap(), &mut clear);
+                }
                 for secret in protected_texts(&schema, &doc) {
                     checked.fetch_add(1, Ordering::Relaxed);
                     prop_assert!(
@@ -370,6 +391,14 @@ fn arbitrary_bytes_never_panic() {
         // serde_json refuses some right documents (tests/malformed), but passes no wrong one.
         if grammar {
             prop_assert!(Tape::default().scan(&bytes).is_ok());
+        }
+        for bench in [&*strict, plain] {
+            let options = DisclosureOptions { decisions: &[Decision::Reveal; 3], strict: true };
+            let keys = HeldKeys { keyring: &bench.keys, fetched: &HashMap::new() };
+            let (schema, mut told) = (&bench.schemas.schemas()[0], Disclosure::default());
+            let _ = revealer.tokens(schema, &bytes, &mut Vec::new());
+            let done = revealer.disclose(schema, keys, &bytes, &options, out, &mut told);
+            prop_assert!(done.is_ok() || out.is_empty());
         }
         if let Outcome::Protected(schema) = verdict {
             let _ = revealer.reveal(

@@ -161,7 +161,7 @@ fn a_honey_token_stays_where_it_is() {
     let value = format!(r#"{{"a":"{}"}}"#, String::from_utf8(token).unwrap());
     let (revealed, report) = bench.reveal(&value);
     assert_eq!((revealed, &report.fields[..]), (value, &[(0, Status::Honey)][..]));
-    assert_eq!(statuses(&report), [(0, "key_unavailable")]);
+    assert_eq!(statuses(&report), [(0, "denied")]);
 }
 
 #[test]

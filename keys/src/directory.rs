@@ -36,7 +36,7 @@ pub fn ledger(dir: &Path) -> PathBuf {
 /// Makes the folder that `file` will stand in, mode 0700, unless it is there.
 ///
 /// # Errors
-/// It cannot be made.
+/// [`io::Error`]: the folder cannot be made.
 pub fn create_folder_of(file: &Path) -> io::Result<()> {
     match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {

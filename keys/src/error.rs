@@ -9,25 +9,25 @@ use crate::store::StoreError;
 /// Why a key is not available. Holds names and numbers, never key bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The key store.
+    /// The key store does not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The provider of the key-encrypting key.
+    /// The provider of the key-encrypting key does not do it.
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// No wrap of the key belongs to the provider at hand.
     #[error("key {kid} ({kind} {scope}) is wrapped by {wrapped_by}, not by this provider \
         ({provider}); configure the provider that wrapped it", kind = .kind.as_str())]
     OtherProvider {
-        /// The key.
+        /// Id of the key.
         kid: KeyId,
-        /// Its kind.
+        /// Kind of the key.
         kind: KeyKind,
-        /// Its scope.
+        /// Scope of the key.
         scope: Scope,
-        /// Who wrapped it.
+        /// `kek_uri` of the first wrap, or `nobody`.
         wrapped_by: String,
-        /// Who was asked.
+        /// [`Provider::name`](crate::provider::Provider::name) of the configured one.
         provider: &'static str,
     },
     /// The unwrapped bytes are not the key that the record names.
@@ -36,31 +36,31 @@ pub enum KeyError {
         store from a backup"
     )]
     CheckValue {
-        /// The key.
+        /// Id of the key.
         kid: KeyId,
     },
     /// A key of this scope exists and must not seal any more.
     #[error("the {kind} key of {scope} is {state}, so nothing is sealed for it", kind = .kind.as_str(), state = .state.as_str())]
     NotActive {
-        /// The kind.
+        /// Kind of the key that was asked for.
         kind: KeyKind,
-        /// The scope.
+        /// Scope that was asked for.
         scope: Scope,
-        /// Its state.
+        /// The state that forbids it.
         state: KeyState,
     },
     /// A schema pins a root version that was never made.
     #[error("there is no {kind} root {scope}; pin one that `veilstream keys list` shows", kind = .kind.as_str())]
     NoSuchRoot {
-        /// The kind.
+        /// Kind of the key that was asked for.
         kind: KeyKind,
-        /// The version.
+        /// The version that the schema pins.
         scope: Scope,
     },
     /// No key of this id is in the store.
     #[error("there is no key {kid} in this store; `veilstream keys list` shows what there is")]
     NoSuchKey {
-        /// The id.
+        /// The id that was asked for.
         kid: KeyId,
     },
     /// The store is another tenant's.
@@ -70,23 +70,23 @@ pub enum KeyError {
         keys.store_schema)"
     )]
     OtherTenant {
-        /// Where the store is.
+        /// `Store::place`.
         place: String,
-        /// Whose it is.
+        /// Tenant of the store.
         found: String,
-        /// Who came.
+        /// Tenant of [`Settings`](crate::Settings).
         expected: String,
     },
-    /// Nothing is to be rebuilt.
+    /// The ledger is whole, so nothing is rebuilt.
     #[error("erasure ledger {place}: is as it should be; nothing was changed")]
     LedgerWhole {
-        /// Where it is.
+        /// `Ledger::place`.
         place: String,
     },
     /// The data subject has no key.
     #[error("data subject {subject} has no key")]
     NoSuchSubject {
-        /// Its reference.
+        /// Reference of the data subject.
         subject: SubjectRef,
     },
     /// The index root cannot be rotated again: records would lose an index that nobody has moved
@@ -96,27 +96,27 @@ pub enum KeyError {
         stored, then retire the old version"
     )]
     RootRotates {
-        /// The active versions.
+        /// Versions that are active now, two or more.
         versions: Vec<u32>,
     },
-    /// There is nobody to recover by.
+    /// No recovery provider is configured.
     #[error("no recovery provider is configured; name one as keys.recovery")]
     NoRecovery,
     /// The recovery provider has not wrapped the key.
     #[error("key {kid} has no wrap of the recovery provider")]
     NotForRecovery {
-        /// The key.
+        /// Id of the key.
         kid: KeyId,
     },
-    /// The erasure ledger.
+    /// The erasure ledger does not do it.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// An erasure did not come out as it must.
     #[error("the erasure of data subject {subject} is not complete: {what}; run it again")]
     NotErased {
-        /// Whose.
+        /// Reference of the data subject.
         subject: SubjectRef,
-        /// What is not as it must be.
+        /// The first thing that the look at the store found.
         what: String,
     },
     /// A receipt cannot be made or is not one.

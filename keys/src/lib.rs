@@ -23,17 +23,20 @@
 //! |---|---|
 //! | [`provider`] | who wraps and unwraps keys, and the layers that all providers get |
 //! | [`store`] | records of wrapped keys; `authentic` checks each one's MAC |
-//! | `manager` | [`Manager`]: mints (`minter`), stores before first use, unwraps, rotates, rewraps and retires keys |
+//! | `manager` | [`Manager`], a facade, and the owners of shared, process and subjects' keys |
+//! | [`credential`] | API keys of the reading service, and their records |
 //! | [`erasure`] | the end of a data subject's keys: ledger, receipt |
 //! | [`escrow`] | keys to a safe place and back |
 //! | [`directory`] | a local key directory |
+//! | `wraps` | whose a wrap is, and the secret that it holds |
 //! | `error` | [`KeyError`]: whose fault it is and what to do |
-//! | `entropy`, `time` | [`OsEntropy`]; times as they are written down |
+//! | `entropy`, [`time`] | [`OsEntropy`]; times as they are written down |
 //!
 //! The formulas and the wrapping of keys with keys are in [`veilstream_engine::kdf`] and
 //! [`veilstream_engine::wrap`].
 #![forbid(unsafe_code)]
 
+pub mod credential;
 pub mod directory;
 mod entropy;
 pub mod erasure;
@@ -42,7 +45,8 @@ pub mod escrow;
 mod manager;
 pub mod provider;
 pub mod store;
-mod time;
+pub mod time;
+mod wraps;
 
 pub use entropy::OsEntropy;
 pub use error::KeyError;

@@ -1,130 +1,83 @@
 //! The key manager: mints keys, stores them before their first use, unwraps stored ones, replaces
-//! those of this process before they are spent, and takes up what other processes made, rotated or
+//! those of this process before they are spent, and reads what other processes made, rotated or
 //! erased. Nobody waits for a provider or store with a lock that others need for keys in hand.
+//!
+//! [`Manager`] is the facade. The rules stand with what they are about:
+//!
+//! | type | owns or borrows |
+//! |---|---|
+//! | `SharedKeys` | owns store, providers, the turn to make keys, and the keys in hand (`HeldKeys`) |
+//! | `ProcessKeys` | borrows the shared keys: mints, counts and ends those of this process |
+//! | `SubjectKeys` | owns the cache of data subjects' keys |
+//! | `Minter` | borrows the providers: a key, its wraps and its record |
+//! | `Rotator`, `Retirement`, `Rewrapper` | borrow the keys: new versions, states, wraps |
+//! | `Eraser`, `ReceiptChecker` | borrow the keys and the ledger |
 
-pub(crate) mod founding;
+mod canary;
+mod eraser;
+mod held;
 mod minter;
-mod minting;
+mod open;
+mod pins;
 mod process;
+mod rebuild;
+mod receipts;
 mod retire;
 mod rewrap;
 mod rotation;
+mod settings;
+mod shared;
 mod subjects;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use serde_json::Value;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
-use veilstream_engine::schema::{IndexRule, Protect, Schema};
+use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_engine::subject::subject_reference;
 use veilstream_engine::transform::NeededKey;
 
 use crate::KeyError;
-use crate::erasure::{Ledger, Position};
+use crate::erasure::{Check, Ledger, LedgerCursor, Outcome, Position, SignedReceipt, Terms};
+use crate::escrow::{self, Escrow, EscrowError};
 use crate::provider::Provider;
-use crate::store::{Authentic, KeyRecord, Store};
+use crate::store::{Authentic, KeyRecord};
+use eraser::Eraser;
+use pins::pinned;
 use process::ProcessKeys;
-use subjects::SubjectCache;
+use receipts::ReceiptChecker;
+use retire::Retirement;
+use rewrap::Rewrapper;
+use rotation::Rotator;
+use shared::{SharedKeys, not_active};
+use subjects::SubjectKeys;
 
-pub use founding::RebuiltLedger;
 pub use process::SCHEMA_KEY_LIFE;
+pub use rebuild::RebuiltLedger;
 pub use retire::RetireError;
 pub use rewrap::{Progress, Rewrapped};
 pub use rotation::{Rotate, Rotated};
+pub use settings::{Parts, Settings};
 
-/// Kinds with one key per tenant and version, which every process shares.
-const ROOTS: [KeyKind; 4] =
-    [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
 /// Seconds between two looks at what other processes did to shared keys. A process that asks once a
 /// second hears of a rotation within five.
 const RELOAD: u64 = 4;
 /// Seconds between two looks at whether something is to be rotated.
 const ROTATION_LOOK: u64 = 60;
-/// Clocks of hosts may differ by so much before an erasure elsewhere could be missed, in seconds.
-const SKEW: u64 = 3600;
-
-/// What a manager is told.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Whose keys.
-    pub tenant: Arc<str>,
-    /// Seconds after which subject, shared and wrapping keys, and key-encrypting keys that may be,
-    /// are rotated; `None`: by hand alone.
-    pub rotation: Option<u64>,
-    /// Keys of data subjects kept at most.
-    pub subject_cache: usize,
-    /// Seconds a key that was looked up is kept at most: an erasure that nobody told of takes
-    /// effect within this time.
-    pub lookup_age: u64,
-}
-
-impl Settings {
-    /// The defaults, for a tenant.
-    #[must_use]
-    pub fn of(tenant: &str) -> Self {
-        Self {
-            tenant: tenant.into(),
-            rotation: Some(90 * 86400),
-            subject_cache: 100_000,
-            lookup_age: 600,
-        }
-    }
-}
-
-/// What a manager works with.
-pub struct Parts {
-    /// Wraps keys and unwraps them.
-    pub provider: Box<dyn Provider>,
-    /// Wraps every key but those of data subjects a second time; unwraps only in
-    /// [`Manager::rewrap`] when told to.
-    pub recovery: Option<Box<dyn Provider>>,
-    /// Where wrapped keys live.
-    pub store: Box<dyn Store>,
-    /// Who was erased: does it again to a store that came from a backup.
-    pub ledger: Arc<dyn Ledger>,
-}
 
 /// The keys of one tenant. Shared by all threads of a process; times are Unix seconds and given by
 /// the caller.
 pub struct Manager {
-    settings: Settings,
-    /// Which process this is, as a copy of it would not know.
-    process: u32,
-    provider: Box<dyn Provider>,
-    recovery: Option<Box<dyn Provider>>,
-    store: Authentic,
-    ledger: Arc<dyn Ledger>,
-    /// Up to which line the ledger was applied.
-    known: Mutex<Position>,
+    shared: SharedKeys,
+    subjects: SubjectKeys,
+    ledger: LedgerCursor,
+    /// Seconds after which keys are rotated; `None`: by hand alone.
+    rotation: Option<u64>,
     /// Keys of erased subjects that were there again at the start.
     revived: u64,
-    ring: ArcSwap<Keyring>,
-    /// Whose turn it is to make shared and process keys; taken before `held`, never after it.
-    turn: Mutex<Schedule>,
-    held: Mutex<Held>,
-    subjects: SubjectCache,
 }
-
-/// Keys in hand.
-struct Held {
-    /// Roots, wrapping keys and shared keys.
-    keys: HashMap<KeyId, Arc<Key>>,
-    process: ProcessKeys,
-    shredded: Arc<HashSet<KeyId>>,
-}
-
-/// When [`Manager::maintain`] looked at what last, in Unix seconds.
-#[derive(Default)]
-struct Schedule {
-    reloaded: u64,
-    rotation: u64,
-    kek_looked: u64,
-}
-
-/// The turn to make keys, as an argument of what needs it.
-type Turn<'a> = MutexGuard<'a, Schedule>;
 
 impl Manager {
     /// Mints the first version of every root that is not there.
@@ -132,10 +85,7 @@ impl Manager {
     /// # Errors
     /// [`KeyError`].
     pub fn prepare_roots(&self, now: u64) -> Result<(), KeyError> {
-        // The audit key too: a backup without it could not tell our receipts from others.
-        self.audit_key(now)?;
-        let turn = self.turn();
-        ROOTS.into_iter().try_for_each(|kind| self.root(&turn, kind, 1, now).map(drop))
+        self.shared.prepare_roots(now)
     }
 
     /// Mints what these schemas need and is not there yet.
@@ -144,13 +94,13 @@ impl Manager {
     /// [`KeyError`]; the schemas must not come into force.
     pub fn prepare(&self, schemas: &SchemaSet, now: u64) -> Result<(), KeyError> {
         self.prepare_roots(now)?;
-        let turn = self.turn();
+        let turn = self.shared.turn();
         for schema in schemas.schemas() {
             for (kind, version) in pinned(schema) {
-                self.root(&turn, kind, version, now)?;
+                self.shared.root(&turn, kind, version, now)?;
             }
             if schema.uses_schema_key() {
-                self.schema_key(&turn, &schema.name, now)?;
+                self.process().sealing(&turn, &schema.name, now)?;
             }
         }
         Ok(())
@@ -159,11 +109,8 @@ impl Manager {
     /// The snapshot for a new batch: roots, shared keys and the keys of this process.
     #[must_use]
     pub fn keyring(&self) -> Arc<Keyring> {
-        // A copied process would draw from budgets that its twin draws from too.
-        if self.is_copy() {
-            self.change(|held| held.process = ProcessKeys::new());
-        }
-        self.ring.load_full()
+        self.shared.in_hand().drop_copied();
+        self.shared.in_hand().keyring()
     }
 
     /// Keys the engine asked for, loaded or minted, in the order asked for. For an erased data
@@ -172,13 +119,12 @@ impl Manager {
     /// # Errors
     /// [`KeyError`]; nothing may be sealed for that scope.
     pub fn fetch(&self, needed: &[NeededKey], now: u64) -> Result<Vec<Arc<Key>>, KeyError> {
-        if self.is_copy() {
-            self.change(|held| held.process = ProcessKeys::new());
-        }
+        self.shared.in_hand().drop_copied();
         let subject = |needed: &NeededKey| {
             if let Scope::Subject(subject) = needed.scope { Some(subject) } else { None }
         };
-        let subjects = self.subject_keys(needed.iter().filter_map(subject).collect(), now)?;
+        let wanted = needed.iter().filter_map(subject).collect();
+        let subjects = self.subjects.sealing(&self.shared, wanted, now)?;
         let mut keys = Vec::with_capacity(needed.len());
         for NeededKey { kind, scope } in needed {
             keys.push(match scope {
@@ -186,10 +132,12 @@ impl Manager {
                     .get(subject)
                     .cloned()
                     .ok_or_else(|| not_active(*kind, scope, KeyState::Retired))?,
-                Scope::Schema(name) => self.schema_key(&self.turn(), name, now)?,
-                Scope::Version(version) => self.root(&self.turn(), *kind, *version, now)?,
+                Scope::Schema(name) => self.process().sealing(&self.shared.turn(), name, now)?,
+                Scope::Version(version) => {
+                    self.shared.root(&self.shared.turn(), *kind, *version, now)?
+                }
                 Scope::Shared(_) | Scope::Epoch(_) => {
-                    self.load_or_mint(&self.turn(), *kind, scope, now)?
+                    self.shared.load_or_mint(&self.shared.turn(), *kind, scope, now)?
                 }
             });
         }
@@ -202,181 +150,303 @@ impl Manager {
     /// # Errors
     /// [`KeyError`].
     pub fn lookup(&self, kid: &KeyId, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
+        self.lookup_of(kid, now, |_, _| true)
+    }
+
+    /// [`Manager::lookup`] for whoever opens values for others: keys of dead letters and compromised
+    /// keys are not there, and are not unwrapped.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn lookup_for_reading(&self, kid: &KeyId, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
+        self.lookup_of(kid, now, |kind, state| {
+            kind != KeyKind::DeadLetter && state != KeyState::Compromised
+        })
+    }
+
+    fn lookup_of(
+        &self,
+        kid: &KeyId,
+        now: u64,
+        is_wanted: impl Fn(KeyKind, KeyState) -> bool,
+    ) -> Result<Option<Arc<Key>>, KeyError> {
+        let wanted = |key: Arc<Key>| Some(key).filter(|key| is_wanted(key.kind, key.state));
         if let Some(key) = self.subjects.looked_up(kid, now) {
-            return Ok(Some(key));
+            return Ok(wanted(key));
         }
-        let held = self.held();
+        let held = self.shared.held();
         if let Some(key) = held.keys.get(kid).cloned().or_else(|| held.process.get(kid)) {
-            return Ok(Some(key));
+            return Ok(wanted(key));
         }
         drop(held);
         loop {
             let generation = self.subjects.generation();
-            let Some(record) = self.store.get(std::slice::from_ref(kid))?.pop() else {
+            let record = self.shared.store().get(std::slice::from_ref(kid))?.pop();
+            let Some(record) = record.filter(|record| is_wanted(record.kind, record.state)) else {
                 return Ok(None);
             };
-            let key = self.unwrap(&record)?;
+            let key = self.shared.unwrap(&record)?;
             // Where keys were forgotten since, this one may be among them: it is looked at again.
-            if self.subjects.keep_lookup(key.clone(), now + self.settings.lookup_age, generation) {
+            if self.subjects.keep_lookup(key.clone(), now, generation) {
                 return Ok(Some(key));
             }
         }
     }
 
-    /// Called about once a second, by one thread: takes up what other processes did, replaces keys
-    /// of this process before they are spent or old, rotates what is due and writes down uses once
-    /// a minute.
+    /// Called about once a second, by one thread: reads what other processes did, replaces keys of
+    /// this process before they are spent or old, rotates what is due and stores uses once a
+    /// minute.
     ///
     /// # Errors
     /// The first [`KeyError`]; what is in hand stays good until it is spent, and the next call
     /// tries again.
     pub fn maintain(&self, now: u64) -> Result<(), KeyError> {
         // Each by itself: a key service that is away must not hold up an erasure.
-        let mut first = self.take_up_erasures(now);
+        let mut first = self.eraser().forget_erased(now);
         let mut then = |step: Result<(), KeyError>| {
             if first.is_ok() {
                 first = step;
             }
         };
-        let mut turn = self.turn();
+        let mut turn = self.shared.turn();
         if now.abs_diff(turn.reloaded) >= RELOAD {
             turn.reloaded = now;
-            then(self.reload());
+            then(self.shared.reload());
             self.subjects.sweep(now);
         }
-        let due = self.held().process.due(now);
+        let due = self.shared.held().process.due(now);
         for schema in due {
-            then(self.mint_schema_key(&turn, &schema, now).map(drop));
+            then(self.process().mint(&turn, &schema, now).map(drop));
         }
         if now.abs_diff(turn.rotation) >= ROTATION_LOOK {
             turn.rotation = now;
-            then(self.rotate_due(&mut turn, now));
+            if let Some(interval) = self.rotation {
+                then(self.rotator().rotate_due(&mut turn, interval, now));
+            }
         }
-        then(self.write_down(now));
+        then(self.process().save_uses(now));
         first
+    }
+
+    /// Makes new versions, which seal from now on, here and, a few seconds later, in every process.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn rotate(&self, what: &Rotate, now: u64) -> Result<Vec<Rotated>, KeyError> {
+        self.rotator().rotate(what, now)
+    }
+
+    /// Moves every wrap to the newest version of its key-encrypting or wrapping key, and adds what
+    /// the recovery provider has not wrapped yet. With `recover`, a key that the provider does not
+    /// open is opened by the recovery provider and wrapped again.
+    ///
+    /// # Errors
+    /// [`KeyError`]; what was moved stays so. A key that alone could not be moved is in
+    /// [`Rewrapped::failed`].
+    pub fn rewrap(
+        &self,
+        recover: bool,
+        now: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Rewrapped, KeyError> {
+        Rewrapper::new(&self.shared, recover).rewrap(now, progress)
+    }
+
+    /// Retires a key: tokens under it answer `key_unavailable`, its indexes are written no more.
+    /// `schemas`: those in use, for what they pin. `unreferenced`: the caller has looked through
+    /// what is stored, which nobody can do here, and found no token or index of it.
+    ///
+    /// # Errors
+    /// [`RetireError`]; the key is as it was.
+    pub fn retire(
+        &self,
+        kid: &KeyId,
+        schemas: &SchemaSet,
+        unreferenced: bool,
+        now: u64,
+    ) -> Result<(), RetireError> {
+        self.retirement().retire(kid, schemas, unreferenced, now)
+    }
+
+    /// Takes a retirement back: the key opens again, and an index root is written again.
+    ///
+    /// # Errors
+    /// [`RetireError`]: it is not retired.
+    pub fn unretire(&self, kid: &KeyId) -> Result<(), RetireError> {
+        self.retirement().unretire(kid)
+    }
+
+    /// Marks a key that others may know: it seals nothing any more, and opens only for who says so.
+    /// Where it was in use another one is made.
+    ///
+    /// # Errors
+    /// [`RetireError`]: it is shredded, one that cannot be replaced, or not there.
+    pub fn compromise(&self, kid: &KeyId, now: u64) -> Result<(), RetireError> {
+        self.retirement().compromise(kid, now)
+    }
+
+    /// The schemas that seal or index with an active root: those that pin it, and of an index root
+    /// those that pin none.
+    #[must_use]
+    pub fn used_by(root: &KeyRecord, schemas: &SchemaSet) -> Vec<String> {
+        pins::used_by(root, schemas)
+    }
+
+    /// The reference of a data subject: `id` is its scalar text, `domain` what it counts in
+    /// (docs/formats.md).
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn subject_ref(
+        &self,
+        id: &str,
+        domain: Option<&str>,
+        now: u64,
+    ) -> Result<SubjectRef, KeyError> {
+        self.prepare_roots(now)?;
+        let ring = self.keyring();
+        let scope = Scope::Version(1);
+        let no_key = || not_active(KeyKind::SubjectRef, &scope, KeyState::Retired);
+        let key = ring.sealing(KeyKind::SubjectRef, &scope).ok_or_else(no_key)?;
+        subject_reference(key, self.tenant(), domain, id.as_bytes()).ok_or_else(no_key)
+    }
+
+    /// Erases data subjects: destroys every key they have, closes their scopes and signs a receipt
+    /// for each. A subject that is named twice is erased once.
+    ///
+    /// # Errors
+    /// [`KeyError`]; some may be erased already. What is in the ledger is completed by the next run
+    /// or the next start.
+    pub fn shred(
+        &self,
+        subjects: &[SubjectRef],
+        terms: &Terms<'_>,
+        now: u64,
+    ) -> Result<Vec<Outcome>, KeyError> {
+        self.eraser().shred(subjects, terms, now)
+    }
+
+    /// The public key that receipts are verified with, for anyone who has no key store.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn receipt_key(&self, now: u64) -> Result<VerifyingKey, KeyError> {
+        Ok(self.shared.signing_key(now)?.verifying_key())
+    }
+
+    /// The key that signs the audit log's checkpoints. Whoever holds it can sign no receipts.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn checkpoint_signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
+        self.shared.checkpoint_signing_key(now)
+    }
+
+    /// Checks a receipt against the key store and the erasure ledger as they are now.
+    ///
+    /// # Errors
+    /// [`KeyError`]: something cannot be looked at.
+    pub fn check_receipt(&self, signed: &SignedReceipt, now: u64) -> Result<Vec<Check>, KeyError> {
+        ReceiptChecker::new(&self.shared, self.ledger()).check(signed, now)
+    }
+
+    /// Every key but those of data subjects, or the ones listed, as they are wrapped, signed with
+    /// the audit key (which is among them).
+    ///
+    /// # Errors
+    /// [`EscrowError`].
+    pub fn export(&self, kids: &[KeyId], now: u64) -> Result<Value, EscrowError> {
+        Escrow::new(self.store(), &self.shared.signing_key(now)?).export(kids, now)
+    }
+
+    /// Imports the keys of an export that was signed with the audit key in it, which the provider
+    /// or the recovery provider must open. A store without store key and head gets the export's:
+    /// the ledger is checked as a whole, up to the exported head at least, and who is in it is
+    /// erased here too. Keys of processes only open from then on. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`EscrowError`]; nothing was taken, but for what [`EscrowError::Taken`] does not name.
+    pub fn import(
+        settings: Settings,
+        parts: Parts,
+        text: &[u8],
+        now: u64,
+    ) -> Result<usize, EscrowError> {
+        escrow::import(&settings.tenant, parts, text, now)
+    }
+
+    /// Writes a new ledger under a new store id from what the store knows, for one that is lost:
+    /// for each data subject with shredded keys a line of them.
+    ///
+    /// # Errors
+    /// [`KeyError`]; [`KeyError::LedgerWhole`]: the ledger is as it should be.
+    pub fn rebuild_ledger(
+        settings: Settings,
+        parts: Parts,
+        reason: &str,
+        now: u64,
+    ) -> Result<RebuiltLedger, KeyError> {
+        rebuild::rebuild_ledger(&settings, parts, reason, now)
     }
 
     /// Schemas with the uses and the time of making of their present key of this process.
     #[must_use]
     pub fn usage(&self) -> Vec<(Arc<str>, u64, u64)> {
-        self.held().process.usage()
+        self.shared.held().process.usage()
     }
 
-    /// Whose keys these are.
+    /// Keys of erased subjects that were there again when the store was opened, and are destroyed:
+    /// after a backup was restored, or somebody put rows back.
+    #[must_use]
+    pub fn revived(&self) -> u64 {
+        self.revived
+    }
+
+    /// [`Settings::tenant`].
     #[must_use]
     pub fn tenant(&self) -> &Arc<str> {
-        &self.settings.tenant
+        self.shared.tenant()
     }
 
-    /// The store under it, for reports on keys.
+    /// The store of the wrapped keys, for reports.
     #[must_use]
     pub fn store(&self) -> &Authentic {
-        &self.store
+        self.shared.store()
     }
 
-    /// Who was erased.
+    /// The erasure ledger, for reports.
     #[must_use]
     pub fn ledger(&self) -> &dyn Ledger {
-        &*self.ledger
+        self.ledger.ledger()
+    }
+
+    /// The erasure ledger's head as this process knows it, without asking the store: at most as old
+    /// as the last look at the ledger.
+    #[must_use]
+    pub fn ledger_head(&self) -> Position {
+        self.ledger.known()
     }
 
     /// The provider of the key-encrypting key.
     #[must_use]
     pub fn provider(&self) -> &dyn Provider {
-        &*self.provider
+        self.shared.provider()
     }
 
-    fn turn(&self) -> Turn<'_> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn eraser(&self) -> Eraser<'_> {
+        Eraser::new(&self.shared, &self.subjects, &self.ledger)
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn process(&self) -> ProcessKeys<'_> {
+        ProcessKeys::new(&self.shared)
     }
 
-    /// Changes the keys in hand and publishes them.
-    fn change<T>(&self, change: impl FnOnce(&mut Held) -> T) -> T {
-        let mut held = self.held();
-        let done = change(&mut held);
-        // What transformers see. Wrapping keys stay here.
-        let shared = held.keys.values().filter(|key| key.kind != KeyKind::Wrapping).cloned();
-        let ring = Keyring::new(self.settings.tenant.clone(), shared.chain(held.process.sealing()))
-            .with_shredded(held.shredded.clone());
-        // A new snapshot costs every lane its key schedules: only for a change.
-        let old = self.ring.load();
-        if old.tenant() != ring.tenant() || !old.same_keys(&ring) {
-            self.ring.store(Arc::new(ring));
-        }
-        done
+    fn rotator(&self) -> Rotator<'_> {
+        Rotator::new(&self.shared, &self.subjects)
     }
 
-    /// Loads what processes share as the store has it now. A key that is in hand stays the same
-    /// key; one that cannot be unwrapped any more goes.
-    fn reload(&self) -> Result<(), KeyError> {
-        let mut failed = Ok(());
-        let mut keys = HashMap::new();
-        // Wrapping keys wrap nobody here: each of these is unwrapped by the provider.
-        for record in self
-            .store
-            .shared(&self.settings.tenant)?
-            .iter()
-            .filter(|record| record.kind != KeyKind::Audit)
-        {
-            match self.unwrap(record) {
-                Ok(key) => drop(keys.insert(key.id, key)),
-                Err(error) if failed.is_ok() => failed = Err(error),
-                Err(_) => {}
-            }
-        }
-        self.change(|held| {
-            for (kid, key) in &mut keys {
-                if let Some(known) = held.keys.get(kid).filter(|known| known.state == key.state) {
-                    *key = known.clone();
-                }
-            }
-            held.keys = keys;
-        });
-        failed
-    }
-
-    /// Forgets the keys of data subjects that were erased, here or elsewhere.
-    pub(crate) fn take_up_erasures(&self, now: u64) -> Result<(), KeyError> {
-        let since = now.saturating_sub(self.settings.lookup_age + SKEW);
-        let shredded: HashSet<KeyId> =
-            self.store.shredded_since(&self.settings.tenant, since)?.into_iter().collect();
-        let ledger = self.take_up_ledger();
-        let known = self.held().shredded.clone();
-        if !shredded.is_subset(&known) {
-            self.subjects.forget(|key| shredded.contains(&key.id));
-            self.change(|held| held.shredded = Arc::new(shredded));
-        }
-        ledger
-    }
-
-    /// The root of a kind and version. Only a kind of which there is none is minted, as version 1.
-    fn root(
-        &self,
-        turn: &Turn<'_>,
-        kind: KeyKind,
-        version: u32,
-        now: u64,
-    ) -> Result<Arc<Key>, KeyError> {
-        let scope = Scope::Version(version);
-        let held = self.held();
-        if let Some(key) = held.keys.values().find(|key| key.kind == kind && key.scope == scope) {
-            return Ok(key.clone());
-        }
-        let other_versions = held.keys.values().any(|key| key.kind == kind);
-        drop(held);
-        if (version != 1 || other_versions)
-            && self
-                .store
-                .find(&self.settings.tenant, kind, std::slice::from_ref(&scope))?
-                .is_empty()
-        {
-            return Err(KeyError::NoSuchRoot { kind, scope });
-        }
-        self.load_or_mint(turn, kind, &scope, now)
+    fn retirement(&self) -> Retirement<'_> {
+        Retirement::new(&self.shared, &self.subjects)
     }
 }
 
@@ -384,53 +454,8 @@ impl Drop for Manager {
     /// Nobody seals with the keys of this process any more; where that cannot be written down now,
     /// their age tells.
     fn drop(&mut self) {
-        if !self.is_copy() {
-            let _ = self.close();
+        if !self.shared.in_hand().is_copy() {
+            let _ = self.process().close();
         }
-    }
-}
-
-fn not_active(kind: KeyKind, scope: &Scope, state: KeyState) -> KeyError {
-    KeyError::NotActive { kind, scope: scope.clone(), state }
-}
-
-/// Roots that a schema names by version.
-fn pinned(schema: &Schema) -> Vec<(KeyKind, u32)> {
-    let key = schema.key.iter().map(|k| (&k.protect, &k.index));
-    let headers = schema.headers.iter().map(|h| (&h.protect, &h.index));
-    let fields = schema.fields.iter().map(|f| (&f.protect, &f.index));
-    let rules = fields.chain(key).chain(headers);
-    rules
-        .flat_map(|(protect, index)| {
-            let root = if let Protect::Deterministic(root) = protect {
-                Some((KeyKind::Deterministic, *root))
-            } else {
-                None
-            };
-            let pin = index
-                .as_ref()
-                .and_then(|IndexRule { root, .. }| *root)
-                .map(|root| (KeyKind::Index, root));
-            root.into_iter().chain(pin)
-        })
-        .collect()
-}
-
-/// The key a record describes, with what was unwrapped.
-fn key_of(record: &KeyRecord, state: KeyState, secret: Option<SecretKey>) -> Key {
-    // Suite 3 seals at most 2^44 values under a subkey; the other kinds have no bound that a
-    // process could reach.
-    let limit = if record.kind == KeyKind::Deterministic { 1 << 44 } else { u64::MAX };
-    Key {
-        id: record.kid,
-        kcv: record.kcv,
-        kind: record.kind,
-        tenant: record.tenant.clone(),
-        scope: record.scope.clone(),
-        version: record.version,
-        state,
-        seal_until: None,
-        secret,
-        budget: Budget::new(limit),
     }
 }

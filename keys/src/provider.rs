@@ -131,17 +131,17 @@ pub enum ProviderError {
     /// The key-encrypting key is not usable as configured; says where and what to do.
     #[error("key provider {provider}: {message}")]
     Unusable {
-        /// The provider.
+        /// [`Provider::name`] of the one that was asked.
         provider: &'static str,
-        /// What is wrong and what to do.
+        /// Which file, setting or key is wrong and what to do.
         message: String,
     },
     /// No answer, or one that says "later". The only failure that is worth another try.
     #[error("key provider {provider} is not available: {message}")]
     Unavailable {
-        /// The provider.
+        /// [`Provider::name`] of the one that was asked.
         provider: &'static str,
-        /// What happened.
+        /// The status or the cause of the connection; no body of an answer.
         message: String,
         /// When the service wants to be asked again.
         retry_after: Option<Duration>,
@@ -149,7 +149,7 @@ pub enum ProviderError {
     /// The service does not let this process do it.
     #[error("key provider {provider} denies it: {message}")]
     Denied {
-        /// The provider.
+        /// [`Provider::name`] of the one that was asked.
         provider: &'static str,
         /// What to grant.
         message: String,
@@ -157,7 +157,7 @@ pub enum ProviderError {
     /// The key-encrypting key, or the version that wrapped, is disabled, to be deleted or gone.
     #[error("key provider {provider}: the key-encrypting key cannot be used: {message}")]
     Disabled {
-        /// The provider.
+        /// [`Provider::name`] of the one that was asked.
         provider: &'static str,
         /// Which key or version, and what to do.
         message: String,
@@ -168,9 +168,9 @@ pub enum ProviderError {
         was changed"
     )]
     Refused {
-        /// The provider.
+        /// [`Provider::name`] of the one that was asked.
         provider: &'static str,
-        /// The key.
+        /// Id of the wrapped key.
         kid: veilstream_engine::KeyId,
         /// What the user may have mixed up.
         what: &'static str,
@@ -178,7 +178,7 @@ pub enum ProviderError {
     /// The answer is not what the service answers.
     #[error("key provider {provider} gave an answer that makes no sense: {message}")]
     Malformed {
-        /// The provider.
+        /// [`Provider::name`] of the one that was asked.
         provider: &'static str,
         /// What was expected; never the answer.
         message: String,

@@ -18,31 +18,33 @@ use std::sync::Arc;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
+use crate::credential::CredentialRow;
 use crate::erasure::LedgerError;
 
 /// One key as it is stored: everything but the key (docs/formats.md, "Keys"). Times are Unix
 /// seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRecord {
-    /// First half of `kcv`.
+    /// Id: the first half of `kcv`.
     pub kid: KeyId,
-    /// Check value.
+    /// Check value, a hash of the key.
     pub kcv: [u8; 32],
-    /// What it is for.
+    /// What the key seals, wraps or derives.
     pub kind: KeyKind,
-    /// Whose it is.
+    /// Tenant of the key.
     pub tenant: Arc<str>,
-    /// What it covers.
+    /// Schema, data subject, epoch or version that the key is for.
     pub scope: Scope,
-    /// Version within (tenant, kind, scope).
+    /// Number within (tenant, kind, scope), from 1. 0: the store sets it, or the ledger alone names
+    /// the key.
     pub version: u32,
-    /// Where it is in its life.
+    /// What the key may still do.
     pub state: KeyState,
     /// When it was made.
     pub created: u64,
-    /// When it stopped being of use.
+    /// When it was retired, shredded or found compromised; `None`: it was not.
     pub retired: Option<u64>,
-    /// One per key-encrypting key.
+    /// One per key-encrypting or wrapping key; an erasure leaves none.
     pub wraps: Vec<Wrap>,
     /// Values sealed, as last written down by the process that counts them; `None`: nobody counts.
     pub uses: Option<u64>,
@@ -51,16 +53,47 @@ pub struct KeyRecord {
     pub mac: Option<[u8; 32]>,
 }
 
+impl KeyRecord {
+    /// A record of a data subject that has no key: what an erasure leaves, or knows of one.
+    pub(crate) fn without_key(
+        kid: KeyId,
+        kcv: [u8; 32],
+        tenant: &str,
+        subject: SubjectRef,
+        state: KeyState,
+    ) -> Self {
+        Self {
+            kid,
+            kcv,
+            kind: KeyKind::Data,
+            tenant: tenant.into(),
+            scope: Scope::Subject(subject),
+            version: 0,
+            state,
+            created: 0,
+            retired: None,
+            wraps: Vec::new(),
+            uses: None,
+            mac: None,
+        }
+    }
+
+    /// Whether the record is shredded and has no wrap left.
+    pub(crate) fn is_destroyed(&self) -> bool {
+        self.state == KeyState::Shredded && self.wraps.is_empty()
+    }
+}
+
 /// How far the store knows its erasure ledger, and whose store it is: one record of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// Names store and ledger as one.
+    /// Random id that store and ledger share.
     pub store: [u8; 16],
-    /// Whose keys.
+    /// Tenant of the store.
     pub tenant: Arc<str>,
-    /// The last line.
+    /// Number of the last line that the store knows, from 0.
     pub seq: u64,
-    /// Its SHA-256.
+    /// SHA-256 of that line.
     pub sha256: [u8; 32],
     /// [`StoreKeys::head`].
     pub mac: [u8; 32],
@@ -69,9 +102,9 @@ pub struct Head {
 /// What an erasure does to the store.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// Who is erased.
+    /// The data subjects to be erased.
     pub shreds: Vec<Shred>,
-    /// The head after it.
+    /// The head after the step.
     pub head: Head,
 }
 
@@ -83,9 +116,9 @@ pub type Plan<'a> = dyn FnMut(&Head, &[KeyRecord]) -> Result<Planned, LedgerErro
 pub struct Wrap {
     /// Who unwraps it: the provider's name and parameters, or `kid:<hex>` of a wrapping key.
     pub kek_uri: String,
-    /// Which version of that key.
+    /// Version of that key, in the words of who unwraps.
     pub kek_version: String,
-    /// The provider's output.
+    /// Ciphertext of the key, as the wrapper made it.
     pub wrapped: Vec<u8>,
 }
 
@@ -263,14 +296,33 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`]; deleted wraps may still be there.
     fn scrub(&self) -> Result<Scrubbed, StoreError>;
+
+    /// The records of all API keys, as they stand there, in the order of their ids.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError>;
+
+    /// Adds the record of an API key, unless its id is taken; tells whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored.
+    fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError>;
+
+    /// Puts a revoked record in the place of the one with its id, unless that one is revoked
+    /// already; tells whether it did.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was changed.
+    fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError>;
 }
 
 /// How many data subjects there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Subjects {
-    /// Keys that are not shredded.
+    /// Number of keys that are not shredded.
     pub keys: u64,
-    /// Shredded keys and markers.
+    /// Number of shredded keys and markers.
     pub shredded: u64,
     /// Shredded keys that still have wraps: an erasure that somebody undid, or did by hand and
     /// half.
@@ -280,22 +332,22 @@ pub struct Subjects {
 /// A wrap to be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrapChange {
-    /// The key.
+    /// Id of the key.
     pub kid: KeyId,
     /// The wrap as it was read; `None`: the new one comes beside those that are there, if any is.
     pub old: Option<Wrap>,
-    /// The wrap in its place.
+    /// The wrap that takes its place.
     pub new: Wrap,
 }
 
 /// One data subject to be erased.
 #[derive(Debug, Clone)]
 pub struct Shred {
-    /// Whose keys.
+    /// Reference of the data subject.
     pub subject: SubjectRef,
-    /// Every key that the subject has.
+    /// `true`: every key that the subject has is destroyed.
     pub all: bool,
-    /// These keys, at any rate.
+    /// These keys are destroyed in either case.
     pub kids: Vec<KeyId>,
     /// Closes the scope: its next version where no key is left. A key record without wraps that
     /// names no key. `shredded`: nobody makes a key for the subject again; `retired`: the subject
@@ -322,7 +374,7 @@ impl Shred {
 /// An erased data subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shredded {
-    /// Who.
+    /// Reference of the data subject.
     pub subject: SubjectRef,
     /// Keys shredded now, with their wraps deleted.
     pub kids: Vec<KeyId>,
@@ -335,13 +387,13 @@ pub struct Scrubbed {
     pub remains: Vec<String>,
 }
 
-/// The store does not do it.
+/// The key store cannot be read, changed or believed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It is not there or not usable.
     #[error("key store {place}: {message}")]
     Unusable {
-        /// Where it is.
+        /// [`Store::place`].
         place: String,
         /// What is wrong and what to do.
         message: String,
@@ -351,11 +403,11 @@ pub enum StoreError {
         "key store {place}: the row of key {kid} is damaged ({what}); restore it from a backup"
     )]
     Row {
-        /// Where the store is.
+        /// [`Store::place`].
         place: String,
-        /// The row's key, as it stands there.
+        /// Id in the row, as it stands there.
         kid: String,
-        /// The column.
+        /// Name of the column that is wrong.
         what: &'static str,
     },
     /// A record was changed by somebody who does not hold the store key.
@@ -364,9 +416,9 @@ pub enum StoreError {
         counts for nothing; restore it from a backup"
     )]
     Corrupt {
-        /// Where the store is.
+        /// [`Store::place`].
         place: String,
-        /// The record's key.
+        /// Id of the key.
         kid: KeyId,
     },
     /// There is no store key and no head.
@@ -376,10 +428,10 @@ pub enum StoreError {
         with `veilstream keys init`"
     )]
     Unfounded {
-        /// Where the store is.
+        /// [`Store::place`].
         place: String,
     },
-    /// The erasure ledger.
+    /// The erasure ledger does not do it.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
@@ -396,7 +448,26 @@ pub fn check(keys: &StoreKeys, place: &str, record: &KeyRecord) -> Result<(), St
     }
 }
 
-/// 64 lower-case hex digits.
+/// The record of the store key: one, active, of version 1.
+///
+/// # Errors
+/// [`StoreError`]: there is none, or it was changed.
+pub(crate) fn store_key_record(store: &dyn Store) -> Result<KeyRecord, StoreError> {
+    let mut found = store.find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)])?;
+    let record = found.pop().ok_or_else(|| StoreError::Unfounded { place: store.place() })?;
+    let is_whole = found.is_empty()
+        && record.state == KeyState::Active
+        && record.version == 1
+        && record.retired.is_none()
+        && !record.wraps.is_empty();
+    if is_whole {
+        Ok(record)
+    } else {
+        Err(StoreError::Corrupt { place: store.place(), kid: record.kid })
+    }
+}
+
+/// A check value from 64 lower-case hex digits; `None`: it is no such text.
 pub(crate) fn check_value(hex: &str) -> Option<[u8; 32]> {
     let (first, second) = hex.split_at_checked(32)?;
     let mut kcv = [0; 32];

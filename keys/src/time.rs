@@ -1,16 +1,18 @@
-//! Times as they are written down.
+//! Times as they are written down: in key records, the erasure ledger and the audit log.
 
 use jiff::Timestamp;
 
 /// RFC 3339, UTC, whole seconds: texts of one length sort as times do.
-pub(crate) fn text(seconds: u64) -> String {
+#[must_use]
+pub fn text(seconds: u64) -> String {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }
 
 /// The reverse of [`text`]; what it would not write is refused, or two texts of one time would have
 /// two MACs.
-pub(crate) fn seconds(text: &str) -> Option<u64> {
+#[must_use]
+pub fn seconds(text: &str) -> Option<u64> {
     let seconds = u64::try_from(text.parse::<Timestamp>().ok()?.as_second()).ok()?;
     (self::text(seconds) == text).then_some(seconds)
 }

@@ -300,7 +300,7 @@ fn a_store_is_made_once_and_never_in_passing() {
     database.sql("UPDATE veilstream.layout SET layout = 99");
     let refused = error(PostgresStore::open(&url, None));
     assert!(
-        refused.contains("has layout 99, this version reads 2; use a newer veilstream"),
+        refused.contains("has layout 99, this version reads 3; use a newer veilstream"),
         "{refused}"
     );
     database.sql("DELETE FROM veilstream.layout");

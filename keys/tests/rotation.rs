@@ -346,7 +346,7 @@ fn a_lost_key_encrypting_key_is_not_the_loss_of_the_data() {
 
 /// The next run resumes one that was killed between two batches.
 #[test]
-fn rewrapping_is_taken_up_where_it_was_broken_off() {
+fn an_interrupted_rewrap_resumes() {
     let dir = Directory::new();
     let manager = dir.open();
     let people: Vec<_> = (0..250).map(support::subject_number).collect();

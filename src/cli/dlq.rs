@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use veilstream_reading::audit::{Entry, Event};
 
+use super::KeysSource;
+use crate::audit::{self, AuditFlags, Trail};
 use crate::config::Config;
 use crate::dead_letters::DeadLetterError;
 use crate::dead_letters::letter::Content;
@@ -53,6 +56,8 @@ enum Command {
         /// Configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        #[command(flatten)]
+        audit: AuditFlags,
         /// Partition and offset in the dead-letter topic, as `list` prints them
         #[arg(value_name = "PARTITION:OFFSET", value_parser = place)]
         place: LetterPlace,
@@ -121,7 +126,7 @@ pub fn run(args: &DlqArgs) -> anyhow::Result<Exit> {
         Command::List { config, reason, topic, json } => {
             list(config, reason.as_deref(), topic.as_deref(), *json)
         }
-        Command::Show { config, place } => show(config, *place),
+        Command::Show { config, audit, place } => show(config, *audit, *place),
         Command::Replay { config, only, from, skip, json } => {
             let selection = Selection {
                 only: only.iter().copied().collect(),
@@ -159,7 +164,7 @@ fn list(
                 "form": letter.content.form(),
                 "origin": { "topic": letter.topic, "partition": letter.partition, "offset": letter.offset },
             });
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", super::sorted(line))?;
         } else {
             let schema = if letter.schema.is_empty() { "-" } else { &letter.schema };
             let (place, stub) = (found.place.to_string(), if matches!(letter.content, Content::Stub { .. }) { " stub" } else { "" });
@@ -172,11 +177,21 @@ fn list(
     Ok(Exit::Ok)
 }
 
-fn show(config: &std::path::Path, place: LetterPlace) -> anyhow::Result<Exit> {
-    let config = load(config)?;
-    let keys = keys::open(&config.keys, None)?;
+fn show(path: &std::path::Path, flags: AuditFlags, place: LetterPlace) -> anyhow::Result<Exit> {
+    let source = KeysSource { keys: None, config: Some(path.to_owned()) };
+    let audit = audit::for_values(&source, flags)?;
+    let config = load(path)?;
+    let (keys, manager) = keys::open_managed(&config.keys, None)?;
+    let trail = Trail::open(audit.as_ref(), &manager)?;
     let letter = read::find(&config, place)?;
     let opened = read::record(&config, place, &letter, &*keys)?;
+    trail.append(vec![Entry {
+        schema: Some("dead_letter".to_owned()),
+        fields: [("record".to_owned(), "revealed".to_owned())].into(),
+        items: Some(1),
+        query_id: Some(place.to_string()),
+        ..trail.entry(Event::Reveal)
+    }])?;
     let headers: Vec<Value> = opened
         .headers
         .iter()
@@ -190,7 +205,7 @@ fn show(config: &std::path::Path, place: LetterPlace) -> anyhow::Result<Exit> {
         "key": super::text_or_base64(opened.key.as_deref()), "value": super::text_or_base64(opened.value.as_deref()), "headers": headers,
     });
     let mut out = io::stdout().lock();
-    writeln!(out, "{shown:#}")?;
+    writeln!(out, "{:#}", super::sorted(shown))?;
     Ok(Exit::Ok)
 }
 
@@ -222,8 +237,8 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
     }
     let mut out = io::stdout().lock();
     // Also when the rest failed: the replay is past these letters.
-    for report in &passed_by {
-        writeln!(out, "{report}")?;
+    for report in passed_by {
+        writeln!(out, "{}", super::sorted(report))?;
     }
     let done =
         replayed.context("replay stopped; what was replayed before stays, the rest waits")?;
@@ -232,7 +247,10 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
         writeln!(
             out,
             "{}",
-            json!({ "replayed": protected, "rejected_again": rejected, "passed_by": passed_by, "skipped": skipped })
+            super::sorted(json!({
+                "replayed": protected, "rejected_again": rejected, "passed_by": passed_by,
+                "skipped": skipped,
+            }))
         )?;
     } else {
         writeln!(

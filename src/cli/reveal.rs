@@ -1,7 +1,7 @@
 //! `veilstream reveal`
 
 use std::cell::RefCell;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -16,6 +16,7 @@ use veilstream_engine::{Key, KeyId, Keyring, Reject, RejectCode};
 
 use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
+use crate::audit::{self, AuditFlags, Opened, Outlet, Trail};
 use crate::exit::Exit;
 use crate::keys;
 use crate::keys::{KeyFault, KeySource};
@@ -25,7 +26,8 @@ holds opens a line; conditions on headers are taken as met.
 What does not open stays as it is, and the line is reported on standard error, without any of its content:
 {\"line\":2,\"reason\":\"not_revealed\",\"schema\":\"customers/3\",\"fields\":[{\"field\":\"ssn\",\"status\":\"key_unavailable\"}]}
 With --status each line becomes {\"event\":..,\"schema\":..,\"fields\":[{\"field\":..,\"status\":..}],\"unexpected_tokens\":0}, one entry for each protected place; \
-statuses are revealed, skipped, no_token, clear, malformed, unsupported, field_mismatch, key_unavailable, erased, corrupt and binding.
+statuses are revealed, skipped, no_token, clear, denied, malformed, unsupported, field_mismatch, key_unavailable, erased, corrupt and binding.
+A honey token is \"denied\" and raises an alarm on standard error: {\"alarm\":\"honey\",\"line\":2,\"field\":\"customers.email\"}
 A value in clear where only tokens are written is told as \"clear\": it was never protected, or somebody put it there. --allow-clear takes it as it is.
 With --token each line is one token. Its field is <schema>.<id>, @<domain>, <schema>#key or <schema>#header:<name>. What was JSON is printed as JSON; the bytes of \
 keys and headers as a JSON string, or {\"base64\":..}. Tokens bound to other members of their record open only in it.
@@ -66,6 +68,8 @@ pub struct RevealArgs {
     /// The tokens' field
     #[arg(long, value_name = "NAME", requires = "token")]
     field: Option<String>,
+    #[command(flatten)]
+    audit: AuditFlags,
 }
 
 /// Runs the command.
@@ -73,44 +77,41 @@ pub struct RevealArgs {
 /// # Errors
 /// Faults of the documents, an unknown field, keys that are not available, a stream that fails.
 pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
-    let out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     let (input, errors) = (io::stdin().lock(), io::stderr());
-    let whole = match (&args.field, &args.documents) {
-        (Some(field), _) => {
-            let keys = keys::open_local(&args.keys)?;
-            let _upkeep = keys::Upkeep::of(&keys)?;
-            open_tokens(
-                &mut RevealKeys::new(&*keys).allowing(args.allow_compromised),
-                field,
-                input,
-                out,
-                errors,
-            )?
-        }
+    let set = match (&args.field, &args.documents) {
+        (Some(_), _) => None,
         (None, Some(documents)) => {
             let set = documents.load()?;
             known_fields(&set, args.fields.as_deref().unwrap_or_default())?;
-            let keys = keys::open_local(&args.keys)?;
-            let _upkeep = keys::Upkeep::of(&keys)?;
-            let options =
-                RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
-            let output = Told { status: args.status, allow_clear: args.allow_clear };
-            reveal(
-                &set,
-                &mut RevealKeys::new(&*keys).allowing(args.allow_compromised),
-                &options,
-                output,
-                input,
-                out,
-                errors,
-            )?
+            Some(set)
         }
         (None, None) => {
             return Err(Exit::Usage
                 .because("name the documents with --schema FILE, or give --token --field NAME"));
         }
     };
-    Ok(if whole { Exit::Ok } else { Exit::Failed })
+    let settings = keys::settings(&args.keys)?;
+    let audit = audit::for_values(&args.keys, args.audit)?;
+    let (keys, manager) = keys::open_managed(&settings, None)?;
+    let keys: Arc<dyn KeySource> = keys;
+    let _upkeep = keys::Upkeep::of(&keys)?;
+    let trail = Trail::open(audit.as_ref(), &manager)?;
+    let mut out = Outlet::new(io::stdout().lock(), &trail);
+    let mut keys = RevealKeys::new(&*keys).allowing(args.allow_compromised);
+    let whole = match (&set, &args.field) {
+        (Some(set), _) => {
+            let options =
+                RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
+            let output = Told { status: args.status, allow_clear: args.allow_clear };
+            reveal(set, &mut keys, &options, output, input, &mut out, errors)
+        }
+        (None, field) => {
+            open_tokens(&mut keys, field.as_deref().unwrap_or_default(), input, &mut out, errors)
+        }
+    };
+    // What was opened before a fault leaves too, with its lines.
+    out.release()?;
+    Ok(if whole? { Exit::Ok } else { Exit::Failed })
 }
 
 /// Refuses ids that no document has.
@@ -136,6 +137,8 @@ struct RevealKeys<'a> {
     source: &'a dyn KeySource,
     keyring: Arc<Keyring>,
     fault: RefCell<Option<KeyFault>>,
+    /// The keys of data subjects that were found since the last look.
+    opened: RefCell<Opened>,
     /// Compromised keys open too.
     allow_compromised: bool,
 }
@@ -146,6 +149,7 @@ impl<'a> RevealKeys<'a> {
             source,
             keyring: source.keyring(),
             fault: RefCell::default(),
+            opened: RefCell::default(),
             allow_compromised: false,
         }
     }
@@ -161,10 +165,14 @@ impl<'a> RevealKeys<'a> {
     }
 
     fn lookup(&self, id: &KeyId) -> Option<Arc<Key>> {
-        self.source.lookup(id).unwrap_or_else(|fault| {
+        let key = self.source.lookup(id).unwrap_or_else(|fault| {
             self.fault.replace(Some(fault));
             None
-        })
+        });
+        if let Some(key) = &key {
+            self.opened.borrow_mut().found(key);
+        }
+        key
     }
 
     /// Does what needs keys. A key that could not be looked up is an outage, not a token that does
@@ -194,7 +202,7 @@ fn reveal(
     options: &RevealOptions<'_>,
     told: Told,
     input: impl Read,
-    mut out: impl Write,
+    out: &mut Outlet<'_, impl Write>,
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
@@ -202,7 +210,7 @@ fn reveal(
         (keys.revealer(), Report::default(), Vec::new(), true);
     loop {
         if lines.may_wait() {
-            out.flush()?;
+            out.release()?;
         }
         let Some((number, line)) = lines.next()? else { break };
         let text = match line {
@@ -213,7 +221,9 @@ fn reveal(
                 writeln!(
                     errors,
                     "{}",
-                    json!({ "line": number, "reason": RejectCode::TooLarge.as_str() })
+                    super::sorted(
+                        json!({ "line": number, "reason": RejectCode::TooLarge.as_str() })
+                    )
                 )?;
                 continue;
             }
@@ -230,19 +240,36 @@ fn reveal(
             Err(reject) => (text, None, Some(json!({ "reason": reject.code.as_str() }))),
         };
         if told.status {
-            write_status(&mut out, shown, schema, &report)?;
+            write_status(out, shown, schema, &report)?;
         } else {
             out.write_all(shown)?;
             out.write_all(b"\n")?;
         }
+        let opened = keys.opened.take();
+        if let Some(schema) = schema {
+            for (index, _) in report.fields.iter().filter(|(_, s)| *s == Status::Honey) {
+                alarm(&mut errors, number, &schema.fields[*index].name)?;
+            }
+            let fields = report.fields.iter().map(|(at, s)| (&*schema.fields[*at].id, traced(s)));
+            out.add(&schema.name, &opened, fields.filter_map(|(id, s)| Some((id, s?))));
+        }
+        out.end_record()?;
         if let Some(mut problem) = problem {
             whole = false;
             problem["line"] = number.into();
-            writeln!(errors, "{problem}")?;
+            writeln!(errors, "{}", super::sorted(problem))?;
         }
     }
-    out.flush()?;
     Ok(whole)
+}
+
+/// A status as the audit has it; `None`: nothing was to be opened there.
+fn traced(status: &Status) -> Option<&'static str> {
+    match status {
+        Status::Skipped | Status::NoToken => None,
+        Status::Honey => Some("honey"),
+        status => Some(status.as_str()),
+    }
 }
 
 /// The schema a line was protected under.
@@ -262,9 +289,9 @@ fn claim<'s>(
 /// What is told about a line of which something stays.
 fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value> {
     let failed = report.fields.iter().filter(|(_, status)| match status {
-        Status::Failed(_) | Status::Honey => true,
+        Status::Failed(_) | Status::Honey | Status::NotText | Status::Withheld => true,
         Status::Clear => !allow_clear,
-        Status::Revealed | Status::Skipped | Status::NoToken => false,
+        Status::Revealed | Status::Masked | Status::Skipped | Status::NoToken => false,
     });
     let fields: Vec<Value> = failed.map(|place| field(schema, place)).collect();
     if fields.is_empty() && report.unexpected_tokens == 0 {
@@ -276,6 +303,12 @@ fn problem(schema: &Schema, report: &Report, allow_clear: bool) -> Option<Value>
         problem["unexpected_tokens"] = report.unexpected_tokens.into();
     }
     Some(problem)
+}
+
+/// Somebody opened what nobody has a reason to open.
+fn alarm(errors: &mut impl Write, line: u64, field: &str) -> io::Result<()> {
+    let alarm = json!({ "alarm": "honey", "line": line, "field": field });
+    writeln!(errors, "{}", super::sorted(alarm))
 }
 
 fn field(schema: &Schema, (index, status): &(usize, Status)) -> Value {
@@ -303,7 +336,7 @@ fn write_status(
         out,
         ",\"schema\":{},\"fields\":{},\"unexpected_tokens\":{}}}",
         json!(&*schema.label),
-        Value::from(fields),
+        super::sorted(Value::from(fields)),
         report.unexpected_tokens
     )
 }
@@ -313,14 +346,14 @@ fn open_tokens(
     keys: &mut RevealKeys<'_>,
     name: &str,
     input: impl Read,
-    mut out: impl Write,
+    out: &mut Outlet<'_, impl Write>,
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
     let (mut revealer, mut payload, mut whole) = (keys.revealer(), Vec::new(), true);
     loop {
         if lines.may_wait() {
-            out.flush()?;
+            out.release()?;
         }
         let Some((number, line)) = lines.next()? else { break };
         let token = match line {
@@ -342,18 +375,30 @@ fn open_tokens(
                 write!(out, "{}", super::text_or_base64(Some(&payload)))?;
                 None
             }
-            Ok(PayloadKind::Honey) => Some(Status::Honey),
+            Ok(PayloadKind::Honey) => {
+                alarm(&mut errors, number, name)?;
+                Some(Status::Honey)
+            }
             Err(error) => Some(Status::Failed(error)),
         };
+        let status = class.as_ref().map_or(Some("revealed"), traced);
+        let (schema, opened) = (schema_of(name), keys.opened.take());
         if let Some(class) = class {
             whole = false;
             out.write_all(token)?;
-            writeln!(errors, "{}", json!({ "line": number, "reason": class.as_str() }))?;
+            let problem = json!({ "line": number, "reason": class.as_str() });
+            writeln!(errors, "{}", super::sorted(problem))?;
         }
         out.write_all(b"\n")?;
+        out.add(schema, &opened, status.map(|status| (name, status)).into_iter());
+        out.end_record()?;
     }
-    out.flush()?;
     Ok(whole)
+}
+
+/// The schema that a token's field is of; a domain stands for itself.
+fn schema_of(field: &str) -> &str {
+    field.split(['.', '#']).next().unwrap_or(field)
 }
 
 /// Without the quotes that a JSON tool may have left.
@@ -362,133 +407,4 @@ fn unquoted(token: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::transform::tests::{EVENTS, people_and_rest, run as protect};
-    use crate::ephemeral::EphemeralKeys;
-
-    fn open(
-        keys: &EphemeralKeys,
-        options: &RevealOptions<'_>,
-        status: bool,
-        input: &str,
-    ) -> (String, String, bool) {
-        let (mut out, mut errors) = (Vec::new(), Vec::new());
-        let told = Told { status, allow_clear: false };
-        let whole = reveal(
-            &people_and_rest(),
-            &mut RevealKeys::new(keys),
-            options,
-            told,
-            input.as_bytes(),
-            &mut out,
-            &mut errors,
-        )
-        .unwrap();
-        (String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap(), whole)
-    }
-
-    #[test]
-    fn what_was_protected_opens_to_its_bytes() {
-        let keys = EphemeralKeys::default();
-        let (safe, ..) = protect(&people_and_rest(), &keys, EVENTS);
-        let (out, errors, whole) = open(&keys, &RevealOptions::default(), false, &safe);
-        assert_eq!((out, errors.as_str(), whole), (EVENTS.replace("\n\n", "\n") + "\n", "", true));
-    }
-
-    #[test]
-    fn only_the_fields_asked_for_are_opened() {
-        let keys = EphemeralKeys::default();
-        let (safe, ..) = protect(&people_and_rest(), &keys, EVENTS);
-        let options = RevealOptions { fields: Some(&["email".to_owned()]), keep_indexes: true };
-        let (out, errors, whole) = open(&keys, &options, true, &safe);
-        assert_eq!((errors.as_str(), whole), ("", true));
-        let line: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
-        assert_eq!(line["event"]["email"], "ada@example.com");
-        assert!(
-            line["event"]["email_bidx"].is_string()
-                && line["event"]["ssn"].as_str().unwrap().starts_with("vs1."),
-            "{line}"
-        );
-        assert_eq!(
-            line["fields"],
-            json!([{ "field": "ssn", "status": "skipped" }, { "field": "email", "status": "revealed" }])
-        );
-    }
-
-    #[test]
-    fn what_does_not_open_stays_and_is_told() {
-        let (safe, ..) = protect(&people_and_rest(), &EphemeralKeys::default(), EVENTS);
-        let third = safe.lines().nth(1).unwrap();
-        let keys = EphemeralKeys::default();
-        let (out, errors, whole) =
-            open(&keys, &RevealOptions::default(), false, &format!("{third}\nno json\n"));
-        assert_eq!((out, whole), (format!("{third}\nno json\n"), false));
-        let told = r#"{"fields":[{"field":"note","status":"key_unavailable"}],"line":1,"reason":"not_revealed","schema":"rest/1"}"#;
-        assert_eq!(errors.lines().collect::<Vec<_>>(), [told, r#"{"line":2,"reason":"not_json"}"#]);
-        let (out, ..) = open(&keys, &RevealOptions::default(), true, "no json\n");
-        assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["event"], Value::Null);
-    }
-
-    #[test]
-    fn a_value_in_clear_is_told_unless_it_is_allowed() {
-        let keys = EphemeralKeys::default();
-        let input = "{\"type\":\"person\",\"id\":1,\"email\":\"ada@example.com\"}\n";
-        let (out, errors, whole) = open(&keys, &RevealOptions::default(), false, input);
-        assert_eq!((out.as_str(), whole), (input, false), "it stays as it is");
-        assert_eq!(
-            errors,
-            "{\"fields\":[{\"field\":\"email\",\"status\":\"clear\"}],\"line\":1,\"reason\":\"not_revealed\",\"schema\":\"people/1\"}\n"
-        );
-        let (mut out, mut errors) = (Vec::new(), Vec::new());
-        let told = Told { status: true, allow_clear: true };
-        assert!(
-            reveal(
-                &people_and_rest(),
-                &mut RevealKeys::new(&keys),
-                &RevealOptions::default(),
-                told,
-                input.as_bytes(),
-                &mut out,
-                &mut errors
-            )
-            .unwrap()
-        );
-        assert!(
-            String::from_utf8(out).unwrap().contains(r#"{"field":"email","status":"clear"}"#),
-            "told, not refused"
-        );
-        assert!(errors.is_empty());
-    }
-
-    #[test]
-    fn bare_tokens_open_as_the_field_named() {
-        let keys = EphemeralKeys::default();
-        let (safe, ..) = protect(&people_and_rest(), &keys, "{\"note\":{\"a\":\r1}}\n");
-        let token = safe.split('"').nth(3).unwrap();
-        let input = format!("{token}\r\n\"{token}\"\nvs1.x\n");
-        let (mut out, mut errors) = (Vec::new(), Vec::new());
-        assert!(
-            !open_tokens(
-                &mut RevealKeys::new(&keys),
-                "rest.note",
-                input.as_bytes(),
-                &mut out,
-                &mut errors
-            )
-            .unwrap()
-        );
-        assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
-        assert_eq!(String::from_utf8(errors).unwrap(), "{\"line\":3,\"reason\":\"malformed\"}\n");
-    }
-
-    #[test]
-    fn unknown_fields_are_refused_with_the_known_ones() {
-        let error =
-            known_fields(&people_and_rest(), &["email".to_owned(), "mail".to_owned()]).unwrap_err();
-        assert_eq!(
-            (Exit::of(&error), error.to_string()),
-            (Exit::Usage, "--fields: no field mail; there are email, ssn, note".to_owned())
-        );
-    }
-}
+mod tests;

@@ -18,6 +18,9 @@ pub struct RunArgs {
     /// Create missing sanitized and dead-letter topics
     #[arg(long)]
     create_topics: bool,
+    /// Let changed schema documents protect less, with a warning
+    #[arg(long)]
+    allow_weaker: bool,
 }
 
 /// Runs the sidecar until a signal or a reason to end.
@@ -27,5 +30,7 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> anyhow::Result<Exit> {
     let config = super::load_config(&args.config)?;
     telemetry::start_logs(&config.log);
-    app::run(&config, args.create_topics)
+    let options =
+        app::RunOptions { create_topics: args.create_topics, allow_weaker: args.allow_weaker };
+    app::run(&config, options)
 }

@@ -1,14 +1,17 @@
 //! `veilstream schema`
 
+mod diff;
 mod widths;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use veilstream_engine::compile::{Grants, SchemaSet};
+use veilstream_engine::mask::ReadMask;
 use veilstream_engine::schema::{Generalize, IndexRule, Protect, Schema};
 
 use crate::cases::{self, Cases, Runner};
@@ -23,6 +26,15 @@ Examples:
   veilstream schema test schemas/customers.json
 
 Exit code: 0 every case holds, 1 some do not, 2 wrong documents or cases";
+
+const DIFF_HELP: &str = "Documents of one name are compared. A version protects less when a field, a tag, a binding or the subject is gone, a kind of protection or an \
+index tells more, or a mask shows more. A path that selects less is not found.
+
+Examples:
+  git show main:schemas/customers.json > old.json && veilstream schema diff old.json schemas/customers.json
+  veilstream schema diff --allow-weaker old schemas
+
+Exit code: 0 it protects as much, or may protect less; 1 it protects less, or changes its subject domain; 2 wrong documents";
 
 const LIST_HELP: &str = "With --widths: the characters that stand in the place of values of so many bytes, as they stand in JSON (a string counts its quotes \
 and escapes, and characters count their bytes), and the characters of an index. The longest of them is the width of a column.
@@ -60,6 +72,19 @@ enum Command {
         #[arg(value_name = "FILE|DIR", default_value = "schemas")]
         paths: Vec<PathBuf>,
     },
+    /// Tell what a later version of documents protects less
+    #[command(after_help = DIFF_HELP)]
+    Diff {
+        /// Schema document or folder as it was
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// Schema document or folder as it shall be
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// Let it protect less
+        #[arg(long)]
+        allow_weaker: bool,
+    },
     /// List documents: topics, fields, what happens to them
     #[command(after_help = LIST_HELP)]
     List {
@@ -87,6 +112,7 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Check { files } => check(files, &mut out),
         Command::Test { paths } => test(paths, &mut out),
+        Command::Diff { old, new, allow_weaker } => diff::diff(old, new, *allow_weaker, &mut out),
         Command::List { dir, config, widths, json } => {
             let loaded = match config {
                 Some(config) => registry::open_configured(&super::load_config(config)?.schemas)
@@ -186,7 +212,7 @@ fn tested(path: &Path) -> Result<Vec<PathBuf>, Vec<DocumentFault>> {
 }
 
 /// A document and its cases, if it has some.
-fn suite(file: &Path) -> Result<(std::sync::Arc<Schema>, Option<Cases>), Vec<String>> {
+fn suite(file: &Path) -> Result<(Arc<Schema>, Option<Cases>), Vec<String>> {
     let lines =
         |faults: Vec<DocumentFault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
     let loaded = registry::open_files(&[file.to_owned()], &Grants::local()).map_err(lines)?;
@@ -205,7 +231,7 @@ fn suite(file: &Path) -> Result<(std::sync::Arc<Schema>, Option<Cases>), Vec<Str
 fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyhow::Result<Exit> {
     for schema in set.schemas() {
         if as_json {
-            writeln!(out, "{}", described(schema))?;
+            writeln!(out, "{}", super::sorted(described(schema)))?;
             continue;
         }
         let topic = |name: &Option<String>| name.clone().unwrap_or_else(|| "(no topic)".to_owned());
@@ -235,6 +261,8 @@ struct FieldRow {
     protect: String,
     path: String,
     index: Option<String>,
+    mask: Option<ReadMask>,
+    tags: Vec<Arc<str>>,
 }
 
 fn rows(schema: &Schema) -> Vec<FieldRow> {
@@ -243,9 +271,14 @@ fn rows(schema: &Schema) -> Vec<FieldRow> {
         protect: protect(rule),
         path: path.to_owned(),
         index: index.map(index_of),
+        mask: None,
+        tags: Vec::new(),
     };
-    let fields =
-        schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref()));
+    let fields = schema.fields.iter().map(|f| FieldRow {
+        mask: f.mask(),
+        tags: f.tags().to_vec(),
+        ..row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref())
+    });
     let key = schema.key.iter().map(|k| row("#key".to_owned(), &k.protect, "", k.index.as_ref()));
     let headers = schema
         .headers
@@ -255,8 +288,12 @@ fn rows(schema: &Schema) -> Vec<FieldRow> {
 }
 
 fn described(schema: &Schema) -> Value {
-    let fields: Vec<Value> =
-        rows(schema).into_iter().map(|row| json!({ "id": row.id, "path": row.path, "protect": row.protect, "index": row.index })).collect();
+    let mask =
+        |mask: ReadMask| json!({ "keep_first": mask.keep_first, "keep_last": mask.keep_last });
+    let fields: Vec<Value> = rows(schema).into_iter().map(|row| {
+        let tags: Vec<&str> = row.tags.iter().map(AsRef::as_ref).collect();
+        json!({ "id": row.id, "path": row.path, "protect": row.protect, "index": row.index, "mask": row.mask.map(mask), "tags": tags })
+    }).collect();
     json!({ "name": &*schema.name, "version": schema.version, "from": schema.from, "to": schema.to, "fields": fields })
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -9,9 +10,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
 use ed25519_dalek::VerifyingKey;
 use jiff::Timestamp;
+use veilstream_keys::Manager;
 use veilstream_keys::erasure::{Check, Outcome, SignedReceipt, Terms};
+use veilstream_reading::audit::{Entry, Event, Hex, LedgerHead, cut_reason};
 
 use super::KeysSource;
+use crate::audit::{self, Trail};
 use crate::exit::Exit;
 use crate::keys::{self, now};
 
@@ -147,7 +151,10 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
             it without the id (a request's number, for example)",
         ));
     }
-    let manager = keys::manager(&keys::settings(&args.source)?)?;
+    let settings = keys::settings(&args.source)?;
+    let audit = audit::for_changes(&args.source)?;
+    let manager = Arc::new(keys::manager(&settings)?);
+    let trail = Trail::open(audit.as_ref(), &manager)?;
     let domain = args.domain.as_deref().filter(|domain| !domain.is_empty());
     let subjects = ids
         .iter()
@@ -156,11 +163,15 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
     let terms =
         Terms { reason, domain, may_return: args.allow_return, backups_until: args.backups_until };
     let outcomes = manager.shred(&subjects, &terms, now())?;
+    // The ledger has them already: a receipt is given out even where the log fails.
+    let told = trail.append(
+        outcomes.iter().map(|outcome| erasure(&trail, outcome, reason, &manager)).collect(),
+    );
     let mut out = io::stdout().lock();
     let mut unknown = 0_usize;
     for Outcome { subject, receipt } in &outcomes {
         match receipt {
-            Some(receipt) => writeln!(out, "{}", receipt.to_json())?,
+            Some(receipt) => writeln!(out, "{}", super::sorted(receipt.to_json()))?,
             None => {
                 unknown += 1;
                 // By its place: the id itself is nobody's to log.
@@ -187,7 +198,20 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
             outcomes.len() - unknown
         )?;
     }
+    told.context("they are erased, but it is not in the audit log")?;
     Ok(if unknown == 0 || args.allow_unknown { Exit::Ok } else { Exit::Failed })
+}
+
+/// The audit line of an erasure.
+fn erasure(trail: &Trail, outcome: &Outcome, reason: &str, manager: &Manager) -> Entry {
+    let kids = outcome.receipt.as_ref().map(SignedReceipt::kids).unwrap_or_default();
+    Entry {
+        subject: Some(outcome.subject.into()),
+        reason: Some(cut_reason(reason)),
+        kids: kids.unwrap_or_default().into_iter().map(Hex::from).collect(),
+        ledger: Some(LedgerHead::from(manager.ledger_head())),
+        ..trail.entry(Event::Shred)
+    }
 }
 
 fn verify(source: &KeysSource, public_key: Option<&str>, file: &Path) -> anyhow::Result<Exit> {
@@ -246,7 +270,7 @@ fn domain(text: &str) -> Result<String, String> {
 }
 
 /// The start of a day, UTC, in Unix seconds.
-fn day(text: &str) -> Result<u64, String> {
+pub(super) fn day(text: &str) -> Result<u64, String> {
     let start = format!("{text}T00:00:00Z")
         .parse::<Timestamp>()
         .map_err(|_| "write it as 2027-01-31".to_owned())?;

@@ -154,7 +154,7 @@ fn report(rejects: &mut dyn Write, line: u64, reject: &Reject) -> io::Result<()>
     if let Some(offset) = reject.offset {
         report["offset"] = offset.into();
     }
-    writeln!(rejects, "{report}")
+    writeln!(rejects, "{}", super::sorted(report))
 }
 
 #[cfg(test)]

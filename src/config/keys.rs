@@ -13,7 +13,7 @@ use provider::{provider, recovery};
 
 use super::read::{Section, not_empty};
 use super::secret::Secret;
-use super::{Kafka, duration_in, tenant, topic};
+use super::{Kafka, duration_in, name, topic};
 
 /// Where keys come from and live.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
     let default = CachePolicy::default();
     let store = store(&mut s, kafka);
     let keys = Keys {
-        tenant: s.parse("tenant", "default".to_owned(), tenant),
+        tenant: s.parse("tenant", "default".to_owned(), name),
         provider,
         recovery,
         ledger: ledger(&mut s, kafka, &store),

@@ -1,5 +1,6 @@
 //! Reads typed values out of the merged tree and collects every fault on the way.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -57,6 +58,82 @@ impl<'s, 'r> Section<'s, 'r> {
             },
         };
         Section { prefix: self.dotted(key) + ".", table, asked: Vec::new(), reading: self.reading }
+    }
+
+    /// A list of tables (`[[section.key]]`), each read by `read`. `names`: what one may hold.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        names: &[&str],
+        mut read: impl FnMut(Section<'_, 'r>) -> T,
+    ) -> Vec<T> {
+        self.asked.push(key);
+        let dotted = self.dotted(key);
+        self.reading.known.extend(names.iter().map(|name| format!("{dotted}.{name}")));
+        let Some(value) = self.table.remove(key) else { return Vec::new() };
+        let tables = match value.kind.clone() {
+            ValueKind::Array(values) => values.into_iter().map(|v| v.into_table()).collect(),
+            _ => Err(config::ConfigError::Message(String::new())),
+        };
+        let Ok(tables): Result<Vec<Map<String, Value>>, _> = tables else {
+            let message = format!("is no list of tables; write each one below a line [[{dotted}]]");
+            self.fault(key, &value, &message);
+            return Vec::new();
+        };
+        let prefix = |n: usize| format!("{dotted}.{n}.");
+        tables
+            .into_iter()
+            .zip(1..)
+            .map(|(table, n)| {
+                let reading = &mut *self.reading;
+                read(Section { prefix: prefix(n), table, asked: Vec::new(), reading })
+            })
+            .collect()
+    }
+
+    /// Whether the key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Hands over each table in this one, with its name, in their order; nothing else may stand in
+    /// it.
+    pub(super) fn each(&mut self, mut read: impl FnMut(&str, Section<'_, 'r>)) {
+        let mut tables: Vec<(String, Value)> =
+            std::mem::take(&mut self.table).into_iter().collect();
+        tables.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (name, value) in tables {
+            let ValueKind::Table(table) = value.kind else {
+                self.fault(
+                    &name,
+                    &value,
+                    "is a section; write its settings below a line with its name in brackets",
+                );
+                continue;
+            };
+            let prefix = self.dotted(&name) + ".";
+            read(&name, Section { prefix, table, asked: Vec::new(), reading: self.reading });
+        }
+    }
+
+    /// A table of lists of texts, each under a name that is anybody's.
+    pub(super) fn lists(&mut self, key: &'static str) -> BTreeMap<String, Vec<String>> {
+        let dotted = self.dotted(key);
+        let names: Vec<String> = match self.table.get(key).map(|value| &value.kind) {
+            Some(ValueKind::Table(table)) => table.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        let mut section = self.section(key);
+        section.reading.known.push(dotted);
+        let mut lists = BTreeMap::new();
+        for name in names {
+            let Some(value) = section.table.remove(&name) else { continue };
+            match texts(&value) {
+                Some(texts) => drop(lists.insert(name, texts)),
+                None => section.fault(&name, &value, NO_LIST),
+            }
+        }
+        lists
     }
 
     /// The text of a scalar, whatever its TOML type: the environment has only text.
@@ -127,14 +204,12 @@ impl<'s, 'r> Section<'s, 'r> {
     }
 
     /// A path that may be absent.
-    #[cfg(any(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
     pub(super) fn optional_path(&mut self, key: &'static str) -> Option<PathBuf> {
         let path = self.parse(key, None, |text| not_empty(text).map(Some));
         path.map(|path| self.reading.base.join(path))
     }
 
     /// A text that may be absent.
-    #[cfg(any(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
     pub(super) fn optional(&mut self, key: &'static str) -> Option<String> {
         self.parse(key, None, |text| not_empty(text).map(Some))
     }
@@ -155,15 +230,8 @@ impl<'s, 'r> Section<'s, 'r> {
         let dotted = self.dotted(key);
         self.reading.known.push(dotted);
         let Some(value) = self.table.remove(key) else { return Vec::new() };
-        let texts = match &value.kind {
-            ValueKind::String(text) => {
-                Ok(text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect())
-            }
-            ValueKind::Array(values) => values.iter().map(|v| v.clone().into_string()).collect(),
-            _ => Err(config::ConfigError::Message(String::new())),
-        };
-        texts.unwrap_or_else(|_| {
-            self.fault(key, &value, "is not a list of texts; write [\"one\", \"two\"]");
+        texts(&value).unwrap_or_else(|| {
+            self.fault(key, &value, NO_LIST);
             Vec::new()
         })
     }
@@ -314,6 +382,12 @@ impl<'s, 'r> Section<'s, 'r> {
         });
     }
 
+    /// Whether a fault about this key was found.
+    pub(super) fn is_faulty(&self, key: &str) -> bool {
+        let dotted = self.dotted(key);
+        self.reading.faults.iter().any(|fault| fault.key == dotted)
+    }
+
     fn dotted(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
@@ -328,6 +402,19 @@ impl<'s, 'r> Section<'s, 'r> {
         } else {
             Ok(text)
         }
+    }
+}
+
+const NO_LIST: &str = "is not a list of texts; write [\"one\", \"two\"]";
+
+/// A list of texts; `None`: it is something else.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    match &value.kind {
+        ValueKind::String(text) => {
+            Some(text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect())
+        }
+        ValueKind::Array(values) => values.iter().map(|v| v.clone().into_string().ok()).collect(),
+        _ => None,
     }
 }
 

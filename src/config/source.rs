@@ -137,7 +137,7 @@ fn read_dotenv(path: &Path) -> Result<BTreeMap<String, String>, ConfigFault> {
 
 /// Sections that decide who may read what: they are set where the service is, in its configuration
 /// or its environment, not in a file that developers share.
-const NOT_IN_DOTENV: [&str; 3] = ["KEYS", "POLICY", "AUDIT"];
+const NOT_IN_DOTENV: [&str; 4] = ["KEYS", "SERVE", "POLICY", "AUDIT"];
 
 /// Settings of [`NOT_IN_DOTENV`], by their lines. The plain names of the common guide are none.
 fn keys_in_dotenv(path: &Path) -> Result<Vec<ConfigFault>, ConfigFault> {

@@ -39,31 +39,32 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        loop {
-            // The semaphore is never closed; where it were, nobody would be counted, but everybody
-            // timed.
-            let permit = self.permits.clone().acquire_owned().await.ok();
-            match self.listener.accept().await {
-                Ok((stream, address)) => {
-                    return (
-                        Connection {
-                            stream,
-                            life: Box::pin(tokio::time::sleep(self.life)),
-                            _permit: permit,
-                        },
-                        address,
-                    );
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "HTTP connection not accepted");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
+        let (stream, address, permit) = accept(&self.listener, &self.permits).await;
+        let life = Box::pin(tokio::time::sleep(self.life));
+        (Connection { stream, life, _permit: permit }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+/// The next connection, once there is a place for it. What fails is tried again: a listener does not
+/// end because the system has no socket left.
+pub(crate) async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed; where it were, nobody would be counted, but everybody timed.
+    let permit = permits.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => return (stream, address, permit),
+            Err(error) => {
+                tracing::warn!(%error, "HTTP connection not accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }
 

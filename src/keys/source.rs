@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Key, KeyId};
+use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState};
 use veilstream_engine::transform::NeededKey;
+use veilstream_keys::credential::Credentials;
 
 /// A source of keys: the key manager, or keys of a test.
 pub trait KeySource: Send + Sync {
@@ -24,6 +25,17 @@ pub trait KeySource: Send + Sync {
     /// [`KeyFault`]; the token cannot be opened now.
     fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault>;
 
+    /// [`KeySource::lookup`] for whoever opens values for others: keys of dead letters and
+    /// compromised keys are not there. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]; the token cannot be opened now.
+    fn lookup_for_reading(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
+        let opens =
+            |key: &Arc<Key>| key.kind != KeyKind::DeadLetter && key.state != KeyState::Compromised;
+        Ok(self.lookup(id)?.filter(opens))
+    }
+
     /// Mints what these schemas need and is not there yet, before they come into force.
     ///
     /// # Errors
@@ -32,6 +44,15 @@ pub trait KeySource: Send + Sync {
 
     /// Called about once a second: replaces keys before they are spent or old.
     fn maintain(&self);
+}
+
+/// A source of the reading service's API keys: the key manager, or a test.
+pub trait CredentialSource: Send + Sync {
+    /// All of them. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]: nobody knows now which are revoked.
+    fn credentials(&self) -> Result<Credentials, KeyFault>;
 }
 
 /// Keys are not available now.

@@ -203,6 +203,93 @@ impl Event for AccessRefused<'_> {
     }
 }
 
+/// The reading service refused a credential.
+#[derive(Debug)]
+pub struct LoginRefused<'a> {
+    /// Whose request.
+    pub address: std::net::IpAddr,
+    /// Code of the cause, from a closed set.
+    pub cause: &'static str,
+    /// Whether it is the proof of a person.
+    pub of_person: bool,
+    /// Which credential it claims to be; empty: none that is known here.
+    pub credential: &'a str,
+    /// Refused before it from there, of which nobody was told.
+    pub before: u64,
+}
+
+impl Event for LoginRefused<'_> {
+    /// Counted by who calls, as not each is told.
+    fn emit(self, _: &Metrics) {
+        tracing::warn!(
+            address = %self.address,
+            cause = self.cause,
+            of_person = self.of_person,
+            credential = self.credential,
+            before = self.before,
+            "login refused"
+        );
+    }
+}
+
+/// Records of API keys were changed.
+#[derive(Debug)]
+pub struct CredentialsCorrupt<'a> {
+    /// Their ids, as they stand there.
+    pub ids: &'a [String],
+}
+
+impl Event for CredentialsCorrupt<'_> {
+    fn emit(self, _: &Metrics) {
+        tracing::error!(
+            ids = ?self.ids,
+            "records of API keys were changed by somebody who does not hold the store key; they \
+            open nothing. Find out who writes to the key store"
+        );
+    }
+}
+
+/// A honey token was opened, which nobody has a reason for.
+#[derive(Debug)]
+pub struct HoneyOpened<'a> {
+    /// Whose request.
+    pub actor: &'a str,
+    /// Ids of the fields.
+    pub fields: &'a std::collections::BTreeSet<String>,
+}
+
+impl Event for HoneyOpened<'_> {
+    fn emit(self, metrics: &Metrics) {
+        metrics.honey_opened.inc();
+        tracing::error!(
+            actor = self.actor,
+            fields = ?self.fields,
+            "a honey token was opened: somebody reads what was stolen or planted. Look at what this \
+            actor read in the audit log"
+        );
+    }
+}
+
+/// A policy failed while it was evaluated: what it touches is denied.
+#[derive(Debug)]
+pub struct PolicyFailed<'a> {
+    /// Ids of the policies.
+    pub policies: &'a [std::sync::Arc<str>],
+    /// Id of the field that was asked about.
+    pub field: &'a str,
+}
+
+impl Event for PolicyFailed<'_> {
+    fn emit(self, metrics: &Metrics) {
+        metrics.policy_errors.inc();
+        tracing::error!(
+            policies = ?self.policies,
+            field = self.field,
+            "policies failed while they were evaluated, so the field is denied; mend them"
+        );
+    }
+}
+
 /// The process stops.
 #[derive(Debug)]
 pub struct Stopping<'a> {

@@ -45,6 +45,7 @@ macro_rules! metrics {
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
                 metrics.authentication_errors.with_label_values(&["credentials"]);
+                metrics.logins_refused.with_label_values(&["no_credential"]);
                 Ok(metrics)
             }
 
@@ -100,12 +101,26 @@ metrics! {
     data_key_uses: IntGaugeVec "veilstream_data_key_uses" ["schema"]
         "Values sealed with the schema's present data key, in reserved blocks.";
     key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
-    reveals: IntCounterVec "veilstream_reveals_total" ["outcome"]
-        "Documents and tokens revealed, by outcome.";
+    reveals: IntCounterVec "veilstream_reveals_total" ["status"]
+        "Fields that callers of the reading service asked for, by what they were told.";
+    searches: IntCounterVec "veilstream_searches_total" ["outcome"]
+        "Values that callers asked the index values of.";
+    audit_lines: IntCounterVec "veilstream_audit_lines_total" ["sink" "outcome"]
+        "Lines of the audit log that requests wrote.";
+    budget_denials: IntCounterVec "veilstream_budget_denials_total" ["purpose"]
+        "Records and tokens denied because a disclosure budget was spent.";
+    honey_opened: IntCounter "veilstream_honey_opened_total" []
+        "Requests that opened a honey token.";
+    policy_errors: IntCounter "veilstream_policy_errors_total" []
+        "Fields denied because a policy failed while it was evaluated.";
     engine_panics: IntCounter "veilstream_engine_panics_total" []
         "Records on which the engine failed, and which were rejected as internal.";
     authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"]
         "Connections to brokers that failed for authentication or TLS.";
+    logins_refused: IntCounterVec "veilstream_logins_refused_total" ["cause"]
+        "Requests and handshakes that the reading service refused for their credential.";
+    credentials_corrupt: IntGauge "veilstream_credentials_corrupt" []
+        "Records of API keys that somebody changed who does not hold the store key.";
     build_info: IntGaugeVec "veilstream_build_info" ["version"] "1; the version is a label.";
 }
 
@@ -161,8 +176,15 @@ mod tests {
             "data_key_uses",
             "key_age_seconds",
             "reveals_total",
+            "searches_total",
+            "audit_lines_total",
+            "budget_denials_total",
+            "honey_opened_total",
+            "policy_errors_total",
             "engine_panics_total",
             "authentication_errors_total",
+            "logins_refused_total",
+            "credentials_corrupt",
             "build_info",
         ];
         assert_eq!(Metrics::NAMES, names.map(|n| format!("veilstream_{n}")));

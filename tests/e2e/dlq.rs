@@ -71,14 +71,17 @@ fn listed_shown_and_replayed_once() {
     assert!(plain.lines().count() == 10 && !plain.contains("@example.com"), "{plain}");
 
     let place = format!("{}:{}", letters[0]["partition"], letters[0]["offset"]);
+    let refused = instance.run(&["dlq", "show", &place]);
+    assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(2), &[][..]), "no audit");
     let shown: Value =
-        serde_json::from_slice(&instance.run(&["dlq", "show", &place]).stdout).unwrap();
+        serde_json::from_slice(&instance.run(&["dlq", "show", "--unaudited", &place]).stdout)
+            .unwrap();
     assert_eq!(shown["value"], person(origins[0]));
     assert_eq!(
         (&shown["key"], &shown["headers"]),
         (&json!(format!("k{}", origins[0])), &json!([["n", origins[0].to_string()]]))
     );
-    let nothing = instance.run(&["dlq", "show", "0:999999"]);
+    let nothing = instance.run(&["dlq", "show", "--unaudited", "0:999999"]);
     assert_eq!(nothing.status.code(), Some(1), "{}", text(&nothing));
 
     // Not mended: rejected again, to the end of the topic.
@@ -237,7 +240,8 @@ fn a_dead_letter_always_fits() {
     );
     let stub = place(form(1));
     let shown: Value =
-        serde_json::from_slice(&instance.run(&["dlq", "show", &stub]).stdout).unwrap();
+        serde_json::from_slice(&instance.run(&["dlq", "show", "--unaudited", &stub]).stdout)
+            .unwrap();
     assert_eq!(shown["value"], large(1, 1_400_000), "read from the raw topic");
 
     sandbox.document("people", &mended("dlq-fits"));
@@ -262,7 +266,7 @@ fn a_dead_letter_always_fits() {
         (said[0]["reason"].as_str(), &said[0]["origin"], &said[1]),
         (Some("origin_gone"), &form(1)["origin"], &summary(1, 0, 1, 0))
     );
-    let shown = instance.run(&["dlq", "show", &stub]);
+    let shown = instance.run(&["dlq", "show", "--unaudited", &stub]);
     assert!(
         shown.status.code() == Some(1) && text(&shown).contains("no longer in the raw topic"),
         "{}",

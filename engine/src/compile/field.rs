@@ -5,13 +5,16 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::Grants;
+use super::disclosure;
 use super::paths::Paths;
 use super::read::{Reader, is_name, join, kind};
 use crate::kdf;
 use crate::normalize::Normalizer;
-use crate::schema::{Bind, Dates, Field, Generalize, IndexRule, Mask, PathId, Protect, ValueType};
+use crate::schema::{
+    Bind, Dates, Field, Generalize, IndexRule, MaskRule, PathId, Protect, ValueType,
+};
 
-const MEMBERS: [&str; 22] = [
+const MEMBERS: [&str; 24] = [
     "id",
     "path",
     "description",
@@ -25,6 +28,8 @@ const MEMBERS: [&str; 22] = [
     "null",
     "bind",
     "index",
+    "mask",
+    "tags",
     "keep_first",
     "keep_last",
     "with",
@@ -37,8 +42,9 @@ const MEMBERS: [&str; 22] = [
 ];
 
 /// Members that mean something for some kinds of `protect` only.
-const SPECIAL: [(&str, &[&str]); 9] = [
+const SPECIAL: [(&str, &[&str]); 10] = [
     ("root", &["deterministic"]),
+    ("mask", &["encrypt", "deterministic"]),
     ("keep_first", &["mask"]),
     ("keep_last", &["mask"]),
     ("with", &["mask", "redact"]),
@@ -141,6 +147,8 @@ impl FieldReader<'_> {
             pad: self.pad(),
             bind,
             index,
+            read_mask: disclosure::mask(self.at, self.map, self.reader),
+            tags: disclosure::tags(self.at, self.map, self.reader),
             protect: protect?,
         })
     }
@@ -174,7 +182,7 @@ impl FieldReader<'_> {
         match word {
             "deterministic" => Some(Protect::Deterministic(self.root())),
             "hash" => Some(Protect::Hash),
-            "mask" => Some(Protect::Mask(self.mask())),
+            "mask" => Some(Protect::Mask(self.mask_rule())),
             "generalize" => self.generalize(),
             "redact" => Some(Protect::Redact(self.redact())),
             "drop" => Some(Protect::Drop),
@@ -204,7 +212,7 @@ impl FieldReader<'_> {
         self.reader.integer(self.at, self.map, "root", 1..=u64::from(u32::MAX), 1) as u32
     }
 
-    fn mask(&mut self) -> Mask {
+    fn mask_rule(&mut self) -> MaskRule {
         let with = self.reader.string(self.at, self.map, "with").unwrap_or("*");
         if with.chars().count() != 1
             || with.contains(['"', '\\'])
@@ -215,7 +223,7 @@ impl FieldReader<'_> {
                 "must be one character, no quote, backslash or control character",
             );
         }
-        Mask {
+        MaskRule {
             keep_first: self.reader.integer(self.at, self.map, "keep_first", 0..=1024, 0) as usize,
             keep_last: self.reader.integer(self.at, self.map, "keep_last", 0..=1024, 4) as usize,
             with: with.to_owned(),

@@ -150,7 +150,12 @@ pub(super) fn is_name(text: &str) -> bool {
 pub(super) fn parse(document: &[u8], reader: &mut Reader) -> Option<Value> {
     let document = document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document);
     let value = match serde_json::from_slice::<Value>(document) {
-        Ok(value) => value,
+        Ok(mut value) => {
+            // What a document means and how its faults are told must not depend on which crates
+            // a build has: some switch on `preserve_order`.
+            value.sort_all_objects();
+            value
+        }
         Err(e) => {
             reader.error(
                 "",

@@ -12,7 +12,7 @@ use crate::store::{Head, KeyRecord, Planned, Shred, StoreKeys};
 
 /// One append. Asked again after a store that failed, it finds what it wrote and writes it no
 /// second time.
-pub(crate) struct Appender<'a> {
+pub(super) struct Appender<'a> {
     keys: &'a StoreKeys,
     ledger: &'a dyn Ledger,
     tenant: &'a str,
@@ -32,7 +32,7 @@ pub(crate) struct Appender<'a> {
 }
 
 impl<'a> Appender<'a> {
-    pub(crate) fn new(
+    pub(super) fn new(
         keys: &'a StoreKeys,
         ledger: &'a dyn Ledger,
         tenant: &'a str,
@@ -57,7 +57,7 @@ impl<'a> Appender<'a> {
 
     /// Asked with the head locked: reads on to the ledger's end, writes the wanted lines, and says
     /// what the store must do.
-    pub(crate) fn plan(
+    pub(super) fn plan(
         &mut self,
         head: &Head,
         records: &[KeyRecord],
@@ -73,7 +73,7 @@ impl<'a> Appender<'a> {
     }
 
     /// What the ledger says beyond what was known, which of it was wanted, and where it ends now.
-    pub(crate) fn finish(self) -> (Vec<Recorded>, Range<usize>, Position) {
+    pub(super) fn finish(self) -> (Vec<Recorded>, Range<usize>, Position) {
         (self.learned, self.written, self.position)
     }
 
@@ -162,7 +162,7 @@ impl<'a> Appender<'a> {
 
 /// What the lines ask of the store. A subject of `now` is erased whole; one of a line that is
 /// replayed and lets it come back may have done so.
-pub(crate) fn shreds_of(
+pub(super) fn shreds_of(
     lines: &[Recorded],
     now_wanted: &[Erasure],
     tenant: &str,

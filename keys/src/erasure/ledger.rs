@@ -10,38 +10,38 @@ use veilstream_engine::key::{KeyId, SubjectRef};
 
 use super::line::Position;
 
-/// One erasure.
+/// What a line of the ledger says of one data subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erasure {
-    /// Unix seconds.
+    /// When it was asked for, in Unix seconds.
     pub time: u64,
-    /// Whose keys.
+    /// Tenant of the destroyed keys.
     pub tenant: String,
     /// The domain that the subject's id counts in; `None`: the one without a name.
     pub domain: Option<String>,
-    /// Who.
+    /// Reference of the data subject.
     pub subject: SubjectRef,
     /// The keys that were destroyed, sorted, each once.
     pub kids: Vec<KeyId>,
     /// Whether a later record gets a new key.
     pub may_return: bool,
-    /// Why.
+    /// Why, in words that name nobody.
     pub reason: String,
 }
 
-/// An erasure in its place.
+/// An erasure with the place of its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// Its line.
+    /// Number and hash of its line.
     pub position: Position,
-    /// The erasure.
+    /// What the line says.
     pub erasure: Erasure,
 }
 
 /// Where erasures are written down: lines, none of which is ever changed. Blocks; what returns `Ok`
 /// is durable.
 pub trait Ledger: Send + Sync {
-    /// Where it is, for messages.
+    /// File, topic or table, for messages; without secrets.
     fn place(&self) -> String;
 
     /// The whole lines from number `from` on, without their line feeds. What stands behind the last
@@ -92,15 +92,15 @@ pub enum Wrong {
     Missing,
 }
 
-/// The ledger does not do it.
+/// The erasure ledger cannot be read, extended or believed.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// It cannot be read or written.
     #[error("erasure ledger {place}: {message}")]
     Unusable {
-        /// Where it is.
+        /// [`Ledger::place`].
         place: String,
-        /// What is wrong.
+        /// The cause, and what to do where somebody can do something.
         message: String,
     },
     /// A line is not what this program wrote.
@@ -110,11 +110,11 @@ pub enum LedgerError {
         --reason TEXT`"
     )]
     Wrong {
-        /// Where it is.
+        /// [`Ledger::place`].
         place: String,
         /// The first line that is not as it should be, from 0.
         line: u64,
-        /// What is wrong with it.
+        /// The first thing that does not hold of the line.
         why: Wrong,
     },
     /// The store's head is not what this program wrote.
@@ -123,13 +123,13 @@ pub enum LedgerError {
         changed; restore the store from a backup"
     )]
     Head {
-        /// Where the store is.
+        /// `Store::place`.
         place: String,
     },
     /// Somebody else added lines, or took some away.
     #[error("erasure ledger {place}: another process wrote to it at the same time; run it again")]
     Moved {
-        /// Where it is.
+        /// [`Ledger::place`].
         place: String,
     },
     /// It is there already.
@@ -138,7 +138,7 @@ pub enum LedgerError {
         keys.ledger, or keep it for the store it belongs to"
     )]
     Exists {
-        /// Where it is.
+        /// [`Ledger::place`].
         place: String,
     },
 }

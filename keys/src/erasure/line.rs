@@ -47,11 +47,11 @@ struct Line {
 /// Where a ledger is: behind the line of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// The store whose ledger it is.
+    /// Random id that store and ledger share.
     pub store: [u8; 16],
-    /// The last line.
+    /// Number of the last line, from 0.
     pub seq: u64,
-    /// Its SHA-256.
+    /// SHA-256 of that line, without its line feed.
     pub sha256: [u8; 32],
 }
 
@@ -62,7 +62,7 @@ impl Position {
         Self { store: head.store, seq: head.seq, sha256: head.sha256 }
     }
 
-    /// As documents name it.
+    /// `{"store":<hex>,"seq":<number>,"sha256":<hex>}`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({ "store": hex(&self.store), "seq": self.seq, "sha256": hex(&self.sha256) })
@@ -127,7 +127,7 @@ pub struct Verifier<'k> {
 }
 
 impl<'k> Verifier<'k> {
-    /// From line 0.
+    /// Begins before line 0.
     #[must_use]
     pub fn new(keys: &'k StoreKeys, store: [u8; 16]) -> Self {
         Self { keys, store, last: None }
@@ -139,7 +139,7 @@ impl<'k> Verifier<'k> {
         Self { keys, store: last.store, last: Some(last) }
     }
 
-    /// The place of the next line.
+    /// Number of the next line.
     #[must_use]
     pub fn next(&self) -> u64 {
         self.last.map_or(0, |last| last.seq + 1)
@@ -155,7 +155,7 @@ impl<'k> Verifier<'k> {
     /// form, `seq`, `store`, `prev` and `mac` hold, in this order.
     ///
     /// # Errors
-    /// What does not hold.
+    /// [`Wrong`]: the first thing that does not hold.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Option<Recorded>, Wrong> {
         let expected = self.next();
         let (seq, store, prev, mac, unsigned, recorded) =
@@ -203,9 +203,9 @@ impl<'k> Verifier<'k> {
     }
 }
 
-type Parts = (u64, [u8; 16], [u8; 32], [u8; 32], Vec<u8>, Option<Erasure>);
+type LineFields = (u64, [u8; 16], [u8; 32], [u8; 32], Vec<u8>, Option<Erasure>);
 
-fn read_first(bytes: &[u8]) -> Option<Parts> {
+fn read_first(bytes: &[u8]) -> Option<LineFields> {
     let mut line: First = serde_json::from_slice(bytes).ok()?;
     let is_canonical = line.veilstream_ledger == FORM && canonical(&line) == bytes;
     let mac = unhex(&line.mac.take()?)?;
@@ -213,7 +213,7 @@ fn read_first(bytes: &[u8]) -> Option<Parts> {
     Some((line.seq, unhex(&line.store)?, unhex(&line.prev)?, mac, canonical(&line), None))
 }
 
-fn read_line(bytes: &[u8]) -> Option<Parts> {
+fn read_line(bytes: &[u8]) -> Option<LineFields> {
     let mut line: Line = serde_json::from_slice(bytes).ok()?;
     let is_canonical = line.veilstream_ledger == FORM && canonical(&line) == bytes;
     let mac = unhex(&line.mac.take()?)?;

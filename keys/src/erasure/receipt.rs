@@ -1,18 +1,15 @@
-//! The signed receipt of an erasure, and what can still be checked of it later.
+//! The signed receipt of an erasure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use veilstream_engine::error::OpenError;
 use veilstream_engine::kdf;
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SecretKey, SubjectRef};
+use veilstream_engine::key::{KeyId, SecretKey, SubjectRef};
 use zeroize::Zeroizing;
 
-use super::{CANARY_FIELD, Position, unhex};
-use crate::store::KeyRecord;
-use crate::{KeyError, Manager, time};
+use super::{CANARY_FIELD, Position};
+use crate::{KeyError, time};
 
 /// A token that was sealed under the erased key: it must never open again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +21,15 @@ pub struct Canary {
 /// What was erased, and what was not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// Whose keys.
+    /// Tenant of the destroyed keys.
     pub tenant: String,
     /// The domain that the subject's id counts in; `None`: the one without a name.
     pub domain: Option<String>,
-    /// Who.
+    /// Reference of the data subject.
     pub subject: SubjectRef,
-    /// The keys that were destroyed.
+    /// Ids of the destroyed keys, sorted; never empty.
     pub kids: Vec<KeyId>,
-    /// Unix seconds.
+    /// When the erasure was asked for, in Unix seconds.
     pub time: u64,
     /// Whether a later record gets a new key.
     pub may_return: bool,
@@ -44,7 +41,7 @@ pub struct Receipt {
     pub head: Position,
     /// Where the key store may still hold wraps, and until when.
     pub remains: Vec<String>,
-    /// The day until which backups are kept.
+    /// Unix seconds until which backups of the stored records are kept; `None`: nobody said.
     pub backups_until: Option<u64>,
 }
 
@@ -57,7 +54,7 @@ const REMAINS: [&str; 4] = [
 ];
 
 impl Receipt {
-    /// The receipt as JSON.
+    /// The signed members (docs/formats.md, "Erasure: receipt and ledger").
     #[must_use]
     pub fn to_json(&self) -> Value {
         let remains: Vec<String> = REMAINS
@@ -84,7 +81,7 @@ impl Receipt {
         receipt
     }
 
-    pub(super) fn sign(self, key: &SigningKey) -> Result<SignedReceipt, KeyError> {
+    pub(crate) fn sign(self, key: &SigningKey) -> Result<SignedReceipt, KeyError> {
         let receipt = self.to_json();
         let message = message(&receipt).ok_or(KeyError::Receipt(ReceiptError::Malformed))?;
         Ok(SignedReceipt {
@@ -109,7 +106,8 @@ fn message(receipt: &Value) -> Option<Vec<u8>> {
 pub struct SignedReceipt {
     /// [`Receipt::to_json`].
     pub receipt: Value,
-    /// Who signed.
+    /// The key that claims to have signed; compare it with
+    /// [`Manager::receipt_key`](crate::Manager::receipt_key).
     pub public_key: VerifyingKey,
     signature: Signature,
 }
@@ -129,7 +127,7 @@ pub enum ReceiptError {
 }
 
 impl SignedReceipt {
-    /// As it is handed out.
+    /// The document that `shred` gives out: receipt, public key and signature.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({
@@ -173,7 +171,8 @@ impl SignedReceipt {
     }
 
     /// The keys it says were destroyed.
-    fn kids(&self) -> Option<Vec<KeyId>> {
+    #[must_use]
+    pub fn kids(&self) -> Option<Vec<KeyId>> {
         self.receipt["kids"].as_array()?.iter().map(|kid| kid.as_str()?.parse().ok()).collect()
     }
 }
@@ -181,127 +180,43 @@ impl SignedReceipt {
 /// The signing key of an audit key: `expand(audit key, "vs1/audit/sign", 32)` is the seed
 /// (docs/formats.md).
 pub(crate) fn signer(audit: &SecretKey) -> SigningKey {
+    derived(audit, b"vs1/audit/sign")
+}
+
+/// The signing key of the audit log's checkpoints: `expand(audit key, "vs1/audit/checkpoint", 32)`
+/// is the seed (docs/formats.md).
+pub(crate) fn checkpoint_signer(audit: &SecretKey) -> SigningKey {
+    derived(audit, b"vs1/audit/checkpoint")
+}
+
+fn derived(audit: &SecretKey, purpose: &[u8]) -> SigningKey {
     let mut seed = Zeroizing::new([0; 32]);
-    kdf::expand(audit.expose(), &[b"vs1/audit/sign"], &mut *seed);
+    kdf::expand(audit.expose(), &[purpose], &mut *seed);
     SigningKey::from_bytes(&seed)
 }
 
 /// One thing that a later check of a receipt looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What.
+    /// Which check it was, such as `keys destroyed`.
     pub what: &'static str,
-    /// What is wrong with it; `None`: it is so.
+    /// What does not hold; `None`: it holds.
     pub wrong: Option<String>,
 }
 
-impl Manager {
-    /// The key that signs receipts and exports.
-    pub(crate) fn signing_key(&self, now: u64) -> Result<SigningKey, KeyError> {
-        let key = self.audit_key(now)?;
-        let secret = key.secret.as_ref().ok_or(KeyError::NotActive {
-            kind: KeyKind::Audit,
-            scope: Scope::Version(1),
-            state: key.state,
-        })?;
-        Ok(signer(secret))
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::erasure::{hex, unhex};
 
-    /// The public key that receipts are verified with, for anyone who has no key store.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn receipt_key(&self, now: u64) -> Result<VerifyingKey, KeyError> {
-        Ok(self.signing_key(now)?.verifying_key())
-    }
-
-    /// Checks a receipt against the key store and the erasure ledger as they are now.
-    ///
-    /// # Errors
-    /// [`KeyError`]: something cannot be looked at.
-    pub fn check_receipt(&self, signed: &SignedReceipt, now: u64) -> Result<Vec<Check>, KeyError> {
-        let mut checks = Vec::new();
-        let mut note = |what, wrong: Option<String>| checks.push(Check { what, wrong });
-        note(
-            "signature",
-            signed.verify(&self.receipt_key(now)?).err().map(|error| error.to_string()),
-        );
-        let (kids, subject) = (
-            signed.kids().unwrap_or_default(),
-            signed.receipt["subject"].as_str().unwrap_or_default(),
-        );
-        // As the store has them, whatever the ledger says of them.
-        let alive = self
-            .store()
-            .unverified()
-            .get(&kids)?
-            .into_iter()
-            .find(|record| record.state != KeyState::Shredded || !record.wraps.is_empty());
-        note(
-            "keys destroyed",
-            alive.map(|record| {
-                format!(
-                    "key {} is {} and has {} wraps",
-                    record.kid,
-                    record.state.as_str(),
-                    record.wraps.len()
-                )
-            }),
-        );
-        note("no live key", self.live_key(signed, subject)?);
-        if let Some(token) = signed.receipt["canary"]["token"].as_str() {
-            let opened = self.open_stored(&Canary { token: token.to_owned() })?;
-            let wrong = match opened {
-                Err(OpenError::Erased) => None,
-                Ok(()) => Some("it opens".to_owned()),
-                Err(error) => Some(error.to_string()),
-            };
-            note("canary erased", wrong);
-        }
-        note("in the erasure ledger", self.not_in_ledger(signed)?);
-        Ok(checks)
-    }
-
-    /// A key that the subject has now, and by the receipt should not have: any, or one of before it
-    /// where the subject may return.
-    fn live_key(&self, signed: &SignedReceipt, subject: &str) -> Result<Option<String>, KeyError> {
-        let Some(subject) = unhex(subject).map(SubjectRef) else {
-            return Ok(Some("the receipt names nobody".to_owned()));
-        };
-        let may_return = signed.receipt["may_return"] == true;
-        let since = signed.receipt["time"].as_str().and_then(time::seconds).unwrap_or(u64::MAX);
-        let records = self.store().unverified().find(
-            self.tenant(),
-            KeyKind::Data,
-            &[Scope::Subject(subject)],
-        )?;
-        let is_allowed = |record: &KeyRecord| may_return && record.created >= since;
-        let live = records.iter().find(|record| !record.wraps.is_empty() && !is_allowed(record));
-        Ok(live.map(|record| {
-            format!(
-                "the subject has key {}, made at {}, which is {}",
-                record.kid,
-                time::text(record.created),
-                record.state.as_str()
-            )
-        }))
-    }
-
-    /// Why the ledger does not hold the receipt's line.
-    fn not_in_ledger(&self, signed: &SignedReceipt) -> Result<Option<String>, KeyError> {
-        let named = &signed.receipt["ledger"];
-        let (seq, sha256) = (named["seq"].as_u64(), named["sha256"].as_str().and_then(unhex::<32>));
-        let (Some(seq), Some(sha256)) = (seq, sha256) else {
-            return Ok(Some("the receipt names no line".to_owned()));
-        };
-        if named["store"].as_str().and_then(unhex) != Some(self.store().head()?.store) {
-            return Ok(Some("the ledger was rebuilt since, or is another store's".to_owned()));
-        }
-        let is_there = self
-            .ledger()
-            .read(seq)?
-            .first()
-            .is_some_and(|line| <[u8; 32]>::from(Sha256::digest(line)) == sha256);
-        Ok((!is_there).then(|| format!("line {seq} is not there or of somebody else")))
+    #[test]
+    fn checkpoints_have_a_signing_key_of_their_own() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/v1-additions.json")).unwrap();
+        let audit = &vectors["audit"];
+        let key = SecretKey::new(unhex(audit["audit_key"].as_str().unwrap()).unwrap());
+        let public = |key: SigningKey| hex(key.verifying_key().as_bytes());
+        assert_eq!(public(checkpoint_signer(&key)), audit["public_key"].as_str().unwrap());
+        assert_ne!(public(signer(&key)), public(checkpoint_signer(&key)));
     }
 }

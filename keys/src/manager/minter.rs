@@ -4,25 +4,19 @@ use std::sync::Arc;
 
 use veilstream_engine::kdf;
 use veilstream_engine::key::{Key, KeyKind, KeyState, Scope, SecretKey};
-use veilstream_engine::wrap::{WrapContext, wrap_local};
+use veilstream_engine::wrap::WrapContext;
 use zeroize::Zeroizing;
 
-use super::{Manager, not_active};
 use crate::KeyError;
 use crate::provider::Provider;
 use crate::store::{KeyRecord, Wrap};
+use crate::wraps::{RECOVERY, wrap_under};
 
-/// `kek_uri` of a wrap under a wrapping key.
-pub(super) const BY_KEY: &str = "kid:";
-/// Start of the `kek_uri` of a wrap of the recovery provider: it may be of the same kind as the
-/// other.
-pub(super) const RECOVERY: &str = "recovery:";
-
-/// Who wraps a new key.
+/// What a new key is wrapped under.
 pub(super) enum Wrapper<'a> {
-    /// The providers.
+    /// The key-encrypting keys of the provider and, if there is one, the recovery provider.
     Providers,
-    /// A wrapping key.
+    /// A wrapping key of this tenant.
     Key(&'a Key),
 }
 
@@ -94,34 +88,4 @@ impl<'a> Minter<'a> {
         let wrap = recovery.wrap(secret, context)?;
         Ok(Some(Wrap { kek_uri: format!("{RECOVERY}{}", wrap.kek_uri), ..wrap }))
     }
-}
-
-impl Manager {
-    /// Makes keys of this manager's tenant.
-    pub(super) fn minter(&self) -> Minter<'_> {
-        Minter::new(&self.settings.tenant, &*self.provider, self.recovery.as_deref())
-    }
-}
-
-pub(super) fn wrap_under(
-    wrapping: &Key,
-    secret: &SecretKey,
-    context: &WrapContext<'_>,
-) -> Result<Wrap, KeyError> {
-    let mut nonce = [0; 24];
-    getrandom::fill(&mut nonce).map_err(|_| KeyError::Random)?;
-    let key = usable(wrapping)?;
-    Ok(Wrap {
-        kek_uri: format!("{BY_KEY}{}", wrapping.id),
-        kek_version: wrapping.version.to_string(),
-        wrapped: wrap_local(key, nonce, secret, context),
-    })
-}
-
-/// The secret of a wrapping key; a retired or shredded one has none.
-pub(super) fn usable(wrapping: &Key) -> Result<&SecretKey, KeyError> {
-    wrapping
-        .secret
-        .as_ref()
-        .ok_or_else(|| not_active(wrapping.kind, &wrapping.scope, wrapping.state))
 }

@@ -2,32 +2,33 @@
 //! when the new one was seen to open. What was moved is not moved again: an interrupted run
 //! resumes.
 
-use veilstream_engine::key::{Key, KeyId, Scope, SecretKey};
+use veilstream_engine::key::{Key, KeyId, Scope};
 use veilstream_engine::wrap::WrapContext;
 
-use super::Manager;
-use super::founding::store_key_record;
-use super::minter::{RECOVERY, wrap_under};
-use super::minting::{checked, context_of, unwrap_under, wrapping_kid};
+use super::shared::SharedKeys;
 use crate::KeyError;
 use crate::provider::{Kek, Provider};
-use crate::store::{KeyRecord, Wrap, WrapChange};
+use crate::store::{KeyRecord, Seen, Wrap, WrapChange, store_key_record};
+use crate::wraps::{
+    RECOVERY, by_provider, checked, context_of, other_provider, provider_secret, recovered_secret,
+    unwrap_under, without_prefix, wrap_under, wrapping_kid,
+};
 
 /// Wraps sent to a provider at once.
 const BATCH: usize = 200;
 /// Keys of data subjects read and written at once.
 const PAGE: usize = 1000;
 
-/// How far it is.
+/// How far a [`Manager::rewrap`](super::Manager::rewrap) is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Keys looked at.
+    /// Number of keys looked at; at most `total`.
     pub done: u64,
-    /// Keys there are, as counted at the start.
+    /// Number of keys, as counted at the start.
     pub total: u64,
 }
 
-/// What was done.
+/// What a [`Manager::rewrap`](super::Manager::rewrap) did, in numbers of wraps.
 #[derive(Debug, Default)]
 pub struct Rewrapped {
     /// Wraps moved to the newest version.
@@ -48,117 +49,94 @@ struct Job<'a> {
     wrap: &'a Wrap,
 }
 
-impl Manager {
-    /// Moves every wrap to the newest version of its key-encrypting or wrapping key, and adds what
-    /// the recovery provider has not wrapped yet. With `recover`, a key that the provider does not
-    /// open is opened by the recovery provider and wrapped again.
-    ///
-    /// # Errors
-    /// [`KeyError`]; what was moved stays so. A key that alone could not be moved is in
-    /// [`Rewrapped::failed`].
-    pub fn rewrap(
-        &self,
-        recover: bool,
+/// One run over all keys of a store.
+pub(super) struct Rewrapper<'a> {
+    shared: &'a SharedKeys,
+    /// Whether keys that the provider does not open are opened by the recovery provider.
+    recover: bool,
+    done: Rewrapped,
+}
+
+impl<'a> Rewrapper<'a> {
+    pub(super) fn new(shared: &'a SharedKeys, recover: bool) -> Self {
+        Self { shared, recover, done: Rewrapped::default() }
+    }
+
+    /// [`Manager::rewrap`](super::Manager::rewrap).
+    pub(super) fn rewrap(
+        mut self,
         now: u64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Rewrapped, KeyError> {
-        if recover && self.recovery.is_none() {
+        if self.recover && self.shared.recovery().is_none() {
             return Err(KeyError::NoRecovery);
         }
-        let mut done = Rewrapped::default();
-        let mut records: Vec<KeyRecord> = self
-            .store
-            .list(&self.settings.tenant)?
-            .into_iter()
-            .filter(|record| !record.wraps.is_empty())
-            .collect();
+        let (store, tenant) = (self.shared.store(), self.shared.tenant());
+        let mut records: Vec<KeyRecord> =
+            store.list(tenant)?.into_iter().filter(|record| !record.wraps.is_empty()).collect();
         // It opens everything else's MAC, so it goes first.
-        records.insert(0, store_key_record(self.store.unverified())?);
-        let subjects = self.store.count_subjects(&self.settings.tenant)?;
+        records.insert(0, store_key_record(store.unverified())?);
+        let subjects = store.count_subjects(tenant)?;
         let total = records.len() as u64 + subjects.keys + subjects.shredded;
         progress(Progress { done: 0, total });
-        let kek = self.provider.describe()?;
+        let kek = self.shared.provider().describe()?;
         for (i, batch) in records.chunks(BATCH).enumerate() {
-            let unopened = self.rewrap_primary(batch, &kek, recover, &mut done)?;
-            if recover {
-                self.recover(&unopened, &mut done)?;
+            let unopened = self.rewrap_primary(batch, &kek)?;
+            if self.recover {
+                self.recover(&unopened)?;
             }
-            self.rewrap_recovery(batch, &mut done)?;
+            self.rewrap_recovery(batch)?;
             progress(Progress { done: (i * BATCH + batch.len()) as u64, total });
         }
         // What was recovered is needed below; what was not is among the failed.
-        match self.reload() {
-            Err(error) if done.failed.is_empty() => return Err(error),
+        match self.shared.reload() {
+            Err(error) if self.done.failed.is_empty() => return Err(error),
             _ => {}
         }
-        self.rewrap_subjects(records.len() as u64, total, now, &mut done, progress)?;
-        Ok(done)
+        self.rewrap_subjects(records.len() as u64, total, now, progress)?;
+        Ok(self.done)
     }
 
     /// Moves wraps of the provider; returns keys that it does not open.
     fn rewrap_primary<'r>(
-        &self,
+        &mut self,
         batch: &'r [KeyRecord],
         kek: &Kek,
-        recover: bool,
-        done: &mut Rewrapped,
     ) -> Result<Vec<&'r KeyRecord>, KeyError> {
+        let provider = self.shared.provider();
         let mut unopened = Vec::new();
         let mut jobs = Vec::new();
         for record in batch {
-            match record.wraps.iter().find(|wrap| self.provider.opens(&wrap.kek_uri)) {
-                None if recover => unopened.push(record),
-                None => done.failed.push((record.kid, self.other_provider(record))),
+            match by_provider(record, provider) {
+                None if self.recover => unopened.push(record),
+                None => self.done.failed.push((record.kid, other_provider(record, provider))),
                 // A lost key-encrypting key and its successor may have the same name.
-                Some(wrap) if recover && !self.still_opens(record, wrap)? => unopened.push(record),
-                Some(wrap) if is_current(wrap, kek) => done.current += 1,
+                Some(wrap) if self.recover && !still_opens(provider, record, wrap)? => {
+                    unopened.push(record)
+                }
+                Some(wrap) if is_current(wrap, kek) => self.done.current += 1,
                 Some(wrap) => jobs.push(Job { record, wrap }),
             }
         }
-        done.moved += self.move_wraps(&*self.provider, &jobs, "", done)?;
+        self.move_wraps(provider, &jobs, "")?;
         Ok(unopened)
     }
 
-    fn still_opens(&self, record: &KeyRecord, wrap: &Wrap) -> Result<bool, KeyError> {
-        match self.provider.unwrap(wrap, &context_of(record)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_retryable() => Err(error.into()),
-            Err(_) => Ok(false),
-        }
-    }
-
     /// Wraps again, by way of the recovery provider, what the provider does not open.
-    fn recover(&self, unopened: &[&KeyRecord], done: &mut Rewrapped) -> Result<(), KeyError> {
-        let Some(recovery) = &self.recovery else { return Err(KeyError::NoRecovery) };
+    fn recover(&mut self, unopened: &[&KeyRecord]) -> Result<(), KeyError> {
+        let Some(recovery) = self.shared.recovery() else { return Err(KeyError::NoRecovery) };
         let mut changes = Vec::new();
         for record in unopened {
-            match self.recovered(&**recovery, record) {
-                Ok(change) => changes.push(change),
-                Err(KeyError::Provider(error)) if error.is_retryable() => return Err(error.into()),
-                Err(error) => done.failed.push((record.kid, error)),
-            }
+            let change = recovered(record, recovery, self.shared.provider());
+            changes.extend(self.noted(record.kid, change)?);
         }
-        done.recovered += self.store.replace_wraps(&changes)?;
+        self.done.recovered += self.shared.store().replace_wraps(&changes)?;
         Ok(())
     }
 
-    fn recovered(
-        &self,
-        recovery: &dyn Provider,
-        record: &KeyRecord,
-    ) -> Result<WrapChange, KeyError> {
-        let context = context_of(record);
-        let secret = recovered_secret(recovery, record)?;
-        let new = self.provider.wrap(&secret, &context)?;
-        checked(record, self.provider.unwrap(&new, &context)?)?;
-        // The wrap that nobody opens any more goes; one that was made for recovery stays.
-        let lost = record.wraps.iter().find(|wrap| !wrap.kek_uri.starts_with(RECOVERY));
-        Ok(WrapChange { kid: record.kid, old: lost.cloned(), new })
-    }
-
     /// Moves wraps of the recovery provider, and adds missing ones.
-    fn rewrap_recovery(&self, batch: &[KeyRecord], done: &mut Rewrapped) -> Result<(), KeyError> {
-        let Some(recovery) = &self.recovery else { return Ok(()) };
+    fn rewrap_recovery(&mut self, batch: &[KeyRecord]) -> Result<(), KeyError> {
+        let Some(recovery) = self.shared.recovery() else { return Ok(()) };
         let kek = recovery.describe()?;
         let (mut jobs, mut added) = (Vec::new(), Vec::new());
         for record in batch {
@@ -166,48 +144,39 @@ impl Manager {
                 wrap.kek_uri.strip_prefix(RECOVERY).is_some_and(|uri| recovery.opens(uri))
             });
             match wrap {
-                Some(wrap) if is_current(&without_prefix(wrap), &kek) => done.current += 1,
+                Some(wrap) if is_current(&without_prefix(wrap), &kek) => self.done.current += 1,
                 Some(wrap) => jobs.push(Job { record, wrap }),
                 None => {
                     // As the store has it now: its wraps may just have been moved.
-                    let Some(record) = self.store.get(&[record.kid])?.pop() else { continue };
-                    let opened = self.provider_secret(&record);
-                    match opened.and_then(|secret| {
-                        self.minter().wrap_for_recovery(&secret, &context_of(&record))
-                    }) {
-                        Ok(Some(new)) => added.push(WrapChange { kid: record.kid, old: None, new }),
-                        Ok(None) => {}
-                        Err(KeyError::Provider(error)) if error.is_retryable() => {
-                            return Err(error.into());
-                        }
-                        Err(error) => done.failed.push((record.kid, error)),
-                    }
+                    let Some(record) = self.shared.store().get(&[record.kid])?.pop() else {
+                        continue;
+                    };
+                    let new = self.wrapped_for_recovery(&record);
+                    added.extend(self.noted(record.kid, new)?.flatten());
                 }
             }
         }
-        done.moved += self.move_wraps(&**recovery, &jobs, RECOVERY, done)?;
-        done.added += self.store.replace_wraps(&added)?;
+        self.move_wraps(recovery, &jobs, RECOVERY)?;
+        self.done.added += self.shared.store().replace_wraps(&added)?;
         Ok(())
     }
 
-    fn provider_secret(&self, record: &KeyRecord) -> Result<SecretKey, KeyError> {
-        let wrap = record
-            .wraps
-            .iter()
-            .find(|wrap| self.provider.opens(&wrap.kek_uri))
-            .ok_or_else(|| self.other_provider(record))?;
-        checked(record, self.provider.unwrap(wrap, &context_of(record))?)
+    fn wrapped_for_recovery(&self, record: &KeyRecord) -> Result<Option<WrapChange>, KeyError> {
+        let secret = provider_secret(record, self.shared.provider())?;
+        let new = self.shared.minter().wrap_for_recovery(&secret, &context_of(record))?;
+        Ok(new.map(|new| WrapChange { kid: record.kid, old: None, new }))
     }
 
+    /// Moves wraps to the newest version of the provider's key. `prefix`: how their `kek_uri`
+    /// starts in the store.
     fn move_wraps(
-        &self,
+        &mut self,
         provider: &dyn Provider,
         jobs: &[Job<'_>],
         prefix: &str,
-        done: &mut Rewrapped,
-    ) -> Result<u64, KeyError> {
+    ) -> Result<(), KeyError> {
         if jobs.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let plain: Vec<Wrap> = jobs.iter().map(|job| without_prefix(job.wrap)).collect();
         let asked: Vec<(&Wrap, WrapContext<'_>)> =
@@ -215,81 +184,70 @@ impl Manager {
         let mut changes = Vec::new();
         for (answer, job) in provider.rewrap(&asked)?.into_iter().zip(jobs) {
             // The old wrap goes: the new one must be seen to hold the key.
-            let proved = answer.and_then(|new| {
-                provider.unwrap(&new, &context_of(job.record)).map(|secret| (new, secret))
+            let proved = answer.map_err(KeyError::from).and_then(|new| {
+                checked(job.record, provider.unwrap(&new, &context_of(job.record))?)?;
+                let new = Wrap { kek_uri: format!("{prefix}{}", new.kek_uri), ..new };
+                Ok(WrapChange { kid: job.record.kid, old: Some(job.wrap.clone()), new })
             });
-            match proved
-                .map_err(KeyError::from)
-                .and_then(|(new, secret)| checked(job.record, secret).map(|_| new))
-            {
-                Ok(new) => {
-                    let new = Wrap { kek_uri: format!("{prefix}{}", new.kek_uri), ..new };
-                    changes.push(WrapChange {
-                        kid: job.record.kid,
-                        old: Some(job.wrap.clone()),
-                        new,
-                    });
-                }
-                Err(KeyError::Provider(error)) if error.is_retryable() => return Err(error.into()),
-                Err(error) => done.failed.push((job.record.kid, error)),
-            }
+            changes.extend(self.noted(job.record.kid, proved)?);
         }
-        Ok(self.store.replace_wraps(&changes)?)
+        self.done.moved += self.shared.store().replace_wraps(&changes)?;
+        Ok(())
     }
 
     /// Moves keys of data subjects under the newest wrapping key. They are unwrapped and wrapped
     /// here: no request to a key service.
     fn rewrap_subjects(
-        &self,
+        &mut self,
         before: u64,
         total: u64,
         now: u64,
-        done: &mut Rewrapped,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), KeyError> {
         if before == total {
             return Ok(());
         }
-        let wrapping = match self
-            .wrapping_key_in_use()
-            .map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok)
-        {
+        let wrapping = match self.shared.wrapping_key(now) {
             Ok(key) => key,
             // It is among them.
-            Err(_) if !done.failed.is_empty() => return Ok(()),
+            Err(_) if !self.done.failed.is_empty() => return Ok(()),
             Err(error) => return Err(error),
         };
+        let (store, tenant) = (self.shared.store(), self.shared.tenant());
         let (mut after, mut seen) = (None, before);
         loop {
-            let page = self.store.subjects(&self.settings.tenant, after.as_ref(), PAGE)?;
+            let page = store.subjects(tenant, after.as_ref(), PAGE)?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
-            let mut changes = Vec::new();
-            let seen_of_page = page.len() as u64;
-            let mut records = Vec::with_capacity(page.len());
-            for (kid, record) in page {
-                match record {
-                    Ok(record) => records.push(record),
-                    Err(error) => done.failed.push((kid, error.into())),
-                }
-            }
-            for record in records.iter().filter(|record| matches!(record.scope, Scope::Subject(_)))
-            {
-                for wrap in &record.wraps {
-                    match wrapping_kid(wrap) {
-                        Some(kid) if kid == wrapping.id => done.current += 1,
-                        Some(_) => match self.moved_under(&wrapping, record, wrap) {
-                            Ok(change) => changes.push(change),
-                            Err(error) => done.failed.push((record.kid, error)),
-                        },
-                        None => {}
-                    }
-                }
-            }
-            done.moved += self.store.replace_wraps(&changes)?;
-            seen += seen_of_page;
+            seen += page.len() as u64;
+            self.rewrap_page(&wrapping, page)?;
             progress(Progress { done: seen.min(total), total });
         }
+    }
+
+    fn rewrap_page(&mut self, wrapping: &Key, page: Vec<Seen>) -> Result<(), KeyError> {
+        let mut records = Vec::with_capacity(page.len());
+        for (kid, record) in page {
+            match record {
+                Ok(record) => records.push(record),
+                Err(error) => self.done.failed.push((kid, error.into())),
+            }
+        }
+        let mut changes = Vec::new();
+        for record in records.iter().filter(|record| matches!(record.scope, Scope::Subject(_))) {
+            for wrap in &record.wraps {
+                match wrapping_kid(wrap) {
+                    Some(kid) if kid == wrapping.id => self.done.current += 1,
+                    Some(_) => match self.moved_under(wrapping, record, wrap) {
+                        Ok(change) => changes.push(change),
+                        Err(error) => self.done.failed.push((record.kid, error)),
+                    },
+                    None => {}
+                }
+            }
+        }
+        self.done.moved += self.shared.store().replace_wraps(&changes)?;
+        Ok(())
     }
 
     fn moved_under(
@@ -300,10 +258,10 @@ impl Manager {
     ) -> Result<WrapChange, KeyError> {
         let context = context_of(record);
         let old = wrapping_kid(wrap)
-            .map(|kid| self.wrapping_key(&kid))
+            .map(|kid| self.shared.wrapping_key_of(&kid))
             .transpose()?
             .flatten()
-            .ok_or_else(|| self.other_provider(record))?;
+            .ok_or_else(|| other_provider(record, self.shared.provider()))?;
         let secret = checked(record, unwrap_under(&old, wrap, &context)?)?;
         Ok(WrapChange {
             kid: record.kid,
@@ -311,33 +269,43 @@ impl Manager {
             new: wrap_under(wrapping, &secret, &context)?,
         })
     }
+
+    /// Notes a key that could not be moved. A provider that is away ends the run instead.
+    fn noted<T>(&mut self, kid: KeyId, done: Result<T, KeyError>) -> Result<Option<T>, KeyError> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(KeyError::Provider(error)) if error.is_retryable() => Err(error.into()),
+            Err(error) => {
+                self.done.failed.push((kid, error));
+                Ok(None)
+            }
+        }
+    }
 }
 
-/// The secret by way of the recovery provider: from a wrap made for recovery, or from one of the
-/// lost provider, if that is what was configured for recovery.
-pub(super) fn recovered_secret(
-    recovery: &dyn Provider,
+fn still_opens(provider: &dyn Provider, record: &KeyRecord, wrap: &Wrap) -> Result<bool, KeyError> {
+    match provider.unwrap(wrap, &context_of(record)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_retryable() => Err(error.into()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// The wrap of the provider that takes the place of a lost one.
+fn recovered(
     record: &KeyRecord,
-) -> Result<SecretKey, KeyError> {
-    let (for_recovery, lost): (Vec<&Wrap>, Vec<&Wrap>) =
-        record.wraps.iter().partition(|wrap| wrap.kek_uri.starts_with(RECOVERY));
-    let opens =
-        |wrap: &&Wrap| recovery.opens(wrap.kek_uri.strip_prefix(RECOVERY).unwrap_or(&wrap.kek_uri));
-    let wrap = for_recovery
-        .iter()
-        .chain(&lost)
-        .copied()
-        .find(opens)
-        .ok_or(KeyError::NotForRecovery { kid: record.kid })?;
-    checked(record, recovery.unwrap(&without_prefix(wrap), &context_of(record))?)
+    recovery: &dyn Provider,
+    provider: &dyn Provider,
+) -> Result<WrapChange, KeyError> {
+    let context = context_of(record);
+    let secret = recovered_secret(record, recovery)?;
+    let new = provider.wrap(&secret, &context)?;
+    checked(record, provider.unwrap(&new, &context)?)?;
+    // The wrap that nobody opens any more goes; one that was made for recovery stays.
+    let lost = record.wraps.iter().find(|wrap| !wrap.kek_uri.starts_with(RECOVERY));
+    Ok(WrapChange { kid: record.kid, old: lost.cloned(), new })
 }
 
 fn is_current(wrap: &Wrap, kek: &Kek) -> bool {
     wrap.kek_uri == kek.uri && wrap.kek_version == kek.version
-}
-
-/// A wrap as its provider knows it.
-fn without_prefix(wrap: &Wrap) -> Wrap {
-    let kek_uri = wrap.kek_uri.strip_prefix(RECOVERY).unwrap_or(&wrap.kek_uri).to_owned();
-    Wrap { kek_uri, ..wrap.clone() }
 }

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
 use super::minter::Wrapper;
-use super::{Manager, Turn, not_active};
+use super::shared::{SharedKeys, Turn, not_active};
+use super::subjects::SubjectKeys;
 use crate::KeyError;
 use crate::provider::Rotation;
 use crate::store::KeyRecord;
@@ -15,7 +16,7 @@ use crate::store::KeyRecord;
 /// Seconds between two questions to the provider about the age of its key-encrypting key.
 const KEK_LOOK: u64 = 3600;
 
-/// What to rotate by hand.
+/// Which key gets a new version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotate {
     /// The key-encrypting key.
@@ -32,27 +33,34 @@ pub enum Rotate {
     Deterministic,
 }
 
-/// A new version.
+/// A version that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotated {
-    /// What has it: a scope, or the `kek_uri`.
+    /// Kind and scope of the key, or the `kek_uri`.
     pub what: String,
-    /// The new key; `None` for a key-encrypting key.
+    /// Id of the new key; `None`: it is a key-encrypting key.
     pub kid: Option<KeyId>,
-    /// The new version.
+    /// Number of the version; of a key-encrypting key in the words of its provider.
     pub version: String,
 }
 
-impl Manager {
-    /// Makes new versions, which seal from now on, here and, a few seconds later, in every process.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn rotate(&self, what: &Rotate, now: u64) -> Result<Vec<Rotated>, KeyError> {
-        let turn = self.turn();
+/// Makes new versions of keys.
+pub(super) struct Rotator<'a> {
+    shared: &'a SharedKeys,
+    subjects: &'a SubjectKeys,
+}
+
+impl<'a> Rotator<'a> {
+    pub(super) fn new(shared: &'a SharedKeys, subjects: &'a SubjectKeys) -> Self {
+        Self { shared, subjects }
+    }
+
+    /// [`Manager::rotate`](super::Manager::rotate).
+    pub(super) fn rotate(&self, what: &Rotate, now: u64) -> Result<Vec<Rotated>, KeyError> {
+        let turn = self.shared.turn();
         match what {
             Rotate::Kek => {
-                let kek = self.provider.rotate(now)?;
+                let kek = self.shared.provider().rotate(now)?;
                 Ok(vec![Rotated { what: kek.uri, kid: None, version: kek.version }])
             }
             Rotate::Wrapping => Ok(vec![self.next_epoch(&turn, now)?]),
@@ -61,8 +69,11 @@ impl Manager {
                 Ok(vec![self.next_root(&turn, KeyKind::Deterministic, now)?])
             }
             Rotate::Shared(name) => {
-                let newest = newest_active(self.store.shared(&self.settings.tenant)?);
-                let wanted = |record: &&KeyRecord| matches!(&record.scope, Scope::Shared(n) if name.as_ref().is_none_or(|name| name == n));
+                let newest = newest_active(self.shared.store().shared(self.shared.tenant())?);
+                let wanted = |record: &&KeyRecord| {
+                    matches!(&record.scope, Scope::Shared(schema)
+                        if name.as_ref().is_none_or(|name| name == schema))
+                };
                 newest
                     .values()
                     .filter(wanted)
@@ -73,13 +84,17 @@ impl Manager {
         }
     }
 
-    /// Rotates what is older than the interval, and the key-encrypting key where a running process
-    /// may.
-    pub(super) fn rotate_due(&self, turn: &mut Turn<'_>, now: u64) -> Result<(), KeyError> {
-        let Some(interval) = self.settings.rotation else { return Ok(()) };
-        for record in newest_active(self.store.shared(&self.settings.tenant)?)
+    /// Rotates what is older than `interval` seconds, and the key-encrypting key where a running
+    /// process may.
+    pub(super) fn rotate_due(
+        &self,
+        turn: &mut Turn<'_>,
+        interval: u64,
+        now: u64,
+    ) -> Result<(), KeyError> {
+        for record in newest_active(self.shared.store().shared(self.shared.tenant())?)
             .values()
-            .filter(|record| self.is_due(record.created, now))
+            .filter(|record| is_due(interval, record.created, now))
         {
             match record.scope {
                 Scope::Epoch(_) => self.next_epoch(turn, now).map(drop)?,
@@ -89,79 +104,61 @@ impl Manager {
         }
         if now.abs_diff(turn.kek_looked) >= KEK_LOOK {
             turn.kek_looked = now;
-            let kek = self.provider.describe()?;
+            let kek = self.shared.provider().describe()?;
             if kek.rotation == Rotation::Here
-                && kek.since.is_some_and(|since| now.saturating_sub(since) >= interval)
+                && kek.since.is_some_and(|since| is_due(interval, since, now))
             {
-                self.provider.rotate(now)?;
+                self.shared.provider().rotate(now)?;
             }
         }
         Ok(())
     }
 
-    /// Whether a key of this age is to be rotated.
-    pub(super) fn is_due(&self, created: u64, now: u64) -> bool {
-        self.settings.rotation.is_some_and(|interval| now.saturating_sub(created) >= interval)
-    }
-
-    /// The wrapping key of new keys of data subjects. There may be none yet, and making one takes a
-    /// turn.
-    pub(super) fn wrapping_key_in_use(&self) -> Option<Arc<Key>> {
-        let held = self.held();
-        let active = held
-            .keys
-            .values()
-            .filter(|key| key.kind == KeyKind::Wrapping && key.state == KeyState::Active);
-        active.max_by_key(|key| key.version).cloned()
-    }
-
-    pub(super) fn first_wrapping_key(
-        &self,
-        turn: &Turn<'_>,
-        now: u64,
-    ) -> Result<Arc<Key>, KeyError> {
-        self.load_or_mint(turn, KeyKind::Wrapping, &Scope::Epoch(1), now)
-    }
-
-    fn next_epoch(&self, _: &Turn<'_>, now: u64) -> Result<Rotated, KeyError> {
-        let known = self.store.shared(&self.settings.tenant)?;
+    fn next_epoch(&self, turn: &Turn<'_>, now: u64) -> Result<Rotated, KeyError> {
+        let known = self.shared.store().shared(self.shared.tenant())?;
         let epochs: Vec<&KeyRecord> =
             known.iter().filter(|record| record.kind == KeyKind::Wrapping).collect();
         let number = epochs.iter().map(|record| record.version).max().unwrap_or(0) + 1;
-        let new = self.insert_one(
-            self.minter()
-                .mint(KeyKind::Wrapping, &Scope::Epoch(number), number, now, &Wrapper::Providers)?
-                .0,
+        let new = self.shared.mint(
+            turn,
+            KeyKind::Wrapping,
+            &Scope::Epoch(number),
+            number,
+            now,
+            &Wrapper::Providers,
         )?;
-        self.take(&new)?;
+        self.shared.take(&new)?;
         let old: Vec<KeyId> = epochs
             .iter()
             .filter(|record| record.state == KeyState::Active)
             .map(|record| record.kid)
             .collect();
-        self.only_opens(&old)?;
+        self.shared.only_opens(&old)?;
         Ok(rotated(&new))
     }
 
     /// The next version of a shared data key.
     pub(super) fn next_version(
         &self,
-        _: &Turn<'_>,
+        turn: &Turn<'_>,
         newest: &KeyRecord,
         now: u64,
     ) -> Result<Rotated, KeyError> {
-        let new = self.insert_one(
-            self.minter()
-                .mint(newest.kind, &newest.scope, newest.version + 1, now, &Wrapper::Providers)?
-                .0,
+        let new = self.shared.mint(
+            turn,
+            newest.kind,
+            &newest.scope,
+            newest.version + 1,
+            now,
+            &Wrapper::Providers,
         )?;
-        self.take(&new)?;
-        self.only_opens(&[newest.kid])?;
+        self.shared.take(&new)?;
+        self.shared.only_opens(&[newest.kid])?;
         Ok(rotated(&new))
     }
 
-    fn next_root(&self, _: &Turn<'_>, kind: KeyKind, now: u64) -> Result<Rotated, KeyError> {
-        let known = self.store.shared(&self.settings.tenant)?;
+    fn next_root(&self, turn: &Turn<'_>, kind: KeyKind, now: u64) -> Result<Rotated, KeyError> {
+        let known = self.shared.store().shared(self.shared.tenant())?;
         let active: Vec<&KeyRecord> = known
             .iter()
             .filter(|record| record.kind == kind && record.state == KeyState::Active)
@@ -177,10 +174,15 @@ impl Manager {
             .max()
             .unwrap_or(0)
             + 1;
-        let new = self.insert_one(
-            self.minter().mint(kind, &Scope::Version(number), number, now, &Wrapper::Providers)?.0,
+        let new = self.shared.mint(
+            turn,
+            kind,
+            &Scope::Version(number),
+            number,
+            now,
+            &Wrapper::Providers,
         )?;
-        self.take(&new)?;
+        self.shared.take(&new)?;
         Ok(rotated(&new))
     }
 
@@ -191,8 +193,11 @@ impl Manager {
         now: u64,
     ) -> Result<Rotated, KeyError> {
         let scope = Scope::Subject(subject);
-        let found =
-            self.store.find(&self.settings.tenant, KeyKind::Data, std::slice::from_ref(&scope))?;
+        let found = self.shared.store().find(
+            self.shared.tenant(),
+            KeyKind::Data,
+            std::slice::from_ref(&scope),
+        )?;
         let newest = found
             .iter()
             .max_by_key(|record| record.version)
@@ -200,22 +205,24 @@ impl Manager {
         if newest.state == KeyState::Shredded {
             return Err(not_active(KeyKind::Data, &scope, newest.state));
         }
-        let wrapping =
-            self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(turn, now), Ok)?;
-        let new = self.insert_one(
-            self.minter()
-                .mint(KeyKind::Data, &scope, newest.version + 1, now, &Wrapper::Key(&wrapping))?
-                .0,
+        let wrapping = self.shared.wrapping_key_in_turn(turn, now)?;
+        let new = self.shared.mint(
+            turn,
+            KeyKind::Data,
+            &scope,
+            newest.version + 1,
+            now,
+            &Wrapper::Key(&wrapping),
         )?;
-        self.only_opens(&[newest.kid])?;
+        self.shared.only_opens(&[newest.kid])?;
         self.subjects.forget(|key| key.scope == scope);
         Ok(rotated(&new))
     }
+}
 
-    fn only_opens(&self, kids: &[KeyId]) -> Result<(), KeyError> {
-        self.store.set_state(kids, KeyState::DecryptOnly, None)?;
-        self.reload()
-    }
+/// Whether a key is `interval` seconds old.
+pub(super) fn is_due(interval: u64, created: u64, now: u64) -> bool {
+    now.saturating_sub(created) >= interval
 }
 
 /// The newest active key of each scope.

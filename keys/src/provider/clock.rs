@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 /// Time that passes, from some start on.
 pub trait Clock: Send + Sync {
-    /// Time since the start.
+    /// Monotonic time since a start of its own.
     fn now(&self) -> Duration;
 
-    /// Waits.
+    /// Blocks the calling thread.
     fn sleep(&self, time: Duration);
 }
 

@@ -24,7 +24,7 @@ impl EnvProvider {
     /// From 32 bytes in base64 or base64url.
     ///
     /// # Errors
-    /// Not that.
+    /// [`ProviderError::Unusable`]: it is not 32 bytes in base64.
     pub fn new(encoded: &str) -> Result<Self, ProviderError> {
         let message =
             "ENCRYPTION_KEY is not 32 bytes in base64; make one with `openssl rand -base64 32`"

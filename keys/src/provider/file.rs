@@ -24,7 +24,7 @@ pub struct FileProvider {
     path: PathBuf,
 }
 
-struct Line {
+struct KekLine {
     version: String,
     kek: SecretKey,
 }
@@ -40,8 +40,9 @@ impl FileProvider {
         Ok(provider)
     }
 
-    fn read(&self) -> Result<Vec<Line>, ProviderError> {
-        read(&self.path).map_err(|message| ProviderError::Unusable { provider: NAME, message })
+    fn read(&self) -> Result<Vec<KekLine>, ProviderError> {
+        read(&self.path)
+            .map_err(|error| ProviderError::Unusable { provider: NAME, message: error.to_string() })
     }
 }
 
@@ -172,39 +173,67 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         .sync_all()
 }
 
-fn read(path: &Path) -> Result<Vec<Line>, String> {
-    let place = path.display();
-    let meta = fs::metadata(path).map_err(|e| {
-        format!("{place} cannot be read ({e}); make it with `veilstream keys init`")
-    })?;
+fn read(path: &Path) -> Result<Vec<KekLine>, KekFileError> {
+    let at = || path.to_owned();
+    let meta = fs::metadata(path).map_err(|source| KekFileError::Missing { path: at(), source })?;
     if meta.mode() & 0o077 != 0 {
-        return Err(format!(
-            "{place} may be read by others (mode {:04o}); run: chmod 600 {place}",
-            meta.mode() & 0o7777
-        ));
+        return Err(KekFileError::Open { path: at(), mode: meta.mode() & 0o7777 });
     }
     let text = Zeroizing::new(
-        fs::read_to_string(path).map_err(|e| format!("{place} cannot be read ({e})"))?,
+        fs::read_to_string(path)
+            .map_err(|source| KekFileError::Unreadable { path: at(), source })?,
     );
-    let mut lines: Vec<Line> = Vec::new();
+    let mut lines: Vec<KekLine> = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let wrong = |what: &str| {
-            format!("{place}, line {}: {what}; write `<version> <base64 of 32 bytes>`", number + 1)
-        };
-        let (version, encoded) =
-            line.trim().split_once(' ').ok_or_else(|| wrong("has no version"))?;
-        let kek =
-            decode_key(encoded.trim()).ok_or_else(|| wrong("does not hold 32 bytes in base64"))?;
-        if lines.iter().any(|known| known.version == version) {
-            return Err(wrong("has the version of another line"));
+        let wrong = |why| KekFileError::Line { path: at(), number: number + 1, why };
+        let line = read_line(line.trim()).map_err(wrong)?;
+        if lines.iter().any(|known| known.version == line.version) {
+            return Err(wrong(WrongLine::Version));
         }
-        lines.push(Line { version: version.to_owned(), kek });
+        lines.push(line);
     }
-    if lines.is_empty() {
-        Err(format!("{place} holds no key; make one with `veilstream keys init`"))
-    } else {
-        Ok(lines)
-    }
+    if lines.is_empty() { Err(KekFileError::Empty { path: at() }) } else { Ok(lines) }
+}
+
+fn read_line(line: &str) -> Result<KekLine, WrongLine> {
+    let (version, encoded) = line.split_once(' ').ok_or(WrongLine::NoVersion)?;
+    let kek = decode_key(encoded.trim()).ok_or(WrongLine::NoKey)?;
+    Ok(KekLine { version: version.to_owned(), kek })
+}
+
+/// The file of key-encrypting keys is not as it must be. The operator mends it; the message says
+/// where and how, and holds nothing of a line.
+#[derive(Debug, thiserror::Error)]
+enum KekFileError {
+    #[error("{} cannot be read ({source}); make it with `veilstream keys init`", path.display())]
+    Missing { path: PathBuf, source: io::Error },
+    /// `mode`: its permissions.
+    #[error(
+        "{path} may be read by others (mode {mode:04o}); run: chmod 600 {path}",
+        path = path.display()
+    )]
+    Open { path: PathBuf, mode: u32 },
+    #[error("{} cannot be read ({source})", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    /// `number`: counted from 1.
+    #[error(
+        "{}, line {number}: {why}; write `<version> <base64 of 32 bytes>`",
+        path.display()
+    )]
+    Line { path: PathBuf, number: usize, why: WrongLine },
+    #[error("{} holds no key; make one with `veilstream keys init`", path.display())]
+    Empty { path: PathBuf },
+}
+
+/// What is wrong with a line.
+#[derive(Debug, thiserror::Error)]
+enum WrongLine {
+    #[error("has no version")]
+    NoVersion,
+    #[error("does not hold 32 bytes in base64")]
+    NoKey,
+    #[error("has the version of another line")]
+    Version,
 }
 
 #[cfg(test)]

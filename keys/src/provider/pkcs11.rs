@@ -27,13 +27,13 @@ const WRAPPED: usize = NONCE + 32 + 16;
 /// Which key, and how the token is reached.
 #[derive(Debug, Clone)]
 pub struct Pkcs11Settings {
-    /// The vendor's shared library.
+    /// Path of the vendor's shared library.
     pub module: PathBuf,
     /// The token's label: slots have other numbers tomorrow.
     pub token_label: String,
-    /// Label of the keys.
+    /// Label of the AES keys, one object a version.
     pub key_label: String,
-    /// The user's PIN.
+    /// PIN of the token's user. A refused one is not tried again.
     pub pin: SecretText,
 }
 
@@ -59,12 +59,12 @@ struct Version {
 }
 
 /// Why the token did not do it.
-enum Failure {
+enum TokenFailure {
     Token(Error),
     Other(ProviderError),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for TokenFailure {
     fn from(error: Error) -> Self {
         Self::Token(error)
     }
@@ -93,7 +93,10 @@ impl Pkcs11Provider {
 
     /// Does something in the session; once more in a new one where the session turns out to be
     /// gone.
-    fn with<T>(&self, act: impl Fn(&Session) -> Result<T, Failure>) -> Result<T, ProviderError> {
+    fn with<T>(
+        &self,
+        act: impl Fn(&Session) -> Result<T, TokenFailure>,
+    ) -> Result<T, ProviderError> {
         let mut state = self.state();
         for is_second in [false, true] {
             if state.session.is_none() {
@@ -102,14 +105,14 @@ impl Pkcs11Provider {
             let Some(session) = &state.session else { continue };
             match act(session) {
                 Ok(done) => return Ok(done),
-                Err(Failure::Other(error)) => return Err(error),
-                Err(Failure::Token(error)) if is_gone(&error) => {
+                Err(TokenFailure::Other(error)) => return Err(error),
+                Err(TokenFailure::Token(error)) if is_gone(&error) => {
                     state.session = None;
                     if is_second {
                         return Err(away(&error));
                     }
                 }
-                Err(Failure::Token(error)) => return Err(failure(&error)),
+                Err(TokenFailure::Token(error)) => return Err(failure(&error)),
             }
         }
         Err(unusable("no session".to_owned()))
@@ -130,7 +133,7 @@ impl Pkcs11Provider {
             );
             return Err(ProviderError::Unavailable { provider: NAME, message, retry_after: None });
         };
-        let pin = self.settings.pin.read().map_err(unusable)?;
+        let pin = self.settings.pin.read().map_err(|error| unusable(error.to_string()))?;
         if state.refused.as_ref() == Some(&pin) {
             return Err(denied("the PIN was refused; correct keys.pkcs11.pin_file"));
         }
@@ -156,7 +159,7 @@ impl Pkcs11Provider {
     }
 
     /// The keys with the label, the newest last.
-    fn versions(&self, session: &Session) -> Result<Vec<Version>, Failure> {
+    fn versions(&self, session: &Session) -> Result<Vec<Version>, TokenFailure> {
         let wanted = [
             Attribute::Class(ObjectClass::SECRET_KEY),
             Attribute::KeyType(KeyType::AES),
@@ -172,7 +175,7 @@ impl Pkcs11Provider {
             let id: Vec<u8> =
                 id.unwrap_or_default().into_iter().skip_while(|byte| *byte == 0).collect();
             if id.is_empty() {
-                return Err(Failure::Other(unusable(format!(
+                return Err(TokenFailure::Other(unusable(format!(
                     "a key labelled {} has no id; give it one (CKA_ID), which is its version",
                     self.settings.key_label
                 ))));
@@ -186,15 +189,15 @@ impl Pkcs11Provider {
                 self.settings.key_label,
                 hex(&twice[0].id)
             );
-            return Err(Failure::Other(unusable(message)));
+            return Err(TokenFailure::Other(unusable(message)));
         }
         Ok(versions)
     }
 
-    fn newest(&self, session: &Session) -> Result<Version, Failure> {
+    fn newest(&self, session: &Session) -> Result<Version, TokenFailure> {
         let label = &self.settings.key_label;
         self.versions(session)?.pop().ok_or_else(|| {
-            Failure::Other(unusable(format!(
+            TokenFailure::Other(unusable(format!(
                 "the token has no AES key labelled {label}; make one, \
                 for example: pkcs11-tool --login --keygen --key-type AES:32 --id 01 --label \
                 {label} --sensitive"
@@ -228,7 +231,7 @@ impl Provider for Pkcs11Provider {
             let newest = self.newest(session)?;
             let mut nonce = [0; NONCE];
             getrandom::fill(&mut nonce).map_err(|_| {
-                Failure::Other(unusable("the system gives no random bytes".to_owned()))
+                TokenFailure::Other(unusable("the system gives no random bytes".to_owned()))
             })?;
             let associated = context.associated_data();
             let sealed = session.encrypt(
@@ -239,7 +242,7 @@ impl Provider for Pkcs11Provider {
             // Modules that insist on a nonce of their own have put it there.
             let wrapped = [&nonce[..], &sealed].concat();
             if wrapped.len() != WRAPPED {
-                return Err(Failure::Other(malformed(&format!(
+                return Err(TokenFailure::Other(malformed(&format!(
                     "a ciphertext of {} bytes",
                     WRAPPED - NONCE
                 ))));
@@ -266,7 +269,7 @@ impl Provider for Pkcs11Provider {
                         "the token has no key labelled {} with the id {}, which wraps key {}",
                         self.settings.key_label, wrap.kek_version, context.kid
                     );
-                    Failure::Other(ProviderError::Disabled { provider: NAME, message })
+                    TokenFailure::Other(ProviderError::Disabled { provider: NAME, message })
                 })?;
             let (mut nonce, associated) = (nonce.to_vec(), context.associated_data());
             let opened = session.decrypt(
@@ -283,7 +286,7 @@ impl Provider for Pkcs11Provider {
                         && !is_forbidden(&error)
                         && session.generate_random_vec(1).is_ok() =>
                 {
-                    return Err(Failure::Other(refused()));
+                    return Err(TokenFailure::Other(refused()));
                 }
                 Err(error) => return Err(error.into()),
             };
@@ -291,7 +294,7 @@ impl Provider for Pkcs11Provider {
                 plain
                     .as_slice()
                     .try_into()
-                    .map_err(|_| Failure::Other(malformed("a key of 32 bytes")))?,
+                    .map_err(|_| TokenFailure::Other(malformed("a key of 32 bytes")))?,
             ))
         })
     }

@@ -2,6 +2,7 @@
 //! derived one, and what a wrap is tied to is its `context`: of all that Transit offers, that alone
 //! is checked on `rewrap` too.
 
+mod answer;
 mod client;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{Kek, Provider, ProviderError, Rotation, SecretText, decode_key};
 use crate::store::Wrap;
+use answer::RequestFailure;
 use client::{Client, Nothing};
 
 const NAME: &str = "vault";
@@ -28,11 +30,11 @@ const NAME: &str = "vault";
 pub struct VaultSettings {
     /// `https://host:port`; `http` only to this host.
     pub address: String,
-    /// Where the Transit engine is mounted.
+    /// Path at which the Transit engine is mounted.
     pub mount: String,
-    /// The key's name.
+    /// Name of the Transit key that wraps.
     pub key: String,
-    /// Namespace of the engine and of the login.
+    /// Namespace of the engine and of the login; `None`: no request names one.
     pub namespace: Option<String>,
     /// PEM file of the certificate authorities that count; `None`: the system's.
     pub ca_file: Option<PathBuf>,
@@ -51,20 +53,20 @@ pub enum VaultAuth {
     Token(SecretText),
     /// `AppRole`.
     AppRole {
-        /// Where the method is mounted.
+        /// Path of the method below `auth/`.
         mount: String,
-        /// The role.
+        /// Id of the role, as the server made it.
         role_id: String,
-        /// Its secret.
+        /// Secret id of the role, read at each login.
         secret_id: SecretText,
     },
     /// A signed token of the platform, for the methods `jwt` and `kubernetes`.
     Jwt {
-        /// Where the method is mounted.
+        /// Path of the method below `auth/`.
         mount: String,
-        /// The role.
+        /// Name of the role that the token may take.
         role: String,
-        /// The token.
+        /// The platform's token, read at each login.
         token: SecretText,
     },
 }
@@ -102,7 +104,7 @@ impl VaultProvider {
     }
 
     /// A failure, with the key's place and, if it is known, the wrapped key's name.
-    fn of_key(&self, failure: client::Failure, context: Option<&WrapContext<'_>>) -> ProviderError {
+    fn of_key(&self, failure: RequestFailure, context: Option<&WrapContext<'_>>) -> ProviderError {
         let (mount, key) = (&self.mount, &self.key);
         failure.of(
             || {
@@ -301,7 +303,7 @@ impl Provider for VaultProvider {
                 moved.push(match (item.ciphertext, item.error.filter(|error| !error.is_empty())) {
                     (Some(ciphertext), None) => self.wrap_of(&ciphertext),
                     (_, Some(error)) => {
-                        Err(self.of_key(client::Failure::refused(&[error]), Some(context)))
+                        Err(self.of_key(RequestFailure::refused(&[error]), Some(context)))
                     }
                     (None, None) => Err(malformed("a ciphertext or an error")),
                 });

@@ -8,6 +8,7 @@ use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use super::{
     Head, KeyRecord, Plan, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange,
 };
+use crate::credential::{Credential, CredentialId, Credentials};
 use crate::erasure::{LedgerError, Recorded};
 
 /// Who was erased, as the ledger says.
@@ -81,6 +82,12 @@ impl Authentic {
     #[must_use]
     pub fn new(store: Box<dyn Store>, keys: StoreKeys, tenant: &str) -> Self {
         Self { store, keys, tenant: tenant.into(), erased: RwLock::default() }
+    }
+
+    /// Whose keys the store has.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.tenant
     }
 
     /// What authenticates records, head and ledger.
@@ -312,6 +319,49 @@ impl Authentic {
         self.store.shredded_since(tenant, since)
     }
 
+    /// The API keys.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn credentials(&self) -> Result<Credentials, StoreError> {
+        let mut found = Credentials::default();
+        for row in self.store.credentials()? {
+            match row.read().filter(|(one, mac)| self.keys.holds_credential(one, mac)) {
+                Some((credential, _)) => found.authentic.push(credential),
+                None => found.corrupt.push(row.id),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds an API key; tells whether its id was free.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored.
+    pub fn add_credential(&self, credential: &Credential) -> Result<bool, StoreError> {
+        self.store.add_credential(&credential.row(&self.keys.credential_mac(credential)))
+    }
+
+    /// Revokes API keys, but those that are revoked already; tells which it did. One whose MAC does
+    /// not hold opens nothing, and is left as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`]; those before it are revoked.
+    pub fn revoke_credentials(
+        &self,
+        ids: &[CredentialId],
+        now: u64,
+    ) -> Result<Vec<CredentialId>, StoreError> {
+        let mut revoked = Vec::new();
+        for known in self.credentials()?.authentic.into_iter().filter(|c| ids.contains(&c.id)) {
+            let next = Credential { revoked: Some(now), ..known };
+            if self.store.revoke_credential(&next.row(&self.keys.credential_mac(&next)))? {
+                revoked.push(next.id);
+            }
+        }
+        Ok(revoked)
+    }
+
     /// [`Store::scrub`].
     ///
     /// # Errors
@@ -361,18 +411,5 @@ impl Authentic {
 fn shredded(kid: KeyId, tenant: &str, subject: SubjectRef) -> KeyRecord {
     let mut kcv = [0; 32];
     kcv[..16].copy_from_slice(&kid.0);
-    KeyRecord {
-        kid,
-        kcv,
-        kind: KeyKind::Data,
-        tenant: tenant.into(),
-        scope: Scope::Subject(subject),
-        version: 0,
-        state: KeyState::Shredded,
-        created: 0,
-        retired: None,
-        wraps: Vec::new(),
-        uses: None,
-        mac: None,
-    }
+    KeyRecord::without_key(kid, kcv, tenant, subject, KeyState::Shredded)
 }

@@ -106,7 +106,7 @@ impl RecordJson {
     /// The record, if every member is what it must be; else the member's name.
     ///
     /// # Errors
-    /// The name of the member.
+    /// The name of the first member that is not what it must be.
     pub fn record(&self) -> Result<KeyRecord, &'static str> {
         let kid: KeyId = self.kid.parse().map_err(|_| "kid")?;
         let kcv = check_value(&self.kcv).filter(|kcv| kcv[..16] == kid.0).ok_or("kcv")?;

@@ -6,6 +6,7 @@ use veilstream_engine::key::{KeyId, SecretKey};
 use veilstream_engine::mac::HmacSha256;
 
 use super::{Head, KeyRecord};
+use crate::credential::Credential;
 use crate::time;
 
 /// The tenant of the store key: no tenant can be called that.
@@ -14,19 +15,19 @@ pub const STORE_TENANT: &str = "-";
 /// The members of a key record that its MAC covers, as the format writes them.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordFields<'a> {
-    /// The key's id.
+    /// The 16 bytes of the id.
     pub kid: &'a [u8],
-    /// Its check value.
+    /// The 32 bytes of the check value.
     pub kcv: &'a [u8],
-    /// Its kind.
+    /// Name of the kind, such as `data`.
     pub kind: &'a str,
-    /// Its tenant.
+    /// Name of the tenant.
     pub tenant: &'a str,
-    /// Its scope.
+    /// The scope as text, such as `shared:orders`.
     pub scope: &'a str,
-    /// Its version.
+    /// Number of the version.
     pub version: u64,
-    /// Its state.
+    /// Name of the state, such as `active`.
     pub state: &'a str,
     /// When it was made, `YYYY-MM-DDTHH:MM:SSZ`.
     pub created: &'a str,
@@ -34,23 +35,25 @@ pub struct RecordFields<'a> {
     pub retired: &'a str,
 }
 
-/// `K_rec` and `K_led`, derived from a store key.
+/// `K_rec`, `K_led` and `K_cred`, derived from a store key.
 #[derive(Debug, Clone)]
 pub struct StoreKeys {
     kid: KeyId,
     record: SecretKey,
     ledger: SecretKey,
+    credential: SecretKey,
 }
 
 impl StoreKeys {
     /// `K_rec = expand(store key, "vs1/store/record", 32)`, `K_led = expand(store key,
-    /// "vs1/store/ledger", 32)`.
+    /// "vs1/store/ledger", 32)`, `K_cred = expand(store key, "vs1/store/credential", 32)`.
     #[must_use]
     pub fn of(store_key: &SecretKey) -> Self {
         Self {
             kid: kdf::key_id(&kdf::key_check_value(store_key)),
             record: derived(store_key, b"vs1/store/record"),
             ledger: derived(store_key, b"vs1/store/ledger"),
+            credential: derived(store_key, b"vs1/store/credential"),
         }
     }
 
@@ -94,6 +97,36 @@ impl StoreKeys {
     #[must_use]
     pub fn holds_line(&self, line: &[u8], mac: &[u8; 32]) -> bool {
         self.line(line).verify(mac)
+    }
+
+    /// `HMAC-SHA-256(K_cred, LP(id) | LP(SHA-256) | LP(name) | LP(roles) | LP(created) |
+    /// LP(expires) | LP(revoked or ""))`.
+    #[must_use]
+    pub fn credential_mac(&self, credential: &Credential) -> [u8; 32] {
+        self.credential(credential).publish()
+    }
+
+    /// Whether it is the MAC of an API key's record. Compared in constant time.
+    #[must_use]
+    pub fn holds_credential(&self, credential: &Credential, mac: &[u8; 32]) -> bool {
+        self.credential(credential).verify(mac)
+    }
+
+    fn credential(&self, credential: &Credential) -> HmacSha256 {
+        let mut mac = HmacSha256::new(self.credential.expose());
+        mac.update_part(&credential.id.0);
+        mac.update_part(&credential.sha256);
+        let revoked = credential.revoked.map_or_else(String::new, time::text);
+        for text in [
+            credential.name.as_str(),
+            &credential.roles.join(","),
+            &time::text(credential.created),
+            &time::text(credential.expires),
+            &revoked,
+        ] {
+            mac.update_part(text.as_bytes());
+        }
+        mac
     }
 
     fn line(&self, line: &[u8]) -> HmacSha256 {

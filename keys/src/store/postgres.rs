@@ -12,6 +12,7 @@ mod layout;
 mod ledger;
 mod rows;
 mod session;
+mod shred;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -25,10 +26,12 @@ use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys,
     Subjects, Wrap, WrapChange, check,
 };
-use changes::{add, put_head, put_states, put_wraps, read_head, scope_of, shred};
-use connection::Connection;
+use crate::credential::CredentialRow;
+use changes::{add, put_head, put_states, put_wraps, read_head};
+use connection::ReconnectingClient;
 use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
 use session::causes;
+use shred::Shredder;
 
 pub use ledger::PostgresLedger;
 
@@ -89,7 +92,7 @@ use of_scopes;
 /// A schema in a PostgreSQL database. One connection, made again when it breaks. Not to be called
 /// or dropped by a thread that runs an async task.
 pub struct PostgresStore {
-    connection: Connection,
+    connection: ReconnectingClient,
 }
 
 impl PostgresStore {
@@ -108,9 +111,9 @@ impl PostgresStore {
     /// tenant.
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`PostgresStore::create`].
     pub fn create_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: layout::create(Connection::open(url, ca, schema)?)? })
+        Ok(Self { connection: layout::create(ReconnectingClient::open(url, ca, schema)?)? })
     }
 
     /// Opens what [`PostgresStore::create`] made; the arguments are the same. A database without it
@@ -125,9 +128,9 @@ impl PostgresStore {
     /// [`PostgresStore::open`] in another schema than [`DEFAULT_SCHEMA`].
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`PostgresStore::open`].
     pub fn open_in(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        Ok(Self { connection: layout::check(Connection::open(url, ca, schema)?)? })
+        Ok(Self { connection: layout::check(ReconnectingClient::open(url, ca, schema)?)? })
     }
 
     fn select(
@@ -442,19 +445,15 @@ impl Store for PostgresStore {
                 &[&tenant, &KeyKind::Data.as_str(), &scopes],
             )?;
             let Planned { shreds, head } = plan(&head, &records(&known, place)?)?;
-            let mut kids: HashMap<String, Vec<KeyId>> = HashMap::new();
+            let mut shredder = Shredder::new(place, keys, tenant, now);
             let mut open: Vec<&Shred> = shreds.iter().collect();
-            let mut shredded_now: HashSet<String> = HashSet::new();
             while !open.is_empty() {
-                open = shred(s, place, keys, tenant, &open, now, &mut kids, &mut shredded_now)?;
+                open = shredder.shred(s, &open)?;
             }
             put_head(s, &head)?;
             Ok(shreds
                 .iter()
-                .map(|one| Shredded {
-                    subject: one.subject,
-                    kids: kids.remove(&scope_of(one)).unwrap_or_default(),
-                })
+                .map(|one| Shredded { subject: one.subject, kids: shredder.destroyed(one.subject) })
                 .collect())
         })
     }
@@ -501,6 +500,56 @@ impl Store for PostgresStore {
             remains: REMAINS
                 .map(|text| text.replace("{schema}", self.connection.schema()))
                 .to_vec(),
+        })
+    }
+
+    fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError> {
+        self.connection.read(|s| {
+            let all = "SELECT id, sha256, name, roles, created, expires, revoked, mac FROM \
+                credentials ORDER BY id";
+            let row = |row: &Row| {
+                Ok(CredentialRow {
+                    id: row.try_get(0)?,
+                    sha256: row.try_get(1)?,
+                    name: row.try_get(2)?,
+                    roles: row.try_get(3)?,
+                    created: row.try_get(4)?,
+                    expires: row.try_get(5)?,
+                    revoked: row.try_get(6)?,
+                    mac: row.try_get(7)?,
+                })
+            };
+            s.query(all, &[])?.iter().map(row).collect()
+        })
+    }
+
+    fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.connection.write(|s| {
+            let added = s.execute(
+                "INSERT INTO credentials VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO \
+                    NOTHING",
+                &[
+                    &row.id,
+                    &row.sha256,
+                    &row.name,
+                    &row.roles,
+                    &row.created,
+                    &row.expires,
+                    &row.revoked,
+                    &row.mac,
+                ],
+            )?;
+            Ok(added == 1)
+        })
+    }
+
+    fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.connection.write(|s| {
+            let changed = s.execute(
+                "UPDATE credentials SET revoked = $2, mac = $3 WHERE id = $1 AND revoked IS NULL",
+                &[&row.id, &row.revoked, &row.mac],
+            )?;
+            Ok(changed == 1)
         })
     }
 }

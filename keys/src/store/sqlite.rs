@@ -16,13 +16,14 @@ use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects,
     WrapChange, check,
 };
+use crate::credential::CredentialRow;
 use crate::time::text as time;
-use changes::{Failure, head, put_head, shred};
+use changes::{SqliteFailure, head, put_head, shred};
 use rows::{Raw, add, list, put_state, select};
 
 /// Layout of the file; raised when it changes. Earlier ones are of builds that were never released:
 /// refused.
-const LAYOUT: i64 = 3;
+const LAYOUT: i64 = 4;
 /// How long a process waits for another one's write.
 const BUSY: Duration = Duration::from_secs(10);
 /// Between two tries to checkpoint.
@@ -35,6 +36,8 @@ CREATE TABLE keys (kid TEXT PRIMARY KEY, kcv TEXT NOT NULL, kind TEXT NOT NULL, 
 CREATE TABLE wraps (kid TEXT NOT NULL, kek_uri TEXT NOT NULL, kek_version TEXT NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (kid, kek_uri));
 CREATE TABLE uses (kid TEXT PRIMARY KEY, uses INTEGER NOT NULL);
 CREATE TABLE head (store TEXT NOT NULL, tenant TEXT NOT NULL, seq INTEGER NOT NULL, sha256 TEXT NOT NULL, mac TEXT NOT NULL);
+CREATE TABLE credentials (id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, name TEXT NOT NULL, roles TEXT NOT NULL,
+                          created TEXT NOT NULL, expires TEXT NOT NULL, revoked TEXT, mac TEXT NOT NULL);
 ";
 /// Each scope is in one of the first two, and every query says which: two indexes over all of them
 /// would cost a subject 80 bytes more.
@@ -141,7 +144,7 @@ impl SqliteStore {
     /// middle.
     fn write<T>(
         &self,
-        write: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+        write: impl FnOnce(&Transaction<'_>) -> Result<T, SqliteFailure>,
     ) -> Result<T, StoreError> {
         let mut connection = self.lock();
         let run = || {
@@ -152,8 +155,8 @@ impl SqliteStore {
             Ok(done)
         };
         run().map_err(|failure| match failure {
-            Failure::Sql(error) => self.unusable(&error),
-            Failure::Store(error) => error,
+            SqliteFailure::Sql(error) => self.unusable(&error),
+            SqliteFailure::Store(error) => error,
         })
     }
 
@@ -165,7 +168,7 @@ impl SqliteStore {
         rows: Vec<Raw>,
         state: KeyState,
         retired: Option<u64>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), SqliteFailure> {
         for raw in rows {
             let record = raw.record(&self.place)?;
             check(keys, &self.place, &record)?;
@@ -301,8 +304,8 @@ impl Store for SqliteStore {
     fn head(&self) -> Result<Option<Head>, StoreError> {
         let connection = self.lock();
         head(&connection, &self.place).map_err(|failure| match failure {
-            Failure::Sql(error) => self.unusable(&error),
-            Failure::Store(error) => error,
+            SqliteFailure::Sql(error) => self.unusable(&error),
+            SqliteFailure::Store(error) => error,
         })
     }
 
@@ -469,7 +472,7 @@ impl Store for SqliteStore {
                         ORDER BY k.kid, w.kek_uri";
             let records = self.records(select(t, rest, params![tenant, list(&scopes)])?)?;
             let Planned { shreds, head } = plan(&head, &records)?;
-            let shredded = shreds.iter().map(|one| shred(t, &self.place, keys, tenant, one, now)).collect::<Result<_, Failure>>()?;
+            let shredded = shreds.iter().map(|one| shred(t, &self.place, keys, tenant, one, now)).collect::<Result<_, SqliteFailure>>()?;
             put_head(t, &head)?;
             Ok(shredded)
         })
@@ -505,6 +508,58 @@ impl Store for SqliteStore {
             BUSY.as_secs()
         );
         Err(StoreError::Unusable { place: self.place.clone(), message })
+    }
+
+    fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError> {
+        self.ask(|c| {
+            let mut statement = c.prepare_cached(
+                "SELECT id, sha256, name, roles, created, expires, revoked, mac FROM credentials \
+                    ORDER BY id",
+            )?;
+            let rows = statement.query_map([], |row| {
+                Ok(CredentialRow {
+                    id: row.get(0)?,
+                    sha256: row.get(1)?,
+                    name: row.get(2)?,
+                    roles: row.get(3)?,
+                    created: row.get(4)?,
+                    expires: row.get(5)?,
+                    revoked: row.get(6)?,
+                    mac: row.get(7)?,
+                })
+            })?;
+            rows.collect()
+        })
+    }
+
+    fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.write(|t| {
+            let added = t.execute(
+                "INSERT INTO credentials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO \
+                    NOTHING",
+                params![
+                    row.id,
+                    row.sha256,
+                    row.name,
+                    row.roles,
+                    row.created,
+                    row.expires,
+                    row.revoked,
+                    row.mac
+                ],
+            )?;
+            Ok(added == 1)
+        })
+    }
+
+    fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        self.write(|t| {
+            let changed = t.execute(
+                "UPDATE credentials SET revoked = ?2, mac = ?3 WHERE id = ?1 AND revoked IS NULL",
+                params![row.id, row.revoked, row.mac],
+            )?;
+            Ok(changed == 1)
+        })
     }
 }
 

@@ -17,6 +17,7 @@ use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::record::{Output, Record};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::transform::{NeededKey, Outcome, Transformer};
+use veilstream_keys::credential::CredentialRow;
 use veilstream_keys::erasure::FileLedger;
 use veilstream_keys::provider::{FileProvider, create_kek_file};
 use veilstream_keys::store::{
@@ -213,6 +214,9 @@ macro_rules! plain_methods {
             fn replace_wraps(changes: &[WrapChange]) -> u64;
             fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
             fn scrub() -> Scrubbed;
+            fn credentials() -> Vec<CredentialRow>;
+            fn add_credential(row: &CredentialRow) -> bool;
+            fn revoke_credential(row: &CredentialRow) -> bool;
         }
     };
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use veilstream_engine::SecretKey;
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_keys::credential::{ApiKey, Credential, CredentialRow};
 use veilstream_keys::erasure::LedgerError;
 use veilstream_keys::store::{
     Authentic, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, Store, StoreError, StoreKeys,
@@ -116,6 +117,8 @@ macro_rules! store_suite {
             heads_follow_each_other
             a_plan_that_fails_changes_nothing
             a_store_is_founded_once
+            api_keys_are_revoked_once
+            an_edited_api_key_counts_for_nothing
         }
     };
     ($place:expr; $($name:ident)*) => {
@@ -951,4 +954,68 @@ pub(crate) fn a_store_is_founded_once(place: &dyn Place) {
         store.unverified().find(STORE_TENANT, KeyKind::Store, &[Scope::Version(1)]).unwrap().len(),
         1
     );
+}
+
+fn credential(name: &str) -> Credential {
+    let key = ApiKey::generate().unwrap();
+    Credential {
+        id: key.id(),
+        sha256: key.sha256(),
+        name: name.to_owned(),
+        roles: vec!["analyst".to_owned(), "export".to_owned()],
+        created: NOW,
+        expires: NOW + 90 * 86400,
+        revoked: None,
+    }
+}
+
+/// Of several that revoke one at once, one does.
+pub(crate) fn api_keys_are_revoked_once(place: &dyn Place) {
+    let store = open(place);
+    let mut made: Vec<Credential> = ["a", "b", "b"].map(credential).to_vec();
+    made.sort_by_key(|one| one.id);
+    for one in &made {
+        assert!(store.add_credential(one).unwrap());
+        assert!(!store.add_credential(&Credential { name: "c".into(), ..one.clone() }).unwrap());
+    }
+    assert_eq!(open(place).credentials().unwrap().authentic, made);
+    let revoked = at_once(place, |_, store| {
+        store.revoke_credentials(&[made[1].id, credential("d").id], NOW + 5).unwrap()
+    });
+    assert_eq!(revoked.concat(), [made[1].id]);
+    assert_eq!(store.revoke_credentials(&[made[1].id], NOW + 9).unwrap(), []);
+    made[1].revoked = Some(NOW + 5);
+    let found = open(place).credentials().unwrap();
+    assert_eq!((found.authentic, found.corrupt), (made, Vec::new()));
+}
+
+/// Somebody who writes the store without its key gets no key in, and takes no revocation back.
+pub(crate) fn an_edited_api_key_counts_for_nothing(place: &dyn Place) {
+    let store = open(place);
+    let mut corrupt = Vec::new();
+    let edits: [fn(&mut CredentialRow); 6] = [
+        |row| row.roles = "admin".to_owned(),
+        |row| row.name = "other".to_owned(),
+        |row| row.sha256 = "ab".repeat(32),
+        |row| row.expires = "2100-01-01T00:00:00Z".to_owned(),
+        |row| row.mac = "ab".repeat(32),
+        |row| row.created = "yesterday".to_owned(),
+    ];
+    for edit in edits {
+        let one = credential("a");
+        let mut row = one.row(&store.keys().credential_mac(&one));
+        edit(&mut row);
+        assert!(store.unverified().add_credential(&row).unwrap());
+        corrupt.push(row.id);
+    }
+    let revoked = Credential { revoked: Some(NOW), ..credential("a") };
+    let mut row = revoked.row(&store.keys().credential_mac(&revoked));
+    row.revoked = None;
+    assert!(store.unverified().add_credential(&row).unwrap());
+    corrupt.push(row.id);
+    corrupt.sort();
+    let whole = credential("b");
+    assert!(store.add_credential(&whole).unwrap());
+    let found = open(place).credentials().unwrap();
+    assert_eq!((found.authentic, found.corrupt), (vec![whole], corrupt));
 }

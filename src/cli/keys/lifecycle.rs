@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -13,8 +14,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use veilstream_engine::KeyId;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_keys::{Progress, Rotate};
+use veilstream_keys::{Manager, Progress, Rotate};
+use veilstream_reading::audit::{Entry, Event, Hex, LedgerHead, cut_reason};
 
+use crate::audit::{self, Trail};
 use crate::exit::Exit;
 use crate::keys::{self, KeysSource, now};
 
@@ -43,7 +46,7 @@ pub(super) struct What {
 }
 
 pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
-    let manager = keys::manager(&keys::settings(source)?)?;
+    let (manager, trail) = audited(source)?;
     let what = match what {
         What { kek: true, .. } => Rotate::Kek,
         What { wrapping: true, .. } => Rotate::Wrapping,
@@ -55,6 +58,7 @@ pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
         }
     };
     let rotated = manager.rotate(&what, now())?;
+    let told = trail.append_done(change(&trail, "rotate", rotated.iter().filter_map(|r| r.kid)));
     let mut out = io::stdout().lock();
     for one in &rotated {
         match &one.kid {
@@ -80,10 +84,31 @@ pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
         Rotate::Deterministic => {
             "next: schemas pin it (\"root\"); what is stored stays under the old one"
         }
-        Rotate::Shared(_) | Rotate::Subject(_) => return Ok(Exit::Ok),
+        Rotate::Shared(_) | Rotate::Subject(_) => "",
     };
-    writeln!(out, "{next}")?;
+    if !next.is_empty() {
+        writeln!(out, "{next}")?;
+    }
+    told?;
     Ok(Exit::Ok)
+}
+
+/// The key manager, and the trail of what is changed with it.
+fn audited(source: &KeysSource) -> anyhow::Result<(Arc<Manager>, Trail)> {
+    let settings = keys::settings(source)?;
+    let audit = audit::for_changes(source)?;
+    let manager = Arc::new(keys::manager(&settings)?);
+    let trail = Trail::open(audit.as_ref(), &manager)?;
+    Ok((manager, trail))
+}
+
+/// The audit line of a change of keys.
+fn change(trail: &Trail, what: &str, kids: impl IntoIterator<Item = KeyId>) -> Entry {
+    Entry {
+        reason: Some(what.to_owned()),
+        kids: kids.into_iter().map(Hex::from).collect(),
+        ..trail.entry(Event::Keys)
+    }
 }
 
 pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyhow::Result<Exit> {
@@ -104,7 +129,7 @@ pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyho
             .map(|(kid, why)| json!({ "kid": kid.to_string(), "why": why.to_string() }))
             .collect();
         let report = json!({ "moved": done.moved, "recovered": done.recovered, "added": done.added, "current": done.current, "failed": failed });
-        writeln!(out, "{report}")?;
+        writeln!(out, "{}", crate::cli::sorted(report))?;
     } else {
         writeln!(
             out,
@@ -134,12 +159,14 @@ pub(super) fn retire(
     unreferenced: bool,
     undo: bool,
 ) -> anyhow::Result<Exit> {
-    let manager = keys::manager(&keys::settings(source)?)?;
+    let (manager, trail) = audited(source)?;
     if undo {
         manager.unretire(kid)?;
+        trail.append_done(change(&trail, "retire --undo", [*kid]))?;
         writeln!(io::stdout(), "key {kid} opens again")?;
     } else {
         manager.retire(kid, schemas, unreferenced, now())?;
+        trail.append_done(change(&trail, "retire", [*kid]))?;
         writeln!(
             io::stdout(),
             "key {kid} is retired; `veilstream keys retire --undo` takes it back"
@@ -149,8 +176,12 @@ pub(super) fn retire(
 }
 
 pub(super) fn export(source: &KeysSource, out: &Path, kids: &[KeyId]) -> anyhow::Result<Exit> {
-    let manager = keys::manager(&keys::settings(source)?)?;
+    let (manager, trail) = audited(source)?;
     let export = manager.export(kids, now())?;
+    let exported = export["export"]["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let named = exported.iter().filter_map(|key| key["kid"].as_str()?.parse().ok());
+    // Before the file is there: what leaves is in the log.
+    trail.append(vec![change(&trail, "export", named)])?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -194,7 +225,18 @@ pub(super) fn rebuild_ledger(source: &KeysSource, reason: &str) -> anyhow::Resul
         return Err(Exit::Usage.because("--reason is empty; say why, without naming anybody"));
     }
     let settings = keys::settings(source)?;
+    let audit = audit::for_changes(source)?;
     let rebuilt = keys::rebuild_ledger(&settings, reason)?;
+    // Without a ledger the store did not open: the log is opened behind the deed.
+    let told = audit.map_or(Ok(()), |audit| {
+        let manager = Arc::new(keys::manager(&settings)?);
+        let trail = Trail::open(Some(&audit), &manager)?;
+        let text = cut_reason(&format!("ledger rebuild: {reason}"));
+        trail.append_done(Entry {
+            ledger: Some(LedgerHead::from(manager.ledger_head())),
+            ..change(&trail, &text, [])
+        })
+    });
     let mut out = io::stdout().lock();
     writeln!(
         out,
@@ -210,12 +252,14 @@ pub(super) fn rebuild_ledger(source: &KeysSource, reason: &str) -> anyhow::Resul
         it"
     )?;
     tracing::warn!(subjects = rebuilt.subjects, "the erasure ledger was rebuilt");
+    told?;
     Ok(Exit::Ok)
 }
 
 pub(super) fn compromise(source: &KeysSource, kid: &KeyId) -> anyhow::Result<Exit> {
-    let manager = keys::manager(&keys::settings(source)?)?;
+    let (manager, trail) = audited(source)?;
     manager.compromise(kid, now())?;
+    trail.append_done(change(&trail, "compromise", [*kid]))?;
     writeln!(
         io::stdout(),
         "key {kid} opens only with --allow-compromised from now on, and seals nothing; seal what \

@@ -55,7 +55,7 @@ pub(super) fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
         if as_json {
             let mut shown = shown(record);
             shown["verified"] = unverified.is_none().into();
-            writeln!(out, "{shown}")?;
+            writeln!(out, "{}", crate::cli::sorted(shown))?;
             continue;
         }
         let (kind, scope, state) =
@@ -120,7 +120,7 @@ pub(super) fn status(
             "tenant": settings.tenant, "provider": settings.provider.name(), "store": place, "kek": kek, "sealing": sealing, "keys": report.states(),
             "subject_keys": report.subjects.keys, "subjects_erased": report.subjects.shredded, "warnings": warnings,
         });
-        writeln!(out, "{shown:#}")?;
+        writeln!(out, "{:#}", crate::cli::sorted(shown))?;
     } else {
         writeln!(
             out,

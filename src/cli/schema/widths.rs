@@ -48,7 +48,9 @@ pub(super) fn list(set: &SchemaSet, as_json: bool, out: &mut impl Write) -> anyh
             writeln!(
                 out,
                 "{}",
-                json!({ "name": &*schema.name, "version": schema.version, "fields": fields })
+                crate::cli::sorted(
+                    json!({ "name": &*schema.name, "version": schema.version, "fields": fields })
+                )
             )?;
             continue;
         }

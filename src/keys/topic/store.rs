@@ -3,6 +3,7 @@
 //! what was erased cannot come back by a change that did not know.
 
 mod changes;
+mod credentials;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
+use veilstream_keys::credential::CredentialRow;
 use veilstream_keys::store::{
     Head, KeyRecord, Plan, RecordJson, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects,
     WrapChange,
@@ -422,6 +424,24 @@ impl Store for KafkaStore {
             self.place
         );
         Ok(Scrubbed { remains: vec![until] })
+    }
+
+    fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError> {
+        Ok(self.current()?.view.credentials().cloned().collect())
+    }
+
+    fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        // A try whose answer was lost is found again as what it wrote: nobody else has its id.
+        self.write_credential(row, |known| known.map(|known| known == row))
+    }
+
+    fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
+        // Two who revoke within a second write the same row, so one whose answer was lost is told
+        // that it was revoked before.
+        self.write_credential(row, |known| {
+            let is_due = known.is_some_and(|known| known.revoked.is_none());
+            (!is_due).then_some(false)
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_keys::credential::CredentialRow;
 use veilstream_keys::store::{Head, HeadJson, KeyRecord, RecordJson, Subjects};
 
 use super::single_writer::Reader;
@@ -14,6 +15,8 @@ const LAYOUT: &str = r#"{"veilstream_key_store":2}"#;
 const EARLIER: &str = r#"{"veilstream_key_store":1}"#;
 /// The record key of the head.
 const HEAD: &str = "head";
+/// Begins the record keys of API keys.
+const CREDENTIAL: &str = "credential/";
 
 /// Every key, in memory. Keys of data subjects, of which there may be millions, stand apart from
 /// those that every process looks at every few seconds.
@@ -27,6 +30,8 @@ pub(super) struct View {
     shredded: BTreeSet<(u64, KeyId)>,
     /// Record keys whose value is no key record, and the member that is not.
     damaged: BTreeMap<String, &'static str>,
+    /// API keys, by their ids.
+    credentials: BTreeMap<String, CredentialRow>,
     marked: bool,
     earlier: bool,
     head: Option<Head>,
@@ -56,6 +61,42 @@ impl View {
     /// A head, as a record.
     pub(super) fn head_entry(head: &Head) -> (String, String) {
         (HEAD.to_owned(), serde_json::to_string(&HeadJson::from(head)).unwrap_or_default())
+    }
+
+    /// The API keys, in the order of their ids.
+    pub(super) fn credentials(&self) -> impl Iterator<Item = &CredentialRow> {
+        self.credentials.values()
+    }
+
+    /// The API key of this id.
+    pub(super) fn credential(&self, id: &str) -> Option<&CredentialRow> {
+        self.credentials.get(id)
+    }
+
+    /// An API key, as a record.
+    pub(super) fn credential_entry(row: &CredentialRow) -> (String, String) {
+        (format!("{CREDENTIAL}{}", row.id), serde_json::to_string(row).unwrap_or_default())
+    }
+
+    /// One that is no row, or another key's, stands there as a row that no MAC fits: it opens
+    /// nothing, and is told of.
+    fn take_credential(&mut self, id: &str, value: Option<&[u8]>) {
+        let Some(value) = value else {
+            self.credentials.remove(id);
+            return;
+        };
+        let row = serde_json::from_slice::<CredentialRow>(value).ok().filter(|row| row.id == id);
+        let nothing = || CredentialRow {
+            id: id.to_owned(),
+            sha256: String::new(),
+            name: String::new(),
+            roles: String::new(),
+            created: String::new(),
+            expires: String::new(),
+            revoked: None,
+            mac: String::new(),
+        };
+        self.credentials.insert(id.to_owned(), row.unwrap_or_else(nothing));
     }
 
     /// The newest time at which a key of the scope was made, before that one.
@@ -206,6 +247,10 @@ impl Reader for View {
         if name == MARK {
             self.marked = value == Some(LAYOUT.as_bytes());
             self.earlier = value == Some(EARLIER.as_bytes());
+            return;
+        }
+        if let Some(id) = name.strip_prefix(CREDENTIAL) {
+            self.take_credential(id, value);
             return;
         }
         self.damaged.remove(&name);

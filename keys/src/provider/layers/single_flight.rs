@@ -10,12 +10,12 @@ use super::cache::{WrapId, wrap_id};
 use crate::provider::{Kek, Provider, ProviderError};
 use crate::store::Wrap;
 
-type Answer = Result<SecretKey, ProviderError>;
+type UnwrapResult = Result<SecretKey, ProviderError>;
 
 /// One request under way.
 #[derive(Default)]
 struct Flight {
-    answer: Mutex<Option<Answer>>,
+    answer: Mutex<Option<UnwrapResult>>,
     landed: Condvar,
 }
 
@@ -39,7 +39,7 @@ struct Landing<'a> {
     flights: &'a Mutex<HashMap<WrapId, Arc<Flight>>>,
     id: WrapId,
     flight: Arc<Flight>,
-    answer: Option<Answer>,
+    answer: Option<UnwrapResult>,
     provider: &'static str,
 }
 

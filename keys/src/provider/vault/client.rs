@@ -1,25 +1,21 @@
 //! Requests to the server, with a token that is had, renewed and had again. An answer's body goes
 //! into no message: it may hold a key.
 
-use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::blocking::{Client as Http, Response};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::blocking::Client as Http;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Method, StatusCode, Url, tls};
 use serde::{Deserialize, Serialize};
-use veilstream_engine::wrap::WrapContext;
 use zeroize::Zeroizing;
 
 use super::super::{ProviderError, SecretText};
+use super::answer::{Answer, RequestFailure, passes};
 use super::{NAME, VaultAuth, VaultSettings};
-
-/// Bytes of an answer that are read at most: a batch of the largest size has 200 KB.
-const ANSWER_MAX: u64 = 8 << 20;
 
 /// The body of a request that has none.
 #[derive(Serialize)]
@@ -32,11 +28,11 @@ pub(super) struct Client {
     namespace: Option<HeaderValue>,
     timeout: Duration,
     auth: VaultAuth,
-    session: Mutex<Option<Session>>,
+    leased: Mutex<Option<TokenLease>>,
 }
 
 /// A token in hand.
-struct Session {
+struct TokenLease {
     token: Zeroizing<String>,
     /// Seconds the server granted at the login; zero: for ever.
     lease: u64,
@@ -45,7 +41,7 @@ struct Session {
     since: Instant,
 }
 
-impl Session {
+impl TokenLease {
     /// With two thirds of the lease over there is time for another try.
     fn is_old(&self) -> bool {
         self.lease > 0 && self.since.elapsed() >= Duration::from_secs(self.lease) * 2 / 3
@@ -54,122 +50,6 @@ impl Session {
     fn is_over(&self) -> bool {
         self.lease > 0 && self.since.elapsed() >= Duration::from_secs(self.lease)
     }
-}
-
-/// Why there is no usable answer.
-pub(super) enum Failure {
-    /// The answer's status and the kinds of its errors.
-    Status(StatusCode, Option<Duration>, Vec<Known>),
-    /// Everything that needs no more words.
-    Other(ProviderError),
-}
-
-/// Errors of Transit that mean something to us. The server sends English text and no codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
-    DoesNotOpen,
-    VersionRetired,
-    Deleted,
-    NoKey,
-    NoContext,
-    Sealed,
-    NoMount,
-}
-
-const KNOWN: [(&str, Known); 9] = [
-    ("message authentication failed", Known::DoesNotOpen),
-    ("invalid ciphertext", Known::DoesNotOpen),
-    ("disallowed by policy (too old)", Known::VersionRetired),
-    ("soft-deleted", Known::Deleted),
-    ("encryption key not found", Known::NoKey),
-    ("missing 'context'", Known::NoContext),
-    ("sealed", Known::Sealed),
-    ("no handler for route", Known::NoMount),
-    ("unsupported path", Known::NoMount),
-];
-
-fn known(error: &str) -> Option<Known> {
-    KNOWN.iter().find(|(text, _)| error.contains(text)).map(|(_, known)| *known)
-}
-
-impl Failure {
-    /// Errors of one item of a batch.
-    pub(super) fn refused(errors: &[String]) -> Self {
-        Self::Status(
-            StatusCode::BAD_REQUEST,
-            None,
-            errors.iter().filter_map(|error| known(error)).collect(),
-        )
-    }
-
-    /// In words. `missing`: how the key is made; `grant`: what to allow.
-    pub(super) fn of(
-        self,
-        missing: impl Fn() -> String,
-        grant: impl Fn() -> String,
-        context: Option<&WrapContext<'_>>,
-    ) -> ProviderError {
-        let (status, retry_after, known) = match self {
-            Self::Status(status, retry_after, known) => (status, retry_after, known),
-            Self::Other(error) => return error,
-        };
-        let provider = NAME;
-        if let Some(error) = passes(status, retry_after, &known) {
-            return error;
-        }
-        match (status.as_u16(), known.first(), context) {
-            (403, ..) => ProviderError::Denied { provider, message: grant() },
-            (_, Some(Known::DoesNotOpen), Some(context)) => {
-                ProviderError::Refused { provider, kid: context.kid, what: "another key" }
-            }
-            (_, Some(Known::VersionRetired), _) => {
-                let message =
-                    "the version that wrapped is below the key's min_decryption_version, \
-                    or trimmed; lower it there"
-                        .to_owned();
-                ProviderError::Disabled { provider, message }
-            }
-            (_, Some(Known::Deleted), _) => ProviderError::Disabled {
-                provider,
-                message: "it is deleted; restore it there".to_owned(),
-            },
-            (404, ..) | (_, Some(Known::NoKey | Known::NoMount), _) => {
-                ProviderError::Unusable { provider, message: missing() }
-            }
-            (_, Some(Known::NoContext), _) => ProviderError::Unusable {
-                provider,
-                message: format!("the key is not what it was: {}", missing()),
-            },
-            _ => ProviderError::Malformed {
-                provider,
-                message: format!("status {status} with an error that Transit is not known for"),
-            },
-        }
-    }
-}
-
-/// The failure that may pass by itself, if it is one.
-fn passes(
-    status: StatusCode,
-    retry_after: Option<Duration>,
-    known: &[Known],
-) -> Option<ProviderError> {
-    let message = match status.as_u16() {
-        _ if known.contains(&Known::Sealed) => "it is sealed".to_owned(),
-        429 => "it says that these are too many requests".to_owned(),
-        // A standby that forwards nothing, a replica that has not caught up.
-        300..400 | 412 | 472 | 473 => format!(
-            "a node answered that does not serve requests (status {status}); name the active one"
-        ),
-        500.. => format!("status {status}"),
-        _ => return None,
-    };
-    Some(ProviderError::Unavailable { provider: NAME, message, retry_after })
-}
-
-#[derive(Deserialize)]
-struct Errors {
-    errors: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -194,25 +74,7 @@ enum Credentials<'a> {
 impl Client {
     pub(super) fn new(settings: VaultSettings) -> Result<Self, ProviderError> {
         let unusable = |message: String| ProviderError::Unusable { provider: NAME, message };
-        let address = &settings.address;
-        let base = Url::parse(&format!("{}/v1/", address.trim_end_matches('/')))
-            .ok()
-            .filter(|url| {
-                url.has_host()
-                    && matches!(url.scheme(), "http" | "https")
-                    && url.username().is_empty()
-                    && url.password().is_none()
-            })
-            .ok_or_else(|| {
-                unusable("keys.vault.address is no address; write \"https://host:8200\"".to_owned())
-            })?;
-        let is_here =
-            base.host_str().is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
-        if base.scheme() == "http" && !is_here {
-            return Err(unusable(format!(
-                "{address} would send keys in the clear; use https, or an agent on this host"
-            )));
-        }
+        let base = base(&settings.address).map_err(|error| unusable(error.to_string()))?;
         let mut http = Http::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -220,7 +82,8 @@ impl Client {
             .min_tls_version(tls::Version::TLS_1_2)
             .user_agent(concat!("veilstream/", env!("CARGO_PKG_VERSION")));
         if let Some(path) = &settings.ca_file {
-            http = http.tls_certs_only(certificates(path).map_err(unusable)?);
+            http = http
+                .tls_certs_only(certificates(path).map_err(|error| unusable(error.to_string()))?);
         }
         let http = http.build().map_err(|_| {
             unusable(
@@ -237,7 +100,7 @@ impl Client {
             namespace,
             timeout: settings.timeout,
             auth: settings.auth,
-            session: Mutex::default(),
+            leased: Mutex::default(),
         })
     }
 
@@ -249,33 +112,36 @@ impl Client {
         path: &str,
         body: &impl Serialize,
         read: impl FnOnce(&[u8]) -> Option<T>,
-    ) -> Result<T, Failure> {
-        let token = self.token().map_err(Failure::Other)?;
-        let mut answer = self.send(&method, path, Some(&token), body).map_err(Failure::Other)?;
+    ) -> Result<T, RequestFailure> {
+        let token = self.token().map_err(RequestFailure::Other)?;
+        let mut answer =
+            self.send(&method, path, Some(&token), body).map_err(RequestFailure::Other)?;
         if answer.status == StatusCode::FORBIDDEN {
             // Expired, revoked and not allowed look the same.
-            let renewed = self.token_but(&token).map_err(Failure::Other)?;
+            let renewed = self.token_but(&token).map_err(RequestFailure::Other)?;
             if *renewed != *token {
-                answer = self.send(&method, path, Some(&renewed), body).map_err(Failure::Other)?;
+                answer = self
+                    .send(&method, path, Some(&renewed), body)
+                    .map_err(RequestFailure::Other)?;
             }
         }
         answer.read(path, read)
     }
 
-    fn session(&self) -> MutexGuard<'_, Option<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leased(&self) -> MutexGuard<'_, Option<TokenLease>> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A token that should do.
     fn token(&self) -> Result<Zeroizing<String>, ProviderError> {
-        let mut session = self.session();
-        if let Some(present) = session.as_mut()
+        let mut leased = self.leased();
+        if let Some(present) = leased.as_mut()
             && (!present.is_old() || self.renew(present))
         {
             return Ok(present.token.clone());
         }
-        match (self.login(), session.as_ref()) {
-            (Ok(new), _) => Ok(session.insert(new).token.clone()),
+        match (self.login(), leased.as_ref()) {
+            (Ok(new), _) => Ok(leased.insert(new).token.clone()),
             // It may still do until then.
             (Err(error), Some(present)) if error.is_retryable() && !present.is_over() => {
                 Ok(present.token.clone())
@@ -286,17 +152,17 @@ impl Client {
 
     /// A token other than one that did not do, if there is another.
     fn token_but(&self, failed: &Zeroizing<String>) -> Result<Zeroizing<String>, ProviderError> {
-        let mut session = self.session();
-        match session.as_ref() {
+        let mut leased = self.leased();
+        match leased.as_ref() {
             // Another thread was here.
             Some(present) if present.token != *failed => Ok(present.token.clone()),
-            _ => Ok(session.insert(self.login()?).token.clone()),
+            _ => Ok(leased.insert(self.login()?).token.clone()),
         }
     }
 
     /// Whether the lease is as long again as it was at first. Near the end of what a token may
     /// live, the server grants less, and says so only in this number.
-    fn renew(&self, present: &mut Session) -> bool {
+    fn renew(&self, present: &mut TokenLease) -> bool {
         if !present.renewable {
             return false;
         }
@@ -316,14 +182,17 @@ impl Client {
         is_whole
     }
 
-    fn login(&self) -> Result<Session, ProviderError> {
+    fn login(&self) -> Result<TokenLease, ProviderError> {
         let read = |secret: &SecretText| {
-            secret.read().map_err(|message| ProviderError::Unusable { provider: NAME, message })
+            secret.read().map_err(|error| ProviderError::Unusable {
+                provider: NAME,
+                message: error.to_string(),
+            })
         };
         let (mount, credentials, secret);
         match &self.auth {
             VaultAuth::Token(token) => {
-                return Ok(Session {
+                return Ok(TokenLease {
                     token: read(token)?,
                     lease: 0,
                     renewable: false,
@@ -345,17 +214,18 @@ impl Client {
         let auth = answer
             .read(&path, |body| Some(serde_json::from_slice::<Login>(body).ok()?.auth))
             .map_err(|failure| match failure {
-                Failure::Other(error) => error,
-                Failure::Status(status, retry_after, known) => passes(status, retry_after, &known)
-                    .unwrap_or_else(|| ProviderError::Denied {
+                RequestFailure::Other(error) => error,
+                RequestFailure::Status(status, retry_after, known) => {
+                    passes(status, retry_after, &known).unwrap_or_else(|| ProviderError::Denied {
                         provider: NAME,
                         message: format!(
                             "the login at auth/{mount} fails (status {status}); check role \
                     and secret, and that the method is enabled there"
                         ),
-                    }),
+                    })
+                }
             })?;
-        Ok(Session {
+        Ok(TokenLease {
             token: auth.client_token,
             lease: auth.lease_duration,
             renewable: auth.renewable,
@@ -417,58 +287,53 @@ impl Client {
     }
 }
 
-/// What came back.
-struct Answer {
-    status: StatusCode,
-    retry_after: Option<Duration>,
-    body: Zeroizing<Vec<u8>>,
+/// The address is not one to send keys to. The operator writes another.
+#[derive(Debug, thiserror::Error)]
+enum VaultAddressError {
+    /// It is no URL of a host, or holds a user.
+    #[error("keys.vault.address is no address; write \"https://host:8200\"")]
+    Malformed,
+    /// It is `http` to another host.
+    #[error("{0} would send keys in the clear; use https, or an agent on this host")]
+    Clear(String),
 }
 
-impl Answer {
-    fn of(response: Response) -> Result<Self, std::io::Error> {
-        let status = response.status();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
-        // Room for all of it first: what grows leaves a copy behind.
-        let room = response.content_length().unwrap_or(64 << 10).min(ANSWER_MAX);
-        let mut body = Zeroizing::new(Vec::with_capacity(usize::try_from(room).unwrap_or(0) + 64));
-        response.take(ANSWER_MAX).read_to_end(&mut body)?;
-        Ok(Self { status, retry_after, body })
-    }
-
-    fn read<T>(&self, path: &str, read: impl FnOnce(&[u8]) -> Option<T>) -> Result<T, Failure> {
-        let errors = serde_json::from_slice::<Errors>(&self.body)
-            .map(|found| found.errors)
-            .unwrap_or_default();
-        // A batch with a bad item is answered with 400 and all of its results.
-        let is_answer = self.status.is_success()
-            || (self.status == StatusCode::BAD_REQUEST && errors.is_empty());
-        if !is_answer {
-            return Err(Failure::Status(
-                self.status,
-                self.retry_after,
-                errors.iter().filter_map(|error| known(error)).collect(),
-            ));
-        }
-        read(&self.body).ok_or_else(|| {
-            Failure::Other(ProviderError::Malformed {
-                provider: NAME,
-                message: format!(
-                    "what came for {path} (status {}) is not what Transit answers",
-                    self.status
-                ),
-            })
+/// `https://host:port/v1/`.
+fn base(address: &str) -> Result<Url, VaultAddressError> {
+    let base = Url::parse(&format!("{}/v1/", address.trim_end_matches('/')))
+        .ok()
+        .filter(|url| {
+            url.has_host()
+                && matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none()
         })
+        .ok_or(VaultAddressError::Malformed)?;
+    let is_here =
+        base.host_str().is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
+    if base.scheme() == "http" && !is_here {
+        return Err(VaultAddressError::Clear(address.to_owned()));
     }
+    Ok(base)
 }
 
-fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
-    let place = path.display();
-    let pem = std::fs::read(path).map_err(|e| format!("{place} cannot be read ({e})"))?;
-    let found = Certificate::from_pem_bundle(&pem)
-        .map_err(|_| format!("{place} holds no certificates in PEM"))?;
-    if found.is_empty() { Err(format!("{place} holds no certificates in PEM")) } else { Ok(found) }
+/// The file of keys.vault.ca_file names no authority. The operator mends it; the message says
+/// where.
+#[derive(Debug, thiserror::Error)]
+enum CertificateError {
+    /// It is not there, or this process may not read it.
+    #[error("{} cannot be read ({source})", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// It is no PEM, or has no certificate in it.
+    #[error("{} holds no certificates in PEM", path.display())]
+    Empty { path: PathBuf },
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, CertificateError> {
+    let pem = std::fs::read(path)
+        .map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })?;
+    Certificate::from_pem_bundle(&pem)
+        .ok()
+        .filter(|found| !found.is_empty())
+        .ok_or_else(|| CertificateError::Empty { path: path.to_owned() })
 }

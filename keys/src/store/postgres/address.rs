@@ -1,7 +1,7 @@
 //! The URL of a PostgreSQL database, and how it is connected to. It may hold a password: nothing of
 //! its user info is in any message.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
@@ -63,7 +63,7 @@ impl Address {
                 return Err(unusable("sslmode must be `verify-full` or `disable`".to_owned()));
             }
         };
-        let tls = connector(ca).map_err(unusable)?;
+        let tls = connector(ca).map_err(|error| unusable(error.to_string()))?;
         config.ssl_mode(mode).connect_timeout(CONNECT).tcp_user_timeout(SILENCE);
         config
             .keepalives(true)
@@ -152,25 +152,46 @@ fn is_local(host: &Host) -> bool {
     }
 }
 
-fn connector(ca: Option<&Path>) -> Result<MakeTlsConnector, String> {
-    let fault = |e: ErrorStack| format!("TLS cannot be set up ({e})");
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(fault)?;
+/// TLS to the server cannot be set up.
+#[derive(Debug, thiserror::Error)]
+enum ConnectorError {
+    /// OpenSSL does not do it.
+    #[error("TLS cannot be set up ({0})")]
+    Tls(#[from] ErrorStack),
+    /// The file of keys.store_ca_file names no authority; the operator names another.
+    #[error(
+        "{}: {why}; name a PEM file with the certificate of the server's authority",
+        path.display()
+    )]
+    Authority {
+        /// The file that the settings name.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: WrongAuthority,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WrongAuthority {
+    #[error("cannot be read ({0})")]
+    Unreadable(std::io::Error),
+    #[error("holds no certificate")]
+    Empty,
+}
+
+fn connector(ca: Option<&Path>) -> Result<MakeTlsConnector, ConnectorError> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     if let Some(ca) = ca {
-        let wrong = |what: String| {
-            format!(
-                "{}: {what}; name a PEM file with the certificate of the server's authority",
-                ca.display()
-            )
-        };
-        let pem = std::fs::read(ca).map_err(|e| wrong(format!("cannot be read ({e})")))?;
+        let wrong = |why| ConnectorError::Authority { path: ca.to_owned(), why };
+        let pem = std::fs::read(ca).map_err(|e| wrong(WrongAuthority::Unreadable(e)))?;
         let certificates = X509::stack_from_pem(&pem)
             .ok()
             .filter(|found| !found.is_empty())
-            .ok_or_else(|| wrong("holds no certificate".to_owned()))?;
+            .ok_or_else(|| wrong(WrongAuthority::Empty))?;
         // Instead of the system's, not beside them.
-        let mut store = X509StoreBuilder::new().map_err(fault)?;
+        let mut store = X509StoreBuilder::new()?;
         for certificate in certificates {
-            store.add_cert(certificate).map_err(fault)?;
+            store.add_cert(certificate)?;
         }
         builder.set_cert_store(store.build());
     }

@@ -1,43 +1,44 @@
 //! Changes of several rows, each within a transaction.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
+use veilstream_engine::key::{KeyId, KeyState};
 
-use super::rows::{Columns, WrapColumns, bytes};
-use super::session::Session;
-use super::{
-    Head, KeyRecord, Shred, StoreError, StoreKeys, Wrap, WrapChange, check, key_rows, of_scopes,
-    records,
-};
+use super::rows::{Columns, WrapColumns};
+use super::session::PreparedClient;
+use super::{Head, KeyRecord, StoreError, StoreKeys, Wrap, WrapChange, check, key_rows, records};
 use crate::erasure::LedgerError;
 
 /// Why a transaction is rolled back.
-pub(super) enum Work {
+pub(super) enum PostgresFailure {
     Sql(postgres::Error),
     Store(StoreError),
 }
 
-impl From<postgres::Error> for Work {
+impl From<postgres::Error> for PostgresFailure {
     fn from(error: postgres::Error) -> Self {
         Self::Sql(error)
     }
 }
 
-impl From<StoreError> for Work {
+impl From<StoreError> for PostgresFailure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<LedgerError> for Work {
+impl From<LedgerError> for PostgresFailure {
     fn from(error: LedgerError) -> Self {
         Self::Store(error.into())
     }
 }
 
 /// The head; `locked` until the end of the transaction.
-pub(super) fn read_head(s: &mut Session, place: &str, locked: bool) -> Result<Option<Head>, Work> {
+pub(super) fn read_head(
+    s: &mut PreparedClient,
+    place: &str,
+    locked: bool,
+) -> Result<Option<Head>, PostgresFailure> {
     let sql = if locked {
         "SELECT store, tenant, seq, sha256, mac FROM head FOR UPDATE"
     } else {
@@ -55,7 +56,7 @@ pub(super) fn read_head(s: &mut Session, place: &str, locked: bool) -> Result<Op
     whole().map(Some).ok_or_else(|| LedgerError::Head { place: place.to_owned() }.into())
 }
 
-pub(super) fn put_head(s: &mut Session, head: &Head) -> Result<(), postgres::Error> {
+pub(super) fn put_head(s: &mut PreparedClient, head: &Head) -> Result<(), postgres::Error> {
     let seq = i64::try_from(head.seq).unwrap_or(i64::MAX);
     let columns: [&(dyn postgres::types::ToSql + Sync); 5] =
         [&&head.store[..], &&*head.tenant, &seq, &&head.sha256[..], &&head.mac[..]];
@@ -72,13 +73,13 @@ pub(super) fn put_head(s: &mut Session, head: &Head) -> Result<(), postgres::Err
 
 /// Moves keys, which the transaction holds locked, to another state, each with a MAC for it.
 pub(super) fn put_states(
-    s: &mut Session,
+    s: &mut PreparedClient,
     place: &str,
     keys: &StoreKeys,
     kids: &[&[u8]],
     state: KeyState,
     retired: Option<u64>,
-) -> Result<(), Work> {
+) -> Result<(), PostgresFailure> {
     if kids.is_empty() {
         return Ok(());
     }
@@ -94,7 +95,7 @@ pub(super) fn put_states(
     Ok(put(s, &changed)?)
 }
 
-fn put(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
+pub(super) fn put(s: &mut PreparedClient, records: &[KeyRecord]) -> Result<(), postgres::Error> {
     let columns = Columns::of(records.iter().collect());
     s.execute(
         "UPDATE keys k SET state = n.state, retired = n.retired, mac = n.mac
@@ -105,7 +106,7 @@ fn put(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
 }
 
 /// Adds keys and their wraps, but those whose place or id another has.
-pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres::Error> {
+pub(super) fn add(s: &mut PreparedClient, records: &[KeyRecord]) -> Result<(), postgres::Error> {
     let mut records: Vec<&KeyRecord> = records.iter().collect();
     // Two processes that store the same keys must wait for each other's in one order.
     records.sort_by_cached_key(|record| {
@@ -147,7 +148,7 @@ pub(super) fn add(s: &mut Session, records: &[KeyRecord]) -> Result<(), postgres
 
 /// The new wraps of changes, the last of those with one `kek_uri`.
 pub(super) fn put_wraps<'a>(
-    s: &mut Session,
+    s: &mut PreparedClient,
     changes: impl Iterator<Item = &'a WrapChange>,
 ) -> Result<(), postgres::Error> {
     let last: BTreeMap<(KeyId, &str), &Wrap> =
@@ -162,115 +163,6 @@ pub(super) fn put_wraps<'a>(
 }
 
 /// Nobody changes these keys until our transaction ends.
-pub(super) fn lock_keys(s: &mut Session, kids: &[&[u8]]) -> Result<(), postgres::Error> {
+pub(super) fn lock_keys(s: &mut PreparedClient, kids: &[&[u8]]) -> Result<(), postgres::Error> {
     s.execute("SELECT FROM keys WHERE kid = ANY($1) ORDER BY kid FOR UPDATE", &[&kids]).map(drop)
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one step of a transaction, whose state its caller keeps"
-)]
-/// Erases what can be seen now; returns those that are to be looked at again. Adds to `kids` what
-/// lost its wraps, by scope.
-pub(super) fn shred<'a>(
-    s: &mut Session,
-    place: &str,
-    keys: &StoreKeys,
-    tenant: &str,
-    shreds: &[&'a Shred],
-    now: u64,
-    kids: &mut HashMap<String, Vec<KeyId>>,
-    shredded_now: &mut HashSet<String>,
-) -> Result<Vec<&'a Shred>, Work> {
-    let by_scope: HashMap<String, &Shred> =
-        shreds.iter().map(|shred| (scope_of(shred), *shred)).collect();
-    let scopes: Vec<&str> = by_scope.keys().map(String::as_str).collect();
-    let known = s.query(
-        concat!("SELECT k.kid FROM ", of_scopes!("NOT LIKE")),
-        &[&tenant, &KeyKind::Data.as_str(), &scopes],
-    )?;
-    let known: Vec<&[u8]> = known.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-    lock_keys(s, &known)?;
-    // As they are now that they are locked.
-    let rows = s.query(
-        key_rows!(
-            "WHERE k.kid = ANY($1) AND (k.state <> 'shredded' OR EXISTS (SELECT 1 FROM wraps \
-            x WHERE x.kid = k.kid)) ORDER BY k.kid, w.kek_uri"
-        ),
-        &[&known],
-    )?;
-    let mut dead: HashMap<KeyId, String> = HashMap::new();
-    let mut destroyed = Vec::new();
-    for record in records(&rows, place)? {
-        let scope = record.scope.to_string();
-        if by_scope.get(&scope).is_some_and(|shred| shred.all || shred.kids.contains(&record.kid)) {
-            shredded_now.insert(scope.clone());
-            dead.insert(record.kid, scope);
-            // Keys whose record was edited are destroyed as well.
-            destroyed.push(keys.signed(&KeyRecord {
-                state: KeyState::Shredded,
-                retired: Some(now),
-                ..record
-            }));
-        }
-    }
-    put(s, &destroyed)?;
-    let dying: Vec<&[u8]> = destroyed.iter().map(|record| &record.kid.0[..]).collect();
-    // What has no wraps was a marker.
-    let mut gone: Vec<KeyId> = Vec::new();
-    for row in s.query("DELETE FROM wraps WHERE kid = ANY($1) RETURNING kid", &[&dying])? {
-        gone.extend(row.try_get::<_, &[u8]>(0)?.try_into().ok().map(KeyId));
-    }
-    gone.sort_unstable();
-    gone.dedup();
-    for kid in gone {
-        if let Some(scope) = dead.get(&kid) {
-            kids.entry(scope.clone()).or_default().push(kid);
-        }
-    }
-    let rows = s.query(
-        concat!(
-            "SELECT k.scope, max(k.version), count(*) FILTER (WHERE k.state <> 'shredded') FROM ",
-            of_scopes!("NOT LIKE"),
-            " GROUP BY k.scope"
-        ),
-        &[&tenant, &KeyKind::Data.as_str(), &scopes],
-    )?;
-    let mut left: HashMap<&str, (u32, bool)> = HashMap::new();
-    for row in &rows {
-        left.insert(
-            row.try_get(0)?,
-            (
-                u32::try_from(row.try_get::<_, i64>(1)?).unwrap_or(u32::MAX),
-                row.try_get::<_, i64>(2)? > 0,
-            ),
-        );
-    }
-    let (mut again, mut markers) = (Vec::new(), Vec::new());
-    for (scope, shred) in &by_scope {
-        let (newest, alive) = left.get(scope.as_str()).copied().unwrap_or_default();
-        if shred.all && alive {
-            again.push(*shred);
-        } else {
-            markers.extend(
-                shred
-                    .next_marker(newest, alive, shredded_now.contains(scope))
-                    .map(|marker| keys.signed(&marker)),
-            );
-        }
-    }
-    add(s, &markers)?;
-    let wanted: Vec<KeyId> = markers.iter().map(|marker| marker.kid).collect();
-    let mut placed: HashSet<Vec<u8>> = HashSet::new();
-    for row in s.query("SELECT kid FROM keys WHERE kid = ANY($1)", &[&bytes(&wanted)])? {
-        placed.insert(row.try_get(0)?);
-    }
-    again.extend(by_scope.values().filter(|shred| {
-        wanted.contains(&shred.marker.kid) && !placed.contains(&shred.marker.kid.0[..])
-    }));
-    Ok(again)
-}
-
-pub(super) fn scope_of(shred: &Shred) -> String {
-    Scope::Subject(shred.subject).to_string()
 }

@@ -7,16 +7,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use postgres::Client;
 
 use super::address::Address;
-use super::changes::Work;
-use super::session::{Session, causes, is_broken};
+use super::changes::PostgresFailure;
+use super::session::{PreparedClient, causes, is_broken};
 use super::{DEFAULT_SCHEMA, StoreError};
 
 /// One connection to a schema of a database.
-pub(super) struct Connection {
+pub(super) struct ReconnectingClient {
     address: Address,
     schema: String,
     /// `None`: it broke, and the next use makes it again.
-    session: Mutex<Option<Session>>,
+    session: Mutex<Option<PreparedClient>>,
     /// Which tables these are: others of the same name came from a backup. `None`: not looked at
     /// yet.
     tables: Mutex<Option<Tables>>,
@@ -25,7 +25,7 @@ pub(super) struct Connection {
 /// Object ids of the database and of `keys`, if it is there: restoring a dump makes new ones.
 type Tables = (u32, Option<u32>);
 
-impl Connection {
+impl ReconnectingClient {
     pub(super) fn open(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
         let mut address = Address::parse(url, ca)?;
         if !is_schema(schema) {
@@ -57,8 +57,8 @@ impl Connection {
 
     /// A new connection. The erasure ledger was applied to the tables that were there at the start:
     /// in others, from a backup, the erased would be back.
-    fn session(&self) -> Result<Session, StoreError> {
-        let mut session = Session::new(self.address.connect(|_| {})?, &self.schema)
+    fn session(&self) -> Result<PreparedClient, StoreError> {
+        let mut session = PreparedClient::new(self.address.connect(|_| {})?, &self.schema)
             .map_err(|e| self.failed(&e))?;
         let known = *self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if known.is_some()
@@ -73,7 +73,7 @@ impl Connection {
         Ok(session)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Session>> {
+    fn lock(&self) -> MutexGuard<'_, Option<PreparedClient>> {
         // A thread that panicked had taken the session out: its connection is closed, its
         // transaction rolled back.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,24 +90,24 @@ impl Connection {
     /// What only reads, so that it may be done again on a new connection.
     pub(super) fn read<T>(
         &self,
-        read: impl Fn(&mut Session) -> Result<T, postgres::Error>,
+        read: impl Fn(&mut PreparedClient) -> Result<T, postgres::Error>,
     ) -> Result<T, StoreError> {
-        self.run(|session| read(session).map_err(|error| (Work::Sql(error), true)))
+        self.run(|session| read(session).map_err(|error| (PostgresFailure::Sql(error), true)))
     }
 
     /// One transaction. It is done again on a new connection if the old one broke before COMMIT was
     /// sent: then nothing was done. After it nobody knows, and the caller is told.
     pub(super) fn write<T>(
         &self,
-        write: impl Fn(&mut Session) -> Result<T, postgres::Error>,
+        write: impl Fn(&mut PreparedClient) -> Result<T, postgres::Error>,
     ) -> Result<T, StoreError> {
-        self.change(|session| write(session).map_err(Work::Sql))
+        self.change(|session| write(session).map_err(PostgresFailure::Sql))
     }
 
-    /// [`Connection::write`] of what may fail by itself too.
+    /// [`ReconnectingClient::write`] of what may fail by itself too.
     pub(super) fn change<T>(
         &self,
-        mut change: impl FnMut(&mut Session) -> Result<T, Work>,
+        mut change: impl FnMut(&mut PreparedClient) -> Result<T, PostgresFailure>,
     ) -> Result<T, StoreError> {
         self.run(|session| transaction(session, &mut change))
     }
@@ -116,26 +116,26 @@ impl Connection {
     /// nothing was done.
     fn run<T>(
         &self,
-        mut work: impl FnMut(&mut Session) -> Result<T, (Work, bool)>,
+        mut work: impl FnMut(&mut PreparedClient) -> Result<T, (PostgresFailure, bool)>,
     ) -> Result<T, StoreError> {
         let mut held = self.lock();
         let kept = held.take().filter(|session| !session.client.is_closed());
         let was_kept = kept.is_some();
         let mut session = kept.map_or_else(|| self.session(), Ok)?;
         let mut done = work(&mut session);
-        if let Err((Work::Sql(error), true)) = &done
+        if let Err((PostgresFailure::Sql(error), true)) = &done
             && was_kept
             && is_broken(error)
         {
             session = self.session()?;
             done = work(&mut session);
         }
-        if !matches!(&done, Err((Work::Sql(error), _)) if is_broken(error)) {
+        if !matches!(&done, Err((PostgresFailure::Sql(error), _)) if is_broken(error)) {
             *held = Some(session);
         }
         done.map_err(|(work, _)| match work {
-            Work::Sql(error) => self.failed(&error),
-            Work::Store(error) => error,
+            PostgresFailure::Sql(error) => self.failed(&error),
+            PostgresFailure::Store(error) => error,
         })
     }
 
@@ -159,9 +159,9 @@ impl Connection {
 
 /// One transaction; an error tells whether it may be done again.
 fn transaction<T>(
-    session: &mut Session,
-    change: &mut impl FnMut(&mut Session) -> Result<T, Work>,
-) -> Result<T, (Work, bool)> {
+    session: &mut PreparedClient,
+    change: &mut impl FnMut(&mut PreparedClient) -> Result<T, PostgresFailure>,
+) -> Result<T, (PostgresFailure, bool)> {
     session.client.batch_execute("BEGIN").map_err(|error| (error.into(), true))?;
     match change(session) {
         Ok(done) => session
@@ -185,7 +185,7 @@ fn is_schema(name: &str) -> bool {
         && name.bytes().all(rest)
 }
 
-fn tables(s: &mut Session, schema: &str) -> Result<Tables, postgres::Error> {
+fn tables(s: &mut PreparedClient, schema: &str) -> Result<Tables, postgres::Error> {
     let row = s.one(
         "SELECT oid, to_regclass($1 || '.keys')::oid FROM pg_database WHERE datname = \
         current_database()",

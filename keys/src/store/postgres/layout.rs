@@ -1,12 +1,12 @@
 //! The tables of the store: made once, and looked at when it is opened.
 
 use super::LAYOUT_LOCK;
-use super::connection::Connection;
+use super::connection::ReconnectingClient;
 use crate::store::StoreError;
 
 /// Layout of the tables; raised when it changes. Earlier ones are of builds that were never
 /// released: refused.
-const LAYOUT: i32 = 2;
+const LAYOUT: i32 = 3;
 
 /// Texts compare by their bytes, as prefixes and orders here expect. `uses` is beside the two
 /// tables of the public format: a reader of those need not know it. Each scope is in one of the
@@ -18,6 +18,8 @@ CREATE TABLE keys (kid bytea PRIMARY KEY, kcv bytea NOT NULL, kind text COLLATE 
 CREATE TABLE wraps (kid bytea NOT NULL, kek_uri text COLLATE "C" NOT NULL, kek_version text COLLATE "C" NOT NULL, wrapped bytea NOT NULL, PRIMARY KEY (kid, kek_uri));
 CREATE TABLE uses (kid bytea PRIMARY KEY, uses bigint NOT NULL);
 CREATE TABLE head (store bytea NOT NULL, tenant text COLLATE "C" NOT NULL, seq bigint NOT NULL, sha256 bytea NOT NULL, mac bytea NOT NULL);
+CREATE TABLE credentials (id text COLLATE "C" PRIMARY KEY, sha256 text NOT NULL, name text NOT NULL, roles text NOT NULL,
+                          created text NOT NULL, expires text NOT NULL, revoked text, mac text NOT NULL);
 CREATE UNIQUE INDEX head_one ON head ((true));
 CREATE UNIQUE INDEX keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
 CREATE INDEX keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
@@ -27,7 +29,7 @@ CREATE INDEX keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
 const HAS_LAYOUT: &str = "SELECT to_regclass($1 || '.layout') IS NOT NULL";
 
 /// Makes the schema and its tables; never touches one that exists.
-pub(super) fn create(connection: Connection) -> Result<Connection, StoreError> {
+pub(super) fn create(connection: ReconnectingClient) -> Result<ReconnectingClient, StoreError> {
     let made = connection.write(|s| {
         s.query(LAYOUT_LOCK, &[])?;
         if s.flag(HAS_LAYOUT, &[&connection.schema()])? {
@@ -51,7 +53,7 @@ pub(super) fn create(connection: Connection) -> Result<Connection, StoreError> {
 }
 
 /// Whether the tables are there, and of this layout.
-pub(super) fn check(connection: Connection) -> Result<Connection, StoreError> {
+pub(super) fn check(connection: ReconnectingClient) -> Result<ReconnectingClient, StoreError> {
     if !connection.read(|s| s.flag(HAS_LAYOUT, &[&connection.schema()]))? {
         return Err(connection.unusable(
             "has no key store; make it with `veilstream keys init`, \

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::StoreError;
 use super::address::Address;
-use super::session::{Session, causes};
+use super::session::{PreparedClient, causes};
 use crate::erasure::{Ledger, LedgerError};
 
 /// The schema.
@@ -17,7 +17,7 @@ const TABLE: &str = "CREATE TABLE lines (seq bigint PRIMARY KEY, line bytea NOT 
 /// dropped by a thread that runs an async task.
 pub struct PostgresLedger {
     address: Address,
-    session: Mutex<Option<Session>>,
+    session: Mutex<Option<PreparedClient>>,
 }
 
 impl PostgresLedger {
@@ -56,7 +56,7 @@ impl PostgresLedger {
     /// line may have been written.
     fn work<T>(
         &self,
-        work: impl FnOnce(&mut Session) -> Result<T, postgres::Error>,
+        work: impl FnOnce(&mut PreparedClient) -> Result<T, postgres::Error>,
     ) -> Result<T, LedgerError> {
         let mut held = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = held.take().filter(|session| !session.client.is_closed());
@@ -67,7 +67,7 @@ impl PostgresLedger {
                     .address
                     .connect(|_| {})
                     .map_err(|error| unusable(&self.address.place, error))?;
-                Session::new(client, SCHEMA).map_err(|error| self.failed(&error))?
+                PreparedClient::new(client, SCHEMA).map_err(|error| self.failed(&error))?
             }
         };
         let done = work(&mut session);
@@ -81,7 +81,7 @@ impl PostgresLedger {
         LedgerError::Unusable { place: self.place(), message: causes(error) }
     }
 
-    fn insert(s: &mut Session, count: u64, lines: &[String]) -> Result<(), postgres::Error> {
+    fn insert(s: &mut PreparedClient, count: u64, lines: &[String]) -> Result<(), postgres::Error> {
         let first = i64::try_from(count).unwrap_or(i64::MAX);
         let seqs: Vec<i64> = (first..).take(lines.len()).collect();
         let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();

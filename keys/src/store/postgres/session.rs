@@ -27,12 +27,12 @@ SET jit = off;
 ";
 
 /// A connection, with the statements it knows.
-pub(super) struct Session {
+pub(super) struct PreparedClient {
     pub(super) client: Client,
     prepared: HashMap<&'static str, Statement>,
 }
 
-impl Session {
+impl PreparedClient {
     /// Sets up a new connection.
     pub(super) fn new(mut client: Client, schema: &str) -> Result<Self, postgres::Error> {
         client.batch_execute(&format!("SET search_path = {schema};{SETTINGS}"))?;

@@ -8,30 +8,30 @@ use crate::erasure::{LedgerError, hex, unhex};
 use crate::store::{Head, KeyRecord, Shred, Shredded, StoreError, StoreKeys};
 
 /// Why a transaction was rolled back.
-pub(super) enum Failure {
+pub(super) enum SqliteFailure {
     Sql(rusqlite::Error),
     Store(StoreError),
 }
 
-impl From<rusqlite::Error> for Failure {
+impl From<rusqlite::Error> for SqliteFailure {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sql(error)
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for SqliteFailure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<LedgerError> for Failure {
+impl From<LedgerError> for SqliteFailure {
     fn from(error: LedgerError) -> Self {
         Self::Store(error.into())
     }
 }
 
-pub(super) fn head(c: &Connection, place: &str) -> Result<Option<Head>, Failure> {
+pub(super) fn head(c: &Connection, place: &str) -> Result<Option<Head>, SqliteFailure> {
     type Row = (String, String, i64, String, String);
     let mut statement = c.prepare_cached("SELECT store, tenant, seq, sha256, mac FROM head")?;
     let rows: Vec<Row> = statement
@@ -70,7 +70,7 @@ pub(super) fn shred(
     tenant: &str,
     shred: &Shred,
     now: u64,
-) -> Result<Shredded, Failure> {
+) -> Result<Shredded, SqliteFailure> {
     const SCOPE: &str =
         "tenant = ?1 AND kind = 'data' AND scope = ?2 AND scope NOT LIKE 'schema:%'";
     const DEAD: &str =

@@ -1,0 +1,115 @@
+//! Reading one bare token under a decision.
+
+use std::cell::RefCell;
+
+use super::{Decision, Disclosed, FoundPlace, HeldKeys, Place, Revealer, Status, reference};
+use crate::error::OpenError;
+use crate::key::KeyId;
+use crate::mask::ReadMask;
+use crate::seal::{Expected, Owner, PayloadKind};
+use crate::token::PREFIX;
+use crate::{kdf, subject};
+
+/// A token out of its record, and what it must be.
+#[derive(Debug, Clone, Copy)]
+pub struct BareToken<'a> {
+    /// Cryptographic name of the field: `<schema>.<id>`, `@<domain>`, `<schema>#key` or
+    /// `<schema>#header:<name>`. The caller looks for it in the schemas.
+    pub field: &'a str,
+    /// The field's mask; of a domain the one that all fields in it have.
+    pub mask: Option<ReadMask>,
+    /// The token's text, without quotes.
+    pub token: &'a [u8],
+    /// Values the token is bound to: names, and JSON texts.
+    pub bind: &'a [(&'a str, &'a [u8])],
+    /// Whose row it stands in, as a JSON text: the token must be under that subject's key.
+    pub subject: Option<&'a [u8]>,
+    /// Whose ids the subjects of its schema are.
+    pub subject_domain: Option<&'a str>,
+}
+
+impl Revealer {
+    /// Reads a bare token into `out` (whose content is replaced): a JSON text, raw bytes of a
+    /// record key or header where the result says so, nothing where the status is neither
+    /// `revealed` nor `masked`.
+    ///
+    /// The place has index 0 as its field and no path. Bytes have no mask.
+    pub fn disclose_token(
+        &mut self,
+        keys: HeldKeys<'_>,
+        item: &BareToken<'_>,
+        decision: Decision,
+        out: &mut Vec<u8>,
+    ) -> (Disclosed, Place, PayloadKind) {
+        out.clear();
+        let missing = RefCell::default();
+        let mut found = FoundPlace::new(0, 0);
+        let mut kind = PayloadKind::Json;
+        found.status = match decision {
+            Decision::Mask if item.mask.is_none() => Status::Withheld,
+            Decision::Withhold => Status::Withheld,
+            _ if !item.token.starts_with(PREFIX) => Status::Clear,
+            Decision::Reveal | Decision::Mask => {
+                match self.open_bare(keys, item, &missing, &mut found) {
+                    Ok(opened) => {
+                        kind = opened;
+                        let mask = item.mask.filter(|_| decision == Decision::Mask);
+                        self.show_bare(opened, mask, out)
+                    }
+                    Err(error) => Status::Failed(error),
+                }
+            }
+        };
+        let missing = missing.into_inner();
+        let disclosed =
+            if missing.is_empty() { Disclosed::Whole } else { Disclosed::NeedKeys(missing) };
+        let FoundPlace { field, status, kid, subject, .. } = found;
+        (disclosed, Place { field, status, kid, subject, path: None }, kind)
+    }
+
+    fn open_bare(
+        &mut self,
+        keys: HeldKeys<'_>,
+        item: &BareToken<'_>,
+        missing: &RefCell<Vec<KeyId>>,
+        found: &mut FoundPlace,
+    ) -> Result<PayloadKind, OpenError> {
+        let owner = match item.subject {
+            None => Owner::Any,
+            Some(json) if subject::scalar_text(json, &mut self.scalar) => {
+                reference(keys.keyring, item.subject_domain, &self.scalar)
+                    .map(Owner::Subject)
+                    .ok_or(OpenError::KeyUnavailable)?
+            }
+            Some(_) => return Err(OpenError::Binding),
+        };
+        self.binding.encode_values(item.bind).map_err(|_| OpenError::Binding)?;
+        let expected = Expected {
+            fid: kdf::field_id(item.field),
+            tenant: keys.keyring.tenant(),
+            binding: (!item.bind.is_empty()).then_some(self.binding.encoded()),
+            owner,
+        };
+        let lookup = |kid: &KeyId| found.key(kid, keys.get(kid, missing));
+        self.opener.open(item.token, &expected, lookup, &mut self.payload)
+    }
+
+    fn show_bare(
+        &mut self,
+        kind: PayloadKind,
+        mask: Option<ReadMask>,
+        out: &mut Vec<u8>,
+    ) -> Status {
+        match (kind, mask) {
+            (PayloadKind::Honey, _) => Status::Honey,
+            (PayloadKind::Json, Some(mask)) if mask.apply(&self.payload, &mut self.scalar, out) => {
+                Status::Masked
+            }
+            (_, Some(_)) => Status::NotText,
+            (_, None) => {
+                out.extend_from_slice(&self.payload);
+                Status::Revealed
+            }
+        }
+    }
+}

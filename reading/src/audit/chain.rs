@@ -1,0 +1,163 @@
+//! One chain: the lines that a process writes into a file, each tied to the one before it and
+//! authenticated under a key that is gone once the line is there.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use veilstream_engine::kdf;
+use zeroize::Zeroizing;
+
+use super::checkpoint::{Covered, Signer};
+use super::hex::Hex;
+use super::line::{Entry, Event, Line, Predecessor, mac_member, without_mac};
+use super::merkle::{self, Node};
+
+/// k_n. Wiped when the next one takes its place.
+pub(super) struct LineKey(Zeroizing<[u8; 32]>);
+
+impl LineKey {
+    pub(super) fn new(k1: Zeroizing<[u8; 32]>) -> Self {
+        Self(k1)
+    }
+
+    /// k_(n+1) = expand(k_n, "vs1/audit/next", 32)
+    pub(super) fn advance(&mut self) {
+        let mut next = Zeroizing::new([0; 32]);
+        kdf::expand(&self.0, &[b"vs1/audit/next"], &mut *next);
+        self.0 = next;
+    }
+
+    /// Whether a line's MAC is its own.
+    pub(super) fn holds(&self, unsigned: &[u8], mac: &Hex<32>) -> bool {
+        self.keyed(unsigned).is_some_and(|keyed| keyed.verify_slice(&mac.0).is_ok())
+    }
+
+    /// `mac` = HMAC-SHA-256(k_seq, the canonical line without `mac`)
+    fn mac(&self, unsigned: &[u8]) -> Option<Hex<32>> {
+        Some(Hex(self.keyed(unsigned)?.finalize().into_bytes().into()))
+    }
+
+    fn keyed(&self, unsigned: &[u8]) -> Option<Hmac<Sha256>> {
+        // A key of any length will do: never `None`.
+        let mut keyed = Hmac::<Sha256>::new_from_slice(&*self.0).ok()?;
+        keyed.update(unsigned);
+        Some(keyed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> [u8; 32] {
+        *self.0
+    }
+}
+
+/// What a chain begins with.
+pub(super) struct Beginning {
+    /// 16 random bytes.
+    pub(super) id: [u8; 16],
+    /// 32 random bytes.
+    pub(super) k1: Zeroizing<[u8; 32]>,
+    /// `k1` for the verifier.
+    pub(super) sealed: String,
+    /// The chain before.
+    pub(super) predecessor: Option<Predecessor>,
+}
+
+/// A chain behind its last line.
+pub(super) struct Chain {
+    id: [u8; 16],
+    seq: u64,
+    prev: [u8; 32],
+    /// Of the next line.
+    key: LineKey,
+    signer: Signer,
+    /// The first line that the next checkpoint covers.
+    from: u64,
+    /// Leaf hashes from there on.
+    leaves: Vec<Node>,
+}
+
+impl Chain {
+    /// A new chain and its first line.
+    pub(super) fn begin(
+        beginning: Beginning,
+        entry: Entry,
+        time: &str,
+        signer: Signer,
+    ) -> (Self, Vec<u8>) {
+        let Beginning { id, k1, sealed, predecessor } = beginning;
+        let mut chain = Self {
+            id,
+            seq: 0,
+            prev: [0; 32],
+            key: LineKey::new(k1),
+            signer,
+            from: 1,
+            leaves: Vec::new(),
+        };
+        let mut line = Line::new(id, 1, time, chain.prev, entry);
+        (line.k1, line.predecessor) = (Some(sealed), predecessor);
+        let bytes = chain.finish(&line);
+        (chain, bytes)
+    }
+
+    pub(super) fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// The number of its last line.
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Lines that no checkpoint covers yet.
+    pub(super) fn uncovered(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// What a successor says of the chain as it is now.
+    pub(super) fn as_predecessor(&self) -> Predecessor {
+        Predecessor { chain: Hex(self.id), seq: self.seq, sha256: Hex(self.prev), torn: false }
+    }
+
+    /// The next line, without its line feed.
+    pub(super) fn line(&mut self, entry: Entry, time: &str) -> Vec<u8> {
+        let line = Line::new(self.id, self.seq + 1, time, self.prev, entry);
+        self.finish(&line)
+    }
+
+    /// A checkpoint line over what no checkpoint covers yet.
+    pub(super) fn checkpoint(&mut self, time: &str) -> Vec<u8> {
+        let covered = Covered {
+            chain: self.id,
+            from: self.from,
+            to: self.seq,
+            sha256: self.prev,
+            root: merkle::root(&self.leaves),
+        };
+        let (signer, signature) = self.signer.sign(&covered);
+        let entry = Entry::new(Event::Checkpoint);
+        let mut line = Line::new(self.id, self.seq + 1, time, self.prev, entry);
+        (line.from, line.root) = (Some(covered.from), Some(Hex(covered.root)));
+        (line.signer, line.signature) = (Some(signer), Some(signature));
+        self.leaves.clear();
+        self.from = line.seq;
+        self.finish(&line)
+    }
+
+    /// Signs a line, takes it in and forgets its key.
+    fn finish(&mut self, line: &Line) -> Vec<u8> {
+        let mut bytes = line.to_bytes();
+        let mac = without_mac(&bytes).and_then(|unsigned| self.key.mac(&unsigned));
+        if let (Some(mac), Some(member)) = (mac, mac_member(&bytes)) {
+            bytes[member.end - 66..member.end - 2].copy_from_slice(mac.to_string().as_bytes());
+        }
+        self.key.advance();
+        (self.seq, self.prev) = (line.seq, Line::hash(&bytes));
+        self.leaves.push(merkle::leaf(&bytes));
+        bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn key(&self) -> [u8; 32] {
+        self.key.bytes()
+    }
+}

@@ -1,0 +1,83 @@
+//! Side files: the references of a bulk read, beside the log and named by their hash.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use veilstream_engine::key::SubjectRef;
+use veilstream_keys::erasure::hex;
+
+use super::file::{sync_folder, with_suffix};
+use super::hex::Hex;
+
+/// The side file of a hash, beside the log `base`.
+pub(super) fn path(base: &Path, sha256: &Hex<32>) -> PathBuf {
+    with_suffix(base, &format!(".subjects-{sha256}"))
+}
+
+/// Writes references, sorted and each once; their number and the file's hash. Durable when it
+/// returns.
+pub(super) fn write(base: &Path, subjects: &[SubjectRef]) -> io::Result<(u64, Hex<32>)> {
+    let mut sorted = subjects.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let bytes: Vec<u8> = sorted.iter().flat_map(|subject| subject.0).collect();
+    let sha256 = Hex(Sha256::digest(&bytes).into());
+    let place = path(base, &sha256);
+    // A file of this name was renamed to it when it was whole.
+    if !place.exists() {
+        write_whole(base, &place, &bytes)?;
+    }
+    Ok((sorted.len() as u64, sha256))
+}
+
+/// The references of a side file, if it is what its name says.
+pub(super) fn read(base: &Path, sha256: &Hex<32>) -> io::Result<Vec<SubjectRef>> {
+    let bytes = fs::read(path(base, sha256))?;
+    let (refs, rest) = bytes.as_chunks::<16>();
+    let is_sorted = refs.windows(2).all(|pair| pair[0] < pair[1]);
+    if <[u8; 32]>::from(Sha256::digest(&bytes)) != sha256.0 || !rest.is_empty() || !is_sorted {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "its content was changed"));
+    }
+    Ok(refs.iter().map(|bytes| SubjectRef(*bytes)).collect())
+}
+
+fn write_whole(base: &Path, place: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let draft = with_suffix(base, &format!(".draft-{}", hex(&random)));
+    let written = (|| {
+        let mut file: File =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, place)?;
+        sync_folder(place)
+    })();
+    if written.is_err() {
+        // A draft that stays is in nobody's way; the error is the one that counts.
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_sorted_and_each_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("audit.jsonl");
+        let refs = [3, 1, 2, 3].map(|n| SubjectRef([n; 16]));
+        let (count, sha256) = write(&base, &refs).unwrap();
+        assert_eq!(count, 3);
+        assert_eq!(write(&base, &refs).unwrap(), (3, sha256));
+        assert_eq!(read(&base, &sha256).unwrap(), [1, 2, 3].map(|n| SubjectRef([n; 16])));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft stays");
+        fs::write(path(&base, &sha256), [0; 48]).unwrap();
+        assert!(read(&base, &sha256).is_err());
+    }
+}

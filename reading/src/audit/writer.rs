@@ -1,0 +1,185 @@
+//! The handle that lines are handed to, and the thread that makes them durable.
+
+mod queue;
+mod state;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use queue::{Queue, Ticket};
+use state::State;
+
+use super::checkpoint::Signer;
+use super::hex::Hex;
+use super::line::{Entry, Event, LedgerHead};
+use super::recipient::Recipient;
+use super::{AuditError, side_file};
+
+/// Where the erasure ledger's head is asked for. Must not block.
+pub type LedgerSource = Arc<dyn Fn() -> Option<LedgerHead> + Send + Sync>;
+/// Unix seconds.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// How a log is written.
+#[derive(Clone)]
+pub struct Settings {
+    /// The file; `.1` to `.63` are put behind its name where others write to it.
+    pub file: PathBuf,
+    /// Whom chains' first keys are sealed to.
+    pub recipient: Recipient,
+    /// Signs checkpoints.
+    pub signer: Signer,
+    /// Who writes: `actor` of the lines `start` and `stop`.
+    pub actor: String,
+    /// The head that the line `start` names.
+    pub ledger: LedgerSource,
+    /// The time.
+    pub clock: Clock,
+    /// A line that is not durable after this time is refused.
+    pub deadline: Duration,
+    /// A checkpoint covers at most so many lines.
+    pub checkpoint_lines: usize,
+    /// The longest time between checkpoints.
+    pub checkpoint_every: Duration,
+    /// A file of so many bytes ends.
+    pub file_bytes: u64,
+}
+
+impl Settings {
+    /// A log as docs/formats.md has it: 2 s, 1,000 lines, 60 s, 1 GiB, and no ledger.
+    #[must_use]
+    pub fn new(file: PathBuf, recipient: Recipient, signer: Signer, actor: String) -> Self {
+        Self {
+            file,
+            recipient,
+            signer,
+            actor,
+            ledger: Arc::new(|| None),
+            clock: Arc::new(|| {
+                std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs())
+            }),
+            deadline: Duration::from_secs(2),
+            checkpoint_lines: 1000,
+            checkpoint_every: Duration::from_secs(60),
+            file_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Lines that are durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// The chain they are in.
+    pub chain: Hex<16>,
+    /// The number of the first; the others follow it, but for a checkpoint in between.
+    pub seq: u64,
+}
+
+/// The audit log of this process. Cheap to clone; for blocking threads. When the last one is
+/// dropped, the log stops as by [`AuditLog::stop`].
+#[derive(Clone)]
+pub struct AuditLog(Arc<Handle>);
+
+struct Handle {
+    queue: Arc<Queue>,
+    file: PathBuf,
+    deadline: Duration,
+}
+
+impl AuditLog {
+    /// Starts a writer. Its chain has its first line when this returns.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`].
+    pub fn open(settings: Settings) -> Result<Self, AuditError> {
+        let queue = Arc::new(Queue::default());
+        let (file, deadline) = (settings.file.clone(), settings.deadline);
+        let mut state = State::new(settings);
+        let its_queue = queue.clone();
+        std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || {
+                // However the thread ends, nobody waits for it.
+                let _closed = its_queue.close_at_end();
+                state.run(&its_queue);
+            })
+            .map_err(|error| AuditError::unavailable(&file, error))?;
+        let log = Self(Arc::new(Handle { queue, file, deadline }));
+        log.hand_over(Vec::new())?;
+        Ok(log)
+    }
+
+    /// Adds lines, in order and in one chain, and waits until they are durable: at most for the
+    /// deadline of [`Settings`]. What the entries tell of may happen when this returned `Ok`, and
+    /// not before. References in [`Entry::bulk`] are written to a side file first.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`]: the lines are not durable, or not in time. They may be in the
+    /// log all the same; what they tell of must not happen. [`AuditError::Line`]: an entry is no
+    /// line, and none was written.
+    pub fn append(&self, mut entries: Vec<Entry>) -> Result<Durable, AuditError> {
+        for entry in &mut entries {
+            let bulk = std::mem::take(&mut entry.bulk);
+            if !bulk.is_empty() {
+                let (count, sha256) = side_file::write(&self.0.file, &bulk)
+                    .map_err(|error| AuditError::unavailable(&self.0.file, error))?;
+                (entry.subjects, entry.subjects_sha256) = (Some(count), Some(sha256));
+            }
+            entry.check()?;
+        }
+        self.hand_over(entries)
+    }
+
+    /// Writes the line `stop` and a checkpoint, and ends the writer. Later lines are refused.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`].
+    pub fn stop(&self) -> Result<(), AuditError> {
+        let ticket = self.0.queue.stop();
+        self.wait(&ticket).map(drop)
+    }
+
+    /// The file as configured.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.0.file
+    }
+
+    fn hand_over(&self, entries: Vec<Entry>) -> Result<Durable, AuditError> {
+        let ticket =
+            self.0.queue.push(entries).map_err(|refused| refused.to_error(&self.0.file))?;
+        self.wait(&ticket)
+    }
+
+    fn wait(&self, ticket: &Ticket) -> Result<Durable, AuditError> {
+        ticket.wait(Instant::now() + self.0.deadline).unwrap_or_else(|| {
+            Err(AuditError::unavailable(
+                &self.0.file,
+                format_args!("it took longer than {} s", self.0.deadline.as_secs_f32()),
+            ))
+        })
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        drop(self.queue.stop());
+    }
+}
+
+impl fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuditLog({})", self.0.file.display())
+    }
+}
+
+/// The entry of a chain's first line.
+fn start(settings: &Settings) -> Entry {
+    Entry {
+        actor: Some(settings.actor.clone()),
+        ledger: (settings.ledger)(),
+        ..Entry::new(Event::Start)
+    }
+}

@@ -1,0 +1,191 @@
+//! Lines on their way to the writer's thread.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::Durable;
+use crate::audit::AuditError;
+use crate::audit::line::Entry;
+
+/// Requests that wait at most; the deadline of each would pass before its turn.
+const MOST: usize = 10_000;
+
+/// Requests that wait for the writer's thread.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    requests: VecDeque<Request>,
+    /// Who waits for the end.
+    stop: Option<Arc<Ticket>>,
+    /// The thread has ended.
+    is_closed: bool,
+}
+
+/// Lines, and who waits for them.
+pub(super) struct Request {
+    pub(super) entries: Vec<Entry>,
+    pub(super) ticket: Arc<Ticket>,
+}
+
+/// What the thread has to do.
+pub(super) enum Work {
+    /// Make these durable; none: it is time to look at the chain.
+    Requests(Vec<Request>),
+    /// End the chain.
+    Stop(Arc<Ticket>),
+}
+
+/// Why a request does not wait.
+#[derive(Clone, Copy)]
+pub(super) enum Refused {
+    Stopped,
+    Full,
+}
+
+impl Refused {
+    pub(super) fn to_error(self, place: &Path) -> AuditError {
+        match self {
+            Self::Stopped => AuditError::Stopped,
+            Self::Full => {
+                AuditError::unavailable(place, format_args!("{MOST} requests wait for it already"))
+            }
+        }
+    }
+}
+
+impl Queue {
+    pub(super) fn push(&self, entries: Vec<Entry>) -> Result<Arc<Ticket>, Refused> {
+        let mut waiting = self.waiting();
+        if waiting.is_closed || waiting.stop.is_some() {
+            return Err(Refused::Stopped);
+        }
+        if waiting.requests.len() >= MOST {
+            return Err(Refused::Full);
+        }
+        let ticket = Arc::new(Ticket::default());
+        waiting.requests.push_back(Request { entries, ticket: ticket.clone() });
+        self.changed.notify_one();
+        Ok(ticket)
+    }
+
+    /// Asks the thread to end, once what waits is done.
+    pub(super) fn stop(&self) -> Arc<Ticket> {
+        let mut waiting = self.waiting();
+        let ticket = waiting.stop.get_or_insert_default().clone();
+        if waiting.is_closed {
+            ticket.finish(Err(AuditError::Stopped));
+        }
+        self.changed.notify_one();
+        ticket
+    }
+
+    /// What is to be done, at the latest at `until`. Takes up to `most` requests.
+    pub(super) fn next(&self, until: Instant, most: usize) -> Work {
+        let mut waiting = self.waiting();
+        loop {
+            if !waiting.requests.is_empty() {
+                let count = waiting.requests.len().min(most);
+                let taken = waiting.requests.drain(..count).filter(|r| r.ticket.take()).collect();
+                return Work::Requests(taken);
+            }
+            if let Some(ticket) = &waiting.stop {
+                return Work::Stop(ticket.clone());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Work::Requests(Vec::new());
+            }
+            waiting =
+                self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Closes the queue when what it returns is dropped, by a panic too.
+    pub(super) fn close_at_end(self: &Arc<Self>) -> impl Drop + use<> {
+        struct Closer(Arc<Queue>);
+        impl Drop for Closer {
+            fn drop(&mut self) {
+                let mut waiting = self.0.waiting();
+                waiting.is_closed = true;
+                let stop = waiting.stop.take();
+                for ticket in waiting.requests.drain(..).map(|request| request.ticket).chain(stop) {
+                    ticket.finish(Err(AuditError::Stopped));
+                }
+            }
+        }
+        Closer(self.clone())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a request stands.
+#[derive(Default)]
+pub(super) struct Ticket {
+    state: Mutex<TicketState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum TicketState {
+    #[default]
+    Waiting,
+    /// The thread writes it.
+    Taken,
+    /// Nobody waits any more.
+    Abandoned,
+    Done(Result<Durable, AuditError>),
+}
+
+impl Ticket {
+    /// Whether it is still wanted.
+    fn take(&self) -> bool {
+        let mut state = self.state();
+        let is_wanted = matches!(*state, TicketState::Waiting);
+        if is_wanted {
+            *state = TicketState::Taken;
+        }
+        is_wanted
+    }
+
+    /// Says what became of it; what was said first stays.
+    pub(super) fn finish(&self, result: Result<Durable, AuditError>) {
+        let mut state = self.state();
+        if !matches!(*state, TicketState::Done(_)) {
+            *state = TicketState::Done(result);
+        }
+        self.changed.notify_all();
+    }
+
+    /// What became of it; `None`: nothing until then.
+    pub(super) fn wait(&self, until: Instant) -> Option<Result<Durable, AuditError>> {
+        let mut state = self.state();
+        loop {
+            if let TicketState::Done(result) = &*state {
+                return Some(result.clone());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                if matches!(*state, TicketState::Waiting) {
+                    *state = TicketState::Abandoned;
+                }
+                return None;
+            }
+            state =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, TicketState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

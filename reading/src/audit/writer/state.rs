@@ -1,0 +1,323 @@
+//! The writer's thread: its chain, its file, and what happens when one of them ends.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use veilstream_keys::time;
+use zeroize::Zeroizing;
+
+use super::queue::{Queue, Request, Ticket, Work};
+use super::{Durable, Settings, start};
+use crate::audit::AuditError;
+use crate::audit::chain::{Beginning, Chain};
+use crate::audit::file::{LogFile, Tail};
+use crate::audit::hex::Hex;
+use crate::audit::line::{Entry, Event, Predecessor};
+
+/// Requests in one batch. Each has one line most of the time.
+const BATCH: usize = 4096;
+/// What a clock may jump by without a line about it.
+const JUMP: u64 = 60;
+const DAY: u64 = 86_400;
+
+/// What the thread has in hand.
+pub(super) struct State {
+    settings: Settings,
+    open: Option<Open>,
+    /// What the next chain names.
+    predecessor: Option<Predecessor>,
+    /// A file that is to be renamed before the next chain begins, and the chain that it ends with.
+    over: Option<(LogFile, Hex<16>)>,
+    /// When the clock was last looked at, and what it said.
+    looked: Option<(Instant, u64)>,
+    checkpoint_due: Instant,
+}
+
+/// A chain in its file.
+struct Open {
+    file: LogFile,
+    chain: Chain,
+    /// As of the last durable line.
+    durable: Predecessor,
+    /// Days since 1970.
+    day: u64,
+}
+
+/// Lines that become durable together.
+struct Batch<'c> {
+    chain: &'c mut Chain,
+    time: &'c str,
+    /// Lines that a checkpoint covers at most.
+    most: usize,
+    bytes: Vec<u8>,
+    has_checkpoint: bool,
+}
+
+impl Batch<'_> {
+    /// Adds lines; where they begin.
+    fn add(&mut self, entries: impl IntoIterator<Item = Entry>) -> Durable {
+        let mut first = None;
+        for entry in entries {
+            if self.chain.uncovered() >= self.most {
+                self.checkpoint();
+            }
+            first.get_or_insert(self.chain.seq() + 1);
+            let line = self.chain.line(entry, self.time);
+            self.push(&line);
+        }
+        let seq = first.unwrap_or_else(|| self.chain.seq());
+        Durable { chain: Hex(self.chain.id()), seq }
+    }
+
+    fn checkpoint(&mut self) {
+        let line = self.chain.checkpoint(self.time);
+        self.push(&line);
+        self.has_checkpoint = true;
+    }
+
+    fn push(&mut self, line: &[u8]) {
+        self.bytes.extend_from_slice(line);
+        self.bytes.push(b'\n');
+    }
+}
+
+impl State {
+    pub(super) fn new(settings: Settings) -> Self {
+        let checkpoint_due = Instant::now() + settings.checkpoint_every;
+        Self { settings, open: None, predecessor: None, over: None, looked: None, checkpoint_due }
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(&mut self, queue: &Queue) {
+        loop {
+            match queue.next(self.checkpoint_due, BATCH) {
+                Work::Requests(requests) => self.commit(requests),
+                Work::Stop(ticket) => {
+                    self.stop(&ticket);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes requests durable with one fsync, and tells who waits.
+    fn commit(&mut self, requests: Vec<Request>) {
+        let (entries, tickets): (Vec<Vec<Entry>>, Vec<Arc<Ticket>>) =
+            requests.into_iter().map(|request| (request.entries, request.ticket)).unzip();
+        match self.write(entries) {
+            Ok(durable) => {
+                for (ticket, durable) in tickets.iter().zip(durable) {
+                    ticket.finish(Ok(durable));
+                }
+            }
+            Err(error) => {
+                // Without a caller the next attempt is not before the next checkpoint.
+                self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
+                let error = AuditError::unavailable(&self.settings.file, error);
+                tickets.iter().for_each(|ticket| ticket.finish(Err(error.clone())));
+            }
+        }
+    }
+
+    fn stop(&mut self, ticket: &Ticket) {
+        let entry = Entry {
+            actor: Some(self.settings.actor.clone()),
+            // Near the end of the file, where the next start looks.
+            ledger: (self.settings.ledger)(),
+            ..Entry::new(Event::Stop)
+        };
+        // Without a chain there is nothing to end.
+        let result = match &self.open {
+            None => Ok(Vec::new()),
+            Some(_) => self.write_lines(vec![vec![entry]], true),
+        };
+        // Whoever waits may open the log again: its file must be free by then.
+        (self.open, self.over) = (None, None);
+        let first = Durable { chain: Hex([0; 16]), seq: 0 };
+        ticket.finish(
+            result
+                .map(|durable| durable.first().copied().unwrap_or(first))
+                .map_err(|error| AuditError::unavailable(&self.settings.file, error)),
+        );
+    }
+
+    /// Writes each request's lines; where each begins.
+    fn write(&mut self, requests: Vec<Vec<Entry>>) -> io::Result<Vec<Durable>> {
+        self.end_what_is_over()?;
+        if self.open.is_none() {
+            self.open = Some(self.begin()?);
+            self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
+        }
+        self.write_lines(requests, false)
+    }
+
+    fn write_lines(
+        &mut self,
+        requests: Vec<Vec<Entry>>,
+        is_last: bool,
+    ) -> io::Result<Vec<Durable>> {
+        let now = (self.settings.clock)();
+        let (time, jump) = (time::text(now), self.jump(now));
+        let Some(open) = &mut self.open else { return Err(io::Error::other("it has no chain")) };
+        let most = self.settings.checkpoint_lines;
+        let mut batch = Batch {
+            chain: &mut open.chain,
+            time: &time,
+            most,
+            bytes: Vec::new(),
+            has_checkpoint: false,
+        };
+        batch.add(jump);
+        let durable = requests.into_iter().map(|entries| batch.add(entries)).collect();
+        if is_last || Instant::now() >= self.checkpoint_due || batch.chain.uncovered() >= most {
+            batch.checkpoint();
+        }
+        let Batch { bytes, has_checkpoint, .. } = batch;
+        if !bytes.is_empty() {
+            if let Err(error) = open.file.write(&bytes) {
+                self.fail();
+                return Err(error);
+            }
+            open.durable = open.chain.as_predecessor();
+        }
+        if has_checkpoint {
+            self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
+        }
+        Ok(durable)
+    }
+
+    /// Ends the chain after a write that failed: whether its lines are there cannot be known, and
+    /// asking for an fsync again would answer for other bytes. The next chain has a new file.
+    fn fail(&mut self) {
+        let Some(Open { mut file, chain, mut durable, .. }) = self.open.take() else { return };
+        durable.torn = file.take_back();
+        self.predecessor = Some(durable);
+        self.over = Some((file, Hex(chain.id())));
+    }
+
+    /// Ends a file that is full, of another day, or failed.
+    fn end_what_is_over(&mut self) -> io::Result<()> {
+        let now = (self.settings.clock)();
+        let is_over = self.open.as_ref().is_some_and(|open| {
+            open.day != now / DAY || open.file.len() >= self.settings.file_bytes
+        });
+        if is_over {
+            if self.open.as_ref().is_some_and(|open| open.chain.uncovered() > 0) {
+                self.write_lines(Vec::new(), true)?;
+            }
+            if let Some(Open { file, durable, .. }) = self.open.take() {
+                let chain = durable.chain;
+                self.predecessor = Some(durable);
+                self.over = Some((file, chain));
+            }
+        }
+        if let Some((file, chain)) = &self.over {
+            file.end(chain, now)?;
+            self.over = None;
+        }
+        Ok(())
+    }
+
+    /// A new chain in a file, with its first line durable.
+    fn begin(&mut self) -> io::Result<Open> {
+        let now = (self.settings.clock)();
+        let mut file = LogFile::acquire(&self.settings.file)?;
+        let mut is_open = false;
+        if let Some(tail) = self.tail(&mut file)? {
+            self.check_ledger(&tail)?;
+            let is_over = tail.seconds / DAY != now / DAY || file.len() >= self.settings.file_bytes;
+            let chain = tail.last.chain;
+            self.predecessor = Some(tail.last);
+            if is_over {
+                file.end(&chain, now)?;
+                file = LogFile::acquire(&self.settings.file)?;
+                if file.len() > 0 {
+                    return Err(io::Error::other("another process took its place; try again"));
+                }
+            } else {
+                is_open = tail.is_open;
+            }
+        } else if self.predecessor.is_none() {
+            self.predecessor = file.last_ended()?;
+        }
+        let time = time::text(now);
+        let (chain, line) = Chain::begin(
+            self.beginning()?,
+            start(&self.settings),
+            &time,
+            self.settings.signer.clone(),
+        );
+        let line_feed: &[u8] = if is_open { b"\n" } else { b"" };
+        if let Err(error) = file.write(&[line_feed, &line, b"\n"].concat()) {
+            self.give_up(file);
+            return Err(error);
+        }
+        self.looked = None;
+        self.predecessor = None;
+        let durable = chain.as_predecessor();
+        Ok(Open { file, chain, durable, day: now / DAY })
+    }
+
+    /// How a file ends that is to be followed; `None`: it is empty.
+    fn tail(&self, file: &mut LogFile) -> io::Result<Option<Tail>> {
+        if file.len() == 0 || file.clear_half_line()? {
+            return Ok(None);
+        }
+        file.tail()?.map(Some).ok_or_else(|| {
+            io::Error::other(format!(
+                "{} has no line of an audit log; move it away, or name another audit.file",
+                file.path().display()
+            ))
+        })
+    }
+
+    /// Refuses an erasure ledger that is older than what the log says of it: an old ledger with an
+    /// old key store looks like the truth, and the erased would be back.
+    fn check_ledger(&self, tail: &Tail) -> io::Result<()> {
+        match (self.settings.ledger)() {
+            Some(head) if tail.is_ahead_of(&head) => Err(io::Error::other(format!(
+                "its lines know more of the erasure ledger than line {}, where the ledger ends \
+                now. Restore the present ledger and key store",
+                head.seq
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// After a first line that failed: a new file is removed, another one ends.
+    fn give_up(&mut self, mut file: LogFile) {
+        let is_torn = file.take_back();
+        if file.len() == 0 {
+            // It holds no line that anybody relies on; one that stays is found again.
+            let _ = file.discard();
+        } else if let Some(predecessor) = &mut self.predecessor {
+            predecessor.torn |= is_torn;
+            self.over = Some((file, predecessor.chain));
+        }
+    }
+
+    fn beginning(&self) -> io::Result<Beginning> {
+        let (mut id, mut k1) = ([0; 16], Zeroizing::new([0; 32]));
+        getrandom::fill(&mut id).map_err(io::Error::other)?;
+        getrandom::fill(&mut *k1).map_err(io::Error::other)?;
+        let sealed = self.settings.recipient.seal(id, &k1).map_err(io::Error::other)?;
+        Ok(Beginning { id, k1, sealed, predecessor: self.predecessor.clone() })
+    }
+
+    /// A line about a clock that went back, or jumped by more than a minute.
+    fn jump(&mut self, now: u64) -> Option<Entry> {
+        let instant = Instant::now();
+        let looked = self.looked.replace((instant, now));
+        let (then, said) = looked?;
+        let expected = said + instant.duration_since(then).as_secs();
+        let what = if now + 1 < said {
+            format!("the clock went back by {} s", said - now)
+        } else if now.abs_diff(expected) > JUMP {
+            format!("the clock jumped by {} s", now.abs_diff(expected))
+        } else {
+            return None;
+        };
+        Some(Entry { reason: Some(what), ..Entry::new(Event::Clock) })
+    }
+}

@@ -1,0 +1,158 @@
+//! The running reading service: logs, HTTP (alive, not ready), schemas, keys, listener. It stops in
+//! the other order: unready, requests answered, HTTP last.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{
+    AppEvent, LiveSchemas, Maintenance, RunOptions, Why, announce, disable_core_dumps, supervise,
+};
+use veilstream_reading::audit::LogParts;
+
+use crate::config::{Audit, Config, Serve};
+use crate::exit::Exit;
+use crate::http::Server;
+use crate::kafka::access;
+use crate::keys::KeySource as _;
+use crate::policy::budget::{BudgetLimits, Budgets};
+use crate::policy::{LivePolicies, PolicyChange};
+use crate::serve::auth::JwksTimes;
+use crate::serve::listener::Patience;
+use crate::serve::reading::{AuditedLogins, Reading, spent_budgets};
+use crate::serve::{RunningService, ServiceParts, StartFault, required_sections};
+use crate::signals;
+use crate::status::Status;
+use crate::telemetry::events::{Event as _, Stopping};
+use crate::telemetry::metrics::Metrics;
+
+/// Who writes the lines `start` and `stop`.
+const SERVICE: &str = "veilstream serve";
+/// A line that is not durable by then is a refused request.
+const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Serves until a signal.
+///
+/// # Errors
+/// A part does not start; [`Exit::of`] tells the exit code.
+pub fn run(config: &Config) -> anyhow::Result<Exit> {
+    let (settings, audit) = required_sections(config)?;
+    disable_core_dumps().context("core dumps could not be disabled")?;
+    let (send, events) = mpsc::channel::<AppEvent<()>>();
+    signals::watch(move |request| send.send(AppEvent::Request(request)).is_ok())
+        .context("signals could not be watched")?;
+
+    let status = Arc::new(Status::new(&["schemas", "keys", "policies", "serve"]));
+    let metrics = Arc::new(Metrics::new()?);
+    let http = Server::start(config.http.listen, status.clone(), metrics.clone()).map_err(|e| {
+        Exit::Usage.because(format!(
+            "http.listen: {} cannot be opened ({e}); name a free address of this machine",
+            config.http.listen
+        ))
+    })?;
+    tracing::info!(address = %http.address(), "HTTP listens");
+    announce(config);
+    let schemas =
+        LiveSchemas::open(config, RunOptions::default(), status.clone(), metrics.clone())?;
+    access::report_to(status.clone(), metrics.clone());
+    let (keys, manager) = crate::keys::open_managed(&config.keys, Some(metrics.clone()))
+        .map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
+    status.ready("keys");
+    let policies = LivePolicies::open(&config.policy, schemas.registry.current())
+        .map_err(|faults| crate::exit::faults_error(&faults))?;
+    let policies = Arc::new(policies);
+    status.ready("policies");
+    let budgets = budgets(config, settings, audit)?;
+    let log = crate::audit::open(audit, &manager, SERVICE, AUDIT_DEADLINE)?;
+    tracing::warn!("audit.copy is \"none\": whoever can write to the audit log can drop its end");
+    let logins = AuditedLogins::start(log.clone()).context("a thread cannot be started")?;
+    let reading = Reading::new(
+        policies.clone(),
+        keys.clone(),
+        log,
+        budgets,
+        metrics.clone(),
+        crate::keys::now,
+    )?;
+
+    let service = RunningService::start(ServiceParts {
+        settings,
+        credentials: keys.clone(),
+        routes: Arc::new(reading).routes(settings.reveal),
+        audit: Some(Arc::new(logins)),
+        status: status.clone(),
+        metrics: metrics.clone(),
+        patience: Patience::default(),
+        jwks: JwksTimes::default(),
+    })
+    .map_err(|fault| exit_of(&fault).because(fault.to_string()))?;
+    status.ready("serve");
+    tracing::info!(address = %service.address(), tls = !settings.insecure, "the reading service \
+        listens");
+    if settings.insecure {
+        tracing::warn!(
+            "serve.insecure is true: credentials and values are in clear on the \
+            loopback"
+        );
+    }
+    let (looks, told) = (policies, status.clone());
+    let upkeep = Maintenance::start(
+        config.schemas.reload_interval,
+        move || keys.maintain(),
+        move || {
+            // Nothing is sealed here: no key is made before schemas come into force.
+            schemas.reload(|_| Ok(()));
+            reload_policies(&looks, &schemas, &told);
+        },
+    )?;
+    if let Why::Signal(signal) = supervise(&events, &upkeep) {
+        status.unready("process", format!("stopping: {signal}"));
+        Stopping { why: signal }.emit(&metrics);
+    }
+    // Answers what has been asked.
+    drop(service);
+    drop(http);
+    Ok(Exit::Ok)
+}
+
+/// What each principal has spent, as the audit log tells it. A first start has no log.
+fn budgets(config: &Config, settings: &Serve, audit: &Audit) -> anyhow::Result<Budgets> {
+    let limits = BudgetLimits::new(
+        &config.policy,
+        NonZeroU32::new(settings.instances).unwrap_or(NonZeroU32::MIN),
+    );
+    match LogParts::of(&audit.file) {
+        Ok(log) => Ok(spent_budgets(limits, &log, crate::keys::now())?),
+        Err(_) if !audit.file.exists() => Ok(Budgets::new(limits)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes changed policies over, or says why the last good ones stay.
+fn reload_policies(policies: &LivePolicies, schemas: &LiveSchemas, status: &Status) {
+    match policies.reload(&schemas.registry.current()) {
+        PolicyChange::None => {}
+        PolicyChange::Loaded(set) => {
+            tracing::info!(policies = &**set.hash(), "new policies are in force");
+            status.detail("policies", serde_json::json!({ "in_force": &**set.hash() }));
+        }
+        PolicyChange::Refused(faults) => {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            let hash = policies.current().hash().clone();
+            let detail = serde_json::json!({ "in_force": &*hash, "refused": &faults });
+            status.detail("policies", detail);
+            tracing::error!(?faults, "the new policies are refused, so the last good ones stay");
+        }
+    }
+}
+
+fn exit_of(fault: &StartFault) -> Exit {
+    match fault {
+        StartFault::Tls(_) | StartFault::Jwks { .. } | StartFault::Listen { .. } => Exit::Usage,
+        StartFault::Keys(_) => Exit::Preflight,
+        StartFault::Thread(_) => Exit::Failed,
+    }
+}

@@ -1,0 +1,228 @@
+//! `veilstream serve keys`: API keys of the reading service.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::json;
+use veilstream_keys::credential::{ApiKey, Credential, CredentialId, LONGEST_DAYS};
+
+use crate::config::{NO_ROLE, is_role};
+use crate::exit::Exit;
+use crate::keys::{self, KeysSource};
+
+const DAY: u64 = 86_400;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make an API key; it is shown once
+    #[command(
+        after_help = "Examples:\n  veilstream serve keys create --config veilstream.toml --name \
+            reports --role analyst > key\n  veilstream serve keys create --keys keys --name \
+            support --role support --days 30\n\nThe key goes to standard output and nowhere \
+            else. Keys of one name are one principal."
+    )]
+    Create {
+        #[command(flatten)]
+        source: KeysSource,
+        /// Whose it is
+        #[arg(long, value_parser = name)]
+        name: String,
+        /// A role of it; may be given several times
+        #[arg(long = "role", value_name = "ROLE", required = true, value_parser = role)]
+        roles: Vec<String>,
+        /// How many days it is accepted
+        #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=i64::from(LONGEST_DAYS)))]
+        days: u32,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// List API keys: ids, names and roles, never the keys
+    #[command(
+        after_help = "Examples:\n  veilstream serve keys list --config veilstream.toml\n\nExit \
+            code: 0, or 1 if a record was changed by somebody who does not hold the store key"
+    )]
+    List {
+        #[command(flatten)]
+        source: KeysSource,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke API keys; a running service refuses them within five seconds
+    #[command(after_help = "Examples:\n  veilstream serve keys revoke --config veilstream.toml \
+            0b2e7c0123456789\n  veilstream serve keys revoke --config veilstream.toml --name reports")]
+    Revoke {
+        #[command(flatten)]
+        source: KeysSource,
+        /// Ids, as `serve keys list` shows them
+        #[arg(value_name = "ID", required_unless_present = "name")]
+        ids: Vec<CredentialId>,
+        /// All keys of this name
+        #[arg(long, conflicts_with = "ids", value_parser = name)]
+        name: Option<String>,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The key store cannot be opened or changed.
+pub(super) fn run(command: &Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Create { source, name, roles, days, json } => {
+            create(source, name, roles, *days, *json)
+        }
+        Command::List { source, json } => list(source, *json),
+        Command::Revoke { source, ids, name } => revoke(source, ids, name.as_deref()),
+    }
+}
+
+fn create(
+    source: &KeysSource,
+    name: &str,
+    roles: &[String],
+    days: u32,
+    as_json: bool,
+) -> anyhow::Result<Exit> {
+    let manager = keys::manager(&keys::settings(source)?)?;
+    let key = ApiKey::generate()?;
+    let now = keys::now();
+    let roles: BTreeSet<String> = roles.iter().cloned().collect();
+    let credential = Credential {
+        id: key.id(),
+        sha256: key.sha256(),
+        name: name.to_owned(),
+        roles: roles.into_iter().collect(),
+        created: now,
+        expires: now + u64::from(days) * DAY,
+        revoked: None,
+    };
+    anyhow::ensure!(
+        manager.store().add_credential(&credential)?,
+        "the id {} is taken; run it again",
+        credential.id
+    );
+    let mut out = io::stdout().lock();
+    if as_json {
+        let mut shown = shown(&credential, now);
+        shown["key"] = key.expose().into();
+        writeln!(out, "{shown}")?;
+    } else {
+        writeln!(out, "{}", key.expose())?;
+        writeln!(
+            io::stderr(),
+            "made API key {} of {name} with {}, until {}; it is not shown again",
+            credential.id,
+            credential.roles.join(", "),
+            time(credential.expires)
+        )?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
+    let manager = keys::manager(&keys::settings(source)?)?;
+    let found = manager.store().credentials()?;
+    let now = keys::now();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if !as_json {
+        writeln!(
+            out,
+            "{:<16} {:<24} {:<8} {:<20} {:<20} ROLES",
+            "ID", "NAME", "STATE", "CREATED", "EXPIRES"
+        )?;
+    }
+    for one in &found.authentic {
+        if as_json {
+            writeln!(out, "{}", shown(one, now))?;
+            continue;
+        }
+        writeln!(
+            out,
+            "{} {:<24} {:<8} {} {} {}",
+            one.id,
+            one.name,
+            state(one, now),
+            time(one.created),
+            time(one.expires),
+            one.roles.join(",")
+        )?;
+    }
+    out.flush()?;
+    for id in &found.corrupt {
+        writeln!(
+            io::stderr(),
+            "the record of API key {} was changed by somebody who does not hold the store key, \
+            so it opens nothing; find out who writes to the key store",
+            printable(id)
+        )?;
+    }
+    Ok(if found.corrupt.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+fn revoke(source: &KeysSource, ids: &[CredentialId], name: Option<&str>) -> anyhow::Result<Exit> {
+    let manager = keys::manager(&keys::settings(source)?)?;
+    let known = manager.store().credentials()?.authentic;
+    let ids: Vec<CredentialId> = match name {
+        Some(name) => known.iter().filter(|one| one.name == name).map(|one| one.id).collect(),
+        None => ids.to_vec(),
+    };
+    let missing: Vec<String> = ids
+        .iter()
+        .filter(|id| known.iter().all(|one| one.id != **id))
+        .map(ToString::to_string)
+        .collect();
+    anyhow::ensure!(
+        missing.is_empty() && !ids.is_empty(),
+        "there is no API key {}; `veilstream serve keys list` shows them. Nothing was revoked",
+        name.map_or_else(|| missing.join(", "), |name| format!("of name {name}"))
+    );
+    let revoked = manager.store().revoke_credentials(&ids, keys::now())?;
+    let mut out = io::stdout().lock();
+    for id in &ids {
+        let what = if revoked.contains(id) { "revoked" } else { "was revoked before" };
+        writeln!(out, "{id} {what}")?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn shown(one: &Credential, now: u64) -> serde_json::Value {
+    json!({
+        "id": one.id.to_string(),
+        "name": one.name,
+        "state": state(one, now),
+        "created": time(one.created),
+        "expires": time(one.expires),
+        "revoked": one.revoked.map(time),
+        "roles": one.roles,
+    })
+}
+
+fn state(one: &Credential, now: u64) -> &'static str {
+    match (one.revoked, now >= one.expires) {
+        (Some(_), _) => "revoked",
+        (None, true) => "expired",
+        (None, false) => "active",
+    }
+}
+
+fn time(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
+}
+
+/// What somebody else wrote into the store must not move a terminal.
+fn printable(text: &str) -> String {
+    text.chars().take(64).map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
+}
+
+fn name(text: &str) -> Result<String, String> {
+    crate::config::name(text).map_err(|message| format!("it {message}"))
+}
+
+fn role(text: &str) -> Result<String, String> {
+    if is_role(text) { Ok(text.to_owned()) } else { Err(format!("it {NO_ROLE}")) }
+}

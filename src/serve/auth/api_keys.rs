@@ -1,0 +1,195 @@
+//! API keys: a snapshot of the key store's, looked at again every two seconds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use veilstream_keys::credential::{ApiKey, Credential, CredentialId, Credentials};
+
+use super::principal::Principal;
+use super::refusal::{Cause, Refusal};
+use crate::config::PrincipalKind;
+use crate::keys::{CredentialSource, KeyFault};
+
+/// Seconds after which a snapshot may hide a revocation for too long.
+const OLDEST: u64 = 5;
+
+/// The API keys that are known.
+pub struct ApiKeys {
+    source: Arc<dyn CredentialSource>,
+    known: ArcSwap<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: HashMap<CredentialId, Credential>,
+    corrupt: Vec<String>,
+    /// When it was asked for, in Unix seconds.
+    at: u64,
+}
+
+/// What the look at the store found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// Rows that somebody changed who does not hold the store key, and that were not there before.
+    pub newly_corrupt: Vec<String>,
+    /// How many there are in all.
+    pub corrupt: usize,
+}
+
+impl ApiKeys {
+    /// None are known before the first [`ApiKeys::look`].
+    #[must_use]
+    pub fn new(source: Arc<dyn CredentialSource>) -> Self {
+        Self { source, known: ArcSwap::default() }
+    }
+
+    /// Asks the store. Blocks.
+    ///
+    /// # Errors
+    /// It does not answer; what is known counts until it is too old.
+    pub fn look(&self, now: u64) -> Result<Looked, KeyFault> {
+        let Credentials { authentic, corrupt } = self.source.credentials()?;
+        let old = self.known.load();
+        let newly_corrupt =
+            corrupt.iter().filter(|id| !old.corrupt.contains(id)).cloned().collect();
+        let looked = Looked { newly_corrupt, corrupt: corrupt.len() };
+        let keys = authentic.into_iter().map(|key| (key.id, key)).collect();
+        self.known.store(Arc::new(Known { keys, corrupt, at: now }));
+        Ok(looked)
+    }
+
+    /// Whose key it is. `None`: the store has not answered for so long that nobody knows.
+    pub(super) fn check(&self, text: &str, now: u64) -> Option<Result<Principal, Refusal>> {
+        let Some(key) = ApiKey::parse(text) else {
+            return Some(Err(Refusal::of(Cause::KeyMistyped)));
+        };
+        let known = self.fresh(now)?;
+        let refused = |cause| Some(Err(Refusal::naming(cause, key.id().to_string())));
+        let Some(credential) = known.keys.get(&key.id()) else {
+            return Some(Err(Refusal::of(Cause::KeyUnknown)));
+        };
+        if !credential.is(&key) {
+            return refused(Cause::KeyWrong);
+        }
+        if let Some(cause) = ended(credential, now) {
+            return refused(cause);
+        }
+        Some(Ok(Principal {
+            id: format!("key:{}", credential.name),
+            kind: PrincipalKind::Service,
+            roles: credential.roles.iter().cloned().collect(),
+            auth: "key",
+            credential: credential.id.to_string(),
+            expires: credential.expires,
+            proved_person: None,
+        }))
+    }
+
+    /// Whether a key that was accepted still is.
+    pub(super) fn holds(&self, id: &str, now: u64) -> bool {
+        let Ok(id) = id.parse() else { return false };
+        self.fresh(now)
+            .is_some_and(|known| known.keys.get(&id).is_some_and(|key| ended(key, now).is_none()))
+    }
+
+    fn fresh(&self, now: u64) -> Option<Arc<Known>> {
+        let known = self.known.load_full();
+        (now.saturating_sub(known.at) <= OLDEST).then_some(known)
+    }
+}
+
+fn ended(credential: &Credential, now: u64) -> Option<Cause> {
+    if credential.revoked.is_some() {
+        Some(Cause::KeyRevoked)
+    } else if now >= credential.expires {
+        Some(Cause::KeyExpired)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const NOW: u64 = 1_795_500_000;
+
+    #[derive(Default)]
+    struct Store(Mutex<Option<Credentials>>);
+
+    impl CredentialSource for Store {
+        fn credentials(&self) -> Result<Credentials, KeyFault> {
+            self.0.lock().unwrap().clone().ok_or_else(|| KeyFault("gone".to_owned()))
+        }
+    }
+
+    fn made(name: &str) -> (ApiKey, Credential) {
+        let key = ApiKey::generate().unwrap();
+        let credential = Credential {
+            id: key.id(),
+            sha256: key.sha256(),
+            name: name.to_owned(),
+            roles: vec!["analyst".to_owned()],
+            created: NOW,
+            expires: NOW + 100,
+            revoked: None,
+        };
+        (key, credential)
+    }
+
+    fn cause(keys: &ApiKeys, text: &str, now: u64) -> Cause {
+        keys.check(text, now).unwrap().unwrap_err().cause
+    }
+
+    #[test]
+    fn keys_are_accepted_until_they_end() {
+        let (key, credential) = made("reports");
+        let store = Arc::new(Store::default());
+        let keys = ApiKeys::new(store.clone());
+        let put = |credentials: &[Credential], corrupt: &[&str]| {
+            *store.0.lock().unwrap() = Some(Credentials {
+                authentic: credentials.to_vec(),
+                corrupt: corrupt.iter().map(|id| (*id).to_owned()).collect(),
+            });
+        };
+        assert!(keys.check(key.expose(), NOW).is_none(), "nobody has looked yet");
+        put(std::slice::from_ref(&credential), &["x"]);
+        assert_eq!(keys.look(NOW).unwrap(), Looked { newly_corrupt: vec!["x".into()], corrupt: 1 });
+        assert_eq!(keys.look(NOW).unwrap(), Looked { newly_corrupt: vec![], corrupt: 1 });
+        let principal = keys.check(key.expose(), NOW).unwrap().unwrap();
+        assert_eq!((&*principal.id, principal.auth), ("key:reports", "key"));
+        assert!(principal.roles.contains("analyst") && keys.holds(&principal.credential, NOW));
+        assert_eq!(cause(&keys, &key.expose().replace('_', "-"), NOW), Cause::KeyMistyped);
+        let (other, _) = made("reports");
+        assert_eq!(cause(&keys, other.expose(), NOW), Cause::KeyUnknown);
+        put(&[Credential { sha256: other.sha256(), ..credential.clone() }], &[]);
+        keys.look(NOW).unwrap();
+        assert_eq!(cause(&keys, key.expose(), NOW), Cause::KeyWrong);
+        put(&[Credential { revoked: Some(NOW), ..credential.clone() }], &[]);
+        keys.look(NOW).unwrap();
+        assert_eq!(cause(&keys, key.expose(), NOW), Cause::KeyRevoked);
+        assert!(!keys.holds(&principal.credential, NOW));
+        put(&[credential], &[]);
+        keys.look(NOW + 100).unwrap();
+        assert_eq!(cause(&keys, key.expose(), NOW + 100), Cause::KeyExpired);
+    }
+
+    /// Otherwise an outage of the store would be a way to use a key after it was revoked.
+    #[test]
+    fn an_old_snapshot_accepts_nobody() {
+        let (key, credential) = made("reports");
+        let store = Arc::new(Store::default());
+        let keys = ApiKeys::new(store.clone());
+        *store.0.lock().unwrap() =
+            Some(Credentials { authentic: vec![credential.clone()], corrupt: Vec::new() });
+        keys.look(NOW).unwrap();
+        *store.0.lock().unwrap() = None;
+        assert!(keys.look(NOW + 2).is_err());
+        assert!(keys.check(key.expose(), NOW + OLDEST).unwrap().is_ok());
+        assert!(keys.check(key.expose(), NOW + OLDEST + 1).is_none());
+        assert!(!keys.holds(&credential.id.to_string(), NOW + OLDEST + 1));
+    }
+}

@@ -1,0 +1,187 @@
+//! What is answered: fields under policy, with the trace in the audit log before anything leaves.
+//!
+//! ```text
+//!  body ── request ── tokens' headers ── policies ── keys ── budgets ── engine ── audit ── answer
+//! ```
+//!
+//! The order is the promise. What is denied is settled before a key is looked up, what is opened was
+//! reserved in a budget, and what is answered stands in the log.
+
+mod answer;
+mod asker;
+mod document;
+mod explain;
+mod fault;
+mod found;
+mod index;
+mod logins;
+mod replays;
+mod request;
+mod reveal;
+mod spent;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Body;
+use axum::http::{Response, header};
+use axum::response::IntoResponse as _;
+use veilstream_engine::Entropy as _;
+use veilstream_engine::reveal::Revealer;
+use veilstream_keys::OsEntropy;
+use veilstream_reading::audit::AuditLog;
+
+use self::asker::Asker;
+use self::fault::RequestFault;
+use self::replays::Replays;
+use super::auth::Principal;
+use super::body::Media;
+use super::router::{Answer, Route, ServeRequest};
+use crate::http::ProblemDetails;
+use crate::keys::KeySource;
+use crate::policy::LivePolicies;
+use crate::policy::budget::Budgets;
+use crate::telemetry::metrics::Metrics;
+
+pub use logins::AuditedLogins;
+pub use spent::spent_budgets;
+
+/// Revealers that are kept for the next request.
+const REVEALERS: usize = 16;
+
+/// The reading side's parts, shared by all requests.
+pub struct Reading {
+    policies: Arc<LivePolicies>,
+    keys: Arc<dyn KeySource>,
+    audit: AuditLog,
+    budgets: Mutex<Budgets>,
+    replays: Replays,
+    revealers: Mutex<Vec<Revealer>>,
+    metrics: Arc<Metrics>,
+    /// Of the hashes that stand for searched values in this process.
+    salt: [u8; 32],
+    /// Unix seconds.
+    clock: fn() -> u64,
+}
+
+/// Answers one kind of request, on a thread that may block.
+type Work = fn(&Reading, &Asker, &[u8]) -> Result<Vec<u8>, RequestFault>;
+
+impl Reading {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// The system has no random bytes.
+    pub fn new(
+        policies: Arc<LivePolicies>,
+        keys: Arc<dyn KeySource>,
+        audit: AuditLog,
+        budgets: Budgets,
+        metrics: Arc<Metrics>,
+        clock: fn() -> u64,
+    ) -> Result<Self, veilstream_engine::EntropyError> {
+        let mut salt = [0; 32];
+        OsEntropy.fill(&mut salt)?;
+        Ok(Self {
+            policies,
+            keys,
+            audit,
+            budgets: Mutex::new(budgets),
+            replays: Replays::default(),
+            revealers: Mutex::default(),
+            metrics,
+            salt,
+            clock,
+        })
+    }
+
+    /// What it answers. `opens`: values too, not only what to search for.
+    #[must_use]
+    pub fn routes(self: &Arc<Self>, opens: bool) -> Vec<Route> {
+        let index: (&'static str, Work) = ("/v1/index", Self::index);
+        let reveal: [(&'static str, Work); 2] =
+            [("/v1/reveal", Self::reveal), ("/v1/explain", Self::explain)];
+        std::iter::once(index)
+            .chain(reveal.into_iter().filter(|_| opens))
+            .map(|(path, work)| self.route(path, work))
+            .collect()
+    }
+
+    fn route(self: &Arc<Self>, path: &'static str, work: Work) -> Route {
+        let reading = self.clone();
+        let handler = move |principal: Principal, request: ServeRequest| -> Answer {
+            let reading = reading.clone();
+            Box::pin(async move { reading.answer(principal, request, work).await })
+        };
+        Route::post(path, &[Media::Json], Arc::new(handler))
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        principal: Principal,
+        request: ServeRequest,
+        work: Work,
+    ) -> Response<Body> {
+        let ServeRequest { body, caller } = request;
+        let body = match body.whole().await {
+            Ok(body) => body,
+            Err(problem) => return problem.into_response(),
+        };
+        let asker = Asker::new(principal, caller);
+        // Keys, audit and ciphers may take their time: not on the threads that accept.
+        let worked = tokio::task::spawn_blocking(move || work(&self, &asker, &body)).await;
+        match worked.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request failed; it was answered with 500");
+            Err(RequestFault::Internal)
+        }) {
+            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+            Err(fault) => problem(fault),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    fn budgets(&self) -> MutexGuard<'_, Budgets> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works with a revealer: its key schedules are worth keeping.
+    fn with_revealer<T>(&self, work: impl FnOnce(&mut Revealer) -> T) -> T {
+        let lock = || self.revealers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut revealer = lock().pop().unwrap_or_default();
+        let done = work(&mut revealer);
+        let mut kept = lock();
+        if kept.len() < REVEALERS {
+            kept.push(revealer);
+        }
+        done
+    }
+}
+
+fn problem(fault: RequestFault) -> Response<Body> {
+    match &fault {
+        RequestFault::Audit(error) => {
+            tracing::error!(%error, "the audit log cannot be written, so nothing is opened");
+        }
+        RequestFault::Keys(fault) => {
+            tracing::warn!(reason = %fault, "keys cannot be looked up, so nothing is opened");
+        }
+        _ => {}
+    }
+    let unavailable = matches!(fault, RequestFault::Audit(_) | RequestFault::Keys(_));
+    let answer = match fault.problem() {
+        Ok(problem) => ProblemDetails::into_response(problem),
+        Err(exceeded) => return exceeded.into_response(),
+    };
+    if unavailable {
+        return ([(header::RETRY_AFTER, "5")], answer).into_response();
+    }
+    answer
+}
+
+/// The address as limits and the audit know it: an IPv4 address in an IPv6 one is that.
+fn plain(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}

@@ -1,0 +1,135 @@
+//! Answers as JSON. Records and values are written as the engine gave them.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use veilstream_reading::audit::Durable;
+
+use super::found::{Found, Kind, Read, ReadField};
+use super::request::Claims;
+
+/// An answer's members before its items.
+pub(super) struct Head<'a> {
+    pub(super) claims: &'a Claims,
+    /// Hash of the policy set.
+    pub(super) policy: &'a str,
+    /// For those who may see where the request stands in the log.
+    pub(super) audit: Option<Durable>,
+}
+
+impl Head<'_> {
+    fn members(&self) -> Map<String, Value> {
+        let mut members = Map::new();
+        if let Some(id) = &self.claims.request_id {
+            members.insert("request_id".to_owned(), json!(id));
+        }
+        members.insert("policy".to_owned(), json!(self.policy));
+        if let Some(durable) = self.audit {
+            let place = json!({ "chain": durable.chain.to_string(), "seq": durable.seq });
+            members.insert("audit".to_owned(), place);
+        }
+        members
+    }
+
+    /// The answer, its items already JSON.
+    pub(super) fn with(
+        &self,
+        summary: BTreeMap<&str, u64>,
+        name: &str,
+        items: Vec<Vec<u8>>,
+    ) -> Vec<u8> {
+        let mut members = self.members();
+        members.insert("summary".to_owned(), json!(summary));
+        let mut out = Value::from(members).to_string().into_bytes();
+        out.pop();
+        out.extend_from_slice(format!(",\"{name}\":[").as_bytes());
+        for (i, item) in items.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(item);
+        }
+        out.extend_from_slice(b"]}");
+        out
+    }
+}
+
+/// The answer of `/v1/reveal`.
+pub(super) fn revealed(head: &Head<'_>, found: &Found<'_>, read: &[Read]) -> Vec<u8> {
+    let mut summary: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut items = Vec::with_capacity(read.len());
+    for (item, read) in found.items().zip(read) {
+        let mut out = begin(item.id);
+        match item.kind {
+            Kind::Malformed => {
+                *summary.entry("malformed").or_default() += 1;
+                member(&mut out, "status", b"\"malformed\"");
+            }
+            Kind::Record { .. } => {
+                let record: &[u8] = if read.shown.is_empty() { b"null" } else { &read.shown };
+                member(&mut out, "record", record);
+                let fields: Map<String, Value> =
+                    read.fields.iter().map(|f| (f.name.clone(), field(f))).collect();
+                member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
+            }
+            Kind::Token { .. } => {
+                if let Some(field) = read.fields.first() {
+                    member(&mut out, "status", json!(field.status).to_string().as_bytes());
+                }
+                if !read.shown.is_empty() {
+                    value(&mut out, read);
+                }
+            }
+        }
+        for field in &read.fields {
+            *summary.entry(field.status).or_default() += 1;
+        }
+        out.push(b'}');
+        items.push(out);
+    }
+    head.with(summary, "items", items)
+}
+
+fn field(field: &ReadField) -> Value {
+    let mut told = json!({ "status": field.status });
+    if !field.places.is_empty() {
+        let places = field.places.iter();
+        told["places"] =
+            places.map(|(path, status)| json!({ "path": path, "status": status })).collect();
+    }
+    told
+}
+
+/// A bare token's value: JSON, or the raw bytes of a record key or header.
+fn value(out: &mut Vec<u8>, read: &Read) {
+    if !read.is_bytes {
+        return member(out, "value", &read.shown);
+    }
+    match std::str::from_utf8(&read.shown) {
+        Ok(text) => member(out, "value", json!(text).to_string().as_bytes()),
+        Err(_) => {
+            let text = json!(STANDARD.encode(&read.shown));
+            member(out, "base64", text.to_string().as_bytes());
+        }
+    }
+}
+
+/// An item's JSON up to its id.
+pub(super) fn begin(id: Option<&[u8]>) -> Vec<u8> {
+    let mut out = b"{".to_vec();
+    if let Some(id) = id {
+        member(&mut out, "id", id);
+    }
+    out
+}
+
+/// Appends a member whose value is JSON already.
+pub(super) fn member(out: &mut Vec<u8>, name: &str, json: &[u8]) {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    out.extend_from_slice(format!("\"{name}\":").as_bytes());
+    out.extend_from_slice(json);
+}

@@ -1,0 +1,96 @@
+//! Who asks, as policies, budgets and the audit take it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use veilstream_reading::audit::{Entry, Event, Hex, cut_reason};
+
+use super::fault::RequestFault;
+use super::request::Claims;
+use crate::policy::{self, Credential, PolicySet};
+use crate::serve::auth;
+use crate::serve::router::Caller;
+
+/// Somebody who was let in, and where from.
+pub(super) struct Asker {
+    pub(super) id: Arc<str>,
+    principal: auth::Principal,
+    caller: Caller,
+}
+
+impl Asker {
+    pub(super) fn new(principal: auth::Principal, caller: Caller) -> Self {
+        Self { id: principal.id.as_str().into(), principal, caller }
+    }
+
+    pub(super) fn ip(&self) -> IpAddr {
+        self.caller.ip
+    }
+
+    /// Takes items of its limit.
+    pub(super) fn take_items(&self, items: usize) -> Result<(), RequestFault> {
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        self.caller.take_items(&self.principal, items).map_err(RequestFault::Exceeded)
+    }
+
+    /// As policies know it.
+    pub(super) fn principal(&self) -> policy::Principal {
+        policy::Principal {
+            kind: self.principal.kind,
+            id: self.principal.id.clone(),
+            roles: self.principal.roles.iter().cloned().collect(),
+        }
+    }
+
+    /// For whom it asks, as that person's own token proved.
+    pub(super) fn person(&self) -> Option<policy::Principal> {
+        self.principal.proved_person.as_ref().map(|person| policy::Principal {
+            kind: crate::config::PrincipalKind::User,
+            id: person.id.clone(),
+            roles: person.roles.iter().cloned().collect(),
+        })
+    }
+
+    /// The kind of its own credential.
+    pub(super) fn credential(&self) -> Credential {
+        match self.principal.auth.split('+').next() {
+            Some("mtls") => Credential::Mtls,
+            Some("jwt") => Credential::Jwt,
+            _ => Credential::Key,
+        }
+    }
+
+    /// What all lines of one of its requests have.
+    pub(super) fn entry(
+        &self,
+        event: Event,
+        claims: &Claims,
+        attempt: u64,
+        policies: &PolicySet,
+    ) -> Entry {
+        // What a token proved goes before what the caller claims.
+        let person = self.principal.proved_person.as_ref().map(|person| person.id.clone());
+        Entry {
+            actor: Some(self.principal.id.clone()),
+            on_behalf_of: person.or_else(|| claims.on_behalf_of.clone()),
+            auth: Some(self.principal.auth.replace("key", "api_key")),
+            credential: Some(self.principal.credential.clone()),
+            // A purpose that nobody configured is the caller's text, and may be anything.
+            purpose: policies
+                .purposes()
+                .iter()
+                .any(|purpose| purpose.name == claims.purpose)
+                .then(|| claims.purpose.clone()),
+            reason: claims.reason.as_deref().map(cut_reason),
+            ip: Some(self.ip().to_string()),
+            request_id: claims.request_id.clone(),
+            attempt: (attempt > 1).then_some(attempt),
+            policy: policy_hash(policies),
+            ..Entry::new(event)
+        }
+    }
+}
+
+fn policy_hash(policies: &PolicySet) -> Option<Hex<32>> {
+    policies.hash().strip_prefix("sha256:")?.parse().ok()
+}

@@ -1,0 +1,114 @@
+//! The body of a request as the engine's scanner sees it: records in it keep every byte.
+
+use veilstream_engine::scan::{Kind, Node, Tape, unescape};
+
+use super::fault::RequestFault;
+
+/// A JSON text and its nodes.
+pub(super) struct Document<'b> {
+    text: &'b [u8],
+    tape: Tape,
+}
+
+/// An object of a document.
+#[derive(Clone, Copy)]
+pub(super) struct Object<'d> {
+    document: &'d Document<'d>,
+    node: u32,
+}
+
+/// A value of a document.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'d> {
+    document: &'d Document<'d>,
+    node: u32,
+}
+
+impl<'b> Document<'b> {
+    /// Scans a body.
+    pub(super) fn read(text: &'b [u8]) -> Result<Self, RequestFault> {
+        let mut tape = Tape::default();
+        tape.scan(text).map_err(|error| RequestFault::NotJson {
+            code: error.code.as_str(),
+            offset: error.offset,
+        })?;
+        Ok(Self { text, tape })
+    }
+
+    /// The whole of it.
+    pub(super) fn root(&self) -> Value<'_> {
+        Value { document: self, node: 0 }
+    }
+}
+
+impl<'d> Object<'d> {
+    /// Its members, each name once and one of `known`; the value of the n-th name is the n-th.
+    pub(super) fn members<const N: usize>(
+        self,
+        known: [&'static str; N],
+    ) -> Result<[Option<Value<'d>>; N], RequestFault> {
+        let mut found = [None; N];
+        for (name, value) in self.iter() {
+            let Some(slot) = name.as_deref().and_then(|name| known.iter().position(|k| *k == name))
+            else {
+                return Err(RequestFault::UnknownMember { known: known.join(", ") });
+            };
+            if found[slot].replace(value).is_some() {
+                return Err(RequestFault::DuplicateMember { name: known[slot] });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Names and values, in their order. A name with a lone surrogate is none.
+    pub(super) fn iter(self) -> impl Iterator<Item = (Option<String>, Value<'d>)> {
+        let Self { document, node } = self;
+        document.tape.children(node).map(move |child| {
+            let mut name = Vec::new();
+            let has_text =
+                unescape(&document.text[document.tape.nodes()[child as usize].name()], &mut name);
+            let name = has_text.then(|| String::from_utf8(name).ok()).flatten();
+            (name, Value { document, node: child })
+        })
+    }
+}
+
+impl<'d> Value<'d> {
+    fn node(self) -> &'d Node {
+        &self.document.tape.nodes()[self.node as usize]
+    }
+
+    /// Its JSON text.
+    pub(super) fn json(self) -> &'d [u8] {
+        &self.document.text[self.node().span()]
+    }
+
+    /// As an object.
+    pub(super) fn object(self) -> Option<Object<'d>> {
+        let Self { document, node } = self;
+        (self.node().kind == Kind::Object).then_some(Object { document, node })
+    }
+
+    /// As the elements of an array.
+    pub(super) fn array(self) -> Option<impl Iterator<Item = Value<'d>>> {
+        let document = self.document;
+        let elements = document.tape.children(self.node);
+        (self.node().kind == Kind::Array)
+            .then(|| elements.map(move |node| Value { document, node }))
+    }
+
+    /// As a string; one with a lone surrogate is none.
+    pub(super) fn text(self) -> Option<String> {
+        if self.node().kind != Kind::String {
+            return None;
+        }
+        let mut text = Vec::new();
+        unescape(&self.document.text[self.node().inner()], &mut text).then_some(())?;
+        String::from_utf8(text).ok()
+    }
+
+    /// Whether it is an object, array, null, or something else.
+    pub(super) fn is_scalar(self) -> bool {
+        matches!(self.node().kind, Kind::String | Kind::Number | Kind::Bool)
+    }
+}

@@ -1,0 +1,141 @@
+//! `POST /v1/explain`: what `/v1/reveal` would answer, by policy alone. No key is touched.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use veilstream_reading::audit::{Entry, Event};
+
+use super::Reading;
+use super::answer::{Head, begin, member};
+use super::asker::Asker;
+use super::document::Document;
+use super::fault::RequestFault;
+use super::found::{Found, Item, Kind, tokens_of};
+use super::request::{MOST_FIELDS, RevealRequest};
+use crate::policy::{self, Action, Permission};
+
+/// What is told of a field.
+struct Told {
+    status: &'static str,
+    /// For those who may read policies.
+    policies: Option<Value>,
+}
+
+impl Reading {
+    pub(super) fn explain(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+        let document = Document::read(body)?;
+        let request = RevealRequest::read(&document)?;
+        asker.take_items(request.items.len())?;
+        let claims = &request.claims;
+        let id = claims.request_id.as_deref();
+        let attempt = self.replays.attempt(&asker.id, id, "/v1/explain", body, self.now())?;
+        let policies = self.policies.current();
+        let tokens = tokens_of(&request);
+        self.with_revealer(|revealer| {
+            let (schemas, facts) = (policies.schemas(), policies.facts());
+            let found = Found::of(&request, &tokens, schemas, facts, revealer);
+            if found.fields().count() > MOST_FIELDS {
+                return Err(RequestFault::TooMany { most: MOST_FIELDS, of: "fields" });
+            }
+            let decided = self.decide(asker, &request, &found, &policies);
+            let mut questions = self.questions(asker, &request, &found, &policies);
+            let mut told: BTreeMap<String, Told> = BTreeMap::new();
+            for (field, decision) in &decided.fields {
+                let explains = questions.permits(Action::Explain, field);
+                let reads = questions.permits(Action::PolicyRead, field);
+                told.insert(field.clone(), tell(decision, &explains, &reads));
+            }
+            let template = asker.entry(Event::Explain, claims, attempt, &policies);
+            let durable = self.append(entries(&template, &found, &told))?;
+            let audit = decided.shows_audit.then_some(durable);
+            let head = Head { claims, policy: policies.hash(), audit };
+            let mut summary = BTreeMap::new();
+            let items = found.items().map(|item| explained(item, &told, &mut summary)).collect();
+            Ok(head.with(summary, "items", items))
+        })
+    }
+}
+
+fn tell(decision: &policy::Decision, explains: &Permission, reads: &Permission) -> Told {
+    if !explains.is_permitted() {
+        return Told { status: "denied", policies: None };
+    }
+    let policies = reads.is_permitted().then(|| {
+        json!({
+            "policies": decision.policies.iter().map(|id| &**id).collect::<Vec<_>>(),
+            "denial": decision.denial.map(policy::Denial::code),
+        })
+    });
+    Told { status: decision.answer.name(), policies }
+}
+
+/// One line a schema.
+fn entries(template: &Entry, found: &Found<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
+    let mut schemas: BTreeMap<&str, Entry> = BTreeMap::new();
+    for item in found.items() {
+        let entry = schemas.entry(item.schema()).or_insert_with(|| Entry {
+            schema: Some(item.schema().to_owned()),
+            items: Some(0),
+            outcome: Some("ok".to_owned()),
+            ..template.clone()
+        });
+        entry.items = entry.items.map(|items| items + 1);
+        for id in item.fields() {
+            let status = told.get(id).map_or("denied", |told| told.status);
+            entry.fields.insert(short(item, id).to_owned(), status.to_owned());
+        }
+    }
+    if schemas.is_empty() {
+        return vec![Entry { items: Some(0), ..template.clone() }];
+    }
+    schemas.into_values().collect()
+}
+
+fn explained(
+    item: &Item<'_>,
+    told: &BTreeMap<String, Told>,
+    summary: &mut BTreeMap<&'static str, u64>,
+) -> Vec<u8> {
+    let mut out = begin(item.id);
+    let field = |id: &str| match told.get(id) {
+        Some(Told { status, policies }) => {
+            let mut value = json!({ "status": status });
+            if let (Some(Value::Object(more)), Some(object)) = (policies, value.as_object_mut()) {
+                object.extend(more.clone());
+            }
+            (*status, value)
+        }
+        None => ("denied", json!({ "status": "denied" })),
+    };
+    for id in item.fields() {
+        *summary.entry(field(id).0).or_default() += 1;
+    }
+    match item.kind {
+        Kind::Malformed => {
+            *summary.entry("malformed").or_default() += 1;
+            member(&mut out, "status", b"\"malformed\"");
+        }
+        Kind::Record { .. } => {
+            let fields: Map<String, Value> =
+                item.fields().map(|id| (short(item, id).to_owned(), field(id).1)).collect();
+            member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
+        }
+        Kind::Token { .. } => {
+            if let Some(Value::Object(members)) = item.fields().next().map(|id| field(id).1) {
+                for (name, value) in members {
+                    member(&mut out, &name, value.to_string().as_bytes());
+                }
+            }
+        }
+    }
+    out.push(b'}');
+    out
+}
+
+/// A field's name within its item.
+fn short<'i>(item: &Item<'_>, id: &'i str) -> &'i str {
+    match &item.kind {
+        Kind::Record { name, .. } => id.get(name.len() + 1..).unwrap_or(id),
+        _ => id,
+    }
+}

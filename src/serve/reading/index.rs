@@ -1,0 +1,266 @@
+//! `POST /v1/index`: what to search for. A dictionary oracle, so each value spends a budget.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use veilstream_engine::index::Indexer;
+use veilstream_engine::normalize::{Input, Scratch};
+use veilstream_engine::schema::IndexRule;
+use veilstream_engine::{KeyKind, KeyState, Keyring, Scope};
+use veilstream_reading::audit::{Entry, Event};
+
+use super::answer::{Head, begin, member};
+use super::asker::Asker;
+use super::document::Document;
+use super::fault::RequestFault;
+use super::request::{IndexRequest, Query, QueryValue};
+use super::{Reading, plain};
+use crate::policy::budget::{Counted, Unit};
+use crate::policy::{self, Action, FieldFacts, PolicySet, RequestFacts, Want};
+
+/// What came of a query.
+enum Searched {
+    Malformed,
+    Denied,
+    /// Denied, because the budget has no room.
+    Budget,
+    /// No row can have it.
+    NoIndex,
+    Values {
+        into: Option<String>,
+        values: Vec<String>,
+        bits: u16,
+    },
+}
+
+impl Reading {
+    pub(super) fn index(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+        let document = Document::read(body)?;
+        let request = IndexRequest::read(&document)?;
+        asker.take_items(request.queries.len())?;
+        let claims = &request.claims;
+        let id = claims.request_id.as_deref();
+        let attempt = self.replays.attempt(&asker.id, id, "/v1/index", body, self.now())?;
+        let policies = self.policies.current();
+        let keyring = self.keys.keyring();
+        let facts = RequestFacts {
+            purpose: claims.purpose.clone(),
+            reason: claims.reason.clone(),
+            ip: plain(asker.ip()),
+            auth: asker.credential(),
+            items: request.queries.len() as u64,
+            bare: false,
+            subjects: 0,
+        };
+        let person = asker.person();
+        let mut questions =
+            policies.request(&asker.principal(), person.as_ref(), &facts, Want::Auto);
+        let mut search = Search { asker, policies: &policies, keyring: &keyring, reading: self };
+        let searched: Vec<Searched> = request
+            .queries
+            .iter()
+            .map(|query| search.answer(query, &claims.purpose, &mut questions))
+            .collect();
+        let template = asker.entry(Event::Search, claims, attempt, &policies);
+        let entries = entries(&template, &policies, &request.queries, &searched);
+        // Nobody has `audit` here: a search is of no schema as a whole.
+        self.append(entries)?;
+        let mut summary: BTreeMap<&str, u64> = BTreeMap::new();
+        for outcome in searched.iter().map(Searched::outcome) {
+            *summary.entry(outcome).or_default() += 1;
+            self.metrics.searches.with_label_values(&[outcome]).inc();
+        }
+        let head = Head { claims, policy: policies.hash(), audit: None };
+        let queries = request.queries.iter().zip(&searched).map(|(q, s)| s.json(q.id)).collect();
+        Ok(head.with(summary, "queries", queries))
+    }
+}
+
+struct Search<'a> {
+    reading: &'a Reading,
+    asker: &'a Asker,
+    policies: &'a PolicySet,
+    keyring: &'a Keyring,
+}
+
+impl Search<'_> {
+    fn answer(
+        &mut self,
+        query: &Query<'_>,
+        purpose: &str,
+        questions: &mut policy::Request<'_>,
+    ) -> Searched {
+        let Some((field, value)) = &query.what else { return Searched::Malformed };
+        if !questions.permits(Action::Search, field).is_permitted() {
+            return Searched::Denied;
+        }
+        let Some((facts, rule, path)) = self.rule(field) else { return Searched::Denied };
+        // A compound index reads other fields: each of them is searched too.
+        for part in &path.fields {
+            if !questions.permits(Action::Search, part).is_permitted() {
+                return Searched::Denied;
+            }
+        }
+        let values: Vec<&[u8]> = match value {
+            QueryValue::One(value) => vec![value],
+            QueryValue::Several(values) => values.clone(),
+        };
+        if values.len() != rule.of.len().max(1) {
+            return Searched::Malformed;
+        }
+        if !self.reserve(purpose, facts, &values) {
+            return Searched::Budget;
+        }
+        self.write(rule, &values, path.into)
+    }
+
+    /// The index of a field, and whether its parts are other fields.
+    fn rule(&self, id: &str) -> Option<(&FieldFacts, &IndexRule, RulePath)> {
+        let facts = self.policies.facts().iter().find(|facts| *facts.id == *id)?;
+        let schema = self.policies.schemas().schemas().iter().find(|s| s.name == facts.schema)?;
+        let name = id.strip_prefix(&*facts.schema)?;
+        if let Some(header) = name.strip_prefix("#header:") {
+            let rule =
+                schema.headers.iter().find(|rule| *rule.header == *header)?.index.as_ref()?;
+            return Some((facts, rule, RulePath::default()));
+        }
+        if name == "#key" {
+            return Some((facts, schema.key.as_ref()?.index.as_ref()?, RulePath::default()));
+        }
+        let field = schema.fields.iter().find(|field| *field.id == name[1..])?;
+        let rule = field.index.as_ref()?;
+        // Nobody knows here which of them its parts are: all of them count.
+        let all = schema.fields.iter().map(|field| format!("{}.{}", schema.name, field.id));
+        let fields = if rule.of.is_empty() { Vec::new() } else { all.collect() };
+        Some((facts, rule, RulePath { into: rule.into.clone(), fields }))
+    }
+
+    /// One unit for the distinct value, whether or not it has an index.
+    fn reserve(&self, purpose: &str, facts: &FieldFacts, values: &[&[u8]]) -> bool {
+        use sha2::{Digest as _, Sha256};
+        // Kept in memory for a day: by a hash, so that no value is.
+        let mut hash = Sha256::new().chain_update(self.reading.salt).chain_update(&*facts.id);
+        for value in values {
+            hash = hash.chain_update(value.len().to_be_bytes()).chain_update(value);
+        }
+        let mut unit = [0; 16];
+        unit.copy_from_slice(&hash.finalize()[..16]);
+        let (now, purpose) = (self.reading.now(), Arc::from(purpose));
+        let unit = Unit::Reference(unit);
+        let mut budgets = self.reading.budgets();
+        budgets.reserve(now, &self.asker.id, &purpose, Counted::Values, unit).is_ok()
+    }
+
+    fn write(&self, rule: &IndexRule, values: &[&[u8]], into: Option<String>) -> Searched {
+        let (mut scratch, mut parts) = (Scratch::default(), Vec::with_capacity(values.len()));
+        for value in values {
+            let mut normal = Vec::new();
+            if !rule.normalize.normalize(Input::Json(value), &mut scratch, &mut normal) {
+                return Searched::NoIndex;
+            }
+            parts.push(normal);
+        }
+        let mut roots: Vec<_> = self
+            .keyring
+            .of_kind(KeyKind::Index)
+            .filter(|key| matches!(key.state, KeyState::Active | KeyState::DecryptOnly))
+            .filter(|key| rule.root.is_none_or(|pinned| key.scope == Scope::Version(pinned)))
+            .collect();
+        roots.sort_by_key(|key| std::cmp::Reverse(key.version));
+        let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
+        let normalizer = rule.normalize.to_string();
+        let tenant = self.keyring.tenant();
+        let indexers = roots.iter().filter_map(|root| {
+            Indexer::new(root, tenant, &rule.domain, &normalizer, rule.bits, count)
+        });
+        let values = indexers
+            .map(|indexer| {
+                let mut out = Vec::new();
+                indexer.write(parts.iter().map(Vec::as_slice), &mut out);
+                String::from_utf8(out).unwrap_or_default()
+            })
+            .collect();
+        Searched::Values { into, values, bits: rule.bits }
+    }
+}
+
+/// Where an index stands and what it reads.
+#[derive(Default)]
+struct RulePath {
+    /// The member that the schema names; `None`: `<member>_bidx`.
+    into: Option<String>,
+    /// Ids of fields that a compound index may read.
+    fields: Vec<String>,
+}
+
+impl Searched {
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Denied | Self::Budget => "denied",
+            Self::NoIndex => "no_index",
+            Self::Values { .. } => "ok",
+        }
+    }
+
+    fn json(&self, id: Option<&[u8]>) -> Vec<u8> {
+        let mut out = begin(id);
+        match self {
+            Self::Values { into, values, bits } => {
+                if let Some(into) = into {
+                    member(&mut out, "into", json!(into).to_string().as_bytes());
+                }
+                member(&mut out, "values", json!(values).to_string().as_bytes());
+                member(&mut out, "bits", bits.to_string().as_bytes());
+                // Equal values have equal tags; under few bits others have them too.
+                member(&mut out, "recheck", Value::from(*bits < 128).to_string().as_bytes());
+            }
+            other => {
+                member(&mut out, "status", json!(other.outcome()).to_string().as_bytes());
+                // The caller writes `IN`: of nothing, which finds no row.
+                member(&mut out, "values", b"[]");
+            }
+        }
+        out.push(b'}');
+        out
+    }
+}
+
+/// One line a schema and outcome.
+fn entries(
+    template: &Entry,
+    policies: &PolicySet,
+    queries: &[Query<'_>],
+    searched: &[Searched],
+) -> Vec<Entry> {
+    let mut lines: BTreeMap<(String, &str), Entry> = BTreeMap::new();
+    for (query, searched) in queries.iter().zip(searched) {
+        let field = query.what.as_ref().map(|(field, _)| field.as_str());
+        // A field that does not exist is the caller's text, and not for the log.
+        let facts = field.and_then(|id| policies.facts().iter().find(|facts| *facts.id == *id));
+        let schema = facts.map_or("unknown", |facts| &*facts.schema).to_owned();
+        let outcome = match searched {
+            Searched::Budget => "budget",
+            Searched::Values { .. } | Searched::NoIndex => "ok",
+            Searched::Denied => "denied",
+            Searched::Malformed => "failed",
+        };
+        let entry = lines.entry((schema.clone(), outcome)).or_insert_with(|| Entry {
+            schema: Some(schema),
+            items: Some(0),
+            outcome: Some(outcome.to_owned()),
+            ..template.clone()
+        });
+        entry.items = entry.items.map(|items| items + 1);
+        if let Some(facts) = facts {
+            let name = facts.id[facts.schema.len()..].trim_start_matches('.').to_owned();
+            let status = if outcome == "ok" { "revealed" } else { "denied" };
+            entry.fields.insert(name, status.to_owned());
+        }
+    }
+    if lines.is_empty() {
+        return vec![Entry { items: Some(0), ..template.clone() }];
+    }
+    lines.into_values().collect()
+}

@@ -1,0 +1,201 @@
+//! The audit log of the command line: who opened what, and nothing without a line.
+
+#![allow(clippy::unwrap_used, reason = "a test ends here")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const EVENTS: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"123-45-6789"}}
+{"type":"customer.updated","customer":{"id":43,"email":"bob@example.com","ssn":"987-65-4321"}}
+"#;
+
+/// A folder with a configuration, keys and an audit log.
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn new() -> Self {
+        let host = Self(tempfile::tempdir().unwrap());
+        let schemas = host.path().join("schemas");
+        std::fs::create_dir(&schemas).unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/customers.json");
+        std::fs::copy(root, schemas.join("customers.json")).unwrap();
+        let public = host.ok(&["audit", "keygen", "--out", "verifier.key"], "");
+        host.configure(&format!("[audit]\nrecipient = \"{}\"\n", public.trim()));
+        host.ok(&["keys", "init"], "");
+        host
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn configure(&self, audit: &str) {
+        let text = format!(
+            "[schemas]\ndomains = [\"payment_card\"]\n[keys]\nledger = \"erasures.jsonl\"\n{audit}"
+        );
+        std::fs::write(self.path().join("veilstream.toml"), text).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str], stdin: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+        command.args(arguments).current_dir(self.path()).env_remove("VEILSTREAM_KEYS");
+        if !arguments.contains(&"keygen") {
+            command.args(["--config", "veilstream.toml"]);
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // One that refuses reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// What a command prints that ends well.
+    fn ok(&self, arguments: &[&str], stdin: &str) -> String {
+        let output = self.run(arguments, stdin);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn protect(&self) -> String {
+        self.ok(&["transform", "--schema", "schemas/customers.json"], EVENTS)
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path().join("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+const REVEAL: [&str; 3] = ["reveal", "--schema", "schemas/customers.json"];
+
+#[test]
+fn each_command_leaves_its_lines_and_no_value() {
+    let host = Host::new();
+    let safe = host.protect();
+    assert_eq!(host.ok(&REVEAL, &safe), EVENTS);
+    let token = safe.split('"').find(|text| text.starts_with("vs1.")).unwrap();
+    let other = host.run(&["reveal", "--token", "--field", "customers.email"], token);
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(said.is_empty() || said.contains("\"line\":1"), "its own status, and no other: {said}");
+    host.ok(&["shred", "--subject", "43", "--reason", "request 2026-117"], "");
+    host.ok(&["keys", "rotate", "--index"], "");
+    host.ok(&["keys", "export", "--out", "escrow.json"], "");
+    let lines = host.lines();
+    let of = |event: &str| lines.iter().filter(|l| l["event"] == event).collect::<Vec<_>>();
+    let reveals = of("reveal");
+    assert_eq!(reveals.len(), 3, "one for each person, one for the token: {reveals:#?}");
+    for line in &reveals[..2] {
+        assert_eq!(line["fields"]["email"], "revealed", "{line}");
+        assert_eq!((&line["schema"], &line["outcome"]), (&"customers".into(), &"ok".into()));
+        assert!(line["subject"].is_string() && line["kids"][0].is_string(), "{line}");
+        assert!(line["actor"].as_str().unwrap().contains('@') && line["auth"] == "os", "{line}");
+    }
+    let shred = of("shred");
+    assert_eq!((shred.len(), &shred[0]["reason"]), (1, &Value::from("request 2026-117")));
+    assert_eq!(shred[0]["ledger"]["seq"], 1);
+    let people = reveals[..2].iter().filter(|line| line["subject"] == shred[0]["subject"]);
+    assert_eq!(people.count(), 1, "one of the two");
+    let changes: Vec<&str> =
+        of("keys").iter().map(|line| line["reason"].as_str().unwrap()).collect();
+    assert_eq!(changes, ["rotate", "export"]);
+    let text = std::fs::read_to_string(host.path().join("audit.jsonl")).unwrap();
+    for value in ["ada@", "123-45", "bob@", "987-65"] {
+        assert!(!text.contains(value), "{value} stands in the log");
+    }
+    let said = host.ok(&["audit", "verify", "--key", "verifier.key"], "");
+    assert!(said.contains("the log is whole") && !said.contains("nothing"), "{said}");
+    let said = host.ok(&["audit", "report", "--for", "subject", "--subject", "43"], "");
+    let report: Value = serde_json::from_str(&said).unwrap();
+    let events: Vec<&str> =
+        report["lines"].as_array().unwrap().iter().map(|l| l["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["reveal", "shred"]);
+    assert_eq!(host.lines().iter().filter(|line| line["event"] == "audit_read").count(), 1);
+}
+
+#[test]
+fn a_bulk_read_names_everybody_in_a_side_file() {
+    let host = Host::new();
+    let events: String = (0..150)
+        .map(|n| {
+            format!(
+                "{{\"type\":\"customer.updated\",\"customer\":{{\"id\":{n},\"email\":\"c{n}@x.org\",\"ssn\":\"{n:09}\"}}}}\n"
+            )
+        })
+        .collect();
+    let safe = host.ok(&["transform", "--schema", "schemas/customers.json"], &events);
+    let file = host.path().join("safe.ndjson");
+    std::fs::write(&file, safe).unwrap();
+    // From a file, so that all of it is one batch.
+    let output = Command::new(env!("CARGO_BIN_EXE_veilstream"))
+        .args(REVEAL)
+        .args(["--config", "veilstream.toml"])
+        .current_dir(host.path())
+        .stdin(std::fs::File::open(&file).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), events);
+    let lines = host.lines();
+    let bulk: Vec<&Value> = lines.iter().filter(|line| line["event"] == "reveal").collect();
+    assert_eq!(
+        (bulk.len(), &bulk[0]["subjects"], &bulk[0]["items"]),
+        (1, &150.into(), &150.into())
+    );
+    let report = |id: &str| -> Value {
+        let said = host.ok(&["audit", "report", "--for", "hipaa", "--subject", id], "");
+        serde_json::from_str(&said).unwrap()
+    };
+    assert_eq!(report("77")["lines"][0]["fields"], "email ssn");
+    assert_eq!(report("150")["lines"], Value::Array(vec![]));
+    assert!(host.ok(&["audit", "verify", "--key", "verifier.key"], "").contains("log is whole"));
+}
+
+#[test]
+fn a_change_of_the_log_is_told_by_its_line() {
+    let host = Host::new();
+    let safe = host.protect();
+    host.ok(&REVEAL, &safe);
+    let file = host.path().join("audit.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("\"revealed\"", "\"denied\"", 1)).unwrap();
+    let output = host.run(&["audit", "verify", "--key", "verifier.key", "--json"], "");
+    assert_eq!(output.status.code(), Some(1));
+    let verdict: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&verdict["whole"], &verdict["faults"][0]["why"]), (&false.into(), &"mac".into()));
+}
+
+#[test]
+fn without_a_log_nothing_is_opened_and_the_next_command_heals() {
+    let host = Host::new();
+    let safe = host.protect();
+    let file = host.path().join("audit.jsonl");
+    std::fs::rename(&file, host.path().join("kept")).ok();
+    std::fs::create_dir(&file).unwrap();
+    let output = host.run(&REVEAL, &safe);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &[][..]), "{said}");
+    assert!(said.contains("is unavailable"), "{said}");
+    let shred = ["shred", "--subject", "42", "--reason", "request 2026-117"];
+    assert_eq!(host.run(&shred, "").status.code(), Some(1));
+    std::fs::remove_dir(&file).unwrap();
+    assert_eq!(host.ok(&REVEAL, &safe), EVENTS, "nobody was erased either");
+}
+
+#[test]
+fn the_way_round_the_audit_is_said_aloud() {
+    let host = Host::new();
+    let safe = host.protect();
+    let with_flag = [&REVEAL[..], &["--unaudited"]].concat();
+    assert_eq!(host.run(&with_flag, &safe).status.code(), Some(2), "where [audit] stands");
+    host.configure("");
+    let output = host.run(&REVEAL, &safe);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &[][..]));
+    assert_eq!(host.ok(&with_flag, &safe), EVENTS);
+}

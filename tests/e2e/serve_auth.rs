@@ -1,0 +1,541 @@
+//! Who gets into `veilstream serve`: the built binary, with keys, certificates and an issuer of
+//! JWTs of its own. Needs no Kafka, so it is a binary of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod keys {
+    pub(crate) use veilstream::keys::{CredentialSource, KeyFault, now};
+}
+#[allow(dead_code, reason = "shared with the tests of the service")]
+#[path = "../../src/serve/testing.rs"]
+mod testing;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rcgen::SanType;
+use reqwest::StatusCode;
+use reqwest::blocking::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use testing::{Authority, Behaviour, Leaf, TestIssuer, until};
+
+fn veilstream(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+    command.args(args).env_remove("VEILSTREAM_KEYS").env("NO_COLOR", "1");
+    command
+}
+
+fn done(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// An analyst reads e-mail addresses, sees the mask of telephone numbers and finds both.
+const POLICY: &str = r#"
+@id("analyst-reads")
+permit(principal in Role::"analyst", action in [Action::"reveal", Action::"search", Action::"explain"],
+  resource == Field::"customers.email") when { context.purpose == "support" };
+@id("analyst-masks")
+permit(principal in Role::"analyst", action in [Action::"mask", Action::"explain"],
+  resource == Field::"customers.phone") when { context.purpose == "support" };
+"#;
+
+/// A folder with keys, a schema, a policy and a configuration.
+struct Instance {
+    dir: TempDir,
+}
+
+impl Instance {
+    fn new(serve: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        done(veilstream(&["keys", "init", "--keys"]).arg(dir.path().join("keys")));
+        fs::create_dir(dir.path().join("schemas")).unwrap();
+        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/customers.json");
+        fs::copy(schema, dir.path().join("schemas/customers.json")).unwrap();
+        let instance = Self { dir };
+        let mut keygen = veilstream(&["audit", "keygen", "--out", &instance.path("verifier.key")]);
+        instance.write("audit.pub", std::str::from_utf8(&done(&mut keygen).stdout).unwrap());
+        fs::create_dir(instance.path("policies")).unwrap();
+        instance.write("policies/analyst.cedar", POLICY);
+        instance.write(
+            "veilstream.toml",
+            &format!(
+                "[audit]\nrecipient_file = \"audit.pub\"\ncopy = \"none\"\n[[policy.purposes]]\nname = \
+            \"support\"\nreason_required = false\n[schemas]\ndomains = [\"payment_card\"]\n[keys]\nstore = \"sqlite:keys/keys.db\"\n[keys.file]\npath = \
+            \"keys/kek\"\n[http]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \
+            \"json\"\n[serve]\nlisten = \"127.0.0.1:0\"\n{serve}"
+            ),
+        );
+        instance
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn keys(&self, args: &[&str]) -> Command {
+        let (name, rest) = args.split_first().unwrap();
+        let config = self.path("veilstream.toml");
+        let mut command = veilstream(&["serve", "keys", name, "--config", &config]);
+        command.args(rest);
+        command
+    }
+
+    /// The id and the whole text of a new key.
+    fn make_key(&self, name: &str) -> (String, String) {
+        let args = ["create", "--name", name, "--role", "analyst", "--json"];
+        let output = done(&mut self.keys(&args));
+        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
+    }
+
+    fn start(&self) -> Running {
+        let mut child = veilstream(&["serve", "--config", &self.path("veilstream.toml")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                into.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut running = Running { child, log, address: String::new(), http: String::new() };
+        until("it listens", || {
+            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.log());
+            running.logged("the reading service listens").is_some()
+        });
+        running.address = running.logged("the reading service listens").unwrap();
+        running.http = running.logged("HTTP listens").unwrap();
+        running
+    }
+
+    /// Exit code and messages of a start that fails.
+    fn refused(&self) -> (i32, String) {
+        let output =
+            veilstream(&["serve", "--config", &self.path("veilstream.toml")]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+struct Running {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    address: String,
+    http: String,
+}
+
+impl Running {
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The address of a line with this message.
+    fn logged(&self, message: &str) -> Option<String> {
+        let lines = self.log();
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find_map(|line| {
+            let fields = line.get("fields").unwrap_or(&line);
+            let is_it = fields["message"].as_str() == Some(message);
+            is_it.then(|| fields["address"].as_str().map(str::to_owned))?
+        })
+    }
+
+    fn status(&self, client: &Client, scheme: &str, token: &str) -> StatusCode {
+        let asked = client.get(format!("{scheme}://{}/openapi.json", self.address));
+        asked.bearer_auth(token).send().unwrap().status()
+    }
+
+    fn metrics(&self) -> String {
+        reqwest::blocking::get(format!("http://{}/metrics", self.http)).unwrap().text().unwrap()
+    }
+
+    /// Stops it as an orchestrator does.
+    fn stop(&mut self) -> i32 {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_api_key_opens_until_it_is_revoked() {
+    let instance = Instance::new("insecure = true\n");
+    let (id, key) = instance.make_key("reports");
+    let (forged, forged_key) = instance.make_key("forged");
+    let mut running = instance.start();
+    let client = Client::new();
+    let status = |token: &str| running.status(&client, "http", token);
+    assert_eq!(status(&key), StatusCode::OK);
+    let ready = reqwest::blocking::get(format!("http://{}/readyz", running.http)).unwrap();
+    assert_eq!(ready.status(), StatusCode::OK);
+    assert_eq!(status(&format!("{key}0")), StatusCode::UNAUTHORIZED);
+    // One that is made while it runs.
+    let (_, later) = instance.make_key("later");
+    until("the new key is known", || {
+        std::thread::park_timeout(Duration::from_millis(500));
+        status(&later) == StatusCode::OK
+    });
+    let since = Instant::now();
+    let revoked = done(&mut instance.keys(&["revoke", &id]));
+    assert_eq!(String::from_utf8(revoked.stdout).unwrap(), format!("{id} revoked\n"));
+    until("the key is refused", || status(&key) == StatusCode::UNAUTHORIZED);
+    println!("refused {:?} after `serve keys revoke` was started", since.elapsed());
+    // Somebody writes the store who does not hold its key.
+    let store = rusqlite::Connection::open(instance.path("keys/keys.db")).unwrap();
+    let edit = "UPDATE credentials SET roles = 'admin' WHERE id = ?1";
+    assert_eq!(store.execute(edit, [&forged]).unwrap(), 1);
+    until("the alarm is there", || running.metrics().contains("veilstream_credentials_corrupt 1"));
+    assert_eq!(status(&forged_key), StatusCode::UNAUTHORIZED);
+    let listed = instance.keys(&["list", "--json"]).output().unwrap();
+    assert_eq!(listed.status.code(), Some(1));
+    let shown = String::from_utf8(listed.stdout).unwrap();
+    assert!(shown.contains(r#""state":"revoked""#) && !shown.contains(&forged), "{shown}");
+    assert!(String::from_utf8(listed.stderr).unwrap().contains(&forged));
+    for cause in ["key_mistyped", "key_revoked", "key_unknown"] {
+        assert!(running.metrics().contains(&format!("{{cause=\"{cause}\"}}")), "{cause}");
+    }
+    assert_eq!(running.stop(), 0);
+    // Shown once: no secret is in the log, the list or the store.
+    let log = running.log();
+    assert!(log.contains(&id) && log.contains("login refused"), "{log}");
+    for key in [&key, &forged_key, &later] {
+        let secret = key.split('_').nth(2).unwrap();
+        assert!(!log.contains(secret) && !shown.contains(secret));
+        for file in ["keys/keys.db", "keys/keys.db-wal"] {
+            let bytes = fs::read(instance.path(file)).unwrap_or_default();
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+        }
+    }
+}
+
+#[test]
+fn fields_are_read_under_policy_and_each_reading_is_audited() {
+    let instance = Instance::new("insecure = true\n");
+    let (_, key) = instance.make_key("desk");
+    let event = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"078-05-1120","phone":"+1 415 555 0101"}}"#;
+    let mut protect = veilstream(&["transform", "--keys", &instance.path("keys"), "--schema"]);
+    let mut child = protect
+        .arg(instance.path("schemas/customers.json"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), event.as_bytes()).unwrap();
+    let sealed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    let sealed: Value = serde_json::from_str(&sealed).unwrap();
+    let mut running = instance.start();
+    let post = |path: &str, body: &Value| -> (StatusCode, Value) {
+        let url = format!("http://{}{path}", running.address);
+        let answer = Client::new().post(url).bearer_auth(&key).json(body).send().unwrap();
+        (answer.status(), answer.json().unwrap())
+    };
+    let token = &sealed["customer"]["email"];
+    let body = serde_json::json!({ "purpose": "support", "request_id": "r-1", "items": [
+        { "id": "a", "schema": "customers", "fields": ["email", "phone", "ssn"], "record": sealed },
+        { "id": "b", "field": "customers.email", "token": token, "subject": 42 },
+        { "id": "c", "field": "customers.email", "token": token, "subject": 43 },
+        { "id": "d", "field": "nowhere.email", "token": token },
+        { "id": "e", "token": 1 },
+    ] });
+    let (status, answer) = post("/v1/reveal", &body);
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let items = &answer["items"];
+    assert_eq!(items[0]["record"]["customer"]["email"], "ada@example.com", "{answer}");
+    assert_eq!(items[0]["record"]["customer"]["phone"], "********0101", "{answer}");
+    assert_eq!(items[0]["record"]["customer"]["ssn"], Value::Null, "{answer}");
+    assert!(items[0]["record"]["customer"].get("email_bidx").is_none(), "{answer}");
+    let statuses = |item: &Value| item["fields"].clone();
+    assert_eq!(
+        statuses(&items[0]),
+        serde_json::json!({ "email": { "status": "revealed" }, "phone": { "status": "masked" },
+            "ssn": { "status": "denied" } })
+    );
+    assert_eq!(
+        items[1],
+        serde_json::json!({ "id": "b", "status": "revealed", "value": "ada@example.com" })
+    );
+    assert_eq!(items[2], serde_json::json!({ "id": "c", "status": "corrupt" }));
+    assert_eq!(items[3], serde_json::json!({ "id": "d", "status": "denied" }));
+    assert_eq!(items[4]["status"], "malformed");
+    // A purpose that nobody configured, and a body that is none.
+    let mut other = body.clone();
+    (other["purpose"], other["request_id"]) = ("curiosity".into(), "r-2".into());
+    let (_, denied) = post("/v1/reveal", &other);
+    assert_eq!(denied["items"][0]["record"], Value::Null, "{denied}");
+    assert_eq!(denied["items"][1], serde_json::json!({ "id": "b", "status": "denied" }));
+    other["request_id"] = "r-1".into();
+    let (status, problem) = post("/v1/reveal", &other);
+    assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &"request_id".into()));
+    // What to search for is what stands in the record.
+    let query = serde_json::json!({ "purpose": "support", "queries": [
+        { "id": 1, "field": "customers.email", "value": "Ada@Example.com" },
+        { "id": 2, "field": "customers.ssn", "value": "078-05-1120" },
+    ] });
+    let (_, found) = post("/v1/index", &query);
+    assert_eq!(found["queries"][0]["values"][0], sealed["customer"]["email_bidx"], "{found}");
+    assert_eq!(found["queries"][1]["status"], "denied", "{found}");
+    let (_, explained) = post(
+        "/v1/explain",
+        &serde_json::json!({ "purpose": "support",
+        "items": body["items"] }),
+    );
+    assert_eq!(explained["items"][0]["fields"]["phone"]["status"], "masked", "{explained}");
+    let metrics = running.metrics();
+    assert!(metrics.contains(r#"veilstream_reveals_total{status="masked"} 1"#), "{metrics}");
+    assert_eq!(running.stop(), 0);
+    let log = fs::read_to_string(instance.path("audit.jsonl")).unwrap();
+    for part in [
+        "\"event\":\"reveal\"",
+        "\"event\":\"search\"",
+        "\"event\":\"explain\"",
+        "analyst-reads",
+        "key:desk",
+        "\"phone\":\"masked\"",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    for canary in ["ada@example.com", "555", "078-05-1120"] {
+        assert!(!log.contains(canary) && !running.log().contains(canary), "{canary}");
+    }
+    let config = instance.path("veilstream.toml");
+    let verified = done(&mut veilstream(&[
+        "audit",
+        "verify",
+        "--config",
+        &config,
+        "--key",
+        &instance.path("verifier.key"),
+    ]));
+    assert!(verified.status.success());
+}
+
+#[test]
+fn api_keys_are_checked_before_they_are_made() {
+    let instance = Instance::new("insecure = true\n");
+    for args in [
+        &["create", "--name", "Reports", "--role", "a"][..],
+        &["create", "--name", "reports"],
+        &["create", "--name", "reports", "--role", "a,b"],
+        &["create", "--name", "reports", "--role", "a", "--days", "366"],
+        &["create", "--name", "reports", "--role", "a", "--days", "0"],
+        &["revoke"],
+        &["revoke", "none"],
+        &["revoke", "--name", "reports", "0b2e7c0123456789"],
+    ] {
+        assert_eq!(instance.keys(args).output().unwrap().status.code(), Some(2), "{args:?}");
+    }
+    for args in [&["revoke", "0b2e7c0123456789"][..], &["revoke", "--name", "reports"]] {
+        let output = instance.keys(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("there is no API key"));
+    }
+}
+
+/// TLS with every kind of credential at once.
+struct Everything {
+    instance: Instance,
+    servers: Authority,
+    clients: Authority,
+    issuer: TestIssuer,
+}
+
+impl Everything {
+    fn new() -> Self {
+        let (servers, clients, issuer) = (Authority::new(), Authority::new(), TestIssuer::start());
+        let instance = Instance::new(&format!(
+            "principals = [\"certificate\", \"jwt\", \"key\"]\ncertificate_file = \
+            \"server.pem\"\nkey_file = \"server.key\"\nclient_ca_file = \
+            \"clients.pem\"\nclient_crl_file = \"revoked.pem\"\nclients = {{ \
+            \"spiffe://corp/fraud\" = [\"fraud\"] }}\n[serve.jwt.corp]\nissuer = \
+            \"https://login.corp\"\naudience = \"veilstream\"\njwks = \"{}\"\nca_file = \"{}\"\n",
+            issuer.url,
+            issuer.ca().display()
+        ));
+        let leaf = servers.server();
+        instance.write("server.pem", &leaf.certificate);
+        instance.write("server.key", &leaf.key);
+        instance.write("clients.pem", &clients.pem());
+        instance.write("revoked.pem", &clients.revoked(&[9]));
+        Self { instance, servers, clients, issuer }
+    }
+
+    fn client(&self, leaf: Option<&Leaf>) -> Client {
+        let authority = reqwest::Certificate::from_pem(self.servers.pem().as_bytes()).unwrap();
+        let mut client = Client::builder().tls_certs_only([authority]);
+        if let Some(leaf) = leaf {
+            let identity = format!("{}{}", leaf.certificate, leaf.key);
+            client = client.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
+        }
+        client.build().unwrap()
+    }
+
+    fn leaf(&self, serial: u64) -> Leaf {
+        let name = SanType::URI("spiffe://corp/fraud".try_into().unwrap());
+        self.clients.leaf(vec![name], serial, false)
+    }
+}
+
+#[test]
+fn each_kind_of_credential_opens_by_itself_alone() {
+    let all = Everything::new();
+    let (_, key) = all.instance.make_key("reports");
+    let mut running = all.instance.start();
+    let (plain, fraud) = (all.client(None), all.client(Some(&all.leaf(7))));
+    let token = all.issuer.token(|_| ());
+    assert_eq!(running.status(&plain, "https", &key), StatusCode::OK);
+    assert_eq!(running.status(&plain, "https", &token), StatusCode::OK);
+    let document = || fraud.get(format!("https://{}/openapi.json", running.address));
+    assert_eq!(document().send().unwrap().status(), StatusCode::OK);
+    // Two at once.
+    assert_eq!(running.status(&fraud, "https", &key), StatusCode::UNAUTHORIZED);
+    assert_eq!(running.status(&fraud, "https", &token), StatusCode::UNAUTHORIZED);
+    let twice = plain.get(format!("https://{}/openapi.json", running.address));
+    let twice = twice.bearer_auth(&key).header("authorization", format!("Bearer {token}"));
+    assert_eq!(twice.send().unwrap().status(), StatusCode::UNAUTHORIZED);
+    // A person's token beside a certificate proves the person; one that does not hold refuses.
+    let proved =
+        |token: &str| document().header("veilstream-on-behalf-of", token).send().unwrap().status();
+    let expired = all.issuer.token(|claims| claims["exp"] = (keys::now() - 120).into());
+    assert_eq!(proved(&token), StatusCode::OK);
+    assert_eq!(proved(&expired), StatusCode::UNAUTHORIZED);
+    // Revoked, and of another authority: no handshake.
+    let other = Authority::new().leaf(vec![], 1, false);
+    for leaf in [&all.leaf(9), &other] {
+        let client = all.client(Some(leaf));
+        assert!(client.get(format!("https://{}/openapi.json", running.address)).send().is_err());
+    }
+    // Without TLS.
+    let clear = Client::new().get(format!("http://{}/openapi.json", running.address));
+    assert!(clear.bearer_auth(&key).send().is_err());
+    // The issuer goes away: what it signed before is still known.
+    all.issuer.behave(Behaviour::Close);
+    let next = all.issuer.token(|claims| claims["sub"] = "bob".into());
+    assert_eq!(running.status(&plain, "https", &next), StatusCode::OK);
+    // Each is counted; the log tells one a second and address.
+    let metrics = running.metrics();
+    for cause in ["several_credentials", "token_expired", "certificate_invalid"] {
+        assert!(metrics.contains(&format!("{{cause=\"{cause}\"}}")), "{metrics}");
+    }
+    assert_eq!(running.stop(), 0);
+    let log = running.log();
+    assert!(log.contains("login refused"), "{log}");
+    assert!(!log.contains(&token) && !log.contains(&expired), "{log}");
+}
+
+/// A real OAuth server (oidc-provider), whose tokens are RS256 and `at+jwt`. Killed when dropped.
+struct OauthServer {
+    process: Child,
+    url: String,
+}
+
+impl OauthServer {
+    fn start() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oidc");
+        let script = folder.join("issuer.mjs");
+        assert!(script.exists(), "no OAuth server in {}: run `make setup`", folder.display());
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut process = Command::new("node")
+            .arg(script)
+            .envs([("PORT", &*port.to_string()), ("AUDIENCE", "urn:veilstream")])
+            .envs([("CLIENT_SECRET", "canary-client-secret"), ("TTL", "300")])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "listens"));
+        // It writes a line for each token.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self { process, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    fn token(&self) -> String {
+        let answer = Client::new()
+            .post(format!("{}/token", self.url))
+            .basic_auth("veilstream", Some("canary-client-secret"))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("grant_type=client_credentials&scope=kafka")
+            .send()
+            .unwrap();
+        let answer: Value = answer.json().unwrap();
+        answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+}
+
+impl Drop for OauthServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn tokens_of_a_real_server_open() {
+    let server = OauthServer::start();
+    let section = |name: &str, audience: &str| {
+        format!(
+            "insecure = true\nprincipals = [\"jwt\"]\n[serve.jwt.{name}]\nissuer = \
+            \"{url}\"\naudience = \"{audience}\"\njwks = \"{url}/jwks\"\nkind = \
+            \"service\"\nroles_claim = \"scope\"\n",
+            url = server.url
+        )
+    };
+    let (instance, other) =
+        (Instance::new(&section("batch", "urn:veilstream")), Instance::new(&section("batch", "x")));
+    let (running, refusing) = (instance.start(), other.start());
+    let (client, token) = (Client::new(), server.token());
+    assert_eq!(running.status(&client, "http", &token), StatusCode::OK);
+    assert_eq!(refusing.status(&client, "http", &token), StatusCode::UNAUTHORIZED);
+    assert!(refusing.metrics().contains("{cause=\"token_audience\"} 1"));
+    // The last character of a signature may spell unused bits: one before it is another signature.
+    let at = token.len() - 10;
+    let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
+    let forged = format!("{}{other}{}", &token[..at], &token[at + 1..]);
+    assert_eq!(running.status(&client, "http", &forged), StatusCode::UNAUTHORIZED);
+    assert!(running.metrics().contains("{cause=\"token_signature\"} 1"));
+}
+
+#[test]
+fn a_start_that_would_be_open_or_blind_is_refused() {
+    let instance = Instance::new("insecure = true\n");
+    let toml = fs::read_to_string(instance.path("veilstream.toml")).unwrap();
+    let with = |from: &str, to: &str| {
+        instance.write("veilstream.toml", &toml.replace(from, to));
+        instance.refused()
+    };
+    let (code, said) = with("insecure = true", "");
+    assert!(code == 2 && said.contains("serve.certificate_file: is missing"), "{said}");
+    let (code, said) = with("[serve]\nlisten = \"127.0.0.1:0\"", "[serve]\nlisten = \"0.0.0.0:0\"");
+    assert!(code == 2 && said.contains("no address of the loopback"), "{said}");
+    let (code, said) = with("[serve]\nlisten = \"127.0.0.1:0\"\ninsecure = true", "");
+    assert!(code == 2 && said.contains("there is no section [serve]"), "{said}");
+    let missing = "certificate_file = \"nowhere.pem\"\nkey_file = \"nowhere.key\"";
+    let (code, said) = with("insecure = true", missing);
+    assert!(code == 2 && said.contains("nowhere.pem"), "{said}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, said) =
+        with("[serve]\nlisten = \"127.0.0.1:0\"", &format!("[serve]\nlisten = \"{address}\""));
+    assert!(code == 2 && said.contains("serve.listen"), "{said}");
+}
