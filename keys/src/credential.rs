@@ -134,6 +134,12 @@ impl Credential {
         self.id == key.id && bool::from(self.sha256.ct_eq(&key.sha256()))
     }
 
+    /// From when on it is refused, revoked or not: a year after it was made, whatever it says.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.expires.min(self.created.saturating_add(u64::from(LONGEST_DAYS) * 86_400))
+    }
+
     /// The row of it, with this MAC.
     #[must_use]
     pub fn row(&self, mac: &[u8; 32]) -> CredentialRow {

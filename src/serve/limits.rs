@@ -118,7 +118,8 @@ impl Limits {
             windows.get(&None).filter(|_| windows.len() > ADDRESSES)
         });
         match known {
-            Some(window) if window.count >= REFUSED && now < window.since + WINDOW => {
+            // A clock that went back must not lengthen it.
+            Some(window) if window.count >= REFUSED && now.abs_diff(window.since) < WINDOW => {
                 Err(Exceeded::after(Duration::from_secs(window.since + WINDOW - now)))
             }
             _ => Ok(()),
@@ -232,6 +233,7 @@ mod tests {
         let left = limits.credentials(a, 110).unwrap_err().retry_after;
         assert_eq!(left, Duration::from_secs(WINDOW - 10));
         limits.credentials(b, 110).unwrap();
+        limits.credentials(a, 100 - WINDOW).unwrap();
         limits.credentials(a, 100 + WINDOW).unwrap();
         limits.refused(a, 100 + WINDOW);
         limits.credentials(a, 100 + WINDOW).unwrap();

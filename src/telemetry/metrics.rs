@@ -44,6 +44,9 @@ macro_rules! metrics {
                 // look at.
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
+                metrics.searches.with_label_values(&["ok"]);
+                metrics.audit_lines.with_label_values(&["file", "failed"]);
+                metrics.budget_denials.with_label_values(&[""]);
                 metrics.authentication_errors.with_label_values(&["credentials"]);
                 metrics.logins_refused.with_label_values(&["no_credential"]);
                 Ok(metrics)

@@ -202,7 +202,7 @@ fn shown(one: &Credential, now: u64) -> serde_json::Value {
 }
 
 fn state(one: &Credential, now: u64) -> &'static str {
-    match (one.revoked, now >= one.expires) {
+    match (one.revoked, now >= one.end()) {
         (Some(_), _) => "revoked",
         (None, true) => "expired",
         (None, false) => "active",

@@ -81,7 +81,7 @@ impl ApiKeys {
             roles: credential.roles.iter().cloned().collect(),
             auth: "key",
             credential: credential.id.to_string(),
-            expires: credential.expires,
+            expires: credential.end(),
             proved_person: None,
         }))
     }
@@ -95,14 +95,15 @@ impl ApiKeys {
 
     fn fresh(&self, now: u64) -> Option<Arc<Known>> {
         let known = self.known.load_full();
-        (now.saturating_sub(known.at) <= OLDEST).then_some(known)
+        // Whichever way a clock jumps, that is no fresh look.
+        (now.abs_diff(known.at) <= OLDEST).then_some(known)
     }
 }
 
 fn ended(credential: &Credential, now: u64) -> Option<Cause> {
     if credential.revoked.is_some() {
         Some(Cause::KeyRevoked)
-    } else if now >= credential.expires {
+    } else if now >= credential.end() {
         Some(Cause::KeyExpired)
     } else {
         None
@@ -172,9 +173,15 @@ mod tests {
         keys.look(NOW).unwrap();
         assert_eq!(cause(&keys, key.expose(), NOW), Cause::KeyRevoked);
         assert!(!keys.holds(&principal.credential, NOW));
-        put(&[credential], &[]);
+        put(std::slice::from_ref(&credential), &[]);
         keys.look(NOW + 100).unwrap();
         assert_eq!(cause(&keys, key.expose(), NOW + 100), Cause::KeyExpired);
+        // A year at most, whatever its record says.
+        let year = 365 * 86_400;
+        put(&[Credential { expires: NOW + 10 * year, ..credential }], &[]);
+        keys.look(NOW + year).unwrap();
+        assert_eq!(cause(&keys, key.expose(), NOW + year), Cause::KeyExpired);
+        assert!(keys.check(key.expose(), NOW + year - 1).unwrap().is_ok());
     }
 
     /// Otherwise an outage of the store would be a way to use a key after it was revoked.
@@ -190,6 +197,7 @@ mod tests {
         assert!(keys.look(NOW + 2).is_err());
         assert!(keys.check(key.expose(), NOW + OLDEST).unwrap().is_ok());
         assert!(keys.check(key.expose(), NOW + OLDEST + 1).is_none());
+        assert!(keys.check(key.expose(), NOW - OLDEST - 1).is_none(), "a clock that went back");
         assert!(!keys.holds(&credential.id.to_string(), NOW + OLDEST + 1));
     }
 }

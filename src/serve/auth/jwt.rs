@@ -136,7 +136,8 @@ impl Issuers {
     fn remembered(&self, hash: &[u8; 32], now: u64) -> Option<Principal> {
         let mut verified = self.lock();
         let known = verified.get(hash)?;
-        if now < known.until {
+        // A clock that went back must not lengthen it.
+        if now < known.until && known.until - now <= REMEMBERED {
             return Some(known.principal.clone());
         }
         verified.pop(hash);

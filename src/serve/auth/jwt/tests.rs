@@ -268,6 +268,8 @@ async fn a_verified_token_is_remembered_but_not_beyond_its_end() {
     issuers.check(&long, now).await.unwrap();
     issuers.check(&short, now).await.unwrap();
     assert!(known(&long, now + REMEMBERED - 1) && known(&short, now + 19));
+    assert!(!known(&long, now - 1), "a clock that went back");
+    issuers.check(&long, now).await.unwrap();
     assert!(!known(&short, now + 20) && !known(&long, now + REMEMBERED));
     assert!(issuers.lock().is_empty());
     // Where the leeway alone lets it in, it is not remembered.
