@@ -168,7 +168,8 @@ fn both_indexes_are_described_while_a_root_rotates() {
     let mut described: Vec<&str> =
         schema["fields"].as_array().unwrap().iter().map(|f| f["field"].as_str().unwrap()).collect();
     described.sort_unstable();
-    let written: Vec<&str> = payload.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut written: Vec<&str> = payload.as_object().unwrap().keys().map(String::as_str).collect();
+    written.sort_unstable();
     assert_eq!(described, written);
     assert_eq!(written, ["a", "b", "b_bidx", "i", "i_prev"]);
 }
