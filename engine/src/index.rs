@@ -1,10 +1,14 @@
 //! Blind indexes: one equality tag as text (docs/formats.md, "Blind indexes").
 
+use std::cmp::Reverse;
+
 use zeroize::Zeroizing;
 
 use crate::kdf;
-use crate::key::{Key, KeyKind, Scope};
+use crate::key::{Key, KeyKind, KeyState, Scope};
+use crate::keyring::Keyring;
 use crate::mac::HmacSha256;
+use crate::schema::IndexRule;
 use crate::token::{append_base64, base64_chars};
 
 /// Computes the tags of one field with one root. Keeps the HMAC state.
@@ -33,6 +37,28 @@ impl Indexer {
         let secret = root.secret.as_ref().filter(|_| fits)?;
         let key = index_key(secret.expose(), tenant, domain, normalizer, bits, parts);
         Some(Self { mac: HmacSha256::new(&key), version, bits })
+    }
+
+    /// An indexer under `root` for what a schema document says; `None` as in [`Indexer::new`].
+    #[must_use]
+    pub fn of_rule(root: &Key, tenant: &str, rule: &IndexRule) -> Option<Self> {
+        let parts = u16::try_from(rule.of.len().max(1)).ok()?;
+        let normalizer = rule.normalize.to_string();
+        Self::new(root, tenant, &rule.domain, &normalizer, rule.bits, parts)
+    }
+
+    /// Indexers to search with: one for each root that stored values may be indexed under, the
+    /// newest first. Empty: the keyring has no such root.
+    #[must_use]
+    pub fn to_search(rule: &IndexRule, keyring: &Keyring) -> Vec<Self> {
+        let mut roots: Vec<_> = keyring
+            .of_kind(KeyKind::Index)
+            .filter(|root| matches!(root.state, KeyState::Active | KeyState::DecryptOnly))
+            .filter(|root| rule.root.is_none_or(|pinned| root.scope == Scope::Version(pinned)))
+            .collect();
+        roots.sort_by_key(|root| Reverse(root.version));
+        let tenant = keyring.tenant();
+        roots.iter().filter_map(|root| Self::of_rule(root, tenant, rule)).collect()
     }
 
     /// Appends the tag of the normalised `parts` to `out`, without quotes.

@@ -1,5 +1,6 @@
 //! A compiled schema document: what is PII and what happens to it. Made by [`crate::compile`].
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::mask::ReadMask;
@@ -68,6 +69,18 @@ impl Schema {
         let fields = self.fields.iter().map(|f| (f.fid, f.name.as_str()));
         let key = self.key.iter().map(|k| (k.fid, k.name.as_str()));
         fields.chain(key).chain(self.headers.iter().map(|h| (h.fid, h.name.as_str())))
+    }
+
+    /// Its blind indexes, by what they are of: a field's id, `#key` or `#header:<name>`.
+    pub fn indexes(&self) -> impl Iterator<Item = (Cow<'_, str>, &IndexRule)> {
+        let fields =
+            self.fields.iter().filter_map(|f| Some((Cow::from(&*f.id), f.index.as_ref()?)));
+        let key = self.key.iter().filter_map(|k| Some((Cow::from("#key"), k.index.as_ref()?)));
+        let headers = self
+            .headers
+            .iter()
+            .filter_map(|h| Some((format!("#header:{}", h.header).into(), h.index.as_ref()?)));
+        fields.chain(key).chain(headers)
     }
 
     /// Whether any value or header is encrypted.

@@ -4,12 +4,12 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use veilstream_engine::Keyring;
 use veilstream_engine::compile::Grants;
 use veilstream_engine::index::Indexer;
 use veilstream_engine::normalize::{Input, Scratch};
 use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_engine::transform::Limits;
-use veilstream_engine::{KeyKind, KeyState, Keyring, Scope};
 
 use super::KeysSource;
 use super::lines::{Line, Lines};
@@ -88,17 +88,10 @@ pub fn run(args: &IndexArgs) -> anyhow::Result<Exit> {
 
 /// The index of that field, the record key or a header.
 fn rule<'s>(schema: &'s Schema, id: &str) -> anyhow::Result<&'s IndexRule> {
-    let fields = schema.fields.iter().filter_map(|f| Some((f.id.to_string(), f.index.as_ref()?)));
-    let key = schema.key.iter().filter_map(|k| Some(("#key".to_owned(), k.index.as_ref()?)));
-    let headers = schema
-        .headers
-        .iter()
-        .filter_map(|h| Some((format!("#header:{}", h.header), h.index.as_ref()?)));
-    let rules: Vec<(String, &IndexRule)> = fields.chain(key).chain(headers).collect();
-    if let Some((_, rule)) = rules.iter().find(|(name, _)| name == id) {
+    if let Some((_, rule)) = schema.indexes().find(|(name, _)| name == id) {
         return Ok(rule);
     }
-    let known: Vec<&str> = rules.iter().map(|(name, _)| name.as_str()).collect();
+    let known: Vec<_> = schema.indexes().map(|(name, _)| name).collect();
     let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
     Err(Exit::Usage
         .because(format!("--field: {} has no index {id}; it indexes {known}", schema.name)))
@@ -115,20 +108,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(rule: &'a IndexRule, keyring: &Keyring) -> anyhow::Result<Self> {
-        let mut roots: Vec<_> = keyring
-            .of_kind(KeyKind::Index)
-            .filter(|k| matches!(k.state, KeyState::Active | KeyState::DecryptOnly))
-            .collect();
-        roots.retain(|k| rule.root.is_none_or(|pinned| k.scope == Scope::Version(pinned)));
-        roots.sort_by_key(|k| std::cmp::Reverse(k.version));
-        let parts = u16::try_from(rule.of.len().max(1))?;
-        let normalizer = rule.normalize.to_string();
-        let indexers: Vec<_> = roots
-            .iter()
-            .filter_map(|k| {
-                Indexer::new(k, keyring.tenant(), &rule.domain, &normalizer, rule.bits, parts)
-            })
-            .collect();
+        let indexers = Indexer::to_search(rule, keyring);
         anyhow::ensure!(
             !indexers.is_empty(),
             "these keys hold no index root{}",

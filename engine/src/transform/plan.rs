@@ -128,7 +128,7 @@ impl Plan {
     fn indexer(&mut self, rule: &IndexRule) -> Option<Indexer> {
         let newest = self.index_versions().max().unwrap_or(1);
         let key = self.root(KeyKind::Index, rule.root.unwrap_or(newest))?;
-        self.indexer_under(&key, rule)
+        Indexer::of_rule(&key, self.keys.tenant(), rule)
     }
 
     /// Under the root before the newest, while both are active: the root rotates. Of unique indexes
@@ -137,23 +137,12 @@ impl Plan {
         let newest =
             self.index_versions().max().filter(|_| rule.root.is_none() && rule.is_unique())?;
         let previous = self.index_versions().filter(|version| *version < newest).max()?;
-        self.indexer_under(self.keys.sealing(KeyKind::Index, &Scope::Version(previous))?, rule)
+        let root = self.keys.sealing(KeyKind::Index, &Scope::Version(previous))?;
+        Indexer::of_rule(root, self.keys.tenant(), rule)
     }
 
     fn index_versions(&self) -> impl Iterator<Item = u32> {
         self.keys.of_kind(KeyKind::Index).filter(|k| may_seal(k, 0)).map(|k| k.version)
-    }
-
-    fn indexer_under(&self, root: &Key, rule: &IndexRule) -> Option<Indexer> {
-        let parts = rule.of.len().max(1) as u16;
-        Indexer::new(
-            root,
-            self.keys.tenant(),
-            &rule.domain,
-            &rule.normalize.to_string(),
-            rule.bits,
-            parts,
-        )
     }
 
     /// The root of that version; asked for when it is not here.
