@@ -138,6 +138,12 @@ impl PolicySet {
         &self.purposes
     }
 
+    /// Whether that purpose is configured.
+    #[must_use]
+    pub fn has_purpose(&self, name: &str) -> bool {
+        self.purposes.iter().any(|purpose| purpose.name == name)
+    }
+
     /// Every policy, in the order of files and lines.
     #[must_use]
     pub fn policies(&self) -> &[PolicyPlace] {

@@ -9,6 +9,7 @@
 
 mod answer;
 mod asker;
+mod asking;
 mod document;
 mod explain;
 mod fault;
@@ -20,7 +21,6 @@ mod request;
 mod reveal;
 mod spent;
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Body;
@@ -34,10 +34,10 @@ use veilstream_reading::audit::AuditLog;
 use self::asker::Asker;
 use self::fault::RequestFault;
 use self::replays::Replays;
+use self::request::Claims;
 use super::auth::Principal;
 use super::body::Media;
 use super::router::{Answer, Route, ServeRequest};
-use crate::http::ProblemDetails;
 use crate::keys::KeySource;
 use crate::policy::LivePolicies;
 use crate::policy::budget::Budgets;
@@ -135,8 +135,20 @@ impl Reading {
             Err(RequestFault::Internal)
         }) {
             Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-            Err(fault) => problem(fault),
+            Err(fault) => fault.into_response(),
         }
+    }
+
+    /// Which attempt of its id a request is, from 1.
+    fn attempt(
+        &self,
+        asker: &Asker,
+        claims: &Claims,
+        path: &str,
+        body: &[u8],
+    ) -> Result<u64, RequestFault> {
+        let id = claims.request_id.as_deref();
+        self.replays.attempt(&asker.id, id, path, body, self.now())
     }
 
     fn now(&self) -> u64 {
@@ -158,30 +170,4 @@ impl Reading {
         }
         done
     }
-}
-
-fn problem(fault: RequestFault) -> Response<Body> {
-    match &fault {
-        RequestFault::Audit(error) => {
-            tracing::error!(%error, "the audit log cannot be written, so nothing is opened");
-        }
-        RequestFault::Keys(fault) => {
-            tracing::warn!(reason = %fault, "keys cannot be looked up, so nothing is opened");
-        }
-        _ => {}
-    }
-    let unavailable = matches!(fault, RequestFault::Audit(_) | RequestFault::Keys(_));
-    let answer = match fault.problem() {
-        Ok(problem) => ProblemDetails::into_response(problem),
-        Err(exceeded) => return exceeded.into_response(),
-    };
-    if unavailable {
-        return ([(header::RETRY_AFTER, "5")], answer).into_response();
-    }
-    answer
-}
-
-/// The address as limits and the audit know it: an IPv4 address in an IPv6 one is that.
-fn plain(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
 }

@@ -1,5 +1,6 @@
 //! Who asks, as policies, budgets and the audit take it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use veilstream_reading::audit::{Entry, Event, Hex, cut_reason};
 
 use super::fault::RequestFault;
 use super::request::Claims;
-use crate::policy::{self, Credential, PolicySet};
+use crate::policy::{self, Credential, PolicySet, PrincipalKind, RequestFacts, Want};
 use crate::serve::auth;
 use crate::serve::router::Caller;
 
@@ -23,8 +24,9 @@ impl Asker {
         Self { id: principal.id.as_str().into(), principal, caller }
     }
 
-    pub(super) fn ip(&self) -> IpAddr {
-        self.caller.ip
+    /// An IPv4 address in an IPv6 one is that.
+    fn ip(&self) -> IpAddr {
+        self.caller.ip.to_canonical()
     }
 
     /// Takes items of its limit.
@@ -33,26 +35,42 @@ impl Asker {
         self.caller.take_items(&self.principal, items).map_err(RequestFault::Exceeded)
     }
 
-    /// As policies know it.
-    pub(super) fn principal(&self) -> policy::Principal {
-        policy::Principal {
-            kind: self.principal.kind,
-            id: self.principal.id.clone(),
-            roles: self.principal.roles.iter().cloned().collect(),
+    /// What is known of one of its requests; it has no bare token and names nobody.
+    pub(super) fn facts(&self, claims: &Claims, items: usize) -> RequestFacts {
+        RequestFacts {
+            purpose: claims.purpose.clone(),
+            reason: claims.reason.clone(),
+            ip: self.ip(),
+            auth: self.credential(),
+            items: items as u64,
+            bare: false,
+            subjects: 0,
         }
     }
 
-    /// For whom it asks, as that person's own token proved.
-    pub(super) fn person(&self) -> Option<policy::Principal> {
-        self.principal.proved_person.as_ref().map(|person| policy::Principal {
-            kind: crate::config::PrincipalKind::User,
+    /// The questions of one of its requests, of the person for whom it asks too.
+    pub(super) fn questions<'p>(
+        &self,
+        policies: &'p PolicySet,
+        facts: &RequestFacts,
+        want: Want,
+    ) -> policy::Request<'p> {
+        let roles = |roles: &BTreeSet<String>| roles.iter().cloned().collect();
+        let caller = policy::Principal {
+            kind: self.principal.kind,
+            id: self.principal.id.clone(),
+            roles: roles(&self.principal.roles),
+        };
+        let person = self.principal.proved_person.as_ref().map(|person| policy::Principal {
+            kind: PrincipalKind::User,
             id: person.id.clone(),
-            roles: person.roles.iter().cloned().collect(),
-        })
+            roles: roles(&person.roles),
+        });
+        policies.request(&caller, person.as_ref(), facts, want)
     }
 
     /// The kind of its own credential.
-    pub(super) fn credential(&self) -> Credential {
+    fn credential(&self) -> Credential {
         match self.principal.auth.split('+').next() {
             Some("mtls") => Credential::Mtls,
             Some("jwt") => Credential::Jwt,
@@ -76,11 +94,7 @@ impl Asker {
             auth: Some(self.principal.auth.replace("key", "api_key")),
             credential: Some(self.principal.credential.clone()),
             // A purpose that nobody configured is the caller's text, and may be anything.
-            purpose: policies
-                .purposes()
-                .iter()
-                .any(|purpose| purpose.name == claims.purpose)
-                .then(|| claims.purpose.clone()),
+            purpose: policies.has_purpose(&claims.purpose).then(|| claims.purpose.clone()),
             reason: claims.reason.as_deref().map(cut_reason),
             ip: Some(self.ip().to_string()),
             request_id: claims.request_id.clone(),

@@ -107,7 +107,7 @@ impl<'d> Value<'d> {
         String::from_utf8(text).ok()
     }
 
-    /// Whether it is an object, array, null, or something else.
+    /// Whether it is a string, a number, true or false.
     pub(super) fn is_scalar(self) -> bool {
         matches!(self.node().kind, Kind::String | Kind::Number | Kind::Bool)
     }

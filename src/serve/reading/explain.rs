@@ -6,12 +6,11 @@ use serde_json::{Map, Value, json};
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{Head, begin, member};
+use super::answer::{begin, member};
 use super::asker::Asker;
-use super::document::Document;
+use super::asking::Asking;
 use super::fault::RequestFault;
-use super::found::{Found, Item, Kind, tokens_of};
-use super::request::{MOST_FIELDS, RevealRequest};
+use super::found::{Item, Kind};
 use crate::policy::{self, Action, Permission};
 
 /// What is told of a field.
@@ -23,35 +22,20 @@ struct Told {
 
 impl Reading {
     pub(super) fn explain(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
-        let document = Document::read(body)?;
-        let request = RevealRequest::read(&document)?;
-        asker.take_items(request.items.len())?;
-        let claims = &request.claims;
-        let id = claims.request_id.as_deref();
-        let attempt = self.replays.attempt(&asker.id, id, "/v1/explain", body, self.now())?;
-        let policies = self.policies.current();
-        let tokens = tokens_of(&request);
-        self.with_revealer(|revealer| {
-            let (schemas, facts) = (policies.schemas(), policies.facts());
-            let found = Found::of(&request, &tokens, schemas, facts, revealer);
-            if found.fields().count() > MOST_FIELDS {
-                return Err(RequestFault::TooMany { most: MOST_FIELDS, of: "fields" });
-            }
-            let decided = self.decide(asker, &request, &found, &policies);
-            let mut questions = self.questions(asker, &request, &found, &policies);
+        self.with_items(asker, "/v1/explain", body, |asking, _| {
             let mut told: BTreeMap<String, Told> = BTreeMap::new();
+            let mut questions = asking.questions();
+            let decided = self.decide(&asking, &mut questions);
             for (field, decision) in &decided.fields {
                 let explains = questions.permits(Action::Explain, field);
                 let reads = questions.permits(Action::PolicyRead, field);
                 told.insert(field.clone(), tell(decision, &explains, &reads));
             }
-            let template = asker.entry(Event::Explain, claims, attempt, &policies);
-            let durable = self.append(entries(&template, &found, &told))?;
-            let audit = decided.shows_audit.then_some(durable);
-            let head = Head { claims, policy: policies.hash(), audit };
+            let durable = self.append(entries(&asking, &told))?;
             let mut summary = BTreeMap::new();
-            let items = found.items().map(|item| explained(item, &told, &mut summary)).collect();
-            Ok(head.with(summary, "items", items))
+            let items = asking.found.items();
+            let items = items.map(|item| explained(item, &told, &mut summary)).collect();
+            Ok(asking.head(&decided, durable).with(summary, "items", items))
         })
     }
 }
@@ -70,9 +54,10 @@ fn tell(decision: &policy::Decision, explains: &Permission, reads: &Permission) 
 }
 
 /// One line a schema.
-fn entries(template: &Entry, found: &Found<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
+fn entries(asking: &Asking<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
+    let template = asking.entry(Event::Explain);
     let mut schemas: BTreeMap<&str, Entry> = BTreeMap::new();
-    for item in found.items() {
+    for item in asking.found.items() {
         let entry = schemas.entry(item.schema()).or_insert_with(|| Entry {
             schema: Some(item.schema().to_owned()),
             items: Some(0),
@@ -80,13 +65,13 @@ fn entries(template: &Entry, found: &Found<'_>, told: &BTreeMap<String, Told>) -
             ..template.clone()
         });
         entry.items = entry.items.map(|items| items + 1);
-        for id in item.fields() {
-            let status = told.get(id).map_or("denied", |told| told.status);
-            entry.fields.insert(short(item, id).to_owned(), status.to_owned());
+        for asked in item.asked() {
+            let status = told.get(&asked.id).map_or("denied", |told| told.status);
+            entry.fields.insert(asked.name().to_owned(), status.to_owned());
         }
     }
     if schemas.is_empty() {
-        return vec![Entry { items: Some(0), ..template.clone() }];
+        return vec![Entry { items: Some(0), ..template }];
     }
     schemas.into_values().collect()
 }
@@ -117,7 +102,7 @@ fn explained(
         }
         Kind::Record { .. } => {
             let fields: Map<String, Value> =
-                item.fields().map(|id| (short(item, id).to_owned(), field(id).1)).collect();
+                item.asked().iter().map(|f| (f.name().to_owned(), field(&f.id).1)).collect();
             member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
         }
         Kind::Token { .. } => {
@@ -130,12 +115,4 @@ fn explained(
     }
     out.push(b'}');
     out
-}
-
-/// A field's name within its item.
-fn short<'i>(item: &Item<'_>, id: &'i str) -> &'i str {
-    match &item.kind {
-        Kind::Record { name, .. } => id.get(name.len() + 1..).unwrap_or(id),
-        _ => id,
-    }
 }

@@ -1,6 +1,9 @@
 //! Why a whole request is not answered.
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
 use veilstream_reading::audit::AuditError;
 
 use crate::http::ProblemDetails;
@@ -11,7 +14,7 @@ use crate::serve::limits::Exceeded;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestFault {
     /// The body is no JSON text.
-    #[error("the body is no JSON text ({code} at byte {offset})")]
+    #[error("The body is no JSON text ({code} at byte {offset})")]
     NotJson {
         /// The scanner's reason.
         code: &'static str,
@@ -19,7 +22,7 @@ pub(super) enum RequestFault {
         offset: usize,
     },
     /// A member that means nothing here.
-    #[error("the body has a member that is unknown here; known are {known}")]
+    #[error("The body has a member that is unknown here; known are {known}")]
     UnknownMember {
         /// The names there are.
         known: String,
@@ -39,7 +42,7 @@ pub(super) enum RequestFault {
         wanted: &'static str,
     },
     /// Too many of something.
-    #[error("the request has more than {most} {of}")]
+    #[error("The request has more than {most} {of}")]
     TooMany {
         /// The most that one request may have.
         most: usize,
@@ -63,44 +66,36 @@ pub(super) enum RequestFault {
     Internal,
 }
 
-impl RequestFault {
-    /// The answer; `Err`: the limit makes it.
-    pub(super) fn problem(self) -> Result<ProblemDetails, Exceeded> {
-        let (status, code, detail) = match self {
-            Self::Exceeded(exceeded) => return Err(exceeded),
-            Self::Keys(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "keys_unavailable",
-                "Keys cannot be looked up now; try again later.".to_owned(),
-            ),
-            Self::Audit(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "audit_unavailable",
-                "The audit log cannot be written, so nothing is opened; try again later."
-                    .to_owned(),
-            ),
-            Self::Internal => (
+impl IntoResponse for RequestFault {
+    fn into_response(self) -> Response<Body> {
+        let refused = |code, fault: &Self| {
+            ProblemDetails::new(StatusCode::BAD_REQUEST, code, format!("{fault}.")).into_response()
+        };
+        let unavailable = |code, detail: &'static str| {
+            let problem = ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+            ([(RETRY_AFTER, "5")], problem).into_response()
+        };
+        match self {
+            Self::Exceeded(exceeded) => exceeded.into_response(),
+            Self::Keys(fault) => {
+                tracing::warn!(reason = %fault, "keys cannot be looked up, so nothing is opened");
+                unavailable("keys_unavailable", "Keys cannot be looked up now; try again later.")
+            }
+            Self::Audit(error) => {
+                tracing::error!(%error, "the audit log cannot be written, so nothing is opened");
+                let detail =
+                    "The audit log cannot be written, so nothing is opened; try again later.";
+                unavailable("audit_unavailable", detail)
+            }
+            Self::Internal => ProblemDetails::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
-                "The service failed; its log says more.".to_owned(),
-            ),
-            Self::RequestId => (StatusCode::BAD_REQUEST, "request_id", sentence(&self)),
-            Self::NotJson { .. } => (StatusCode::BAD_REQUEST, "not_json", sentence(&self)),
-            fault => (StatusCode::BAD_REQUEST, "bad_request", sentence(&fault)),
-        };
-        Ok(ProblemDetails::new(status, code, detail))
-    }
-}
-
-fn sentence(fault: &RequestFault) -> String {
-    let mut text = fault.to_string();
-    if let Some(first) = text.get(..1) {
-        let upper = first.to_ascii_uppercase();
-        // Names of members stay as they are written.
-        if !text.split(' ').next().is_some_and(|word| word.contains('_')) {
-            text.replace_range(..1, &upper);
+                "The service failed; its log says more.",
+            )
+            .into_response(),
+            Self::RequestId => refused("request_id", &self),
+            Self::NotJson { .. } => refused("not_json", &self),
+            _ => refused("bad_request", &self),
         }
     }
-    text.push('.');
-    text
 }

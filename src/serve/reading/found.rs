@@ -1,7 +1,6 @@
 //! What the items of a request are: which schema and fields, and what their tokens' headers say.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{KeyId, SubjectRef};
@@ -12,8 +11,9 @@ use veilstream_engine::schema::Schema;
 use veilstream_engine::seal::PayloadKind;
 use veilstream_engine::token::{self, Suite};
 
-use super::request::{ItemKind, RevealRequest};
-use crate::policy::FieldFacts;
+use super::fault::RequestFault;
+use super::request::{ItemKind, MOST_FIELDS, RevealRequest, TokenItem};
+use crate::policy::{FieldFacts, PolicySet};
 
 /// The items of a request.
 pub(super) struct Found<'r> {
@@ -25,8 +25,8 @@ pub(super) struct Item<'r> {
     /// The caller's id of it, as JSON.
     pub(super) id: Option<&'r [u8]>,
     pub(super) kind: Kind<'r>,
-    /// Ids of the fields asked for: `<schema>.<id>` and the like.
-    asked: Vec<String>,
+    /// The fields asked for, each once.
+    asked: Vec<Asked>,
     /// Tokens: the place in `asked`, and the key.
     tokens: Vec<(usize, KeyId)>,
     /// Data subjects, as far as headers tell.
@@ -38,24 +38,27 @@ pub(super) enum Kind<'r> {
     /// No item.
     Malformed,
     /// A record of a schema; `None`: there is no such schema.
-    Record { schema: Option<Arc<Schema>>, name: String, record: &'r [u8] },
+    Record { schema: Option<&'r Schema>, record: &'r [u8] },
     /// A token out of its record; `None`: there is no such field.
-    Token { field: Option<TokenField>, asked: &'r TokenAsked<'r> },
+    Token { field: Option<TokenField<'r>>, token: &'r TokenItem<'r> },
+}
+
+/// A field as asked for.
+pub(super) struct Asked {
+    /// `<schema>.<id>` and the like.
+    pub(super) id: String,
+    /// Where the caller's name of it within the item begins.
+    name_at: usize,
+    /// Its place in the schema of a record.
+    field: Option<usize>,
 }
 
 /// The field of a bare token.
-pub(super) struct TokenField {
-    facts: FieldFacts,
-    subject_domain: Option<String>,
+pub(super) struct TokenField<'r> {
+    facts: &'r FieldFacts,
+    subject_domain: Option<&'r str>,
     /// The schema has a subject, and the item does not say whose row it is.
     is_bare: bool,
-}
-
-/// A bare token as asked for.
-pub(super) struct TokenAsked<'r> {
-    token: &'r [u8],
-    bind: Vec<(&'r str, &'r [u8])>,
-    subject: Option<&'r [u8]>,
 }
 
 /// How many data subjects, before keys are looked up.
@@ -95,27 +98,29 @@ pub(super) struct ReadField {
 
 impl<'r> Found<'r> {
     /// Looks at a request's items. No key is needed.
+    ///
+    /// # Errors
+    /// They ask for too many fields.
     pub(super) fn of(
         request: &'r RevealRequest<'r>,
-        tokens: &'r [Option<TokenAsked<'r>>],
-        schemas: &SchemaSet,
-        facts: &[FieldFacts],
+        policies: &'r PolicySet,
         revealer: &mut Revealer,
-    ) -> Self {
-        let items = request.items.iter().zip(tokens).map(|(item, token)| {
+    ) -> Result<Self, RequestFault> {
+        let items = request.items.iter().map(|item| {
             let found = match &item.what {
                 None => Item::malformed(),
                 Some(ItemKind::Record { schema, fields, record }) => {
-                    Item::record(schemas, schema, fields.as_deref(), record, revealer)
+                    Item::record(policies.schemas(), schema, fields.as_deref(), record, revealer)
                 }
-                Some(ItemKind::Token { field, .. }) => match token {
-                    Some(token) => Item::token(schemas, facts, field, token),
-                    None => Item::malformed(),
-                },
+                Some(ItemKind::Token(token)) => Item::token(policies, token),
             };
             Item { id: item.id, ..found }
         });
-        Self { items: items.collect() }
+        let found = Self { items: items.collect() };
+        if found.fields().len() > MOST_FIELDS {
+            return Err(RequestFault::TooMany { most: MOST_FIELDS, of: "fields" });
+        }
+        Ok(found)
     }
 
     pub(super) fn items(&self) -> impl Iterator<Item = &Item<'r>> {
@@ -123,9 +128,8 @@ impl<'r> Found<'r> {
     }
 
     /// Ids of the fields asked for, each once.
-    pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
-        let fields: BTreeSet<&str> = self.items.iter().flat_map(Item::fields).collect();
-        fields.into_iter()
+    pub(super) fn fields(&self) -> BTreeSet<&str> {
+        self.items.iter().flat_map(Item::fields).collect()
     }
 
     /// Names of the schemas that there are.
@@ -157,19 +161,6 @@ impl<'r> Found<'r> {
     }
 }
 
-/// Tokens of a request in the form that the engine takes; by item.
-pub(super) fn tokens_of<'r>(request: &'r RevealRequest<'r>) -> Vec<Option<TokenAsked<'r>>> {
-    let of = |what: &'r Option<ItemKind<'r>>| match what {
-        Some(ItemKind::Token { token, bind, subject, .. }) => Some(TokenAsked {
-            token,
-            bind: bind.iter().map(|(name, json)| (name.as_str(), *json)).collect(),
-            subject: *subject,
-        }),
-        _ => None,
-    };
-    request.items.iter().map(|item| of(&item.what)).collect()
-}
-
 impl<'r> Item<'r> {
     fn malformed() -> Self {
         Self {
@@ -182,65 +173,57 @@ impl<'r> Item<'r> {
     }
 
     fn record(
-        schemas: &SchemaSet,
+        schemas: &'r SchemaSet,
         name: &str,
         fields: Option<&[String]>,
         record: &'r [u8],
         revealer: &mut Revealer,
     ) -> Self {
-        let schema = schemas.schemas().iter().find(|schema| *schema.name == *name).cloned();
-        let ids: Vec<String> = match (fields, &schema) {
-            (Some(fields), _) => {
-                let distinct: BTreeSet<&String> = fields.iter().collect();
-                distinct.into_iter().map(|field| format!("{name}.{field}")).collect()
-            }
-            (None, Some(schema)) => {
-                schema.fields.iter().map(|field| format!("{name}.{}", field.id)).collect()
-            }
-            (None, None) => Vec::new(),
+        let schema = schemas.schemas().iter().find(|schema| *schema.name == *name).map(|s| &**s);
+        let all = schema.map_or(&[][..], |schema| &schema.fields);
+        let names: BTreeSet<&str> = match fields {
+            Some(fields) => fields.iter().map(String::as_str).collect(),
+            None => all.iter().map(|field| &*field.id).collect(),
         };
+        let ask = |field: &str| Asked {
+            id: format!("{name}.{field}"),
+            name_at: name.len() + 1,
+            field: all.iter().position(|known| *known.id == *field),
+        };
+        let asked: Vec<Asked> = names.into_iter().map(ask).collect();
         let mut found: Vec<FoundToken> = Vec::new();
-        if let Some(schema) = &schema {
+        if let Some(schema) = schema {
             // What is no record of the schema says so when it is opened.
             let _ = revealer.tokens(schema, record, &mut found);
         }
         let place = |token: &FoundToken| {
-            let field = &schema.as_ref()?.fields.get(token.field)?.id;
-            let at = ids.iter().position(|id| id[name.len() + 1..] == **field)?;
+            let at = asked.iter().position(|asked| asked.field == Some(token.field))?;
             Some((at, token.header.kid))
         };
         let tokens = found.iter().filter_map(place).collect();
-        let subjects = match &schema {
-            Some(schema) if !schema.subjects.is_empty() => Subjects::Keys(
-                found
-                    .iter()
-                    .filter(|token| token.header.suite == Suite::XaesGcm)
-                    .map(|token| token.header.kid)
-                    .collect(),
-            ),
-            _ => Subjects::Anonymous,
+        let subjects = if schema.is_some_and(|schema| !schema.subjects.is_empty()) {
+            let subjects = found.iter().filter(|token| token.header.suite == Suite::XaesGcm);
+            Subjects::Keys(subjects.map(|token| token.header.kid).collect())
+        } else {
+            Subjects::Anonymous
         };
-        let kind = Kind::Record { schema, name: name.to_owned(), record };
-        Self { id: None, kind, asked: ids, tokens, subjects }
+        Self { id: None, kind: Kind::Record { schema, record }, asked, tokens, subjects }
     }
 
-    fn token(
-        schemas: &SchemaSet,
-        facts: &[FieldFacts],
-        id: &str,
-        asked: &'r TokenAsked<'r>,
-    ) -> Self {
-        let facts = facts.iter().find(|facts| *facts.id == *id || *facts.name == *id);
+    fn token(policies: &'r PolicySet, token: &'r TokenItem<'r>) -> Self {
+        let id = token.field.as_str();
+        let facts = policies.facts().iter().find(|facts| *facts.id == *id || *facts.name == *id);
         let field = facts.map(|facts| {
-            let schema = schemas.schemas().iter().find(|schema| schema.name == facts.schema);
+            let mut schemas = policies.schemas().schemas().iter();
+            let schema = schemas.find(|schema| schema.name == facts.schema);
             let has_subject = schema.is_some_and(|schema| !schema.subjects.is_empty());
             TokenField {
-                facts: facts.clone(),
-                subject_domain: schema.and_then(|schema| schema.subject_domain.clone()),
-                is_bare: has_subject && asked.subject.is_none(),
+                facts,
+                subject_domain: schema.and_then(|schema| schema.subject_domain.as_deref()),
+                is_bare: has_subject && token.subject.is_none(),
             }
         });
-        let header = token::decode(asked.token, &mut Vec::new()).ok();
+        let header = token::decode(&token.token, &mut Vec::new()).ok();
         let tokens = header.iter().map(|header| (0, header.kid)).collect();
         let subjects = match (&header, &field) {
             (Some(header), Some(_)) if header.suite == Suite::XaesGcm => {
@@ -248,18 +231,23 @@ impl<'r> Item<'r> {
             }
             _ => Subjects::Anonymous,
         };
-        let kind = Kind::Token { field, asked };
-        Self { id: None, kind, asked: vec![id.to_owned()], tokens, subjects }
+        let asked = vec![Asked { id: id.to_owned(), name_at: 0, field: None }];
+        Self { id: None, kind: Kind::Token { field, token }, asked, tokens, subjects }
     }
 
-    /// Ids of the fields asked for.
+    /// The fields asked for.
+    pub(super) fn asked(&self) -> &[Asked] {
+        &self.asked
+    }
+
+    /// Their ids.
     pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
-        self.asked.iter().map(String::as_str)
+        self.asked.iter().map(|asked| asked.id.as_str())
     }
 
     /// Fields and keys of its tokens, as headers name them.
     pub(super) fn tokens(&self) -> impl Iterator<Item = (&str, &KeyId)> {
-        self.tokens.iter().map(|(field, kid)| (self.asked[*field].as_str(), kid))
+        self.tokens.iter().map(|(field, kid)| (self.asked[*field].id.as_str(), kid))
     }
 
     /// The name of its schema, for the audit; one that does not exist is the caller's text, and not
@@ -281,72 +269,64 @@ impl<'r> Item<'r> {
     ) -> Read {
         match &self.kind {
             Kind::Malformed => Read::default(),
-            Kind::Record { schema, name, record } => match schema {
-                Some(schema) => self.open_record(schema, name, record, held, decide, revealer),
-                None => self.denied(name.len() + 1),
-            },
-            Kind::Token { field: Some(field), asked } => {
-                self.open_token(field, asked, held, decide, revealer)
+            Kind::Record { schema: Some(schema), record } => {
+                self.open_record(schema, record, held, decide, revealer)
             }
-            Kind::Token { field: None, .. } => self.denied(0),
+            Kind::Token { field: Some(field), token } => {
+                self.open_token(field, token, held, decide, revealer)
+            }
+            Kind::Record { schema: None, .. } | Kind::Token { field: None, .. } => self.denied(),
         }
     }
 
     /// Every field denied, as where nobody may read: nothing is said about what there is.
-    fn denied(&self, skip: usize) -> Read {
-        let fields = self.asked.iter().map(|id| ReadField::new(&id[skip..], ReadStatus::Denied));
+    fn denied(&self) -> Read {
+        let fields =
+            self.asked.iter().map(|asked| ReadField::new(asked.name(), ReadStatus::Denied));
         Read { fields: fields.collect(), ..Read::default() }
     }
 
     fn open_record(
         &self,
         schema: &Schema,
-        name: &str,
         record: &[u8],
         held: HeldKeys<'_>,
         decide: &dyn Fn(&str) -> Decision,
         revealer: &mut Revealer,
     ) -> Read {
-        let decision =
-            |id: &str| self.asked.iter().find(|asked| **asked == id).map(|id| decide(id));
-        let decisions: Vec<Decision> = schema
-            .fields
-            .iter()
-            .map(|field| decision(&format!("{name}.{}", field.id)).unwrap_or_default())
-            .collect();
+        let mut decisions = vec![Decision::Withhold; schema.fields.len()];
+        for (asked, field) in self.asked.iter().filter_map(|asked| Some((asked, asked.field?))) {
+            decisions[field] = decide(&asked.id);
+        }
         if decisions.iter().all(|decision| *decision == Decision::Withhold) {
-            return self.denied(name.len() + 1);
+            return self.denied();
         }
         let options = DisclosureOptions { decisions: &decisions, strict: true };
         let (mut read, mut told) = (Read::default(), Disclosure::default());
         let opened = revealer.disclose(schema, held, record, &options, &mut read.shown, &mut told);
-        let index = |id: &str| schema.fields.iter().position(|field| *field.id == *id);
-        for id in &self.asked {
-            let id = &id[name.len() + 1..];
-            let status = match index(id) {
+        for asked in &self.asked {
+            let status = match asked.field {
                 None => ReadStatus::Denied,
-                Some(i) if decisions[i] == Decision::Withhold => ReadStatus::Denied,
+                Some(field) if decisions[field] == Decision::Withhold => ReadStatus::Denied,
                 // It is no record of this schema, whatever it is.
                 Some(_) if opened.is_err() => ReadStatus::Corrupt,
-                Some(i) => told.fields.get(i).copied().unwrap_or(ReadStatus::Denied),
+                Some(field) => told.fields.get(field).copied().unwrap_or(ReadStatus::Denied),
             };
-            let mut field = ReadField::new(id, status);
-            if let Some(i) = index(id) {
-                let places = told.places.iter().filter(|place| place.field == i);
-                for place in places {
-                    let shown = ReadStatus::from(place.status);
-                    if shown == status {
-                        field.class = place.status.as_str();
-                    }
-                    if let Some(path) = &place.path {
-                        field.places.push((path.clone(), shown.as_str()));
-                    }
+            let mut field = ReadField::new(asked.name(), status);
+            for place in told.places.iter().filter(|place| Some(place.field) == asked.field) {
+                let shown = ReadStatus::from(place.status);
+                if shown == status {
+                    field.class = place.status.as_str();
                 }
+                if let Some(path) = &place.path {
+                    field.places.push((path.clone(), shown.as_str()));
+                }
+            }
+            if asked.field.is_some_and(|field| told.honey.contains(&field)) {
+                read.honey.push(asked.id.clone());
             }
             read.fields.push(field);
         }
-        read.honey =
-            told.honey.iter().map(|i| format!("{name}.{}", schema.fields[*i].id)).collect();
         for place in &told.places {
             read.kids.extend(place.kid);
             read.subjects.extend(place.subject);
@@ -356,20 +336,22 @@ impl<'r> Item<'r> {
 
     fn open_token(
         &self,
-        field: &TokenField,
-        asked: &TokenAsked<'_>,
+        field: &TokenField<'_>,
+        token: &TokenItem<'_>,
         held: HeldKeys<'_>,
         decide: &dyn Fn(&str) -> Decision,
         revealer: &mut Revealer,
     ) -> Read {
-        let id = &self.asked[0];
+        let id = &token.field;
+        let bind: Vec<(&str, &[u8])> =
+            token.bind.iter().map(|(name, json)| (name.as_str(), *json)).collect();
         let item = BareToken {
             field: &field.facts.name,
             mask: field.facts.mask,
-            token: asked.token,
-            bind: &asked.bind,
-            subject: asked.subject,
-            subject_domain: field.subject_domain.as_deref(),
+            token: &token.token,
+            bind: &bind,
+            subject: token.subject,
+            subject_domain: field.subject_domain,
         };
         let mut read = Read::default();
         let (_, place, kind) = revealer.disclose_token(held, &item, decide(id), &mut read.shown);
@@ -383,6 +365,13 @@ impl<'r> Item<'r> {
             read.honey.push(id.clone());
         }
         read
+    }
+}
+
+impl Asked {
+    /// As the caller named it within the item.
+    pub(super) fn name(&self) -> &str {
+        &self.id[self.name_at..]
     }
 }
 

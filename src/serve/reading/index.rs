@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use veilstream_engine::Keyring;
 use veilstream_engine::index::Indexer;
 use veilstream_engine::normalize::{Input, Scratch};
-use veilstream_engine::schema::IndexRule;
-use veilstream_engine::{KeyKind, KeyState, Keyring, Scope};
+use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_reading::audit::{Entry, Event};
 
+use super::Reading;
 use super::answer::{Head, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
 use super::request::{IndexRequest, Query, QueryValue};
-use super::{Reading, plain};
 use crate::policy::budget::{Counted, Unit};
-use crate::policy::{self, Action, FieldFacts, PolicySet, RequestFacts, Want};
+use crate::policy::{self, Action, FieldFacts, PolicySet, Want};
 
 /// What came of a query.
 enum Searched {
@@ -40,23 +41,12 @@ impl Reading {
         let request = IndexRequest::read(&document)?;
         asker.take_items(request.queries.len())?;
         let claims = &request.claims;
-        let id = claims.request_id.as_deref();
-        let attempt = self.replays.attempt(&asker.id, id, "/v1/index", body, self.now())?;
+        let attempt = self.attempt(asker, claims, "/v1/index", body)?;
         let policies = self.policies.current();
         let keyring = self.keys.keyring();
-        let facts = RequestFacts {
-            purpose: claims.purpose.clone(),
-            reason: claims.reason.clone(),
-            ip: plain(asker.ip()),
-            auth: asker.credential(),
-            items: request.queries.len() as u64,
-            bare: false,
-            subjects: 0,
-        };
-        let person = asker.person();
-        let mut questions =
-            policies.request(&asker.principal(), person.as_ref(), &facts, Want::Auto);
-        let mut search = Search { asker, policies: &policies, keyring: &keyring, reading: self };
+        let facts = asker.facts(claims, request.queries.len());
+        let mut questions = asker.questions(&policies, &facts, Want::Auto);
+        let search = Search { asker, policies: &policies, keyring: &keyring, reading: self };
         let searched: Vec<Searched> = request
             .queries
             .iter()
@@ -86,7 +76,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn answer(
-        &mut self,
+        &self,
         query: &Query<'_>,
         purpose: &str,
         questions: &mut policy::Request<'_>,
@@ -95,12 +85,12 @@ impl Search<'_> {
         if !questions.permits(Action::Search, field).is_permitted() {
             return Searched::Denied;
         }
-        let Some((facts, rule, path)) = self.rule(field) else { return Searched::Denied };
-        // A compound index reads other fields: each of them is searched too.
-        for part in &path.fields {
-            if !questions.permits(Action::Search, part).is_permitted() {
-                return Searched::Denied;
-            }
+        let Some((facts, schema, rule)) = self.rule(field) else { return Searched::Denied };
+        // Nobody knows here which fields the parts of a compound index are: all of them count.
+        let read = if rule.of.is_empty() { &[][..] } else { &schema.fields };
+        let mut read = read.iter().map(|field| format!("{}.{}", schema.name, field.id));
+        if !read.all(|part| questions.permits(Action::Search, &part).is_permitted()) {
+            return Searched::Denied;
         }
         let values: Vec<&[u8]> = match value {
             QueryValue::One(value) => vec![value],
@@ -112,33 +102,20 @@ impl Search<'_> {
         if !self.reserve(purpose, facts, &values) {
             return Searched::Budget;
         }
-        self.write(rule, &values, path.into)
+        self.write(rule, &values)
     }
 
-    /// The index of a field, and whether its parts are other fields.
-    fn rule(&self, id: &str) -> Option<(&FieldFacts, &IndexRule, RulePath)> {
+    /// A field's index, and where it stands.
+    fn rule(&self, id: &str) -> Option<(&FieldFacts, &Schema, &IndexRule)> {
         let facts = self.policies.facts().iter().find(|facts| *facts.id == *id)?;
         let schema = self.policies.schemas().schemas().iter().find(|s| s.name == facts.schema)?;
-        let name = id.strip_prefix(&*facts.schema)?;
-        if let Some(header) = name.strip_prefix("#header:") {
-            let rule =
-                schema.headers.iter().find(|rule| *rule.header == *header)?.index.as_ref()?;
-            return Some((facts, rule, RulePath::default()));
-        }
-        if name == "#key" {
-            return Some((facts, schema.key.as_ref()?.index.as_ref()?, RulePath::default()));
-        }
-        let field = schema.fields.iter().find(|field| *field.id == name[1..])?;
-        let rule = field.index.as_ref()?;
-        // Nobody knows here which of them its parts are: all of them count.
-        let all = schema.fields.iter().map(|field| format!("{}.{}", schema.name, field.id));
-        let fields = if rule.of.is_empty() { Vec::new() } else { all.collect() };
-        Some((facts, rule, RulePath { into: rule.into.clone(), fields }))
+        let name = id.strip_prefix(&*facts.schema)?.trim_start_matches('.');
+        let (_, rule) = schema.indexes().find(|(of, _)| of == name)?;
+        Some((facts, schema, rule))
     }
 
     /// One unit for the distinct value, whether or not it has an index.
     fn reserve(&self, purpose: &str, facts: &FieldFacts, values: &[&[u8]]) -> bool {
-        use sha2::{Digest as _, Sha256};
         // Kept in memory for a day: by a hash, so that no value is.
         let mut hash = Sha256::new().chain_update(self.reading.salt).chain_update(&*facts.id);
         for value in values {
@@ -152,7 +129,7 @@ impl Search<'_> {
         budgets.reserve(now, &self.asker.id, &purpose, Counted::Values, unit).is_ok()
     }
 
-    fn write(&self, rule: &IndexRule, values: &[&[u8]], into: Option<String>) -> Searched {
+    fn write(&self, rule: &IndexRule, values: &[&[u8]]) -> Searched {
         let (mut scratch, mut parts) = (Scratch::default(), Vec::with_capacity(values.len()));
         for value in values {
             let mut normal = Vec::new();
@@ -161,37 +138,16 @@ impl Search<'_> {
             }
             parts.push(normal);
         }
-        let mut roots: Vec<_> = self
-            .keyring
-            .of_kind(KeyKind::Index)
-            .filter(|key| matches!(key.state, KeyState::Active | KeyState::DecryptOnly))
-            .filter(|key| rule.root.is_none_or(|pinned| key.scope == Scope::Version(pinned)))
-            .collect();
-        roots.sort_by_key(|key| std::cmp::Reverse(key.version));
-        let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
-        let normalizer = rule.normalize.to_string();
-        let tenant = self.keyring.tenant();
-        let indexers = roots.iter().filter_map(|root| {
-            Indexer::new(root, tenant, &rule.domain, &normalizer, rule.bits, count)
-        });
-        let values = indexers
+        let values = Indexer::to_search(rule, self.keyring)
+            .iter()
             .map(|indexer| {
                 let mut out = Vec::new();
                 indexer.write(parts.iter().map(Vec::as_slice), &mut out);
                 String::from_utf8(out).unwrap_or_default()
             })
             .collect();
-        Searched::Values { into, values, bits: rule.bits }
+        Searched::Values { into: rule.into.clone(), values, bits: rule.bits }
     }
-}
-
-/// Where an index stands and what it reads.
-#[derive(Default)]
-struct RulePath {
-    /// The member that the schema names; `None`: `<member>_bidx`.
-    into: Option<String>,
-    /// Ids of fields that a compound index may read.
-    fields: Vec<String>,
 }
 
 impl Searched {

@@ -45,12 +45,17 @@ pub(super) enum ItemKind<'d> {
     /// Fields of a record; `None`: all of its schema.
     Record { schema: String, fields: Option<Vec<String>>, record: &'d [u8] },
     /// A token out of its record.
-    Token {
-        field: String,
-        token: Vec<u8>,
-        bind: Vec<(String, &'d [u8])>,
-        subject: Option<&'d [u8]>,
-    },
+    Token(TokenItem<'d>),
+}
+
+/// A token out of its record, as asked for.
+pub(super) struct TokenItem<'d> {
+    pub(super) field: String,
+    pub(super) token: Vec<u8>,
+    /// Names and values, as JSON.
+    pub(super) bind: Vec<(String, &'d [u8])>,
+    /// Whose row it stands in, as JSON.
+    pub(super) subject: Option<&'d [u8]>,
 }
 
 /// A request for what to search for.
@@ -176,12 +181,12 @@ fn kind_of(object: Object<'_>) -> Option<ItemKind<'_>> {
                     bound.push((name?, value.json()));
                 }
             }
-            Some(ItemKind::Token {
+            Some(ItemKind::Token(TokenItem {
                 field: field.text()?,
                 token: token.text()?.into_bytes(),
                 bind: bound,
                 subject: subject.map(Value::json),
-            })
+            }))
         }
         _ => None,
     }
@@ -201,7 +206,7 @@ fn root<'d>(document: &'d Document<'d>) -> Result<Object<'d>, RequestFault> {
     document
         .root()
         .object()
-        .ok_or(RequestFault::Member { name: "the body", wanted: "must be an object" })
+        .ok_or(RequestFault::Member { name: "The body", wanted: "must be an object" })
 }
 
 fn elements<'d>(

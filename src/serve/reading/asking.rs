@@ -1,0 +1,116 @@
+//! A request to read, as each step of it sees it.
+
+use std::collections::BTreeMap;
+
+use veilstream_engine::reveal::{Decision, Revealer};
+use veilstream_reading::audit::{Durable, Entry, Event};
+
+use super::Reading;
+use super::answer::Head;
+use super::asker::Asker;
+use super::document::Document;
+use super::fault::RequestFault;
+use super::found::Found;
+use super::request::RevealRequest;
+use crate::policy::{self, Action, PolicySet, RequestFacts};
+use crate::telemetry::events::{Event as _, PolicyFailed};
+
+/// A request to read: who asks, for what, under which policies.
+pub(super) struct Asking<'a> {
+    pub(super) asker: &'a Asker,
+    pub(super) request: &'a RevealRequest<'a>,
+    /// Which attempt of its id it is, from 1.
+    pub(super) attempt: u64,
+    pub(super) policies: &'a PolicySet,
+    pub(super) found: Found<'a>,
+}
+
+/// What the policies said of a request's fields.
+pub(super) struct Decided {
+    /// By the field's id.
+    pub(super) fields: BTreeMap<String, policy::Decision>,
+    /// Who may see where in the audit log the request stands.
+    shows_audit: bool,
+}
+
+impl Reading {
+    /// Reads a body, takes its items off the caller's limit, and looks at them under one snapshot:
+    /// what decides and what opens are of one set of schemas.
+    pub(super) fn with_items<T>(
+        &self,
+        asker: &Asker,
+        path: &str,
+        body: &[u8],
+        work: impl FnOnce(Asking<'_>, &mut Revealer) -> Result<T, RequestFault>,
+    ) -> Result<T, RequestFault> {
+        let document = Document::read(body)?;
+        let request = RevealRequest::read(&document)?;
+        asker.take_items(request.items.len())?;
+        let attempt = self.attempt(asker, &request.claims, path, body)?;
+        let policies = self.policies.current();
+        self.with_revealer(|revealer| {
+            let found = Found::of(&request, &policies, revealer)?;
+            let request = &request;
+            work(Asking { asker, request, attempt, policies: &policies, found }, revealer)
+        })
+    }
+
+    /// Asks the policies about every field once, before a key is looked for.
+    pub(super) fn decide(
+        &self,
+        asking: &Asking<'_>,
+        questions: &mut policy::Request<'_>,
+    ) -> Decided {
+        let mut fields = BTreeMap::new();
+        for field in asking.found.fields() {
+            let decision = questions.decide(field);
+            if !decision.failed.is_empty() {
+                PolicyFailed { policies: &decision.failed, field }.emit(&self.metrics);
+            }
+            fields.insert(field.to_owned(), decision);
+        }
+        let mut schemas = asking.found.schemas().peekable();
+        let shows_audit = schemas.peek().is_some()
+            && schemas.all(|schema| {
+                questions.permits_on_schema(Action::AuditRead, schema).is_permitted()
+            });
+        Decided { fields, shows_audit }
+    }
+}
+
+impl Asking<'_> {
+    /// The questions of the request: the facts are of all of its items.
+    pub(super) fn questions(&self) -> policy::Request<'_> {
+        let facts = RequestFacts {
+            bare: self.found.is_bare(),
+            subjects: self.found.subjects(),
+            ..self.asker.facts(&self.request.claims, self.request.items.len())
+        };
+        self.asker.questions(self.policies, &facts, self.request.want)
+    }
+
+    /// What all lines of the request have.
+    pub(super) fn entry(&self, event: Event) -> Entry {
+        self.asker.entry(event, &self.request.claims, self.attempt, self.policies)
+    }
+
+    /// What its answer begins with.
+    pub(super) fn head(&self, decided: &Decided, durable: Durable) -> Head<'_> {
+        Head {
+            claims: &self.request.claims,
+            policy: self.policies.hash(),
+            audit: decided.shows_audit.then_some(durable),
+        }
+    }
+}
+
+impl Decided {
+    /// What the engine does with a field.
+    pub(super) fn decision(&self, field: &str) -> Decision {
+        match self.fields.get(field).map(|decision| decision.answer) {
+            Some(policy::Answer::Revealed) => Decision::Reveal,
+            Some(policy::Answer::Masked(_)) => Decision::Mask,
+            Some(policy::Answer::Denied) | None => Decision::Withhold,
+        }
+    }
+}
