@@ -30,6 +30,12 @@ pub struct FieldFacts {
 }
 
 impl FieldFacts {
+    /// Its name within its schema: a field's id, `#key` or `#header:<name>`.
+    #[must_use]
+    pub fn name_in_schema(&self) -> &str {
+        self.id[self.schema.len()..].trim_start_matches('.')
+    }
+
     /// Whose values a search compares: fields of one such name are searched as one.
     pub(super) fn compared_in(&self) -> Arc<str> {
         self.index.as_ref().map_or_else(|| self.name.clone(), |index| index.domain.clone())

@@ -255,6 +255,9 @@ fn fields_are_read_under_policy_and_each_reading_is_audited() {
         { "id": "c", "field": "customers.email", "token": token, "subject": 43 },
         { "id": "d", "field": "nowhere.email", "token": token },
         { "id": "e", "token": 1 },
+        { "id": "f", "schema": "customers", "fields": ["canary-5a1f"], "record": sealed },
+        { "id": "g", "schema": "canary-5a1f", "fields": ["canary-5a1f"], "record": sealed },
+        { "id": "h", "field": "canary-5a1f", "token": token },
     ] });
     let (status, answer) = post("/v1/reveal", &body);
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -313,7 +316,7 @@ fn fields_are_read_under_policy_and_each_reading_is_audited() {
     ] {
         assert!(log.contains(part), "{part}: {log}");
     }
-    for canary in ["ada@example.com", "555", "078-05-1120"] {
+    for canary in ["ada@example.com", "555 0101", "078-05-1120", "canary-5a1f"] {
         assert!(!log.contains(canary) && !running.log().contains(canary), "{canary}");
     }
     let config = instance.path("veilstream.toml");

@@ -67,7 +67,7 @@ fn entries(asking: &Asking<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
         entry.items = entry.items.map(|items| items + 1);
         for asked in item.asked() {
             let status = told.get(&asked.id).map_or("denied", |told| told.status);
-            entry.fields.insert(asked.name().to_owned(), status.to_owned());
+            entry.fields.insert(asked.audited().to_owned(), status.to_owned());
         }
     }
     if schemas.is_empty() {

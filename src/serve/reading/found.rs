@@ -15,6 +15,9 @@ use super::fault::RequestFault;
 use super::request::{ItemKind, MOST_FIELDS, RevealRequest, TokenItem};
 use crate::policy::{FieldFacts, PolicySet};
 
+/// What stands in the audit for a schema or field that does not exist.
+pub(super) const UNKNOWN: &str = "unknown";
+
 /// The items of a request.
 pub(super) struct Found<'r> {
     items: Vec<Item<'r>>,
@@ -51,6 +54,9 @@ pub(super) struct Asked {
     name_at: usize,
     /// Its place in the schema of a record.
     field: Option<usize>,
+    /// What the audit calls it: its name in its schema. A name that does not exist is the caller's
+    /// text, and not for the log.
+    audited: String,
 }
 
 /// The field of a bare token.
@@ -88,6 +94,8 @@ pub(super) struct Read {
 pub(super) struct ReadField {
     /// As the caller named it within the item.
     pub(super) name: String,
+    /// As the audit names it.
+    pub(super) audited: String,
     /// For the caller.
     pub(super) status: &'static str,
     /// For the audit.
@@ -189,6 +197,8 @@ impl<'r> Item<'r> {
             id: format!("{name}.{field}"),
             name_at: name.len() + 1,
             field: all.iter().position(|known| *known.id == *field),
+            audited: if all.iter().any(|known| *known.id == *field) { field } else { UNKNOWN }
+                .to_owned(),
         };
         let asked: Vec<Asked> = names.into_iter().map(ask).collect();
         let mut found: Vec<FoundToken> = Vec::new();
@@ -231,7 +241,8 @@ impl<'r> Item<'r> {
             }
             _ => Subjects::Anonymous,
         };
-        let asked = vec![Asked { id: id.to_owned(), name_at: 0, field: None }];
+        let audited = facts.map_or(UNKNOWN, FieldFacts::name_in_schema).to_owned();
+        let asked = vec![Asked { id: id.to_owned(), name_at: 0, field: None, audited }];
         Self { id: None, kind: Kind::Token { field, token }, asked, tokens, subjects }
     }
 
@@ -256,7 +267,7 @@ impl<'r> Item<'r> {
         match &self.kind {
             Kind::Record { schema: Some(schema), .. } => &schema.name,
             Kind::Token { field: Some(field), .. } => &field.facts.schema,
-            _ => "unknown",
+            _ => UNKNOWN,
         }
     }
 
@@ -281,8 +292,7 @@ impl<'r> Item<'r> {
 
     /// Every field denied, as where nobody may read: nothing is said about what there is.
     fn denied(&self) -> Read {
-        let fields =
-            self.asked.iter().map(|asked| ReadField::new(asked.name(), ReadStatus::Denied));
+        let fields = self.asked.iter().map(|asked| ReadField::new(asked, ReadStatus::Denied));
         Read { fields: fields.collect(), ..Read::default() }
     }
 
@@ -312,7 +322,7 @@ impl<'r> Item<'r> {
                 Some(_) if opened.is_err() => ReadStatus::Corrupt,
                 Some(field) => told.fields.get(field).copied().unwrap_or(ReadStatus::Denied),
             };
-            let mut field = ReadField::new(asked.name(), status);
+            let mut field = ReadField::new(asked, status);
             for place in told.places.iter().filter(|place| Some(place.field) == asked.field) {
                 let shown = ReadStatus::from(place.status);
                 if shown == status {
@@ -355,7 +365,7 @@ impl<'r> Item<'r> {
         };
         let mut read = Read::default();
         let (_, place, kind) = revealer.disclose_token(held, &item, decide(id), &mut read.shown);
-        let mut told = ReadField::new(id, place.status.into());
+        let mut told = ReadField::new(&self.asked[0], place.status.into());
         told.class = place.status.as_str();
         read.fields.push(told);
         read.is_bytes = kind == PayloadKind::Bytes;
@@ -373,11 +383,17 @@ impl Asked {
     pub(super) fn name(&self) -> &str {
         &self.id[self.name_at..]
     }
+
+    /// As the audit names it.
+    pub(super) fn audited(&self) -> &str {
+        &self.audited
+    }
 }
 
 impl ReadField {
-    fn new(name: &str, status: ReadStatus) -> Self {
-        let (name, status) = (name.to_owned(), status.as_str());
-        Self { name, status, class: status, places: Vec::new() }
+    fn new(asked: &Asked, status: ReadStatus) -> Self {
+        let (name, audited) = (asked.name().to_owned(), asked.audited.clone());
+        let status = status.as_str();
+        Self { name, audited, status, class: status, places: Vec::new() }
     }
 }

@@ -16,6 +16,7 @@ use super::answer::{Head, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
+use super::found::UNKNOWN;
 use super::request::{IndexRequest, Query, QueryValue};
 use crate::policy::budget::{Counted, Unit};
 use crate::policy::{self, Action, FieldFacts, PolicySet, Want};
@@ -109,8 +110,7 @@ impl Search<'_> {
     fn rule(&self, id: &str) -> Option<(&FieldFacts, &Schema, &IndexRule)> {
         let facts = self.policies.facts().iter().find(|facts| *facts.id == *id)?;
         let schema = self.policies.schemas().schemas().iter().find(|s| s.name == facts.schema)?;
-        let name = id.strip_prefix(&*facts.schema)?.trim_start_matches('.');
-        let (_, rule) = schema.indexes().find(|(of, _)| of == name)?;
+        let (_, rule) = schema.indexes().find(|(of, _)| of == facts.name_in_schema())?;
         Some((facts, schema, rule))
     }
 
@@ -195,7 +195,7 @@ fn entries(
         let field = query.what.as_ref().map(|(field, _)| field.as_str());
         // A field that does not exist is the caller's text, and not for the log.
         let facts = field.and_then(|id| policies.facts().iter().find(|facts| *facts.id == *id));
-        let schema = facts.map_or("unknown", |facts| &*facts.schema).to_owned();
+        let schema = facts.map_or(UNKNOWN, |facts| &*facts.schema).to_owned();
         let outcome = match searched {
             Searched::Budget => "budget",
             Searched::Values { .. } | Searched::NoIndex => "ok",
@@ -210,9 +210,8 @@ fn entries(
         });
         entry.items = entry.items.map(|items| items + 1);
         if let Some(facts) = facts {
-            let name = facts.id[facts.schema.len()..].trim_start_matches('.').to_owned();
             let status = if outcome == "ok" { "revealed" } else { "denied" };
-            entry.fields.insert(name, status.to_owned());
+            entry.fields.insert(facts.name_in_schema().to_owned(), status.to_owned());
         }
     }
     if lines.is_empty() {

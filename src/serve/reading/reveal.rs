@@ -161,7 +161,7 @@ fn entries(
         let template = Entry { policies: deciding(decided, fields), ..asking.entry(Event::Reveal) };
         let mut disclosure = Disclosure::new(template);
         for ((item, read), _) in told() {
-            let fields = read.fields.iter().map(|field| (&*field.name, field.class));
+            let fields = read.fields.iter().map(|field| (&*field.audited, field.class));
             disclosure.add(item.schema(), &read.subjects, fields, &read.kids);
         }
         let mut lines = disclosure.into_entries();
@@ -187,7 +187,9 @@ fn deciding<'f>(decided: &Decided, fields: impl Iterator<Item = &'f str>) -> Vec
 }
 
 fn honey_entry(asking: &Asking<'_>, field: &str) -> Entry {
-    let (schema, name) = field.split_once('.').unwrap_or((field, field));
+    let facts = asking.policies.facts().iter().find(|facts| *facts.id == *field);
+    let (schema, name) =
+        facts.map_or((field, field), |facts| (&*facts.schema, facts.name_in_schema()));
     Entry {
         schema: Some(schema.to_owned()),
         fields: BTreeMap::from([(name.to_owned(), "denied".to_owned())]),
