@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use support::{Bench, TENANT, document, key, keyring, keyring_of, shape, value_record};
 use veilstream_engine::compile::{Grants, SchemaSet, compile};
-use veilstream_engine::key::{KeyKind, Scope};
+use veilstream_engine::index::Indexer;
+use veilstream_engine::key::{Key, KeyKind, KeyState, Scope};
 use veilstream_engine::reveal::Status;
 use veilstream_engine::schema::Schema;
 use veilstream_engine::transform::{NeededKey, Outcome};
-use veilstream_engine::{RejectCode, subject};
+use veilstream_engine::{Keyring, RejectCode, subject};
 
 fn schema(text: &str) -> Arc<Schema> {
     Arc::new(
@@ -344,6 +345,35 @@ fn dates_that_are_numbers_are_counted_in_the_unit_declared() {
             "{odd}"
         );
     }
+}
+
+/// A search asks for every version that stored values may have, the newest first; without a root
+/// there is nothing to ask for.
+#[test]
+fn a_search_has_an_indexer_for_each_live_root() {
+    let members = r#""fields":[{"id":"u","path":"$.u","index":{"normalize":"exact"}}]"#;
+    let set = support::schemas(&[&document(members)]);
+    let (_, rule) = set.schemas()[0].indexes().next().unwrap();
+    let root = |version: &str, state| Key { state, ..key(KeyKind::Index, version) };
+    let keyring = Keyring::new(
+        TENANT,
+        [
+            root("v1", KeyState::DecryptOnly),
+            root("v3", KeyState::Active),
+            root("v2", KeyState::Retired),
+        ]
+        .map(Arc::new),
+    );
+    let versions: Vec<String> = Indexer::to_search(rule, &keyring)
+        .iter()
+        .map(|indexer| {
+            let mut tag = Vec::new();
+            indexer.write([b"x".as_slice()], &mut tag);
+            String::from_utf8(tag).unwrap()[..2].to_owned()
+        })
+        .collect();
+    assert_eq!(versions, ["3~", "1~"]);
+    assert!(Indexer::to_search(rule, &Keyring::new(TENANT, [])).is_empty());
 }
 
 /// Two bucketed indexes of one value would leave a fourth of the crowd that one leaves, squared. A

@@ -18,6 +18,7 @@ use super::document::Document;
 use super::fault::RequestFault;
 use super::found::UNKNOWN;
 use super::request::{IndexRequest, Query, QueryValue};
+use crate::keys::KeyFault;
 use crate::policy::budget::{Counted, Unit};
 use crate::policy::{self, Action, FieldFacts, PolicySet, Want};
 
@@ -52,7 +53,7 @@ impl Reading {
             .queries
             .iter()
             .map(|query| search.answer(query, &claims.purpose, &mut questions))
-            .collect();
+            .collect::<Result<_, _>>()?;
         let template = asker.entry(Event::Search, claims, attempt, &policies);
         let entries = entries(&template, &policies, &request.queries, &searched);
         // Nobody has `audit` here: a search is of no schema as a whole.
@@ -81,27 +82,27 @@ impl Search<'_> {
         query: &Query<'_>,
         purpose: &str,
         questions: &mut policy::Request<'_>,
-    ) -> Searched {
-        let Some((field, value)) = &query.what else { return Searched::Malformed };
+    ) -> Result<Searched, RequestFault> {
+        let Some((field, value)) = &query.what else { return Ok(Searched::Malformed) };
         if !questions.permits(Action::Search, field).is_permitted() {
-            return Searched::Denied;
+            return Ok(Searched::Denied);
         }
-        let Some((facts, schema, rule)) = self.rule(field) else { return Searched::Denied };
+        let Some((facts, schema, rule)) = self.rule(field) else { return Ok(Searched::Denied) };
         // Nobody knows here which fields the parts of a compound index are: all of them count.
         let read = if rule.of.is_empty() { &[][..] } else { &schema.fields };
         let mut read = read.iter().map(|field| format!("{}.{}", schema.name, field.id));
         if !read.all(|part| questions.permits(Action::Search, &part).is_permitted()) {
-            return Searched::Denied;
+            return Ok(Searched::Denied);
         }
         let values: Vec<&[u8]> = match value {
             QueryValue::One(value) => vec![value],
             QueryValue::Several(values) => values.clone(),
         };
         if values.len() != rule.of.len().max(1) {
-            return Searched::Malformed;
+            return Ok(Searched::Malformed);
         }
         if !self.reserve(purpose, facts, &values) {
-            return Searched::Budget;
+            return Ok(Searched::Budget);
         }
         self.write(rule, &values)
     }
@@ -129,16 +130,21 @@ impl Search<'_> {
         budgets.reserve(now, &self.asker.id, &purpose, Counted::Values, unit).is_ok()
     }
 
-    fn write(&self, rule: &IndexRule, values: &[&[u8]]) -> Searched {
+    fn write(&self, rule: &IndexRule, values: &[&[u8]]) -> Result<Searched, RequestFault> {
         let (mut scratch, mut parts) = (Scratch::default(), Vec::with_capacity(values.len()));
         for value in values {
             let mut normal = Vec::new();
             if !rule.normalize.normalize(Input::Json(value), &mut scratch, &mut normal) {
-                return Searched::NoIndex;
+                return Ok(Searched::NoIndex);
             }
             parts.push(normal);
         }
-        let values = Indexer::to_search(rule, self.keyring)
+        let indexers = Indexer::to_search(rule, self.keyring);
+        if indexers.is_empty() {
+            // No values would mean no row.
+            return Err(KeyFault("there is no index root".to_owned()).into());
+        }
+        let values = indexers
             .iter()
             .map(|indexer| {
                 let mut out = Vec::new();
@@ -146,7 +152,7 @@ impl Search<'_> {
                 String::from_utf8(out).unwrap_or_default()
             })
             .collect();
-        Searched::Values { into: rule.into.clone(), values, bits: rule.bits }
+        Ok(Searched::Values { into: rule.into.clone(), values, bits: rule.bits })
     }
 }
 
