@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use veilstream_keys::{Manager, directory};
+use veilstream_keys::{Manager, files};
 use veilstream_reading::audit::{AuditLog, Entry, Event, LedgerHead, Settings, Signer};
 
 use crate::config;
@@ -81,7 +81,7 @@ pub fn open(
     actor: &str,
     deadline: Duration,
 ) -> anyhow::Result<AuditLog> {
-    directory::create_folder_of(&config.file)
+    files::create_folder_of(&config.file)
         .with_context(|| format!("the folder of {} cannot be made", config.file.display()))?;
     let signer = Signer::new(manager.checkpoint_signing_key(now())?);
     let manager = manager.clone();

@@ -35,7 +35,7 @@ use veilstream_keys::provider::{
 #[cfg(feature = "postgres")]
 use veilstream_keys::store::PostgresStore;
 use veilstream_keys::store::{SqliteStore, Store};
-use veilstream_keys::{KeyError, Manager, Parts, RebuiltLedger, Settings, directory};
+use veilstream_keys::{KeyError, Manager, Parts, RebuiltLedger, Settings, directory, files};
 
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
@@ -200,7 +200,7 @@ fn ledger(config: &config::Keys) -> Result<Arc<dyn Ledger>, LedgerError> {
 /// Makes what the ledger is kept in, unless it is there; never a line of it.
 fn make_ledger(config: &config::Keys) -> anyhow::Result<()> {
     match &config.ledger {
-        KeyLedger::File(path) => directory::create_folder_of(path)
+        KeyLedger::File(path) => files::create_folder_of(path)
             .with_context(|| format!("the folder of {} cannot be made", path.display())),
         KeyLedger::Kafka(at) => Ok(KafkaLedger::create(&at.kafka, &at.topic)?),
         #[cfg(feature = "postgres")]
@@ -335,7 +335,7 @@ pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, S
                 ledger.display()
             );
         }
-        directory::create_folder_of(path)
+        files::create_folder_of(path)
             .with_context(|| format!("the folder of {} cannot be made", path.display()))?;
     }
     make_ledger(&keys)?;
@@ -343,7 +343,7 @@ pub fn init(source: &KeysSource, empty: bool) -> anyhow::Result<(config::Keys, S
         if let KeyProvider::File { path } = named
             && !path.exists()
         {
-            directory::create_folder_of(path)
+            files::create_folder_of(path)
                 .and_then(|()| create_kek_file(path))
                 .with_context(|| format!("{} cannot be made", path.display()))?;
         }

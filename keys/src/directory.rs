@@ -1,9 +1,6 @@
 //! The local key directory: `DIR/kek`, `DIR/keys.db`, and `DIR.erasures.jsonl` beside it
 //! (docs/formats.md, "The key directory on disk").
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The key-encrypting keys of a key directory.
@@ -31,17 +28,4 @@ pub fn ledger(dir: &Path) -> PathBuf {
     let mut name = dir.file_name().unwrap_or_default().to_owned();
     name.push(".erasures.jsonl");
     dir.with_file_name(name)
-}
-
-/// Makes the folder that `file` will stand in, mode 0700, unless it is there.
-///
-/// # Errors
-/// [`io::Error`]: the folder cannot be made.
-pub fn create_folder_of(file: &Path) -> io::Result<()> {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)
-        }
-        _ => Ok(()),
-    }
 }

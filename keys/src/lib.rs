@@ -27,7 +27,7 @@
 //! | [`credential`] | API keys of the reading service, and their records |
 //! | [`erasure`] | the end of a data subject's keys: ledger, receipt |
 //! | [`escrow`] | keys to a safe place and back |
-//! | [`directory`] | a local key directory |
+//! | [`directory`], [`files`] | a local key directory; new files, private and durable |
 //! | `wraps` | whose a wrap is, and the secret that it holds |
 //! | `error` | [`KeyError`]: whose fault it is and what to do |
 //! | `entropy`, [`time`] | [`OsEntropy`]; times as they are written down |
@@ -42,6 +42,7 @@ mod entropy;
 pub mod erasure;
 mod error;
 pub mod escrow;
+pub mod files;
 mod manager;
 pub mod provider;
 pub mod store;

@@ -3,15 +3,14 @@
 mod people;
 mod verify;
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use veilstream_keys::Manager;
+use veilstream_keys::files::create_private;
 use veilstream_reading::audit::prune::prune;
 use veilstream_reading::audit::{CheckpointKey, Event, LogParts, Signer, VerifierKey};
 
@@ -131,12 +130,8 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Exit> {
 
 fn keygen(out: &Path) -> anyhow::Result<Exit> {
     let key = VerifierKey::generate().map_err(|_| anyhow::anyhow!("the random source failed"))?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(out)
-        .with_context(|| format!("{} cannot be made", out.display()))?;
+    let mut file =
+        create_private(out).with_context(|| format!("{} cannot be made", out.display()))?;
     writeln!(file, "{}", *key.expose())?;
     file.sync_all()?;
     writeln!(io::stdout(), "{}", key.recipient()?)?;

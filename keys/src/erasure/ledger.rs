@@ -4,11 +4,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use veilstream_engine::key::{KeyId, SubjectRef};
 
 use super::line::Position;
+use crate::files::sync_folder_of;
 
 /// What a line of the ledger says of one data subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,7 +177,7 @@ impl FileLedger {
         file.seek(SeekFrom::Start(end))?;
         file.write_all(text_of(lines).as_bytes())?;
         file.sync_all()?;
-        sync_folder(&self.0)?;
+        sync_folder_of(&self.0)?;
         Ok(true)
     }
 
@@ -196,7 +197,7 @@ impl FileLedger {
             std::fs::rename(&self.0, &old)?;
         }
         std::fs::rename(&new, &self.0)?;
-        sync_folder(&self.0)?;
+        sync_folder_of(&self.0)?;
         Ok(kept.then_some(old))
     }
 }
@@ -246,11 +247,6 @@ fn whole(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn text_of(lines: &[String]) -> String {
     lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
-        .sync_all()
 }
 
 #[cfg(test)]

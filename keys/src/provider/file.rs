@@ -1,9 +1,9 @@
 //! Provider `file`: key-encrypting keys in a file of `<version> <standard base64 of 32 bytes>`
 //! lines; the last one wraps.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use veilstream_engine::wrap::{WrapContext, unwrap_local, wrap_local};
 use zeroize::Zeroizing;
 
 use super::{Kek, Provider, ProviderError, Rotation, decode_key, nonce, refused};
+use crate::files::{create_private, sync_folder_of};
 use crate::store::Wrap;
 
 const NAME: &str = "file";
@@ -114,17 +115,17 @@ impl Provider for FileProvider {
 /// # Errors
 /// It exists, cannot be written, or there are no random bytes.
 pub fn create_kek_file(path: &Path) -> io::Result<()> {
-    let mut file = new_file(path)?;
+    let mut file = create_private(path)?;
     file.write_all(fresh_line("1")?.as_bytes())?;
     file.sync_all()?;
-    sync_folder(path)
+    sync_folder_of(path)
 }
 
 /// Writes the file again with one line more and puts it in the place of the old one. The new file's
 /// name is the lock: of two that do it at once one fails.
 fn add_line(path: &Path, now: u64) -> io::Result<()> {
     let new = path.with_added_extension("new");
-    let mut file = new_file(&new).map_err(|e| match e.kind() {
+    let mut file = create_private(&new).map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => io::Error::other(format!(
             "{} is there: somebody else is at it, or was killed at it; then remove that file",
             new.display()
@@ -148,11 +149,7 @@ fn add_line(path: &Path, now: u64) -> io::Result<()> {
         // The old file is as it was.
         let _ = fs::remove_file(&new);
     }
-    written.and_then(|()| sync_folder(path))
-}
-
-fn new_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    written.and_then(|()| sync_folder_of(path))
 }
 
 fn fresh_line(version: &str) -> io::Result<Zeroizing<String>> {
@@ -165,12 +162,6 @@ fn fresh_line(version: &str) -> io::Result<Zeroizing<String>> {
     STANDARD.encode_string(*key, &mut line);
     line.push('\n');
     Ok(line)
-}
-
-/// A new name must survive a crash as well: keys are about to be wrapped under it.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
-        .sync_all()
 }
 
 fn read(path: &Path) -> Result<Vec<KekLine>, KekFileError> {

@@ -3,8 +3,6 @@
 mod changes;
 mod rows;
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +15,7 @@ use super::{
     WrapChange, check,
 };
 use crate::credential::CredentialRow;
+use crate::files::create_private;
 use crate::time::text as time;
 use changes::{SqliteFailure, head, put_head, shred};
 use rows::{Raw, add, list, put_state, select};
@@ -59,8 +58,9 @@ impl SqliteStore {
     /// It exists or cannot be written.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
         let place = path.display().to_string();
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
-            StoreError::Unusable { place: place.clone(), message: format!("cannot be made ({e})") }
+        create_private(path).map_err(|e| StoreError::Unusable {
+            place: place.clone(),
+            message: format!("cannot be made ({e})"),
         })?;
         let store = Self::connect(path, place)?;
         let write = |connection: &mut Connection| {

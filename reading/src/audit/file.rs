@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use veilstream_keys::files::{folder_of, sync_folder_of};
 use veilstream_keys::time;
 
 use super::hex::Hex;
@@ -78,7 +79,7 @@ impl LogFile {
             // Its owner may have renamed it between the two calls.
             let opened = file.metadata()?;
             if fs::metadata(path).is_ok_and(|there| there.ino() == opened.ino()) {
-                sync_folder(path)?;
+                sync_folder_of(path)?;
                 return Ok(Some(Self { path: path.to_owned(), file, len: opened.len() }));
             }
         }
@@ -146,7 +147,7 @@ impl LogFile {
         let day: String = time::text(now).chars().take(10).collect();
         let ended = with_suffix(&self.path, &format!("{ENDED}{day}-{chain}"));
         fs::rename(&self.path, &ended)?;
-        sync_folder(&ended)?;
+        sync_folder_of(&ended)?;
         Ok(ended)
     }
 
@@ -207,7 +208,7 @@ fn heads(bytes: &[u8]) -> Vec<LedgerHead> {
 pub(super) fn files(base: &Path) -> io::Result<Vec<PathBuf>> {
     let name = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder(base))? {
+    for entry in fs::read_dir(folder_of(base))? {
         let path = entry?.path();
         let other = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(rest) = other.strip_prefix(&name) else { continue };
@@ -237,13 +238,4 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Makes a new name durable.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(folder(path))?.sync_all()
 }

@@ -7,7 +7,9 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::file::{is_ended, sync_folder, with_suffix};
+use veilstream_keys::files::sync_folder_of;
+
+use super::file::{is_ended, with_suffix};
 use super::hex::Hex;
 use super::line::{Entry, Event, Line};
 use super::parts::{LogParts, RawLines};
@@ -126,7 +128,7 @@ impl Plan {
         }
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&draft, path)?;
-        sync_folder(path)?;
+        sync_folder_of(path)?;
         Ok(went)
     }
 

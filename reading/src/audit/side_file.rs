@@ -1,15 +1,15 @@
 //! Side files: the references of a bulk read, beside the log and named by their hash.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use veilstream_engine::key::SubjectRef;
 use veilstream_keys::erasure::hex;
+use veilstream_keys::files::{create_private, sync_folder_of};
 
-use super::file::{sync_folder, with_suffix};
+use super::file::with_suffix;
 use super::hex::Hex;
 
 /// The side file of a hash, beside the log `base`.
@@ -49,12 +49,11 @@ fn write_whole(base: &Path, place: &Path, bytes: &[u8]) -> io::Result<()> {
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let draft = with_suffix(base, &format!(".draft-{}", hex(&random)));
     let written = (|| {
-        let mut file: File =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let mut file = create_private(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&draft, place)?;
-        sync_folder(place)
+        sync_folder_of(place)
     })();
     if written.is_err() {
         // A draft that stays is in nobody's way; the error is the one that counts.

@@ -1,8 +1,6 @@
 //! What changes keys: rotation, rewrapping, retirement, export and import.
 
-use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use veilstream_engine::KeyId;
 use veilstream_engine::compile::SchemaSet;
+use veilstream_keys::files::create_private;
 use veilstream_keys::{Manager, Progress, Rotate};
 use veilstream_reading::audit::{Entry, Event, Hex, LedgerHead, cut_reason};
 
@@ -182,12 +181,8 @@ pub(super) fn export(source: &KeysSource, out: &Path, kids: &[KeyId]) -> anyhow:
     let named = exported.iter().filter_map(|key| key["kid"].as_str()?.parse().ok());
     // Before the file is there: what leaves is in the log.
     trail.append(vec![change(&trail, "export", named)])?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(out)
-        .with_context(|| format!("{} cannot be made", out.display()))?;
+    let mut file =
+        create_private(out).with_context(|| format!("{} cannot be made", out.display()))?;
     serde_json::to_writer_pretty(&mut file, &export)?;
     writeln!(file)?;
     file.sync_all()?;
