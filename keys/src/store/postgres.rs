@@ -8,6 +8,7 @@
 mod address;
 mod changes;
 mod connection;
+mod credentials;
 mod layout;
 mod ledger;
 mod rows;
@@ -504,52 +505,14 @@ impl Store for PostgresStore {
     }
 
     fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError> {
-        self.connection.read(|s| {
-            let all = "SELECT id, sha256, name, roles, created, expires, revoked, mac FROM \
-                credentials ORDER BY id";
-            let row = |row: &Row| {
-                Ok(CredentialRow {
-                    id: row.try_get(0)?,
-                    sha256: row.try_get(1)?,
-                    name: row.try_get(2)?,
-                    roles: row.try_get(3)?,
-                    created: row.try_get(4)?,
-                    expires: row.try_get(5)?,
-                    revoked: row.try_get(6)?,
-                    mac: row.try_get(7)?,
-                })
-            };
-            s.query(all, &[])?.iter().map(row).collect()
-        })
+        self.connection.read(credentials::all)
     }
 
     fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
-        self.connection.write(|s| {
-            let added = s.execute(
-                "INSERT INTO credentials VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO \
-                    NOTHING",
-                &[
-                    &row.id,
-                    &row.sha256,
-                    &row.name,
-                    &row.roles,
-                    &row.created,
-                    &row.expires,
-                    &row.revoked,
-                    &row.mac,
-                ],
-            )?;
-            Ok(added == 1)
-        })
+        self.connection.write(|session| credentials::add(session, row))
     }
 
     fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
-        self.connection.write(|s| {
-            let changed = s.execute(
-                "UPDATE credentials SET revoked = $2, mac = $3 WHERE id = $1 AND revoked IS NULL",
-                &[&row.id, &row.revoked, &row.mac],
-            )?;
-            Ok(changed == 1)
-        })
+        self.connection.write(|session| credentials::revoke(session, row))
     }
 }

@@ -1,6 +1,8 @@
 //! Store `sqlite`: one file, several processes on one host.
 
 mod changes;
+mod credentials;
+mod layout;
 mod rows;
 
 use std::path::Path;
@@ -18,33 +20,14 @@ use crate::credential::CredentialRow;
 use crate::files::create_private;
 use crate::time::text as time;
 use changes::{SqliteFailure, head, put_head, shred};
+use layout::LAYOUT;
 use rows::{Raw, add, list, put_state, select};
 
-/// Layout of the file; raised when it changes. Earlier ones are of builds that were never released:
-/// refused.
-const LAYOUT: i64 = 4;
 /// How long a process waits for another one's write.
 const BUSY: Duration = Duration::from_secs(10);
 /// Between two tries to checkpoint.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// `uses` is beside the two tables of the public format: a reader of those need not know it.
-const TABLES: &str = "
-CREATE TABLE keys (kid TEXT PRIMARY KEY, kcv TEXT NOT NULL, kind TEXT NOT NULL, tenant TEXT NOT NULL, scope TEXT NOT NULL, version INTEGER NOT NULL,
-                   state TEXT NOT NULL, created TEXT NOT NULL, retired TEXT, mac TEXT);
-CREATE TABLE wraps (kid TEXT NOT NULL, kek_uri TEXT NOT NULL, kek_version TEXT NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (kid, kek_uri));
-CREATE TABLE uses (kid TEXT PRIMARY KEY, uses INTEGER NOT NULL);
-CREATE TABLE head (store TEXT NOT NULL, tenant TEXT NOT NULL, seq INTEGER NOT NULL, sha256 TEXT NOT NULL, mac TEXT NOT NULL);
-CREATE TABLE credentials (id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, name TEXT NOT NULL, roles TEXT NOT NULL,
-                          created TEXT NOT NULL, expires TEXT NOT NULL, revoked TEXT, mac TEXT NOT NULL);
-";
-/// Each scope is in one of the first two, and every query says which: two indexes over all of them
-/// would cost a subject 80 bytes more.
-const INDEXES: &str = "
-CREATE UNIQUE INDEX IF NOT EXISTS keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
-CREATE INDEX IF NOT EXISTS keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
-CREATE INDEX IF NOT EXISTS keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
-";
 /// A SQLite file in WAL mode with `secure_delete`.
 pub struct SqliteStore {
     place: String,
@@ -63,14 +46,7 @@ impl SqliteStore {
             message: format!("cannot be made ({e})"),
         })?;
         let store = Self::connect(path, place)?;
-        let write = |connection: &mut Connection| {
-            let transaction = connection.transaction()?;
-            transaction.execute_batch(TABLES)?;
-            transaction.execute_batch(INDEXES)?;
-            transaction.pragma_update(None, "user_version", LAYOUT)?;
-            transaction.commit()
-        };
-        let written = write(&mut store.lock());
+        let written = layout::create(&mut store.lock());
         written.map_err(|e| store.unusable(&e))?;
         Ok(store)
     }
@@ -511,55 +487,15 @@ impl Store for SqliteStore {
     }
 
     fn credentials(&self) -> Result<Vec<CredentialRow>, StoreError> {
-        self.ask(|c| {
-            let mut statement = c.prepare_cached(
-                "SELECT id, sha256, name, roles, created, expires, revoked, mac FROM credentials \
-                    ORDER BY id",
-            )?;
-            let rows = statement.query_map([], |row| {
-                Ok(CredentialRow {
-                    id: row.get(0)?,
-                    sha256: row.get(1)?,
-                    name: row.get(2)?,
-                    roles: row.get(3)?,
-                    created: row.get(4)?,
-                    expires: row.get(5)?,
-                    revoked: row.get(6)?,
-                    mac: row.get(7)?,
-                })
-            })?;
-            rows.collect()
-        })
+        self.ask(credentials::all)
     }
 
     fn add_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
-        self.write(|t| {
-            let added = t.execute(
-                "INSERT INTO credentials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO \
-                    NOTHING",
-                params![
-                    row.id,
-                    row.sha256,
-                    row.name,
-                    row.roles,
-                    row.created,
-                    row.expires,
-                    row.revoked,
-                    row.mac
-                ],
-            )?;
-            Ok(added == 1)
-        })
+        self.write(|transaction| Ok(credentials::add(transaction, row)?))
     }
 
     fn revoke_credential(&self, row: &CredentialRow) -> Result<bool, StoreError> {
-        self.write(|t| {
-            let changed = t.execute(
-                "UPDATE credentials SET revoked = ?2, mac = ?3 WHERE id = ?1 AND revoked IS NULL",
-                params![row.id, row.revoked, row.mac],
-            )?;
-            Ok(changed == 1)
-        })
+        self.write(|transaction| Ok(credentials::revoke(transaction, row)?))
     }
 }
 
