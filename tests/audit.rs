@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+#[path = "support/feed.rs"]
+mod feed;
 
+use std::path::Path;
+use std::process::{Command, Output};
+
+use feed::feed;
 use serde_json::Value;
 
 const EVENTS: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"123-45-6789"}}
@@ -45,15 +48,7 @@ impl Host {
         if !arguments.contains(&"keygen") {
             command.args(["--config", "veilstream.toml"]);
         }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // One that refuses reads nothing.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        child.wait_with_output().unwrap()
+        feed(command, stdin)
     }
 
     /// What a command prints that ends well.

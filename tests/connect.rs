@@ -2,9 +2,12 @@
 //! protects, and a sink reads with types that fit.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
+#[path = "support/feed.rs"]
+mod feed;
+
+use feed::feed;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const DOCUMENT: &str = r#"{"veilstream":1,"name":"changes","version":1,"envelope":"connect","when":{"$.op":"c"},"subject":["$.after.id","$.before.id"],"fields":[
     {"id":"email","path":"$['before','after'].email","index":{"normalize":"email"}},
@@ -144,15 +147,4 @@ fn run(dir: &Path, args: &[&str], input: &str) -> std::process::Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
     command.current_dir(dir).args(args);
     feed(command, input)
-}
-
-fn feed(mut command: Command, input: &str) -> std::process::Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
 }

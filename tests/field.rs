@@ -2,11 +2,14 @@
 //! the commands that they would type.
 #![allow(clippy::unwrap_used)]
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+#[path = "support/feed.rs"]
+mod feed;
 
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use feed::feed;
 use serde_json::Value;
 
 /// One case in a folder of its own.
@@ -223,15 +226,7 @@ impl Case {
     fn run(&self, args: &[&str], input: &[u8]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
         command.current_dir(self.dir.path()).args(args).env_remove("VEILSTREAM_KEYS");
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A command that reads nothing may have ended.
-        let _ = child.stdin.take().unwrap().write_all(input);
-        child.wait_with_output().unwrap()
+        feed(command, input)
     }
 }
 

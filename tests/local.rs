@@ -1,6 +1,10 @@
 //! The local commands as a user pipes them together, with a key directory and no Kafka.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/feed.rs"]
+mod feed;
+
+use feed::feed;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -31,14 +35,7 @@ impl Local {
     }
 
     fn run(&self, args: &[&str], stdin: &str) -> Output {
-        let mut child = self.command(args).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        let stdin = stdin.to_owned();
-        let writer = std::thread::spawn(move || input.write_all(stdin.as_bytes()));
-        let output = child.wait_with_output().unwrap();
-        // A command that refuses its arguments does not read.
-        let _ = writer.join().unwrap();
-        output
+        feed(self.command(args), stdin)
     }
 
     /// Runs a command on the shipped customers; its output, which must come with that exit code.
