@@ -15,6 +15,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     RevokedCertParams, SanType, SerialNumber,
 };
+use reqwest::blocking::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -47,6 +48,17 @@ impl Authority {
 
     pub(super) fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// A client that trusts what it signed, and shows this certificate.
+    pub(super) fn client(&self, leaf: Option<&Leaf>) -> Client {
+        let authority = reqwest::Certificate::from_pem(self.pem().as_bytes()).unwrap();
+        let mut client = Client::builder().tls_certs_only([authority]);
+        if let Some(leaf) = leaf {
+            let identity = format!("{}{}", leaf.certificate, leaf.key);
+            client = client.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
+        }
+        client.build().unwrap()
     }
 
     /// A certificate with these names.

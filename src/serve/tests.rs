@@ -462,17 +462,6 @@ impl Tls {
         );
         start(&section, &self.dir, None)
     }
-
-    /// A client that trusts the server, and shows this certificate.
-    fn client(&self, leaf: Option<&Leaf>) -> Client {
-        let authority = reqwest::Certificate::from_pem(self.servers.pem().as_bytes()).unwrap();
-        let mut client = Client::builder().tls_certs_only([authority]);
-        if let Some(leaf) = leaf {
-            let identity = format!("{}{}", leaf.certificate, leaf.key);
-            client = client.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
-        }
-        client.build().unwrap()
-    }
 }
 
 fn uri(name: &str) -> SanType {
@@ -489,7 +478,7 @@ fn client_certificates_are_principals() {
     let running = tls.start("[\"certificate\", \"key\"]");
     let fraud = tls.clients.leaf(vec![uri("spiffe://corp/fraud")], 7, false);
     let asked = |leaf: Option<&Leaf>| {
-        let asked = tls.client(leaf).post(running.url("https", "/v1/echo"));
+        let asked = tls.servers.client(leaf).post(running.url("https", "/v1/echo"));
         asked.header("content-type", "application/json").body("{}")
     };
     let who = |leaf: &Leaf| asked(Some(leaf)).send().unwrap().text().unwrap();
@@ -540,7 +529,7 @@ fn a_handshake_that_does_not_come_ends() {
     assert_eq!(running.raw(b""), "");
     assert!(!running.raw(&[0xff; 64]).contains("HTTP"));
     let fraud = tls.clients.leaf(vec![uri("spiffe://corp/fraud")], 7, false);
-    let asked = tls.client(Some(&fraud)).get(running.url("https", "/openapi.json"));
+    let asked = tls.servers.client(Some(&fraud)).get(running.url("https", "/openapi.json"));
     assert_eq!(asked.send().unwrap().status(), StatusCode::OK);
 }
 
@@ -577,7 +566,7 @@ fn a_certificate_that_was_revoked_is_refused() {
     let tls = Tls::new();
     let running = tls.start("[\"certificate\", \"key\"]");
     let fraud = tls.clients.leaf(vec![uri("spiffe://corp/fraud")], 7, false);
-    let open = tls.client(Some(&fraud));
+    let open = tls.servers.client(Some(&fraud));
     let asked = |client: &Client| client.get(running.url("https", "/openapi.json")).send();
     assert_eq!(asked(&open).unwrap().status(), StatusCode::OK);
     tls.revoke(&[7]);
@@ -586,13 +575,14 @@ fn a_certificate_that_was_revoked_is_refused() {
         std::thread::park_timeout(Duration::from_millis(500));
         asked(&open).unwrap().status() == StatusCode::UNAUTHORIZED
     });
-    assert!(asked(&tls.client(Some(&fraud))).is_err(), "a new one gets no handshake");
+    assert!(asked(&tls.servers.client(Some(&fraud))).is_err(), "a new one gets no handshake");
     let other = tls.clients.leaf(vec![uri("spiffe://corp/fraud")], 8, false);
-    assert_eq!(asked(&tls.client(Some(&other))).unwrap().status(), StatusCode::OK);
+    assert_eq!(asked(&tls.servers.client(Some(&other))).unwrap().status(), StatusCode::OK);
     tls.revoke(&[]);
     until("the certificate counts again", || {
         std::thread::park_timeout(Duration::from_millis(500));
-        asked(&tls.client(Some(&fraud))).is_ok_and(|answer| answer.status() == StatusCode::OK)
+        asked(&tls.servers.client(Some(&fraud)))
+            .is_ok_and(|answer| answer.status() == StatusCode::OK)
     });
 }
 
@@ -608,7 +598,7 @@ fn certificates_are_read_again_while_requests_come() {
     let next = Tls::new();
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            let open = tls.client(Some(&fraud));
+            let open = tls.servers.client(Some(&fraud));
             let (done, url) = (&done, &url);
             scope.spawn(move || {
                 while done.load(Ordering::SeqCst) == 0 {
@@ -620,9 +610,9 @@ fn certificates_are_read_again_while_requests_come() {
         tls.put_server(&next.servers.server());
         let new = Tls { clients: Authority::new(), ..next };
         until("the new certificate is in force", || {
-            new.client(Some(&fraud)).get(&url).send().is_ok()
+            new.servers.client(Some(&fraud)).get(&url).send().is_ok()
         });
-        assert!(tls.client(Some(&fraud)).get(&url).send().is_err(), "the old one is not");
+        assert!(tls.servers.client(Some(&fraud)).get(&url).send().is_err(), "the old one is not");
         fs::write(tls.dir.path().join("server.pem"), "none").unwrap();
         until("the fault is told", || {
             running.status.report().details.get("certificates").is_some_and(|shown| {
@@ -631,7 +621,10 @@ fn certificates_are_read_again_while_requests_come() {
                     .is_some_and(|fault| fault.contains("holds no certificate"))
             })
         });
-        assert!(new.client(Some(&fraud)).get(&url).send().is_ok(), "the last good one stays");
+        assert!(
+            new.servers.client(Some(&fraud)).get(&url).send().is_ok(),
+            "the last good one stays"
+        );
         done.store(1, Ordering::SeqCst);
     });
 }

@@ -381,16 +381,6 @@ impl Everything {
         Self { instance, servers, clients, issuer }
     }
 
-    fn client(&self, leaf: Option<&Leaf>) -> Client {
-        let authority = reqwest::Certificate::from_pem(self.servers.pem().as_bytes()).unwrap();
-        let mut client = Client::builder().tls_certs_only([authority]);
-        if let Some(leaf) = leaf {
-            let identity = format!("{}{}", leaf.certificate, leaf.key);
-            client = client.identity(reqwest::Identity::from_pem(identity.as_bytes()).unwrap());
-        }
-        client.build().unwrap()
-    }
-
     fn leaf(&self, serial: u64) -> Leaf {
         let name = SanType::URI("spiffe://corp/fraud".try_into().unwrap());
         self.clients.leaf(vec![name], serial, false)
@@ -402,7 +392,7 @@ fn each_kind_of_credential_opens_by_itself_alone() {
     let all = Everything::new();
     let (_, key) = all.instance.make_key("reports");
     let mut running = all.instance.start();
-    let (plain, fraud) = (all.client(None), all.client(Some(&all.leaf(7))));
+    let (plain, fraud) = (all.servers.client(None), all.servers.client(Some(&all.leaf(7))));
     let token = all.issuer.token(|_| ());
     assert_eq!(running.status(&plain, "https", &key), StatusCode::OK);
     assert_eq!(running.status(&plain, "https", &token), StatusCode::OK);
@@ -423,7 +413,7 @@ fn each_kind_of_credential_opens_by_itself_alone() {
     // Revoked, and of another authority: no handshake.
     let other = Authority::new().leaf(vec![], 1, false);
     for leaf in [&all.leaf(9), &other] {
-        let client = all.client(Some(leaf));
+        let client = all.servers.client(Some(leaf));
         assert!(client.get(format!("https://{}/openapi.json", running.address)).send().is_err());
     }
     // Without TLS.
