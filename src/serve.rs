@@ -67,8 +67,8 @@ pub fn required_sections(config: &Config) -> anyhow::Result<(&Serve, &Audit)> {
     }
     if !audit.has_no_copy {
         return Err(Exit::Usage.because(
-            "audit.copy is missing: this version keeps no second place of the audit log, so whoever \
-            can write to its file can drop its end. Write copy = \"none\" to accept that",
+            "audit.copy is missing: this version keeps no second place of the audit log, so anyone \
+            who can write to its file can drop its end. Write copy = \"none\" to accept that",
         ));
     }
     if serve.honey_suspends {

@@ -153,8 +153,8 @@ impl Manager {
         self.lookup_of(kid, now, |_, _| true)
     }
 
-    /// [`Manager::lookup`] for whoever opens values for others: keys of dead letters and compromised
-    /// keys are not there, and are not unwrapped.
+    /// [`Manager::lookup`] for anyone who opens values for others: keys of dead letters and
+    /// compromised keys are not there, and are not unwrapped.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -334,7 +334,7 @@ impl Manager {
         Ok(self.shared.signing_key(now)?.verifying_key())
     }
 
-    /// The key that signs the audit log's checkpoints. Whoever holds it can sign no receipts.
+    /// The key that signs the audit log's checkpoints. Anyone who holds it can sign no receipts.
     ///
     /// # Errors
     /// [`KeyError`].

@@ -1,7 +1,7 @@
 //! The way back: what opening protected data leaves behind. No Kafka, no HTTP server.
 //!
 //! ```text
-//!  whoever opens values ──► audit::AuditLog::append ──► durable line ──► only then: plaintext
+//!  reader of values    ──► audit::AuditLog::append ──► durable line ──► only then: plaintext
 //!  (serve, command line, Python)          │
 //!                                         ▼
 //!                     <file>: chains of lines, a signed checkpoint every 1,000 lines

@@ -67,7 +67,9 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     status.ready("policies");
     let budgets = budgets(config, settings, audit)?;
     let log = crate::audit::open(audit, &manager, SERVICE, AUDIT_DEADLINE)?;
-    tracing::warn!("audit.copy is \"none\": whoever can write to the audit log can drop its end");
+    tracing::warn!(
+        "audit.copy is \"none\": anyone who can write to the audit log can drop its end"
+    );
     let logins = AuditedLogins::start(log.clone()).context("a thread cannot be started")?;
     let reading = Reading::new(
         policies.clone(),

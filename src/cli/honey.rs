@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::keys::KeySource;
 use crate::{keys, registry};
 
-const CREATE_HELP: &str = "Prints one honey token for each VALUE. Put it into rows of people who do not exist. Nobody has a reason to open it, so whoever does is told \"denied\", and an alarm \
+const CREATE_HELP: &str = "Prints one honey token for each VALUE. Put it into rows of people who do not exist. Nobody has a reason to open it, so anyone who does is told \"denied\", and an alarm \
 is raised.
 A honey token has the suite, pad and binding of the field's other tokens, and of a schema with \"subject\" the subject's key: give each made-up person an id with \
 --subject. Without \"subject\" the tokens of one run share a key that seals nothing else; make them in several runs.

@@ -306,7 +306,7 @@ fn required(s: &mut Section<'_, '_>, key: &'static str, what: &str) -> String {
     text.unwrap_or_default()
 }
 
-/// https, or http on the loopback: whoever changes the keys on their way signs as anybody.
+/// https, or http on the loopback: anyone who changes the keys on their way signs as anybody.
 fn secure_url(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("https://").filter(|rest| !rest.is_empty());
     let is_local = text

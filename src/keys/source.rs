@@ -25,7 +25,7 @@ pub trait KeySource: Send + Sync {
     /// [`KeyFault`]; the token cannot be opened now.
     fn lookup(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault>;
 
-    /// [`KeySource::lookup`] for whoever opens values for others: keys of dead letters and
+    /// [`KeySource::lookup`] for anyone who opens values for others: keys of dead letters and
     /// compromised keys are not there. Blocks.
     ///
     /// # Errors

@@ -118,7 +118,7 @@ fn asked_of(expr: &Expr, asked: &mut BTreeSet<String>) {
         Expr::HasAttr { expr: of, attrs } if matches!(&**of, Expr::Var(Var::Context)) => {
             asked.extend(attrs.iter().map(ToString::to_string));
         }
-        // A service is not a role: whoever has any credential is one or the other.
+        // A service is not a role: anyone who has any credential is one or the other.
         Expr::Is { expr: of, in_expr: None, .. } if matches!(&**of, Expr::Var(_)) => return,
         Expr::Var(Var::Principal) => {
             asked.insert("principal".to_owned());

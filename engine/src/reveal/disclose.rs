@@ -121,8 +121,8 @@ pub struct DisclosureOptions<'a> {
 pub struct HeldKeys<'a> {
     /// The snapshot.
     pub keyring: &'a Keyring,
-    /// Fetched after the snapshot was taken; `None`: there is no such key. Whoever fetches unwraps
-    /// no key of kind `dead_letter` and no compromised one.
+    /// Fetched after the snapshot was taken; `None`: there is no such key. Anyone who fetches
+    /// unwraps no key of kind `dead_letter` and no compromised one.
     pub fetched: &'a HashMap<KeyId, Option<Arc<Key>>>,
 }
 

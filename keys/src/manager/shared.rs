@@ -250,7 +250,7 @@ impl SharedKeys {
         self.wrapping_key_in_use().map_or_else(|| self.first_wrapping_key(&self.turn(), now), Ok)
     }
 
-    /// [`SharedKeys::wrapping_key`] for whoever has the turn already.
+    /// [`SharedKeys::wrapping_key`] for anyone who has the turn already.
     pub(super) fn wrapping_key_in_turn(
         &self,
         turn: &Turn<'_>,

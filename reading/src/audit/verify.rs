@@ -1,7 +1,7 @@
 //! Is the log whole? With the verifier's private key every line is checked; with the public key of
 //! checkpoints alone, everything up to the last checkpoint that a second place holds.
 //!
-//! What no key shows: whoever holds a chain's live key and the signing key can write another
+//! What no key shows: anyone who holds a chain's live key and the signing key can write another
 //! history from here on. Only copies in a second place refuse it.
 
 mod chain;

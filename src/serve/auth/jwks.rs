@@ -137,7 +137,7 @@ impl Jwks {
             found => return found,
         }
         let Ok(_waiting) = self.waiting.try_acquire() else { return self.find(id) };
-        // An error is told by whoever keeps the keys fresh.
+        // An error is told by the task that keeps the keys fresh.
         let _ = self.fetch_if(|| self.find(id).is_err()).await;
         self.find(id)
     }
@@ -164,7 +164,7 @@ impl Jwks {
         self.fetch_if(is_old).await
     }
 
-    /// One fetch at a time; whoever waited for another one's looks at what it brought first.
+    /// One fetch at a time; anyone who waited for another one's looks at what it brought first.
     async fn fetch_if(&self, is_due: impl Fn() -> bool) -> Option<Result<(), JwksFault>> {
         let mut turn = self.turn.lock().await;
         if !is_due() || turn.is_some_and(|last| last.elapsed() < self.times.pause) {

@@ -48,7 +48,7 @@ struct Verified {
     until: u64,
 }
 
-/// What is read of a header. `jku`, `x5u`, `jwk` and `x5c` say where a key is: whoever wrote the
+/// What is read of a header. `jku`, `x5u`, `jwk` and `x5c` say where a key is: anyone who wrote the
 /// token.
 #[derive(Deserialize)]
 struct Header {

@@ -132,7 +132,7 @@ impl State {
             None => Ok(Vec::new()),
             Some(_) => self.write_lines(vec![vec![entry]], true),
         };
-        // Whoever waits may open the log again: its file must be free by then.
+        // Anyone who waits may open the log again: its file must be free by then.
         (self.open, self.over) = (None, None);
         let first = Durable { chain: Hex([0; 16]), seq: 0 };
         ticket.finish(
