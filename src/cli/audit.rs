@@ -24,11 +24,11 @@ use crate::keys::{self, now};
 #[derive(Debug, Args)]
 pub struct AuditArgs {
     #[command(subcommand)]
-    command: Command,
+    command: AuditCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum AuditCommand {
     /// Make the verifier's key pair: the private key into a file, the public key on standard output
     #[command(after_help = "Keep the file away from every host that writes the log: who has it \
         can compute the MACs of lines.\n\nExamples:\n  veilstream audit keygen --out verifier.key > \
@@ -114,17 +114,17 @@ impl LogSource {
 /// The log, the keys or an argument is not as it should be.
 pub fn run(args: &AuditArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        Command::Keygen { out } => keygen(out),
-        Command::PublicKey { config } => {
+        AuditCommand::Keygen { out } => keygen(out),
+        AuditCommand::PublicKey { config } => {
             let manager = keys::manager(&load_config(config)?.keys)?;
             writeln!(io::stdout(), "{}", checkpoint_key(&manager)?)?;
             Ok(Exit::Ok)
         }
-        Command::Verify(args) => verify::run(args),
-        Command::Report(args) => people::report(args),
-        Command::Prove(args) => people::prove(args),
-        Command::Tail { source, lines } => people::tail(source, *lines),
-        Command::Prune { config, before } => take_away(config, *before),
+        AuditCommand::Verify(args) => verify::run(args),
+        AuditCommand::Report(args) => people::report(args),
+        AuditCommand::Prove(args) => people::prove(args),
+        AuditCommand::Tail { source, lines } => people::tail(source, *lines),
+        AuditCommand::Prune { config, before } => take_away(config, *before),
     }
 }
 

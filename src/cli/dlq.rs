@@ -24,11 +24,11 @@ use crate::{keys, registry, telemetry};
 #[derive(Debug, Args)]
 pub struct DlqArgs {
     #[command(subcommand)]
-    command: Command,
+    command: DlqCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum DlqCommand {
     /// List dead letters: place, reason, origin; nothing of the record
     #[command(
         after_help = "Letters that were replayed are listed too, as long as the topic keeps them; \
@@ -123,11 +123,11 @@ fn starts(from: &[LetterPlace]) -> anyhow::Result<BTreeMap<i32, i64>> {
 /// Kafka, keys or a letter do not do as asked.
 pub fn run(args: &DlqArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        Command::List { config, reason, topic, json } => {
+        DlqCommand::List { config, reason, topic, json } => {
             list(config, reason.as_deref(), topic.as_deref(), *json)
         }
-        Command::Show { config, audit, place } => show(config, *audit, *place),
-        Command::Replay { config, only, from, skip, json } => {
+        DlqCommand::Show { config, audit, place } => show(config, *audit, *place),
+        DlqCommand::Replay { config, only, from, skip, json } => {
             let selection = Selection {
                 only: only.iter().copied().collect(),
                 from: starts(from)?,

@@ -41,11 +41,11 @@ Exit code: 0 done, 1 keys are not available, 2 wrong usage or document";
 #[derive(Debug, Args)]
 pub struct HoneyArgs {
     #[command(subcommand)]
-    command: Command,
+    command: HoneyCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum HoneyCommand {
     /// Make honey tokens of a field
     #[command(after_help = CREATE_HELP)]
     Create(CreateArgs),
@@ -83,7 +83,7 @@ struct CreateArgs {
 /// # Errors
 /// Faults of the document, a field that has no tokens, keys that are not available.
 pub fn run(args: &HoneyArgs) -> anyhow::Result<Exit> {
-    let Command::Create(args) = &args.command;
+    let HoneyCommand::Create(args) = &args.command;
     let loaded = registry::open_files(std::slice::from_ref(&args.schema), &Grants::local())
         .map_err(|faults| super::faults_error(&faults))?;
     let schema = &loaded.set.schemas()[0];

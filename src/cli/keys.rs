@@ -18,11 +18,11 @@ use crate::registry;
 #[derive(Debug, Args)]
 pub struct KeysArgs {
     #[command(subcommand)]
-    command: Command,
+    command: KeysCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum KeysCommand {
     /// Make a key-encrypting key, a key store and the first keys
     #[command(
         after_help = "Examples:\n  veilstream keys init --keys keys\n  veilstream keys init \
@@ -222,23 +222,23 @@ impl SchemaFiles {
 /// The keys cannot be made, opened or changed.
 pub fn run(args: &KeysArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        Command::Init { source, empty } => report::init(source, *empty),
-        Command::List { source, json } => report::list(source, *json),
-        Command::Status { source, schemas, json } => {
+        KeysCommand::Init { source, empty } => report::init(source, *empty),
+        KeysCommand::List { source, json } => report::list(source, *json),
+        KeysCommand::Status { source, schemas, json } => {
             report::status(source, &*schemas.load(source)?, *json)
         }
-        Command::Rotate { source, what } => lifecycle::rotate(source, what),
-        Command::Rewrap { source, recover, json } => lifecycle::rewrap(source, *recover, *json),
-        Command::Retire { source, schemas, kid, unreferenced, undo } => {
+        KeysCommand::Rotate { source, what } => lifecycle::rotate(source, what),
+        KeysCommand::Rewrap { source, recover, json } => lifecycle::rewrap(source, *recover, *json),
+        KeysCommand::Retire { source, schemas, kid, unreferenced, undo } => {
             lifecycle::retire(source, &*schemas.load(source)?, kid, *unreferenced, *undo)
         }
-        Command::Export { source, out, kids } => lifecycle::export(source, out, kids),
-        Command::Import { source, file } => lifecycle::import(source, file),
-        Command::ReplayLedger { source } => lifecycle::replay_ledger(source),
-        Command::Ledger { command: LedgerCommand::Rebuild { source, reason } } => {
+        KeysCommand::Export { source, out, kids } => lifecycle::export(source, out, kids),
+        KeysCommand::Import { source, file } => lifecycle::import(source, file),
+        KeysCommand::ReplayLedger { source } => lifecycle::replay_ledger(source),
+        KeysCommand::Ledger { command: LedgerCommand::Rebuild { source, reason } } => {
             lifecycle::rebuild_ledger(source, reason)
         }
-        Command::Compromise { source, kid } => lifecycle::compromise(source, kid),
-        Command::PublicKey { source } => lifecycle::public_key(source),
+        KeysCommand::Compromise { source, kid } => lifecycle::compromise(source, kid),
+        KeysCommand::PublicKey { source } => lifecycle::public_key(source),
     }
 }

@@ -16,11 +16,11 @@ use crate::registry;
 #[derive(Debug, Args)]
 pub struct OffsetsArgs {
     #[command(subcommand)]
-    command: Command,
+    command: OffsetsCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum OffsetsCommand {
     /// Show where the group stands in each raw partition
     #[command(
         after_help = "Examples:\n  veilstream offsets show --config veilstream.toml\n  veilstream \
@@ -84,8 +84,8 @@ fn place(text: &str) -> Result<OffsetTarget, String> {
 /// The configuration is faulty, or Kafka does not do as asked.
 pub fn run(args: &OffsetsArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        Command::Show { config, json } => show(config, *json),
-        Command::Accept { config, partition, at } => {
+        OffsetsCommand::Show { config, json } => show(config, *json),
+        OffsetsCommand::Accept { config, partition, at } => {
             let config = load(config)?;
             let offset = GroupOffsets::connect(&config.kafka)
                 .and_then(|group| group.accept(partition, *at))

@@ -60,11 +60,11 @@ Exit code: 0 same answers, 1 some differ, 2 wrong policies or cases";
 #[derive(Debug, Args)]
 pub struct PolicyArgs {
     #[command(subcommand)]
-    command: Command,
+    command: PolicyCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum PolicyCommand {
     /// Check policies, every fault at once
     #[command(after_help = CHECK_HELP)]
     Check(check::CheckArgs),
@@ -85,10 +85,10 @@ enum Command {
 /// Faults of policies, documents, cases or arguments; a stream that fails.
 pub fn run(args: &PolicyArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        Command::Check(args) => check::run(args),
-        Command::Test(args) => test::run(args),
-        Command::Explain(args) => explain::run(args),
-        Command::Diff(args) => diff::run(args),
+        PolicyCommand::Check(args) => check::run(args),
+        PolicyCommand::Test(args) => test::run(args),
+        PolicyCommand::Explain(args) => explain::run(args),
+        PolicyCommand::Diff(args) => diff::run(args),
     }
 }
 

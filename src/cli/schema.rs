@@ -48,11 +48,11 @@ Examples:
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
     #[command(subcommand)]
-    command: Command,
+    command: SchemaCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum SchemaCommand {
     /// Check documents, every fault at once
     #[command(
         after_help = "Documents that are named together must also fit together. Files named \
@@ -110,10 +110,12 @@ enum Command {
 pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
     let mut out = io::stdout().lock();
     match &args.command {
-        Command::Check { files } => check(files, &mut out),
-        Command::Test { paths } => test(paths, &mut out),
-        Command::Diff { old, new, allow_weaker } => diff::diff(old, new, *allow_weaker, &mut out),
-        Command::List { dir, config, widths, json } => {
+        SchemaCommand::Check { files } => check(files, &mut out),
+        SchemaCommand::Test { paths } => test(paths, &mut out),
+        SchemaCommand::Diff { old, new, allow_weaker } => {
+            diff::diff(old, new, *allow_weaker, &mut out)
+        }
+        SchemaCommand::List { dir, config, widths, json } => {
             let loaded = match config {
                 Some(config) => registry::open_configured(&super::load_config(config)?.schemas)
                     .map(|(registry, _)| registry.current()),

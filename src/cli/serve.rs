@@ -22,15 +22,15 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", required = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<ServeCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ServeCommand {
     /// Make, list and revoke API keys
     Keys {
         #[command(subcommand)]
-        command: keys::Command,
+        command: keys::ApiKeysCommand,
     },
 }
 
@@ -40,7 +40,7 @@ enum Command {
 /// A part does not start, or the subcommand fails.
 pub fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
     match (&args.command, &args.config) {
-        (Some(Command::Keys { command }), _) => keys::run(command),
+        (Some(ServeCommand::Keys { command }), _) => keys::run(command),
         (None, Some(file)) => {
             let config = super::load_config(file)?;
             telemetry::start_logs(&config.log);

@@ -38,7 +38,7 @@ Exit code: 0 all are erased, 1 somebody is unknown, or something failed: run it 
 #[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct ShredArgs {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<ShredCommand>,
     #[command(flatten)]
     source: KeysSource,
     #[command(flatten)]
@@ -73,7 +73,7 @@ struct Who {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ShredCommand {
     /// Check receipts against the key store and the erasure ledger, or their signatures alone
     Verify {
         #[command(flatten)]
@@ -92,7 +92,7 @@ enum Command {
 /// An erasure is not complete, or a receipt cannot be checked.
 pub fn run(args: &ShredArgs) -> anyhow::Result<Exit> {
     match (&args.command, &args.who) {
-        (Some(Command::Verify { source, public_key, file }), _) => {
+        (Some(ShredCommand::Verify { source, public_key, file }), _) => {
             verify(source, public_key.as_deref(), file)
         }
         (None, Some(who)) => shred(args, &who.ids()?),

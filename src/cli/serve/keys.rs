@@ -15,7 +15,7 @@ use crate::keys::{self, KeysSource};
 const DAY: u64 = 86_400;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum ApiKeysCommand {
     /// Make an API key; it is shown once
     #[command(
         after_help = "Examples:\n  veilstream serve keys create --config veilstream.toml --name \
@@ -70,13 +70,13 @@ pub(super) enum Command {
 ///
 /// # Errors
 /// The key store cannot be opened or changed.
-pub(super) fn run(command: &Command) -> anyhow::Result<Exit> {
+pub(super) fn run(command: &ApiKeysCommand) -> anyhow::Result<Exit> {
     match command {
-        Command::Create { source, name, roles, days, json } => {
+        ApiKeysCommand::Create { source, name, roles, days, json } => {
             create(source, name, roles, *days, *json)
         }
-        Command::List { source, json } => list(source, *json),
-        Command::Revoke { source, ids, name } => revoke(source, ids, name.as_deref()),
+        ApiKeysCommand::List { source, json } => list(source, *json),
+        ApiKeysCommand::Revoke { source, ids, name } => revoke(source, ids, name.as_deref()),
     }
 }
 
