@@ -5,7 +5,7 @@ mod source;
 pub mod topic;
 mod upkeep;
 
-pub use upkeep::Upkeep;
+pub use upkeep::maintain;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -29,7 +29,7 @@
 //! | [`app`] | the running sidecar: configuration to parts to threads, and the order in which they stop |
 //! | [`pipeline`] | the polling thread, the lanes, and what they tell operators |
 //! | [`pipeline::core`] | what is done when, without Kafka: where reading begins, when a transaction commits or aborts (`machine`) |
-//! | `serve` | the reading service: listener, credentials, limits |
+//! | `serve` | the reading service: listener, credentials, limits, and what it answers (`reading`) |
 //! | `demo` | the pipeline of `run` between an embedded broker's topics |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
@@ -43,7 +43,7 @@
 //! | [`keys`] | the key manager of the sidecar; key store and erasure ledger in topics |
 //! | [`kafka`] | librdkafka: clients, producers, settings, credentials, topics; the only `unsafe` |
 //! | [`telemetry`], [`status`] | logs, metrics, readiness |
-//! | [`config`], [`clock`], [`exit`], [`signals`] | what everything else stands on |
+//! | [`config`], [`clock`], [`exit`], [`signals`], [`ticker`] | what everything else stands on |
 //! | `inject` | faults that tests ask a running process for |
 //!
 //! Selecting, sealing and revealing are in [`veilstream_engine`], providers, stores and erasure in
@@ -79,3 +79,4 @@ pub mod serve;
 pub mod signals;
 pub mod status;
 pub mod telemetry;
+pub mod ticker;

@@ -12,7 +12,6 @@ pub mod listener;
 pub mod peer;
 pub mod reading;
 pub mod router;
-mod ticker;
 
 #[cfg(test)]
 mod testing;
@@ -29,12 +28,12 @@ use crate::keys::{self, CredentialSource, KeyFault};
 use crate::status::Status;
 use crate::telemetry::events::{CredentialsCorrupt, Event as _};
 use crate::telemetry::metrics::Metrics;
+use crate::ticker::Ticker;
 
 use auth::{ApiKeys, Authenticator, Issuers, JwksFault, JwksTimes, LoginAudit, Refusals};
 use limits::Limits;
 use listener::{Listener, Parts, Patience, TlsFault, TlsFiles};
 use router::{Route, Router, Shared};
-use ticker::Ticker;
 
 /// Between two looks at the API keys: a revoked one is refused within five seconds.
 const KEYS_LOOK: Duration = Duration::from_secs(2);

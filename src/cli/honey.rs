@@ -97,7 +97,7 @@ pub fn run(args: &HoneyArgs) -> anyhow::Result<Exit> {
         .map(|value| payload(field, value, args.json))
         .collect::<Result<Vec<_>, _>>()?;
     let keys = keys::open_local(&args.keys)?;
-    let _upkeep = keys::Upkeep::of(&keys)?;
+    let _upkeep = keys::maintain(&keys)?;
     let mut out = BufWriter::new(io::stdout().lock());
     create(
         schema,

@@ -94,7 +94,7 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     let audit = audit::for_values(&args.keys, args.audit)?;
     let (keys, manager) = keys::open_managed(&settings, None)?;
     let keys: Arc<dyn KeySource> = keys;
-    let _upkeep = keys::Upkeep::of(&keys)?;
+    let _upkeep = keys::maintain(&keys)?;
     let trail = Trail::open(audit.as_ref(), &manager)?;
     let mut out = Outlet::new(io::stdout().lock(), &trail);
     let mut keys = RevealKeys::new(&*keys).allowing(args.allow_compromised);

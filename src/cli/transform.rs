@@ -55,7 +55,7 @@ pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
     let set = Arc::new(args.documents.load()?);
     usable_on_lines(&set)?;
     let keys = keys::open_local(&args.keys)?;
-    let _upkeep = keys::Upkeep::of(&keys)?;
+    let _upkeep = keys::maintain(&keys)?;
     let mut rejects: Box<dyn Write> = match &args.rejects {
         Some(path) => Box::new(BufWriter::new(
             File::create(path).with_context(|| path.display().to_string())?,

@@ -7,13 +7,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Does it until it is dropped.
-pub(super) struct Ticker {
+#[derive(Debug)]
+#[must_use = "it ends when it is dropped"]
+pub struct Ticker {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Ticker {
-    pub(super) fn start(
+    /// Does `tick` again and again, `every` time after it ended.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
         name: &str,
         every: Duration,
         mut tick: impl FnMut() + Send + 'static,
