@@ -71,6 +71,34 @@ struct CaseInput {
     headers: BTreeMap<String, Option<String>>,
 }
 
+/// Why a file of cases cannot be run. The numbers are places in `cases`, from 0.
+#[derive(Debug, thiserror::Error)]
+pub enum CasesError {
+    /// Not JSON, or not of the form.
+    #[error("is no file of cases: {0}")]
+    Form(#[from] serde_json::Error),
+    /// It has no case.
+    #[error(
+        "/cases: is empty; add {{ \"name\": .., \"in\": {{ \"value\": .. }}, \"out\": {{ \"value\": .. }} }}"
+    )]
+    Empty,
+    /// A field is named where nothing is rejected.
+    #[error("/cases/{0}/field: belongs to \"reject\"; remove it")]
+    Field(usize),
+    /// No such reason.
+    #[error("/cases/{case}/reject: must be one of {}", RejectCode::ALL.map(RejectCode::as_str).join(", "))]
+    Reject {
+        /// The case.
+        case: usize,
+    },
+    /// Neither or both of what may come of an event.
+    #[error("/cases/{0}: needs either \"out\" or \"reject\"")]
+    Expectation(usize),
+    /// An event is given twice.
+    #[error("/cases/{0}/in: has \"value\" and \"text\"; keep one")]
+    Input(usize),
+}
+
 /// Where the cases of a schema document are: `customers.json` has `customers.cases.json` beside it.
 #[must_use]
 pub fn file_of(document: &Path) -> PathBuf {
@@ -81,36 +109,28 @@ impl Cases {
     /// Reads a file of cases.
     ///
     /// # Errors
-    /// What is wrong, and where.
-    pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let cases: Self =
-            serde_json::from_slice(text).map_err(|e| format!("is no file of cases: {e}"))?;
+    /// [`CasesError`]: what is wrong, and where.
+    pub fn parse(text: &[u8]) -> Result<Self, CasesError> {
+        let cases: Self = serde_json::from_slice(text)?;
         if cases.cases.is_empty() {
-            return Err(
-                "/cases: is empty; add { \"name\": .., \"in\": { \"value\": .. }, \"out\": \
-                { \"value\": .. } }"
-                    .to_owned(),
-            );
+            return Err(CasesError::Empty);
         }
         for (i, case) in cases.cases.iter().enumerate() {
             let known =
                 |reason: &String| RejectCode::ALL.iter().any(|code| code.as_str() == reason);
             match (&case.out, &case.reject) {
                 (Some(_), None) if case.field.is_some() => {
-                    return Err(format!("/cases/{i}/field: belongs to \"reject\"; remove it"));
+                    return Err(CasesError::Field(i));
                 }
                 (Some(_), None) => {}
                 (None, Some(reason)) if known(reason) => {}
                 (None, Some(_)) => {
-                    return Err(format!(
-                        "/cases/{i}/reject: must be one of {}",
-                        RejectCode::ALL.map(RejectCode::as_str).join(", ")
-                    ));
+                    return Err(CasesError::Reject { case: i });
                 }
-                _ => return Err(format!("/cases/{i}: needs either \"out\" or \"reject\"")),
+                _ => return Err(CasesError::Expectation(i)),
             }
             if case.input.value.is_some() && case.input.text.is_some() {
-                return Err(format!("/cases/{i}/in: has \"value\" and \"text\"; keep one"));
+                return Err(CasesError::Input(i));
             }
         }
         Ok(cases)

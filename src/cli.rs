@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand.
 
+mod argument;
 pub mod audit;
 pub mod check;
 #[cfg(feature = "demo")]

@@ -11,6 +11,7 @@ mod secret;
 mod serve;
 mod source;
 mod units;
+mod value_error;
 
 #[cfg(test)]
 mod tests;
@@ -26,11 +27,11 @@ pub use policy::{Budget, Limit, Pattern, Policy, Purpose};
 pub use read::ReadFile;
 pub use secret::{Properties, Secret};
 pub use serve::{
-    CredentialKind, JwtIssuer, NO_ROLE, Network, PrincipalKind, Serve, ServeLimits,
-    ServerCertificate, is_role,
+    CredentialKind, JwtIssuer, Network, PrincipalKind, Serve, ServeLimits, ServerCertificate, role,
 };
 pub use source::Input;
 pub use units::RejectGuard;
+pub use value_error::ValueError;
 
 use crate::exit::faults_error;
 use crate::kafka::settings::{self, Side};
@@ -316,12 +317,12 @@ fn kafka(mut s: Section<'_, '_>, host_name: &str) -> Kafka {
             "earliest" => Ok(OnMissingOffset::Earliest),
             "latest" => Ok(OnMissingOffset::Latest),
             "fail" => Ok(OnMissingOffset::Fail),
-            _ => Err("is no place to begin; write earliest, latest or fail".to_owned()),
+            _ => Err(ValueError::form("no place to begin", "earliest, latest or fail")),
         }),
         on_offset_lost: s.parse("on_offset_lost", OnOffsetLost::Stop, |t| match t {
             "stop" => Ok(OnOffsetLost::Stop),
             "continue" => Ok(OnOffsetLost::Continue),
-            _ => Err("is no policy; write stop or continue".to_owned()),
+            _ => Err(ValueError::form("no policy", "stop or continue")),
         }),
         consumer,
         producer,
@@ -372,7 +373,7 @@ fn http(mut s: Section<'_, '_>) -> Http {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8787));
     let listen = s.parse("listen", default, |t| {
         t.parse().map_err(|_| {
-            "is not an address with a port; write \"127.0.0.1:8787\" or \"0.0.0.0:8787\"".to_owned()
+            ValueError::form("not an address with a port", "\"127.0.0.1:8787\" or \"0.0.0.0:8787\"")
         })
     });
     s.finish();
@@ -381,13 +382,17 @@ fn http(mut s: Section<'_, '_>) -> Http {
 
 fn log(mut s: Section<'_, '_>) -> Log {
     let level = s.parse("level", tracing::Level::INFO, |t| match t {
-        "error" | "warn" | "info" | "debug" | "trace" => t.parse().map_err(|_| String::new()),
-        _ => Err("is no level; write error, warn, info, debug or trace".to_owned()),
+        "error" => Ok(tracing::Level::ERROR),
+        "warn" => Ok(tracing::Level::WARN),
+        "info" => Ok(tracing::Level::INFO),
+        "debug" => Ok(tracing::Level::DEBUG),
+        "trace" => Ok(tracing::Level::TRACE),
+        _ => Err(ValueError::form("no level", "error, warn, info, debug or trace")),
     });
     let format = s.parse("format", LogFormat::Text, |t| match t {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err("is no format; write text or json".to_owned()),
+        _ => Err(ValueError::form("no format", "text or json")),
     });
     s.finish();
     Log { level, format }
@@ -406,7 +411,7 @@ fn is_this_machine(server: &str) -> bool {
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn servers(text: &str) -> Result<String, String> {
+fn servers(text: &str) -> Result<String, ValueError> {
     let well_formed = |server: &str| {
         server
             .rsplit_once(':')
@@ -416,7 +421,7 @@ fn servers(text: &str) -> Result<String, String> {
     if servers.iter().all(|s| well_formed(s)) {
         Ok(servers.join(","))
     } else {
-        Err("is not host:port; write \"broker-1:9092,broker-2:9092\"".to_owned())
+        Err(ValueError::form("not host:port", "\"broker-1:9092,broker-2:9092\""))
     }
 }
 
@@ -425,7 +430,7 @@ fn servers(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// What to write instead.
-pub fn name(text: &str) -> Result<String, String> {
+pub fn name(text: &str) -> Result<String, ValueError> {
     let mut chars = text.chars();
     let starts = chars.next().is_some_and(|c| c.is_ascii_lowercase());
     if starts
@@ -434,38 +439,42 @@ pub fn name(text: &str) -> Result<String, String> {
     {
         Ok(text.to_owned())
     } else {
-        Err("is no name; write up to 64 of a-z, 0-9, _ and -, a letter first".to_owned())
+        Err(ValueError::form("no name", "up to 64 of a-z, 0-9, _ and -, a letter first"))
     }
 }
 
 /// Kafka's own rule for topic names.
-fn topic(text: &str) -> Result<String, String> {
+fn topic(text: &str) -> Result<String, ValueError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if (1..=249).contains(&text.len()) && text.chars().all(legal) && text != "." && text != ".." {
         Ok(text.to_owned())
     } else {
-        Err("is no topic name; write up to 249 of a-z, A-Z, 0-9, ., _ and -".to_owned())
+        Err(ValueError::form("no topic name", "up to 249 of a-z, A-Z, 0-9, ., _ and -"))
     }
 }
 
-fn duration_in(text: &str, least: &str, most: &str) -> Result<Duration, String> {
+fn duration_in(
+    text: &str,
+    least: &'static str,
+    most: &'static str,
+) -> Result<Duration, ValueError> {
     within(units::duration, text, least, most)
 }
 
-fn bytes_in(text: &str, least: &str, most: &str) -> Result<usize, String> {
+fn bytes_in(text: &str, least: &'static str, most: &'static str) -> Result<usize, ValueError> {
     within(units::bytes, text, least, most)
 }
 
 fn within<T: PartialOrd>(
-    parse: fn(&str) -> Result<T, String>,
+    parse: fn(&str) -> Result<T, ValueError>,
     text: &str,
-    least: &str,
-    most: &str,
-) -> Result<T, String> {
+    least: &'static str,
+    most: &'static str,
+) -> Result<T, ValueError> {
     let value = parse(text)?;
     if (parse(least)?..=parse(most)?).contains(&value) {
         Ok(value)
     } else {
-        Err(format!("is out of range; write {least} to {most}"))
+        Err(ValueError::Range { least, most })
     }
 }

@@ -221,6 +221,29 @@ fn unsafe_stands_in_one_file() {
     assert_without(&files, &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]);
 }
 
+/// An error says whose fault it is by its type; a text can only be shown.
+#[test]
+fn errors_are_types() {
+    let mut files = Vec::new();
+    for dir in ["src", "engine/src", "keys/src", "reading/src"] {
+        rust_files(&root().join(dir), &mut files);
+    }
+    for file in files {
+        // The simulator of the pipeline's core is a test; its verdicts are texts for people.
+        if file.ends_with("core/simulator.rs") || file.parent().unwrap().ends_with("cluster") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (line, number) in text.lines().zip(1..) {
+            let line = line.replace("BTreeMap<String, String>", "");
+            let is_text = line.contains("Result<") && line.contains(", String>")
+                || line.contains("type Err = String")
+                || line.contains("type Error = String");
+            assert!(!is_text, "{}:{number}: an error that is a text", file.display());
+        }
+    }
+}
+
 #[test]
 fn the_engine_names_no_io() {
     const WORDS: [&str; 9] = [

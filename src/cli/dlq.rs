@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use veilstream_reading::audit::{Entry, Event};
 
 use super::KeysSource;
+use super::argument::ArgumentError;
 use crate::audit::{self, AuditFlags, Trail};
 use crate::config::Config;
 use crate::dead_letters::DeadLetterError;
@@ -96,13 +97,14 @@ Examples:
 
 Exit code: 0 every letter went, 1 some were rejected again or passed by";
 
-fn place(text: &str) -> Result<LetterPlace, String> {
-    let (partition, offset) = text.split_once(':').ok_or("write PARTITION:OFFSET, as in 3:42")?;
+fn place(text: &str) -> Result<LetterPlace, ArgumentError> {
+    const WRONG: ArgumentError = ArgumentError::Form("PARTITION:OFFSET, as in 3:42");
+    let (partition, offset) = text.split_once(':').ok_or(WRONG)?;
     match (partition.parse(), offset.parse()) {
         (Ok(partition), Ok(offset)) if partition >= 0 && offset >= 0 => {
             Ok(LetterPlace { partition, offset })
         }
-        _ => Err("write PARTITION:OFFSET, as in 3:42".to_owned()),
+        _ => Err(WRONG),
     }
 }
 

@@ -18,6 +18,7 @@ use veilstream_engine::{KeyKind, Scope, subject};
 use veilstream_keys::OsEntropy;
 
 use super::KeysSource;
+use super::argument::ArgumentError;
 use super::lines::{Line, Lines};
 use crate::exit::Exit;
 use crate::keys::KeySource;
@@ -133,10 +134,10 @@ fn read_values(input: impl Read) -> anyhow::Result<Vec<String>> {
 }
 
 /// `NAME=VALUE`.
-fn bound(text: &str) -> Result<(String, String), String> {
+fn bound(text: &str) -> Result<(String, String), ArgumentError> {
     text.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .ok_or_else(|| "write NAME=VALUE".to_owned())
+        .ok_or(ArgumentError::Form("NAME=VALUE"))
 }
 
 /// The field of that id, if tokens stand in its place.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::argument::ArgumentError;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::kafka::access;
@@ -56,17 +57,17 @@ Examples:
   veilstream offsets accept --config veilstream.toml customers.raw:3 --at earliest
   veilstream offsets accept --config veilstream.toml customers.raw:3 --at 1234567";
 
-fn partition(text: &str) -> Result<TopicPartition, String> {
+fn partition(text: &str) -> Result<TopicPartition, ArgumentError> {
     let parsed = text.rsplit_once(':').and_then(|(topic, partition)| {
         Some((topic, partition.parse::<i32>().ok().filter(|p| *p >= 0)?))
     });
     match parsed {
         Some((topic, partition)) if !topic.is_empty() => Ok(TopicPartition::new(topic, partition)),
-        _ => Err("write TOPIC:PARTITION, as in customers.raw:3".to_owned()),
+        _ => Err(ArgumentError::Form("TOPIC:PARTITION, as in customers.raw:3")),
     }
 }
 
-fn place(text: &str) -> Result<OffsetTarget, String> {
+fn place(text: &str) -> Result<OffsetTarget, ArgumentError> {
     match text {
         "earliest" => Ok(OffsetTarget::Earliest),
         _ => text
@@ -74,7 +75,7 @@ fn place(text: &str) -> Result<OffsetTarget, String> {
             .ok()
             .filter(|offset| *offset >= 0)
             .map(OffsetTarget::At)
-            .ok_or_else(|| "write earliest or an offset".to_owned()),
+            .ok_or(ArgumentError::Form("earliest or an offset")),
     }
 }
 

@@ -221,8 +221,7 @@ fn suite(file: &Path) -> Result<(Arc<Schema>, Option<Cases>), Vec<String>> {
     let place = cases::file_of(file);
     let cases = match std::fs::read(&place) {
         Ok(text) => Some(
-            Cases::parse(&text)
-                .map_err(|message| vec![format!("{}: {message}", place.display())])?,
+            Cases::parse(&text).map_err(|error| vec![format!("{}: {error}", place.display())])?,
         ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(vec![format!("{}: cannot be read ({error})", place.display())]),

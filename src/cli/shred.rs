@@ -15,6 +15,7 @@ use veilstream_keys::erasure::{Check, Outcome, SignedReceipt, Terms};
 use veilstream_reading::audit::{Entry, Event, Hex, LedgerHead, cut_reason};
 
 use super::KeysSource;
+use super::argument::ArgumentError;
 use crate::audit::{self, Trail};
 use crate::exit::Exit;
 use crate::keys::{self, now};
@@ -256,7 +257,7 @@ fn verify(source: &KeysSource, public_key: Option<&str>, file: &Path) -> anyhow:
 }
 
 /// A domain's name; empty: the domain without a name.
-fn domain(text: &str) -> Result<String, String> {
+fn domain(text: &str) -> Result<String, ArgumentError> {
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     let is_name = text.is_empty()
         || text.len() <= 64
@@ -265,15 +266,15 @@ fn domain(text: &str) -> Result<String, String> {
     if is_name {
         Ok(text.to_owned())
     } else {
-        Err("write small letters, digits, _ and -, a letter first".to_owned())
+        Err(ArgumentError::Form("small letters, digits, _ and -, a letter first"))
     }
 }
 
 /// The start of a day, UTC, in Unix seconds.
-pub(super) fn day(text: &str) -> Result<u64, String> {
+pub(super) fn day(text: &str) -> Result<u64, ArgumentError> {
     let start = format!("{text}T00:00:00Z")
         .parse::<Timestamp>()
-        .map_err(|_| "write it as 2027-01-31".to_owned())?;
+        .map_err(|_| ArgumentError::Form("it as 2027-01-31"))?;
     Ok(start.as_second().unsigned_abs())
 }
 

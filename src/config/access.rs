@@ -2,6 +2,7 @@
 //! work with, or would pass over in silence.
 
 use super::secret::Properties;
+use super::value_error::ValueError;
 use crate::kafka::access::AWS_MSK_IAM;
 
 /// What clients of this build authenticate with.
@@ -177,14 +178,14 @@ fn certificates(properties: &Properties) -> Vec<SettingFault> {
 }
 
 /// A region as the user writes it.
-pub(super) fn region(text: &str) -> Result<String, String> {
+pub(super) fn region(text: &str) -> Result<String, ValueError> {
     let is_region = text.len() <= 32
         && text.split('-').count() >= 3
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     if is_region {
         Ok(text.to_owned())
     } else {
-        Err("is no AWS region; write one as \"eu-central-1\"".to_owned())
+        Err(ValueError::form("no AWS region", "one as \"eu-central-1\""))
     }
 }
 

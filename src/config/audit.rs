@@ -6,6 +6,7 @@ use std::time::Duration;
 use veilstream_reading::audit::Recipient;
 
 use super::read::Section;
+use super::value_error::ValueError;
 
 const DAY: u64 = 86_400;
 
@@ -29,7 +30,7 @@ pub(super) fn read(mut s: Section<'_, '_>) -> Option<Audit> {
     let retain = s.parse("retain", Duration::from_secs(400 * DAY), days);
     let has_no_copy = s.parse("copy", false, |text| match text {
         "none" => Ok(true),
-        _ => Err("is no second place of this version; write \"none\", or leave it out".to_owned()),
+        _ => Err(ValueError::form("no second place of this version", "\"none\", or leave it out")),
     });
     for later in ["topic", "postgres"] {
         s.later(later, "remove it; the file is the only place");
@@ -55,10 +56,10 @@ pub(super) fn read(mut s: Section<'_, '_>) -> Option<Audit> {
 }
 
 /// `400d`
-fn days(text: &str) -> Result<Duration, String> {
+fn days(text: &str) -> Result<Duration, ValueError> {
     let days = text.strip_suffix('d').and_then(|n| n.trim().parse::<u64>().ok());
     match days.filter(|days| (1..=36_500).contains(days)) {
         Some(days) => Ok(Duration::from_secs(days * DAY)),
-        None => Err("is no number of days; write \"400d\" (1d to 36500d)".to_owned()),
+        None => Err(ValueError::form("no number of days", "\"400d\" (1d to 36500d)")),
     }
 }

@@ -13,6 +13,7 @@ use provider::{provider, recovery};
 
 use super::read::{Section, not_empty};
 use super::secret::Secret;
+use super::value_error::ValueError;
 use super::{Kafka, duration_in, name, topic};
 
 /// Where keys come from and live.
@@ -119,7 +120,7 @@ pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
 
 fn store(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyStore {
     const NAMES: &str =
-        "write \"sqlite:keys.db\", \"postgres://host/database\" or \"kafka:veilstream.keys\"";
+        "\"sqlite:keys.db\", \"postgres://host/database\" or \"kafka:veilstream.keys\"";
     let base = s.base().to_owned();
     #[cfg(feature = "postgres")]
     let ca = s.optional_path("store_ca_file");
@@ -135,10 +136,10 @@ fn store(s: &mut Section<'_, '_>, kafka: &Kafka) -> KeyStore {
         Some(("kafka", name)) => kafka_topic(name, kafka).map(KeyStore::Kafka),
         #[cfg(feature = "postgres")]
         Some(("postgres" | "postgresql", _)) => Ok(KeyStore::Postgres { url: text, ca, schema }),
-        _ => Err(format!("is no store; {NAMES}")),
+        _ => Err(ValueError::form("no store", NAMES)),
     };
-    found.unwrap_or_else(|message| {
-        s.missing("store", &message);
+    found.unwrap_or_else(|error| {
+        s.missing("store", &error.to_string());
         KeyStore::Sqlite(PathBuf::new())
     })
 }
@@ -162,8 +163,8 @@ fn ledger(s: &mut Section<'_, '_>, kafka: &Kafka, store: &KeyStore) -> KeyLedger
             _ => not_empty(text).map(|path| KeyLedger::File(base.join(path))),
         },
     };
-    let ledger = found.unwrap_or_else(|message| {
-        s.missing("ledger", &message);
+    let ledger = found.unwrap_or_else(|error| {
+        s.missing("ledger", &error.to_string());
         KeyLedger::File(PathBuf::new())
     });
     match (store, &ledger) {
@@ -217,7 +218,7 @@ fn database(url: &str) -> &str {
 }
 
 #[cfg(feature = "postgres")]
-fn pg_schema(text: &str) -> Result<String, String> {
+fn pg_schema(text: &str) -> Result<String, ValueError> {
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let is_name = text.len() < 64
         && text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -225,10 +226,10 @@ fn pg_schema(text: &str) -> Result<String, String> {
     if is_name {
         Ok(text.to_owned())
     } else {
-        Err("is no name; write small letters, digits and _, a letter first, at most 63".to_owned())
+        Err(ValueError::form("no name", "small letters, digits and _, a letter first, at most 63"))
     }
 }
 
-fn kafka_topic(name: &str, kafka: &Kafka) -> Result<KafkaTopic, String> {
+fn kafka_topic(name: &str, kafka: &Kafka) -> Result<KafkaTopic, ValueError> {
     Ok(KafkaTopic { topic: topic(name)?, kafka: Box::new(kafka.clone()) })
 }

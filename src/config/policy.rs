@@ -8,6 +8,7 @@ use regex::Regex;
 
 use super::name;
 use super::read::Section;
+use super::value_error::ValueError;
 
 /// Who may read what, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +143,7 @@ fn purpose(mut s: Section<'_, '_>) -> Purpose {
         reason_required: s.flag("reason_required", true),
         pattern: s.parse("pattern", None, |text| {
             Pattern::new(text).map(Some).map_err(|_| {
-                "is no regular expression; write one such as \"TICKET-[0-9]+\"".to_owned()
+                ValueError::form("no regular expression", "one such as \"TICKET-[0-9]+\"")
             })
         }),
     };
@@ -163,13 +164,13 @@ fn budget(mut s: Section<'_, '_>) -> Budget {
     budget
 }
 
-fn limit(text: &str) -> Result<Limit, String> {
+fn limit(text: &str) -> Result<Limit, ValueError> {
     if text == "unlimited" {
         return Ok(Limit::Unlimited);
     }
     // Each subject counted takes memory: what is larger is no limit in effect.
     match text.parse() {
         Ok(count) if count <= 10_000_000 => Ok(Limit::Count(count)),
-        _ => Err("is no limit; write a number up to 10000000, or \"unlimited\"".to_owned()),
+        _ => Err(ValueError::form("no limit", "a number up to 10000000, or \"unlimited\"")),
     }
 }

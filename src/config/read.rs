@@ -10,6 +10,7 @@ use veilstream_keys::provider::SecretText;
 
 use super::fault::ConfigFault;
 use super::secret::{Properties, Secret};
+use super::value_error::ValueError;
 
 /// Reads the text of a `*_file` setting.
 pub type ReadFile<'a> = dyn Fn(&Path) -> std::io::Result<String> + 'a;
@@ -157,11 +158,11 @@ impl<'s, 'r> Section<'s, 'r> {
         &mut self,
         key: &'static str,
         default: T,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> T {
         let Some((text, value)) = self.text(key) else { return default };
-        parse(&text).unwrap_or_else(|message| {
-            self.fault(key, &value, &format!("{} {message}", quoted(&text)));
+        parse(&text).unwrap_or_else(|error| {
+            self.fault(key, &value, &format!("{} {error}", quoted(&text)));
             default
         })
     }
@@ -178,12 +179,9 @@ impl<'s, 'r> Section<'s, 'r> {
     {
         self.parse(key, default, |text| {
             let parsed = text.parse::<T>().ok().filter(|n| bounds.contains(n));
-            parsed.ok_or_else(|| {
-                format!(
-                    "is not allowed; write a number from {} to {}",
-                    bounds.start(),
-                    bounds.end()
-                )
+            parsed.ok_or_else(|| ValueError::Number {
+                least: bounds.start().to_string(),
+                most: bounds.end().to_string(),
             })
         })
     }
@@ -193,7 +191,7 @@ impl<'s, 'r> Section<'s, 'r> {
         self.parse(key, default, |text| {
             text.to_ascii_lowercase()
                 .parse()
-                .map_err(|_| "is neither true nor false; write one of them".to_owned())
+                .map_err(|_| ValueError::form("neither true nor false", "one of them"))
         })
     }
 
@@ -271,8 +269,8 @@ impl<'s, 'r> Section<'s, 'r> {
         }
         match self.secret_file(Path::new(&path), counts) {
             Ok(text) => Some(Secret::new(text)),
-            Err(message) => {
-                self.fault(key_file, &from, &message);
+            Err(error) => {
+                self.fault(key_file, &from, &error.to_string());
                 None
             }
         }
@@ -311,8 +309,8 @@ impl<'s, 'r> Section<'s, 'r> {
                 None => (name, text, None),
                 Some(plain) => match self.secret_file(Path::new(&text), without_line_end) {
                     Ok(secret) => (plain.to_owned(), secret, Some(self.reading.base.join(text))),
-                    Err(message) => {
-                        self.fault(&name, &value, &message);
+                    Err(error) => {
+                        self.fault(&name, &value, &error.to_string());
                         continue;
                     }
                 },
@@ -392,17 +390,31 @@ impl<'s, 'r> Section<'s, 'r> {
         format!("{}{key}", self.prefix)
     }
 
-    fn secret_file(&self, path: &Path, counts: fn(&str) -> &str) -> Result<String, String> {
+    fn secret_file(
+        &self,
+        path: &Path,
+        counts: fn(&str) -> &str,
+    ) -> Result<String, SecretFileError> {
         let path = self.reading.base.join(path);
-        let text = (self.reading.read_file)(&path)
-            .map_err(|e| format!("names {}, which cannot be read ({e})", path.display()))?;
-        let text = counts(&text).to_owned();
+        let text = match (self.reading.read_file)(&path) {
+            Ok(text) => counts(&text).to_owned(),
+            Err(source) => return Err(SecretFileError::Unreadable { path, source }),
+        };
         if text.trim_end_matches('\n').is_empty() {
-            Err(format!("names {}, which is empty", path.display()))
+            Err(SecretFileError::Empty { path })
         } else {
             Ok(text)
         }
     }
+}
+
+/// Why the file of a secret gives none. The text continues a sentence that begins with the setting.
+#[derive(Debug, thiserror::Error)]
+enum SecretFileError {
+    #[error("names {}, which cannot be read ({source})", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("names {}, which is empty", path.display())]
+    Empty { path: PathBuf },
 }
 
 const NO_LIST: &str = "is not a list of texts; write [\"one\", \"two\"]";
@@ -423,12 +435,8 @@ fn without_line_end(text: &str) -> &str {
 }
 
 /// Refuses an empty text.
-pub(super) fn not_empty(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() {
-        Err("is empty; write a value or leave the key out".to_owned())
-    } else {
-        Ok(text.to_owned())
-    }
+pub(super) fn not_empty(text: &str) -> Result<String, ValueError> {
+    if text.trim().is_empty() { Err(ValueError::Empty) } else { Ok(text.to_owned()) }
 }
 
 fn is_plain_name(origin: &str) -> bool {

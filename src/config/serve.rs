@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::read::{Section, not_empty};
+use super::value_error::ValueError;
 use super::{bytes_in, name};
 
 /// The reading service.
@@ -123,15 +124,14 @@ impl Network {
     ///
     /// # Errors
     /// What to write instead.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!("\"{text}\" is no address; write \"10.0.0.7\", \"10.0.0.0/8\" or \"fd00::/8\"")
-        };
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        const WRONG: ValueError =
+            ValueError::form("no address", "\"10.0.0.7\", \"10.0.0.0/8\" or \"fd00::/8\"");
         let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let address: IpAddr = address.parse().map_err(|_| WRONG)?;
         let all = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(all), str::parse).map_err(|_| wrong())?;
-        if bits <= all { Ok(Self { address, bits }) } else { Err(wrong()) }
+        let bits = bits.map_or(Ok(all), str::parse).map_err(|_| WRONG)?;
+        if bits <= all { Ok(Self { address, bits }) } else { Err(WRONG) }
     }
 
     /// Whether the address is in it. An IPv4 address that is written as IPv6 is the IPv4 address.
@@ -159,8 +159,10 @@ pub(super) fn read(mut s: Section<'_, '_>, is_there: bool) -> Option<Serve> {
     let serve = Serve {
         listen: s.parse("listen", default, |t| {
             t.parse().map_err(|_| {
-                "is not an address with a port; write \"127.0.0.1:8788\" or \"0.0.0.0:8788\""
-                    .to_owned()
+                ValueError::form(
+                    "not an address with a port",
+                    "\"127.0.0.1:8788\" or \"0.0.0.0:8788\"",
+                )
             })
         }),
         principals: principals(&mut s),
@@ -239,8 +241,10 @@ fn clients(s: &mut Section<'_, '_>) -> BTreeMap<String, Vec<String>> {
                 name (\"fraud.corp\"), in quotes",
             );
         }
-        for role in roles.iter().filter(|role| !is_role(role)) {
-            s.missing(&key, &format!("\"{role}\" {NO_ROLE}"));
+        for text in &roles {
+            if let Err(error) = role(text) {
+                s.missing(&key, &format!("\"{text}\" {error}"));
+            }
         }
         // DNS names are equal whatever their case; URIs are not.
         let name = if is_uri { name } else { name.to_ascii_lowercase() };
@@ -251,16 +255,20 @@ fn clients(s: &mut Section<'_, '_>) -> BTreeMap<String, Vec<String>> {
     clients
 }
 
-/// What to write instead of a role that is none.
-pub const NO_ROLE: &str =
-    "is no role; write up to 64 of a-z, A-Z, 0-9, ., _, : and -, a letter first";
-
-/// Whether a text can be the name of a role.
-#[must_use]
-pub fn is_role(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic())
+/// The grammar of roles' names.
+///
+/// # Errors
+/// What to write instead.
+pub fn role(text: &str) -> Result<String, ValueError> {
+    let is_role = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.len() <= 64
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-'))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-'));
+    if is_role {
+        Ok(text.to_owned())
+    } else {
+        const NAME: &str = "up to 64 of a-z, A-Z, 0-9, ., _, : and -, a letter first";
+        Err(ValueError::form("no role", NAME))
+    }
 }
 
 fn issuers(mut s: Section<'_, '_>) -> Vec<JwtIssuer> {
@@ -279,7 +287,7 @@ fn issuers(mut s: Section<'_, '_>) -> Vec<JwtIssuer> {
             kind: s.parse("kind", PrincipalKind::User, |text| match text {
                 "user" => Ok(PrincipalKind::User),
                 "service" => Ok(PrincipalKind::Service),
-                _ => Err("is none; write user or service".to_owned()),
+                _ => Err(ValueError::form("no kind", "user or service")),
             }),
         };
         if !issuer.issuer.is_empty() && issuers.iter().any(|other| other.issuer == issuer.issuer) {
@@ -307,7 +315,7 @@ fn required(s: &mut Section<'_, '_>, key: &'static str, what: &str) -> String {
 }
 
 /// https, or http on the loopback: anyone who changes the keys on their way signs as anybody.
-fn secure_url(text: &str) -> Result<String, String> {
+fn secure_url(text: &str) -> Result<String, ValueError> {
     let rest = text.strip_prefix("https://").filter(|rest| !rest.is_empty());
     let is_local = text
         .strip_prefix("http://")
@@ -316,7 +324,10 @@ fn secure_url(text: &str) -> Result<String, String> {
     if (rest.is_some() || is_local) && !text.chars().any(char::is_whitespace) {
         Ok(text.to_owned())
     } else {
-        Err("is no https address; anyone who changes keys on their way signs as anybody".to_owned())
+        Err(ValueError::form(
+            "no https address",
+            "one, because anyone who changes keys on their way signs as anybody",
+        ))
     }
 }
 
@@ -325,7 +336,7 @@ fn proxies(s: &mut Section<'_, '_>) -> Vec<Network> {
     for text in s.list("proxies") {
         match Network::parse(&text) {
             Ok(network) => networks.push(network),
-            Err(message) => s.missing("proxies", &message),
+            Err(error) => s.missing("proxies", &format!("\"{text}\" {error}")),
         }
     }
     networks

@@ -4,31 +4,34 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::value_error::ValueError;
+
 /// Parses `100ms`, `5s`, `1m 30s`.
 ///
 /// # Errors
 /// What to write instead.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
     let signed: jiff::SignedDuration = text.parse().map_err(|_| {
-        "is not a duration; write a number with its unit, such as \"100ms\", \"5s\" or \"2m\""
-            .to_owned()
+        ValueError::form(
+            "not a duration",
+            "a number with its unit, such as \"100ms\", \"5s\" or \"2m\"",
+        )
     })?;
-    Duration::try_from(signed).map_err(|_| "is negative; write a positive duration".to_owned())
+    Duration::try_from(signed).map_err(|_| ValueError::form("negative", "a positive duration"))
 }
 
 /// Parses `16MiB`, `512KiB`, `1048576B`.
 ///
 /// # Errors
 /// What to write instead.
-pub(super) fn bytes(text: &str) -> Result<usize, String> {
-    let wrong = || {
-        "is not a size; write a number with its unit, such as \"512KiB\" or \"16MiB\"".to_owned()
-    };
+pub(super) fn bytes(text: &str) -> Result<usize, ValueError> {
+    const WRONG: ValueError =
+        ValueError::form("not a size", "a number with its unit, such as \"512KiB\" or \"16MiB\"");
     if !text.ends_with(['B', 'b']) {
-        return Err(wrong());
+        return Err(WRONG);
     }
-    let size: bytesize::ByteSize = text.parse().map_err(|_| wrong())?;
-    usize::try_from(size.as_u64()).map_err(|_| wrong())
+    let size: bytesize::ByteSize = text.parse().map_err(|_| WRONG)?;
+    usize::try_from(size.as_u64()).map_err(|_| WRONG)
 }
 
 /// When a route stops because too much of it is rejected: `50% of 1000`.
@@ -41,23 +44,22 @@ pub struct RejectGuard {
 }
 
 impl FromStr for RejectGuard {
-    type Err = String;
+    type Err = ValueError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            "is not a guard; write \"50% of 1000\" (share of the last so many records) or \"off\""
-                .to_owned()
-        };
-        let (percent, window) = text.split_once("% of ").ok_or_else(wrong)?;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        const WRONG: ValueError = ValueError::form(
+            "not a guard",
+            "\"50% of 1000\" (share of the last so many records) or \"off\"",
+        );
+        let (percent, window) = text.split_once("% of ").ok_or(WRONG)?;
         let guard = Self {
-            percent: percent.trim().parse().map_err(|_| wrong())?,
-            window: window.trim().parse().map_err(|_| wrong())?,
+            percent: percent.trim().parse().map_err(|_| WRONG)?,
+            window: window.trim().parse().map_err(|_| WRONG)?,
         };
         if (1..=100).contains(&guard.percent) && (10..=1_000_000).contains(&guard.window) {
             Ok(guard)
         } else {
-            Err("is out of range; the share is 1% to 100%, the window 10 to 1000000 records"
-                .to_owned())
+            Err(ValueError::form("out of range", "1% to 100% of 10 to 1000000 records"))
         }
     }
 }

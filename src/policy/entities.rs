@@ -22,13 +22,21 @@ pub(super) struct Entities {
     schemas: HashMap<Arc<str>, Entity>,
 }
 
+/// Cedar refuses the name of an entity type.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot be judged: no entity type {name} ({source})")]
+pub(super) struct NameError {
+    name: String,
+    source: Box<cedar_policy::ParseErrors>,
+}
+
 impl Entities {
     /// # Errors
     /// Cedar refuses a name of ours.
-    pub(super) fn new(facts: &[FieldFacts]) -> Result<Self, String> {
+    pub(super) fn new(facts: &[FieldFacts]) -> Result<Self, NameError> {
         let kind = |name: &str| {
             name.parse::<EntityTypeName>()
-                .map_err(|error| format!("cannot be judged: no entity type {name} ({error})"))
+                .map_err(|source| NameError { name: name.to_owned(), source: Box::new(source) })
         };
         let (action, field) = (kind("Action")?, kind("Field")?);
         let (schema, tag) = (kind("Schema")?, kind("Tag")?);

@@ -86,9 +86,9 @@ impl PolicySet {
         let schema_text = cedar_schema(&facts);
         let compiled = compile::compile(files, &facts, purposes, &schema_text)?;
         let document = document(files, &facts, purposes);
-        let entities = Entities::new(&facts).map_err(|message| {
+        let entities = Entities::new(&facts).map_err(|error| {
             let place = files.first().map(|file| file.path.clone()).unwrap_or_default();
-            vec![PolicyFault::whole(&place, message)]
+            vec![PolicyFault::whole(&place, error.to_string())]
         })?;
         Ok(Self {
             hash: hash(&document).into(),

@@ -27,17 +27,22 @@ pub enum Audience {
 }
 
 impl FromStr for Audience {
-    type Err = String;
+    type Err = AudienceError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, AudienceError> {
         match text {
             "subject" => Ok(Self::Subject),
             "hipaa" => Ok(Self::Hipaa),
             "pci" => Ok(Self::Pci),
-            _ => Err("write subject, hipaa or pci".to_owned()),
+            _ => Err(AudienceError),
         }
     }
 }
+
+/// No audience has that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write subject, hipaa or pci")]
+pub struct AudienceError;
 
 /// What is reported.
 #[derive(Debug, Clone, Copy)]

@@ -12,6 +12,7 @@ use veilstream_reading::audit::prove::Proof;
 use veilstream_reading::audit::report::{Audience, Report, Wanted, csv, json};
 
 use super::{LogSource, parse_checkpoint_key};
+use crate::cli::argument::ArgumentError;
 use crate::exit::Exit;
 use crate::keys::now;
 
@@ -117,11 +118,11 @@ struct ProveSource {
     check: Option<PathBuf>,
 }
 
-fn place(text: &str) -> Result<(Hex<16>, u64), String> {
+fn place(text: &str) -> Result<(Hex<16>, u64), ArgumentError> {
     let parsed = text
         .split_once(':')
         .and_then(|(chain, seq)| Some((chain.parse().ok()?, seq.parse().ok()?)));
-    parsed.ok_or_else(|| "write CHAIN:SEQ, as reports name a line".to_owned())
+    parsed.ok_or(ArgumentError::Form("CHAIN:SEQ, as reports name a line"))
 }
 
 pub(super) fn prove(args: &ProveArgs) -> anyhow::Result<Exit> {

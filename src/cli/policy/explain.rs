@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{Policies, effect};
+use crate::cli::argument::ArgumentError;
 use crate::exit::Exit;
 use crate::policy::cases::{Asker, ask};
 use crate::policy::{
@@ -154,17 +155,17 @@ impl Wanted {
     }
 }
 
-fn principal(text: &str) -> Result<Principal, String> {
+fn principal(text: &str) -> Result<Principal, ArgumentError> {
     let (kind, id) = text.split_once(':').unwrap_or_default();
     let kind = match kind {
         "user" => PrincipalKind::User,
         "service" => PrincipalKind::Service,
-        _ => return Err("write user:ID or service:ID".to_owned()),
+        _ => return Err(ArgumentError::Form("user:ID or service:ID")),
     };
     Ok(Principal { kind, id: id.to_owned(), roles: Vec::new() })
 }
 
-fn action(text: &str) -> Result<Action, String> {
-    let names: Vec<&str> = Action::ALL.iter().map(|action| action.name()).collect();
-    Action::named(text).ok_or_else(|| format!("write one of {}", names.join(", ")))
+fn action(text: &str) -> Result<Action, ArgumentError> {
+    let names = || Action::ALL.iter().map(|action| action.name()).collect();
+    Action::named(text).ok_or_else(|| ArgumentError::Name(names()))
 }

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde_json::json;
 use veilstream_keys::credential::{ApiKey, Credential, CredentialId, LONGEST_DAYS};
 
-use crate::config::{NO_ROLE, is_role};
+use crate::cli::argument::ArgumentError;
+use crate::config;
 use crate::exit::Exit;
 use crate::keys::{self, KeysSource};
 
@@ -219,10 +220,10 @@ fn printable(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
-fn name(text: &str) -> Result<String, String> {
-    crate::config::name(text).map_err(|message| format!("it {message}"))
+fn name(text: &str) -> Result<String, ArgumentError> {
+    Ok(config::name(text)?)
 }
 
-fn role(text: &str) -> Result<String, String> {
-    if is_role(text) { Ok(text.to_owned()) } else { Err(format!("it {NO_ROLE}")) }
+fn role(text: &str) -> Result<String, ArgumentError> {
+    Ok(config::role(text)?)
 }

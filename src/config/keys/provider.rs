@@ -19,6 +19,7 @@ use crate::config::read::Section;
 #[cfg(any(feature = "pkcs11", feature = "vault"))]
 use crate::config::read::not_empty;
 use crate::config::secret::Secret;
+use crate::config::value_error::ValueError;
 
 /// Where a Kubernetes pod finds its service account's token.
 #[cfg(feature = "vault")]
@@ -83,20 +84,20 @@ pub(super) fn recovery(mut s: Section<'_, '_>) -> Option<KeyProvider> {
 
 /// The chosen provider. The sections of the others may stay in the file.
 pub(super) fn provider(s: &mut Section<'_, '_>, default: Option<&str>) -> Option<KeyProvider> {
-    const NAMES: &str = "write env, file, password, vault, aws-kms or pkcs11";
+    const NAMES: &str = "env, file, password, vault, aws-kms or pkcs11";
     let is_given = !s.is_empty();
     let name = s.parse("provider", default.map(str::to_owned), |text| match text {
         "env" | "file" | "password" => Ok(Some(text.to_owned())),
         "aws-kms" if cfg!(feature = "aws-kms") => Ok(Some(text.to_owned())),
         "pkcs11" if cfg!(feature = "pkcs11") => Ok(Some(text.to_owned())),
         "vault" if cfg!(feature = "vault") => Ok(Some(text.to_owned())),
-        "aws-kms" | "pkcs11" | "vault" => {
-            Err(format!("is not in this program; build it with --features {text}"))
-        }
-        _ => Err(format!("is no provider; {NAMES}")),
+        "aws-kms" => Err(ValueError::Feature { feature: "aws-kms" }),
+        "pkcs11" => Err(ValueError::Feature { feature: "pkcs11" }),
+        "vault" => Err(ValueError::Feature { feature: "vault" }),
+        _ => Err(ValueError::form("no provider", NAMES)),
     });
     if name.is_none() && is_given {
-        s.missing("provider", &format!("is missing; {NAMES}"));
+        s.missing("provider", &format!("is missing; write {NAMES}"));
     }
     let is = |other: &str| name.as_deref() == Some(other);
     let env = env(s.section("env"), is("env"));
@@ -164,7 +165,7 @@ fn timeout(s: &mut Section<'_, '_>) -> Duration {
 fn vault(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
     let method = s.parse("auth", "token".to_owned(), |text| match text {
         "token" | "approle" | "jwt" | "kubernetes" => Ok(text.to_owned()),
-        _ => Err("is no method; write token, approle, jwt or kubernetes".to_owned()),
+        _ => Err(ValueError::form("no method", "token, approle, jwt or kubernetes")),
     });
     let mount = s.parse("auth_mount", method.clone(), path_part);
     let (token, secret_id, jwt) = (
@@ -237,7 +238,7 @@ fn vault(mut s: Section<'_, '_>, is_chosen: bool) -> KeyProvider {
 
 /// A part of a path at Vault, which may have several segments.
 #[cfg(feature = "vault")]
-fn path_part(text: &str) -> Result<String, String> {
+fn path_part(text: &str) -> Result<String, ValueError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let is_path = !text.is_empty()
         && text.chars().all(legal)
@@ -245,7 +246,7 @@ fn path_part(text: &str) -> Result<String, String> {
     if is_path {
         Ok(text.to_owned())
     } else {
-        Err("is no path; write letters, digits, - and _, with / between parts".to_owned())
+        Err(ValueError::form("no path", "letters, digits, - and _, with / between parts"))
     }
 }
 

@@ -99,8 +99,8 @@ conf/veilstream.toml: serve.insecure: is true, but listen is no address of the l
 conf/veilstream.toml: serve.instances: "0" is not allowed; write a number from 1 to 1000
 conf/veilstream.toml: serve.jwt.Corp.audience: is missing; write the "aud" that tokens for this service have
 conf/veilstream.toml: serve.jwt.Corp.issuer: stands below "Corp", which is no name; write up to 64 of a-z, 0-9, _ and -, a letter first
-conf/veilstream.toml: serve.jwt.Corp.jwks: "http://login.corp/keys" is no https address; anyone who changes keys on their way signs as anybody
-conf/veilstream.toml: serve.jwt.Corp.kind: "robot" is none; write user or service
+conf/veilstream.toml: serve.jwt.Corp.jwks: "http://login.corp/keys" is no https address; write one, because anyone who changes keys on their way signs as anybody
+conf/veilstream.toml: serve.jwt.Corp.kind: "robot" is no kind; write user or service
 conf/veilstream.toml: serve.jwt.corp.issuer: stands twice; a token would belong to two issuers
 conf/veilstream.toml: serve.principals: "password" is none; write certificate, jwt or key
 conf/veilstream.toml: serve.principals: has certificate, which there is none of without TLS
