@@ -83,23 +83,7 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     )?;
     let events: Vec<&str> = EVENTS.lines().collect();
     feed(&broker.address, &events)?;
-    let (mut clean, mut dead) = (Vec::new(), Vec::new());
-    let end = Instant::now() + PATIENCE;
-    while clean.len() + dead.len() < events.len() {
-        ensure!(
-            Instant::now() < end,
-            "{} of {} events arrived within {} s",
-            clean.len() + dead.len(),
-            events.len(),
-            PATIENCE.as_secs()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-        clean = broker.inner.committed_records(SANITIZED)?;
-        dead = broker.inner.committed_records(DEAD)?;
-    }
-    clean.sort_by_key(|record| record.timestamp);
-    ensure!(!dead.is_empty(), "the event that breaks its schema is no dead letter");
-
+    let (clean, dead) = arrived(&broker, events.len())?;
     for record in &clean {
         let raw = events[usize::try_from(record.timestamp - FIRST)?];
         show.line(out, "raw      ", RED, raw)?;
@@ -112,18 +96,7 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     check(&opened, events[usize::try_from(found.timestamp - FIRST)?])?;
     show.title(out, "An event without its required ssn: a sealed dead letter")?;
     show.line(out, "dead     ", GREEN, &text(&dead[0]))?;
-    read::read(&config, None, |found| {
-        if let Some(letter) = &found.letter {
-            let opened = read::open(&found, letter, &*keys)?;
-            let _ = show.line(
-                out,
-                "opened   ",
-                RED,
-                &String::from_utf8_lossy(opened.value.as_deref().unwrap_or_default()),
-            );
-        }
-        Ok(false)
-    })?;
+    show_letters(out, show, &config, &*keys)?;
     erase(out, show, &schema, &settings, &*keys, found)?;
     if keep {
         show.title(
@@ -138,6 +111,51 @@ pub fn run(out: &mut dyn Write, colour: bool, keep: bool) -> anyhow::Result<()> 
     if let Some(end) = pipeline.wait() {
         ensure!(end == crate::pipeline::End::Stopped, "{end}");
     }
+    Ok(())
+}
+
+/// The sanitized records, in the order of their events, and the dead letters, once all are there.
+fn arrived(
+    broker: &Broker,
+    events: usize,
+) -> anyhow::Result<(Vec<ConsumerRecord>, Vec<ConsumerRecord>)> {
+    let (mut clean, mut dead) = (Vec::new(), Vec::new());
+    let end = Instant::now() + PATIENCE;
+    while clean.len() + dead.len() < events {
+        ensure!(
+            Instant::now() < end,
+            "{} of {events} events arrived within {} s",
+            clean.len() + dead.len(),
+            PATIENCE.as_secs()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+        clean = broker.inner.committed_records(SANITIZED)?;
+        dead = broker.inner.committed_records(DEAD)?;
+    }
+    clean.sort_by_key(|record| record.timestamp);
+    ensure!(!dead.is_empty(), "the event that breaks its schema is no dead letter");
+    Ok((clean, dead))
+}
+
+/// Shows what the dead letters hold.
+fn show_letters(
+    out: &mut dyn Write,
+    show: Show,
+    config: &Config,
+    keys: &dyn KeySource,
+) -> anyhow::Result<()> {
+    read::read(config, None, |found| {
+        if let Some(letter) = &found.letter {
+            let opened = read::open(&found, letter, keys)?;
+            let _ = show.line(
+                out,
+                "opened   ",
+                RED,
+                &String::from_utf8_lossy(opened.value.as_deref().unwrap_or_default()),
+            );
+        }
+        Ok(false)
+    })?;
     Ok(())
 }
 

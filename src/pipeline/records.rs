@@ -99,6 +99,20 @@ enum Done {
     Keys(Vec<NeededKey>),
 }
 
+/// Why a record is not in its sanitized topic.
+enum NotProduced {
+    /// It becomes a dead letter, of the schema with this label if it has one.
+    Letter(DeadLetterReason, Option<Arc<str>>),
+    /// Nothing became of it.
+    Failed(Fault),
+}
+
+impl From<Fault> for NotProduced {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
 impl RecordPath {
     pub(super) fn new(runtime: Arc<Runtime>) -> Self {
         let snapshot = runtime.snapshots.load_full();
@@ -195,31 +209,13 @@ impl RecordPath {
                 continue;
             };
             let place = *place;
-            if let Some(code) = message.error() {
-                batch.advance();
-                if !lane.is_active(place, batch.number()) {
-                    continue;
-                }
-                return Stopped::FetchFailed(
-                    place,
-                    fetch_block(&lane.assigned(place).at, code, &message.error_text()),
-                );
-            }
-            match lane.offer(place, message.offset(), batch.number()) {
-                Offer::Take => {}
-                Offer::Stale => {
+            match offered(&message, place, batch, lane) {
+                Ok(true) => {}
+                Ok(false) => {
                     batch.advance();
                     continue;
                 }
-                Offer::Backwards => {
-                    batch.advance();
-                    let text = format!(
-                        "offset {} came after later ones: the log is not the one that it was",
-                        message.offset()
-                    );
-                    return Stopped::Blocked(place, Block::new(BlockReason::Fetch, text));
-                }
-                Offer::Close => return Stopped::Full,
+                Err(stopped) => return stopped,
             }
             let topic = lane.assigned(place).at.topic.clone();
             let route = match route {
@@ -313,9 +309,26 @@ impl RecordPath {
         producer: &mut Producer,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Done, Fault> {
+        match self.protected(place, producer, go_on) {
+            Ok(done) => Ok(done),
+            Err(NotProduced::Letter(reason, schema)) => {
+                self.dead_letter(place, reason, schema.as_deref().unwrap_or(""), producer, go_on)
+            }
+            Err(NotProduced::Failed(fault)) => Err(fault),
+        }
+    }
+
+    /// One record, protected into the sanitized topic.
+    fn protected(
+        &mut self,
+        place: &RecordPlace<'_>,
+        producer: &mut Producer,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Done, NotProduced> {
+        use DeadLetterReason::{BrokerRefused, Rejected};
         let message = place.message;
         if place.refused > 0 {
-            return self.dead_letter(place, DeadLetterReason::BrokerRefused, "", producer, go_on);
+            return Err(NotProduced::Letter(BrokerRefused, None));
         }
         let record = Record {
             key: message.key(),
@@ -327,49 +340,22 @@ impl RecordPath {
         let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,
             Outcome::Rejected(reject) => {
-                return self.dead_letter(
-                    place,
-                    DeadLetterReason::Rejected(reject.code),
-                    reject.schema.as_deref().unwrap_or(""),
-                    producer,
-                    go_on,
-                );
+                return Err(NotProduced::Letter(Rejected(reject.code), reject.schema));
             }
             Outcome::NeedKeys(needed) => return Ok(Done::Keys(needed)),
         };
         let Some(to) = place.route.to else {
-            return self.dead_letter(
-                place,
-                DeadLetterReason::Rejected(RejectCode::NoSchema),
-                "",
-                producer,
-                go_on,
-            );
+            return Err(NotProduced::Letter(Rejected(RejectCode::NoSchema), None));
         };
         // Borrowed: lanes would take turns at its reference count, record by record.
         let label = &self.protector.schemas().schemas()[index].label;
+        let letter = |reason| Err(NotProduced::Letter(reason, Some(label.clone())));
         let outgoing = Outgoing::new(&record, self.protector.output(), label, message.timestamp());
         match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
             None => {}
-            Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing)),
-            Some(Unfit::TooLarge) => {
-                return self.dead_letter(
-                    place,
-                    DeadLetterReason::Rejected(RejectCode::OutputTooLarge),
-                    &self.label(index),
-                    producer,
-                    go_on,
-                );
-            }
-            Some(Unfit::TooFarAhead | Unfit::NullKey) => {
-                return self.dead_letter(
-                    place,
-                    DeadLetterReason::BrokerRefused,
-                    &self.label(index),
-                    producer,
-                    go_on,
-                );
-            }
+            Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing).into()),
+            Some(Unfit::TooLarge) => return letter(Rejected(RejectCode::OutputTooLarge)),
+            Some(Unfit::TooFarAhead | Unfit::NullKey) => return letter(BrokerRefused),
         }
         let headers =
             outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
@@ -377,16 +363,8 @@ impl RecordPath {
         let to = Destination { topic: to, partition: message.partition(), timestamp };
         match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
             Ok(()) => {}
-            Err(Unproduced::TooLarge) => {
-                return self.dead_letter(
-                    place,
-                    DeadLetterReason::Rejected(RejectCode::OutputTooLarge),
-                    &self.label(index),
-                    producer,
-                    go_on,
-                );
-            }
-            Err(Unproduced::Failed(fault)) => return Err(fault),
+            Err(Unproduced::TooLarge) => return letter(Rejected(RejectCode::OutputTooLarge)),
+            Err(Unproduced::Failed(fault)) => return Err(fault.into()),
         }
         if raised {
             self.runtime.raised_timestamps.fetch_add(1, Ordering::Relaxed);
@@ -398,10 +376,6 @@ impl RecordPath {
         // librdkafka has its copy.
         self.protector.shrink_output();
         Ok(Done::Produced)
-    }
-
-    fn label(&self, schema: usize) -> Arc<str> {
-        self.protector.schemas().schemas()[schema].label.clone()
     }
 
     fn dead_letter(
@@ -510,6 +484,37 @@ impl RecordPath {
     /// Takes what was fetched.
     pub(super) fn take_keys(&mut self, keys: Vec<Arc<Key>>) {
         self.protector.add_keys(keys, &*self.runtime.keys);
+    }
+}
+
+/// Whether the message is a record for this lane now; `false`: it was read under an older
+/// assignment.
+fn offered(
+    message: &Message<'_>,
+    place: usize,
+    batch: &ReadBatch,
+    lane: &mut Lane,
+) -> Result<bool, Stopped> {
+    if let Some(code) = message.error() {
+        if !lane.is_active(place, batch.number()) {
+            return Ok(false);
+        }
+        let block = fetch_block(&lane.assigned(place).at, code, &message.error_text());
+        batch.advance();
+        return Err(Stopped::FetchFailed(place, block));
+    }
+    match lane.offer(place, message.offset(), batch.number()) {
+        Offer::Take => Ok(true),
+        Offer::Stale => Ok(false),
+        Offer::Backwards => {
+            let text = format!(
+                "offset {} came after later ones: the log is not the one that it was",
+                message.offset()
+            );
+            batch.advance();
+            Err(Stopped::Blocked(place, Block::new(BlockReason::Fetch, text)))
+        }
+        Offer::Close => Err(Stopped::Full),
     }
 }
 

@@ -11,12 +11,13 @@ use arc_swap::ArcSwap;
 use super::guard::Guard;
 use super::lane::{self, Fetcher, LaneThread};
 use super::observe::Observer;
-use super::poll::{self, Poller};
+use super::poll::{self, KafkaConsumer, Poller};
 use super::resolve::Resolver;
 use super::runtime::{LaneHandle, Membership, Runtime, ToPoll};
 use super::snapshot::Snapshot;
 use super::{End, Plan, StartError};
 use crate::config::{self, Config};
+use crate::kafka::client::Registered;
 use crate::kafka::error::TxnError;
 use crate::kafka::ffi::Queue;
 use crate::kafka::producer::{Producer, Recipe};
@@ -69,35 +70,7 @@ impl Session {
         let (to_poll, requests) = mpsc::channel();
         let (stop, stops) = mpsc::channel();
         let (questions, asked) = mpsc::channel();
-        let (mut handles, mut threads) = (Vec::new(), Vec::new());
-        for (number, (recipe, producer)) in producers.into_iter().enumerate() {
-            let queue = Arc::new(Queue::new(consumer.shared()).ok_or(StartError::Queue)?);
-            let (inbox, messages) = mpsc::channel();
-            let is_overrun = Arc::new(AtomicBool::new(false));
-            let is_called = Arc::new(AtomicBool::new(false));
-            handles.push(LaneHandle {
-                inbox,
-                is_overrun: is_overrun.clone(),
-                is_called: is_called.clone(),
-                queue: queue.clone(),
-                recipe: recipe.clone(),
-            });
-            let fetcher =
-                Fetcher::start(number, runtime.keys.clone()).map_err(StartError::Thread)?;
-            let parts = lane::LaneParts {
-                number,
-                runtime: runtime.clone(),
-                recipe,
-                queue,
-                inbox: messages,
-                poll: to_poll.clone(),
-                is_overrun,
-                is_called,
-                producer,
-                fetcher,
-            };
-            threads.push(LaneThread::new(parts));
-        }
+        let (handles, threads) = lane_threads(&runtime, producers, &consumer, &to_poll)?;
         let owned = Arc::new(Mutex::new(Vec::new()));
         let is_over = Arc::new(AtomicBool::new(false));
         Ok(Self {
@@ -236,6 +209,44 @@ fn look(
     }
     found.runnable()?;
     Ok(found)
+}
+
+/// A thread for each producer, and what the poll thread holds of it.
+fn lane_threads(
+    runtime: &Arc<Runtime>,
+    producers: Vec<(Recipe, Producer)>,
+    consumer: &Registered<KafkaConsumer>,
+    to_poll: &Sender<ToPoll>,
+) -> Result<(Vec<LaneHandle>, Vec<LaneThread>), StartError> {
+    let (mut handles, mut threads) = (Vec::new(), Vec::new());
+    for (number, (recipe, producer)) in producers.into_iter().enumerate() {
+        let queue = Arc::new(Queue::new(consumer.shared()).ok_or(StartError::Queue)?);
+        let (inbox, messages) = mpsc::channel();
+        let is_overrun = Arc::new(AtomicBool::new(false));
+        let is_called = Arc::new(AtomicBool::new(false));
+        handles.push(LaneHandle {
+            inbox,
+            is_overrun: is_overrun.clone(),
+            is_called: is_called.clone(),
+            queue: queue.clone(),
+            recipe: recipe.clone(),
+        });
+        let fetcher = Fetcher::start(number, runtime.keys.clone()).map_err(StartError::Thread)?;
+        let parts = lane::LaneParts {
+            number,
+            runtime: runtime.clone(),
+            recipe,
+            queue,
+            inbox: messages,
+            poll: to_poll.clone(),
+            is_overrun,
+            is_called,
+            producer,
+            fetcher,
+        };
+        threads.push(LaneThread::new(parts));
+    }
+    Ok((handles, threads))
 }
 
 /// The lanes' producers, older ones of their names fenced before the group is joined: whatever an
