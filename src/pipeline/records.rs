@@ -2,18 +2,17 @@
 //! per record, one snapshot of schemas and keys per transaction.
 
 mod counts;
+mod produce;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use prometheus::local::LocalHistogram;
 use rdkafka::types::RDKafkaErrorCode;
-use veilstream_engine::error::RejectCode;
 use veilstream_engine::key::Key;
 use veilstream_engine::record::{Header, Record};
-use veilstream_engine::seal::{LetterMetadata, LetterRecord, NoncePool};
-use veilstream_engine::transform::{Limits, NeededKey, Outcome};
+use veilstream_engine::seal::NoncePool;
+use veilstream_engine::transform::{Limits, NeededKey};
 
 use super::core::lane::{Lane, Offer};
 use super::core::partition::{Block, BlockReason, TopicPartition};
@@ -22,15 +21,15 @@ use super::lane::ReadBatch;
 use super::runtime::Runtime;
 use super::snapshot::Snapshot;
 use crate::clock::{unix_millis, unix_seconds};
-use crate::dead_letters::letter::{self, DeadLetterReason, Sealed};
-use crate::kafka::error::{Fault, Obstacle, is_authorization};
-use crate::kafka::ffi::{Destination, Headers, Message, TopicId};
-use crate::kafka::producer::{Producer, Unproduced};
+use crate::kafka::error::{Fault, is_authorization};
+use crate::kafka::ffi::{Message, TopicId};
+use crate::kafka::producer::Producer;
 use crate::keys::KeyFault;
-use crate::outgoing::{Outgoing, TopicLimits, Unfit};
+use crate::outgoing::TopicLimits;
 use crate::protect::Protector;
 use crate::telemetry::counters::{SchemaCounters, TopicCounters};
 pub(super) use counts::OpenTransaction;
+use produce::{Done, RecordPlace};
 use veilstream_keys::OsEntropy;
 
 /// Looks at the clock every so many records.
@@ -90,27 +89,6 @@ pub(super) struct RecordPath {
     /// A partition came back that was blocked: the producer may know its topics from before the
     /// cure.
     needs_refresh: bool,
-}
-
-/// What one record led to.
-enum Done {
-    Produced,
-    DeadLettered,
-    Keys(Vec<NeededKey>),
-}
-
-/// Why a record is not in its sanitized topic.
-enum NotProduced {
-    /// It becomes a dead letter, of the schema with this label if it has one.
-    Letter(DeadLetterReason, Option<Arc<str>>),
-    /// Nothing became of it.
-    Failed(Fault),
-}
-
-impl From<Fault> for NotProduced {
-    fn from(fault: Fault) -> Self {
-        Self::Failed(fault)
-    }
 }
 
 impl RecordPath {
@@ -302,156 +280,6 @@ impl RecordPath {
         Some(route)
     }
 
-    /// One record: protected into the sanitized topic, or sealed into the dead letters.
-    fn record(
-        &mut self,
-        place: &RecordPlace<'_>,
-        producer: &mut Producer,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Done, Fault> {
-        match self.protected(place, producer, go_on) {
-            Ok(done) => Ok(done),
-            Err(NotProduced::Letter(reason, schema)) => {
-                self.dead_letter(place, reason, schema.as_deref().unwrap_or(""), producer, go_on)
-            }
-            Err(NotProduced::Failed(fault)) => Err(fault),
-        }
-    }
-
-    /// One record, protected into the sanitized topic.
-    fn protected(
-        &mut self,
-        place: &RecordPlace<'_>,
-        producer: &mut Producer,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Done, NotProduced> {
-        use DeadLetterReason::{BrokerRefused, Rejected};
-        let message = place.message;
-        if place.refused > 0 {
-            return Err(NotProduced::Letter(BrokerRefused, None));
-        }
-        let record = Record {
-            key: message.key(),
-            value: message.value(),
-            headers: place.headers,
-            topic: Some(place.topic),
-            now: place.now,
-        };
-        let index = match self.protector.transform(&record) {
-            Outcome::Protected(index) => index,
-            Outcome::Rejected(reject) => {
-                return Err(NotProduced::Letter(Rejected(reject.code), reject.schema));
-            }
-            Outcome::NeedKeys(needed) => return Ok(Done::Keys(needed)),
-        };
-        let Some(to) = place.route.to else {
-            return Err(NotProduced::Letter(Rejected(RejectCode::NoSchema), None));
-        };
-        // Borrowed: lanes would take turns at its reference count, record by record.
-        let label = &self.protector.schemas().schemas()[index].label;
-        let letter = |reason| Err(NotProduced::Letter(reason, Some(label.clone())));
-        let outgoing = Outgoing::new(&record, self.protector.output(), label, message.timestamp());
-        match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
-            None => {}
-            Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing).into()),
-            Some(Unfit::TooLarge) => return letter(Rejected(RejectCode::OutputTooLarge)),
-            Some(Unfit::TooFarAhead | Unfit::NullKey) => return letter(BrokerRefused),
-        }
-        let headers =
-            outgoing.native_headers(|| message.copy_headers()).ok_or(Fault::OutcomeUnknown)?;
-        let (timestamp, raised) = outgoing.timestamp();
-        let to = Destination { topic: to, partition: message.partition(), timestamp };
-        match producer.produce(to, outgoing.key, outgoing.value, headers, go_on) {
-            Ok(()) => {}
-            Err(Unproduced::TooLarge) => return letter(Rejected(RejectCode::OutputTooLarge)),
-            Err(Unproduced::Failed(fault)) => return Err(fault.into()),
-        }
-        if raised {
-            self.runtime.raised_timestamps.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(time) = message.timestamp() {
-            self.transaction.times.push(time);
-        }
-        self.schema_counters(index);
-        // librdkafka has its copy.
-        self.protector.shrink_output();
-        Ok(Done::Produced)
-    }
-
-    fn dead_letter(
-        &mut self,
-        place: &RecordPlace<'_>,
-        reason: DeadLetterReason,
-        schema: &str,
-        producer: &mut Producer,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<Done, Fault> {
-        let (topic, limits) = match self.dead_letters {
-            Some(known) => known,
-            None => {
-                let name = &self.runtime.pipeline.dead_letter_topic;
-                let limits = self.snapshot.facts.get(name).map_or(
-                    TopicLimits { partitions: 1, ..TopicLimits::UNKNOWN },
-                    TopicLimits::from,
-                );
-                let topic = producer.topic(name).ok_or(Fault::OutcomeUnknown)?;
-                *self.dead_letters.insert((topic, limits))
-            }
-        };
-        let Some(key) = letter::sealing_key(self.protector.keys()) else {
-            return Ok(Done::Keys(vec![letter::needed_key()]));
-        };
-        let message = place.message;
-        let (partition, offset, time) =
-            (message.partition(), message.offset(), message.timestamp());
-        let metadata = LetterMetadata {
-            reason: reason.as_str(),
-            topic: place.topic,
-            partition,
-            offset,
-            time,
-            schema,
-        };
-        let record =
-            LetterRecord { key: message.key(), value: message.value(), headers: place.headers };
-        let to =
-            Destination { topic, partition: partition % limits.partitions.max(1), timestamp: 0 };
-        let produce = |sealed: &Sealed| {
-            let headers = Headers::new(0).ok_or(Unproduced::Failed(Fault::OutcomeUnknown))?;
-            producer.produce(to, None, Some(&sealed.value), headers, go_on)
-        };
-        // The topic may take less than was known of it: what it refused whole it gets as a stub.
-        let limit = if place.refused > 1 { 0 } else { limits.max_message_bytes };
-        let Ok(sealed) = letter::seal(key, &metadata, &record, limit, &mut self.nonces) else {
-            // No randomness or a spent key: the record waits.
-            return Ok(Done::Keys(vec![letter::needed_key()]));
-        };
-        let (produced, stub) = match produce(&sealed) {
-            // The client takes less than the topic: a setting of the user's.
-            Err(Unproduced::TooLarge) if !sealed.stub => {
-                match letter::stub(key, &metadata, &record) {
-                    Ok(stub) => (produce(&stub), true),
-                    Err(_) => return Ok(Done::Keys(vec![letter::needed_key()])),
-                }
-            }
-            produced => (produced, sealed.stub),
-        };
-        if stub {
-            letter::warn_of_stub(&metadata);
-        }
-        produced.map_err(|fault| match fault {
-            // Nothing is lost: the record waits until the dead-letter topic takes its stub.
-            Unproduced::TooLarge => Fault::Refused,
-            Unproduced::Failed(fault) => fault,
-        })?;
-        let counters = &self.topics[place.route.counters].counters;
-        match reason {
-            DeadLetterReason::Rejected(code) => counters.dead_lettered(code),
-            DeadLetterReason::BrokerRefused => self.transaction.refused.push(place.topic.clone()),
-        }
-        Ok(Done::DeadLettered)
-    }
-
     /// What the rest of the batch lacks too, so that one fetch serves all.
     fn gather(&mut self, first: Vec<NeededKey>, batch: &ReadBatch, lane: &Lane) {
         let mut needed: HashSet<NeededKey> = first.into_iter().collect();
@@ -557,16 +385,4 @@ fn fetch_block(at: &TopicPartition, code: RDKafkaErrorCode, text: &str) -> Block
         }
         code => Block::new(BlockReason::Fetch, format!("it cannot be fetched ({code})")),
     }
-}
-
-/// One record and where it is.
-struct RecordPlace<'a> {
-    topic: &'a Arc<str>,
-    route: &'a LaneRoute,
-    message: &'a Message<'a>,
-    headers: &'a [Header<'a>],
-    now: u64,
-    now_ms: i64,
-    /// How often the broker refused it: once as it was, then as a dead letter.
-    refused: u32,
 }
