@@ -22,13 +22,15 @@ DENY := target/deny
 OPENBAO := target/openbao
 OIDC := target/oidc
 LOCALSTACK := target/localstack
+CONNECT := target/connect
+DEBEZIUM := 3.6.0.Final
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
 .PHONY: setup system system-test demo test simulate lint deny fuzz bench bench-engine bench-pipeline bench-subjects
 .DELETE_ON_ERROR:
 
-setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete
+setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete
 
 # Debian's names. As root what is missing is installed, otherwise said.
 system:
@@ -41,6 +43,15 @@ $(KAFKA)/.complete: tests/support/kafka/pom.xml | system-test
 	rm -rf $(KAFKA)
 	mkdir -p $(KAFKA)
 	$(MVN) -B -q -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(KAFKA)/libs)
+	touch $@
+
+# A worker of Kafka Connect, and Debezium's sink; the archive's attributes are no plugin.
+$(CONNECT)/.complete: tests/support/connect/pom.xml Makefile | system-test
+	rm -rf $(CONNECT)
+	mkdir -p $(CONNECT)
+	$(MVN) -B -q -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(CONNECT)/libs)
+	$(MVN) -B -q dependency:unpack -Dartifact=io.debezium:debezium-connector-jdbc:$(DEBEZIUM):tar.gz:plugin -DoutputDirectory=$(abspath $(CONNECT)/plugins)
+	rm -rf $(CONNECT)/plugins/PaxHeaders.X
 	touch $@
 
 $(WEBHOOKS)/.complete: Makefile | system-test

@@ -138,6 +138,15 @@ impl Cases {
 /// Why no record comes out, and the field it is for.
 type CaseRefusal = (RejectCode, Option<Arc<str>>);
 
+/// A record that came out.
+#[derive(Debug, Clone)]
+pub struct Sanitized {
+    /// Its value.
+    pub protected: Vec<u8>,
+    /// The same with tokens opened, and without blind indexes.
+    pub revealed: Vec<u8>,
+}
+
 /// Runs cases of one schema.
 pub struct Runner {
     keys: EphemeralKeys,
@@ -185,6 +194,43 @@ impl Runner {
         let mut differences = Vec::new();
         compare("", Some(&expected), Some(&actual), &mut differences);
         Ok(differences)
+    }
+
+    /// The value that comes out of a case. `None`: none does, or the case has none.
+    ///
+    /// # Errors
+    /// Keys cannot be made.
+    pub fn sanitize_case(&mut self, case: &Case) -> Result<Option<Sanitized>, KeyFault> {
+        Ok(self.sanitized(&case.input)?.ok().flatten())
+    }
+
+    /// The value that comes out of an event without record key and headers, or why none does.
+    ///
+    /// # Errors
+    /// Keys cannot be made.
+    pub fn sanitize(&mut self, event: &str) -> Result<Result<Sanitized, RejectCode>, KeyFault> {
+        let input = CaseInput {
+            value: None,
+            text: Some(event.to_owned()),
+            key: None,
+            headers: BTreeMap::new(),
+        };
+        Ok(match self.sanitized(&input)? {
+            Ok(sanitized) => sanitized.ok_or(RejectCode::NotJson),
+            Err((code, _)) => Err(code),
+        })
+    }
+
+    fn sanitized(
+        &mut self,
+        input: &CaseInput,
+    ) -> Result<Result<Option<Sanitized>, CaseRefusal>, KeyFault> {
+        self.protected(input, |revealer, keys, schema, record, output| {
+            record.value.and_then(|_| {
+                let revealed = Shown::new(keys).revealed(schema, &output.value, revealer, false)?;
+                Some(Sanitized { protected: output.value.clone(), revealed })
+            })
+        })
     }
 
     /// The record that comes out, with tokens and indexes opened; or why none does.

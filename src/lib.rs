@@ -37,6 +37,7 @@
 //! | [`preflight`] | are the topics there, and do they fit each other? |
 //! | `policy` | who may read what: policies, decisions, budgets |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
+//! | [`sinks`] | what sinks must know of sanitized records: connector, table, JSON Schema |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
 //! | [`protect`] | a record through the engine, again with the keys it lacked |
 //! | [`registry`] | the schemas in force |
@@ -77,6 +78,7 @@ pub mod registry;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod signals;
+pub mod sinks;
 pub mod status;
 pub mod telemetry;
 pub mod ticker;

@@ -94,23 +94,29 @@ impl<'a> Shown<'a> {
         revealer: &mut Revealer,
         expected: Option<&Value>,
     ) -> Value {
-        let lookup = |id: &KeyId| -> Option<Arc<Key>> { self.keys.lookup(id).ok().flatten() };
-        let (mut revealed, mut report) = (Vec::new(), Report::default());
-        let options = RevealOptions { fields: None, keep_indexes: true };
-        let done = revealer.reveal(
-            schema,
-            Lookup { keyring: &self.keyring, lookup: &lookup },
-            protected,
-            &options,
-            &mut revealed,
-            &mut report,
-        );
+        let revealed = self.revealed(schema, protected, revealer, true).unwrap_or_default();
         match (serde_json::from_slice(protected), serde_json::from_slice(&revealed)) {
-            (Ok(protected), Ok(revealed)) if done.is_ok() => {
-                self.open(&protected, &revealed, expected)
-            }
+            (Ok(protected), Ok(revealed)) => self.open(&protected, &revealed, expected),
             _ => text(Some(protected)),
         }
+    }
+
+    /// The value with its tokens opened; `None`: it cannot be read.
+    pub(super) fn revealed(
+        &self,
+        schema: &Schema,
+        protected: &[u8],
+        revealer: &mut Revealer,
+        keep_indexes: bool,
+    ) -> Option<Vec<u8>> {
+        let lookup = |id: &KeyId| -> Option<Arc<Key>> { self.keys.lookup(id).ok().flatten() };
+        let (mut revealed, mut report) = (Vec::new(), Report::default());
+        let options = RevealOptions { fields: None, keep_indexes };
+        let keys = Lookup { keyring: &self.keyring, lookup: &lookup };
+        revealer
+            .reveal(schema, keys, protected, &options, &mut revealed, &mut report)
+            .ok()
+            .map(|()| revealed)
     }
 
     fn open(&self, protected: &Value, revealed: &Value, expected: Option<&Value>) -> Value {

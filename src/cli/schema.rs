@@ -1,6 +1,7 @@
 //! `veilstream schema`
 
 mod diff;
+mod sinks;
 mod widths;
 
 use std::fmt::Write as _;
@@ -44,6 +45,31 @@ Examples:
   veilstream schema list --widths
   veilstream schema list --config veilstream.toml --json";
 
+const CONNECT_HELP: &str = "The shape of sanitized records is learnt from events: names and types, never values. Everything protected is declared as a string. A sink would store a \
+token in a column of numbers as 0, without an error. Needs Kafka Connect 4.2 and Debezium's JDBC sink; the worker reads SINK_URL, SINK_USER and \
+SINK_PASSWORD from its environment (config.providers=env).
+
+Examples:
+  veilstream schema connect --schema schemas/customers.json > connector.json
+  veilstream schema connect --schema schemas/customers.json --sample raw.ndjson --table people
+
+Exit code: 0 printed, 2 the document or the sample does not do";
+
+const DDL_HELP: &str = "Columns of tokens and blind indexes have a CHECK of their form, and compare by their bytes. Blind indexes are indexed.
+
+Examples:
+  veilstream schema ddl --schema schemas/customers.json | psql
+  veilstream schema ddl --schema schemas/customers.json --sample raw.ndjson --table people
+
+Exit code: 0 printed, 2 the document or the sample does not do";
+
+const SANITIZED_HELP: &str = "For schema registries, and for those who read the sanitized topic.
+
+Examples:
+  veilstream schema sanitized --schema schemas/customers.json
+
+Exit code: 0 printed, 2 the document or the sample does not do";
+
 /// Arguments of `schema`.
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
@@ -85,6 +111,34 @@ enum SchemaCommand {
         #[arg(long)]
         allow_weaker: bool,
     },
+    /// Print the configuration of a sink connector (Kafka Connect, JDBC)
+    #[command(after_help = CONNECT_HELP)]
+    Connect {
+        #[command(flatten)]
+        sample: sinks::Sample,
+        #[command(flatten)]
+        table: sinks::Table,
+        /// The sanitized topic; without it the document's
+        #[arg(long, value_name = "NAME")]
+        topic: Option<String>,
+    },
+    /// Print the table of a sink: columns, CHECKs, indexes
+    #[command(after_help = DDL_HELP)]
+    Ddl {
+        #[command(flatten)]
+        sample: sinks::Sample,
+        #[command(flatten)]
+        table: sinks::Table,
+        /// The database
+        #[arg(long, value_enum, default_value = "postgres")]
+        dialect: sinks::Dialect,
+    },
+    /// Print the JSON Schema of sanitized records
+    #[command(after_help = SANITIZED_HELP)]
+    Sanitized {
+        #[command(flatten)]
+        sample: sinks::Sample,
+    },
     /// List documents: topics, fields, what happens to them
     #[command(after_help = LIST_HELP)]
     List {
@@ -115,6 +169,13 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
         SchemaCommand::Diff { old, new, allow_weaker } => {
             diff::diff(old, new, *allow_weaker, &mut out)
         }
+        SchemaCommand::Connect { sample, table, topic } => {
+            sinks::connect(sample, table, topic.as_deref(), &mut out)
+        }
+        SchemaCommand::Ddl { sample, table, dialect } => {
+            sinks::ddl(sample, table, *dialect, &mut out)
+        }
+        SchemaCommand::Sanitized { sample } => sinks::sanitized(sample, &mut out),
         SchemaCommand::List { dir, config, widths, json } => {
             let loaded = match config {
                 Some(config) => registry::open_configured(&super::load_config(config)?.schemas)

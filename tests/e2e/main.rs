@@ -27,6 +27,8 @@ mod offsets;
 mod oidc;
 mod operator;
 mod outage;
+#[path = "../../keys/tests/support/postgres.rs"]
+mod postgres_server;
 mod protocols;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]
@@ -40,6 +42,9 @@ mod schemas;
 #[path = "../../keys/tests/support/servers.rs"]
 mod servers;
 mod sidecar;
+mod sinks;
+#[path = "../support/feed.rs"]
+mod stdin;
 #[path = "../../keys/tests/support/store_suite.rs"]
 mod store_suite;
 mod topics;

@@ -113,6 +113,11 @@ impl Instance {
         log.char_indices().rev().nth(6000).map_or(log.as_str(), |(i, _)| &log[i..]).to_owned()
     }
 
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.config.parent().unwrap()
+    }
+
     /// The configuration, for looking at its keys and topics.
     pub(crate) fn config(&self) -> Config {
         Config::load(&self.config).unwrap()

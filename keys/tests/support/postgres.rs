@@ -172,6 +172,11 @@ impl Database {
         self.server.url("127.0.0.1", PASSWORD, &self.name)
     }
 
+    /// Of a client that is told user and password apart.
+    pub(crate) fn url_without_user(&self) -> String {
+        format!("postgresql://127.0.0.1:{}/{}", self.server.port, self.name)
+    }
+
     /// Changes the store behind everybody's back.
     pub(crate) fn sql(&self, sql: &str) {
         self.admin().batch_execute(sql).unwrap();

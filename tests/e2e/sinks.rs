@@ -1,0 +1,228 @@
+//! From the raw topic to a table: the sidecar, Kafka Connect with the connector and the table that
+//! `schema connect` and `schema ddl` print, PostgreSQL; and back from the table.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use postgres::Client;
+use serde_json::{Value, json};
+
+use crate::feed::{Feeder, Input};
+use crate::kafka::{Kafka, free_ports, kafka, wait_for};
+use crate::postgres_server::{Database, PASSWORD, server};
+use crate::reader;
+use crate::sandbox::Sandbox;
+use crate::sidecar::{Instance, text, veilstream};
+use crate::stdin::feed;
+
+const DOCUMENT: &str = r#"{"veilstream":1,"name":"people","version":1,"topics":{"from":"sink.raw","to":"sink.clean"},"subject":"$.id","fields":[
+  {"id":"email","path":"$.email","index":{"normalize":"email"}},
+  {"id":"age","path":"$.age"},{"id":"vip","path":"$.vip"},
+  {"id":"phones","path":"$.phones[*]","index":{"normalize":"phone-us","bits":24}},
+  {"id":"city","path":"$.address.city"}]}"#;
+
+/// Of one person. Numbers and booleans are protected too: a sink that took the types of the raw
+/// event would store 0 and false.
+fn person(id: usize) -> Value {
+    json!({
+        "id": id, "email": format!("person{id}@canary.example"), "age": 20 + id % 70, "vip": id.is_multiple_of(2),
+        "phones": [format!("202-456-{:04}", id % 10_000)],
+        "address": { "city": format!("Canaryville {id}"), "country": "NL" }, "score": 0.5,
+    })
+}
+
+#[test]
+fn a_table_holds_what_the_sanitized_topic_says() {
+    let sandbox = Sandbox::new(kafka(), "sink", 2);
+    sandbox.document("people", DOCUMENT);
+    let instance = sandbox.instance(0);
+    let mut sidecar = instance.start();
+    sidecar.ready();
+    let database = server().database();
+    let sample = sandbox.dir.path().join("sample.ndjson");
+    fs::write(&sample, format!("{}\n{}\n", person(1), person(2))).unwrap();
+    let document = sandbox.dir.path().join("schemas/people.json");
+    let printed = |what: &str| {
+        let mut command = veilstream(&["schema", what, "--key", "person"]);
+        let output = command.arg("--schema").arg(&document).arg("--sample").arg(&sample).output();
+        let output = output.unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut rows = database.admin();
+    rows.batch_execute(&format!("{}ALTER TABLE people OWNER TO veil", printed("ddl"))).unwrap();
+    let connect =
+        Connect::start(sandbox.dir.path(), sandbox.broker, &database, &printed("connect"));
+
+    let feeder = Feeder::new(sandbox.broker);
+    let send = |id: usize, value: Option<&Value>| {
+        let (key, value) = (format!("p{id}"), value.map(Value::to_string));
+        feeder.send(&Input {
+            topic: "sink.raw",
+            partition: i32::try_from(id % 2).unwrap(),
+            key: Some(key.as_bytes()),
+            value: value.as_deref().map(str::as_bytes),
+            timestamp: 1_795_400_000_000,
+            headers: &[],
+        });
+    };
+    (0..200).for_each(|id| send(id, Some(&person(id))));
+    feeder.finish();
+    connect.wait_for("the rows", || count(&mut rows, "true") == 200);
+
+    // Tokens stand where numbers and booleans stood, and the rest is as it was.
+    let form = "age ~ '^vs1[.]' AND vip ~ '^vs1[.]' AND phones[1] ~ '^vs1[.]' AND address_city ~ \
+        '^vs1[.]' AND phones_bidx[1] ~ '^1~' AND address_country = 'NL' AND score = 0.5";
+    assert_eq!(count(&mut rows, form), 200);
+    // What is no token does not get in by another way either.
+    let clear = rows.execute("UPDATE people SET email = 'ada@example.com' WHERE id = 3", &[]);
+    assert!(clear.unwrap_err().as_db_error().unwrap().message().contains("check constraint"));
+
+    // Found by its blind index, opened, the same as it was.
+    let found = search(&mut rows, &instance, " Person42@CANARY.example");
+    assert_eq!(found, [42]);
+    assert_eq!(revealed(&mut rows, &instance, 42), (true, person(42)));
+
+    // An update, and a deletion.
+    let moved = json!({ "id": 42, "email": "moved@canary.example", "age": 62, "vip": true,
+        "phones": [], "address": { "city": "Canaryville", "country": "NL" }, "score": 1.5 });
+    send(42, Some(&moved));
+    send(43, None);
+    feeder.finish();
+    connect.wait_for("the update and the deletion", || {
+        count(&mut rows, "score = 1.5") == 1 && count(&mut rows, "id = 43") == 0
+    });
+    assert_eq!(revealed(&mut rows, &instance, 42), (true, moved));
+    assert_eq!(count(&mut rows, "true"), 199);
+
+    // A person who is erased stays in the table and is never read again.
+    let shred = instance.run(&["shred", "--subject", "42", "--reason", "request 1"]);
+    assert!(shred.status.success(), "{}", text(&shred));
+    let (opened, erased) = revealed(&mut rows, &instance, 42);
+    assert!(!opened && erased["email"].as_str().unwrap().starts_with("vs1."), "{erased}");
+    assert_eq!(revealed(&mut rows, &instance, 44), (true, person(44)));
+
+    // Neither the table nor its log has a value in clear.
+    rows.batch_execute("CHECKPOINT").unwrap();
+    let data = database.server.dir.join("data");
+    assert_ne!(holding("address_country", &data), Vec::<PathBuf>::new());
+    for clear in ["Canaryville", "canary.example"] {
+        assert_eq!(holding(clear, &data), Vec::<PathBuf>::new(), "{clear}");
+    }
+}
+
+fn count(rows: &mut Client, which: &str) -> i64 {
+    rows.query_one(&format!("SELECT count(*) FROM people WHERE {which}"), &[]).unwrap().get(0)
+}
+
+/// Ids of rows, by what `veilstream index` says to search for.
+fn search(rows: &mut Client, instance: &Instance, email: &str) -> Vec<i64> {
+    let document = instance.folder().join("schemas/people.json");
+    let asked = ["index", "--schema", document.to_str().unwrap(), "--field", "email", email];
+    let values = instance.run(&asked);
+    assert!(values.status.success(), "{}", text(&values));
+    let values: Vec<String> =
+        String::from_utf8(values.stdout).unwrap().lines().map(ToOwned::to_owned).collect();
+    let found = rows.query("SELECT id FROM people WHERE email_bidx = ANY($1)", &[&values]);
+    found.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// The row as an event, opened; `false`: not everything opened.
+fn revealed(rows: &mut Client, instance: &Instance, id: i64) -> (bool, Value) {
+    let event: String = rows
+        .query_one(
+            "SELECT json_build_object('id', id, 'email', email, 'age', age, 'vip', vip, 'phones', \
+            phones, 'address', json_build_object('city', address_city, 'country', \
+            address_country), 'score', score)::text FROM people WHERE id = $1",
+            &[&id],
+        )
+        .unwrap()
+        .get(0);
+    let document = instance.folder().join("schemas/people.json");
+    let asked = ["reveal", "--unaudited", "--schema", document.to_str().unwrap()];
+    let output = feed(instance.command(&asked), &event);
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Files below a folder that hold a text.
+fn holding(text: &str, folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holding(text, &path));
+        } else if let Ok(bytes) = fs::read(&path)
+            && reader::contains(&bytes, text.as_bytes())
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Runs the worker until its standard input ends, also after a panic of the test.
+const SUPERVISOR: &str = r#"trap : INT TERM HUP
+java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$1/libs/*" org.apache.kafka.connect.cli.ConnectStandalone "$2/connect.properties" "$2/connector.json" >"$2/connect.log" 2>&1 &
+worker=$!
+cat >/dev/null
+kill -KILL "$worker"
+wait "$worker" 2>/dev/null"#;
+
+/// A worker of Kafka Connect with one connector.
+struct Connect {
+    dir: PathBuf,
+    supervisor: Child,
+}
+
+impl Connect {
+    fn start(dir: &Path, broker: &Kafka, database: &Database, connector: &str) -> Self {
+        let connect = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/connect");
+        assert!(connect.is_dir(), "no Connect in {}: run `make setup`", connect.display());
+        let properties = format!(
+            "bootstrap.servers={}\nlisteners=http://127.0.0.1:{}\noffset.storage.file.filename={}\n\
+            plugin.path={}\nplugin.discovery=service_load\nkey.converter=\
+            org.apache.kafka.connect.storage.StringConverter\nvalue.converter=\
+            org.apache.kafka.connect.json.JsonConverter\nconsumer.auto.offset.reset=earliest\n\
+            consumer.metadata.max.age.ms=2000\nconfig.providers=env\nconfig.providers.env.class=\
+            org.apache.kafka.common.config.provider.EnvVarConfigProvider\n",
+            broker.bootstrap,
+            free_ports(1)[0],
+            dir.join("connect.offsets").display(),
+            connect.join("plugins").display()
+        );
+        fs::write(dir.join("connect.properties"), properties).unwrap();
+        fs::write(dir.join("connector.json"), connector).unwrap();
+        let url = format!("jdbc:{}", database.url_without_user());
+        let supervisor = Command::new("sh")
+            .args(["-c", SUPERVISOR, "sh"])
+            .args([&connect, dir])
+            .envs([("SINK_URL", &*url), ("SINK_USER", "veil"), ("SINK_PASSWORD", PASSWORD)])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { dir: dir.to_owned(), supervisor }
+    }
+
+    /// What it said.
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("connect.log")).unwrap_or_default()
+    }
+
+    /// Waits for up to two minutes, as long as no task failed.
+    fn wait_for(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        wait_for(Duration::from_secs(120), what, || {
+            let log = self.log();
+            assert!(!log.contains(" ERROR "), "{log}");
+            holds()
+        });
+    }
+}
+
+impl Drop for Connect {
+    fn drop(&mut self) {
+        drop(self.supervisor.stdin.take());
+        let _ = self.supervisor.wait();
+    }
+}

@@ -1,0 +1,97 @@
+//! What sinks are told of sanitized records, and what they are refused.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use veilstream::cases::Runner;
+use veilstream::sinks::{ColumnType, Columns, Role, Shape, SinkError, json_schema, table};
+use veilstream_engine::compile::{Grants, compile};
+use veilstream_engine::schema::Schema;
+
+const DOCUMENT: &str = r#"{"veilstream":1,"name":"people","version":1,"fields":[
+    {"id":"email","path":"$.email","required":true,"index":{"normalize":"email"}},
+    {"id":"age","path":"$.age"},
+    {"id":"code","path":"$.codes[?@.secret == true].value"},
+    {"id":"note","path":"$.note","protect":"drop"}]}"#;
+
+const EVENT: &str = r#"{"email":"ada@example.com","age":36,"note":"x","tags":["a"],"big":1.5,
+    "codes":[{"secret":true,"value":7}],"address":{"city":"London"},"gone":null}"#;
+
+fn schema() -> Arc<Schema> {
+    Arc::new(compile(DOCUMENT.as_bytes(), &Grants::local()).unwrap().schema)
+}
+
+fn shape(events: &[&str]) -> Shape {
+    let schema = schema();
+    let (mut runner, mut shape) = (Runner::new(schema.clone()).unwrap(), Shape::new(&schema));
+    for event in events {
+        shape.learn(&schema, &runner.sanitize(event).unwrap().unwrap()).unwrap();
+    }
+    shape
+}
+
+#[test]
+fn what_is_protected_becomes_text_and_the_rest_keeps_its_type() {
+    let (schema, shape) = (schema(), shape(&[EVENT, r#"{"email":"b@example.com","big":2}"#]));
+    shape.complete(&schema).unwrap();
+    let columns = Columns::of(&shape).unwrap();
+    let found: Vec<(&str, &ColumnType, Role)> =
+        columns.columns.iter().map(|c| (&*c.name, &c.column_type, c.role)).collect();
+    let tags = ColumnType::List(Box::new(ColumnType::Text));
+    assert_eq!(
+        found,
+        [
+            ("email", &ColumnType::Text, Role::Token(0)),
+            ("email_bidx", &ColumnType::Text, Role::Index),
+            ("age", &ColumnType::Text, Role::Token(1)),
+            ("tags", &tags, Role::Plain),
+            ("big", &ColumnType::Number, Role::Plain),
+            ("address_city", &ColumnType::Text, Role::Plain),
+        ]
+    );
+    let left: Vec<&str> = columns.left_out.iter().map(|(path, _)| &**path).collect();
+    assert_eq!(left, ["$.codes", "$.gone"]);
+    let sql = table(&schema, &columns, "people", "person");
+    for line in [
+        r#""person" text COLLATE "C" PRIMARY KEY,"#,
+        r#""age" text COLLATE "C" CHECK ("age" ~ '^vs1[.][A-Za-z0-9_-]{"#,
+        r#""tags" text[],"#,
+        r#"CREATE INDEX ON "people" ("email_bidx");"#,
+    ] {
+        assert!(sql.contains(line), "no {line} in\n{sql}");
+    }
+    let document = json_schema(&schema, &shape);
+    assert_eq!(document["required"], serde_json::json!(["email"]));
+    assert_eq!(document["properties"]["age"]["pattern"], "^vs1\\.[A-Za-z0-9_-]+$");
+    assert_eq!(
+        document["properties"]["codes"]["items"]["properties"]["value"]["type"][0],
+        "string"
+    );
+    assert!(!document.to_string().contains("London") && !sql.contains("London"));
+}
+
+#[test]
+fn a_sink_is_not_described_by_guesses() {
+    let schema = schema();
+    let unseen = shape(&[r#"{"email":"b@example.com","age":null,"codes":[]}"#]).complete(&schema);
+    assert!(matches!(unseen, Err(SinkError::Unseen { field, .. }) if field == "age"));
+    assert_eq!(shape(&[]).complete(&schema), Err(SinkError::NoEvents));
+    let columns = |events: &[&str]| Columns::of(&shape(events)).unwrap_err().to_string();
+    let told =
+        columns(&[r#"{"email":"a@x.example","id":1}"#, r#"{"email":"a@x.example","id":"1"}"#]);
+    assert!(told.starts_with("$.id is a number in one event and a string in another"), "{told}");
+    let told = columns(&[r#"{"email":"a@x.example","a":{"b":1},"a_b":2}"#]);
+    assert_eq!(told, "$.a.b and $.a_b both become the column a_b; rename one of them");
+    let long = format!(r#"{{"email":"a@x.example","{}":1}}"#, "n".repeat(64));
+    assert!(columns(&[&long]).contains("more than 63 bytes"));
+}
+
+/// A filter protects some elements of a list and leaves others: numbers beside tokens.
+#[test]
+fn a_place_that_is_a_token_in_some_events_only_has_no_number() {
+    let shape = shape(&[EVENT, r#"{"email":"b@x.example","codes":[{"secret":false,"value":7}]}"#]);
+    let schema = schema();
+    let value =
+        &json_schema(&schema, &shape)["properties"]["codes"]["items"]["properties"]["value"];
+    assert_eq!(*value, serde_json::json!({}), "it may be both");
+}
