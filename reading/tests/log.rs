@@ -283,6 +283,11 @@ fn the_second_place_knows_what_must_be_here() {
     assert_eq!(lab.verify(&copies).faults, []);
     assert_eq!(lab.verify_publicly(&copies).chains[0].known_to, 4);
     assert_eq!(lab.verify_publicly(&Copies::default()).chains[0].known_to, 0);
+    // Somebody adds another line of the same number to the place: it is nobody's copy.
+    let mut forged = copies.clone();
+    let line = text.lines().next().unwrap().replace("T12:00:00Z", "T12:00:01Z");
+    forged.add(line.as_bytes()).unwrap();
+    assert_eq!(lab.verify(&forged).faults[0].why, Wrong::Copy);
     // The chain's file is gone, and another one has its name.
     fs::remove_file(lab.file()).unwrap();
     AuditLog::open(lab.settings()).unwrap().stop().unwrap();

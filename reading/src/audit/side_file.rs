@@ -35,13 +35,19 @@ pub(super) fn write(base: &Path, subjects: &[SubjectRef]) -> io::Result<(u64, He
 
 /// The references of a side file, if it is what its name says.
 pub(super) fn read(base: &Path, sha256: &Hex<32>) -> io::Result<Vec<SubjectRef>> {
+    let bytes = bytes(base, sha256)?;
+    Ok(bytes.as_chunks::<16>().0.iter().map(|bytes| SubjectRef(*bytes)).collect())
+}
+
+/// The same as the bytes of the file.
+pub(super) fn bytes(base: &Path, sha256: &Hex<32>) -> io::Result<Vec<u8>> {
     let bytes = fs::read(path(base, sha256))?;
     let (refs, rest) = bytes.as_chunks::<16>();
     let is_sorted = refs.windows(2).all(|pair| pair[0] < pair[1]);
     if <[u8; 32]>::from(Sha256::digest(&bytes)) != sha256.0 || !rest.is_empty() || !is_sorted {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "its content was changed"));
     }
-    Ok(refs.iter().map(|bytes| SubjectRef(*bytes)).collect())
+    Ok(bytes)
 }
 
 fn write_whole(base: &Path, place: &Path, bytes: &[u8]) -> io::Result<()> {
