@@ -46,7 +46,7 @@ impl Sink for Memory {
         "memory"
     }
 
-    fn copy(&mut self, lines: &[CopiedLine]) -> Result<(), SinkError> {
+    fn copy(&mut self, lines: &[CopiedLine], _: &dyn Fn() -> bool) -> Result<(), SinkError> {
         let (held, changed) = &*self.0.0;
         let mut held = held.lock().unwrap();
         while held.mood == Mood::Hangs {

@@ -13,6 +13,7 @@ use super::{
 };
 use veilstream_reading::audit::LogParts;
 
+use crate::audit::sinks::{self, SinkReport};
 use crate::config::{Audit, Config, Serve};
 use crate::exit::Exit;
 use crate::http::Server;
@@ -65,11 +66,15 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
         .map_err(|faults| crate::exit::faults_error(&faults))?;
     let policies = Arc::new(policies);
     status.ready("policies");
+    check_topic(audit)?;
     let budgets = budgets(config, settings, audit)?;
-    let log = crate::audit::open(audit, &manager, SERVICE, AUDIT_DEADLINE)?;
-    tracing::warn!(
-        "audit.copy is \"none\": anyone who can write to the audit log can drop its end"
-    );
+    let report = SinkReport { metrics: Some(metrics.clone()), status: Some(status.clone()) };
+    let log = crate::audit::open(audit, &manager, SERVICE, AUDIT_DEADLINE, report)?;
+    if !audit.has_second_place() {
+        tracing::warn!(
+            "audit.copy is \"none\": anyone who can write to the audit log can drop its end"
+        );
+    }
     let logins = AuditedLogins::start(log.clone()).context("a thread cannot be started")?;
     let reading = Reading::new(
         policies.clone(),
@@ -118,6 +123,16 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     drop(service);
     drop(http);
     Ok(Exit::Ok)
+}
+
+/// Refuses a required topic that would lose lines.
+fn check_topic(audit: &Audit) -> anyhow::Result<()> {
+    let (problems, warnings) = sinks::examine_topic(audit);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Exit::Preflight.because(problems.join("\n"))) }
 }
 
 /// What each principal has spent, as the audit log tells it. A first start has no log.

@@ -1,5 +1,6 @@
 //! `veilstream audit`
 
+mod copies;
 mod people;
 mod verify;
 
@@ -47,6 +48,16 @@ enum AuditCommand {
     /// Is the log whole?
     #[command(after_help = verify::AFTER_HELP)]
     Verify(verify::VerifyArgs),
+    /// Print the lines that a second place holds
+    #[command(after_help = copies::COPIES_HELP)]
+    Copies(copies::CopiesArgs),
+    /// Print the tables that audit.postgres needs
+    #[command(after_help = copies::DDL_HELP)]
+    Ddl {
+        /// The role of audit.postgres; its grant is printed too
+        #[arg(long, value_name = "NAME")]
+        role: Option<String>,
+    },
     /// Print the lines of a data subject, or those an auditor asks for
     #[command(after_help = people::REPORT_HELP)]
     Report(people::ReportArgs),
@@ -121,6 +132,8 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Exit> {
             Ok(Exit::Ok)
         }
         AuditCommand::Verify(args) => verify::run(args),
+        AuditCommand::Copies(args) => copies::copies(args),
+        AuditCommand::Ddl { role } => copies::ddl(role.as_deref()),
         AuditCommand::Report(args) => people::report(args),
         AuditCommand::Prove(args) => people::prove(args),
         AuditCommand::Tail { source, lines } => people::tail(source, *lines),

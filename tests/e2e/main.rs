@@ -8,6 +8,8 @@
 mod access;
 mod acls;
 mod admin;
+#[cfg(all(feature = "serve", feature = "postgres"))]
+mod audit_places;
 mod bad_input;
 mod blocked;
 mod canary;
@@ -27,6 +29,8 @@ mod offsets;
 mod oidc;
 mod operator;
 mod outage;
+#[path = "../../keys/tests/support/postgres.rs"]
+mod postgres_server;
 mod protocols;
 mod proxy;
 #[path = "../../keys/tests/support/proxy.rs"]

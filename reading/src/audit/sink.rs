@@ -31,12 +31,12 @@ pub trait Sink: Send {
     fn name(&self) -> &'static str;
 
     /// Copies lines, in order; they are durable there when it returns. It may block for as long as
-    /// the place is away: nobody waits longer than the log's deadline. Lines that are there already
-    /// may come again, after a crash.
+    /// the place is away and `goes_on` says so: nobody waits longer than the log's deadline. Lines
+    /// that are there already may come again, after a crash.
     ///
     /// # Errors
     /// [`SinkError`]: the lines behind [`SinkError::copied`] are not there, or nobody knows.
-    fn copy(&mut self, lines: &[CopiedLine]) -> Result<(), SinkError>;
+    fn copy(&mut self, lines: &[CopiedLine], goes_on: &dyn Fn() -> bool) -> Result<(), SinkError>;
 }
 
 /// How a log uses a second place.

@@ -258,7 +258,7 @@ impl Shared {
         let mut pause = PAUSE;
         while let Some(span) = self.next(number) {
             let done = span.read(&self.base).map_err(|error| error.to_string()).map(|piece| {
-                let copied = sink.copy(&piece.lines);
+                let copied = sink.copy(&piece.lines, &|| !self.places()[number].is_stopped);
                 (piece, copied)
             });
             match done {
