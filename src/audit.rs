@@ -16,7 +16,7 @@ use veilstream_reading::audit::{AuditLog, Entry, Event, LedgerHead, Settings, Si
 
 use crate::config;
 use crate::exit::Exit;
-use crate::keys::{KeysSource, now};
+use crate::keys::{self, KeysSource, now};
 pub use outlet::{Opened, Outlet};
 
 /// The way round the audit, for commands that open values.
@@ -66,6 +66,18 @@ fn tell_unaudited() -> Option<config::Audit> {
     let _ =
         writeln!(io::stderr(), "veilstream: a key directory is for trying out: nothing is audited");
     None
+}
+
+/// The key manager, and the trail of what is changed with it.
+///
+/// # Errors
+/// Keys or log cannot be opened.
+pub fn audited(source: &KeysSource) -> anyhow::Result<(Arc<Manager>, Trail)> {
+    let settings = keys::settings(source)?;
+    let audit = for_changes(source)?;
+    let manager = Arc::new(keys::manager(&settings)?);
+    let trail = Trail::open(audit.as_ref(), &manager)?;
+    Ok((manager, trail))
 }
 
 /// How long a command waits for its lines: its user rather waits than runs it again.

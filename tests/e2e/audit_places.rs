@@ -433,3 +433,57 @@ fn a_topic_that_would_lose_lines_is_refused_at_the_start() {
     assert!(running.reads());
     running.stop();
 }
+
+/// What decides and what opens is in the log from the moment on from which it does.
+#[test]
+fn changes_of_policies_and_schemas_have_lines() {
+    let desk = Desk::new("127.0.0.1:1", "copy = \"none\"\n");
+    let running = desk.start();
+    assert!(running.log().contains("audit.copy is"), "{}", running.log());
+    let pid = Pid::from_raw(i32::try_from(running.child.id()).unwrap()).unwrap();
+    let of = |event: &str| -> Vec<Value> {
+        let lines = desk.lines().into_iter().map(|line| serde_json::from_str(&line).unwrap());
+        lines.filter(|line: &Value| line["event"] == event).collect()
+    };
+    let reloaded = |event: &str, count: usize| {
+        wait_for(LIMIT, event, || {
+            kill_process(pid, Signal::HUP).unwrap();
+            of(event).len() == count
+        });
+    };
+    let kept = |line: &Value| {
+        let file = format!("audit.jsonl.policy-{}", line["policy"].as_str().unwrap());
+        fs::read_to_string(desk.path(&file)).unwrap()
+    };
+    // At once: half a file may be a set of its own.
+    let replace = |name: &str, text: &str| {
+        fs::write(desk.path("new"), text).unwrap();
+        fs::rename(desk.path("new"), desk.path(name)).unwrap();
+    };
+    let first = of("policy");
+    assert_eq!((first.len(), &first[0]["reason"]), (1, &"start".into()));
+    assert!(kept(&first[0]).contains("desk-reads"));
+    replace("policies/desk.cedar", &POLICY.replace("desk-reads", "desk-2"));
+    reloaded("policy", 2);
+    let line = &of("policy")[1];
+    assert_eq!((&line["reason"], &line["outcome"]), (&"reload".into(), &"ok".into()));
+    assert!(kept(line).contains("desk-2") && line["policy"] != first[0]["policy"]);
+    replace("policies/desk.cedar", "permit(canary-5a1f");
+    reloaded("policy", 3);
+    let line = &of("policy")[2];
+    assert_eq!(
+        (&line["reason"], &line["outcome"]),
+        (&"refused: desk.cedar".into(), &"failed".into())
+    );
+    replace("policies/desk.cedar", POLICY);
+    reloaded("policy", 4);
+    // Other schemas are other policies too: both are one snapshot.
+    let schema = desk.path("schemas/customers.json");
+    let mut document: Value = serde_json::from_str(&fs::read_to_string(&schema).unwrap()).unwrap();
+    document["version"] = 4.into();
+    replace("schemas/customers.json", &document.to_string());
+    reloaded("schema", 1);
+    assert_eq!(of("schema")[0]["reason"], "customers/4");
+    assert!(!desk.lines().concat().contains("canary-5a1f"));
+    running.stop();
+}

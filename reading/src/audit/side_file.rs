@@ -1,4 +1,4 @@
-//! Side files: the references of a bulk read, beside the log and named by their hash.
+//! Files beside the log, named by their hash: the references of a bulk read, and sets of policies.
 
 use std::fs;
 use std::io::{self, Write};
@@ -31,6 +31,16 @@ pub(super) fn write(base: &Path, subjects: &[SubjectRef]) -> io::Result<(u64, He
         write_whole(base, &place, &bytes)?;
     }
     Ok((sorted.len() as u64, sha256))
+}
+
+/// Writes a set of policies; its hash. Durable when it returns. It is named `<file>.policy-<hash>`.
+pub(super) fn write_policy(base: &Path, document: &str) -> io::Result<Hex<32>> {
+    let sha256 = Hex(Sha256::digest(document).into());
+    let place = with_suffix(base, &format!(".policy-{sha256}"));
+    if !place.exists() {
+        write_whole(base, &place, document.as_bytes())?;
+    }
+    Ok(sha256)
 }
 
 /// The references of a side file, if it is what its name says.
@@ -84,5 +94,16 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft stays");
         fs::write(path(&base, &sha256), [0; 48]).unwrap();
         assert!(read(&base, &sha256).is_err());
+    }
+
+    #[test]
+    fn a_set_of_policies_is_kept_once_under_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("audit.jsonl");
+        let hash = write_policy(&base, "{}").unwrap();
+        assert_eq!(write_policy(&base, "{}").unwrap(), hash);
+        let place = dir.path().join(format!("audit.jsonl.policy-{hash}"));
+        assert_eq!(fs::read_to_string(place).unwrap(), "{}");
+        assert!(super::super::file::files(&base).unwrap().is_empty(), "it is no file of lines");
     }
 }

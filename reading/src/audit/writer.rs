@@ -147,6 +147,16 @@ impl AuditLog {
         self.hand_over(entries)
     }
 
+    /// Keeps a set of policies beside the log, under the hash that lines name it by: later it says
+    /// what was in force. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`]: the set must not decide anything.
+    pub fn keep_policy(&self, document: &str) -> Result<Hex<32>, AuditError> {
+        side_file::write_policy(&self.0.file, document)
+            .map_err(|error| AuditError::unavailable(&self.0.file, error))
+    }
+
     /// Writes the line `stop` and a checkpoint, and ends the writer. Later lines are refused.
     ///
     /// # Errors
