@@ -178,6 +178,38 @@ fn a_key_that_the_log_does_not_know_is_never_shown() {
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &[][..]));
 }
 
+/// `tail --follow` prints what other processes write, over the end of a file, until a signal.
+#[test]
+fn what_comes_is_printed_until_a_signal() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+
+    let host = Host::new();
+    let safe = host.protect();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_veilstream"))
+        .args(["audit", "tail", "--file", "audit.jsonl", "-n", "1", "--follow"])
+        .current_dir(host.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = next();
+    assert_eq!(first["event"], "checkpoint", "the newest, of `keys init`: {first}");
+    host.ok(&REVEAL, &safe);
+    let events: Vec<Value> = (0..5).map(|_| next()["event"].clone()).collect();
+    assert_eq!(events, ["start", "reveal", "reveal", "stop", "checkpoint"]);
+    // As at the end of a day.
+    let ended = format!("audit.jsonl.ended-2026-11-29-{}", first["chain"].as_str().unwrap());
+    std::fs::rename(host.path().join("audit.jsonl"), host.path().join(ended)).unwrap();
+    host.ok(&REVEAL, &safe);
+    let start = next();
+    assert_eq!((&start["event"], &start["seq"]), (&"start".into(), &1.into()));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn a_bulk_read_names_everybody_in_a_side_file() {
     let host = Host::new();

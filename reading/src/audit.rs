@@ -22,6 +22,7 @@
 //! | `side_file` | references of bulk reads |
 //! | `writer` | [`AuditLog`], the handle, and the threads behind it |
 //! | `sink` | [`Sink`], what a second place of the lines does |
+//! | [`follow`] | lines as they come |
 //! | [`verify`] | is the log whole? |
 //! | [`prove`], [`report`], [`prune`] | one line proved, lines for people, old lines removed |
 //!
@@ -48,6 +49,7 @@ mod checkpoint;
 mod disclosure;
 mod error;
 mod file;
+pub mod follow;
 mod hex;
 mod line;
 mod merkle;
