@@ -3,6 +3,7 @@
 
 mod actor;
 mod outlet;
+pub mod sinks;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use veilstream_reading::audit::{AuditLog, Entry, Event, LedgerHead, Settings, Si
 
 use crate::config;
 use crate::exit::Exit;
-use crate::keys::{KeysSource, now};
+use crate::keys::{self, KeysSource, now};
 pub use outlet::{Opened, Outlet};
 
 /// The way round the audit, for commands that open values.
@@ -67,11 +68,23 @@ fn tell_unaudited() -> Option<config::Audit> {
     None
 }
 
+/// The key manager, and the trail of what is changed with it.
+///
+/// # Errors
+/// Keys or log cannot be opened.
+pub fn audited(source: &KeysSource) -> anyhow::Result<(Arc<Manager>, Trail)> {
+    let settings = keys::settings(source)?;
+    let audit = for_changes(source)?;
+    let manager = Arc::new(keys::manager(&settings)?);
+    let trail = Trail::open(audit.as_ref(), &manager)?;
+    Ok((manager, trail))
+}
+
 /// How long a command waits for its lines: its user rather waits than runs it again.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Opens the log that a configuration names. `actor` stands in its lines `start` and `stop`. A line
-/// that is not durable within `deadline` is refused.
+/// Opens the log that a configuration names, and its second places. `actor` stands in its lines
+/// `start` and `stop`. A line that is not durable within `deadline` is refused.
 ///
 /// # Errors
 /// The log is unavailable, or the key of its checkpoints.
@@ -80,6 +93,7 @@ pub fn open(
     manager: &Arc<Manager>,
     actor: &str,
     deadline: Duration,
+    report: sinks::SinkReport,
 ) -> anyhow::Result<AuditLog> {
     files::create_folder_of(&config.file)
         .with_context(|| format!("the folder of {} cannot be made", config.file.display()))?;
@@ -88,6 +102,8 @@ pub fn open(
     Ok(AuditLog::open(Settings {
         ledger: Arc::new(move || Some(LedgerHead::from(manager.ledger_head()))),
         deadline,
+        sinks: sinks::of(config)?,
+        observer: Arc::new(report),
         ..Settings::new(config.file.clone(), config.recipient.clone(), signer, actor.to_owned())
     })?)
 }
@@ -105,8 +121,9 @@ impl Trail {
     /// As [`open`].
     pub fn open(config: Option<&config::Audit>, manager: &Arc<Manager>) -> anyhow::Result<Self> {
         let actor = actor::name();
-        let log =
-            config.map(|config| open(config, manager, &actor, COMMAND_DEADLINE)).transpose()?;
+        let opened =
+            |config| open(config, manager, &actor, COMMAND_DEADLINE, sinks::SinkReport::default());
+        let log = config.map(opened).transpose()?;
         Ok(Self { log, actor })
     }
 

@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use audit::Audit;
+pub use audit::{Audit, AuditPostgres, AuditTopic, Delivery};
 pub use fault::{ConfigFault, Faults};
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
 pub use policy::{Budget, Limit, Pattern, Policy, Purpose};
@@ -277,12 +277,12 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         pipeline: pipeline(root.section("pipeline")),
         schemas: schemas(root.section("schemas")),
         keys: keys::read(root.section("keys"), &kafka),
+        audit: audit::read(root.section("audit"), &kafka),
         kafka,
         policy: policy::read(root.section("policy")),
         http: http(root.section("http")),
         serve: serve::read(root.section("serve"), has_serve),
         log: log(root.section("log")),
-        audit: audit::read(root.section("audit")),
         overrides: Vec::new(),
         ignored_dotenv: None,
     };

@@ -109,20 +109,6 @@ pub fn manager_to_recover(config: &config::Keys) -> anyhow::Result<Manager> {
     )?)
 }
 
-/// Erases again who is in the ledger; how many keys were there again.
-///
-/// # Errors
-/// Ledger or store cannot be opened or are not as they should be.
-pub fn replay_ledger(config: &config::Keys) -> anyhow::Result<u64> {
-    // Opening does it.
-    Ok(Manager::open_to_recover(
-        manager_settings(config),
-        parts(config, store(config)?, None)?,
-        now(),
-    )?
-    .revived())
-}
-
 /// Writes a new erasure ledger for one that is lost.
 ///
 /// # Errors

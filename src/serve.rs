@@ -64,10 +64,11 @@ pub fn required_sections(config: &Config) -> anyhow::Result<(&Serve, &Audit)> {
             have (docs/configuration.md, \"Policy\")",
         ));
     }
-    if !audit.has_no_copy {
+    if !audit.has_no_copy && !audit.has_second_place() {
         return Err(Exit::Usage.because(
-            "audit.copy is missing: this version keeps no second place of the audit log, so anyone \
-            who can write to its file can drop its end. Write copy = \"none\" to accept that",
+            "the audit log has no second place, so anyone who can write to its file can drop its \
+            end. Name one with audit.topic or audit.postgres, or write audit.copy = \"none\" to \
+            accept that",
         ));
     }
     if serve.honey_suspends {

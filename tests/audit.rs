@@ -20,6 +20,11 @@ struct Host(tempfile::TempDir);
 
 impl Host {
     fn new() -> Self {
+        Self::of(&[])
+    }
+
+    /// `init`: how its keys are made.
+    fn of(init: &[&str]) -> Self {
         let host = Self(tempfile::tempdir().unwrap());
         let schemas = host.path().join("schemas");
         std::fs::create_dir(&schemas).unwrap();
@@ -27,7 +32,7 @@ impl Host {
         std::fs::copy(root, schemas.join("customers.json")).unwrap();
         let public = host.ok(&["audit", "keygen", "--out", "verifier.key"], "");
         host.configure(&format!("[audit]\nrecipient = \"{}\"\n", public.trim()));
-        host.ok(&["keys", "init"], "");
+        host.ok(&[&["keys", "init"], init].concat(), "");
         host
     }
 
@@ -100,7 +105,7 @@ fn each_command_leaves_its_lines_and_no_value() {
     assert_eq!(people.count(), 1, "one of the two");
     let changes: Vec<&str> =
         of("keys").iter().map(|line| line["reason"].as_str().unwrap()).collect();
-    assert_eq!(changes, ["rotate", "export"]);
+    assert_eq!(changes, ["init", "rotate", "export"]);
     let text = std::fs::read_to_string(host.path().join("audit.jsonl")).unwrap();
     for value in ["ada@", "123-45", "bob@", "987-65"] {
         assert!(!text.contains(value), "{value} stands in the log");
@@ -113,6 +118,96 @@ fn each_command_leaves_its_lines_and_no_value() {
         report["lines"].as_array().unwrap().iter().map(|l| l["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["reveal", "shred"]);
     assert_eq!(host.lines().iter().filter(|line| line["event"] == "audit_read").count(), 1);
+}
+
+#[test]
+fn each_change_of_keys_and_credentials_has_a_line() {
+    let host = Host::new();
+    let notes =
+        r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#;
+    std::fs::write(host.path().join("notes.json"), notes).unwrap();
+    host.ok(&["transform", "--schema", "notes.json"], "{\"note\":\"ring back\"}\n");
+    host.ok(&["keys", "rewrap"], "");
+    host.ok(&["keys", "replay-ledger"], "");
+    let listed = host.ok(&["keys", "list", "--json"], "");
+    let keys: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shared = keys.iter().find(|key| key["scope"] == "shared:notes").unwrap();
+    host.ok(&["keys", "compromise", shared["kid"].as_str().unwrap()], "");
+    host.ok(&["keys", "export", "--out", "escrow.json"], "");
+    // Another store becomes the exported one.
+    let other = Host::of(&["--empty"]);
+    assert!(!other.path().join("audit.jsonl").exists(), "nothing that could sign a line");
+    for file in ["kek", "erasures.jsonl", "escrow.json"] {
+        std::fs::copy(host.path().join(file), other.path().join(file)).unwrap();
+    }
+    other.ok(&["keys", "import", "escrow.json"], "");
+    let changes = |host: &Host| -> Vec<(Value, bool)> {
+        let lines = host.lines().into_iter().filter(|line| line["event"] == "keys");
+        lines.map(|line| (line["reason"].clone(), line["actor"].is_string())).collect()
+    };
+    let told = |words: &[&str]| -> Vec<(Value, bool)> {
+        words.iter().map(|word| ((*word).into(), true)).collect()
+    };
+    let done = ["init", "rewrap", "replay-ledger", "compromise", "export"];
+    assert_eq!(changes(&host), told(&done));
+    assert_eq!(changes(&other), told(&["import"]));
+}
+
+#[cfg(feature = "serve")]
+#[test]
+fn a_key_that_the_log_does_not_know_is_never_shown() {
+    let host = Host::new();
+    let create = ["serve", "keys", "create", "--name", "desk", "--role", "analyst", "--json"];
+    let made: Value = serde_json::from_str(&host.ok(&create, "")).unwrap();
+    let id = made["id"].as_str().unwrap();
+    host.ok(&["serve", "keys", "revoke", id], "");
+    // Revoked before: nothing was changed.
+    host.ok(&["serve", "keys", "revoke", id], "");
+    let lines = host.lines();
+    let of: Vec<&Value> = lines.iter().filter(|line| line["event"] == "credentials").collect();
+    assert_eq!(of.len(), 2, "{of:#?}");
+    assert!(of.iter().all(|line| line["credential"] == id), "{of:#?}");
+    assert_eq!(of[0]["reason"], "create desk: analyst, 90 days");
+    assert_eq!(of[1]["reason"], "revoke");
+    let text = std::fs::read_to_string(host.path().join("audit.jsonl")).unwrap();
+    assert!(!text.contains(made["key"].as_str().unwrap()));
+    let file = host.path().join("audit.jsonl");
+    std::fs::rename(&file, host.path().join("kept")).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let output = host.run(&create, "");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &[][..]));
+}
+
+/// `tail --follow` prints what other processes write, over the end of a file, until a signal.
+#[test]
+fn what_comes_is_printed_until_a_signal() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+
+    let host = Host::new();
+    let safe = host.protect();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_veilstream"))
+        .args(["audit", "tail", "--file", "audit.jsonl", "-n", "1", "--follow"])
+        .current_dir(host.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = next();
+    assert_eq!(first["event"], "checkpoint", "the newest, of `keys init`: {first}");
+    host.ok(&REVEAL, &safe);
+    let events: Vec<Value> = (0..5).map(|_| next()["event"].clone()).collect();
+    assert_eq!(events, ["start", "reveal", "reveal", "stop", "checkpoint"]);
+    // As at the end of a day.
+    let ended = format!("audit.jsonl.ended-2026-11-29-{}", first["chain"].as_str().unwrap());
+    std::fs::rename(host.path().join("audit.jsonl"), host.path().join(ended)).unwrap();
+    host.ok(&REVEAL, &safe);
+    let start = next();
+    assert_eq!((&start["event"], &start["seq"]), (&"start".into(), &1.into()));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub use authentic::{Authentic, Erased, Seen};
 pub use json::{HeadJson, RecordJson};
 pub use mac::{RecordFields, STORE_TENANT, StoreKeys};
 #[cfg(feature = "postgres")]
-pub use postgres::{DEFAULT_SCHEMA, PostgresLedger, PostgresStore};
+pub use postgres::{DEFAULT_SCHEMA, PostgresAddress, PostgresLedger, PostgresStore};
 pub use sqlite::SqliteStore;
 
 use std::sync::Arc;

@@ -20,7 +20,9 @@
 //! | `file` | which file a process writes, its lock, its end, the files of a log |
 //! | `parts` | the lines of a log's files, read again |
 //! | `side_file` | references of bulk reads |
-//! | `writer` | [`AuditLog`], the handle, and the thread behind it |
+//! | `writer` | [`AuditLog`], the handle, and the threads behind it |
+//! | `sink` | [`Sink`], what a second place of the lines does |
+//! | [`follow`] | lines as they come |
 //! | [`verify`] | is the log whole? |
 //! | [`prove`], [`report`], [`prune`] | one line proved, lines for people, old lines removed |
 //!
@@ -39,14 +41,15 @@
 //! # }
 //! ```
 //!
-//! Further sinks (a topic, a table) join where the writer thread makes a batch durable: it has the
-//! lines in order, and appenders wait for it already.
+//! Second places ([`Sink`]: a topic, a table) are copied to from the file, each by a thread of its
+//! own. A required one is waited for; one that is not leaves a line `gap` where it missed some.
 
 mod chain;
 mod checkpoint;
 mod disclosure;
 mod error;
 mod file;
+pub mod follow;
 mod hex;
 mod line;
 mod merkle;
@@ -56,6 +59,7 @@ pub mod prune;
 mod recipient;
 pub mod report;
 mod side_file;
+mod sink;
 pub mod verify;
 mod writer;
 
@@ -66,4 +70,5 @@ pub use hex::{Hex, HexError};
 pub use line::{Entry, Event, LedgerHead, Line, LineFault, MAX_REASON, Predecessor, cut_reason};
 pub use parts::LogParts;
 pub use recipient::{KeyTextError, Recipient, VerifierKey};
+pub use sink::{CopiedLine, Sink, SinkError, SinkObserver, SinkSettings};
 pub use writer::{AuditLog, Clock, Durable, LedgerSource, Settings};

@@ -1,11 +1,12 @@
-//! What a crash and a full disk leave: real processes, killed and limited.
+//! What a crash, a full disk and a failed fsync leave: real processes, killed, limited, and told by
+//! their C library that the disk did not take it.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rlimit::Resource;
@@ -19,7 +20,12 @@ const KEY: &str = "VEILSTREAM_AUDIT_CHILD_KEY";
 /// This test binary again, as a process that runs one of the children below. The shell lets it live
 /// when a file reaches its limit.
 fn child(lab: &Lab, name: &str) -> Child {
+    child_with(lab, name, &[])
+}
+
+fn child_with(lab: &Lab, name: &str, environment: &[(&str, &Path)]) -> Child {
     Command::new("sh")
+        .envs(environment.iter().copied())
         .args(["-c", "trap '' XFSZ; exec \"$0\" --exact --nocapture \"$1\""])
         .arg(std::env::current_exe().unwrap())
         .arg(name)
@@ -142,4 +148,70 @@ fn a_full_disk_refuses_and_the_chain_heals_in_a_new_file() {
         };
         assert!(lines.iter().any(|line| is_it(&line)), "{line} is lost");
     }
+}
+
+/// In the place of the C library's, while a file of this name is there.
+const FAILING_SYNC: &str = r#"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int fdatasync(int fd) {
+    const char *flag = getenv("VEILSTREAM_AUDIT_NO_SYNC");
+    if (flag && access(flag, F_OK) == 0) {
+        errno = EIO;
+        return -1;
+    }
+    return syscall(SYS_fdatasync, fd);
+}
+"#;
+
+/// Appends while its disk takes nothing, and before and after.
+#[test]
+fn child_has_a_disk_that_fails() {
+    let Some(log) = log_of_child() else { return };
+    let flag = std::env::var_os("VEILSTREAM_AUDIT_NO_SYNC").unwrap();
+    for n in 0..3 {
+        log.append(vec![entry(n)]).unwrap();
+    }
+    std::fs::write(&flag, "").unwrap();
+    for n in 3..6 {
+        let refused = log.append(vec![entry(n)]);
+        assert!(matches!(refused, Err(AuditError::Unavailable { .. })), "{refused:?}");
+    }
+    std::fs::remove_file(&flag).unwrap();
+    for n in 6..9 {
+        log.append(vec![entry(n)]).unwrap();
+    }
+    log.stop().unwrap();
+    println!("\nthe child is done");
+}
+
+#[test]
+fn a_failed_fsync_ends_the_chain_and_the_next_has_a_new_file() {
+    let (lab, tools) = (Lab::new(), tempfile::tempdir().unwrap());
+    let (source, library) = (tools.path().join("sync.c"), tools.path().join("sync.so"));
+    std::fs::write(&source, FAILING_SYNC).unwrap();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()
+        .unwrap();
+    assert!(built.success(), "the tests need a C compiler");
+    let flag = tools.path().join("no-sync");
+    let environment = [("LD_PRELOAD", &*library), ("VEILSTREAM_AUDIT_NO_SYNC", &*flag)];
+    let child = child_with(&lab, "child_has_a_disk_that_fails", &environment);
+    let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(said.contains("the child is done"), "{said}");
+    let files = lab.files();
+    assert!(files.len() == 2 && files[1].contains(".ended-"), "{files:?}");
+    let verdict = lab.verify(&Copies::default());
+    assert_eq!((verdict.faults.as_slice(), verdict.chains.len()), (&[][..], 2));
+    // What was refused stands nowhere: it was cut off before anybody could rely on it.
+    let mut numbers: Vec<u64> = lab.lines().iter().filter_map(|line| line.entry.attempt).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [0, 1, 2, 6, 7, 8]);
+    let last = &verdict.chains[0];
+    assert_eq!(last.lines, 4, "the first chain ended with its last durable line");
 }

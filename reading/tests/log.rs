@@ -137,6 +137,18 @@ fn a_second_writer_has_a_file_of_its_own() {
 }
 
 #[test]
+fn sixty_four_writers_have_files_and_one_more_is_told_to_take_another() {
+    let lab = Lab::new();
+    let logs: Vec<AuditLog> = (0..64).map(|_| AuditLog::open(lab.settings()).unwrap()).collect();
+    assert!(lab.files().contains(&"audit.jsonl.63".to_owned()));
+    let error = AuditLog::open(lab.settings()).unwrap_err().to_string();
+    assert!(error.contains("64 processes write to it already"), "{error}");
+    logs.iter().for_each(|log| log.stop().unwrap());
+    let verdict = lab.verify(&Copies::default());
+    assert_eq!((verdict.faults.as_slice(), verdict.chains.len()), (&[][..], 64));
+}
+
+#[test]
 fn half_a_line_stays_and_the_successor_names_it() {
     let lab = Lab::new();
     let log = AuditLog::open(lab.settings()).unwrap();
@@ -283,6 +295,11 @@ fn the_second_place_knows_what_must_be_here() {
     assert_eq!(lab.verify(&copies).faults, []);
     assert_eq!(lab.verify_publicly(&copies).chains[0].known_to, 4);
     assert_eq!(lab.verify_publicly(&Copies::default()).chains[0].known_to, 0);
+    // Somebody adds another line of the same number to the place: it is nobody's copy.
+    let mut forged = copies.clone();
+    let line = text.lines().next().unwrap().replace("T12:00:00Z", "T12:00:01Z");
+    forged.add(line.as_bytes()).unwrap();
+    assert_eq!(lab.verify(&forged).faults[0].why, Wrong::Copy);
     // The chain's file is gone, and another one has its name.
     fs::remove_file(lab.file()).unwrap();
     AuditLog::open(lab.settings()).unwrap().stop().unwrap();

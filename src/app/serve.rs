@@ -1,7 +1,10 @@
 //! The running reading service: logs, HTTP (alive, not ready), schemas, keys, listener. It stops in
 //! the other order: unready, requests answered, HTTP last.
 
+mod changes;
+
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -13,13 +16,15 @@ use super::{
 };
 use veilstream_reading::audit::LogParts;
 
+use self::changes::Changes;
+use crate::audit::sinks::{self, SinkReport};
 use crate::config::{Audit, Config, Serve};
 use crate::exit::Exit;
 use crate::http::Server;
 use crate::kafka::access;
 use crate::keys::KeySource as _;
 use crate::policy::budget::{BudgetLimits, Budgets};
-use crate::policy::{LivePolicies, PolicyChange};
+use crate::policy::{LivePolicies, PolicyChange, PolicySet};
 use crate::serve::auth::JwksTimes;
 use crate::serve::listener::Patience;
 use crate::serve::reading::{AuditedLogins, Reading, spent_budgets};
@@ -65,11 +70,17 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
         .map_err(|faults| crate::exit::faults_error(&faults))?;
     let policies = Arc::new(policies);
     status.ready("policies");
+    check_topic(audit)?;
     let budgets = budgets(config, settings, audit)?;
-    let log = crate::audit::open(audit, &manager, SERVICE, AUDIT_DEADLINE)?;
-    tracing::warn!(
-        "audit.copy is \"none\": anyone who can write to the audit log can drop its end"
-    );
+    let report = SinkReport { metrics: Some(metrics.clone()), status: Some(status.clone()) };
+    let log = crate::audit::open(audit, &manager, SERVICE, AUDIT_DEADLINE, report)?;
+    if !audit.has_second_place() {
+        tracing::warn!(
+            "audit.copy is \"none\": anyone who can write to the audit log can drop its end"
+        );
+    }
+    let changes = Changes::new(log.clone());
+    changes.policies(&policies.current(), "start")?;
     let logins = AuditedLogins::start(log.clone()).context("a thread cannot be started")?;
     let reading = Reading::new(
         policies.clone(),
@@ -106,8 +117,12 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
         move || keys.maintain(),
         move || {
             // Nothing is sealed here: no key is made before schemas come into force.
+            let before = schemas.registry.current();
             schemas.reload(|_| Ok(()));
-            reload_policies(&looks, &schemas, &told);
+            if !Arc::ptr_eq(&before, &schemas.registry.current()) {
+                changes.schemas(&schemas.labels());
+            }
+            reload_policies(&looks, &schemas, &told, &changes);
         },
     )?;
     if let Why::Signal(signal) = supervise(&events, &upkeep) {
@@ -118,6 +133,16 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     drop(service);
     drop(http);
     Ok(Exit::Ok)
+}
+
+/// Refuses a required topic that would lose lines.
+fn check_topic(audit: &Audit) -> anyhow::Result<()> {
+    let (problems, warnings) = sinks::examine_topic(audit);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Exit::Preflight.because(problems.join("\n"))) }
 }
 
 /// What each principal has spent, as the audit log tells it. A first start has no log.
@@ -134,14 +159,26 @@ fn budgets(config: &Config, settings: &Serve, audit: &Audit) -> anyhow::Result<B
 }
 
 /// Takes changed policies over, or says why the last good ones stay.
-fn reload_policies(policies: &LivePolicies, schemas: &LiveSchemas, status: &Status) {
-    match policies.reload(&schemas.registry.current()) {
+fn reload_policies(
+    policies: &LivePolicies,
+    schemas: &LiveSchemas,
+    status: &Status,
+    changes: &Changes,
+) {
+    let keep = |set: &PolicySet| changes.policies(set, "reload");
+    match policies.reload_with(&schemas.registry.current(), keep) {
         PolicyChange::None => {}
+        PolicyChange::Postponed(reason) => {
+            tracing::warn!(%reason, "new policies are postponed, the policies in force stay");
+        }
         PolicyChange::Loaded(set) => {
             tracing::info!(policies = &**set.hash(), "new policies are in force");
             status.detail("policies", serde_json::json!({ "in_force": &**set.hash() }));
         }
         PolicyChange::Refused(faults) => {
+            let mut files: Vec<&Path> = faults.iter().map(|fault| &*fault.file).collect();
+            files.dedup();
+            changes.policies_refused(&files);
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             let hash = policies.current().hash().clone();
             let detail = serde_json::json!({ "in_force": &*hash, "refused": &faults });

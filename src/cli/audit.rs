@@ -1,6 +1,8 @@
 //! `veilstream audit`
 
+mod copies;
 mod people;
+mod tail;
 mod verify;
 
 use std::io::{self, Write};
@@ -47,6 +49,16 @@ enum AuditCommand {
     /// Is the log whole?
     #[command(after_help = verify::AFTER_HELP)]
     Verify(verify::VerifyArgs),
+    /// Print the lines that a second place holds
+    #[command(after_help = copies::COPIES_HELP)]
+    Copies(copies::CopiesArgs),
+    /// Print the tables that audit.postgres needs
+    #[command(after_help = copies::DDL_HELP)]
+    Ddl {
+        /// The role of audit.postgres; its grant is printed too
+        #[arg(long, value_name = "NAME")]
+        role: Option<String>,
+    },
     /// Print the lines of a data subject, or those an auditor asks for
     #[command(after_help = people::REPORT_HELP)]
     Report(people::ReportArgs),
@@ -54,14 +66,18 @@ enum AuditCommand {
     #[command(after_help = people::PROVE_HELP)]
     Prove(people::ProveArgs),
     /// Print the newest lines
-    #[command(after_help = "With --config, reading is a line of the log itself.\n\nExamples:\n  \
-        veilstream audit tail --config veilstream.toml -n 20")]
+    #[command(after_help = "With --config, reading is a line of the log itself. --follow goes on \
+        when a file ends and the next one begins.\n\nExamples:\n  veilstream audit tail --config \
+        veilstream.toml -n 20\n  veilstream audit tail --file audit.jsonl --follow")]
     Tail {
         #[command(flatten)]
         source: LogSource,
         /// How many
         #[arg(short = 'n', long, default_value_t = 10)]
         lines: usize,
+        /// Print what comes, until a signal
+        #[arg(short = 'f', long)]
+        follow: bool,
     },
     /// Take away old lines: whole checkpointed segments of files that ended
     #[command(after_help = "The first line of each chain and a checkpoint stay, so that the rest \
@@ -121,9 +137,11 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<Exit> {
             Ok(Exit::Ok)
         }
         AuditCommand::Verify(args) => verify::run(args),
+        AuditCommand::Copies(args) => copies::copies(args),
+        AuditCommand::Ddl { role } => copies::ddl(role.as_deref()),
         AuditCommand::Report(args) => people::report(args),
         AuditCommand::Prove(args) => people::prove(args),
-        AuditCommand::Tail { source, lines } => people::tail(source, *lines),
+        AuditCommand::Tail { source, lines, follow } => tail::tail(source, *lines, *follow),
         AuditCommand::Prune { config, before } => take_away(config, *before),
     }
 }

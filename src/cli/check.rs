@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::audit::sinks::examine_topic;
 use crate::config::{Config, ConfigFault, Input};
 use crate::exit::Exit;
 use crate::kafka::access;
@@ -117,6 +118,13 @@ fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
         Err(Refusal::Unfit(problems)) => (Exit::Preflight, problems),
         Err(Refusal::NotAuthorized(problems)) => (Exit::NotAuthorized, problems),
     };
+    if let Some(audit) = &config.audit {
+        let (faults, warnings) = examine_topic(audit);
+        problems.extend(faults.iter().map(ToString::to_string));
+        for warning in warnings {
+            writeln!(out, "warning: {warning}")?;
+        }
+    }
     if let Err(error) = keys::open(&config.keys, None) {
         problems.push(format!("keys: {error:#}"));
     }

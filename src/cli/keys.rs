@@ -222,7 +222,7 @@ impl SchemaFiles {
 /// The keys cannot be made, opened or changed.
 pub fn run(args: &KeysArgs) -> anyhow::Result<Exit> {
     match &args.command {
-        KeysCommand::Init { source, empty } => report::init(source, *empty),
+        KeysCommand::Init { source, empty } => lifecycle::init(source, *empty),
         KeysCommand::List { source, json } => report::list(source, *json),
         KeysCommand::Status { source, schemas, json } => {
             report::status(source, &*schemas.load(source)?, *json)

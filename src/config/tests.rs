@@ -248,16 +248,16 @@ fn every_fault_comes_at_once() {
         file = "audit.jsonl"
         retain = "a year"
         copy = "tape"
-        topic = "audit"
+        topic_delivery = "maybe"
         [colour]
         red = 1
     "#;
     let expected = r#"
-conf/veilstream.toml: audit.copy: "tape" is no second place of this version; write "none", or leave it out
+conf/veilstream.toml: audit.copy: "tape" is no second place; write "none", or name one with audit.topic or audit.postgres
 conf/veilstream.toml: audit.recipient: is missing; name the verifier's public key, which `veilstream audit keygen` makes
 conf/veilstream.toml: audit.retain: "a year" is no number of days; write "400d" (1d to 36500d)
-conf/veilstream.toml: audit.topic: is not in this version; remove it; the file is the only place
-conf/veilstream.toml: colour: is unknown; known here: kafka, pipeline, schemas, keys, policy, http, serve, log, audit
+conf/veilstream.toml: audit.topic_delivery: "maybe" is no delivery; write required or best_effort
+conf/veilstream.toml: colour: is unknown; known here: kafka, pipeline, schemas, keys, audit, policy, http, serve, log
 conf/veilstream.toml: http.listen: "8787" is not an address with a port; write "127.0.0.1:8787" or "0.0.0.0:8787"
 conf/veilstream.toml: kafka.bootstrap_servers: "broker" is not host:port; write "broker-1:9092,broker-2:9092"
 conf/veilstream.toml: kafka.client.sasl.pasword: is no librdkafka property; see librdkafka's CONFIGURATION.md for the names

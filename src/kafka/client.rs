@@ -147,6 +147,28 @@ pub(crate) fn producer_with<C: ProducerContext + 'static>(
     Ok(Registered { member, client })
 }
 
+/// A producer of rust-rdkafka that messages call `name`. Its context is the caller's, who passes
+/// error events on to [`report`].
+///
+/// # Errors
+/// librdkafka refuses the properties.
+pub(crate) fn reporting_producer<C: ProducerContext + 'static>(
+    kafka: &Kafka,
+    name: &str,
+    mut properties: BTreeMap<String, String>,
+    context: impl FnOnce(Arc<Reporter>) -> C,
+) -> Result<Registered<BaseProducer<C>>, KafkaError> {
+    let access = Access::of(kafka, Side::Producer);
+    access.prepare();
+    let generation = access.generation();
+    access.apply(&mut properties);
+    let config: ClientConfig = properties.into_iter().collect();
+    let client: Arc<BaseProducer<C>> =
+        Arc::new(config.create_with_context(context(access.reporter(name)))?);
+    let member = access.register(client.clone() as Arc<dyn Alive>, generation, None);
+    Ok(Registered { member, client })
+}
+
 /// A client for questions about topics and for making them.
 ///
 /// # Errors

@@ -35,6 +35,9 @@ pub enum PolicyChange {
     None,
     /// A new snapshot is in force.
     Loaded(Arc<PolicySet>),
+    /// The new set is good, and could not be kept for the audit: the snapshot in force stays until
+    /// it can.
+    Postponed(String),
     /// The new set has these faults; the snapshot in force stays, with its schemas.
     Refused(Vec<PolicyFault>),
 }
@@ -75,6 +78,15 @@ impl LivePolicies {
 
     /// Looks at the directory, and publishes a snapshot of what changed there or in `schemas`.
     pub fn reload(&self, schemas: &Arc<SchemaSet>) -> PolicyChange {
+        self.reload_with(schemas, |_| Ok::<_, std::convert::Infallible>(()))
+    }
+
+    /// [`LivePolicies::reload`] of a set that `keep` has written down before it decides anything.
+    pub fn reload_with<E: std::fmt::Display>(
+        &self,
+        schemas: &Arc<SchemaSet>,
+        keep: impl FnOnce(&PolicySet) -> Result<(), E>,
+    ) -> PolicyChange {
         // Held to the end: two reloads at once must not publish the older one last.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let files = read_dir(&self.dir);
@@ -89,6 +101,12 @@ impl LivePolicies {
             Ok(files) => PolicySet::load(files, schemas.clone(), &self.purposes),
             Err(faults) => Err(faults.clone()),
         };
+        if let Ok(set) = &loaded
+            && let Err(error) = keep(set)
+        {
+            // Not seen: the next look tries it again.
+            return PolicyChange::Postponed(error.to_string());
+        }
         (seen.files, seen.schemas) = (files, schemas.clone());
         match loaded {
             Ok(set) => {

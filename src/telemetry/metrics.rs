@@ -46,6 +46,8 @@ macro_rules! metrics {
                 metrics.reveals.with_label_values(&["revealed"]);
                 metrics.searches.with_label_values(&["ok"]);
                 metrics.audit_lines.with_label_values(&["file", "failed"]);
+                metrics.audit_gap_lines.with_label_values(&["topic"]);
+                metrics.audit_gap_lines.with_label_values(&["postgres"]);
                 metrics.budget_denials.with_label_values(&[""]);
                 metrics.authentication_errors.with_label_values(&["credentials"]);
                 metrics.logins_refused.with_label_values(&["no_credential"]);
@@ -109,7 +111,9 @@ metrics! {
     searches: IntCounterVec "veilstream_searches_total" ["outcome"]
         "Values that callers asked the index values of.";
     audit_lines: IntCounterVec "veilstream_audit_lines_total" ["sink" "outcome"]
-        "Lines of the audit log that requests wrote.";
+        "Lines of the audit log that requests wrote, and their copies in second places.";
+    audit_gap_lines: IntCounterVec "veilstream_audit_gap_lines_total" ["sink"]
+        "Lines of the audit log that a second place never had.";
     budget_denials: IntCounterVec "veilstream_budget_denials_total" ["purpose"]
         "Records and tokens denied because a disclosure budget was spent.";
     honey_opened: IntCounter "veilstream_honey_opened_total" []
@@ -181,6 +185,7 @@ mod tests {
             "reveals_total",
             "searches_total",
             "audit_lines_total",
+            "audit_gap_lines_total",
             "budget_denials_total",
             "honey_opened_total",
             "policy_errors_total",

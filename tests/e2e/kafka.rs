@@ -11,6 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rustix::process::{Pid, Signal, kill_process};
 use veilstream::config::{Config, Input};
 
 /// Any 22 characters of base64 will do.
@@ -161,6 +162,24 @@ impl Kafka {
         let (mut supervisor, mut stdin) = self.nodes[node].running.lock().unwrap().take().unwrap();
         std::io::Write::write_all(&mut stdin, b"again\n").unwrap();
         supervisor.wait().unwrap();
+    }
+
+    /// Lets a broker hang: its connections stay, and nothing is answered.
+    pub(crate) fn pause(&self, node: usize) {
+        self.signal(node, Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self, node: usize) {
+        self.signal(node, Signal::CONT);
+    }
+
+    fn signal(&self, node: usize, signal: Signal) {
+        let running = self.nodes[node].running.lock().unwrap();
+        let supervisor = running.as_ref().unwrap().0.id();
+        for broker in children(supervisor) {
+            kill_process(Pid::from_raw(broker).unwrap(), signal).unwrap();
+        }
     }
 
     /// Whether every partition has all its replicas.
@@ -317,6 +336,12 @@ impl Node {
         let stdin = supervisor.stdin.take().unwrap();
         *self.running.lock().unwrap() = Some((supervisor, stdin));
     }
+}
+
+/// The processes that a process has started.
+fn children(parent: u32) -> Vec<i32> {
+    let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    listed.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// Kafka's jars.

@@ -8,6 +8,8 @@
 mod access;
 mod acls;
 mod admin;
+#[cfg(all(feature = "serve", feature = "postgres"))]
+mod audit_places;
 mod bad_input;
 mod blocked;
 mod canary;

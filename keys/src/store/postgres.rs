@@ -34,6 +34,7 @@ use rows::{Columns, WrapColumns, bytes, records, seconds, texts, time};
 use session::causes;
 use shred::Shredder;
 
+pub use address::PostgresAddress;
 pub use ledger::PostgresLedger;
 
 /// The schema, where the configuration names none.

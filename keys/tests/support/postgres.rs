@@ -126,6 +126,20 @@ impl Server {
 
     /// As an administrator does it, to the end.
     pub(crate) fn restart(&self) {
+        self.control(&["-m", "fast", "-w", "restart"]);
+    }
+
+    /// Stops it; nobody listens any more.
+    pub(crate) fn stop(&self) {
+        self.control(&["-m", "fast", "-w", "stop"]);
+    }
+
+    /// Starts it after [`Server::stop`].
+    pub(crate) fn up(&self) {
+        self.control(&["-w", "start"]);
+    }
+
+    fn control(&self, args: &[&str]) {
         let mut command = as_postgres(self.bin.join("pg_ctl"));
         let output = command
             .current_dir("/")
@@ -133,9 +147,35 @@ impl Server {
             .arg(self.dir.join("data"))
             .arg("-l")
             .arg(self.dir.join("server.log"))
-            .args(["-m", "fast", "-w", "restart"]);
+            .args(args);
         // Its output is the new server's too: nobody may wait for the end of it.
         assert!(output.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    }
+
+    /// Lets all of it hang, until what it returns is dropped: connections stay, and nothing is
+    /// answered.
+    pub(crate) fn pause(&self) -> impl Drop + '_ {
+        struct Paused<'s>(&'s Server);
+        impl Drop for Paused<'_> {
+            fn drop(&mut self) {
+                self.0.signal("-CONT");
+            }
+        }
+        self.signal("-STOP");
+        Paused(self)
+    }
+
+    fn signal(&self, signal: &str) {
+        let file = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
+        let postmaster = file.lines().next().unwrap();
+        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+        let children = std::fs::read_to_string(children).unwrap();
+        let status = Command::new("kill")
+            .arg(signal)
+            .arg(postmaster)
+            .args(children.split_whitespace())
+            .status();
+        assert!(status.unwrap().success());
     }
 
     /// `pg_dump` or `pg_restore` as the superuser.

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use veilstream_keys::files::{folder_of, sync_folder_of};
 use veilstream_keys::time;
@@ -26,6 +27,8 @@ const TAIL: u64 = 64 << 10;
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
+    /// The same to read from: it outlives the lock, for lines that are still to be copied.
+    reader: Arc<File>,
     /// Bytes that are durable.
     len: u64,
 }
@@ -80,13 +83,19 @@ impl LogFile {
             let opened = file.metadata()?;
             if fs::metadata(path).is_ok_and(|there| there.ino() == opened.ino()) {
                 sync_folder_of(path)?;
-                return Ok(Some(Self { path: path.to_owned(), file, len: opened.len() }));
+                let reader = Arc::new(File::open(path)?);
+                return Ok(Some(Self { path: path.to_owned(), file, reader, len: opened.len() }));
             }
         }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// To read what was written.
+    pub(super) fn reader(&self) -> Arc<File> {
+        self.reader.clone()
     }
 
     /// Its durable bytes.
@@ -158,22 +167,34 @@ impl LogFile {
 
     /// The end of the newest file that ended in this one's place.
     pub(super) fn last_ended(&self) -> io::Result<Option<Predecessor>> {
-        let prefix = with_suffix(&self.path, ENDED);
-        let mut ended: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
-        for path in files(&self.path)? {
-            if path
-                .as_os_str()
-                .as_encoded_bytes()
-                .starts_with(prefix.as_os_str().as_encoded_bytes())
-            {
-                ended.push((fs::metadata(&path)?.modified()?, path));
-            }
-        }
-        let Some((_, path)) = ended.into_iter().max() else { return Ok(None) };
+        let Some(path) = ended(&self.path)?.pop() else { return Ok(None) };
         let file = File::open(&path)?;
-        let len = file.metadata()?.len();
-        Ok(Self { path, file, len }.tail()?.map(|tail| tail.last))
+        let (reader, len) = (Arc::new(File::open(&path)?), file.metadata()?.len());
+        Ok(Self { path, file, reader, len }.tail()?.map(|tail| tail.last))
     }
+}
+
+/// The files that ended in the place of this one, the oldest first.
+fn ended(slot: &Path) -> io::Result<Vec<PathBuf>> {
+    let prefix = with_suffix(slot, ENDED);
+    let mut ended: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
+    for path in files(slot)? {
+        if path.as_os_str().as_encoded_bytes().starts_with(prefix.as_os_str().as_encoded_bytes()) {
+            ended.push((fs::metadata(&path)?.modified()?, path));
+        }
+    }
+    ended.sort();
+    Ok(ended.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The files that were written under a name: those that ended, the oldest first, and the present
+/// one.
+pub(super) fn of_slot(slot: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = ended(slot)?;
+    if slot.exists() {
+        files.push(slot.to_owned());
+    }
+    Ok(files)
 }
 
 /// The last whole line among these bytes, which end where the file does.

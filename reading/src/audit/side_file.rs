@@ -1,4 +1,4 @@
-//! Side files: the references of a bulk read, beside the log and named by their hash.
+//! Files beside the log, named by their hash: the references of a bulk read, and sets of policies.
 
 use std::fs;
 use std::io::{self, Write};
@@ -33,15 +33,31 @@ pub(super) fn write(base: &Path, subjects: &[SubjectRef]) -> io::Result<(u64, He
     Ok((sorted.len() as u64, sha256))
 }
 
+/// Writes a set of policies; its hash. Durable when it returns. It is named `<file>.policy-<hash>`.
+pub(super) fn write_policy(base: &Path, document: &str) -> io::Result<Hex<32>> {
+    let sha256 = Hex(Sha256::digest(document).into());
+    let place = with_suffix(base, &format!(".policy-{sha256}"));
+    if !place.exists() {
+        write_whole(base, &place, document.as_bytes())?;
+    }
+    Ok(sha256)
+}
+
 /// The references of a side file, if it is what its name says.
 pub(super) fn read(base: &Path, sha256: &Hex<32>) -> io::Result<Vec<SubjectRef>> {
+    let bytes = bytes(base, sha256)?;
+    Ok(bytes.as_chunks::<16>().0.iter().map(|bytes| SubjectRef(*bytes)).collect())
+}
+
+/// The same as the bytes of the file.
+pub(super) fn bytes(base: &Path, sha256: &Hex<32>) -> io::Result<Vec<u8>> {
     let bytes = fs::read(path(base, sha256))?;
     let (refs, rest) = bytes.as_chunks::<16>();
     let is_sorted = refs.windows(2).all(|pair| pair[0] < pair[1]);
     if <[u8; 32]>::from(Sha256::digest(&bytes)) != sha256.0 || !rest.is_empty() || !is_sorted {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "its content was changed"));
     }
-    Ok(refs.iter().map(|bytes| SubjectRef(*bytes)).collect())
+    Ok(bytes)
 }
 
 fn write_whole(base: &Path, place: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -78,5 +94,16 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft stays");
         fs::write(path(&base, &sha256), [0; 48]).unwrap();
         assert!(read(&base, &sha256).is_err());
+    }
+
+    #[test]
+    fn a_set_of_policies_is_kept_once_under_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("audit.jsonl");
+        let hash = write_policy(&base, "{}").unwrap();
+        assert_eq!(write_policy(&base, "{}").unwrap(), hash);
+        let place = dir.path().join(format!("audit.jsonl.policy-{hash}"));
+        assert_eq!(fs::read_to_string(place).unwrap(), "{}");
+        assert!(super::super::file::files(&base).unwrap().is_empty(), "it is no file of lines");
     }
 }

@@ -143,20 +143,29 @@ pub struct Verdict {
 
 /// Lines that a second place holds, as they are.
 #[derive(Debug, Clone, Default)]
-pub struct Copies(HashMap<Hex<16>, BTreeMap<u64, Vec<u8>>>);
+pub struct Copies(HashMap<Hex<16>, BTreeMap<u64, CopyHash>>);
+
+/// SHA-256 of a copied line; `None`: the place holds two lines of one number, so somebody wrote it
+/// who is not the log's writer, and it is nobody's copy.
+type CopyHash = Option<[u8; 32]>;
 
 impl Copies {
-    /// Takes a copied line.
+    /// Takes a copied line. The same line may come several times.
     ///
     /// # Errors
     /// It is no line.
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), LineFault> {
         let line = Line::read(bytes)?;
-        self.0.entry(line.chain).or_default().insert(line.seq, bytes.to_vec());
+        let hash = Line::hash(bytes);
+        let copy = self.0.entry(line.chain).or_default().entry(line.seq).or_insert(Some(hash));
+        // A later one must not take the place of the first.
+        if *copy != Some(hash) {
+            *copy = None;
+        }
         Ok(())
     }
 
-    fn of(&self, chain: Hex<16>) -> Option<&BTreeMap<u64, Vec<u8>>> {
+    fn of(&self, chain: Hex<16>) -> Option<&BTreeMap<u64, CopyHash>> {
         self.0.get(&chain)
     }
 }

@@ -1,6 +1,8 @@
 //! The handle that lines are handed to, and the thread that makes them durable.
 
+mod copier;
 mod queue;
+mod span;
 mod state;
 
 use std::fmt;
@@ -15,6 +17,7 @@ use super::checkpoint::Signer;
 use super::hex::Hex;
 use super::line::{Entry, Event, LedgerHead};
 use super::recipient::Recipient;
+use super::sink::{NoObserver, SinkObserver, SinkSettings};
 use super::{AuditError, side_file};
 
 /// Where the erasure ledger's head is asked for. Must not block.
@@ -22,8 +25,10 @@ pub type LedgerSource = Arc<dyn Fn() -> Option<LedgerHead> + Send + Sync>;
 /// Unix seconds.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// How long the first line of all may take: connections are made for it.
+const START: Duration = Duration::from_secs(10);
+
 /// How a log is written.
-#[derive(Clone)]
 pub struct Settings {
     /// The file; `.1` to `.63` are put behind its name where others write to it.
     pub file: PathBuf,
@@ -45,10 +50,15 @@ pub struct Settings {
     pub checkpoint_every: Duration,
     /// A file of so many bytes ends.
     pub file_bytes: u64,
+    /// Second places. With one at least, a chain discloses nothing before its first line is there.
+    pub sinks: Vec<SinkSettings>,
+    /// Hears of them.
+    pub observer: Arc<dyn SinkObserver>,
 }
 
 impl Settings {
-    /// A log as docs/formats.md has it: 2 s, 1,000 lines, 60 s, 1 GiB, and no ledger.
+    /// A log as docs/formats.md has it: 2 s, 1,000 lines, 60 s, 1 GiB, no ledger and no second
+    /// place.
     #[must_use]
     pub fn new(file: PathBuf, recipient: Recipient, signer: Signer, actor: String) -> Self {
         Self {
@@ -64,6 +74,8 @@ impl Settings {
             checkpoint_lines: 1000,
             checkpoint_every: Duration::from_secs(60),
             file_bytes: 1 << 30,
+            sinks: Vec::new(),
+            observer: Arc::new(NoObserver),
         }
     }
 }
@@ -96,7 +108,8 @@ impl AuditLog {
     pub fn open(settings: Settings) -> Result<Self, AuditError> {
         let queue = Arc::new(Queue::default());
         let (file, deadline) = (settings.file.clone(), settings.deadline);
-        let mut state = State::new(settings);
+        let mut state =
+            State::new(settings, &queue).map_err(|error| AuditError::unavailable(&file, error))?;
         let its_queue = queue.clone();
         std::thread::Builder::new()
             .name("audit".to_owned())
@@ -107,7 +120,9 @@ impl AuditLog {
             })
             .map_err(|error| AuditError::unavailable(&file, error))?;
         let log = Self(Arc::new(Handle { queue, file, deadline }));
-        log.hand_over(Vec::new())?;
+        let ticket =
+            log.0.queue.push(Vec::new()).map_err(|refused| refused.to_error(log.file()))?;
+        log.wait_for(&ticket, deadline.max(START))?;
         Ok(log)
     }
 
@@ -132,6 +147,16 @@ impl AuditLog {
         self.hand_over(entries)
     }
 
+    /// Keeps a set of policies beside the log, under the hash that lines name it by: later it says
+    /// what was in force. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`]: the set must not decide anything.
+    pub fn keep_policy(&self, document: &str) -> Result<Hex<32>, AuditError> {
+        side_file::write_policy(&self.0.file, document)
+            .map_err(|error| AuditError::unavailable(&self.0.file, error))
+    }
+
     /// Writes the line `stop` and a checkpoint, and ends the writer. Later lines are refused.
     ///
     /// # Errors
@@ -154,10 +179,14 @@ impl AuditLog {
     }
 
     fn wait(&self, ticket: &Ticket) -> Result<Durable, AuditError> {
-        ticket.wait(Instant::now() + self.0.deadline).unwrap_or_else(|| {
+        self.wait_for(ticket, self.0.deadline)
+    }
+
+    fn wait_for(&self, ticket: &Ticket, time: Duration) -> Result<Durable, AuditError> {
+        ticket.wait(Instant::now() + time).unwrap_or_else(|| {
             Err(AuditError::unavailable(
                 &self.0.file,
-                format_args!("it took longer than {} s", self.0.deadline.as_secs_f32()),
+                format_args!("it took longer than {} s", time.as_secs_f32()),
             ))
         })
     }

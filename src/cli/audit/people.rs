@@ -1,6 +1,5 @@
 //! `veilstream audit report`, `prove` and `tail`
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -147,25 +146,5 @@ pub(super) fn prove(args: &ProveArgs) -> anyhow::Result<Exit> {
     let mut out = io::stdout().lock();
     serde_json::to_writer_pretty(&mut out, &proof)?;
     writeln!(out)?;
-    Ok(Exit::Ok)
-}
-
-pub(super) fn tail(source: &LogSource, count: usize) -> anyhow::Result<Exit> {
-    let reading = source.open()?;
-    let mut newest: VecDeque<(String, Vec<u8>)> = VecDeque::new();
-    reading.parts.each(|_, bytes, line| {
-        // Files stand in no order of time: sorted in, at the end most of the time.
-        let at = newest.partition_point(|(time, _)| *time <= line.time);
-        newest.insert(at, (line.time, bytes.to_vec()));
-        if newest.len() > count {
-            newest.pop_front();
-        }
-        Ok(())
-    })?;
-    let mut out = io::stdout().lock();
-    for (_, line) in &newest {
-        out.write_all(line)?;
-        out.write_all(b"\n")?;
-    }
     Ok(Exit::Ok)
 }

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use veilstream_engine::KeyId;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_keys::files::create_private;
-use veilstream_keys::{Manager, Progress, Rotate};
+use veilstream_keys::{Progress, Rotate};
 use veilstream_reading::audit::{Entry, Event, Hex, LedgerHead, cut_reason};
 
 use crate::audit::{self, Trail};
+use crate::config::{KeyProvider, Keys};
 use crate::exit::Exit;
 use crate::keys::{self, KeysSource, now};
 
@@ -45,7 +46,7 @@ pub(super) struct What {
 }
 
 pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
-    let (manager, trail) = audited(source)?;
+    let (manager, trail) = audit::audited(source)?;
     let what = match what {
         What { kek: true, .. } => Rotate::Kek,
         What { wrapping: true, .. } => Rotate::Wrapping,
@@ -92,15 +93,6 @@ pub(super) fn rotate(source: &KeysSource, what: &What) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// The key manager, and the trail of what is changed with it.
-fn audited(source: &KeysSource) -> anyhow::Result<(Arc<Manager>, Trail)> {
-    let settings = keys::settings(source)?;
-    let audit = audit::for_changes(source)?;
-    let manager = Arc::new(keys::manager(&settings)?);
-    let trail = Trail::open(audit.as_ref(), &manager)?;
-    Ok((manager, trail))
-}
-
 /// The audit line of a change of keys.
 fn change(trail: &Trail, what: &str, kids: impl IntoIterator<Item = KeyId>) -> Entry {
     Entry {
@@ -110,16 +102,75 @@ fn change(trail: &Trail, what: &str, kids: impl IntoIterator<Item = KeyId>) -> E
     }
 }
 
+/// Tells of what was done to a store that did not open before. `items`: how many keys it was.
+fn tell_done(
+    source: &KeysSource,
+    settings: &Keys,
+    what: &str,
+    items: Option<u64>,
+) -> anyhow::Result<()> {
+    let Some(audit) = audit::for_changes(source)? else { return Ok(()) };
+    // What was imported may be wrapped by a key that only the recovery provider has.
+    let manager = keys::manager(settings).or_else(|_| keys::manager_to_recover(settings));
+    let manager = manager.context("it is done, but it is not in the audit log")?;
+    let manager = Arc::new(manager);
+    let trail = Trail::open(Some(&audit), &manager)?;
+    trail.append_done(Entry {
+        ledger: Some(LedgerHead::from(manager.ledger_head())),
+        items,
+        ..change(&trail, what, [])
+    })
+}
+
+pub(super) fn init(source: &KeysSource, empty: bool) -> anyhow::Result<Exit> {
+    let (made, place) = keys::init(source, empty)?;
+    let told = match (empty, &source.config) {
+        // Without keys nothing can be signed: the import tells of itself. A key directory is for
+        // trying out.
+        (true, _) | (_, None) => Ok(()),
+        (false, Some(_)) => tell_done(source, &made, "init", None),
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "made {place}")?;
+    match &made.provider {
+        KeyProvider::File { path } => {
+            writeln!(
+                out,
+                "keys are wrapped by {}: back both up, apart from each other; without either \
+                nothing opens again",
+                path.display()
+            )?;
+        }
+        _ => writeln!(
+            out,
+            "keys are wrapped by provider {}: without its secret nothing opens again",
+            made.provider.name()
+        )?,
+    }
+    told?;
+    Ok(Exit::Ok)
+}
+
 pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyhow::Result<Exit> {
     let settings = keys::settings(source)?;
-    let manager =
-        if recover { keys::manager_to_recover(&settings)? } else { keys::manager(&settings)? };
+    let (manager, trail) = if recover {
+        // The log's own key does not open before.
+        (Arc::new(keys::manager_to_recover(&settings)?), None)
+    } else {
+        let (manager, trail) = audit::audited(source)?;
+        (manager, Some(trail))
+    };
     let bar = progress_bar(!as_json);
     let done = manager.rewrap(recover, now(), &mut |Progress { done, total }| {
         bar.set_length(total);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
+    let items = Some(done.moved + done.recovered + done.added);
+    let told = match trail {
+        Some(trail) => trail.append_done(Entry { items, ..change(&trail, "rewrap", []) }),
+        None => tell_done(source, &settings, "rewrap --recover", items),
+    };
     let mut out = io::stdout().lock();
     if as_json {
         let failed: Vec<Value> = done
@@ -139,6 +190,7 @@ pub(super) fn rewrap(source: &KeysSource, recover: bool, as_json: bool) -> anyho
             writeln!(io::stderr(), "not moved: {why}")?;
         }
     }
+    told?;
     Ok(if done.failed.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
@@ -158,7 +210,7 @@ pub(super) fn retire(
     unreferenced: bool,
     undo: bool,
 ) -> anyhow::Result<Exit> {
-    let (manager, trail) = audited(source)?;
+    let (manager, trail) = audit::audited(source)?;
     if undo {
         manager.unretire(kid)?;
         trail.append_done(change(&trail, "retire --undo", [*kid]))?;
@@ -175,7 +227,7 @@ pub(super) fn retire(
 }
 
 pub(super) fn export(source: &KeysSource, out: &Path, kids: &[KeyId]) -> anyhow::Result<Exit> {
-    let (manager, trail) = audited(source)?;
+    let (manager, trail) = audit::audited(source)?;
     let export = manager.export(kids, now())?;
     let exported = export["export"]["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
     let named = exported.iter().filter_map(|key| key["kid"].as_str()?.parse().ok());
@@ -197,21 +249,35 @@ pub(super) fn export(source: &KeysSource, out: &Path, kids: &[KeyId]) -> anyhow:
 
 pub(super) fn import(source: &KeysSource, file: &Path) -> anyhow::Result<Exit> {
     let text = std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let count = keys::import(&keys::settings(source)?, &text)?;
+    let settings = keys::settings(source)?;
+    let count = keys::import(&settings, &text)?;
+    let told = tell_done(source, &settings, "import", Some(count as u64));
     writeln!(
         io::stdout(),
         "{count} keys imported; `veilstream keys status` tells whether the provider opens them, \
         `veilstream keys rewrap --recover` mends it"
     )?;
+    told?;
     Ok(Exit::Ok)
 }
 
 pub(super) fn replay_ledger(source: &KeysSource) -> anyhow::Result<Exit> {
-    let erased = keys::replay_ledger(&keys::settings(source)?)?;
+    let settings = keys::settings(source)?;
+    let audit = audit::for_changes(source)?;
+    // Opening does it.
+    let manager = Arc::new(keys::manager_to_recover(&settings)?);
+    let trail = Trail::open(audit.as_ref(), &manager)?;
+    let erased = manager.revived();
+    let told = trail.append_done(Entry {
+        ledger: Some(LedgerHead::from(manager.ledger_head())),
+        items: Some(erased),
+        ..change(&trail, "replay-ledger", [])
+    });
     match erased {
         0 => writeln!(io::stdout(), "everybody in the ledger is erased in the store")?,
         n => writeln!(io::stdout(), "{n} keys were there again and are destroyed")?,
     }
+    told?;
     Ok(Exit::Ok)
 }
 
@@ -220,18 +286,10 @@ pub(super) fn rebuild_ledger(source: &KeysSource, reason: &str) -> anyhow::Resul
         return Err(Exit::Usage.because("--reason is empty; say why, without naming anybody"));
     }
     let settings = keys::settings(source)?;
-    let audit = audit::for_changes(source)?;
     let rebuilt = keys::rebuild_ledger(&settings, reason)?;
     // Without a ledger the store did not open: the log is opened behind the deed.
-    let told = audit.map_or(Ok(()), |audit| {
-        let manager = Arc::new(keys::manager(&settings)?);
-        let trail = Trail::open(Some(&audit), &manager)?;
-        let text = cut_reason(&format!("ledger rebuild: {reason}"));
-        trail.append_done(Entry {
-            ledger: Some(LedgerHead::from(manager.ledger_head())),
-            ..change(&trail, &text, [])
-        })
-    });
+    let text = cut_reason(&format!("ledger rebuild: {reason}"));
+    let told = tell_done(source, &settings, &text, None);
     let mut out = io::stdout().lock();
     writeln!(
         out,
@@ -252,7 +310,7 @@ pub(super) fn rebuild_ledger(source: &KeysSource, reason: &str) -> anyhow::Resul
 }
 
 pub(super) fn compromise(source: &KeysSource, kid: &KeyId) -> anyhow::Result<Exit> {
-    let (manager, trail) = audited(source)?;
+    let (manager, trail) = audit::audited(source)?;
     manager.compromise(kid, now())?;
     trail.append_done(change(&trail, "compromise", [*kid]))?;
     writeln!(

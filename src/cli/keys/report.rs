@@ -15,28 +15,6 @@ use crate::config;
 use crate::exit::Exit;
 use crate::keys::{self, KeysSource};
 
-pub(super) fn init(source: &KeysSource, empty: bool) -> anyhow::Result<Exit> {
-    let (made, place) = keys::init(source, empty)?;
-    let mut out = io::stdout().lock();
-    writeln!(out, "made {place}")?;
-    match &made.provider {
-        config::KeyProvider::File { path } => {
-            writeln!(
-                out,
-                "keys are wrapped by {}: back both up, apart from each other; without either \
-                nothing opens again",
-                path.display()
-            )?;
-        }
-        _ => writeln!(
-            out,
-            "keys are wrapped by provider {}: without its secret nothing opens again",
-            made.provider.name()
-        )?,
-    }
-    Ok(Exit::Ok)
-}
-
 pub(super) fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
     let settings = keys::settings(source)?;
     let (records, unverified) = listed(&settings)?;

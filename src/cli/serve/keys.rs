@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::json;
 use veilstream_keys::credential::{ApiKey, Credential, CredentialId, LONGEST_DAYS};
+use veilstream_reading::audit::{Entry, Event, cut_reason};
 
+use crate::audit::{self, Trail};
 use crate::cli::argument::ArgumentError;
 use crate::config;
 use crate::exit::Exit;
@@ -88,7 +91,7 @@ fn create(
     days: u32,
     as_json: bool,
 ) -> anyhow::Result<Exit> {
-    let manager = keys::manager(&keys::settings(source)?)?;
+    let (manager, trail) = audit::audited(source)?;
     let key = ApiKey::generate()?;
     let now = keys::now();
     let roles: BTreeSet<String> = roles.iter().cloned().collect();
@@ -106,6 +109,9 @@ fn create(
         "the id {} is taken; run it again",
         credential.id
     );
+    let what = format!("create {name}: {}, {days} days", credential.roles.join(" "));
+    // Before it is shown: nobody has a key that the log does not know.
+    trail.append_done(change(&trail, credential.id, &what))?;
     let mut out = io::stdout().lock();
     if as_json {
         let mut shown = shown(&credential, now);
@@ -165,7 +171,7 @@ fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
 }
 
 fn revoke(source: &KeysSource, ids: &[CredentialId], name: Option<&str>) -> anyhow::Result<Exit> {
-    let manager = keys::manager(&keys::settings(source)?)?;
+    let (manager, trail) = audit::audited(source)?;
     let known = manager.store().credentials()?.authentic;
     let ids: Vec<CredentialId> = match name {
         Some(name) => known.iter().filter(|one| one.name == name).map(|one| one.id).collect(),
@@ -182,12 +188,23 @@ fn revoke(source: &KeysSource, ids: &[CredentialId], name: Option<&str>) -> anyh
         name.map_or_else(|| missing.join(", "), |name| format!("of name {name}"))
     );
     let revoked = manager.store().revoke_credentials(&ids, keys::now())?;
+    let told = trail.append(revoked.iter().map(|id| change(&trail, *id, "revoke")).collect());
     let mut out = io::stdout().lock();
     for id in &ids {
         let what = if revoked.contains(id) { "revoked" } else { "was revoked before" };
         writeln!(out, "{id} {what}")?;
     }
+    told.context("it is done, but it is not in the audit log")?;
     Ok(Exit::Ok)
+}
+
+/// The audit line of a change of a credential.
+fn change(trail: &Trail, id: CredentialId, what: &str) -> Entry {
+    Entry {
+        credential: Some(id.to_string()),
+        reason: Some(cut_reason(what)),
+        ..trail.entry(Event::Credentials)
+    }
 }
 
 fn shown(one: &Credential, now: u64) -> serde_json::Value {

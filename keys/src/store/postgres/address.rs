@@ -20,17 +20,21 @@ const CONNECT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(10);
 
-/// Where the database is, with what it takes to connect.
-pub(super) struct Address {
+/// Where a database is, with what it takes to connect.
+pub struct PostgresAddress {
     /// `postgres://host:port/dbname`.
     pub(super) place: String,
     config: Config,
     tls: MakeTlsConnector,
 }
 
-impl Address {
-    /// `ca` is a PEM file with the certificates that count; `None`: the system's.
-    pub(super) fn parse(url: &str, ca: Option<&Path>) -> Result<Self, StoreError> {
+impl PostgresAddress {
+    /// `ca` is a PEM file with the certificates that count; `None`: the system's. `ca_setting` is
+    /// what names that file.
+    ///
+    /// # Errors
+    /// It is no URL that says enough, or asks for less than a server whose name is checked.
+    pub fn parse(url: &str, ca: Option<&Path>, ca_setting: &str) -> Result<Self, StoreError> {
         let (url, mode) = take_mode(url)?;
         // The parser's own messages may quote what it could not read.
         let mut config: Config =
@@ -52,12 +56,10 @@ impl Address {
             None if hosts.iter().all(is_local) => SslMode::Disable,
             None => SslMode::Require,
             Some("allow" | "prefer" | "require" | "verify-ca") => {
-                return Err(unusable(
+                return Err(unusable(format!(
                     "sslmode must be `verify-full`, which the others fall short of \
-                    (`keys.store_ca_file` names the certificate of a private authority), or \
-                    `disable`"
-                        .to_owned(),
-                ));
+                    (`{ca_setting}` names the certificate of a private authority), or `disable`"
+                )));
             }
             Some(_) => {
                 return Err(unusable("sslmode must be `verify-full` or `disable`".to_owned()));
@@ -75,8 +77,17 @@ impl Address {
         Ok(Self { place, config, tls })
     }
 
+    /// Server and database, as messages name them: without user and password.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
     /// A new connection; `warned` is told what the server warns of.
-    pub(super) fn connect(
+    ///
+    /// # Errors
+    /// No server answers, or it refuses.
+    pub fn connect(
         &self,
         warned: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Client, StoreError> {
@@ -158,7 +169,7 @@ enum ConnectorError {
     /// OpenSSL does not do it.
     #[error("TLS cannot be set up ({0})")]
     Tls(#[from] ErrorStack),
-    /// The file of keys.store_ca_file names no authority; the operator names another.
+    /// The file that a setting names holds no authority; the operator names another.
     #[error(
         "{}: {why}; name a PEM file with the certificate of the server's authority",
         path.display()

@@ -6,14 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use postgres::Client;
 
-use super::address::Address;
+use super::address::PostgresAddress;
 use super::changes::PostgresFailure;
 use super::session::{PreparedClient, causes, is_broken};
 use super::{DEFAULT_SCHEMA, StoreError};
 
 /// One connection to a schema of a database.
 pub(super) struct ReconnectingClient {
-    address: Address,
+    address: PostgresAddress,
     schema: String,
     /// `None`: it broke, and the next use makes it again.
     session: Mutex<Option<PreparedClient>>,
@@ -27,7 +27,7 @@ type Tables = (u32, Option<u32>);
 
 impl ReconnectingClient {
     pub(super) fn open(url: &str, ca: Option<&Path>, schema: &str) -> Result<Self, StoreError> {
-        let mut address = Address::parse(url, ca)?;
+        let mut address = PostgresAddress::parse(url, ca, "keys.store_ca_file")?;
         if !is_schema(schema) {
             let message = "keys.store_schema is no name; write small letters, digits and _, a \
                 letter first, at most 63"

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::StoreError;
-use super::address::Address;
+use super::address::PostgresAddress;
 use super::session::{PreparedClient, causes};
 use crate::erasure::{Ledger, LedgerError};
 
@@ -16,7 +16,7 @@ const TABLE: &str = "CREATE TABLE lines (seq bigint PRIMARY KEY, line bytea NOT 
 /// A table in a PostgreSQL database. One connection, made again when it breaks. Not to be called or
 /// dropped by a thread that runs an async task.
 pub struct PostgresLedger {
-    address: Address,
+    address: PostgresAddress,
     session: Mutex<Option<PreparedClient>>,
 }
 
@@ -146,8 +146,9 @@ impl Ledger for PostgresLedger {
     }
 }
 
-fn address(url: &str, ca: Option<&Path>) -> Result<Address, LedgerError> {
-    Address::parse(url, ca).map_err(|error| unusable("postgres", error))
+fn address(url: &str, ca: Option<&Path>) -> Result<PostgresAddress, LedgerError> {
+    PostgresAddress::parse(url, ca, "keys.ledger_ca_file")
+        .map_err(|error| unusable("postgres", error))
 }
 
 fn unusable(place: &str, error: StoreError) -> LedgerError {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Copies, Keys, Wrong};
+use super::{Copies, CopyHash, Keys, Wrong};
 use crate::audit::chain::LineKey;
 use crate::audit::checkpoint::Covered;
 use crate::audit::hex::Hex;
@@ -16,7 +16,7 @@ pub(super) type Heads = HashMap<Hex<16>, (u64, Hex<32>)>;
 pub(super) struct ChainVerifier<'a> {
     pub(super) chain: Hex<16>,
     keys: &'a Keys,
-    copies: Option<&'a BTreeMap<u64, Vec<u8>>>,
+    copies: Option<&'a BTreeMap<u64, CopyHash>>,
     /// The checkpoint line that follows line 1 where lines were pruned.
     pruned_to: Option<u64>,
     /// The number of the next line.
@@ -82,7 +82,7 @@ impl<'a> ChainVerifier<'a> {
             (self.from, self.leaves) = (line.seq, Vec::new());
         }
         if let Some(copy) = self.copies.and_then(|copies| copies.get(&line.seq)) {
-            if copy != bytes {
+            if *copy != Some(Line::hash(bytes)) {
                 return Err(Wrong::Copy);
             }
             self.copied = line.seq;

@@ -24,6 +24,8 @@ struct Waiting {
     requests: VecDeque<Request>,
     /// Who waits for the end.
     stop: Option<Arc<Ticket>>,
+    /// The thread has something to write of its own.
+    is_nudged: bool,
     /// The thread has ended.
     is_closed: bool,
 }
@@ -75,6 +77,12 @@ impl Queue {
         Ok(ticket)
     }
 
+    /// Lets the thread look at its chain now.
+    pub(super) fn nudge(&self) {
+        self.waiting().is_nudged = true;
+        self.changed.notify_one();
+    }
+
     /// Asks the thread to end, once what waits is done.
     pub(super) fn stop(&self) -> Arc<Ticket> {
         let mut waiting = self.waiting();
@@ -99,7 +107,7 @@ impl Queue {
                 return Work::Stop(ticket.clone());
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || std::mem::take(&mut waiting.is_nudged) {
                 return Work::Requests(Vec::new());
             }
             waiting =

@@ -1,14 +1,18 @@
 //! The writer's thread: its chain, its file, and what happens when one of them ends.
 
+use std::collections::HashSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use veilstream_keys::time;
 use zeroize::Zeroizing;
 
+use super::copier::{Behind, Copiers};
 use super::queue::{Queue, Request, Ticket, Work};
-use super::{Durable, Settings, start};
+use super::span::{Span, lacking};
+use super::{Durable, START, Settings, start};
 use crate::audit::AuditError;
 use crate::audit::chain::{Beginning, Chain};
 use crate::audit::file::{LogFile, Tail};
@@ -32,6 +36,11 @@ pub(super) struct State {
     /// When the clock was last looked at, and what it said.
     looked: Option<(Instant, u64)>,
     checkpoint_due: Instant,
+    copiers: Copiers,
+    /// Names of files for which it is known what earlier processes left to the second places.
+    adopted: HashSet<PathBuf>,
+    /// A first chain has its first line where it must be.
+    is_started: bool,
 }
 
 /// A chain in its file.
@@ -51,6 +60,7 @@ struct Batch<'c> {
     /// Lines that a checkpoint covers at most.
     most: usize,
     bytes: Vec<u8>,
+    lines: u64,
     has_checkpoint: bool,
 }
 
@@ -79,13 +89,26 @@ impl Batch<'_> {
     fn push(&mut self, line: &[u8]) {
         self.bytes.extend_from_slice(line);
         self.bytes.push(b'\n');
+        self.lines += 1;
     }
 }
 
 impl State {
-    pub(super) fn new(settings: Settings) -> Self {
-        let checkpoint_due = Instant::now() + settings.checkpoint_every;
-        Self { settings, open: None, predecessor: None, over: None, looked: None, checkpoint_due }
+    /// Starts the threads of second places.
+    pub(super) fn new(mut settings: Settings, queue: &Arc<Queue>) -> io::Result<Self> {
+        let sinks = std::mem::take(&mut settings.sinks);
+        let copiers = Copiers::start(sinks, settings.observer.clone(), &settings.file, queue)?;
+        Ok(Self {
+            checkpoint_due: Instant::now() + settings.checkpoint_every,
+            settings,
+            open: None,
+            predecessor: None,
+            over: None,
+            looked: None,
+            copiers,
+            adopted: HashSet::new(),
+            is_started: false,
+        })
     }
 
     /// Works until it is told to stop.
@@ -127,11 +150,16 @@ impl State {
             ledger: (self.settings.ledger)(),
             ..Entry::new(Event::Stop)
         };
+        let patience = self.settings.deadline.mul_f32(0.4);
+        self.copiers.drain(Instant::now() + patience);
+        let mut entries: Vec<Entry> = self.copiers.give_up().into_iter().map(gap).collect();
+        entries.push(entry);
         // Without a chain there is nothing to end.
         let result = match &self.open {
             None => Ok(Vec::new()),
-            Some(_) => self.write_lines(vec![vec![entry]], true),
+            Some(_) => self.write_lines(vec![entries], true),
         };
+        self.copiers.drain(Instant::now() + patience);
         // Anyone who waits may open the log again: its file must be free by then.
         (self.open, self.over) = (None, None);
         let first = Durable { chain: Hex([0; 16]), seq: 0 };
@@ -142,14 +170,36 @@ impl State {
         );
     }
 
-    /// Writes each request's lines; where each begins.
+    /// Writes each request's lines; where each begins. What a required place lacks goes before: else
+    /// the log would fill with disclosures that were refused.
     fn write(&mut self, requests: Vec<Vec<Entry>>) -> io::Result<Vec<Durable>> {
-        self.end_what_is_over()?;
+        let until = Instant::now() + self.patience();
+        if self.open.is_some() {
+            self.wait_for_copies(until)?;
+        }
+        // A chain whose first line finds no place would disclose nothing: the present one goes on.
+        if self.open.is_none() || self.copiers.take_first_lines() {
+            self.end_what_is_over()?;
+        }
         if self.open.is_none() {
             self.open = Some(self.begin()?);
             self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
         }
-        self.write_lines(requests, false)
+        self.wait_for_copies(until)?;
+        self.is_started = true;
+        let durable = self.write_lines(requests, false)?;
+        self.wait_for_copies(until)?;
+        Ok(durable)
+    }
+
+    /// How long a batch waits for second places: those who wait for it have the last word.
+    fn patience(&self) -> Duration {
+        let deadline = self.settings.deadline;
+        if self.is_started { deadline } else { deadline.max(START) }.mul_f32(0.9)
+    }
+
+    fn wait_for_copies(&self, until: Instant) -> io::Result<()> {
+        self.copiers.wait(until).map_err(|behind: Behind| behind.to_error())
     }
 
     fn write_lines(
@@ -166,20 +216,26 @@ impl State {
             time: &time,
             most,
             bytes: Vec::new(),
+            lines: 0,
             has_checkpoint: false,
         };
+        let gaps = self.copiers.take_gaps();
         batch.add(jump);
+        batch.add(gaps.iter().copied().map(gap));
         let durable = requests.into_iter().map(|entries| batch.add(entries)).collect();
         if is_last || Instant::now() >= self.checkpoint_due || batch.chain.uncovered() >= most {
             batch.checkpoint();
         }
-        let Batch { bytes, has_checkpoint, .. } = batch;
+        let Batch { bytes, lines, has_checkpoint, .. } = batch;
         if !bytes.is_empty() {
+            let from = open.file.len();
             if let Err(error) = open.file.write(&bytes) {
+                self.copiers.give_back(&gaps);
                 self.fail();
                 return Err(error);
             }
             open.durable = open.chain.as_predecessor();
+            self.copiers.give(&span(&open.file, from, lines), false);
         }
         if has_checkpoint {
             self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
@@ -249,14 +305,27 @@ impl State {
             self.settings.signer.clone(),
         );
         let line_feed: &[u8] = if is_open { b"\n" } else { b"" };
+        self.adopt(&file)?;
+        let from = file.len() + line_feed.len() as u64;
         if let Err(error) = file.write(&[line_feed, &line, b"\n"].concat()) {
             self.give_up(file);
             return Err(error);
         }
+        self.copiers.give(&span(&file, from, 1), true);
         self.looked = None;
         self.predecessor = None;
         let durable = chain.as_predecessor();
         Ok(Open { file, chain, durable, day: now / DAY })
+    }
+
+    /// Hands what an earlier process left to the required places over, before this one's lines.
+    fn adopt(&mut self, file: &LogFile) -> io::Result<()> {
+        if self.adopted.insert(file.path().to_owned()) {
+            for name in self.copiers.required() {
+                self.copiers.give_lacking(name, lacking(file.path(), name)?);
+            }
+        }
+        Ok(())
     }
 
     /// How a file ends that is to be followed; `None`: it is empty.
@@ -320,4 +389,14 @@ impl State {
         };
         Some(Entry { reason: Some(what), ..Entry::new(Event::Clock) })
     }
+}
+
+/// Lines that were just written to a file, from there on.
+fn span(file: &LogFile, from: u64, lines: u64) -> Span {
+    Span { file: file.reader(), slot: file.path().into(), from, to: file.len(), lines }
+}
+
+/// The line about what a place missed.
+fn gap((place, missed): (&'static str, u64)) -> Entry {
+    Entry { reason: Some(place.to_owned()), items: Some(missed), ..Entry::new(Event::Gap) }
 }

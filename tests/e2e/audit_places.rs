@@ -1,0 +1,489 @@
+//! The audit log's second places under a running `serve`: a real PostgreSQL and a real Kafka that
+//! stop, hang and come back.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use reqwest::blocking::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::kafka::{Kafka, kafka, wait_for};
+use crate::postgres_server::{Database, Server};
+use crate::reader;
+
+const LIMIT: Duration = Duration::from_secs(120);
+const POLICY: &str = r#"@id("desk-reads")
+permit(principal in Role::"desk", action == Action::"reveal", resource == Field::"customers.email");
+"#;
+const EVENT: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"078-05-1120"}}"#;
+
+fn veilstream(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+    command.args(args).env_remove("VEILSTREAM_KEYS").env("NO_COLOR", "1");
+    command
+}
+
+fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A folder with keys, a schema, a policy, an API key and a sealed token.
+struct Desk {
+    dir: TempDir,
+    key: String,
+    token: String,
+}
+
+impl Desk {
+    /// `audit`: the rest of that section. `kafka`: the brokers.
+    fn new(kafka: &str, audit: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        done(veilstream(&["keys", "init", "--keys"]).arg(path("keys")));
+        for folder in ["schemas", "policies"] {
+            fs::create_dir(path(folder)).unwrap();
+        }
+        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/customers.json");
+        fs::copy(&schema, path("schemas/customers.json")).unwrap();
+        fs::write(path("policies/desk.cedar"), POLICY).unwrap();
+        let public = done(veilstream(&["audit", "keygen", "--out"]).arg(path("verifier.key")));
+        let text = format!(
+            "[kafka]\nbootstrap_servers = \"{kafka}\"\n[audit]\nrecipient = \"{}\"\n{audit}\n\
+            [[policy.purposes]]\nname = \"support\"\nreason_required = false\n[schemas]\ndomains = \
+            [\"payment_card\"]\n[keys]\nstore = \"sqlite:keys/keys.db\"\n[keys.file]\npath = \
+            \"keys/kek\"\n[http]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[serve]\n\
+            listen = \"127.0.0.1:0\"\ninsecure = true\n",
+            public.trim()
+        );
+        fs::write(path("veilstream.toml"), text).unwrap();
+        let keys = path("keys").display().to_string();
+        let made = ["serve", "keys", "create", "--keys", &keys, "--name", "desk", "--role", "desk"];
+        let key = done(&mut veilstream(&made)).trim().to_owned();
+        let mut child = veilstream(&["transform", "--keys", &keys, "--schema"])
+            .arg(schema)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(EVENT.as_bytes()).unwrap();
+        let sealed: Value =
+            serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+        let token = sealed["customer"]["email"].as_str().unwrap().to_owned();
+        Self { dir, key, token }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn audit(&self, args: &[&str]) -> Output {
+        let config = self.path("veilstream.toml");
+        veilstream(&["audit", args[0], "--config", &config]).args(&args[1..]).output().unwrap()
+    }
+
+    fn start(&self) -> Running<'_> {
+        let mut child = veilstream(&["serve", "--config", &self.path("veilstream.toml")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                into.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut running = Running {
+            desk: self,
+            child,
+            log,
+            address: String::new(),
+            http: String::new(),
+            asked: 0,
+            answered: BTreeSet::new(),
+            slowest_refusal: Duration::ZERO,
+            client: Client::builder().timeout(Duration::from_secs(60)).build().unwrap(),
+        };
+        wait_for(LIMIT, "the service to listen", || {
+            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.log());
+            running.logged("the reading service listens").is_some()
+        });
+        running.address = running.logged("the reading service listens").unwrap();
+        running.http = running.logged("HTTP listens").unwrap();
+        running
+    }
+
+    /// Lines of the file with their event.
+    fn lines(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("audit.jsonl")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The copies are the log's lines, each once, and hold it to them.
+    fn assert_same(&self, copies: &str) {
+        let mut there: Vec<&str> = copies.lines().collect();
+        let lines = self.lines();
+        let mut here: Vec<&str> = lines.iter().map(String::as_str).collect();
+        there.sort_unstable();
+        here.sort_unstable();
+        assert_eq!(there.len(), here.len(), "lines there, lines here");
+        assert_eq!(there, here);
+        let file = self.path("copies.jsonl");
+        fs::write(&file, copies).unwrap();
+        let verified = self.audit(&["verify", "--copies", &file]);
+        let said = String::from_utf8(verified.stdout).unwrap();
+        assert!(verified.status.success() && said.contains("all is proved"), "{said}");
+        // A log whose chain is not here is refused.
+        let moved = self.path("moved");
+        fs::rename(self.path("audit.jsonl"), &moved).unwrap();
+        fs::write(self.path("audit.jsonl"), "").unwrap();
+        let verified = self.audit(&["verify", "--copies", &file]);
+        assert_eq!(verified.status.code(), Some(1));
+        assert!(String::from_utf8(verified.stdout).unwrap().contains("is missing"));
+        fs::rename(moved, self.path("audit.jsonl")).unwrap();
+    }
+}
+
+struct Running<'d> {
+    desk: &'d Desk,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    address: String,
+    http: String,
+    asked: usize,
+    /// Requests that were answered with a value.
+    answered: BTreeSet<String>,
+    slowest_refusal: Duration,
+    client: Client,
+}
+
+impl Running<'_> {
+    fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    fn logged(&self, message: &str) -> Option<String> {
+        let lines = self.log();
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find_map(|line| {
+            let fields = line.get("fields").unwrap_or(&line);
+            let is_it = fields["message"].as_str() == Some(message);
+            is_it.then(|| fields["address"].as_str().map(str::to_owned))?
+        })
+    }
+
+    /// Reads the value once; whether it was answered. It is refused in one way only.
+    fn reads(&mut self) -> bool {
+        self.asked += 1;
+        let id = format!("r-{}", self.asked);
+        let items = [json!({ "id": 1, "field": "customers.email", "token": self.desk.token })];
+        let body = json!({ "purpose": "support", "request_id": id, "items": items });
+        let begun = Instant::now();
+        let answer = self
+            .client
+            .post(format!("http://{}/v1/reveal", self.address))
+            .bearer_auth(&self.desk.key)
+            .json(&body)
+            .send()
+            .unwrap();
+        let (status, answer): (_, Value) = (answer.status(), answer.json().unwrap());
+        if status == StatusCode::OK {
+            assert_eq!(answer["items"][0]["value"], "ada@example.com", "{answer}");
+            self.answered.insert(id);
+            return true;
+        }
+        assert_eq!((status.as_u16(), &answer["code"]), (503, &"audit_unavailable".into()));
+        assert!(!answer.to_string().contains("ada@"), "{answer}");
+        self.slowest_refusal = self.slowest_refusal.max(begun.elapsed());
+        false
+    }
+
+    fn reads_until(&mut self, what: &str, is_answered: bool) {
+        wait_for(LIMIT, what, || self.reads() == is_answered);
+    }
+
+    fn get(&self, path: &str) -> String {
+        reqwest::blocking::get(format!("http://{}{path}", self.http)).unwrap().text().unwrap()
+    }
+
+    /// What an operator sees while a required place is away, and after.
+    fn operator_sees(&self, place: &str, is_away: bool) {
+        wait_for(LIMIT, "the operator to see it", || {
+            self.get("/readyz").contains(&format!("audit {place}")) == is_away
+        });
+        let said = if is_away { "takes no lines, so" } else { "takes lines again" };
+        assert!(self.log().contains(said), "{}", self.log());
+    }
+
+    /// Stops it as an orchestrator does; who was answered.
+    fn stop(mut self) -> BTreeSet<String> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
+        let log = self.log();
+        assert!(!log.contains("ada@") && !log.contains("s3cr3t"), "{log}");
+        println!("slowest refusal {:?}", self.slowest_refusal);
+        std::mem::take(&mut self.answered)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A database with the tables of `audit ddl`, and what the configuration says of it.
+fn table(delivery: &str) -> (Database, String) {
+    // One that no other test needs.
+    let server: &'static Server = Box::leak(Box::new(Server::start()));
+    let database = server.database();
+    let role = format!("writer_{}", database.name);
+    database.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 's3cr3t'"));
+    database.sql(&done(&mut veilstream(&["audit", "ddl", "--role", &role])));
+    let url = database.url();
+    let (_, place) = url.split_once('@').unwrap();
+    let audit = format!(
+        "postgres = \"postgres://{role}:s3cr3t@{place}\"\npostgres_delivery = \"{delivery}\"\n\
+        queue = 5\n"
+    );
+    (database, audit)
+}
+
+/// Lines of the table, by an auditor who may read it.
+fn copies_of(desk: &Desk, database: &Database) -> String {
+    let url = database.url();
+    let (_, place) = url.split_once('@').unwrap();
+    fs::write(desk.path("auditor.url"), format!("postgres://postgres@{place}\n")).unwrap();
+    let output = desk.audit(&["copies", "--postgres-file", &desk.path("auditor.url")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_required_table_that_hangs_or_stops_refuses_and_is_caught_up() {
+    let (database, audit) = table("required");
+    let desk = Desk::new("127.0.0.1:1", &audit);
+    let mut running = desk.start();
+    running.reads_until("the first answer", true);
+    for hangs in [true, false] {
+        let paused = hangs.then(|| database.server.pause());
+        if !hangs {
+            database.server.stop();
+        }
+        running.reads_until("a refusal", false);
+        running.operator_sees("postgres", true);
+        for _ in 0..3 {
+            assert!(!running.reads(), "nothing is answered meanwhile");
+        }
+        drop(paused);
+        if !hangs {
+            database.server.up();
+        }
+        running.reads_until("an answer again", true);
+        running.operator_sees("postgres", false);
+    }
+    // The table itself is wrong: told by what to do.
+    database.sql("ALTER TABLE pii_access_logs RENAME TO other");
+    running.reads_until("a refusal", false);
+    assert!(running.log().contains("has no table pii_access_logs"), "{}", running.log());
+    database.sql("ALTER TABLE other RENAME TO pii_access_logs");
+    running.reads_until("an answer again", true);
+    let metrics = running.get("/metrics");
+    assert!(metrics.contains("veilstream_audit_gap_lines_total{sink=\"postgres\"} 0"), "{metrics}");
+    let answered = running.stop();
+    let copies = copies_of(&desk, &database);
+    desk.assert_same(&copies);
+    for id in &answered {
+        assert!(copies.contains(&format!("\"request_id\":\"{id}\"")), "{id} is not in the table");
+    }
+    // The columns beside the line, and a role that may do nothing else.
+    let mut admin = database.admin();
+    let row = admin
+        .query_one(
+            "SELECT user_id, accessed_by, fields_accessed::text, ip_address FROM pii_access_logs \
+            WHERE access_type = 'reveal' LIMIT 1",
+            &[],
+        )
+        .unwrap();
+    let column = |n: usize| row.get::<_, String>(n);
+    assert_eq!((column(1).as_str(), column(2).as_str()), ("key:desk", "[\"email\"]"));
+    assert_eq!((column(0).len(), column(3).as_str()), (32, "127.0.0.1"));
+    let role = format!("writer_{}", database.name);
+    for sql in [
+        "SELECT * FROM pii_access_logs",
+        "DELETE FROM pii_access_logs",
+        "UPDATE pii_access_logs SET line = ''",
+        "TRUNCATE pii_access_logs",
+    ] {
+        let refused = admin.batch_execute(&format!("BEGIN; SET LOCAL ROLE {role}; {sql}; COMMIT"));
+        assert!(refused.is_err(), "{sql}");
+        admin.batch_execute("ROLLBACK").unwrap();
+    }
+}
+
+#[test]
+fn a_table_that_is_not_required_misses_lines_and_a_line_says_how_many() {
+    let (database, audit) = table("best_effort");
+    let desk = Desk::new("127.0.0.1:1", &audit);
+    let mut running = desk.start();
+    running.reads_until("the first answer", true);
+    let paused = database.server.pause();
+    for _ in 0..30 {
+        assert!(running.reads(), "answers go on");
+    }
+    wait_for(LIMIT, "the metric", || {
+        !running.get("/metrics").contains("veilstream_audit_gap_lines_total{sink=\"postgres\"} 0")
+    });
+    assert!(running.get("/readyz").contains("ready"), "it reads");
+    drop(paused);
+    wait_for(LIMIT, "the gap line", || {
+        desk.lines().iter().any(|line| line.contains("\"event\":\"gap\""))
+    });
+    running.reads_until("an answer", true);
+    let metrics = running.get("/metrics");
+    running.stop();
+    let (here, copies) = (desk.lines(), copies_of(&desk, &database));
+    let missing = here.len() - copies.lines().count();
+    let gaps: Vec<Value> = here
+        .iter()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["event"] == "gap")
+        .collect();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((&gaps[0]["items"], &gaps[0]["reason"]), (&missing.into(), &"postgres".into()));
+    let counted = format!("veilstream_audit_gap_lines_total{{sink=\"postgres\"}} {missing}\n");
+    assert!(metrics.contains(&counted), "{missing}: {metrics}");
+    println!("{missing} lines missed");
+}
+
+#[test]
+fn a_required_topic_that_hangs_refuses_and_is_caught_up() {
+    let cluster = Kafka::start("audit", 3);
+    let keeps = [("retention.ms", "-1"), ("min.insync.replicas", "2")];
+    cluster.create_topic_with("access", 2, &keeps);
+    let desk = Desk::new(&cluster.bootstrap, "topic = \"access\"\n");
+    let mut running = desk.start();
+    running.reads_until("the first answer", true);
+    // A majority of three hangs: no partition takes a record.
+    for node in 1..3 {
+        cluster.pause(node);
+    }
+    running.reads_until("a refusal", false);
+    running.operator_sees("topic", true);
+    for _ in 0..3 {
+        assert!(!running.reads(), "nothing is answered meanwhile");
+    }
+    for node in 1..3 {
+        cluster.resume(node);
+    }
+    running.reads_until("an answer again", true);
+    running.operator_sees("topic", false);
+    let answered = running.stop();
+    let output = desk.audit(&["copies", "--topic"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let copies = String::from_utf8(output.stdout).unwrap();
+    desk.assert_same(&copies);
+    for id in &answered {
+        assert!(copies.contains(&format!("\"request_id\":\"{id}\"")), "{id} is not in the topic");
+    }
+    // By a client that shares no code: the chain is the key, and the order is the log's.
+    let records = reader::committed(&cluster.bootstrap, "access", 2);
+    let lines = desk.lines();
+    let there: Vec<&str> =
+        records.iter().map(|r| std::str::from_utf8(r.value.as_deref().unwrap()).unwrap()).collect();
+    assert_eq!(there, lines);
+    let line: Value = serde_json::from_str(&lines[0]).unwrap();
+    let chain = line["chain"].as_str().unwrap();
+    assert!(records.iter().all(|record| record.key.as_deref() == Some(chain.as_bytes())));
+}
+
+#[test]
+fn a_topic_that_would_lose_lines_is_refused_at_the_start() {
+    let broker = kafka();
+    for (name, settings, said) in [
+        ("audit-compacted", &[("cleanup.policy", "compact")][..], "is compacted"),
+        ("audit-alone", &[("retention.ms", "-1")], "min.insync.replicas 1"),
+        ("audit-short", &[("min.insync.replicas", "2")], "forgets lines before audit.retain"),
+    ] {
+        broker.create_topic_with(name, 1, settings);
+        let desk = Desk::new(&broker.bootstrap, &format!("topic = \"{name}\"\n"));
+        let config = desk.path("veilstream.toml");
+        let output = veilstream(&["serve", "--config", &config]).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(5) && errors.contains(said), "{errors}");
+        assert!(!Path::new(&desk.path("audit.jsonl")).exists(), "no chain was begun");
+    }
+    // One that is not required is warned of, and used.
+    let audit = "topic = \"audit-alone\"\ntopic_delivery = \"best_effort\"\n";
+    let desk = Desk::new(&broker.bootstrap, audit);
+    let mut running = desk.start();
+    assert!(running.log().contains("min.insync.replicas 1"), "{}", running.log());
+    assert!(running.reads());
+    running.stop();
+}
+
+/// What decides and what opens is in the log from the moment on from which it does.
+#[test]
+fn changes_of_policies_and_schemas_have_lines() {
+    let desk = Desk::new("127.0.0.1:1", "copy = \"none\"\n");
+    let running = desk.start();
+    assert!(running.log().contains("audit.copy is"), "{}", running.log());
+    let pid = Pid::from_raw(i32::try_from(running.child.id()).unwrap()).unwrap();
+    let of = |event: &str| -> Vec<Value> {
+        let lines = desk.lines().into_iter().map(|line| serde_json::from_str(&line).unwrap());
+        lines.filter(|line: &Value| line["event"] == event).collect()
+    };
+    let reloaded = |event: &str, count: usize| {
+        wait_for(LIMIT, event, || {
+            kill_process(pid, Signal::HUP).unwrap();
+            of(event).len() == count
+        });
+    };
+    let kept = |line: &Value| {
+        let file = format!("audit.jsonl.policy-{}", line["policy"].as_str().unwrap());
+        fs::read_to_string(desk.path(&file)).unwrap()
+    };
+    // At once: half a file may be a set of its own.
+    let replace = |name: &str, text: &str| {
+        fs::write(desk.path("new"), text).unwrap();
+        fs::rename(desk.path("new"), desk.path(name)).unwrap();
+    };
+    let first = of("policy");
+    assert_eq!((first.len(), &first[0]["reason"]), (1, &"start".into()));
+    assert!(kept(&first[0]).contains("desk-reads"));
+    replace("policies/desk.cedar", &POLICY.replace("desk-reads", "desk-2"));
+    reloaded("policy", 2);
+    let line = &of("policy")[1];
+    assert_eq!((&line["reason"], &line["outcome"]), (&"reload".into(), &"ok".into()));
+    assert!(kept(line).contains("desk-2") && line["policy"] != first[0]["policy"]);
+    replace("policies/desk.cedar", "permit(canary-5a1f");
+    reloaded("policy", 3);
+    let line = &of("policy")[2];
+    assert_eq!(
+        (&line["reason"], &line["outcome"]),
+        (&"refused: desk.cedar".into(), &"failed".into())
+    );
+    replace("policies/desk.cedar", POLICY);
+    reloaded("policy", 4);
+    // Other schemas are other policies too: both are one snapshot.
+    let schema = desk.path("schemas/customers.json");
+    let mut document: Value = serde_json::from_str(&fs::read_to_string(&schema).unwrap()).unwrap();
+    document["version"] = 4.into();
+    replace("schemas/customers.json", &document.to_string());
+    reloaded("schema", 1);
+    assert_eq!(of("schema")[0]["reason"], "customers/4");
+    assert!(!desk.lines().concat().contains("canary-5a1f"));
+    running.stop();
+}
