@@ -12,7 +12,7 @@ use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{Head, begin, member};
+use super::answer::{Head, Summary, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
@@ -46,7 +46,7 @@ impl Reading {
         let attempt = self.attempt(asker, claims, "/v1/index", body)?;
         let policies = self.policies.current();
         let keyring = self.keys.keyring();
-        let facts = asker.facts(claims, request.queries.len());
+        let facts = asker.facts(claims, request.queries.len() as u64);
         let mut questions = asker.questions(&policies, &facts, Want::Auto);
         let search = Search { asker, policies: &policies, keyring: &keyring, reading: self };
         let searched: Vec<Searched> = request
@@ -58,14 +58,14 @@ impl Reading {
         let entries = entries(&template, &policies, &request.queries, &searched);
         // Nobody has `audit` here: a search is of no schema as a whole.
         self.append(entries)?;
-        let mut summary: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut summary = Summary::new();
         for outcome in searched.iter().map(Searched::outcome) {
             *summary.entry(outcome).or_default() += 1;
             self.metrics.searches.with_label_values(&[outcome]).inc();
         }
         let head = Head { claims, policy: policies.hash(), audit: None };
         let queries = request.queries.iter().zip(&searched).map(|(q, s)| s.json(q.id)).collect();
-        Ok(head.with(summary, "queries", queries))
+        Ok(head.with(&summary, "queries", queries))
     }
 }
 

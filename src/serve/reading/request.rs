@@ -4,8 +4,8 @@ use super::document::{Document, Object, Value};
 use super::fault::RequestFault;
 use crate::policy::Want;
 
-/// Items of one request.
-const MOST_ITEMS: usize = 1000;
+/// Items of one request, and of a part of a stream.
+pub(super) const MOST_ITEMS: usize = 1000;
 /// Distinct fields of one request.
 pub(super) const MOST_FIELDS: usize = 200;
 /// Characters of ids, purposes and names that a caller makes up.
@@ -58,6 +58,12 @@ pub(super) struct TokenItem<'d> {
     pub(super) subject: Option<&'d [u8]>,
 }
 
+/// What a stream says of itself in its first line.
+pub(super) struct StreamHeader {
+    pub(super) claims: Claims,
+    pub(super) want: Want,
+}
+
 /// A request for what to search for.
 pub(super) struct IndexRequest<'d> {
     pub(super) claims: Claims,
@@ -84,17 +90,18 @@ impl<'d> RevealRequest<'d> {
         let [purpose, reason, on_behalf_of, want, request_id, items] = root(document)?
             .members(["purpose", "reason", "on_behalf_of", "want", "request_id", "items"])?;
         let claims = Claims::read(purpose, reason, on_behalf_of, request_id)?;
-        let want = match optional("want", want)?.as_deref() {
-            None | Some("auto") => Want::Auto,
-            Some("reveal") => Want::Reveal,
-            Some("mask") => Want::Mask,
-            Some(_) => {
-                let wanted = "must be auto, reveal or mask";
-                return Err(RequestFault::Member { name: "want", wanted });
-            }
-        };
+        let want = wanted(want)?;
         let items = elements("items", items)?.into_iter().map(Item::read).collect();
         Ok(Self { claims, want, items })
+    }
+}
+
+impl StreamHeader {
+    pub(super) fn read(document: &Document<'_>) -> Result<Self, RequestFault> {
+        let [purpose, reason, on_behalf_of, want, request_id] =
+            root(document)?.members(["purpose", "reason", "on_behalf_of", "want", "request_id"])?;
+        let claims = Claims::read(purpose, reason, on_behalf_of, request_id)?;
+        Ok(Self { claims, want: wanted(want)? })
     }
 }
 
@@ -141,6 +148,11 @@ impl Claims {
 }
 
 impl<'d> Item<'d> {
+    /// A line of a stream; `None`: it is no JSON text.
+    pub(super) fn of_line(line: Option<&'d Document<'d>>) -> Self {
+        line.map_or(Self { id: None, what: None }, |line| Self::read(line.root()))
+    }
+
     fn read(value: Value<'d>) -> Self {
         let Some(object) = value.object() else { return Self { id: None, what: None } };
         Self { id: id_of(object), what: kind_of(object) }
@@ -221,6 +233,18 @@ fn elements<'d>(
         return Err(RequestFault::TooMany { most: MOST_ITEMS, of: name });
     }
     Ok(elements)
+}
+
+fn wanted(want: Option<Value<'_>>) -> Result<Want, RequestFault> {
+    match optional("want", want)?.as_deref() {
+        None | Some("auto") => Ok(Want::Auto),
+        Some("reveal") => Ok(Want::Reveal),
+        Some("mask") => Ok(Want::Mask),
+        Some(_) => {
+            let wanted = "must be auto, reveal or mask";
+            Err(RequestFault::Member { name: "want", wanted })
+        }
+    }
 }
 
 fn optional(name: &'static str, value: Option<Value<'_>>) -> Result<Option<String>, RequestFault> {
