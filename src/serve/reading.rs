@@ -19,8 +19,10 @@ mod logins;
 mod replays;
 mod request;
 mod reveal;
+mod seal;
 mod spent;
 mod stream;
+mod subject_ref;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,11 +106,13 @@ impl Reading {
     /// What it answers. `opens`: values too, not only what to search for.
     #[must_use]
     pub fn routes(self: &Arc<Self>, opens: bool) -> Vec<Route> {
-        let index: (&'static str, Work) = ("/v1/index", Self::index);
-        let reveal: [(&'static str, Work); 2] =
-            [(REVEAL, Self::reveal), ("/v1/explain", Self::explain)];
-        std::iter::once(index)
-            .chain(reveal.into_iter().filter(|_| opens))
+        let always: [(&'static str, Work); 2] =
+            [("/v1/index", Self::index), ("/v1/subject-ref", Self::subject_refs)];
+        let values: [(&'static str, Work); 3] =
+            [(REVEAL, Self::reveal), ("/v1/explain", Self::explain), ("/v1/seal", Self::seal)];
+        always
+            .into_iter()
+            .chain(values.into_iter().filter(|_| opens))
             .map(|(path, work)| self.route(path, work))
             .collect()
     }

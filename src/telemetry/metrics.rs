@@ -45,6 +45,7 @@ macro_rules! metrics {
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
                 metrics.searches.with_label_values(&["ok"]);
+                metrics.seals.with_label_values(&["sealed"]);
                 metrics.audit_lines.with_label_values(&["file", "failed"]);
                 metrics.budget_denials.with_label_values(&[""]);
                 metrics.authentication_errors.with_label_values(&["credentials"]);
@@ -108,6 +109,8 @@ metrics! {
         "Fields that callers of the reading service asked for, by what they were told.";
     searches: IntCounterVec "veilstream_searches_total" ["outcome"]
         "Values that callers asked the index values of.";
+    seals: IntCounterVec "veilstream_seals_total" ["status"]
+        "Values that callers of the reading service sealed, by what they were told.";
     audit_lines: IntCounterVec "veilstream_audit_lines_total" ["sink" "outcome"]
         "Lines of the audit log that requests wrote.";
     budget_denials: IntCounterVec "veilstream_budget_denials_total" ["purpose"]
@@ -180,6 +183,7 @@ mod tests {
             "key_age_seconds",
             "reveals_total",
             "searches_total",
+            "seals_total",
             "audit_lines_total",
             "budget_denials_total",
             "honey_opened_total",

@@ -8,6 +8,8 @@ mod keys {
 #[allow(dead_code, reason = "shared with the tests of the matrix")]
 #[path = "serve_instance.rs"]
 mod instance;
+#[path = "serve_seal.rs"]
+mod seal;
 #[path = "serve_stream.rs"]
 mod stream;
 #[allow(dead_code, reason = "shared with the tests of the service")]

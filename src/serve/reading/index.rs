@@ -69,6 +69,29 @@ impl Reading {
     }
 }
 
+impl Reading {
+    /// Reserves one unit of the budget for a distinct value of a field, whether or not it has an
+    /// index. `false`: there is no room.
+    pub(super) fn reserve_value(
+        &self,
+        asker: &Asker,
+        purpose: &str,
+        field: &str,
+        values: &[&[u8]],
+    ) -> bool {
+        // Kept in memory for a day: by a hash, so that no value is.
+        let mut hash = Sha256::new().chain_update(self.salt).chain_update(field);
+        for value in values {
+            hash = hash.chain_update(value.len().to_be_bytes()).chain_update(value);
+        }
+        let mut unit = [0; 16];
+        unit.copy_from_slice(&hash.finalize()[..16]);
+        let (now, purpose) = (self.now(), Arc::from(purpose));
+        let unit = Unit::Reference(unit);
+        self.budgets().reserve(now, &asker.id, &purpose, Counted::Values, unit).is_ok()
+    }
+}
+
 struct Search<'a> {
     reading: &'a Reading,
     asker: &'a Asker,
@@ -101,7 +124,7 @@ impl Search<'_> {
         if values.len() != rule.of.len().max(1) {
             return Ok(Searched::Malformed);
         }
-        if !self.reserve(purpose, facts, &values) {
+        if !self.reading.reserve_value(self.asker, purpose, &facts.id, &values) {
             return Ok(Searched::Budget);
         }
         self.write(rule, &values)
@@ -113,21 +136,6 @@ impl Search<'_> {
         let schema = self.policies.schemas().schemas().iter().find(|s| s.name == facts.schema)?;
         let (_, rule) = schema.indexes().find(|(of, _)| of == facts.name_in_schema())?;
         Some((facts, schema, rule))
-    }
-
-    /// One unit for the distinct value, whether or not it has an index.
-    fn reserve(&self, purpose: &str, facts: &FieldFacts, values: &[&[u8]]) -> bool {
-        // Kept in memory for a day: by a hash, so that no value is.
-        let mut hash = Sha256::new().chain_update(self.reading.salt).chain_update(&*facts.id);
-        for value in values {
-            hash = hash.chain_update(value.len().to_be_bytes()).chain_update(value);
-        }
-        let mut unit = [0; 16];
-        unit.copy_from_slice(&hash.finalize()[..16]);
-        let (now, purpose) = (self.reading.now(), Arc::from(purpose));
-        let unit = Unit::Reference(unit);
-        let mut budgets = self.reading.budgets();
-        budgets.reserve(now, &self.asker.id, &purpose, Counted::Values, unit).is_ok()
     }
 
     fn write(&self, rule: &IndexRule, values: &[&[u8]]) -> Result<Searched, RequestFault> {

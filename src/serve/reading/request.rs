@@ -85,6 +85,42 @@ pub(super) enum QueryValue<'d> {
     Several(Vec<&'d [u8]>),
 }
 
+/// A request to seal.
+pub(super) struct SealRequest<'d> {
+    pub(super) claims: Claims,
+    pub(super) items: Vec<SealItem<'d>>,
+}
+
+/// One value.
+pub(super) struct SealItem<'d> {
+    pub(super) id: Option<&'d [u8]>,
+    /// `None`: it is no item.
+    pub(super) what: Option<SealValue<'d>>,
+}
+
+/// A value of a field, as JSON.
+pub(super) struct SealValue<'d> {
+    pub(super) field: String,
+    pub(super) value: &'d [u8],
+    /// Names and values, as JSON.
+    pub(super) bind: Vec<(String, &'d [u8])>,
+    /// Whose row it will stand in, as JSON.
+    pub(super) subject: Option<&'d [u8]>,
+}
+
+/// A request for references of data subjects.
+pub(super) struct SubjectRequest<'d> {
+    pub(super) claims: Claims,
+    pub(super) items: Vec<SubjectItem<'d>>,
+}
+
+/// One data subject: the schema whose subjects it is one of, and its id as JSON.
+pub(super) struct SubjectItem<'d> {
+    pub(super) id: Option<&'d [u8]>,
+    /// `None`: it is no item.
+    pub(super) what: Option<(String, &'d [u8])>,
+}
+
 impl<'d> RevealRequest<'d> {
     pub(super) fn read(document: &'d Document<'d>) -> Result<Self, RequestFault> {
         let [purpose, reason, on_behalf_of, want, request_id, items] = root(document)?
@@ -118,6 +154,31 @@ impl<'d> IndexRequest<'d> {
         let queries = elements("queries", queries)?.into_iter().map(Query::read).collect();
         Ok(Self { claims, queries })
     }
+}
+
+impl<'d> SealRequest<'d> {
+    pub(super) fn read(document: &'d Document<'d>) -> Result<Self, RequestFault> {
+        let (claims, items) = claims_and_items(document)?;
+        let items = items.into_iter().map(SealItem::read).collect();
+        Ok(Self { claims, items })
+    }
+}
+
+impl<'d> SubjectRequest<'d> {
+    pub(super) fn read(document: &'d Document<'d>) -> Result<Self, RequestFault> {
+        let (claims, items) = claims_and_items(document)?;
+        let items = items.into_iter().map(SubjectItem::read).collect();
+        Ok(Self { claims, items })
+    }
+}
+
+fn claims_and_items<'d>(
+    document: &'d Document<'d>,
+) -> Result<(Claims, Vec<Value<'d>>), RequestFault> {
+    let [purpose, reason, on_behalf_of, request_id, items] =
+        root(document)?.members(["purpose", "reason", "on_behalf_of", "request_id", "items"])?;
+    let claims = Claims::read(purpose, reason, on_behalf_of, request_id)?;
+    Ok((claims, elements("items", items)?))
 }
 
 impl Claims {
@@ -159,6 +220,20 @@ impl<'d> Item<'d> {
     }
 }
 
+impl<'d> SealItem<'d> {
+    fn read(value: Value<'d>) -> Self {
+        let Some(object) = value.object() else { return Self { id: None, what: None } };
+        Self { id: id_of(object), what: seal_value_of(object) }
+    }
+}
+
+impl<'d> SubjectItem<'d> {
+    fn read(value: Value<'d>) -> Self {
+        let Some(object) = value.object() else { return Self { id: None, what: None } };
+        Self { id: id_of(object), what: subject_of(object) }
+    }
+}
+
 impl<'d> Query<'d> {
     fn read(value: Value<'d>) -> Self {
         let Some(object) = value.object() else { return Self { id: None, what: None } };
@@ -187,21 +262,41 @@ fn kind_of(object: Object<'_>) -> Option<ItemKind<'_>> {
             Some(ItemKind::Record { schema: schema.text()?, fields, record: record.json() })
         }
         (None, None, Some(field), Some(token)) if fields.is_none() => {
-            let mut bound = Vec::new();
-            if let Some(bind) = bind {
-                for (name, value) in bind.object()?.iter() {
-                    bound.push((name?, value.json()));
-                }
-            }
             Some(ItemKind::Token(TokenItem {
                 field: field.text()?,
                 token: token.text()?.into_bytes(),
-                bind: bound,
+                bind: bound(bind)?,
                 subject: subject.map(Value::json),
             }))
         }
         _ => None,
     }
+}
+
+fn bound(bind: Option<Value<'_>>) -> Option<Vec<(String, &[u8])>> {
+    let mut bound = Vec::new();
+    if let Some(bind) = bind {
+        for (name, value) in bind.object()?.iter() {
+            bound.push((name?, value.json()));
+        }
+    }
+    Some(bound)
+}
+
+fn seal_value_of(object: Object<'_>) -> Option<SealValue<'_>> {
+    let [_, field, value, bind, subject] =
+        object.members(["id", "field", "value", "bind", "subject"]).ok()?;
+    Some(SealValue {
+        field: field?.text()?,
+        value: value?.json(),
+        bind: bound(bind)?,
+        subject: subject.map(Value::json),
+    })
+}
+
+fn subject_of(object: Object<'_>) -> Option<(String, &[u8])> {
+    let [_, schema, subject] = object.members(["id", "schema", "subject"]).ok()?;
+    Some((schema?.text()?, subject?.json()))
 }
 
 fn query_of(object: Object<'_>) -> Option<(String, QueryValue<'_>)> {
