@@ -5,6 +5,8 @@
 mod keys {
     pub(crate) use veilstream::keys::{CredentialSource, KeyFault, now};
 }
+#[path = "serve_client.rs"]
+mod client;
 #[allow(dead_code, reason = "shared with the tests of the matrix")]
 #[path = "serve_instance.rs"]
 mod instance;
