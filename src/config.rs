@@ -399,7 +399,7 @@ fn log(mut s: Section<'_, '_>) -> Log {
 }
 
 /// Whether a broker's address (`host:port`) leaves no network interface but the loopback.
-fn is_this_machine(server: &str) -> bool {
+pub fn is_this_machine(server: &str) -> bool {
     let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
     let host = host
         .trim_start_matches('[')

@@ -56,6 +56,8 @@ pub mod app;
 pub mod audit;
 pub mod cases;
 pub mod cli;
+#[cfg(feature = "serve")]
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dead_letters;

@@ -1,11 +1,13 @@
 //! The way back: a protected record in, the original out, at the paths the schema declares and
 //! nowhere else.
 
+mod answered;
 mod bare;
 mod disclose;
 
 use std::sync::Arc;
 
+pub use answered::{Answered, Answers, ProtectedPlace};
 pub use bare::BareToken;
 pub use disclose::{
     Decision, Disclosed, Disclosure, DisclosureOptions, FoundToken, HeldKeys, Place, ReadStatus,
@@ -34,6 +36,13 @@ pub struct RevealOptions<'a> {
     pub fields: Option<&'a [String]>,
     /// Leave index members where they are.
     pub keep_indexes: bool,
+}
+
+impl RevealOptions<'_> {
+    fn decision(&self, field: &Field) -> Decision {
+        let is_asked = self.fields.is_none_or(|ids| ids.iter().any(|id| **id == *field.id));
+        if is_asked { Decision::Reveal } else { Decision::Withhold }
+    }
 }
 
 /// What became of one protected place.
@@ -137,6 +146,8 @@ struct Rules<'a> {
     /// By index of the field in the schema.
     decide: &'a dyn Fn(usize, &Field) -> Decision,
     withheld: Withheld,
+    /// Who says what the tokens hold, instead of keys.
+    answers: Option<&'a dyn Answers>,
 }
 
 /// What stands where nothing is shown.
@@ -207,12 +218,8 @@ impl Revealer {
         out.clear();
         report.fields.clear();
         report.unexpected_tokens = 0;
-        let asked =
-            |field: &Field| options.fields.is_none_or(|ids| ids.iter().any(|id| **id == *field.id));
-        let rules = Rules {
-            decide: &|_, field| if asked(field) { Decision::Reveal } else { Decision::Withhold },
-            withheld: Withheld::Stays,
-        };
+        let decide = |_: usize, field: &Field| options.decision(field);
+        let rules = Rules { decide: &decide, withheld: Withheld::Stays, answers: None };
         self.selected(schema, doc, options.keep_indexes, |this, doc| {
             let Report { fields, unexpected_tokens } = report;
             let mut found = |place: FoundPlace| fields.push((place.field, place.status));
@@ -312,6 +319,8 @@ impl Revealer {
                 Status::Skipped
             } else if !text.starts_with(PREFIX) {
                 Status::Clear
+            } else if let Some(answers) = rules.answers {
+                self.answered(answers, (usize::from(hit.path), field), doc, hit.node)
             } else {
                 self.open_field(field, keys, owner, doc, text, &mut place)
             };
@@ -343,7 +352,8 @@ impl Revealer {
                 *status = mask(field, &self.payload, &mut self.scalar, &mut self.masked);
                 Some(&self.masked)
             }
-            Status::Revealed => Some(&self.payload),
+            // Masked already: somebody else opened it.
+            Status::Revealed | Status::Masked => Some(&self.payload),
             Status::NoToken | Status::Skipped => None,
             _ if withheld == Withheld::Stays => None,
             // Taken as it is, and shown no further than a token's value would be.

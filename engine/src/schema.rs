@@ -298,6 +298,22 @@ pub enum ValueType {
     Array,
 }
 
+impl ValueType {
+    /// Whether a value of that kind and text is of this type.
+    pub(crate) fn is_of(self, kind: Kind, text: &[u8]) -> bool {
+        match self {
+            Self::String => kind == Kind::String,
+            Self::Number => kind == Kind::Number,
+            Self::Integer => {
+                kind == Kind::Number && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E'))
+            }
+            Self::Boolean => kind == Kind::Bool,
+            Self::Object => kind == Kind::Object,
+            Self::Array => kind == Kind::Array,
+        }
+    }
+}
+
 /// One bound value.
 #[derive(Debug, Clone)]
 pub struct Bind {

@@ -1,5 +1,6 @@
 //! Sealing and opening one value (docs/formats.md, "Tokens").
 
+mod bare;
 mod canonical;
 mod dead_letter;
 mod nonce;
@@ -12,6 +13,7 @@ use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use aes_siv::siv::Aes256Siv;
 use zeroize::Zeroizing;
 
+pub use bare::BarePayload;
 pub use canonical::canonical_json;
 pub(crate) use canonical::canonical_node;
 pub use dead_letter::{

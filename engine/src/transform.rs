@@ -22,7 +22,7 @@ use crate::keyring::Keyring;
 use crate::record::{FieldOutcome, KEPT, Output, Record};
 use crate::residue::Residues;
 use crate::scan::{Kind, Tape};
-use crate::schema::{Field, PathId, Residue, Schema, Undeclared, ValueType};
+use crate::schema::{Field, PathId, Residue, Schema, Undeclared};
 use crate::seal::{NoncePool, SealError};
 use crate::select::Selection;
 use crate::splice::Edit;
@@ -347,7 +347,7 @@ impl Run<'_> {
             let Some(field) = self.schema.fields.get(usize::from(hit.path)) else { continue };
             let node = self.work.tape.nodes()[hit.node as usize];
             if node.kind != Kind::Null
-                && !field.value_type.is_none_or(|t| type_fits(t, node.kind, &doc[node.span()]))
+                && !field.value_type.is_none_or(|t| t.is_of(node.kind, &doc[node.span()]))
             {
                 return Err(Stop::field(RejectCode::WrongType, field));
             }
@@ -437,19 +437,6 @@ fn seal_failed(error: SealError, needed: NeededKey) -> Stop {
         // No randomness: the record stays where it is and is tried again; nothing leaves in clear.
         SealError::Entropy(_) => Stop::Need(vec![needed]),
         SealError::TooLong => Stop::Reject(RejectCode::OutputTooLarge, None, None),
-    }
-}
-
-fn type_fits(wanted: ValueType, kind: Kind, text: &[u8]) -> bool {
-    match wanted {
-        ValueType::String => kind == Kind::String,
-        ValueType::Number => kind == Kind::Number,
-        ValueType::Integer => {
-            kind == Kind::Number && !text.iter().any(|b| matches!(b, b'.' | b'e' | b'E'))
-        }
-        ValueType::Boolean => kind == Kind::Bool,
-        ValueType::Object => kind == Kind::Object,
-        ValueType::Array => kind == Kind::Array,
     }
 }
 

@@ -91,10 +91,11 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
         crate::keys::now,
     )?;
 
+    let reading = Arc::new(reading);
     let service = RunningService::start(ServiceParts {
         settings,
         credentials: keys.clone(),
-        routes: Arc::new(reading).routes(settings.reveal),
+        routes: reading.routes(settings.reveal),
         audit: Some(Arc::new(logins)),
         status: status.clone(),
         metrics: metrics.clone(),
@@ -129,7 +130,8 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
         status.unready("process", format!("stopping: {signal}"));
         Stopping { why: signal }.emit(&metrics);
     }
-    // Answers what has been asked.
+    // Answers what has been asked; streams end at their next part.
+    reading.stop();
     drop(service);
     drop(http);
     Ok(Exit::Ok)

@@ -1,5 +1,8 @@
 //! `veilstream index`
 
+#[cfg(feature = "serve")]
+mod server;
+
 use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 
@@ -13,8 +16,12 @@ use veilstream_engine::transform::Limits;
 
 use super::KeysSource;
 use super::lines::{Line, Lines};
+#[cfg(feature = "serve")]
+use crate::client::{Client, ServerArgs};
 use crate::exit::Exit;
 use crate::{keys, registry};
+#[cfg(feature = "serve")]
+use server::ServerSearch;
 
 const AFTER_HELP: &str = "Prints one value for each version of the index root in use, the newest first: search for any of them. A bucketed index (\"bits\" below 128) \
 also finds other values: open what was found and compare.
@@ -26,6 +33,7 @@ Examples:
   veilstream index --keys keys --schema schemas/customers.json --field email ada@example.com
   veilstream index --keys keys --schema schemas/customers.json --field '#key' customer-17
   veilstream index --keys keys --schema schemas/customers.json --field ssn --stdin < numbers.txt
+  veilstream index --server https://reveal.internal:8788 --token-file key --purpose support --schema schemas/customers.json --field email --stdin < addresses.txt
 
 Exit code: 0 done, 1 a value has no index or keys are not available, 2 wrong usage or document";
 
@@ -47,6 +55,9 @@ pub struct IndexArgs {
     /// Read the values from standard input
     #[arg(long)]
     stdin: bool,
+    #[cfg(feature = "serve")]
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// Runs the command.
@@ -67,6 +78,10 @@ pub fn run(args: &IndexArgs) -> anyhow::Result<Exit> {
             args.values.len()
         )));
     }
+    #[cfg(feature = "serve")]
+    if let Some(client) = args.client()? {
+        return args.ask(&ServerSearch::new(&client, schema, rule, &args.field));
+    }
     let keyring = keys::open_local(&args.keys)?.keyring();
     let mut search = Search::new(rule, &keyring)?;
     let mut out = BufWriter::new(io::stdout().lock());
@@ -84,6 +99,33 @@ pub fn run(args: &IndexArgs) -> anyhow::Result<Exit> {
     };
     out.flush()?;
     Ok(if all { Exit::Ok } else { Exit::Failed })
+}
+
+#[cfg(feature = "serve")]
+impl IndexArgs {
+    /// The reading service that was named.
+    fn client(&self) -> anyhow::Result<Option<Client>> {
+        let client = self.server.client()?;
+        if client.is_some() && (self.keys.keys.is_some() || self.keys.config.is_some()) {
+            let message = "--server: the service has the keys; leave out --keys and --config";
+            return Err(Exit::Usage.because(message));
+        }
+        Ok(client)
+    }
+
+    /// Does over HTTP what the command does with keys.
+    fn ask(&self, search: &ServerSearch<'_>) -> anyhow::Result<Exit> {
+        let (mut out, mut errors) = (BufWriter::new(io::stdout().lock()), io::stderr());
+        let all = if self.stdin {
+            search.lines(io::stdin().lock(), &mut out, &mut errors)
+        } else {
+            let values: Vec<&str> = self.values.iter().map(String::as_str).collect();
+            search.one(&values, &mut out, &mut errors)
+        };
+        // What was found before a fault leaves too.
+        out.flush()?;
+        Ok(if all? { Exit::Ok } else { Exit::Failed })
+    }
 }
 
 /// The index of that field, the record key or a header.
@@ -177,12 +219,16 @@ impl<'a> Search<'a> {
     }
 
     fn no_index(&self) -> String {
-        format!(
-            "no index: nothing is left of the value after normalizing it as {}, so records that \
-            hold it have none either",
-            self.rule.normalize
-        )
+        no_index(self.rule)
     }
+}
+
+fn no_index(rule: &IndexRule) -> String {
+    format!(
+        "no index: nothing is left of the value after normalizing it as {}, so records that hold \
+        it have none either",
+        rule.normalize
+    )
 }
 
 #[cfg(test)]

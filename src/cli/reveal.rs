@@ -1,5 +1,8 @@
 //! `veilstream reveal`
 
+#[cfg(feature = "serve")]
+mod server;
+
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -17,6 +20,8 @@ use veilstream_engine::{Key, KeyId, Keyring, Reject, RejectCode};
 use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
 use crate::audit::{self, AuditFlags, Opened, Outlet, Trail};
+#[cfg(feature = "serve")]
+use crate::client::{Client, ServerArgs};
 use crate::exit::Exit;
 use crate::keys;
 use crate::keys::{KeyFault, KeySource};
@@ -36,6 +41,7 @@ Examples:
   veilstream reveal --keys keys --schema schemas/customers.json < safe.ndjson
   veilstream reveal --keys keys --schema schemas/customers.json --fields email,phone --status < safe.ndjson
   psql -Atc 'select email from customers' | veilstream reveal --keys keys --token --field customers.email
+  veilstream reveal --server https://reveal.internal:8788 --token-file key --purpose support --schema schemas/customers.json < safe.ndjson
 
 Exit code: 0 everything asked for was opened, 1 something was not or keys are not available, 2 wrong usage or documents";
 
@@ -70,6 +76,9 @@ pub struct RevealArgs {
     field: Option<String>,
     #[command(flatten)]
     audit: AuditFlags,
+    #[cfg(feature = "serve")]
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// Runs the command.
@@ -90,6 +99,10 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
                 .because("name the documents with --schema FILE, or give --token --field NAME"));
         }
     };
+    #[cfg(feature = "serve")]
+    if let Some(client) = args.client()? {
+        return args.ask(&client, set.as_deref(), input, errors);
+    }
     let settings = keys::settings(&args.keys)?;
     let audit = audit::for_values(&args.keys, args.audit)?;
     let (keys, manager) = keys::open_managed(&settings, None)?;
@@ -112,6 +125,53 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     // What was opened before a fault leaves too, with its lines.
     out.release()?;
     Ok(if whole? { Exit::Ok } else { Exit::Failed })
+}
+
+#[cfg(feature = "serve")]
+impl RevealArgs {
+    /// The reading service that was named.
+    fn client(&self) -> anyhow::Result<Option<Client>> {
+        let client = self.server.client()?;
+        let is_about_keys = self.keys.keys.is_some()
+            || self.keys.config.is_some()
+            || self.allow_compromised
+            || self.audit.unaudited;
+        if client.is_some() && is_about_keys {
+            return Err(Exit::Usage.because(
+                "--server: the service has the keys and the audit; leave out --keys, --config, \
+                --allow-compromised and --unaudited",
+            ));
+        }
+        Ok(client)
+    }
+
+    /// Does over HTTP what the command does with keys.
+    fn ask(
+        &self,
+        client: &Client,
+        set: Option<&SchemaSet>,
+        input: impl Read,
+        errors: impl Write,
+    ) -> anyhow::Result<Exit> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let whole = match (set, &self.field) {
+            (Some(set), _) => {
+                let options = RevealOptions {
+                    fields: self.fields.as_deref(),
+                    keep_indexes: self.keep_indexes,
+                };
+                let told = Told { status: self.status, allow_clear: self.allow_clear };
+                server::reveal(set, client, &options, told, input, &mut out, errors)
+            }
+            (None, field) => {
+                let field = field.as_deref().unwrap_or_default();
+                server::open_tokens(client, field, input, &mut out, errors)
+            }
+        };
+        // What was opened before a fault leaves too.
+        out.flush()?;
+        Ok(if whole? { Exit::Ok } else { Exit::Failed })
+    }
 }
 
 /// Refuses ids that no document has.

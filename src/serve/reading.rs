@@ -19,8 +19,12 @@ mod logins;
 mod replays;
 mod request;
 mod reveal;
+mod seal;
 mod spent;
+mod stream;
+mod subject_ref;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Body;
@@ -46,6 +50,8 @@ use crate::telemetry::metrics::Metrics;
 pub use logins::AuditedLogins;
 pub use spent::spent_budgets;
 
+/// The only path that takes streams.
+const REVEAL: &str = "/v1/reveal";
 /// Revealers that are kept for the next request.
 const REVEALERS: usize = 16;
 
@@ -62,6 +68,7 @@ pub struct Reading {
     salt: [u8; 32],
     /// Unix seconds.
     clock: fn() -> u64,
+    is_stopping: AtomicBool,
 }
 
 /// Answers one kind of request, on a thread that may block.
@@ -92,17 +99,20 @@ impl Reading {
             metrics,
             salt,
             clock,
+            is_stopping: AtomicBool::new(false),
         })
     }
 
     /// What it answers. `opens`: values too, not only what to search for.
     #[must_use]
     pub fn routes(self: &Arc<Self>, opens: bool) -> Vec<Route> {
-        let index: (&'static str, Work) = ("/v1/index", Self::index);
-        let reveal: [(&'static str, Work); 2] =
-            [("/v1/reveal", Self::reveal), ("/v1/explain", Self::explain)];
-        std::iter::once(index)
-            .chain(reveal.into_iter().filter(|_| opens))
+        let always: [(&'static str, Work); 2] =
+            [("/v1/index", Self::index), ("/v1/subject-ref", Self::subject_refs)];
+        let values: [(&'static str, Work); 3] =
+            [(REVEAL, Self::reveal), ("/v1/explain", Self::explain), ("/v1/seal", Self::seal)];
+        always
+            .into_iter()
+            .chain(values.into_iter().filter(|_| opens))
             .map(|(path, work)| self.route(path, work))
             .collect()
     }
@@ -111,9 +121,21 @@ impl Reading {
         let reading = self.clone();
         let handler = move |principal: Principal, request: ServeRequest| -> Answer {
             let reading = reading.clone();
-            Box::pin(async move { reading.answer(principal, request, work).await })
+            Box::pin(async move {
+                match request.body.media() {
+                    Media::Json => reading.answer(principal, request, work).await,
+                    Media::NdJson => reading.stream(principal, request).await,
+                }
+            })
         };
-        Route::post(path, &[Media::Json], Arc::new(handler))
+        let media: &[Media] =
+            if path == REVEAL { &[Media::Json, Media::NdJson] } else { &[Media::Json] };
+        Route::post(path, media, Arc::new(handler))
+    }
+
+    /// Ends streams at their next part: the service stops.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
     }
 
     async fn answer(

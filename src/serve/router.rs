@@ -282,13 +282,21 @@ impl IntoResponse for Exceeded {
     }
 }
 
+impl Exceeded {
+    /// What is told of it.
+    #[must_use]
+    pub fn problem(self) -> ProblemDetails {
+        ProblemDetails::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_requests",
+            "That is more than is answered at once; come again after the time in Retry-After.",
+        )
+    }
+}
+
 fn exceeded(limit: Exceeded) -> Response<Body> {
-    let problem = ProblemDetails::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "too_many_requests",
-        "That is more than is answered at once; come again after the time in Retry-After.",
-    );
-    ([(RETRY_AFTER, limit.retry_after.as_secs().to_string())], problem).into_response()
+    let after = limit.retry_after.as_secs().to_string();
+    ([(RETRY_AFTER, after)], limit.problem()).into_response()
 }
 
 /// A body that keeps its request's place.

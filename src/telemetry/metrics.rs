@@ -45,6 +45,7 @@ macro_rules! metrics {
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
                 metrics.searches.with_label_values(&["ok"]);
+                metrics.seals.with_label_values(&["sealed"]);
                 metrics.audit_lines.with_label_values(&["file", "failed"]);
                 metrics.audit_gap_lines.with_label_values(&["topic"]);
                 metrics.audit_gap_lines.with_label_values(&["postgres"]);
@@ -110,6 +111,8 @@ metrics! {
         "Fields that callers of the reading service asked for, by what they were told.";
     searches: IntCounterVec "veilstream_searches_total" ["outcome"]
         "Values that callers asked the index values of.";
+    seals: IntCounterVec "veilstream_seals_total" ["status"]
+        "Values that callers of the reading service sealed, by what they were told.";
     audit_lines: IntCounterVec "veilstream_audit_lines_total" ["sink" "outcome"]
         "Lines of the audit log that requests wrote, and their copies in second places.";
     audit_gap_lines: IntCounterVec "veilstream_audit_gap_lines_total" ["sink"]
@@ -184,6 +187,7 @@ mod tests {
             "key_age_seconds",
             "reveals_total",
             "searches_total",
+            "seals_total",
             "audit_lines_total",
             "audit_gap_lines_total",
             "budget_denials_total",

@@ -277,7 +277,11 @@ impl Revealer {
         }));
         let (mut nodes, mut met, before) = (Vec::new(), Vec::new(), std::mem::take(places));
         out.clear();
-        let rules = Rules { decide: &decide, withheld: Withheld::Null { strict: options.strict } };
+        let rules = Rules {
+            decide: &decide,
+            withheld: Withheld::Null { strict: options.strict },
+            answers: None,
+        };
         self.open_all(schema, keys, doc, &rules, out, &mut |place: FoundPlace| {
             let FoundPlace { field, node, status, kid, subject } = place;
             if status == Status::Honey && !met.contains(&field) {
@@ -322,7 +326,7 @@ fn name_places(
 }
 
 /// The normalized path (RFC 9535) of a node.
-fn normalized_path(tape: &Tape, doc: &[u8], node: u32) -> String {
+pub(super) fn normalized_path(tape: &Tape, doc: &[u8], node: u32) -> String {
     let (mut steps, mut at, mut name) = (Vec::new(), node, Vec::new());
     while tape.nodes()[at as usize].parent != NO_PARENT {
         let node = &tape.nodes()[at as usize];

@@ -25,6 +25,7 @@ const NO_MAC: Hex<32> = Hex([0; 32]);
 pub enum Event {
     Reveal,
     Search,
+    Seal,
     Explain,
     Update,
     Delete,
@@ -53,6 +54,7 @@ impl Event {
         match self {
             Self::Reveal => "reveal",
             Self::Search => "search",
+            Self::Seal => "seal",
             Self::Explain => "explain",
             Self::Update => "update",
             Self::Delete => "delete",

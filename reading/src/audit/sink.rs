@@ -25,6 +25,14 @@ pub struct SinkError {
     pub message: String,
 }
 
+impl SinkError {
+    /// None of the lines is there.
+    #[must_use]
+    pub fn none_copied(message: String) -> Self {
+        Self { copied: 0, message }
+    }
+}
+
 /// A second place. It is called from a thread of its own, one batch after another.
 pub trait Sink: Send {
     /// What tells it apart in lines, messages and metrics: `topic`, `postgres`.

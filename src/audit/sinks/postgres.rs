@@ -40,12 +40,15 @@ impl PostgresSink {
         Ok(Self { address: address(config.url.expose(), config.ca_file.as_deref())?, client: None })
     }
 
-    fn client(&mut self) -> Result<&mut Client, String> {
+    fn client(&mut self) -> Result<&mut Client, SinkError> {
         let kept = self.client.take().filter(|client| !client.is_closed());
         let client = match kept {
             Some(client) => client,
             None => {
-                let mut made = self.address.connect(|_| {}).map_err(|error| error.to_string())?;
+                let mut made = self
+                    .address
+                    .connect(|_| {})
+                    .map_err(|error| SinkError::none_copied(error.to_string()))?;
                 made.batch_execute(SETTINGS).map_err(|error| self.refused(&error))?;
                 let encoding: String = made
                     .query_one("SHOW server_encoding", &[])
@@ -53,7 +56,9 @@ impl PostgresSink {
                     .map_err(|error| self.refused(&error))?;
                 if encoding != "UTF8" {
                     let place = self.address.place();
-                    return Err(format!("{place} is encoded in {encoding}; make one in UTF8"));
+                    return Err(SinkError::none_copied(format!(
+                        "{place} is encoded in {encoding}; make one in UTF8"
+                    )));
                 }
                 made
             }
@@ -61,7 +66,7 @@ impl PostgresSink {
         Ok(self.client.insert(client))
     }
 
-    fn insert(&mut self, lines: &[CopiedLine]) -> Result<(), String> {
+    fn insert(&mut self, lines: &[CopiedLine]) -> Result<(), SinkError> {
         let rows = Rows::of(lines);
         let client = self.client()?;
         let inserted = (|| {
@@ -92,8 +97,8 @@ impl PostgresSink {
     }
 
     /// What the server says may quote a row: only its code is told.
-    fn refused(&self, error: &postgres::Error) -> String {
-        refused(&self.address, error)
+    fn refused(&self, error: &postgres::Error) -> SinkError {
+        SinkError::none_copied(refused(&self.address, error))
     }
 }
 
@@ -119,7 +124,7 @@ impl Sink for PostgresSink {
     }
 
     fn copy(&mut self, lines: &[CopiedLine], _: &dyn Fn() -> bool) -> Result<(), SinkError> {
-        self.insert(lines).map_err(|message| SinkError { copied: 0, message })
+        self.insert(lines)
     }
 }
 

@@ -40,7 +40,7 @@ impl TopicSink {
         Self { kafka: kafka.clone(), topic: topic.to_owned(), producer: None }
     }
 
-    fn producer(&mut self) -> Result<&BaseProducer<Deliveries>, String> {
+    fn producer(&mut self) -> Result<&BaseProducer<Deliveries>, SinkError> {
         // Certificates are read when it is made; nothing is under way between two batches.
         if self.producer.as_ref().is_some_and(Registered::is_outdated) {
             self.producer = None;
@@ -53,7 +53,7 @@ impl TopicSink {
                 settings::audit_producer(&self.kafka),
                 Deliveries::new,
             )
-            .map_err(|error| format!("{}: {error}", self.topic))?,
+            .map_err(|error| SinkError::none_copied(format!("{}: {error}", self.topic)))?,
         };
         Ok(self.producer.insert(made))
     }
@@ -65,7 +65,7 @@ impl TopicSink {
         goes_on: &dyn Fn() -> bool,
     ) -> Result<(), (usize, String)> {
         let topic = self.topic.clone();
-        let producer = self.producer().map_err(|message| (0, message))?;
+        let producer = self.producer().map_err(|error| (error.copied, error.message))?;
         let deliveries = producer.context();
         *deliveries.state() = Delivered::default();
         let mut sent = 0;

@@ -20,7 +20,7 @@ pub(super) struct Head<'a> {
 }
 
 impl Head<'_> {
-    fn members(&self) -> Map<String, Value> {
+    pub(super) fn members(&self) -> Map<String, Value> {
         let mut members = Map::new();
         if let Some(id) = &self.claims.request_id {
             members.insert("request_id".to_owned(), json!(id));
@@ -34,12 +34,7 @@ impl Head<'_> {
     }
 
     /// The answer, its items already JSON.
-    pub(super) fn with(
-        &self,
-        summary: BTreeMap<&str, u64>,
-        name: &str,
-        items: Vec<Vec<u8>>,
-    ) -> Vec<u8> {
+    pub(super) fn with(&self, summary: &Summary, name: &str, items: Vec<Vec<u8>>) -> Vec<u8> {
         let mut members = self.members();
         members.insert("summary".to_owned(), json!(summary));
         let mut out = Value::from(members).to_string().into_bytes();
@@ -56,9 +51,11 @@ impl Head<'_> {
     }
 }
 
-/// The answer of `/v1/reveal`.
-pub(super) fn revealed(head: &Head<'_>, found: &Found<'_>, read: &[Read]) -> Vec<u8> {
-    let mut summary: BTreeMap<&str, u64> = BTreeMap::new();
+/// How many fields there are of each status, and items that are none.
+pub(super) type Summary = BTreeMap<&'static str, u64>;
+
+/// The items of `/v1/reveal`, each as JSON.
+pub(super) fn items(found: &Found<'_>, read: &[Read], summary: &mut Summary) -> Vec<Vec<u8>> {
     let mut items = Vec::with_capacity(read.len());
     for (item, read) in found.items().zip(read) {
         let mut out = begin(item.id);
@@ -89,7 +86,7 @@ pub(super) fn revealed(head: &Head<'_>, found: &Found<'_>, read: &[Read]) -> Vec
         out.push(b'}');
         items.push(out);
     }
-    head.with(summary, "items", items)
+    items
 }
 
 fn field(field: &ReadField) -> Value {

@@ -35,14 +35,25 @@ impl Asker {
         self.caller.take_items(&self.principal, items).map_err(RequestFault::Exceeded)
     }
 
+    /// Waits until its limit has so many items left, and takes them.
+    pub(super) async fn wait_for_items(&self, items: usize) {
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        self.caller.wait_for_items(&self.principal, items).await;
+    }
+
+    /// Whether its credential still counts.
+    pub(super) fn still_holds(&self) -> bool {
+        self.caller.still_holds(&self.principal)
+    }
+
     /// What is known of one of its requests; it has no bare token and names nobody.
-    pub(super) fn facts(&self, claims: &Claims, items: usize) -> RequestFacts {
+    pub(super) fn facts(&self, claims: &Claims, items: u64) -> RequestFacts {
         RequestFacts {
             purpose: claims.purpose.clone(),
             reason: claims.reason.clone(),
             ip: self.ip(),
             auth: self.credential(),
-            items: items as u64,
+            items,
             bare: false,
             subjects: 0,
         }

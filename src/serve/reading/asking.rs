@@ -23,6 +23,17 @@ pub(super) struct Asking<'a> {
     pub(super) attempt: u64,
     pub(super) policies: &'a PolicySet,
     pub(super) found: Found<'a>,
+    pub(super) totals: Totals,
+}
+
+/// How much is asked for, with the parts of a stream before this one.
+#[derive(Clone, Copy)]
+pub(super) struct Totals {
+    pub(super) items: u64,
+    /// Data subjects, as far as headers tell.
+    pub(super) subjects: u64,
+    /// A token came without whose row it stands in.
+    pub(super) is_bare: bool,
 }
 
 /// What the policies said of a request's fields.
@@ -50,8 +61,13 @@ impl Reading {
         let policies = self.policies.current();
         self.with_revealer(|revealer| {
             let found = Found::of(&request, &policies, revealer)?;
-            let request = &request;
-            work(Asking { asker, request, attempt, policies: &policies, found }, revealer)
+            let (request, policies) = (&request, &*policies);
+            let totals = Totals {
+                items: request.items.len() as u64,
+                subjects: found.subjects(),
+                is_bare: found.is_bare(),
+            };
+            work(Asking { asker, request, attempt, policies, found, totals }, revealer)
         })
     }
 
@@ -82,9 +98,9 @@ impl Asking<'_> {
     /// The questions of the request: the facts are of all of its items.
     pub(super) fn questions(&self) -> policy::Request<'_> {
         let facts = RequestFacts {
-            bare: self.found.is_bare(),
-            subjects: self.found.subjects(),
-            ..self.asker.facts(&self.request.claims, self.request.items.len())
+            bare: self.totals.is_bare,
+            subjects: self.totals.subjects,
+            ..self.asker.facts(&self.request.claims, self.totals.items)
         };
         self.asker.questions(self.policies, &facts, self.request.want)
     }

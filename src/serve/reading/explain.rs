@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{begin, member};
+use super::answer::{Summary, begin, member};
 use super::asker::Asker;
 use super::asking::Asking;
 use super::fault::RequestFault;
@@ -32,10 +32,10 @@ impl Reading {
                 told.insert(field.clone(), tell(decision, &explains, &reads));
             }
             let durable = self.append(entries(&asking, &told))?;
-            let mut summary = BTreeMap::new();
+            let mut summary = Summary::new();
             let items = asking.found.items();
             let items = items.map(|item| explained(item, &told, &mut summary)).collect();
-            Ok(asking.head(&decided, durable).with(summary, "items", items))
+            Ok(asking.head(&decided, durable).with(&summary, "items", items))
         })
     }
 }
@@ -76,11 +76,7 @@ fn entries(asking: &Asking<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
     schemas.into_values().collect()
 }
 
-fn explained(
-    item: &Item<'_>,
-    told: &BTreeMap<String, Told>,
-    summary: &mut BTreeMap<&'static str, u64>,
-) -> Vec<u8> {
+fn explained(item: &Item<'_>, told: &BTreeMap<String, Told>, summary: &mut Summary) -> Vec<u8> {
     let mut out = begin(item.id);
     let field = |id: &str| match told.get(id) {
         Some(Told { status, policies }) => {

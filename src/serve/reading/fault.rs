@@ -61,22 +61,34 @@ pub(super) enum RequestFault {
     /// The trace cannot be written.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The body cannot be read.
+    #[error("the body cannot be read")]
+    Body(ProblemDetails),
+    /// The credential of a stream counts no more.
+    #[error("the credential counts no more")]
+    Credential,
+    /// A stream took its whole time.
+    #[error("the stream took ten minutes")]
+    StreamTime,
+    /// The service stops.
+    #[error("the service stops")]
+    Stopping,
     /// The service failed.
     #[error("the service failed")]
     Internal,
 }
 
-impl IntoResponse for RequestFault {
-    fn into_response(self) -> Response<Body> {
-        let refused = |code, fault: &Self| {
-            ProblemDetails::new(StatusCode::BAD_REQUEST, code, format!("{fault}.")).into_response()
+impl RequestFault {
+    /// What is told of it; the log is told here.
+    pub(super) fn problem(self) -> ProblemDetails {
+        let bad = |code, fault: &Self| {
+            ProblemDetails::new(StatusCode::BAD_REQUEST, code, format!("{fault}."))
         };
         let unavailable = |code, detail: &'static str| {
-            let problem = ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
-            ([(RETRY_AFTER, "5")], problem).into_response()
+            ProblemDetails::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
         };
         match self {
-            Self::Exceeded(exceeded) => exceeded.into_response(),
+            Self::Exceeded(exceeded) => exceeded.problem(),
             Self::Keys(fault) => {
                 tracing::warn!(reason = %fault, "keys cannot be looked up, so nothing is opened");
                 unavailable("keys_unavailable", "Keys cannot be looked up now; try again later.")
@@ -87,15 +99,41 @@ impl IntoResponse for RequestFault {
                     "The audit log cannot be written, so nothing is opened; try again later.";
                 unavailable("audit_unavailable", detail)
             }
+            Self::Stopping => unavailable(
+                "stopping",
+                "The service stops; send what has no answer to it again, or to another.",
+            ),
+            Self::Credential => ProblemDetails::new(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "The credential counts no more; what has no answer is not opened.",
+            ),
+            Self::StreamTime => ProblemDetails::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "stream_too_long",
+                "A stream ends after ten minutes; send the rest in another.",
+            ),
             Self::Internal => ProblemDetails::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "The service failed; its log says more.",
-            )
-            .into_response(),
-            Self::RequestId => refused("request_id", &self),
-            Self::NotJson { .. } => refused("not_json", &self),
-            _ => refused("bad_request", &self),
+            ),
+            Self::Body(problem) => problem,
+            Self::RequestId => bad("request_id", &self),
+            Self::NotJson { .. } => bad("not_json", &self),
+            _ => bad("bad_request", &self),
+        }
+    }
+}
+
+impl IntoResponse for RequestFault {
+    fn into_response(self) -> Response<Body> {
+        match self {
+            Self::Exceeded(exceeded) => exceeded.into_response(),
+            Self::Keys(_) | Self::Audit(_) | Self::Stopping => {
+                ([(RETRY_AFTER, "5")], self.problem()).into_response()
+            }
+            _ => self.problem().into_response(),
         }
     }
 }

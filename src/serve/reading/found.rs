@@ -104,6 +104,30 @@ pub(super) struct ReadField {
     pub(super) places: Vec<(String, &'static str)>,
 }
 
+/// Keys of data subjects that a stream remembers; from then on others count each time.
+const MOST_KNOWN: usize = 1 << 16;
+
+/// Distinct data subjects, as far as headers tell.
+#[derive(Default)]
+pub(super) struct SubjectCount {
+    keys: BTreeSet<KeyId>,
+    others: u64,
+}
+
+impl SubjectCount {
+    fn add(&mut self, key: KeyId) {
+        if self.keys.len() < MOST_KNOWN {
+            self.keys.insert(key);
+        } else if !self.keys.contains(&key) {
+            self.others += 1;
+        }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.keys.len() as u64 + self.others
+    }
+}
+
 impl<'r> Found<'r> {
     /// Looks at a request's items. No key is needed.
     ///
@@ -156,16 +180,20 @@ impl<'r> Found<'r> {
 
     /// Distinct data subjects: keys of theirs, and each record and token of all else.
     pub(super) fn subjects(&self) -> u64 {
-        let mut keys: BTreeSet<KeyId> = BTreeSet::new();
-        let mut anonymous = 0;
+        let mut counted = SubjectCount::default();
+        self.count_subjects(&mut counted);
+        counted.total()
+    }
+
+    /// Counts its data subjects to those of the parts of a stream before.
+    pub(super) fn count_subjects(&self, counted: &mut SubjectCount) {
         for item in &self.items {
             match &item.subjects {
-                Subjects::Keys(of) => keys.extend(of),
-                Subjects::Anonymous => anonymous += 1,
+                Subjects::Keys(of) => of.iter().for_each(|key| counted.add(*key)),
+                Subjects::Anonymous => counted.others += 1,
                 Subjects::Nobody => {}
             }
         }
-        keys.len() as u64 + anonymous
     }
 }
 

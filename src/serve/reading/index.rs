@@ -12,7 +12,7 @@ use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{Head, begin, member};
+use super::answer::{Head, Summary, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
@@ -46,7 +46,7 @@ impl Reading {
         let attempt = self.attempt(asker, claims, "/v1/index", body)?;
         let policies = self.policies.current();
         let keyring = self.keys.keyring();
-        let facts = asker.facts(claims, request.queries.len());
+        let facts = asker.facts(claims, request.queries.len() as u64);
         let mut questions = asker.questions(&policies, &facts, Want::Auto);
         let search = Search { asker, policies: &policies, keyring: &keyring, reading: self };
         let searched: Vec<Searched> = request
@@ -58,14 +58,37 @@ impl Reading {
         let entries = entries(&template, &policies, &request.queries, &searched);
         // Nobody has `audit` here: a search is of no schema as a whole.
         self.append(entries)?;
-        let mut summary: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut summary = Summary::new();
         for outcome in searched.iter().map(Searched::outcome) {
             *summary.entry(outcome).or_default() += 1;
             self.metrics.searches.with_label_values(&[outcome]).inc();
         }
         let head = Head { claims, policy: policies.hash(), audit: None };
         let queries = request.queries.iter().zip(&searched).map(|(q, s)| s.json(q.id)).collect();
-        Ok(head.with(summary, "queries", queries))
+        Ok(head.with(&summary, "queries", queries))
+    }
+}
+
+impl Reading {
+    /// Reserves one unit of the budget for a distinct value of a field, whether or not it has an
+    /// index. `false`: there is no room.
+    pub(super) fn reserve_value(
+        &self,
+        asker: &Asker,
+        purpose: &str,
+        field: &str,
+        values: &[&[u8]],
+    ) -> bool {
+        // Kept in memory for a day: by a hash, so that no value is.
+        let mut hash = Sha256::new().chain_update(self.salt).chain_update(field);
+        for value in values {
+            hash = hash.chain_update(value.len().to_be_bytes()).chain_update(value);
+        }
+        let mut unit = [0; 16];
+        unit.copy_from_slice(&hash.finalize()[..16]);
+        let (now, purpose) = (self.now(), Arc::from(purpose));
+        let unit = Unit::Reference(unit);
+        self.budgets().reserve(now, &asker.id, &purpose, Counted::Values, unit).is_ok()
     }
 }
 
@@ -101,7 +124,7 @@ impl Search<'_> {
         if values.len() != rule.of.len().max(1) {
             return Ok(Searched::Malformed);
         }
-        if !self.reserve(purpose, facts, &values) {
+        if !self.reading.reserve_value(self.asker, purpose, &facts.id, &values) {
             return Ok(Searched::Budget);
         }
         self.write(rule, &values)
@@ -113,21 +136,6 @@ impl Search<'_> {
         let schema = self.policies.schemas().schemas().iter().find(|s| s.name == facts.schema)?;
         let (_, rule) = schema.indexes().find(|(of, _)| of == facts.name_in_schema())?;
         Some((facts, schema, rule))
-    }
-
-    /// One unit for the distinct value, whether or not it has an index.
-    fn reserve(&self, purpose: &str, facts: &FieldFacts, values: &[&[u8]]) -> bool {
-        // Kept in memory for a day: by a hash, so that no value is.
-        let mut hash = Sha256::new().chain_update(self.reading.salt).chain_update(&*facts.id);
-        for value in values {
-            hash = hash.chain_update(value.len().to_be_bytes()).chain_update(value);
-        }
-        let mut unit = [0; 16];
-        unit.copy_from_slice(&hash.finalize()[..16]);
-        let (now, purpose) = (self.reading.now(), Arc::from(purpose));
-        let unit = Unit::Reference(unit);
-        let mut budgets = self.reading.budgets();
-        budgets.reserve(now, &self.asker.id, &purpose, Counted::Values, unit).is_ok()
     }
 
     fn write(&self, rule: &IndexRule, values: &[&[u8]]) -> Result<Searched, RequestFault> {

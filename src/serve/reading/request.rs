@@ -4,8 +4,8 @@ use super::document::{Document, Object, Value};
 use super::fault::RequestFault;
 use crate::policy::Want;
 
-/// Items of one request.
-const MOST_ITEMS: usize = 1000;
+/// Items of one request, and of a part of a stream.
+pub(super) const MOST_ITEMS: usize = 1000;
 /// Distinct fields of one request.
 pub(super) const MOST_FIELDS: usize = 200;
 /// Characters of ids, purposes and names that a caller makes up.
@@ -58,6 +58,12 @@ pub(super) struct TokenItem<'d> {
     pub(super) subject: Option<&'d [u8]>,
 }
 
+/// What a stream says of itself in its first line.
+pub(super) struct StreamHeader {
+    pub(super) claims: Claims,
+    pub(super) want: Want,
+}
+
 /// A request for what to search for.
 pub(super) struct IndexRequest<'d> {
     pub(super) claims: Claims,
@@ -79,22 +85,59 @@ pub(super) enum QueryValue<'d> {
     Several(Vec<&'d [u8]>),
 }
 
+/// A request to seal.
+pub(super) struct SealRequest<'d> {
+    pub(super) claims: Claims,
+    pub(super) items: Vec<SealItem<'d>>,
+}
+
+/// One value.
+pub(super) struct SealItem<'d> {
+    pub(super) id: Option<&'d [u8]>,
+    /// `None`: it is no item.
+    pub(super) what: Option<SealValue<'d>>,
+}
+
+/// A value of a field, as JSON.
+pub(super) struct SealValue<'d> {
+    pub(super) field: String,
+    pub(super) value: &'d [u8],
+    /// Names and values, as JSON.
+    pub(super) bind: Vec<(String, &'d [u8])>,
+    /// Whose row it will stand in, as JSON.
+    pub(super) subject: Option<&'d [u8]>,
+}
+
+/// A request for references of data subjects.
+pub(super) struct SubjectRequest<'d> {
+    pub(super) claims: Claims,
+    pub(super) items: Vec<SubjectItem<'d>>,
+}
+
+/// One data subject: the schema whose subjects it is one of, and its id as JSON.
+pub(super) struct SubjectItem<'d> {
+    pub(super) id: Option<&'d [u8]>,
+    /// `None`: it is no item.
+    pub(super) what: Option<(String, &'d [u8])>,
+}
+
 impl<'d> RevealRequest<'d> {
     pub(super) fn read(document: &'d Document<'d>) -> Result<Self, RequestFault> {
         let [purpose, reason, on_behalf_of, want, request_id, items] = root(document)?
             .members(["purpose", "reason", "on_behalf_of", "want", "request_id", "items"])?;
         let claims = Claims::read(purpose, reason, on_behalf_of, request_id)?;
-        let want = match optional("want", want)?.as_deref() {
-            None | Some("auto") => Want::Auto,
-            Some("reveal") => Want::Reveal,
-            Some("mask") => Want::Mask,
-            Some(_) => {
-                let wanted = "must be auto, reveal or mask";
-                return Err(RequestFault::Member { name: "want", wanted });
-            }
-        };
+        let want = wanted(want)?;
         let items = elements("items", items)?.into_iter().map(Item::read).collect();
         Ok(Self { claims, want, items })
+    }
+}
+
+impl StreamHeader {
+    pub(super) fn read(document: &Document<'_>) -> Result<Self, RequestFault> {
+        let [purpose, reason, on_behalf_of, want, request_id] =
+            root(document)?.members(["purpose", "reason", "on_behalf_of", "want", "request_id"])?;
+        let claims = Claims::read(purpose, reason, on_behalf_of, request_id)?;
+        Ok(Self { claims, want: wanted(want)? })
     }
 }
 
@@ -111,6 +154,31 @@ impl<'d> IndexRequest<'d> {
         let queries = elements("queries", queries)?.into_iter().map(Query::read).collect();
         Ok(Self { claims, queries })
     }
+}
+
+impl<'d> SealRequest<'d> {
+    pub(super) fn read(document: &'d Document<'d>) -> Result<Self, RequestFault> {
+        let (claims, items) = claims_and_items(document)?;
+        let items = items.into_iter().map(SealItem::read).collect();
+        Ok(Self { claims, items })
+    }
+}
+
+impl<'d> SubjectRequest<'d> {
+    pub(super) fn read(document: &'d Document<'d>) -> Result<Self, RequestFault> {
+        let (claims, items) = claims_and_items(document)?;
+        let items = items.into_iter().map(SubjectItem::read).collect();
+        Ok(Self { claims, items })
+    }
+}
+
+fn claims_and_items<'d>(
+    document: &'d Document<'d>,
+) -> Result<(Claims, Vec<Value<'d>>), RequestFault> {
+    let [purpose, reason, on_behalf_of, request_id, items] =
+        root(document)?.members(["purpose", "reason", "on_behalf_of", "request_id", "items"])?;
+    let claims = Claims::read(purpose, reason, on_behalf_of, request_id)?;
+    Ok((claims, elements("items", items)?))
 }
 
 impl Claims {
@@ -141,9 +209,28 @@ impl Claims {
 }
 
 impl<'d> Item<'d> {
+    /// A line of a stream; `None`: it is no JSON text.
+    pub(super) fn of_line(line: Option<&'d Document<'d>>) -> Self {
+        line.map_or(Self { id: None, what: None }, |line| Self::read(line.root()))
+    }
+
     fn read(value: Value<'d>) -> Self {
         let Some(object) = value.object() else { return Self { id: None, what: None } };
         Self { id: id_of(object), what: kind_of(object) }
+    }
+}
+
+impl<'d> SealItem<'d> {
+    fn read(value: Value<'d>) -> Self {
+        let Some(object) = value.object() else { return Self { id: None, what: None } };
+        Self { id: id_of(object), what: seal_value_of(object) }
+    }
+}
+
+impl<'d> SubjectItem<'d> {
+    fn read(value: Value<'d>) -> Self {
+        let Some(object) = value.object() else { return Self { id: None, what: None } };
+        Self { id: id_of(object), what: subject_of(object) }
     }
 }
 
@@ -175,21 +262,41 @@ fn kind_of(object: Object<'_>) -> Option<ItemKind<'_>> {
             Some(ItemKind::Record { schema: schema.text()?, fields, record: record.json() })
         }
         (None, None, Some(field), Some(token)) if fields.is_none() => {
-            let mut bound = Vec::new();
-            if let Some(bind) = bind {
-                for (name, value) in bind.object()?.iter() {
-                    bound.push((name?, value.json()));
-                }
-            }
             Some(ItemKind::Token(TokenItem {
                 field: field.text()?,
                 token: token.text()?.into_bytes(),
-                bind: bound,
+                bind: bound(bind)?,
                 subject: subject.map(Value::json),
             }))
         }
         _ => None,
     }
+}
+
+fn bound(bind: Option<Value<'_>>) -> Option<Vec<(String, &[u8])>> {
+    let mut bound = Vec::new();
+    if let Some(bind) = bind {
+        for (name, value) in bind.object()?.iter() {
+            bound.push((name?, value.json()));
+        }
+    }
+    Some(bound)
+}
+
+fn seal_value_of(object: Object<'_>) -> Option<SealValue<'_>> {
+    let [_, field, value, bind, subject] =
+        object.members(["id", "field", "value", "bind", "subject"]).ok()?;
+    Some(SealValue {
+        field: field?.text()?,
+        value: value?.json(),
+        bind: bound(bind)?,
+        subject: subject.map(Value::json),
+    })
+}
+
+fn subject_of(object: Object<'_>) -> Option<(String, &[u8])> {
+    let [_, schema, subject] = object.members(["id", "schema", "subject"]).ok()?;
+    Some((schema?.text()?, subject?.json()))
 }
 
 fn query_of(object: Object<'_>) -> Option<(String, QueryValue<'_>)> {
@@ -221,6 +328,18 @@ fn elements<'d>(
         return Err(RequestFault::TooMany { most: MOST_ITEMS, of: name });
     }
     Ok(elements)
+}
+
+fn wanted(want: Option<Value<'_>>) -> Result<Want, RequestFault> {
+    match optional("want", want)?.as_deref() {
+        None | Some("auto") => Ok(Want::Auto),
+        Some("reveal") => Ok(Want::Reveal),
+        Some("mask") => Ok(Want::Mask),
+        Some(_) => {
+            let wanted = "must be auto, reveal or mask";
+            Err(RequestFault::Member { name: "want", wanted })
+        }
+    }
 }
 
 fn optional(name: &'static str, value: Option<Value<'_>>) -> Result<Option<String>, RequestFault> {

@@ -8,34 +8,57 @@ use veilstream_engine::key::{Key, KeyId, Scope, SubjectRef};
 use veilstream_engine::reveal::{Decision, HeldKeys, Revealer};
 use veilstream_reading::audit::{Disclosure, Durable, Entry, Event};
 
-use super::Reading;
-use super::answer;
+use super::answer::{self, Summary};
 use super::asker::Asker;
 use super::asking::{Asking, Decided};
 use super::fault::RequestFault;
 use super::found::{Found, Item, Read};
+use super::{REVEAL, Reading};
 use crate::policy::budget::{BudgetSpent, Counted, Unit};
 use crate::telemetry::events::{Event as _, HoneyOpened};
 
 /// Keys that a request needs, by id, beside those of the snapshot.
 type Fetched = HashMap<KeyId, Option<Arc<Key>>>;
 
+/// What came of the items of a request, or of a part of a stream.
+pub(super) struct OpenedItems {
+    pub(super) decided: Decided,
+    pub(super) read: Vec<Read>,
+    pub(super) durable: Durable,
+}
+
 impl Reading {
     pub(super) fn reveal(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
-        self.with_items(asker, "/v1/reveal", body, |asking, revealer| {
-            let keyring = self.keys.keyring();
-            let decided = self.decide(&asking, &mut asking.questions());
-            let fetched = self.fetch(&asking.found, &decided, &keyring)?;
-            let held = HeldKeys { keyring: &keyring, fetched: &fetched };
-            let spent = self.reserve(&asking, &decided, held);
-            let (read, honey) = open(&asking.found, &decided, &spent, held, revealer);
-            if !honey.is_empty() {
-                HoneyOpened { actor: &asker.id, fields: &honey }.emit(&self.metrics);
-            }
-            let durable = self.append(entries(&asking, &decided, &read, &spent, &honey))?;
-            self.count(&asking, &read, &spent);
-            Ok(answer::revealed(&asking.head(&decided, durable), &asking.found, &read))
+        self.with_items(asker, REVEAL, body, |asking, revealer| {
+            let opened = self.open_asked(&asking, &mut BTreeSet::new(), revealer)?;
+            let mut summary = Summary::new();
+            let items = answer::items(&asking.found, &opened.read, &mut summary);
+            Ok(asking.head(&opened.decided, opened.durable).with(&summary, "items", items))
         })
+    }
+
+    /// Opens what is asked for, as far as policies and budgets let. When it returns, the trace is
+    /// durable. `honey` has the fields of which a honey token was met before, and takes new ones.
+    pub(super) fn open_asked(
+        &self,
+        asking: &Asking<'_>,
+        honey: &mut BTreeSet<String>,
+        revealer: &mut Revealer,
+    ) -> Result<OpenedItems, RequestFault> {
+        let keyring = self.keys.keyring();
+        let decided = self.decide(asking, &mut asking.questions());
+        let fetched = self.fetch(&asking.found, &decided, &keyring)?;
+        let held = HeldKeys { keyring: &keyring, fetched: &fetched };
+        let spent = self.reserve(asking, &decided, held);
+        let before = honey.clone();
+        let read = open(&asking.found, &decided, &spent, held, honey, revealer);
+        let met: BTreeSet<String> = honey.difference(&before).cloned().collect();
+        if !met.is_empty() {
+            HoneyOpened { actor: &asking.asker.id, fields: &met }.emit(&self.metrics);
+        }
+        let durable = self.append(entries(asking, &decided, &read, &spent, &met))?;
+        self.count(asking, &read, &spent);
+        Ok(OpenedItems { decided, read, durable })
     }
 
     /// Looks up the keys of what may be opened, and of nothing else.
@@ -123,9 +146,9 @@ fn open(
     decided: &Decided,
     spent: &[bool],
     held: HeldKeys<'_>,
+    honey: &mut BTreeSet<String>,
     revealer: &mut Revealer,
-) -> (Vec<Read>, BTreeSet<String>) {
-    let mut honey = BTreeSet::new();
+) -> Vec<Read> {
     loop {
         let before = honey.len();
         let mut read = Vec::with_capacity(spent.len());
@@ -138,7 +161,7 @@ fn open(
         }
         honey.extend(read.iter().flat_map(|read| read.honey.iter().cloned()));
         if honey.len() == before {
-            return (read, honey);
+            return read;
         }
     }
 }

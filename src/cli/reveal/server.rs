@@ -1,0 +1,251 @@
+//! `veilstream reveal --server`: the service opens, and what it withholds stays as it is.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::ops::Range;
+
+use serde_json::json;
+use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::reveal::{Answered, Answers, Report, RevealOptions, Revealer, Status};
+use veilstream_engine::schema::{Protect, Schema};
+use veilstream_engine::token::{self, FieldId};
+use veilstream_engine::transform::Limits;
+use veilstream_engine::{OpenError, Reject, RejectCode, kdf};
+
+use super::{Told, claim, problem, unquoted, write_status};
+use crate::cli::lines::{Line, LineBatch, Lines};
+use crate::cli::sorted;
+use crate::client::{Client, Node};
+
+const PATH: &str = "/v1/reveal";
+/// Bytes of a line that fits a request of 8 MiB with those before it and all that is said of them.
+const LINE_MAX: usize = 6 << 20;
+
+/// Reveals line after line; whether everything asked for was opened.
+pub(super) fn reveal(
+    set: &SchemaSet,
+    client: &Client,
+    options: &RevealOptions<'_>,
+    told: Told,
+    input: impl Read,
+    out: &mut impl Write,
+    mut errors: impl Write,
+) -> anyhow::Result<bool> {
+    let mut lines = Lines::new(input, Limits::default().output);
+    let (mut batch, mut revealer, mut whole) = (LineBatch::default(), Revealer::default(), true);
+    loop {
+        lines.batch(&mut batch)?;
+        if batch.lines().next().is_none() {
+            return Ok(whole);
+        }
+        let claimed: Vec<Option<Result<&Schema, Reject>>> = batch
+            .lines()
+            .map(|(_, line)| match line {
+                Line::Text(text) => Some(claimed(set, &mut revealer, text)),
+                Line::TooLong => None,
+            })
+            .collect();
+        let mut items = Vec::new();
+        for ((_, line), claimed) in batch.lines().zip(&claimed) {
+            if let (Line::Text(text), Some(Ok(schema))) = (line, claimed) {
+                items.push(item(schema, options, text));
+            }
+        }
+        let answer = if items.is_empty() { None } else { Some(client.ask(PATH, "items", &items)?) };
+        let mut answers = answer.iter().flat_map(|answer| answer.items());
+        for ((number, line), claimed) in batch.lines().zip(claimed) {
+            let (Line::Text(text), Some(claimed)) = (line, claimed) else {
+                // It cannot be kept, so it cannot stay: the one case in which it is not written.
+                whole = false;
+                let problem = json!({ "line": number, "reason": RejectCode::TooLarge.as_str() });
+                writeln!(errors, "{}", sorted(problem))?;
+                continue;
+            };
+            let (mut event, mut report) = (Vec::new(), Report::default());
+            let revealed = claimed.and_then(|schema| {
+                let answer = answers.next().map(|item| LineAnswer::read(schema, item));
+                let answer = answer.unwrap_or_default();
+                revealer
+                    .reveal_answered(schema, &answer, text, options, &mut event, &mut report)
+                    .map(|()| schema)
+            });
+            let (shown, schema, problem) = match &revealed {
+                Ok(schema) => (&*event, Some(*schema), problem(schema, &report, told.allow_clear)),
+                Err(reject) => (text, None, Some(json!({ "reason": reject.code.as_str() }))),
+            };
+            if told.status {
+                write_status(out, shown, schema, &report)?;
+            } else {
+                out.write_all(shown)?;
+                out.write_all(b"\n")?;
+            }
+            if let Some(mut problem) = problem {
+                whole = false;
+                problem["line"] = number.into();
+                writeln!(errors, "{}", sorted(problem))?;
+            }
+        }
+        out.flush()?;
+    }
+}
+
+fn claimed<'s>(
+    set: &'s SchemaSet,
+    revealer: &mut Revealer,
+    text: &[u8],
+) -> Result<&'s Schema, Reject> {
+    if text.len() > LINE_MAX {
+        return Err(Reject::new(RejectCode::TooLarge));
+    }
+    claim(set, revealer, text)
+}
+
+/// A record, and the fields of it that have tokens and are asked for.
+fn item(schema: &Schema, options: &RevealOptions<'_>, record: &[u8]) -> Vec<u8> {
+    let fields: Vec<&str> = schema
+        .fields
+        .iter()
+        .filter(|field| matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_)))
+        .map(|field| &*field.id)
+        .filter(|id| options.fields.is_none_or(|asked| asked.iter().any(|field| field == id)))
+        .collect();
+    let mut item = json!({ "fields": fields, "schema": &*schema.name }).to_string().into_bytes();
+    item.pop();
+    item.extend_from_slice(b",\"record\":");
+    item.extend_from_slice(record.trim_ascii());
+    item.push(b'}');
+    item
+}
+
+/// What the service says of a line.
+#[derive(Default)]
+struct LineAnswer<'a> {
+    record: &'a [u8],
+    /// Where values stand in it, by their normalized paths.
+    values: HashMap<String, Range<usize>>,
+    /// By index of the field.
+    fields: HashMap<usize, FieldAnswer>,
+}
+
+struct FieldAnswer {
+    status: Status,
+    /// Places, by their normalized paths, where they differ.
+    places: HashMap<String, Status>,
+}
+
+impl<'a> LineAnswer<'a> {
+    fn read(schema: &Schema, item: Node<'a>) -> Self {
+        let record = item.member("record").map_or(&b"null"[..], Node::json);
+        let places = Revealer::default().places(schema, record).unwrap_or_default();
+        let values = places.into_iter().map(|place| (place.path, place.span)).collect();
+        let of = |id: &str| item.member("fields").and_then(|fields| fields.member(id));
+        let fields = schema
+            .fields
+            .iter()
+            .enumerate()
+            .filter_map(|(at, field)| Some((at, FieldAnswer::read(of(&field.id)?))));
+        Self { record, values, fields: fields.collect() }
+    }
+}
+
+impl FieldAnswer {
+    fn read(field: Node<'_>) -> Self {
+        let places = field.member("places").into_iter().flat_map(Node::elements);
+        let places =
+            places.filter_map(|place| Some((place.member("path")?.text()?, status(place))));
+        Self { status: status(field), places: places.collect() }
+    }
+}
+
+impl Answers for LineAnswer<'_> {
+    fn of(&self, field: usize, path: &str) -> Answered<'_> {
+        // What nothing is said of is withheld.
+        let status = self.fields.get(&field).map_or(Status::Withheld, |field| {
+            field.places.get(path).copied().unwrap_or(field.status)
+        });
+        Answered { status, value: self.values.get(path).map(|span| &self.record[span.clone()]) }
+    }
+}
+
+/// A status as the service says it. One that is no disclosure and none of these is a denial.
+fn status(of: Node<'_>) -> Status {
+    match of.member("status").and_then(Node::text).as_deref() {
+        Some("revealed") => Status::Revealed,
+        Some("masked") => Status::Masked,
+        Some("erased") => Status::Failed(OpenError::Erased),
+        Some("key_unavailable") => Status::Failed(OpenError::KeyUnavailable),
+        Some("corrupt") => Status::Failed(OpenError::Corrupt),
+        _ => Status::Withheld,
+    }
+}
+
+/// Opens bare tokens of the field called `name`; whether all opened.
+pub(super) fn open_tokens(
+    client: &Client,
+    name: &str,
+    input: impl Read,
+    out: &mut impl Write,
+    mut errors: impl Write,
+) -> anyhow::Result<bool> {
+    let mut lines = Lines::new(input, Limits::default().output);
+    let (mut batch, mut whole) = (LineBatch::default(), true);
+    let fid = kdf::field_id(name);
+    loop {
+        lines.batch(&mut batch)?;
+        if batch.lines().next().is_none() {
+            return Ok(whole);
+        }
+        let tokens: Vec<Result<&[u8], OpenError>> =
+            batch.lines().map(|(_, line)| checked(line, &fid)).collect();
+        let items: Vec<Vec<u8>> = tokens
+            .iter()
+            .flatten()
+            // A token that was decoded is ASCII.
+            .map(|token| json!({ "field": name, "token": String::from_utf8_lossy(token) }))
+            .map(|item| item.to_string().into_bytes())
+            .collect();
+        let answer = if items.is_empty() { None } else { Some(client.ask(PATH, "items", &items)?) };
+        let mut answers = answer.iter().flat_map(|answer| answer.items());
+        for ((number, line), token) in batch.lines().zip(tokens) {
+            let answer = token.map_err(Status::Failed).and_then(|_| {
+                let item = answers.next().ok_or(Status::Withheld)?;
+                shown(item).ok_or_else(|| status(item))
+            });
+            match answer {
+                Ok(shown) => out.write_all(&shown)?,
+                Err(class) => {
+                    whole = false;
+                    if let Line::Text(text) = line {
+                        out.write_all(unquoted(text.trim_ascii()))?;
+                    }
+                    let problem = json!({ "line": number, "reason": class.as_str() });
+                    writeln!(errors, "{}", sorted(problem))?;
+                }
+            }
+            out.write_all(b"\n")?;
+        }
+        out.flush()?;
+    }
+}
+
+/// A line's token, if it can be one of that field.
+fn checked<'l>(line: Line<'l>, fid: &FieldId) -> Result<&'l [u8], OpenError> {
+    let Line::Text(text) = line else { return Err(OpenError::Malformed) };
+    let token = unquoted(text.trim_ascii());
+    let header = token::decode(token, &mut Vec::new())?;
+    if header.fid == *fid { Ok(token) } else { Err(OpenError::FieldMismatch) }
+}
+
+/// What was opened, on one line; `None`: it was not.
+fn shown(item: Node<'_>) -> Option<Vec<u8>> {
+    if !matches!(status(item), Status::Revealed | Status::Masked) {
+        return None;
+    }
+    if let Some(base64) = item.member("base64") {
+        return Some([b"{\"base64\":", base64.json(), b"}"].concat());
+    }
+    let mut value = item.member("value")?.json().to_vec();
+    // White space between the members of an object may hold line feeds.
+    value.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
+    Some(value)
+}

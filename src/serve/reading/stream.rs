@@ -1,0 +1,191 @@
+//! `POST /v1/reveal` as a stream: a line that says what for, then one item a line. The answer comes
+//! part by part, each decided under the newest policies, keys and credential, and durable in the
+//! audit log before its first byte leaves.
+//!
+//! One part is in memory at a time: the next is read when the connection took the last. So a
+//! caller that does not read is not read from, and the listener ends it.
+
+mod lines;
+mod parts;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{Response, header};
+use axum::response::IntoResponse as _;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use self::lines::StreamLines;
+use self::parts::Parts;
+use super::Reading;
+use super::answer::{self, Summary};
+use super::asker::Asker;
+use super::asking::{Asking, Totals};
+use super::document::Document;
+use super::fault::RequestFault;
+use super::found::{Found, SubjectCount};
+use super::request::{Item, RevealRequest, StreamHeader};
+use crate::serve::auth::Principal;
+use crate::serve::router::ServeRequest;
+
+/// A stream ends then.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// A stream that is being answered.
+struct Stream {
+    reading: Arc<Reading>,
+    asker: Arc<Asker>,
+    lines: StreamLines,
+    until: Instant,
+    progress: Progress,
+}
+
+/// What a stream has asked for so far.
+struct Progress {
+    header: StreamHeader,
+    items: u64,
+    subjects: SubjectCount,
+    is_bare: bool,
+    /// Fields of which a honey token was met: withheld from its part on.
+    honey: BTreeSet<String>,
+    summary: Summary,
+}
+
+impl Reading {
+    /// Answers a stream: its first line at once, the rest while the answer is sent.
+    pub(super) async fn stream(
+        self: Arc<Self>,
+        principal: Principal,
+        request: ServeRequest,
+    ) -> Response<Body> {
+        let ServeRequest { body, caller } = request;
+        let mut lines = StreamLines::new(body);
+        let header =
+            lines.first().await.and_then(|line| StreamHeader::read(&Document::read(&line)?));
+        let header = match header {
+            Ok(header) => header,
+            Err(fault) => return fault.into_response(),
+        };
+        let stream = Stream {
+            reading: self,
+            asker: Arc::new(Asker::new(principal, caller)),
+            lines,
+            until: Instant::now() + LONGEST,
+            progress: Progress {
+                header,
+                items: 0,
+                subjects: SubjectCount::default(),
+                is_bare: false,
+                honey: BTreeSet::new(),
+                summary: Summary::new(),
+            },
+        };
+        let parts = Parts::new(stream, |stream| Box::pin(stream.next()));
+        ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(parts)).into_response()
+    }
+
+    /// Answers a part of a stream, on a thread that may block.
+    fn answer_part(
+        &self,
+        asker: &Asker,
+        progress: &mut Progress,
+        part: &[u8],
+    ) -> Result<Vec<u8>, RequestFault> {
+        let documents: Vec<Option<Document<'_>>> =
+            lines::items(part).map(|line| Document::read(line).ok()).collect();
+        let request = RevealRequest {
+            claims: progress.header.claims.clone(),
+            want: progress.header.want,
+            items: documents.iter().map(|line| Item::of_line(line.as_ref())).collect(),
+        };
+        let policies = self.policies.current();
+        self.with_revealer(|revealer| {
+            let found = Found::of(&request, &policies, revealer)?;
+            let totals = progress.take(&found, request.items.len());
+            // A stream is no retry: its id names it in the audit.
+            let (request, policies, attempt) = (&request, &*policies, 1);
+            let asking = Asking { asker, request, attempt, policies, found, totals };
+            let opened = self.open_asked(&asking, &mut progress.honey, revealer)?;
+            let head = asking.head(&opened.decided, opened.durable).members();
+            let mut out = json!({ "part": head }).to_string().into_bytes();
+            out.push(b'\n');
+            for mut item in answer::items(&asking.found, &opened.read, &mut progress.summary) {
+                // A sealed object may have line feeds between its members; strings have none.
+                item.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
+                out.extend_from_slice(&item);
+                out.push(b'\n');
+            }
+            Ok(out)
+        })
+    }
+}
+
+impl Progress {
+    /// Adds a part.
+    fn take(&mut self, found: &Found<'_>, items: usize) -> Totals {
+        self.items += items as u64;
+        found.count_subjects(&mut self.subjects);
+        self.is_bare |= found.is_bare();
+        let subjects = self.subjects.total();
+        Totals { items: self.items, subjects, is_bare: self.is_bare }
+    }
+}
+
+impl Stream {
+    /// The next bytes of the answer, and the stream unless they are its last.
+    async fn next(mut self) -> (Bytes, Option<Self>) {
+        loop {
+            match self.part().await {
+                // Nothing but blank lines.
+                Ok(Some(part)) if lines::items(&part).next().is_none() => {}
+                Ok(Some(part)) => return self.answer(part).await,
+                Ok(None) => return (end("summary", &json!(self.progress.summary)), None),
+                Err(fault) => return (end("problem", &json!(fault.problem())), None),
+            }
+        }
+    }
+
+    /// The next part, when it may be answered. `None`: there are no more.
+    async fn part(&mut self) -> Result<Option<Vec<u8>>, RequestFault> {
+        let ended = |_| RequestFault::StreamTime;
+        let part = timeout_at(self.until, self.lines.part()).await.map_err(ended)??;
+        let Some(part) = part else { return Ok(None) };
+        let items = self.asker.wait_for_items(lines::items(&part).count());
+        timeout_at(self.until, items).await.map_err(ended)?;
+        if self.reading.is_stopping.load(Ordering::Relaxed) {
+            return Err(RequestFault::Stopping);
+        }
+        if !self.asker.still_holds() {
+            return Err(RequestFault::Credential);
+        }
+        Ok(Some(part))
+    }
+
+    /// Answers a part, on a thread that may block.
+    async fn answer(self, part: Vec<u8>) -> (Bytes, Option<Self>) {
+        let answering = tokio::task::spawn_blocking(move || {
+            let Self { reading, asker, mut progress, lines, until } = self;
+            let answer = reading.answer_part(&asker, &mut progress, &part);
+            (answer, Self { reading, asker, progress, lines, until })
+        });
+        let failed = |fault: RequestFault| (end("problem", &json!(fault.problem())), None);
+        match answering.await {
+            Ok((Ok(answer), stream)) => (answer.into(), Some(stream)),
+            Ok((Err(fault), _)) => failed(fault),
+            Err(error) => {
+                tracing::error!(%error, "a part of a stream failed; the stream was ended");
+                failed(RequestFault::Internal)
+            }
+        }
+    }
+}
+
+/// The last line. A stream without it was cut.
+fn end(name: &str, value: &Value) -> Bytes {
+    let line = json!({ "end": { name: value } });
+    format!("{line}\n").into()
+}

@@ -1,0 +1,170 @@
+//! `POST /v1/subject-ref`: the reference by which the audit log names a data subject, so that an
+//! auditor holds no key.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use veilstream_engine::key::{KeyKind, Scope, SubjectRef};
+use veilstream_engine::schema::Schema;
+use veilstream_engine::subject::{Referrer, scalar_text};
+use veilstream_engine::transform::NeededKey;
+use veilstream_reading::audit::{Entry, Event, Hex};
+
+use super::Reading;
+use super::answer::{Head, Summary, begin, member};
+use super::asker::Asker;
+use super::document::Document;
+use super::fault::RequestFault;
+use super::found::UNKNOWN;
+use super::request::{SubjectItem, SubjectRequest};
+use crate::keys::KeyFault;
+use crate::policy::{Action, PolicySet, Request, Want};
+
+/// Makes references; the key is asked for once, and only where one is needed.
+#[derive(Default)]
+pub(super) struct Subjects {
+    /// By domain.
+    referrers: BTreeMap<Option<String>, Referrer>,
+    scalar: Vec<u8>,
+}
+
+/// What came of an item.
+enum Referred {
+    Malformed,
+    Denied,
+    /// Records of the schema have no subject.
+    NoSubject,
+    Ok(SubjectRef),
+}
+
+impl Subjects {
+    /// The reference of a subject of a schema, by its id as JSON; `None`: it is no id.
+    pub(super) fn reference(
+        &mut self,
+        reading: &Reading,
+        schema: &Schema,
+        subject: &[u8],
+    ) -> Result<Option<SubjectRef>, KeyFault> {
+        if !scalar_text(subject, &mut self.scalar) || self.scalar.is_empty() {
+            return Ok(None);
+        }
+        let domain = &schema.subject_domain;
+        if !self.referrers.contains_key(domain) {
+            let scope = Scope::Version(1);
+            let needed = NeededKey { kind: KeyKind::SubjectRef, scope: scope.clone() };
+            reading.keys.fetch(&[needed])?;
+            let keyring = reading.keys.keyring();
+            let referrer = keyring
+                .sealing(KeyKind::SubjectRef, &scope)
+                .and_then(|key| Referrer::new(key, keyring.tenant(), domain.as_deref()))
+                .ok_or_else(|| KeyFault("there is no key of references".to_owned()))?;
+            self.referrers.insert(domain.clone(), referrer);
+        }
+        Ok(self.referrers.get(domain).map(|referrer| referrer.reference(&self.scalar)))
+    }
+}
+
+impl Reading {
+    pub(super) fn subject_refs(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+        let document = Document::read(body)?;
+        let request = SubjectRequest::read(&document)?;
+        asker.take_items(request.items.len())?;
+        let claims = &request.claims;
+        let attempt = self.attempt(asker, claims, "/v1/subject-ref", body)?;
+        let policies = self.policies.current();
+        let facts = asker.facts(claims, request.items.len() as u64);
+        let mut questions = asker.questions(&policies, &facts, Want::Auto);
+        let mut subjects = Subjects::default();
+        let referred: Vec<Referred> = request
+            .items
+            .iter()
+            .map(|item| self.refer(item, &policies, &mut questions, &mut subjects))
+            .collect::<Result<_, _>>()?;
+        let template = asker.entry(Event::AuditRead, claims, attempt, &policies);
+        self.append(entries(&template, &policies, &request.items, &referred))?;
+        let mut summary = Summary::new();
+        for status in referred.iter().map(Referred::status) {
+            *summary.entry(status).or_default() += 1;
+        }
+        let head = Head { claims, policy: policies.hash(), audit: None };
+        let items = request.items.iter().zip(&referred).map(|(item, r)| r.json(item.id)).collect();
+        Ok(head.with(&summary, "items", items))
+    }
+
+    fn refer(
+        &self,
+        item: &SubjectItem<'_>,
+        policies: &PolicySet,
+        questions: &mut Request<'_>,
+        subjects: &mut Subjects,
+    ) -> Result<Referred, RequestFault> {
+        let Some((name, subject)) = &item.what else { return Ok(Referred::Malformed) };
+        if !questions.permits_on_schema(Action::AuditRead, name).is_permitted() {
+            return Ok(Referred::Denied);
+        }
+        let mut schemas = policies.schemas().schemas().iter();
+        let Some(schema) = schemas.find(|schema| *schema.name == **name) else {
+            return Ok(Referred::Denied);
+        };
+        if schema.subjects.is_empty() {
+            return Ok(Referred::NoSubject);
+        }
+        let reference = subjects.reference(self, schema, subject)?;
+        Ok(reference.map_or(Referred::Malformed, Referred::Ok))
+    }
+}
+
+impl Referred {
+    fn status(&self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Denied => "denied",
+            Self::NoSubject => "no_subject",
+            Self::Ok(_) => "ok",
+        }
+    }
+
+    fn json(&self, id: Option<&[u8]>) -> Vec<u8> {
+        let mut out = begin(id);
+        member(&mut out, "status", json!(self.status()).to_string().as_bytes());
+        if let Self::Ok(reference) = self {
+            let text = json!(Hex(reference.0).to_string());
+            member(&mut out, "subject_ref", text.to_string().as_bytes());
+        }
+        out.push(b'}');
+        out
+    }
+}
+
+/// One line a schema and outcome, without the references: who asks is looked at, not who is asked
+/// about.
+fn entries(
+    template: &Entry,
+    policies: &PolicySet,
+    items: &[SubjectItem<'_>],
+    referred: &[Referred],
+) -> Vec<Entry> {
+    let mut lines: BTreeMap<(&str, &str), Entry> = BTreeMap::new();
+    for (item, referred) in items.iter().zip(referred) {
+        let name = item.what.as_ref().map_or(UNKNOWN, |(name, _)| name.as_str());
+        // A schema that does not exist is the caller's text, and not for the log.
+        let mut known = policies.schemas().schemas().iter();
+        let name = known.find(|schema| *schema.name == *name).map_or(UNKNOWN, |s| &*s.name);
+        let outcome = match referred {
+            Referred::Ok(_) => "ok",
+            Referred::Denied => "denied",
+            Referred::Malformed | Referred::NoSubject => "failed",
+        };
+        let entry = lines.entry((name, outcome)).or_insert_with(|| Entry {
+            schema: Some(name.to_owned()),
+            items: Some(0),
+            outcome: Some(outcome.to_owned()),
+            ..template.clone()
+        });
+        entry.items = entry.items.map(|items| items + 1);
+    }
+    if lines.is_empty() {
+        return vec![Entry { items: Some(0), ..template.clone() }];
+    }
+    lines.into_values().collect()
+}

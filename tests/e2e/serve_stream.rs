@@ -1,0 +1,369 @@
+//! `POST /v1/reveal` as a stream, over connections on which both sides talk at once.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::instance::{Instance, Running, Setup, done, fed, veilstream};
+use crate::testing::until;
+
+const EVENT: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"078-05-1120","phone":"+1 415 555 0101"}}"#;
+
+/// A stream under way.
+struct Stream {
+    to: TcpStream,
+    from: BufReader<Chunked>,
+}
+
+/// The bytes of an answer in chunks.
+struct Chunked {
+    from: BufReader<TcpStream>,
+    left: usize,
+}
+
+impl Read for Chunked {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            let mut size = String::new();
+            while size.trim().is_empty() {
+                size.clear();
+                if self.from.read_line(&mut size)? == 0 {
+                    return Ok(0);
+                }
+            }
+            self.left = usize::from_str_radix(size.trim(), 16).unwrap();
+            if self.left == 0 {
+                return Ok(0);
+            }
+        }
+        let most = self.left.min(into.len());
+        let read = self.from.read(&mut into[..most])?;
+        self.left -= read;
+        Ok(read)
+    }
+}
+
+impl Stream {
+    /// Sends the head and the first line. Returns the status too.
+    fn begin(running: &Running, key: &str, first: &str) -> (u16, Self) {
+        let mut to = TcpStream::connect(&running.address).unwrap();
+        to.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+        write!(
+            to,
+            "POST /v1/reveal HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: \
+            application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        .unwrap();
+        let mut from = BufReader::new(to.try_clone().unwrap());
+        send(&mut to, format!("{first}\n").as_bytes()).unwrap();
+        let (mut status, mut is_chunked) = (String::new(), false);
+        from.read_line(&mut status).unwrap();
+        loop {
+            let mut line = String::new();
+            from.read_line(&mut line).unwrap();
+            is_chunked |= line.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let left = if is_chunked { 0 } else { usize::MAX };
+        let from = BufReader::new(Chunked { from, left });
+        (status.split(' ').nth(1).unwrap().parse().unwrap(), Self { to, from })
+    }
+
+    fn support(running: &Running, key: &str) -> Self {
+        let (status, stream) = Self::begin(running, key, r#"{"purpose":"support"}"#);
+        assert_eq!(status, 200);
+        stream
+    }
+
+    fn send(&mut self, line: &str) {
+        send(&mut self.to, format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    fn end(&mut self) {
+        self.to.write_all(b"0\r\n\r\n").unwrap();
+    }
+
+    /// The next line of the answer; `None`: it is at its end.
+    fn line(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let read = self.from.read_line(&mut line).unwrap();
+        (read > 0).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    /// The next line that is an item, and the head of the last part before it.
+    fn item(&mut self, head: &mut Value) -> Value {
+        loop {
+            let line = self.line().unwrap();
+            match line.get("part") {
+                Some(part) => *head = part.clone(),
+                None => return line,
+            }
+        }
+    }
+}
+
+fn send(to: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    write!(to, "{:x}\r\n", bytes.len())?;
+    to.write_all(bytes)?;
+    to.write_all(b"\r\n")
+}
+
+fn item(id: u64, record: &Value) -> String {
+    let item = json!({ "id": id, "schema": "customers", "fields": ["email"], "record": record });
+    item.to_string()
+}
+
+fn email(item: &Value) -> (&str, &Value) {
+    let status = item["fields"]["email"]["status"].as_str().unwrap_or_default();
+    (status, &item["record"]["customer"]["email"])
+}
+
+/// The most memory that the process ever had.
+fn peak(running: &Running) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+const FAST: &str = "insecure = true\nitems_per_second = 1000000\n";
+
+#[test]
+fn a_stream_of_many_items_takes_little_memory() {
+    const WARM: u64 = 2_000;
+    const ITEMS: u64 = 30_000;
+    let instance = Instance::new(FAST);
+    let (_, key) = instance.make_key("desk");
+    let mut record = instance.seal("customers", EVENT).remove(0);
+    record["padding"] = "x".repeat(2 << 10).into();
+    let mut running = instance.start();
+    let mut stream = Stream::support(&running, &key);
+    let mut to = stream.to.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let mut sent = 0;
+        for id in 0..ITEMS {
+            let line = format!("{}\n", item(id, &record));
+            sent += line.len();
+            send(&mut to, line.as_bytes()).unwrap();
+        }
+        to.write_all(b"0\r\n\r\n").unwrap();
+        sent
+    });
+    let (mut head, mut warm) = (Value::Null, 0);
+    for id in 0..ITEMS {
+        let item = stream.item(&mut head);
+        assert_eq!(
+            (&item["id"], email(&item)),
+            (&id.into(), ("revealed", &"ada@example.com".into()))
+        );
+        if id == WARM {
+            warm = peak(&running);
+        }
+    }
+    assert!(head["policy"].as_str().unwrap().starts_with("sha256:"), "{head}");
+    assert_eq!(stream.line(), Some(json!({ "end": { "summary": { "revealed": ITEMS } } })));
+    assert_eq!(stream.line(), None);
+    let (sent, grown) = (sending.join().unwrap() as u64, peak(&running) - warm);
+    println!("{ITEMS} items, {sent} bytes; the peak of memory grew by {grown} bytes after {WARM}");
+    assert!(sent > 64 << 20 && grown < 24 << 20, "{grown} of {sent}");
+    assert_eq!(running.stop(), 0);
+    let lines = instance.audited();
+    let items = lines.iter().filter(|line| line["event"] == "reveal");
+    let items: u64 = items.map(|line| line["items"].as_u64().unwrap()).sum();
+    assert_eq!(items, ITEMS, "each part is in the log");
+    assert!(instance.verify().status.success());
+}
+
+#[test]
+fn a_stream_ends_when_its_key_is_revoked() {
+    let instance = Instance::new(FAST);
+    let (id, key) = instance.make_key("desk");
+    let record = instance.seal("customers", EVENT).remove(0);
+    let mut running = instance.start();
+    let mut stream = Stream::support(&running, &key);
+    let (mut head, mut answered) = (Value::Null, 0);
+    let mut is_revoked = false;
+    let problem = loop {
+        stream.send(&item(answered, &record));
+        let line = stream.item(&mut head);
+        if let Some(end) = line.get("end") {
+            break end["problem"].clone();
+        }
+        assert_eq!(email(&line).0, "revealed");
+        answered += 1;
+        if answered == 3 {
+            done(&mut instance.keys(&["revoke", &id]));
+            is_revoked = true;
+        }
+    };
+    assert!(is_revoked && problem["code"] == "unauthorized", "{problem}");
+    assert_eq!((stream.line(), problem["status"].as_u64()), (None, Some(401)));
+    assert_eq!(running.stop(), 0);
+    let lines = instance.audited();
+    let opened = lines.iter().filter(|line| line["event"] == "reveal").count() as u64;
+    assert_eq!(opened, answered, "what left is in the log, and nothing more was opened");
+}
+
+#[test]
+fn a_caller_who_does_not_read_is_not_read_from() {
+    let instance = Instance::new(FAST);
+    let (_, key) = instance.make_key("desk");
+    let mut record = instance.seal("customers", EVENT).remove(0);
+    record["padding"] = "x".repeat(8 << 10).into();
+    let mut running = instance.start();
+    let mut stream = Stream::support(&running, &key);
+    let line = format!("{}\n", item(1, &record));
+    let before = peak(&running);
+    // Until the connection is closed from the other side.
+    let mut sent = 0_u64;
+    stream.to.set_write_timeout(Some(Duration::from_secs(120))).unwrap();
+    let ended = loop {
+        match send(&mut stream.to, line.as_bytes()) {
+            Ok(()) => sent += line.len() as u64,
+            Err(error) => break error,
+        }
+    };
+    assert_ne!(ended.kind(), io::ErrorKind::WouldBlock, "the connection stays open");
+    let grown = peak(&running) - before;
+    println!("{sent} bytes went out before {ended}; memory grew by {grown} bytes");
+    assert!(sent < 96 << 20, "{sent} bytes were taken");
+    assert!(grown < 80 << 20, "{grown} bytes are held");
+    // What is left of the answer is cut: it has no end.
+    let mut rest = Vec::new();
+    let _ = stream.from.read_to_end(&mut rest);
+    assert!(!String::from_utf8_lossy(&rest).contains("\"end\""));
+    // Others are answered.
+    let mut other = Stream::support(&running, &key);
+    other.end();
+    assert_eq!(other.line(), Some(json!({ "end": { "summary": {} } })));
+    assert_eq!(running.stop(), 0);
+    assert!(instance.verify().status.success());
+}
+
+#[test]
+fn a_stream_is_decided_part_by_part() {
+    let cedar = r#"permit(principal in Role::"analyst", action == Action::"reveal", resource == Field::"customers.email");
+        forbid(principal, action, resource) when { context.items > 1500 };"#;
+    let instance = Instance::of(&Setup { serve: FAST, cedar, ..Setup::default() });
+    let (_, key) = instance.make_key("desk");
+    let record = instance.seal("customers", EVENT).remove(0);
+    let mut running = instance.start();
+    // The items of a stream are counted together, or it would be the way round a `forbid`.
+    let mut stream = Stream::support(&running, &key);
+    let mut to = stream.to.try_clone().unwrap();
+    let records = record.clone();
+    let sending = std::thread::spawn(move || {
+        for id in 0..3000 {
+            send(&mut to, format!("{}\n", item(id, &records)).as_bytes()).unwrap();
+        }
+    });
+    let mut head = Value::Null;
+    let statuses: Vec<String> =
+        (0..3000).map(|_| email(&stream.item(&mut head)).0.to_owned()).collect();
+    sending.join().unwrap();
+    let revealed = statuses.iter().filter(|status| *status == "revealed").count();
+    assert!((500..=1500).contains(&revealed), "{revealed}");
+    assert!(statuses[revealed..].iter().all(|status| status == "denied"), "in this order");
+    stream.end();
+    let summary = json!({ "revealed": revealed, "denied": 3000 - revealed });
+    assert_eq!(stream.line(), Some(json!({ "end": { "summary": summary } })));
+
+    // New policies count from the next part on.
+    let mut stream = Stream::support(&running, &key);
+    stream.send(&item(1, &record));
+    assert_eq!(email(&stream.item(&mut head)).0, "revealed");
+    let old = head["policy"].clone();
+    instance.write("policies/all.cedar", "");
+    until("the new policies count", || {
+        stream.send(&item(2, &record));
+        email(&stream.item(&mut head)).0 == "denied"
+    });
+    assert_ne!(head["policy"], old);
+    // The service stops: the stream ends with its next part.
+    running.signal(rustix::process::Signal::TERM);
+    until("the stream ends", || {
+        stream.send(&item(3, &record));
+        let line = stream.item(&mut head);
+        let Some(end) = line.get("end") else { return false };
+        assert_eq!(end["problem"]["code"], "stopping", "{end}");
+        true
+    });
+    assert!(running.child.wait().unwrap().success());
+}
+
+#[test]
+fn honey_withholds_its_field_from_its_part_on() {
+    let instance = Instance::new(FAST);
+    let (_, key) = instance.make_key("desk");
+    let record = instance.seal("customers", EVENT).remove(0);
+    let schema = instance.path("schemas/customers.json");
+    let keys = instance.path("keys");
+    let args = ["honey", "create", "--keys", &keys, "--schema", &schema, "--field", "email"];
+    let mut create = veilstream(&args);
+    create.args(["--subject", "42", "--stdin"]);
+    let honey = fed(&mut create, "mary.sample@example.org\n");
+    let mut planted = record.clone();
+    planted["customer"]["email"] = honey.trim().into();
+    let mut running = instance.start();
+    let mut stream = Stream::support(&running, &key);
+    let mut head = Value::Null;
+    stream.send(&item(1, &record));
+    assert_eq!(email(&stream.item(&mut head)).0, "revealed");
+    for (id, record) in [(2, &planted), (3, &record)] {
+        stream.send(&item(id, record));
+        let line = stream.item(&mut head);
+        assert_eq!((email(&line).0, &line["record"]), ("denied", &Value::Null), "{id}");
+    }
+    stream.end();
+    assert_eq!(
+        stream.line(),
+        Some(json!({ "end": { "summary": { "revealed": 1, "denied": 2 } } }))
+    );
+    assert!(running.metrics().contains("veilstream_honey_opened_total 1"));
+    assert_eq!(running.stop(), 0);
+    let lines = instance.audited();
+    assert_eq!(lines.iter().filter(|line| line["event"] == "honey").count(), 1);
+}
+
+#[test]
+fn what_is_no_stream_is_refused() {
+    let instance = Instance::new(FAST);
+    let (_, key) = instance.make_key("desk");
+    let record = instance.seal("customers", EVENT).remove(0);
+    let running = instance.start();
+    for (first, code) in [
+        ("", "not_json"),
+        ("{", "not_json"),
+        ("{}", "bad_request"),
+        (r#"{"purpose":"support","items":[]}"#, "bad_request"),
+        (r#"{"purpose":"support","want":"all"}"#, "bad_request"),
+    ] {
+        let (status, mut stream) = Stream::begin(&running, &key, first);
+        let mut problem = String::new();
+        stream.from.read_line(&mut problem).unwrap();
+        assert_eq!(status, 400, "{first}");
+        assert!(problem.contains(&format!("\"code\":\"{code}\"")), "{first}: {problem}");
+    }
+    // A line that is no item is told of in its place.
+    let mut stream = Stream::support(&running, &key);
+    let mut head = Value::Null;
+    for line in ["", "x", "{}", r#"{"id":7,"token":1}"#, &item(8, &record)] {
+        stream.send(line);
+    }
+    for _ in 0..2 {
+        assert_eq!(stream.item(&mut head), json!({ "status": "malformed" }));
+    }
+    assert_eq!(stream.item(&mut head), json!({ "id": 7, "status": "malformed" }));
+    assert_eq!(stream.item(&mut head)["id"], 8);
+    // A body that breaks off: what came whole is answered, and no end says that it was all.
+    stream.send(&item(9, &record));
+    stream.to.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.item(&mut head)["id"], 9);
+    let end = stream.line();
+    let code = end.as_ref().map(|end| end["end"]["problem"]["code"].clone());
+    assert!(code.is_none() || code == Some("body_broken".into()), "{end:?}");
+}
