@@ -5,6 +5,9 @@
 mod keys {
     pub(crate) use veilstream::keys::{CredentialSource, KeyFault, now};
 }
+#[allow(dead_code, reason = "shared with the tests of the matrix")]
+#[path = "serve_instance.rs"]
+mod instance;
 #[allow(dead_code, reason = "shared with the tests of the service")]
 #[path = "../../src/serve/testing.rs"]
 mod testing;
@@ -12,169 +15,15 @@ mod testing;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use instance::{Instance, done, veilstream};
 use rcgen::SanType;
 use reqwest::StatusCode;
 use reqwest::blocking::Client;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tempfile::TempDir;
 use testing::{Authority, Behaviour, Leaf, TestIssuer, until};
-
-fn veilstream(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
-    command.args(args).env_remove("VEILSTREAM_KEYS").env("NO_COLOR", "1");
-    command
-}
-
-fn done(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// An analyst reads e-mail addresses, sees the mask of telephone numbers and finds both.
-const POLICY: &str = r#"
-@id("analyst-reads")
-permit(principal in Role::"analyst", action in [Action::"reveal", Action::"search", Action::"explain"],
-  resource == Field::"customers.email") when { context.purpose == "support" };
-@id("analyst-masks")
-permit(principal in Role::"analyst", action in [Action::"mask", Action::"explain"],
-  resource == Field::"customers.phone") when { context.purpose == "support" };
-"#;
-
-/// A folder with keys, a schema, a policy and a configuration.
-struct Instance {
-    dir: TempDir,
-}
-
-impl Instance {
-    fn new(serve: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        done(veilstream(&["keys", "init", "--keys"]).arg(dir.path().join("keys")));
-        fs::create_dir(dir.path().join("schemas")).unwrap();
-        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/customers.json");
-        fs::copy(schema, dir.path().join("schemas/customers.json")).unwrap();
-        let instance = Self { dir };
-        let mut keygen = veilstream(&["audit", "keygen", "--out", &instance.path("verifier.key")]);
-        instance.write("audit.pub", std::str::from_utf8(&done(&mut keygen).stdout).unwrap());
-        fs::create_dir(instance.path("policies")).unwrap();
-        instance.write("policies/analyst.cedar", POLICY);
-        instance.write(
-            "veilstream.toml",
-            &format!(
-                "[audit]\nrecipient_file = \"audit.pub\"\ncopy = \"none\"\n[[policy.purposes]]\nname = \
-            \"support\"\nreason_required = false\n[schemas]\ndomains = [\"payment_card\"]\n[keys]\nstore = \"sqlite:keys/keys.db\"\n[keys.file]\npath = \
-            \"keys/kek\"\n[http]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \
-            \"json\"\n[serve]\nlisten = \"127.0.0.1:0\"\n{serve}"
-            ),
-        );
-        instance
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn keys(&self, args: &[&str]) -> Command {
-        let (name, rest) = args.split_first().unwrap();
-        let config = self.path("veilstream.toml");
-        let mut command = veilstream(&["serve", "keys", name, "--config", &config]);
-        command.args(rest);
-        command
-    }
-
-    /// The id and the whole text of a new key.
-    fn make_key(&self, name: &str) -> (String, String) {
-        let args = ["create", "--name", name, "--role", "analyst", "--json"];
-        let output = done(&mut self.keys(&args));
-        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
-        (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
-    }
-
-    fn start(&self) -> Running {
-        let mut child = veilstream(&["serve", "--config", &self.path("veilstream.toml")])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                into.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        let mut running = Running { child, log, address: String::new(), http: String::new() };
-        until("it listens", || {
-            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.log());
-            running.logged("the reading service listens").is_some()
-        });
-        running.address = running.logged("the reading service listens").unwrap();
-        running.http = running.logged("HTTP listens").unwrap();
-        running
-    }
-
-    /// Exit code and messages of a start that fails.
-    fn refused(&self) -> (i32, String) {
-        let output =
-            veilstream(&["serve", "--config", &self.path("veilstream.toml")]).output().unwrap();
-        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-}
-
-struct Running {
-    child: Child,
-    log: Arc<Mutex<String>>,
-    address: String,
-    http: String,
-}
-
-impl Running {
-    fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// The address of a line with this message.
-    fn logged(&self, message: &str) -> Option<String> {
-        let lines = self.log();
-        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find_map(|line| {
-            let fields = line.get("fields").unwrap_or(&line);
-            let is_it = fields["message"].as_str() == Some(message);
-            is_it.then(|| fields["address"].as_str().map(str::to_owned))?
-        })
-    }
-
-    fn status(&self, client: &Client, scheme: &str, token: &str) -> StatusCode {
-        let asked = client.get(format!("{scheme}://{}/openapi.json", self.address));
-        asked.bearer_auth(token).send().unwrap().status()
-    }
-
-    fn metrics(&self) -> String {
-        reqwest::blocking::get(format!("http://{}/metrics", self.http)).unwrap().text().unwrap()
-    }
-
-    /// Stops it as an orchestrator does.
-    fn stop(&mut self) -> i32 {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        self.child.wait().unwrap().code().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn an_api_key_opens_until_it_is_revoked() {

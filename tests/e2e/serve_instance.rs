@@ -1,0 +1,277 @@
+//! A folder with all that `veilstream serve` needs, and the process itself.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use reqwest::StatusCode;
+use reqwest::blocking::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::testing::until;
+
+pub(crate) fn veilstream(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+    command.args(args).env_remove("VEILSTREAM_KEYS").env("NO_COLOR", "1");
+    command
+}
+
+pub(crate) fn done(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// What a command prints for this input.
+pub(crate) fn fed(command: &mut Command, input: &str) -> String {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A file of the repository.
+pub(crate) fn shipped(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// An analyst reads e-mail addresses, sees the mask of telephone numbers and finds both.
+const POLICY: &str = r#"
+@id("analyst-reads")
+permit(principal in Role::"analyst", action in [Action::"reveal", Action::"search", Action::"explain"],
+  resource == Field::"customers.email") when { context.purpose == "support" };
+@id("analyst-masks")
+permit(principal in Role::"analyst", action in [Action::"mask", Action::"explain"],
+  resource == Field::"customers.phone") when { context.purpose == "support" };
+"#;
+
+/// One purpose, for which no reason is needed.
+pub(crate) const SUPPORT: &str =
+    "[[policy.purposes]]\nname = \"support\"\nreason_required = false\n";
+
+/// What an instance is made of.
+pub(crate) struct Setup<'a> {
+    /// Members of `[serve]`, and sections below it.
+    pub(crate) serve: &'a str,
+    /// Names of shipped schema documents.
+    pub(crate) schemas: &'a [&'a str],
+    /// Sections `[[policy.purposes]]` and `[[policy.budgets]]`.
+    pub(crate) policy: &'a str,
+    /// The file `policies/all.cedar`; empty: none.
+    pub(crate) cedar: &'a str,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        let serve = "insecure = true\n";
+        Self { serve, schemas: &["customers"], policy: SUPPORT, cedar: POLICY }
+    }
+}
+
+/// A folder with keys, schemas, policies and a configuration.
+pub(crate) struct Instance {
+    dir: TempDir,
+}
+
+impl Instance {
+    pub(crate) fn new(serve: &str) -> Self {
+        Self::of(&Setup { serve, ..Setup::default() })
+    }
+
+    pub(crate) fn of(setup: &Setup<'_>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        done(veilstream(&["keys", "init", "--keys"]).arg(dir.path().join("keys")));
+        fs::create_dir(dir.path().join("schemas")).unwrap();
+        for name in setup.schemas {
+            let file = format!("schemas/{name}.json");
+            fs::copy(shipped(&file), dir.path().join(file)).unwrap();
+        }
+        let instance = Self { dir };
+        let mut keygen = veilstream(&["audit", "keygen", "--out", &instance.path("verifier.key")]);
+        instance.write("audit.pub", std::str::from_utf8(&done(&mut keygen).stdout).unwrap());
+        fs::create_dir(instance.path("policies")).unwrap();
+        if !setup.cedar.is_empty() {
+            instance.write("policies/all.cedar", setup.cedar);
+        }
+        let Setup { serve, policy, .. } = setup;
+        let text = format!(
+            "[audit]\nrecipient_file = \"audit.pub\"\ncopy = \"none\"\n{policy}\n[schemas]\ndomains = \
+            [\"payment_card\"]\nreload_interval = \"1s\"\n[keys]\nstore = \
+            \"sqlite:keys/keys.db\"\n[keys.file]\npath = \"keys/kek\"\n[http]\nlisten = \
+            \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[serve]\nlisten = \"127.0.0.1:0\"\n{serve}"
+        );
+        instance.write("veilstream.toml", &text);
+        instance
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    pub(crate) fn keys(&self, args: &[&str]) -> Command {
+        let (name, rest) = args.split_first().unwrap();
+        let config = self.path("veilstream.toml");
+        let mut command = veilstream(&["serve", "keys", name, "--config", &config]);
+        command.args(rest);
+        command
+    }
+
+    /// The id and the whole text of a new key of an analyst.
+    pub(crate) fn make_key(&self, name: &str) -> (String, String) {
+        self.make_key_of(name, "analyst")
+    }
+
+    pub(crate) fn make_key_of(&self, name: &str, role: &str) -> (String, String) {
+        let args = ["create", "--name", name, "--role", role, "--json"];
+        let output = done(&mut self.keys(&args));
+        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
+    }
+
+    /// Records of a shipped schema as a pipeline would write them, one JSON text a line.
+    pub(crate) fn seal(&self, schema: &str, records: &str) -> Vec<Value> {
+        let schema = self.path(&format!("schemas/{schema}.json"));
+        let keys = self.path("keys");
+        let mut transform = veilstream(&["transform", "--keys", &keys, "--schema", &schema]);
+        let sealed = fed(&mut transform, records);
+        sealed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        self.start_with(|_| ())
+    }
+
+    /// Starts it after a change of its command.
+    pub(crate) fn start_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+        let mut command = veilstream(&["serve", "--config", &self.path("veilstream.toml")]);
+        change(&mut command);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                into.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut running = Running { child, log, address: String::new(), http: String::new() };
+        until("it listens", || {
+            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.log());
+            running.logged("the reading service listens").is_some()
+        });
+        running.address = running.logged("the reading service listens").unwrap();
+        running.http = running.logged("HTTP listens").unwrap();
+        running
+    }
+
+    /// Exit code and messages of a start that fails.
+    pub(crate) fn refused(&self) -> (i32, String) {
+        let output =
+            veilstream(&["serve", "--config", &self.path("veilstream.toml")]).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The lines of the audit log, in the order of files and lines.
+    pub(crate) fn audited(&self) -> Vec<Value> {
+        let mut files: Vec<_> = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("audit.jsonl") && !name.ends_with(".lock"))
+            .collect();
+        files.sort();
+        let lines = files.iter().flat_map(|file| {
+            let text = self.read(file);
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>()
+        });
+        lines.collect()
+    }
+
+    /// `audit verify` with the auditor's key.
+    pub(crate) fn verify(&self) -> Output {
+        let (config, key) = (self.path("veilstream.toml"), self.path("verifier.key"));
+        let args = ["audit", "verify", "--config", &config, "--key", &key];
+        veilstream(&args).output().unwrap()
+    }
+}
+
+/// A running service. Killed when dropped.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    log: Arc<Mutex<String>>,
+    pub(crate) address: String,
+    pub(crate) http: String,
+}
+
+impl Running {
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The address of a line with this message.
+    pub(crate) fn logged(&self, message: &str) -> Option<String> {
+        let lines = self.log();
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.find_map(|line| {
+            let fields = line.get("fields").unwrap_or(&line);
+            let is_it = fields["message"].as_str() == Some(message);
+            is_it.then(|| fields["address"].as_str().map(str::to_owned))?
+        })
+    }
+
+    pub(crate) fn status(&self, client: &Client, scheme: &str, token: &str) -> StatusCode {
+        let asked = client.get(format!("{scheme}://{}/openapi.json", self.address));
+        asked.bearer_auth(token).send().unwrap().status()
+    }
+
+    /// Status and answer of a request without TLS.
+    pub(crate) fn post(
+        &self,
+        client: &Client,
+        token: &str,
+        path: &str,
+        body: &Value,
+    ) -> (u16, Value) {
+        let asked = client.post(format!("http://{}{path}", self.address));
+        let answer = asked.bearer_auth(token).json(body).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        reqwest::blocking::get(format!("http://{}/metrics", self.http)).unwrap().text().unwrap()
+    }
+
+    /// What `/status` says.
+    pub(crate) fn report(&self) -> Value {
+        reqwest::blocking::get(format!("http://{}/status", self.http)).unwrap().json().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Stops it as an orchestrator does.
+    pub(crate) fn stop(&mut self) -> i32 {
+        self.signal(Signal::TERM);
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
