@@ -8,6 +8,8 @@ mod keys {
 #[allow(dead_code, reason = "shared with the tests of logins")]
 #[path = "serve_instance.rs"]
 mod instance;
+mod serve_matrix_bodies;
+mod serve_matrix_logins;
 mod serve_matrix_roles;
 mod serve_matrix_world;
 #[allow(dead_code, reason = "shared with the tests of the service")]

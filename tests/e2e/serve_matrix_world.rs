@@ -64,13 +64,13 @@ pub(crate) struct Sent {
 /// The service and what its callers have.
 pub(crate) struct World {
     pub(crate) instance: Instance,
-    servers: Authority,
-    clients: Authority,
-    issuer: TestIssuer,
+    pub(crate) servers: Authority,
+    pub(crate) clients: Authority,
+    pub(crate) issuer: TestIssuer,
     /// A record of each schema, as a pipeline writes it; of customers, more of other people.
     records: BTreeMap<&'static str, Vec<Value>>,
-    /// Name of an API key to its text.
-    keys: HashMap<String, String>,
+    /// Role of an API key to its text.
+    pub(crate) keys: HashMap<String, String>,
     known: RefCell<HashMap<String, Client>>,
 }
 
