@@ -9,8 +9,10 @@ mod keys {
 #[path = "serve_instance.rs"]
 mod instance;
 mod serve_matrix_bodies;
+mod serve_matrix_budgets;
 mod serve_matrix_logins;
 mod serve_matrix_roles;
+mod serve_matrix_tokens;
 mod serve_matrix_world;
 #[allow(dead_code, reason = "shared with the tests of the service")]
 #[path = "../../src/serve/testing.rs"]
