@@ -10,6 +10,7 @@ mod keys {
 mod instance;
 mod serve_matrix_bodies;
 mod serve_matrix_budgets;
+mod serve_matrix_denied;
 mod serve_matrix_logins;
 mod serve_matrix_roles;
 mod serve_matrix_tokens;
