@@ -12,6 +12,7 @@ mod serve_matrix_bodies;
 mod serve_matrix_budgets;
 mod serve_matrix_denied;
 mod serve_matrix_logins;
+mod serve_matrix_openapi;
 mod serve_matrix_roles;
 mod serve_matrix_tokens;
 mod serve_matrix_world;
