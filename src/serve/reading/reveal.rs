@@ -105,8 +105,12 @@ impl Reading {
     }
 
     fn count(&self, asking: &Asking<'_>, read: &[Read], spent: &[bool]) {
+        let mut statuses: BTreeMap<&str, u64> = BTreeMap::new();
         for status in read.iter().flat_map(|read| read.fields.iter().map(|field| field.status)) {
-            self.metrics.reveals.with_label_values(&[status]).inc();
+            *statuses.entry(status).or_default() += 1;
+        }
+        for (status, count) in statuses {
+            self.metrics.reveals.with_label_values(&[status]).inc_by(count);
         }
         let spent = spent.iter().filter(|spent| **spent).count() as u64;
         let purpose = &*asking.request.claims.purpose;
