@@ -4,6 +4,7 @@
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
 # make fuzz    every fuzz target for FUZZ_SECONDS (fuzz/README.md)
 # make bench-subjects   keys of a million data subjects (docs/performance.md)
+# make bench-serve      the reading service under load, beside OpenBao Transit (docs/performance.md)
 # make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
 CARGO ?= cargo
@@ -24,13 +25,14 @@ OIDC := target/oidc
 LOCALSTACK := target/localstack
 CONNECT := target/connect
 DEBEZIUM := 3.6.0.Final
+SCHEMATHESIS := target/schemathesis
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test simulate lint deny fuzz bench bench-engine bench-pipeline bench-subjects
+.PHONY: setup system system-test demo test simulate lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects
 .DELETE_ON_ERROR:
 
-setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete
+setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete
 
 # Debian's names. As root what is missing is installed, otherwise said.
 system:
@@ -75,6 +77,11 @@ $(OPENBAO)/.complete: tests/support/openbao.txt | system-test
 
 $(LOCALSTACK)/.complete: tests/support/localstack.txt | system-test
 	$(call environment,$(LOCALSTACK)) -r $<
+	touch $@
+
+# What asks the reading service all that its OpenAPI document allows, and what it does not.
+$(SCHEMATHESIS)/.complete: tests/support/schemathesis.txt | system-test
+	$(call environment,$(SCHEMATHESIS)) -r $<
 	touch $@
 
 # A fresh Python environment, and what is installed in it.
@@ -136,6 +143,11 @@ SUBJECTS ?= 1000000
 STORE ?= sqlite
 bench-subjects: system-test $(if $(filter kafka,$(STORE)),$(KAFKA)/.complete)
 	$(CARGO) bench --locked --bench subjects -- $(SUBJECTS) $(STORE)
+
+# SECONDS of each measurement.
+SECONDS ?= 10
+bench-serve: system-test $(OPENBAO)/.complete
+	$(CARGO) bench --locked --bench serve -- $(SECONDS)
 
 $(VENV)/.complete: bench/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "bench: please install Python 3 with venv (Debian: python3-venv)" >&2; exit 1; }

@@ -183,19 +183,23 @@ impl Instance {
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// The lines of the audit log, in the order of files and lines.
+    /// The lines of the audit log, file by file.
     pub(crate) fn audited(&self) -> Vec<Value> {
         let mut files: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.starts_with("audit.jsonl") && !name.ends_with(".lock"))
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_type().unwrap().is_file())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("audit.jsonl"))
             .collect();
         files.sort();
-        let lines = files.iter().flat_map(|file| {
-            let text = self.read(file);
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>()
-        });
-        lines.collect()
+        let texts = files.iter().map(|file| self.read(file));
+        texts
+            .flat_map(|text| {
+                let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+                lines.collect::<Vec<Value>>()
+            })
+            .collect()
     }
 
     /// `audit verify` with the auditor's key.

@@ -1,5 +1,7 @@
 //! A line of the audit log: its members and its canonical form (RFC 8785).
 
+mod canonical;
+
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
@@ -355,8 +357,7 @@ impl Line {
     /// The canonical form.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Texts and small numbers: nothing that could fail.
-        serde_json_canonicalizer::to_vec(self).unwrap_or_default()
+        canonical::to_bytes(self)
     }
 
     /// Unix seconds.

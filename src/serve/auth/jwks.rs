@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use reqwest::redirect::Policy;
 use serde_json::Value;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 use super::refusal::Cause;
 
@@ -65,8 +65,12 @@ pub(super) struct Jwks {
     times: JwksTimes,
     known: ArcSwap<KeySet>,
     /// When the last fetch began; held while one goes on.
-    turn: Mutex<Option<Instant>>,
+    turn: Arc<Mutex<Option<Instant>>>,
     waiting: Semaphore,
+    /// What the last fetch came to, until somebody tells it.
+    untold: std::sync::Mutex<Option<Result<(), JwksFault>>>,
+    /// Wakes whoever tells it.
+    fetched: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -78,7 +82,7 @@ struct KeySet {
 }
 
 /// Why keys could not be fetched.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum JwksFault {
     /// No client for it can be made.
     #[error("{0}; correct ca_file and jwks")]
@@ -99,6 +103,7 @@ impl Jwks {
         url: &str,
         ca_file: Option<&PathBuf>,
         times: JwksTimes,
+        fetched: Arc<Notify>,
     ) -> Result<Self, JwksFault> {
         let mut http = reqwest::Client::builder()
             .no_proxy()
@@ -123,22 +128,23 @@ impl Jwks {
             http,
             times,
             known: ArcSwap::default(),
-            turn: Mutex::default(),
+            turn: Arc::default(),
             waiting: Semaphore::new(WAITING),
+            untold: std::sync::Mutex::default(),
+            fetched,
         })
     }
 
     /// The key that a token names; where it names none, the issuer's only one. An unknown one
     /// fetches, at most once a `pause`.
-    pub(super) async fn key(&self, id: Option<&str>) -> Result<Arc<SigningKey>, Cause> {
+    pub(super) async fn key(self: &Arc<Self>, id: Option<&str>) -> Result<Arc<SigningKey>, Cause> {
         match self.find(id) {
             Err(Cause::TokenKey) if id.is_none() => return Err(Cause::TokenKey),
             Err(Cause::TokenKey | Cause::TokenKeysOld) => {}
             found => return found,
         }
         let Ok(_waiting) = self.waiting.try_acquire() else { return self.find(id) };
-        // An error is told by the task that keeps the keys fresh.
-        let _ = self.fetch_if(|| self.find(id).is_err()).await;
+        self.fetch_if(|| self.find(id).is_err()).await;
         self.find(id)
     }
 
@@ -155,26 +161,41 @@ impl Jwks {
         key.cloned().ok_or(Cause::TokenKey)
     }
 
-    /// Fetches again what is old. Called every now and then; `None`: nothing was due.
-    pub(super) async fn refresh(&self) -> Option<Result<(), JwksFault>> {
+    /// Fetches again what is old. Called every now and then.
+    pub(super) async fn refresh(self: &Arc<Self>) {
         let is_old = || {
             let fetched = self.known.load().fetched;
             fetched.is_none_or(|fetched| fetched.elapsed() >= self.times.refresh)
         };
-        self.fetch_if(is_old).await
+        self.fetch_if(is_old).await;
+    }
+
+    /// What the last fetch came to, whoever asked for it; once.
+    pub(super) fn take_untold(&self) -> Option<Result<(), JwksFault>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// One fetch at a time; anyone who waited for another one's looks at what it brought first.
-    async fn fetch_if(&self, is_due: impl Fn() -> bool) -> Option<Result<(), JwksFault>> {
-        let mut turn = self.turn.lock().await;
+    async fn fetch_if(self: &Arc<Self>, is_due: impl Fn() -> bool) {
+        let mut turn = self.turn.clone().lock_owned().await;
         if !is_due() || turn.is_some_and(|last| last.elapsed() < self.times.pause) {
-            return None;
+            return;
         }
         let began = Instant::now();
         *turn = Some(began);
-        Some(self.fetch().await.map(|keys| {
-            self.known.store(Arc::new(KeySet { fetched: Some(began), ..keys }));
-        }))
+        let keys = self.clone();
+        // A task of its own: whoever shows a token and hangs up would cancel the fetch, and with it
+        // all others for the next `pause`.
+        let fetching = tokio::spawn(async move {
+            let outcome = keys.fetch().await.map(|set| {
+                keys.known.store(Arc::new(KeySet { fetched: Some(began), ..set }));
+            });
+            *keys.untold.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            keys.fetched.notify_one();
+            drop(turn);
+        });
+        // It fails only where it panics, and then there are no new keys.
+        let _ = fetching.await;
     }
 
     async fn fetch(&self) -> Result<KeySet, JwksFault> {

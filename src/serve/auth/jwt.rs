@@ -13,6 +13,8 @@ use lru::LruCache;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::jwks::{Jwks, JwksFault, JwksTimes, SigningKey};
 use super::principal::Principal;
@@ -34,6 +36,8 @@ const ROLES_MAX: usize = 200;
 /// The configured issuers.
 pub struct Issuers {
     issuers: Vec<Issuer>,
+    /// Told of each fetch of their keys.
+    fetched: Arc<Notify>,
     verified: Mutex<LruCache<[u8; 32], Verified>>,
 }
 
@@ -70,13 +74,16 @@ impl Issuers {
     /// # Errors
     /// `ca_file` of an issuer is of no use; with the issuer's name.
     pub fn new(settings: &[JwtIssuer], times: JwksTimes) -> Result<Self, (String, JwksFault)> {
+        let fetched = Arc::<Notify>::default();
         let issuer = |settings: &JwtIssuer| {
-            let keys = Jwks::new(&settings.jwks, settings.ca_file.as_ref(), times)
+            let ca_file = settings.ca_file.as_ref();
+            let keys = Jwks::new(&settings.jwks, ca_file, times, fetched.clone())
                 .map_err(|fault| (settings.name.clone(), fault))?;
             Ok(Issuer { settings: settings.clone(), keys: Arc::new(keys) })
         };
         Ok(Self {
             issuers: settings.iter().map(issuer).collect::<Result<_, _>>()?,
+            fetched,
             verified: Mutex::new(LruCache::new(TOKENS)),
         })
     }
@@ -88,7 +95,7 @@ impl Issuers {
     }
 
     /// Keeps the keys of all issuers fresh for as long as it is polled; tells `heard` of each
-    /// fetch, with the issuer's name.
+    /// fetch, also of one that a request caused, with the issuer's name. No issuer waits for another.
     pub async fn keep_fresh(
         &self,
         pause: Duration,
@@ -96,11 +103,17 @@ impl Issuers {
     ) {
         loop {
             for issuer in &self.issuers {
-                if let Some(outcome) = issuer.keys.refresh().await {
-                    heard(&issuer.settings.name, outcome);
+                let keys = issuer.keys.clone();
+                tokio::spawn(async move { keys.refresh().await });
+            }
+            let next = Instant::now() + pause;
+            while timeout_at(next, self.fetched.notified()).await.is_ok() {
+                for issuer in &self.issuers {
+                    if let Some(outcome) = issuer.keys.take_untold() {
+                        heard(&issuer.settings.name, outcome);
+                    }
                 }
             }
-            tokio::time::sleep(pause).await;
         }
     }
 

@@ -138,6 +138,9 @@ impl<'r> Found<'r> {
         policies: &'r PolicySet,
         revealer: &mut Revealer,
     ) -> Result<Self, RequestFault> {
+        if !few_names(request) {
+            return Err(RequestFault::TooMany { most: MOST_FIELDS, of: "fields" });
+        }
         let items = request.items.iter().map(|item| {
             let found = match &item.what {
                 None => Item::malformed(),
@@ -195,6 +198,21 @@ impl<'r> Found<'r> {
             }
         }
     }
+}
+
+/// Whether a request names as many fields as one may. Counted before tokens are matched with names:
+/// a hundred thousand of each would take long.
+fn few_names(request: &RevealRequest<'_>) -> bool {
+    let mut known = BTreeSet::new();
+    let records = request.items.iter().filter_map(|item| match &item.what {
+        Some(ItemKind::Record { schema, fields: Some(fields), .. }) => Some((schema, fields)),
+        _ => None,
+    });
+    let mut names = records.flat_map(|(schema, fields)| fields.iter().map(move |f| (schema, f)));
+    names.all(|name| {
+        known.insert(name);
+        known.len() <= MOST_FIELDS
+    })
 }
 
 impl<'r> Item<'r> {

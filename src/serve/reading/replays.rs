@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::fault::RequestFault;
 
 /// Seconds within which an id means the same request.
-const WINDOW: u64 = 600;
+pub(super) const WINDOW: u64 = 600;
 /// Ids that are kept; beyond them the oldest is forgotten, and a repetition is a new disclosure.
 const MOST: usize = 100_000;
 
@@ -28,6 +28,8 @@ type Id = [u8; 32];
 struct Seen {
     body: [u8; 32],
     attempts: u64,
+    /// Records and tokens of nobody that its attempts have spent.
+    spent: u64,
 }
 
 impl Replays {
@@ -44,12 +46,7 @@ impl Replays {
         now: u64,
     ) -> Result<u64, RequestFault> {
         let Some(id) = id else { return Ok(1) };
-        let key: Id = Sha256::new()
-            .chain_update(principal)
-            .chain_update([0])
-            .chain_update(id)
-            .finalize()
-            .into();
+        let key = key(principal, id);
         let body: [u8; 32] =
             Sha256::new().chain_update(path).chain_update([0]).chain_update(body).finalize().into();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,10 +63,31 @@ impl Replays {
             seen.attempts += 1;
             return Ok(seen.attempts);
         }
-        known.requests.insert(key, Seen { body, attempts: 1 });
+        known.requests.insert(key, Seen { body, attempts: 1, spent: 0 });
         known.by_time.push_back((now, key));
         Ok(1)
     }
+
+    /// How many records and tokens of nobody earlier attempts have spent: so many cost nothing
+    /// again. An attempt that was denied has spent none.
+    pub(super) fn spent(&self, principal: &str, id: Option<&str>) -> u64 {
+        let Some(id) = id else { return 0 };
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.requests.get(&key(principal, id)).map_or(0, |seen| seen.spent)
+    }
+
+    /// Keeps what an attempt has spent in all.
+    pub(super) fn spend(&self, principal: &str, id: Option<&str>, units: u64) {
+        let Some(id) = id else { return };
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = known.requests.get_mut(&key(principal, id)) {
+            seen.spent = seen.spent.max(units);
+        }
+    }
+}
+
+fn key(principal: &str, id: &str) -> Id {
+    Sha256::new().chain_update(principal).chain_update([0]).chain_update(id).finalize().into()
 }
 
 #[cfg(test)]

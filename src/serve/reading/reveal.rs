@@ -85,10 +85,11 @@ impl Reading {
 
     /// Reserves what is going to be opened; the items for which there is no room.
     fn reserve(&self, asking: &Asking<'_>, decided: &Decided, held: HeldKeys<'_>) -> Vec<bool> {
-        let Asking { asker, request, attempt, found, .. } = asking;
-        let now = self.now();
+        let Asking { asker, request, found, .. } = asking;
+        let (now, id) = (self.now(), request.claims.request_id.as_deref());
         let purpose = Arc::<str>::from(request.claims.purpose.as_str());
         let mut budgets = self.budgets();
+        let (before, mut anonymous) = (self.replays.spent(&asker.id, id), 0);
         let mut reserve = |unit| {
             let counted = Counted::Subjects;
             budgets.reserve(now, &asker.id, &purpose, counted, unit)
@@ -103,13 +104,18 @@ impl Reading {
             for subject in &subjects {
                 reserve(Unit::Reference(subject.0))?;
             }
-            // An attempt after the first is the same disclosure.
-            if subjects.is_empty() && *attempt == 1 {
-                reserve(Unit::Anonymous)?;
+            // What an earlier attempt has spent is the same disclosure.
+            if subjects.is_empty() {
+                if anonymous >= before {
+                    reserve(Unit::Anonymous)?;
+                }
+                anonymous += 1;
             }
             Ok(())
         };
-        found.items().map(|item| of(item).is_err()).collect()
+        let spent = found.items().map(|item| of(item).is_err()).collect();
+        self.replays.spend(&asker.id, id, anonymous);
+        spent
     }
 
     /// Writes the trace. What it tells of may leave when this returned.
@@ -122,8 +128,12 @@ impl Reading {
     }
 
     fn count(&self, asking: &Asking<'_>, read: &[Read], spent: &[bool]) {
+        let mut statuses: BTreeMap<&str, u64> = BTreeMap::new();
         for status in read.iter().flat_map(|read| read.fields.iter().map(|field| field.status)) {
-            self.metrics.reveals.with_label_values(&[status]).inc();
+            *statuses.entry(status).or_default() += 1;
+        }
+        for (status, count) in statuses {
+            self.metrics.reveals.with_label_values(&[status]).inc_by(count);
         }
         let spent = spent.iter().filter(|spent| **spent).count() as u64;
         let purpose = &*asking.request.claims.purpose;

@@ -1,9 +1,12 @@
 //! What the budgets have spent, as the audit log tells it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use veilstream_engine::key::SubjectRef;
-use veilstream_reading::audit::{AuditError, Event, Line, LogParts};
+use veilstream_reading::audit::{AuditError, Event, Hex, Line, LogParts};
+
+use super::replays::WINDOW;
 
 use crate::policy::budget::{BudgetLimits, Budgets, Counted, Disclosure, Unit};
 
@@ -19,10 +22,10 @@ pub fn spent_budgets(
     log: &LogParts,
     now: u64,
 ) -> Result<Budgets, AuditError> {
-    let mut past = Vec::new();
+    let (mut past, mut attempts) = (Vec::new(), Attempts::default());
     log.each(|_, _, line| {
         if line.seconds() >= now.saturating_sub(DAY) {
-            past.extend(disclosure(&line, log));
+            past.extend(disclosure(&line, log, &mut attempts));
         }
         Ok(())
     })?;
@@ -30,7 +33,7 @@ pub fn spent_budgets(
 }
 
 /// `None`: the line spends nothing.
-fn disclosure(line: &Line, log: &LogParts) -> Option<Disclosure> {
+fn disclosure(line: &Line, log: &LogParts, attempts: &mut Attempts) -> Option<Disclosure> {
     let entry = &line.entry;
     let outcome = entry.outcome.as_deref();
     let names_somebody = entry.subject.is_some() || entry.subjects_sha256.is_some();
@@ -42,19 +45,17 @@ fn disclosure(line: &Line, log: &LogParts) -> Option<Disclosure> {
         Event::Search if outcome == Some("ok") => Counted::Values,
         _ => return None,
     };
-    if entry.attempt.is_some_and(|attempt| attempt > 1) {
-        return None;
-    }
-    let anonymous = |count: Option<u64>| {
-        vec![Unit::Anonymous; usize::try_from(count.unwrap_or(1)).unwrap_or(1)]
+    let mut anonymous = |count: Option<u64>| {
+        let count = attempts.new_units(line, count.unwrap_or(1));
+        vec![Unit::Anonymous; usize::try_from(count).unwrap_or(1)]
     };
     let units = match (entry.subject, entry.subjects_sha256) {
         (Some(subject), _) => vec![Unit::Reference(subject.0)],
         // Who is named in a side file that is gone is counted all the same.
-        (None, Some(name)) => log.subjects(&name).map_or_else(
-            || anonymous(entry.subjects),
-            |subjects| subjects.iter().map(|SubjectRef(s)| Unit::Reference(*s)).collect(),
-        ),
+        (None, Some(name)) => match log.subjects(&name) {
+            Some(subjects) => subjects.iter().map(|SubjectRef(s)| Unit::Reference(*s)).collect(),
+            None => anonymous(entry.subjects),
+        },
         (None, None) => anonymous(entry.items),
     };
     Some(Disclosure {
@@ -64,6 +65,43 @@ fn disclosure(line: &Line, log: &LogParts) -> Option<Disclosure> {
         counted,
         units,
     })
+}
+
+/// Requests that were made again, as lines tell it: what one attempt has spent, the next ones do not
+/// spend again.
+#[derive(Default)]
+struct Attempts(HashMap<(Hex<16>, String, String), Attempt>);
+
+/// The last attempt of a request so far.
+#[derive(Default)]
+struct Attempt {
+    number: u64,
+    /// When its last line was written.
+    time: u64,
+    /// Units of its lines so far.
+    units: u64,
+    /// The most that an earlier attempt had.
+    before: u64,
+}
+
+impl Attempts {
+    /// How many of a line's units no earlier attempt of its request has spent.
+    fn new_units(&mut self, line: &Line, units: u64) -> u64 {
+        let entry = &line.entry;
+        let (Some(actor), Some(id)) = (&entry.actor, &entry.request_id) else { return units };
+        let last = self.0.entry((line.chain, actor.clone(), id.clone())).or_default();
+        let (number, time) = (entry.attempt.unwrap_or(1), line.seconds());
+        // Ten minutes later the id is another request's.
+        if number == 1 && (last.number != 1 || time > last.time.saturating_add(WINDOW)) {
+            *last = Attempt::default();
+        } else if number != last.number {
+            last.before = last.before.max(std::mem::take(&mut last.units));
+        }
+        let spent = last.units.max(last.before);
+        last.units += units;
+        (last.number, last.time) = (number, time);
+        last.units.saturating_sub(spent)
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +139,11 @@ mod tests {
             items: Some(3),
             ..Entry::new(event)
         };
+        let made = |id: &str, items| Entry {
+            request_id: Some(id.to_owned()),
+            items,
+            ..line(Event::Reveal, "ok")
+        };
         let of = |n: u8, entry| Entry { subject: Some(Hex([n; 16])), ..entry };
         log.append(vec![
             of(1, line(Event::Reveal, "ok")),
@@ -109,8 +152,11 @@ mod tests {
             // Denied by policy, and beyond a budget: nothing was reserved.
             line(Event::Reveal, "denied"),
             line(Event::Reveal, "budget"),
-            // The same request again.
-            Entry { attempt: Some(2), ..line(Event::Reveal, "ok") },
+            // A request, and the same again with more that is permitted by now.
+            Entry { request_id: Some("r".to_owned()), ..line(Event::Reveal, "denied") },
+            Entry { attempt: Some(2), ..made("r", Some(1)) },
+            Entry { attempt: Some(3), ..made("r", Some(2)) },
+            Entry { attempt: Some(4), ..made("r", Some(2)) },
             // Three values; and three that were none.
             line(Event::Search, "ok"),
             line(Event::Search, "failed"),
@@ -123,7 +169,7 @@ mod tests {
             let unit = Unit::Reference([9; 16]);
             budgets.reserve(now, &"key:crm".into(), &"support".into(), counted, unit).is_ok()
         };
-        for (counted, spent) in [(Counted::Subjects, 2), (Counted::Values, 3)] {
+        for (counted, spent) in [(Counted::Subjects, 4), (Counted::Values, 3)] {
             assert!(!has_room(spent, counted), "{counted:?}");
             assert!(has_room(spent + 1, counted), "{counted:?}");
         }

@@ -194,13 +194,56 @@ async fn a_slow_issuer_is_asked_once_and_holds_nobody_up() {
     assert_eq!(issuer.asked(), 1);
 }
 
+/// Or anyone could keep new keys out: with a token of an unknown key, a minute for each.
+#[tokio::test]
+async fn a_fetch_goes_on_when_whoever_caused_it_hangs_up() {
+    let issuer = TestIssuer::start();
+    let issuers = issuers(&issuer, JwksTimes::default());
+    let (token, now) = (issuer.token(|_| ()), crate::keys::now());
+    // Polled once, and dropped.
+    let asked = tokio::time::timeout(Duration::ZERO, issuers.check(&token, now));
+    assert!(asked.await.is_err());
+    let since = Instant::now();
+    while issuers.check(&token, now).await.is_err() {
+        assert!(since.elapsed() < Duration::from_secs(30), "nobody fetches the keys");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(issuer.asked(), 1);
+}
+
+#[tokio::test]
+async fn each_fetch_is_told_whoever_caused_it() {
+    let (first, second) = (TestIssuer::start(), TestIssuer::start());
+    second.behave(Behaviour::Hang);
+    let both = [
+        settings("corp", "https://login.corp", &first),
+        settings("slow", "https://login.slow", &second),
+    ];
+    let issuers = Arc::new(Issuers::new(&both, eager()).unwrap());
+    let (send, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let kept = issuers.clone();
+    let keeping = tokio::spawn(async move {
+        let heard = |name: &str, outcome: Result<(), JwksFault>| {
+            send.send((name.to_owned(), outcome.is_ok())).unwrap();
+        };
+        kept.keep_fresh(Duration::from_secs(3600), heard).await;
+    });
+    assert_eq!(told.recv().await, Some(("corp".to_owned(), true)), "it waits for nobody");
+    first.behave(Behaviour::Close);
+    let token = sign(first.key(), Some("two"), &claims());
+    assert_eq!(cause(&issuers, &token).await, Cause::TokenKey);
+    assert_eq!(told.recv().await, Some(("corp".to_owned(), false)));
+    keeping.abort();
+}
+
 #[tokio::test]
 async fn an_issuer_that_fails_leaves_its_last_good_keys() {
     let issuer = TestIssuer::start();
     let times = JwksTimes { refresh: Duration::ZERO, request: Duration::from_secs(1), ..eager() };
     let issuers = issuers(&issuer, times);
     let keys = &issuers.issuers[0].keys;
-    keys.refresh().await.unwrap().unwrap();
+    keys.refresh().await;
+    keys.take_untold().unwrap().unwrap();
     let none = set(&[json!({"kty":"oct","k":"AAAA","kid":"one"})]);
     let behaviours = [
         Behaviour::Close,
@@ -212,7 +255,8 @@ async fn an_issuer_that_fails_leaves_its_last_good_keys() {
     ];
     for (n, behaviour) in behaviours.into_iter().enumerate() {
         issuer.behave(behaviour);
-        let fault = keys.refresh().await.unwrap().unwrap_err();
+        keys.refresh().await;
+        let fault = keys.take_untold().unwrap().unwrap_err();
         assert!(!fault.to_string().contains("127.0.0.1"), "{fault}");
         let token = issuer.token(|claims| claims["jti"] = n.into());
         issuers.check(&token, crate::keys::now()).await.unwrap();
@@ -224,7 +268,8 @@ async fn old_keys_are_of_no_use() {
     let issuer = TestIssuer::start();
     let times = JwksTimes { oldest: Duration::from_millis(100), ..JwksTimes::default() };
     let issuers = issuers(&issuer, times);
-    issuers.issuers[0].keys.refresh().await.unwrap().unwrap();
+    issuers.issuers[0].keys.refresh().await;
+    issuers.issuers[0].keys.take_untold().unwrap().unwrap();
     issuer.behave(Behaviour::Close);
     let since = Instant::now();
     let token = |n: u32| {

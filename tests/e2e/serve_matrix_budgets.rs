@@ -1,0 +1,218 @@
+//! One budget over single requests, instances, restarts and clocks.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use reqwest::blocking::Client;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::instance::{Instance, Running, SUPPORT, Setup, done};
+use crate::testing::{TestIssuer, until};
+
+const READER: &str = r#"permit(principal in Role::"reader", action in [Action::"reveal", Action::"search"], resource);"#;
+
+/// A budget of six data subjects and six values, for one purpose.
+fn setup<'a>(serve: &'a str, policy: &'a str) -> Setup<'a> {
+    Setup { serve, policy, cedar: READER, schemas: &["customers", "github-webhooks"] }
+}
+
+fn policy() -> String {
+    format!("{SUPPORT}[[policy.budgets]]\npurpose = \"support\"\nsubjects = 6\nvalues = 6\n")
+}
+
+/// Tokens of as many people, one each.
+fn people(instance: &Instance, from: u64, count: u64) -> Vec<Value> {
+    let record = |id: u64| {
+        let customer =
+            json!({ "id": id, "email": format!("c{id}@example.com"), "ssn": "078-05-1120" });
+        json!({ "type": "customer.updated", "customer": customer }).to_string() + "\n"
+    };
+    let records: String = (from..from + count).map(record).collect();
+    let sealed = instance.seal("customers", &records);
+    sealed
+        .iter()
+        .zip(from..)
+        .map(|(record, id)| {
+            json!({ "field": "customers.email", "token": record["customer"]["email"],
+                "subject": id })
+        })
+        .collect()
+}
+
+/// How many of these are revealed.
+fn read(running: &Running, token: &str, items: &[Value]) -> usize {
+    let body = json!({ "purpose": "support", "items": items });
+    let (status, answer) = running.post(&Client::new(), token, "/v1/reveal", &body);
+    assert_eq!(status, 200, "{answer}");
+    let items = answer["items"].as_array().unwrap();
+    let revealed = items.iter().filter(|item| item["status"] == "revealed").count();
+    assert!(items.iter().all(|item| item["status"] == "revealed" || item["status"] == "denied"));
+    revealed
+}
+
+#[test]
+fn single_requests_batches_and_restarts_spend_one_budget() {
+    let policy = policy();
+    let instance = Instance::of(&setup("insecure = true\n", &policy));
+    let (_, key) = instance.make_key_of("desk", "reader");
+    // Another key of the same name is the same principal.
+    let (_, second) = instance.make_key_of("desk", "reader");
+    let (_, other) = instance.make_key_of("office", "reader");
+    let people = people(&instance, 1, 12);
+    let mut running = instance.start();
+    for _ in 0..2 {
+        assert_eq!(read(&running, &key, &people[..1]), 1);
+        assert_eq!(read(&running, &key, &people[1..2]), 1, "what was read costs nothing again");
+    }
+    assert_eq!(read(&running, &second, &people[..3]), 3);
+    running.signal(Signal::KILL);
+    running.child.wait().unwrap();
+    running = instance.start();
+    assert_eq!(read(&running, &key, &people[..3]), 3, "they are known after a restart");
+    assert_eq!(read(&running, &key, &people), 6, "three more, and no more");
+    assert_eq!(read(&running, &second, &people[8..]), 0);
+    assert_eq!(read(&running, &other, &people[8..]), 4, "another principal");
+    let denied = running.metrics();
+    assert!(denied.contains("veilstream_budget_denials_total{purpose=\"support\"}"), "{denied}");
+    assert_eq!(running.stop(), 0);
+    running = instance.start();
+    assert_eq!(read(&running, &key, &people), 6);
+    let budget = instance.audited().iter().filter(|line| line["outcome"] == "budget").count();
+    assert!(budget > 0);
+    assert!(instance.verify().status.success());
+}
+
+/// Of three instances each has a third, whichever of them is asked.
+#[test]
+fn instances_share_one_budget() {
+    let policy = policy();
+    let instance = Instance::of(&setup("insecure = true\ninstances = 3\n", &policy));
+    let (_, key) = instance.make_key_of("desk", "reader");
+    let people = people(&instance, 1, 12);
+    let instances: Vec<Running> = (0..3).map(|_| instance.start()).collect();
+    let revealed: usize = instances
+        .iter()
+        .zip(people.chunks(4))
+        .map(|(running, people)| read(running, &key, people))
+        .sum();
+    assert_eq!(revealed, 6);
+    assert!(instance.verify().status.success());
+}
+
+/// The subject of one issuer is not that of another.
+#[test]
+fn two_issuers_with_one_sub_are_two_principals() {
+    let issuer = TestIssuer::start();
+    let section = |name: &str, iss: &str| {
+        format!(
+            "[serve.jwt.{name}]\nissuer = \"{iss}\"\naudience = \"veilstream\"\njwks = \
+            \"{}\"\nca_file = \"{}\"\n",
+            issuer.url,
+            issuer.ca().display()
+        )
+    };
+    let serve = format!(
+        "insecure = true\nprincipals = [\"jwt\"]\n{}{}",
+        section("corp", "https://login.corp"),
+        section("batch", "batch")
+    );
+    let policy = policy();
+    let instance = Instance::of(&setup(&serve, &policy));
+    let people = people(&instance, 1, 12);
+    let running = instance.start();
+    let token = |iss: &str| {
+        issuer.token(|claims| {
+            (claims["iss"], claims["roles"]) = (iss.into(), json!(["reader"]));
+        })
+    };
+    assert_eq!(read(&running, &token("https://login.corp"), &people), 6);
+    assert_eq!(read(&running, &token("batch"), &people), 6);
+    assert_eq!(read(&running, &token("https://login.corp"), &people[6..]), 0);
+    let lines = instance.audited();
+    for actor in ["jwt:corp:ana", "jwt:batch:ana"] {
+        assert!(lines.iter().any(|line| line["actor"] == actor), "{actor}");
+    }
+}
+
+/// A library that sets the clock by `CLOCK_BACK` seconds back.
+static CLOCK: LazyLock<PathBuf> = LazyLock::new(|| {
+    const SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int done = real(id, now);
+    const char *back = getenv("CLOCK_BACK");
+    if (back && id == CLOCK_REALTIME) now->tv_sec -= atol(back);
+    return done;
+}
+"#;
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let name = |end: &str| folder.join(format!("clock-{}.{end}", std::process::id()));
+    let (source, library) = (name("c"), name("so"));
+    std::fs::write(&source, SOURCE).unwrap();
+    done(
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl"),
+    );
+    library
+});
+
+#[test]
+fn a_clock_that_is_set_back_frees_nothing() {
+    let policy = policy();
+    let instance = Instance::of(&setup("insecure = true\n", &policy));
+    let (_, key) = instance.make_key_of("desk", "reader");
+    let people = people(&instance, 1, 12);
+    // The log's lines stand two days ahead of the clock, and then a day and an hour behind it.
+    let start = |back: i64| {
+        instance.start_with(|command| {
+            command.env("LD_PRELOAD", &*CLOCK).env("CLOCK_BACK", back.to_string());
+        })
+    };
+    let mut running = start(0);
+    assert_eq!(read(&running, &key, &people[..6]), 6);
+    assert_eq!(running.stop(), 0);
+    running = start(2 * 86_400);
+    assert_eq!(read(&running, &key, &people[6..]), 0, "the day is not over");
+    assert_eq!(running.stop(), 0);
+    running = start(-90_000);
+    assert_eq!(read(&running, &key, &people[6..]), 6, "a day later it is");
+}
+
+/// A request that is made again is one disclosure: also where its first attempt read nothing, and
+/// after a restart.
+#[test]
+fn attempts_of_one_request_spend_what_was_opened() {
+    let policy = policy();
+    let instance = Instance::of(&setup("insecure = true\n", &policy));
+    let (_, key) = instance.make_key_of("desk", "reader");
+    let deny = "permit(principal in Role::\"reader\", action == Action::\"explain\", resource);";
+    instance.write("policies/all.cedar", deny);
+    let mut running = instance.start();
+    let client = Client::new();
+    // Of nobody, so each record counts.
+    let record = json!({ "pusher": { "name": "Grace Hopper", "email": "grace@example.com" } });
+    let record = instance.seal("github-webhooks", &record.to_string()).remove(0);
+    let item = json!({ "schema": "github-webhooks", "fields": ["email"], "record": record });
+    let ask = |running: &Running, id: &str, count: usize| -> usize {
+        let body = json!({ "purpose": "support", "request_id": id, "items": vec![&item; count] });
+        let (status, answer) = running.post(&client, &key, "/v1/reveal", &body);
+        assert_eq!(status, 200, "{answer}");
+        let items = answer["items"].as_array().unwrap();
+        items.iter().filter(|item| item["fields"]["email"]["status"] == "revealed").count()
+    };
+    assert_eq!(ask(&running, "r-1", 4), 0, "denied by policy");
+    instance.write("policies/all.cedar", READER);
+    running.signal(Signal::HUP);
+    until("it is permitted", || ask(&running, "r-1", 4) == 4);
+    assert_eq!(ask(&running, "r-1", 4), 4, "the same again");
+    assert_eq!(ask(&running, "r-2", 4), 2, "four of six were spent");
+    assert_eq!(running.stop(), 0);
+    running = instance.start();
+    assert_eq!(ask(&running, "r-3", 4), 0, "and are after a restart");
+}
