@@ -93,7 +93,7 @@ fn base(server: &str) -> anyhow::Result<String> {
             "--server: the address has a user or a password; put the credential into --token-file",
         ));
     }
-    let is_local = url.host_str().is_some_and(is_this_machine);
+    let is_local = url.host_str().is_some_and(|host| is_this_machine(&format!("{host}:0")));
     match url.scheme() {
         "https" => {}
         "http" if is_local => {}

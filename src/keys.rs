@@ -17,7 +17,7 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::credential::Credentials;
+use veilstream_keys::credential::{Credentials, Suspension};
 #[cfg(feature = "postgres")]
 use veilstream_keys::erasure::PostgresLedger;
 use veilstream_keys::erasure::{FileLedger, Ledger, LedgerError};
@@ -415,6 +415,12 @@ impl KeySource for ManagedKeys {
 impl CredentialSource for ManagedKeys {
     fn credentials(&self) -> Result<Credentials, KeyFault> {
         self.manager.store().credentials().map_err(|error| KeyFault(error.to_string()))
+    }
+
+    fn suspend(&self, suspension: &Suspension) -> Result<(), KeyFault> {
+        let store = self.manager.store();
+        // An id that is taken is this suspension, written by an attempt whose answer was lost.
+        store.suspend(suspension).map(drop).map_err(|error| KeyFault(error.to_string()))
     }
 }
 

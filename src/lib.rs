@@ -36,6 +36,7 @@
 //! | [`audit`] | the trace of what commands open and change (over veilstream-reading) |
 //! | [`preflight`] | are the topics there, and do they fit each other? |
 //! | `policy` | who may read what: policies, decisions, budgets |
+//! | `client` | a caller of the reading service, for commands |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
 //! | [`sinks`] | what sinks must know of sanitized records: connector, table, JSON Schema |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |

@@ -71,12 +71,6 @@ pub fn required_sections(config: &Config) -> anyhow::Result<(&Serve, &Audit)> {
             accept that",
         ));
     }
-    if serve.honey_suspends {
-        return Err(Exit::Usage.because(
-            "serve.honey_suspends is true, which this version cannot do; leave it out and alert on \
-            veilstream_honey_opened_total",
-        ));
-    }
     Ok((serve, audit))
 }
 
@@ -153,7 +147,7 @@ impl RunningService {
             Arc::new(Authenticator::new(settings, issuers, ApiKeys::new(credentials)));
         let limits = Arc::new(Limits::new(&settings.limits));
         let mut tickers = vec![pruning(limits.clone()).map_err(StartFault::Thread)?];
-        if authenticator.takes(CredentialKind::Key) {
+        if authenticator.takes(CredentialKind::Key) || authenticator.suspends() {
             authenticator.api_keys().look(keys::now())?;
             let looking = looking(authenticator.clone(), status.clone(), metrics.clone());
             tickers.push(looking.map_err(StartFault::Thread)?);

@@ -1,6 +1,8 @@
 //! API keys of the reading service: their text, and the records of them in the key store
 //! (docs/formats.md, "API keys").
 
+mod suspension;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
+
+pub use suspension::Suspension;
 
 use crate::KeyError;
 use crate::erasure::{hex, unhex};
@@ -195,11 +199,13 @@ impl CredentialRow {
     }
 }
 
-/// The API keys of a store.
+/// The API keys and suspensions of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
-    /// Those whose MAC holds, in the order of their ids.
+    /// API keys whose MAC holds, in the order of their ids.
     pub authentic: Vec<Credential>,
+    /// Suspensions whose MAC holds, resumed ones too.
+    pub suspensions: Vec<Suspension>,
     /// Ids, as they stand there, of rows that somebody changed who does not hold the store key.
     pub corrupt: Vec<String>,
 }

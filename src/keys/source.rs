@@ -6,7 +6,7 @@ use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState};
 use veilstream_engine::transform::NeededKey;
-use veilstream_keys::credential::Credentials;
+use veilstream_keys::credential::{Credentials, Suspension};
 
 /// A source of keys: the key manager, or keys of a test.
 pub trait KeySource: Send + Sync {
@@ -48,11 +48,17 @@ pub trait KeySource: Send + Sync {
 
 /// A source of the reading service's API keys: the key manager, or a test.
 pub trait CredentialSource: Send + Sync {
-    /// All of them. Blocks.
+    /// All of them, and who is suspended. Blocks.
     ///
     /// # Errors
     /// [`KeyFault`]: nobody knows now which are revoked.
     fn credentials(&self) -> Result<Credentials, KeyFault>;
+
+    /// Suspends somebody, for every instance. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]: only this process knows of it.
+    fn suspend(&self, suspension: &Suspension) -> Result<(), KeyFault>;
 }
 
 /// Keys are not available now.

@@ -106,6 +106,12 @@ impl PolicySet {
 }
 
 impl Request<'_> {
+    /// Denies everything, for this reason.
+    #[must_use]
+    pub fn denied(self, denial: Denial) -> Self {
+        Self { context: Err(denial), ..self }
+    }
+
     /// How much of a field is shown: `<schema>.<id>`, `<schema>#key` or `<schema>#header:<name>`,
     /// or `@<domain>`. Of fields that one ciphertext may belong to, the least answer counts.
     pub fn decide(&mut self, field: &str) -> Decision {

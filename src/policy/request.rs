@@ -135,6 +135,9 @@ pub enum Denial {
     /// Only the mask may be seen, and the caller wants the whole value.
     #[error("only the mask may be seen, and the whole value is wanted")]
     MaskNotWanted,
+    /// The caller opened a honey token, and nobody has resumed it.
+    #[error("the caller opened a honey token, and nobody has resumed it")]
+    Suspended,
     /// Fields that one ciphertext may belong to have different masks.
     #[error("fields that share their ciphertext have different masks")]
     MasksDiffer,
@@ -153,6 +156,7 @@ impl Denial {
             Self::NotPermitted => "not_permitted",
             Self::NoMask => "no_mask",
             Self::MaskNotWanted => "mask_not_wanted",
+            Self::Suspended => "suspended",
             Self::MasksDiffer => "masks_differ",
         }
     }

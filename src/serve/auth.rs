@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use veilstream_keys::credential::ApiKey;
+use veilstream_keys::KeyError;
+use veilstream_keys::credential::{ApiKey, Suspension};
 
 use super::peer::Peer;
 use crate::config::{CredentialKind, PrincipalKind, Serve};
@@ -36,6 +37,8 @@ pub struct Authenticator {
     clients: BTreeMap<String, Vec<String>>,
     issuers: Issuers,
     keys: ApiKeys,
+    /// Whoever opens a honey token is suspended.
+    suspends: bool,
 }
 
 /// Nobody was let in.
@@ -62,7 +65,36 @@ impl Authenticator {
             clients: settings.clients.clone(),
             issuers,
             keys,
+            suspends: settings.honey_suspends,
         }
+    }
+
+    /// Whether whoever opens a honey token is suspended.
+    #[must_use]
+    pub fn suspends(&self) -> bool {
+        self.suspends
+    }
+
+    /// Suspends somebody who opened a honey token. Blocks.
+    ///
+    /// # Errors
+    /// The system has no random bytes for an id.
+    pub fn suspend(&self, principal: &Principal, now: u64) -> Result<(), KeyError> {
+        let person = principal.proved_person.as_ref().map(|person| person.id.as_str());
+        self.keys.suspend(Suspension::new(&principal.id, person, now)?, now);
+        Ok(())
+    }
+
+    /// Whether somebody is denied everything. A suspension that was made counts, whatever the
+    /// setting says now. `None`: nobody knows now.
+    #[must_use]
+    pub fn is_suspended(&self, principal: &Principal, now: u64) -> Option<bool> {
+        if !self.suspends && !self.takes(CredentialKind::Key) {
+            // Nobody looks at the store, and nobody was told to.
+            return Some(false);
+        }
+        let person = principal.proved_person.as_ref().map(|person| person.id.as_str());
+        self.keys.is_suspended(&principal.id, person, now)
     }
 
     /// The API keys, to be looked at every now and then.

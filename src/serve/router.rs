@@ -16,6 +16,7 @@ use axum::response::IntoResponse;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::rustls;
+use veilstream_keys::KeyError;
 
 use super::auth::{Authenticator, Cause, Denied, Principal, Refusal, Refusals};
 use super::body::{Media, RequestBody, Unread, admit};
@@ -101,6 +102,25 @@ impl Caller {
         while let Err(Exceeded { retry_after }) = self.shared.limits.items(&principal.id, items) {
             tokio::time::sleep(retry_after).await;
         }
+    }
+
+    /// Whether the caller is denied everything since it opened a honey token. `None`: nobody knows
+    /// now.
+    #[must_use]
+    pub fn is_suspended(&self, principal: &Principal) -> Option<bool> {
+        self.shared.authenticator.is_suspended(principal, (self.shared.clock)())
+    }
+
+    /// Suspends the caller, where the configuration says so; whether it did. Blocks.
+    ///
+    /// # Errors
+    /// The system has no random bytes.
+    pub fn suspend(&self, principal: &Principal) -> Result<bool, KeyError> {
+        let Shared { authenticator, clock, .. } = &*self.shared;
+        if authenticator.suspends() {
+            authenticator.suspend(principal, clock())?;
+        }
+        Ok(authenticator.suspends())
     }
 
     /// Whether the caller's credential still counts: asked before each part of a stream.

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
-use veilstream_keys::credential::{ApiKey, Credential, Credentials};
+use veilstream_keys::credential::{ApiKey, Credential, Credentials, Suspension};
 
 use crate::keys::{CredentialSource, KeyFault};
 
@@ -282,7 +282,11 @@ impl Keys {
 
 impl CredentialSource for Keys {
     fn credentials(&self) -> Result<Credentials, KeyFault> {
-        Ok(Credentials { authentic: self.0.lock().unwrap().clone(), corrupt: Vec::new() })
+        Ok(Credentials { authentic: self.0.lock().unwrap().clone(), ..Credentials::default() })
+    }
+
+    fn suspend(&self, _: &Suspension) -> Result<(), KeyFault> {
+        Err(KeyFault("these keys suspend nobody".to_owned()))
     }
 }
 

@@ -683,6 +683,9 @@ fn the_document_has_the_routes() {
     let document: serde_json::Value = serde_json::from_str(router::OPENAPI).unwrap();
     let mut paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
     paths.sort();
-    assert_eq!(paths, ["/openapi.json", "/v1/explain", "/v1/index", "/v1/reveal"]);
+    assert_eq!(
+        paths,
+        ["/openapi.json", "/v1/explain", "/v1/index", "/v1/reveal", "/v1/seal", "/v1/subject-ref"]
+    );
     assert_eq!(document["openapi"], "3.1.0");
 }

@@ -7,6 +7,8 @@ mod keys {
 }
 #[path = "serve_client.rs"]
 mod client;
+#[path = "serve_honey.rs"]
+mod honey;
 #[allow(dead_code, reason = "shared with the tests of the matrix")]
 #[path = "serve_instance.rs"]
 mod instance;

@@ -8,7 +8,7 @@ use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use super::{
     Head, KeyRecord, Plan, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects, WrapChange,
 };
-use crate::credential::{Credential, CredentialId, Credentials};
+use crate::credential::{Credential, CredentialId, Credentials, Suspension};
 use crate::erasure::{LedgerError, Recorded};
 
 /// Who was erased, as the ledger says.
@@ -319,7 +319,7 @@ impl Authentic {
         self.store.shredded_since(tenant, since)
     }
 
-    /// The API keys.
+    /// The API keys and suspensions.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -327,7 +327,10 @@ impl Authentic {
         let mut found = Credentials::default();
         for row in self.store.credentials()? {
             match row.read().filter(|(one, mac)| self.keys.holds_credential(one, mac)) {
-                Some((credential, _)) => found.authentic.push(credential),
+                Some((record, _)) => match Suspension::of(&record) {
+                    Some(suspension) => found.suspensions.push(suspension),
+                    None => found.authentic.push(record),
+                },
                 None => found.corrupt.push(row.id),
             }
         }
@@ -352,8 +355,34 @@ impl Authentic {
         ids: &[CredentialId],
         now: u64,
     ) -> Result<Vec<CredentialId>, StoreError> {
+        self.end_credentials(self.credentials()?.authentic, ids, now)
+    }
+
+    /// Suspends somebody; tells whether the id was free.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored.
+    pub fn suspend(&self, suspension: &Suspension) -> Result<bool, StoreError> {
+        self.add_credential(&suspension.record())
+    }
+
+    /// Ends suspensions, but those that are ended already; tells which it did.
+    ///
+    /// # Errors
+    /// [`StoreError`]; those before it are ended.
+    pub fn resume(&self, ids: &[CredentialId], now: u64) -> Result<Vec<CredentialId>, StoreError> {
+        let known = self.credentials()?.suspensions.iter().map(Suspension::record).collect();
+        self.end_credentials(known, ids, now)
+    }
+
+    fn end_credentials(
+        &self,
+        known: Vec<Credential>,
+        ids: &[CredentialId],
+        now: u64,
+    ) -> Result<Vec<CredentialId>, StoreError> {
         let mut revoked = Vec::new();
-        for known in self.credentials()?.authentic.into_iter().filter(|c| ids.contains(&c.id)) {
+        for known in known.into_iter().filter(|c| ids.contains(&c.id)) {
             let next = Credential { revoked: Some(now), ..known };
             if self.store.revoke_credential(&next.row(&self.keys.credential_mac(&next)))? {
                 revoked.push(next.id);

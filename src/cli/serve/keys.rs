@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::json;
-use veilstream_keys::credential::{ApiKey, Credential, CredentialId, LONGEST_DAYS};
+use veilstream_keys::credential::{ApiKey, Credential, CredentialId, LONGEST_DAYS, Suspension};
 use veilstream_reading::audit::{Entry, Event, cut_reason};
 
 use crate::audit::{self, Trail};
@@ -43,7 +43,7 @@ pub(super) enum ApiKeysCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List API keys: ids, names and roles, never the keys
+    /// List API keys: ids, names and roles, never the keys; and who is suspended
     #[command(
         after_help = "Examples:\n  veilstream serve keys list --config veilstream.toml\n\nExit \
             code: 0, or 1 if a record was changed by somebody who does not hold the store key"
@@ -68,6 +68,24 @@ pub(super) enum ApiKeysCommand {
         #[arg(long, conflicts_with = "ids", value_parser = name)]
         name: Option<String>,
     },
+    /// Let principals read again who opened a honey token
+    #[command(
+        after_help = "Whoever opens a honey token is denied everything, if serve.honey_suspends is \
+            true. Find out who it was first: the audit log has the line. A running service lets \
+            them read again within five seconds.\n\nExamples:\n  veilstream serve keys resume \
+            --config veilstream.toml 0b2e7c0123456789\n  veilstream serve keys resume --config \
+            veilstream.toml --principal key:reports"
+    )]
+    Resume {
+        #[command(flatten)]
+        source: KeysSource,
+        /// Ids of suspensions, as `serve keys list` shows them
+        #[arg(value_name = "ID", required_unless_present = "principal")]
+        ids: Vec<CredentialId>,
+        /// All suspensions of this principal
+        #[arg(long, value_name = "ID", conflicts_with = "ids")]
+        principal: Option<String>,
+    },
 }
 
 /// Runs the command.
@@ -81,6 +99,9 @@ pub(super) fn run(command: &ApiKeysCommand) -> anyhow::Result<Exit> {
         }
         ApiKeysCommand::List { source, json } => list(source, *json),
         ApiKeysCommand::Revoke { source, ids, name } => revoke(source, ids, name.as_deref()),
+        ApiKeysCommand::Resume { source, ids, principal } => {
+            resume(source, ids, principal.as_deref())
+        }
     }
 }
 
@@ -158,6 +179,15 @@ fn list(source: &KeysSource, as_json: bool) -> anyhow::Result<Exit> {
             one.roles.join(",")
         )?;
     }
+    for one in &found.suspensions {
+        if as_json {
+            writeln!(out, "{}", shown_suspension(one))?;
+            continue;
+        }
+        let person = one.person.as_deref().map_or_else(String::new, |id| format!(" for {id}"));
+        let (state, whom) = (suspension_state(one), format!("{}{person}", one.principal));
+        writeln!(out, "{} {state:<9} {} {}", one.id, time(one.since), printable(&whom))?;
+    }
     out.flush()?;
     for id in &found.corrupt {
         writeln!(
@@ -205,6 +235,57 @@ fn change(trail: &Trail, id: CredentialId, what: &str) -> Entry {
         reason: Some(cut_reason(what)),
         ..trail.entry(Event::Credentials)
     }
+}
+
+fn resume(
+    source: &KeysSource,
+    ids: &[CredentialId],
+    principal: Option<&str>,
+) -> anyhow::Result<Exit> {
+    let (manager, trail) = audit::audited(source)?;
+    let known = manager.store().credentials()?.suspensions;
+    let ids: Vec<CredentialId> = match principal {
+        Some(id) => known
+            .iter()
+            .filter(|one| one.principal == id && one.resumed.is_none())
+            .map(|one| one.id)
+            .collect(),
+        None => ids.to_vec(),
+    };
+    let missing: Vec<String> = ids
+        .iter()
+        .filter(|id| known.iter().all(|one| one.id != **id))
+        .map(ToString::to_string)
+        .collect();
+    anyhow::ensure!(
+        missing.is_empty() && !ids.is_empty(),
+        "there is no suspension {}; `veilstream serve keys list` shows them. Nobody was resumed",
+        principal.map_or_else(|| missing.join(", "), |id| format!("of {}", printable(id)))
+    );
+    let resumed = manager.store().resume(&ids, keys::now())?;
+    let told = trail.append(resumed.iter().map(|id| change(&trail, *id, "resume")).collect());
+    let mut out = io::stdout().lock();
+    for id in &ids {
+        let what = if resumed.contains(id) { "resumed" } else { "was resumed before" };
+        writeln!(out, "{id} {what}")?;
+    }
+    told.context("it is done, but it is not in the audit log")?;
+    Ok(Exit::Ok)
+}
+
+fn shown_suspension(one: &Suspension) -> serde_json::Value {
+    json!({
+        "id": one.id.to_string(),
+        "principal": one.principal,
+        "person": one.person,
+        "state": suspension_state(one),
+        "since": time(one.since),
+        "resumed": one.resumed.map(time),
+    })
+}
+
+fn suspension_state(one: &Suspension) -> &'static str {
+    if one.resumed.is_some() { "resumed" } else { "suspended" }
 }
 
 fn shown(one: &Credential, now: u64) -> serde_json::Value {

@@ -1,10 +1,10 @@
-//! API keys: a snapshot of the key store's, looked at again every two seconds.
+//! API keys, and who is suspended: a snapshot of the key store's, looked at again every two seconds.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use veilstream_keys::credential::{ApiKey, Credential, CredentialId, Credentials};
+use veilstream_keys::credential::{ApiKey, Credential, CredentialId, Credentials, Suspension};
 
 use super::principal::Principal;
 use super::refusal::{Cause, Refusal};
@@ -18,12 +18,16 @@ const OLDEST: u64 = 5;
 pub struct ApiKeys {
     source: Arc<dyn CredentialSource>,
     known: ArcSwap<Known>,
+    /// Suspensions of this process that the store does not tell of yet.
+    unwritten: Mutex<Vec<Suspension>>,
+    turn: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Known {
     keys: HashMap<CredentialId, Credential>,
     corrupt: Vec<String>,
+    suspensions: Vec<Suspension>,
     /// When it was asked for, in Unix seconds.
     at: u64,
 }
@@ -41,7 +45,12 @@ impl ApiKeys {
     /// None are known before the first [`ApiKeys::look`].
     #[must_use]
     pub fn new(source: Arc<dyn CredentialSource>) -> Self {
-        Self { source, known: ArcSwap::default() }
+        Self {
+            source,
+            known: ArcSwap::default(),
+            unwritten: Mutex::default(),
+            turn: Mutex::default(),
+        }
     }
 
     /// Asks the store. Blocks.
@@ -49,14 +58,65 @@ impl ApiKeys {
     /// # Errors
     /// It does not answer; what is known counts until it is too old.
     pub fn look(&self, now: u64) -> Result<Looked, KeyFault> {
-        let Credentials { authentic, corrupt } = self.source.credentials()?;
+        // One at a time: an older answer of the store must not replace a newer one.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self.write_suspensions();
+        let Credentials { authentic, mut suspensions, corrupt } = self.source.credentials()?;
+        suspensions.retain(|one| one.resumed.is_none());
         let old = self.known.load();
         let newly_corrupt =
             corrupt.iter().filter(|id| !old.corrupt.contains(id)).cloned().collect();
         let looked = Looked { newly_corrupt, corrupt: corrupt.len() };
         let keys = authentic.into_iter().map(|key| (key.id, key)).collect();
-        self.known.store(Arc::new(Known { keys, corrupt, at: now }));
+        self.known.store(Arc::new(Known { keys, corrupt, suspensions, at: now }));
+        // Now the snapshot tells of them.
+        self.unwritten().retain(|one| !written.contains(&one.id));
         Ok(looked)
+    }
+
+    /// Suspends somebody: here at once, elsewhere as soon as the store has it. Blocks.
+    pub(super) fn suspend(&self, suspension: Suspension, now: u64) {
+        self.unwritten().push(suspension);
+        // Until the store has it, this process remembers it.
+        if let Err(fault) = self.look(now) {
+            tracing::error!(reason = %fault, "the key store does not tell its API keys");
+        }
+    }
+
+    /// Whether somebody is suspended. `None`: the store has not answered for so long that nobody
+    /// knows.
+    pub(super) fn is_suspended(
+        &self,
+        principal: &str,
+        person: Option<&str>,
+        now: u64,
+    ) -> Option<bool> {
+        let covers = |one: &Suspension| one.covers(principal, person);
+        if self.unwritten().iter().any(covers) {
+            return Some(true);
+        }
+        Some(self.fresh(now)?.suspensions.iter().any(covers))
+    }
+
+    /// Those that the store has now.
+    fn write_suspensions(&self) -> Vec<CredentialId> {
+        let unwritten = self.unwritten().clone();
+        let mut written = Vec::new();
+        for one in unwritten {
+            match self.source.suspend(&one) {
+                Ok(()) => written.push(one.id),
+                Err(fault) => tracing::error!(
+                    reason = %fault,
+                    principal = one.principal,
+                    "a suspension cannot be written; until it is, only this process knows of it"
+                ),
+            }
+        }
+        written
+    }
+
+    fn unwritten(&self) -> std::sync::MutexGuard<'_, Vec<Suspension>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose key it is. `None`: the store has not answered for so long that nobody knows.
@@ -125,6 +185,13 @@ mod tests {
         fn credentials(&self) -> Result<Credentials, KeyFault> {
             self.0.lock().unwrap().clone().ok_or_else(|| KeyFault("gone".to_owned()))
         }
+
+        fn suspend(&self, suspension: &Suspension) -> Result<(), KeyFault> {
+            let mut store = self.0.lock().unwrap();
+            let store = store.as_mut().ok_or_else(|| KeyFault("gone".to_owned()))?;
+            store.suspensions.push(suspension.clone());
+            Ok(())
+        }
     }
 
     fn made(name: &str) -> (ApiKey, Credential) {
@@ -154,6 +221,7 @@ mod tests {
             *store.0.lock().unwrap() = Some(Credentials {
                 authentic: credentials.to_vec(),
                 corrupt: corrupt.iter().map(|id| (*id).to_owned()).collect(),
+                ..Credentials::default()
             });
         };
         assert!(keys.check(key.expose(), NOW).is_none(), "nobody has looked yet");
@@ -191,7 +259,7 @@ mod tests {
         let store = Arc::new(Store::default());
         let keys = ApiKeys::new(store.clone());
         *store.0.lock().unwrap() =
-            Some(Credentials { authentic: vec![credential.clone()], corrupt: Vec::new() });
+            Some(Credentials { authentic: vec![credential.clone()], ..Credentials::default() });
         keys.look(NOW).unwrap();
         *store.0.lock().unwrap() = None;
         assert!(keys.look(NOW + 2).is_err());
@@ -199,5 +267,25 @@ mod tests {
         assert!(keys.check(key.expose(), NOW + OLDEST + 1).is_none());
         assert!(keys.check(key.expose(), NOW - OLDEST - 1).is_none(), "a clock that went back");
         assert!(!keys.holds(&credential.id.to_string(), NOW + OLDEST + 1));
+    }
+
+    /// Otherwise an outage of the store would be a way round it.
+    #[test]
+    fn a_suspension_counts_here_before_the_store_has_it() {
+        let store = Arc::new(Store::default());
+        let keys = ApiKeys::new(store.clone());
+        assert_eq!(keys.is_suspended("key:crm", None, NOW), None, "nobody has looked yet");
+        keys.suspend(Suspension::new("key:crm", None, NOW).unwrap(), NOW);
+        assert_eq!(keys.is_suspended("key:crm", None, NOW), Some(true));
+        assert_eq!(keys.is_suspended("key:other", None, NOW), None);
+        *store.0.lock().unwrap() = Some(Credentials::default());
+        keys.look(NOW).unwrap();
+        assert!(keys.unwritten().is_empty());
+        assert_eq!(keys.is_suspended("key:crm", None, NOW), Some(true));
+        assert_eq!(keys.is_suspended("key:other", None, NOW), Some(false));
+        store.0.lock().unwrap().as_mut().unwrap().suspensions[0].resumed = Some(NOW + 1);
+        keys.look(NOW + 1).unwrap();
+        assert_eq!(keys.is_suspended("key:crm", None, NOW + 1), Some(false));
+        assert_eq!(keys.is_suspended("key:crm", None, NOW + OLDEST + 2), None);
     }
 }

@@ -8,7 +8,8 @@ use veilstream_reading::audit::{Entry, Event, Hex, cut_reason};
 
 use super::fault::RequestFault;
 use super::request::Claims;
-use crate::policy::{self, Credential, PolicySet, PrincipalKind, RequestFacts, Want};
+use crate::keys::KeyFault;
+use crate::policy::{self, Credential, Denial, PolicySet, PrincipalKind, RequestFacts, Want};
 use crate::serve::auth;
 use crate::serve::router::Caller;
 
@@ -65,7 +66,7 @@ impl Asker {
         policies: &'p PolicySet,
         facts: &RequestFacts,
         want: Want,
-    ) -> policy::Request<'p> {
+    ) -> Result<policy::Request<'p>, RequestFault> {
         let roles = |roles: &BTreeSet<String>| roles.iter().cloned().collect();
         let caller = policy::Principal {
             kind: self.principal.kind,
@@ -77,7 +78,15 @@ impl Asker {
             id: person.id.clone(),
             roles: roles(&person.roles),
         });
-        policies.request(&caller, person.as_ref(), facts, want)
+        let request = policies.request(&caller, person.as_ref(), facts, want);
+        let unknown = || KeyFault("nobody knows who is suspended".to_owned());
+        let is_suspended = self.caller.is_suspended(&self.principal).ok_or_else(unknown)?;
+        Ok(if is_suspended { request.denied(Denial::Suspended) } else { request })
+    }
+
+    /// Suspends the caller, where that is what a honey token does; whether it did.
+    pub(super) fn suspend(&self) -> Result<bool, RequestFault> {
+        Ok(self.caller.suspend(&self.principal).map_err(|error| KeyFault(error.to_string()))?)
     }
 
     /// The kind of its own credential.

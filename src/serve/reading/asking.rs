@@ -96,7 +96,7 @@ impl Reading {
 
 impl Asking<'_> {
     /// The questions of the request: the facts are of all of its items.
-    pub(super) fn questions(&self) -> policy::Request<'_> {
+    pub(super) fn questions(&self) -> Result<policy::Request<'_>, RequestFault> {
         let facts = RequestFacts {
             bare: self.totals.is_bare,
             subjects: self.totals.subjects,

@@ -24,7 +24,7 @@ impl Reading {
     pub(super) fn explain(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
         self.with_items(asker, "/v1/explain", body, |asking, _| {
             let mut told: BTreeMap<String, Told> = BTreeMap::new();
-            let mut questions = asking.questions();
+            let mut questions = asking.questions()?;
             let decided = self.decide(&asking, &mut questions);
             for (field, decision) in &decided.fields {
                 let explains = questions.permits(Action::Explain, field);

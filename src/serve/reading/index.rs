@@ -47,7 +47,7 @@ impl Reading {
         let policies = self.policies.current();
         let keyring = self.keys.keyring();
         let facts = asker.facts(claims, request.queries.len() as u64);
-        let mut questions = asker.questions(&policies, &facts, Want::Auto);
+        let mut questions = asker.questions(&policies, &facts, Want::Auto)?;
         let search = Search { asker, policies: &policies, keyring: &keyring, reading: self };
         let searched: Vec<Searched> = request
             .queries

@@ -46,15 +46,18 @@ impl Reading {
         revealer: &mut Revealer,
     ) -> Result<OpenedItems, RequestFault> {
         let keyring = self.keys.keyring();
-        let decided = self.decide(asking, &mut asking.questions());
+        let decided = self.decide(asking, &mut asking.questions()?);
         let fetched = self.fetch(&asking.found, &decided, &keyring)?;
         let held = HeldKeys { keyring: &keyring, fetched: &fetched };
         let spent = self.reserve(asking, &decided, held);
         let before = honey.clone();
-        let read = open(&asking.found, &decided, &spent, held, honey, revealer);
+        let mut read = open(&asking.found, &decided, &spent, held, honey, revealer);
         let met: BTreeSet<String> = honey.difference(&before).cloned().collect();
         if !met.is_empty() {
             HoneyOpened { actor: &asking.asker.id, fields: &met }.emit(&self.metrics);
+            if asking.asker.suspend()? {
+                withhold(&mut read, &asking.found, held, revealer);
+            }
         }
         let durable = self.append(entries(asking, &decided, &read, &spent, &met))?;
         self.count(asking, &read, &spent);
@@ -173,6 +176,15 @@ fn open(
         if honey.len() == before {
             return read;
         }
+    }
+}
+
+/// Withholds everything. What was opened stays for the audit: whose it was, and under which keys.
+fn withhold(read: &mut [Read], found: &Found<'_>, held: HeldKeys<'_>, revealer: &mut Revealer) {
+    for (item, read) in found.items().zip(read) {
+        let denied = item.open(held, &|_| Decision::Withhold, revealer);
+        let Read { subjects, kids, .. } = std::mem::take(read);
+        *read = Read { subjects, kids, ..denied };
     }
 }
 

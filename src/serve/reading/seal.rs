@@ -75,7 +75,7 @@ impl Reading {
             subjects: subjects(&request),
             ..asker.facts(claims, request.items.len() as u64)
         };
-        let mut questions = asker.questions(&policies, &facts, Want::Auto);
+        let mut questions = asker.questions(&policies, &facts, Want::Auto)?;
         let purpose = &claims.purpose;
         let mut planner = Planner {
             reading: self,

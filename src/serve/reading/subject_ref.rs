@@ -73,7 +73,7 @@ impl Reading {
         let attempt = self.attempt(asker, claims, "/v1/subject-ref", body)?;
         let policies = self.policies.current();
         let facts = asker.facts(claims, request.items.len() as u64);
-        let mut questions = asker.questions(&policies, &facts, Want::Auto);
+        let mut questions = asker.questions(&policies, &facts, Want::Auto)?;
         let mut subjects = Subjects::default();
         let referred: Vec<Referred> = request
             .items
