@@ -184,7 +184,7 @@ impl Running<'_> {
     /// Reads the value once; whether it was answered. It is refused in one way only.
     fn reads(&mut self) -> bool {
         self.asked += 1;
-        let id = format!("r-{}", self.asked);
+        let id = format!("r-{}-{}", self.child.id(), self.asked);
         let items = [json!({ "id": 1, "field": "customers.email", "token": self.desk.token })];
         let body = json!({ "purpose": "support", "request_id": id, "items": items });
         let begun = Instant::now();
@@ -222,6 +222,13 @@ impl Running<'_> {
         });
         let said = if is_away { "takes no lines, so" } else { "takes lines again" };
         assert!(self.log().contains(said), "{}", self.log());
+    }
+
+    /// Ends it as a crash does; who was answered.
+    fn kill(mut self) -> BTreeSet<String> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::mem::take(&mut self.answered)
     }
 
     /// Stops it as an orchestrator does; who was answered.
@@ -301,7 +308,14 @@ fn a_required_table_that_hangs_or_stops_refuses_and_is_caught_up() {
     running.reads_until("an answer again", true);
     let metrics = running.get("/metrics");
     assert!(metrics.contains("veilstream_audit_gap_lines_total{sink=\"postgres\"} 0"), "{metrics}");
-    let answered = running.stop();
+    // Killed with a line that the table lacks: the next process brings it.
+    let paused = database.server.pause();
+    running.reads_until("a refusal", false);
+    let mut answered = running.kill();
+    drop(paused);
+    let mut running = desk.start();
+    running.reads_until("an answer of the next process", true);
+    answered.append(&mut running.stop());
     let copies = copies_of(&desk, &database);
     desk.assert_same(&copies);
     for id in &answered {
