@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use support::{Lab, NOON, entry};
 use veilstream_engine::key::SubjectRef;
-use veilstream_reading::audit::verify::{Copies, Wrong};
+use veilstream_reading::audit::verify::{Copies, Wrong, verify};
 use veilstream_reading::audit::{
-    AuditError, AuditLog, Entry, Event, Hex, LedgerHead, Line, LineFault,
+    AuditError, AuditLog, Entry, Event, Hex, LedgerHead, Line, LineFault, LogParts, Settings,
 };
 
 #[test]
@@ -305,6 +305,26 @@ fn the_second_place_knows_what_must_be_here() {
     AuditLog::open(lab.settings()).unwrap().stop().unwrap();
     let fault = &lab.verify(&copies).faults[0];
     assert_eq!((fault.why, fault.line, fault.file.as_deref()), (Wrong::Missing, 1, None));
+}
+
+#[test]
+fn hosts_that_share_a_second_place_are_verified_together() {
+    let lab = Lab::new();
+    let other = lab.dir.path().join("other.jsonl");
+    let bulk: Vec<SubjectRef> = (0..150).map(|n| SubjectRef([n; 16])).collect();
+    let mut copies = Copies::default();
+    for file in [lab.file(), other.clone()] {
+        let log = AuditLog::open(Settings { file: file.clone(), ..lab.settings() }).unwrap();
+        log.append(vec![Entry { bulk: bulk.clone(), ..entry(1) }]).unwrap();
+        log.stop().unwrap();
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().for_each(|line| copies.add(line.as_bytes()).unwrap());
+    }
+    // One alone lacks the chain of the other.
+    assert_eq!(lab.verify(&copies).faults[0].why, Wrong::Missing);
+    let both = LogParts::of(&lab.file()).unwrap().with(&other).unwrap();
+    let verdict = verify(&both, &lab.keys(vec![lab.verifier.clone()]), &copies).unwrap();
+    assert_eq!((verdict.faults.as_slice(), verdict.chains.len()), (&[][..], 2));
 }
 
 #[test]

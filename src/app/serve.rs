@@ -79,7 +79,7 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
             "audit.copy is \"none\": anyone who can write to the audit log can drop its end"
         );
     }
-    let changes = Changes::new(log.clone());
+    let (changes, ending) = (Changes::new(log.clone()), log.clone());
     changes.policies(&policies.current(), "start")?;
     let logins = AuditedLogins::start(log.clone()).context("a thread cannot be started")?;
     let reading = Reading::new(
@@ -133,6 +133,10 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     // Answers what has been asked; streams end at their next part.
     reading.stop();
     drop(service);
+    // The last lines and their copies: nothing that was answered is without its checkpoint.
+    if let Err(error) = ending.stop() {
+        tracing::warn!(%error, "the audit log has no end line of this service");
+    }
     drop(http);
     Ok(Exit::Ok)
 }

@@ -12,6 +12,7 @@ use super::line::{Entry, Event, Line, Predecessor, mac_member, without_mac};
 use super::merkle::{self, Node};
 
 /// k_n. Wiped when the next one takes its place.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct LineKey(Zeroizing<[u8; 32]>);
 
 impl LineKey {

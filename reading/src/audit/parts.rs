@@ -14,6 +14,8 @@ use super::{AuditError, file, side_file};
 #[derive(Debug, Clone)]
 pub struct LogParts {
     base: PathBuf,
+    /// Logs of other hosts, read as if they were part of this one.
+    others: Vec<PathBuf>,
     files: Vec<PathBuf>,
 }
 
@@ -29,7 +31,18 @@ impl LogParts {
             let error = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no such log");
             return Err(AuditError::read(base, error));
         }
-        Ok(Self { base: base.to_owned(), files })
+        Ok(Self { base: base.to_owned(), others: Vec::new(), files })
+    }
+
+    /// The same with the log of another host: hosts that share a second place are verified together.
+    ///
+    /// # Errors
+    /// As [`LogParts::of`].
+    pub fn with(mut self, other: &Path) -> Result<Self, AuditError> {
+        let other = Self::of(other)?;
+        self.files.extend(other.files);
+        self.others.push(other.base);
+        Ok(self)
     }
 
     /// The file as configured: side files stand beside it.
@@ -47,7 +60,8 @@ impl LogParts {
     /// The references of a side file; `None`: it is not here, or was changed.
     #[must_use]
     pub fn subjects(&self, sha256: &Hex<32>) -> Option<Vec<SubjectRef>> {
-        side_file::read(&self.base, sha256).ok()
+        let mut bases = std::iter::once(&self.base).chain(&self.others);
+        bases.find_map(|base| side_file::read(base, sha256).ok())
     }
 
     /// Gives out every line that can be read, file by file, in the order of each.

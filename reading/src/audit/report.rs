@@ -7,10 +7,10 @@ use std::str::FromStr;
 
 use veilstream_engine::key::SubjectRef;
 
+use super::AuditError;
 use super::hex::Hex;
 use super::line::{Event, Line};
 use super::parts::LogParts;
-use super::{AuditError, side_file};
 
 pub use write::{csv, json};
 
@@ -86,7 +86,7 @@ impl Report {
                 (None, ..) => true,
                 (Some(wanted), Some(subject), _) => subject.0 == wanted.0,
                 (Some(wanted), None, Some(sha256)) => *bulk.entry(sha256).or_insert_with(|| {
-                    let Ok(refs) = side_file::read(log.base(), &sha256) else {
+                    let Some(refs) = log.subjects(&sha256) else {
                         report.unread_side_files += 1;
                         return false;
                     };

@@ -25,7 +25,7 @@ pub type LedgerSource = Arc<dyn Fn() -> Option<LedgerHead> + Send + Sync>;
 /// Unix seconds.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// How long the first line of all may take: connections are made for it.
+/// How long the first line of all may take, for which connections are made, and the last ones.
 const START: Duration = Duration::from_secs(10);
 
 /// How a log is written.
@@ -157,13 +157,15 @@ impl AuditLog {
             .map_err(|error| AuditError::unavailable(&self.0.file, error))
     }
 
-    /// Writes the line `stop` and a checkpoint, and ends the writer. Later lines are refused.
+    /// Writes the line `stop` and a checkpoint, and ends the writer. Later lines are refused. Second
+    /// places have ten seconds for the last lines; a required one gets what it lacks from the next
+    /// process.
     ///
     /// # Errors
     /// [`AuditError::Unavailable`].
     pub fn stop(&self) -> Result<(), AuditError> {
         let ticket = self.0.queue.stop();
-        self.wait(&ticket).map(drop)
+        self.wait_for(&ticket, self.0.deadline.max(START)).map(drop)
     }
 
     /// The file as configured.

@@ -38,13 +38,19 @@ pub(super) struct VerifyArgs {
     /// Lines that a second place holds, one a line
     #[arg(long, value_name = "FILE")]
     copies: Option<PathBuf>,
+    /// The log of another host that copies to the same place; may be given several times
+    #[arg(long = "also", value_name = "FILE")]
+    also: Vec<PathBuf>,
     /// One JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<Exit> {
-    let Log { parts, checkpoint, head } = open(args)?;
+    let Log { mut parts, checkpoint, head } = open(args)?;
+    for other in &args.also {
+        parts = parts.with(other)?;
+    }
     let verifier = args.keys.iter().map(|file| private_key(file)).collect::<Result<_, _>>()?;
     let copies = args.copies.as_deref().map(read_copies).transpose()?.unwrap_or_default();
     let mut verdict = verify(&parts, &Keys { checkpoint, verifier }, &copies)?;

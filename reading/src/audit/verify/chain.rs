@@ -13,6 +13,7 @@ use crate::audit::merkle::{self, Node};
 pub(super) type Heads = HashMap<Hex<16>, (u64, Hex<32>)>;
 
 /// Follows a chain.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct ChainVerifier<'a> {
     pub(super) chain: Hex<16>,
     keys: &'a Keys,
@@ -190,5 +191,7 @@ impl<'a> ChainVerifier<'a> {
     }
 }
 
+#[cfg(test)]
+mod sample;
 #[cfg(test)]
 mod tests;

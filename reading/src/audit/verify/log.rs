@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::chain::{ChainVerifier, Heads};
 use super::{ChainReport, Copies, Fault, Keys, Verdict, Wrong};
+use crate::audit::AuditError;
 use crate::audit::hex::Hex;
 use crate::audit::line::{Event, Line, Predecessor};
 use crate::audit::parts::{LogParts, RawLine, RawLines};
-use crate::audit::{AuditError, side_file};
 
 /// Verifies the files of a log.
 ///
@@ -194,7 +194,7 @@ impl<'a> Work<'a> {
         }
         current.report.times.1.clone_from(&line.time);
         if let Some(sha256) = &line.entry.subjects_sha256 {
-            let refs = side_file::read(self.log.base(), sha256).map_err(|_| Wrong::SideFile)?;
+            let refs = self.log.subjects(sha256).ok_or(Wrong::SideFile)?;
             if line.entry.subjects != Some(refs.len() as u64) {
                 return Err(Wrong::SideFile);
             }

@@ -150,7 +150,8 @@ impl State {
             ledger: (self.settings.ledger)(),
             ..Entry::new(Event::Stop)
         };
-        let patience = self.settings.deadline.mul_f32(0.4);
+        // Nobody's answer waits for it, and the next process may be long in coming.
+        let patience = self.settings.deadline.max(START).mul_f32(0.4);
         self.copiers.drain(Instant::now() + patience);
         let mut entries: Vec<Entry> = self.copiers.give_up().into_iter().map(gap).collect();
         entries.push(entry);
