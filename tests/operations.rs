@@ -56,7 +56,7 @@ fn every_runbook_works_as_it_stands() {
         .concat();
     let books = runbooks(&text);
     // What each must have shown, beside ending well.
-    let expected: [(&str, &[&str]); 12] = [
+    let expected: [(&str, &[&str]); 13] = [
         ("install", &["made ", "key-encrypting key file, version 1"]),
         ("rotate", &["file: version 2", " moved, ", "key-encrypting key file, version 2"]),
         ("index", &["1~", "2~", "is retired"]),
@@ -85,6 +85,7 @@ fn every_runbook_works_as_it_stands() {
                 "proved: line 1",
             ],
         ),
+        ("access-request", &["ada@example.com", "\"event\": \"reveal\""]),
         ("escrow", &["keys imported"]),
         ("local", &["made ", "\"email\":\"ada@example.com\"", "1~"]),
     ];

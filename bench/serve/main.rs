@@ -22,7 +22,6 @@ mod keys {
 #[path = "../../tests/e2e/serve_instance.rs"]
 mod instance;
 mod load;
-#[allow(dead_code, reason = "OpenBao of the tests")]
 #[path = "../../keys/tests/support/servers.rs"]
 mod servers;
 #[allow(dead_code, reason = "shared with the tests of the service")]
