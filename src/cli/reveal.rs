@@ -21,7 +21,7 @@ use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
 use crate::audit::{self, AuditFlags, Opened, Outlet, Trail};
 #[cfg(feature = "serve")]
-use crate::client::{Client, ServerArgs};
+use crate::client::ServerArgs;
 use crate::exit::Exit;
 use crate::keys;
 use crate::keys::{KeyFault, KeySource};
@@ -100,8 +100,8 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
         }
     };
     #[cfg(feature = "serve")]
-    if let Some(client) = args.client()? {
-        return args.ask(&client, set.as_deref(), input, errors);
+    if let Some(client) = server::client(args)? {
+        return server::run(args, &client, set.as_deref(), input, errors);
     }
     let settings = keys::settings(&args.keys)?;
     let audit = audit::for_values(&args.keys, args.audit)?;
@@ -125,53 +125,6 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     // What was opened before a fault leaves too, with its lines.
     out.release()?;
     Ok(if whole? { Exit::Ok } else { Exit::Failed })
-}
-
-#[cfg(feature = "serve")]
-impl RevealArgs {
-    /// The reading service that was named.
-    fn client(&self) -> anyhow::Result<Option<Client>> {
-        let client = self.server.client()?;
-        let is_about_keys = self.keys.keys.is_some()
-            || self.keys.config.is_some()
-            || self.allow_compromised
-            || self.audit.unaudited;
-        if client.is_some() && is_about_keys {
-            return Err(Exit::Usage.because(
-                "--server: the service has the keys and the audit; leave out --keys, --config, \
-                --allow-compromised and --unaudited",
-            ));
-        }
-        Ok(client)
-    }
-
-    /// Does over HTTP what the command does with keys.
-    fn ask(
-        &self,
-        client: &Client,
-        set: Option<&SchemaSet>,
-        input: impl Read,
-        errors: impl Write,
-    ) -> anyhow::Result<Exit> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        let whole = match (set, &self.field) {
-            (Some(set), _) => {
-                let options = RevealOptions {
-                    fields: self.fields.as_deref(),
-                    keep_indexes: self.keep_indexes,
-                };
-                let told = Told { status: self.status, allow_clear: self.allow_clear };
-                server::reveal(set, client, &options, told, input, &mut out, errors)
-            }
-            (None, field) => {
-                let field = field.as_deref().unwrap_or_default();
-                server::open_tokens(client, field, input, &mut out, errors)
-            }
-        };
-        // What was opened before a fault leaves too.
-        out.flush()?;
-        Ok(if whole? { Exit::Ok } else { Exit::Failed })
-    }
 }
 
 /// Refuses ids that no document has.

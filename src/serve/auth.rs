@@ -85,8 +85,8 @@ impl Authenticator {
         Ok(())
     }
 
-    /// Whether somebody is denied everything. A suspension that was made counts, whatever the
-    /// setting says now. `None`: nobody knows now.
+    /// Whether somebody is denied everything. Where API keys are taken, a suspension counts whatever
+    /// the setting says now. `None`: nobody knows now.
     #[must_use]
     pub fn is_suspended(&self, principal: &Principal, now: u64) -> Option<bool> {
         if !self.suspends && !self.takes(CredentialKind::Key) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -186,8 +186,9 @@ fn a_stream_ends_when_its_key_is_revoked() {
     let mut running = instance.start();
     let mut stream = Stream::support(&running, &key);
     let (mut head, mut answered) = (Value::Null, 0);
-    let mut is_revoked = false;
+    let (mut is_revoked, since) = (false, Instant::now());
     let problem = loop {
+        assert!(since.elapsed() < Duration::from_secs(60), "it goes on after {answered} items");
         stream.send(&item(answered, &record));
         let line = stream.item(&mut head);
         if let Some(end) = line.get("end") {

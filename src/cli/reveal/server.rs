@@ -1,7 +1,7 @@
 //! `veilstream reveal --server`: the service opens, and what it withholds stays as it is.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 
 use serde_json::json;
@@ -12,17 +12,66 @@ use veilstream_engine::token::{self, FieldId};
 use veilstream_engine::transform::Limits;
 use veilstream_engine::{OpenError, Reject, RejectCode, kdf};
 
-use super::{Told, claim, problem, unquoted, write_status};
+use super::{RevealArgs, Told, claim, problem, unquoted, write_status};
 use crate::cli::lines::{Line, LineBatch, Lines};
 use crate::cli::sorted;
 use crate::client::{Client, Node};
+use crate::exit::Exit;
 
 const PATH: &str = "/v1/reveal";
 /// Bytes of a line that fits a request of 8 MiB with those before it and all that is said of them.
 const LINE_MAX: usize = 6 << 20;
 
+/// The reading service that was named.
+///
+/// # Errors
+/// The arguments are of no use, or are about keys.
+pub(super) fn client(args: &RevealArgs) -> anyhow::Result<Option<Client>> {
+    let client = args.server.client()?;
+    let is_about_keys = args.keys.keys.is_some()
+        || args.keys.config.is_some()
+        || args.allow_compromised
+        || args.audit.unaudited;
+    if client.is_some() && is_about_keys {
+        return Err(Exit::Usage.because(
+            "--server: the service has the keys and the audit; leave out --keys, --config, \
+            --allow-compromised and --unaudited",
+        ));
+    }
+    Ok(client)
+}
+
+/// Does over HTTP what the command does with keys.
+///
+/// # Errors
+/// The service does not answer, or a stream fails.
+pub(super) fn run(
+    args: &RevealArgs,
+    client: &Client,
+    set: Option<&SchemaSet>,
+    input: impl Read,
+    errors: impl Write,
+) -> anyhow::Result<Exit> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let whole = match (set, &args.field) {
+        (Some(set), _) => {
+            let options =
+                RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
+            let told = Told { status: args.status, allow_clear: args.allow_clear };
+            reveal(set, client, &options, told, input, &mut out, errors)
+        }
+        (None, field) => {
+            let field = field.as_deref().unwrap_or_default();
+            open_tokens(client, field, input, &mut out, errors)
+        }
+    };
+    // What was opened before a fault leaves too.
+    out.flush()?;
+    Ok(if whole? { Exit::Ok } else { Exit::Failed })
+}
+
 /// Reveals line after line; whether everything asked for was opened.
-pub(super) fn reveal(
+fn reveal(
     set: &SchemaSet,
     client: &Client,
     options: &RevealOptions<'_>,
@@ -180,7 +229,7 @@ fn status(of: Node<'_>) -> Status {
 }
 
 /// Opens bare tokens of the field called `name`; whether all opened.
-pub(super) fn open_tokens(
+fn open_tokens(
     client: &Client,
     name: &str,
     input: impl Read,

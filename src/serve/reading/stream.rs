@@ -160,6 +160,8 @@ impl Stream {
             return Err(RequestFault::Stopping);
         }
         if !self.asker.still_holds() {
+            let caller = &*self.asker.id;
+            tracing::warn!(caller, "the credential of a stream counts no more; the stream ends");
             return Err(RequestFault::Credential);
         }
         Ok(Some(part))
