@@ -88,6 +88,7 @@ fn every_runbook_works_as_it_stands() {
         ("access-request", &["ada@example.com", "\"event\": \"reveal\""]),
         ("escrow", &["keys imported"]),
         ("local", &["made ", "\"email\":\"ada@example.com\"", "1~"]),
+        ("table", &[]),
     ];
     assert_eq!(
         books.iter().map(|book| book.name).collect::<Vec<_>>(),
