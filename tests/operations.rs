@@ -97,11 +97,9 @@ fn every_runbook_works_as_it_stands() {
     for (name, parts) in expected {
         let sandbox = tempfile::tempdir().unwrap();
         std::fs::create_dir(sandbox.path().join("schemas")).unwrap();
-        std::fs::copy(
-            root.join("schemas/customers.json"),
-            sandbox.path().join("schemas/customers.json"),
-        )
-        .unwrap();
+        for file in ["schemas/customers.json", "schemas/customers.cases.json"] {
+            std::fs::copy(root.join(file), sandbox.path().join(file)).unwrap();
+        }
         let said = run(&books, name, sandbox.path());
         for part in parts {
             assert!(said.contains(part), "runbook {name} does not say {part:?}:\n{said}");
