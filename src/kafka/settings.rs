@@ -210,20 +210,16 @@ pub fn producer(
     all
 }
 
-/// All properties of the producer that copies the audit log: it never gives a record up, which is
-/// what keeps their order and each of them once, and it says of each that it is there.
+/// All properties of the producer that copies the audit log: it gives no record up for want of an
+/// answer, which keeps their order and each of them once, and it says of each that it is there.
 #[must_use]
 pub fn audit_producer(kafka: &Kafka) -> BTreeMap<String, String> {
     let mut all = properties(kafka, Side::Producer);
     for alias in ["delivery.timeout.ms", "queue.buffering.max.ms", "transaction.timeout.ms"] {
         all.remove(alias);
     }
-    let own = [
-        ("delivery.report.only.error", "false"),
-        ("enable.gapless.guarantee", "true"),
-        ("linger.ms", "1"),
-        ("message.timeout.ms", "0"),
-    ];
+    let own =
+        [("delivery.report.only.error", "false"), ("linger.ms", "1"), ("message.timeout.ms", "0")];
     all.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     // A leader that hangs is asked again, or its successor, before callers have given up for long.
     for name in ["socket.timeout.ms", "request.timeout.ms"] {

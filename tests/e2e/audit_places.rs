@@ -406,6 +406,7 @@ fn a_required_topic_that_hangs_refuses_and_is_caught_up() {
     // Brokers that elect leaders would let the last lines wait for the next process.
     let admin = cluster.admin();
     wait_for(LIMIT, "the cluster to be whole", || cluster.is_in_sync(&admin));
+    assert!(!running.log().contains("CONFWARN"), "{}", running.log());
     let answered = running.stop();
     let output = desk.audit(&["copies", "--topic"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
