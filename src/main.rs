@@ -8,6 +8,11 @@ use veilstream::cli::Cli;
 use veilstream::exit::Exit;
 use veilstream::telemetry::panics;
 
+/// The system's spends a quarter of the reading service's time (docs/performance.md).
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     panics::hide_messages();
     let exit = Cli::parse().run().unwrap_or_else(|error| {
