@@ -3,7 +3,7 @@
 
 mod answer;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -163,6 +163,13 @@ impl Client {
                 break answer;
             }
             let pause = Duration::from_secs(retry_after(&answer));
+            if waited.is_zero() {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{}: this caller's limit is spent; waiting until it has room",
+                    self.base
+                );
+            }
             std::thread::sleep(pause);
             waited += pause;
         };

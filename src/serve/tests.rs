@@ -541,19 +541,19 @@ fn one_address_has_some_connections_and_no_more() {
     let (route, inside, release) = held_route();
     let running = start("insecure = true\nmax_connections = 8", &dir, Some(route));
     let key = running.key();
-    let held: Vec<TcpStream> = (0..2)
-        .map(|_| {
-            let mut stream = TcpStream::connect(running.service.address()).unwrap();
-            write!(
-                stream,
-                "POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: \
-                application/json\r\nContent-Length: 0\r\n\r\n"
-            )
-            .unwrap();
-            inside.recv().unwrap();
-            stream
-        })
-        .collect();
+    // The connection that waited for the key may hold its place a little longer than its client.
+    let hold = || loop {
+        let mut stream = TcpStream::connect(running.service.address()).unwrap();
+        let asked = write!(
+            stream,
+            "POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: \
+            application/json\r\nContent-Length: 0\r\n\r\n"
+        );
+        if asked.is_ok() && inside.recv_timeout(Duration::from_secs(5)).is_ok() {
+            return stream;
+        }
+    };
+    let held = [hold(), hold()];
     let asked = || running.raw(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert_eq!(asked(), "");
     release.notify_waiters();

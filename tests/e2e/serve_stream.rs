@@ -167,7 +167,9 @@ fn a_stream_of_many_items_takes_little_memory() {
     assert!(head["policy"].as_str().unwrap().starts_with("sha256:"), "{head}");
     assert_eq!(stream.line(), Some(json!({ "end": { "summary": { "revealed": ITEMS } } })));
     assert_eq!(stream.line(), None);
-    let (sent, grown) = (sending.join().unwrap() as u64, peak(&running) - warm);
+    // The kernel counts per processor: a later peak may read a little lower.
+    let sent = sending.join().unwrap() as u64;
+    let grown = peak(&running).saturating_sub(warm);
     println!("{ITEMS} items, {sent} bytes; the peak of memory grew by {grown} bytes after {WARM}");
     assert!(sent > 64 << 20 && grown < 24 << 20, "{grown} of {sent}");
     assert_eq!(running.stop(), 0);
