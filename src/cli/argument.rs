@@ -9,6 +9,7 @@ pub(super) enum ArgumentError {
     #[error("write {0}")]
     Form(&'static str),
     /// It is none of a closed list.
+    #[cfg(feature = "serve")]
     #[error("write one of {}", .0.join(", "))]
     Name(Vec<&'static str>),
     /// It is a value of the configuration too, and refused there.
