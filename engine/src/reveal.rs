@@ -215,17 +215,32 @@ impl Revealer {
         out: &mut Vec<u8>,
         report: &mut Report,
     ) -> Result<(), Reject> {
+        let lookup = |id: &KeyId| keys.get(id);
+        let keys = Keys { keyring: keys.keyring, lookup: &lookup };
+        self.reveal_with(schema, &keys, None, doc, options, out, report)
+    }
+
+    /// [`Revealer::reveal`] with keys, or with what somebody else opened.
+    #[allow(clippy::too_many_arguments, reason = "those of the two that share it")]
+    fn reveal_with(
+        &mut self,
+        schema: &Schema,
+        keys: &Keys<'_>,
+        answers: Option<&dyn Answers>,
+        doc: &[u8],
+        options: &RevealOptions<'_>,
+        out: &mut Vec<u8>,
+        report: &mut Report,
+    ) -> Result<(), Reject> {
         out.clear();
         report.fields.clear();
         report.unexpected_tokens = 0;
         let decide = |_: usize, field: &Field| options.decision(field);
-        let rules = Rules { decide: &decide, withheld: Withheld::Stays, answers: None };
+        let rules = Rules { decide: &decide, withheld: Withheld::Stays, answers };
         self.selected(schema, doc, options.keep_indexes, |this, doc| {
             let Report { fields, unexpected_tokens } = report;
             let mut found = |place: FoundPlace| fields.push((place.field, place.status));
-            let lookup = |id: &KeyId| keys.get(id);
-            let keys = Keys { keyring: keys.keyring, lookup: &lookup };
-            this.open_all(schema, &keys, doc, &rules, out, &mut found);
+            this.open_all(schema, keys, doc, &rules, out, &mut found);
             this.undeclared_tokens(schema, doc, &mut |_| *unexpected_tokens += 1);
         })
     }

@@ -252,12 +252,7 @@ fn reveal(
             Ok(schema) => (&*event, Some(schema), problem(schema, &report, told.allow_clear)),
             Err(reject) => (text, None, Some(json!({ "reason": reject.code.as_str() }))),
         };
-        if told.status {
-            write_status(out, shown, schema, &report)?;
-        } else {
-            out.write_all(shown)?;
-            out.write_all(b"\n")?;
-        }
+        write_line(out, &told, shown, schema, &report)?;
         let opened = keys.opened.take();
         if let Some(schema) = schema {
             for (index, _) in report.fields.iter().filter(|(_, s)| *s == Status::Honey) {
@@ -326,6 +321,21 @@ fn alarm(errors: &mut impl Write, line: u64, field: &str) -> io::Result<()> {
 
 fn field(schema: &Schema, (index, status): &(usize, Status)) -> Value {
     json!({ "field": &*schema.fields[*index].id, "status": status.as_str() })
+}
+
+/// A line as it was asked for: the event, or what is told about it too.
+fn write_line(
+    out: &mut impl Write,
+    told: &Told,
+    event: &[u8],
+    schema: Option<&Schema>,
+    report: &Report,
+) -> io::Result<()> {
+    if told.status {
+        return write_status(out, event, schema, report);
+    }
+    out.write_all(event)?;
+    out.write_all(b"\n")
 }
 
 /// `event` as it stands between members that tell about it; null where it is no JSON text.

@@ -134,17 +134,10 @@ pub(crate) fn consumer_with<C: ConsumerContext + 'static>(
 /// librdkafka refuses the properties.
 pub(crate) fn producer_with<C: ProducerContext + 'static>(
     kafka: &Kafka,
-    mut properties: BTreeMap<String, String>,
+    properties: BTreeMap<String, String>,
     context: C,
 ) -> Result<Registered<BaseProducer<C>>, KafkaError> {
-    let access = Access::of(kafka, Side::Producer);
-    access.prepare();
-    let generation = access.generation();
-    access.apply(&mut properties);
-    let config: ClientConfig = properties.into_iter().collect();
-    let client: Arc<BaseProducer<C>> = Arc::new(config.create_with_context(context)?);
-    let member = access.register(client.clone() as Arc<dyn Alive>, generation, None);
-    Ok(Registered { member, client })
+    producer_of(Access::of(kafka, Side::Producer), properties, |_| context)
 }
 
 /// A producer of rust-rdkafka that messages call `name`. Its context is the caller's, who passes
@@ -155,16 +148,24 @@ pub(crate) fn producer_with<C: ProducerContext + 'static>(
 pub(crate) fn reporting_producer<C: ProducerContext + 'static>(
     kafka: &Kafka,
     name: &str,
-    mut properties: BTreeMap<String, String>,
+    properties: BTreeMap<String, String>,
     context: impl FnOnce(Arc<Reporter>) -> C,
 ) -> Result<Registered<BaseProducer<C>>, KafkaError> {
     let access = Access::of(kafka, Side::Producer);
+    producer_of(access, properties, |access| context(access.reporter(name)))
+}
+
+/// A producer that gets new credentials while it lives.
+fn producer_of<C: ProducerContext + 'static>(
+    access: Arc<Access>,
+    mut properties: BTreeMap<String, String>,
+    context: impl FnOnce(&Arc<Access>) -> C,
+) -> Result<Registered<BaseProducer<C>>, KafkaError> {
     access.prepare();
     let generation = access.generation();
     access.apply(&mut properties);
     let config: ClientConfig = properties.into_iter().collect();
-    let client: Arc<BaseProducer<C>> =
-        Arc::new(config.create_with_context(context(access.reporter(name)))?);
+    let client: Arc<BaseProducer<C>> = Arc::new(config.create_with_context(context(&access))?);
     let member = access.register(client.clone() as Arc<dyn Alive>, generation, None);
     Ok(Registered { member, client })
 }

@@ -14,6 +14,7 @@ mod document;
 mod explain;
 mod fault;
 mod found;
+mod groups;
 mod index;
 mod logins;
 mod replays;

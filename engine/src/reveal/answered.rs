@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::disclose::normalized_path;
-use super::{Keys, Report, RevealOptions, Revealer, Rules, Status, Withheld};
+use super::{Keys, Report, RevealOptions, Revealer, Status};
 use crate::error::{OpenError, Reject};
 use crate::keyring::Keyring;
 use crate::schema::{Field, Schema};
@@ -71,20 +71,9 @@ impl Revealer {
         out: &mut Vec<u8>,
         report: &mut Report,
     ) -> Result<(), Reject> {
-        out.clear();
-        report.fields.clear();
-        report.unexpected_tokens = 0;
-        let decide = |_: usize, field: &Field| options.decision(field);
-        let rules = Rules { decide: &decide, withheld: Withheld::Stays, answers: Some(answers) };
-        self.selected(schema, doc, options.keep_indexes, |this, doc| {
-            let Report { fields, unexpected_tokens } = report;
-            let keyring = Keyring::new("", []);
-            let keys = Keys { keyring: &keyring, lookup: &|_| None };
-            this.open_all(schema, &keys, doc, &rules, out, &mut |place| {
-                fields.push((place.field, place.status));
-            });
-            this.undeclared_tokens(schema, doc, &mut |_| *unexpected_tokens += 1);
-        })
+        let keyring = Keyring::new("", []);
+        let keys = Keys { keyring: &keyring, lookup: &|_| None };
+        self.reveal_with(schema, &keys, Some(answers), doc, options, out, report)
     }
 
     /// What the answer says of a token, whose value then is the payload.

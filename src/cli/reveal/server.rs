@@ -12,7 +12,7 @@ use veilstream_engine::token::{self, FieldId};
 use veilstream_engine::transform::Limits;
 use veilstream_engine::{OpenError, Reject, RejectCode, kdf};
 
-use super::{RevealArgs, Told, claim, problem, unquoted, write_status};
+use super::{RevealArgs, Told, claim, problem, unquoted, write_line};
 use crate::cli::lines::{Line, LineBatch, Lines};
 use crate::cli::sorted;
 use crate::client::{Client, Node};
@@ -122,12 +122,7 @@ fn reveal(
                 Ok(schema) => (&*event, Some(*schema), problem(schema, &report, told.allow_clear)),
                 Err(reject) => (text, None, Some(json!({ "reason": reject.code.as_str() }))),
             };
-            if told.status {
-                write_status(out, shown, schema, &report)?;
-            } else {
-                out.write_all(shown)?;
-                out.write_all(b"\n")?;
-            }
+            write_line(out, &told, shown, schema, &report)?;
             if let Some(mut problem) = problem {
                 whole = false;
                 problem["line"] = number.into();

@@ -207,11 +207,7 @@ fn revoke(source: &KeysSource, ids: &[CredentialId], name: Option<&str>) -> anyh
         Some(name) => known.iter().filter(|one| one.name == name).map(|one| one.id).collect(),
         None => ids.to_vec(),
     };
-    let missing: Vec<String> = ids
-        .iter()
-        .filter(|id| known.iter().all(|one| one.id != **id))
-        .map(ToString::to_string)
-        .collect();
+    let missing = missing(&ids, known.iter().map(|one| one.id));
     anyhow::ensure!(
         missing.is_empty() && !ids.is_empty(),
         "there is no API key {}; `veilstream serve keys list` shows them. Nothing was revoked",
@@ -219,13 +215,28 @@ fn revoke(source: &KeysSource, ids: &[CredentialId], name: Option<&str>) -> anyh
     );
     let revoked = manager.store().revoke_credentials(&ids, keys::now())?;
     let told = trail.append(revoked.iter().map(|id| change(&trail, *id, "revoke")).collect());
-    let mut out = io::stdout().lock();
-    for id in &ids {
-        let what = if revoked.contains(id) { "revoked" } else { "was revoked before" };
-        writeln!(out, "{id} {what}")?;
-    }
+    say_done(&ids, &revoked, "revoked")?;
     told.context("it is done, but it is not in the audit log")?;
     Ok(Exit::Ok)
+}
+
+/// Those that the store does not know.
+fn missing(ids: &[CredentialId], known: impl Iterator<Item = CredentialId>) -> Vec<String> {
+    let known: BTreeSet<CredentialId> = known.collect();
+    ids.iter().filter(|id| !known.contains(id)).map(ToString::to_string).collect()
+}
+
+/// Says of each id whether it was changed now or before.
+fn say_done(ids: &[CredentialId], changed: &[CredentialId], what: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for id in ids {
+        if changed.contains(id) {
+            writeln!(out, "{id} {what}")?;
+        } else {
+            writeln!(out, "{id} was {what} before")?;
+        }
+    }
+    Ok(())
 }
 
 /// The audit line of a change of a credential.
@@ -252,11 +263,7 @@ fn resume(
             .collect(),
         None => ids.to_vec(),
     };
-    let missing: Vec<String> = ids
-        .iter()
-        .filter(|id| known.iter().all(|one| one.id != **id))
-        .map(ToString::to_string)
-        .collect();
+    let missing = missing(&ids, known.iter().map(|one| one.id));
     anyhow::ensure!(
         missing.is_empty() && !ids.is_empty(),
         "there is no suspension {}; `veilstream serve keys list` shows them. Nobody was resumed",
@@ -264,11 +271,7 @@ fn resume(
     );
     let resumed = manager.store().resume(&ids, keys::now())?;
     let told = trail.append(resumed.iter().map(|id| change(&trail, *id, "resume")).collect());
-    let mut out = io::stdout().lock();
-    for id in &ids {
-        let what = if resumed.contains(id) { "resumed" } else { "was resumed before" };
-        writeln!(out, "{id} {what}")?;
-    }
+    say_done(&ids, &resumed, "resumed")?;
     told.context("it is done, but it is not in the audit log")?;
     Ok(Exit::Ok)
 }

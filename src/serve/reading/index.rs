@@ -1,6 +1,5 @@
 //! `POST /v1/index`: what to search for. A dictionary oracle, so each value spends a budget.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -17,6 +16,7 @@ use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
 use super::found::UNKNOWN;
+use super::groups::Groups;
 use super::request::{IndexRequest, Query, QueryValue};
 use crate::keys::KeyFault;
 use crate::policy::budget::{Counted, Unit};
@@ -204,32 +204,23 @@ fn entries(
     queries: &[Query<'_>],
     searched: &[Searched],
 ) -> Vec<Entry> {
-    let mut lines: BTreeMap<(String, &str), Entry> = BTreeMap::new();
+    let mut lines = Groups::new(template);
     for (query, searched) in queries.iter().zip(searched) {
         let field = query.what.as_ref().map(|(field, _)| field.as_str());
         // A field that does not exist is the caller's text, and not for the log.
         let facts = field.and_then(|id| policies.facts().iter().find(|facts| *facts.id == *id));
-        let schema = facts.map_or(UNKNOWN, |facts| &*facts.schema).to_owned();
+        let schema = facts.map_or(UNKNOWN, |facts| &*facts.schema);
         let outcome = match searched {
             Searched::Budget => "budget",
             Searched::Values { .. } | Searched::NoIndex => "ok",
             Searched::Denied => "denied",
             Searched::Malformed => "failed",
         };
-        let entry = lines.entry((schema.clone(), outcome)).or_insert_with(|| Entry {
-            schema: Some(schema),
-            items: Some(0),
-            outcome: Some(outcome.to_owned()),
-            ..template.clone()
-        });
-        entry.items = entry.items.map(|items| items + 1);
+        let entry = lines.count(Event::Search, schema, outcome);
         if let Some(facts) = facts {
             let status = if outcome == "ok" { "revealed" } else { "denied" };
             entry.fields.insert(facts.name_in_schema().to_owned(), status.to_owned());
         }
     }
-    if lines.is_empty() {
-        return vec![Entry { items: Some(0), ..template.clone() }];
-    }
-    lines.into_values().collect()
+    lines.into_entries()
 }

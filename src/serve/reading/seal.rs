@@ -21,6 +21,7 @@ use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
 use super::found::UNKNOWN;
+use super::groups::Groups;
 use super::request::{MOST_FIELDS, SealItem, SealRequest, SealValue};
 use super::subject_ref::Subjects;
 use crate::keys::KeyFault;
@@ -354,7 +355,7 @@ fn entries(
     items: &[SealItem<'_>],
     sealed: &[Sealed],
 ) -> Vec<Entry> {
-    let mut lines: BTreeMap<(&str, &str, bool), Entry> = BTreeMap::new();
+    let mut lines = Groups::new(template);
     for (item, sealed) in items.iter().zip(sealed) {
         let field = item.what.as_ref().map(|value| value.field.as_str());
         // A field that does not exist is the caller's text, and not for the log.
@@ -363,22 +364,13 @@ fn entries(
         let outcome = sealed.outcome();
         let tells = outcome == "ok" && facts.is_some_and(|facts| facts.tells_equality);
         for is_search in [false, true].into_iter().filter(|is_search| tells || !is_search) {
-            let entry = lines.entry((schema, outcome, is_search)).or_insert_with(|| Entry {
-                event: if is_search { Event::Search } else { Event::Seal },
-                schema: Some(schema.to_owned()),
-                items: Some(0),
-                outcome: Some(outcome.to_owned()),
-                ..template.clone()
-            });
-            entry.items = entry.items.map(|items| items + 1);
+            let event = if is_search { Event::Search } else { Event::Seal };
+            let entry = lines.count(event, schema, outcome);
             if let Some(facts) = facts {
                 let status = if is_search { "revealed" } else { sealed.status() };
                 entry.fields.insert(facts.name_in_schema().to_owned(), status.to_owned());
             }
         }
     }
-    if lines.is_empty() {
-        return vec![Entry { items: Some(0), ..template.clone() }];
-    }
-    lines.into_values().collect()
+    lines.into_entries()
 }

@@ -1,9 +1,9 @@
 //! `POST /v1/subject-ref`: the reference by which the audit log names a data subject, so that an
 //! auditor holds no key.
 
+use serde_json::json;
 use std::collections::BTreeMap;
 
-use serde_json::json;
 use veilstream_engine::key::{KeyKind, Scope, SubjectRef};
 use veilstream_engine::schema::Schema;
 use veilstream_engine::subject::{Referrer, scalar_text};
@@ -16,6 +16,7 @@ use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
 use super::found::UNKNOWN;
+use super::groups::Groups;
 use super::request::{SubjectItem, SubjectRequest};
 use crate::keys::KeyFault;
 use crate::policy::{Action, PolicySet, Request, Want};
@@ -144,7 +145,7 @@ fn entries(
     items: &[SubjectItem<'_>],
     referred: &[Referred],
 ) -> Vec<Entry> {
-    let mut lines: BTreeMap<(&str, &str), Entry> = BTreeMap::new();
+    let mut lines = Groups::new(template);
     for (item, referred) in items.iter().zip(referred) {
         let name = item.what.as_ref().map_or(UNKNOWN, |(name, _)| name.as_str());
         // A schema that does not exist is the caller's text, and not for the log.
@@ -155,16 +156,7 @@ fn entries(
             Referred::Denied => "denied",
             Referred::Malformed | Referred::NoSubject => "failed",
         };
-        let entry = lines.entry((name, outcome)).or_insert_with(|| Entry {
-            schema: Some(name.to_owned()),
-            items: Some(0),
-            outcome: Some(outcome.to_owned()),
-            ..template.clone()
-        });
-        entry.items = entry.items.map(|items| items + 1);
+        lines.count(template.event, name, outcome);
     }
-    if lines.is_empty() {
-        return vec![Entry { items: Some(0), ..template.clone() }];
-    }
-    lines.into_values().collect()
+    lines.into_entries()
 }
