@@ -12,7 +12,7 @@ use crate::connection::Request;
 const REQUESTS: usize = 10_000;
 
 /// Asks in turns and prints the distributions. `present` and `erased` are records alike but for
-/// their person; nothing of what they hold may be read by whoever holds `key`.
+/// their person; nothing of what they hold may be read by anyone who holds `key`.
 pub(crate) fn compare(address: &str, key: &str, present: &Value, erased: &Value) {
     let token = present["customer"]["email"].as_str().unwrap();
     let (mut corrupt, mut absent) = (present.clone(), present.clone());

@@ -6,7 +6,8 @@ umask 077
 
 [ -e keys/keys.db ] || veilstream keys init --keys keys
 
-# Whoever has verifier.key can check the audit log. Beyond trying out it belongs on another machine.
+# Anyone who has verifier.key can check the audit log.
+# Beyond trying out it belongs on another machine.
 if [ ! -e audit/audit.pub ]; then
   mkdir -p audit verifier
   rm -f verifier/verifier.key

@@ -37,7 +37,7 @@ pub struct Authenticator {
     clients: BTreeMap<String, Vec<String>>,
     issuers: Issuers,
     keys: ApiKeys,
-    /// Whoever opens a honey token is suspended.
+    /// Anyone who opens a honey token is suspended.
     suspends: bool,
 }
 
@@ -69,7 +69,7 @@ impl Authenticator {
         }
     }
 
-    /// Whether whoever opens a honey token is suspended.
+    /// Whether anyone who opens a honey token is suspended.
     #[must_use]
     pub fn suspends(&self) -> bool {
         self.suspends

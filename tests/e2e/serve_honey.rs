@@ -1,4 +1,4 @@
-//! `serve.honey_suspends`: whoever opens a honey token is denied everything until resumed.
+//! `serve.honey_suspends`: anyone who opens a honey token is denied everything until resumed.
 
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn email(running: &Running, key: &str, token: &Value) -> Value {
 }
 
 #[test]
-fn whoever_opens_honey_is_denied_everything_until_resumed() {
+fn anyone_who_opens_honey_is_denied_everything_until_resumed() {
     let serve = "insecure = true\nhoney_suspends = true\n";
     let instance = Instance::of(&Setup { cedar: CEDAR, serve, ..Setup::default() });
     let (id, thief) = instance.make_key("thief");

@@ -64,7 +64,7 @@ fn present_erased_corrupt_and_absent_are_denied_in_the_same_bytes() {
             assert_eq!(answers.len(), 1, "{path}: {answers:?}");
         }
     }
-    // Whoever may read is told what it is.
+    // Anyone who may read is told what it is.
     let told: HashSet<String> =
         bodies.iter().map(|items| ask(&reader, "/v1/reveal", items).2).collect();
     assert!(told.len() > 5, "{told:?}");

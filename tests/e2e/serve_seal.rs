@@ -144,7 +144,7 @@ fn what_is_sealed_opens_where_it_belongs() {
         ]),
     );
     assert_eq!(statuses(&export), ["denied", "sealed"]);
-    // An erased person is not begun anew.
+    // An erased person gets no new key.
     done(&mut veilstream(&["shred", "--keys", &keys, "--subject", "42", "--reason", "test"]));
     crate::testing::until("the erasure counts", || {
         let item = json!({ "field": "customers.email", "value": "x", "subject": 42 });

@@ -69,7 +69,7 @@ pub(super) struct Jwks {
     waiting: Semaphore,
     /// What the last fetch came to, until somebody tells it.
     untold: std::sync::Mutex<Option<Result<(), JwksFault>>>,
-    /// Wakes whoever tells it.
+    /// Wakes the task that tells it.
     fetched: Arc<Notify>,
 }
 
@@ -170,7 +170,7 @@ impl Jwks {
         self.fetch_if(is_old).await;
     }
 
-    /// What the last fetch came to, whoever asked for it; once.
+    /// What the last fetch came to, no matter who asked for it; once.
     pub(super) fn take_untold(&self) -> Option<Result<(), JwksFault>> {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -184,7 +184,7 @@ impl Jwks {
         let began = Instant::now();
         *turn = Some(began);
         let keys = self.clone();
-        // A task of its own: whoever shows a token and hangs up would cancel the fetch, and with it
+        // A task of its own: anyone who shows a token and hangs up would cancel the fetch, and with it
         // all others for the next `pause`.
         let fetching = tokio::spawn(async move {
             let outcome = keys.fetch().await.map(|set| {

@@ -196,7 +196,7 @@ async fn a_slow_issuer_is_asked_once_and_holds_nobody_up() {
 
 /// Or anyone could keep new keys out: with a token of an unknown key, a minute for each.
 #[tokio::test]
-async fn a_fetch_goes_on_when_whoever_caused_it_hangs_up() {
+async fn a_fetch_goes_on_when_its_caller_hangs_up() {
     let issuer = TestIssuer::start();
     let issuers = issuers(&issuer, JwksTimes::default());
     let (token, now) = (issuer.token(|_| ()), crate::keys::now());
@@ -212,7 +212,7 @@ async fn a_fetch_goes_on_when_whoever_caused_it_hangs_up() {
 }
 
 #[tokio::test]
-async fn each_fetch_is_told_whoever_caused_it() {
+async fn each_fetch_is_told_no_matter_who_caused_it() {
     let (first, second) = (TestIssuer::start(), TestIssuer::start());
     second.behave(Behaviour::Hang);
     let both = [
