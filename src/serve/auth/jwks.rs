@@ -184,8 +184,8 @@ impl Jwks {
         let began = Instant::now();
         *turn = Some(began);
         let keys = self.clone();
-        // A task of its own: anyone who shows a token and hangs up would cancel the fetch, and with it
-        // all others for the next `pause`.
+        // A task of its own: anyone who shows a token and hangs up would cancel the fetch, and with
+        // it all others for the next `pause`.
         let fetching = tokio::spawn(async move {
             let outcome = keys.fetch().await.map(|set| {
                 keys.known.store(Arc::new(KeySet { fetched: Some(began), ..set }));
