@@ -52,8 +52,9 @@ $(CONNECT)/.complete: tests/support/connect/pom.xml Makefile | system-test
 	rm -rf $(CONNECT)
 	mkdir -p $(CONNECT)
 	$(MVN) -B -q -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(CONNECT)/libs)
-	$(MVN) -B -q dependency:unpack -Dartifact=io.debezium:debezium-connector-jdbc:$(DEBEZIUM):tar.gz:plugin -DoutputDirectory=$(abspath $(CONNECT)/plugins)
+	$(MVN) -B -q -f $< dependency:unpack -Dartifact=io.debezium:debezium-connector-jdbc:$(DEBEZIUM):tar.gz:plugin -DoutputDirectory=$(abspath $(CONNECT)/plugins)
 	rm -rf $(CONNECT)/plugins/PaxHeaders.X
+	test -n "$$(ls $(CONNECT)/plugins)"
 	touch $@
 
 $(WEBHOOKS)/.complete: Makefile | system-test
