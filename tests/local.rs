@@ -313,15 +313,15 @@ fn nobody_is_erased_by_a_mistyped_id() {
             String::from_utf8(output.stderr).unwrap(),
         )
     };
-    let (code, out, err) = shred(&["--subject", "170"], "");
+    let (code, out, err) = shred(&["--subject", "170000000000017"], "");
     assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
     assert!(
         err.contains("nobody was erased")
             && err.contains("0 erased, 1 unknown")
-            && !err.contains("170"),
+            && !err.contains("170000000000017"),
         "{err}"
     );
-    let (code, out, _) = shred(&["--subject", "170", "--allow-unknown"], "");
+    let (code, out, _) = shred(&["--subject", "170000000000017", "--allow-unknown"], "");
     assert_eq!((code, out.as_str()), (Some(0), ""));
     // In another domain 17 is somebody else.
     assert_eq!(shred(&["--subject", "17", "--domain", "staff"], "").0, Some(1));
@@ -333,7 +333,7 @@ fn nobody_is_erased_by_a_mistyped_id() {
     // Later records of whom nobody knew are rejected all the same.
     let (_, err) = local.customers(
         &["transform"],
-        r#"{"type":"customer.updated","customer":{"id":170,"ssn":"219-09-9999"}}"#,
+        r#"{"type":"customer.updated","customer":{"id":170000000000017,"ssn":"219-09-9999"}}"#,
         1,
     );
     assert!(err.contains("erased_subject"), "{err}");
