@@ -18,7 +18,7 @@ use veilstream_engine::reveal::Revealer;
 use veilstream_engine::schema::Schema;
 
 use compare::compare;
-pub use reading::CaseReading;
+pub use reading::{CaseReader, CaseReading};
 use shown::Shown;
 
 use crate::ephemeral::EphemeralKeys;
@@ -54,6 +54,9 @@ pub struct Case {
     reject: Option<String>,
     /// Id of the field it is rejected for.
     field: Option<String>,
+    /// Who reads the record that comes out, and what they see of it.
+    #[serde(default)]
+    pub readers: Vec<CaseReader>,
 }
 
 /// A record. Without `value` and `text` it is a tombstone.
@@ -92,6 +95,9 @@ pub enum CasesError {
     /// Neither or both of what may come of an event.
     #[error("/cases/{0}: needs either \"out\" or \"reject\"")]
     Expectation(usize),
+    /// Somebody reads what never comes out.
+    #[error("/cases/{0}/readers: nothing comes out that could be read; remove it")]
+    Readers(usize),
     /// An event is given twice.
     #[error("/cases/{0}/in: has \"value\" and \"text\"; keep one")]
     Input(usize),
@@ -126,6 +132,11 @@ impl Cases {
                     return Err(CasesError::Reject { case: i });
                 }
                 _ => return Err(CasesError::Expectation(i)),
+            }
+            if !case.readers.is_empty()
+                && case.out.as_ref().is_none_or(|o| o.get("value").is_none())
+            {
+                return Err(CasesError::Readers(i));
             }
             if case.input.value.is_some() && case.input.text.is_some() {
                 return Err(CasesError::Input(i));

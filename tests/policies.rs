@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use veilstream::config::{Policy, Purpose};
@@ -42,6 +43,29 @@ fn the_shipped_cases_hold() {
             assert!(result.outcome.failed.is_empty(), "{}: {result:?}", case.name);
         }
     }
+}
+
+#[test]
+fn readers_of_the_shipped_cases_see_what_they_must() {
+    let test = |policies: &Path| {
+        let purposes = "support,fraud,export,audit";
+        let arguments = ["schema", "test", "schemas", "--purposes", purposes, "--policies"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+        command.current_dir(root("")).args(arguments).arg(policies).output().unwrap()
+    };
+    let output = test(Path::new("deploy/policies"));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("pass  read as support for support"), "{said}");
+    assert!(!said.contains("not asked"), "{said}");
+    // Without a policy for them they see nothing.
+    let dir = tempfile::tempdir().unwrap();
+    let export = root("deploy/policies/export.cedar");
+    std::fs::copy(export, dir.path().join("export.cedar")).unwrap();
+    let output = test(dir.path());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(r#"/sees/customer/phone: expected "********1111", got null"#), "{said}");
 }
 
 /// A permit nobody wrote a case for is one nobody looked at.

@@ -3,15 +3,31 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use serde_json::Value;
 use veilstream_engine::reveal::{
     Decision, Disclosure, DisclosureOptions, HeldKeys, ReadStatus, Revealer,
 };
 use veilstream_engine::schema::Schema;
 
-use super::{Case, Runner};
+use super::{Case, Runner, compare, present};
 use crate::ephemeral::EphemeralKeys;
 use crate::keys::{KeyFault, KeySource as _};
+
+/// Somebody who reads the record of a case.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaseReader {
+    /// Their roles, as policies name them.
+    pub roles: Vec<String>,
+    /// What they read for.
+    pub purpose: String,
+    /// Why, in their words.
+    pub reason: Option<String>,
+    /// The value as they see it: places opened, masked, or null. Without it the value is shown.
+    #[serde(default, deserialize_with = "present")]
+    pub sees: Option<Value>,
+}
 
 /// A case's record, as somebody reads it.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +36,16 @@ pub struct CaseReading {
     pub value: Value,
     /// Id and status of each field of the schema.
     pub fields: Vec<(Arc<str>, ReadStatus)>,
+}
+
+impl CaseReading {
+    /// How the value differs from what a reader must see, by JSON pointer.
+    #[must_use]
+    pub fn differences(&self, expected: &Value) -> Vec<String> {
+        let mut differences = Vec::new();
+        compare("/sees", Some(expected), Some(&self.value), &mut differences);
+        differences
+    }
 }
 
 impl Runner {

@@ -1,6 +1,8 @@
 //! `veilstream schema`
 
 mod diff;
+#[cfg(feature = "serve")]
+mod readers;
 mod sinks;
 mod test;
 mod widths;
@@ -20,11 +22,11 @@ use crate::exit::Exit;
 use crate::registry;
 
 const TEST_HELP: &str = "Runs the cases of customers.json, which stand in customers.cases.json beside it, with keys made for the run. Of a folder, every document that has cases is \
-tested. schemas/README.md tells how cases are written.
+tested. schemas/README.md tells how cases are written. What the readers of a case see is asked of the policies, where --policies or --config names them.
 
 Examples:
   veilstream schema test
-  veilstream schema test schemas/customers.json
+  veilstream schema test schemas/customers.json --config veilstream.toml
 
 Exit code: 0 every case holds, 1 some do not, 2 wrong documents or cases";
 
@@ -93,11 +95,7 @@ enum SchemaCommand {
     },
     /// Run the cases of documents
     #[command(after_help = TEST_HELP)]
-    Test {
-        /// Schema documents, their cases, or folders
-        #[arg(value_name = "FILE|DIR", default_value = "schemas")]
-        paths: Vec<PathBuf>,
-    },
+    Test(test::TestArgs),
     /// Tell what a later version of documents protects less
     #[command(after_help = DIFF_HELP)]
     Diff {
@@ -165,7 +163,7 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
     let mut out = io::stdout().lock();
     match &args.command {
         SchemaCommand::Check { files } => check(files, &mut out),
-        SchemaCommand::Test { paths } => test::test(paths, &mut out),
+        SchemaCommand::Test(args) => test::test(args, &mut out),
         SchemaCommand::Diff { old, new, allow_weaker } => {
             diff::diff(old, new, *allow_weaker, &mut out)
         }

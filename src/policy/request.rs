@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use veilstream_engine::mask::ReadMask;
+use veilstream_engine::reveal;
 
 use super::vocabulary::CREDENTIALS;
 pub use crate::config::PrincipalKind;
@@ -94,6 +95,16 @@ impl Answer {
             Self::Denied => "denied",
             Self::Masked(_) => "masked",
             Self::Revealed => "revealed",
+        }
+    }
+
+    /// What the engine does with the field.
+    #[must_use]
+    pub const fn decision(self) -> reveal::Decision {
+        match self {
+            Self::Revealed => reveal::Decision::Reveal,
+            Self::Masked(_) => reveal::Decision::Mask,
+            Self::Denied => reveal::Decision::Withhold,
         }
     }
 

@@ -116,7 +116,8 @@ fn told(columns: &Columns) -> io::Result<()> {
 
 /// The document, and the shape of its sanitized records.
 fn learnt(sample: &Sample) -> anyhow::Result<(Arc<Schema>, Shape)> {
-    let (schema, cases) = super::suite(&sample.schema).map_err(|faults| faults_error(&faults))?;
+    let (schema, cases) =
+        super::test::suite(&sample.schema).map_err(|faults| faults_error(&faults))?;
     let mut runner = Runner::new(schema.clone())?;
     let mut shape = Shape::new(&schema);
     if let Some(file) = &sample.sample {

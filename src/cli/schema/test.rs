@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::Args;
 use veilstream_engine::compile::Grants;
 use veilstream_engine::schema::Schema;
 
@@ -11,10 +12,21 @@ use crate::cases::{self, Cases, Runner};
 use crate::exit::{Exit, faults_error};
 use crate::registry::{self, DocumentFault};
 
-pub(super) fn test(paths: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Exit> {
+/// Arguments of `schema test`.
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// Schema documents, their cases, or folders
+    #[arg(value_name = "FILE|DIR", default_value = "schemas")]
+    paths: Vec<PathBuf>,
+    #[cfg(feature = "serve")]
+    #[command(flatten)]
+    policies: super::readers::Policies,
+}
+
+pub(super) fn test(args: &TestArgs, out: &mut impl Write) -> anyhow::Result<Exit> {
     let mut faults: Vec<String> = Vec::new();
     let mut files = Vec::new();
-    for path in paths {
+    for path in &args.paths {
         match tested(path) {
             Ok(found) => files.extend(found),
             Err(found) => faults.extend(found.iter().map(ToString::to_string)),
@@ -30,34 +42,58 @@ pub(super) fn test(paths: &[PathBuf], out: &mut impl Write) -> anyhow::Result<Ex
     if !faults.is_empty() {
         return Err(faults_error(&faults));
     }
-    let (mut passed, mut failed) = (0, 0);
+    let mut tally = Tally::default();
     for (file, schema, cases) in suites {
         let Some(cases) = cases else {
             writeln!(out, "{}: no cases", file.display())?;
             continue;
         };
         writeln!(out, "{}", file.display())?;
+        #[cfg(feature = "serve")]
+        let readings = args.policies.open(&file, &schema, &cases)?;
         let mut runner = Runner::new(schema)?;
         for case in &cases.cases {
             let differences = runner.run(case)?;
-            if differences.is_empty() {
-                passed += 1
-            } else {
-                failed += 1
+            tally.say(out, "  ", &case.name, &differences)?;
+            #[cfg(feature = "serve")]
+            if let Some(readings) = &readings {
+                readings.ask(&mut runner, case, &mut tally, out)?;
+                continue;
             }
-            writeln!(
-                out,
-                "  {}  {}",
-                if differences.is_empty() { "pass" } else { "FAIL" },
-                case.name
-            )?;
-            for difference in differences {
-                writeln!(out, "        {difference}")?;
-            }
+            tally.not_asked += case.readers.len();
         }
     }
-    writeln!(out, "{passed} passed, {failed} failed")?;
-    Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
+    write!(out, "{} passed, {} failed", tally.passed, tally.failed)?;
+    match tally.not_asked {
+        0 => writeln!(out)?,
+        readers => writeln!(out, ", {readers} readers not asked: name --policies or --config")?,
+    }
+    Ok(if tally.failed == 0 { Exit::Ok } else { Exit::Failed })
+}
+
+/// What came of the cases and their readers.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    passed: usize,
+    failed: usize,
+    not_asked: usize,
+}
+
+impl Tally {
+    /// Counts and says whether something holds: it does where nothing differs.
+    pub(super) fn say(
+        &mut self,
+        out: &mut impl Write,
+        indent: &str,
+        name: &str,
+        differences: &[String],
+    ) -> io::Result<()> {
+        let holds = differences.is_empty();
+        self.passed += usize::from(holds);
+        self.failed += usize::from(!holds);
+        writeln!(out, "{indent}{}  {name}", if holds { "pass" } else { "FAIL" })?;
+        differences.iter().try_for_each(|line| writeln!(out, "{indent}      {line}"))
+    }
 }
 
 /// The documents a path stands for.
@@ -73,7 +109,7 @@ fn tested(path: &Path) -> Result<Vec<PathBuf>, Vec<DocumentFault>> {
 }
 
 /// A document and its cases, if it has some.
-fn suite(file: &Path) -> Result<(Arc<Schema>, Option<Cases>), Vec<String>> {
+pub(super) fn suite(file: &Path) -> Result<(Arc<Schema>, Option<Cases>), Vec<String>> {
     let lines =
         |faults: Vec<DocumentFault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
     let loaded = registry::open_files(&[file.to_owned()], &Grants::local()).map_err(lines)?;
@@ -87,4 +123,3 @@ fn suite(file: &Path) -> Result<(Arc<Schema>, Option<Cases>), Vec<String>> {
     };
     Ok((loaded.set.schemas()[0].clone(), cases))
 }
-

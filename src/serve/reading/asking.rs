@@ -123,10 +123,6 @@ impl Asking<'_> {
 impl Decided {
     /// What the engine does with a field.
     pub(super) fn decision(&self, field: &str) -> Decision {
-        match self.fields.get(field).map(|decision| decision.answer) {
-            Some(policy::Answer::Revealed) => Decision::Reveal,
-            Some(policy::Answer::Masked(_)) => Decision::Mask,
-            Some(policy::Answer::Denied) | None => Decision::Withhold,
-        }
+        self.fields.get(field).map(|decision| decision.answer.decision()).unwrap_or_default()
     }
 }
