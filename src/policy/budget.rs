@@ -150,11 +150,10 @@ impl Budgets {
         Self { limits, latest: 0, spent_until: None, accounts: HashMap::new(), swept: 0 }
     }
 
-    /// Budgets of which nobody knows what was spent: until 24 hours after `now`, all of it.
+    /// Nobody knows what was spent up to `time`: all of it, until 24 hours later.
     #[must_use]
-    pub fn spent(limits: BudgetLimits, now: u64) -> Self {
-        let spent_until = Some(now.saturating_add(DAY));
-        Self { latest: now, spent_until, ..Self::new(limits) }
+    pub fn unknown_until(self, time: u64) -> Self {
+        Self { spent_until: Some(time.saturating_add(DAY)), ..self }
     }
 
     /// What the disclosures of the past left at `now`, in any order. They stand as they are, also

@@ -113,7 +113,7 @@ fn a_clock_that_goes_back_frees_nothing() {
 
 #[test]
 fn an_unknown_past_is_a_spent_one() {
-    let mut budgets = Budgets::spent(limits(5, 9), 1000);
+    let mut budgets = Budgets::new(limits(5, 9)).unknown_until(1000);
     assert_eq!(reserve(&mut budgets, 1000, "support", person(1)), Err(BudgetSpent::Purpose));
     assert_eq!(reserve(&mut budgets, 1000 + DAY, "fraud", person(1)), Err(BudgetSpent::OverAll));
     assert_eq!(reserve(&mut budgets, 1001 + DAY, "support", person(1)), Ok(()));
@@ -121,7 +121,7 @@ fn an_unknown_past_is_a_spent_one() {
         &policy(&[(Some("fraud"), Limit::Unlimited, Limit::Unlimited)]),
         NonZeroU32::MIN,
     );
-    let mut budgets = Budgets::spent(free, 1000);
+    let mut budgets = Budgets::new(free).unknown_until(1000);
     assert_eq!(reserve(&mut budgets, 1000, "fraud", person(1)), Ok(()), "no end, nothing spent");
 }
 

@@ -1,6 +1,6 @@
 //! What the budgets have spent, as the audit log tells it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use veilstream_engine::key::SubjectRef;
@@ -14,6 +14,7 @@ use crate::policy::budget::{BudgetLimits, Budgets, Counted, Disclosure, Unit};
 const DAY: u64 = 86_400;
 
 /// Budgets as the last 24 hours of the log left them. A request that was made again counts once.
+/// Where a chain of that time is missing, nobody knows what was spent before it ended: all of it.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -23,13 +24,26 @@ pub fn spent_budgets(
     now: u64,
 ) -> Result<Budgets, AuditError> {
     let (mut past, mut attempts) = (Vec::new(), Attempts::default());
+    let (mut chains, mut named) = (HashSet::new(), Vec::new());
     log.each(|_, _, line| {
-        if line.seconds() >= now.saturating_sub(DAY) {
+        let time = line.seconds();
+        chains.insert(line.chain);
+        if time >= now.saturating_sub(DAY) {
             past.extend(disclosure(&line, log, &mut attempts));
+            named.extend(line.predecessor.map(|before| (before.chain, time)));
         }
         Ok(())
     })?;
-    Ok(Budgets::rebuild(limits, past, now))
+    let budgets = Budgets::rebuild(limits, past, now);
+    // A chain had ended when the next one named it.
+    let missing = named.into_iter().filter(|(chain, _)| !chains.contains(chain));
+    let Some((chain, until)) = missing.max_by_key(|(_, time)| *time) else { return Ok(budgets) };
+    tracing::warn!(
+        chain = %chain, hours = (until + DAY).saturating_sub(now).div_ceil(3600),
+        "a part of the last 24 hours of the audit log is missing: every budget counts as spent for \
+        so many hours; put the file of the chain back, then start again"
+    );
+    Ok(budgets.unknown_until(until))
 }
 
 /// `None`: the line spends nothing.
@@ -107,6 +121,7 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
+    use std::path::PathBuf;
 
     use ed25519_dalek::SigningKey;
     use veilstream_reading::audit::{AuditLog, Entry, Hex, Settings, Signer, VerifierKey};
@@ -173,5 +188,32 @@ mod tests {
             assert!(!has_room(spent, counted), "{counted:?}");
             assert!(has_room(spent + 1, counted), "{counted:?}");
         }
+    }
+
+    #[test]
+    fn a_missing_file_of_the_last_day_is_a_spent_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("audit.jsonl");
+        let recipient = VerifierKey::generate().unwrap().recipient().unwrap();
+        let signer = Signer::new(SigningKey::from_bytes(&[7; 32]));
+        let settings = Settings::new(file.clone(), recipient, signer, "test".to_owned());
+        // Each append ends a file: the next chain names the one before.
+        let log = AuditLog::open(Settings { file_bytes: 1, ..settings }).unwrap();
+        for _ in 0..2 {
+            log.append(vec![Entry::new(Event::Start)]).unwrap();
+        }
+        let has_room = || {
+            let now = crate::keys::now();
+            let parts = LogParts::of(&file).unwrap();
+            let mut budgets = spent_budgets(limits(5), &parts, now).unwrap();
+            let unit = Unit::Reference([9; 16]);
+            let (crm, support) = ("key:crm".into(), "support".into());
+            budgets.reserve(now, &crm, &support, Counted::Subjects, unit).is_ok()
+        };
+        assert!(has_room());
+        let is_ended = |path: &PathBuf| path.to_string_lossy().contains(".ended-");
+        let ended = LogParts::of(&file).unwrap().files().iter().find(|p| is_ended(p)).cloned();
+        std::fs::remove_file(ended.unwrap()).unwrap();
+        assert!(!has_room());
     }
 }
