@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 #[cfg(feature = "serve")]
 pub(crate) use listener::accept;
-pub use problem::ProblemDetails;
+pub use problem::{ProblemCode, ProblemDetails};
 
 use listener::{Bounded, CONNECTIONS, LIFE};
 

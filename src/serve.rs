@@ -30,7 +30,7 @@ use crate::telemetry::events::{CredentialsCorrupt, Event as _};
 use crate::telemetry::metrics::Metrics;
 use crate::ticker::Ticker;
 
-use auth::{ApiKeys, Authenticator, Issuers, JwksFault, JwksTimes, LoginAudit, Refusals};
+use auth::{ApiKeys, Authenticator, Issuers, JwksFault, JwksTimes, RefusalAudit, Refusals};
 use limits::Limits;
 use listener::{Listener, Parts, Patience, TlsFault, TlsFiles};
 use router::{Route, Router, Shared};
@@ -82,8 +82,8 @@ pub struct ServiceParts<'a> {
     pub credentials: Arc<dyn CredentialSource>,
     /// What is answered, beside `/openapi.json`.
     pub routes: Vec<Route>,
-    /// Hears of refused logins.
-    pub audit: Option<Arc<dyn LoginAudit>>,
+    /// Hears of refused logins and requests.
+    pub audit: Option<Arc<dyn RefusalAudit>>,
     /// For `/readyz` and `/status`.
     pub status: Arc<Status>,
     /// For `/metrics`.

@@ -27,7 +27,7 @@ use crate::policy::budget::{BudgetLimits, Budgets};
 use crate::policy::{LivePolicies, PolicyChange, PolicySet};
 use crate::serve::auth::JwksTimes;
 use crate::serve::listener::Patience;
-use crate::serve::reading::{AuditedLogins, Reading, spent_budgets};
+use crate::serve::reading::{AuditedRefusals, Reading, spent_budgets};
 use crate::serve::{RunningService, ServiceParts, StartFault, required_sections};
 use crate::signals;
 use crate::status::Status;
@@ -81,7 +81,7 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     }
     let (changes, ending) = (Changes::new(log.clone()), log.clone());
     changes.policies(&policies.current(), "start")?;
-    let logins = AuditedLogins::start(log.clone()).context("a thread cannot be started")?;
+    let logins = AuditedRefusals::start(log.clone()).context("a thread cannot be started")?;
     let reading = Reading::new(
         policies.clone(),
         keys.clone(),

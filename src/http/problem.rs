@@ -2,10 +2,14 @@
 
 use std::borrow::Cow;
 
-use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
+
+/// The code of the problem that an answer tells: an extension of the answer, for the audit.
+#[derive(Debug, Clone, Copy)]
+pub struct ProblemCode(pub &'static str);
 
 /// An error answer. `code` is for programs and stays, `detail` is for people; neither carries
 /// payload.
@@ -36,6 +40,8 @@ impl ProblemDetails {
 impl IntoResponse for ProblemDetails {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(self)).into_response()
+        let code = Extension(ProblemCode(self.code));
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], code, Json(self))
+            .into_response()
     }
 }

@@ -26,7 +26,7 @@ pub use certificate::ClientCertificate;
 pub use jwks::{JwksFault, JwksTimes};
 pub use jwt::Issuers;
 pub use principal::{Person, Principal};
-pub use refusal::{Cause, LoginAudit, Refusal, Refusals};
+pub use refusal::{Cause, Refusal, RefusalAudit, Refusals, RefusedRequest};
 
 /// The header with the JWT of the person for whom the caller asks.
 const ON_BEHALF_OF: &str = "veilstream-on-behalf-of";

@@ -16,7 +16,7 @@ mod fault;
 mod found;
 mod groups;
 mod index;
-mod logins;
+mod refused;
 mod replays;
 mod request;
 mod reveal;
@@ -48,7 +48,7 @@ use crate::policy::LivePolicies;
 use crate::policy::budget::Budgets;
 use crate::telemetry::metrics::Metrics;
 
-pub use logins::AuditedLogins;
+pub use refused::AuditedRefusals;
 pub use spent::spent_budgets;
 
 /// The only path that takes streams.

@@ -18,13 +18,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::rustls;
 use veilstream_keys::KeyError;
 
-use super::auth::{Authenticator, Cause, Denied, Principal, Refusal, Refusals};
+use super::auth::{Authenticator, Cause, Denied, Principal, Refusal, Refusals, RefusedRequest};
 use super::body::{Media, RequestBody, Unread, admit};
 use super::limits::{Exceeded, Limits};
 use super::listener::Service;
 use super::peer::Peer;
 use crate::config::Network;
-use crate::http::ProblemDetails;
+use crate::http::{ProblemCode, ProblemDetails};
 
 /// The document of this interface, which `/openapi.json` answers.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -146,6 +146,13 @@ pub struct Shared {
     pub clock: fn() -> u64,
 }
 
+/// Somebody who was let in, and what they ask for.
+struct Met {
+    principal: Principal,
+    address: IpAddr,
+    path: &'static str,
+}
+
 /// The routes, and what stands before them.
 pub struct Router {
     shared: Arc<Shared>,
@@ -160,10 +167,12 @@ impl Router {
         Self { shared: Arc::new(shared), routes }
     }
 
+    /// `met`: who asked for which route, once that is known.
     async fn dispatch(
         &self,
         peer: Arc<Peer>,
         request: Request<Incoming>,
+        met: &mut Option<Met>,
     ) -> Result<Response<Body>, Response<Body>> {
         let shared = &self.shared;
         let (head, incoming) = request.into_parts();
@@ -190,6 +199,7 @@ impl Router {
         };
         let route = self.routes.iter().find(|route| route.path == head.uri.path());
         let route = route.ok_or_else(not_found)?;
+        *met = Some(Met { principal: principal.clone(), address: ip, path: route.path });
         if route.method() != head.method {
             return Err(method_not_allowed(&route.method()));
         }
@@ -222,9 +232,17 @@ impl Service for Router {
         peer: Arc<Peer>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        let mut answer = match self.dispatch(peer, request).await {
+        let mut met = None;
+        let mut answer = match self.dispatch(peer, request, &mut met).await {
             Ok(answer) | Err(answer) => answer,
         };
+        if let Some(Met { principal, address, path }) = &met
+            && answer.status().is_client_error()
+            && let Some(ProblemCode(code)) = answer.extensions().get()
+        {
+            let request = RefusedRequest { principal, address: *address, path, code };
+            self.shared.refusals.tell_request(request, (self.shared.clock)());
+        }
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
     }

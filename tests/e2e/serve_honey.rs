@@ -81,6 +81,15 @@ fn anyone_who_opens_honey_is_denied_everything_until_resumed() {
     let lines = instance.audited();
     let of_honey: Vec<&Value> = lines.iter().filter(|line| line["event"] == "honey").collect();
     assert_eq!((of_honey.len(), &of_honey[0]["actor"]), (1, &json!("key:thief")));
+    // What became of the credential stands there, in order.
+    let changes = lines.iter().filter(|line| line["event"] == "credentials");
+    let changes: Vec<&Value> = changes.skip(3).collect();
+    assert_eq!(changes.len(), 2, "three keys were made before: {changes:?}");
+    assert_eq!((&changes[0]["reason"], &changes[0]["credential"]), (&json!("suspend"), &json!(id)));
+    assert_eq!(
+        (&changes[0]["actor"], &changes[1]["reason"]),
+        (&json!("key:thief"), &json!("resume"))
+    );
     // Whose keys were found stands there, though nothing was shown.
     let opened =
         lines.iter().filter(|line| line["event"] == "reveal" && line.get("subject").is_some());

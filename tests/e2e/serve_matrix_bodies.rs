@@ -179,6 +179,15 @@ fn bodies_that_mean_harm_are_refused() {
     assert_eq!(running.stop(), 0, "{}", running.log());
     assert!(instance.verify().status.success());
     assert!(!running.log().contains("a request failed"), "{}", running.log());
+    // Who sent them stands in the audit, and nothing of what they sent.
+    let lines = instance.audited();
+    let refused: Vec<&Value> =
+        lines.iter().filter(|line| line["event"] == "request_refused").collect();
+    assert_eq!(refused[0]["reason"], "/v1/reveal body_too_large", "{refused:?}");
+    for line in refused {
+        assert_eq!((&line["actor"], &line["auth"]), (&json!("key:desk"), &json!("api_key")));
+        assert!(line["reason"].as_str().unwrap().starts_with("/v1/"), "{line}");
+    }
 }
 
 /// Hundreds of clients that send a byte now and then, headers without an end and bodies that do not

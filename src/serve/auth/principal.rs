@@ -37,6 +37,12 @@ pub struct Person {
 }
 
 impl Principal {
+    /// How it proved who it is, as the audit names it.
+    #[must_use]
+    pub fn audited_auth(&self) -> String {
+        self.auth.replace("key", "api_key")
+    }
+
     /// Drops roles that no policy names, the person's too: a token may carry hundreds.
     pub fn retain_roles(&mut self, is_named: impl Fn(&str) -> bool) {
         self.roles.retain(|role| is_named(role));

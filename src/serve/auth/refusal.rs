@@ -1,14 +1,16 @@
 //! Why a credential was refused: for the log and the audit, never for who showed it.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::principal::Principal;
 use crate::telemetry::events::{Event as _, LoginRefused};
 use crate::telemetry::metrics::Metrics;
 
-/// Addresses that are told apart; the rest counts as one.
-const ADDRESSES: usize = 10_000;
+/// Addresses and principals that are told apart; the rest counts as one.
+const SOURCES: usize = 10_000;
 
 /// What is wrong with a credential. Codes are from a closed set: labels, log and audit have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,28 +114,46 @@ impl Refusal {
     }
 }
 
-/// Who hears of refused logins beside the log: the audit.
-pub trait LoginAudit: Send + Sync {
+/// A request of somebody who was let in, and that is refused as a whole.
+#[derive(Debug, Clone, Copy)]
+pub struct RefusedRequest<'a> {
+    /// Whose.
+    pub principal: &'a Principal,
+    /// Where it came from.
+    pub address: IpAddr,
+    /// The path of a route.
+    pub path: &'static str,
+    /// The code of the problem that is answered.
+    pub code: &'static str,
+}
+
+/// Who hears of what was refused beside the log: the audit.
+pub trait RefusalAudit: Send + Sync {
     /// A login from this address was refused, and so many before it within the second, of which
     /// nobody was told.
-    fn refused(&self, address: IpAddr, refusal: &Refusal, before: u64);
+    fn login_refused(&self, address: IpAddr, refusal: &Refusal, before: u64);
+
+    /// A request was refused, and so many of its principal before it within the second.
+    fn request_refused(&self, request: RefusedRequest<'_>, before: u64);
 }
 
-/// Tells of refused logins: one a second and address, the rest counted in the next.
+/// Tells of refused logins, one a second and address, and of refused requests, one a second and
+/// principal. The rest is counted in the next.
 pub struct Refusals {
     metrics: Arc<Metrics>,
-    audit: Option<Arc<dyn LoginAudit>>,
-    told: Mutex<Addresses>,
+    audit: Option<Arc<dyn RefusalAudit>>,
+    logins: Mutex<Sources<IpAddr>>,
+    requests: Mutex<Sources<String>>,
 }
 
-#[derive(Default)]
-struct Addresses {
-    told: HashMap<Option<IpAddr>, Told>,
+/// When each was last told of. `None`: all beyond the most that are told apart.
+struct Sources<S> {
+    told: HashMap<Option<S>, Told>,
     /// When old ones were last forgotten, in Unix seconds: not for each of a flood.
     pruned: u64,
 }
 
-/// When an address was last told of, in Unix seconds, and how many were refused since.
+/// When a source was last told of, in Unix seconds, and how many were refused since.
 #[derive(Default)]
 struct Told {
     at: u64,
@@ -143,14 +163,14 @@ struct Told {
 impl Refusals {
     /// Nobody was refused yet.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, audit: Option<Arc<dyn LoginAudit>>) -> Self {
-        Self { metrics, audit, told: Mutex::default() }
+    pub fn new(metrics: Arc<Metrics>, audit: Option<Arc<dyn RefusalAudit>>) -> Self {
+        Self { metrics, audit, logins: Mutex::default(), requests: Mutex::default() }
     }
 
     /// Takes a refusal down.
     pub fn tell(&self, address: IpAddr, refusal: &Refusal, now: u64) {
         self.metrics.logins_refused.with_label_values(&[refusal.cause.as_str()]).inc();
-        let Some(before) = self.due(address, now) else { return };
+        let Some(before) = due(&self.logins, address, now) else { return };
         LoginRefused {
             address,
             cause: refusal.cause.as_str(),
@@ -160,33 +180,47 @@ impl Refusals {
         }
         .emit(&self.metrics);
         if let Some(audit) = &self.audit {
-            audit.refused(address, refusal, before);
+            audit.login_refused(address, refusal, before);
         }
     }
 
-    /// How many were refused since the address was last told of, if it is to be told of now.
-    fn due(&self, address: IpAddr, now: u64) -> Option<u64> {
-        let mut addresses = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let Addresses { told, pruned } = &mut *addresses;
-        let mut key = Some(address);
-        if told.len() >= ADDRESSES && !told.contains_key(&key) {
-            if *pruned != now {
-                *pruned = now;
-                // What was not told yet will be: its count is not lost.
-                told.retain(|_, told| told.since > 0 || told.at == now);
-            }
-            if told.len() >= ADDRESSES {
-                key = None;
-            }
+    /// Takes a refused request down.
+    pub fn tell_request(&self, request: RefusedRequest<'_>, now: u64) {
+        let Some(audit) = &self.audit else { return };
+        if let Some(before) = due(&self.requests, request.principal.id.clone(), now) {
+            audit.request_refused(request, before);
         }
-        let told = told.entry(key).or_default();
-        if told.at == now {
-            told.since += 1;
-            return None;
-        }
-        told.at = now;
-        Some(std::mem::take(&mut told.since))
     }
+}
+
+impl<S> Default for Sources<S> {
+    fn default() -> Self {
+        Self { told: HashMap::new(), pruned: 0 }
+    }
+}
+
+/// How many were refused since the source was last told of, if it is to be told of now.
+fn due<S: Eq + Hash>(sources: &Mutex<Sources<S>>, source: S, now: u64) -> Option<u64> {
+    let mut sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
+    let Sources { told, pruned } = &mut *sources;
+    let mut key = Some(source);
+    if told.len() >= SOURCES && !told.contains_key(&key) {
+        if *pruned != now {
+            *pruned = now;
+            // What was not told yet will be: its count is not lost.
+            told.retain(|_, told| told.since > 0 || told.at == now);
+        }
+        if told.len() >= SOURCES {
+            key = None;
+        }
+    }
+    let told = told.entry(key).or_default();
+    if told.at == now {
+        told.since += 1;
+        return None;
+    }
+    told.at = now;
+    Some(std::mem::take(&mut told.since))
 }
 
 #[cfg(test)]
@@ -195,24 +229,24 @@ mod tests {
 
     #[test]
     fn one_is_told_a_second_and_address_and_none_is_lost() {
-        let refusals = Refusals::new(Arc::new(Metrics::new().unwrap()), None);
-        let (a, b) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-        assert_eq!(refusals.due(a, 100), Some(0));
-        assert_eq!(refusals.due(a, 100), None);
-        assert_eq!(refusals.due(a, 100), None);
-        assert_eq!(refusals.due(b, 100), Some(0));
-        assert_eq!(refusals.due(a, 101), Some(2));
-        assert_eq!(refusals.due(a, 102), Some(0));
+        let sources = Mutex::default();
+        let [a, b] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        assert_eq!(due(&sources, a, 100), Some(0));
+        assert_eq!(due(&sources, a, 100), None);
+        assert_eq!(due(&sources, a, 100), None);
+        assert_eq!(due(&sources, b, 100), Some(0));
+        assert_eq!(due(&sources, a, 101), Some(2));
+        assert_eq!(due(&sources, a, 102), Some(0));
     }
 
     #[test]
     fn a_flood_from_many_addresses_takes_bounded_memory() {
-        let refusals = Refusals::new(Arc::new(Metrics::new().unwrap()), None);
-        let told = (0..3 * u32::try_from(ADDRESSES).unwrap())
-            .filter(|n| refusals.due(IpAddr::from(n.to_be_bytes()), 100).is_some())
+        let sources = Mutex::default();
+        let told = (0..3 * u32::try_from(SOURCES).unwrap())
+            .filter(|n| due(&sources, IpAddr::from(n.to_be_bytes()), 100).is_some())
             .count();
-        assert_eq!(told, ADDRESSES + 1);
-        assert!(refusals.told.lock().unwrap().told.len() <= ADDRESSES + 1);
-        assert_eq!(refusals.due([192, 0, 2, 1].into(), 101), Some(0), "the old ones went");
+        assert_eq!(told, SOURCES + 1);
+        assert!(sources.lock().unwrap().told.len() <= SOURCES + 1);
+        assert_eq!(due(&sources, [192, 0, 2, 1].into(), 101), Some(0), "the old ones went");
     }
 }

@@ -98,6 +98,20 @@ impl Asker {
         }
     }
 
+    /// The line of its suspension, of the credential that it opened honey with.
+    pub(super) fn suspended(&self) -> Entry {
+        Entry {
+            actor: Some(self.principal.id.clone()),
+            auth: Some(self.principal.audited_auth()),
+            credential: Some(self.principal.credential.clone()),
+            ip: Some(self.ip().to_string()),
+            on_behalf_of: self.principal.proved_person.as_ref().map(|person| person.id.clone()),
+            reason: Some("suspend".to_owned()),
+            outcome: Some("ok".to_owned()),
+            ..Entry::new(Event::Credentials)
+        }
+    }
+
     /// What all lines of one of its requests have.
     pub(super) fn entry(
         &self,
@@ -111,7 +125,7 @@ impl Asker {
         Entry {
             actor: Some(self.principal.id.clone()),
             on_behalf_of: person.or_else(|| claims.on_behalf_of.clone()),
-            auth: Some(self.principal.auth.replace("key", "api_key")),
+            auth: Some(self.principal.audited_auth()),
             credential: Some(self.principal.credential.clone()),
             // A purpose that nobody configured is the caller's text, and may be anything.
             purpose: policies.has_purpose(&claims.purpose).then(|| claims.purpose.clone()),

@@ -53,13 +53,17 @@ impl Reading {
         let before = honey.clone();
         let mut read = open(&asking.found, &decided, &spent, held, honey, revealer);
         let met: BTreeSet<String> = honey.difference(&before).cloned().collect();
+        let mut suspension = None;
         if !met.is_empty() {
             HoneyOpened { actor: &asking.asker.id, fields: &met }.emit(&self.metrics);
             if asking.asker.suspend()? {
                 withhold(&mut read, &asking.found, held, revealer);
+                suspension = Some(asking.asker.suspended());
             }
         }
-        let durable = self.append(entries(asking, &decided, &read, &spent, &met))?;
+        let mut entries = entries(asking, &decided, &read, &spent, &met);
+        entries.extend(suspension);
+        let durable = self.append(entries)?;
         self.count(asking, &read, &spent);
         Ok(OpenedItems { decided, read, durable })
     }
