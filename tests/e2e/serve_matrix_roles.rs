@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use veilstream::policy::cases::PolicyCases;
 use veilstream::policy::{Action, Credential, PolicySet, Principal, PrincipalKind, Want};
 
@@ -82,6 +82,10 @@ fn compare(
                 let (answer, statuses) = world.read(running, &question, "/v1/reveal", &sent);
                 let shows = World::shows_audit(policies, &question, &sent);
                 assert_eq!(answer.get("audit").is_some(), shows, "{answer} {question:?}");
+                if let Some(items) = world.stream(running, &question, &sent) {
+                    assert_eq!(json!(items), answer["items"], "{question:?}");
+                    *seen.entry("streamed").or_default() += 1;
+                }
                 for field in fields {
                     let (expected, status) =
                         (says(Action::Reveal, field), &statuses[field]["status"]);
@@ -127,7 +131,17 @@ fn compare(
                     *seen.entry(if found { "found" } else { "not found" }).or_default() += 1;
                 }
             }
-            Action::Seal => {}
+            Action::Seal => {
+                let mut facts = sent.facts.clone();
+                (facts.items, facts.subjects, facts.bare) = (fields.len() as u64, 1, false);
+                let statuses = world.seal(running, &question, &fields);
+                for (field, status) in fields.iter().zip(statuses) {
+                    let said = tested(policies, &question, &facts, Action::Seal, field);
+                    assert_eq!(status == "denied", said == "denied", "{status} {}", told(field));
+                    let answer = if said == "denied" { "not sealed" } else { "sealed" };
+                    *seen.entry(answer).or_default() += 1;
+                }
+            }
         }
     }
 }
@@ -161,8 +175,17 @@ fn every_question_of_the_examples_is_answered_as_the_cases_say() {
     let all = roles * Action::ALL.len() * policies.facts().len() * policies.purposes().len();
     assert_eq!(asked.len(), all, "not every role, action, field and purpose");
     println!("{all} questions; answers over HTTPS: {seen:?}");
-    for answer in ["revealed", "masked", "denied", "explained", "unexplained", "found", "not found"]
-    {
+    for answer in [
+        "revealed",
+        "masked",
+        "denied",
+        "explained",
+        "unexplained",
+        "found",
+        "not found",
+        "not sealed",
+        "streamed",
+    ] {
         assert!(seen.get(answer).is_some_and(|count| *count > 9), "{answer}: {seen:?}");
     }
 }
@@ -179,7 +202,7 @@ fn policy() -> impl Strategy<Value = String> {
             .prop_map(|kind| format!("principal is {kind}")),
     ];
     let actions = prop::sample::subsequence(
-        vec!["reveal", "mask", "search", "explain", "audit_read", "policy_read"],
+        vec!["reveal", "mask", "search", "seal", "explain", "audit_read", "policy_read"],
         1..5,
     );
     let what = prop_oneof![
@@ -282,13 +305,22 @@ fn random_policies_answer_over_https_what_policy_test_says() {
         let fields: Vec<String> = policies.facts().iter().map(|f| f.id.to_string()).collect();
         for _ in 0..8 {
             let question = any_question().new_tree(&mut runner).unwrap().current();
-            for action in [Action::Reveal, Action::Explain, Action::Search] {
+            for action in [Action::Reveal, Action::Explain, Action::Search, Action::Seal] {
                 compare(&world, &running, &policies, &question, action, &fields, &mut seen);
             }
         }
     }
     println!("answers over HTTPS: {seen:?}");
-    for answer in ["revealed", "denied", "explained", "unexplained", "not found"] {
+    for answer in [
+        "revealed",
+        "denied",
+        "explained",
+        "unexplained",
+        "not found",
+        "sealed",
+        "not sealed",
+        "streamed",
+    ] {
         assert!(seen.get(answer).is_some_and(|count| *count > 9), "{answer}: {seen:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rcgen::SanType;
-use reqwest::blocking::Client;
+use reqwest::blocking::{Client, Response};
 use serde_json::{Value, json};
 use veilstream::config::Purpose;
 use veilstream::policy::cases::{Asker, PolicyCases, ask};
@@ -175,8 +175,24 @@ impl World {
         path: &str,
         body: &Value,
     ) -> Value {
+        let answer = self.send(running, question, path, "application/json", body.to_string());
+        let status = answer.status();
+        let answer: Value = answer.json().unwrap();
+        assert_eq!(status, 200, "{question:?}: {answer}");
+        answer
+    }
+
+    fn send(
+        &self,
+        running: &Running,
+        question: &Question,
+        path: &str,
+        media: &str,
+        body: String,
+    ) -> Response {
         let (client, bearer) = self.caller(question);
-        let asked = client.post(format!("https://{}{path}", running.address)).json(body);
+        let asked = client.post(format!("https://{}{path}", running.address)).body(body);
+        let asked = asked.header("content-type", media);
         let mut asked = asked.header("x-forwarded-for", question.ip.to_string());
         if let Some(token) = bearer {
             asked = asked.bearer_auth(token);
@@ -184,11 +200,48 @@ impl World {
         if let Some(person) = &question.person {
             asked = asked.header("veilstream-on-behalf-of", self.jwt(person));
         }
-        let answer = asked.send().unwrap();
-        let status = answer.status();
-        let answer: Value = answer.json().unwrap();
-        assert_eq!(status, 200, "{question:?}: {answer}");
-        answer
+        asked.send().unwrap()
+    }
+
+    /// `/v1/reveal` as a stream: the answer's items. `None`: the request is too long for one packet,
+    /// so that it may be answered in parts, and the facts of the first are others.
+    pub(crate) fn stream(
+        &self,
+        running: &Running,
+        question: &Question,
+        sent: &Sent,
+    ) -> Option<Vec<Value>> {
+        let mut head = sent.body.clone();
+        let items = head.as_object_mut().unwrap().remove("items").unwrap();
+        let lines = std::iter::once(&head).chain(items.as_array().unwrap());
+        let body: String = lines.map(|line| format!("{line}\n")).collect();
+        if body.len() > 12 << 10 {
+            return None;
+        }
+        let answer = self.send(running, question, "/v1/reveal", "application/x-ndjson", body);
+        assert_eq!(answer.status(), 200, "{question:?}");
+        let text = answer.text().unwrap();
+        let mut lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lines.pop().unwrap()["end"].get("summary").is_some(), "{text}");
+        lines.retain(|line| line.get("part").is_none());
+        Some(lines)
+    }
+
+    /// `/v1/seal` of a value of somebody: the status of each field.
+    pub(crate) fn seal(
+        &self,
+        running: &Running,
+        question: &Question,
+        fields: &[&str],
+    ) -> Vec<Value> {
+        let item =
+            |field| json!({ "field": field, "value": "ada@example.com", "subject": SUBJECT });
+        let items: Vec<Value> = fields.iter().map(item).collect();
+        let body = json!({ "purpose": question.purpose, "items": items });
+        let answer = self.post(running, question, "/v1/seal", &with_reason(body, question));
+        let items = answer["items"].as_array().unwrap();
+        items.iter().map(|item| item["status"].clone()).collect()
     }
 
     /// `/v1/reveal` or `/v1/explain`: the answer, and the status of each field.
