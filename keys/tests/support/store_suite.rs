@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use veilstream_engine::SecretKey;
 use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
-use veilstream_keys::credential::{ApiKey, Credential, CredentialRow};
+use veilstream_keys::credential::{ApiKey, Credential, CredentialRow, Suspension};
 use veilstream_keys::erasure::LedgerError;
 use veilstream_keys::store::{
     Authentic, KeyRecord, Planned, STORE_TENANT, Shred, Shredded, Store, StoreError, StoreKeys,
@@ -118,6 +118,7 @@ macro_rules! store_suite {
             a_plan_that_fails_changes_nothing
             a_store_is_founded_once
             api_keys_are_revoked_once
+            the_suspended_are_resumed_once
             an_edited_api_key_counts_for_nothing
         }
     };
@@ -987,6 +988,31 @@ pub(crate) fn api_keys_are_revoked_once(place: &dyn Place) {
     made[1].revoked = Some(NOW + 5);
     let found = open(place).credentials().unwrap();
     assert_eq!((found.authentic, found.corrupt), (made, Vec::new()));
+}
+
+/// A suspension is no API key: each stands in its own list and ends in its own way. Of several that
+/// resume somebody at once, one does.
+pub(crate) fn the_suspended_are_resumed_once(place: &dyn Place) {
+    let store = open(place);
+    let key = credential("crm");
+    assert!(store.add_credential(&key).unwrap());
+    let person = Some("jwt:corp:a\n\",\"b");
+    let mut suspended =
+        [None, person].map(|p| Suspension::new("key:crm", p, NOW).unwrap()).to_vec();
+    suspended.sort_by_key(|one| one.id);
+    for one in &suspended {
+        assert!(store.suspend(one).unwrap());
+        assert!(!store.suspend(one).unwrap());
+    }
+    let found = open(place).credentials().unwrap();
+    assert_eq!((&found.suspensions, &found.authentic), (&suspended, &vec![key.clone()]));
+    assert_eq!(store.revoke_credentials(&[suspended[0].id], NOW + 1).unwrap(), []);
+    assert_eq!(store.resume(&[key.id], NOW + 1).unwrap(), []);
+    let resumed = at_once(place, |_, store| store.resume(&[suspended[0].id], NOW + 5).unwrap());
+    assert_eq!(resumed.concat(), [suspended[0].id]);
+    suspended[0].resumed = Some(NOW + 5);
+    let found = open(place).credentials().unwrap();
+    assert_eq!((found.suspensions, found.corrupt), (suspended, Vec::new()));
 }
 
 /// Somebody who writes the store without its key gets no key in, and takes no revocation back.
