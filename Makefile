@@ -4,6 +4,7 @@
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
 # make fuzz    every fuzz target for FUZZ_SECONDS (fuzz/README.md)
 # make bench-subjects   keys of a million data subjects (docs/performance.md)
+# make release the binaries for users, and for newer processors
 # make bench-serve      the reading service under load, beside OpenBao Transit (docs/performance.md)
 # make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
@@ -29,7 +30,7 @@ SCHEMATHESIS := target/schemathesis
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test simulate lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects
+.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects
 .DELETE_ON_ERROR:
 
 setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete
@@ -101,6 +102,15 @@ test: setup
 SIMULATE ?= 1,10000
 simulate: system
 	VEILSTREAM_SIMULATE=$(SIMULATE) $(CARGO) test --release --workspace --locked --lib -- --nocapture core::simulator::each_record_once_or_reported
+
+# The binary for every processor, and one for those of the last ten years: --version tells which is which (docs/performance.md).
+NEWER_x86_64 := -C target-cpu=x86-64-v3 -C target-feature=+aes,+pclmulqdq
+NEWER_aarch64 := -C target-feature=+aes,+sha2
+NEWER := $(NEWER_$(shell uname -m))
+release: system
+	$(CARGO) build --release --locked --bin veilstream
+	$(if $(NEWER),RUSTFLAGS="$(NEWER)" $(CARGO) build --release --locked --bin veilstream --target-dir target/newer)
+	@for binary in target/release/veilstream target/newer/release/veilstream; do [ ! -x $$binary ] || echo "$$binary: $$($$binary --version)"; done
 
 lint: system
 	$(CARGO) fmt --all --check

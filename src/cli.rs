@@ -23,7 +23,7 @@ pub mod transform;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -45,10 +45,14 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 fenced, 4 not authorized, 5 preflight";
 
+/// The version, and the processor that the build is for.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), crate::processor::BUILD));
+
 /// Encrypts the personal fields of Kafka events, exactly once, and opens them again for those who
 /// may.
 #[derive(Debug, Parser)]
-#[command(name = "veilstream", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "veilstream", version = VERSION.as_str(), propagate_version = true, subcommand_required = true, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

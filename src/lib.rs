@@ -45,7 +45,7 @@
 //! | [`keys`] | the key manager of the sidecar; key store and erasure ledger in topics |
 //! | [`kafka`] | librdkafka: clients, producers, settings, credentials, topics; the only `unsafe` |
 //! | [`telemetry`], [`status`] | logs, metrics, readiness |
-//! | [`config`], [`clock`], [`exit`], [`signals`], [`ticker`] | what everything else stands on |
+//! | [`config`], [`clock`], [`exit`], [`signals`], [`ticker`], [`processor`] | what everything else stands on |
 //! | `inject` | faults that tests ask a running process for |
 //!
 //! Selecting, sealing and revealing are in [`veilstream_engine`], providers, stores and erasure in
@@ -76,6 +76,7 @@ pub mod pipeline;
 #[cfg(feature = "serve")]
 pub mod policy;
 pub mod preflight;
+pub mod processor;
 pub mod protect;
 pub mod registry;
 #[cfg(feature = "serve")]

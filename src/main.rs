@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use veilstream::cli::Cli;
 use veilstream::exit::Exit;
+use veilstream::processor;
 use veilstream::telemetry::panics;
 
 /// The system's spends a quarter of the reading service's time (docs/performance.md).
@@ -14,6 +15,17 @@ use veilstream::telemetry::panics;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let missing = processor::missing_features();
+    if !missing.is_empty() {
+        // Before anything else runs: the next instruction could be one that the processor lacks.
+        let build = processor::BUILD;
+        let _ = writeln!(
+            io::stderr(),
+            "veilstream: this build ({build}) needs a processor with {}; use the plain build",
+            missing.join(", ")
+        );
+        return Exit::Usage.into();
+    }
     panics::hide_messages();
     let exit = Cli::parse().run().unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
