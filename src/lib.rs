@@ -30,6 +30,7 @@
 //! | [`pipeline`] | the polling thread, the lanes, and what they tell operators |
 //! | [`pipeline::core`] | what is done when, without Kafka: where reading begins, when a transaction commits or aborts (`machine`) |
 //! | `serve` | the reading service: listener, credentials, limits, and what it answers (`reading`) |
+//! | `rotate` | tokens and indexes of a table under the newest keys |
 //! | `demo` | the pipeline of `run` between an embedded broker's topics |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
@@ -79,6 +80,8 @@ pub mod policy;
 pub mod preflight;
 pub mod protect;
 pub mod registry;
+#[cfg(feature = "postgres")]
+pub mod rotate;
 #[cfg(feature = "postgres")]
 pub mod rows;
 #[cfg(feature = "serve")]
