@@ -49,8 +49,8 @@ pub struct RotationOptions<'a> {
 pub struct Rotated {
     /// What stands in it, as the last walk saw it.
     pub counts: Counts,
-    /// Tokens that were sealed again and written, by field and by the key they left. A row that
-    /// somebody changed in between is among them twice.
+    /// Tokens that were sealed again, by field and by the key they left. Those of a row that
+    /// somebody else changed meanwhile were not written and count all the same.
     pub left: BTreeMap<(String, KeyId), u64>,
     /// Rows that were written.
     pub written: u64,

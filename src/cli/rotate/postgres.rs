@@ -153,7 +153,7 @@ fn print(args: &PostgresArgs, opened: &Opened, rotated: &Rotated) -> anyhow::Res
     let (rows, moved) = (rotated.counts.rows, rotated.left.values().sum::<u64>());
     writeln!(
         out,
-        "{}: {rows} rows, {} written, {moved} tokens moved",
+        "{}: {rows} rows, {} written, {moved} tokens sealed again",
         opened.table.shown, rotated.written
     )?;
     if rotated.trusted > 0 {
