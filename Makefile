@@ -5,6 +5,7 @@
 # make fuzz    every fuzz target for FUZZ_SECONDS (fuzz/README.md)
 # make bench-subjects   keys of a million data subjects (docs/performance.md)
 # make release the binaries for users, and for newer processors
+# make bench-rotate     rotation at rest beside the loop of the common guide (docs/operations.md)
 # make bench-serve      the reading service under load, beside OpenBao Transit (docs/performance.md)
 # make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
@@ -30,7 +31,7 @@ SCHEMATHESIS := target/schemathesis
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects
+.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects bench-rotate
 .DELETE_ON_ERROR:
 
 setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete
@@ -154,6 +155,12 @@ SUBJECTS ?= 1000000
 STORE ?= sqlite
 bench-subjects: system-test $(if $(filter kafka,$(STORE)),$(KAFKA)/.complete)
 	$(CARGO) bench --locked --bench subjects -- $(SUBJECTS) $(STORE)
+
+# ROWS of each table, and how often both ways rotate theirs.
+ROWS ?= 100000
+ROUNDS ?= 3
+bench-rotate: system-test $(VENV)/.complete
+	$(CARGO) bench --locked --bench rotate -- $(ROWS) $(ROUNDS)
 
 # SECONDS of each measurement.
 SECONDS ?= 10

@@ -166,7 +166,15 @@ impl Trail {
     /// # Errors
     /// It is done, and not in the log.
     pub fn append_done(&self, entry: Entry) -> anyhow::Result<()> {
-        self.append(vec![entry]).context("it is done, but it is not in the audit log")
+        self.append_done_all(vec![entry])
+    }
+
+    /// [`Trail::append_done`] of several entries.
+    ///
+    /// # Errors
+    /// It is done, and not in the log.
+    pub fn append_done_all(&self, entries: Vec<Entry>) -> anyhow::Result<()> {
+        self.append(entries).context("it is done, but it is not in the audit log")
     }
 }
 

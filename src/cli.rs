@@ -14,6 +14,8 @@ pub mod offsets;
 #[cfg(feature = "serve")]
 pub mod policy;
 pub mod reveal;
+#[cfg(feature = "postgres")]
+pub mod rotate;
 pub mod run;
 pub mod schema;
 #[cfg(feature = "serve")]
@@ -79,6 +81,9 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Make, inspect, rotate and end keys
     Keys(keys::KeysArgs),
+    /// Move what is stored to the newest keys
+    #[cfg(feature = "postgres")]
+    Rotate(rotate::RotateArgs),
     /// Erase data subjects by destroying their keys, with signed receipts
     Shred(shred::ShredArgs),
     /// List, show and replay dead letters
@@ -119,6 +124,8 @@ impl Cli {
             Command::Honey(args) => honey::run(args),
             Command::Schema(args) => schema::run(args),
             Command::Keys(args) => keys::run(args),
+            #[cfg(feature = "postgres")]
+            Command::Rotate(args) => rotate::run(args),
             Command::Shred(args) => shred::run(args),
             Command::Dlq(args) => dlq::run(args),
             #[cfg(feature = "serve")]

@@ -30,6 +30,7 @@
 //! | [`pipeline`] | the polling thread, the lanes, and what they tell operators |
 //! | [`pipeline::core`] | what is done when, without Kafka: where reading begins, when a transaction commits or aborts (`machine`) |
 //! | `serve` | the reading service: listener, credentials, limits, and what it answers (`reading`) |
+//! | `rotate` | tokens and indexes of a table under the newest keys |
 //! | `demo` | the pipeline of `run` between an embedded broker's topics |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
@@ -39,6 +40,7 @@
 //! | `client` | a caller of the reading service, for commands |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
 //! | [`sinks`] | what sinks must know of sanitized records: connector, table, JSON Schema |
+//! | `rows` | rows of a PostgreSQL table, read and rewritten a batch at a time |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
 //! | [`protect`] | a record through the engine, again with the keys it lacked |
 //! | [`registry`] | the schemas in force |
@@ -79,6 +81,10 @@ pub mod preflight;
 pub mod processor;
 pub mod protect;
 pub mod registry;
+#[cfg(feature = "postgres")]
+pub mod rotate;
+#[cfg(feature = "postgres")]
+pub mod rows;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod signals;

@@ -55,6 +55,8 @@ pub struct Schema {
     pub headers: Vec<HeaderRule>,
     /// Every path of the document as one automaton. Paths 0.. are those of `fields`, in order.
     pub program: Program,
+    /// What [`Schema::members`] gives, by path.
+    pub(crate) members: Vec<Option<Vec<String>>>,
 }
 
 impl Schema {
@@ -62,6 +64,13 @@ impl Schema {
     #[must_use]
     pub fn field(&self, id: &str) -> Option<&Field> {
         self.fields.iter().find(|f| &*f.id == id)
+    }
+
+    /// The names of the members on the way to what a path selects, from the root of a record (with
+    /// an envelope, of its payload); `None`: it goes another way than by names.
+    #[must_use]
+    pub fn members(&self, path: PathId) -> Option<&[String]> {
+        self.members.get(usize::from(path))?.as_deref()
     }
 
     /// The cryptographic names of fields, record key and headers, with their ids.

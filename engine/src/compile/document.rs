@@ -14,7 +14,7 @@ use crate::index_member::has_members;
 use crate::schema::{
     Envelope, Field, PathId, RequiredIn, Residue, Scalar, Schema, Undeclared, When,
 };
-use crate::select::{Program, Query, Step};
+use crate::select::{Program, Query, Selector, Step};
 use rules::{header_rules, key_rule};
 
 const MEMBERS: [&str; 17] = [
@@ -132,6 +132,7 @@ pub(super) fn schema(
         fields,
         key,
         headers,
+        members: paths.queries.iter().map(|query| members(query, envelope)).collect(),
         program,
     };
     Some(ReadSchema {
@@ -141,6 +142,17 @@ pub(super) fn schema(
         clear_reads: paths.clear_reads,
         places,
     })
+}
+
+/// The members on the way to what a path of names selects.
+fn members(query: &Query, envelope: Option<Envelope>) -> Option<Vec<String>> {
+    let name = |step: &Step| match &step.selectors[..] {
+        [Selector::Name(name)] if !step.descendant => Some(name.clone()),
+        _ => None,
+    };
+    let names: Vec<String> = query.steps().iter().map(name).collect::<Option<_>>()?;
+    let from = usize::from(envelope.is_some());
+    names.get(from..).map(<[String]>::to_vec)
 }
 
 /// Fields with an index beside the value. A document with a faulty path has fields without queries;

@@ -104,6 +104,27 @@ impl Opener {
         lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
         out: &mut Vec<u8>,
     ) -> Result<PayloadKind, OpenError> {
+        let kind = self.open_to_seal(token, expected, lookup, out)?;
+        // What a honey token holds is bait: anyone who opens it gets the alarm and nothing else.
+        if kind == PayloadKind::Honey {
+            out.clear();
+        }
+        Ok(kind)
+    }
+
+    /// [`Opener::open`] for anyone who seals the payload again and shows it to nobody: a honey
+    /// token gives its payload too, or it would stay behind when its neighbours move to another
+    /// key, and stand out.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn open_to_seal(
+        &mut self,
+        token: &[u8],
+        expected: &Expected<'_>,
+        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
+        out: &mut Vec<u8>,
+    ) -> Result<PayloadKind, OpenError> {
         out.clear();
         let header = token::decode(token, &mut self.raw)?;
         if header.fid != expected.fid {
@@ -123,10 +144,7 @@ impl Opener {
         );
         let frame = decrypt(cipher, header.suite, &self.aad, &mut self.raw[HEADER_LEN..])?;
         let (kind, payload) = unframe(&header, frame)?;
-        // What a honey token holds is bait: anyone who opens it gets the alarm and nothing else.
-        if kind != PayloadKind::Honey {
-            out.extend_from_slice(payload);
-        }
+        out.extend_from_slice(payload);
         Ok(kind)
     }
 

@@ -1,0 +1,194 @@
+//! `veilstream rotate postgres`
+
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::trace::Trace;
+use super::{Opened, TableArgs, tell};
+use crate::audit::Trail;
+use crate::cli::load_config;
+use crate::exit::Exit;
+use crate::keys::{self, KeySource};
+use crate::rotate::{ColumnsError, Rotated, RotationOptions, rotate};
+use crate::rows::Progress;
+use crate::signals::{self, Request};
+
+pub(super) const AFTER_HELP: &str = "Tokens under a key that a newer one has taken the place of are opened, sealed under the newest key of their data subject or of their schema, and indexed under the newest root. \
+A row is written only if its tokens are still those that were read: what others write meanwhile stays. The command may be ended at any time and run again; it continues.
+Rows with a value that does not open are named by their key on standard error, and left alone. So are tokens of erased data subjects, which are counted apart. What is bound, or somebody's, must be so in its row.
+--trust-rows ties tokens that name no data subject, or are bound to nothing, to what their row says. A token that somebody planted in another row is then bound there: look at the counts of a --dry-run first.
+It needs an [audit] section: a line at its begin and lines at its end tell table, fields and counts by key.
+
+Examples:
+  veilstream rotate postgres --config veilstream.toml --postgres-file app.url --table customers --key id --schema schemas/customers.json
+  veilstream rotate postgres --config veilstream.toml --postgres-file app.url --table customers --schema schemas/customers.json --reindex --rows-per-second 5000
+
+Exit code: 0 nothing old is left and everything opens, 1 otherwise, 2 wrong usage, document or columns";
+
+/// Between two lines about progress.
+const TELL: Duration = Duration::from_secs(5);
+
+/// Arguments of `rotate postgres`.
+#[derive(Debug, Args)]
+pub(super) struct PostgresArgs {
+    #[command(flatten)]
+    table: TableArgs,
+    /// Rows of a batch
+    #[arg(long, value_name = "ROWS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch: u32,
+    /// Rows read a second at most
+    #[arg(long, value_name = "ROWS")]
+    rows_per_second: Option<NonZeroU32>,
+    /// Count what would move, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Write also the indexes of tokens that stay, where they are missing or under an old root
+    #[arg(long)]
+    reindex: bool,
+    /// Tie tokens to the data subject and the bound values of their row
+    #[arg(long)]
+    trust_rows: bool,
+    /// Open also what was sealed with keys that are marked compromised
+    #[arg(long)]
+    allow_compromised: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &PostgresArgs) -> anyhow::Result<Exit> {
+    let config = load_config(&args.table.config)?;
+    let Some(audit) = &config.audit else {
+        return Err(Exit::Usage.because(format!(
+            "{} has no [audit] section, and rotation opens values: add one (`veilstream audit \
+            keygen` makes the key for it)",
+            args.table.config.display()
+        )));
+    };
+    let mut opened = args.table.open(args.reindex)?;
+    if args.trust_rows && opened.columns.subject.is_none() && !opened.schema.subjects.is_empty() {
+        return Err(Exit::Usage.because(ColumnsError::NoSubject.to_string()));
+    }
+    opened.tell_left_out();
+    if opened.connection.logs_parameters()? {
+        tell(format_args!(
+            "the server logs what is written: tokens, indexes and keys of rows, nothing in clear. \
+            A role that may SET log_parameter_max_length keeps them out"
+        ));
+    }
+    let (source, manager) = keys::open_managed(&config.keys, None)?;
+    let source: Arc<dyn KeySource> = source;
+    let _upkeep = keys::maintain(&source)?;
+    let trail = Trail::open(Some(audit), &manager)?;
+    let trace = Trace::new(&trail, &opened);
+    trace.begin(args.dry_run)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    watch_signals(stop.clone())?;
+    let options = RotationOptions {
+        batch: args.batch as usize,
+        rate: args.rows_per_second,
+        dry_run: args.dry_run,
+        reindex: args.reindex,
+        trust_rows: args.trust_rows,
+        allow_compromised: args.allow_compromised,
+        stop: &stop,
+    };
+    let mut told = Instant::now();
+    let Opened { address, schema, table, columns, .. } = &opened;
+    let done = rotate(address, table, schema, columns, &manager, &options, &mut |progress| {
+        tell_progress(&mut told, progress);
+    });
+    let rotated = match done {
+        Ok(rotated) => rotated,
+        Err(error) => {
+            // What was written stays written: the trail says that it went on until here.
+            trace.broke_off()?;
+            return Err(error.into());
+        }
+    };
+    let traced = trace.end(&rotated);
+    print(args, &opened, &rotated)?;
+    traced?;
+    Ok(if rotated.is_whole() { Exit::Ok } else { Exit::Failed })
+}
+
+fn watch_signals(stop: Arc<AtomicBool>) -> io::Result<()> {
+    signals::watch(move |request| {
+        if matches!(request, Request::Stop(_)) {
+            stop.store(true, Ordering::Relaxed);
+        }
+        true
+    })
+}
+
+fn tell_progress(told: &mut Instant, progress: Progress) {
+    if told.elapsed() >= TELL {
+        *told = Instant::now();
+        tell(format_args!("{progress}"));
+    }
+}
+
+fn print(args: &PostgresArgs, opened: &Opened, rotated: &Rotated) -> anyhow::Result<()> {
+    for (row, field, class) in &rotated.failed {
+        tell(format_args!("{row}: {field}: {class}"));
+    }
+    let unnamed = rotated.counts.failures().saturating_sub(rotated.failed.len() as u64);
+    if unnamed > 0 {
+        tell(format_args!("and {unnamed} more values that do not open"));
+    }
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", crate::cli::sorted(as_json(opened, rotated, args.dry_run)))?;
+        return Ok(());
+    }
+    for line in rotated.counts.lines() {
+        writeln!(out, "{line}")?;
+    }
+    let (rows, moved) = (rotated.counts.rows, rotated.left.values().sum::<u64>());
+    writeln!(
+        out,
+        "{}: {rows} rows, {} written, {moved} tokens sealed again",
+        opened.table.shown, rotated.written
+    )?;
+    if rotated.trusted > 0 {
+        writeln!(out, "{} tokens were tied to what their rows say", rotated.trusted)?;
+    }
+    if rotated.missed > 0 {
+        writeln!(out, "{} rows were changed by others meanwhile and read again", rotated.missed)?;
+    }
+    let verdict = match rotated {
+        _ if args.dry_run => "nothing was written: a dry run".to_owned(),
+        Rotated { stopped: true, .. } => "stopped; run it again, it continues".to_owned(),
+        _ if rotated.is_whole() => "nothing old is left".to_owned(),
+        _ => format!(
+            "{} tokens and {} indexes are old, {} values do not open",
+            rotated.counts.old(),
+            rotated.old_indexes,
+            rotated.counts.failures()
+        ),
+    };
+    writeln!(out, "{verdict}")?;
+    Ok(())
+}
+
+fn as_json(opened: &Opened, rotated: &Rotated, dry_run: bool) -> Value {
+    let moved: Vec<Value> = rotated
+        .left
+        .iter()
+        .map(|((field, kid), tokens)| {
+            json!({ "field": field, "from": kid.to_string(), "tokens": tokens })
+        })
+        .collect();
+    json!({ "table": opened.table.shown, "schema": &*opened.schema.name, "dry_run": dry_run,
+        "counts": rotated.counts.json(), "written": rotated.written, "moved": moved,
+        "changed_meanwhile": rotated.missed, "trusted": rotated.trusted, "walks": rotated.walks,
+        "old": rotated.counts.old(), "old_indexes": rotated.old_indexes,
+        "failed": rotated.counts.failures(), "stopped": rotated.stopped,
+        "whole": rotated.is_whole() })
+}

@@ -1,0 +1,12 @@
+//! What is stored in PostgreSQL tables: rows read and rewritten beside writers.
+
+#![allow(clippy::unwrap_used, reason = "tests end where they fail")]
+
+mod desk;
+#[path = "../support/feed.rs"]
+mod feed;
+#[path = "../../keys/tests/support/postgres.rs"]
+mod postgres_server;
+mod rotate;
+mod rows;
+mod writers;
