@@ -52,6 +52,9 @@ fn column_of(schema: &Schema, column: &Column) -> String {
 
 /// What tokens of a field look like, and how long they are at least.
 fn token(schema: &Schema, field: usize) -> String {
+    if let Some(interop) = &schema.fields[field].interop {
+        return interop.form.pattern().to_owned();
+    }
     let least = shortest_token(&schema.fields[field]) - "vs1.".len();
     // PostgreSQL counts repetitions to 255.
     format!("vs1[.][A-Za-z0-9_-]{{{},}}", least.min(255))
