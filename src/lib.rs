@@ -39,6 +39,7 @@
 //! | `client` | a caller of the reading service, for commands |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
 //! | [`sinks`] | what sinks must know of sanitized records: connector, table, JSON Schema |
+//! | `rows` | rows of a PostgreSQL table, read and rewritten a batch at a time |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
 //! | [`protect`] | a record through the engine, again with the keys it lacked |
 //! | [`registry`] | the schemas in force |
@@ -78,6 +79,8 @@ pub mod policy;
 pub mod preflight;
 pub mod protect;
 pub mod registry;
+#[cfg(feature = "postgres")]
+pub mod rows;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod signals;

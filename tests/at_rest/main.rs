@@ -1,0 +1,7 @@
+//! What is stored in PostgreSQL tables: rows read and rewritten beside writers.
+
+#![allow(clippy::unwrap_used, reason = "tests end where they fail")]
+
+#[path = "../../keys/tests/support/postgres.rs"]
+mod postgres_server;
+mod rows;
