@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests end where they fail")]
 
+#[path = "../support/feed.rs"]
+mod feed;
+mod migrate;
 #[path = "../../keys/tests/support/postgres.rs"]
 mod postgres_server;
 mod rows;
