@@ -28,13 +28,14 @@ LOCALSTACK := target/localstack
 CONNECT := target/connect
 DEBEZIUM := 3.6.0.Final
 SCHEMATHESIS := target/schemathesis
+CRYPTOGRAPHY := target/cryptography
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
 .PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects bench-rotate
 .DELETE_ON_ERROR:
 
-setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete
+setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete $(CRYPTOGRAPHY)/.complete
 
 # Debian's names. As root what is missing is installed, otherwise said.
 system:
@@ -85,6 +86,11 @@ $(LOCALSTACK)/.complete: tests/support/localstack.txt | system-test
 # What asks the reading service all that its OpenAPI document allows, and what it does not.
 $(SCHEMATHESIS)/.complete: tests/support/schemathesis.txt | system-test
 	$(call environment,$(SCHEMATHESIS)) -r $<
+	touch $@
+
+# Fernet's reference.
+$(CRYPTOGRAPHY)/.complete: tests/support/cryptography.txt | system-test
+	$(call environment,$(CRYPTOGRAPHY)) -r $<
 	touch $@
 
 # A fresh Python environment, and what is installed in it.

@@ -273,6 +273,7 @@ impl Runner {
             headers: &headers,
             topic: None,
             now: 0,
+            time: None,
         };
         let index = match self.protector.protect(&record, std::iter::empty(), &self.keys)? {
             Ok(index) => index,

@@ -10,6 +10,8 @@ pub mod honey;
 pub mod index;
 pub mod keys;
 mod lines;
+#[cfg(feature = "postgres")]
+pub mod migrate;
 pub mod offsets;
 #[cfg(feature = "serve")]
 pub mod policy;
@@ -93,6 +95,9 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Verify the audit log, report from it, and make its verifier's key
     Audit(audit::AuditArgs),
+    /// Move stored values from older encryption to tokens
+    #[cfg(feature = "postgres")]
+    Migrate(migrate::MigrateArgs),
     /// Show where the group stands in the raw topics, and move it after a loss
     Offsets(offsets::OffsetsArgs),
     /// Check, test and explain who may read what
@@ -131,6 +136,8 @@ impl Cli {
             #[cfg(feature = "serve")]
             Command::Serve(args) => serve::run(args),
             Command::Audit(args) => audit::run(args),
+            #[cfg(feature = "postgres")]
+            Command::Migrate(args) => migrate::run(args),
             Command::Offsets(args) => offsets::run(args),
             #[cfg(feature = "serve")]
             Command::Policy(args) => policy::run(args),

@@ -33,6 +33,8 @@ pub use source::Input;
 pub use units::RejectGuard;
 pub use value_error::ValueError;
 
+use veilstream_keys::interop::InteropFiles;
+
 use crate::exit::faults_error;
 use crate::kafka::settings::{self, Side};
 
@@ -273,7 +275,7 @@ fn read<'r>(input: &Input, read_file: &'r ReadFile<'r>) -> (Config, ConfigReader
 fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
     let kafka = kafka(root.section("kafka"), host_name);
     let has_serve = root.has("serve");
-    let config = Config {
+    let mut config = Config {
         pipeline: pipeline(root.section("pipeline")),
         schemas: schemas(root.section("schemas")),
         keys: keys::read(root.section("keys"), &kafka),
@@ -286,6 +288,7 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         overrides: Vec::new(),
         ignored_dotenv: None,
     };
+    config.keys.interop = interop(root.section("interop"));
     root.finish();
     config
 }
@@ -367,6 +370,19 @@ fn schemas(mut s: Section<'_, '_>) -> Schemas {
     };
     s.finish();
     schemas
+}
+
+/// `[interop]`: keys of other systems.
+fn interop(mut s: Section<'_, '_>) -> InteropFiles {
+    let mut fernet = s.section("fernet");
+    let keys_file = fernet.optional_path("keys_file");
+    fernet.finish();
+    let mut pgcrypto = s.section("pgcrypto");
+    let passphrases_file = pgcrypto.optional_path("passphrases_file");
+    pgcrypto.finish();
+    let base = s.base().to_owned();
+    s.finish();
+    InteropFiles { base, fernet: keys_file, pgcrypto: passphrases_file }
 }
 
 fn http(mut s: Section<'_, '_>) -> Http {

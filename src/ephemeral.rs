@@ -5,9 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::interop::fernet::FernetKey;
+use veilstream_engine::interop::{
+    FernetKeys, InteropForm, InteropKeySet, InteropKeys, Passphrases,
+};
 use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
 use veilstream_engine::transform::NeededKey;
 use veilstream_engine::{Keyring, kdf};
+use veilstream_keys::interop;
 use zeroize::Zeroizing;
 
 use crate::keys::{KeyFault, KeySource};
@@ -18,7 +23,7 @@ const USES: u64 = 1 << 30;
 
 /// Random keys, in memory alone.
 #[derive(Default)]
-pub struct EphemeralKeys(Mutex<HashMap<(KeyKind, Scope), Arc<Key>>>);
+pub struct EphemeralKeys(Mutex<HashMap<(KeyKind, Scope), Arc<Key>>>, Mutex<Arc<InteropKeys>>);
 
 impl EphemeralKeys {
     fn get(&self, kind: KeyKind, scope: &Scope) -> Result<Arc<Key>, KeyFault> {
@@ -36,10 +41,9 @@ impl KeySource for EphemeralKeys {
     fn keyring(&self) -> Arc<Keyring> {
         let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Subjects' keys are asked for one by one.
-        Arc::new(Keyring::new(
-            TENANT,
-            keys.values().filter(|key| !matches!(key.scope, Scope::Subject(_))).cloned(),
-        ))
+        let shared = keys.values().filter(|key| !matches!(key.scope, Scope::Subject(_))).cloned();
+        let interop = self.1.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Arc::new(Keyring::new(TENANT, shared).with_interop(interop))
     }
 
     fn fetch(&self, needed: &[NeededKey]) -> Result<Vec<Arc<Key>>, KeyFault> {
@@ -56,7 +60,19 @@ impl KeySource for EphemeralKeys {
             .cloned())
     }
 
+    fn take_interop(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
+        let mut held = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let lacks = interop::places(schemas).into_iter().filter(|place| held.get(place).is_none());
+        let made = lacks.map(|place| Ok((place.clone(), Arc::new(interop_keys(place.form)?))));
+        let made = made.collect::<Result<Vec<_>, KeyFault>>()?;
+        if !made.is_empty() {
+            *held = Arc::new(held.joined(InteropKeys::new(made)));
+        }
+        Ok(())
+    }
+
     fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
+        self.take_interop(schemas)?;
         for kind in
             [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef]
         {
@@ -69,6 +85,19 @@ impl KeySource for EphemeralKeys {
     }
 
     fn maintain(&self) {}
+}
+
+fn interop_keys(form: InteropForm) -> Result<InteropKeySet, KeyFault> {
+    let mut bytes = Zeroizing::new(vec![0; 32]);
+    getrandom::fill(&mut bytes)
+        .map_err(|_| KeyFault("the system gives no random bytes".to_owned()))?;
+    let set = match form {
+        InteropForm::Fernet => FernetKey::of_bytes(&bytes)
+            .and_then(|key| FernetKeys::new(vec![key]))
+            .map(InteropKeySet::Fernet),
+        InteropForm::Pgcrypto => Passphrases::new(vec![bytes]).map(InteropKeySet::Pgcrypto),
+    };
+    set.ok_or_else(|| KeyFault("no key was made".to_owned()))
 }
 
 fn mint(kind: KeyKind, scope: Scope) -> Result<Key, KeyFault> {

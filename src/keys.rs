@@ -22,6 +22,7 @@ use veilstream_keys::credential::{Credentials, Suspension};
 use veilstream_keys::erasure::PostgresLedger;
 use veilstream_keys::erasure::{FileLedger, Ledger, LedgerError};
 use veilstream_keys::escrow::EscrowError;
+use veilstream_keys::interop::{self, InteropFiles};
 #[cfg(feature = "aws-kms")]
 use veilstream_keys::provider::AwsKmsProvider;
 #[cfg(feature = "pkcs11")]
@@ -74,7 +75,12 @@ pub fn open_managed(
         now(),
     )?);
     warn_of_revived(&manager);
-    let keys = ManagedKeys { manager: manager.clone(), metrics, last_fault: Mutex::default() };
+    let keys = ManagedKeys {
+        manager: manager.clone(),
+        metrics,
+        interop: config.interop.clone(),
+        last_fault: Mutex::default(),
+    };
     Ok((Arc::new(keys), manager))
 }
 
@@ -359,6 +365,11 @@ fn of_directory(dir: &Path) -> config::Keys {
         cache: CachePolicy::default(),
         lookup_max_age: Duration::from_secs(600),
         subject_cache: 100_000,
+        interop: InteropFiles {
+            base: dir.to_owned(),
+            fernet: Some(directory::fernet_keys(dir)),
+            pgcrypto: Some(directory::passphrases(dir)),
+        },
     }
 }
 
@@ -366,6 +377,7 @@ fn of_directory(dir: &Path) -> config::Keys {
 pub struct ManagedKeys {
     manager: Arc<Manager>,
     metrics: Option<Arc<Metrics>>,
+    interop: InteropFiles,
     /// What `maintain` last failed with, so that an outage is one line in the log and not one a
     /// second.
     last_fault: Mutex<String>,
@@ -388,7 +400,20 @@ impl KeySource for ManagedKeys {
         self.manager.lookup_for_reading(id, now()).map_err(fault)
     }
 
+    fn take_interop(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
+        // A new snapshot costs every lane its key schedules: only for schemas with such fields.
+        let places = interop::places(schemas);
+        let held = self.manager.keyring().interop().clone();
+        if places.is_empty() || places.iter().all(|place| held.get(place).is_some()) {
+            return Ok(());
+        }
+        let keys = self.interop.load(schemas).map_err(|error| KeyFault(error.to_string()))?;
+        self.manager.take_interop(Arc::new(held.joined(keys)));
+        Ok(())
+    }
+
     fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
+        self.take_interop(schemas)?;
         self.manager.prepare(schemas, now()).map_err(fault)
     }
 

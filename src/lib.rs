@@ -40,6 +40,7 @@
 //! | `client` | a caller of the reading service, for commands |
 //! | [`outgoing`] | a record as it goes to its topic: key, value, copied headers, timestamp, size |
 //! | [`sinks`] | what sinks must know of sanitized records: connector, table, JSON Schema |
+//! | `migrate` | columns of older encryption, of hashes or in clear become tokens and indexes |
 //! | `rows` | rows of a PostgreSQL table, read and rewritten a batch at a time |
 //! | [`cases`], [`ephemeral`] | cases of a schema document, and the keys they run with |
 //! | [`protect`] | a record through the engine, again with the keys it lacked |
@@ -73,6 +74,8 @@ pub mod http;
 mod inject;
 pub mod kafka;
 pub mod keys;
+#[cfg(feature = "postgres")]
+pub mod migrate;
 pub mod outgoing;
 pub mod pipeline;
 #[cfg(feature = "serve")]

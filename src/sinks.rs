@@ -18,5 +18,5 @@ pub use columns::{Column, ColumnType, Columns};
 pub use connect::{ConnectOptions, connector};
 pub use error::SinkError;
 pub use json_schema::json_schema;
-pub use postgres::table;
+pub use postgres::{table, token_form};
 pub use shape::{Content, Place, Role, Shape};

@@ -4,6 +4,7 @@ mod checks;
 mod disclosure;
 mod document;
 mod field;
+mod interop;
 mod paths;
 mod read;
 mod set;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::interop::InteropKeys;
 use crate::key::{Key, KeyId, KeyKind, KeyState, Scope};
 
 /// An immutable set of keys of one tenant. Data keys of subjects are not kept here (there may be
@@ -13,6 +14,7 @@ pub struct Keyring {
     by_id: HashMap<KeyId, Arc<Key>>,
     sealing: HashMap<(KeyKind, Scope), Arc<Key>>,
     shredded: Arc<HashSet<KeyId>>,
+    interop: Arc<InteropKeys>,
 }
 
 impl Keyring {
@@ -44,6 +46,19 @@ impl Keyring {
         self
     }
 
+    /// The same, with keys of other systems.
+    #[must_use]
+    pub fn with_interop(mut self, interop: Arc<InteropKeys>) -> Self {
+        self.interop = interop;
+        self
+    }
+
+    /// Keys of other systems, of fields in their forms.
+    #[must_use]
+    pub fn interop(&self) -> &Arc<InteropKeys> {
+        &self.interop
+    }
+
     /// Keys that a holder of this snapshot must forget.
     #[must_use]
     pub fn shredded(&self) -> &HashSet<KeyId> {
@@ -68,7 +83,8 @@ impl Keyring {
         self.sealing.get(&(kind, scope.clone()))
     }
 
-    /// Whether both hold the same keys in the same states, and the same shredded ones.
+    /// Whether both hold the same keys in the same states, the same shredded ones, and one set of
+    /// keys of other systems.
     #[must_use]
     pub fn same_keys(&self, other: &Self) -> bool {
         let as_there =
@@ -76,6 +92,7 @@ impl Keyring {
         self.by_id.len() == other.by_id.len()
             && self.by_id.values().all(as_there)
             && self.shredded == other.shredded
+            && Arc::ptr_eq(&self.interop, &other.interop)
     }
 
     /// Every key of a kind.

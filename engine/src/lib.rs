@@ -22,6 +22,7 @@
 //! | [`record`] | what goes in and what comes out: borrowed bytes, reused buffers |
 //! | [`transform`] | one record in, one protected record out; `required`, `undeclared`, envelopes, headers |
 //! | [`seal`], [`token`], [`inspect`] | sealing and opening a value; a token's text, and what it says without a key |
+//! | [`interop`] | values in the form of other systems: Fernet, pgcrypto |
 //! | [`index`], [`normalize`] | blind indexes, and what two spellings of a value have in common |
 //! | `coarsen` | protection without a key: mask and generalize |
 //! | `residue` | protected values in clear elsewhere in the record |
@@ -49,6 +50,7 @@ pub mod error;
 pub mod index;
 mod index_member;
 pub mod inspect;
+pub mod interop;
 pub mod kdf;
 pub mod key;
 pub mod keyring;

@@ -17,6 +17,8 @@ pub struct Record<'a> {
     pub topic: Option<&'a str>,
     /// Now, in Unix seconds: decides whether a key may still seal.
     pub now: u64,
+    /// The record's own time, in Unix seconds, which forms of other systems tell; `None`: now.
+    pub time: Option<u64>,
 }
 
 /// The protected record. Owned buffers that the caller reuses from record to record.

@@ -17,10 +17,11 @@ use crate::binding::Binding;
 use crate::budget::Budget;
 use crate::error::{OpenError, Reject};
 use crate::index_member::Strip;
+use crate::interop;
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
-use crate::scan::{Kind, NO_PARENT, Tape};
+use crate::scan::{Kind, NO_PARENT, Tape, unescape};
 use crate::schema::{Field, PathId, Protect, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
@@ -28,6 +29,7 @@ use crate::splice::{Position, copy};
 use crate::subject;
 use crate::token::{self, PREFIX};
 use crate::transform::value_clauses_hold;
+use zeroize::Zeroizing;
 
 /// What to reveal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -326,16 +328,19 @@ impl Revealer {
             let text = if node.kind == Kind::String { &doc[node.inner()] } else { &[] };
             let decision = (rules.decide)(usize::from(hit.path), field);
             let mut place = FoundPlace::new(usize::from(hit.path), hit.node);
+            let is_sealed = self.is_sealed(field, text);
             place.status = if decision == Decision::Withhold && rules.withheld != Withheld::Stays {
                 Status::Withheld
-            } else if !text.starts_with(PREFIX) && !holds_clear(field, node.kind) {
+            } else if !is_sealed && !holds_clear(field, node.kind) {
                 Status::NoToken
             } else if decision == Decision::Withhold {
                 Status::Skipped
-            } else if !text.starts_with(PREFIX) {
+            } else if !is_sealed {
                 Status::Clear
             } else if let Some(answers) = rules.answers {
                 self.answered(answers, (usize::from(hit.path), field), doc, hit.node)
+            } else if field.interop.is_some() {
+                self.open_of_others(field, keys.keyring)
             } else {
                 self.open_field(field, keys, owner, doc, text, &mut place)
             };
@@ -398,6 +403,29 @@ impl Revealer {
             if !declared && is_token(&doc[node.inner()], &mut self.payload) {
                 found(i);
             }
+        }
+    }
+
+    /// Whether a string's inside is a token, or a text of its field's form, which then is
+    /// `self.scalar`.
+    fn is_sealed(&mut self, field: &Field, inner: &[u8]) -> bool {
+        let Some(interop) = &field.interop else { return inner.starts_with(PREFIX) };
+        self.scalar.clear();
+        unescape(inner, &mut self.scalar) && interop.form.recognises(&self.scalar)
+    }
+
+    /// Opens `self.scalar`, a text in the form of another system.
+    fn open_of_others(&mut self, field: &Field, keys: &Keyring) -> Status {
+        let keys = field.interop.as_ref().and_then(|interop| keys.interop().get(interop));
+        let Some(keys) = keys else { return Status::Failed(OpenError::KeyUnavailable) };
+        if !self.selection.budget().charge(keys.open_cost(&self.scalar)) {
+            return Status::Failed(OpenError::Unsupported);
+        }
+        let mut text = Zeroizing::new(Vec::new());
+        match keys.open(&self.scalar, &mut text) {
+            Ok(()) if interop::to_json(field, &text, &mut self.payload) => Status::Revealed,
+            Ok(()) => Status::Failed(OpenError::Corrupt),
+            Err(error) => Status::Failed(error),
         }
     }
 

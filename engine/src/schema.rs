@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::interop::Interop;
 use crate::mask::ReadMask;
 use crate::normalize::Normalizer;
 use crate::scan::{Kind, Node, Tape};
@@ -92,10 +93,15 @@ impl Schema {
         fields.chain(key).chain(headers)
     }
 
-    /// Whether any value or header is encrypted.
+    /// Whether any value or header is encrypted under keys of ours.
     #[must_use]
     pub fn encrypts(&self) -> bool {
-        self.fields.iter().any(|f| f.protect == Protect::Encrypt) || self.encrypts_headers()
+        self.fields.iter().any(Field::takes_key) || self.encrypts_headers()
+    }
+
+    /// Fields in the form of another system, with that form and where their keys stand.
+    pub fn interop_fields(&self) -> impl Iterator<Item = (&Field, &Interop)> {
+        self.fields.iter().filter_map(|field| Some((field, field.interop.as_ref()?)))
     }
 
     /// Whether any header is encrypted.
@@ -211,6 +217,8 @@ pub struct Field {
     pub encrypt_null: bool,
     /// Pad of the token: 0 or a multiple of 16.
     pub pad: u16,
+    /// The form of another system that an encrypted value takes; `None`: a token.
+    pub interop: Option<Interop>,
     /// Values the token is tied to, sorted by name.
     pub bind: Vec<Bind>,
     /// The blind index beside (or, for `hash`, instead of) the value.
@@ -222,6 +230,12 @@ pub struct Field {
 }
 
 impl Field {
+    /// Whether values are encrypted under keys of ours.
+    #[must_use]
+    pub fn takes_key(&self) -> bool {
+        self.protect == Protect::Encrypt && self.interop.is_none()
+    }
+
     /// What those see who may only mask; `None`: nothing. Not [`Protect::Mask`], which is for ever.
     #[must_use]
     pub fn mask(&self) -> Option<ReadMask> {

@@ -422,6 +422,7 @@ fn documents_that_cannot_be_read_disclose_nothing() {
 
 fn bare<'a>(field: &'a str, token: &'a str) -> BareToken<'a> {
     BareToken {
+        interop: None,
         field,
         mask: Some(ReadMask { keep_first: 0, keep_last: 4 }),
         token: token.as_bytes(),

@@ -1,5 +1,5 @@
 //! The local key directory: `DIR/kek`, `DIR/keys.db`, and `DIR.erasures.jsonl` beside it
-//! (docs/formats.md, "The key directory on disk").
+//! (docs/formats.md, "The key directory on disk"); keys of other systems, where there are some.
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,18 @@ pub fn kek(dir: &Path) -> PathBuf {
 #[must_use]
 pub fn store(dir: &Path) -> PathBuf {
     dir.join("keys.db")
+}
+
+/// Fernet keys of a key directory, where schemas have fields in that form.
+#[must_use]
+pub fn fernet_keys(dir: &Path) -> PathBuf {
+    dir.join("fernet.keys")
+}
+
+/// Passphrases of pgcrypto of a key directory, where schemas have fields in that form.
+#[must_use]
+pub fn passphrases(dir: &Path) -> PathBuf {
+    dir.join("pgcrypto.passphrases")
 }
 
 /// The erasure ledger of a key directory: beside it, not in it, so that a copy of the directory put

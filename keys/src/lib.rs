@@ -43,6 +43,7 @@ pub mod erasure;
 mod error;
 pub mod escrow;
 pub mod files;
+pub mod interop;
 mod manager;
 pub mod provider;
 pub mod store;

@@ -35,6 +35,7 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde_json::Value;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::interop::InteropKeys;
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::subject::subject_reference;
 use veilstream_engine::transform::NeededKey;
@@ -104,6 +105,11 @@ impl Manager {
             }
         }
         Ok(())
+    }
+
+    /// Takes keys of other systems, which later snapshots hold.
+    pub fn take_interop(&self, keys: Arc<InteropKeys>) {
+        self.shared.in_hand().change(|held| held.interop = keys);
     }
 
     /// The snapshot for a new batch: roots, shared keys and the keys of this process.

@@ -66,6 +66,8 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     let (keys, manager) = crate::keys::open_managed(&config.keys, Some(metrics.clone()))
         .map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     status.ready("keys");
+    keys.take_interop(&schemas.registry.current())
+        .map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
     let policies = LivePolicies::open(&config.policy, schemas.registry.current())
         .map_err(|faults| crate::exit::faults_error(&faults))?;
     let policies = Arc::new(policies);
@@ -112,14 +114,14 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
             loopback"
         );
     }
-    let (looks, told) = (policies, status.clone());
+    let (looks, told, of_reload) = (policies, status.clone(), keys.clone());
     let upkeep = Maintenance::start(
         config.schemas.reload_interval,
         move || keys.maintain(),
         move || {
             // Nothing is sealed here: no key is made before schemas come into force.
             let before = schemas.registry.current();
-            schemas.reload(|_| Ok(()));
+            schemas.reload(|set| of_reload.take_interop(set));
             if !Arc::ptr_eq(&before, &schemas.registry.current()) {
                 changes.schemas(&schemas.labels());
             }

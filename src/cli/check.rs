@@ -125,7 +125,8 @@ fn ask(config: &Config, out: &mut impl Write) -> anyhow::Result<()> {
             writeln!(out, "warning: {warning}")?;
         }
     }
-    if let Err(error) = keys::open(&config.keys, None) {
+    let opened = keys::open(&config.keys, None);
+    if let Err(error) = opened.and_then(|keys| Ok(keys.take_interop(&schemas)?)) {
         problems.push(format!("keys: {error:#}"));
     }
     if problems.is_empty() { Ok(()) } else { Err(exit.because(problems.join("\n"))) }

@@ -219,6 +219,7 @@ fn replay(config: &std::path::Path, selection: &Selection, as_json: bool) -> any
         .map_err(|faults| super::faults_error(&faults))?;
     let keys = keys::open(&config.keys, None)?;
     let schemas = registry.current();
+    keys.take_interop(&schemas)?;
     let terminal = io::stderr().is_terminal() && !as_json;
     let mut passed_by = Vec::new();
     let replayed = replay::replay(&config, &schemas, &*keys, selection, &mut |done, passed| {

@@ -142,7 +142,8 @@ fn bound(text: &str) -> Result<(String, String), ArgumentError> {
 
 /// The field of that id, if tokens stand in its place.
 fn field<'s>(schema: &'s Schema, id: &str) -> anyhow::Result<&'s Field> {
-    let sealed = |f: &&Field| matches!(f.protect, Protect::Encrypt | Protect::Deterministic(_));
+    // A text in the form of another system cannot say that it is honey.
+    let sealed = |f: &&Field| f.takes_key() || matches!(f.protect, Protect::Deterministic(_));
     if let Some(field) = schema.field(id).filter(sealed) {
         return Ok(field);
     }

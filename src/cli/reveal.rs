@@ -107,6 +107,9 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     let audit = audit::for_values(&args.keys, args.audit)?;
     let (keys, manager) = keys::open_managed(&settings, None)?;
     let keys: Arc<dyn KeySource> = keys;
+    if let Some(set) = &set {
+        keys.take_interop(set)?;
+    }
     let _upkeep = keys::maintain(&keys)?;
     let trail = Trail::open(audit.as_ref(), &manager)?;
     let mut out = Outlet::new(io::stdout().lock(), &trail);

@@ -260,6 +260,10 @@ fn rows(schema: &Schema) -> Vec<FieldRow> {
     let fields = schema.fields.iter().map(|f| FieldRow {
         mask: f.mask(),
         tags: f.tags().to_vec(),
+        protect: match &f.interop {
+            Some(interop) => format!("encrypt {interop}"),
+            None => protect(&f.protect),
+        },
         ..row(f.id.to_string(), &f.protect, &f.path, f.index.as_ref())
     });
     let key = schema.key.iter().map(|k| row("#key".to_owned(), &k.protect, "", k.index.as_ref()));

@@ -55,6 +55,7 @@ pub fn run(args: &TransformArgs) -> anyhow::Result<Exit> {
     let set = Arc::new(args.documents.load()?);
     usable_on_lines(&set)?;
     let keys = keys::open_local(&args.keys)?;
+    keys.take_interop(&set)?;
     let _upkeep = keys::maintain(&keys)?;
     let mut rejects: Box<dyn Write> = match &args.rejects {
         Some(path) => Box::new(BufWriter::new(
@@ -145,7 +146,7 @@ fn transform(
 
 /// A line as a record: without topic, key and headers.
 fn record(value: &[u8], now: u64) -> Record<'_> {
-    Record { key: None, value: Some(value), headers: &[], topic: None, now }
+    Record { key: None, value: Some(value), headers: &[], topic: None, now, time: None }
 }
 
 /// Writes what is known of a rejected line; nothing of its content.

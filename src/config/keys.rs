@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use veilstream_keys::directory;
+use veilstream_keys::interop::InteropFiles;
 use veilstream_keys::provider::CachePolicy;
 
 pub use provider::KeyProvider;
@@ -39,6 +40,8 @@ pub struct Keys {
     pub lookup_max_age: Duration,
     /// Keys of data subjects kept at most.
     pub subject_cache: usize,
+    /// Where keys of other systems stand (`[interop]`).
+    pub interop: InteropFiles,
 }
 
 /// Where wrapped keys live.
@@ -107,6 +110,7 @@ pub(super) fn read(mut s: Section<'_, '_>, kafka: &Kafka) -> Keys {
         lookup_max_age: s
             .parse("lookup_max_age", Duration::from_secs(600), |t| duration_in(t, "1s", "24h")),
         subject_cache: s.number("subject_cache", 100_000, 1..=100_000_000),
+        interop: InteropFiles::default(),
     };
     if keys.cache.refresh > keys.cache.max_age {
         s.missing(

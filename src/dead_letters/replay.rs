@@ -324,7 +324,8 @@ impl Replay<'_> {
         let headers = opened.headers();
         let (key, value, topic) =
             (opened.key.as_deref(), opened.value.as_deref(), Some(letter.topic.as_str()));
-        let record = Record { key, value, headers: &headers, topic, now: unix_seconds() };
+        let record =
+            Record { key, value, headers: &headers, topic, now: unix_seconds(), time: None };
         if verdict == Some(Verdict::Again) {
             return self.again(letter, &record, DeadLetterReason::BrokerRefused, "").map(Ok);
         }

@@ -36,6 +36,15 @@ pub trait KeySource: Send + Sync {
         Ok(self.lookup(id)?.filter(opens))
     }
 
+    /// Takes the keys of other systems that fields of these schemas are under: what opens values
+    /// needs them too. Reads files.
+    ///
+    /// # Errors
+    /// [`KeyFault`]; the schemas must not come into force.
+    fn take_interop(&self, _: &SchemaSet) -> Result<(), KeyFault> {
+        Ok(())
+    }
+
     /// Mints what these schemas need and is not there yet, before they come into force.
     ///
     /// # Errors

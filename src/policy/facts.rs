@@ -18,9 +18,11 @@ pub struct FieldFacts {
     pub tags: Vec<Arc<str>>,
     /// What those see who may only mask; `None`: nothing.
     pub mask: Option<ReadMask>,
-    /// Its cryptographic name. Fields of one such name (`@<domain>`) cannot be told apart by their
-    /// ciphertext and are decided as one.
+    /// Its cryptographic name.
     pub name: Arc<str>,
+    /// Fields of one such name share their ciphertext: its cryptographic name, or the form of another
+    /// system and the file of its keys, which tell fields apart no more than a domain does.
+    pub shares: Arc<str>,
     /// Whether a token of it opens again.
     pub opens: bool,
     /// Whether equal values give equal text in its place.
@@ -74,6 +76,7 @@ fn of_schema(schema: &Schema) -> Vec<FieldFacts> {
         tags: Vec::new(),
         mask: None,
         name: name.into(),
+        shares: name.into(),
         opens: matches!(protect, Protect::Encrypt | Protect::Deterministic(_)),
         tells_equality: matches!(protect, Protect::Deterministic(_) | Protect::Hash),
         index: index.map(|rule| IndexFacts {
@@ -85,6 +88,11 @@ fn of_schema(schema: &Schema) -> Vec<FieldFacts> {
     let fields = schema.fields.iter().map(|field| FieldFacts {
         tags: field.tags().to_vec(),
         mask: field.mask(),
+        // No name has a white space or a colon.
+        shares: match &field.interop {
+            Some(interop) => format!("interop: {interop}").into(),
+            None => field.name.as_str().into(),
+        },
         ..plain(
             format!("{}.{}", schema.name, field.id),
             &field.name,

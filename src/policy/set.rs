@@ -94,7 +94,7 @@ impl PolicySet {
             hash: hash(&document).into(),
             document,
             schemas,
-            by_name: grouped(&facts, |field| field.name.clone()),
+            by_name: grouped(&facts, |field| field.shares.clone()),
             by_domain: grouped(&facts, FieldFacts::compared_in),
             by_id: facts.iter().zip(0..).map(|(field, i)| (field.id.clone(), i)).collect(),
             facts,
@@ -164,7 +164,7 @@ impl PolicySet {
 
     /// The fields that one ciphertext may belong to, by a field's id or their name.
     pub(super) fn sharing(&self, field: &str) -> &[usize] {
-        let name = self.position(field).map_or(field, |position| &self.facts[position].name);
+        let name = self.position(field).map_or(field, |position| &self.facts[position].shares);
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 

@@ -21,6 +21,7 @@ fn field(id: &str, tags: &[&str], mask: Option<ReadMask>) -> FieldFacts {
         tags: tags.iter().map(|tag| Arc::from(*tag)).collect(),
         mask,
         name: id.into(),
+        shares: id.into(),
         opens: true,
         tells_equality: false,
         index: None,
@@ -31,6 +32,7 @@ fn field(id: &str, tags: &[&str], mask: Option<ReadMask>) -> FieldFacts {
 fn fields() -> Vec<FieldFacts> {
     let card = |id: &str, mask| FieldFacts {
         name: "@payment_card".into(),
+        shares: "@payment_card".into(),
         tells_equality: true,
         ..field(id, &["payment"], mask)
     };

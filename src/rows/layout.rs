@@ -23,6 +23,8 @@ pub struct Layout {
     /// Names of columns, and how each is selected.
     read: Vec<(String, Reading)>,
     write: Vec<String>,
+    /// Columns of rows that are written become null.
+    cleared: Vec<String>,
     /// Indexes in `read`; with [`Compare::Version`] none.
     compared: Vec<usize>,
     compare: Compare,
@@ -93,7 +95,20 @@ impl Layout {
                 .collect(),
         };
         let write = write.iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self { table, read, write, compared, compare })
+        Ok(Self { table, read, write, cleared: Vec::new(), compared, compare })
+    }
+
+    /// The same; and a column of any type becomes null in each row that is written.
+    ///
+    /// # Errors
+    /// The column is not there, or the server computes it.
+    pub fn clearing(mut self, column: &str) -> Result<Self, RowsError> {
+        if self.table.column(column)?.is_generated {
+            let (table, column) = (self.table.shown.clone(), column.to_owned());
+            return Err(RowsError::Generated { table, column });
+        }
+        self.cleared.push(column.to_owned());
+        Ok(self)
     }
 
     /// The table.
@@ -156,8 +171,12 @@ impl Layout {
             .chain((0..self.write.len()).map(|n| format!("n{n}")))
             .chain((0..compared).map(|n| format!("o{n}")))
             .collect();
-        let set: Vec<String> =
-            (0..).zip(&self.write).map(|(n, name)| format!("{} = v.n{n}", quoted(name))).collect();
+        let cleared = self.cleared.iter().map(|name| format!("{} = NULL", quoted(name)));
+        let set: Vec<String> = (0..)
+            .zip(&self.write)
+            .map(|(n, name)| format!("{} = v.n{n}", quoted(name)))
+            .chain(cleared)
+            .collect();
         let mut found: Vec<String> = (0..)
             .zip(&self.table.key)
             .map(|(n, (name, of_type))| format!("t.{} = v.k{n}::{of_type}", quoted(name)))

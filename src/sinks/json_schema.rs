@@ -25,9 +25,11 @@ fn described(schema: &Schema, place: &Place) -> Value {
         (Content::Text, Role::Token(field)) => {
             let field = &schema.fields[field];
             let mut token = named("string");
-            token["pattern"] = "^vs1\\.[A-Za-z0-9_-]+$".into();
+            let pattern = field.interop.as_ref().map(|interop| interop.form.pattern());
+            token["pattern"] = format!("^{}$", pattern.unwrap_or("vs1\\.[A-Za-z0-9_-]+")).into();
             token["minLength"] = shortest_token(field).into();
-            token["description"] = format!("token of the field {}", field.name).into();
+            let form = field.interop.as_ref().map_or("token", |interop| interop.form.as_str());
+            token["description"] = format!("{form} of the field {}", field.name).into();
             token
         }
         (Content::Text, Role::Index) => {

@@ -38,7 +38,7 @@ fn column_of(schema: &Schema, column: &Column) -> String {
     let name = quoted(&column.name);
     let form = match column.role {
         Role::Plain => return format!("{name} {}", type_of(&column.column_type)),
-        Role::Token(field) => token(schema, field),
+        Role::Token(field) => token_form(schema, field),
         Role::Index => INDEX.to_owned(),
     };
     match column.column_type {
@@ -50,8 +50,12 @@ fn column_of(schema: &Schema, column: &Column) -> String {
     }
 }
 
-/// What tokens of a field look like, and how long they are at least.
-fn token(schema: &Schema, field: usize) -> String {
+/// What tokens of a field look like, and how long they are at least, as a regular expression.
+#[must_use]
+pub fn token_form(schema: &Schema, field: usize) -> String {
+    if let Some(interop) = &schema.fields[field].interop {
+        return interop.form.pattern().to_owned();
+    }
     let least = shortest_token(&schema.fields[field]) - "vs1.".len();
     // PostgreSQL counts repetitions to 255.
     format!("vs1[.][A-Za-z0-9_-]{{{},}}", least.min(255))

@@ -231,6 +231,7 @@ fn members(mut ours: Vec<(String, Place)>, theirs: Vec<(String, Place)>) -> Vec<
 /// Characters of the shortest token of a field.
 pub(super) fn shortest_token(field: &Field) -> usize {
     match field.protect {
+        _ if let Some(interop) = &field.interop => interop.form.chars(0),
         Protect::Deterministic(_) => Suite::AesSiv.token_chars(DETERMINISTIC_PAD, 0),
         _ => Suite::AesGcm.token_chars(field.pad, 0),
     }

@@ -5,6 +5,7 @@
 mod desk;
 #[path = "../support/feed.rs"]
 mod feed;
+mod migrate;
 #[path = "../../keys/tests/support/postgres.rs"]
 mod postgres_server;
 mod rotate;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::document::{ReadSchema, index_places};
+use super::interop;
 use super::read::{Reader, join};
 use crate::index_member::has_members;
 use crate::schema::{Field, IndexRule, PathId, Protect, Undeclared};
@@ -29,6 +30,7 @@ pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     field_ids(read, reader);
     crowds(read, reader);
     envelope(read, reader);
+    interop::check(&read.schema, &read.places, reader);
 }
 
 /// What the schema part of an envelope cannot say.

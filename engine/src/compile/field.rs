@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Grants;
 use super::disclosure;
+use super::interop;
 use super::paths::Paths;
 use super::read::{Reader, is_name, join, kind};
 use crate::kdf;
@@ -14,7 +15,7 @@ use crate::schema::{
     Bind, Dates, Field, Generalize, IndexRule, MaskRule, PathId, Protect, ValueType,
 };
 
-const MEMBERS: [&str; 24] = [
+const MEMBERS: [&str; 26] = [
     "id",
     "path",
     "description",
@@ -22,6 +23,8 @@ const MEMBERS: [&str; 24] = [
     "domain",
     "root",
     "format",
+    "keys_file",
+    "passphrases_file",
     "pad",
     "required",
     "type",
@@ -42,7 +45,7 @@ const MEMBERS: [&str; 24] = [
 ];
 
 /// Members that mean something for some kinds of `protect` only.
-const SPECIAL: [(&str, &[&str]); 10] = [
+const SPECIAL: [(&str, &[&str]); 12] = [
     ("root", &["deterministic"]),
     ("mask", &["encrypt", "deterministic"]),
     ("keep_first", &["mask"]),
@@ -53,6 +56,8 @@ const SPECIAL: [(&str, &[&str]); 10] = [
     ("pad", &["encrypt"]),
     ("bind", &["encrypt"]),
     ("format", &["encrypt"]),
+    ("keys_file", &["encrypt"]),
+    ("passphrases_file", &["encrypt"]),
 ];
 
 /// Where a field stands in the document, for the cross checks.
@@ -145,6 +150,7 @@ impl FieldReader<'_> {
             value_type: self.value_type(),
             encrypt_null: self.encrypt_null(protect.as_ref()),
             pad: self.pad(),
+            interop: interop::interop(self.at, self.map, self.reader),
             bind,
             index,
             read_mask: disclosure::mask(self.at, self.map, self.reader),
@@ -178,7 +184,6 @@ impl FieldReader<'_> {
                 format!("belongs inside \"index\": {{ \"{member}\": ... }}"),
             );
         }
-        self.format();
         match word {
             "deterministic" => Some(Protect::Deterministic(self.root())),
             "hash" => Some(Protect::Hash),
@@ -187,18 +192,6 @@ impl FieldReader<'_> {
             "redact" => Some(Protect::Redact(self.redact())),
             "drop" => Some(Protect::Drop),
             _ => Some(Protect::Encrypt),
-        }
-    }
-
-    fn format(&mut self) {
-        let interop = ["veilstream", "fernet", "pgcrypto", "vault", "aws-kms"].map(|f| (f, f));
-        if let Some(format) = self.reader.choice(self.at, self.map, "format", &interop)
-            && format != "veilstream"
-        {
-            self.reader.error(
-                &join(self.at, "format"),
-                format!("{format} is not in this version; use \"veilstream\""),
-            );
         }
     }
 

@@ -60,6 +60,14 @@ fn weakened_field(old: &Field, new: &Field, found: &mut Vec<String>) {
     for bind in old.bind.iter().filter(|b| !new.bind.iter().any(|other| other.name == b.name)) {
         say(format!("is no longer bound to {}; put it back", bind.name));
     }
+    if old.interop.is_none()
+        && let Some(interop) = &new.interop
+    {
+        say(format!(
+            "is {} now, which opens as any field of the same keys; remove \"format\"",
+            interop.form.as_str()
+        ));
+    }
     if tells_more(old.index.as_ref(), new.index.as_ref()) {
         say("its index tells more than before; put back its bits and domain".to_owned());
     }

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 
 use super::{Decision, Disclosed, FoundPlace, HeldKeys, Place, Revealer, Status, reference};
+use crate::budget::Budget;
 use crate::error::OpenError;
 use crate::key::KeyId;
 use crate::mask::ReadMask;
+use crate::schema::Field;
 use crate::seal::{Expected, Owner, PayloadKind};
 use crate::token::PREFIX;
 use crate::{kdf, subject};
@@ -18,6 +20,8 @@ pub struct BareToken<'a> {
     pub field: &'a str,
     /// The field's mask; of a domain the one that all fields in it have.
     pub mask: Option<ReadMask>,
+    /// The field, where its form is another system's.
+    pub interop: Option<&'a Field>,
     /// The token's text, without quotes.
     pub token: &'a [u8],
     /// Values the token is bound to: names, and JSON texts.
@@ -48,7 +52,8 @@ impl Revealer {
         found.status = match decision {
             Decision::Mask if item.mask.is_none() => Status::Withheld,
             Decision::Withhold => Status::Withheld,
-            _ if !item.token.starts_with(PREFIX) => Status::Clear,
+            _ if !self.is_bare_sealed(item) => Status::Clear,
+            _ if item.interop.is_some() => self.open_bare_of_others(keys, item, decision, out),
             Decision::Reveal | Decision::Mask => {
                 match self.open_bare(keys, item, &missing, &mut found) {
                     Ok(opened) => {
@@ -92,6 +97,33 @@ impl Revealer {
         };
         let lookup = |kid: &KeyId| found.key(kid, keys.get(kid, missing));
         self.opener.open(item.token, &expected, lookup, &mut self.payload)
+    }
+
+    fn is_bare_sealed(&mut self, item: &BareToken<'_>) -> bool {
+        let form = item.interop.and_then(|field| field.interop.as_ref()).map(|of| of.form);
+        form.map_or_else(|| item.token.starts_with(PREFIX), |form| form.recognises(item.token))
+    }
+
+    /// A text that knows no row: what it is said to be tied to cannot be told.
+    fn open_bare_of_others(
+        &mut self,
+        keys: HeldKeys<'_>,
+        item: &BareToken<'_>,
+        decision: Decision,
+        out: &mut Vec<u8>,
+    ) -> Status {
+        let Some(field) = item.interop else { return Status::Failed(OpenError::Unsupported) };
+        if !item.bind.is_empty() || item.subject.is_some() {
+            return Status::Failed(OpenError::Binding);
+        }
+        self.scalar.clear();
+        self.scalar.extend_from_slice(item.token);
+        *self.selection.budget() = Budget::of_protected(item.token.len());
+        let status = self.open_of_others(field, keys.keyring);
+        if status != Status::Revealed {
+            return status;
+        }
+        self.show_bare(PayloadKind::Json, item.mask.filter(|_| decision == Decision::Mask), out)
     }
 
     fn show_bare(

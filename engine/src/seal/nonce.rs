@@ -112,6 +112,19 @@ impl NoncePool {
         Some(&self.subkeys[at])
     }
 
+    /// Fills `bytes` with random bytes that nobody else gets. For forms of other systems, whose
+    /// nonces have other lengths.
+    ///
+    /// # Errors
+    /// [`EntropyError`] when the source fails.
+    pub(crate) fn bytes(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
+        for part in bytes.chunks_mut(SHORT) {
+            let length = part.len();
+            part.copy_from_slice(&self.take()?[..length]);
+        }
+        Ok(())
+    }
+
     #[inline]
     fn take(&mut self) -> Result<&[u8; SHORT], EntropyError> {
         if self.used >= self.block.len() {

@@ -6,6 +6,7 @@ use super::connect::Mender;
 use super::{NeededKey, Stop, may_seal};
 use crate::index::Indexer;
 use crate::index_member::RootVersion;
+use crate::interop::InteropKeySet;
 use crate::key::{Key, KeyKind, Scope};
 use crate::keyring::Keyring;
 use crate::schema::{IndexRule, Protect, Schema};
@@ -32,6 +33,8 @@ pub(super) struct Plan {
     /// Per header rule.
     pub(super) header_sealers: Vec<Option<Sealer>>,
     pub(super) header_indexers: Vec<Option<Indexer>>,
+    /// Per field: the keys of another system.
+    pub(super) interop: Vec<Option<Arc<InteropKeySet>>>,
     /// Mends the schema part of envelopes.
     pub(super) mender: Mender,
     /// `None`: the keyring has no usable key for references.
@@ -60,13 +63,19 @@ impl Plan {
             key_indexer: None,
             header_sealers: Vec::new(),
             header_indexers: Vec::new(),
+            interop: Vec::new(),
             mender: Mender::default(),
             referrer: keys.sealing(KeyKind::SubjectRef, &Scope::Version(1)).and_then(|key| {
                 Referrer::new(key, keys.tenant(), schema.subject_domain.as_deref())
             }),
         };
         for field in &schema.fields {
-            let sealer = plan.sealer(&field.protect, field.fid, suite);
+            let interop = field.interop.as_ref();
+            plan.interop.push(interop.and_then(|interop| keys.interop().get(interop)).cloned());
+            let sealer = match interop {
+                Some(_) => None,
+                None => plan.sealer(&field.protect, field.fid, suite),
+            };
             plan.sealers.push(sealer);
             let newest = field.index.as_ref().and_then(|rule| plan.indexer(rule));
             plan.indexers[RootVersion::Newest as usize].push(newest);

@@ -4,6 +4,7 @@ use super::{Run, Stop, deterministic_root, seal_failed, subjects};
 use crate::coarsen;
 use crate::error::RejectCode;
 use crate::index_member::RootVersion;
+use crate::interop::{self, SealTextError};
 use crate::record::{FieldOutcome, Output};
 use crate::scan::{Kind, NO_PARENT, Node};
 use crate::schema::{Field, Protect, Residue};
@@ -89,6 +90,9 @@ impl Run<'_> {
         }
         self.remember_residue(doc, edit);
         let outcome = match &field.protect {
+            Protect::Encrypt if field.interop.is_some() => {
+                self.encrypt_for_others(value, edit, field, out)?
+            }
             Protect::Encrypt => self.encrypt(value, edit, field, out)?,
             Protect::Deterministic(root) => self.deterministic(doc, *root, edit, field, out)?,
             Protect::Hash => self.hash(doc, edit, node, field, out)?,
@@ -153,6 +157,31 @@ impl Run<'_> {
             s.seal(PayloadKind::Json, value, field.pad, binding, self.nonces, &mut out.value)
         });
         sealed.map_err(|e| self.data_failed(e))?;
+        out.value.push(b'"');
+        Ok(FieldOutcome::Encrypted)
+    }
+
+    /// In the form and under the keys of another system.
+    fn encrypt_for_others(
+        &mut self,
+        value: &[u8],
+        edit: Edit,
+        field: &Field,
+        out: &mut Output,
+    ) -> Result<FieldOutcome, Stop> {
+        // What is configured was looked at before the schema came into force.
+        let Some(keys) = self.plan.interop[usize::from(edit.field)].clone() else {
+            return Err(Stop::field(RejectCode::Internal, field));
+        };
+        self.charge(keys.seal_cost())?;
+        let time = self.record.time.unwrap_or(self.record.now);
+        out.value.push(b'"');
+        interop::seal_value(field, &keys, value, time, self.nonces, &mut out.value).map_err(
+            |error| match error {
+                SealTextError::Unsupported => Stop::field(RejectCode::UnsupportedValue, field),
+                SealTextError::Entropy(_) => Stop::Need(vec![self.plan.data_key()]),
+            },
+        )?;
         out.value.push(b'"');
         Ok(FieldOutcome::Encrypted)
     }

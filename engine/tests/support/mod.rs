@@ -187,7 +187,7 @@ impl Bench {
 }
 
 pub fn value_record(value: &[u8]) -> Record<'_> {
-    Record { key: None, value: Some(value), headers: &[], topic: None, now: NOW }
+    Record { key: None, value: Some(value), headers: &[], topic: None, now: NOW, time: None }
 }
 
 pub fn full_record<'a>(
@@ -195,7 +195,7 @@ pub fn full_record<'a>(
     value: Option<&'a [u8]>,
     headers: &'a [Header<'a>],
 ) -> Record<'a> {
-    Record { key, value, headers, topic: None, now: NOW }
+    Record { key, value, headers, topic: None, now: NOW, time: None }
 }
 
 /// `text` with every token replaced by `<suite.flags>` and every index tag by `<index>`.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use veilstream_engine::Keyring;
+use veilstream_engine::interop::InteropKeys;
 use veilstream_engine::key::{Key, KeyId, KeyKind};
 
 use super::process::ProcessKeySet;
@@ -25,6 +26,8 @@ pub(super) struct Held {
     pub(super) process: ProcessKeySet,
     /// Keys of data subjects that were shredded within the time that a key is kept.
     pub(super) shredded: Arc<HashSet<KeyId>>,
+    /// Keys of other systems.
+    pub(super) interop: Arc<InteropKeys>,
 }
 
 impl HeldKeys {
@@ -36,6 +39,7 @@ impl HeldKeys {
                 keys: HashMap::new(),
                 process: ProcessKeySet::new(),
                 shredded: Arc::default(),
+                interop: Arc::default(),
             }),
             ring: ArcSwap::default(),
         }
@@ -52,7 +56,8 @@ impl HeldKeys {
         // What transformers see. Wrapping keys stay here.
         let shared = held.keys.values().filter(|key| key.kind != KeyKind::Wrapping).cloned();
         let ring = Keyring::new(self.tenant.clone(), shared.chain(held.process.sealing()))
-            .with_shredded(held.shredded.clone());
+            .with_shredded(held.shredded.clone())
+            .with_interop(held.interop.clone());
         // A new snapshot costs every lane its key schedules: only for a change.
         let old = self.ring.load();
         if old.tenant() != ring.tenant() || !old.same_keys(&ring) {

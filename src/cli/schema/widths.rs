@@ -5,6 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::index;
+use veilstream_engine::interop::InteropForm;
 use veilstream_engine::schema::{Generalize, IndexRule, Protect, Schema};
 use veilstream_engine::token::Suite;
 
@@ -21,6 +22,8 @@ const DETERMINISTIC_PAD: u16 = 16;
 enum Width {
     /// A token, as long as the value has it.
     Token(Suite, u16),
+    /// A text in the form of another system.
+    Interop(InteropForm),
     /// So many characters.
     Fixed(usize),
     /// No more than before.
@@ -87,8 +90,13 @@ fn rows(schema: &Schema) -> Vec<WidthRow> {
             _ => WidthRow { id, width: Width::of(protect, pad), index },
         }
     };
-    let fields =
-        schema.fields.iter().map(|f| row(f.id.to_string(), &f.protect, f.pad, f.index.as_ref()));
+    let fields = schema.fields.iter().map(|f| {
+        let row = row(f.id.to_string(), &f.protect, f.pad, f.index.as_ref());
+        match &f.interop {
+            Some(interop) => WidthRow { width: Width::Interop(interop.form), ..row },
+            None => row,
+        }
+    });
     let key = schema
         .key
         .iter()
@@ -121,6 +129,7 @@ impl Width {
     fn cell(&self, bytes: usize) -> String {
         match self {
             Self::Token(suite, pad) => suite.token_chars(*pad, bytes).to_string(),
+            Self::Interop(form) => form.chars(bytes).to_string(),
             Self::Fixed(chars) => chars.to_string(),
             Self::Same => "same".to_owned(),
             Self::Gone => "-".to_owned(),
@@ -133,6 +142,9 @@ impl Width {
                 .iter()
                 .map(|bytes| (bytes.to_string(), json!(suite.token_chars(*pad, *bytes))))
                 .collect(),
+            Self::Interop(form) => {
+                VALUES.iter().map(|bytes| (bytes.to_string(), json!(form.chars(*bytes)))).collect()
+            }
             Self::Fixed(chars) => json!(chars),
             Self::Same => json!("same"),
             Self::Gone => Value::Null,

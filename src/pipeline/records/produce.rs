@@ -83,6 +83,7 @@ impl RecordPath {
             headers: place.headers,
             topic: Some(place.topic),
             now: place.now,
+            time: message.timestamp().and_then(|time| u64::try_from(time / 1000).ok()),
         };
         let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,

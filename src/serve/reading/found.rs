@@ -7,7 +7,7 @@ use veilstream_engine::key::{KeyId, SubjectRef};
 use veilstream_engine::reveal::{
     BareToken, Decision, Disclosure, DisclosureOptions, FoundToken, HeldKeys, ReadStatus, Revealer,
 };
-use veilstream_engine::schema::Schema;
+use veilstream_engine::schema::{Field, Schema};
 use veilstream_engine::seal::PayloadKind;
 use veilstream_engine::token::{self, Suite};
 
@@ -63,6 +63,8 @@ pub(super) struct Asked {
 pub(super) struct TokenField<'r> {
     facts: &'r FieldFacts,
     subject_domain: Option<&'r str>,
+    /// The field, where its form is another system's.
+    interop: Option<&'r Field>,
     /// The schema has a subject, and the item does not say whose row it is.
     is_bare: bool,
 }
@@ -276,6 +278,9 @@ impl<'r> Item<'r> {
             TokenField {
                 facts,
                 subject_domain: schema.and_then(|schema| schema.subject_domain.as_deref()),
+                interop: schema
+                    .and_then(|schema| schema.field(facts.name_in_schema()))
+                    .filter(|field| field.interop.is_some()),
                 is_bare: has_subject && token.subject.is_none(),
             }
         });
@@ -404,6 +409,7 @@ impl<'r> Item<'r> {
         let item = BareToken {
             field: &field.facts.name,
             mask: field.facts.mask,
+            interop: field.interop,
             token: &token.token,
             bind: &bind,
             subject: token.subject,

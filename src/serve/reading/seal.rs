@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use veilstream_engine::Keyring;
 use veilstream_engine::index::Indexer;
+use veilstream_engine::interop::{self, SealTextError};
 use veilstream_engine::key::{Key, KeyKind, KeyState, Scope};
 use veilstream_engine::normalize::{Input, Scratch};
 use veilstream_engine::schema::{Field, IndexRule, Protect, Schema};
@@ -55,6 +56,11 @@ enum Plan<'p> {
         payload: BarePayload,
         key: usize,
         suite: Suite,
+    },
+    /// The value in the form of another system.
+    Interop {
+        field: &'p Field,
+        payload: BarePayload,
     },
     /// The index of the value.
     Hash {
@@ -173,6 +179,11 @@ impl<'a> Planner<'a> {
             return Ok(Plan::Done(Sealed::Malformed));
         };
         match field.protect {
+            Protect::Encrypt if field.interop.is_some() => Ok(match value.subject {
+                // It would tell the caller that an erasure reaches the value.
+                Some(_) => Plan::Done(Sealed::Malformed),
+                None => Plan::Interop { field, payload },
+            }),
             Protect::Encrypt => self.encrypted(schema, field, value, payload),
             Protect::Deterministic(root) if value.subject.is_none() => {
                 let scope = Scope::Version(root);
@@ -257,6 +268,7 @@ impl<'k> Sealing<'k> {
                 Plan::Seal { field, payload, key, suite } => {
                     self.token(field, &payload, key, suite)
                 }
+                Plan::Interop { field, payload } => self.of_others(field, &payload),
                 Plan::Hash { rule, value } => self.hash(rule, value),
             })
             .collect()
@@ -292,6 +304,19 @@ impl<'k> Sealing<'k> {
             .seal(PayloadKind::Json, &payload.payload, pad, binding, &mut self.nonces, &mut token)
             .map_err(|error| fault(error.to_string()))?;
         Ok(Sealed::Token(token))
+    }
+
+    fn of_others(&mut self, field: &Field, payload: &BarePayload) -> Result<Sealed, KeyFault> {
+        let fault = |what: &str| KeyFault(format!("a key does not seal: {what}"));
+        let keys = field.interop.as_ref().and_then(|of| self.keyring.interop().get(of));
+        let keys = keys.ok_or_else(|| fault("it is not there"))?;
+        let (mut token, time) = (Vec::new(), crate::keys::now());
+        match interop::seal_value(field, keys, &payload.payload, time, &mut self.nonces, &mut token)
+        {
+            Ok(()) => Ok(Sealed::Token(token)),
+            Err(SealTextError::Unsupported) => Ok(Sealed::Unsupported),
+            Err(error @ SealTextError::Entropy(_)) => Err(fault(&error.to_string())),
+        }
     }
 
     fn hash(&self, rule: &IndexRule, value: &[u8]) -> Result<Sealed, KeyFault> {

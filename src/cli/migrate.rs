@@ -1,0 +1,376 @@
+//! `veilstream migrate`
+
+mod report;
+mod source;
+
+use std::io;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use veilstream_keys::store::PostgresAddress;
+use veilstream_reading::audit::{Entry, Event};
+
+use super::argument::ArgumentError;
+use crate::audit::Trail;
+use crate::cli::load_config;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::keys::{self, KeySource};
+use crate::migrate::{
+    CheckOutcome, Form, Forms, Migrated, MigrationOptions, Target, TargetColumns, migrate, validate,
+};
+use crate::rows::{Connection, Progress, RowsError, Table, TableName};
+use crate::signals::{self, Request};
+use crate::sinks;
+use source::SourceArgs;
+
+const AFTER_HELP: &str = "Each value of the column is opened with the other system's keys, sealed as a token of the document's field, and indexed. A row is written only if nobody changed it since it was read. \
+The command may be ended at any time and run again; it continues: what is a token is done. Mixed columns take several --from.
+Rows that do not open, or are of no form that was named, are named by their key on standard error, and left alone.
+In the end a sample is opened again, and a CHECK keeps the old form out: until it holds, a writer that nobody stopped may still write it.
+--to names the tokens' column where the old one takes no text, as bytea. The old cell becomes null then.
+sha256-hash replaces a search hash by the blind index: the value stands as a token in the column --to.
+It needs an [audit] section: a line at its begin and one at its end tell table, field and counts by form.
+
+Examples:
+  veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field email --from fernet --keys-file old.keys
+  veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field ssn --subject id \
+--from pgcrypto --passphrases-file old.pass --column ssn_enc --to ssn
+  veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field email --from clear --dry-run
+
+Exit code: 0 none of the old form is left and none can be written, 1 otherwise, 2 wrong usage, document or columns";
+
+/// Between two lines about progress.
+const TELL: Duration = Duration::from_secs(5);
+/// Characters of a reason in the audit log.
+const REASON: usize = 200;
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    #[command(subcommand)]
+    command: MigrateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum MigrateCommand {
+    /// Turn a column of older encryption, of hashes or in clear into tokens and blind indexes
+    #[command(after_help = AFTER_HELP)]
+    Postgres(Box<PostgresArgs>),
+}
+
+/// Arguments of `migrate postgres`.
+#[derive(Debug, Args)]
+struct PostgresArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// File with the URL of the table's database
+    #[arg(long, value_name = "FILE")]
+    postgres_file: PathBuf,
+    /// Certificate of the database server's authority, if it is a private one
+    #[arg(long, value_name = "FILE")]
+    postgres_ca_file: Option<PathBuf>,
+    /// The table, or schema.table
+    #[arg(long, value_name = "NAME")]
+    table: TableName,
+    /// Columns of the key that rows are found by; the primary key if left out
+    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
+    key: Vec<String>,
+    /// Schema document of the table's records
+    #[arg(long, value_name = "FILE")]
+    schema: PathBuf,
+    /// Id of the field
+    #[arg(long, value_name = "ID")]
+    field: String,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Column of the old form; the field's id if left out
+    #[arg(long, value_name = "COLUMN")]
+    column: Option<String>,
+    /// Column of the tokens, where it is another
+    #[arg(long, value_name = "COLUMN")]
+    to: Option<String>,
+    /// Column of the blind indexes; <to>_bidx if left out
+    #[arg(long, value_name = "COLUMN")]
+    index: Option<String>,
+    /// Column that says whose row it is
+    #[arg(long, value_name = "COLUMN")]
+    subject: Option<String>,
+    /// Column of a value that tokens are bound to
+    #[arg(long, value_name = "NAME=COLUMN", value_parser = pair)]
+    bind: Vec<(String, String)>,
+    /// Set the cells of erased persons to null
+    #[arg(long)]
+    erase: bool,
+    /// Rows that are opened again at the end
+    #[arg(long, value_name = "ROWS", default_value = "1000")]
+    sample: usize,
+    /// Rows of a batch
+    #[arg(long, value_name = "ROWS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch: u32,
+    /// Rows read a second at most
+    #[arg(long, value_name = "ROWS")]
+    rows_per_second: Option<NonZeroU32>,
+    /// Count what would move, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Faults of the document, the table or the configuration; keys or the database are not available.
+pub fn run(args: &MigrateArgs) -> anyhow::Result<Exit> {
+    let MigrateCommand::Postgres(args) = &args.command;
+    args.run()
+}
+
+/// What the arguments name, looked up.
+struct Opened {
+    address: PostgresAddress,
+    connection: Connection,
+    table: Table,
+    columns: TargetColumns,
+    target: Target,
+    forms: Forms,
+}
+
+impl PostgresArgs {
+    fn run(&self) -> anyhow::Result<Exit> {
+        let config = load_config(&self.config)?;
+        let Some(audit) = &config.audit else {
+            return Err(Exit::Usage.because(format!(
+                "{} has no [audit] section, and migration opens values: add one (`veilstream \
+                audit keygen` makes the key for it)",
+                self.config.display()
+            )));
+        };
+        let (source, manager) = keys::open_managed(&config.keys, None)?;
+        let source: Arc<dyn KeySource> = source;
+        let _upkeep = keys::maintain(&source)?;
+        let mut opened = self.open(&config, &*source)?;
+        if opened.connection.logs_parameters()? {
+            tell(
+                "the server logs what is written: tokens, indexes and keys of rows, nothing in \
+                clear. A role that may SET log_parameter_max_length keeps them out",
+            );
+        }
+        let trail = Trail::open(Some(audit), &manager)?;
+        trail.append(vec![self.entry(&trail, &opened, "begin")])?;
+        let stop = Arc::new(AtomicBool::new(false));
+        watch_signals(stop.clone())?;
+        let options = MigrationOptions {
+            batch: self.batch as usize,
+            rate: self.rows_per_second,
+            dry_run: self.dry_run,
+            erase: self.erase,
+            sample: self.sample,
+            stop: &stop,
+        };
+        let mut told = Instant::now();
+        let Opened { address, table, columns, target, forms, .. } = &mut opened;
+        let done = migrate(address, table, columns, target, forms, &*source, &options, &mut |p| {
+            tell_progress(&mut told, p);
+        });
+        let migrated = match done {
+            Ok(migrated) => migrated,
+            Err(error) => {
+                // What was written stays written: the trail says that it went on until here.
+                let outcome = Some("failed".to_owned());
+                let entry = self.entry(&trail, &opened, "broke off");
+                trail.append_done(Entry { outcome, ..entry })?;
+                return Err(usage_of_field(error));
+            }
+        };
+        let check = self.check(&mut opened, &migrated)?;
+        let is_done = migrated.is_done() && !matches!(check, Some(CheckOutcome::Refused { .. }));
+        let traced = trail.append_done(self.ended(&trail, &opened, &migrated, is_done));
+        report::print(self.json, self.dry_run, &opened, &migrated, check.as_ref())?;
+        traced?;
+        let would_be = self.dry_run && migrated.now.left() == 0;
+        Ok(if is_done || would_be { Exit::Ok } else { Exit::Failed })
+    }
+
+    fn open(&self, config: &Config, keys: &dyn KeySource) -> anyhow::Result<Opened> {
+        let document = std::fs::read(&self.schema)
+            .with_context(|| format!("{} cannot be read", self.schema.display()))?;
+        let target = Target::new(&document, &self.field, keys).map_err(usage_of_field)?;
+        let forms = self.source.forms(config)?;
+        let url = std::fs::read_to_string(&self.postgres_file)
+            .with_context(|| format!("{} cannot be read", self.postgres_file.display()))?;
+        let ca = self.postgres_ca_file.as_deref();
+        let address = PostgresAddress::parse(url.trim(), ca, "--postgres-ca-file")
+            .map_err(|error| Exit::Usage.because(error.to_string()))?;
+        let mut connection = Connection::open(&address)?;
+        let table = Table::find(&mut connection, &self.table, &self.key).map_err(usage)?;
+        let columns = self.columns(&table, &target, &forms)?;
+        Ok(Opened { address, connection, table, columns, target, forms })
+    }
+
+    fn columns(
+        &self,
+        table: &Table,
+        target: &Target,
+        forms: &Forms,
+    ) -> anyhow::Result<TargetColumns> {
+        let refuse = |what: String| Err(Exit::Usage.because(what));
+        let source = self.column.clone().unwrap_or_else(|| self.field.clone());
+        let to = self.to.clone().unwrap_or_else(|| source.clone());
+        let is_hash = forms.has(Form::Sha256Hash);
+        if is_hash && (forms.each().len() > 1 || to == source) {
+            return refuse(
+                "--from sha256-hash stands alone, with --to for the column of the tokens"
+                    .to_owned(),
+            );
+        }
+        let named = self.index.clone().unwrap_or_else(|| format!("{to}_bidx"));
+        let index = match (target.has_index(), table.has(&named)) {
+            (true, true) => Some(named),
+            (true, false) => {
+                return refuse(format!(
+                    "the field {} has an index, and {} has no column {named}; add it (`veilstream \
+                    schema ddl` prints it), or name another with --index",
+                    self.field, table.shown
+                ));
+            }
+            (false, _) if self.index.is_some() || is_hash => {
+                return refuse(format!(
+                    "the field {} has no index in the document; add one",
+                    self.field
+                ));
+            }
+            (false, _) => None,
+        };
+        if target.has_subject() != self.subject.is_some() {
+            return refuse(if target.has_subject() {
+                "the document has a subject: name the column that says whose row it is with \
+                --subject"
+                    .to_owned()
+            } else {
+                "--subject: the document has no subject; leave it out".to_owned()
+            });
+        }
+        let mut bind = Vec::new();
+        for name in target.bind() {
+            match self.bind.iter().find(|(given, _)| given == name) {
+                Some((_, column)) => bind.push(column.clone()),
+                None => {
+                    return refuse(format!(
+                        "the field {} is bound to {name}: name its column with --bind \
+                        {name}=COLUMN",
+                        self.field
+                    ));
+                }
+            }
+        }
+        if let Some((name, _)) = self.bind.iter().find(|(name, _)| !target.bind().contains(name)) {
+            return refuse(format!("--bind: the field {} is not bound to {name}", self.field));
+        }
+        let subject = self.subject.clone();
+        Ok(TargetColumns { source, target: to, index, subject, bind })
+    }
+
+    /// Keeps the old form out, once nothing of it is left.
+    fn check(
+        &self,
+        opened: &mut Opened,
+        migrated: &Migrated,
+    ) -> anyhow::Result<Option<CheckOutcome>> {
+        if self.dry_run || !migrated.is_done() {
+            return Ok(None);
+        }
+        let Opened { connection, table, columns, target, forms, .. } = opened;
+        let form = sinks::token_form(target.schema(), 0);
+        let form = (!forms.has(Form::Sha256Hash)).then_some(&*form);
+        Ok(Some(validate(connection, table, columns, form)?))
+    }
+
+    fn entry(&self, trail: &Trail, opened: &Opened, what: &str) -> Entry {
+        let forms: Vec<&str> = opened.forms.each().iter().map(|form| form.as_str()).collect();
+        let what = if self.dry_run { format!("{what}, dry run") } else { what.to_owned() };
+        let place = format!("{}.{}", opened.table.shown, opened.columns.source);
+        let reason = format!("migrate postgres {what}: {place} from {}", forms.join(", "));
+        Entry {
+            schema: Some(opened.target.schema().name.to_string()),
+            fields: [(self.field.clone(), "migrate".to_owned())].into(),
+            reason: Some(reason.chars().take(REASON).collect()),
+            ..trail.entry(Event::Migrate)
+        }
+    }
+
+    /// The line at the end: what the column holds now, by form.
+    fn ended(&self, trail: &Trail, opened: &Opened, done: &Migrated, is_done: bool) -> Entry {
+        let counts = |of: &std::collections::BTreeMap<&'static str, u64>| {
+            of.iter().map(|(name, rows)| format!("{name} {rows}")).collect::<Vec<_>>().join(", ")
+        };
+        let what = format!(
+            "found {}; written {}; left {}",
+            counts(&done.found.forms),
+            done.written,
+            counts(&done.now.stays)
+        );
+        let entry = self.entry(trail, opened, "end");
+        let reason = format!("{}: {what}", entry.reason.clone().unwrap_or_default());
+        Entry {
+            reason: Some(reason.chars().take(REASON).collect()),
+            items: Some(done.written),
+            outcome: Some(if is_done || self.dry_run { "ok" } else { "failed" }.to_owned()),
+            ..entry
+        }
+    }
+}
+
+/// What the operator named does not fit; all else is the server's.
+fn usage(error: RowsError) -> anyhow::Error {
+    match error {
+        RowsError::Connect(_) | RowsError::Refused { .. } | RowsError::Thread => error.into(),
+        named => Exit::Usage.because(named.to_string()),
+    }
+}
+
+fn usage_of_field(error: crate::migrate::MigrateError) -> anyhow::Error {
+    match error {
+        crate::migrate::MigrateError::Rows(error) => usage(error),
+        field @ crate::migrate::MigrateError::Field { .. } => {
+            Exit::Usage.because(field.to_string())
+        }
+        other => other.into(),
+    }
+}
+
+fn watch_signals(stop: Arc<AtomicBool>) -> io::Result<()> {
+    signals::watch(move |request| {
+        if matches!(request, Request::Stop(_)) {
+            stop.store(true, Ordering::Relaxed);
+        }
+        true
+    })
+}
+
+fn tell_progress(told: &mut Instant, progress: Progress) {
+    if told.elapsed() >= TELL {
+        *told = Instant::now();
+        tell(&progress.to_string());
+    }
+}
+
+/// On standard error; nobody misses it where it cannot be written.
+fn tell(what: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(io::stderr(), "veilstream: {what}");
+}
+
+fn pair(text: &str) -> Result<(String, String), ArgumentError> {
+    text.split_once('=')
+        .map(|(name, column)| (name.to_owned(), column.to_owned()))
+        .ok_or(ArgumentError::Form("NAME=COLUMN"))
+}

@@ -1,0 +1,259 @@
+//! Which form a cell has, and what it holds.
+
+use aes::Aes256;
+use aes::cipher::{Array, BlockCipherDecrypt as _, KeyInit as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use veilstream_engine::interop::openpgp::{self, Message, Passphrases, PgpError};
+use veilstream_engine::interop::{InteropForm, InteropKeySet};
+use zeroize::Zeroizing;
+
+use super::legacy::{NoCipher, RULES};
+
+/// Bytes of a block of AES.
+const BLOCK: usize = 16;
+
+/// What stands in a column before it is migrated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// Fernet tokens, as text or bytes.
+    Fernet,
+    /// Messages of pgcrypto: bytes, base64, or the text form of `bytea`.
+    Pgcrypto,
+    /// `StringEncryptedType` of sqlalchemy-utils with its engine AES.
+    SqlalchemyUtils,
+    /// Hexadecimal SHA-256 hashes of values that stand in another column.
+    Sha256Hash,
+    /// The values themselves.
+    Clear,
+}
+
+impl Form {
+    /// Every form, in the order in which a cell is looked at.
+    pub const ALL: [Self; 5] =
+        [Self::Fernet, Self::Pgcrypto, Self::SqlalchemyUtils, Self::Sha256Hash, Self::Clear];
+
+    /// The name on the command line and in counts.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fernet => "fernet",
+            Self::Pgcrypto => "pgcrypto",
+            Self::SqlalchemyUtils => "sqlalchemy-utils",
+            Self::Sha256Hash => "sha256-hash",
+            Self::Clear => "clear",
+        }
+    }
+}
+
+/// How sqlalchemy-utils fills a text up to blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Padding {
+    /// Each byte says how many there are.
+    #[default]
+    Pkcs5,
+    /// Spaces, which are lost when they end the text.
+    Naive,
+}
+
+/// The other system's keys.
+#[derive(Default)]
+pub struct OldKeys {
+    /// Of [`Form::Fernet`].
+    pub fernet: Option<InteropKeySet>,
+    /// Of [`Form::Pgcrypto`].
+    pub pgcrypto: Option<Passphrases>,
+    /// Of [`Form::SqlalchemyUtils`]: the keys as the application has them, as text.
+    pub sqlalchemy_utils: Vec<Zeroizing<Vec<u8>>>,
+    /// How it fills texts up.
+    pub padding: Padding,
+}
+
+/// The forms that a column may have.
+pub struct Forms {
+    forms: Vec<Form>,
+    keys: OldKeys,
+}
+
+/// What a cell is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cell {
+    /// Nothing stands there.
+    Null,
+    /// A token of ours, or what looks like one.
+    Token,
+    /// Of this form.
+    Old(Form),
+    /// Of no form that was named.
+    Other,
+}
+
+/// What a cell held.
+pub(super) struct Opened {
+    pub(super) text: Zeroizing<Vec<u8>>,
+    /// It opens without its key: the text stands in the row as it is.
+    pub(super) is_in_clear: bool,
+}
+
+impl Forms {
+    /// These forms and their keys.
+    #[must_use]
+    pub fn new(mut forms: Vec<Form>, keys: OldKeys) -> Self {
+        forms.sort_unstable();
+        forms.dedup();
+        Self { forms, keys }
+    }
+
+    /// Which they are.
+    #[must_use]
+    pub fn each(&self) -> &[Form] {
+        &self.forms
+    }
+
+    /// Whether one of them was named.
+    #[must_use]
+    pub fn has(&self, form: Form) -> bool {
+        self.forms.contains(&form)
+    }
+
+    /// What a cell is. What has a known form is never taken for clear.
+    pub(super) fn of(&self, cell: Option<&[u8]>) -> Cell {
+        let Some(bytes) = cell else { return Cell::Null };
+        if bytes.starts_with(veilstream_engine::token::PREFIX) {
+            return Cell::Token;
+        }
+        let known = if InteropForm::Fernet.recognises(bytes) {
+            Some(Form::Fernet)
+        } else if message(bytes).is_some() {
+            Some(Form::Pgcrypto)
+        } else if self.has(Form::SqlalchemyUtils) && blocks(bytes).is_some() {
+            Some(Form::SqlalchemyUtils)
+        } else if self.has(Form::Sha256Hash) && digest(bytes).is_some() {
+            Some(Form::Sha256Hash)
+        } else {
+            None
+        };
+        match known {
+            Some(form) if self.has(form) => Cell::Old(form),
+            Some(_) => Cell::Other,
+            None if bytes.starts_with(b"vault:v") => Cell::Other,
+            None if self.has(Form::Clear) => Cell::Old(Form::Clear),
+            None => Cell::Other,
+        }
+    }
+
+    /// Opens a cell; `None`: under none of the keys.
+    pub(super) fn open(&self, form: Form, cell: &[u8]) -> Option<Opened> {
+        let text = match form {
+            Form::Fernet => {
+                let mut text = Zeroizing::new(Vec::new());
+                self.keys.fernet.as_ref()?.open(cell, &mut text).ok()?;
+                text
+            }
+            Form::Pgcrypto => return self.open_pgcrypto(cell),
+            Form::SqlalchemyUtils => self.open_blocks(cell)?,
+            Form::Clear => Zeroizing::new(cell.to_vec()),
+            // A hash holds nothing; its value stands in another column.
+            Form::Sha256Hash => return None,
+        };
+        Some(Opened { text, is_in_clear: false })
+    }
+
+    fn open_pgcrypto(&self, cell: &[u8]) -> Option<Opened> {
+        let raw = message(cell)?;
+        let message = Message::parse(&raw).ok()?;
+        let opened = |literal: openpgp::Literal, is_in_clear| {
+            let is_text = std::str::from_utf8(&literal.text).is_ok();
+            is_text.then_some(Opened { text: literal.text, is_in_clear })
+        };
+        for passphrase in self.keys.pgcrypto.as_ref()?.each() {
+            match message.open(passphrase, &RULES) {
+                Ok(literal) => return opened(literal, false),
+                Err(PgpError::Key | PgpError::Corrupt | PgpError::Malformed) => {}
+                Err(PgpError::Unsupported | PgpError::TooCostly) => return None,
+            }
+        }
+        // A server without the cipher wrote it in clear, and any passphrase opens it there.
+        let cipher = NoCipher::of(message.algorithm());
+        message.open_with(&cipher, &RULES).ok().and_then(|literal| opened(literal, true))
+    }
+
+    /// AES-256-CBC under SHA-256 of the key, whose first half is the one initialisation vector.
+    fn open_blocks(&self, cell: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let sealed = blocks(cell)?;
+        self.keys.sqlalchemy_utils.iter().find_map(|key| {
+            let key = Zeroizing::new(<[u8; 32]>::from(Sha256::digest(&**key)));
+            let cipher = Aes256::new(&Array::from(*key));
+            let mut text = Zeroizing::new(sealed.clone());
+            let mut before = [0; BLOCK];
+            before.copy_from_slice(&key[..BLOCK]);
+            let (parts, _) = text.as_chunks_mut::<BLOCK>();
+            for part in parts {
+                let last = *part;
+                let mut opened = Array::from(last);
+                cipher.decrypt_block(&mut opened);
+                part.iter_mut().zip(opened.iter().zip(before)).for_each(|(to, (a, b))| *to = a ^ b);
+                before = last;
+            }
+            let length = unpadded(&text, self.keys.padding)?;
+            text.truncate(length);
+            std::str::from_utf8(&text).is_ok().then_some(text)
+        })
+    }
+}
+
+/// Length of a text without what fills it up.
+fn unpadded(text: &[u8], padding: Padding) -> Option<usize> {
+    match padding {
+        Padding::Pkcs5 => {
+            let count = usize::from(*text.last()?);
+            let length = text.len().checked_sub(count)?;
+            let is_whole = (1..=BLOCK).contains(&count)
+                && text[length..].iter().all(|byte| usize::from(*byte) == count);
+            is_whole.then_some(length)
+        }
+        Padding::Naive => Some(text.trim_ascii_end().len()),
+    }
+}
+
+/// The bytes of a message: as they are, in base64, or as PostgreSQL writes `bytea` as text.
+fn message(cell: &[u8]) -> Option<Vec<u8>> {
+    let is_message = |raw: &Vec<u8>| Message::parse(raw).is_ok();
+    match cell.first()? {
+        0x80.. => Some(cell.to_vec()).filter(is_message),
+        b'\\' => cell.strip_prefix(b"\\x").and_then(hex).filter(is_message),
+        _ => openpgp::decode(cell).filter(is_message),
+    }
+}
+
+/// Whole blocks of AES in base64.
+fn blocks(cell: &[u8]) -> Option<Vec<u8>> {
+    let raw = STANDARD.decode(cell).ok()?;
+    (!raw.is_empty() && raw.len().is_multiple_of(BLOCK)).then_some(raw)
+}
+
+/// A hash in hexadecimal.
+fn digest(cell: &[u8]) -> Option<[u8; 32]> {
+    if cell.len() == 32 && std::str::from_utf8(cell).is_err() {
+        return cell.try_into().ok();
+    }
+    hex(cell)?.try_into().ok()
+}
+
+/// Whether a hash is of a value as it is, or as search hashes usually take it: without white space
+/// around it and in small letters.
+pub(super) fn is_hash_of(cell: &[u8], value: &str) -> bool {
+    let Some(digest) = digest(cell) else { return false };
+    let spellings = [value.to_owned(), value.trim().to_owned(), value.trim().to_lowercase()];
+    spellings.iter().any(|text| Sha256::digest(text).as_slice().ct_eq(&digest).into())
+}
+
+fn hex(text: &[u8]) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    text.chunks_exact(2).map(|two| Some(digit(two[0])? << 4 | digit(two[1])?)).collect()
+}
