@@ -31,6 +31,15 @@ pub fn connector(schema: &Schema, shape: &Shape, options: &ConnectOptions) -> Va
         "connection.url": "${env:SINK_URL}",
         "connection.username": "${env:SINK_USER}",
         "connection.password": "${env:SINK_PASSWORD}",
+        // Offsets are committed for rows that are: a server that commits later could lose them.
+        "hibernate.agroal.initialSQL": "SET synchronous_commit TO on",
+        // A lost connection is tried again for four minutes: below the five after which the
+        // group takes the partitions away from a consumer that does not poll. Then the task fails.
+        "connection.restart.on.errors": "true",
+        "flush.max.retries": "240",
+        "flush.retry.delay.ms": "1000",
+        // A record that is none of the sidecar's stops the task; it is not passed by.
+        "errors.tolerance": "none",
         "collection.name.format": options.table,
         "quote.identifiers": "true",
         "insert.mode": "upsert",
