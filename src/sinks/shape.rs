@@ -99,8 +99,8 @@ impl Shape {
         let walk = Walk { doc, tape: &tape, fields, schema };
         let start = if schema.envelope.is_some() { walk.payload() } else { Some(0) };
         let Some(start) = start else { return Err(SinkError::NotAnObject) };
-        let opened =
-            if schema.envelope.is_some() { revealed.get("payload") } else { Some(&revealed) };
+        let has_envelope = schema.envelope.is_some() && schema.written.is_none();
+        let opened = if has_envelope { revealed.get("payload") } else { Some(&revealed) };
         self.root = merged(self.root.clone(), walk.place(start, opened));
         self.events += 1;
         Ok(())

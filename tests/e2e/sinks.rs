@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use postgres::Client;
 use serde_json::{Value, json};
 
 use crate::connect_worker::{Connect, holding};
-use crate::feed::{Feeder, Input};
+use crate::feed::{Feeder, Input, TIME};
 use crate::kafka::kafka;
 use crate::postgres_server::server;
 use crate::sandbox::Sandbox;
@@ -39,16 +40,7 @@ fn a_table_holds_what_the_sanitized_topic_says() {
     let mut sidecar = instance.start();
     sidecar.ready();
     let database = server().database();
-    let sample = sandbox.dir.path().join("sample.ndjson");
-    fs::write(&sample, format!("{}\n{}\n", person(1), person(2))).unwrap();
-    let document = sandbox.dir.path().join("schemas/people.json");
-    let printed = |what: &str| {
-        let mut command = veilstream(&["schema", what, "--key", "person"]);
-        let output = command.arg("--schema").arg(&document).arg("--sample").arg(&sample).output();
-        let output = output.unwrap();
-        assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let printed = |what: &str| printed(&sandbox, &["schema", what, "--key", "person"]);
     let mut rows = database.admin();
     rows.batch_execute(&format!("{}ALTER TABLE people OWNER TO veil", printed("ddl"))).unwrap();
     rows.batch_execute(COMMITS).unwrap();
@@ -56,25 +48,12 @@ fn a_table_holds_what_the_sanitized_topic_says() {
         Connect::start(sandbox.dir.path(), sandbox.broker, &database, &printed("connect"));
 
     let feeder = Feeder::new(sandbox.broker);
-    let send = |id: usize, value: Option<&Value>| {
-        let (key, value) = (format!("p{id}"), value.map(Value::to_string));
-        feeder.send(&Input {
-            topic: "sink.raw",
-            partition: i32::try_from(id % 2).unwrap(),
-            key: Some(key.as_bytes()),
-            value: value.as_deref().map(str::as_bytes),
-            timestamp: 1_795_400_000_000,
-            headers: &[],
-        });
-    };
+    let send = |id: usize, value: Option<&Value>| send(&feeder, "sink.raw", id, value);
     (0..200).for_each(|id| send(id, Some(&person(id))));
     feeder.finish();
     connect.wait_for("the rows", || count(&mut rows, "true") == 200);
 
-    // Tokens stand where numbers and booleans stood, and the rest is as it was.
-    let form = "age ~ '^vs1[.]' AND vip ~ '^vs1[.]' AND phones[1] ~ '^vs1[.]' AND address_city ~ \
-        '^vs1[.]' AND phones_bidx[1] ~ '^1~' AND address_country = 'NL' AND score = 0.5";
-    assert_eq!(count(&mut rows, form), 200);
+    assert_eq!(count(&mut rows, FORM), 200);
     let commits: String = rows
         .query_one("SELECT string_agg(DISTINCT commits, ',') FROM commits", &[])
         .unwrap()
@@ -115,6 +94,84 @@ fn a_table_holds_what_the_sanitized_topic_says() {
     for clear in ["Canaryville", "canary.example"] {
         assert_eq!(holding(clear, &data), Vec::<PathBuf>::new(), "{clear}");
     }
+}
+
+/// A worker before 4.2 knows no schema of its own: the schema stands in each record.
+#[test]
+fn an_older_worker_fills_the_same_table_from_envelopes() {
+    let sandbox = Sandbox::new(kafka(), "sink-envelope", 2);
+    let plain = DOCUMENT.replace("sink.", "sink-envelope.");
+    sandbox.document("people", &plain);
+    let envelope = printed(&sandbox, &["schema", "envelope"]);
+    let (member, rest) = (envelope.trim().strip_suffix('}').unwrap(), &plain[1..]);
+    sandbox.document("people", &format!("{member},{rest}"));
+    let instance = sandbox.instance(0);
+    let mut sidecar = instance.start();
+    sidecar.ready();
+    let database = server().database();
+    let printed = |what: &str| printed(&sandbox, &["schema", what, "--key", "person"]);
+    let mut rows = database.admin();
+    rows.batch_execute(&format!("{}ALTER TABLE people OWNER TO veil", printed("ddl"))).unwrap();
+    let connector = printed("connect");
+    assert!(!connector.contains("schema.content") && connector.contains("schemas.enable"));
+    let connect = Connect::start(sandbox.dir.path(), sandbox.broker, &database, &connector);
+
+    let feeder = Feeder::new(sandbox.broker);
+    let send = |id: usize, value: Option<&Value>| send(&feeder, "sink-envelope.raw", id, value);
+    (0..20).for_each(|id| send(id, Some(&person(id))));
+    send(7, None);
+    // A sink would store it as 0.
+    send(8, Some(&json!({ "id": 8, "score": "high" })));
+    feeder.finish();
+    connect
+        .wait_for("the rows", || count(&mut rows, FORM) == 19 && count(&mut rows, "id = 7") == 0);
+    assert_eq!(revealed(&mut rows, &instance, 8), (true, person(8)));
+    assert_eq!(search(&mut rows, &instance, "person9@canary.example"), [9]);
+
+    // The record that did not fit is a dead letter, with its bytes as they came.
+    sidecar.wait_for(Duration::from_secs(60), "the dead letter", |_| sandbox.dead().len() == 1);
+    assert_eq!(sidecar.stop(), Some(0), "{}", instance.tail());
+    let listed = text(&instance.run(&["dlq", "list"]));
+    assert!(listed.contains("connect_envelope"), "{listed}");
+    let place = format!("{}:0", sandbox.dead()[0].partition);
+    let shown = text(&instance.run(&["dlq", "show", "--unaudited", &place]));
+    assert!(shown.contains("high"), "{shown}");
+
+    // The topic's own record comes back plain.
+    let clean = sandbox.clean();
+    let record = clean.iter().find(|record| record.key.as_deref() == Some(b"p5")).unwrap();
+    let document = instance.folder().join("schemas/people.json");
+    let asked = ["reveal", "--unaudited", "--schema", document.to_str().unwrap()];
+    let output = feed(instance.command(&asked), record.value.as_deref().unwrap());
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), person(5).to_string());
+}
+
+/// Tokens stand where numbers and booleans stood, and the rest is as it was.
+const FORM: &str = "age ~ '^vs1[.]' AND vip ~ '^vs1[.]' AND phones[1] ~ '^vs1[.]' AND address_city ~ \
+    '^vs1[.]' AND phones_bidx[1] ~ '^1~' AND address_country = 'NL' AND score = 0.5";
+
+/// What a command prints of the document, learnt from two people.
+fn printed(sandbox: &Sandbox<'_>, command: &[&str]) -> String {
+    let sample = sandbox.dir.path().join("sample.ndjson");
+    fs::write(&sample, format!("{}\n{}\n", person(1), person(2))).unwrap();
+    let document = sandbox.dir.path().join("schemas/people.json");
+    let mut command = veilstream(command);
+    let output = command.arg("--schema").arg(document).arg("--sample").arg(sample).output();
+    let output = output.unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn send(feeder: &Feeder, topic: &str, id: usize, value: Option<&Value>) {
+    let (key, value) = (format!("p{id}"), value.map(Value::to_string));
+    feeder.send(&Input {
+        topic,
+        partition: i32::try_from(id % 2).unwrap(),
+        key: Some(key.as_bytes()),
+        value: value.as_deref().map(str::as_bytes),
+        timestamp: TIME,
+        headers: &[],
+    });
 }
 
 /// How the sink's transactions commit. The server's default is off.

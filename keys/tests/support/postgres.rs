@@ -150,7 +150,9 @@ impl Server {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         // A postmaster that nobody has waited for yet would count as running.
-        std::fs::remove_file(self.dir.join("data/postmaster.pid")).unwrap();
+        for lock in ["data/postmaster.pid", &format!(".s.PGSQL.{}.lock", self.port)] {
+            std::fs::remove_file(self.dir.join(lock)).unwrap();
+        }
     }
 
     fn control(&self, args: &[&str]) {
