@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use veilstream_engine::schema::Schema;
 
-use super::shape::{Content, Place, Role, Shape, shortest_token};
+use super::shape::{Content, Place, Role, Shape, longest_token, shortest_token};
 
 /// What sanitized records of the schema look like.
 #[must_use]
@@ -27,6 +27,9 @@ fn described(schema: &Schema, place: &Place) -> Value {
             let mut token = named("string");
             token["pattern"] = "^vs1\\.[A-Za-z0-9_-]+$".into();
             token["minLength"] = shortest_token(field).into();
+            if let Some(longest) = longest_token(field) {
+                token["maxLength"] = longest.into();
+            }
             token["description"] = format!("token of the field {}", field.name).into();
             token
         }

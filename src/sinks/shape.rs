@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 use veilstream_engine::scan::{Kind, Tape};
-use veilstream_engine::schema::{Field, Protect, Schema};
+use veilstream_engine::schema::{Field, Protect, Schema, ValueType};
 use veilstream_engine::select::Selection;
 use veilstream_engine::token::Suite;
 
@@ -234,6 +234,19 @@ pub(super) fn shortest_token(field: &Field) -> usize {
         Protect::Deterministic(_) => Suite::AesSiv.token_chars(DETERMINISTIC_PAD, 0),
         _ => Suite::AesGcm.token_chars(field.pad, 0),
     }
+}
+
+/// Characters of the longest token of a field, where its values have a longest text.
+pub(super) fn longest_token(field: &Field) -> Option<usize> {
+    // Texts, numbers, lists and objects have none.
+    let longest = match field.value_type? {
+        ValueType::Boolean => "false".len(),
+        _ => return None,
+    };
+    Some(match field.protect {
+        Protect::Deterministic(_) => Suite::AesSiv.token_chars(DETERMINISTIC_PAD, longest),
+        _ => Suite::XaesGcm.token_chars(field.pad, longest),
+    })
 }
 
 fn described(place: &Place) -> &'static str {
