@@ -15,7 +15,7 @@ mod postgres;
 mod shape;
 
 pub use columns::{Column, ColumnType, Columns};
-pub use connect::{ConnectOptions, connector};
+pub use connect::{ConnectOptions, connector, envelope};
 pub use error::SinkError;
 pub use json_schema::json_schema;
 pub use postgres::{table, token_form};

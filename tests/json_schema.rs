@@ -21,8 +21,9 @@ fn the_json_schema_accepts_the_shipped_documents() {
 #[test]
 fn the_json_schema_refuses_what_the_compiler_refuses() {
     let validator = validator();
-    let good = read(&folder().join("customers.json"));
-    let changes: [(&str, Value); 43] = [
+    let mut good = read(&folder().join("customers.json"));
+    good["envelope"] = "connect".into();
+    let changes: [(&str, Value); 48] = [
         ("/veilstream", json!(2)),
         ("/name", json!("Customers")),
         ("/name", json!("dead_letter")),
@@ -41,6 +42,17 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
         (
             "/fields/4",
             json!({ "id": "dob", "path": "$.dob", "protect": "generalize", "to": "year", "epoch": "seconds" }),
+        ),
+        ("/envelope", json!("avro")),
+        ("/envelope", json!({ "output": "connect" })),
+        ("/envelope", json!({ "output": "connect", "schema": { "type": "string" } })),
+        (
+            "/envelope",
+            json!({ "output": "connect", "schema": { "type": "struct", "fields": [{ "type": "string" }] } }),
+        ),
+        (
+            "/envelope",
+            json!({ "output": "connect", "schema": { "type": "struct", "fields": [{ "field": "a", "type": "array" }] } }),
         ),
         ("/undeclared", json!("keep")),
         ("/fields/0/id", json!("E-Mail")),
@@ -129,9 +141,20 @@ fn the_json_schema_accepts_every_kind() {
         "key": { "protect": "deterministic", "root": 1 },
         "headers": { "h": {}, "i": { "protect": "hash", "normalize": "exact", "root": 1 }, "j": { "protect": "drop" } }
     });
-    let faults: Vec<String> = validator().iter_errors(&document).map(|e| e.to_string()).collect();
-    assert_eq!(faults, [""; 0]);
-    compile(document.to_string().as_bytes(), &Grants::local()).unwrap();
+    let written = json!({
+        "veilstream": 1, "name": "written", "fields": [{ "id": "a", "path": "$.a" }],
+        "envelope": { "output": "connect", "schema": { "type": "struct", "optional": false, "name": "n", "version": 1, "fields": [
+            { "field": "a", "type": "int32", "optional": true, "doc": "d", "parameters": {}, "default": 1 },
+            { "field": "b", "type": "array", "items": { "type": "bytes" } },
+            { "field": "c", "type": "map", "keys": { "type": "string" }, "values": { "type": "float" } }
+        ] } }
+    });
+    for document in [document, written] {
+        let faults: Vec<String> =
+            validator().iter_errors(&document).map(|e| e.to_string()).collect();
+        assert_eq!(faults, [""; 0]);
+        compile(document.to_string().as_bytes(), &Grants::local()).unwrap();
+    }
 }
 
 fn folder() -> PathBuf {

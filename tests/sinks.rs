@@ -7,14 +7,16 @@ use veilstream::cases::Runner;
 use veilstream::sinks::{ColumnType, Columns, Role, Shape, SinkError, json_schema, table};
 use veilstream_engine::compile::{Grants, compile};
 use veilstream_engine::schema::Schema;
+use veilstream_engine::token::Suite;
 
 const DOCUMENT: &str = r#"{"veilstream":1,"name":"people","version":1,"fields":[
     {"id":"email","path":"$.email","required":true,"index":{"normalize":"email"}},
     {"id":"age","path":"$.age"},
     {"id":"code","path":"$.codes[?@.secret == true].value"},
-    {"id":"note","path":"$.note","protect":"drop"}]}"#;
+    {"id":"note","path":"$.note","protect":"drop"},
+    {"id":"vip","path":"$.vip","type":"boolean"}]}"#;
 
-const EVENT: &str = r#"{"email":"ada@example.com","age":36,"note":"x","tags":["a"],"big":1.5,
+const EVENT: &str = r#"{"email":"ada@example.com","age":36,"vip":true,"note":"x","tags":["a"],"big":1.5,
     "codes":[{"secret":true,"value":7}],"address":{"city":"London"},"gone":null}"#;
 
 fn schema() -> Arc<Schema> {
@@ -44,6 +46,7 @@ fn what_is_protected_becomes_text_and_the_rest_keeps_its_type() {
             ("email", &ColumnType::Text, Role::Token(0)),
             ("email_bidx", &ColumnType::Text, Role::Index),
             ("age", &ColumnType::Text, Role::Token(1)),
+            ("vip", &ColumnType::Text, Role::Token(4)),
             ("tags", &tags, Role::Plain),
             ("big", &ColumnType::Number, Role::Plain),
             ("address_city", &ColumnType::Text, Role::Plain),
@@ -60,7 +63,16 @@ fn what_is_protected_becomes_text_and_the_rest_keeps_its_type() {
     ] {
         assert!(sql.contains(line), "no {line} in\n{sql}");
     }
+    // Nothing bounds a number's text, but a boolean's.
+    let longest = Suite::XaesGcm.token_chars(16, "false".len());
+    assert!(sql.contains(&format!("{{91,{}}}$'),\n    \"tags\"", longest - 4)), "{sql}");
     let document = json_schema(&schema, &shape);
+    let lengths = |name: &str| {
+        let token = &document["properties"][name];
+        (token["minLength"].as_u64(), token["maxLength"].as_u64())
+    };
+    assert_eq!(lengths("age"), (Some(95), None));
+    assert_eq!(lengths("vip"), (Some(95), u64::try_from(longest).ok()));
     assert_eq!(document["required"], serde_json::json!(["email"]));
     assert_eq!(document["properties"]["age"]["pattern"], "^vs1\\.[A-Za-z0-9_-]+$");
     assert_eq!(

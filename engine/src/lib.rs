@@ -24,6 +24,7 @@
 //! | [`seal`], [`token`], [`inspect`] | sealing and opening a value; a token's text, and what it says without a key |
 //! | [`interop`] | values in the form of other systems: Fernet, pgcrypto |
 //! | [`index`], [`normalize`] | blind indexes, and what two spellings of a value have in common |
+//! | [`envelope`] | Kafka Connect's envelopes: found, and written around plain values |
 //! | `coarsen` | protection without a key: mask and generalize |
 //! | `residue` | protected values in clear elsewhere in the record |
 //! | [`reveal`] | the way back |
@@ -46,6 +47,7 @@ mod binding;
 mod budget;
 mod coarsen;
 pub mod compile;
+pub mod envelope;
 pub mod error;
 pub mod index;
 mod index_member;

@@ -198,11 +198,13 @@ impl Revealer {
     /// # Errors
     /// As [`Revealer::reveal`].
     pub fn claims(&mut self, schema: &Schema, doc: &[u8]) -> Result<bool, Reject> {
+        let doc = &*schema.enveloped_value(doc);
         self.select(schema, doc)?;
         Ok(value_clauses_hold(schema, doc, &self.tape, &self.selection, &mut self.scalar))
     }
 
-    /// Reveals a protected document into `out` (whose content is replaced).
+    /// Reveals a protected document into `out` (whose content is replaced): what was an envelope
+    /// that the schema writes is the plain value again. A plain value, as a table has it, does too.
     ///
     /// # Errors
     /// [`Reject`] when the document is no JSON text, has a name twice on the way to a declared
@@ -239,12 +241,15 @@ impl Revealer {
         report.unexpected_tokens = 0;
         let decide = |_: usize, field: &Field| options.decision(field);
         let rules = Rules { decide: &decide, withheld: Withheld::Stays, answers };
-        self.selected(schema, doc, options.keep_indexes, |this, doc| {
+        let doc = schema.enveloped_value(doc);
+        self.selected(schema, &doc, options.keep_indexes, |this, doc| {
             let Report { fields, unexpected_tokens } = report;
             let mut found = |place: FoundPlace| fields.push((place.field, place.status));
             this.open_all(schema, keys, doc, &rules, out, &mut found);
             this.undeclared_tokens(schema, doc, &mut |_| *unexpected_tokens += 1);
-        })
+        })?;
+        schema.strip_envelope(out);
+        Ok(())
     }
 
     /// Opens one bare token of the field with that cryptographic name; its payload replaces the
@@ -338,7 +343,7 @@ impl Revealer {
             } else if !is_sealed {
                 Status::Clear
             } else if let Some(answers) = rules.answers {
-                self.answered(answers, (usize::from(hit.path), field), doc, hit.node)
+                self.answered(answers, schema, (usize::from(hit.path), field), doc, hit.node)
             } else if field.interop.is_some() {
                 self.open_of_others(field, keys.keyring)
             } else {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::envelope::WrittenEnvelope;
 use crate::interop::Interop;
 use crate::mask::ReadMask;
 use crate::normalize::Normalizer;
@@ -40,8 +41,10 @@ pub struct Schema {
     pub undeclared: Undeclared,
     /// What happens when a protected value stands in clear elsewhere.
     pub residue: Residue,
-    /// What values are wrapped in.
+    /// What values stand in, in the sanitized topic at least.
     pub envelope: Option<Envelope>,
+    /// The envelope that is written around values, which come without one.
+    pub written: Option<WrittenEnvelope>,
     /// With an envelope: the path of each field from the root of the envelope.
     pub(crate) enveloped: Vec<Vec<Step>>,
     /// Fields in the order of the document.

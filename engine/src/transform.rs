@@ -28,6 +28,7 @@ use crate::select::Selection;
 use crate::splice::Edit;
 use crate::subject;
 pub(crate) use claim::value_clauses_hold;
+pub(crate) use connect::{Description, described};
 use indexes::{IndexMembers, IndexValues};
 use plan::Plan;
 use subjects::{Known, SubjectKeys, SubjectSealers};
@@ -114,6 +115,8 @@ struct Work {
     text: Vec<u8>,
     /// A value in its canonical form.
     canonical: Vec<u8>,
+    /// The input's value in the envelope that its schema writes.
+    enveloped: Vec<u8>,
 }
 
 impl Transformer {
@@ -191,6 +194,10 @@ impl Transformer {
             self.plans[index] = Some(Plan::new(schema, keys, self.one_shot));
         }
         let Some(plan) = self.plans[index].as_mut() else { unreachable!("the plan was just made") };
+        let enveloped = std::mem::take(&mut self.work.enveloped);
+        let written = schema.written.as_ref().filter(|_| !tombstone);
+        let value = if written.is_some() { Some(&*enveloped) } else { record.value };
+        let record = &Record { value, ..*record };
         self.nonces.begin_record();
         let mut run = Run {
             schema,
@@ -205,8 +212,9 @@ impl Transformer {
         };
         let result = if tombstone { run.tombstone(out) } else { run.value(out) };
         self.nonces.end_record();
-        if record.value.is_some_and(|value| value.len() >= LARGE) && self.work.buffer_bytes() > KEPT
-        {
+        let is_large = record.value.is_some_and(|value| value.len() >= LARGE);
+        self.work.enveloped = enveloped;
+        if is_large && self.work.buffer_bytes() > KEPT {
             self.work = Work::default();
         }
         let Err(stop) = result else { return Outcome::Protected(index) };
@@ -215,10 +223,17 @@ impl Transformer {
         match stop {
             Stop::Need(needed) => Outcome::NeedKeys(needed),
             Stop::Reject(code, field, offset) => {
+                // In the input, not in the envelope around it.
+                let offset = offset.map(|at| at.saturating_sub(envelope_offset(schema)));
                 Outcome::Rejected(rejected(schema, code, field, offset))
             }
         }
     }
+}
+
+/// Bytes of the envelope that the schema writes before a value.
+fn envelope_offset(schema: &Schema) -> usize {
+    schema.written.as_ref().map_or(0, |written| written.offset())
 }
 
 impl Work {
@@ -237,6 +252,7 @@ impl Work {
             + self.index_values.buffer_bytes()
             + self.text.capacity()
             + self.canonical.capacity()
+            + self.enveloped.capacity()
     }
 }
 

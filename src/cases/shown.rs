@@ -94,6 +94,7 @@ impl<'a> Shown<'a> {
         revealer: &mut Revealer,
         expected: Option<&Value>,
     ) -> Value {
+        let protected = schema.plain_value(protected);
         let revealed = self.revealed(schema, protected, revealer, true).unwrap_or_default();
         match (serde_json::from_slice(protected), serde_json::from_slice(&revealed)) {
             (Ok(protected), Ok(revealed)) => self.open(&protected, &revealed, expected),
@@ -195,6 +196,7 @@ impl<'a> Shown<'a> {
     /// Indexes of every value the schema indexes in this document.
     fn index_fields(&mut self, schema: &Schema, doc: &[u8]) {
         let (mut tape, mut selection) = (Tape::default(), Selection::default());
+        let doc = &*schema.enveloped_value(doc);
         if tape.scan(doc).is_err() || schema.program.select(doc, &tape, &mut selection).is_err() {
             return;
         }

@@ -48,7 +48,7 @@ Examples:
   veilstream schema list --config veilstream.toml --json";
 
 const CONNECT_HELP: &str = "The shape of sanitized records is learnt from events: names and types, never values. Everything protected is declared as a string. A sink would store a \
-token in a column of numbers as 0, without an error. Needs Kafka Connect 4.2 and Debezium's JDBC sink; the worker reads SINK_URL, SINK_USER and \
+token in a column of numbers as 0, without an error. Needs Debezium's JDBC sink, and Kafka Connect 4.2 unless the document has an envelope; the worker reads SINK_URL, SINK_USER and \
 SINK_PASSWORD from its environment (config.providers=env).
 
 Examples:
@@ -62,6 +62,14 @@ const DDL_HELP: &str = "Columns of tokens and blind indexes have a CHECK of thei
 Examples:
   veilstream schema ddl --schema schemas/customers.json | psql
   veilstream schema ddl --schema schemas/customers.json --sample raw.ndjson --table people
+
+Exit code: 0 printed, 2 the document or the sample does not do";
+
+const ENVELOPE_HELP: &str = "For Kafka Connect before 4.2, whose JsonConverter needs a schema in each record. Put what is printed into the document: sanitized values then come \
+as {\"schema\":..,\"payload\":..}. Compare the types of what is not protected with what your events may have; a value of another type is rejected.
+
+Examples:
+  veilstream schema envelope --schema schemas/customers.json --sample raw.ndjson
 
 Exit code: 0 printed, 2 the document or the sample does not do";
 
@@ -131,6 +139,12 @@ enum SchemaCommand {
         #[arg(long, value_enum, default_value = "postgres")]
         dialect: sinks::Dialect,
     },
+    /// Print the member of a document that has values written in Connect's envelopes
+    #[command(after_help = ENVELOPE_HELP)]
+    Envelope {
+        #[command(flatten)]
+        sample: sinks::Sample,
+    },
     /// Print the JSON Schema of sanitized records
     #[command(after_help = SANITIZED_HELP)]
     Sanitized {
@@ -173,6 +187,7 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<Exit> {
         SchemaCommand::Ddl { sample, table, dialect } => {
             sinks::ddl(sample, table, *dialect, &mut out)
         }
+        SchemaCommand::Envelope { sample } => sinks::envelope(sample, &mut out),
         SchemaCommand::Sanitized { sample } => sinks::sanitized(sample, &mut out),
         SchemaCommand::List { dir, config, widths, json } => {
             let loaded = match config {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use veilstream_engine::schema::Schema;
 
 use super::columns::DELIMITER;
-use super::shape::{Content, Place, Shape};
+use super::shape::{Content, Place, Role, Shape};
 
 /// What a document does not say.
 #[derive(Debug, Clone)]
@@ -31,6 +31,15 @@ pub fn connector(schema: &Schema, shape: &Shape, options: &ConnectOptions) -> Va
         "connection.url": "${env:SINK_URL}",
         "connection.username": "${env:SINK_USER}",
         "connection.password": "${env:SINK_PASSWORD}",
+        // Offsets are committed for rows that are: a server that commits later could lose them.
+        "hibernate.agroal.initialSQL": "SET synchronous_commit TO on",
+        // A lost connection is tried again for four minutes: below the five after which the
+        // group takes the partitions away from a consumer that does not poll. Then the task fails.
+        "connection.restart.on.errors": "true",
+        "flush.max.retries": "240",
+        "flush.retry.delay.ms": "1000",
+        // A record that is none of the sidecar's stops the task; it is not passed by.
+        "errors.tolerance": "none",
         "collection.name.format": options.table,
         "quote.identifiers": "true",
         "insert.mode": "upsert",
@@ -48,32 +57,43 @@ pub fn connector(schema: &Schema, shape: &Shape, options: &ConnectOptions) -> Va
         "transforms.flatten.delimiter": DELIMITER,
     });
     if schema.envelope.is_none()
-        && let Some(content) = content(&shape.root)
+        && let Some(content) = content(&shape.root, true)
     {
         config["value.converter.schema.content"] = content.to_string().into();
     }
     json!({ "name": format!("{}-sink", schema.name), "config": config })
 }
 
-/// The Connect schema of a place; `None`: it has no column, so Connect is to drop it.
-fn content(place: &Place) -> Option<Value> {
+/// What a document says to have its values written in envelopes, for Connect before 4.2; `None`:
+/// there is nothing to describe. What is protected is a string; indexes are added by the engine.
+#[must_use]
+pub fn envelope(shape: &Shape) -> Option<Value> {
+    let mut schema = content(&shape.root, false)?;
+    schema["optional"] = false.into();
+    Some(json!({ "output": "connect", "schema": schema }))
+}
+
+/// The Connect schema of a place; `None`: it has no column, so Connect is to drop it. With blind
+/// indexes, or without.
+fn content(place: &Place, indexes: bool) -> Option<Value> {
     let scalar = |name: &str| Some(json!({ "type": name, "optional": true }));
     match &place.content {
         Content::Unknown | Content::Mixed(..) => None,
         Content::Boolean => scalar("boolean"),
         Content::Integer => scalar("int64"),
         Content::Number => scalar("double"),
+        Content::Text if place.role == Role::Index && !indexes => None,
         Content::Text => scalar("string"),
         Content::List(of) => {
             let is_scalar = !matches!(of.content, Content::List(_) | Content::Object(_));
-            let items = content(of).filter(|_| is_scalar)?;
+            let items = content(of, indexes).filter(|_| is_scalar)?;
             Some(json!({ "type": "array", "optional": true, "items": items }))
         }
         Content::Object(members) => {
             let fields: Vec<Value> = members
                 .iter()
                 .filter_map(|(name, place)| {
-                    let mut field = content(place)?;
+                    let mut field = content(place, indexes)?;
                     field["field"] = name.as_str().into();
                     Some(field)
                 })

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use veilstream_engine::schema::Schema;
 
-use super::shape::{Content, Place, Role, Shape, shortest_token};
+use super::shape::{Content, Place, Role, Shape, longest_token, shortest_token};
 
 /// What sanitized records of the schema look like.
 #[must_use]
@@ -28,6 +28,9 @@ fn described(schema: &Schema, place: &Place) -> Value {
             let pattern = field.interop.as_ref().map(|interop| interop.form.pattern());
             token["pattern"] = format!("^{}$", pattern.unwrap_or("vs1\\.[A-Za-z0-9_-]+")).into();
             token["minLength"] = shortest_token(field).into();
+            if let Some(longest) = longest_token(field) {
+                token["maxLength"] = longest.into();
+            }
             let form = field.interop.as_ref().map_or("token", |interop| interop.form.as_str());
             token["description"] = format!("{form} of the field {}", field.name).into();
             token

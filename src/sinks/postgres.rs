@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use veilstream_engine::schema::Schema;
 
 use super::columns::{Column, ColumnType, Columns};
-use super::shape::{Role, shortest_token};
+use super::shape::{Role, longest_token, shortest_token};
 
 /// What blind indexes look like: the root's version, `~`, the tag (docs/formats.md).
 const INDEX: &str = "[0-9]+~[A-Za-z0-9_-]+";
+
+/// How far PostgreSQL counts repetitions.
+const REPETITIONS: usize = 255;
 
 /// `CREATE TABLE` with a CHECK of each column of tokens or blind indexes, and an index of each
 /// blind index. Text that is protected compares by its bytes: a collation would make different
@@ -57,8 +60,9 @@ pub fn token_form(schema: &Schema, field: usize) -> String {
         return interop.form.pattern().to_owned();
     }
     let least = shortest_token(&schema.fields[field]) - "vs1.".len();
-    // PostgreSQL counts repetitions to 255.
-    format!("vs1[.][A-Za-z0-9_-]{{{},}}", least.min(255))
+    let most = longest_token(&schema.fields[field]).map(|most| most - "vs1.".len());
+    let most = most.filter(|most| *most <= REPETITIONS).map_or_else(String::new, |n| n.to_string());
+    format!("vs1[.][A-Za-z0-9_-]{{{},{most}}}", least.min(REPETITIONS))
 }
 
 fn type_of(column_type: &ColumnType) -> String {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 use veilstream_engine::scan::{Kind, Tape};
-use veilstream_engine::schema::{Field, Protect, Schema};
+use veilstream_engine::schema::{Field, Protect, Schema, ValueType};
 use veilstream_engine::select::Selection;
 use veilstream_engine::token::Suite;
 
@@ -99,8 +99,8 @@ impl Shape {
         let walk = Walk { doc, tape: &tape, fields, schema };
         let start = if schema.envelope.is_some() { walk.payload() } else { Some(0) };
         let Some(start) = start else { return Err(SinkError::NotAnObject) };
-        let opened =
-            if schema.envelope.is_some() { revealed.get("payload") } else { Some(&revealed) };
+        let has_envelope = schema.envelope.is_some() && schema.written.is_none();
+        let opened = if has_envelope { revealed.get("payload") } else { Some(&revealed) };
         self.root = merged(self.root.clone(), walk.place(start, opened));
         self.events += 1;
         Ok(())
@@ -235,6 +235,20 @@ pub(super) fn shortest_token(field: &Field) -> usize {
         Protect::Deterministic(_) => Suite::AesSiv.token_chars(DETERMINISTIC_PAD, 0),
         _ => Suite::AesGcm.token_chars(field.pad, 0),
     }
+}
+
+/// Characters of the longest token of a field, where its values have a longest text.
+pub(super) fn longest_token(field: &Field) -> Option<usize> {
+    // Texts, numbers, lists and objects have none.
+    let longest = match field.value_type? {
+        ValueType::Boolean => "false".len(),
+        _ => return None,
+    };
+    Some(match field.protect {
+        _ if let Some(interop) = &field.interop => interop.form.chars(longest),
+        Protect::Deterministic(_) => Suite::AesSiv.token_chars(DETERMINISTIC_PAD, longest),
+        _ => Suite::XaesGcm.token_chars(field.pad, longest),
+    })
 }
 
 fn described(place: &Place) -> &'static str {

@@ -190,7 +190,12 @@ fn assert_each_once_or_dead_lettered(sandbox: &Sandbox<'_>, all: usize) -> usize
 }
 
 fn seed() -> u64 {
-    std::env::var("VEILSTREAM_CHAOS_SEED").map_or_else(|_| now(), |seed| seed.parse().unwrap())
+    seed_of("VEILSTREAM_CHAOS_SEED")
+}
+
+/// What the environment says, else the time.
+pub(crate) fn seed_of(variable: &str) -> u64 {
+    std::env::var(variable).map_or_else(|_| now(), |seed| seed.parse().unwrap())
 }
 
 /// A pause of so many milliseconds.
@@ -199,7 +204,7 @@ fn between(state: &mut u64, low: u64, high: u64) -> Duration {
 }
 
 /// SplitMix64.
-fn next(state: &mut u64) -> u64 {
+pub(crate) fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -14,6 +14,7 @@ mod bad_input;
 mod blocked;
 mod canary;
 mod chaos;
+mod connect_worker;
 mod dlq;
 mod exits;
 mod feed;
@@ -45,6 +46,7 @@ mod schemas;
 mod servers;
 mod sidecar;
 mod sinks;
+mod sinks_kills;
 #[path = "../support/feed.rs"]
 mod stdin;
 #[path = "../../keys/tests/support/store_suite.rs"]

@@ -2,17 +2,16 @@
 //! `schema connect` and `schema ddl` print, PostgreSQL; and back from the table.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use postgres::Client;
 use serde_json::{Value, json};
 
-use crate::feed::{Feeder, Input};
-use crate::kafka::{Kafka, free_ports, kafka, wait_for};
-use crate::postgres_server::{Database, PASSWORD, server};
-use crate::reader;
+use crate::connect_worker::{Connect, holding};
+use crate::feed::{Feeder, Input, TIME};
+use crate::kafka::kafka;
+use crate::postgres_server::server;
 use crate::sandbox::Sandbox;
 use crate::sidecar::{Instance, text, veilstream};
 use crate::stdin::feed;
@@ -41,41 +40,25 @@ fn a_table_holds_what_the_sanitized_topic_says() {
     let mut sidecar = instance.start();
     sidecar.ready();
     let database = server().database();
-    let sample = sandbox.dir.path().join("sample.ndjson");
-    fs::write(&sample, format!("{}\n{}\n", person(1), person(2))).unwrap();
-    let document = sandbox.dir.path().join("schemas/people.json");
-    let printed = |what: &str| {
-        let mut command = veilstream(&["schema", what, "--key", "person"]);
-        let output = command.arg("--schema").arg(&document).arg("--sample").arg(&sample).output();
-        let output = output.unwrap();
-        assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let printed = |what: &str| printed(&sandbox, &["schema", what, "--key", "person"]);
     let mut rows = database.admin();
     rows.batch_execute(&format!("{}ALTER TABLE people OWNER TO veil", printed("ddl"))).unwrap();
+    rows.batch_execute(COMMITS).unwrap();
     let connect =
         Connect::start(sandbox.dir.path(), sandbox.broker, &database, &printed("connect"));
 
     let feeder = Feeder::new(sandbox.broker);
-    let send = |id: usize, value: Option<&Value>| {
-        let (key, value) = (format!("p{id}"), value.map(Value::to_string));
-        feeder.send(&Input {
-            topic: "sink.raw",
-            partition: i32::try_from(id % 2).unwrap(),
-            key: Some(key.as_bytes()),
-            value: value.as_deref().map(str::as_bytes),
-            timestamp: 1_795_400_000_000,
-            headers: &[],
-        });
-    };
+    let send = |id: usize, value: Option<&Value>| send(&feeder, "sink.raw", id, value);
     (0..200).for_each(|id| send(id, Some(&person(id))));
     feeder.finish();
     connect.wait_for("the rows", || count(&mut rows, "true") == 200);
 
-    // Tokens stand where numbers and booleans stood, and the rest is as it was.
-    let form = "age ~ '^vs1[.]' AND vip ~ '^vs1[.]' AND phones[1] ~ '^vs1[.]' AND address_city ~ \
-        '^vs1[.]' AND phones_bidx[1] ~ '^1~' AND address_country = 'NL' AND score = 0.5";
-    assert_eq!(count(&mut rows, form), 200);
+    assert_eq!(count(&mut rows, FORM), 200);
+    let commits: String = rows
+        .query_one("SELECT string_agg(DISTINCT commits, ',') FROM commits", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(commits, "on", "a crash could lose rows whose offsets are committed");
     // What is no token does not get in by another way either.
     let clear = rows.execute("UPDATE people SET email = 'ada@example.com' WHERE id = 3", &[]);
     assert!(clear.unwrap_err().as_db_error().unwrap().message().contains("check constraint"));
@@ -113,6 +96,90 @@ fn a_table_holds_what_the_sanitized_topic_says() {
     }
 }
 
+/// A worker before 4.2 knows no schema of its own: the schema stands in each record.
+#[test]
+fn an_older_worker_fills_the_same_table_from_envelopes() {
+    let sandbox = Sandbox::new(kafka(), "sink-envelope", 2);
+    let plain = DOCUMENT.replace("sink.", "sink-envelope.");
+    sandbox.document("people", &plain);
+    let envelope = printed(&sandbox, &["schema", "envelope"]);
+    let (member, rest) = (envelope.trim().strip_suffix('}').unwrap(), &plain[1..]);
+    sandbox.document("people", &format!("{member},{rest}"));
+    let instance = sandbox.instance(0);
+    let mut sidecar = instance.start();
+    sidecar.ready();
+    let database = server().database();
+    let printed = |what: &str| printed(&sandbox, &["schema", what, "--key", "person"]);
+    let mut rows = database.admin();
+    rows.batch_execute(&format!("{}ALTER TABLE people OWNER TO veil", printed("ddl"))).unwrap();
+    let connector = printed("connect");
+    assert!(!connector.contains("schema.content") && connector.contains("schemas.enable"));
+    let connect = Connect::start(sandbox.dir.path(), sandbox.broker, &database, &connector);
+
+    let feeder = Feeder::new(sandbox.broker);
+    let send = |id: usize, value: Option<&Value>| send(&feeder, "sink-envelope.raw", id, value);
+    (0..20).for_each(|id| send(id, Some(&person(id))));
+    send(7, None);
+    // A sink would store it as 0.
+    send(8, Some(&json!({ "id": 8, "score": "high" })));
+    feeder.finish();
+    connect
+        .wait_for("the rows", || count(&mut rows, FORM) == 19 && count(&mut rows, "id = 7") == 0);
+    assert_eq!(revealed(&mut rows, &instance, 8), (true, person(8)));
+    assert_eq!(search(&mut rows, &instance, "person9@canary.example"), [9]);
+
+    // The record that did not fit is a dead letter, with its bytes as they came.
+    sidecar.wait_for(Duration::from_secs(60), "the dead letter", |_| sandbox.dead().len() == 1);
+    assert_eq!(sidecar.stop(), Some(0), "{}", instance.tail());
+    let listed = text(&instance.run(&["dlq", "list"]));
+    assert!(listed.contains("connect_envelope"), "{listed}");
+    let place = format!("{}:0", sandbox.dead()[0].partition);
+    let shown = text(&instance.run(&["dlq", "show", "--unaudited", &place]));
+    assert!(shown.contains("high"), "{shown}");
+
+    // The topic's own record comes back plain.
+    let clean = sandbox.clean();
+    let record = clean.iter().find(|record| record.key.as_deref() == Some(b"p5")).unwrap();
+    let document = instance.folder().join("schemas/people.json");
+    let asked = ["reveal", "--unaudited", "--schema", document.to_str().unwrap()];
+    let output = feed(instance.command(&asked), record.value.as_deref().unwrap());
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), person(5).to_string());
+}
+
+/// Tokens stand where numbers and booleans stood, and the rest is as it was.
+const FORM: &str = "age ~ '^vs1[.]' AND vip ~ '^vs1[.]' AND phones[1] ~ '^vs1[.]' AND address_city ~ \
+    '^vs1[.]' AND phones_bidx[1] ~ '^1~' AND address_country = 'NL' AND score = 0.5";
+
+/// What a command prints of the document, learnt from two people.
+fn printed(sandbox: &Sandbox<'_>, command: &[&str]) -> String {
+    let sample = sandbox.dir.path().join("sample.ndjson");
+    fs::write(&sample, format!("{}\n{}\n", person(1), person(2))).unwrap();
+    let document = sandbox.dir.path().join("schemas/people.json");
+    let mut command = veilstream(command);
+    let output = command.arg("--schema").arg(document).arg("--sample").arg(sample).output();
+    let output = output.unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn send(feeder: &Feeder, topic: &str, id: usize, value: Option<&Value>) {
+    let (key, value) = (format!("p{id}"), value.map(Value::to_string));
+    feeder.send(&Input {
+        topic,
+        partition: i32::try_from(id % 2).unwrap(),
+        key: Some(key.as_bytes()),
+        value: value.as_deref().map(str::as_bytes),
+        timestamp: TIME,
+        headers: &[],
+    });
+}
+
+/// How the sink's transactions commit. The server's default is off.
+const COMMITS: &str = "CREATE TABLE commits (commits text);
+    CREATE FUNCTION commits() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+        INSERT INTO commits VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+    CREATE TRIGGER commits AFTER INSERT ON people EXECUTE FUNCTION commits()";
+
 fn count(rows: &mut Client, which: &str) -> i64 {
     rows.query_one(&format!("SELECT count(*) FROM people WHERE {which}"), &[]).unwrap().get(0)
 }
@@ -144,85 +211,4 @@ fn revealed(rows: &mut Client, instance: &Instance, id: i64) -> (bool, Value) {
     let asked = ["reveal", "--unaudited", "--schema", document.to_str().unwrap()];
     let output = feed(instance.command(&asked), &event);
     (output.status.success(), serde_json::from_slice(&output.stdout).unwrap())
-}
-
-/// Files below a folder that hold a text.
-fn holding(text: &str, folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(holding(text, &path));
-        } else if let Ok(bytes) = fs::read(&path)
-            && reader::contains(&bytes, text.as_bytes())
-        {
-            found.push(path);
-        }
-    }
-    found
-}
-
-/// Runs the worker until its standard input ends, also after a panic of the test.
-const SUPERVISOR: &str = r#"trap : INT TERM HUP
-java -Xms64m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$1/libs/*" org.apache.kafka.connect.cli.ConnectStandalone "$2/connect.properties" "$2/connector.json" >"$2/connect.log" 2>&1 &
-worker=$!
-cat >/dev/null
-kill -KILL "$worker"
-wait "$worker" 2>/dev/null"#;
-
-/// A worker of Kafka Connect with one connector.
-struct Connect {
-    dir: PathBuf,
-    supervisor: Child,
-}
-
-impl Connect {
-    fn start(dir: &Path, broker: &Kafka, database: &Database, connector: &str) -> Self {
-        let connect = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/connect");
-        assert!(connect.is_dir(), "no Connect in {}: run `make setup`", connect.display());
-        let properties = format!(
-            "bootstrap.servers={}\nlisteners=http://127.0.0.1:{}\noffset.storage.file.filename={}\n\
-            plugin.path={}\nplugin.discovery=service_load\nkey.converter=\
-            org.apache.kafka.connect.storage.StringConverter\nvalue.converter=\
-            org.apache.kafka.connect.json.JsonConverter\nconsumer.auto.offset.reset=earliest\n\
-            consumer.metadata.max.age.ms=2000\nconfig.providers=env\nconfig.providers.env.class=\
-            org.apache.kafka.common.config.provider.EnvVarConfigProvider\n",
-            broker.bootstrap,
-            free_ports(1)[0],
-            dir.join("connect.offsets").display(),
-            connect.join("plugins").display()
-        );
-        fs::write(dir.join("connect.properties"), properties).unwrap();
-        fs::write(dir.join("connector.json"), connector).unwrap();
-        let url = format!("jdbc:{}", database.url_without_user());
-        let supervisor = Command::new("sh")
-            .args(["-c", SUPERVISOR, "sh"])
-            .args([&connect, dir])
-            .envs([("SINK_URL", &*url), ("SINK_USER", "veil"), ("SINK_PASSWORD", PASSWORD)])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self { dir: dir.to_owned(), supervisor }
-    }
-
-    /// What it said.
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("connect.log")).unwrap_or_default()
-    }
-
-    /// Waits for up to two minutes, as long as no task failed.
-    fn wait_for(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        wait_for(Duration::from_secs(120), what, || {
-            let log = self.log();
-            assert!(!log.contains(" ERROR "), "{log}");
-            holds()
-        });
-    }
-}
-
-impl Drop for Connect {
-    fn drop(&mut self) {
-        drop(self.supervisor.stdin.take());
-        let _ = self.supervisor.wait();
-    }
 }

@@ -9,6 +9,7 @@ use crate::index_member::has_members;
 use crate::schema::{Field, IndexRule, PathId, Protect, Undeclared};
 use crate::select::{Query, Step, Target, path_of};
 use crate::token::FieldId;
+use crate::transform::{Description, described};
 
 /// No value that is longer is quoted in a message.
 const LONGEST_QUOTED: usize = 64;
@@ -30,7 +31,32 @@ pub(super) fn check(read: &ReadSchema, reader: &mut Reader) {
     field_ids(read, reader);
     crowds(read, reader);
     envelope(read, reader);
+    written_envelope(read, reader);
     interop::check(&read.schema, &read.places, reader);
+}
+
+/// What the envelope that is written cannot say of the fields.
+fn written_envelope(read: &ReadSchema, reader: &mut Reader) {
+    const AT: &str = "/envelope/schema";
+    let Some(written) = &read.schema.written else { return };
+    let mut empty = Vec::new();
+    written.write(b"null", &mut empty);
+    match described(&read.schema, &empty) {
+        Description::Whole => {}
+        Description::Lacks(fields) => {
+            for field in fields {
+                reader.error(
+                    &join(&read.places[field].at, "path"),
+                    format!("selects nothing that {AT} describes; sinks would not see it, so describe it there"),
+                );
+            }
+        }
+        Description::HasIndex => reader.error(
+            AT,
+            "describes a member that an index is written to; remove it, for it is added",
+        ),
+        Description::TooLarge => reader.error(AT, "is too large for each record"),
+    }
 }
 
 /// What the schema part of an envelope cannot say.

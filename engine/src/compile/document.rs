@@ -1,5 +1,6 @@
 //! The top level of a schema document.
 
+mod connect_schema;
 mod rules;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use super::Grants;
 use super::field::{self, FieldPlaces};
 use super::paths::Paths;
 use super::read::{Reader, join, kind};
+use crate::envelope::WrittenEnvelope;
 use crate::index_member::has_members;
 use crate::schema::{
     Envelope, Field, PathId, RequiredIn, Residue, Scalar, Schema, Undeclared, When,
@@ -64,7 +66,7 @@ pub(super) fn schema(
     }
     let name: Arc<str> = schema_name(map, reader).into();
     let version = version(map, digest, reader);
-    let envelope = reader.choice("", map, "envelope", &[("connect", Envelope::Connect)]);
+    let (envelope, written) = envelope(map, reader);
     let mut paths = Paths::new(envelope);
     let (fields, places) = field::fields(map, &name, grants, &mut paths, reader);
     let when = when(map, &mut paths, reader);
@@ -126,6 +128,7 @@ pub(super) fn schema(
             || program.filters_see_indexes(),
         required_in: required_in(&fields, &paths.queries),
         envelope,
+        written,
         enveloped: envelope.map_or_else(Vec::new, |_| {
             paths.queries.iter().take(fields.len()).map(|query| query.steps().to_vec()).collect()
         }),
@@ -178,6 +181,29 @@ fn indexes_selectable(fields: &[Field], queries: &[Query]) -> bool {
 fn filters_see_indexes(fields: &[Field], queries: &[Query]) -> bool {
     let places = all_index_places(fields, queries);
     queries.iter().any(|query| places.iter().any(|place| query.filters_may_see(place)))
+}
+
+/// The envelope of values, and the one that is written around plain ones.
+fn envelope(
+    map: &Map<String, Value>,
+    reader: &mut Reader,
+) -> (Option<Envelope>, Option<WrittenEnvelope>) {
+    const AT: &str = "/envelope";
+    let Some(value @ Value::Object(_)) = map.get("envelope") else {
+        return (reader.choice("", map, "envelope", &[("connect", Envelope::Connect)]), None);
+    };
+    let Some(map) = reader.object(AT, value, &["output", "schema"]) else { return (None, None) };
+    reader.required_string(AT, map, "output", "\"connect\"");
+    let envelope = reader.choice(AT, map, "output", &[("connect", Envelope::Connect)]);
+    let Some(schema) = map.get("schema") else {
+        reader.error(
+            AT,
+            "has no schema; `veilstream schema envelope` prints one that fits your events",
+        );
+        return (envelope, None);
+    };
+    connect_schema::check(schema, reader);
+    (envelope, Some(WrittenEnvelope::new(&schema.to_string())))
 }
 
 /// The path with the payload in the place of the root. Outside of strings a `$` is nothing else.

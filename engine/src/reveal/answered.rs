@@ -1,9 +1,10 @@
 //! Revealing with values that somebody else opened: the record keeps its bytes, and each protected
 //! place is as the answer says.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use super::disclose::normalized_path;
+use super::disclose::value_path;
 use super::{Keys, Report, RevealOptions, Revealer, Status};
 use crate::error::{OpenError, Reject};
 use crate::keyring::Keyring;
@@ -42,6 +43,13 @@ impl Revealer {
     /// # Errors
     /// As [`Revealer::reveal`].
     pub fn places(&mut self, schema: &Schema, doc: &[u8]) -> Result<Vec<ProtectedPlace>, Reject> {
+        let enveloped = schema.enveloped_value(doc);
+        // Of what stands before the value.
+        let offset = match &enveloped {
+            Cow::Owned(_) => schema.written.as_ref().map_or(0, |written| written.offset()),
+            Cow::Borrowed(_) => 0,
+        };
+        let doc = &*enveloped;
         self.select(schema, doc)?;
         let (mut places, mut covered_to) = (Vec::new(), 0);
         for hit in &self.selection.hits {
@@ -51,8 +59,9 @@ impl Revealer {
             }
             let node = self.tape.nodes()[hit.node as usize];
             covered_to = node.next;
-            let path = normalized_path(&self.tape, doc, hit.node);
-            places.push(ProtectedPlace { field, path, span: node.span() });
+            let path = value_path(schema, &self.tape, doc, hit.node);
+            let Range { start, end } = node.span();
+            places.push(ProtectedPlace { field, path, span: start - offset..end - offset });
         }
         Ok(places)
     }
@@ -80,6 +89,7 @@ impl Revealer {
     pub(super) fn answered(
         &mut self,
         answers: &dyn Answers,
+        schema: &Schema,
         (index, field): (usize, &Field),
         doc: &[u8],
         node: u32,
@@ -94,7 +104,8 @@ impl Revealer {
             }
             Ok(_) => {}
         }
-        let Answered { status, value } = answers.of(index, &normalized_path(&self.tape, doc, node));
+        let Answered { status, value } =
+            answers.of(index, &value_path(schema, &self.tape, doc, node));
         match (status, value) {
             (Status::Revealed | Status::Masked, Some(value)) => {
                 self.payload.clear();

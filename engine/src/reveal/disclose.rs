@@ -202,7 +202,7 @@ impl Revealer {
         found: &mut Vec<FoundToken>,
     ) -> Result<(), Reject> {
         found.clear();
-        self.selected(schema, doc, false, |this, doc| {
+        self.selected(schema, &schema.enveloped_value(doc), false, |this, doc| {
             let mut covered_to = 0;
             for hit in &this.selection.hits {
                 let field = usize::from(hit.path);
@@ -239,13 +239,14 @@ impl Revealer {
         let missing = RefCell::default();
         let lookup = |id: &KeyId| keys.get(id, &missing);
         let keys = Keys { keyring: keys.keyring, lookup: &lookup };
-        self.selected(schema, doc, false, |this, doc| {
+        self.selected(schema, &schema.enveloped_value(doc), false, |this, doc| {
             while this.disclose_once(schema, &keys, doc, options, out, report) {}
             let mut nodes = Vec::new();
             this.undeclared_tokens(schema, doc, &mut |node| nodes.push(node));
-            let paths = nodes.into_iter().map(|node| normalized_path(&this.tape, doc, node));
+            let paths = nodes.into_iter().map(|node| value_path(schema, &this.tape, doc, node));
             report.unexpected_tokens = paths.collect();
         })?;
+        schema.strip_envelope(out);
         let missing = missing.into_inner();
         if missing.is_empty() {
             return Ok(Disclosed::Whole);
@@ -302,7 +303,7 @@ impl Revealer {
         for place in &*places {
             fields[place.field] = fields[place.field].max(place.status.into());
         }
-        name_places(&self.tape, doc, fields, places, &nodes);
+        name_places((schema, &self.tape), doc, fields, places, &nodes);
         honey.extend(&met);
         !met.is_empty()
     }
@@ -310,7 +311,7 @@ impl Revealer {
 
 /// Gives each place its path whose field has places that differ.
 fn name_places(
-    tape: &Tape,
+    (schema, tape): (&Schema, &Tape),
     doc: &[u8],
     fields: &[ReadStatus],
     places: &mut [Place],
@@ -321,12 +322,22 @@ fn name_places(
         differs[place.field] |= ReadStatus::from(place.status) != fields[place.field];
     }
     for (place, node) in places.iter_mut().zip(nodes).filter(|(place, _)| differs[place.field]) {
-        place.path = Some(normalized_path(tape, doc, *node));
+        place.path = Some(value_path(schema, tape, doc, *node));
     }
 }
 
-/// The normalized path (RFC 9535) of a node.
-pub(super) fn normalized_path(tape: &Tape, doc: &[u8], node: u32) -> String {
+/// The normalized path (RFC 9535) of a node, in the value without an envelope that the schema
+/// writes.
+pub(super) fn value_path(schema: &Schema, tape: &Tape, doc: &[u8], node: u32) -> String {
+    let path = normalized_path(tape, doc, node);
+    match schema.written.as_ref().and_then(|_| path.strip_prefix("$['payload']")) {
+        Some(rest) => format!("${rest}"),
+        None => path,
+    }
+}
+
+/// The normalized path of a node in the document as it is.
+fn normalized_path(tape: &Tape, doc: &[u8], node: u32) -> String {
     let (mut steps, mut at, mut name) = (Vec::new(), node, Vec::new());
     while tape.nodes()[at as usize].parent != NO_PARENT {
         let node = &tape.nodes()[at as usize];

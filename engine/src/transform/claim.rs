@@ -1,7 +1,8 @@
 //! Which schema a record belongs to.
 
-use super::{Transformer, connect, rejected};
+use super::{Transformer, Work, envelope_offset, rejected};
 use crate::compile::SchemaSet;
+use crate::envelope::parts;
 use crate::error::{Reject, RejectCode};
 use crate::record::Record;
 use crate::scan::{Kind, Tape};
@@ -28,32 +29,37 @@ impl Transformer {
         }
         let scanned = self.work.tape.scan(value);
         scanned.map_err(|e| Reject { offset: Some(e.offset), ..Reject::new(e.code) })?;
-        let enveloped = connect::parts(value, &self.work.tape).is_some();
+        let enveloped = parts(value, &self.work.tape).is_some();
         let mut declared = false;
+        // Whose envelope is around the value in the table.
+        let mut written_by = None;
         for index in schemas.candidates(record.topic) {
             let schema = &schemas.schemas()[index];
             if !header_clauses_hold(schema, record) {
                 continue;
             }
-            let selected = schema.program.select(value, &self.work.tape, &mut self.work.selection);
-            selected.map_err(|e| rejected(schema, e.code, None, e.offset))?;
-            if value_clauses_hold(
-                schema,
-                value,
-                &self.work.tape,
-                &self.work.selection,
-                &mut self.work.text,
-            ) {
+            let writes = schema.written.is_some();
+            if written_by != writes.then_some(index) {
+                written_by = writes.then_some(index);
+                self.work.envelop(schema, value)?;
+            }
+            let Work { tape, selection, text, enveloped: in_envelope, .. } = &mut self.work;
+            let doc = if writes { &**in_envelope } else { value };
+            schema.program.select(doc, tape, selection).map_err(|e| {
+                let offset = e.offset.map(|at| at.saturating_sub(envelope_offset(schema)));
+                rejected(schema, e.code, None, offset)
+            })?;
+            if value_clauses_hold(schema, doc, tape, selection, text) {
                 // Protected as it is, an envelope would tell its readers of types that are not
                 // there, and what is in none would not be found at all.
-                let as_declared = schema.envelope.is_some() == enveloped;
+                let as_declared = (schema.envelope.is_some() && !writes) == enveloped;
                 return if as_declared {
                     Ok((index, false))
                 } else {
                     Err(rejected(schema, RejectCode::ConnectEnvelope, None, None))
                 };
             }
-            declared |= schema.envelope.is_some();
+            declared |= schema.envelope.is_some() && !writes;
         }
         // Conditions look for members where they are in no envelope.
         Err(Reject::new(if enveloped && !declared {
@@ -61,6 +67,22 @@ impl Transformer {
         } else {
             RejectCode::NoSchema
         }))
+    }
+}
+
+impl Work {
+    /// Scans the value as the schema reads it: in the envelope that it writes.
+    fn envelop(&mut self, schema: &Schema, value: &[u8]) -> Result<(), Reject> {
+        let doc = match &schema.written {
+            Some(written) => {
+                written.write(value, &mut self.enveloped);
+                &*self.enveloped
+            }
+            None => value,
+        };
+        let scanned = self.tape.scan(doc);
+        // The value alone was scanned; only its depth can be too much now.
+        scanned.map_err(|e| rejected(schema, e.code, None, None))
     }
 }
 

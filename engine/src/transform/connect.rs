@@ -4,14 +4,17 @@
 //! What is mended follows from the schema part and the paths alone, not from one record's payload:
 //! records that had one schema have one again.
 
+mod described;
 mod mender;
 
+pub(crate) use described::{Description, described};
 pub(super) use mender::Mender;
 
 use super::{Run, Stop};
+use crate::envelope::parts;
 use crate::error::RejectCode;
 use crate::index_member::RootVersion;
-use crate::scan::{Kind, Tape};
+use crate::scan::Kind;
 use crate::schema::{Envelope, Field, Generalize, Protect};
 use crate::splice::Edit;
 
@@ -38,32 +41,6 @@ impl Becomes {
             Protect::Redact(_) | Protect::Drop => Self::Optional,
         }
     }
-}
-
-/// The nodes of the schema part and the payload, where a value is an envelope: an object of these
-/// two members, of which the first describes a type or is null.
-pub(super) fn parts(doc: &[u8], tape: &Tape) -> Option<(u32, u32)> {
-    let nodes = tape.nodes();
-    if nodes[0].kind != Kind::Object || nodes[0].count != 2 {
-        return None;
-    }
-    let schema = member(doc, tape, 0, b"schema")?;
-    let payload = member(doc, tape, 0, b"payload")?;
-    let describes = match nodes[schema as usize].kind {
-        Kind::Null => true,
-        Kind::Object => member(doc, tape, schema, b"type")
-            .is_some_and(|node| nodes[node as usize].kind == Kind::String),
-        _ => false,
-    };
-    describes.then_some((schema, payload))
-}
-
-/// The member of that name.
-fn member(doc: &[u8], tape: &Tape, object: u32, name: &[u8]) -> Option<u32> {
-    let is_object = tape.nodes()[object as usize].kind == Kind::Object;
-    tape.children(object)
-        .filter(|_| is_object)
-        .find(|child| tape.name_is(doc, &tape.nodes()[*child as usize], name))
 }
 
 impl Run<'_> {

@@ -139,6 +139,22 @@ impl Server {
         self.control(&["-w", "start"]);
     }
 
+    /// Kills all of it; the next start recovers from the write-ahead log.
+    pub(crate) fn crash(&self) {
+        // Stopped, it starts no more processes.
+        self.signal("-STOP");
+        let mut ids = self.processes();
+        self.signal("-KILL");
+        while !ids.is_empty() {
+            ids.retain(|id| is_running(id));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // A postmaster that nobody has waited for yet would count as running.
+        for lock in ["data/postmaster.pid", &format!(".s.PGSQL.{}.lock", self.port)] {
+            std::fs::remove_file(self.dir.join(lock)).unwrap();
+        }
+    }
+
     fn control(&self, args: &[&str]) {
         let mut command = as_postgres(self.bin.join("pg_ctl"));
         let output = command
@@ -149,7 +165,9 @@ impl Server {
             .arg(self.dir.join("server.log"))
             .args(args);
         // Its output is the new server's too: nobody may wait for the end of it.
-        assert!(output.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+        let status = output.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        let log = self.log();
+        assert!(status.success(), "{}", log.lines().rev().take(20).collect::<Vec<_>>().join("\n"));
     }
 
     /// Lets all of it hang, until what it returns is dropped: connections stay, and nothing is
@@ -166,16 +184,20 @@ impl Server {
     }
 
     fn signal(&self, signal: &str) {
+        let processes = self.processes();
+        let mut kill = Command::new("kill");
+        let status = kill.arg(signal).args(&processes).stderr(Stdio::null()).status();
+        assert!(status.unwrap().success() || signal == "-KILL");
+    }
+
+    /// Ids of its processes, the postmaster first.
+    fn processes(&self) -> Vec<String> {
         let file = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
         let postmaster = file.lines().next().unwrap();
         let children = format!("/proc/{postmaster}/task/{postmaster}/children");
         let children = std::fs::read_to_string(children).unwrap();
-        let status = Command::new("kill")
-            .arg(signal)
-            .arg(postmaster)
-            .args(children.split_whitespace())
-            .status();
-        assert!(status.unwrap().success());
+        let ids = std::iter::once(postmaster).chain(children.split_whitespace());
+        ids.map(ToOwned::to_owned).collect()
     }
 
     /// `pg_dump` or `pg_restore` as the superuser.
@@ -261,6 +283,12 @@ fn binaries() -> PathBuf {
     found.pop().or_else(named).unwrap_or_else(|| {
         panic!("no PostgreSQL server is installed (Debian's package: postgresql)")
     })
+}
+
+/// Whether a process has not ended; one that nobody has waited for has.
+fn is_running(id: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{id}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
 }
 
 /// The server refuses root.

@@ -1,10 +1,11 @@
-//! `veilstream schema connect|ddl|sanitized`: what a sink must know of sanitized records.
+//! `veilstream schema connect|ddl|envelope|sanitized`: what a sink must know of sanitized records.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use serde_json::json;
 use veilstream_engine::schema::Schema;
 
 use crate::cases::Runner;
@@ -40,6 +41,8 @@ pub(super) enum Dialect {
     /// PostgreSQL 14 or later
     Postgres,
 }
+
+const NO_MEMBERS: &str = "the events have no members that Connect can describe";
 
 /// Prints the configuration of a sink connector.
 ///
@@ -92,6 +95,20 @@ pub(super) fn sanitized(sample: &Sample, out: &mut impl Write) -> anyhow::Result
     let (schema, shape) = learnt(sample)?;
     let document = sinks::json_schema(&schema, &shape);
     writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+    Ok(Exit::Ok)
+}
+
+/// Prints what a document says to have its values written in envelopes.
+///
+/// # Errors
+/// As [`connect`].
+pub(super) fn envelope(sample: &Sample, out: &mut impl Write) -> anyhow::Result<Exit> {
+    let (_, shape) = learnt(sample)?;
+    let columns = columns(&shape)?;
+    told(&columns)?;
+    let envelope =
+        sinks::envelope(&shape).ok_or_else(|| Exit::Usage.because(NO_MEMBERS.to_owned()))?;
+    writeln!(out, "{}", serde_json::to_string_pretty(&json!({ "envelope": envelope }))?)?;
     Ok(Exit::Ok)
 }
 

@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::{Becomes, member};
+use super::Becomes;
 use crate::budget::Budget;
+use crate::envelope::member;
 use crate::index_member::has_members;
 use crate::index_member::{PREVIOUS, Siblings};
 use crate::scan::{Kind, Tape, unescape};
@@ -83,7 +84,8 @@ impl Mender {
     }
 
     /// Whether every value of the payload whose type is an optional string now is one, or null;
-    /// `false` too when the budget does not last.
+    /// where the document says what the schema part is, whether every other value is of its type
+    /// too. `false` also when the budget does not last.
     pub(in crate::transform) fn fits(
         &mut self,
         doc: &[u8],
@@ -96,9 +98,20 @@ impl Mender {
         self.siblings.clear();
         let marks = std::mem::take(&mut self.marks);
         let (siblings, text) = (&mut self.siblings, &mut self.text);
-        let fits =
-            Fitting { doc, tape, schema, marks: &marks, edits, rules, siblings, text, budget }
-                .value(payload, schema);
+        let strict = rules.written.is_some();
+        let fits = Fitting {
+            doc,
+            tape,
+            schema,
+            marks: &marks,
+            edits,
+            rules,
+            strict,
+            siblings,
+            text,
+            budget,
+        }
+        .value(payload, schema);
         self.marks = marks;
         fits
     }
@@ -291,6 +304,19 @@ impl Marking<'_> {
     }
 }
 
+/// Whether the schema part describes a place that the path may select; `None`: that takes too much
+/// work.
+pub(super) fn describes(doc: &[u8], tape: &Tape, schema: u32, steps: &[Step]) -> Option<bool> {
+    let mut budget = Budget::of_record(doc.len());
+    let (_, steps) = steps.split_first()?;
+    let mut marking =
+        Marking { doc, tape, schema, marks: Vec::new(), added: Vec::new(), budget: &mut budget };
+    let mut found = Vec::new();
+    let root = Place { node: schema, field: false, array: None };
+    marking.find(root, steps, &mut HashSet::new(), &mut found);
+    (!budget.is_overdrawn()).then_some(!found.is_empty())
+}
+
 /// [`Child`] with its name in hand.
 enum Named {
     Member(Vec<u8>),
@@ -414,6 +440,8 @@ struct Fitting<'d> {
     marks: &'d [u8],
     edits: &'d [Edit],
     rules: &'d Schema,
+    /// Of what the engine does not change, too.
+    strict: bool,
     siblings: &'d mut Siblings,
     text: &'d mut Vec<u8>,
     budget: &'d mut Budget,
@@ -430,7 +458,9 @@ impl Fitting<'_> {
         let edit =
             self.edits.binary_search_by_key(&value, |edit| edit.node).ok().map(|i| self.edits[i]);
         if kind == Kind::Null {
-            return true;
+            return !self.strict
+                || mark & (TEXT | OPTIONAL) != 0
+                || is_optional(self.doc, self.tape, description);
         }
         if let Some(edit) = edit {
             let becomes = self.rules.fields.get(usize::from(edit.field)).map(Becomes::of);
@@ -442,6 +472,10 @@ impl Fitting<'_> {
         }
         if mark & TEXT != 0 {
             return kind == Kind::String;
+        }
+        if self.strict {
+            return is_of_type(self.doc, self.tape, value, description)
+                && self.children(value, description);
         }
         mark & INSIDE == 0 || self.children(value, description)
     }
@@ -456,7 +490,10 @@ impl Fitting<'_> {
                 self.text.clear();
                 unescape(&doc[tape.nodes()[name as usize].inner()], self.text);
                 let found = self.siblings.find_text(doc, tape, value, self.text);
-                found.is_none_or(|member| self.value(member, field))
+                let may_lack = !self.strict
+                    || self.marks[(field - self.schema) as usize] & (TEXT | OPTIONAL) != 0
+                    || is_optional(doc, tape, field);
+                found.map_or(may_lack, |member| self.value(member, field))
             }),
             (b"array", Kind::Array) => match member(doc, tape, description, b"items") {
                 Some(items) => tape.children(value).all(|element| self.value(element, items)),
@@ -468,5 +505,32 @@ impl Fitting<'_> {
             },
             _ => true,
         }
+    }
+}
+
+/// Whether a value may be missing.
+fn is_optional(doc: &[u8], tape: &Tape, description: u32) -> bool {
+    member(doc, tape, description, b"optional")
+        .is_some_and(|node| &doc[tape.nodes()[node as usize].span()] == b"true")
+}
+
+/// Whether a value that is not null is of the type; what is in it is not looked at.
+fn is_of_type(doc: &[u8], tape: &Tape, value: u32, description: u32) -> bool {
+    let node = &tape.nodes()[value as usize];
+    let integer = |least: i64, most: i64| {
+        let text = std::str::from_utf8(&doc[node.span()]).unwrap_or_default();
+        text.parse().is_ok_and(|n: i64| (least..=most).contains(&n))
+    };
+    match type_of(doc, tape, description) {
+        b"int8" => integer(i8::MIN.into(), i8::MAX.into()),
+        b"int16" => integer(i16::MIN.into(), i16::MAX.into()),
+        b"int32" => integer(i32::MIN.into(), i32::MAX.into()),
+        b"int64" => integer(i64::MIN, i64::MAX),
+        b"float" | b"double" => node.kind == Kind::Number,
+        b"boolean" => node.kind == Kind::Bool,
+        b"string" | b"bytes" => node.kind == Kind::String,
+        b"array" => node.kind == Kind::Array,
+        b"struct" | b"map" => node.kind == Kind::Object,
+        _ => false,
     }
 }
