@@ -19,7 +19,7 @@ PYTHON ?= python3
 VENV := target/bench/venv
 # Which targets are fuzzed, and how long each.
 # The target cost runs for 60 s in CI, and an hour by hand before a release: make fuzz FUZZ=cost FUZZ_SECONDS=3600
-FUZZ ?= round_trip scanner tokens schemas selection normalisers cost
+FUZZ ?= round_trip scanner scanner_reference tokens schemas selection normalisers cost
 FUZZ_SECONDS ?= 60
 DENY := target/deny
 OPENBAO := target/openbao

@@ -4,6 +4,7 @@
 //! from event to event, so scanning does not allocate in the steady state. Depth is bounded and
 //! there is no recursion.
 
+mod specials;
 mod text;
 
 pub(crate) use text::{
@@ -12,6 +13,7 @@ pub(crate) use text::{
 pub use text::{is_json_text, unescape};
 
 use crate::error::RejectCode;
+use specials::Specials;
 
 /// Most containers open at once.
 pub const MAX_DEPTH: usize = 128;
@@ -153,7 +155,8 @@ impl Tape {
         if let Err(e) = simdutf8::compat::from_utf8(doc) {
             return Err(ScanError { code: RejectCode::InvalidUtf8, offset: e.valid_up_to() });
         }
-        let mut at = skip_space(doc, 0);
+        let specials = &mut Specials::new(doc);
+        let (mut at, mut first) = token(doc, 0);
         let mut name = Name::default();
         // The innermost open container.
         let mut top = Open::NONE;
@@ -161,12 +164,13 @@ impl Tape {
             // A value starts here.
             top.count += 1;
             let start = at;
-            let value = value(doc, at)?;
+            let value = value(doc, at, first, specials)?;
             at = value.end;
-            let node = Node {
+            let next = self.nodes.len() as u32 + 1;
+            self.nodes.push(Node {
                 start: start as u32,
                 end: at as u32,
-                next: self.nodes.len() as u32 + 1,
+                next,
                 parent: top.node,
                 name_start: name.start,
                 name_end: name.end,
@@ -174,49 +178,47 @@ impl Tape {
                 kind: value.kind,
                 name_escaped: name.escaped,
                 escaped: value.escaped,
-            };
-            self.nodes.push(node);
+            });
             name = Name::default();
+            (at, first) = token(doc, at);
             if matches!(value.kind, Kind::Object | Kind::Array) {
                 if self.open.len() == MAX_DEPTH {
                     return Err(ScanError { code: RejectCode::TooDeep, offset: start });
                 }
                 self.open.push(top);
                 top = Open {
-                    node: node.next - 1,
+                    node: next - 1,
                     count: 0,
                     close: if value.kind == Kind::Object { b'}' } else { b']' },
                 };
-                at = skip_space(doc, at);
-                if doc.get(at) != Some(&top.close) {
+                if first != top.close {
                     if value.kind == Kind::Object {
-                        (name, at) = member_name(doc, at)?;
+                        (name, at, first) = member_name(doc, at, first, specials)?;
                     }
                     continue;
                 }
                 at += 1;
                 top = self.close(top, at);
+                (at, first) = token(doc, at);
             }
             // A value ended: close containers until a comma asks for another.
             loop {
-                at = skip_space(doc, at);
+                if first == b',' && top.node != NO_PARENT {
+                    (at, first) = token(doc, at + 1);
+                    if top.close == b'}' {
+                        (name, at, first) = member_name(doc, at, first, specials)?;
+                    }
+                    break;
+                }
                 if top.node == NO_PARENT {
                     return if at == doc.len() { Ok(()) } else { Err(NotJson(at).into()) };
                 }
-                match doc.get(at) {
-                    Some(b',') => {
-                        at = skip_space(doc, at + 1);
-                        if top.close == b'}' {
-                            (name, at) = member_name(doc, at)?;
-                        }
-                        break;
-                    }
-                    Some(c) if *c == top.close => {
-                        at += 1;
-                        top = self.close(top, at);
-                    }
-                    _ => return Err(NotJson(at).into()),
+                if first != top.close {
+                    return Err(NotJson(at).into());
                 }
+                at += 1;
+                top = self.close(top, at);
+                (at, first) = token(doc, at);
             }
         }
     }
@@ -294,70 +296,85 @@ impl From<NotJson> for ScanError {
     }
 }
 
-/// The first byte from `at` on that is no white space.
+/// The next byte from `at` on that is no white space, and where it stands. At the end it is 0, with
+/// which nothing begins.
 #[inline(always)]
-fn skip_space(doc: &[u8], mut at: usize) -> usize {
-    while let Some(b' ' | b'\t' | b'\n' | b'\r') = doc.get(at) {
+fn token(doc: &[u8], mut at: usize) -> (usize, u8) {
+    while let Some(byte) = doc.get(at) {
+        // Said first: one comparison for most bytes.
+        if *byte > b' ' || !matches!(*byte, b' ' | b'\t' | b'\n' | b'\r') {
+            return (at, *byte);
+        }
         at += 1;
     }
-    at
+    (at, 0)
 }
 
 #[inline(always)]
-fn value(doc: &[u8], at: usize) -> Result<Value, NotJson> {
+fn value(doc: &[u8], at: usize, first: u8, specials: &mut Specials) -> Result<Value, NotJson> {
     let plain = |kind, end| Ok(Value { kind, end, escaped: false });
     // Asked first: most values are strings.
-    if doc.get(at) == Some(&b'"') {
-        return string(doc, at).map(|(end, escaped)| Value { kind: Kind::String, end, escaped });
+    if first == b'"' {
+        return string(doc, at, specials).map(|(end, escaped)| Value {
+            kind: Kind::String,
+            end,
+            escaped,
+        });
     }
-    match doc.get(at) {
-        Some(b'{') => plain(Kind::Object, at + 1),
-        Some(b'[') => plain(Kind::Array, at + 1),
-        Some(b't') => plain(Kind::Bool, literal(doc, at, b"true")?),
-        Some(b'f') => plain(Kind::Bool, literal(doc, at, b"false")?),
-        Some(b'n') => plain(Kind::Null, literal(doc, at, b"null")?),
-        Some(b'-' | b'0'..=b'9') => plain(Kind::Number, number(doc, at)?),
+    match first {
+        b'{' => plain(Kind::Object, at + 1),
+        b'[' => plain(Kind::Array, at + 1),
+        b't' => plain(Kind::Bool, literal(doc, at, b"true")?),
+        b'f' => plain(Kind::Bool, literal(doc, at, b"false")?),
+        b'n' => plain(Kind::Null, literal(doc, at, b"null")?),
+        b'-' | b'0'..=b'9' => plain(Kind::Number, number(doc, at)?),
         _ => Err(NotJson(at)),
     }
 }
 
 /// `"name" :`, and where the value starts.
 #[inline(always)]
-fn member_name(doc: &[u8], at: usize) -> Result<(Name, usize), NotJson> {
-    if doc.get(at) != Some(&b'"') {
+fn member_name(
+    doc: &[u8],
+    at: usize,
+    first: u8,
+    specials: &mut Specials,
+) -> Result<(Name, usize, u8), NotJson> {
+    if first != b'"' {
         return Err(NotJson(at));
     }
-    let (end, escaped) = string(doc, at)?;
+    let (end, escaped) = string(doc, at, specials)?;
     let name = Name { start: at as u32 + 1, end: end as u32 - 1, escaped };
-    let colon = skip_space(doc, end);
-    if doc.get(colon) != Some(&b':') {
+    let (colon, byte) = token(doc, end);
+    if byte != b':' {
         return Err(NotJson(colon));
     }
-    Ok((name, skip_space(doc, colon + 1)))
+    let (at, first) = token(doc, colon + 1);
+    Ok((name, at, first))
 }
 
 /// A string whose quote stands at `at`: its end, and whether it has an escape. Control characters
 /// and bad escapes are refused, lone surrogate escapes are grammar and pass.
 #[inline(always)]
-fn string(doc: &[u8], at: usize) -> Result<(usize, bool), NotJson> {
-    let at = text::plain_run(doc, at + 1);
+fn string(doc: &[u8], at: usize, specials: &mut Specials) -> Result<(usize, bool), NotJson> {
+    let at = specials.next(doc, at + 1);
     if doc.get(at) == Some(&b'"') {
         Ok((at + 1, false))
     } else {
-        escaped_string(doc, at).map(|end| (end, true))
+        escaped_string(doc, at, specials).map(|end| (end, true))
     }
 }
 
 /// The rest of a string from its first escape on.
 #[inline(never)]
-fn escaped_string(doc: &[u8], mut at: usize) -> Result<usize, NotJson> {
+fn escaped_string(doc: &[u8], mut at: usize, specials: &mut Specials) -> Result<usize, NotJson> {
     loop {
         match doc.get(at) {
             Some(b'"') => return Ok(at + 1),
             Some(b'\\') => at = escape(doc, at)?,
             _ => return Err(NotJson(at)),
         }
-        at = text::plain_run(doc, at);
+        at = specials.next(doc, at);
     }
 }
 

@@ -3,13 +3,14 @@
 mod bare;
 mod canonical;
 mod dead_letter;
+mod gcm;
 mod nonce;
 mod open;
 mod xaes;
 
 use std::sync::Arc;
 
-use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use aes_gcm::{AeadInOut, KeyInit};
 use aes_siv::siv::Aes256Siv;
 use zeroize::Zeroizing;
 
@@ -20,6 +21,7 @@ pub use dead_letter::{
     LetterMetadata, LetterParts, LetterRecord, open_dead_letter, seal_dead_letter, sealed_len,
     stub_digest, verify_stub,
 };
+use gcm::Gcm;
 pub use nonce::NoncePool;
 pub use open::{Expected, Opener, Owner, PayloadKind};
 use xaes::Xaes;
@@ -59,7 +61,7 @@ fn cipher_key(secret: &[u8; 32], suite: Suite, fid: &FieldId) -> Zeroizing<[u8; 
 
 /// A key schedule, kept per key and field. Each zeroizes itself.
 enum Cipher {
-    Gcm(Box<Aes256Gcm>),
+    Gcm(Box<Gcm>),
     Xaes(Box<Xaes>),
     Siv(Box<Aes256Siv>),
 }
@@ -70,7 +72,7 @@ impl Cipher {
         let mut half = Zeroizing::new([0; 32]);
         half.copy_from_slice(&key[..32]);
         match suite {
-            Suite::AesGcm => Self::Gcm(Box::new(Aes256Gcm::new((&*half).into()))),
+            Suite::AesGcm => Self::Gcm(Box::new(Gcm::new(&half))),
             Suite::XaesGcm => Self::Xaes(Box::new(Xaes::new(&half))),
             Suite::AesSiv => Self::Siv(Box::new(Aes256Siv::new((&*key).into()))),
         }
@@ -227,6 +229,9 @@ impl Sealer {
         self.front.text.clear();
         token::encode(&header, &mut self.front.text);
         associated_data(&header, &self.tenant, &[], &mut self.front.aad);
+        if let Cipher::Gcm(gcm) = &mut self.cipher {
+            gcm.associate(&self.front.aad);
+        }
     }
 
     /// Encrypts the frame in `raw`, behind the nonce or the place of the synthetic IV.
@@ -239,10 +244,10 @@ impl Sealer {
         let (prefix, text) =
             self.raw.split_at_mut_checked(self.suite.prefix_len()).ok_or(SealError::Key)?;
         let tag = match &mut self.cipher {
-            Cipher::Gcm(aes) => {
+            Cipher::Gcm(gcm) => {
                 let nonce = (&*prefix).try_into().map_err(|_| SealError::Key)?;
-                aes.encrypt_inout_detached(nonce, aad, text.into())
-                    .map_err(|_| SealError::TooLong)?
+                let short = if bound { None } else { gcm.encrypt_short(nonce, text) };
+                short.map_or_else(|| gcm.encrypt(nonce, aad, text.into()), Ok)?
             }
             Cipher::Xaes(xaes) => {
                 let [first, second]: &[_; 2] =
@@ -260,6 +265,7 @@ impl Sealer {
                 };
                 gcm.encrypt_inout_detached(second.into(), aad, text.into())
                     .map_err(|_| SealError::TooLong)?
+                    .into()
             }
             Cipher::Siv(siv) => {
                 let iv = siv

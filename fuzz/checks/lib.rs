@@ -18,6 +18,7 @@ mod normalisers;
 mod oracle;
 mod round_trip;
 mod scanner;
+mod scanner_reference;
 mod schemas;
 mod selection;
 #[path = "../../engine/tests/support/mod.rs"]
@@ -30,6 +31,7 @@ pub use cost::costs;
 pub use normalisers::normalisers;
 pub use round_trip::round_trip;
 pub use scanner::scanner;
+pub use scanner_reference::scanner_reference;
 pub use schemas::schemas;
 pub use selection::selection;
 pub use tokens::tokens;

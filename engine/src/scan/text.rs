@@ -1,42 +1,11 @@
 //! Strings: runs without anything special, unescaping, comparing names.
 
+use super::specials::Specials;
 use super::{Node, Tape};
 
 /// The first byte from `at` on that is a quote, a backslash or a control character, or the end.
-/// Eight bytes at a time.
-#[inline(always)]
 pub(super) fn plain_run(bytes: &[u8], at: usize) -> usize {
-    let mut rest = &bytes[at..];
-    while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
-        let special = special_bytes(u64::from_le_bytes(*chunk));
-        if special != 0 {
-            return bytes.len() - rest.len() + (special.trailing_zeros() / 8) as usize;
-        }
-        rest = after;
-    }
-    plain_tail(bytes, bytes.len() - rest.len())
-}
-
-/// The last bytes of a document, one at a time.
-#[cold]
-#[inline(never)]
-fn plain_tail(bytes: &[u8], at: usize) -> usize {
-    let rest = &bytes[at..];
-    at + rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len())
-}
-
-/// The high bit of every byte that is `"`, `\` or below 0x20 (at least of the lowest such byte,
-/// which is all that is asked).
-#[inline(always)]
-fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    // Subtracting borrows into the high bit of a byte that was too small; bytes that had it before
-    // are no ASCII. With its bit 1 turned, a quote is 0x20, a space 0x22 and a control character
-    // still below 0x20: one subtraction finds both. Neither change touches a high bit.
-    let quote_or_control = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
-    let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    (quote_or_control | backslash) & !word & HIGH
+    Specials::new(bytes).next(bytes, at)
 }
 
 /// Whether `bytes` is exactly one JSON text without outer white space, UTF-8, at most 128 deep.

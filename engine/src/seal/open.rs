@@ -228,9 +228,9 @@ fn decrypt<'b>(
 ) -> Result<&'b [u8], OpenError> {
     let (prefix, text) = body.split_at_mut(suite.prefix_len());
     match cipher {
-        Cipher::Gcm(aes) => open_gcm(prefix, text, |[nonce], text, tag| {
-            aes.decrypt_inout_detached(nonce.into(), aad, text, tag)
-        }),
+        Cipher::Gcm(gcm) => {
+            open_gcm(prefix, text, |[nonce], text, tag| gcm.decrypt(nonce, aad, text, tag))
+        }
         Cipher::Xaes(xaes) => open_gcm(prefix, text, |[first, second], text, tag| {
             xaes.subkey(first).decrypt_inout_detached(second.into(), aad, text, tag)
         }),

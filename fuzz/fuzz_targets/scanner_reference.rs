@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: checks::quiet_guarded_panics(), |data: &[u8]| {
+    checks::scanner_reference(data);
+});
