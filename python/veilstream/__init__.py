@@ -1,5 +1,15 @@
 """Fields that veilstream protects: read, seal and search them from Python."""
 
+from ._async import AsyncVeil
+from ._connect import Masked
+from ._problems import (
+    Denied,
+    RateLimited,
+    RequestRefused,
+    ServiceError,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from ._types import FieldInfo, FieldStatus, IndexInfo, IndexValues, Purpose, RowResult, Value
 from ._veil import Veil
 from .errors import (
@@ -17,21 +27,29 @@ from .errors import (
 )
 
 __all__ = [
+    "AsyncVeil",
     "AuditError",
     "BindingError",
     "ConfigError",
+    "Denied",
     "FieldInfo",
     "FieldStatus",
     "IndexInfo",
     "IndexValues",
     "KeysUnavailable",
+    "Masked",
     "NeedsKeys",
     "NotPicklable",
     "NotRevealed",
     "NotSearchable",
     "Purpose",
+    "RateLimited",
     "Rejected",
+    "RequestRefused",
     "RowResult",
+    "ServiceError",
+    "ServiceUnavailable",
+    "Unauthorized",
     "UnknownField",
     "Value",
     "Veil",
