@@ -68,6 +68,10 @@ name = "fraud"
 [[policy.budgets]]
 subjects = "unlimited"
 values = "unlimited"
+[[policy.budgets]]
+purpose = "support"
+subjects = "unlimited"
+values = "unlimited"
 [policy]
 dir = "{folder}/policies"
 [schemas]
@@ -75,6 +79,7 @@ dir = "{folder}/schemas"
 domains = ["payment_card"]
 reload_interval = "1s"
 [keys]
+provider = "file"
 store = "sqlite:{folder}/keys/keys.db"
 [keys.file]
 path = "{folder}/keys/kek"

@@ -24,7 +24,7 @@ from . import write as _write
 from .attached import attach
 from .load import clear_seen
 from .plans import MappingError, check
-from .types import Encrypted, BlindIndex, SealedType, blind_index, encrypted, sealed
+from .types import BlindIndex, Encrypted, SealedType, blind_index, encrypted, sealed
 
 __all__ = [
     "BlindIndex",

@@ -12,8 +12,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Result
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, attributes
-from sqlalchemy.orm import object_session
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, attributes, object_session
 
 from .._columns import Column, open_columns
 from .._veil import Veil
@@ -23,6 +22,7 @@ from .attached import veil_of_session
 from .plans import Cell, check_plan, names_of_mapper, plan_of
 from .search import Recheck, resolve_entities
 from .types import Encrypted, Protected
+from .write import default_of
 
 __all__ = ["clear_seen", "listen"]
 
@@ -88,6 +88,7 @@ def _on_mapper(mapper: Mapper[Any], cls: type[Any]) -> None:
         _attributes[cls] = found
         event.listen(cls, "load", _on_load)
         event.listen(cls, "refresh", _on_refresh)
+        event.listen(cls, "before_insert", _before_insert)
         event.listen(cls, "before_update", _before_update)
 
 
@@ -101,6 +102,9 @@ def _take_values(cls: type[Any], key: str, name: str) -> None:
 
 
 def _on_load(target: Any, context: Any) -> None:
+    if context is None:
+        # Session.merge made it: nothing was read.
+        return
     loadings = _loadings.get(context.session)
     if not loadings:
         raise NotRevealed(type(target).__name__, "loaded outside of Session.execute")
@@ -113,6 +117,15 @@ def _on_refresh(target: Any, context: Any, names: Any) -> None:
         raise NotRevealed(type(target).__name__, "loaded outside of Session.execute")
     asked = None if names is None else frozenset(names)
     loadings[-1].entities.setdefault(type(target), []).append((target, asked))
+
+
+def _before_insert(mapper: Any, connection: Any, target: Any) -> None:
+    """Defaults that tokens are tied to are made now, so that the entity has them too."""
+    for key in {key for own in _attributes.get(type(target), []) for key in own.context}:
+        if getattr(target, key) is None:
+            made = default_of(mapper.column_attrs[key].columns[0])
+            if made is not None:
+                setattr(target, key, made)
 
 
 def _before_update(mapper: Any, connection: Any, target: Any) -> None:
@@ -144,8 +157,7 @@ def _is_changed(target: Any, key: str) -> bool:
 
 
 def _on_execute(state: ORMExecuteState) -> Result[Any] | None:
-    if not _attributes:
-        return None
+    # Mappers may not be configured yet: what is protected is known while rows are loaded.
     session = state.session
     checks: list[Recheck] = []
     statement = state.statement

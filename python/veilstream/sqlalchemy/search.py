@@ -37,12 +37,13 @@ __all__ = ["EncryptedComparator", "Recheck", "Sought", "resolve", "resolve_entit
 class Sought:
     """Values that are looked for. It shows none of them."""
 
-    __slots__ = ("attribute", "field", "values")
+    __slots__ = ("attribute", "field", "original", "values")
 
     def __init__(self, field: str, attribute: str, values: Sequence[Any]) -> None:
         self.field = field
         self.attribute = attribute
         self.values = values
+        self.original: object = None
 
     def __repr__(self) -> str:
         return f"<sought in {self.field}>"
@@ -114,9 +115,12 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
             if isinstance(value, ClauseElement | Sealed) or hasattr(value, "__clause_element__"):
                 self._refuse("comparing with anything but a value")
         sought = Sought(kind.field, _attribute(self.expr), listed)
-        return bindparam(
+        parameter: BindParameter[Any] = bindparam(
             None, cast(Any, sought), type_=SoughtTag(kind.field), unique=True, expanding=True
         )
+        # Its name is its address, and in_() takes a copy: no other may be made at that address.
+        sought.original = parameter
+        return parameter
 
     def _index(self) -> ColumnElement[Any]:
         kind = cast(Any, self.type)
@@ -276,7 +280,7 @@ def _must_be_checkable(statement: Any, parameter: BindParameter[Any], sought: So
     if isinstance(entity, AliasedInsp):
         is_of_it = table is entity.selectable
     else:
-        tables: tuple[Any, ...] = entity.tables if isinstance(entity, Mapper) else ()
+        tables: Any = entity.tables if isinstance(entity, Mapper) else ()
         is_of_it = isinstance(table, Table) and any(table.key == own.key for own in tables)
     if not is_of_it:
         _refuse_bucketed(field, "a search in another table")

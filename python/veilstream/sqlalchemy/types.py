@@ -37,7 +37,7 @@ class TokenText(str):
 def _text(dialect: Dialect) -> TypeEngine[Any]:
     # Tokens and indexes differ in case: other collations would make different ones equal.
     collation = "C" if dialect.name == "postgresql" else None
-    return dialect.type_descriptor(Text(collation=collation))
+    return Text(collation=collation)
 
 
 class Protected(TypeDecorator[Any]):

@@ -8,8 +8,8 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, Delete, Engine, Insert, Sequence as SqlSequence, Update
-from sqlalchemy import event
+from sqlalchemy import Column, Connection, Delete, Engine, Insert, Update, event
+from sqlalchemy import Sequence as SqlSequence
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ClauseElement
 from sqlalchemy.sql.selectable import Select, SelectBase
@@ -26,7 +26,7 @@ from .plans import Cell, Plan, check_plan, plan_of
 from .search import resolve
 from .types import Protected, TokenText
 
-__all__ = ["listen"]
+__all__ = ["default_of", "listen"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -183,17 +183,10 @@ class _Writing:
 
     def _made(self, column: Column[Any]) -> Any:
         """A default that is made on this side, or asked of the server before."""
-        default: Any = column.default
-        if default is None:
-            return _MISSING
-        if isinstance(default, SqlSequence):
-            return self.connection.scalar(default)
-        if default.is_callable:
-            try:
-                return default.arg(None)
-            except AttributeError:
-                return _MISSING
-        return default.arg if default.is_scalar else _MISSING
+        if isinstance(column.default, SqlSequence):
+            return self.connection.scalar(column.default)
+        made = default_of(column)
+        return _MISSING if made is None else made
 
     def _moved(
         self, cell: Cell, row: Row, value: Sealed[Any], params: Row, fixed: Row | None
@@ -297,6 +290,20 @@ class _Writing:
 
 
 _MISSING: Any = object()
+
+
+def default_of(column: Column[Any]) -> Any:
+    """A column's default where it is made on this side without a statement; else ``None``."""
+    default: Any = column.default
+    if default is None or isinstance(default, SqlSequence):
+        return None
+    if default.is_callable:
+        try:
+            return default.arg(None)
+        except AttributeError:
+            # It asks the statement's context for something.
+            return None
+    return default.arg if default.is_scalar else None
 
 
 def _outside(veil: Veil, call: Callable[[], T]) -> T:
