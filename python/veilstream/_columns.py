@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ._connect import Connection
 from ._types import JsonScalar
-from ._veil import Veil
-from .errors import NotRevealed
 
-__all__ = ["Column", "has_keys", "normalized", "open_columns", "seal_columns"]
+if TYPE_CHECKING:
+    from ._open import NativeBackend
+    from ._veil import Veil
+
+__all__ = ["RowColumn", "has_keys", "normalized", "open_columns", "seal_columns"]
 
 
 @dataclass(slots=True)
-class Column:
+class RowColumn:
     """Values or tokens of one field, and of each the row that it stands in."""
 
     field: str
@@ -40,72 +42,43 @@ def has_keys(veil: Veil) -> bool:
 
 
 def open_columns(
-    veil: Veil, columns: Sequence[Column]
+    veil: Veil, columns: Sequence[RowColumn]
 ) -> list[tuple[Sequence[Any], Sequence[str] | None]]:
     """Values in order, ``None`` where one does not open, and statuses; no statuses: all opened.
 
-    One line of the audit log for each schema, durable before this returns.
+    One disclosure in the audit log, durable before this returns. Needs keys in process.
     """
-    native = getattr(veil.backend, "reveal_columns", None)
-    if native is not None:
-        asked = [(one.field, one.values, one.subjects, one.binds) for one in columns]
-        return list(native(asked))
-    opened: list[tuple[Sequence[Any], Sequence[str] | None]] = []
-    for column in columns:
-        values: list[Any] = []
-        statuses: list[str] = []
-        for row, token in enumerate(column.values):
-            try:
-                values.append(
-                    veil.reveal(column.field, token, column.bind(row), column.subject(row))
-                )
-                statuses.append("revealed")
-            except NotRevealed as fault:
-                values.append(None)
-                statuses.append(fault.status)
-        opened.append((values, statuses))
-    return opened
+    return _native(veil).open_columns(columns)
 
 
 def seal_columns(
-    veil: Veil, columns: Sequence[Column], indexed: Sequence[bool]
+    veil: Veil, columns: Sequence[RowColumn], indexed: Sequence[bool]
 ) -> list[tuple[list[str], list[str | None] | None]]:
     """Tokens in order, and of an indexed column the newest index value of each (``None``: none)."""
     backend = veil.backend
-    native = getattr(backend, "seal_columns", None)
-    if native is not None:
-        asked = [
-            (one.field, one.values, one.subjects, one.binds, with_index)
-            for one, with_index in zip(columns, indexed, strict=True)
-        ]
-        return list(native(asked))
+    if not isinstance(backend, Connection):
+        return _native(veil).seal_columns(columns, indexed)
     sealed: list[tuple[list[str], list[str | None] | None]] = []
     for column, with_index in zip(columns, indexed, strict=True):
-        rows = range(len(column.values))
-        found: list[str | None] | None = None
-        if isinstance(backend, Connection):
-            tokens = backend.seal_items([_item(column, row) for row in rows])
-            if with_index:
-                queries = [{"field": column.field, "value": value} for value in column.values]
-                found = [next(iter(one.values), None) for one in backend.index_items(queries)]
-        else:
-            tokens = [
-                veil.seal(column.field, column.values[row], column.bind(row), column.subject(row))
-                for row in rows
-            ]
-            if with_index:
-                every = (veil.index(column.field, value) for value in column.values)
-                found = [next(iter(one.values), None) for one in every]
-        sealed.append((tokens, found))
+        tokens = backend.seal_items([_item(column, row) for row in range(len(column.values))])
+        tags: list[str | None] | None = None
+        if with_index:
+            queries = [{"field": column.field, "value": value} for value in column.values]
+            tags = [next(iter(one.values), None) for one in backend.index_items(queries)]
+        sealed.append((tokens, tags))
     return sealed
 
 
-def normalized(veil: Veil, field: str, value: Any) -> Any:
+def normalized(veil: Veil, field: str, value: Any) -> bytes | None:
     """The form in which the field's index compares values; ``None`` where nothing is left."""
-    return veil.backend.normalized(field, value)  # type: ignore[attr-defined]
+    return _native(veil).normalized(field, value)
 
 
-def _item(column: Column, row: int) -> dict[str, Any]:
+def _native(veil: Veil) -> NativeBackend:
+    return cast("NativeBackend", veil.backend)
+
+
+def _item(column: RowColumn, row: int) -> dict[str, Any]:
     item: dict[str, Any] = {"field": column.field, "value": column.values[row]}
     bind, subject = column.bind(row), column.subject(row)
     if bind:

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Result
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session, attributes, object_session
 
-from .._columns import Column, open_columns
+from .._columns import RowColumn, open_columns
 from .._veil import Veil
 from ..errors import NotRevealed
 from ..sealed import Sealed, SealedContext
@@ -250,7 +250,7 @@ def _open(session: Session, connection: Connection | None, loading: _Loading) ->
     """Opens all that a statement loaded: one call, one line of the audit log a schema."""
     veil = veil_of_session(session, connection)
     work: list[tuple[_Attribute, list[dict[str, Any]], list[Any]]] = []
-    columns: list[Column] = []
+    columns: list[RowColumn] = []
     asked: dict[int, frozenset[str]] = {}
     for cls, loaded in loading.entities.items():
         targets = [target for target, _ in loaded]
@@ -289,12 +289,12 @@ def _attributes_of(cls: type[Any]) -> list[_Attribute]:
     return _attributes.get(cls, [])
 
 
-def _column(own: _Attribute, dicts: list[dict[str, Any]]) -> Column:
+def _column(own: _Attribute, dicts: list[dict[str, Any]]) -> RowColumn:
     key = own.key
     tokens = [row[key]._token for row in dicts]
     subjects = None if own.subject is None else [_scalar(row[own.subject]) for row in dicts]
     binds = {name: [_scalar(row[bound]) for row in dicts] for name, bound in own.binds} or None
-    return Column(own.cell.kind.field, tokens, subjects, binds)
+    return RowColumn(own.cell.kind.field, tokens, subjects, binds)
 
 
 def _place(veil: Veil, own: _Attribute, dicts: list[dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ class Plan:
 
 
 _plans: WeakKeyDictionary[Table, Plan] = WeakKeyDictionary()
-_checked: WeakKeyDictionary[Veil, set[int]] = WeakKeyDictionary()
+_checked: WeakKeyDictionary[Veil, WeakKeyDictionary[Table, Plan]] = WeakKeyDictionary()
 
 
 def plan_of(table: Any) -> Plan | None:
@@ -159,8 +159,8 @@ def check(veil: Veil, tables: Iterable[Table]) -> None:
 
 def check_plan(veil: Veil, plan: Plan) -> None:
     """As ``check``, of one table, once."""
-    done = _checked.setdefault(veil, set())
-    if id(plan) in done:
+    done = _checked.setdefault(veil, WeakKeyDictionary())
+    if done.get(plan.table) is plan:
         return
     for cell in plan.cells:
         where = f"{plan.table.name}.{cell.key}"
@@ -173,7 +173,7 @@ def check_plan(veil: Veil, plan: Plan) -> None:
             )
         elif getattr(veil.backend, "_schemas", None) is not None:
             _check_cell(where, cell, veil.field(cell.kind.field))
-    done.add(id(plan))
+    done[plan.table] = plan
 
 
 def _check_cell(where: str, cell: Cell, info: FieldInfo) -> None:

@@ -26,10 +26,11 @@ from sqlalchemy.sql.elements import (
 from sqlalchemy.sql.selectable import Join, Select
 from sqlalchemy.types import TypeDecorator
 
-from .._columns import normalized
+from .._columns import has_keys, normalized
 from .._veil import Veil
-from ..errors import NotSearchable
+from ..errors import NotRevealed, NotSearchable
 from ..sealed import Sealed
+from .misuse import refuse_misuse
 
 __all__ = ["EncryptedComparator", "Recheck", "Sought", "resolve", "resolve_entities"]
 
@@ -164,7 +165,12 @@ class Recheck:
     def holds(self, veil: Veil, entity: Any) -> bool:
         """Whether an entity has one of the values that were looked for."""
         value = entity.__dict__.get(self.attribute)
-        if value is None or isinstance(value, Sealed):
+        if isinstance(value, Sealed):
+            try:
+                value = value.reveal()
+            except NotRevealed:
+                return False
+        if value is None:
             return False
         return normalized(veil, self.field, value) in self.wanted
 
@@ -198,8 +204,17 @@ def _tags(veil: Veil, sought: Sought) -> tuple[list[str], bool]:
 
 
 def resolve(statement: Any, veil_of: Any) -> Any:
-    """The statement with tags in place of values. Indexes must be unique: nobody checks again."""
-    sought = _sought_in(statement)
+    """The statement with tags in place of values. Indexes must be unique: nobody checks again.
+
+    Every statement comes through here, so what ciphertext cannot do is refused here too.
+    """
+    sought = []
+    for element in visitors.iterate(statement):
+        if element.__visit_name__ == "bindparam":
+            if isinstance(cast(Any, element).value, Sought):
+                sought.append(cast("BindParameter[Any]", element))
+        else:
+            refuse_misuse(element)
     if not sought:
         return statement
     veil = veil_of()
@@ -224,6 +239,8 @@ def resolve_entities(statement: Any, veil_of: Any) -> tuple[Any, list[Recheck]]:
         wanted = cast(Sought, parameter.value)
         tags[parameter.key], recheck = _tags(veil, wanted)
         if recheck:
+            if not has_keys(veil):
+                _refuse_bucketed(wanted.field, "Veil.connect")
             _must_be_checkable(statement, parameter, wanted)
             forms = (normalized(veil, wanted.field, value) for value in wanted.values)
             known = frozenset(form for form in forms if form is not None)

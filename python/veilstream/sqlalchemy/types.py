@@ -10,6 +10,7 @@ from sqlalchemy.orm import MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ..sealed import NotSealed, Sealed
+from .misuse import ProtectedText
 from .search import EncryptedComparator
 
 __all__ = [
@@ -40,7 +41,7 @@ def _text(dialect: Dialect) -> TypeEngine[Any]:
     return Text(collation=collation)
 
 
-class Protected(TypeDecorator[Any]):
+class Protected(ProtectedText):
     """A column of tokens.
 
     ``index``, ``subject`` and the values of ``bind`` are names of attributes of the same table.

@@ -10,21 +10,20 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Column, Connection, Delete, Engine, Insert, Update, event
 from sqlalchemy import Sequence as SqlSequence
-from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ClauseElement
-from sqlalchemy.sql.selectable import Select, SelectBase
+from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
 from .. import _columns
 from .._connect import Masked
 from .._veil import Veil
-from ..errors import NotSearchable
 from ..sealed import NotSealed, Sealed, SealedContext
 from .attached import veil_of
 from .plans import Cell, Plan, check_plan, plan_of
 from .search import resolve
-from .types import Protected, TokenText
+from .types import TokenText
 
 __all__ = ["default_of", "listen"]
 
@@ -47,7 +46,6 @@ def _before_execute(
                 veil = veil_of(connection)
                 check_plan(veil, plan)
                 clause, many, one = _Writing(connection, veil, plan, clause).done(many, one)
-        refuse_misuse(clause)
         clause = resolve(clause, lambda: veil_of(connection))
     return clause, many, one
 
@@ -102,7 +100,7 @@ class _Writing:
         """Puts tokens and index values into rows."""
         if isinstance(self.clause, Insert):
             self._make_defaults(rows, fixed)
-        work: list[tuple[Cell, list[int], _columns.Column]] = []
+        work: list[tuple[Cell, list[int], _columns.RowColumn]] = []
         for cell in self.plan.cells:
             at = [n for n, row in enumerate(rows) if cell.key in row]
             if not at:
@@ -137,7 +135,7 @@ class _Writing:
 
     def _column(
         self, cell: Cell, rows: list[Row], at: list[int], params: Sequence[Row], fixed: Row | None
-    ) -> _columns.Column:
+    ) -> _columns.RowColumn:
         values = [rows[n][cell.key] for n in at]
         values = [one._clear if isinstance(one, Sealed) else one for one in values]
         if any(isinstance(value, Masked) for value in values):
@@ -145,7 +143,7 @@ class _Writing:
         known = [self._context(cell, rows[n], params[min(n, len(params) - 1)], fixed) for n in at]
         subjects = None if cell.subject is None else [subject for subject, _ in known]
         binds = {name: [bind[name] for _, bind in known] for name, _ in cell.binds} or None
-        return _columns.Column(cell.kind.field, values, subjects, binds)
+        return _columns.RowColumn(cell.kind.field, values, subjects, binds)
 
     def _context(
         self, cell: Cell, row: Row, params: Row, fixed: Row | None
@@ -360,38 +358,3 @@ def _flat(criteria: Any) -> Iterator[Any]:
             yield from _flat(element.clauses)
         else:
             yield element
-
-
-def refuse_misuse(statement: Any) -> None:
-    """Ciphertext has no order, no parts and no equals: raises where a statement thinks it has."""
-    for element in visitors.iterate(statement):
-        kind = element.__visit_name__
-        if kind == "binary":
-            binary: Any = element
-            if binary.operator not in (operators.is_, operators.is_not):
-                for side in (binary.left, binary.right):
-                    _refuse_protected(side, "a comparison")
-        elif kind in ("select", "compound_select"):
-            ordered: Any = element
-            for clause in (*ordered._order_by_clauses, *ordered._group_by_clauses):
-                _refuse_protected(clause, "order_by or group_by")
-            if isinstance(element, Select):
-                for clause in element._distinct_on:
-                    _refuse_protected(clause, "distinct")
-        elif kind == "function" and getattr(element, "name", "") != "count":
-            called: Any = element
-            for argument in called.clause_expr.element.clauses:
-                _refuse_protected(argument, f"{called.name}()")
-        elif kind in ("cast", "type_coerce"):
-            _refuse_protected(getattr(element, "clause", None), "a cast")
-
-
-def _refuse_protected(element: Any, what: str) -> None:
-    inner = element
-    while inner is not None and not isinstance(getattr(inner, "type", None), Protected):
-        inner = getattr(inner, "element", None)
-    if inner is None or isinstance(inner, BindParameter):
-        return
-    kind = inner.type
-    advice = f"its index {kind.index} finds equal values" if kind.index else "it has no index here"
-    raise NotSearchable(f"{kind.field}: {what} works on clear values only; {advice}")
