@@ -46,11 +46,11 @@ class PgcryptoString(UserDefinedType[str]):
     def get_col_spec(self, **_: Any) -> str:
         return "bytea"
 
-    def bind_expression(self, value: Any) -> Any:
-        return func.pgp_sym_encrypt(cast(value, Text), settings.PGCRYPTO_KEY, type_=LargeBinary)
+    def bind_expression(self, bindvalue: Any) -> Any:
+        return func.pgp_sym_encrypt(cast(bindvalue, Text), settings.PGCRYPTO_KEY, type_=LargeBinary)
 
-    def column_expression(self, column: Any) -> Any:
-        return func.pgp_sym_decrypt(column, settings.PGCRYPTO_KEY, type_=Text)
+    def column_expression(self, colexpr: Any) -> Any:
+        return func.pgp_sym_decrypt(colexpr, settings.PGCRYPTO_KEY, type_=Text)
 
 
 def hash_for_search(value: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-BINARY = Path(os.environ.get("VEILSTREAM_BIN", ROOT / "target/debug/veilstream"))
+BINARY = Path(os.environ.get("VEILSTREAM_BINARY", ROOT / "target/debug/veilstream"))
 
 CEDAR = """
 permit(principal in Role::"app",

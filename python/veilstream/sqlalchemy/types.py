@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Dialect, FetchedValue, Text
@@ -50,7 +50,7 @@ class Protected(ProtectedText):
     impl = Text
     cache_ok = True
     opens_on_load = False
-    comparator_factory = EncryptedComparator
+    comparator_factory: Any = EncryptedComparator
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Protected(ProtectedText):
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         return None if value is None else Sealed(self.field, value)
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         # One call for each value of each row: what TypeDecorator puts around it is left out.
         new, field = Sealed.__new__, self.field
 
