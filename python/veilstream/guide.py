@@ -22,7 +22,7 @@ from ._veil import Veil
 from .errors import ConfigError, NotRevealed
 from .sealed import Sealed
 from .sqlalchemy.plans import plan_of
-from .sqlalchemy.types import Bind, Clear, Encrypted
+from .sqlalchemy.types import Bind, Clear, Encrypted, Old
 
 __all__ = [
     "EncryptedString",
@@ -145,8 +145,9 @@ class EncryptedString(Encrypted):
         subject: str | None = None,
         bind: Bind = None,
         clear: Clear = "reject",
+        old: Old = None,
     ) -> None:
-        super().__init__(_field(field), index, subject, bind, clear)
+        super().__init__(_field(field), index, subject, bind, clear, old)
         self.length = length
 
 

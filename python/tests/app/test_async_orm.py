@@ -45,15 +45,15 @@ def test_entities(postgres: Postgres, veil: Veil, world: World, driver: str) -> 
                 session.add_all(
                     [
                         Person(id=n, mail=f"{n}@x.org", ssn=f"1{n}", notes=[Note(text=f"note {n}")])
-                        for n in range(1, 30)
+                        for n in range(1, 121)
                     ]
                 )
             before = len(world.audited())
             async with AsyncSession(engine) as session:
                 people = (await session.scalars(select(Person).order_by(Person.id))).all()
-                assert [person.mail for person in people] == [f"{n}@x.org" for n in range(1, 30)]
+                assert [person.mail for person in people] == [f"{n}@x.org" for n in range(1, 121)]
             lines = [line for line in world.audited()[before:] if line["event"] == "reveal"]
-            assert len(lines) == 1 and lines[0]["items"] == 29
+            assert len(lines) == 1 and lines[0]["items"] == 240
             async with AsyncSession(engine) as session:
                 query = select(Person).where(Person.mail == "7@X.org")
                 found = (await session.scalars(query.options(selectinload(Person.notes)))).one()
@@ -67,7 +67,7 @@ def test_entities(postgres: Postgres, veil: Veil, world: World, driver: str) -> 
                 with pytest.raises(NotSearchable):
                     await session.scalars(query.limit(1))
                 stream = await session.stream_scalars(select(Person).order_by(Person.id))
-                assert len([person.mail async for person in stream]) == 29
+                assert len([person.mail async for person in stream]) == 120
 
     run(postgres, driver, main)
 

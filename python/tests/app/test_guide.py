@@ -64,10 +64,10 @@ def settings(
 
 
 def application(
-    postgres: Postgres, settings: pytest.MonkeyPatch, name: str
+    postgres: Postgres, settings: pytest.MonkeyPatch, name: str, key: str | None = None
 ) -> tuple[TestClient, ModuleType]:
     settings.setenv("DATABASE_URL", postgres.url("psycopg", name))
-    settings.setenv("ENCRYPTION_KEY", Fernet.generate_key().decode())
+    settings.setenv("ENCRYPTION_KEY", key or Fernet.generate_key().decode())
     if name == "after":
         # The key store would take it for its own.
         settings.delenv("ENCRYPTION_KEY")

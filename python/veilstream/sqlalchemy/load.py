@@ -319,7 +319,12 @@ def _not_opened(
     if status == "clear" and kind.clear != "reject":
         if kind.clear == "count":
             _clear_seen[kind.field] += 1
-        row[own.key] = row[own.key]._token
+        text = row[own.key]._token
+        try:
+            row[own.key] = text if kind.old is None else kind.old(text)
+        except Exception:
+            # Its message could quote what it was given.
+            raise NotRevealed(kind.field, "corrupt") from None
         return
     session = object_session(target)
     if session is not None:

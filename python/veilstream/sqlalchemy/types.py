@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Dialect, FetchedValue, Text
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 Clear: TypeAlias = Literal["reject", "count", "allow"]
+Old: TypeAlias = Callable[[str], str] | None
 Bind: TypeAlias = Mapping[str, str] | Iterable[str] | None
 
 
@@ -59,6 +60,7 @@ class Protected(ProtectedText):
         subject: str | None = None,
         bind: Bind = None,
         clear: Clear = "reject",
+        old: Old = None,
     ) -> None:
         super().__init__()
         if clear not in ("reject", "count", "allow"):
@@ -69,6 +71,7 @@ class Protected(ProtectedText):
         self.subject = subject
         self.bind = tuple(sorted(pairs))
         self.clear = clear
+        self.old = old
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return _text(dialect)
@@ -146,6 +149,7 @@ def encrypted(
     subject: str | None = None,
     bind: Bind = None,
     clear: Clear = "reject",
+    old: Old = None,
     **options: Any,
 ) -> MappedColumn[Any]:
     """A value that is sealed in the database and opened on load. Needs ``Veil.open``.
@@ -153,9 +157,9 @@ def encrypted(
     ``index`` names the attribute of its blind index, ``subject`` and ``bind`` those that the
     field's schema ties its tokens to. ``clear`` says what happens to old values that are no
     tokens: ``reject`` raises where they are read, ``allow`` reads them, ``count`` also counts them
-    (``clear_seen``). Other options are those of ``mapped_column``.
+    (``clear_seen``). ``old`` opens such values, where they are of an older encryption. Other options are those of ``mapped_column``.
     """
-    return mapped_column(Encrypted(field, index, subject, bind, clear), **options)
+    return mapped_column(Encrypted(field, index, subject, bind, clear, old), **options)
 
 
 def sealed(
