@@ -2,6 +2,8 @@
 # make demo    the main job on an embedded broker
 # make test    every test
 # make lint    rustfmt, clippy, rustdoc, cargo-deny: warnings are errors
+# make wheel   the Python package as a wheel, in target/wheels
+# make bench-python     columns opened from Python, beside Fernet (docs/performance.md)
 # make fuzz    every fuzz target for FUZZ_SECONDS (fuzz/README.md)
 # make bench-subjects   keys of a million data subjects (docs/performance.md)
 # make bench-serve      the reading service under load, beside OpenBao Transit (docs/performance.md)
@@ -26,13 +28,14 @@ LOCALSTACK := target/localstack
 CONNECT := target/connect
 DEBEZIUM := 3.6.0.Final
 SCHEMATHESIS := target/schemathesis
+PYENV := target/python
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test simulate lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects
+.PHONY: setup system system-test demo test simulate lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects bench-python wheel pytest python-types
 .DELETE_ON_ERROR:
 
-setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete
+setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete $(PYENV)/.complete
 
 # Debian's names. As root what is missing is installed, otherwise said.
 system:
@@ -85,6 +88,12 @@ $(SCHEMATHESIS)/.complete: tests/support/schemathesis.txt | system-test
 	$(call environment,$(SCHEMATHESIS)) -r $<
 	touch $@
 
+# What the Python package is built and tested with. The package itself is that of the source folder.
+$(PYENV)/.complete: tests/support/python.txt | system-test
+	$(call environment,$(PYENV)) --only-binary :all: --no-deps -r $<
+	echo $(abspath python) > $$($(PYENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/veilstream.pth
+	touch $@
+
 # A fresh Python environment, and what is installed in it.
 environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/pip install -q --disable-pip-version-check
 
@@ -96,6 +105,29 @@ demo: system
 
 test: setup
 	$(CARGO) test --workspace --locked --features veilstream/inject
+	@$(MAKE) --no-print-directory pytest
+
+# The native part as `make test` has built everything else: one test among the targets, or cargo would build dependencies with other features.
+NATIVE = --workspace --locked --features veilstream/inject --lib --bins --test layering
+pytest: $(PYENV)/.complete
+	$(CARGO) build $(NATIVE)
+	cp target/debug/lib_native.so python/veilstream/_native.abi3.so
+	cd python && $(abspath $(PYENV))/bin/python -m pytest $(PYTEST)
+
+# What type checkers say of the package.
+python-types: $(PYENV)/.complete
+	cd python && $(abspath $(PYENV))/bin/mypy && $(abspath $(PYENV))/bin/pyright --pythonpath $(abspath $(PYENV))/bin/python
+
+# For the Python that is here: it takes its system libraries from this machine.
+wheel: $(PYENV)/.complete
+	cd python && $(abspath $(PYENV))/bin/maturin build --release --locked --compatibility linux --out $(abspath target/wheels)
+
+# What they measure is built for speed; what only makes keys and tokens is not.
+bench-python: $(PYENV)/.complete
+	$(CARGO) build --release --locked --package veilstream-python
+	$(CARGO) build --locked --package veilstream --bin veilstream
+	cp target/release/lib_native.so python/veilstream/_native.abi3.so
+	$(PYENV)/bin/python bench/python.py
 
 # The pipeline's core against a simulated cluster, at length: 10,000 seeds of 1,000 steps. A failure names the seed: SIMULATE=seed,1
 SIMULATE ?= 1,10000
@@ -104,6 +136,7 @@ simulate: system
 
 lint: system
 	$(CARGO) fmt --all --check
+	@$(MAKE) --no-print-directory python-types
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy --locked $(DEMO) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 from . import _purpose
 from ._types import Backend, FieldInfo, IndexValues, JsonScalar, RowResult, Value
 from .errors import NotPicklable
+
+if TYPE_CHECKING:
+    from .arrow import ArrowColumns
 
 __all__ = ["Veil"]
 
@@ -84,6 +87,13 @@ class Veil:
     def backend(self) -> Backend:
         """Who does the work."""
         return self._backend
+
+    @property
+    def arrow(self) -> ArrowColumns:
+        """Calls on whole columns. They need keys in process."""
+        from .arrow import ArrowColumns
+
+        return ArrowColumns(self._backend)
 
     def reveal(
         self,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "AuditError",
     "BindingError",
+    "ColumnError",
+    "ColumnNotRevealed",
     "ConfigError",
     "KeysUnavailable",
     "NeedsKeys",
     "NotPicklable",
     "NotRevealed",
     "NotSearchable",
+    "PurposeError",
     "Rejected",
     "UnknownField",
     "VeilError",
@@ -43,6 +48,14 @@ class UnknownField(VeilError):
 
 class BindingError(VeilError):
     """``bind`` or ``subject`` is not what the field's schema asks for."""
+
+
+class PurposeError(VeilError):
+    """The purpose is none of those configured, or its reason does not do."""
+
+
+class ColumnError(VeilError):
+    """A column is not of a type that can be read, or is not well formed."""
 
 
 class NotSearchable(VeilError):
@@ -79,8 +92,19 @@ class NotRevealed(VeilError):
         self.field = field
         self.status = status
 
-    def __reduce__(self) -> tuple[type[NotRevealed], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[NotRevealed], tuple[object, ...]]:
         return (type(self), (self.field, self.status))
+
+
+class ColumnNotRevealed(NotRevealed):
+    """Tokens of a column that did not open. ``counts`` has how many rows came to what."""
+
+    def __init__(self, field: str, status: str, counts: Mapping[str, int]) -> None:
+        super().__init__(field, status)
+        self.counts = dict(counts)
+
+    def __reduce__(self) -> tuple[type[ColumnNotRevealed], tuple[object, ...]]:
+        return (type(self), (self.field, self.status, self.counts))
 
 
 class NotPicklable(VeilError, TypeError):

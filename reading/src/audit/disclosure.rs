@@ -55,6 +55,22 @@ impl Disclosure {
         }
     }
 
+    /// Adds tokens of one column that share a key and came to the same: whose key it is, what
+    /// became of their field, and how many they are.
+    pub fn add_tokens(
+        &mut self,
+        schema: &str,
+        subject: Option<SubjectRef>,
+        (field, status): (&str, &str),
+        kid: Option<KeyId>,
+        items: u64,
+    ) {
+        let told = self.told.entry((schema.to_owned(), subject)).or_default();
+        told.items += items;
+        told.kids.extend(kid);
+        told.note(field, status);
+    }
+
     /// Whether nothing was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -169,6 +185,20 @@ mod tests {
         assert_eq!(entries.len(), 1);
         assert_eq!((entries[0].bulk.len(), entries[0].items), (101, Some(202)));
         assert_eq!((entries[0].subject, entries[0].kids.len()), (None, 0));
+    }
+
+    #[test]
+    fn tokens_of_a_column_are_counted_together() {
+        let mut disclosure = Disclosure::new(Entry::new(Event::Reveal));
+        let (ada, kid) = (Some(SubjectRef([1; 16])), Some(KeyId([2; 16])));
+        disclosure.add_tokens("people", ada, ("email", "corrupt"), kid, 3);
+        disclosure.add_tokens("people", ada, ("email", "revealed"), kid, 40);
+        disclosure.add_tokens("people", None, ("email", "malformed"), None, 1);
+        let entries = disclosure.into_entries();
+        assert_eq!(entries.len(), 2);
+        assert_eq!((entries[0].items, entries[0].outcome.as_deref()), (Some(1), Some("failed")));
+        assert_eq!((entries[1].items, &*entries[1].fields["email"]), (Some(43), "revealed"));
+        assert_eq!(entries[1].kids, [Hex([2; 16])]);
     }
 
     #[test]
