@@ -156,6 +156,7 @@ fn call(
         chunks: ffi::import(column)?,
         bind: bind.collect::<PyResult<_>>()?,
         subject: subject.map(scalars).transpose()?,
+        is_json: false,
         purpose: purpose(claims),
     })
 }

@@ -7,7 +7,8 @@ mod seal;
 mod text;
 
 pub(crate) use build::BuiltColumn;
-pub(crate) use calls::{ColumnCall, GivenScalars};
+pub(crate) use calls::{ColumnCall, GivenScalars, RotatedColumn};
+pub(crate) use open::Taken;
 pub(crate) use text::Texts;
 
 use pyo3::PyErr;

@@ -4,7 +4,7 @@
 //! ```text
 //!  veilstream/_open.py ──► engine ──► gate (closed around forks) ──► parts: schemas, keys, audit log
 //!                                                                      │
-//!        bare (one value) · rows (records) · column (Arrow) ───────────┘
+//!        bare (one value) · rows (records) · column (Arrow) · statement (SQL) ──┘
 //!                                             │
 //!                                            ffi: arrays in and out
 //! ```
@@ -24,6 +24,7 @@ mod gate;
 mod held;
 mod parts;
 mod rows;
+mod statement;
 mod target;
 
 use pyo3::pymodule;
@@ -34,4 +35,6 @@ mod _native {
     use crate::arrays::{Column, index_column, key_ids, reveal_column, rotate_column, seal_column};
     #[pymodule_export]
     use crate::engine::Engine;
+    #[pymodule_export]
+    use crate::statement::{normalized, open_statement, seal_statement};
 }

@@ -1,5 +1,15 @@
 """Fields that veilstream protects: read, seal and search them from Python."""
 
+from ._async import AsyncVeil
+from ._connect import Masked
+from ._problems import (
+    Denied,
+    RateLimited,
+    RequestRefused,
+    ServiceError,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from ._types import FieldInfo, FieldStatus, IndexInfo, IndexValues, Purpose, RowResult, Value
 from ._veil import Veil
 from .errors import (
@@ -20,24 +30,32 @@ from .errors import (
 )
 
 __all__ = [
+    "AsyncVeil",
     "AuditError",
     "BindingError",
     "ColumnError",
     "ColumnNotRevealed",
     "ConfigError",
+    "Denied",
     "FieldInfo",
     "FieldStatus",
     "IndexInfo",
     "IndexValues",
     "KeysUnavailable",
+    "Masked",
     "NeedsKeys",
     "NotPicklable",
     "NotRevealed",
     "NotSearchable",
     "Purpose",
     "PurposeError",
+    "RateLimited",
     "Rejected",
+    "RequestRefused",
     "RowResult",
+    "ServiceError",
+    "ServiceUnavailable",
+    "Unauthorized",
     "UnknownField",
     "Value",
     "Veil",

@@ -1,11 +1,21 @@
 """The native part: keys in process. Values are JSON texts; ``_open.py`` turns them."""
 
-from typing import final
+from typing import Any, final
 
 _Claims = tuple[str | None, str | None]
 _Bind = list[tuple[str, str]]
 _Facts = tuple[str, str, list[str], bool, bool, list[tuple[str | None, int, bool]], bool]
 _Field = tuple[str, str, list[tuple[str, str]]]
+
+_Column = tuple[str, list[str], list[Any] | None, list[tuple[str, list[Any]]]]
+
+def open_statement(
+    engine: Engine, columns: list[_Column], claims: _Claims
+) -> list[tuple[list[Any], list[int], list[tuple[int, str]]]]: ...
+def seal_statement(
+    engine: Engine, columns: list[tuple[_Column, bool]], claims: _Claims
+) -> list[tuple[list[str | None], list[str | None] | None]]: ...
+def normalized(engine: Engine, field: str, json: str) -> bytes | None: ...
 
 @final
 class Engine:

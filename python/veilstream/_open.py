@@ -8,10 +8,11 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from . import _json, _purpose
-from ._native import Engine
+from ._columns import RowColumn
+from ._native import Engine, normalized, open_statement, seal_statement
 from ._types import (
     FieldInfo,
     FieldStatus,
@@ -70,7 +71,9 @@ class NativeBackend:
         opened = self._engine.reveal_rows(schema, asked, texts, claims())
         results = [_row(record, told) for record, told in opened]
         # All that is asked for is permitted here: what is denied all the same was a honey token.
-        denied = {name for row in results for name, told in row.fields.items() if told.status == "denied"}
+        denied = {
+            name for row in results for name, told in row.fields.items() if told.status == "denied"
+        }
         for name in sorted(denied):
             alarm(f"{schema}.{name}")
         return results
@@ -118,9 +121,52 @@ class NativeBackend:
             deterministic=is_deterministic,
         )
 
-    def purpose(self, name: str, reason: str | None = None) -> AbstractContextManager[None]:
+    def open_columns(
+        self, columns: Sequence[RowColumn]
+    ) -> list[tuple[Sequence[Any], Sequence[str] | None]]:
+        """Opens columns of rows at once: one disclosure. Statuses are ``None`` where all opened."""
+        opened = open_statement(self._engine, [_given(one) for one in columns], claims())
+        results: list[tuple[Sequence[Any], Sequence[str] | None]] = []
+        for column, (values, json, failed) in zip(columns, opened, strict=True):
+            for row in json:
+                values[row] = _json.loads(cast(str, values[row]))
+            statuses = None
+            if failed:
+                statuses = ["revealed"] * len(values)
+                for row, status in failed:
+                    statuses[row] = status
+                if any(status == "denied" for _, status in failed):
+                    alarm(column.field)
+            results.append((values, statuses))
+        return results
+
+    def seal_columns(
+        self, columns: Sequence[RowColumn], indexed: Sequence[bool]
+    ) -> list[tuple[list[str], list[str | None] | None]]:
+        """Tokens of columns of rows, and of those that are indexed the tags of the newest root."""
+        asked = []
+        for column, with_index in zip(columns, indexed, strict=True):
+            field, values, subjects, binds = _given(column)
+            asked.append(
+                ((field, [_json.value_text(v) for v in values], subjects, binds), with_index)
+            )
+        sealed = seal_statement(self._engine, asked, claims())
+        return [(cast("list[str]", tokens), tags) for tokens, tags in sealed]
+
+    def normalized(self, field: str, value: Value) -> bytes | None:
+        """The form in which the field's index compares values; ``None``: nothing is left."""
+        return normalized(self._engine, field, _json.value_text(value))
+
+    def purpose(
+        self,
+        name: str,
+        reason: str | None = None,
+        *,
+        on_behalf_of: str | None = None,
+        request_id: str | None = None,
+    ) -> AbstractContextManager[None]:
         """What is read for, within the ``with`` block."""
-        return _purpose.purpose(name, reason)
+        return _purpose.purpose(name, reason, on_behalf_of=on_behalf_of, request_id=request_id)
 
     def close(self) -> None:
         """Ends it: the audit chain gets its end line, keys are dropped."""
@@ -138,6 +184,14 @@ class NativeBackend:
         )
 
 
+def _given(
+    column: RowColumn,
+) -> tuple[str, list[Any], list[Any] | None, list[tuple[str, list[Any]]]]:
+    subjects = None if column.subjects is None else list(column.subjects)
+    binds = [(name, list(values)) for name, values in (column.binds or {}).items()]
+    return column.field, list(column.values), subjects, binds
+
+
 def claims() -> tuple[str | None, str | None]:
     """Purpose and reason, for the audit log."""
     purpose = _purpose.current()
@@ -153,9 +207,7 @@ def _subject(subject: str | int | None) -> str | None:
     return None if subject is None else _json.scalar_text(subject, "subject")
 
 
-def _row(
-    record: str | None, told: list[tuple[str, str, list[tuple[str, str]]]]
-) -> RowResult:
+def _row(record: str | None, told: list[tuple[str, str, list[tuple[str, str]]]]) -> RowResult:
     if record is None:
         return RowResult("malformed", None, {})
     fields = {name: FieldStatus(status, tuple(places)) for name, status, places in told}

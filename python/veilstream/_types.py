@@ -26,10 +26,17 @@ Value: TypeAlias = JsonScalar | Sequence["Value"] | Mapping[str, "Value"]
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What the caller reads for. It stands in the audit log."""
+    """What the caller reads for, and who says so. It stands in the audit log.
+
+    ``on_behalf_of`` is a claim, which grants nothing. ``request_id`` names the block's first
+    request; those after it get it with ``-2``, ``-3``. A block that runs again with the same one is
+    the same disclosure.
+    """
 
     name: str
     reason: str | None = None
+    on_behalf_of: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,12 @@ class Backend(Protocol):
         ...
 
     def purpose(
-        self, name: str, reason: str | None = None
+        self,
+        name: str,
+        reason: str | None = None,
+        *,
+        on_behalf_of: str | None = None,
+        request_id: str | None = None,
     ) -> AbstractContextManager[None]:
         """What is read for, within the ``with`` block."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 from . import _purpose
 from ._types import Backend, FieldInfo, IndexValues, JsonScalar, RowResult, Value
@@ -53,12 +53,35 @@ class Veil:
         *,
         token: str | os.PathLike[str] | Callable[[], str] | None = None,
         ca: str | os.PathLike[str] | None = None,
+        cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        schemas: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        want: Literal["auto", "reveal", "mask"] = "auto",
         timeout: float = 30.0,
+        patience: float = 60.0,
     ) -> Self:
-        """Asks the reading service at ``url``; holds no keys."""
+        """Asks the reading service at ``url``; holds no keys.
+
+        ``token`` is a file with an API key or JWT, or a callable that gives it; it is read for
+        each request. ``cert`` are files of a client certificate and its key. ``ca`` names the
+        authorities instead of the system's. ``schemas`` are schema documents or folders of them,
+        for ``field`` and compound indexes. ``want`` is ``auto`` (the most that policies allow),
+        ``reveal`` (no mask instead) or ``mask``. ``timeout`` is in seconds, for one request.
+        ``patience`` is in seconds, for a limit of the service that is waited for.
+        """
         from ._connect import Connection
 
-        return cls(Connection(url, token=token, ca=ca, timeout=timeout))
+        return cls(
+            Connection(
+                url,
+                token=token,
+                ca=ca,
+                cert=cert,
+                schemas=schemas,
+                want=want,
+                timeout=timeout,
+                patience=patience,
+            )
+        )
 
     @property
     def backend(self) -> Backend:
@@ -113,9 +136,20 @@ class Veil:
         """What the schema in force says of ``<schema>.<id>``."""
         return self._backend.field(name)
 
-    def purpose(self, name: str, reason: str | None = None) -> AbstractContextManager[None]:
-        """What is read for, within the ``with`` block. It stands in the audit log."""
-        return _purpose.purpose(name, reason)
+    def purpose(
+        self,
+        name: str,
+        reason: str | None = None,
+        *,
+        on_behalf_of: str | None = None,
+        request_id: str | None = None,
+    ) -> AbstractContextManager[None]:
+        """What is read for, within the ``with`` block. It stands in the audit log.
+
+        ``on_behalf_of`` is a claim and grants nothing. ``request_id`` makes a block that runs
+        again within ten minutes the same disclosure: budgets count it once.
+        """
+        return _purpose.purpose(name, reason, on_behalf_of=on_behalf_of, request_id=request_id)
 
     def close(self) -> None:
         """Ends it: the audit chain gets its end line, keys are dropped."""

@@ -35,6 +35,8 @@ pub(crate) struct ColumnCall {
     pub(crate) chunks: Vec<ArrayRef>,
     pub(crate) bind: Vec<(String, GivenScalars)>,
     pub(crate) subject: Option<GivenScalars>,
+    /// Values are JSON texts.
+    pub(crate) is_json: bool,
     pub(crate) purpose: CallPurpose,
 }
 
@@ -46,11 +48,11 @@ pub(crate) struct RotatedColumn {
 }
 
 impl ColumnCall {
-    fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.len()).sum()
     }
 
-    fn texts(&self) -> Result<Vec<(usize, Texts<'_>)>, ColumnFault> {
+    pub(crate) fn texts(&self) -> Result<Vec<(usize, Texts<'_>)>, ColumnFault> {
         let mut base = 0;
         self.chunks
             .iter()
@@ -62,8 +64,12 @@ impl ColumnCall {
             .collect()
     }
 
+    fn values<'a>(&self, chunk: &'a ArrayRef) -> Result<Values<'a>, ColumnFault> {
+        if self.is_json { Ok(Values::Json(Texts::of(chunk)?)) } else { Values::of(chunk) }
+    }
+
     /// What its rows are tied to.
-    fn scalars(&self, target: &Target) -> Result<RowScalars<'_>, VeilFault> {
+    pub(crate) fn scalars(&self, target: &Target) -> Result<RowScalars<'_>, VeilFault> {
         target.check_names(self.bind.iter().map(|(name, _)| name.as_str()))?;
         let one = |given: &'_ GivenScalars| -> Result<Option<Vec<u8>>, VeilFault> {
             let GivenScalars::One(json) = given else { return Ok(None) };
@@ -194,13 +200,26 @@ impl ReadingParts {
     /// # Errors
     /// The schema does not take a value, or as [`ReadingParts::reveal_column`].
     pub(crate) fn seal_column(&self, call: &ColumnCall) -> Result<BuiltColumn, VeilFault> {
+        let (column, entry) = self.sealed_column(call)?;
+        self.append(vec![entry])?;
+        Ok(column)
+    }
+
+    /// As [`ReadingParts::seal_column`], with the line that is still to be written.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn sealed_column(
+        &self,
+        call: &ColumnCall,
+    ) -> Result<(BuiltColumn, veilstream_reading::audit::Entry), VeilFault> {
         let template = self.entry(Event::Seal, &call.purpose)?;
         let target = Target::of(&self.schemas(), &call.field)?;
         let field = target.field().ok_or_else(|| target.rejected(RejectCode::WrongType))?;
         if field.protect == Protect::Hash {
             let sealed = self.tag_column(call, &target)?;
-            self.append(vec![column_entry(template, &target, "sealed", &sealed)])?;
-            return Ok(sealed);
+            let entry = column_entry(template, &target, "sealed", &sealed);
+            return Ok((sealed, entry));
         }
         let scalars = call.scalars(&target)?;
         let subjects = self.references(&target, &scalars, call.rows())?;
@@ -213,7 +232,7 @@ impl ReadingParts {
         let (mut json, mut scalar) = (Vec::new(), Vec::new());
         let (mut base, mut sealed) = (0, 0);
         for chunk in &call.chunks {
-            let values = Values::of(chunk)?;
+            let values = call.values(chunk)?;
             for row in 0..chunk.len() {
                 let at = base + row;
                 let is_null = values.is_null(row);
@@ -245,8 +264,8 @@ impl ReadingParts {
             base += chunk.len();
         }
         let column = BuiltColumn { array: built.finish()?, counts: vec![("sealed", sealed)] };
-        self.append(vec![column_entry(template, &target, "sealed", &column)])?;
-        Ok(column)
+        let entry = column_entry(template, &target, "sealed", &column);
+        Ok((column, entry))
     }
 
     /// The index column of a column of values: tags under the newest root. What has no index is
@@ -262,7 +281,15 @@ impl ReadingParts {
         Ok(column)
     }
 
-    fn tag_column(&self, call: &ColumnCall, target: &Target) -> Result<BuiltColumn, VeilFault> {
+    /// Tags of values that are written: nobody searches for them.
+    ///
+    /// # Errors
+    /// The field has no index, or one over several values.
+    pub(crate) fn tag_column(
+        &self,
+        call: &ColumnCall,
+        target: &Target,
+    ) -> Result<BuiltColumn, VeilFault> {
         let rule = target.index()?;
         if !rule.of.is_empty() {
             return Err(ColumnFault::Compound.into());
@@ -272,7 +299,7 @@ impl ReadingParts {
         let (mut json, mut normal, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
         let (mut base, mut indexed, mut none) = (0, 0, 0);
         for chunk in &call.chunks {
-            let values = Values::of(chunk)?;
+            let values = call.values(chunk)?;
             for row in 0..chunk.len() {
                 let is_there = values.write(row, &mut json)
                     && rule.normalize.normalize(Input::Json(&json), &mut scratch, &mut normal);
@@ -293,7 +320,11 @@ impl ReadingParts {
         Ok(BuiltColumn { array: built.finish()?, counts })
     }
 
-    fn opener<'k, 's>(
+    /// Opens columns of a field.
+    ///
+    /// # Errors
+    /// References of data subjects cannot be made now.
+    pub(crate) fn opener<'k, 's>(
         &'s self,
         target: &'k Target,
         held: &'k mut Held<'s>,

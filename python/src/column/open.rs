@@ -68,6 +68,8 @@ pub(crate) struct ColumnOpener<'k, 's> {
     references: HashMap<Vec<u8>, SubjectRef>,
     by_header: HashMap<[u8; HEADER_CHARS], usize>,
     groups: Vec<Group>,
+    /// Rows that did not open, where they are asked for.
+    failed: Option<Vec<(usize, Status)>>,
     scalar: Vec<u8>,
     binding: Vec<u8>,
     payload: Vec<u8>,
@@ -97,10 +99,21 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             references: HashMap::new(),
             by_header: HashMap::new(),
             groups: vec![none],
+            failed: None,
             scalar: Vec::new(),
             binding: Vec::new(),
             payload: Vec::new(),
         }
+    }
+
+    /// Keeps which rows did not open, and why.
+    pub(crate) fn recording(self) -> Self {
+        Self { failed: Some(Vec::new()), ..self }
+    }
+
+    /// Rows that did not open, in no order.
+    pub(crate) fn failed(&self) -> &[(usize, Status)] {
+        self.failed.as_deref().unwrap_or_default()
     }
 
     /// Opens the tokens of a chunk, whose first row is the `base`th of the column. `taken` gets each
@@ -182,6 +195,11 @@ impl<'k, 's> ColumnOpener<'k, 's> {
         {
             status = Status::Failed(OpenError::Corrupt);
         }
+        if status != Status::Revealed
+            && let Some(failed) = &mut self.failed
+        {
+            failed.push((row, status));
+        }
         let group = &mut self.groups[place];
         match group.others.iter_mut().find(|(known, _)| *known == status) {
             _ if status == Status::Revealed => group.revealed += 1,
@@ -260,10 +278,16 @@ impl<'k, 's> ColumnOpener<'k, 's> {
         let (schema, field) = (&*self.target.schema.name, self.target.audited.as_str());
         let alarm = self.met_honey().then(|| honey_entry(template.clone(), schema, field));
         let mut disclosure = Disclosure::new(template);
+        self.tell(&mut disclosure);
+        disclosure.into_entries().into_iter().chain(alarm).collect()
+    }
+
+    /// Adds what was opened to a disclosure.
+    pub(crate) fn tell(&self, disclosure: &mut Disclosure) {
+        let (schema, field) = (&*self.target.schema.name, self.target.audited.as_str());
         for (key, status, count) in self.counts() {
             let (subject, kid) = (key.and_then(|key| subject_of(key)), key.map(|key| key.id));
             disclosure.add_tokens(schema, subject, (field, status.as_str()), kid, count);
         }
-        disclosure.into_entries().into_iter().chain(alarm).collect()
     }
 }

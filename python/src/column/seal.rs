@@ -31,6 +31,8 @@ pub(crate) enum Values<'a> {
     Integers(Vec<Option<i128>>),
     Floats(Vec<Option<f64>>),
     Booleans(&'a ArrayRef),
+    /// JSON texts already.
+    Json(Texts<'a>),
 }
 
 impl<'a> Values<'a> {
@@ -61,6 +63,7 @@ impl<'a> Values<'a> {
                 let Some(text) = texts.get(row) else { return false };
                 return serde_json::to_writer(out, text).is_ok();
             }
+            Self::Json(texts) => texts.get(row).map(str::to_owned),
             Self::Integers(values) => values[row].map(|value| value.to_string()),
             Self::Floats(values) => {
                 values[row].and_then(serde_json::Number::from_f64).map(|number| number.to_string())
@@ -78,7 +81,7 @@ impl<'a> Values<'a> {
     /// Whether a row is null.
     pub(crate) fn is_null(&self, row: usize) -> bool {
         match self {
-            Self::Texts(texts) => texts.get(row).is_none(),
+            Self::Texts(texts) | Self::Json(texts) => texts.get(row).is_none(),
             Self::Integers(values) => values[row].is_none(),
             Self::Floats(values) => values[row].is_none(),
             Self::Booleans(array) => array.is_null(row),

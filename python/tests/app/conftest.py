@@ -1,0 +1,63 @@
+"""One service and one PostgreSQL server for all tests here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from models import SCHEMAS, Base
+from pg import Postgres
+from sqlalchemy import Engine, create_engine
+from world import Service, World
+
+from veilstream import Veil
+from veilstream.sqlalchemy import attach
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"), SCHEMAS)
+
+
+@pytest.fixture(scope="session")
+def app_key(world: World) -> Path:
+    return world.credential("app", "app")
+
+
+@pytest.fixture(scope="session")
+def desk_key(world: World) -> Path:
+    return world.credential("desk", "desk")
+
+
+@pytest.fixture(scope="session")
+def service(world: World, app_key: Path, desk_key: Path) -> Iterator[Service]:
+    running = Service(world)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    running = Postgres()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def veil(world: World) -> Iterator[Veil]:
+    """Keys in process."""
+    with Veil.open(world.config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def engine(postgres: Postgres, veil: Veil) -> Iterator[Engine]:
+    """Empty tables, and all that is read is for support."""
+    made = create_engine(postgres.url("psycopg"))
+    Base.metadata.drop_all(made)
+    Base.metadata.create_all(made)
+    attach(made, veil, metadata=Base.metadata)
+    with veil.purpose("support"):
+        yield made
+    made.dispose()

@@ -1,0 +1,342 @@
+"""Entities over PostgreSQL: what is written, what is loaded, and who hears of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from models import Base, Note, Person, Vault
+from pg import Postgres
+from sqlalchemy import Engine, create_engine, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload, sessionmaker
+from world import Service, World
+
+import veilstream
+from veilstream import Veil
+from veilstream.sealed import NotSealed, Sealed
+from veilstream.sqlalchemy import attach, clear_seen
+
+
+def stored(engine: Engine, columns: str, where: str = "true", table: str = "people") -> list[Any]:
+    """What stands in the table."""
+    with engine.connect() as connection:
+        return list(connection.execute(text(f"SELECT {columns} FROM {table} WHERE {where}")))
+
+
+def add(engine: Engine, *people: Person) -> None:
+    with Session(engine) as session, session.begin():
+        session.add_all(people)
+
+
+def reveals(world: World, before: int) -> list[dict[str, Any]]:
+    return [line for line in world.audited()[before:] if line["event"] == "reveal"]
+
+
+def test_an_entity_is_sealed_and_opened(engine: Engine) -> None:
+    with Session(engine, expire_on_commit=False) as session:
+        ada = Person(id=1, mail="Ada@x.org", ssn="078-05-1120", iban="DE89", age=41)
+        assert repr(ada.iban) == "<sealed people.iban>"
+        session.add(ada)
+        session.commit()
+        assert (ada.mail, ada.age, ada.region) == ("Ada@x.org", 41, "eu")
+        assert ada.iban is not None and ada.iban.reveal() == "DE89"
+    (row,) = stored(engine, "mail, ssn, iban, age, email_bidx, ssn_bidx, city_bidx")
+    assert all(token.startswith("vs1.") for token in row[:4])
+    assert row[4].startswith("1~") and len(row[5]) > 20 and row[6] is None
+    with Session(engine) as session:
+        ada = session.get_one(Person, 1)
+        assert (ada.mail, ada.ssn, ada.age, ada.city) == ("Ada@x.org", "078-05-1120", 41, None)
+        assert ada.email_bidx == row[4]
+        assert isinstance(ada.iban, Sealed) and ada.iban.reveal() == "DE89"
+        assert ada.iban.token == row[2]
+
+
+def test_changes_are_sealed_again(engine: Engine) -> None:
+    add(engine, Person(id=1, mail="a@x.org", ssn="1-11", iban="one", age=1))
+    before = stored(engine, "mail, ssn, iban, age, email_bidx, ssn_bidx")[0]
+    with Session(engine) as session, session.begin():
+        person = session.get_one(Person, 1)
+        person.mail = "b@x.org"
+        person.name = "B"
+    after = stored(engine, "mail, ssn, iban, age, email_bidx, ssn_bidx")[0]
+    assert after[0] != before[0] and after[4] != before[4]
+    assert after[1:4] == before[1:4] and after[5] == before[5]
+    with Session(engine) as session:
+        person = session.get_one(Person, 1)
+        person.iban = "two"  # type: ignore[assignment]
+        person.mail = None
+        session.commit()
+        assert person.mail is None and person.email_bidx is None
+        assert person.iban is not None and person.iban.reveal() == "two"
+        # What a token is tied to takes it along.
+        person.region = "us"
+        session.commit()
+    with Session(engine) as session:
+        assert session.get_one(Person, 1).ssn == "1-11"
+        session.get_one(Person, 1).id = 2
+        session.commit()
+    with Session(engine) as session:
+        person = session.get_one(Person, 2)
+        assert (person.ssn, person.age) == ("1-11", 1)
+        assert person.iban is not None and person.iban.reveal() == "two"
+
+
+def test_all_ways_of_insert_fill_the_index(engine: Engine) -> None:
+    table = Person.__table__
+    with engine.begin() as connection:
+        connection.execute(insert(table), {"id": 1, "mail": "1@x.org", "ssn": "11"})  # type: ignore
+        connection.execute(
+            insert(table),  # type: ignore
+            [{"id": n, "mail": f"{n}@x.org", "ssn": f"1{n}"} for n in (2, 3)],
+        )
+        connection.execute(insert(table).values(id=4, mail="4@x.org", ssn="14"))  # type: ignore
+        connection.execute(
+            insert(table).values([{"id": n, "mail": f"{n}@x.org", "ssn": f"1{n}"} for n in (5, 6)])  # type: ignore
+        )
+    with Session(engine) as session, session.begin():
+        session.execute(insert(Person), [{"id": 7, "mail": "7@x.org", "ssn": "17"}])
+        session.execute(insert(Person).values(id=8, mail="8@x.org", ssn="18"))
+        session.bulk_insert_mappings(Person, [{"id": 9, "mail": "9@x.org", "ssn": "19"}])  # type: ignore
+        session.bulk_save_objects([Person(id=10, mail="10@x.org", ssn="110")])
+        session.add(Person(id=11, mail="11@x.org", ssn="111"))
+        session.merge(Person(id=12, mail="12@x.org", ssn="112"))
+        made = session.scalars(
+            insert(Person).returning(Person), [{"id": 13, "mail": "13@x.org", "ssn": "113"}]
+        ).one()
+        assert made.mail == "13@x.org"
+    with Session(engine) as session:
+        for n in range(1, 14):
+            by_mail = session.scalars(select(Person).where(Person.mail == f"{n}@X.org")).all()
+            by_ssn = session.scalars(select(Person).where(Person.ssn == f"1-{n}")).all()
+            assert [p.id for p in by_mail] == [p.id for p in by_ssn] == [n]
+            assert by_ssn[0].region == "eu"
+
+
+def test_on_conflict_takes_the_index_along(engine: Engine) -> None:
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", ssn=f"1{n}") for n in (1, 2)])
+    rows = [{"id": n, "mail": f"new{n}@x.org", "ssn": f"1{n}"} for n in (2, 3)]
+    statement = pg_insert(Person).values(rows)
+    with Session(engine) as session, session.begin():
+        session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["id"], set_={"mail": statement.excluded.mail, "name": "again"}
+            )
+        )
+        for wanted in (2, 3):
+            found = session.scalars(select(Person).where(Person.mail == f"new{wanted}@x.org"))
+            assert found.one().id == wanted
+        clear = pg_insert(Person).values(id=2, mail="x@x.org")
+        session.execute(clear.on_conflict_do_update(constraint="people_pkey", set_={"mail": None}))
+        assert stored_in(session, 2) == (None, None)
+        # Another row may be the one in conflict: the token would be of the wrong one.
+        for refused in (
+            statement.on_conflict_do_update(
+                index_elements=["ssn_bidx"], set_={"mail": statement.excluded.mail}
+            ),
+            statement.on_conflict_do_update(index_elements=["id"], set_={"mail": "clear@x.org"}),
+        ):
+            with pytest.raises(NotSealed):
+                session.execute(refused)
+        session.execute(statement.on_conflict_do_nothing())
+
+
+def stored_in(session: Session, number: int) -> Any:
+    row = session.execute(
+        text("SELECT mail, email_bidx FROM people WHERE id = :id"), {"id": number}
+    ).one()
+    return tuple(row)
+
+
+def test_updates_say_whose_row_it_is(engine: Engine) -> None:
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", name="n") for n in (1, 2, 3)])
+    with Session(engine) as session, session.begin():
+        session.execute(update(Person).where(Person.id == 1).values(mail="one@x.org"))
+        session.execute(update(Person), [{"id": 2, "mail": "two@x.org"}])
+        session.execute(update(Person).where(Person.name == "n").values(city=None))
+        with pytest.raises(NotSealed, match="tied to id"):
+            session.execute(update(Person).where(Person.name == "n").values(mail="x@x.org"))
+        with pytest.raises(NotSealed):
+            session.execute(update(Person).where(Person.id == 1).values(mail=func.lower("X")))
+        with pytest.raises(NotSealed):
+            session.execute(
+                insert(Person).from_select(["id", "mail"], select(Person.id + 100, Person.name))
+            )
+    with Session(engine) as session:
+        mails = session.scalars(select(Person).order_by(Person.id)).all()
+        assert [person.mail for person in mails] == ["one@x.org", "two@x.org", "3@x.org"]
+        assert session.scalars(select(Person).where(Person.mail == "two@x.org")).one().id == 2
+
+
+def test_a_statement_is_one_disclosure(engine: Engine, world: World) -> None:
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", age=n, city="Paris") for n in range(1, 151)])
+    for query, count in (
+        (select(Person), 150),
+        (select(Person).where(Person.id == 7), 1),
+        (select(Person).options(joinedload(Person.notes)), 150),
+    ):
+        before = len(world.audited())
+        with Session(engine) as session:
+            assert len(session.scalars(query).unique().all()) == count
+        lines = reveals(world, before)
+        assert len(lines) == 1, lines
+        assert lines[0]["fields"] == {"age": "revealed", "city": "revealed", "email": "revealed"}
+        # Three tokens a row.
+        assert lines[0]["items"] == 3 * count and lines[0]["purpose"] == "support"
+        assert ("subject" in lines[0]) == (count == 1)
+    before = len(world.audited())
+    with Session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(Person)) == 150
+        assert session.scalars(select(Person.id)).all()
+        assert session.scalars(select(Vault)).all() == []
+    assert reveals(world, before) == []
+
+
+def test_listing_sealed_values_opens_nothing(engine: Engine, world: World) -> None:
+    with Session(engine) as session, session.begin():
+        session.add_all([Vault(id=n, iban=f"DE{n}", ssn=f"1{n}") for n in range(5)])
+    before = len(world.audited())
+    with Session(engine) as session:
+        vaults = session.scalars(select(Vault).order_by(Vault.id)).all()
+        assert reveals(world, before) == []
+        assert vaults[3].iban is not None and vaults[3].iban.reveal() == "DE3"
+        assert len(reveals(world, before)) == 1
+        assert session.scalars(select(Vault.id).where(Vault.ssn == "1-2")).all() == [2]
+        # A token of another row would not open there.
+        vaults[0].iban = vaults[1].iban
+        with pytest.raises(NotSealed, match="another row"):
+            session.flush()
+
+
+def test_relations_aliases_and_streams_are_opened(engine: Engine, world: World) -> None:
+    people = [
+        Person(id=n, mail=f"{n}@x.org", notes=[Note(text=f"{n} {m}") for m in range(2)])
+        for n in range(1, 8)
+    ]
+    add(engine, *people)
+    with Session(engine) as session:
+        loaded = session.scalars(select(Person).options(selectinload(Person.notes))).all()
+        assert {note.text for person in loaded for note in person.notes} >= {"1 0", "7 1"}
+    with Session(engine) as session:
+        other = aliased(Person)
+        pairs = session.execute(
+            select(Person, other).join(other, other.id == Person.id + 1).order_by(Person.id)
+        ).all()
+        assert [(a.mail, b.mail) for a, b in pairs][:1] == [("1@x.org", "2@x.org")]
+        assert session.scalars(select(other).where(other.mail == "3@x.org")).one().id == 3
+        assert session.get_one(Note, 1).person.mail == "1@x.org"  # type: ignore[union-attr]
+    before = len(world.audited())
+    with Session(engine) as session:
+        streamed = session.scalars(
+            select(Person).order_by(Person.id), execution_options={"yield_per": 3}
+        )
+        assert [person.mail for person in streamed] == [f"{n}@x.org" for n in range(1, 8)]
+    # Up to a hundred people have a line each, here in three disclosures.
+    assert [line["items"] for line in reveals(world, before)] == [1] * 7
+    with Session(engine) as session:
+        person = session.get_one(Person, 1)
+        session.expire(person)
+        assert person.name is None and person.mail == "1@x.org"
+        person.mail = "changed"
+        session.refresh(person)
+        assert person.mail == "1@x.org"
+        columns = session.execute(select(Person.id, Person.mail)).first()
+        assert columns is not None and repr(columns.mail) == "<sealed people.email>"
+
+
+def test_what_does_not_open_is_said_where_it_is_read(engine: Engine, world: World) -> None:
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", age=n) for n in (1, 2, 3)])
+    with engine.begin() as connection:
+        # A token that was planted in another row, and one that is none.
+        connection.execute(
+            text("UPDATE people SET mail = (SELECT mail FROM people WHERE id = 1) WHERE id = 2")
+        )
+        connection.execute(text("UPDATE people SET mail = 'clear@x.org' WHERE id = 3"))
+    with Session(engine) as session:
+        one, two, three = session.scalars(select(Person).order_by(Person.id)).all()
+        assert (one.mail, one.age, two.age, three.age) == ("1@x.org", 1, 2, 3)
+        for person, status in ((two, "corrupt"), (three, "clear"), (two, "corrupt")):
+            with pytest.raises(veilstream.NotRevealed) as refused:
+                _ = person.mail
+            assert (refused.value.field, refused.value.status) == ("people.email", status)
+        session.commit()
+        assert two.name is None and two.age == 2
+
+
+def test_old_clear_values_are_read_where_the_mapping_lets(engine: Engine) -> None:
+    add(engine, *[Note(text=f"sealed {n}") for n in range(2)])  # type: ignore[arg-type]
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO notes (kind, text) VALUES (0, 'old and clear')"))
+    kind: Any = Note.__table__.c.text.type
+    before = clear_seen().get("notes.text", 0)
+    for clear, seen in (("allow", 0), ("count", 1)):
+        kind.clear = clear
+        try:
+            with Session(engine) as session:
+                texts = set(session.scalars(select(Note)).all())
+                assert {note.text for note in texts} == {"sealed 0", "sealed 1", "old and clear"}
+        finally:
+            kind.clear = "reject"
+        assert clear_seen().get("notes.text", 0) - before == seen
+
+
+def test_erased_people_stay_unreadable(engine: Engine, world: World) -> None:
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", name=f"n{n}") for n in (901, 902)])
+    config = str(world.config)
+    reason = "request 2026-117"
+    erased = ("--domain", "people", "--subject", "901", "--reason", reason)
+    world.run("shred", "--config", config, *erased)
+    with Session(engine) as session:
+
+        def is_erased() -> bool:
+            session.expire_all()
+            gone = session.get_one(Person, 901)
+            assert gone.name == "n901"
+            try:
+                return gone.mail is None
+            except veilstream.NotRevealed as fault:
+                assert fault.status == "erased"
+                return True
+
+        from world import until
+
+        until("the erasure is known", is_erased)
+        assert session.get_one(Person, 902).mail == "902@x.org"
+        assert session.scalars(select(Person).where(Person.mail == "901@x.org")).all() == []
+
+
+def test_a_session_has_its_own(postgres: Postgres, engine: Engine, veil: Veil) -> None:
+    other = create_engine(postgres.url("psycopg"))
+    with Session(other) as session:
+        session.add(Person(id=1, mail="a@x.org"))
+        with pytest.raises(veilstream.ConfigError, match="attach"):
+            session.flush()
+    maker = sessionmaker(other)
+    attach(maker, veil)
+    with maker() as session, session.begin():
+        session.add(Person(id=1, mail="a@x.org"))
+    assert other.hide_parameters
+    with maker() as session:
+        assert session.scalars(select(Person).where(Person.mail == "a@x.org")).one().mail
+    other.dispose()
+
+
+def test_without_keys_only_sealed_columns_work(
+    postgres: Postgres, engine: Engine, world: World, service: Service, app_key: Any
+) -> None:
+    url = f"http://{service.address}"
+    with Veil.connect(url, token=app_key, schemas=world.folder / "schemas") as remote:
+        other = create_engine(postgres.url("psycopg"))
+        attach(other, remote)
+        with Session(other) as session, session.begin():
+            session.add_all([Vault(id=n, iban=f"DE{n}", ssn=f"1{n}") for n in range(3)])
+        with Session(other) as session:
+            found = session.scalars(select(Vault).where(Vault.ssn == "1-1")).one()
+            assert found.iban is not None and found.iban.reveal() == "DE1"
+        with Session(other) as session:
+            session.add(Person(id=1, mail="a@x.org"))
+            with pytest.raises(veilstream.VeilError, match=r"Veil\.open"):
+                session.flush()
+        with pytest.raises(veilstream.VeilError, match=r"Veil\.open"):
+            attach(other, remote, metadata=Base.metadata)
+        other.dispose()

@@ -1,0 +1,207 @@
+"""Searches over blind indexes: the same answers as in clear, or none at all."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import pytest
+from models import Note, Person
+from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, text, update
+from sqlalchemy.orm import Session, aliased
+
+from veilstream.sqlalchemy import NotSearchable
+
+RECORDS = int(os.environ.get("VEILSTREAM_RECORDS", "10000"))
+SEED = int(os.environ.get("VEILSTREAM_SEED", random.randrange(1 << 32)))
+
+
+def spelled(rng: random.Random, value: str) -> str:
+    """The same value, as somebody else writes it."""
+    return rng.choice([value, value.upper(), value.lower(), f" {value} "])
+
+
+def test_search_finds_what_a_clear_search_finds(engine: Engine) -> None:
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    cities = [f"{a}{b}" for a in ("Köln", "Åre", "Łódź", "Paris", "São Paulo") for b in range(60)]
+    rows: list[dict[str, Any]] = []
+    for n in range(RECORDS):
+        address = f"{rng.choice('abcdefgh')}{rng.randrange(RECORDS // 3)}@x.org"
+        rows.append(
+            {
+                "id": n,
+                "mail": None if rng.random() < 0.05 else spelled(rng, address).strip(),
+                "city": rng.choice([*cities, None, "  "]),
+                "ssn": f"{n:09}" if rng.random() < 0.9 else rng.choice([None, "none"]),
+            }
+        )
+    with engine.begin() as connection:
+        connection.execute(insert(Person.__table__), rows)  # type: ignore[arg-type]
+
+    def same(a: str | None, b: str) -> bool:
+        return a is not None and " ".join(a.split()).casefold() == " ".join(b.split()).casefold()
+
+    def digits(a: str | None) -> str | None:
+        return None if a is None else "".join(c for c in a if c.isdigit()) or None
+
+    with engine.connect() as connection:
+        widest = connection.execute(
+            text(
+                "SELECT max(n) FROM (SELECT count(DISTINCT city) n FROM people GROUP BY city_bidx) t"
+            )
+        )
+        assert widest.scalar_one() is not None
+    extra = 0
+    for _ in range(40):
+        wanted = [rng.choice(rows)["mail"] or "nobody@x.org" for _ in range(rng.choice([1, 1, 3]))]
+        city = rng.choice(cities)
+        by_mail = [r["id"] for r in rows if any(same(r["mail"], w) for w in wanted)]
+        by_city = [r["id"] for r in rows if same(r["city"], city)]
+        both = sorted(set(by_mail) & {r["id"] for r in rows if same(r["city"], city)})
+        with Session(engine) as session:
+            asked = spelled(rng, city)
+            found = session.scalars(select(Person).where(Person.city == asked).order_by(Person.id))
+            assert [person.id for person in found] == by_city
+            mails = Person.mail == wanted[0] if len(wanted) == 1 else Person.mail.in_(wanted)
+            found = session.scalars(select(Person).where(mails).order_by(Person.id))
+            assert [person.id for person in found] == by_mail
+            found = session.scalars(select(Person).where(and_(mails, Person.city == city)))
+            assert sorted(person.id for person in found) == both
+            if not by_city:
+                continue
+            tag = session.scalar(select(Person.city_bidx).where(Person.id == by_city[0]))
+            bucket = select(func.count()).select_from(Person).where(Person.city_bidx == tag)
+            extra += (session.scalar(bucket) or 0) - len(by_city)
+    assert extra > 0, "no search met a value that it had to drop"
+    for _ in range(40):
+        row = rng.choice(rows)
+        ssn = row["ssn"] or "000000000"
+        equal = sorted(r["id"] for r in rows if digits(r["ssn"]) == digits(ssn) and digits(ssn))
+        others = [r["id"] for r in rows if r["ssn"] is not None and r["id"] not in equal]
+        with Session(engine) as session:
+            found_ids = session.scalars(select(Person.id).where(Person.ssn == ssn))
+            assert sorted(found_ids) == equal
+            query = select(func.count()).select_from(Person).where(Person.ssn != ssn)
+            assert session.scalar(query) == len(others)
+    with Session(engine) as session:
+        nobody = select(func.count()).select_from(Person).where(Person.mail.is_(None))
+        assert session.scalar(nobody) == sum(row["mail"] is None for row in rows)
+        assert session.scalars(select(Person).where(Person.city == "   ")).all() == []
+
+
+BUCKETED = {
+    "count": select(func.count()).select_from(Person).where(Person.mail == "x@x.org"),
+    "columns": select(Person.id).where(Person.mail == "x@x.org"),
+    "two entities": select(Person, Note).where(Person.mail == "x@x.org"),
+    "limit": select(Person).where(Person.mail == "x@x.org").limit(1),
+    "offset": select(Person).where(Person.mail == "x@x.org").offset(1),
+    "distinct": select(Person).where(Person.mail == "x@x.org").distinct(),
+    "join": select(Person).join(Note).where(Person.mail == "x@x.org"),
+    "or": select(Person).where(or_(Person.mail == "x@x.org", Person.id == 1)),
+    "not": select(Person).where(~(Person.mail == "x@x.org")),
+    "others": select(Person).where(Person.mail != "x@x.org"),
+    "not in": select(Person).where(Person.mail.not_in(["x@x.org"])),
+    "exists": select(exists().where(Person.mail == "x@x.org")),
+    "subquery": select(Note).where(
+        Note.person_id.in_(select(Person.id).where(Person.mail == "x@x.org"))
+    ),
+    "union": select(Person)
+    .where(Person.mail == "x@x.org")
+    .union(select(Person).where(Person.mail == "y@x.org")),
+    "delete": delete(Person).where(Person.mail == "x@x.org"),
+    "update": update(Person).where(Person.mail == "x@x.org").values(name="x"),
+    "core delete": delete(Person.__table__).where(Person.__table__.c.mail == "x@x.org"),  # type: ignore[arg-type]
+    "order": select(Person).order_by(Person.__table__.c.mail),
+    "group": select(func.count()).group_by(Person.mail),
+    "function": select(func.lower(Person.mail)),
+    "minimum": select(func.min(Person.mail)),
+    "other column": select(Person).where(Person.name == Person.mail),
+}
+
+
+@pytest.mark.parametrize("name", BUCKETED)
+def test_what_would_answer_for_neighbours_is_refused(engine: Engine, name: str) -> None:
+    """Rows of the bucket are other people's: nothing may count, change or delete them."""
+    with Session(engine) as session, session.begin():
+        session.add(Person(id=1, mail="y@x.org", name="kept"))
+    with Session(engine) as session, session.begin():
+        with pytest.raises(NotSearchable) as refused:
+            session.execute(BUCKETED[name])  # type: ignore[call-overload]
+        assert "x@x.org" not in str(refused.value)
+    with Session(engine) as session:
+        assert session.get_one(Person, 1).name == "kept"
+
+
+def test_a_legacy_query_is_refused_too(engine: Engine) -> None:
+    with Session(engine) as session:
+        session.add(Person(id=1, mail="y@x.org"))
+        session.flush()
+        query = session.query(Person).filter(Person.mail == "y@x.org")
+        assert query.one().id == 1
+        for refused in (query.count, query.first, query.delete):
+            with pytest.raises(NotSearchable):
+                refused()
+        assert session.query(Person).filter_by(mail="y@x.org").all()[0].id == 1
+
+
+def test_unique_indexes_may_be_counted_and_deleted(engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        session.add_all([Person(id=n, ssn=f"12{n}", name=f"n{n}") for n in range(4)])
+    with Session(engine) as session, session.begin():
+        one = Person.ssn == "1-2-1"
+        assert session.scalar(select(func.count()).select_from(Person).where(one)) == 1
+        assert session.scalar(select(exists().where(one)))
+        assert session.scalars(select(Person.name).where(one).limit(1)).all() == ["n1"]
+        either = select(Person.id).where(or_(one, Person.id == 3)).order_by(Person.id)
+        assert session.scalars(either).all() == [1, 3]
+        found: Any = session.execute(update(Person).where(one).values(name="found"))
+        assert found.rowcount == 1
+        gone: Any = session.execute(delete(Person).where(Person.ssn.in_(["120", "122"])))
+        assert gone.rowcount == 2
+        left = select(Person.name).order_by(Person.id)
+        assert session.scalars(left).all() == ["found", "n3"]
+        assert session.scalars(select(Person.id).where(Person.ssn.in_([]))).all() == []
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda c: c.like("x%"),
+        lambda c: c.ilike("x%"),
+        lambda c: c.startswith("x"),
+        lambda c: c.contains("x"),
+        lambda c: c < "x",
+        lambda c: c >= "x",
+        lambda c: c.between("a", "b"),
+        lambda c: c + "x",
+        lambda c: "x" + c,
+        lambda c: c.desc(),
+        lambda c: c == Person.name,
+        lambda c: c.in_(select(Person.name)),
+        lambda c: c.regexp_match("x"),
+        lambda c: c.collate("C"),
+        lambda c: c.in_("abc"),
+    ],
+)
+def test_only_equality_exists(compare: Any) -> None:
+    for column in (Person.mail, Person.__table__.c.mail, aliased(Person).mail):
+        with pytest.raises(NotSearchable, match="index email_bidx finds equal values"):
+            compare(column)
+
+
+def test_a_column_without_an_index_says_what_to_add() -> None:
+    with pytest.raises(NotSearchable, match=r'age_bidx = blind_index\("people.age"\)'):
+        _ = Person.age == 3
+    assert "IS NULL" in str(Person.age.is_(None)) and "IS NULL" in str(Person.age == None)  # noqa: E711
+
+
+def test_a_statement_may_be_used_again(engine: Engine) -> None:
+    query = select(Person).where(Person.mail == "y@x.org")
+    with Session(engine) as session, session.begin():
+        assert session.scalars(query).all() == []
+        session.add(Person(id=1, mail="y@x.org"))
+        session.flush()
+        assert [person.id for person in session.scalars(query)] == [1]
+        assert "y@x.org" not in str(query.compile()) + repr(query.compile().params)

@@ -1,0 +1,88 @@
+"""Columns of values at once, by whichever backend: what SQLAlchemy's rows are opened and sealed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from ._connect import Connection
+from ._types import JsonScalar
+
+if TYPE_CHECKING:
+    from ._open import NativeBackend
+    from ._veil import Veil
+
+__all__ = ["RowColumn", "has_keys", "normalized", "open_columns", "seal_columns"]
+
+
+@dataclass(slots=True)
+class RowColumn:
+    """Values or tokens of one field, and of each the row that it stands in."""
+
+    field: str
+    values: Sequence[Any]
+    subjects: Sequence[str | int | None] | None = None
+    binds: Mapping[str, Sequence[JsonScalar]] | None = None
+
+    def bind(self, row: int) -> dict[str, JsonScalar] | None:
+        """The bound values of a row."""
+        if self.binds is None:
+            return None
+        return {name: values[row] for name, values in self.binds.items()}
+
+    def subject(self, row: int) -> str | int | None:
+        """Whose row it is."""
+        return None if self.subjects is None else self.subjects[row]
+
+
+def has_keys(veil: Veil) -> bool:
+    """Whether it has keys in process."""
+    return not isinstance(veil.backend, Connection)
+
+
+def open_columns(
+    veil: Veil, columns: Sequence[RowColumn]
+) -> list[tuple[Sequence[Any], Sequence[str] | None]]:
+    """Values in order, ``None`` where one does not open, and statuses; no statuses: all opened.
+
+    One disclosure in the audit log, durable before this returns. Needs keys in process.
+    """
+    return _native(veil).open_columns(columns)
+
+
+def seal_columns(
+    veil: Veil, columns: Sequence[RowColumn], indexed: Sequence[bool]
+) -> list[tuple[list[str], list[str | None] | None]]:
+    """Tokens in order, and of an indexed column the newest index value of each (``None``: none)."""
+    backend = veil.backend
+    if not isinstance(backend, Connection):
+        return _native(veil).seal_columns(columns, indexed)
+    sealed: list[tuple[list[str], list[str | None] | None]] = []
+    for column, with_index in zip(columns, indexed, strict=True):
+        tokens = backend.seal_items([_item(column, row) for row in range(len(column.values))])
+        tags: list[str | None] | None = None
+        if with_index:
+            queries = [{"field": column.field, "value": value} for value in column.values]
+            tags = [next(iter(one.values), None) for one in backend.index_items(queries)]
+        sealed.append((tokens, tags))
+    return sealed
+
+
+def normalized(veil: Veil, field: str, value: Any) -> bytes | None:
+    """The form in which the field's index compares values; ``None`` where nothing is left."""
+    return _native(veil).normalized(field, value)
+
+
+def _native(veil: Veil) -> NativeBackend:
+    return cast("NativeBackend", veil.backend)
+
+
+def _item(column: RowColumn, row: int) -> dict[str, Any]:
+    item: dict[str, Any] = {"field": column.field, "value": column.values[row]}
+    bind, subject = column.bind(row), column.subject(row)
+    if bind:
+        item["bind"] = bind
+    if subject is not None:
+        item["subject"] = subject
+    return item

@@ -1,0 +1,333 @@
+"""Loading: the protected values of one statement are opened together, before a row is handed out."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Result
+from sqlalchemy.orm import Mapper, ORMExecuteState, Session, attributes, object_session
+
+from .._columns import RowColumn, open_columns
+from .._veil import Veil
+from ..errors import NotRevealed
+from ..sealed import Sealed, SealedContext
+from .attached import veil_of_session
+from .plans import Cell, check_plan, names_of_mapper, plan_of
+from .search import Recheck, resolve_entities
+from .types import Encrypted, Protected
+from .write import default_of
+
+__all__ = ["clear_seen", "listen"]
+
+_log = logging.getLogger("veilstream")
+_clear_seen: Counter[str] = Counter()
+
+
+def clear_seen() -> dict[str, int]:
+    """How many clear values were read, of each field that is mapped with ``clear="count"``."""
+    return dict(_clear_seen)
+
+
+def listen() -> None:
+    """Sees every statement of every session, and every mapping."""
+    event.listen(Session, "do_orm_execute", _on_execute)
+    event.listen(Mapper, "mapper_configured", _on_mapper)
+
+
+@dataclass(slots=True)
+class _Attribute:
+    """A protected attribute of a mapped class, and the attributes that it is tied to."""
+
+    key: str
+    cell: Cell
+    subject: str | None
+    binds: tuple[tuple[str, str], ...]
+    opens: bool
+
+    @property
+    def context(self) -> list[str]:
+        """All of them."""
+        return ([self.subject] if self.subject else []) + [name for _, name in self.binds]
+
+
+@dataclass(slots=True)
+class _Loading:
+    """What a statement loaded and nobody has opened yet."""
+
+    entities: dict[type[Any], list[tuple[Any, frozenset[str] | None]]] = field(default_factory=dict)
+
+
+_attributes: dict[type[Any], list[_Attribute]] = {}
+_loadings: WeakKeyDictionary[Session, list[_Loading]] = WeakKeyDictionary()
+
+
+def _on_mapper(mapper: Mapper[Any], cls: type[Any]) -> None:
+    names_of_mapper(mapper)
+    found = []
+    for attribute in mapper.column_attrs:
+        column = attribute.columns[0]
+        plan = plan_of(getattr(column, "table", None))
+        if plan is None or not isinstance(column.type, Protected):
+            continue
+        cell = next(cell for cell in plan.cells if cell.column is column)
+        by_column = {c: own.key for own in mapper.column_attrs for c in own.columns}
+        subject = None if cell.subject is None else by_column[cell.subject]
+        binds = tuple((name, by_column[bound]) for name, bound in cell.binds)
+        opens = isinstance(column.type, Encrypted)
+        found.append(_Attribute(attribute.key, cell, subject, binds, opens))
+        if not opens:
+            _take_values(cls, attribute.key, column.type.field)
+    if found:
+        _attributes[cls] = found
+        event.listen(cls, "load", _on_load)
+        event.listen(cls, "refresh", _on_refresh)
+        event.listen(cls, "before_insert", _before_insert)
+        event.listen(cls, "before_update", _before_update)
+
+
+def _take_values(cls: type[Any], key: str, name: str) -> None:
+    """A value that is assigned to a sealed attribute waits for its row there, out of sight."""
+
+    def put(target: Any, value: Any, old: Any, initiator: Any) -> Any:
+        return value if value is None or isinstance(value, Sealed) else Sealed.waiting(name, value)
+
+    event.listen(getattr(cls, key), "set", put, retval=True)
+
+
+def _on_load(target: Any, context: Any) -> None:
+    if context is None:
+        # Session.merge made it: nothing was read.
+        return
+    loadings = _loadings.get(context.session)
+    if not loadings:
+        raise NotRevealed(type(target).__name__, "loaded outside of Session.execute")
+    loadings[-1].entities.setdefault(type(target), []).append((target, None))
+
+
+def _on_refresh(target: Any, context: Any, names: Any) -> None:
+    loadings = _loadings.get(context.session)
+    if not loadings:
+        raise NotRevealed(type(target).__name__, "loaded outside of Session.execute")
+    asked = None if names is None else frozenset(names)
+    loadings[-1].entities.setdefault(type(target), []).append((target, asked))
+
+
+def _before_insert(mapper: Any, connection: Any, target: Any) -> None:
+    """Defaults that tokens are tied to are made now, so that the entity has them too."""
+    for key in {key for own in _attributes.get(type(target), []) for key in own.context}:
+        if getattr(target, key) is None:
+            made = default_of(mapper.column_attrs[key].columns[0])
+            if made is not None:
+                setattr(target, key, made)
+
+
+def _before_update(mapper: Any, connection: Any, target: Any) -> None:
+    """A value that changes takes the columns along that it is tied to, and the other way round."""
+    state = attributes.instance_state(target)
+    found = _attributes.get(type(target), [])
+    changed = {key for own in found for key in own.context if _is_changed(target, key)}
+    for own in found:
+        moved = changed.intersection(own.context)
+        if own.key not in state.dict:
+            if moved:
+                raise NotRevealed(own.cell.kind.field, "tied to what changed, and not loaded")
+            continue
+        value = state.dict[own.key]
+        is_changed = _is_changed(target, own.key)
+        if moved and not is_changed and value is not None:
+            if isinstance(value, Sealed):
+                state.dict[own.key] = Sealed.waiting(own.cell.kind.field, value.reveal())
+            attributes.flag_modified(target, own.key)
+            is_changed = True
+        for key in own.context if is_changed else ():
+            # The primary key stands in WHERE.
+            if not mapper.column_attrs[key].columns[0].primary_key:
+                attributes.flag_modified(target, key)
+
+
+def _is_changed(target: Any, key: str) -> bool:
+    return attributes.get_history(target, key).has_changes()
+
+
+def _on_execute(state: ORMExecuteState) -> Result[Any] | None:
+    # Mappers may not be configured yet: what is protected is known while rows are loaded.
+    session = state.session
+    checks: list[Recheck] = []
+    statement = state.statement
+    if state.is_select:
+
+        def own() -> Veil:
+            return veil_of_session(session, session.connection(state.bind_arguments))
+
+        statement, checks = resolve_entities(statement, own)
+    loading = _Loading()
+    with _Collected(session, loading):
+        result = state.invoke_statement(
+            statement=None if statement is state.statement else statement
+        )
+    return _wrapped(session, result, loading, checks)
+
+
+def _wrapped(
+    session: Session, result: Result[Any], loading: _Loading, checks: list[Recheck]
+) -> Result[Any]:
+    """The result with rows that are opened chunk by chunk."""
+    rows: Any = result
+    chunks = getattr(rows, "chunks", None)
+    if chunks is None:
+        return result
+    connection = getattr(getattr(rows, "raw", None), "connection", None)
+    if loading.entities:
+        # Rows were fetched already (asyncio); what follows finds them opened.
+        _open(session, connection, loading)
+    opened = _Chunks(session, connection, chunks, checks)
+    rows.chunks = opened
+    rows.iterator = chain.from_iterable(opened(rows._yield_per))
+    return result
+
+
+class _Collected:
+    """While it is entered, entities that a session loads belong to one statement."""
+
+    def __init__(self, session: Session, loading: _Loading) -> None:
+        self._stack = _loadings.setdefault(session, [])
+        self._loading = loading
+
+    def __enter__(self) -> None:
+        self._stack.append(self._loading)
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.remove(self._loading)
+
+
+class _Chunks:
+    """Rows of a result, chunk by chunk, opened and compared again."""
+
+    def __init__(
+        self,
+        session: Session,
+        connection: Connection | None,
+        chunks: Callable[[int | None], Iterator[Sequence[Any]]],
+        checks: list[Recheck],
+    ) -> None:
+        self._session = session
+        self._connection = connection
+        self._chunks = chunks
+        self._checks = checks
+
+    def __call__(self, size: int | None) -> Iterator[Sequence[Any]]:
+        chunks = self._chunks(size)
+        while True:
+            loading = _Loading()
+            with _Collected(self._session, loading):
+                rows = next(chunks, None)
+            if loading.entities:
+                _open(self._session, self._connection, loading)
+            if rows is None:
+                return
+            yield self._checked(rows)
+
+    def _checked(self, rows: Sequence[Any]) -> Sequence[Any]:
+        if not self._checks:
+            return rows
+        veil = veil_of_session(self._session, self._connection)
+        kept = []
+        for row in rows:
+            entity = row[0] if isinstance(row, tuple) else row
+            if all(check.holds(veil, entity) for check in self._checks):
+                kept.append(row)
+        return kept
+
+
+def _open(session: Session, connection: Connection | None, loading: _Loading) -> None:
+    """Opens all that a statement loaded: one call, one line of the audit log a schema."""
+    veil = veil_of_session(session, connection)
+    work: list[tuple[_Attribute, list[dict[str, Any]], list[Any]]] = []
+    columns: list[RowColumn] = []
+    asked: dict[int, frozenset[str]] = {}
+    for cls, loaded in loading.entities.items():
+        targets = [target for target, _ in loaded]
+        asked.update((id(target), names) for target, names in loaded if names is not None)
+        for own in _attributes_of(cls):
+            plan = plan_of(own.cell.column.table)
+            assert plan is not None
+            check_plan(veil, plan)
+            found = [t for t in targets if type(t.__dict__.get(own.key)) is Sealed]
+            if not found:
+                continue
+            dicts = [target.__dict__ for target in found]
+            if own.opens:
+                columns.append(_column(own, dicts))
+                work.append((own, dicts, found))
+            else:
+                _place(veil, own, dicts)
+    if not columns:
+        return
+    for (own, dicts, targets), (values, statuses) in zip(
+        work, open_columns(veil, columns), strict=True
+    ):
+        key = own.key
+        if statuses is None:
+            for row, value in zip(dicts, values, strict=True):
+                row[key] = value
+        else:
+            for row, target, value, status in zip(dicts, targets, values, statuses, strict=True):
+                if status == "revealed":
+                    row[key] = value
+                else:
+                    _not_opened(own, row, target, status, asked.get(id(target)))
+
+
+def _attributes_of(cls: type[Any]) -> list[_Attribute]:
+    return _attributes.get(cls, [])
+
+
+def _column(own: _Attribute, dicts: list[dict[str, Any]]) -> RowColumn:
+    key = own.key
+    tokens = [row[key]._token for row in dicts]
+    subjects = None if own.subject is None else [_scalar(row[own.subject]) for row in dicts]
+    binds = {name: [_scalar(row[bound]) for row in dicts] for name, bound in own.binds} or None
+    return RowColumn(own.cell.kind.field, tokens, subjects, binds)
+
+
+def _place(veil: Veil, own: _Attribute, dicts: list[dict[str, Any]]) -> None:
+    """Says of values that stay sealed whose they are."""
+    for row in dicts:
+        value: Sealed[Any] = row[own.key]
+        if value._context is None:
+            subject = None if own.subject is None else _scalar(row[own.subject])
+            bind = {name: _scalar(row[bound]) for name, bound in own.binds} or None
+            value._context = SealedContext(veil, bind, subject)
+
+
+def _scalar(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _not_opened(
+    own: _Attribute, row: dict[str, Any], target: Any, status: str, asked: frozenset[str] | None
+) -> None:
+    """The row is handed out all the same. Who reads this attribute hears why."""
+    kind = own.cell.kind
+    if status == "clear" and kind.clear != "reject":
+        if kind.clear == "count":
+            _clear_seen[kind.field] += 1
+        text = row[own.key]._token
+        try:
+            row[own.key] = text if kind.old is None else kind.old(text)
+        except Exception:
+            # Its message could quote what it was given.
+            raise NotRevealed(kind.field, "corrupt") from None
+        return
+    session = object_session(target)
+    if session is not None:
+        session.expire(target, [own.key])
+    if asked == frozenset((own.key,)):
+        raise NotRevealed(kind.field, status)
