@@ -58,7 +58,8 @@ impl Application {
         let (email, phone) = values(id, version);
         let event = serde_json::json!({ "email": email, "phone": phone }).to_string();
         let value = Some(event.as_bytes());
-        let record = Record { key: None, value, headers: &[], topic: None, now: keys::now() };
+        let record =
+            Record { key: None, value, headers: &[], topic: None, now: keys::now(), time: None };
         self.protector.protect(&record, std::iter::empty(), &*self.keys).unwrap().unwrap();
         let safe: Value = serde_json::from_slice(&self.protector.output().value).unwrap();
         ["email", "email_bidx", "phone"].map(|name| safe[name].as_str().unwrap().to_owned())
