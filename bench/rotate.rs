@@ -42,7 +42,8 @@ fn main() {
         |at: usize, or: usize| arguments.get(at).and_then(|text| text.parse().ok()).unwrap_or(or);
     let (rows, rounds) = (number(0, 100_000), number(1, 3));
     let desk = Desk::new(DOCUMENT, TABLE);
-    fill(&desk, rows);
+    let event = |id| json!({ "email": format!("person{id}@example.com"), "phone": format!("+31 6 {id:08}") });
+    desk.fill(rows as u64, &["email", "email_bidx", "phone"], event);
     let is_profile = arguments.iter().any(|argument| argument == "--profile");
     let mut guide = (!is_profile).then(|| Guide::start(&desk, rows));
     println!("| round | veilstream rotate postgres, rows/s | the guide's loop, rows/s | ratio |");
@@ -65,22 +66,6 @@ fn main() {
     if let Some(median) = ratios.get(ratios.len() / 2) {
         println!("\n{rows} rows, two sealed columns; the median of the ratios is {median:.1}.");
     }
-}
-
-/// Events through `transform`, into the table.
-fn fill(desk: &Desk, rows: usize) {
-    let mut client = desk.rows();
-    let mut copy = client.copy_in("COPY people FROM STDIN").unwrap();
-    for start in (0..rows).step_by(100_000) {
-        let event = |id: usize| json!({ "email": format!("person{id}@example.com"), "phone": format!("+31 6 {id:08}") });
-        let events: Vec<Value> = (start..rows.min(start + 100_000)).map(event).collect();
-        for (id, safe) in (start..).zip(desk.protect(&events)) {
-            let [email, index, phone] =
-                ["email", "email_bidx", "phone"].map(|name| safe[name].as_str().unwrap());
-            writeln!(copy, "{id}\t{email}\t{index}\t{phone}").unwrap();
-        }
-    }
-    copy.finish().unwrap();
 }
 
 /// Seconds of the command, with its start, its second walk and its audit lines.

@@ -112,6 +112,14 @@ pub enum ColumnsError {
         /// The bound value.
         name: String,
     },
+    /// No field is bound to a value of that name.
+    #[error("--bind: no field of {schema} is bound to {name}")]
+    NotBound {
+        /// The schema.
+        schema: String,
+        /// What was asked for.
+        name: String,
+    },
     /// No index column.
     #[error(
         "--reindex: {table} has no column for the index of {field}; add one, or name it: --index {field}=COLUMN"
@@ -161,8 +169,7 @@ impl Columns {
                 .cloned()
                 .or_else(|| column_at(schema, path_id(index)).filter(|column| table.has(column)));
             let Some(token) = found else {
-                let why = "the table has no column of its name; --column names one".to_owned();
-                columns.left_out.push((field.id.to_string(), why));
+                columns.left_out.push((field.id.to_string(), no_column(schema, index).to_owned()));
                 continue;
             };
             table.check_written(&token)?;
@@ -190,7 +197,10 @@ impl Columns {
             return Err(ColumnsError::Twice { field: field.id.to_string(), column: token });
         }
         let into = field.index.as_ref().map(|rule| index_column(schema, index, rule, &token));
-        let into = mapping.indexes.get(&*field.id).cloned().or(into).filter(|c| table.has(c));
+        let into = match mapping.indexes.get(&*field.id) {
+            Some(named) => table.column(named).map(|_| Some(named.clone()))?,
+            None => into.filter(|column| table.has(column)),
+        };
         if reindex && field.index.is_some() && into.is_none() {
             let table = table.shown.clone();
             return Err(ColumnsError::NoIndex { table, field: field.id.to_string() });
@@ -269,6 +279,13 @@ fn check_ids(schema: &Schema, mapping: &Mapping) -> Result<(), ColumnsError> {
             });
         }
     }
+    let is_bound = |name: &&String| {
+        schema.fields.iter().flat_map(|field| &field.bind).any(|bind| bind.name == **name)
+    };
+    if let Some(name) = mapping.bind.keys().find(|name| !is_bound(name)) {
+        let (schema, name) = (schema.name.to_string(), name.clone());
+        return Err(ColumnsError::NotBound { schema, name });
+    }
     Ok(())
 }
 
@@ -284,6 +301,16 @@ fn not_encrypted(field: &Field) -> Option<&'static str> {
         Protect::Mask(_) | Protect::Generalize(_) | Protect::Redact(_) | Protect::Drop => {
             Some("it has no tokens")
         }
+    }
+}
+
+/// Why no column was found for a field with tokens.
+fn no_column(schema: &Schema, index: usize) -> &'static str {
+    if schema.members(path_id(index)).is_some() {
+        "the table has no column of its name; --column names one"
+    } else {
+        "its path may select several values. If one column holds one value of it, --column names \
+        the column; lists of tokens (text[]) are not rotated"
     }
 }
 

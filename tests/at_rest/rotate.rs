@@ -346,6 +346,8 @@ fn columns_are_found_by_the_names_of_a_sink_or_as_told() {
         (&["--column", "any=contact_email"], "holds another field already"),
         (&["--key", "remark"], "remark is no key"),
         (&["--column", "any"], "NAME=COLUMN"),
+        (&["--index", "email=nope"], "no column nope"),
+        (&["--bind", "id=id"], "no field of people is bound to id"),
     ] {
         let output = desk.rotate("postgres", arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

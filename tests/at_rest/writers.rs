@@ -1,7 +1,6 @@
 //! The whole of it: a table is rotated while others write to it and the process is killed.
 //! `VEILSTREAM_ROTATE_ROWS=1000000` is the size that the documentation speaks of.
 
-use std::io::Write as _;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -83,7 +82,11 @@ fn a_table_is_rotated_beside_writers_and_kills() {
     );
     println!("VEILSTREAM_SEED={seed} VEILSTREAM_ROTATE_ROWS={rows}");
     let desk = Desk::new(DOCUMENT, TABLE);
-    fill(&desk, rows);
+    let event = |id| {
+        let (email, phone) = values(id, 0);
+        serde_json::json!({ "email": email, "phone": phone })
+    };
+    desk.fill(rows, &["email", "email_bidx", "phone"], event);
     let old: String = first(&mut desk.rows(), "SELECT substr(email, 5, 24) FROM people LIMIT 1");
     let latest: Vec<Mutex<u64>> = (0..rows).map(|_| Mutex::new(0)).collect();
     let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -130,18 +133,6 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-fn fill(desk: &Desk, rows: u64) {
-    let mut application = Application::new(desk);
-    let mut client = desk.rows();
-    let mut copy = client.copy_in("COPY people FROM STDIN").unwrap();
-    for id in 0..rows {
-        let [email, index, phone] = application.seal(id, 0);
-        writeln!(copy, "{id}\t{email}\t{index}\t{phone}").unwrap();
-    }
-    copy.finish().unwrap();
-    client.batch_execute("ANALYZE people").unwrap();
 }
 
 fn write(

@@ -165,7 +165,10 @@ fn print(args: &PostgresArgs, opened: &Opened, rotated: &Rotated) -> anyhow::Res
     let verdict = match rotated {
         _ if args.dry_run => "nothing was written: a dry run".to_owned(),
         Rotated { stopped: true, .. } => "stopped; run it again, it continues".to_owned(),
-        _ if rotated.is_whole() => "nothing old is left".to_owned(),
+        _ if rotated.is_whole() => {
+            let fields: Vec<&str> = rotated.counts.fields.keys().map(String::as_str).collect();
+            format!("nothing old is left of {}", fields.join(", "))
+        }
         _ => format!(
             "{} tokens and {} indexes are old, {} values do not open",
             rotated.counts.old(),
