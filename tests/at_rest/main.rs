@@ -8,3 +8,5 @@ mod migrate;
 #[path = "../../keys/tests/support/postgres.rs"]
 mod postgres_server;
 mod rows;
+#[path = "../../keys/tests/support/servers.rs"]
+mod servers;
