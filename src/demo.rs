@@ -299,7 +299,13 @@ fn erase(
         .context("the shipped schema's subject is not in the record")?;
     show.title(out, &format!("{id} asks to be erased: their keys are destroyed"))?;
     let manager = keys::manager(settings)?;
-    let terms = Terms { reason: "demo", domain: None, may_return: false, backups_until: None };
+    let terms = Terms {
+        reason: "demo",
+        domain: None,
+        may_return: false,
+        backups_until: None,
+        remains: &[],
+    };
     let outcome = manager
         .shred(&[manager.subject_ref(id, None, keys::now())?], &terms, keys::now())?
         .remove(0);

@@ -14,6 +14,7 @@ mod error;
 mod forms;
 mod legacy;
 mod passes;
+mod services;
 mod target;
 mod work;
 
@@ -21,5 +22,6 @@ pub use check::{CheckOutcome, validate};
 pub use error::MigrateError;
 pub use forms::{Form, Forms, OldKeys, Padding};
 pub use passes::{Migrated, MigrationOptions, migrate};
+pub use services::Services;
 pub use target::{Target, TargetColumns};
 pub use work::{Counts, Stays};

@@ -23,7 +23,7 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
     let validator = validator();
     let mut good = read(&folder().join("customers.json"));
     good["envelope"] = "connect".into();
-    let changes: [(&str, Value); 48] = [
+    let changes: [(&str, Value); 53] = [
         ("/veilstream", json!(2)),
         ("/name", json!("Customers")),
         ("/name", json!("dead_letter")),
@@ -80,6 +80,14 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
             "/fields/5",
             json!({ "id": "age", "path": "$.age", "type": "integer", "mask": { "keep_last": 4 } }),
         ),
+        ("/fields/5", json!({ "id": "a", "path": "$.a", "format": "vault" })),
+        ("/fields/5", json!({ "id": "a", "path": "$.a", "keys_file": "a" })),
+        (
+            "/fields/5",
+            json!({ "id": "a", "path": "$.a", "format": "fernet", "passphrases_file": "a" }),
+        ),
+        ("/fields/5", json!({ "id": "a", "path": "$.a", "format": "fernet", "domain": "d" })),
+        ("/fields/5", json!({ "id": "a", "path": "$.a", "format": "fernet", "keys_file": "" })),
         ("/fields/0/index/bits", json!(100)),
         ("/fields/0/index/normalize", json!("phone-USA")),
         ("/fields/1/type", json!("text")),
@@ -120,6 +128,17 @@ fn the_json_schema_refuses_what_the_compiler_refuses() {
             "the compiler accepts {place}/{member}"
         );
     }
+}
+
+#[test]
+fn the_json_schema_accepts_forms_of_other_systems() {
+    let document = json!({ "veilstream": 1, "name": "other", "fields": [
+        { "id": "a", "path": "$.a", "format": "fernet", "type": "string", "keys_file": "keys/a" },
+        { "id": "b", "path": "$.b", "format": "pgcrypto", "type": "integer", "null": "encrypt",
+          "passphrases_file": "b", "index": { "normalize": "number" } },
+        { "id": "c", "path": "$.c", "format": "fernet" }] });
+    assert!(validator().is_valid(&document));
+    compile(document.to_string().as_bytes(), &Grants::local()).unwrap();
 }
 
 /// Whatever the compiler knows, the JSON Schema lets through too.

@@ -76,7 +76,7 @@ fn values_go_there_and_back() {
     assert!(member(&protected, "phone").starts_with('w'), "{protected}");
     assert!(member(&protected, "email_bidx").starts_with("1~"), "{protected}");
     assert!(member(&protected, "plain").starts_with("vs1."), "{protected}");
-    for clear in ["Ada", "ada", "555", "42"] {
+    for clear in ["Ada@", "ada@", "555 ", ":42"] {
         assert!(!protected.contains(clear), "{protected}");
     }
     // Escapes are not kept: the text is.
@@ -209,6 +209,7 @@ fn documents_may_not_ask_for_what_the_form_cannot_promise() {
         (field(r#","bind":[{"name":"n","path":"$.n"}]"#), "/fields/0/format", "cannot be tied"),
         (format!(r#""residue":"reject",{}"#, field("")), "/fields/0/format", "residue"),
         (field(r#","domain":"cards""#), "/fields/0/format", "does not tell fields apart"),
+        (field(r#","pad":32"#), "/fields/0/format", "a length of its own"),
         (field(r#","null":"encrypt""#), "/fields/0/format", "one text for null"),
         (field(r#","passphrases_file":"a""#), "/fields/0/passphrases_file", "pgcrypto"),
         (field(r#","keys_file":"/etc/passwd""#), "/fields/0/keys_file", "starts in the folder"),

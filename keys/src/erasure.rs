@@ -41,6 +41,8 @@ pub struct Terms<'a> {
     /// Unix seconds until which backups of the stored records are kept, as the receipt is to say;
     /// `None`: it says nothing of them.
     pub backups_until: Option<u64>,
+    /// What the keys do not reach in the caller's schemas and tables, for the receipt.
+    pub remains: &'a [String],
 }
 
 /// What became of one data subject that was to be erased.

@@ -28,6 +28,7 @@
 //! | [`erasure`] | the end of a data subject's keys: ledger, receipt |
 //! | [`escrow`] | keys to a safe place and back |
 //! | [`directory`], [`files`] | a local key directory; new files, private and durable |
+//! | [`interop`] | keys of other systems, in files |
 //! | `wraps` | whose a wrap is, and the secret that it holds |
 //! | `error` | [`KeyError`]: whose fault it is and what to do |
 //! | `entropy`, [`time`] | [`OsEntropy`]; times as they are written down |

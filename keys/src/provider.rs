@@ -15,7 +15,7 @@ mod secret;
 mod vault;
 
 #[cfg(feature = "aws-kms")]
-pub use aws_kms::{AwsKmsProvider, AwsKmsSettings};
+pub use aws_kms::{AwsKmsProvider, AwsKmsSettings, KmsReader};
 pub use clock::{Clock, SystemClock};
 pub use env::EnvProvider;
 pub use file::{FileProvider, create_kek_file};
@@ -25,7 +25,7 @@ pub use password::{ITERATIONS, PasswordProvider};
 pub use pkcs11::{Pkcs11Provider, Pkcs11Settings};
 pub use secret::SecretText;
 #[cfg(feature = "vault")]
-pub use vault::{VaultAuth, VaultProvider, VaultSettings};
+pub use vault::{TransitReader, VaultAuth, VaultProvider, VaultSettings};
 
 use std::time::Duration;
 

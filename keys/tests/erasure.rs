@@ -22,8 +22,13 @@ use veilstream_keys::provider::Provider;
 use veilstream_keys::store::{STORE_TENANT, Store, StoreKeys};
 use veilstream_keys::{KeyError, Manager, Parts, Settings, directory};
 
-const TERMS: Terms<'_> =
-    Terms { reason: "request 17", domain: None, may_return: false, backups_until: None };
+const TERMS: Terms<'_> = Terms {
+    reason: "request 17",
+    domain: None,
+    may_return: false,
+    backups_until: None,
+    remains: &[],
+};
 const ADA: &str = r#"{"type":"customer","id":7,"name":"Ada"}"#;
 const BOB: &str = r#"{"type":"customer","id":8,"name":"Bob"}"#;
 const ERASED: Status = Status::Failed(OpenError::Erased);

@@ -53,7 +53,13 @@ fn what_was_exported_opens_in_a_new_store() {
     assert!(!export.contains("subject:"));
     // Erased after the export: the ledger knows it, and the head is older.
     let erased = process.manager.subject_ref("7", None, NOW).unwrap();
-    let terms = Terms { reason: "request 1", domain: None, may_return: false, backups_until: None };
+    let terms = Terms {
+        reason: "request 1",
+        domain: None,
+        may_return: false,
+        backups_until: None,
+        remains: &[],
+    };
     process.manager.shred(&[erased], &terms, NOW).unwrap();
 
     let new = empty(&dir);
@@ -84,7 +90,13 @@ fn an_import_needs_the_whole_ledger() {
     let mut process = Process::start(&dir, NOW);
     process.protect(r#"{"type":"customer","id":7,"name":"Ada"}"#, NOW);
     let erased = process.manager.subject_ref("7", None, NOW).unwrap();
-    let terms = Terms { reason: "request 1", domain: None, may_return: false, backups_until: None };
+    let terms = Terms {
+        reason: "request 1",
+        domain: None,
+        may_return: false,
+        backups_until: None,
+        remains: &[],
+    };
     process.manager.shred(&[erased], &terms, NOW).unwrap();
     let export = process.manager.export(&[], NOW).unwrap().to_string();
     let whole = std::fs::read_to_string(dir.ledger_path()).unwrap();

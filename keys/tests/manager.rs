@@ -163,7 +163,13 @@ fn erased_retired_and_unknown_are_three_answers() {
     manager
         .shred(
             &[erased],
-            &Terms { reason: "request 1", domain: None, may_return: false, backups_until: None },
+            &Terms {
+                reason: "request 1",
+                domain: None,
+                may_return: false,
+                backups_until: None,
+                remains: &[],
+            },
             NOW,
         )
         .unwrap();

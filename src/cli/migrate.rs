@@ -41,6 +41,7 @@ Examples:
   veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field email --from fernet --keys-file old.keys
   veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field ssn --subject id \
 --from pgcrypto --passphrases-file old.pass --column ssn_enc --to ssn
+  veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field email --from vault --source-config old-vault.toml
   veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field email --from clear --dry-run
 
 Exit code: 0 none of the old form is left and none can be written, 1 otherwise, 2 wrong usage, document or columns";
@@ -303,6 +304,7 @@ impl PostgresArgs {
             schema: Some(opened.target.schema().name.to_string()),
             fields: [(self.field.clone(), "migrate".to_owned())].into(),
             reason: Some(reason.chars().take(REASON).collect()),
+            query_id: Some(place),
             ..trail.entry(Event::Migrate)
         }
     }

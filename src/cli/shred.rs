@@ -1,5 +1,7 @@
 //! `veilstream shred`
 
+mod remains;
+
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -161,8 +163,17 @@ fn shred(args: &ShredArgs, ids: &[String]) -> anyhow::Result<Exit> {
         .iter()
         .map(|id| manager.subject_ref(id, domain, now()))
         .collect::<Result<Vec<_>, _>>()?;
-    let terms =
-        Terms { reason, domain, may_return: args.allow_return, backups_until: args.backups_until };
+    let remains = remains::of(&args.source)?;
+    for one in remains.iter().filter(|one| one.contains("migration")) {
+        writeln!(io::stderr(), "veilstream: warning: {one}")?;
+    }
+    let terms = Terms {
+        reason,
+        domain,
+        may_return: args.allow_return,
+        backups_until: args.backups_until,
+        remains: &remains,
+    };
     let outcomes = manager.shred(&subjects, &terms, now())?;
     // The ledger has them already: a receipt is given out even where the log fails.
     let told = trail.append(

@@ -9,6 +9,9 @@ pub enum MigrateError {
     /// The table.
     #[error(transparent)]
     Rows(#[from] RowsError),
+    /// A key service of the old form.
+    #[error("the key service of the old form: {0}")]
+    Service(#[from] veilstream_keys::provider::ProviderError),
     /// Keys are not available.
     #[error("keys: {0}")]
     Keys(#[from] KeyFault),

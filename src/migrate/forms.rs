@@ -8,9 +8,11 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use veilstream_engine::interop::openpgp::{self, Message, Passphrases, PgpError};
 use veilstream_engine::interop::{InteropForm, InteropKeySet};
+use veilstream_keys::provider::ProviderError;
 use zeroize::Zeroizing;
 
 use super::legacy::{NoCipher, RULES};
+use super::services::{FromServices, Services};
 
 /// Bytes of a block of AES.
 const BLOCK: usize = 16;
@@ -22,6 +24,10 @@ pub enum Form {
     Fernet,
     /// Messages of pgcrypto: bytes, base64, or the text form of `bytea`.
     Pgcrypto,
+    /// Ciphertexts of Transit, of HashiCorp Vault or OpenBao.
+    Vault,
+    /// Ciphertexts of AWS KMS: bytes, or base64.
+    AwsKms,
     /// `StringEncryptedType` of sqlalchemy-utils with its engine AES.
     SqlalchemyUtils,
     /// Hexadecimal SHA-256 hashes of values that stand in another column.
@@ -32,8 +38,15 @@ pub enum Form {
 
 impl Form {
     /// Every form, in the order in which a cell is looked at.
-    pub const ALL: [Self; 5] =
-        [Self::Fernet, Self::Pgcrypto, Self::SqlalchemyUtils, Self::Sha256Hash, Self::Clear];
+    pub const ALL: [Self; 7] = [
+        Self::Fernet,
+        Self::Pgcrypto,
+        Self::Vault,
+        Self::AwsKms,
+        Self::SqlalchemyUtils,
+        Self::Sha256Hash,
+        Self::Clear,
+    ];
 
     /// The name on the command line and in counts.
     #[must_use]
@@ -41,6 +54,8 @@ impl Form {
         match self {
             Self::Fernet => "fernet",
             Self::Pgcrypto => "pgcrypto",
+            Self::Vault => "vault",
+            Self::AwsKms => "aws-kms",
             Self::SqlalchemyUtils => "sqlalchemy-utils",
             Self::Sha256Hash => "sha256-hash",
             Self::Clear => "clear",
@@ -54,7 +69,7 @@ pub enum Padding {
     /// Each byte says how many there are.
     #[default]
     Pkcs5,
-    /// Spaces, which are lost when they end the text.
+    /// Asterisks, and those that end the text itself are lost.
     Naive,
 }
 
@@ -69,6 +84,8 @@ pub struct OldKeys {
     pub sqlalchemy_utils: Vec<Zeroizing<Vec<u8>>>,
     /// How it fills texts up.
     pub padding: Padding,
+    /// Of [`Form::Vault`] and [`Form::AwsKms`].
+    pub services: Services,
 }
 
 /// The forms that a column may have.
@@ -128,6 +145,10 @@ impl Forms {
             Some(Form::Fernet)
         } else if message(bytes).is_some() {
             Some(Form::Pgcrypto)
+        } else if is_transit(bytes) {
+            Some(Form::Vault)
+        } else if self.has(Form::AwsKms) && kms_blob(bytes).is_some() {
+            Some(Form::AwsKms)
         } else if self.has(Form::SqlalchemyUtils) && blocks(bytes).is_some() {
             Some(Form::SqlalchemyUtils)
         } else if self.has(Form::Sha256Hash) && digest(bytes).is_some() {
@@ -138,7 +159,6 @@ impl Forms {
         match known {
             Some(form) if self.has(form) => Cell::Old(form),
             Some(_) => Cell::Other,
-            None if bytes.starts_with(b"vault:v") => Cell::Other,
             None if self.has(Form::Clear) => Cell::Old(Form::Clear),
             None => Cell::Other,
         }
@@ -155,10 +175,18 @@ impl Forms {
             Form::Pgcrypto => return self.open_pgcrypto(cell),
             Form::SqlalchemyUtils => self.open_blocks(cell)?,
             Form::Clear => Zeroizing::new(cell.to_vec()),
-            // A hash holds nothing; its value stands in another column.
-            Form::Sha256Hash => return None,
+            // A hash holds nothing; its value stands in another column. Services open a page.
+            Form::Sha256Hash | Form::Vault | Form::AwsKms => return None,
         };
         Some(Opened { text, is_in_clear: false })
+    }
+
+    /// What services open of a page of cells.
+    pub(super) fn open_by_services(
+        &self,
+        cells: &[(usize, Form, &[u8])],
+    ) -> Result<FromServices, ProviderError> {
+        self.keys.services.open(cells)
     }
 
     fn open_pgcrypto(&self, cell: &[u8]) -> Option<Opened> {
@@ -214,7 +242,7 @@ fn unpadded(text: &[u8], padding: Padding) -> Option<usize> {
                 && text[length..].iter().all(|byte| usize::from(*byte) == count);
             is_whole.then_some(length)
         }
-        Padding::Naive => Some(text.trim_ascii_end().len()),
+        Padding::Naive => Some(text.iter().rposition(|byte| *byte != b'*').map_or(0, |at| at + 1)),
     }
 }
 
@@ -226,6 +254,23 @@ fn message(cell: &[u8]) -> Option<Vec<u8>> {
         b'\\' => cell.strip_prefix(b"\\x").and_then(hex).filter(is_message),
         _ => openpgp::decode(cell).filter(is_message),
     }
+}
+
+/// Whether a cell is a ciphertext of Transit.
+fn is_transit(cell: &[u8]) -> bool {
+    let rest = cell.strip_prefix(b"vault:v").unwrap_or_default();
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && rest.get(digits) == Some(&b':')
+}
+
+/// The bytes of a ciphertext of KMS: as they are, or in base64. They say nothing of themselves, so
+/// what is too short for a key's name and a tag is none.
+pub(super) fn kms_blob(cell: &[u8]) -> Option<Vec<u8>> {
+    let raw = match std::str::from_utf8(cell) {
+        Ok(_) => STANDARD.decode(cell).ok()?,
+        Err(_) => cell.to_vec(),
+    };
+    (raw.len() >= 48).then_some(raw)
 }
 
 /// Whole blocks of AES in base64.

@@ -112,7 +112,11 @@ impl Migration<'_> {
     }
 
     /// What is to be sealed of a row; `None`: nothing, and the row is counted.
-    fn opened(&mut self, row: &Row) -> Option<Zeroizing<Vec<u8>>> {
+    fn opened(
+        &mut self,
+        row: &Row,
+        by_service: Option<Option<Zeroizing<Vec<u8>>>>,
+    ) -> Option<Zeroizing<Vec<u8>>> {
         let source = row.cells[0].as_deref();
         let target = self.cells.target.and_then(|at| row.cells[at].as_deref());
         match self.forms.of(source) {
@@ -141,6 +145,9 @@ impl Migration<'_> {
                 if target.is_some() {
                     self.stay(row, "both");
                     return None;
+                }
+                if let Some(Some(text)) = by_service {
+                    return Some(text);
                 }
                 let Some(opened) = self.forms.open(form, source?) else {
                     self.stay(row, "not_opened");
@@ -213,8 +220,20 @@ impl Work for Migration<'_> {
 
     fn changes(&mut self, rows: &[Row]) -> Result<Vec<Change>, MigrateError> {
         self.target.renew(self.keys);
+        let remote: Vec<(usize, Form, &[u8])> = rows
+            .iter()
+            .enumerate()
+            .filter_map(|(i, row)| {
+                let cell = row.cells[0].as_deref()?;
+                match self.forms.of(Some(cell)) {
+                    Cell::Old(form @ (Form::Vault | Form::AwsKms)) => Some((i, form, cell)),
+                    _ => None,
+                }
+            })
+            .collect();
+        let mut by_services = self.forms.open_by_services(&remote)?;
         let opened = rows.iter().enumerate().filter_map(|(i, row)| {
-            let text = self.opened(row)?;
+            let text = self.opened(row, by_services.remove(&i))?;
             Some(Ready { row: i, text })
         });
         let ready: Vec<Ready> = opened.collect();

@@ -10,4 +10,6 @@ mod migrate;
 mod postgres_server;
 mod rotate;
 mod rows;
+#[path = "../../keys/tests/support/servers.rs"]
+mod servers;
 mod writers;

@@ -7,12 +7,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use postgres::Client;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::feed::feed;
 use crate::postgres_server::{Database, server};
+use crate::servers::{bao, kms};
 
 const FERNET_KEYS: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=\n\
     AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
@@ -73,6 +77,8 @@ impl Desk {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
         command.args(args).current_dir(self.dir.path()).env_remove("VEILSTREAM_KEYS");
+        // LocalStack believes any.
+        command.envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")]);
         command
     }
 
@@ -353,19 +359,27 @@ fn every_shape_of_pgcrypto_is_read_and_what_is_in_clear_is_reported() {
         assert!(told["findings"][0].as_str().unwrap().contains("CVE-2026-14663"), "{told}");
     }
 
+    // Who is erased now is told that a table may still have them.
+    let shred = ["shred", "--config", "veilstream.toml", "--subject", "8", "--reason", "request 2"];
+    let receipt = desk.done(&shred, "");
+    assert!(receipt.contains("public.users.old: its migration is unfinished"), "{receipt}");
+
     let (code, told, named) = desk.migrate(&[&args[..], &["--erase"]].concat());
     assert_eq!((code, told["erased"].as_u64(), named.len()), (1, Some(1), 2), "{told}");
     client.batch_execute("DELETE FROM users WHERE id < 2").unwrap();
     let (code, told, _) = desk.migrate(&args);
     assert_eq!((code, &told["check"]), (0, &json!({ "holds": true })), "{told}");
-    desk.holds_values(rows - 3);
+    let receipt = desk.done(&[&shred[..4], &["9", "--reason", "request 3"]].concat(), "");
+    assert!(!receipt.contains("migration"), "{receipt}");
+    client.batch_execute("DELETE FROM users WHERE id IN (8, 9)").unwrap();
+    desk.holds_values(rows - 5);
     assert!(desk.column("old::text").is_empty());
     // Each under its person's key: a token of another row does not open here.
     let kids: i64 = client
         .query_one("SELECT count(DISTINCT substr(email, 5, 24)) FROM users", &[])
         .unwrap()
         .get(0);
-    assert_eq!(kids, rows as i64 - 3);
+    assert_eq!(kids, rows as i64 - 5);
     assert!(client.batch_execute("UPDATE users SET old = 'x' WHERE id = 2").is_err());
     assert!(!server().log().contains(&format!("{CANARY}.2.")), "a value is in the server's log");
 }
@@ -397,6 +411,81 @@ fn hashes_give_way_to_blind_indexes() {
     let (code, told, _) = desk.migrate(&args);
     assert_eq!((code, &told["check"]), (0, &json!({ "holds": true })), "{told}");
     desk.holds_values(49);
+}
+
+/// Two values that no key opens, in the place of the last two.
+fn with_strangers(sealed: &mut [String], strangers: [String; 2]) {
+    let last = sealed.len() - 2;
+    sealed[last..].clone_from_slice(&strangers);
+}
+
+#[test]
+fn transit_opens_a_page_at_a_time() {
+    let (desk, bao, rows) = (Desk::new(&fields(), &Value::Null), bao(), 300);
+    bao.api(Method::POST, "transit/keys/app", &json!({}));
+    bao.api(Method::POST, "transit/keys/else", &json!({}));
+    let seal = |key: &str, values: &[String]| -> Vec<String> {
+        let input: Vec<Value> =
+            values.iter().map(|text| json!({ "plaintext": STANDARD.encode(text) })).collect();
+        let path = format!("transit/encrypt/{key}");
+        let answer = bao.api(Method::POST, &path, &json!({ "batch_input": input }));
+        let results = answer["data"]["batch_results"].as_array().unwrap();
+        results.iter().map(|one| one["ciphertext"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut sealed = seal("app", &values(0..rows));
+    let stranger = seal("else", &values(0..1)).remove(0);
+    with_strangers(&mut sealed, [stranger, "vault:v1:AAAA".to_owned()]);
+    let mut client = desk.admin();
+    client.batch_execute(TABLE).unwrap();
+    insert(&mut client, "email", 0, &sealed);
+    desk.private("token", "root");
+    desk.private(
+        "vault.toml",
+        &format!(
+            "[keys]\nprovider = \"vault\"\n[keys.vault]\naddress = \"{}\"\nkey = \"app\"\n\
+            token_file = \"token\"\n",
+            bao.address()
+        ),
+    );
+    opens_all_but_two(&desk, &["--from", "vault", "--source-config", "vault.toml"], rows);
+}
+
+#[test]
+fn kms_opens_each_value() {
+    const REGION: &str = "eu-central-1";
+    let (desk, kms, rows) = (Desk::new(&fields(), &Value::Null), kms(), 60);
+    let (key, other) = (kms.key(REGION), kms.key(REGION));
+    let seal = |key: &str, text: &String| {
+        let body = json!({ "KeyId": key, "Plaintext": STANDARD.encode(text) });
+        kms.api(REGION, "Encrypt", &body)["CiphertextBlob"].as_str().unwrap().to_owned()
+    };
+    let mut sealed: Vec<String> = values(0..rows).iter().map(|text| seal(&key, text)).collect();
+    let damaged = STANDARD.encode([7; 120]);
+    with_strangers(&mut sealed, [seal(&other, &value(0)), damaged]);
+    let mut client = desk.admin();
+    client.batch_execute(TABLE).unwrap();
+    insert(&mut client, "email", 0, &sealed);
+    desk.private(
+        "kms.toml",
+        &format!(
+            "[keys]\nprovider = \"aws-kms\"\n[keys.aws-kms]\nkey_arns = [\"{key}\"]\n\
+            endpoint = \"http://127.0.0.1:{}\"\n",
+            kms.port
+        ),
+    );
+    opens_all_but_two(&desk, &["--from", "aws-kms", "--source-config", "kms.toml"], rows);
+}
+
+fn opens_all_but_two(desk: &Desk, args: &[&str], rows: usize) {
+    let (code, told, named) = desk.migrate(args);
+    assert_eq!((code, told["written"].as_u64()), (1, Some(rows as u64 - 2)), "{told}");
+    let expected = [rows - 2, rows - 1].map(|id| (format!("id={id}"), "not_opened".to_owned()));
+    assert_eq!(named, expected.into());
+    let last = format!("DELETE FROM users WHERE id >= {}", rows - 2);
+    desk.admin().batch_execute(&last).unwrap();
+    let (code, told, _) = desk.migrate(args);
+    assert_eq!((code, &told["check"]), (0, &json!({ "holds": true })), "{told}");
+    desk.holds_values(rows - 2);
 }
 
 #[test]

@@ -47,7 +47,24 @@ pub(super) fn interop(at: &str, map: &Map<String, Value>, reader: &mut Reader) -
             file = Some(text.into());
         }
     }
-    Some(Interop { form: form?, file })
+    let form = form?;
+    let refused = [
+        (
+            "bind",
+            "cannot be tied to other members: its text opens in any record; remove \"bind\" or \
+            \"format\"",
+        ),
+        (
+            "domain",
+            "does not tell fields apart, so it cannot be of a domain; remove \"domain\" (an index \
+            may have one)",
+        ),
+        ("pad", "has a length of its own; remove \"pad\""),
+    ];
+    for (_, what) in refused.into_iter().filter(|(member, _)| map.contains_key(*member)) {
+        reader.error(&join(at, "format"), format!("{} {what}", form.as_str()));
+    }
+    Some(Interop { form, file })
 }
 
 /// Whether a path stays in the folder that it starts in: who writes documents does not choose among
@@ -73,22 +90,10 @@ pub(super) fn check(schema: &Schema, places: &[FieldPlaces], reader: &mut Reader
                 a document without \"subject\", or remove \"format\"",
             );
         }
-        if !field.bind.is_empty() {
-            fault(
-                "cannot be tied to other members: its text opens in any record; remove \"bind\" \
-                or \"format\"",
-            );
-        }
         if schema.residue == Residue::Reject {
             fault(
                 "is decided by keys that others hold, so \"residue\": \"reject\" would promise \
                 what it cannot keep; write \"count\", or remove \"format\"",
-            );
-        }
-        if field.name.starts_with('@') {
-            fault(
-                "does not tell fields apart, so it cannot be of a domain; remove \"domain\" \
-                (an index may have one)",
             );
         }
         if field.encrypt_null && matches!(field.value_type, None | Some(ValueType::String)) {

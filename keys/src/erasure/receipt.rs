@@ -39,7 +39,7 @@ pub struct Receipt {
     pub line: Position,
     /// The last line of the erasure ledger when it was signed.
     pub head: Position,
-    /// Where the key store may still hold wraps, and until when.
+    /// Where the key store may still hold wraps, and until when; what else keys do not reach.
     pub remains: Vec<String>,
     /// Unix seconds until which backups of the stored records are kept; `None`: nobody said.
     pub backups_until: Option<u64>,

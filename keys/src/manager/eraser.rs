@@ -196,7 +196,7 @@ fn receipt(
         canary,
         line: position,
         head,
-        remains: scrubbed.remains.clone(),
+        remains: scrubbed.remains.iter().chain(terms.remains).cloned().collect(),
         backups_until: terms.backups_until,
     }
 }

@@ -1,6 +1,8 @@
 //! Provider `aws-kms`: a symmetric key in AWS KMS, or several in an order of preference. What a
 //! wrap is tied to is its encryption context.
 
+mod reader;
+
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::Future;
@@ -20,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{Kek, Provider, ProviderError, Rotation};
 use crate::store::Wrap;
+pub use reader::KmsReader;
 
 const NAME: &str = "aws-kms";
 const URI: &str = "aws-kms:";

@@ -4,6 +4,7 @@
 
 mod answer;
 mod client;
+mod reader;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use super::{Kek, Provider, ProviderError, Rotation, SecretText, decode_key};
 use crate::store::Wrap;
 use answer::RequestFailure;
 use client::{Client, Nothing};
+pub use reader::TransitReader;
 
 const NAME: &str = "vault";
 

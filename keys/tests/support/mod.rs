@@ -363,7 +363,7 @@ macro_rules! passed_on {
                 if let Some((other, subject)) = self.1.lock().unwrap().take() {
                     let scopes: Vec<Scope> = subjects.iter().map(|subject| Scope::Subject(*subject)).collect();
                     plan(&self.head()?.unwrap(), &self.find(tenant, KeyKind::Data, &scopes)?)?;
-                    let terms = veilstream_keys::erasure::Terms { reason: "in between", domain: None, may_return: false, backups_until: None };
+                    let terms = veilstream_keys::erasure::Terms { reason: "in between", domain: None, may_return: false, backups_until: None, remains: &[] };
                     other.shred(&[subject], &terms, now).unwrap();
                 }
                 self.0.erase(tenant, subjects, keys, now, plan)

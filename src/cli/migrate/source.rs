@@ -6,9 +6,13 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use veilstream_engine::interop::{InteropForm, InteropKeySet};
 use veilstream_keys::interop;
+#[cfg(feature = "aws-kms")]
+use veilstream_keys::provider::KmsReader;
+#[cfg(feature = "vault")]
+use veilstream_keys::provider::TransitReader;
 use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::config::{self, Config, KeyProvider};
 use crate::exit::Exit;
 use crate::migrate::{Form, Forms, OldKeys, Padding};
 
@@ -19,6 +23,12 @@ enum OldForm {
     Fernet,
     /// Messages of pgp_sym_encrypt: bytea, or text in base64 or hexadecimal
     Pgcrypto,
+    /// Ciphertexts of Vault's Transit
+    #[cfg(feature = "vault")]
+    Vault,
+    /// Ciphertexts of AWS KMS, Encrypt of each value: bytea, or text in base64
+    #[cfg(feature = "aws-kms")]
+    AwsKms,
     /// StringEncryptedType of sqlalchemy-utils, with its engine AES
     SqlalchemyUtils,
     /// Hexadecimal SHA-256 of the value, exactly or trimmed and in small letters
@@ -51,6 +61,10 @@ pub(super) struct SourceArgs {
     /// Keys of sqlalchemy-utils as the application has them, one a line
     #[arg(long, value_name = "FILE")]
     sqlalchemy_keys_file: Option<PathBuf>,
+    /// Configuration whose [keys] names the other key service (provider vault or aws-kms) and its
+    /// key; --config if left out
+    #[arg(long, value_name = "FILE")]
+    source_config: Option<PathBuf>,
     /// Padding of sqlalchemy-utils
     #[arg(long, value_enum, default_value = "pkcs5")]
     padding: PaddingArg,
@@ -88,7 +102,40 @@ impl SourceArgs {
                     lines.each().map(|line| Zeroizing::new(line.to_vec())).collect();
             }
         }
+        self.services(config, &mut keys)?;
         Ok(Forms::new(self.from.iter().map(|from| from.form()).collect(), keys))
+    }
+}
+
+impl SourceArgs {
+    /// The key service that sealed the values, which need not be ours.
+    fn services(&self, config: &Config, keys: &mut OldKeys) -> anyhow::Result<()> {
+        let form = self
+            .from
+            .iter()
+            .map(|from| from.form())
+            .find(|form| matches!(form, Form::Vault | Form::AwsKms));
+        let Some(form) = form else { return Ok(()) };
+        let source = self.source_config.as_deref().map(config::load_config).transpose()?;
+        let provider = &source.as_ref().unwrap_or(config).keys.provider;
+        match (form, provider) {
+            #[cfg(feature = "vault")]
+            (Form::Vault, KeyProvider::Vault(settings)) => {
+                keys.services.vault = Some(TransitReader::new(settings.clone())?);
+            }
+            #[cfg(feature = "aws-kms")]
+            (Form::AwsKms, KeyProvider::AwsKms(settings)) => {
+                keys.services.aws_kms = Some(KmsReader::new(settings)?);
+            }
+            _ => {
+                return Err(Exit::Usage.because(format!(
+                    "--from {0}: name the key service with --source-config FILE, a configuration \
+                    whose keys.provider is \"{0}\"",
+                    form.as_str()
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -97,6 +144,10 @@ impl OldForm {
         match self {
             Self::Fernet => Form::Fernet,
             Self::Pgcrypto => Form::Pgcrypto,
+            #[cfg(feature = "vault")]
+            Self::Vault => Form::Vault,
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms => Form::AwsKms,
             Self::SqlalchemyUtils => Form::SqlalchemyUtils,
             Self::Sha256Hash => Form::Sha256Hash,
             Self::Clear => Form::Clear,

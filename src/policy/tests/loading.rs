@@ -194,6 +194,32 @@ fn schemas_that_no_longer_fit_are_refused_with_the_policies() {
     assert_ne!(live.current().hash(), &first);
 }
 
+/// A Fernet token knows no field: one planted in another field of the same keys would open there.
+#[test]
+fn fields_of_one_keys_file_are_decided_as_one() {
+    let document = |own: &str| {
+        format!(
+            r#"{{"veilstream":1,"name":"p","version":1,"fields":[
+            {{"id":"email","path":"$.email","type":"string","format":"fernet","mask":{{"keep_last":4}}}},
+            {{"id":"ssn","path":"$.ssn","type":"string","format":"fernet","tags":["secret"]{own}}},
+            {{"id":"note","path":"$.note","type":"string","format":"pgcrypto"}},
+            {{"id":"name","path":"$.name"}}]}}"#
+        )
+    };
+    let text = "permit(principal, action, resource);
+        forbid(principal, action == Action::\"reveal\", resource in Tag::\"secret\");";
+    let answers = |document: &str| {
+        let file = PolicyFile { path: "a.cedar".into(), text: text.to_owned() };
+        let set = PolicySet::load(&[file], schemas(document), &purposes()).unwrap();
+        ["p.email", "p.ssn", "p.note", "p.name"]
+            .map(|field| decide(&set, Want::Auto, field).answer.name())
+    };
+    // The least answer: `ssn` may only be masked, and has no mask.
+    assert_eq!(answers(&document("")), ["denied", "denied", "revealed", "revealed"]);
+    let own = document(r#","keys_file":"secret.keys""#);
+    assert_eq!(answers(&own), ["revealed", "denied", "revealed", "revealed"]);
+}
+
 #[test]
 fn at_start_a_bad_set_is_refused() {
     let dir = tempfile::tempdir().unwrap();
