@@ -22,6 +22,10 @@ pub(crate) enum ColumnFault {
     Malformed,
     #[error("a column was handed over before and is gone; give it again")]
     Released,
+    #[error("a column has strings, integers, floats or booleans; this one does not")]
+    Type,
+    #[error("the producer of a column failed while it was read")]
+    Producer,
     #[error("tokens are a column of strings; this one is not")]
     NotText,
     #[error("a column of subjects or bound values has strings or integers; this one does not")]

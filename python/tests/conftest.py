@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,7 +92,8 @@ class Site:
 
     def lines(self, event: str | None = None) -> list[dict[str, object]]:
         """The lines of the audit log: all of them, or those of an event."""
-        files = sorted((self.folder / "audit").glob("audit.jsonl*"))
+        names = re.compile(r"audit\.jsonl(\.\d+)?")
+        files = sorted(f for f in (self.folder / "audit").iterdir() if names.fullmatch(f.name))
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         return [line for line in lines if event in (None, line["event"])]
 

@@ -39,7 +39,7 @@ LAYOUTS: dict[str, Callable[[pa.Array], object]] = {
     "polars": lambda a: pl.Series(a),
     "polars chunks": lambda a: pl.Series(a.slice(0, 9)).append(pl.Series(a.slice(9))),
     "polars categorical": lambda a: pl.Series(a).cast(pl.Categorical),
-    "duckdb": lambda a: duckdb.arrow(pa.table({"t": a})).fetch_arrow_table()["t"],
+    "duckdb": lambda a: duckdb.arrow(pa.table({"t": a})).to_arrow_table()["t"],
 }
 
 
@@ -234,6 +234,8 @@ def test_arrays_are_checked_before_they_are_read(shared: tuple[Site, Veil]) -> N
         Forged([0, 1, 2], b"\xff\xfe", 2),
         Forged([0, 1, 2], "é".encode(), 2),
         Forged([0, 1, 2], b"ab", -1),
+        Forged([0, 1, 2], b"ab", 2**62),
+        Forged([0, 1, -5], b"ab", 2),
     ):
         with pytest.raises(ColumnError):
             veil.arrow.reveal(forged, "customers.email", errors="null")

@@ -128,13 +128,6 @@ def test_a_table_is_rotated_and_nothing_is_lost(
     site.verify()
 
 
-def test_rows_open_on_executors(spark: SparkSession, site: Site, old: Path) -> None:
-    opened = reveal(spark.read.parquet(str(old)), COLUMNS, config=str(site.config))
-    rows = {row["id"]: row for row in opened.collect()}
-    assert len(rows) == ROWS
-    assert all(rows[n]["email"] == EMAILS[n] and rows[n]["iban"] == IBANS[n] for n in range(ROWS))
-
-
 def test_neither_key_nor_value_is_left_behind(
     spark: SparkSession, site: Site, folder: Path, old: Path
 ) -> None:
@@ -152,3 +145,10 @@ def test_neither_key_nor_value_is_left_behind(
         for secret in [*secrets, b"canary-"]:
             assert secret not in content, f"{name} has it"
     kept.unpersist()
+
+
+def test_rows_open_on_executors(spark: SparkSession, site: Site, old: Path) -> None:
+    opened = reveal(spark.read.parquet(str(old)), COLUMNS, config=str(site.config))
+    rows = {row["id"]: row for row in opened.collect()}
+    assert len(rows) == ROWS
+    assert all(rows[n]["email"] == EMAILS[n] and rows[n]["iban"] == IBANS[n] for n in range(ROWS))
