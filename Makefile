@@ -102,6 +102,13 @@ $(PYENV)/.complete: tests/support/python.txt | system-test
 	echo $(abspath python) > $$($(PYENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/veilstream.pth
 	touch $@
 
+# The other SQLAlchemy that is supported: it goes before that of the environment.
+SQLALCHEMY20 := $(PYENV)/sqlalchemy-2.0
+$(SQLALCHEMY20)/.complete: tests/support/sqlalchemy-2.0.txt $(PYENV)/.complete
+	rm -rf $(@D)
+	$(PYENV)/bin/pip install -q --disable-pip-version-check --only-binary :all: --no-deps --target $(@D) -r $<
+	touch $@
+
 # A fresh Python environment, and what is installed in it.
 environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/pip install -q --disable-pip-version-check
 
@@ -117,14 +124,16 @@ test: setup
 
 # The native part as `make test` has built everything else: one test among the targets, or cargo would build dependencies with other features.
 NATIVE = --workspace --locked --features veilstream/inject --lib --bins --test layering
-pytest: $(PYENV)/.complete
+pytest: $(PYENV)/.complete $(SQLALCHEMY20)/.complete
 	$(CARGO) build $(NATIVE)
 	cp target/debug/lib_native.so python/veilstream/_native.abi3.so
 	cd python && $(abspath $(PYENV))/bin/python -m pytest $(PYTEST)
+	cd python && PYTHONPATH=$(abspath $(SQLALCHEMY20)) VEILSTREAM_RECORDS=1000 $(abspath $(PYENV))/bin/python -m pytest $(addprefix tests/app/test_,orm.py async_orm.py search.py leaks.py mapping.py)
 
 # What type checkers say of the package.
 python-types: $(PYENV)/.complete
 	cd python && $(abspath $(PYENV))/bin/mypy && $(abspath $(PYENV))/bin/pyright --pythonpath $(abspath $(PYENV))/bin/python
+	cd examples/guide && MYPYPATH=../../python $(abspath $(PYENV))/bin/mypy --strict settings.py before.py after.py && $(abspath $(PYENV))/bin/pyright --pythonpath $(abspath $(PYENV))/bin/python
 
 # For the Python that is here: it takes its system libraries from this machine.
 wheel: $(PYENV)/.complete
@@ -136,6 +145,7 @@ bench-python: $(PYENV)/.complete
 	$(CARGO) build --locked --package veilstream --bin veilstream
 	cp target/release/lib_native.so python/veilstream/_native.abi3.so
 	$(PYENV)/bin/python bench/python.py
+	$(PYENV)/bin/python bench/sqlalchemy_load.py
 
 # The pipeline's core against a simulated cluster, at length: 10,000 seeds of 1,000 steps. A failure names the seed: SIMULATE=seed,1
 SIMULATE ?= 1,10000

@@ -28,6 +28,7 @@ from .errors import (
     UnknownField,
     VeilError,
 )
+from .sealed import NotSealed, Sealed
 
 __all__ = [
     "AsyncVeil",
@@ -46,6 +47,7 @@ __all__ = [
     "NeedsKeys",
     "NotPicklable",
     "NotRevealed",
+    "NotSealed",
     "NotSearchable",
     "Purpose",
     "PurposeError",
@@ -53,6 +55,7 @@ __all__ = [
     "Rejected",
     "RequestRefused",
     "RowResult",
+    "Sealed",
     "ServiceError",
     "ServiceUnavailable",
     "Unauthorized",

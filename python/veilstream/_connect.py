@@ -15,7 +15,15 @@ from ._http import Http, TokenSource
 from ._problems import Denied, ServiceError
 from ._schemas import Schemas
 from ._types import FieldInfo, FieldStatus, IndexValues, JsonScalar, RowResult, Value
-from .errors import BindingError, ConfigError, NeedsKeys, NotRevealed, NotSearchable, Rejected
+from .errors import (
+    BindingError,
+    ConfigError,
+    NeedsKeys,
+    NotRevealed,
+    NotSearchable,
+    PurposeError,
+    Rejected,
+)
 
 __all__ = ["Connection", "Masked", "Want"]
 
@@ -170,7 +178,7 @@ class Connection:
         """The answers to these items, in requests that the service takes."""
         purpose = _purpose.current()
         if purpose is None:
-            raise ConfigError('no purpose: call within "with veil.purpose(..)"')
+            raise PurposeError('no purpose: call within "with veil.purpose(..)"')
         head: dict[str, Any] = {"purpose": purpose.name}
         if purpose.reason is not None:
             head["reason"] = purpose.reason

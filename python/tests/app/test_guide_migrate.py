@@ -74,9 +74,11 @@ def test_the_table_moves(
 
     # The move: beside the application, resumable, and nothing in clear in any statement.
     folder = guide_world.folder
-    (folder / "app.url").write_text(f"postgresql://postgres@127.0.0.1:{postgres.port}/before\n")
-    (folder / "old.keys").write_text(key + "\n")
-    (folder / "old.pass").write_text("passphrase of the guide\n")
+    target = f"postgresql://postgres@127.0.0.1:{postgres.port}/before"
+    secrets = {"app.url": target, "old.keys": key, "old.pass": "passphrase of the guide"}
+    for name, content in secrets.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(content + "\n")
     for more in (
         ["--field", "email", "--from", "fernet", "--keys-file", "old.keys"],
         ["--field", "phone", "--from", "fernet", "--keys-file", "old.keys"],
