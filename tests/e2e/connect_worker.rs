@@ -29,8 +29,6 @@ pub(crate) struct Connect {
 impl Connect {
     /// With this connector, and the database's user. Its offsets and its log stay in the folder.
     pub(crate) fn start(dir: &Path, broker: &Kafka, database: &Database, connector: &str) -> Self {
-        let connect = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/connect");
-        assert!(connect.is_dir(), "no Connect in {}: run `make setup`", connect.display());
         let port = free_ports(1)[0];
         let properties = format!(
             "bootstrap.servers={}\nlisteners=http://127.0.0.1:{port}\noffset.storage.file.filename={}\n\
@@ -43,15 +41,27 @@ impl Connect {
             org.apache.kafka.common.config.provider.EnvVarConfigProvider\n",
             broker.bootstrap,
             dir.join("connect.offsets").display(),
-            connect.join("plugins").display()
+            home().join("plugins").display()
         );
+        let url = format!("jdbc:{}", database.url_without_user());
+        let user = [("SINK_URL", &*url), ("SINK_USER", "veil"), ("SINK_PASSWORD", PASSWORD)];
+        Self::with(dir, port, &properties, connector, &user)
+    }
+
+    /// With these settings, which listen on the port, and this environment.
+    pub(crate) fn with(
+        dir: &Path,
+        port: u16,
+        properties: &str,
+        connector: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         fs::write(dir.join("connect.properties"), properties).unwrap();
         fs::write(dir.join("connector.json"), connector).unwrap();
-        let url = format!("jdbc:{}", database.url_without_user());
         let supervisor = Command::new("sh")
             .args(["-c", SUPERVISOR, "sh"])
-            .args([&connect, dir])
-            .envs([("SINK_URL", &*url), ("SINK_USER", "veil"), ("SINK_PASSWORD", PASSWORD)])
+            .args([&home(), dir])
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -124,6 +134,13 @@ impl Drop for Connect {
         drop(self.supervisor.stdin.take());
         let _ = self.supervisor.wait();
     }
+}
+
+/// Connect's jars, and the plugins.
+pub(crate) fn home() -> PathBuf {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/connect");
+    assert!(home.is_dir(), "no Connect in {}: run `make setup`", home.display());
+    home
 }
 
 /// Files below a folder that hold a text.

@@ -14,6 +14,9 @@ mod bad_input;
 mod blocked;
 mod canary;
 mod chaos;
+#[cfg(feature = "serve")]
+#[path = "../support/compose.rs"]
+mod compose;
 mod connect_worker;
 mod dlq;
 mod exits;
@@ -42,6 +45,7 @@ mod readiness;
 mod recovery;
 mod sandbox;
 mod schemas;
+mod search;
 #[path = "../../keys/tests/support/servers.rs"]
 mod servers;
 mod sidecar;
@@ -49,6 +53,8 @@ mod sinks;
 mod sinks_kills;
 #[path = "../support/feed.rs"]
 mod stdin;
+#[cfg(feature = "serve")]
+mod storage_steps;
 #[path = "../../keys/tests/support/store_suite.rs"]
 mod store_suite;
 mod topics;

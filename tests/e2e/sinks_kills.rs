@@ -99,7 +99,7 @@ fn series(all: usize, mut seed: u64) -> Vec<Write> {
     let keys = u64::try_from(all / WRITES).unwrap();
     let mut write = |i| Write {
         key: usize::try_from(next(&mut seed) % keys).unwrap(),
-        number: (next(&mut seed) % DELETES != 0).then_some(i),
+        number: (!next(&mut seed).is_multiple_of(DELETES)).then_some(i),
     };
     (0..all).map(&mut write).collect()
 }

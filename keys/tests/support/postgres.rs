@@ -56,8 +56,9 @@ cat >/dev/null
 "#;
 
 pub(crate) struct Server {
-    bin: PathBuf,
-    port: u16,
+    /// Where its programs are.
+    pub(crate) bin: PathBuf,
+    pub(crate) port: u16,
     /// With `ca.pem`, `other-ca.pem`, the data and the log.
     pub(crate) dir: PathBuf,
     /// Its input is held open until this process ends.
