@@ -1,6 +1,10 @@
 //! What is stored in PostgreSQL tables: rows read and rewritten beside writers.
 
-#![allow(clippy::unwrap_used, reason = "tests end where they fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests end where they fail, and say with which seed"
+)]
 
 mod desk;
 #[path = "../support/feed.rs"]
