@@ -174,7 +174,13 @@ fn main() {
         manager
             .shred(
                 &gone,
-                &Terms { reason: "bench", domain: None, may_return: false, backups_until: None },
+                &Terms {
+                    reason: "bench",
+                    domain: None,
+                    may_return: false,
+                    backups_until: None,
+                    remains: &[],
+                },
                 NOW,
             )
             .unwrap();

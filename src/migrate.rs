@@ -21,7 +21,7 @@ mod work;
 pub use check::{CheckOutcome, validate};
 pub use error::MigrateError;
 pub use forms::{Form, Forms, OldKeys, Padding};
-pub use passes::{Migrated, MigrationOptions, migrate};
+pub use passes::{Migrated, MigratedColumn, MigrationOptions, migrate};
 pub use services::Services;
 pub use target::{Target, TargetColumns};
 pub use work::{Counts, Stays};

@@ -32,7 +32,7 @@ impl Random {
         let given = std::env::var("VEILSTREAM_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
         let seed = given.unwrap_or_else(now) | 1;
-        println!("{test}: VEILSTREAM_SEED={seed}");
+        eprintln!("{test}: VEILSTREAM_SEED={seed}");
         Self(seed)
     }
 

@@ -4,6 +4,7 @@
 mod answered;
 mod bare;
 mod disclose;
+mod interop;
 
 use std::sync::Arc;
 
@@ -17,11 +18,10 @@ use crate::binding::Binding;
 use crate::budget::Budget;
 use crate::error::{OpenError, Reject};
 use crate::index_member::Strip;
-use crate::interop;
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
-use crate::scan::{Kind, NO_PARENT, Tape, unescape};
+use crate::scan::{Kind, NO_PARENT, Tape};
 use crate::schema::{Field, PathId, Protect, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
@@ -29,7 +29,6 @@ use crate::splice::{Position, copy};
 use crate::subject;
 use crate::token::{self, PREFIX};
 use crate::transform::value_clauses_hold;
-use zeroize::Zeroizing;
 
 /// What to reveal.
 #[derive(Debug, Clone, Copy, Default)]
@@ -408,29 +407,6 @@ impl Revealer {
             if !declared && is_token(&doc[node.inner()], &mut self.payload) {
                 found(i);
             }
-        }
-    }
-
-    /// Whether a string's inside is a token, or a text of its field's form, which then is
-    /// `self.scalar`.
-    fn is_sealed(&mut self, field: &Field, inner: &[u8]) -> bool {
-        let Some(interop) = &field.interop else { return inner.starts_with(PREFIX) };
-        self.scalar.clear();
-        unescape(inner, &mut self.scalar) && interop.form.recognises(&self.scalar)
-    }
-
-    /// Opens `self.scalar`, a text in the form of another system.
-    fn open_of_others(&mut self, field: &Field, keys: &Keyring) -> Status {
-        let keys = field.interop.as_ref().and_then(|interop| keys.interop().get(interop));
-        let Some(keys) = keys else { return Status::Failed(OpenError::KeyUnavailable) };
-        if !self.selection.budget().charge(keys.open_cost(&self.scalar)) {
-            return Status::Failed(OpenError::Unsupported);
-        }
-        let mut text = Zeroizing::new(Vec::new());
-        match keys.open(&self.scalar, &mut text) {
-            Ok(()) if interop::to_json(field, &text, &mut self.payload) => Status::Revealed,
-            Ok(()) => Status::Failed(OpenError::Corrupt),
-            Err(error) => Status::Failed(error),
         }
     }
 

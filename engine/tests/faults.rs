@@ -240,7 +240,7 @@ fn one_field() {
         "/fields/0",
         r#"pin the version of their root: add "root": 1"#,
     );
-    one(&more(r#""format":"fernet""#), "/fields/0/format", r#"use "veilstream""#);
+    one(&more(r#""format":"vault""#), "/fields/0/format", "migrate postgres --from vault");
     one(&more(r#""pad":17"#), "/fields/0/pad", "must be 0 or a multiple of 16 up to 4096");
     one(&more(r#""pad":4112"#), "/fields/0/pad", "must be a whole number from 0 to 4096");
     one(&more(r#""type":"text""#), "/fields/0/type", r#"must be one of "string", "number""#);

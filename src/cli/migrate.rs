@@ -22,7 +22,8 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::keys::{self, KeySource};
 use crate::migrate::{
-    CheckOutcome, Form, Forms, Migrated, MigrationOptions, Target, TargetColumns, migrate, validate,
+    CheckOutcome, Form, Forms, MigrateError, Migrated, MigratedColumn, MigrationOptions, Target,
+    TargetColumns, migrate, validate,
 };
 use crate::rows::{Connection, Progress, RowsError, Table, TableName};
 use crate::signals::{self, Request};
@@ -167,6 +168,26 @@ impl PostgresArgs {
         }
         let trail = Trail::open(Some(audit), &manager)?;
         trail.append(vec![self.entry(&trail, &opened, "begin")])?;
+        let migrated = match self.walk(&mut opened, &*source) {
+            Ok(migrated) => migrated,
+            Err(error) => {
+                // What was written stays written: the trail says that it went on until here.
+                let outcome = Some("failed".to_owned());
+                let entry = self.entry(&trail, &opened, "broke off");
+                trail.append_done(Entry { outcome, ..entry })?;
+                return Err(error);
+            }
+        };
+        let check = self.check(&mut opened, &migrated)?;
+        let is_done = migrated.is_done() && !matches!(check, Some(CheckOutcome::Refused { .. }));
+        let traced = trail.append_done(self.ended(&trail, &opened, &migrated, is_done));
+        report::print(self.json, self.dry_run, &opened, &migrated, check.as_ref())?;
+        traced?;
+        let would_be = self.dry_run && migrated.now.left() == 0;
+        Ok(if is_done || would_be { Exit::Ok } else { Exit::Failed })
+    }
+
+    fn walk(&self, opened: &mut Opened, keys: &dyn KeySource) -> anyhow::Result<Migrated> {
         let stop = Arc::new(AtomicBool::new(false));
         watch_signals(stop.clone())?;
         let options = MigrationOptions {
@@ -178,27 +199,10 @@ impl PostgresArgs {
             stop: &stop,
         };
         let mut told = Instant::now();
-        let Opened { address, table, columns, target, forms, .. } = &mut opened;
-        let done = migrate(address, table, columns, target, forms, &*source, &options, &mut |p| {
-            tell_progress(&mut told, p);
-        });
-        let migrated = match done {
-            Ok(migrated) => migrated,
-            Err(error) => {
-                // What was written stays written: the trail says that it went on until here.
-                let outcome = Some("failed".to_owned());
-                let entry = self.entry(&trail, &opened, "broke off");
-                trail.append_done(Entry { outcome, ..entry })?;
-                return Err(usage_of_field(error));
-            }
-        };
-        let check = self.check(&mut opened, &migrated)?;
-        let is_done = migrated.is_done() && !matches!(check, Some(CheckOutcome::Refused { .. }));
-        let traced = trail.append_done(self.ended(&trail, &opened, &migrated, is_done));
-        report::print(self.json, self.dry_run, &opened, &migrated, check.as_ref())?;
-        traced?;
-        let would_be = self.dry_run && migrated.now.left() == 0;
-        Ok(if is_done || would_be { Exit::Ok } else { Exit::Failed })
+        let Opened { address, table, columns, target, forms, .. } = opened;
+        let column = MigratedColumn { address, table, columns };
+        let mut progress = |progress| tell_progress(&mut told, progress);
+        migrate(column, target, forms, keys, &options, &mut progress).map_err(usage_of_field)
     }
 
     fn open(&self, config: &Config, keys: &dyn KeySource) -> anyhow::Result<Opened> {
@@ -223,7 +227,6 @@ impl PostgresArgs {
         target: &Target,
         forms: &Forms,
     ) -> anyhow::Result<TargetColumns> {
-        let refuse = |what: String| Err(Exit::Usage.because(what));
         let source = self.column.clone().unwrap_or_else(|| self.field.clone());
         let to = self.to.clone().unwrap_or_else(|| source.clone());
         let is_hash = forms.has(Form::Sha256Hash);
@@ -233,51 +236,61 @@ impl PostgresArgs {
                     .to_owned(),
             );
         }
-        let named = self.index.clone().unwrap_or_else(|| format!("{to}_bidx"));
-        let index = match (target.has_index(), table.has(&named)) {
-            (true, true) => Some(named),
-            (true, false) => {
-                return refuse(format!(
-                    "the field {} has an index, and {} has no column {named}; add it (`veilstream \
-                    schema ddl` prints it), or name another with --index",
-                    self.field, table.shown
-                ));
-            }
-            (false, _) if self.index.is_some() || is_hash => {
-                return refuse(format!(
-                    "the field {} has no index in the document; add one",
-                    self.field
-                ));
-            }
-            (false, _) => None,
-        };
-        if target.has_subject() != self.subject.is_some() {
-            return refuse(if target.has_subject() {
+        let index = self.index_column(table, target, &to, is_hash)?;
+        match (target.has_subject(), &self.subject) {
+            (true, None) => refuse(
                 "the document has a subject: name the column that says whose row it is with \
                 --subject"
-                    .to_owned()
-            } else {
-                "--subject: the document has no subject; leave it out".to_owned()
-            });
-        }
-        let mut bind = Vec::new();
-        for name in target.bind() {
-            match self.bind.iter().find(|(given, _)| given == name) {
-                Some((_, column)) => bind.push(column.clone()),
-                None => {
-                    return refuse(format!(
-                        "the field {} is bound to {name}: name its column with --bind \
-                        {name}=COLUMN",
-                        self.field
-                    ));
-                }
+                    .to_owned(),
+            ),
+            (false, Some(_)) => {
+                refuse("--subject: the document has no subject; leave it out".to_owned())
             }
+            _ => Ok(TargetColumns {
+                source,
+                target: to,
+                index,
+                subject: self.subject.clone(),
+                bind: self.bind_columns(target)?,
+            }),
         }
+    }
+
+    fn index_column(
+        &self,
+        table: &Table,
+        target: &Target,
+        to: &str,
+        is_needed: bool,
+    ) -> anyhow::Result<Option<String>> {
+        let named = self.index.clone().unwrap_or_else(|| format!("{to}_bidx"));
+        match (target.has_index(), table.has(&named)) {
+            (true, true) => Ok(Some(named)),
+            (true, false) => refuse(format!(
+                "the field {} has an index, and {} has no column {named}; add it (`veilstream \
+                schema ddl` prints it), or name another with --index",
+                self.field, table.shown
+            )),
+            (false, _) if self.index.is_some() || is_needed => {
+                refuse(format!("the field {} has no index in the document; add one", self.field))
+            }
+            (false, _) => Ok(None),
+        }
+    }
+
+    /// The columns of the values that tokens are bound to, in the order of their names.
+    fn bind_columns(&self, target: &Target) -> anyhow::Result<Vec<String>> {
         if let Some((name, _)) = self.bind.iter().find(|(name, _)| !target.bind().contains(name)) {
             return refuse(format!("--bind: the field {} is not bound to {name}", self.field));
         }
-        let subject = self.subject.clone();
-        Ok(TargetColumns { source, target: to, index, subject, bind })
+        let column = |name: &String| match self.bind.iter().find(|(given, _)| given == name) {
+            Some((_, column)) => Ok(column.clone()),
+            None => refuse(format!(
+                "the field {} is bound to {name}: name its column with --bind {name}=COLUMN",
+                self.field
+            )),
+        };
+        target.bind().iter().map(column).collect()
     }
 
     /// Keeps the old form out, once nothing of it is left.
@@ -331,6 +344,10 @@ impl PostgresArgs {
     }
 }
 
+fn refuse<T>(what: String) -> anyhow::Result<T> {
+    Err(Exit::Usage.because(what))
+}
+
 /// What the operator named does not fit; all else is the server's.
 fn usage(error: RowsError) -> anyhow::Error {
     match error {
@@ -339,12 +356,10 @@ fn usage(error: RowsError) -> anyhow::Error {
     }
 }
 
-fn usage_of_field(error: crate::migrate::MigrateError) -> anyhow::Error {
+fn usage_of_field(error: MigrateError) -> anyhow::Error {
     match error {
-        crate::migrate::MigrateError::Rows(error) => usage(error),
-        field @ crate::migrate::MigrateError::Field { .. } => {
-            Exit::Usage.because(field.to_string())
-        }
+        MigrateError::Rows(error) => usage(error),
+        field @ MigrateError::Field { .. } => Exit::Usage.because(field.to_string()),
         other => other.into(),
     }
 }

@@ -19,6 +19,17 @@ use crate::rows::{Compare, Layout, Progress, Table, WalkOptions, walk};
 /// Walks at most. A writer that nobody stopped may write the old form for ever.
 const MOST_WALKS: u32 = 10;
 
+/// The column.
+#[derive(Clone, Copy)]
+pub struct MigratedColumn<'a> {
+    /// The database.
+    pub address: &'a PostgresAddress,
+    /// The table.
+    pub table: &'a Table,
+    /// Its columns.
+    pub columns: &'a TargetColumns,
+}
+
 /// How a column is migrated.
 #[derive(Clone, Copy)]
 pub struct MigrationOptions<'a> {
@@ -124,15 +135,14 @@ impl Sample {
 /// # Errors
 /// [`MigrateError`]; what was written stays written, and the next run continues.
 pub fn migrate(
-    address: &PostgresAddress,
-    table: &Table,
-    columns: &TargetColumns,
+    column: MigratedColumn<'_>,
     target: &mut Target,
     forms: &Forms,
     keys: &dyn KeySource,
     options: &MigrationOptions<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Migrated, MigrateError> {
+    let MigratedColumn { address, table, columns } = column;
     let layout = layout(table, columns, forms)?;
     let (_, cells) = Cells::read(columns);
     let mut sample = Sample::new(table.estimate, options.sample)?;

@@ -68,7 +68,7 @@ impl Target {
         let value: Value = serde_json::from_slice(document).map_err(|_| {
             fault("its document is no JSON; check it with `veilstream schema check`")
         })?;
-        let (reduced, bind) = reduced(&value, field).map_err(|what| fault(what))?;
+        let (reduced, bind) = reduced(&value, field).map_err(fault)?;
         let text = reduced.to_string();
         let compiled = compile(text.as_bytes(), &Grants::local())
             .map_err(|_| fault("its document has faults; see `veilstream schema check`"))?;
