@@ -47,7 +47,8 @@ pub enum RejectCode {
     /// The engine failed on the record.
     Internal,
     /// The value is a Kafka Connect envelope (`schemas.enable=true`) and the schema document does
-    /// not say so; or it says so, and the value is none, or its schema part cannot be mended.
+    /// not say so; or it says so, and the value is none, or its schema part cannot be mended. Or the
+    /// document writes envelopes, and the value is of other types than it says.
     ConnectEnvelope,
 }
 

@@ -28,7 +28,7 @@ use crate::select::Selection;
 use crate::splice::Edit;
 use crate::subject;
 pub(crate) use claim::value_clauses_hold;
-pub(crate) use connect::{Description, described};
+pub(crate) use connect::{Description, describe};
 use indexes::{IndexMembers, IndexValues};
 use plan::Plan;
 use subjects::{Known, SubjectKeys, SubjectSealers};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use support::{Bench, document};
 use veilstream_engine::RejectCode;
 use veilstream_engine::compile::{Grants, compile};
-use veilstream_engine::reveal::Decision;
+use veilstream_engine::reveal::{Decision, Revealer};
 
 const FIELDS: &str = r#""fields":[
     {"id":"email","path":"$.email","required":true,"index":{"normalize":"email"}},
@@ -86,6 +86,25 @@ fn readers_are_told_paths_of_the_value() {
     let places: Vec<&str> =
         report.places.iter().filter_map(|place| place.path.as_deref()).collect();
     assert_eq!(places, ["$['phones'][0]", "$['phones'][1]", "$['phones'][2]"]);
+}
+
+/// Spans are those of the value that was given, in an envelope or without.
+#[test]
+fn places_are_told_where_they_stand() {
+    let mut bench = Bench::new(&members());
+    let out = bench.protect(VALUE);
+    let row = serde_json::from_str::<Value>(&out).unwrap()["payload"].to_string();
+    let text = document(&members());
+    let schema = compile(text.as_bytes(), &Grants::local()).unwrap().schema;
+    for value in [out, row] {
+        let places = Revealer::default().places(&schema, value.as_bytes()).unwrap();
+        let paths: Vec<&str> = places.iter().map(|place| &*place.path).collect();
+        assert!(paths.contains(&"$['email']") && paths.contains(&"$['phones'][0]"), "{paths:?}");
+        for place in places {
+            assert!(value[place.span].starts_with("\"vs1."), "{}", place.path);
+        }
+        assert!(Revealer::default().claims(&schema, value.as_bytes()).unwrap());
+    }
 }
 
 /// A sink stores 0 or false for what is of another type, without an error.

@@ -1,4 +1,4 @@
-//! The way from the raw topic to the table, while the sidecar, the Connect worker and PostgreSQL are
+//! The route from the raw topic to the table, while sidecar, Connect worker and PostgreSQL are
 //! killed in turn. `VEILSTREAM_SINK_RECORDS` makes it larger (100,000 before a release),
 //! `VEILSTREAM_SINK_SEED` repeats a series.
 
@@ -63,10 +63,10 @@ fn a_table_holds_the_latest_of_each_key_after_kills_of_all_that_is_on_the_way() 
     let server: &Server = Box::leak(Box::new(Server::start()));
     let database = server.database();
     let connector = connector(&sandbox, &database);
-    let way = Way { sandbox: &sandbox, instance: &instance, database: &database, connector };
+    let route = Route { sandbox: &sandbox, instance: &instance, database: &database, connector };
 
     let rounds = if all > 50_000 { 12 } else { 6 };
-    let mut parts = way.start();
+    let mut processes = route.start();
     let size = all.div_ceil(rounds);
     for (round, chunk) in writes.chunks(size).enumerate() {
         let start = round * size;
@@ -74,20 +74,24 @@ fn a_table_holds_the_latest_of_each_key_after_kills_of_all_that_is_on_the_way() 
         send(before);
         // The first of them have arrived, and others are on their way.
         let from = before.iter().find_map(|write| write.number).unwrap();
-        parts.wait_for("rows of this round", |rows| newest(rows) >= Some(from));
+        processes.wait_for("rows of this round", |rows| newest(rows) >= Some(from));
         if round == IDLE {
             let so_far = totals_of(&latest(&writes[..start + before.len()]));
-            parts.wait_for("the rows so far", |rows| totals(rows) == Some(so_far));
+            processes.wait_for("the rows so far", |rows| totals(rows) == Some(so_far));
         }
-        parts = way.kill(parts, round, || send(after));
+        processes = route.kill(processes, round, || send(after));
     }
     let live = latest(&writes);
     let whole = totals_of(&live);
-    parts.wait_for("the latest of each key", |rows| totals(rows) == Some(whole));
-    println!("sink kills: {} keys live, {} restarts of a failed task", live.len(), parts.failed);
-    let logs = [parts.connect.log(), instance.log()];
-    assert_eq!(parts.sidecar.stop(), Some(0), "{}", instance.tail());
-    drop(parts.connect);
+    processes.wait_for("the latest of each key", |rows| totals(rows) == Some(whole));
+    println!(
+        "sink kills: {} keys live, {} restarts of a failed task",
+        live.len(),
+        processes.failed
+    );
+    let logs = [processes.connect.log(), instance.log()];
+    assert_eq!(processes.sidecar.stop(), Some(0), "{}", instance.tail());
+    drop(processes.connect);
 
     assert_opens(&mut database.admin(), &instance, live);
     assert_eq!(sandbox.dead().len(), 0);
@@ -145,7 +149,7 @@ fn connector(sandbox: &Sandbox<'_>, database: &Database) -> String {
 }
 
 /// From the raw topic to the table.
-struct Way<'a> {
+struct Route<'a> {
     sandbox: &'a Sandbox<'a>,
     instance: &'a Instance,
     database: &'a Database,
@@ -153,18 +157,18 @@ struct Way<'a> {
 }
 
 /// What of it runs, besides the broker and PostgreSQL.
-struct Parts<'a> {
-    way: &'a Way<'a>,
+struct Processes<'a> {
+    route: &'a Route<'a>,
     sidecar: Running<'a>,
     connect: Connect,
     /// How often a failed task was started again.
     failed: usize,
 }
 
-impl Way<'_> {
-    fn start(&self) -> Parts<'_> {
+impl Route<'_> {
+    fn start(&self) -> Processes<'_> {
         let (sidecar, connect) = (self.instance.start(), self.connect());
-        Parts { way: self, sidecar, connect, failed: 0 }
+        Processes { route: self, sidecar, connect, failed: 0 }
     }
 
     fn connect(&self) -> Connect {
@@ -172,39 +176,44 @@ impl Way<'_> {
     }
 
     /// Kills one after another; `meanwhile` runs before it is started again.
-    fn kill<'a>(&'a self, mut parts: Parts<'a>, round: usize, meanwhile: impl Fn()) -> Parts<'a> {
+    fn kill<'a>(
+        &'a self,
+        mut processes: Processes<'a>,
+        round: usize,
+        meanwhile: impl Fn(),
+    ) -> Processes<'a> {
         match round % 3 {
             0 => {
-                parts.sidecar.kill();
+                processes.sidecar.kill();
                 meanwhile();
-                parts.sidecar = self.instance.start();
+                processes.sidecar = self.instance.start();
             }
             1 => {
-                drop(parts.connect);
+                drop(processes.connect);
                 meanwhile();
-                parts.connect = self.connect();
+                processes.connect = self.connect();
             }
             _ => {
                 let told = |connect: &Connect| connect.log().matches("Retry to ").count();
-                let before = told(&parts.connect);
+                let before = told(&processes.connect);
                 self.database.server.crash();
                 meanwhile();
                 // A connection that breaks within a commit fails the task at once.
-                parts.connect.wait_until("the sink to notice", || {
-                    told(&parts.connect) >= before + RETRIES
-                        || round != IDLE && parts.connect.has_failed(CONNECTOR)
+                processes.connect.wait_until("the sink to notice", || {
+                    told(&processes.connect) >= before + RETRIES
+                        || round != IDLE && processes.connect.has_failed(CONNECTOR)
                 });
                 self.database.server.up();
             }
         }
-        parts
+        processes
     }
 }
 
-impl Parts<'_> {
+impl Processes<'_> {
     /// Waits until it holds; an operator starts failed tasks again meanwhile.
     fn wait_for(&mut self, what: &str, holds: impl Fn(&mut Client) -> bool) {
-        let url = self.way.database.url();
+        let url = self.route.database.url();
         wait_for(Duration::from_secs(300), what, || {
             assert_eq!(self.sidecar.ended(), None, "{}", self.sidecar.tail());
             self.failed += usize::from(self.connect.restart_failed(CONNECTOR));

@@ -9,7 +9,7 @@ use crate::index_member::has_members;
 use crate::schema::{Field, IndexRule, PathId, Protect, Undeclared};
 use crate::select::{Query, Step, Target, path_of};
 use crate::token::FieldId;
-use crate::transform::{Description, described};
+use crate::transform::{Description, describe};
 
 /// No value that is longer is quoted in a message.
 const LONGEST_QUOTED: usize = 64;
@@ -41,7 +41,7 @@ fn written_envelope(read: &ReadSchema, reader: &mut Reader) {
     let Some(written) = &read.schema.written else { return };
     let mut empty = Vec::new();
     written.write(b"null", &mut empty);
-    match described(&read.schema, &empty) {
+    match describe(&read.schema, &empty) {
         Description::Whole => {}
         Description::Lacks(fields) => {
             for field in fields {

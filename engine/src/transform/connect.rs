@@ -4,10 +4,10 @@
 //! What is mended follows from the schema part and the paths alone, not from one record's payload:
 //! records that had one schema have one again.
 
-mod described;
+mod description;
 mod mender;
 
-pub(crate) use described::{Description, described};
+pub(crate) use description::{Description, describe};
 pub(super) use mender::Mender;
 
 use super::{Run, Stop};

@@ -20,7 +20,7 @@ pub(crate) enum Description {
 }
 
 /// Looks at the schema part of an envelope around `null`, with nothing else.
-pub(crate) fn described(rules: &Schema, empty: &[u8]) -> Description {
+pub(crate) fn describe(rules: &Schema, empty: &[u8]) -> Description {
     let mut tape = Tape::default();
     let parts = tape.scan(empty).ok().and_then(|()| parts(empty, &tape));
     let Some((schema, _)) = parts else { return Description::TooLarge };
