@@ -139,6 +139,17 @@ impl ReadingParts {
     }
 }
 
+impl Drop for ReadingParts {
+    fn drop(&mut self) {
+        // No thread may be left that holds the key store: a fork that follows would copy SQLite's
+        // locks as that thread has them.
+        if let Some(log) = self.trail.log() {
+            // On an error the chain has no end line, which those who verify it are told.
+            let _ = log.end();
+        }
+    }
+}
+
 fn with_kept<W: Default, T>(kept: &Mutex<Vec<W>>, work: impl FnOnce(&mut W) -> T) -> T {
     let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
     let mut worker = lock().pop().unwrap_or_default();

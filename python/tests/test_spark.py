@@ -41,7 +41,7 @@ def site(make_site: Callable[[], Site]) -> Site:
 @pytest.fixture(scope="module")
 def spark(folder: Path) -> Iterator[SparkSession]:
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["PYTHONPATH"] = str(ROOT / "python")
+    os.environ["PYTHONPATH"] = f"{ROOT}/python:{ROOT}/python/tests"
     for name in ("events", "local"):
         (folder / name).mkdir()
     # A task may fail three times.

@@ -33,8 +33,9 @@ class NativeBackend:
     def __init__(self, config: str, *, unaudited: bool, query_id: str | None) -> None:
         self._settings = (config, unaudited, query_id)
         self._engine = Engine(*self._settings)
-        self._engine.open()
+        # Before it opens: a fork meanwhile must wait for it.
         _live.add(self)
+        self._engine.open()
 
     @property
     def engine(self) -> Engine:
@@ -170,8 +171,8 @@ class NativeBackend:
 
     def close(self) -> None:
         """Ends it: the audit chain gets its end line, keys are dropped."""
-        _live.discard(self)
         self._engine.close()
+        _live.discard(self)
 
     def _renew(self) -> None:
         """Takes an engine of this process: the one there is belongs to the parent."""

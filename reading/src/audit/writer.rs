@@ -7,7 +7,8 @@ mod state;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use queue::{Queue, Ticket};
@@ -98,6 +99,8 @@ struct Handle {
     queue: Arc<Queue>,
     file: PathBuf,
     deadline: Duration,
+    /// The writer's; `None`: somebody has waited for its end.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl AuditLog {
@@ -111,7 +114,7 @@ impl AuditLog {
         let mut state =
             State::new(settings, &queue).map_err(|error| AuditError::unavailable(&file, error))?;
         let its_queue = queue.clone();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || {
                 // However the thread ends, nobody waits for it.
@@ -119,7 +122,8 @@ impl AuditLog {
                 state.run(&its_queue);
             })
             .map_err(|error| AuditError::unavailable(&file, error))?;
-        let log = Self(Arc::new(Handle { queue, file, deadline }));
+        let thread = Mutex::new(Some(thread));
+        let log = Self(Arc::new(Handle { queue, file, deadline, thread }));
         let ticket =
             log.0.queue.push(Vec::new()).map_err(|refused| refused.to_error(log.file()))?;
         log.wait_for(&ticket, deadline.max(START))?;
@@ -166,6 +170,21 @@ impl AuditLog {
     pub fn stop(&self) -> Result<(), AuditError> {
         let ticket = self.0.queue.stop();
         self.wait_for(&ticket, self.0.deadline.max(START)).map(drop)
+    }
+
+    /// As [`AuditLog::stop`], and returns when the writer's thread is gone: with its file, its lock,
+    /// and what it held of the key store. A process that is about to be copied waits for that.
+    ///
+    /// # Errors
+    /// As [`AuditLog::stop`]; the thread is gone all the same.
+    pub fn end(&self) -> Result<(), AuditError> {
+        let stopped = self.stop();
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // One that panicked is gone too.
+            let _ = thread.join();
+        }
+        stopped
     }
 
     /// The file as configured.
