@@ -96,9 +96,9 @@ $(CRYPTOGRAPHY)/.complete: tests/support/cryptography.txt | system-test
 	$(call environment,$(CRYPTOGRAPHY)) -r $<
 	touch $@
 
-# What the Python package is built and tested with. The package itself is that of the source folder.
+# What the Python package is built and tested with: PySpark comes as source alone. The package itself is that of the source folder.
 $(PYENV)/.complete: tests/support/python.txt | system-test
-	$(call environment,$(PYENV)) --only-binary :all: --no-deps -r $<
+	$(call environment,$(PYENV)) --only-binary :all: --no-binary pyspark --no-deps -r $<
 	echo $(abspath python) > $$($(PYENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/veilstream.pth
 	touch $@
 
@@ -139,10 +139,10 @@ python-types: $(PYENV)/.complete
 wheel: $(PYENV)/.complete
 	cd python && $(abspath $(PYENV))/bin/maturin build --release --locked --compatibility linux --out $(abspath target/wheels)
 
-# What they measure is built for speed; what only makes keys and tokens is not.
+# What is measured is built for speed; what only makes keys and tokens is not.
 bench-python: $(PYENV)/.complete
 	$(CARGO) build --release --locked --package veilstream-python
-	$(CARGO) build --locked --package veilstream --bin veilstream
+	$(CARGO) build $(NATIVE)
 	cp target/release/lib_native.so python/veilstream/_native.abi3.so
 	$(PYENV)/bin/python bench/python.py
 	$(PYENV)/bin/python bench/sqlalchemy_load.py
@@ -196,8 +196,11 @@ bench: bench-engine bench-pipeline
 bench-engine: system
 	$(CARGO) bench --locked -p veilstream-engine
 
+# The program that users get: `cargo bench` makes one with the features of the tests' crates, in the same place.
 bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
-	$(CARGO) bench --locked --bench pipeline -- $(BENCH)
+	$(CARGO) build --release --locked
+	cp target/release/veilstream target/bench/veilstream
+	$(CARGO) bench --locked --bench pipeline -- --program $(abspath target/bench/veilstream) $(BENCH)
 
 # SUBJECTS of a million; STORE sqlite, postgres or kafka.
 SUBJECTS ?= 1000000

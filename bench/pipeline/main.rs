@@ -44,6 +44,9 @@ struct Args {
     /// Seed of the events
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The build of `veilstream` that is measured, in place of the one that `cargo bench` made
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Another build of `veilstream`: each round measures the two builds and nothing else
     #[arg(long, value_name = "FILE")]
     other: Option<PathBuf>,
@@ -95,6 +98,7 @@ fn main() -> anyhow::Result<()> {
         bootstrap: kafka.bootstrap.clone(),
         dir: dir.path().to_owned(),
         python,
+        program: args.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_veilstream").into()),
         other: args.other.clone(),
     };
     kafka.create_topic(RAW, PARTITIONS);

@@ -68,6 +68,8 @@ pub(crate) struct Bench {
     pub(crate) dir: PathBuf,
     /// The interpreter with confluent-kafka.
     pub(crate) python: PathBuf,
+    /// The build of the sidecar that is measured.
+    pub(crate) program: PathBuf,
     /// The other build of the sidecar.
     pub(crate) other: Option<PathBuf>,
 }
@@ -88,7 +90,7 @@ impl Bench {
             System::Sidecar | System::OtherSidecar => {
                 let config = self.configure(group)?;
                 let other = self.other.as_deref().filter(|_| system == System::OtherSidecar);
-                let veilstream = other.unwrap_or(Path::new(env!("CARGO_BIN_EXE_veilstream")));
+                let veilstream = other.unwrap_or(&self.program);
                 running.run(
                     Command::new(veilstream).args(["keys", "init", "--config"]).arg(&config),
                 )?;

@@ -16,50 +16,64 @@ use crate::token::TAG_LEN;
 
 type Block = Array<u8, U16>;
 
-/// Longest text of a short message: with the counter block of its tag it fills four blocks.
-const SHORT_TEXT: usize = 48;
+/// Blocks that cipher and hash take at once.
+const AT_ONCE: usize = 4;
+/// Longest text of a short message: the cipher's block for the tag, or the hash's with the lengths,
+/// stands beside it.
+const SHORT_TEXT: usize = 16 * (AT_ONCE - 1);
 
 /// A key with the associated data of its messages hashed.
 ///
-/// Most values are short. The library computes the counter block of the tag, the key stream and
+/// Most values are short. The library computes the cipher's block for the tag, the key stream and
 /// each block of the hash one after the other, and hashes the associated data again. Here a short
-/// message is one call for all blocks of the cipher and one for those of the hash.
+/// message is one call of four blocks for the cipher and one for the hash.
 pub(super) struct Gcm {
     library: AesGcm<Aes256Enc, U12>,
     aes: Aes256Enc,
-    /// The hash after the associated data.
-    associated: GHash,
-    /// Its length in bits.
+    /// The last blocks of the associated data, padded with zeros: they fill up the call of the hash.
+    last: Vec<[u8; 16]>,
+    /// The hash of the associated data without so many of its last blocks; none before
+    /// [`Gcm::associate`].
+    hashes: Vec<GHash>,
+    /// Bits of the associated data.
     associated_bits: u64,
 }
 
 impl Gcm {
-    /// A key; nothing is associated with its messages yet.
+    /// A key; no data is associated with its messages yet.
     pub(super) fn new(key: &[u8; 32]) -> Self {
         let aes = Aes256Enc::new(key.into());
-        let associated = hash(&aes);
-        Self { library: AesGcm::from(aes.clone()), aes, associated, associated_bits: 0 }
+        let library = AesGcm::from(aes.clone());
+        Self { library, aes, last: Vec::new(), hashes: Vec::new(), associated_bits: 0 }
     }
 
-    /// From now on `data` is associated with the messages of [`Gcm::encrypt`].
+    /// From now on `data` is associated with the messages of [`Gcm::encrypt_short`].
     pub(super) fn associate(&mut self, data: &[u8]) {
-        self.associated = hash(&self.aes);
-        self.associated.update_padded(data);
+        let mut padded = data.to_vec();
+        padded.resize(data.len().next_multiple_of(16), 0);
+        let (blocks, _) = padded.as_chunks();
+        self.last = blocks[blocks.len().saturating_sub(AT_ONCE - 1)..].to_vec();
+        let without_last = |count| {
+            let mut hash = hash(&self.aes);
+            hash.update(Array::cast_slice_from_core(&blocks[..blocks.len() - count]));
+            hash
+        };
+        self.hashes = (0..=self.last.len()).map(without_last).collect();
         self.associated_bits = 8 * data.len() as u64;
     }
 
-    /// Encrypts in place under the data that [`Gcm::associate`] was given; the tag. `None`: the
-    /// text is too long for this way, and unchanged.
+    /// Encrypts in place under the data that [`Gcm::associate`] was given; the tag. `None`: nothing
+    /// was given, or the text is too long for this way. It is unchanged then.
     pub(super) fn encrypt_short(
         &self,
         nonce: &[u8; SHORT],
         text: &mut [u8],
     ) -> Option<[u8; TAG_LEN]> {
-        if text.len() > SHORT_TEXT {
+        if text.len() > SHORT_TEXT || self.hashes.is_empty() {
             return None;
         }
         // E(K, J0) for the tag, then the key stream: counters 1 to 4.
-        let mut stream = [[0; 16]; 4];
+        let mut stream = [[0; 16]; AT_ONCE];
         for (counter, block) in (1_u32..).zip(&mut stream) {
             block[..SHORT].copy_from_slice(nonce);
             block[SHORT..].copy_from_slice(&counter.to_be_bytes());
@@ -67,13 +81,17 @@ impl Gcm {
         self.aes.encrypt_blocks(Array::cast_slice_from_core_mut(&mut stream));
         text.iter_mut().zip(stream[1..].as_flattened()).for_each(|(byte, key)| *byte ^= key);
 
-        // The text, padded with zeros to whole blocks, and both lengths in bits.
-        let mut hashed = [[0; 16]; 4];
-        hashed.as_flattened_mut()[..text.len()].copy_from_slice(text);
-        let lengths = text.len().div_ceil(16);
+        // As much of the associated data as there is room for, the text padded with zeros, and both
+        // lengths in bits.
+        let text_blocks = text.len().div_ceil(16);
+        let held = (AT_ONCE - 1 - text_blocks).min(self.last.len());
+        let lengths = held + text_blocks;
+        let mut hashed = [[0; 16]; AT_ONCE];
+        hashed[..held].copy_from_slice(&self.last[self.last.len() - held..]);
+        hashed[held..].as_flattened_mut()[..text.len()].copy_from_slice(text);
         hashed[lengths][..8].copy_from_slice(&self.associated_bits.to_be_bytes());
         hashed[lengths][8..].copy_from_slice(&(8 * text.len() as u64).to_be_bytes());
-        let mut hash = self.associated.clone();
+        let mut hash = self.hashes[held].clone();
         hash.update(Array::cast_slice_from_core(&hashed[..=lengths]));
         let mut tag: [u8; TAG_LEN] = hash.finalize().into();
         tag.iter_mut().zip(&stream[0]).for_each(|(byte, key)| *byte ^= key);
@@ -120,6 +138,7 @@ mod tests {
     #[test]
     fn short_messages_are_as_the_library_encrypts_them() {
         let mut gcm = Gcm::new(&[7; 32]);
+        assert!(gcm.encrypt_short(&[0; SHORT], &mut [0]).is_none(), "nothing is associated");
         let data: Vec<u8> = (0..100).collect();
         for associated in 0..data.len() {
             gcm.associate(&data[..associated]);
