@@ -7,7 +7,7 @@ mod seal;
 mod text;
 
 pub(crate) use build::BuiltColumn;
-pub(crate) use calls::{ColumnCall, GivenScalars, RotatedColumn};
+pub(crate) use calls::{ColumnCall, GivenScalars};
 pub(crate) use open::Taken;
 pub(crate) use text::Texts;
 

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use arrow_array::ArrayRef;
 use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array as _, ArrayRef};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString};
 use veilstream_engine::normalize::{Input, Scratch};

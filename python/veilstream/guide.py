@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Table, select
-from sqlalchemy.orm import Session, attributes
-from sqlalchemy.orm import class_mapper
+from sqlalchemy.orm import Session, attributes, class_mapper
 
 from ._veil import Veil
 from .errors import ConfigError, NotRevealed

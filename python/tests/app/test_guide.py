@@ -29,8 +29,8 @@ CANARY = "guide.canary@example.com"
 
 def load(name: str) -> ModuleType:
     """A module of the example; its settings are those of the environment."""
-    for module in ("settings", name):
-        sys.modules.pop(module, None)
+    for known in ("settings", name):
+        sys.modules.pop(known, None)
     spec = importlib.util.spec_from_file_location(name, GUIDE / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -83,7 +83,7 @@ def application(
 
 def answers(client: TestClient) -> list[tuple[int, Any]]:
     """What it says to the same requests."""
-    people = [
+    people: list[dict[str, str | None]] = [
         {"name": "Ada", "email": CANARY, "phone": "+1 415 555 0101", "ssn": "078-05-1120"},
         {"name": "Bob", "email": "bob@example.com", "phone": None, "ssn": None},
         {"name": "Ada again", "email": CANARY.upper(), "phone": "0049 30 1", "ssn": "078-05-1121"},
@@ -137,8 +137,8 @@ def answers_of_reads(client: TestClient) -> list[Any]:
 
 def test_the_diff_in_the_document_is_the_diff() -> None:
     document = (ROOT / "docs/from-the-guide.md").read_text()
-    files = [(GUIDE / name).read_text().splitlines() for name in ("before.py", "after.py")]
-    lines = difflib.unified_diff(*files, "before.py", "after.py", n=1, lineterm="")
+    old, new = ((GUIDE / name).read_text().splitlines() for name in ("before.py", "after.py"))
+    lines = difflib.unified_diff(old, new, "before.py", "after.py", n=1, lineterm="")
     assert "```diff\n" + "\n".join(lines) + "\n```" in document
 
 

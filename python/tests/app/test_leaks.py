@@ -25,7 +25,7 @@ from veilstream.sqlalchemy import attach
 
 CANARIES = (
     "canary.7f3a@example.com",
-    "078-05-1120",
+    "219-09-4271",
     "DE89370400440532013000",
     "Kanarienvogelstadt",
 )
@@ -41,6 +41,7 @@ def said(postgres: Postgres, veil: Veil) -> Iterator[tuple[Engine, io.StringIO]]
     root.addHandler(handler)
     engine = create_engine(postgres.url("psycopg"), echo="debug")
     attach(engine, veil)
+    assert engine.hide_parameters
     Base.metadata.drop_all(engine)
     Base.metadata.create_all(engine)
     with veil.purpose("support"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -44,6 +45,7 @@ class World:
 
     def __init__(self, folder: Path, schemas: dict[str, Any] | None = None) -> None:
         self.folder = folder
+        self._seen: dict[tuple[str, int], dict[str, Any]] = {}
         self.run("keys", "init", "--keys", "keys")
         (folder / "schemas").mkdir()
         (folder / "policies").mkdir()
@@ -132,18 +134,19 @@ SERVE
         return [json.loads(line) for line in said.splitlines()]
 
     def audited(self) -> list[dict[str, Any]]:
-        """The lines of the audit log, file by file."""
-        lines = []
+        """The lines of the audit log, in the order in which they were seen here: files grow."""
         for file in sorted(self.folder.glob("audit.jsonl*")):
-            for line in file.read_text().splitlines():
-                # Copies of policies stand beside the log.
-                told = json.loads(line) if line.startswith("{") else {}
-                if "seq" in told:
-                    lines.append(told)
-        return lines
+            # Side files and copies of policies stand beside the log.
+            if re.fullmatch(r"audit\.jsonl(\.\d+)?", file.name):
+                for line in file.read_text().splitlines():
+                    told = json.loads(line)
+                    self._seen.setdefault((told["chain"], told["seq"]), told)
+        return list(self._seen.values())
 
     def audit_text(self) -> str:
-        return "".join(file.read_text() for file in sorted(self.folder.glob("audit.jsonl*")))
+        return "".join(
+            file.read_text(errors="replace") for file in sorted(self.folder.glob("audit.jsonl*"))
+        )
 
 
 class Service:
