@@ -88,9 +88,9 @@ $(SCHEMATHESIS)/.complete: tests/support/schemathesis.txt | system-test
 	$(call environment,$(SCHEMATHESIS)) -r $<
 	touch $@
 
-# What the Python package is built and tested with. The package itself is that of the source folder.
+# What the Python package is built and tested with: PySpark comes as source alone. The package itself is that of the source folder.
 $(PYENV)/.complete: tests/support/python.txt | system-test
-	$(call environment,$(PYENV)) --only-binary :all: --no-deps -r $<
+	$(call environment,$(PYENV)) --only-binary :all: --no-binary pyspark --no-deps -r $<
 	echo $(abspath python) > $$($(PYENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/veilstream.pth
 	touch $@
 
@@ -122,10 +122,10 @@ python-types: $(PYENV)/.complete
 wheel: $(PYENV)/.complete
 	cd python && $(abspath $(PYENV))/bin/maturin build --release --locked --compatibility linux --out $(abspath target/wheels)
 
-# What they measure is built for speed; what only makes keys and tokens is not.
+# What is measured is built for speed; what only makes keys and tokens is not.
 bench-python: $(PYENV)/.complete
 	$(CARGO) build --release --locked --package veilstream-python
-	$(CARGO) build --locked --package veilstream --bin veilstream
+	$(CARGO) build $(NATIVE)
 	cp target/release/lib_native.so python/veilstream/_native.abi3.so
 	$(PYENV)/bin/python bench/python.py
 

@@ -219,7 +219,6 @@ impl Target {
 }
 
 /// What went wrong in a key's hands.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(crate) fn does_not_seal(error: SealError) -> VeilFault {
     KeyFault(format!("a key does not seal: {error}")).into()
 }
