@@ -41,7 +41,9 @@ def best(rows: int, work: Callable[[], object]) -> float:
 
 def sealed_by_process(site: Site, values: pa.Array) -> pa.Array:
     """The column as the sidecar seals it."""
-    command = ["cargo", "bench", "--quiet", "--bench", "process_tokens", "--"]
+    shared = ["--workspace", "--features", "veilstream/inject", "--locked", "--quiet"]
+    # It only makes tokens: as `make test` has built everything else.
+    command = ["cargo", "bench", "--profile", "dev", *shared, "--bench", "process_tokens", "--"]
     lines = "".join(f'{{"email":"{value}"}}\n' for value in values.to_pylist())
     done = subprocess.run(
         [*command, site.config, "customers"], input=lines, capture_output=True, text=True, check=True

@@ -77,8 +77,8 @@ def count_key_ids(frame: DataFrame, column: str) -> dict[str, int]:
 def _count(batches: Batches) -> Batches:
     counts: dict[str, int] = {}
     for batch in batches:
-        for key_id, tokens in key_ids(batch.column(0)).items():
-            counts[key_id] = counts.get(key_id, 0) + tokens
+        for key_id, count in key_ids(batch.column(0)).items():
+            counts[key_id] = counts.get(key_id, 0) + count
     ids: pa.Array[Any] = pa.array(list(counts), pa.string())
     tokens: pa.Array[Any] = pa.array(list(counts.values()), pa.int64())
     yield pa.RecordBatch.from_arrays([ids, tokens], names=["key_id", "tokens"])

@@ -47,6 +47,27 @@ fn lines_of_many_threads_are_in_one_chain() {
     assert_eq!(verdict.chains[0].known_to, 803);
 }
 
+/// A process that is about to be copied must have no thread that holds the key store.
+#[test]
+fn an_ended_log_holds_nothing() {
+    let lab = Lab::new();
+    for _ in 0..20 {
+        let held = Arc::new(());
+        let theirs = held.clone();
+        let ledger = Arc::new(move || {
+            let _ = &theirs;
+            None
+        });
+        let log = AuditLog::open(Settings { ledger, ..lab.settings() }).unwrap();
+        log.append(vec![entry(1)]).unwrap();
+        log.clone().end().unwrap();
+        assert_eq!(Arc::strong_count(&held), 1, "the thread is still there");
+        // The file is free: nobody writes a second one.
+        assert_eq!(lab.files(), ["audit.jsonl"]);
+        assert!(matches!(log.end(), Ok(()) | Err(AuditError::Stopped)));
+    }
+}
+
 #[test]
 fn checkpoints_come_by_lines_and_by_time() {
     let lab = Lab::new();

@@ -26,7 +26,7 @@ pub(crate) struct TextBuilder {
 }
 
 /// A row that is null.
-const NULL: Range<usize> = Range { start: 1, end: 0 };
+const NULL: Range<usize> = usize::MAX..usize::MAX;
 
 impl TextBuilder {
     /// A column of so many nulls. `is_small`: with offsets of 32 bits, as long as they do.
