@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python" / "tests")
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 import pyarrow as pa  # noqa: E402
-from conftest import Site  # noqa: E402
+from in_process import Site  # noqa: E402
 from cryptography.fernet import Fernet  # noqa: E402
 
 from veilstream import Veil  # noqa: E402

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import veilstream.arrow
-from conftest import Site
+from in_process import Site
 from veilstream import BindingError, ColumnError, ColumnNotRevealed, Rejected, Veil
 
 VALUES = ["ada@example.com", None, "", "Ünïcödé \"\\\u2028 😀", "x" * 5000] + [f"{n}@example.com" for n in range(40)]

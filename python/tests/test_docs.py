@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import BINARY, ROOT
+from in_process import BINARY, ROOT
 
 BLOCK = re.compile(r"<!-- run: (\S+?)(?:, after: \S+)? -->\n```(sh|python)\n(.*?)```", re.DOTALL)
 

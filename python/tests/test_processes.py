@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 
 
-from conftest import Site
+from in_process import Site
 from veilstream import Veil
 
 

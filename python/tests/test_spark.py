@@ -14,7 +14,7 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 import veilstream.arrow
-from conftest import ROOT, Site
+from in_process import ROOT, Site
 from veilstream import Veil
 from veilstream.spark import ProtectedColumn, count_key_ids, reveal, rotate
 

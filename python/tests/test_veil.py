@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import CONFIG, Site
+from in_process import CONFIG, Site
 from veilstream import (
     BindingError,
     ConfigError,
