@@ -39,6 +39,7 @@ use crate::exit::{Exit, faults_error};
 use crate::kafka::access;
 use crate::keys::KeysSource;
 use crate::registry;
+#[cfg(feature = "demo")]
 use crate::telemetry::no_color;
 
 const EXAMPLES: &str = "Examples:
