@@ -29,7 +29,8 @@ fn main() -> anyhow::Result<()> {
     for line in io::stdin().lock().lines() {
         let line = line?;
         let value = Some(line.as_bytes());
-        let record = Record { key: None, value, headers: &[], topic: None, now: keys::now() };
+        let record =
+            Record { key: None, value, headers: &[], topic: None, now: keys::now(), time: None };
         if let Err(reject) = protector.protect(&record, std::iter::empty(), &*keys)? {
             anyhow::bail!("a record was rejected: {reject}");
         }

@@ -141,7 +141,7 @@ impl ReadingParts {
         let keyring = self.keys.keyring();
         let values = tags(rule, &keyring, parts)?;
         self.append(vec![sealed_entry(template, &target, "revealed", "ok", 1)])?;
-        let (_, _, _, _, _, indexes, _) = target.facts();
+        let (_, _, _, _, _, indexes, ..) = target.facts();
         let into = indexes.into_iter().next().and_then(|(into, ..)| into);
         Ok(Search { into, values, is_unique: rule.is_unique() })
     }

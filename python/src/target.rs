@@ -30,9 +30,9 @@ pub(crate) struct Target {
 }
 
 /// What the schema says of a field: schema, id, names in `bind`, subject, optional subject, indexes
-/// (member, bits, unique), deterministic.
+/// (member, bits, unique), deterministic, form.
 pub(crate) type Facts =
-    (String, String, Vec<String>, bool, bool, Vec<(Option<String>, u16, bool)>, bool);
+    (String, String, Vec<String>, bool, bool, Vec<(Option<String>, u16, bool)>, bool, &'static str);
 
 impl Target {
     /// The field of that name: `<schema>.<id>`, `<schema>#key`, `<schema>#header:<name>` or
@@ -104,6 +104,9 @@ impl Target {
             self.schema.subject_optional,
             index.into_iter().collect(),
             is_deterministic,
+            self.field()
+                .and_then(|field| field.interop.as_ref())
+                .map_or("vs1", |i| i.form.as_str()),
         )
     }
 

@@ -108,8 +108,8 @@ class NativeBackend:
 
     def field(self, name: str) -> FieldInfo:
         """What the schema in force says of ``<schema>.<id>``."""
-        schema, field, binds, has_subject, optional, indexes, is_deterministic = self._engine.field(
-            name
+        schema, field, binds, has_subject, optional, indexes, is_deterministic, form = (
+            self._engine.field(name)
         )
         return FieldInfo(
             schema=schema,
@@ -118,7 +118,7 @@ class NativeBackend:
             has_subject=has_subject,
             subject_optional=optional,
             indexes=tuple(IndexInfo(*index) for index in indexes),
-            format="vs1",
+            format=form,
             deterministic=is_deterministic,
         )
 
