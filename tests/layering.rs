@@ -331,6 +331,17 @@ fn dependencies(package: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
+/// Cargo reads the manifest of each member before it builds any.
+#[test]
+fn the_image_is_built_of_every_crate() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")).unwrap();
+    let image = std::fs::read_to_string(root().join("deploy/Dockerfile")).unwrap();
+    for member in members.trim_end_matches(']').split(", ").map(|name| name.trim_matches('"')) {
+        assert!(image.contains(&format!("\nCOPY {member} {member}\n")), "{member}");
+    }
+}
+
 fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
