@@ -23,6 +23,8 @@ pub mod schema;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod shred;
+#[cfg(feature = "postgres")]
+mod table;
 pub mod transform;
 
 use std::io;

@@ -3,19 +3,15 @@
 mod report;
 mod source;
 
-use std::io;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use veilstream_keys::store::PostgresAddress;
-use veilstream_reading::audit::{Entry, Event};
+use veilstream_reading::audit::{Entry, Event, cut_reason};
 
-use super::argument::ArgumentError;
+use super::table::{TableSource, WalkArgs, pair, progress_teller, stop_flag, usage, warn_of_log};
 use crate::audit::Trail;
 use crate::cli::load_config;
 use crate::config::Config;
@@ -25,8 +21,7 @@ use crate::migrate::{
     CheckOutcome, Form, Forms, MigrateError, Migrated, MigratedColumn, MigrationOptions, Target,
     TargetColumns, migrate, validate,
 };
-use crate::rows::{Connection, Progress, RowsError, Table, TableName};
-use crate::signals::{self, Request};
+use crate::rows::{Connection, Table};
 use crate::sinks;
 use source::SourceArgs;
 
@@ -47,11 +42,6 @@ Examples:
 
 Exit code: 0 none of the old form is left and none can be written, 1 otherwise, 2 wrong usage, document or columns";
 
-/// Between two lines about progress.
-const TELL: Duration = Duration::from_secs(5);
-/// Characters of a reason in the audit log.
-const REASON: usize = 200;
-
 /// Arguments of `migrate`.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
@@ -69,21 +59,8 @@ enum MigrateCommand {
 /// Arguments of `migrate postgres`.
 #[derive(Debug, Args)]
 struct PostgresArgs {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// File with the URL of the table's database
-    #[arg(long, value_name = "FILE")]
-    postgres_file: PathBuf,
-    /// Certificate of the database server's authority, if it is a private one
-    #[arg(long, value_name = "FILE")]
-    postgres_ca_file: Option<PathBuf>,
-    /// The table, or schema.table
-    #[arg(long, value_name = "NAME")]
-    table: TableName,
-    /// Columns of the key that rows are found by; the primary key if left out
-    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
-    key: Vec<String>,
+    #[command(flatten)]
+    table: TableSource,
     /// Schema document of the table's records
     #[arg(long, value_name = "FILE")]
     schema: PathBuf,
@@ -113,15 +90,8 @@ struct PostgresArgs {
     /// Rows that are opened again at the end
     #[arg(long, value_name = "ROWS", default_value = "1000")]
     sample: usize,
-    /// Rows of a batch
-    #[arg(long, value_name = "ROWS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    batch: u32,
-    /// Rows read a second at most
-    #[arg(long, value_name = "ROWS")]
-    rows_per_second: Option<NonZeroU32>,
-    /// Count what would move, and write nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    walk: WalkArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -148,24 +118,13 @@ struct Opened {
 
 impl PostgresArgs {
     fn run(&self) -> anyhow::Result<Exit> {
-        let config = load_config(&self.config)?;
-        let Some(audit) = &config.audit else {
-            return Err(Exit::Usage.because(format!(
-                "{} has no [audit] section, and migration opens values: add one (`veilstream \
-                audit keygen` makes the key for it)",
-                self.config.display()
-            )));
-        };
+        let config = load_config(&self.table.config)?;
+        let audit = self.table.audit(&config, "migration")?;
         let (source, manager) = keys::open_managed(&config.keys, None)?;
         let source: Arc<dyn KeySource> = source;
         let _upkeep = keys::maintain(&source)?;
         let mut opened = self.open(&config, &*source)?;
-        if opened.connection.logs_parameters()? {
-            tell(
-                "the server logs what is written: tokens, indexes and keys of rows, nothing in \
-                clear. A role that may SET log_parameter_max_length keeps them out",
-            );
-        }
+        warn_of_log(&mut opened.connection)?;
         let trail = Trail::open(Some(audit), &manager)?;
         trail.append(vec![self.entry(&trail, &opened, "begin")])?;
         let migrated = match self.walk(&mut opened, &*source) {
@@ -181,28 +140,26 @@ impl PostgresArgs {
         let check = self.check(&mut opened, &migrated)?;
         let is_done = migrated.is_done() && !matches!(check, Some(CheckOutcome::Refused { .. }));
         let traced = trail.append_done(self.ended(&trail, &opened, &migrated, is_done));
-        report::print(self.json, self.dry_run, &opened, &migrated, check.as_ref())?;
+        report::print(self.json, self.walk.dry_run, &opened, &migrated, check.as_ref())?;
         traced?;
-        let would_be = self.dry_run && migrated.now.left() == 0;
+        let would_be = self.walk.dry_run && migrated.now.left() == 0;
         Ok(if is_done || would_be { Exit::Ok } else { Exit::Failed })
     }
 
     fn walk(&self, opened: &mut Opened, keys: &dyn KeySource) -> anyhow::Result<Migrated> {
-        let stop = Arc::new(AtomicBool::new(false));
-        watch_signals(stop.clone())?;
+        let stop = stop_flag()?;
         let options = MigrationOptions {
-            batch: self.batch as usize,
-            rate: self.rows_per_second,
-            dry_run: self.dry_run,
+            batch: self.walk.batch as usize,
+            rate: self.walk.rows_per_second,
+            dry_run: self.walk.dry_run,
             erase: self.erase,
             sample: self.sample,
             stop: &stop,
         };
-        let mut told = Instant::now();
         let Opened { address, table, columns, target, forms, .. } = opened;
         let column = MigratedColumn { address, table, columns };
-        let mut progress = |progress| tell_progress(&mut told, progress);
-        migrate(column, target, forms, keys, &options, &mut progress).map_err(usage_of_field)
+        let mut tell = progress_teller();
+        migrate(column, target, forms, keys, &options, &mut tell).map_err(usage_of_field)
     }
 
     fn open(&self, config: &Config, keys: &dyn KeySource) -> anyhow::Result<Opened> {
@@ -210,13 +167,7 @@ impl PostgresArgs {
             .with_context(|| format!("{} cannot be read", self.schema.display()))?;
         let target = Target::new(&document, &self.field, keys).map_err(usage_of_field)?;
         let forms = self.source.forms(config)?;
-        let url = std::fs::read_to_string(&self.postgres_file)
-            .with_context(|| format!("{} cannot be read", self.postgres_file.display()))?;
-        let ca = self.postgres_ca_file.as_deref();
-        let address = PostgresAddress::parse(url.trim(), ca, "--postgres-ca-file")
-            .map_err(|error| Exit::Usage.because(error.to_string()))?;
-        let mut connection = Connection::open(&address)?;
-        let table = Table::find(&mut connection, &self.table, &self.key).map_err(usage)?;
+        let (address, connection, table) = self.table.open()?;
         let columns = self.columns(&table, &target, &forms)?;
         Ok(Opened { address, connection, table, columns, target, forms })
     }
@@ -299,7 +250,7 @@ impl PostgresArgs {
         opened: &mut Opened,
         migrated: &Migrated,
     ) -> anyhow::Result<Option<CheckOutcome>> {
-        if self.dry_run || !migrated.is_done() {
+        if self.walk.dry_run || !migrated.is_done() {
             return Ok(None);
         }
         let Opened { connection, table, columns, target, forms, .. } = opened;
@@ -310,13 +261,13 @@ impl PostgresArgs {
 
     fn entry(&self, trail: &Trail, opened: &Opened, what: &str) -> Entry {
         let forms: Vec<&str> = opened.forms.each().iter().map(|form| form.as_str()).collect();
-        let what = if self.dry_run { format!("{what}, dry run") } else { what.to_owned() };
+        let what = if self.walk.dry_run { format!("{what}, dry run") } else { what.to_owned() };
         let place = format!("{}.{}", opened.table.shown, opened.columns.source);
         let reason = format!("migrate postgres {what}: {place} from {}", forms.join(", "));
         Entry {
             schema: Some(opened.target.schema().name.to_string()),
             fields: [(self.field.clone(), "migrate".to_owned())].into(),
-            reason: Some(reason.chars().take(REASON).collect()),
+            reason: Some(cut_reason(&reason)),
             query_id: Some(place),
             ..trail.entry(Event::Migrate)
         }
@@ -336,9 +287,9 @@ impl PostgresArgs {
         let entry = self.entry(trail, opened, "end");
         let reason = format!("{}: {what}", entry.reason.clone().unwrap_or_default());
         Entry {
-            reason: Some(reason.chars().take(REASON).collect()),
+            reason: Some(cut_reason(&reason)),
             items: Some(done.written),
-            outcome: Some(if is_done || self.dry_run { "ok" } else { "failed" }.to_owned()),
+            outcome: Some(if is_done || self.walk.dry_run { "ok" } else { "failed" }.to_owned()),
             ..entry
         }
     }
@@ -348,46 +299,10 @@ fn refuse<T>(what: String) -> anyhow::Result<T> {
     Err(Exit::Usage.because(what))
 }
 
-/// What the operator named does not fit; all else is the server's.
-fn usage(error: RowsError) -> anyhow::Error {
-    match error {
-        RowsError::Connect(_) | RowsError::Refused { .. } | RowsError::Thread => error.into(),
-        named => Exit::Usage.because(named.to_string()),
-    }
-}
-
 fn usage_of_field(error: MigrateError) -> anyhow::Error {
     match error {
         MigrateError::Rows(error) => usage(error),
         field @ MigrateError::Field { .. } => Exit::Usage.because(field.to_string()),
         other => other.into(),
     }
-}
-
-fn watch_signals(stop: Arc<AtomicBool>) -> io::Result<()> {
-    signals::watch(move |request| {
-        if matches!(request, Request::Stop(_)) {
-            stop.store(true, Ordering::Relaxed);
-        }
-        true
-    })
-}
-
-fn tell_progress(told: &mut Instant, progress: Progress) {
-    if told.elapsed() >= TELL {
-        *told = Instant::now();
-        tell(&progress.to_string());
-    }
-}
-
-/// On standard error; nobody misses it where it cannot be written.
-fn tell(what: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(io::stderr(), "veilstream: {what}");
-}
-
-fn pair(text: &str) -> Result<(String, String), ArgumentError> {
-    text.split_once('=')
-        .map(|(name, column)| (name.to_owned(), column.to_owned()))
-        .ok_or(ArgumentError::Form("NAME=COLUMN"))
 }

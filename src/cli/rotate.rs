@@ -8,17 +8,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use veilstream_engine::compile::Grants;
 use veilstream_engine::schema::Schema;
 use veilstream_keys::store::PostgresAddress;
 
-use super::argument::ArgumentError;
+use super::table::{TableSource, pair, tell};
 use crate::exit::Exit;
 use crate::registry;
 use crate::rotate::{Columns, Mapping};
-use crate::rows::{Connection, RowsError, Table, TableName};
+use crate::rows::{Connection, Table};
 
 /// Arguments of `rotate`.
 #[derive(Debug, Args)]
@@ -51,21 +50,8 @@ pub fn run(args: &RotateArgs) -> anyhow::Result<Exit> {
 /// A table, and which of its columns hold what.
 #[derive(Debug, Args)]
 struct TableArgs {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// File with the URL of the table's database
-    #[arg(long, value_name = "FILE")]
-    postgres_file: PathBuf,
-    /// Certificate of the database server's authority, if it is a private one
-    #[arg(long, value_name = "FILE")]
-    postgres_ca_file: Option<PathBuf>,
-    /// The table, or schema.table
-    #[arg(long, value_name = "NAME")]
-    table: TableName,
-    /// Columns of the key that rows are found by; the primary key if left out
-    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
-    key: Vec<String>,
+    #[command(flatten)]
+    source: TableSource,
     /// Schema document of the table's records
     #[arg(long, value_name = "FILE")]
     schema: PathBuf,
@@ -97,13 +83,7 @@ impl TableArgs {
         let loaded = registry::open_files(std::slice::from_ref(&self.schema), &Grants::local())
             .map_err(|faults| super::faults_error(&faults))?;
         let schema = loaded.set.schemas()[0].clone();
-        let url = std::fs::read_to_string(&self.postgres_file)
-            .with_context(|| format!("{} cannot be read", self.postgres_file.display()))?;
-        let ca = self.postgres_ca_file.as_deref();
-        let address = PostgresAddress::parse(url.trim(), ca, "--postgres-ca-file")
-            .map_err(|error| Exit::Usage.because(error.to_string()))?;
-        let mut connection = Connection::open(&address)?;
-        let table = Table::find(&mut connection, &self.table, &self.key).map_err(usage)?;
+        let (address, connection, table) = self.source.open()?;
         let columns = Columns::find(&schema, &table, &self.mapping(), reindex)
             .map_err(|error| Exit::Usage.because(error.to_string()))?;
         Ok(Opened { address, connection, schema, table, columns })
@@ -127,27 +107,4 @@ impl Opened {
             tell(format_args!("{field} is left as it is: {why}"));
         }
     }
-}
-
-/// What the operator named does not fit; all else is the server's.
-fn usage(error: RowsError) -> anyhow::Error {
-    match error {
-        RowsError::Connect(_) | RowsError::Refused { .. } | RowsError::Thread => error.into(),
-        named => Exit::Usage.because(named.to_string()),
-    }
-}
-
-fn pair(text: &str) -> Result<(String, String), ArgumentError> {
-    match text.split_once('=') {
-        Some((name, column)) if !name.is_empty() && !column.is_empty() => {
-            Ok((name.to_owned(), column.to_owned()))
-        }
-        _ => Err(ArgumentError::Form("NAME=COLUMN")),
-    }
-}
-
-/// A line on standard error; the command goes on where nobody reads it.
-fn tell(line: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "veilstream: {line}");
 }

@@ -1,23 +1,19 @@
 //! `veilstream rotate postgres`
 
 use std::io::{self, Write};
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::trace::Trace;
-use super::{Opened, TableArgs, tell};
+use super::{Opened, TableArgs};
 use crate::audit::Trail;
 use crate::cli::load_config;
+use crate::cli::table::{WalkArgs, progress_teller, stop_flag, tell, warn_of_log};
 use crate::exit::Exit;
 use crate::keys::{self, KeySource};
 use crate::rotate::{ColumnsError, Rotated, RotationOptions, rotate};
-use crate::rows::Progress;
-use crate::signals::{self, Request};
 
 pub(super) const AFTER_HELP: &str = "Tokens under a key that a newer one has taken the place of are opened, sealed under the newest key of their data subject or of their schema, and indexed under the newest root. \
 A row is written only if its tokens are still those that were read: what others write meanwhile stays. The command may be ended at any time and run again; it continues.
@@ -31,23 +27,13 @@ Examples:
 
 Exit code: 0 nothing old is left and everything opens, 1 otherwise, 2 wrong usage, document or columns";
 
-/// Between two lines about progress.
-const TELL: Duration = Duration::from_secs(5);
-
 /// Arguments of `rotate postgres`.
 #[derive(Debug, Args)]
 pub(super) struct PostgresArgs {
     #[command(flatten)]
     table: TableArgs,
-    /// Rows of a batch
-    #[arg(long, value_name = "ROWS", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    batch: u32,
-    /// Rows read a second at most
-    #[arg(long, value_name = "ROWS")]
-    rows_per_second: Option<NonZeroU32>,
-    /// Count what would move, and write nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    walk: WalkArgs,
     /// Write also the indexes of tokens that stay, where they are missing or under an old root
     #[arg(long)]
     reindex: bool,
@@ -63,47 +49,33 @@ pub(super) struct PostgresArgs {
 }
 
 pub(super) fn run(args: &PostgresArgs) -> anyhow::Result<Exit> {
-    let config = load_config(&args.table.config)?;
-    let Some(audit) = &config.audit else {
-        return Err(Exit::Usage.because(format!(
-            "{} has no [audit] section, and rotation opens values: add one (`veilstream audit \
-            keygen` makes the key for it)",
-            args.table.config.display()
-        )));
-    };
+    let config = load_config(&args.table.source.config)?;
+    let audit = args.table.source.audit(&config, "rotation")?;
     let mut opened = args.table.open(args.reindex)?;
     if args.trust_rows && opened.columns.subject.is_none() && !opened.schema.subjects.is_empty() {
         return Err(Exit::Usage.because(ColumnsError::NoSubject.to_string()));
     }
     opened.tell_left_out();
-    if opened.connection.logs_parameters()? {
-        tell(format_args!(
-            "the server logs what is written: tokens, indexes and keys of rows, nothing in clear. \
-            A role that may SET log_parameter_max_length keeps them out"
-        ));
-    }
+    warn_of_log(&mut opened.connection)?;
     let (source, manager) = keys::open_managed(&config.keys, None)?;
     let source: Arc<dyn KeySource> = source;
     let _upkeep = keys::maintain(&source)?;
     let trail = Trail::open(Some(audit), &manager)?;
     let trace = Trace::new(&trail, &opened);
-    trace.begin(args.dry_run)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    watch_signals(stop.clone())?;
+    trace.begin(args.walk.dry_run)?;
+    let stop = stop_flag()?;
     let options = RotationOptions {
-        batch: args.batch as usize,
-        rate: args.rows_per_second,
-        dry_run: args.dry_run,
+        batch: args.walk.batch as usize,
+        rate: args.walk.rows_per_second,
+        dry_run: args.walk.dry_run,
         reindex: args.reindex,
         trust_rows: args.trust_rows,
         allow_compromised: args.allow_compromised,
         stop: &stop,
     };
-    let mut told = Instant::now();
     let Opened { address, schema, table, columns, .. } = &opened;
-    let done = rotate(address, table, schema, columns, &manager, &options, &mut |progress| {
-        tell_progress(&mut told, progress);
-    });
+    let mut tell = progress_teller();
+    let done = rotate(address, table, schema, columns, &manager, &options, &mut tell);
     let rotated = match done {
         Ok(rotated) => rotated,
         Err(error) => {
@@ -118,22 +90,6 @@ pub(super) fn run(args: &PostgresArgs) -> anyhow::Result<Exit> {
     Ok(if rotated.is_whole() { Exit::Ok } else { Exit::Failed })
 }
 
-fn watch_signals(stop: Arc<AtomicBool>) -> io::Result<()> {
-    signals::watch(move |request| {
-        if matches!(request, Request::Stop(_)) {
-            stop.store(true, Ordering::Relaxed);
-        }
-        true
-    })
-}
-
-fn tell_progress(told: &mut Instant, progress: Progress) {
-    if told.elapsed() >= TELL {
-        *told = Instant::now();
-        tell(format_args!("{progress}"));
-    }
-}
-
 fn print(args: &PostgresArgs, opened: &Opened, rotated: &Rotated) -> anyhow::Result<()> {
     for (row, field, class) in &rotated.failed {
         tell(format_args!("{row}: {field}: {class}"));
@@ -144,7 +100,7 @@ fn print(args: &PostgresArgs, opened: &Opened, rotated: &Rotated) -> anyhow::Res
     }
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", crate::cli::sorted(as_json(opened, rotated, args.dry_run)))?;
+        writeln!(out, "{}", crate::cli::sorted(as_json(opened, rotated, args.walk.dry_run)))?;
         return Ok(());
     }
     for line in rotated.counts.lines() {
@@ -163,7 +119,7 @@ fn print(args: &PostgresArgs, opened: &Opened, rotated: &Rotated) -> anyhow::Res
         writeln!(out, "{} rows were changed by others meanwhile and read again", rotated.missed)?;
     }
     let verdict = match rotated {
-        _ if args.dry_run => "nothing was written: a dry run".to_owned(),
+        _ if args.walk.dry_run => "nothing was written: a dry run".to_owned(),
         Rotated { stopped: true, .. } => "stopped; run it again, it continues".to_owned(),
         _ if rotated.is_whole() => {
             let fields: Vec<&str> = rotated.counts.fields.keys().map(String::as_str).collect();

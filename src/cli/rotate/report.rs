@@ -29,7 +29,7 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
-    let config = load_config(&args.table.config)?;
+    let config = load_config(&args.table.source.config)?;
     let mut opened = args.table.open(false)?;
     opened.tell_left_out();
     let manager = keys::manager(&config.keys)?;
