@@ -1,5 +1,5 @@
 //! Rows of a PostgreSQL table, read in the order of their key and rewritten a batch at a time,
-//! beside whoever else writes there.
+//! beside others who write there.
 //!
 //! ```text
 //!  catalogue ──► Table ──► Layout: which columns are read, written, compared

@@ -72,7 +72,7 @@ impl InteropForm {
         }
     }
 
-    /// Whether a text has this form, whoever's key made it.
+    /// Whether a text has this form, under any key.
     #[must_use]
     pub fn recognises(self, text: &[u8]) -> bool {
         match self {

@@ -144,7 +144,7 @@ fn what_does_not_open_stays_and_says_why() {
     // Base64 in JSON may have escapes, as PostgreSQL's line feeds and a slash.
     let lines = format!("{}\\n{}", &phone[..76], phone[76..].replace('/', "\\/"));
     assert_eq!(of(&bench, "phone", &lines), Status::Revealed);
-    // A text that is no integer is none, whoever sealed it.
+    // A text that is no integer is none, under any key.
     assert_eq!(of(&bench, "age", &email), Status::Failed(OpenError::Corrupt));
     bench.keys = keyring_of(Vec::new());
     assert_eq!(of(&bench, "email", &email), Status::Failed(OpenError::KeyUnavailable));

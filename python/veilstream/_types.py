@@ -1,4 +1,4 @@
-"""What calls take and give, whoever has the keys."""
+"""What calls take and give, with keys in process or without."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ impl Target {
         &self.schema().fields[0]
     }
 
-    /// Whether a text is a token of this field, whoever's key made it.
+    /// Whether a text is a token of this field, under any key.
     pub(super) fn is_token(&self, cell: &[u8]) -> bool {
         inspect::inspect(cell).is_ok_and(|header| header.fid == self.field().fid)
     }

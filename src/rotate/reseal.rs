@@ -398,7 +398,7 @@ impl Resealer {
         if is_bound && !self.bind(at, row) {
             return Err(OpenError::Binding);
         }
-        // A token under a shared key names nobody, whoever's row it stands in.
+        // A token under a shared key names nobody, in any row.
         let owner = match (&found.key.scope, self.cells.subject, subject) {
             (Scope::Subject(_), Some(_), Some(subject)) => Owner::Subject(subject),
             (Scope::Subject(_), Some(_), None) => Owner::Nobody,

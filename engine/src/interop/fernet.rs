@@ -165,7 +165,7 @@ pub(super) fn sealed_bytes(text: usize) -> usize {
     HEAD + text / BLOCK * BLOCK + BLOCK + TAG
 }
 
-/// Whether a text is a token, whoever's key made it.
+/// Whether a text is a token, under any key.
 pub(super) fn recognises(text: &[u8]) -> bool {
     // The first six bits of the version: most other texts end here.
     text.first() == Some(&b'g') && decode(text).is_some()

@@ -53,7 +53,7 @@ impl Passphrases {
         is_whole.then_some(Self(passphrases))
     }
 
-    /// Each of them, for whoever reads what fields do not have.
+    /// Each of them, for code that reads what fields do not have.
     pub fn each(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(|one| one.as_slice())
     }
@@ -140,7 +140,7 @@ pub(super) fn sealed_bytes(text: usize) -> usize {
     with_head(13) + with_head(1 + PREFIX + 2 + with_head(6 + text) + packet::MDC_HEAD.len() + 20)
 }
 
-/// Whether a text is the base64 of such a message, whoever's passphrase made it.
+/// Whether a text is the base64 of such a message, under any passphrase.
 pub(super) fn recognises(text: &[u8]) -> bool {
     // The first six bits of a packet of either format: most other texts end here.
     matches!(text.first(), Some(b'w' | b'j'))

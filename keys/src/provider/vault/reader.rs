@@ -48,7 +48,7 @@ impl TransitReader {
         VaultProvider::new(settings).map(Self)
     }
 
-    /// Whether a text is a ciphertext of Transit, whoever's key made it.
+    /// Whether a text is a ciphertext of Transit, under any key.
     #[must_use]
     pub fn recognises(text: &str) -> bool {
         version_of(text).is_some()
