@@ -278,6 +278,18 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// What policies made at random must answer often enough to be worth the test.
+const RANDOM_ANSWERS: [&str; 8] = [
+    "revealed",
+    "denied",
+    "explained",
+    "unexplained",
+    "not found",
+    "sealed",
+    "not sealed",
+    "streamed",
+];
+
 #[test]
 fn random_policies_answer_over_https_what_policy_test_says() {
     let mut bytes = [0; 32];
@@ -289,7 +301,14 @@ fn random_policies_answer_over_https_what_policy_test_says() {
     world.instance.write("policies/all.cedar", first);
     let running = world.instance.start();
     let mut seen = BTreeMap::new();
-    for round in 0..12 {
+    let is_enough = |seen: &BTreeMap<_, usize>| {
+        RANDOM_ANSWERS.iter().all(|answer| seen.get(answer).is_some_and(|count| *count > 9))
+    };
+    // Some sets permit next to nothing, so how many rounds show every answer depends on the seed.
+    for round in 0..100 {
+        if round >= 12 && is_enough(&seen) {
+            break;
+        }
         let rules = prop::collection::vec(policy(), 1..6).new_tree(&mut runner).unwrap().current();
         // The same hash twice would not show when the set is in force.
         let text = format!("// Round {round}\n{}", rules.concat());
@@ -311,16 +330,5 @@ fn random_policies_answer_over_https_what_policy_test_says() {
         }
     }
     println!("answers over HTTPS: {seen:?}");
-    for answer in [
-        "revealed",
-        "denied",
-        "explained",
-        "unexplained",
-        "not found",
-        "sealed",
-        "not sealed",
-        "streamed",
-    ] {
-        assert!(seen.get(answer).is_some_and(|count| *count > 9), "{answer}: {seen:?}");
-    }
+    assert!(is_enough(&seen), "{seen:?}");
 }
