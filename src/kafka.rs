@@ -7,5 +7,7 @@ pub(crate) mod client;
 pub mod error;
 pub(crate) mod ffi;
 pub(crate) mod producer;
+pub(crate) mod reader;
 pub mod settings;
 pub mod topics;
+pub mod writer;

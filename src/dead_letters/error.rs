@@ -5,8 +5,9 @@ use veilstream_engine::error::OpenError;
 use veilstream_engine::seal::SealError;
 
 use super::read::LetterPlace;
-use crate::kafka::error::{ClientError, Fault, TxnError};
+use crate::kafka::error::Fault;
 use crate::kafka::topics::TopicError;
+use crate::kafka::writer::WriterError;
 use crate::keys::KeyFault;
 
 /// Why a command ends before its work is done.
@@ -15,18 +16,15 @@ pub enum DeadLetterError {
     /// Kafka does not answer as it should.
     #[error("kafka: {0}")]
     Kafka(#[from] KafkaError),
-    /// A transaction failed.
-    #[error("kafka: {0}")]
-    Transaction(#[from] TxnError),
+    /// Nothing can be written.
+    #[error(transparent)]
+    Writer(#[from] WriterError),
     /// Records were not delivered.
     #[error("records were not delivered ({0:?}); run it again")]
     Undelivered(Fault),
     /// Topics cannot be examined.
     #[error("kafka: {0}")]
     Topics(#[from] TopicError),
-    /// A client cannot be made.
-    #[error("kafka: {0}")]
-    Client(ClientError),
     /// There is no such topic.
     #[error("topic {0} does not exist")]
     NoTopic(String),
@@ -55,9 +53,6 @@ pub enum DeadLetterError {
     /// Nothing was heard of the brokers for a long time.
     #[error("the brokers stopped answering; run it again")]
     Silent,
-    /// The group coordinator does not take the offsets.
-    #[error("the group coordinator does not take the offsets; run it again")]
-    Unanswered,
     /// librdkafka is out of memory.
     #[error("out of memory")]
     OutOfMemory,

@@ -10,11 +10,12 @@ use veilstream_engine::seal::{LetterRecord, Opener};
 
 use super::error::{DeadLetterError, LetterFault};
 use super::letter::{Letter, Opened};
-use super::read::{REQUEST, SILENCE, consumer};
+use super::read::consumer;
 use crate::config::Config;
 use crate::kafka::client::{Consumer, Registered};
 use crate::kafka::error::is_authorization;
 use crate::kafka::ffi::{Batch, Message, Queue};
+use crate::kafka::reader::{REQUEST, SILENCE};
 
 /// One wait for records, in milliseconds.
 const WAIT: i32 = 200;

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use veilstream_engine::seal::Opener;
 
@@ -13,13 +12,9 @@ use super::error::{DeadLetterError, LetterFault};
 use super::letter::{Letter, Opened};
 use super::origin::Origins;
 use crate::config::Config;
-use crate::kafka::client::{self, Consumer, Registered};
+use crate::kafka::client::{Consumer, Registered};
+use crate::kafka::reader::{self, OffsetRange, REQUEST, SILENCE, is_expired, reader};
 use crate::keys::KeySource;
-
-/// One request to the brokers.
-pub(super) const REQUEST: Duration = Duration::from_secs(10);
-/// Brokers of which nothing is heard for so long are gone.
-pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// Where a record stands in the dead-letter topic: `PARTITION:OFFSET`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,53 +40,20 @@ pub struct FoundLetter {
     pub letter: Option<Letter>,
 }
 
-/// A consumer that joins no group and decides itself where to read: an offset that is not there is
-/// an error.
+/// A consumer of the configuration's topics.
 pub(super) fn consumer(
     config: &Config,
     group: &str,
 ) -> Result<Registered<Consumer>, DeadLetterError> {
-    let group = format!("{}.{group}", config.kafka.group_id);
-    let mut own = vec![("group.id", &*group), ("enable.partition.eof", "true")];
-    // Letters may be large and many: what waits in memory is bounded, unless the user says
-    // otherwise.
-    for (name, value) in [("queued.max.messages.kbytes", "16384"), ("fetch.max.bytes", "16777216")]
-    {
-        if !config.kafka.consumer.contains_key(name) {
-            own.push((name, value));
-        }
-    }
-    Ok(client::consumer(&config.kafka, "reader of dead letters", &own)?)
-}
-
-/// Whether an offset that was asked for is no longer there.
-pub(super) fn is_expired(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))
-}
-
-/// A partition and the offsets it holds: from the first, included, to the last, not included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Range {
-    pub(super) partition: i32,
-    pub(super) low: i64,
-    pub(super) high: i64,
+    Ok(reader(&config.kafka, group, "reader of dead letters")?)
 }
 
 /// What each partition of a topic holds now.
-pub(super) fn ranges(consumer: &Consumer, topic: &str) -> Result<Vec<Range>, DeadLetterError> {
-    // All topics: asking for one by name may create it.
-    let metadata = consumer.fetch_metadata(None, REQUEST)?;
-    let found = metadata
-        .topics()
-        .iter()
-        .find(|t| t.name() == topic)
-        .ok_or_else(|| DeadLetterError::NoTopic(topic.to_owned()))?;
-    let mut ranges = Vec::with_capacity(found.partitions().len());
-    for partition in found.partitions() {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), REQUEST)?;
-        ranges.push(Range { partition: partition.id(), low, high });
-    }
-    Ok(ranges)
+pub(super) fn ranges(
+    consumer: &Consumer,
+    topic: &str,
+) -> Result<Vec<OffsetRange>, DeadLetterError> {
+    reader::ranges(consumer, topic)?.ok_or_else(|| DeadLetterError::NoTopic(topic.to_owned()))
 }
 
 /// Reads every committed dead letter there is now, partition by partition in order of offset.
@@ -107,7 +69,7 @@ pub fn read(
     let topic = &config.pipeline.dead_letter_topic;
     let consumer = consumer(config, "dlq-list")?;
     let mut list = TopicPartitionList::new();
-    for Range { partition, low, high } in ranges(&consumer, topic)? {
+    for OffsetRange { partition, low, high } in ranges(&consumer, topic)? {
         let start = match from {
             Some(place) if place.partition != partition => continue,
             Some(place) => place.offset.max(low),

@@ -22,18 +22,21 @@ use veilstream_keys::OsEntropy;
 use super::error::{DeadLetterError, LetterFault};
 use super::letter::{self, DeadLetterReason, Letter};
 use super::origin::Origins;
-use super::read::{self, LetterPlace, REQUEST, SILENCE};
+use super::read::{self, LetterPlace};
 use crate::clock::{unix_millis, unix_seconds};
 use crate::config::Config;
 use crate::kafka::client::{Consumer, Registered};
 use crate::kafka::error::{Fault, Obstacle, is_authorization};
 use crate::kafka::ffi::Headers;
+use crate::kafka::producer::Recipe;
+use crate::kafka::reader::{SILENCE, committed, is_expired};
 use crate::kafka::topics::Topics;
+use crate::kafka::writer::{TransactionWriter, WriteFailure};
 use crate::keys::{KeyFault, KeySource};
 use crate::outgoing::{Outgoing, TopicLimits, Unfit};
 use crate::preflight;
 use crate::protect::Protector;
-use batch::{LetterBatch, Writer};
+use batch::LetterBatch;
 pub use span::Selection;
 use span::Span;
 
@@ -88,7 +91,9 @@ pub fn replay(
         facts.iter().map(|(name, facts)| (name.clone(), TopicLimits::from(facts))).collect();
     let dead_letters = *limits.get(topic).ok_or_else(|| DeadLetterError::NoTopic(topic.clone()))?;
     // Fenced in before the offsets are read: no other replay commits afterwards.
-    let writer = Writer::new(config, facts.values().map(|f| f.max_message_bytes))?;
+    let sizes = facts.values().map(|f| f.max_message_bytes);
+    let limits_of_topics = sizes.clone().min().zip(sizes.max());
+    let writer = TransactionWriter::new(Recipe::shared(&config.kafka, "dlq", limits_of_topics))?;
     let consumer = read::consumer(config, GROUP)?;
     let ranges = read::ranges(&consumer, topic)?;
     let spans = span::spans(&ranges, &committed(&consumer, topic, &ranges)?, selection)?;
@@ -131,29 +136,6 @@ pub fn replay(
     Ok(replay.done)
 }
 
-/// Where the last replay ended, by partition.
-fn committed(
-    consumer: &Consumer,
-    topic: &str,
-    ranges: &[read::Range],
-) -> Result<BTreeMap<i32, i64>, DeadLetterError> {
-    let mut list = TopicPartitionList::new();
-    for range in ranges {
-        list.add_partition(topic, range.partition);
-    }
-    if list.count() == 0 {
-        return Ok(BTreeMap::new());
-    }
-    let mut offsets = BTreeMap::new();
-    for element in consumer.committed_offsets(list, REQUEST)?.elements() {
-        element.error()?;
-        if let Offset::Offset(offset) = element.offset() {
-            offsets.insert(element.partition(), offset);
-        }
-    }
-    Ok(offsets)
-}
-
 /// What becomes of a letter whose record the broker refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -177,13 +159,22 @@ impl<E: Into<DeadLetterError>> From<E> for Stop {
     }
 }
 
+impl From<WriteFailure> for Stop {
+    fn from(failure: WriteFailure) -> Self {
+        match failure {
+            WriteFailure::Transaction(fault) => Self::Transaction(fault),
+            WriteFailure::Error(error) => Self::Error(error.into()),
+        }
+    }
+}
+
 /// A replay under way.
 struct Replay<'a> {
     config: &'a Config,
     keys: &'a dyn KeySource,
     selection: &'a Selection,
     consumer: Registered<Consumer>,
-    writer: Writer,
+    writer: TransactionWriter,
     /// Of every topic that is there.
     limits: HashMap<String, TopicLimits>,
     /// Of the dead-letter topic.
@@ -234,7 +225,7 @@ impl Replay<'_> {
                     heard = Instant::now();
                     open.remove(&partition);
                 }
-                Some(Err(error)) if read::is_expired(&error) => {
+                Some(Err(error)) if is_expired(&error) => {
                     return Err(DeadLetterError::Expired);
                 }
                 Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_authorization) => {
@@ -492,7 +483,7 @@ impl Replay<'_> {
             None => self.singles = self.batch.letters(),
         }
         self.batch.failed();
-        self.writer.renew()
+        Ok(self.writer.renew()?)
     }
 
     /// Letters that were named and are not there.

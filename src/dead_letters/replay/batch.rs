@@ -1,20 +1,15 @@
-//! One transaction of a replay: what it holds, and the producer that writes it.
+//! One transaction of a replay: what it holds.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{PassedBy, Replayed, Stop};
-use crate::config::Config;
-use crate::dead_letters::error::{DeadLetterError, LetterFault};
+use super::{PassedBy, Replayed};
+use crate::dead_letters::error::LetterFault;
 use crate::dead_letters::letter::Letter;
-use crate::dead_letters::read::{LetterPlace, SILENCE};
-use crate::kafka::client::Consumer;
-use crate::kafka::ffi::{Destination, GroupMetadata, Headers};
-use crate::kafka::producer::{Producer, Recipe, Unproduced};
+use crate::dead_letters::read::LetterPlace;
 
 /// Most letters of one transaction.
 const LETTERS: usize = 500;
@@ -126,125 +121,5 @@ impl LetterBatch {
         (self.letters, self.bytes, self.last, self.begun, self.done) =
             (0, 0, None, None, Replayed::default());
         self.passed_by.clear();
-    }
-}
-
-/// The producer of a replay. One id for all: a second replay fences the first.
-pub(super) struct Writer {
-    recipe: Recipe,
-    /// `None` after a call that did not return.
-    producer: Option<Producer>,
-    open: bool,
-}
-
-impl Writer {
-    /// `sizes`: the `max.message.bytes` of the topics it writes to.
-    pub(super) fn new(
-        config: &Config,
-        sizes: impl Iterator<Item = usize> + Clone,
-    ) -> Result<Self, DeadLetterError> {
-        let limits = sizes.clone().min().zip(sizes.max());
-        let mut writer = Self {
-            recipe: Recipe::shared(&config.kafka, "dlq", limits),
-            producer: None,
-            open: false,
-        };
-        writer.renew()?;
-        Ok(writer)
-    }
-
-    /// A new producer, which aborts what the old one left open.
-    pub(super) fn renew(&mut self) -> Result<(), DeadLetterError> {
-        self.producer = None;
-        self.open = false;
-        let producer = self.recipe.create().map_err(DeadLetterError::Client)?;
-        producer.init_transactions(SILENCE)?;
-        self.producer = Some(producer);
-        Ok(())
-    }
-
-    /// Aborts what is open, if that can be done now; otherwise the next replay does it.
-    pub(super) fn abort(&mut self) {
-        if let Some(error) =
-            self.producer.as_ref().filter(|_| self.open).and_then(|producer| producer.abort().err())
-        {
-            tracing::warn!(code = %error, "the open transaction was not aborted; its time-out or \
-                the next replay ends it");
-        }
-        self.open = false;
-    }
-
-    fn alive(&mut self) -> Result<&mut Producer, DeadLetterError> {
-        self.producer.as_mut().ok_or(DeadLetterError::Unanswered)
-    }
-
-    /// Begins a transaction, unless one is open.
-    pub(super) fn begin(&mut self) -> Result<(), DeadLetterError> {
-        if !self.open {
-            self.alive()?.begin()?;
-            self.open = true;
-        }
-        Ok(())
-    }
-
-    /// Queues a record; `false`: the client refuses its size.
-    pub(super) fn produce(
-        &mut self,
-        topic: &str,
-        partition: i32,
-        timestamp: i64,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: Headers,
-    ) -> Result<bool, Stop> {
-        let producer = self.alive()?;
-        let topic = producer.topic(topic).ok_or(DeadLetterError::OutOfMemory)?;
-        match producer.produce(
-            Destination { topic, partition, timestamp },
-            key,
-            value,
-            headers,
-            || true,
-        ) {
-            Ok(()) => Ok(true),
-            Err(Unproduced::TooLarge) => Ok(false),
-            Err(Unproduced::Failed(fault)) => Err(Stop::Transaction(fault)),
-        }
-    }
-
-    /// Commits what was written, with the offsets of `consumer`'s group.
-    pub(super) fn commit(
-        &mut self,
-        consumer: &Consumer,
-        offsets: Option<TopicPartitionList>,
-    ) -> Result<(), Stop> {
-        self.begin()?;
-        self.alive()?.flush(|| true).map_err(Stop::Transaction)?;
-        let committed = match offsets {
-            None => self.alive()?.commit_records(),
-            Some(offsets) => {
-                // It names no member, for nobody joins the group: the transactional id is what
-                // keeps a second replay out.
-                let group = GroupMetadata::of(consumer).ok_or(DeadLetterError::OutOfMemory)?;
-                let producer = self.alive()?;
-                let committed = producer.commit(offsets, Arc::new(group));
-                if producer.is_hung() {
-                    self.producer = None;
-                }
-                committed
-            }
-        };
-        match committed {
-            Ok(false) => self.open = false,
-            // The broker may still act on a request that it did not answer: not on the next
-            // transaction.
-            Ok(true) => self.renew()?,
-            Err(error) => {
-                return Err(Stop::Transaction(
-                    self.alive()?.delivery_fault().unwrap_or_else(|| error.fault()),
-                ));
-            }
-        }
-        Ok(())
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dead_letters::error::DeadLetterError;
-use crate::dead_letters::read::{LetterPlace, Range};
+use crate::dead_letters::read::LetterPlace;
+use crate::kafka::reader::OffsetRange;
 
 /// What the operator chose. Empty: everything since the last replay.
 #[derive(Debug, Default, Clone)]
@@ -38,7 +39,7 @@ pub(super) struct Span {
 
 /// What to read. `committed`: where the last replay ended, by partition.
 pub(super) fn spans(
-    ranges: &[Range],
+    ranges: &[OffsetRange],
     committed: &BTreeMap<i32, i64>,
     selection: &Selection,
 ) -> Result<Vec<Span>, DeadLetterError> {
@@ -63,7 +64,7 @@ pub(super) fn spans(
 
 /// From where the last replay ended, or the operator says, to the end.
 fn since(
-    Range { partition, low, high }: Range,
+    OffsetRange { partition, low, high }: OffsetRange,
     committed: &BTreeMap<i32, i64>,
     selection: &Selection,
 ) -> Result<Span, DeadLetterError> {
@@ -79,7 +80,7 @@ fn since(
 }
 
 /// From the first to the last letter of the partition that was named.
-fn around(Range { partition, low, high }: Range, selection: &Selection) -> Span {
+fn around(OffsetRange { partition, low, high }: OffsetRange, selection: &Selection) -> Span {
     let named = || {
         selection
             .only
@@ -99,10 +100,10 @@ fn around(Range { partition, low, high }: Range, selection: &Selection) -> Span 
 mod tests {
     use super::*;
 
-    const RANGES: [Range; 3] = [
-        Range { partition: 0, low: 10, high: 20 },
-        Range { partition: 1, low: 0, high: 5 },
-        Range { partition: 2, low: 7, high: 7 },
+    const RANGES: [OffsetRange; 3] = [
+        OffsetRange { partition: 0, low: 10, high: 20 },
+        OffsetRange { partition: 1, low: 0, high: 5 },
+        OffsetRange { partition: 2, low: 7, high: 7 },
     ];
 
     fn spans_of(committed: &[(i32, i64)], selection: &Selection) -> Vec<(i32, i64, i64)> {
