@@ -30,7 +30,7 @@
 //! | [`pipeline`] | the polling thread, the lanes, and what they tell operators |
 //! | [`pipeline::core`] | what is done when, without Kafka: where reading begins, when a transaction commits or aborts (`machine`) |
 //! | `serve` | the reading service: listener, credentials, limits, and what it answers (`reading`) |
-//! | `rotate` | tokens and indexes of a table under the newest keys |
+//! | `rotate` | tokens and indexes of a table or a topic under the newest keys |
 //! | `demo` | the pipeline of `run` between an embedded broker's topics |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics`, `/status` |
 //! | [`dead_letters`] | the letter's form, reading, replay |
@@ -48,7 +48,7 @@
 //! | [`keys`] | the key manager of the sidecar; key store and erasure ledger in topics |
 //! | [`kafka`] | librdkafka: clients, producers, settings, credentials, topics; the only `unsafe` |
 //! | [`telemetry`], [`status`] | logs, metrics, readiness |
-//! | [`config`], [`clock`], [`exit`], [`signals`], [`ticker`], [`processor`] | what everything else stands on |
+//! | [`config`], [`clock`], [`exit`], [`signals`], [`ticker`], [`progress`], [`processor`] | what everything else stands on |
 //! | `inject` | faults that tests ask a running process for |
 //!
 //! Selecting, sealing and revealing are in [`veilstream_engine`], providers, stores and erasure in
@@ -82,6 +82,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod preflight;
 pub mod processor;
+pub mod progress;
 pub mod protect;
 pub mod registry;
 #[cfg(feature = "postgres")]

@@ -16,12 +16,10 @@ mod catalogue;
 mod connection;
 mod error;
 mod layout;
-mod progress;
 mod walk;
 
 pub use catalogue::{ColumnFacts, Table, TableName, quoted};
 pub use connection::Connection;
 pub use error::RowsError;
 pub use layout::{Compare, Layout, Row};
-pub use progress::Progress;
 pub use walk::{Change, WalkError, WalkOptions, Walked, Work, walk};

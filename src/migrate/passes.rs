@@ -14,7 +14,8 @@ use super::forms::{Form, Forms};
 use super::target::{Target, TargetColumns};
 use super::work::{Cells, Counts, Migration, Stays};
 use crate::keys::KeySource;
-use crate::rows::{Compare, Layout, Progress, Table, WalkOptions, walk};
+use crate::progress::Progress;
+use crate::rows::{Compare, Layout, Table, WalkOptions, walk};
 
 /// Walks at most. A writer that nobody stopped may write the old form for ever.
 const MOST_WALKS: u32 = 10;

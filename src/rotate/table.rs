@@ -15,8 +15,9 @@ use super::columns::Columns;
 use super::counts::{Counts, KeyGroup, Tally};
 use super::keys::{RotationKeys, is_newest};
 use super::reseal::{Moves, Outcome, Resealer};
+use crate::progress::Progress;
 use crate::rows::{
-    Change, Compare, Layout, Progress, Row, RowsError, Table, WalkError, WalkOptions, Work, walk,
+    Change, Compare, Layout, Row, RowsError, Table, WalkError, WalkOptions, Work, walk,
 };
 
 /// Walks through a table at most: writers who keep writing under old keys would keep it going.

@@ -12,7 +12,7 @@ use veilstream_keys::store::PostgresAddress;
 use super::connection::Connection;
 use super::error::RowsError;
 use super::layout::{Layout, Row};
-use super::progress::Progress;
+use crate::progress::Progress;
 
 /// Pages between reader and work, and between work and writer.
 const AHEAD: usize = 2;
@@ -158,7 +158,12 @@ fn work_pages<W: Work>(
             }
         }
         let elapsed = start.elapsed();
-        progress(Progress { rows: walked.rows, estimate: layout.table().estimate, elapsed });
+        progress(Progress {
+            items: "rows",
+            done: walked.rows,
+            estimate: layout.table().estimate,
+            elapsed,
+        });
         if let Some(rate) = options.rate {
             let due = Duration::from_secs_f64(walked.rows as f64 / f64::from(rate.get()));
             thread::sleep(due.saturating_sub(elapsed));

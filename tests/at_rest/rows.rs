@@ -54,8 +54,8 @@ fn append(
     let options = WalkOptions { batch, rate: None, dry_run, stop: &stop };
     let (mut work, mut told) = (Append { between, seen: Vec::new() }, 0);
     let walked = walk(&address(database), layout, &options, &mut work, &mut |progress| {
-        assert!(progress.rows > told);
-        told = progress.rows;
+        assert!(progress.done > told);
+        told = progress.done;
     });
     (walked, work.seen)
 }
@@ -183,7 +183,7 @@ fn a_walk_that_is_told_so_stops() {
     let options = WalkOptions { batch: 10, rate: None, dry_run: false, stop: &stop };
     let mut work = Append { between: |_: &[Row]| {}, seen: Vec::new() };
     let walked = walk(&address(&database), &layout, &options, &mut work, &mut |progress| {
-        stop.store(progress.rows >= 30, Ordering::Relaxed);
+        stop.store(progress.done >= 30, Ordering::Relaxed);
     });
     assert_eq!(walked.unwrap(), Walked { rows: 30, written: 30, missed: 0, stopped: true });
     assert_eq!(written(&database, "SELECT count(*) FROM t WHERE v = 'v+'"), 30);

@@ -1,33 +1,35 @@
-//! How far work on a table has come.
+//! How far a command has come.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How far work on a table has come.
+/// How far a command has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Rows that were read.
-    pub rows: u64,
-    /// Rows that the table has, as the server last counted them.
+    /// What is counted: `rows`, `records`.
+    pub items: &'static str,
+    /// How many were read.
+    pub done: u64,
+    /// How many there are, as the server last counted them.
     pub estimate: u64,
     /// Since the work began.
     pub elapsed: Duration,
 }
 
 impl Progress {
-    /// Rows read a second.
+    /// How many are read a second.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     pub fn rate(&self) -> f64 {
-        self.rows as f64 / self.elapsed.as_secs_f64().max(0.001)
+        self.done as f64 / self.elapsed.as_secs_f64().max(0.001)
     }
 
     /// How long it will take; `None`: nobody knows.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a time for people")]
     pub fn left(&self) -> Option<Duration> {
-        let rows = self.estimate.checked_sub(self.rows)?;
-        Duration::try_from_secs_f64(rows as f64 / self.rate()).ok()
+        let left = self.estimate.checked_sub(self.done)?;
+        Duration::try_from_secs_f64(left as f64 / self.rate()).ok()
     }
 }
 
@@ -35,10 +37,11 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of about {} rows, {:.0} rows/s",
-            self.rows,
-            self.estimate.max(self.rows),
-            self.rate()
+            "{} of about {} {items}, {:.0} {items}/s",
+            self.done,
+            self.estimate.max(self.done),
+            self.rate(),
+            items = self.items
         )?;
         match self.left() {
             Some(left) => write!(f, ", about {} s left", left.as_secs()),
@@ -53,7 +56,10 @@ mod tests {
 
     #[test]
     fn rate_and_time_left() {
-        let at = |rows| Progress { rows, estimate: 1000, elapsed: Duration::from_secs(2) };
+        let at = |done| {
+            let elapsed = Duration::from_secs(2);
+            Progress { items: "rows", done, estimate: 1000, elapsed }
+        };
         assert_eq!(at(200).to_string(), "200 of about 1000 rows, 100 rows/s, about 8 s left");
         assert_eq!(at(2000).to_string(), "2000 of about 2000 rows, 1000 rows/s");
         assert_eq!(at(0).left(), None);
