@@ -7,7 +7,7 @@ use crate::kafka::ffi::Headers;
 use crate::kafka::topics::TopicFacts;
 
 /// The header every sanitized record carries: `<schema>/<version>`.
-const SCHEMA_HEADER: &[u8] = b"veilstream-schema";
+pub(crate) const SCHEMA_HEADER: &[u8] = b"veilstream-schema";
 /// Header of a record batch, version 2, in bytes.
 const BATCH_HEADER: usize = 61;
 /// What a record adds to its key, value and headers at most: five lengths of at most 5 bytes,
@@ -65,8 +65,8 @@ pub struct Outgoing<'a> {
     /// Its value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
     input: &'a [Header<'a>],
-    output: &'a Output,
-    label: &'a str,
+    /// What became of it, and the label of its schema; `None`: it is as it was.
+    output: Option<(&'a Output, &'a str)>,
     time: Option<i64>,
 }
 
@@ -80,7 +80,19 @@ impl<'a> Outgoing<'a> {
             KeyOutput::Replaced => Some(output.key_bytes.as_slice()),
         };
         let value = (!output.tombstone).then_some(output.value.as_slice());
-        Self { key, value, input: record.headers, output, label, time }
+        Self { key, value, input: record.headers, output: Some((output, label)), time }
+    }
+
+    /// A record of a sanitized topic as it stands.
+    #[must_use]
+    pub fn unchanged(record: &Record<'a>, time: Option<i64>) -> Self {
+        let Record { key, value, headers, .. } = *record;
+        Self { key, value, input: headers, output: None, time }
+    }
+
+    /// The input's headers.
+    pub(crate) fn input(&self) -> &'a [Header<'a>] {
+        self.input
     }
 
     /// Why the topic does not take it in `partition`; `now` in milliseconds since the epoch.
@@ -110,33 +122,46 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// The input's headers, protected, then the schema's.
+    /// The input's headers, protected, then the schema's; of what is unchanged its own.
     pub fn headers(&self) -> impl Iterator<Item = Header<'a>> {
-        let Self { input, output, label, .. } = *self;
-        let own = output.headers.iter().map(move |header| match header {
-            HeaderOutput::Same(i) => input[*i],
-            HeaderOutput::Replaced(i, range) => {
-                (input[*i].0, Some(&output.header_bytes[range.clone()]))
-            }
+        let Self { input, output, .. } = *self;
+        let stay = if output.is_none() { input } else { &[] };
+        let changed = output.into_iter().flat_map(move |(output, label)| {
+            let own = output.headers.iter().map(move |header| match header {
+                HeaderOutput::Same(i) => input[*i],
+                HeaderOutput::Replaced(i, range) => {
+                    (input[*i].0, Some(&output.header_bytes[range.clone()]))
+                }
+            });
+            own.chain([(SCHEMA_HEADER, Some(label.as_bytes()))])
         });
-        own.chain([(SCHEMA_HEADER, Some(label.as_bytes()))])
+        stay.iter().copied().chain(changed)
     }
 
     /// The headers as librdkafka takes them. `copy`: the input's, copied natively, which is quicker
     /// where none changed. `None`: out of memory.
     pub(crate) fn native_headers(&self, copy: impl FnOnce() -> Option<Headers>) -> Option<Headers> {
-        let untouched = self.output.headers.len() == self.input.len()
-            && self.output.headers.iter().all(|h| matches!(h, HeaderOutput::Same(_)));
+        let untouched = self.output.filter(|(output, _)| {
+            output.headers.len() == self.input.len()
+                && output.headers.iter().all(|h| matches!(h, HeaderOutput::Same(_)))
+        });
         // librdkafka would read the message once more to find that there are none.
-        if untouched && !self.input.is_empty() {
+        if let Some((_, label)) = untouched.filter(|_| !self.input.is_empty()) {
             let mut headers = copy()?;
-            headers.add(SCHEMA_HEADER, Some(self.label.as_bytes()));
+            headers.add(SCHEMA_HEADER, Some(label.as_bytes()));
             return Some(headers);
         }
-        let mut headers = Headers::new(self.output.headers.len() + 1)?;
+        let mut headers = Headers::new(self.input.len() + 1)?;
         self.headers().for_each(|(name, value)| headers.add(name, value));
         Some(headers)
     }
+}
+
+/// A record's headers as librdkafka takes them, with room for one more; `None`: out of memory.
+pub(crate) fn native(headers: &[Header<'_>]) -> Option<Headers> {
+    let mut native = Headers::new(headers.len() + 1)?;
+    headers.iter().for_each(|(name, value)| native.add(name, *value));
+    Some(native)
 }
 
 /// The most bytes that a record takes as a batch of its own, uncompressed.

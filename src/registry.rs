@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use veilstream_engine::compile::{self, Grants, SchemaSet};
+use veilstream_engine::compile::{self, Compiled, Grants, SchemaSet};
 use veilstream_engine::error::{Fault, Severity};
 
 use crate::config;
@@ -168,6 +168,15 @@ pub fn open_files(files: &[PathBuf], grants: &Grants) -> Result<Loaded, Vec<Docu
     load(&read_files(files)?, grants)
 }
 
+/// The documents in these files for records that they protected already, which move to newer keys
+/// ([`compile::compile_rotation`]).
+///
+/// # Errors
+/// As [`open_files`].
+pub fn open_rotation(files: &[PathBuf], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
+    load_with(&read_files(files)?, |text| compile::compile_rotation(text, grants))
+}
+
 /// The files of a directory that are schema documents by their name, sorted; never empty.
 ///
 /// # Errors
@@ -237,11 +246,18 @@ fn whole(file: &Path, message: String) -> DocumentFault {
 }
 
 fn load(documents: &[LoadedDocument], grants: &Grants) -> Result<Loaded, Vec<DocumentFault>> {
+    load_with(documents, |text| compile::compile(text, grants))
+}
+
+fn load_with(
+    documents: &[LoadedDocument],
+    compile: impl Fn(&[u8]) -> Result<Compiled, Vec<Fault>>,
+) -> Result<Loaded, Vec<DocumentFault>> {
     let (mut schemas, mut faults, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     let mut files: Vec<(Arc<str>, &Path)> = Vec::new();
     for LoadedDocument { file, text } in documents {
         let in_file = |fault| DocumentFault { file: file.clone(), fault };
-        match compile::compile(text, grants) {
+        match compile(text) {
             Ok(compiled) => {
                 files.push((compiled.schema.name.clone(), file));
                 schemas.push(Arc::new(compiled.schema));

@@ -7,6 +7,7 @@ mod field;
 mod interop;
 mod paths;
 mod read;
+mod rotation;
 mod set;
 mod weaker;
 
@@ -51,6 +52,26 @@ pub struct Compiled {
 /// # Errors
 /// Every fault of the document, each with the JSON pointer of its cause and what to write instead.
 pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>> {
+    let (read, warnings) = read(document, grants)?;
+    Ok(Compiled { schema: read.schema, warnings })
+}
+
+/// Compiles one schema document for records that it protected already, which move to newer keys:
+/// what opens is sealed and indexed again, all else stays as it stands. Warns of indexes that
+/// cannot be made again.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_rotation(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>> {
+    let (read, _) = read(document, grants)?;
+    Ok(rotation::rotation(read))
+}
+
+/// The document as read, and its warnings.
+fn read(
+    document: &[u8],
+    grants: &Grants,
+) -> Result<(document::ReadSchema, Vec<Fault>), Vec<Fault>> {
     let mut reader = Reader::default();
     let value = read::parse(document, &mut reader);
     let schema =
@@ -61,7 +82,7 @@ pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>>
     let (mut warnings, mut errors): (Vec<Fault>, Vec<Fault>) =
         told_once(reader.faults).into_iter().partition(|f| f.severity == Severity::Warning);
     match schema {
-        Some(read) if errors.is_empty() => Ok(Compiled { schema: read.schema, warnings }),
+        Some(read) if errors.is_empty() => Ok((read, warnings)),
         _ => {
             errors.append(&mut warnings);
             Err(errors)

@@ -22,7 +22,7 @@ use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
 use crate::keyring::Keyring;
 use crate::scan::{Kind, NO_PARENT, Tape};
-use crate::schema::{Field, PathId, Protect, Schema};
+use crate::schema::{Field, PathId, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
 use crate::splice::{Position, copy};
@@ -470,8 +470,7 @@ fn mask(field: &Field, value: &[u8], text: &mut Vec<u8>, out: &mut Vec<u8>) -> S
 
 /// Whether what stands there instead of a token is a value in clear: not what transform writes.
 fn holds_clear(field: &Field, kind: Kind) -> bool {
-    matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_))
-        && (kind != Kind::Null || field.encrypt_null)
+    field.protect.is_reversible() && (kind != Kind::Null || field.encrypt_null)
 }
 
 /// Whether the text is a whole token, of whatever key.

@@ -7,6 +7,7 @@ use crate::envelope::WrittenEnvelope;
 use crate::interop::Interop;
 use crate::mask::ReadMask;
 use crate::normalize::Normalizer;
+use crate::record::Header;
 use crate::scan::{Kind, Node, Tape};
 use crate::select::{Last, Program, Selection, Step};
 use crate::token::FieldId;
@@ -57,6 +58,8 @@ pub struct Schema {
     pub key: Option<KeyRule>,
     /// What happens to headers.
     pub headers: Vec<HeaderRule>,
+    /// Of records that it protected already: what opens is sealed again, all else stays.
+    pub(crate) rotation: bool,
     /// Every path of the document as one automaton. Paths 0.. are those of `fields`, in order.
     pub program: Program,
     /// What [`Schema::members`] gives, by path.
@@ -77,6 +80,17 @@ impl Schema {
         self.members.get(usize::from(path))?.as_deref()
     }
 
+    /// Whether the conditions of `when` on headers hold.
+    #[must_use]
+    pub fn takes_headers(&self, headers: &[Header<'_>]) -> bool {
+        self.when.iter().all(|when| match when {
+            When::Header(name, value) => {
+                headers.iter().any(|(n, v)| *n == name.as_bytes() && *v == Some(value))
+            }
+            When::Value(..) => true,
+        })
+    }
+
     /// The cryptographic names of fields, record key and headers, with their ids.
     pub fn names(&self) -> impl Iterator<Item = (FieldId, &str)> {
         let fields = self.fields.iter().map(|f| (f.fid, f.name.as_str()));
@@ -94,6 +108,11 @@ impl Schema {
             .iter()
             .filter_map(|h| Some((format!("#header:{}", h.header).into(), h.index.as_ref()?)));
         fields.chain(key).chain(headers)
+    }
+
+    /// Whether a value of that field stays as it stands.
+    pub(crate) fn keeps(&self, field: &Field) -> bool {
+        self.rotation && !field.protect.is_reversible()
     }
 
     /// Whether any value or header is encrypted under keys of ours.
@@ -269,6 +288,14 @@ pub enum Protect {
     Redact(Vec<u8>),
     /// The member goes.
     Drop,
+}
+
+impl Protect {
+    /// Whether the value can be opened again.
+    #[must_use]
+    pub fn is_reversible(&self) -> bool {
+        matches!(self, Self::Encrypt | Self::Deterministic(_))
+    }
 }
 
 /// Parameters of `protect: mask`: what the record keeps of a value.

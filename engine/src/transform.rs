@@ -369,7 +369,9 @@ impl Run<'_> {
             }
             if hit.node >= covered_to {
                 covered_to = node.next;
-                self.work.edits.push(Edit { node: hit.node, field: hit.path });
+                if !self.schema.keeps(field) {
+                    self.work.edits.push(Edit { node: hit.node, field: hit.path });
+                }
             }
         }
         Ok(())

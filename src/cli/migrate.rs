@@ -11,7 +11,9 @@ use clap::{Args, Subcommand};
 use veilstream_keys::store::PostgresAddress;
 use veilstream_reading::audit::{Entry, Event, cut_reason};
 
-use super::table::{TableSource, WalkArgs, pair, progress_teller, stop_flag, usage, warn_of_log};
+use super::table::{
+    TableSource, WalkArgs, audit_of, pair, progress_teller, stop_flag, usage, warn_of_log,
+};
 use crate::audit::Trail;
 use crate::cli::load_config;
 use crate::config::Config;
@@ -119,7 +121,7 @@ struct Opened {
 impl PostgresArgs {
     fn run(&self) -> anyhow::Result<Exit> {
         let config = load_config(&self.table.config)?;
-        let audit = self.table.audit(&config, "migration")?;
+        let audit = audit_of(&self.table.config, &config, "migration")?;
         let (source, manager) = keys::open_managed(&config.keys, None)?;
         let source: Arc<dyn KeySource> = source;
         let _upkeep = keys::maintain(&source)?;

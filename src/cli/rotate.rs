@@ -2,6 +2,7 @@
 
 mod postgres;
 mod report;
+mod topic;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,9 @@ enum RotateCommand {
     /// Move the tokens of a PostgreSQL table to the newest keys, beside those who write there
     #[command(after_help = postgres::AFTER_HELP)]
     Postgres(postgres::PostgresArgs),
+    /// Copy the records of a sanitized topic, sealed under the newest keys, into another topic
+    #[command(after_help = topic::AFTER_HELP)]
+    Topic(topic::TopicArgs),
     /// Count what a PostgreSQL table holds by key and index root; nothing is opened
     #[command(after_help = report::AFTER_HELP)]
     Report(report::ReportArgs),
@@ -43,6 +47,7 @@ enum RotateCommand {
 pub fn run(args: &RotateArgs) -> anyhow::Result<Exit> {
     match &args.command {
         RotateCommand::Postgres(args) => postgres::run(args),
+        RotateCommand::Topic(args) => topic::run(args),
         RotateCommand::Report(args) => report::run(args),
     }
 }

@@ -1,8 +1,8 @@
-//! A PostgreSQL table that a command walks through: how it is named, and what is told meanwhile.
+//! What a command that rewrites what is stored is told, and what it tells meanwhile.
 
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use veilstream_keys::store::PostgresAddress;
 use super::argument::ArgumentError;
 use crate::config::{Audit, Config};
 use crate::exit::Exit;
-use crate::rows::{Connection, Progress, RowsError, Table, TableName};
+use crate::progress::Progress;
+use crate::rows::{Connection, RowsError, Table, TableName};
 use crate::signals::{self, Request};
 
 /// Between two lines about progress.
@@ -52,17 +53,21 @@ impl TableSource {
         let table = Table::find(&mut connection, &self.table, &self.key).map_err(usage)?;
         Ok((address, connection, table))
     }
+}
 
-    /// The configuration's section; `what` opens values, so it must be there.
-    pub(super) fn audit<'c>(&self, config: &'c Config, what: &str) -> anyhow::Result<&'c Audit> {
-        config.audit.as_ref().ok_or_else(|| {
-            Exit::Usage.because(format!(
-                "{} has no [audit] section, and {what} opens values: add one (`veilstream audit \
-                keygen` makes the key for it)",
-                self.config.display()
-            ))
-        })
-    }
+/// The configuration's section; `what` opens values, so it must be there.
+pub(super) fn audit_of<'c>(
+    file: &Path,
+    config: &'c Config,
+    what: &str,
+) -> anyhow::Result<&'c Audit> {
+    config.audit.as_ref().ok_or_else(|| {
+        Exit::Usage.because(format!(
+            "{} has no [audit] section, and {what} opens values: add one (`veilstream audit \
+            keygen` makes the key for it)",
+            file.display()
+        ))
+    })
 }
 
 /// How it is walked through.

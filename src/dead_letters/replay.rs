@@ -33,7 +33,7 @@ use crate::kafka::reader::{SILENCE, committed, is_expired};
 use crate::kafka::topics::Topics;
 use crate::kafka::writer::{TransactionWriter, WriteFailure};
 use crate::keys::{KeyFault, KeySource};
-use crate::outgoing::{Outgoing, TopicLimits, Unfit};
+use crate::outgoing::{Outgoing, TopicLimits, Unfit, native};
 use crate::preflight;
 use crate::protect::Protector;
 use batch::LetterBatch;
@@ -366,8 +366,9 @@ impl Replay<'_> {
                 return self.again(letter, record, DeadLetterReason::BrokerRefused, label).map(Ok);
             }
         }
-        let headers =
-            outgoing.native_headers(|| native(record)).ok_or(DeadLetterError::OutOfMemory)?;
+        let headers = outgoing
+            .native_headers(|| native(record.headers))
+            .ok_or(DeadLetterError::OutOfMemory)?;
         let bytes = outgoing.value.map_or(0, <[u8]>::len);
         if self.writer.produce(
             to,
@@ -498,10 +499,4 @@ impl Replay<'_> {
             progress(&self.done, &absent);
         }
     }
-}
-
-fn native(record: &Record<'_>) -> Option<Headers> {
-    let mut headers = Headers::new(record.headers.len() + 1)?;
-    record.headers.iter().for_each(|(name, value)| headers.add(name, *value));
-    Some(headers)
 }

@@ -77,7 +77,7 @@ fn of_schema(schema: &Schema) -> Vec<FieldFacts> {
         mask: None,
         name: name.into(),
         shares: name.into(),
-        opens: matches!(protect, Protect::Encrypt | Protect::Deterministic(_)),
+        opens: protect.is_reversible(),
         tells_equality: matches!(protect, Protect::Deterministic(_) | Protect::Hash),
         index: index.map(|rule| IndexFacts {
             domain: rule.domain.as_str().into(),

@@ -43,6 +43,7 @@ mod racks;
 mod reader;
 mod readiness;
 mod recovery;
+mod rotate_topic;
 mod sandbox;
 mod schemas;
 mod search;

@@ -135,6 +135,7 @@ pub(super) fn schema(
         fields,
         key,
         headers,
+        rotation: false,
         members: paths.queries.iter().map(|query| members(query, envelope)).collect(),
         program,
     };

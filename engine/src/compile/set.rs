@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Fault, Severity};
 use crate::kdf;
+use crate::record::Record;
 use crate::schema::Schema;
 use crate::token::FieldId;
 
@@ -159,6 +160,17 @@ impl SchemaSet {
         self.by_topic.iter().filter_map(|(from, schemas)| {
             Some((from.as_str(), self.schemas[*schemas.first()?].to.as_deref()?))
         })
+    }
+
+    /// The index of the schema that a tombstone is of. It has no value to judge `when` by:
+    /// conditions on headers decide, and the schemas that are left must agree on keys and headers.
+    #[must_use]
+    pub fn tombstone_schema(&self, record: &Record<'_>) -> Option<usize> {
+        let mut left = self
+            .candidates(record.topic)
+            .filter(|i| self.schemas[*i].takes_headers(record.headers));
+        let first = left.next()?;
+        left.all(|i| self.schemas[i].same_envelope(&self.schemas[first])).then_some(first)
     }
 
     /// Indexes of the schemas that may claim a record of `topic`; all when there is no topic

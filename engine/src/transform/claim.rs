@@ -19,7 +19,8 @@ impl Transformer {
         record: &Record<'_>,
     ) -> Result<(usize, bool), Reject> {
         let Some(value) = record.value else {
-            return claim_tombstone(schemas, record).map(|i| (i, true));
+            let schema = schemas.tombstone_schema(record);
+            return schema.map(|i| (i, true)).ok_or_else(|| Reject::new(RejectCode::NoSchema));
         };
         if value.len() > self.limits.input {
             return Err(Reject::new(RejectCode::TooLarge));
@@ -35,7 +36,7 @@ impl Transformer {
         let mut written_by = None;
         for index in schemas.candidates(record.topic) {
             let schema = &schemas.schemas()[index];
-            if !header_clauses_hold(schema, record) {
+            if !schema.takes_headers(record.headers) {
                 continue;
             }
             let writes = schema.written.is_some();
@@ -100,30 +101,6 @@ pub(crate) fn value_clauses_hold(
             Some(node) => equals(doc, tape, node, scalar, text),
             None => false,
         },
-    })
-}
-
-/// A tombstone has no value to judge `when` by: header clauses decide, and what is left must agree
-/// on keys and headers.
-fn claim_tombstone(schemas: &SchemaSet, record: &Record<'_>) -> Result<usize, Reject> {
-    let mut left = schemas
-        .candidates(record.topic)
-        .filter(|i| header_clauses_hold(&schemas.schemas()[*i], record));
-    let first = left.next().ok_or_else(|| Reject::new(RejectCode::NoSchema))?;
-    let all = schemas.schemas();
-    if left.all(|i| all[i].same_envelope(&all[first])) {
-        Ok(first)
-    } else {
-        Err(Reject::new(RejectCode::NoSchema))
-    }
-}
-
-fn header_clauses_hold(schema: &Schema, record: &Record<'_>) -> bool {
-    schema.when.iter().all(|when| match when {
-        When::Header(name, value) => {
-            record.headers.iter().any(|(n, v)| *n == name.as_bytes() && *v == Some(value))
-        }
-        When::Value(..) => true,
     })
 }
 

@@ -46,7 +46,10 @@ impl Becomes {
 impl Run<'_> {
     /// Puts the mended schema part among the edits.
     pub(super) fn mend_envelope(&mut self, doc: &[u8]) -> Result<(), Stop> {
-        let Some(Envelope::Connect) = self.schema.envelope else { return Ok(()) };
+        // The schema part of a record that is protected already is mended already.
+        let Some(Envelope::Connect) = self.schema.envelope.filter(|_| !self.schema.rotation) else {
+            return Ok(());
+        };
         let work = &mut *self.work;
         let Some((schema, payload)) = parts(doc, &work.tape) else { return Ok(()) };
         if work.tape.nodes()[schema as usize].kind == Kind::Null {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde_json::json;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::reveal::{Answered, Answers, Report, RevealOptions, Revealer, Status};
-use veilstream_engine::schema::{Protect, Schema};
+use veilstream_engine::schema::Schema;
 use veilstream_engine::token::{self, FieldId};
 use veilstream_engine::transform::Limits;
 use veilstream_engine::{OpenError, Reject, RejectCode, kdf};
@@ -149,7 +149,7 @@ fn item(schema: &Schema, options: &RevealOptions<'_>, record: &[u8]) -> Vec<u8> 
     let fields: Vec<&str> = schema
         .fields
         .iter()
-        .filter(|field| matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_)))
+        .filter(|field| field.protect.is_reversible())
         .map(|field| &*field.id)
         .filter(|id| options.fields.is_none_or(|asked| asked.iter().any(|field| field == id)))
         .collect();

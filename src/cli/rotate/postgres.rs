@@ -10,7 +10,7 @@ use super::trace::Trace;
 use super::{Opened, TableArgs};
 use crate::audit::Trail;
 use crate::cli::load_config;
-use crate::cli::table::{WalkArgs, progress_teller, stop_flag, tell, warn_of_log};
+use crate::cli::table::{WalkArgs, audit_of, progress_teller, stop_flag, tell, warn_of_log};
 use crate::exit::Exit;
 use crate::keys::{self, KeySource};
 use crate::rotate::{ColumnsError, Rotated, RotationOptions, rotate};
@@ -50,7 +50,7 @@ pub(super) struct PostgresArgs {
 
 pub(super) fn run(args: &PostgresArgs) -> anyhow::Result<Exit> {
     let config = load_config(&args.table.source.config)?;
-    let audit = args.table.source.audit(&config, "rotation")?;
+    let audit = audit_of(&args.table.source.config, &config, "rotation")?;
     let mut opened = args.table.open(args.reindex)?;
     if args.trust_rows && opened.columns.subject.is_none() && !opened.schema.subjects.is_empty() {
         return Err(Exit::Usage.because(ColumnsError::NoSubject.to_string()));
@@ -61,7 +61,14 @@ pub(super) fn run(args: &PostgresArgs) -> anyhow::Result<Exit> {
     let source: Arc<dyn KeySource> = source;
     let _upkeep = keys::maintain(&source)?;
     let trail = Trail::open(Some(audit), &manager)?;
-    let trace = Trace::new(&trail, &opened);
+    let id = |field: usize| opened.schema.fields[field].id.to_string();
+    let trace = Trace {
+        trail: &trail,
+        command: "postgres",
+        place: opened.table.shown.clone(),
+        schema: opened.schema.name.to_string(),
+        fields: opened.columns.fields.iter().map(|columns| id(columns.field)).collect(),
+    };
     trace.begin(args.walk.dry_run)?;
     let stop = stop_flag()?;
     let options = RotationOptions {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use veilstream_engine::key::KeyId;
 use veilstream_reading::audit::{Entry, Event, Hex, cut_reason};
 
-use super::Opened;
 use crate::audit::Trail;
 use crate::rotate::Rotated;
+use crate::rotate::topic::TopicRotated;
 
 /// Lines for keys at the end; data subjects' keys that tokens left are one line, and what is beyond
 /// is another.
@@ -15,23 +15,17 @@ const KEYS: usize = 1000;
 
 /// The lines of one rotation.
 pub(super) struct Trace<'a> {
-    trail: &'a Trail,
-    table: String,
-    schema: String,
-    fields: Vec<String>,
+    pub(super) trail: &'a Trail,
+    /// `postgres` or `topic`.
+    pub(super) command: &'static str,
+    /// The table, or the topics.
+    pub(super) place: String,
+    pub(super) schema: String,
+    /// Ids of the fields that move.
+    pub(super) fields: Vec<String>,
 }
 
-impl<'a> Trace<'a> {
-    pub(super) fn new(trail: &'a Trail, opened: &Opened) -> Self {
-        let id = |field: usize| opened.schema.fields[field].id.to_string();
-        Self {
-            trail,
-            table: opened.table.shown.clone(),
-            schema: opened.schema.name.to_string(),
-            fields: opened.columns.fields.iter().map(|columns| id(columns.field)).collect(),
-        }
-    }
-
+impl Trace<'_> {
     /// Before anything is opened.
     pub(super) fn begin(&self, dry_run: bool) -> anyhow::Result<()> {
         let what = if dry_run { "begin, dry run" } else { "begin" };
@@ -45,45 +39,75 @@ impl<'a> Trace<'a> {
         self.trail.append_done_all(vec![Entry { outcome, ..self.entry("broke off") }])
     }
 
-    /// What became of each field, by key and form.
+    /// What became of each field of a table, by key and form.
     pub(super) fn end(&self, rotated: &Rotated) -> anyhow::Result<()> {
-        let outcome = if rotated.is_whole() { "ok" } else { "failed" };
-        let line = |field: &str, status: &str, kid: Option<KeyId>, items: u64| Entry {
-            fields: [(field.to_owned(), status.to_owned())].into(),
-            kids: kid.iter().map(|kid| Hex(kid.0)).collect(),
-            items: Some(items),
-            outcome: Some(outcome.to_owned()),
-            ..self.entry("end")
-        };
         let mut lines = Vec::new();
         for field in &self.fields {
-            let mut moved: BTreeMap<Option<KeyId>, u64> = BTreeMap::new();
-            for ((_, kid), tokens) in rotated.left.iter().filter(|((of, _), _)| of == field) {
-                let named = Some(*kid).filter(|_| moved.len() < KEYS);
-                *moved.entry(named).or_default() += tokens;
-            }
-            lines.extend(moved.into_iter().map(|(kid, n)| line(field, "rotated", kid, n)));
+            let left = rotated.left.iter().filter(|((of, _), _)| of == field);
+            lines.extend(self.moved(field, left.map(|((_, kid), tokens)| (*kid, *tokens))));
             let Some(counts) = rotated.counts.fields.get(field) else { continue };
             for (key, tokens) in &counts.keys {
                 let status = if key.is_newest { "newest" } else { "old" };
-                lines.push(line(field, status, key.kid, *tokens));
+                lines.push(self.line(field, status, key.kid, *tokens));
             }
             let failed = counts.failed.iter().map(|(class, values)| (*class, *values));
             let others = failed.chain([("erased", counts.erased)]);
             lines.extend(
-                others.filter(|(_, n)| *n > 0).map(|(class, n)| line(field, class, None, n)),
+                others.filter(|(_, n)| *n > 0).map(|(class, n)| self.line(field, class, None, n)),
             );
         }
-        if lines.is_empty() {
-            lines.push(Entry { outcome: Some(outcome.to_owned()), ..self.entry("end") });
+        self.append_end(lines, rotated.is_whole())
+    }
+
+    /// What became of the records of a topic that this schema claims.
+    pub(super) fn end_topic(&self, rotated: &TopicRotated) -> anyhow::Result<()> {
+        let mut lines = Vec::new();
+        for field in &self.fields {
+            let left =
+                rotated.moved.iter().filter(|((of, id, _), _)| *of == self.schema && id == field);
+            lines.extend(self.moved(field, left.map(|((.., kid), tokens)| (*kid, *tokens))));
         }
+        let kept = rotated.kept.iter().filter(|((of, ..), _)| *of == self.schema);
+        lines.extend(kept.map(|((_, field, class), records)| {
+            let field = if field.is_empty() { "record" } else { field };
+            self.line(field, class, None, *records)
+        }));
+        self.append_end(lines, rotated.is_whole())
+    }
+
+    /// The keys that tokens of a field left.
+    fn moved(&self, field: &str, left: impl Iterator<Item = (KeyId, u64)>) -> Vec<Entry> {
+        let mut moved: BTreeMap<Option<KeyId>, u64> = BTreeMap::new();
+        for (kid, tokens) in left {
+            let named = Some(kid).filter(|_| moved.len() < KEYS);
+            *moved.entry(named).or_default() += tokens;
+        }
+        moved.into_iter().map(|(kid, n)| self.line(field, "rotated", kid, n)).collect()
+    }
+
+    fn line(&self, field: &str, status: &str, kid: Option<KeyId>, items: u64) -> Entry {
+        Entry {
+            fields: [(field.to_owned(), status.to_owned())].into(),
+            kids: kid.iter().map(|kid| Hex(kid.0)).collect(),
+            items: Some(items),
+            ..self.entry("end")
+        }
+    }
+
+    fn append_end(&self, mut lines: Vec<Entry>, is_whole: bool) -> anyhow::Result<()> {
+        if lines.is_empty() {
+            lines.push(self.entry("end"));
+        }
+        let outcome = if is_whole { "ok" } else { "failed" };
+        lines.iter_mut().for_each(|line| line.outcome = Some(outcome.to_owned()));
         self.trail.append_done_all(lines)
     }
 
     fn entry(&self, what: &str) -> Entry {
+        let Self { command, place, .. } = self;
         Entry {
             schema: Some(self.schema.clone()),
-            reason: Some(cut_reason(&format!("rotate postgres {what}: {}", self.table))),
+            reason: Some(cut_reason(&format!("rotate {command} {what}: {place}"))),
             ..self.trail.entry(Event::Rotate)
         }
     }

@@ -1,0 +1,491 @@
+//! One record of a topic: opened, and sealed again.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::error::{OpenError, RejectCode};
+use veilstream_engine::key::{Key, KeyId, KeyKind, Scope};
+use veilstream_engine::keyring::Keyring;
+use veilstream_engine::record::{Header, HeaderOutput, Record};
+use veilstream_engine::reveal::{self, FoundToken, Report, RevealOptions, Revealer, Status};
+use veilstream_engine::schema::Schema;
+use veilstream_engine::seal::PayloadKind;
+use veilstream_engine::token::{self, PREFIX};
+use veilstream_engine::transform::Limits;
+
+use crate::keys::{KeyFault, KeySource};
+use crate::outgoing::{Outgoing, SCHEMA_HEADER};
+use crate::protect::Protector;
+use crate::rotate::counts::root_version;
+
+/// What is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Opens {
+    /// Values in clear are sealed where tokens are expected.
+    pub(super) seal_clear: bool,
+    /// Tokens that are bound to nothing are bound to their record.
+    pub(super) trust_records: bool,
+    /// Compromised keys open.
+    pub(super) allow_compromised: bool,
+}
+
+/// What became of a record.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It is sealed again, under the schema of this index.
+    Sealed(usize),
+    /// Its value and headers stay as they are, and so does its key unless it was sealed again.
+    Kept(Kept),
+}
+
+/// Why a record stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Id of the field, `#key` or `#header:<name>`; empty: the record as a whole.
+    pub(super) field: String,
+    /// What does not open, or why it is not sealed.
+    pub(super) class: &'static str,
+    /// Name of the schema that claims the record.
+    pub(super) schema: Option<Arc<str>>,
+    key_moved: bool,
+}
+
+impl Kept {
+    fn new(field: impl Into<String>, class: &'static str) -> Self {
+        Self { field: field.into(), class, schema: None, key_moved: false }
+    }
+
+    /// Of a whole record, by what the engine says.
+    fn rejected(field: Option<&str>, code: RejectCode) -> Self {
+        let class = if code == RejectCode::ErasedSubject { ERASED } else { code.as_str() };
+        Self::new(field.unwrap_or_default(), class)
+    }
+}
+
+/// The class of what nothing opens again.
+pub(super) const ERASED: &str = "erased";
+
+/// Why no record can be worked on.
+#[derive(Debug)]
+pub(super) enum RecordError {
+    /// A value stands in clear where a token is expected: the field.
+    Clear(String),
+    /// The record key is a hash under another root than the document pins.
+    KeyRoot { found: u32, pinned: u32 },
+    /// Keys are not available now.
+    Keys(KeyFault),
+}
+
+impl From<KeyFault> for RecordError {
+    fn from(fault: KeyFault) -> Self {
+        Self::Keys(fault)
+    }
+}
+
+/// What one record held.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Tokens that were sealed again: their field's id, and the key that they leave.
+    pub(super) tokens: Vec<(String, KeyId)>,
+    /// Fields whose values stood in clear.
+    pub(super) clear: Vec<String>,
+    /// Tokens at places that no schema declares.
+    pub(super) unexpected: u32,
+}
+
+/// Seals records again, one after another.
+pub(super) struct RecordRotator {
+    schemas: Arc<SchemaSet>,
+    /// By schema: the root that hashed record keys are pinned to.
+    key_roots: Vec<Option<u32>>,
+    opens: Opens,
+    revealer: Revealer,
+    protector: Protector,
+    report: Report,
+    found: Vec<FoundToken>,
+    clear: Clear,
+    opened: Vec<u8>,
+}
+
+/// A record in clear, while it is worked on.
+#[derive(Default)]
+struct Clear {
+    /// `None`: the record's own.
+    key: Option<Vec<u8>>,
+    value: Vec<u8>,
+    headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Clear {
+    fn record<'a>(&'a self, stored: &Record<'a>, headers: &'a mut Vec<Header<'a>>) -> Record<'a> {
+        headers.extend(self.headers.iter().map(|(name, value)| (&**name, value.as_deref())));
+        Record {
+            key: self.key.as_deref().or(stored.key),
+            value: stored.value.map(|_| &*self.value),
+            headers,
+            topic: None,
+            ..*stored
+        }
+    }
+}
+
+/// Keys by their id; remembers those of a batch, and why one was not available.
+pub(super) struct Lookup<'a> {
+    source: &'a dyn KeySource,
+    keyring: Arc<Keyring>,
+    known: RefCell<HashMap<KeyId, Option<Arc<Key>>>>,
+    fault: RefCell<Option<KeyFault>>,
+}
+
+impl<'a> Lookup<'a> {
+    pub(super) fn new(source: &'a dyn KeySource) -> Self {
+        Self {
+            source,
+            keyring: source.keyring(),
+            known: RefCell::default(),
+            fault: RefCell::default(),
+        }
+    }
+
+    fn get(&self, id: &KeyId) -> Option<Arc<Key>> {
+        if let Some(known) = self.known.borrow().get(id) {
+            return known.clone();
+        }
+        match self.source.lookup(id) {
+            Ok(key) => {
+                self.known.borrow_mut().insert(*id, key.clone());
+                key
+            }
+            Err(fault) => {
+                self.fault.replace(Some(fault));
+                None
+            }
+        }
+    }
+
+    /// Does what needs keys. A key that could not be looked up is an outage, not a token that does
+    /// not open.
+    fn with<T>(&self, work: impl FnOnce(reveal::KeySource<'_>) -> T) -> Result<T, KeyFault> {
+        let lookup = |id: &KeyId| self.get(id);
+        let done = work(reveal::KeySource { keyring: &self.keyring, lookup: &lookup });
+        self.fault.take().map_or(Ok(done), Err)
+    }
+}
+
+impl RecordRotator {
+    /// `documents`: the documents that `schemas` are of, as they protect.
+    pub(super) fn new(
+        documents: &SchemaSet,
+        schemas: Arc<SchemaSet>,
+        keys: &dyn KeySource,
+        limits: Limits,
+        opens: Opens,
+    ) -> Self {
+        let root = |schema: &Arc<Schema>| schema.key.as_ref()?.index.as_ref()?.root;
+        let mut revealer = Revealer::default();
+        revealer.allow_compromised(opens.allow_compromised);
+        Self {
+            key_roots: documents.schemas().iter().map(root).collect(),
+            protector: Protector::new(schemas.clone(), keys.keyring())
+                .with_limits(limits)
+                .one_shot(),
+            schemas,
+            opens,
+            revealer,
+            report: Report::default(),
+            found: Vec::new(),
+            clear: Clear::default(),
+            opened: Vec::new(),
+        }
+    }
+
+    /// Opens a record and seals it again. `ahead`: the records behind it, whose keys are fetched
+    /// with its own.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub(super) fn rotate<'r>(
+        &mut self,
+        record: &Record<'_>,
+        ahead: impl Iterator<Item = Record<'r>> + Clone,
+        keys: &Lookup<'_>,
+        held: &mut Held,
+    ) -> Result<Fate, RecordError> {
+        let index = match self.claim(record) {
+            Ok(index) => index,
+            Err(code) => return Ok(Fate::Kept(Kept::rejected(None, code))),
+        };
+        let schema = self.schemas.schemas()[index].clone();
+        self.check_key_root(index, record)?;
+        let opened = self.open(&schema, record, keys, held)?;
+        let kept = match opened {
+            Ok(()) => match self.seal(index, record, ahead, keys)? {
+                Ok(()) => return Ok(Fate::Sealed(index)),
+                Err(kept) => kept,
+            },
+            Err(kept) => kept,
+        };
+        let key = held.tokens.iter().find(|(field, _)| field == "#key").cloned();
+        *held = Held { unexpected: held.unexpected, ..Held::default() };
+        // Compaction and upserts go by the key, whatever becomes of the rest.
+        let key_moved = key.is_some() && self.seal_key(record, keys)?;
+        held.tokens.extend(key.filter(|_| key_moved));
+        Ok(Fate::Kept(Kept { key_moved, schema: Some(schema.name.clone()), ..kept }))
+    }
+
+    /// The record that was rotated last, as it goes into the new topic.
+    pub(super) fn outgoing<'a>(
+        &'a self,
+        record: &Record<'a>,
+        headers: &'a mut Vec<Header<'a>>,
+        index: usize,
+        time: Option<i64>,
+    ) -> Outgoing<'a> {
+        let clear = self.clear.record(record, headers);
+        let label = &self.schemas.schemas()[index].label;
+        Outgoing::new(&clear, self.protector.output(), label, time)
+    }
+
+    /// A record that stays, with its key as it is now.
+    pub(super) fn kept<'a>(
+        &'a self,
+        record: &Record<'a>,
+        kept: &Kept,
+        time: Option<i64>,
+    ) -> Outgoing<'a> {
+        let key =
+            if kept.key_moved { Some(&*self.protector.output().key_bytes) } else { record.key };
+        Outgoing::unchanged(&Record { key, ..*record }, time)
+    }
+
+    fn claim(&mut self, record: &Record<'_>) -> Result<usize, RejectCode> {
+        let Some(value) = record.value else {
+            return self.schemas.tombstone_schema(record).ok_or(RejectCode::NoSchema);
+        };
+        for (i, schema) in self.schemas.schemas().iter().enumerate() {
+            if schema.takes_headers(record.headers)
+                && (schema.when.is_empty()
+                    || self.revealer.claims(schema, value).map_err(|reject| reject.code)?)
+            {
+                return Ok(i);
+            }
+        }
+        Err(RejectCode::NoSchema)
+    }
+
+    /// A hash cannot be opened: beside keys under the pinned root it would be another record's.
+    fn check_key_root(&self, index: usize, record: &Record<'_>) -> Result<(), RecordError> {
+        let (Some(pinned), Some(found)) =
+            (self.key_roots[index], record.key.and_then(root_version))
+        else {
+            return Ok(());
+        };
+        if found == pinned { Ok(()) } else { Err(RecordError::KeyRoot { found, pinned }) }
+    }
+
+    fn open(
+        &mut self,
+        schema: &Schema,
+        record: &Record<'_>,
+        keys: &Lookup<'_>,
+        held: &mut Held,
+    ) -> Result<Result<(), Kept>, RecordError> {
+        if let Err(kept) = self.open_key(schema, record, keys, held)? {
+            return Ok(Err(kept));
+        }
+        if let Err(kept) = self.open_headers(schema, record, keys, held)? {
+            return Ok(Err(kept));
+        }
+        self.open_value(schema, record, keys, held)
+    }
+
+    fn open_key(
+        &mut self,
+        schema: &Schema,
+        record: &Record<'_>,
+        keys: &Lookup<'_>,
+        held: &mut Held,
+    ) -> Result<Result<(), Kept>, RecordError> {
+        self.clear.key = None;
+        let (Some(rule), Some(key)) = (&schema.key, record.key) else { return Ok(Ok(())) };
+        let opened = self.open_bytes(&rule.name, key, keys)?;
+        let place = || "#key".to_owned();
+        let opened = self.is_opened(opened, place, key, held)?;
+        self.clear.key = Some(self.opened.clone());
+        Ok(opened)
+    }
+
+    fn open_headers(
+        &mut self,
+        schema: &Schema,
+        record: &Record<'_>,
+        keys: &Lookup<'_>,
+        held: &mut Held,
+    ) -> Result<Result<(), Kept>, RecordError> {
+        self.clear.headers.clear();
+        for (name, value) in record.headers.iter().filter(|(name, _)| *name != SCHEMA_HEADER) {
+            let rule = schema.headers.iter().find(|rule| rule.header.as_bytes() == *name);
+            let (Some(rule), Some(value)) = (rule, value) else {
+                self.clear.headers.push((name.to_vec(), value.map(<[u8]>::to_vec)));
+                continue;
+            };
+            let opened = self.open_bytes(&rule.name, value, keys)?;
+            let place = || format!("#header:{}", rule.header);
+            if let Err(kept) = self.is_opened(opened, place, value, held)? {
+                return Ok(Err(kept));
+            }
+            self.clear.headers.push((name.to_vec(), Some(self.opened.clone())));
+        }
+        Ok(Ok(()))
+    }
+
+    fn open_bytes(
+        &mut self,
+        name: &str,
+        text: &[u8],
+        keys: &Lookup<'_>,
+    ) -> Result<Status, KeyFault> {
+        if !text.starts_with(PREFIX) {
+            self.opened.clear();
+            self.opened.extend_from_slice(text);
+            return Ok(Status::Clear);
+        }
+        let Self { revealer, opened, .. } = self;
+        Ok(match keys.with(|keys| revealer.open(name, keys, text, opened))? {
+            Ok(PayloadKind::Bytes) => Status::Revealed,
+            Ok(PayloadKind::Json) => Status::Failed(OpenError::Corrupt),
+            Ok(PayloadKind::Honey) => Status::Honey,
+            Err(error) => Status::Failed(error),
+        })
+    }
+
+    /// Whether a key or header opened.
+    fn is_opened(
+        &mut self,
+        status: Status,
+        place: impl Fn() -> String,
+        text: &[u8],
+        held: &mut Held,
+    ) -> Result<Result<(), Kept>, RecordError> {
+        match status {
+            Status::Revealed => {
+                if let Ok(header) = token::decode(text, &mut Vec::new()) {
+                    held.tokens.push((place(), header.kid));
+                }
+                Ok(Ok(()))
+            }
+            Status::Clear if self.opens.seal_clear => {
+                held.clear.push(place());
+                Ok(Ok(()))
+            }
+            Status::Clear => Err(RecordError::Clear(place())),
+            status => Ok(Err(Kept::new(place(), class(status)))),
+        }
+    }
+
+    fn open_value(
+        &mut self,
+        schema: &Schema,
+        record: &Record<'_>,
+        keys: &Lookup<'_>,
+        held: &mut Held,
+    ) -> Result<Result<(), Kept>, RecordError> {
+        let Some(value) = record.value else { return Ok(Ok(())) };
+        let Self { revealer, found, report, clear, .. } = self;
+        if let Err(reject) = revealer.tokens(schema, value, found) {
+            return Ok(Err(Kept::rejected(None, reject.code)));
+        }
+        let fields = &schema.fields;
+        let id = |field: usize| fields[field].id.to_string();
+        let unbound = found
+            .iter()
+            .find(|token| !fields[token.field].bind.is_empty() && !token.header.bound());
+        if let Some(token) = unbound.filter(|_| !self.opens.trust_records) {
+            return Ok(Err(Kept::new(id(token.field), "without_binding")));
+        }
+        let options = RevealOptions::default();
+        let revealed = keys.with(|keys| {
+            revealer.reveal(schema, keys, value, &options, &mut clear.value, report)
+        })?;
+        if let Err(reject) = revealed {
+            return Ok(Err(Kept::rejected(None, reject.code)));
+        }
+        held.unexpected = report.unexpected_tokens;
+        let mut kept: Option<Kept> = None;
+        for (field, status) in &report.fields {
+            match status {
+                Status::Revealed | Status::NoToken => {}
+                Status::Clear if self.opens.seal_clear => held.clear.push(id(*field)),
+                Status::Clear => return Err(RecordError::Clear(id(*field))),
+                // What somebody can mend is told before what nobody can.
+                status if kept.as_ref().is_none_or(|kept| kept.class == ERASED) => {
+                    kept = Some(Kept::new(id(*field), class(*status)));
+                }
+                _ => {}
+            }
+        }
+        if let Some(kept) = kept {
+            return Ok(Err(kept));
+        }
+        held.tokens.extend(found.iter().map(|token| (id(token.field), token.header.kid)));
+        Ok(Ok(()))
+    }
+
+    fn seal<'r>(
+        &mut self,
+        index: usize,
+        record: &Record<'_>,
+        ahead: impl Iterator<Item = Record<'r>> + Clone,
+        keys: &Lookup<'_>,
+    ) -> Result<Result<(), Kept>, KeyFault> {
+        let mut headers = Vec::new();
+        let clear = self.clear.record(record, &mut headers);
+        let sealed = self.protector.protect(&clear, ahead, keys.source);
+        match sealed? {
+            Ok(found) if found == index => self.owners_stay(record, keys),
+            Ok(_) => Ok(Err(Kept::rejected(None, RejectCode::NoSchema))),
+            Err(reject) => Ok(Err(Kept::rejected(reject.field.as_deref(), reject.code))),
+        }
+    }
+
+    /// Whether each header's token is under the same owner's key as before: a planted one would
+    /// become this record's.
+    fn owners_stay(
+        &self,
+        record: &Record<'_>,
+        keys: &Lookup<'_>,
+    ) -> Result<Result<(), Kept>, KeyFault> {
+        let output = self.protector.output();
+        let stored: Vec<_> =
+            record.headers.iter().filter(|(name, _)| *name != SCHEMA_HEADER).collect();
+        for header in &output.headers {
+            let HeaderOutput::Replaced(i, range) = header else { continue };
+            let (name, Some(before)) = stored[*i] else { continue };
+            let owner = |text: &[u8]| -> Result<Option<Scope>, KeyFault> {
+                let Ok(header) = token::decode(text, &mut Vec::new()) else { return Ok(None) };
+                let key = keys.with(|keys| (keys.lookup)(&header.kid))?;
+                let key = key.filter(|key| key.kind == KeyKind::Data);
+                Ok(key.map(|key| key.scope.clone()).filter(|s| matches!(s, Scope::Subject(_))))
+            };
+            let was_token = before.starts_with(PREFIX);
+            if was_token && owner(before)? != owner(&output.header_bytes[range.clone()])? {
+                let place = format!("#header:{}", String::from_utf8_lossy(name));
+                return Ok(Err(Kept::new(place, "binding")));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Seals the record key alone; whether it did.
+    fn seal_key(&mut self, record: &Record<'_>, keys: &Lookup<'_>) -> Result<bool, KeyFault> {
+        let key = self.clear.key.as_deref();
+        let alone = Record { key, value: None, headers: &[], topic: None, ..*record };
+        Ok(self.protector.protect(&alone, std::iter::empty(), keys.source)?.is_ok())
+    }
+}
+
+fn class(status: Status) -> &'static str {
+    if status == Status::Honey { "honey" } else { status.as_str() }
+}
