@@ -83,6 +83,8 @@ pub struct Config {
     pub log: Log,
     /// `[audit]`; `None`: nothing is audited.
     pub audit: Option<Audit>,
+    /// `[guide]`
+    pub guide: Guide,
 }
 
 /// Brokers and who this process is to them.
@@ -171,6 +173,15 @@ pub struct Schemas {
 pub struct Http {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+}
+
+/// What the names of `veilstream.guide` in Python stand for, where the program does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guide {
+    /// `<schema>.<id>` of the field that `EncryptionService` is for.
+    pub field: Option<String>,
+    /// What it reads for: one of `policy.purposes`.
+    pub purpose: Option<String>,
 }
 
 /// What is logged and how.
@@ -285,10 +296,12 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         http: http(root.section("http")),
         serve: serve::read(root.section("serve"), has_serve),
         log: log(root.section("log")),
+        guide: Guide::default(),
         overrides: Vec::new(),
         ignored_dotenv: None,
     };
     config.keys.interop = interop(root.section("interop"));
+    config.guide = guide(root.section("guide"), &config.policy);
     root.finish();
     config
 }
@@ -394,6 +407,18 @@ fn http(mut s: Section<'_, '_>) -> Http {
     });
     s.finish();
     Http { listen }
+}
+
+fn guide(mut s: Section<'_, '_>, policy: &Policy) -> Guide {
+    let guide = Guide { field: s.optional("field"), purpose: s.optional("purpose") };
+    if let Some(name) = &guide.purpose
+        && !policy.purposes.iter().any(|purpose| purpose.name == *name)
+    {
+        let message = format!("is \"{name}\", which is no purpose; add it to policy.purposes");
+        s.missing("purpose", &message);
+    }
+    s.finish();
+    guide
 }
 
 fn log(mut s: Section<'_, '_>) -> Log {

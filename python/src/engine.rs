@@ -49,6 +49,11 @@ impl Engine {
         self.detached(py, |_| Ok(()))
     }
 
+    /// Field and purpose of `[guide]`.
+    fn guide(&self, py: Python<'_>) -> PyResult<(Option<String>, Option<String>)> {
+        self.detached(py, |parts| Ok((parts.guide.field.clone(), parts.guide.purpose.clone())))
+    }
+
     #[pyo3(signature = (field, token, bind, subject, claims))]
     fn reveal<'py>(
         &self,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use veilstream::audit::Trail;
-use veilstream::config::{self, Config, KeyLedger, KeyStore, Purpose};
+use veilstream::config::{self, Config, Guide, KeyLedger, KeyStore, Purpose};
 use veilstream::keys::{self, KeySource};
 use veilstream::registry::{self, Registry};
 use veilstream::ticker::Ticker;
@@ -45,6 +45,7 @@ pub(crate) struct ReadingParts {
     registry: Arc<Registry>,
     trail: Trail,
     purposes: Vec<Purpose>,
+    pub(crate) guide: Guide,
     query_id: Option<String>,
     /// Key schedules are worth keeping.
     openers: Mutex<Vec<Opener>>,
@@ -74,6 +75,7 @@ impl ReadingParts {
             registry,
             trail,
             purposes: config.policy.purposes,
+            guide: config.guide,
             query_id: settings.query_id.clone(),
             openers: Mutex::default(),
             revealers: Mutex::default(),

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session, attributes, class_mapper
 
+from ._open import NativeBackend
 from ._veil import Veil
 from .errors import ConfigError, NotRevealed
 from .sealed import Sealed
@@ -52,8 +53,8 @@ def configure(
 ) -> None:
     """What the guide's names stand for.
 
-    Without it they open what ``VEILSTREAM_CONFIG`` names, and take field and purpose from
-    ``VEILSTREAM_GUIDE_FIELD`` and ``VEILSTREAM_GUIDE_PURPOSE``.
+    Without it they open what ``VEILSTREAM_CONFIG`` names, and take field and purpose from its
+    section ``[guide]``.
     """
     _guide.veil = veil or _guide.veil
     _guide.field = field or _guide.field
@@ -67,22 +68,28 @@ def the_veil() -> Veil:
     return _guide.veil
 
 
-def _field(given: str | None) -> str:
-    field = given or _guide.field or os.environ.get("VEILSTREAM_GUIDE_FIELD")
+def _configured(veil: Veil | None) -> tuple[str | None, str | None]:
+    """Field and purpose of ``[guide]``; the reading service has none."""
+    backend = (veil or the_veil()).backend
+    return backend.engine.guide() if isinstance(backend, NativeBackend) else (None, None)
+
+
+def _field(given: str | None, veil: Veil | None) -> str:
+    field = given or _guide.field or _configured(veil)[0]
     if field is None:
         raise ConfigError(
             "which field is it? Say field=, or veilstream.guide.configure(field=..), or set"
-            " VEILSTREAM_GUIDE_FIELD; it is one of a schema, as users.email"
+            " guide.field in the configuration; it is one of a schema, as users.email"
         )
     return field
 
 
-def _purpose(given: str | None) -> str:
-    purpose = given or _guide.purpose or os.environ.get("VEILSTREAM_GUIDE_PURPOSE")
+def _purpose(given: str | None, veil: Veil) -> str:
+    purpose = given or _guide.purpose or _configured(veil)[1]
     if purpose is None:
         raise ConfigError(
             "what is it read for? Say purpose=, or veilstream.guide.configure(purpose=..), or set"
-            " VEILSTREAM_GUIDE_PURPOSE; it is one of policy.purposes"
+            " guide.purpose in the configuration; it is one of policy.purposes"
         )
     return purpose
 
@@ -101,8 +108,8 @@ class EncryptionService:
                 "keys stand in the key store of the configuration, not in the program; leave the"
                 " key out, and move what it encrypted with `veilstream migrate`"
             )
-        self._field = _field(field)
         self._veil = veil or the_veil()
+        self._field = _field(field, self._veil)
 
     def encrypt(self, plaintext: str | None, *, subject: str | int | None = None) -> str | None:
         """A token. Of a schema with ``subject``, it is tied to that person."""
@@ -146,7 +153,7 @@ class EncryptedString(Encrypted):
         clear: Clear = "reject",
         old: Old = None,
     ) -> None:
-        super().__init__(_field(field), index, subject, bind, clear, old)
+        super().__init__(_field(field, None), index, subject, bind, clear, old)
         self.length = length
 
 
@@ -229,7 +236,7 @@ def audit_pii_access(
             by = veil or the_veil()
             actor = given.get("actor")
             return by.purpose(
-                _purpose(purpose),
+                _purpose(purpose, by),
                 str(given.get("reason") or default),
                 on_behalf_of=actor if isinstance(actor, str) else None,
             )

@@ -267,7 +267,7 @@ conf/veilstream.toml: audit.copy: "tape" is no second place; write "none", or na
 conf/veilstream.toml: audit.recipient: is missing; name the verifier's public key, which `veilstream audit keygen` makes
 conf/veilstream.toml: audit.retain: "a year" is no number of days; write "400d" (1d to 36500d)
 conf/veilstream.toml: audit.topic_delivery: "maybe" is no delivery; write required or best_effort
-conf/veilstream.toml: colour: is unknown; known here: kafka, pipeline, schemas, keys, audit, policy, http, serve, log, interop
+conf/veilstream.toml: colour: is unknown; known here: kafka, pipeline, schemas, keys, audit, policy, http, serve, log, interop, guide
 conf/veilstream.toml: http.listen: "8787" is not an address with a port; write "127.0.0.1:8787" or "0.0.0.0:8787"
 conf/veilstream.toml: kafka.bootstrap_servers: "broker" is not host:port; write "broker-1:9092,broker-2:9092"
 conf/veilstream.toml: kafka.client.sasl.pasword: is no librdkafka property; see librdkafka's CONFIGURATION.md for the names

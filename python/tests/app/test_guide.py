@@ -156,8 +156,39 @@ def test_the_service_of_the_guide(veil: Veil, engine: Engine) -> None:
     tied = people.encrypt("a@x.org", subject=7)
     with pytest.raises(veilstream.NotRevealed):
         people.decrypt(tied, subject=8)
-    with pytest.raises(veilstream.ConfigError, match="VEILSTREAM_GUIDE_FIELD"):
+    with pytest.raises(veilstream.ConfigError, match="guide.field"):
         EncryptionService(veil=veil)
+
+
+def test_the_section_says_what_the_names_stand_for(
+    guide_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = guide_world.config.read_text()
+    section = '[guide]\nfield = "users.email"\npurpose = "support"\n'
+    config = guide_world.folder / "guide.toml"
+    config.write_text(text.replace("[log]\n", f"{section}[log]\n"))
+    monkeypatch.setenv("VEILSTREAM_CONFIG", str(config))
+    assert guide._guide.veil is None and guide._guide.field is None
+    try:
+        service = EncryptionService()
+        assert repr(service) == "EncryptionService('users.email')"
+
+        @audit_pii_access("read", ["email"])
+        def read(token: str | None) -> str | None:
+            return service.decrypt(token, subject=7)
+
+        with guide.the_veil().purpose("support"):
+            token = service.encrypt("a@x.org", subject=7)
+        assert read(token) == "a@x.org"
+        # The program's own word goes first.
+        assert repr(EncryptionService(field="users.phone")) == "EncryptionService('users.phone')"
+        config.write_text(config.read_text().replace('purpose = "support"', 'purpose = "none"'))
+        guide.the_veil().close()
+        guide._guide.veil = None
+        with pytest.raises(veilstream.ConfigError, match="guide.purpose"):
+            EncryptionService()
+    finally:
+        guide._guide.veil = None
 
 
 def test_the_access_log_of_the_guide(veil: Veil, world: World) -> None:

@@ -61,8 +61,11 @@ fn faults_of_policies_are_told_with_their_table() {
         purpose = "fraud"
         [[policy.budgets]]
         purpose = "fraud"
+        [guide]
+        purpose = "fruad"
     "#;
     let expected = r#"
+conf/veilstream.toml: guide.purpose: is "fruad", which is no purpose; add it to policy.purposes
 conf/veilstream.toml: policy.budgets: has two for "fraud"; keep one of them
 conf/veilstream.toml: policy.budgets: names "fruad", which is no purpose; add it to purposes
 conf/veilstream.toml: policy.budgets.1.subjects: "-1" is no limit; write a number up to 10000000, or "unlimited"
