@@ -12,6 +12,8 @@ mod honey;
 #[allow(dead_code, reason = "shared with the tests of the matrix")]
 #[path = "serve_instance.rs"]
 mod instance;
+#[path = "serve_interop.rs"]
+mod interop;
 #[path = "serve_seal.rs"]
 mod seal;
 #[path = "serve_stream.rs"]
