@@ -35,7 +35,7 @@ PYENV := target/python
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-serve bench-subjects bench-rotate bench-python wheel pytest python-types
+.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-latency bench-serve bench-subjects bench-rotate bench-python wheel pytest python-types
 .DELETE_ON_ERROR:
 
 setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete $(CRYPTOGRAPHY)/.complete $(PYENV)/.complete
@@ -201,6 +201,12 @@ bench-pipeline: system $(KAFKA)/.complete $(VENV)/.complete
 	$(CARGO) build --release --locked
 	cp target/release/veilstream target/bench/veilstream
 	$(CARGO) bench --locked --bench pipeline -- --program $(abspath target/bench/veilstream) $(BENCH)
+
+# What waits between a raw record and a reader of the sanitized topic, at shares of the most that passes.
+bench-latency: system $(KAFKA)/.complete
+	$(CARGO) build --release --locked
+	mkdir -p target/bench && cp target/release/veilstream target/bench/veilstream
+	$(CARGO) bench --locked --bench pipeline -- --latency --program $(abspath target/bench/veilstream) $(BENCH)
 
 # SUBJECTS of a million; STORE sqlite, postgres or kafka.
 SUBJECTS ?= 1000000

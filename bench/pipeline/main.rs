@@ -7,13 +7,14 @@ mod copier;
 #[path = "../../tests/e2e/kafka.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "the broker of the tests")]
 mod kafka;
+mod latency;
 mod measure;
 mod report;
 mod sealing;
 mod system;
 mod workload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -50,6 +51,12 @@ struct Args {
     /// Another build of `veilstream`: each round measures the two builds and nothing else
     #[arg(long, value_name = "FILE")]
     other: Option<PathBuf>,
+    /// Latency at shares of the most that passes, in place of throughput
+    #[arg(long)]
+    latency: bool,
+    /// Seconds of each measurement of latency
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
     /// One short round: shows that everything works, its figures mean nothing
     #[arg(long)]
     smoke: bool,
@@ -82,10 +89,11 @@ fn main() -> anyhow::Result<()> {
     }
     if args.smoke {
         (args.runs, args.by_hand, args.records) = (1, 1, args.records.min(200_000));
+        args.seconds = args.seconds.min(2);
     }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/bench/venv/bin/python");
-    if args.other.is_none() && args.by_hand > 0 && !python.exists() {
+    if !args.latency && args.other.is_none() && args.by_hand > 0 && !python.exists() {
         bail!(
             "no Python with confluent-kafka in {}: run `make bench`, or leave it out with \
             --by-hand 0",
@@ -101,6 +109,10 @@ fn main() -> anyhow::Result<()> {
         program: args.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_veilstream").into()),
         other: args.other.clone(),
     };
+    if args.latency {
+        let text = latency::run(&bench, args.runs, args.seconds)?;
+        return written(&root, "latency.md", &text);
+    }
     kafka.create_topic(RAW, PARTITIONS);
     println!("{} events of {} bytes are written", args.records, workload::EVENT_BYTES);
     workload::feed(&bench.bootstrap, args.records, args.seed)?;
@@ -130,9 +142,13 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let text = report::report(&root, &args, &runs)?;
-    let file = root.join("target/bench/pipeline.md");
+    written(&root, "pipeline.md", &text)
+}
+
+fn written(root: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let file = root.join("target/bench").join(name);
     std::fs::create_dir_all(root.join("target/bench"))?;
-    std::fs::write(&file, &text).with_context(|| format!("{}", file.display()))?;
+    std::fs::write(&file, text).with_context(|| format!("{}", file.display()))?;
     println!("\n{text}\nwritten to {}", file.display());
     Ok(())
 }
@@ -140,7 +156,7 @@ fn main() -> anyhow::Result<()> {
 /// One system over the first `target` records, from nothing to a verified output.
 fn one(bench: &Bench, system: System, group: &str, target: u64) -> anyhow::Result<Window> {
     let run = || -> anyhow::Result<Window> {
-        delete_output(&bench.bootstrap)?;
+        delete_topic(&bench.bootstrap, OUT)?;
         // The sidecar makes its topics itself.
         if !system.is_sidecar() {
             kafka::kafka().create_topic(OUT, PARTITIONS);
@@ -155,22 +171,22 @@ fn one(bench: &Bench, system: System, group: &str, target: u64) -> anyhow::Resul
     run().with_context(|| format!("{} ({group})", system.name()))
 }
 
-fn delete_output(bootstrap: &str) -> anyhow::Result<()> {
+fn delete_topic(bootstrap: &str, topic: &str) -> anyhow::Result<()> {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // An error means that there is none.
-    let _ = runtime.block_on(admin.delete_topics(&[OUT], &AdminOptions::new()))?;
+    let _ = runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new()))?;
     let end = Instant::now() + Duration::from_secs(30);
     while admin
         .inner()
         .fetch_metadata(None, Duration::from_secs(5))?
         .topics()
         .iter()
-        .any(|t| t.name() == OUT)
+        .any(|t| t.name() == topic)
     {
         if Instant::now() > end {
-            bail!("the old output topic stays");
+            bail!("the old topic {topic} stays");
         }
         std::thread::sleep(Duration::from_millis(100));
     }
