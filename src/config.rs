@@ -149,6 +149,8 @@ pub struct Pipeline {
     pub max_inflight_bytes: usize,
     /// Where sealed rejects go.
     pub dead_letter_topic: String,
+    /// Sanitized records get a header that names their schema.
+    pub schema_header: bool,
     /// A partition that has records and does not move for so long makes the process unready.
     pub stall_after: Duration,
     /// When a route stops instead of dead-lettering everything; `None` is off.
@@ -359,6 +361,7 @@ fn pipeline(mut s: Section<'_, '_>) -> Pipeline {
         max_inflight_bytes: s
             .parse("max_inflight_bytes", 32 << 20, |t| bytes_in(t, "64KiB", "4GiB")),
         dead_letter_topic: s.parse("dead_letter_topic", "veilstream.dead-letter".to_owned(), topic),
+        schema_header: s.flag("schema_header", true),
         reject_guard: s.parse(
             "reject_guard",
             Some(RejectGuard { percent: 50, window: 1000 }),

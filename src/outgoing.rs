@@ -65,16 +65,22 @@ pub struct Outgoing<'a> {
     /// Its value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
     input: &'a [Header<'a>],
-    /// What became of it, and the label of its schema; `None`: it is as it was.
-    output: Option<(&'a Output, &'a str)>,
+    /// What became of it, and the label of its schema where the header is written; `None`: it is as
+    /// it was.
+    output: Option<(&'a Output, Option<&'a str>)>,
     time: Option<i64>,
 }
 
 impl<'a> Outgoing<'a> {
-    /// What became of `record` under the schema of `label`. `time`: the record's timestamp in
-    /// milliseconds.
+    /// What became of `record` under the schema of `label`; without a label it gets no header of the
+    /// schema. `time`: the record's timestamp in milliseconds.
     #[must_use]
-    pub fn new(record: &Record<'a>, output: &'a Output, label: &'a str, time: Option<i64>) -> Self {
+    pub fn new(
+        record: &Record<'a>,
+        output: &'a Output,
+        label: Option<&'a str>,
+        time: Option<i64>,
+    ) -> Self {
         let key = match output.key {
             KeyOutput::Same => record.key,
             KeyOutput::Replaced => Some(output.key_bytes.as_slice()),
@@ -133,7 +139,7 @@ impl<'a> Outgoing<'a> {
                     (input[*i].0, Some(&output.header_bytes[range.clone()]))
                 }
             });
-            own.chain([(SCHEMA_HEADER, Some(label.as_bytes()))])
+            own.chain(label.map(|label| (SCHEMA_HEADER, Some(label.as_bytes()))))
         });
         stay.iter().copied().chain(changed)
     }
@@ -148,8 +154,13 @@ impl<'a> Outgoing<'a> {
         // librdkafka would read the message once more to find that there are none.
         if let Some((_, label)) = untouched.filter(|_| !self.input.is_empty()) {
             let mut headers = copy()?;
-            headers.add(SCHEMA_HEADER, Some(label.as_bytes()));
+            if let Some(label) = label {
+                headers.add(SCHEMA_HEADER, Some(label.as_bytes()));
+            }
             return Some(headers);
+        }
+        if self.headers().next().is_none() {
+            return Some(Headers::none());
         }
         let mut headers = Headers::new(self.input.len() + 1)?;
         self.headers().for_each(|(name, value)| headers.add(name, value));
@@ -213,7 +224,7 @@ mod tests {
             time: None,
         };
         let out = output(100);
-        let fits = Outgoing::new(&record, &out, "people/1", Some(5000));
+        let fits = Outgoing::new(&record, &out, Some("people/1"), Some(5000));
         assert_eq!(fits.unfit(&LIMITS, 1, 4000), None);
         assert_eq!(fits.unfit(&LIMITS, 2, 4000), Some(Unfit::Partition));
         assert_eq!(fits.unfit(&LIMITS, 1, 3999), Some(Unfit::TooFarAhead));
@@ -221,7 +232,7 @@ mod tests {
             fits.unfit(&TopicLimits { max_message_bytes: 200, ..LIMITS }, 1, 4000),
             Some(Unfit::TooLarge)
         );
-        let keyless = Outgoing::new(&Record { key: None, ..record }, &out, "people/1", None);
+        let keyless = Outgoing::new(&Record { key: None, ..record }, &out, Some("people/1"), None);
         assert_eq!(keyless.unfit(&LIMITS, 1, 0), Some(Unfit::NullKey));
         assert_eq!(keyless.unfit(&TopicLimits { compacted: false, ..LIMITS }, 1, 0), None);
         assert_eq!(fits.unfit(&TopicLimits::UNKNOWN, i32::MAX - 1, 0), None);
@@ -247,10 +258,12 @@ mod tests {
             key_bytes: b"hashed".to_vec(),
             ..Output::default()
         };
-        let outgoing = Outgoing::new(&record, &out, "people/1", Some(0));
+        let outgoing = Outgoing::new(&record, &out, Some("people/1"), Some(0));
         let expected: [Header<'_>; 3] =
             [(b"a", Some(b"1")), (b"c", Some(b"yz")), (b"veilstream-schema", Some(b"people/1"))];
         assert_eq!(outgoing.headers().collect::<Vec<_>>(), expected);
+        let bare = Outgoing::new(&record, &out, None, Some(0));
+        assert_eq!(bare.headers().collect::<Vec<_>>(), expected[..2]);
         assert_eq!(
             (outgoing.key, outgoing.value, outgoing.timestamp()),
             (Some(b"hashed".as_slice()), None, (1, true))

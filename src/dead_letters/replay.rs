@@ -348,7 +348,8 @@ impl Replay<'_> {
                 .map(Ok);
         };
         let Some(limits) = self.limits.get(to) else { return Ok(Err(LetterFault::NoTopic)) };
-        let outgoing = Outgoing::new(record, self.protector.output(), label, letter.time);
+        let shown = self.config.pipeline.schema_header.then_some(&**label);
+        let outgoing = Outgoing::new(record, self.protector.output(), shown, letter.time);
         match outgoing.unfit(limits, letter.partition, unix_millis()) {
             None => {}
             Some(Unfit::Partition) => return Ok(Err(LetterFault::NoPartition)),

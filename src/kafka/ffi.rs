@@ -292,9 +292,8 @@ impl<'a> Message<'a> {
     pub(crate) fn copy_headers(&self) -> Option<Headers> {
         match self.native_headers() {
             // SAFETY: the headers are valid; the copy is ours.
-            Some(headers) => {
-                NonNull::new(unsafe { sys::rd_kafka_headers_copy(headers) }).map(Headers)
-            }
+            Some(headers) => NonNull::new(unsafe { sys::rd_kafka_headers_copy(headers) })
+                .map(|copy| Headers(copy.as_ptr())),
             None => Headers::new(1),
         }
     }
@@ -318,24 +317,30 @@ unsafe fn slice<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
     }
 }
 
-/// Headers of a record to be produced.
-pub(crate) struct Headers(NonNull<sys::rd_kafka_headers_t>);
+/// Headers of a record to be produced; null where it has none.
+pub(crate) struct Headers(*mut sys::rd_kafka_headers_t);
 
 impl Headers {
     /// No headers, with room for some.
     pub(crate) fn new(room: usize) -> Option<Self> {
         // SAFETY: allocates; null only without memory.
-        NonNull::new(unsafe { sys::rd_kafka_headers_new(room) }).map(Self)
+        NonNull::new(unsafe { sys::rd_kafka_headers_new(room) }).map(|made| Self(made.as_ptr()))
+    }
+
+    /// No headers, for a record that gets none.
+    pub(crate) fn none() -> Self {
+        Self(ptr::null_mut())
     }
 
     /// Appends a header, byte for byte.
     pub(crate) fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
+        debug_assert!(!self.0.is_null(), "made to have none");
         let (data, size) = value.map_or((ptr::null(), 0), |v| (v.as_ptr(), v.len() as isize));
         // SAFETY: librdkafka copies name and value of the sizes given; a null value is a null
         // header value.
         unsafe {
             sys::rd_kafka_header_add(
-                self.0.as_ptr(),
+                self.0,
                 name.as_ptr().cast(),
                 name.len() as isize,
                 data.cast(),
@@ -347,8 +352,10 @@ impl Headers {
 
 impl Drop for Headers {
     fn drop(&mut self) {
-        // SAFETY: ours: headers that were produced are forgotten, not dropped.
-        unsafe { sys::rd_kafka_headers_destroy(self.0.as_ptr()) }
+        if !self.0.is_null() {
+            // SAFETY: ours: headers that were produced are forgotten, not dropped.
+            unsafe { sys::rd_kafka_headers_destroy(self.0) }
+        }
     }
 }
 
@@ -732,7 +739,7 @@ impl NativeProducer {
                 V::RD_KAFKA_VTYPE_TIMESTAMP,
                 to.timestamp,
                 V::RD_KAFKA_VTYPE_HEADERS,
-                headers.0.as_ptr(),
+                headers.0,
                 V::RD_KAFKA_VTYPE_END,
             )
         };
@@ -1532,21 +1539,13 @@ mod tests {
             headers.add(name, value);
         }
         // SAFETY: `headers` lives to the end of the test.
-        let copy = Headers(
-            NonNull::new(unsafe { sys::rd_kafka_headers_copy(headers.0.as_ptr()) }).unwrap(),
-        );
+        let copy = Headers(unsafe { sys::rd_kafka_headers_copy(headers.0) });
         let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
         for (i, expected) in given.iter().enumerate() {
             // SAFETY: out-pointers are valid, what they receive belongs to `copy`.
             unsafe {
                 assert_eq!(
-                    sys::rd_kafka_header_get_all(
-                        copy.0.as_ptr(),
-                        i,
-                        &mut name,
-                        &mut value,
-                        &mut size
-                    ),
+                    sys::rd_kafka_header_get_all(copy.0, i, &mut name, &mut value, &mut size),
                     OK
                 );
                 assert_eq!((CStr::from_ptr(name).to_bytes(), slice(value, size)), *expected);

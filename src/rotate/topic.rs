@@ -172,6 +172,7 @@ pub fn rotate_topic(
         seal_clear: options.seal_clear,
         trust_records: options.trust_records,
         allow_compromised: options.allow_compromised,
+        schema_header: config.pipeline.schema_header,
     };
     let rotator =
         RecordRotator::new(schemas.documents, schemas.rotation.clone(), keys, limits, opens);

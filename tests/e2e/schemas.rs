@@ -4,11 +4,35 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::feed::{people, person};
+use crate::feed::{Feeder, Input, TIME, people, person};
 use crate::kafka::kafka;
 use crate::reader;
 use crate::sandbox::Sandbox;
 use crate::sidecar::Running;
+
+#[test]
+fn the_header_of_the_schema_is_a_setting() {
+    let sandbox = Sandbox::new(kafka(), "headerless", 1);
+    let instance = sandbox.instance(0).set("PIPELINE__SCHEMA_HEADER", "false");
+    let feeder = Feeder::new(sandbox.broker);
+    let value = person(1);
+    for headers in [&[][..], &[("n", Some(&b"1"[..]))]] {
+        feeder.send(&Input {
+            topic: "headerless.raw",
+            partition: 0,
+            key: None,
+            value: Some(value.as_bytes()),
+            timestamp: TIME,
+            headers,
+        });
+    }
+    feeder.finish();
+    let mut running = instance.start();
+    running.wait_for(Duration::from_secs(30), "both records", |_| sandbox.clean().len() == 2);
+    let headers: Vec<_> = sandbox.clean().into_iter().map(|record| record.headers).collect();
+    assert_eq!(headers, [vec![], vec![("n".to_owned(), Some("1".into()))]]);
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+}
 
 #[test]
 fn a_changed_document_comes_into_force_and_a_bad_one_does_not() {

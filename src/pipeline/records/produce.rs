@@ -98,7 +98,8 @@ impl RecordPath {
         // Borrowed: lanes would take turns at its reference count, record by record.
         let label = &self.protector.schemas().schemas()[index].label;
         let letter = |reason| Err(NotProduced::Letter(reason, Some(label.clone())));
-        let outgoing = Outgoing::new(&record, self.protector.output(), label, message.timestamp());
+        let shown = self.runtime.pipeline.schema_header.then_some(&**label);
+        let outgoing = Outgoing::new(&record, self.protector.output(), shown, message.timestamp());
         match outgoing.unfit(&place.route.limits, message.partition(), place.now_ms) {
             None => {}
             Some(Unfit::Partition) => return Err(Fault::Blocked(Obstacle::TopicMissing).into()),

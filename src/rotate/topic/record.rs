@@ -20,7 +20,7 @@ use crate::outgoing::{Outgoing, SCHEMA_HEADER};
 use crate::protect::Protector;
 use crate::rotate::counts::root_version;
 
-/// What is opened.
+/// What is opened, and what stands beside it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Opens {
     /// Values in clear are sealed where tokens are expected.
@@ -29,6 +29,8 @@ pub(super) struct Opens {
     pub(super) trust_records: bool,
     /// Compromised keys open.
     pub(super) allow_compromised: bool,
+    /// Records that are sealed again get the header of their schema.
+    pub(super) schema_header: bool,
 }
 
 /// What became of a record.
@@ -244,7 +246,8 @@ impl RecordRotator {
         time: Option<i64>,
     ) -> Outgoing<'a> {
         let clear = self.clear.record(record, headers);
-        let label = &self.schemas.schemas()[index].label;
+        let label = &*self.schemas.schemas()[index].label;
+        let label = self.opens.schema_header.then_some(label);
         Outgoing::new(&clear, self.protector.output(), label, time)
     }
 
