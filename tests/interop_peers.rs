@@ -189,6 +189,19 @@ fn there_and_back(
         theirs.chunks(2).map(|two| json!({ "text": two[0], "number": two[1] })).collect();
     assert!(desk.reveal(&theirs) == events, "{form}: what the other side sealed opens otherwise");
     assert!(desk.reveal(&sealed) == events, "{form}: there and back is something else");
+    // Bare, line by line: the first texts and numbers.
+    for (field, at) in [("text", 0), ("number", 1)] {
+        let name = format!("people.{field}");
+        let sealed = texts(&sealed).into_iter().skip(at).step_by(2).flatten();
+        let lines: Vec<String> = sealed.take(50).map(|text| format!("{text}\n")).collect();
+        let args =
+            ["reveal", "--keys", "keys", "--token", "--field", &name, "--schema", "people.json"];
+        let shown = desk.run(&args, &lines.concat());
+        let shown: Vec<Value> = shown.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let expected: Vec<&Value> =
+            events.iter().map(|event| &event[field]).filter(|v| !v.is_null()).take(50).collect();
+        assert!(shown.iter().eq(expected), "{form}: bare texts open to something else");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod server;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -11,8 +12,11 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::reveal::{self as engine, Report, RevealOptions, Revealer, Status};
-use veilstream_engine::schema::Schema;
+use veilstream_engine::error::OpenError;
+use veilstream_engine::reveal::{
+    self as engine, BareToken, Decision, HeldKeys, Report, RevealOptions, Revealer, Status,
+};
+use veilstream_engine::schema::{Field, Schema};
 use veilstream_engine::seal::PayloadKind;
 use veilstream_engine::transform::Limits;
 use veilstream_engine::{Key, KeyId, Keyring, Reject, RejectCode};
@@ -35,7 +39,8 @@ statuses are revealed, skipped, no_token, clear, denied, malformed, unsupported,
 A honey token is \"denied\" and raises an alarm on standard error: {\"alarm\":\"honey\",\"line\":2,\"field\":\"customers.email\"}
 A value in clear where only tokens are written is told as \"clear\": it was never protected, or somebody put it there. --allow-clear takes it as it is.
 With --token each line is one token. Its field is <schema>.<id>, @<domain>, <schema>#key or <schema>#header:<name>. What was JSON is printed as JSON; the bytes of \
-keys and headers as a JSON string, or {\"base64\":..}. Tokens bound to other members of their record open only in it.
+keys and headers as a JSON string, or {\"base64\":..}. Tokens bound to other members of their record open only in it. \
+Texts of a field in the form of Fernet or pgcrypto open with its document (--schema).
 
 Examples:
   veilstream reveal --keys keys --schema schemas/customers.json < safe.ndjson
@@ -69,7 +74,7 @@ pub struct RevealArgs {
     #[arg(long)]
     allow_compromised: bool,
     /// Open bare tokens, one a line
-    #[arg(long, requires = "field", conflicts_with = "files")]
+    #[arg(long, requires = "field")]
     token: bool,
     /// The tokens' field
     #[arg(long, value_name = "NAME", requires = "token")]
@@ -88,7 +93,12 @@ pub struct RevealArgs {
 pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     let (input, errors) = (io::stdin().lock(), io::stderr());
     let set = match (&args.field, &args.documents) {
-        (Some(_), _) => None,
+        (Some(_), None) => None,
+        (Some(name), Some(documents)) => {
+            let set = documents.load()?;
+            known_name(&set, name)?;
+            Some(set)
+        }
         (None, Some(documents)) => {
             let set = documents.load()?;
             known_fields(&set, args.fields.as_deref().unwrap_or_default())?;
@@ -115,15 +125,17 @@ pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     let mut out = Outlet::new(io::stdout().lock(), &trail);
     let mut keys = RevealKeys::new(&*keys).allowing(args.allow_compromised);
     let whole = match (&set, &args.field) {
-        (Some(set), _) => {
+        (set, Some(name)) => {
+            let field = set.as_deref().and_then(|set| interop_field(set, name));
+            open_tokens(&mut keys, (name, field), input, &mut out, errors)
+        }
+        (Some(set), None) => {
             let options =
                 RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
             let output = Told { status: args.status, allow_clear: args.allow_clear };
             reveal(set, &mut keys, &options, output, input, &mut out, errors)
         }
-        (None, field) => {
-            open_tokens(&mut keys, field.as_deref().unwrap_or_default(), input, &mut out, errors)
-        }
+        (None, None) => unreachable!("what is opened was named"),
     };
     // What was opened before a fault leaves too, with its lines.
     out.release()?;
@@ -146,6 +158,24 @@ fn known_fields(set: &SchemaSet, ids: &[String]) -> anyhow::Result<()> {
         unknown.join(", "),
         known.join(", ")
     )))
+}
+
+/// Refuses a name that no document has.
+fn known_name(set: &SchemaSet, name: &str) -> anyhow::Result<()> {
+    let names = || set.schemas().iter().flat_map(|schema| schema.names().map(|(_, name)| name));
+    if names().any(|known| known == name) {
+        return Ok(());
+    }
+    let known: Vec<&str> = names().collect();
+    let known = known.join(", ");
+    Err(Exit::Usage
+        .because(format!("--field: no field {name} in the documents; there are {known}")))
+}
+
+/// The field of that name, where it has the form of another system.
+fn interop_field<'s>(set: &'s SchemaSet, name: &str) -> Option<&'s Field> {
+    let mut fields = set.schemas().iter().flat_map(|schema| &schema.fields);
+    fields.find(|field| field.name == name && field.interop.is_some())
 }
 
 /// Keys as the engine asks for them; remembers why one was not available.
@@ -367,10 +397,39 @@ fn write_status(
     )
 }
 
-/// Opens bare tokens of the field called `name`; whether all opened.
+/// Opens one bare token of the field called `name`; `field`: where its form is another system's.
+fn open_token(
+    revealer: &mut Revealer,
+    keys: engine::KeySource<'_>,
+    (name, field): (&str, Option<&Field>),
+    token: &[u8],
+    payload: &mut Vec<u8>,
+) -> Result<PayloadKind, OpenError> {
+    if field.is_none() {
+        return revealer.open(name, keys, token, payload);
+    }
+    let item = BareToken {
+        field: name,
+        mask: None,
+        interop: field,
+        token,
+        bind: &[],
+        subject: None,
+        subject_domain: None,
+    };
+    let held = HeldKeys { keyring: keys.keyring, fetched: &HashMap::new() };
+    let (_, place, kind) = revealer.disclose_token(held, &item, Decision::Reveal, payload);
+    match place.status {
+        Status::Revealed => Ok(kind),
+        Status::Failed(error) => Err(error),
+        _ => Err(OpenError::Malformed),
+    }
+}
+
+/// Opens bare tokens of a field; whether all opened.
 fn open_tokens(
     keys: &mut RevealKeys<'_>,
-    name: &str,
+    (name, field): (&str, Option<&Field>),
     input: impl Read,
     out: &mut Outlet<'_, impl Write>,
     mut errors: impl Write,
@@ -387,7 +446,7 @@ fn open_tokens(
             Line::TooLong => b"",
         };
         let opened = keys
-            .with(|keys| revealer.open(name, keys, token, &mut payload))
+            .with(|keys| open_token(&mut revealer, keys, (name, field), token, &mut payload))
             .with_context(|| format!("line {number}"))?;
         let class = match opened {
             Ok(PayloadKind::Json) => {

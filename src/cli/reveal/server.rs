@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde_json::json;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::reveal::{Answered, Answers, Report, RevealOptions, Revealer, Status};
-use veilstream_engine::schema::Schema;
+use veilstream_engine::schema::{Field, Schema};
 use veilstream_engine::token::{self, FieldId};
 use veilstream_engine::transform::Limits;
 use veilstream_engine::{OpenError, Reject, RejectCode, kdf};
@@ -54,16 +54,17 @@ pub(super) fn run(
 ) -> anyhow::Result<Exit> {
     let mut out = BufWriter::new(io::stdout().lock());
     let whole = match (set, &args.field) {
-        (Some(set), _) => {
+        (set, Some(name)) => {
+            let field = set.and_then(|set| super::interop_field(set, name));
+            open_tokens(client, (name, field), input, &mut out, errors)
+        }
+        (Some(set), None) => {
             let options =
                 RevealOptions { fields: args.fields.as_deref(), keep_indexes: args.keep_indexes };
             let told = Told { status: args.status, allow_clear: args.allow_clear };
             reveal(set, client, &options, told, input, &mut out, errors)
         }
-        (None, field) => {
-            let field = field.as_deref().unwrap_or_default();
-            open_tokens(client, field, input, &mut out, errors)
-        }
+        (None, None) => unreachable!("what is opened was named"),
     };
     // What was opened before a fault leaves too.
     out.flush()?;
@@ -223,28 +224,28 @@ fn status(of: Node<'_>) -> Status {
     }
 }
 
-/// Opens bare tokens of the field called `name`; whether all opened.
+/// Opens bare tokens of a field; whether all opened.
 fn open_tokens(
     client: &Client,
-    name: &str,
+    (name, field): (&str, Option<&Field>),
     input: impl Read,
     out: &mut impl Write,
     mut errors: impl Write,
 ) -> anyhow::Result<bool> {
     let mut lines = Lines::new(input, Limits::default().output);
     let (mut batch, mut whole) = (LineBatch::default(), true);
-    let fid = kdf::field_id(name);
+    let expected = (kdf::field_id(name), field);
     loop {
         lines.batch(&mut batch)?;
         if batch.lines().next().is_none() {
             return Ok(whole);
         }
         let tokens: Vec<Result<&[u8], OpenError>> =
-            batch.lines().map(|(_, line)| checked(line, &fid)).collect();
+            batch.lines().map(|(_, line)| checked(line, &expected)).collect();
         let items: Vec<Vec<u8>> = tokens
             .iter()
             .flatten()
-            // A token that was decoded is ASCII.
+            // What was looked at is ASCII.
             .map(|token| json!({ "field": name, "token": String::from_utf8_lossy(token) }))
             .map(|item| item.to_string().into_bytes())
             .collect();
@@ -273,9 +274,15 @@ fn open_tokens(
 }
 
 /// A line's token, if it can be one of that field.
-fn checked<'l>(line: Line<'l>, fid: &FieldId) -> Result<&'l [u8], OpenError> {
+fn checked<'l>(
+    line: Line<'l>,
+    (fid, field): &(FieldId, Option<&Field>),
+) -> Result<&'l [u8], OpenError> {
     let Line::Text(text) = line else { return Err(OpenError::Malformed) };
     let token = unquoted(text.trim_ascii());
+    if let Some(interop) = field.and_then(|field| field.interop.as_ref()) {
+        return interop.form.recognises(token).then_some(token).ok_or(OpenError::Malformed);
+    }
     let header = token::decode(token, &mut Vec::new())?;
     if header.fid == *fid { Ok(token) } else { Err(OpenError::FieldMismatch) }
 }

@@ -103,7 +103,7 @@ fn bare_tokens_open_as_the_field_named() {
     let mut errors = Vec::new();
     let mut keys = RevealKeys::new(&keys);
     let (out, whole) = written(|out| {
-        open_tokens(&mut keys, "rest.note", input.as_bytes(), out, &mut errors).unwrap()
+        open_tokens(&mut keys, ("rest.note", None), input.as_bytes(), out, &mut errors).unwrap()
     });
     assert!(!whole);
     assert_eq!(String::from_utf8(out).unwrap(), "{\"a\": 1}\n{\"a\": 1}\nvs1.x\n");
