@@ -111,7 +111,7 @@ fn main() -> anyhow::Result<()> {
     };
     if args.latency {
         let text = latency::run(&bench, args.runs, args.seconds)?;
-        return written(&root, "latency.md", &text);
+        return written(&root, "target/bench/latency.md", &text);
     }
     kafka.create_topic(RAW, PARTITIONS);
     println!("{} events of {} bytes are written", args.records, workload::EVENT_BYTES);
@@ -142,11 +142,11 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let text = report::report(&root, &args, &runs)?;
-    written(&root, "pipeline.md", &text)
+    written(&root, "target/bench/pipeline.md", &text)
 }
 
 fn written(root: &Path, name: &str, text: &str) -> anyhow::Result<()> {
-    let file = root.join("target/bench").join(name);
+    let file = root.join(name);
     std::fs::create_dir_all(root.join("target/bench"))?;
     std::fs::write(&file, text).with_context(|| format!("{}", file.display()))?;
     println!("\n{text}\nwritten to {}", file.display());

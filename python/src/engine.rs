@@ -20,7 +20,7 @@ pub(crate) struct Engine {
 }
 
 /// Purpose and reason.
-pub(crate) type Claims = (Option<String>, Option<String>);
+pub(crate) type Claims = (Option<String>, Option<String>, Option<String>, Option<String>);
 /// Names and JSON texts.
 type Bind = Vec<(String, String)>;
 
@@ -139,6 +139,6 @@ impl Engine {
     }
 }
 
-pub(crate) fn purpose((name, reason): Claims) -> CallPurpose {
-    CallPurpose { name, reason }
+pub(crate) fn purpose((name, reason, on_behalf_of, request_id): Claims) -> CallPurpose {
+    CallPurpose { name, reason, on_behalf_of, request_id }
 }

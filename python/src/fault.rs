@@ -62,6 +62,8 @@ pub(crate) enum VeilFault {
     NoReason,
     #[error("the reason is not of the form that the purpose asks for, or has over 200 characters")]
     Reason,
+    #[error("on_behalf_of and request_id have 200 characters at most")]
+    Claim,
     #[error("{0}")]
     Column(#[from] crate::column::ColumnFault),
     #[error("this process was forked outside of Python's os.fork; open another Veil in it")]
@@ -93,9 +95,10 @@ impl From<VeilFault> for PyErr {
                 Rejected::new_err((code.as_str(), schema, field))
             }
             VeilFault::NotRevealed { field, status } => NotRevealed::new_err((field, status)),
-            VeilFault::UnknownPurpose | VeilFault::NoReason | VeilFault::Reason => {
-                PurposeError::new_err(text)
-            }
+            VeilFault::UnknownPurpose
+            | VeilFault::NoReason
+            | VeilFault::Reason
+            | VeilFault::Claim => PurposeError::new_err(text),
             VeilFault::Column(_) => ColumnError::new_err(text),
             VeilFault::Forked | VeilFault::Closed => VeilError::new_err(text),
         }

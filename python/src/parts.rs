@@ -37,6 +37,9 @@ pub(crate) struct OpenSettings {
 pub(crate) struct CallPurpose {
     pub(crate) name: Option<String>,
     pub(crate) reason: Option<String>,
+    /// As the caller claims: nobody proves it in process.
+    pub(crate) on_behalf_of: Option<String>,
+    pub(crate) request_id: Option<String>,
 }
 
 /// Everything that calls work with.
@@ -97,6 +100,8 @@ impl ReadingParts {
         Ok(Entry {
             purpose: purpose.name.clone(),
             reason: purpose.reason.clone(),
+            on_behalf_of: purpose.on_behalf_of.clone(),
+            request_id: purpose.request_id.clone(),
             query_id: self.query_id.clone(),
             ..self.trail.entry(event)
         })
@@ -126,6 +131,11 @@ impl ReadingParts {
         let reason = purpose.reason.as_deref();
         if reason.is_some_and(|reason| reason.chars().count() > MAX_REASON) {
             return Err(VeilFault::Reason);
+        }
+        for claim in [&purpose.on_behalf_of, &purpose.request_id].into_iter().flatten() {
+            if claim.chars().count() > MAX_REASON {
+                return Err(VeilFault::Claim);
+            }
         }
         let Some(name) = purpose.name.as_deref().filter(|_| !self.purposes.is_empty()) else {
             return Ok(());

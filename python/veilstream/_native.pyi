@@ -2,7 +2,7 @@
 
 from typing import Any, final
 
-_Claims = tuple[str | None, str | None]
+_Claims = tuple[str | None, str | None, str | None, str | None]
 _Bind = list[tuple[str, str]]
 _Facts = tuple[str, str, list[str], bool, bool, list[tuple[str | None, int, bool]], bool, str]
 _Field = tuple[str, str, list[tuple[str, str]]]

@@ -193,10 +193,12 @@ def _given(
     return column.field, list(column.values), subjects, binds
 
 
-def claims() -> tuple[str | None, str | None]:
-    """Purpose and reason, for the audit log."""
+def claims() -> tuple[str | None, str | None, str | None, str | None]:
+    """Purpose, reason, for whom, and the request's id, for the audit log."""
     purpose = _purpose.current()
-    return (None, None) if purpose is None else (purpose.name, purpose.reason)
+    if purpose is None:
+        return None, None, None, None
+    return purpose.name, purpose.reason, purpose.on_behalf_of, purpose.request_id
 
 
 def alarm(field: str) -> None:

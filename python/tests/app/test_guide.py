@@ -196,7 +196,7 @@ def test_the_access_log_of_the_guide(veil: Veil, world: World) -> None:
         token = veil.seal("notes.text", "hello")
 
     @audit_pii_access("read", ["text"], purpose="fraud", veil=veil)
-    def read(reason: str | None = None) -> object:
+    def read(reason: str | None = None, actor: str | None = None) -> object:
         return veil.reveal("notes.text", token)
 
     @audit_pii_access("export", purpose="support", veil=veil)
@@ -206,10 +206,16 @@ def test_the_access_log_of_the_guide(veil: Veil, world: World) -> None:
     import asyncio
 
     before = len(world.audited())
-    assert read(reason="case 17") == read() == asyncio.run(export()) == "hello"
+    assert read(reason="case 17", actor="ana@corp") == read() == asyncio.run(export()) == "hello"
     lines = [line for line in world.audited()[before:] if line["event"] == "reveal"]
-    assert [(line["purpose"], line["reason"]) for line in lines] == [
-        ("fraud", "case 17"),
-        ("fraud", "read: text"),
-        ("support", "export"),
+    told = [(line["purpose"], line["reason"], line.get("on_behalf_of")) for line in lines]
+    assert told == [
+        ("fraud", "case 17", "ana@corp"),
+        ("fraud", "read: text", None),
+        ("support", "export", None),
     ]
+    with veil.purpose("support", request_id="run-5"):
+        veil.reveal("notes.text", token)
+    assert world.audited()[-1]["request_id"] == "run-5"
+    with veil.purpose("support", on_behalf_of="a" * 201), pytest.raises(veilstream.PurposeError):
+        veil.reveal("notes.text", token)
