@@ -166,6 +166,11 @@ pub struct Documents {
 }
 
 impl Documents {
+    /// These files.
+    fn of(files: &[PathBuf]) -> Self {
+        Self { files: files.to_vec() }
+    }
+
     /// Compiles them. Anyone who names a document here may use the domains it declares.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod server;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -54,8 +55,9 @@ Exit code: 0 everything asked for was opened, 1 something was not or keys are no
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct RevealArgs {
-    #[command(flatten)]
-    documents: Option<Documents>,
+    /// Schema document; may be given several times
+    #[arg(long = "schema", value_name = "FILE", required_unless_present = "token")]
+    files: Vec<PathBuf>,
     #[command(flatten)]
     keys: KeysSource,
     /// Open only these fields
@@ -92,21 +94,17 @@ pub struct RevealArgs {
 /// Faults of the documents, an unknown field, keys that are not available, a stream that fails.
 pub fn run(args: &RevealArgs) -> anyhow::Result<Exit> {
     let (input, errors) = (io::stdin().lock(), io::stderr());
-    let set = match (&args.field, &args.documents) {
-        (Some(_), None) => None,
-        (Some(name), Some(documents)) => {
-            let set = documents.load()?;
+    let set = match &args.field {
+        Some(_) if args.files.is_empty() => None,
+        Some(name) => {
+            let set = Documents::of(&args.files).load()?;
             known_name(&set, name)?;
             Some(set)
         }
-        (None, Some(documents)) => {
-            let set = documents.load()?;
+        None => {
+            let set = Documents::of(&args.files).load()?;
             known_fields(&set, args.fields.as_deref().unwrap_or_default())?;
             Some(set)
-        }
-        (None, None) => {
-            return Err(Exit::Usage
-                .because("name the documents with --schema FILE, or give --token --field NAME"));
         }
     };
     #[cfg(feature = "serve")]
