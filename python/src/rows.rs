@@ -1,5 +1,6 @@
 //! Rows of a schema: opened where they have tokens, or protected as a whole.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use veilstream::protect::Protector;
@@ -185,9 +186,9 @@ fn tell(disclosure: &mut audit::Disclosure, schema: &Schema, row: &OpenedRow) {
     if fields.is_empty() {
         return;
     }
-    let subjects = row.told.places.iter().filter_map(|place| place.subject).collect();
-    let kids = row.told.places.iter().filter_map(|place| place.kid).collect();
-    disclosure.add(&schema.name, &subjects, fields.into_iter(), &kids);
+    let subjects: BTreeSet<_> = row.told.places.iter().filter_map(|place| place.subject).collect();
+    let kids: BTreeSet<_> = row.told.places.iter().filter_map(|place| place.kid).collect();
+    disclosure.add(&schema.name, subjects, fields.into_iter(), kids.iter().copied());
 }
 
 fn outcome(schema: &Schema, row: OpenedRow, asked: &dyn Fn(usize) -> bool) -> RowOutcome {

@@ -65,7 +65,8 @@ impl<'t, W: Write> Outlet<'t, W> {
             });
         }
         if !fields.is_empty() {
-            self.disclosure.add(schema, &opened.subjects, fields.into_iter(), &opened.kids);
+            let (subjects, kids) = (opened.subjects.iter().copied(), opened.kids.iter().copied());
+            self.disclosure.add(schema, subjects, fields.into_iter(), kids);
         }
     }
 

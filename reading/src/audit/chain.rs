@@ -28,19 +28,19 @@ impl LineKey {
     }
 
     /// Whether a line's MAC is its own.
-    pub(super) fn holds(&self, unsigned: &[u8], mac: &Hex<32>) -> bool {
+    pub(super) fn holds(&self, unsigned: [&[u8]; 2], mac: &Hex<32>) -> bool {
         self.keyed(unsigned).is_some_and(|keyed| keyed.verify_slice(&mac.0).is_ok())
     }
 
     /// `mac` = HMAC-SHA-256(k_seq, the canonical line without `mac`)
-    fn mac(&self, unsigned: &[u8]) -> Option<Hex<32>> {
+    fn mac(&self, unsigned: [&[u8]; 2]) -> Option<Hex<32>> {
         Some(Hex(self.keyed(unsigned)?.finalize().into_bytes().into()))
     }
 
-    fn keyed(&self, unsigned: &[u8]) -> Option<Hmac<Sha256>> {
+    fn keyed(&self, unsigned: [&[u8]; 2]) -> Option<Hmac<Sha256>> {
         // A key of any length will do: never `None`.
         let mut keyed = Hmac::<Sha256>::new_from_slice(&*self.0).ok()?;
-        keyed.update(unsigned);
+        unsigned.into_iter().for_each(|part| keyed.update(part));
         Some(keyed)
     }
 
@@ -147,8 +147,9 @@ impl Chain {
     /// Signs a line, takes it in and forgets its key.
     fn finish(&mut self, line: &Line) -> Vec<u8> {
         let mut bytes = line.to_bytes();
-        let mac = without_mac(&bytes).and_then(|unsigned| self.key.mac(&unsigned));
-        if let (Some(mac), Some(member)) = (mac, mac_member(&bytes)) {
+        if let Some(member) = mac_member(&bytes)
+            && let Some(mac) = self.key.mac(without_mac(&bytes, &member))
+        {
             bytes[member.end - 66..member.end - 2].copy_from_slice(mac.to_string().as_bytes());
         }
         self.key.advance();

@@ -14,14 +14,16 @@ const MOST_LINES: usize = 100;
 /// there are more than 100.
 pub struct Disclosure {
     template: Entry,
-    told: BTreeMap<(String, Option<SubjectRef>), Told>,
+    /// By schema, then by data subject.
+    told: BTreeMap<String, BTreeMap<Option<SubjectRef>, Told>>,
 }
 
 #[derive(Default)]
 struct Told {
     fields: BTreeMap<String, String>,
     items: u64,
-    kids: BTreeSet<KeyId>,
+    /// Sorted and told apart at the end.
+    kids: Vec<KeyId>,
 }
 
 impl Disclosure {
@@ -36,23 +38,29 @@ impl Disclosure {
     pub fn add<'f>(
         &mut self,
         schema: &str,
-        subjects: &BTreeSet<SubjectRef>,
-        fields: impl Iterator<Item = (&'f str, &'f str)>,
-        kids: &BTreeSet<KeyId>,
+        subjects: impl IntoIterator<Item = SubjectRef>,
+        fields: impl Iterator<Item = (&'f str, &'f str)> + Clone,
+        kids: impl IntoIterator<Item = KeyId> + Clone,
     ) {
-        let fields: Vec<(&str, &str)> = fields.collect();
-        let mut whose: Vec<Option<SubjectRef>> = subjects.iter().copied().map(Some).collect();
-        if whose.is_empty() {
-            whose.push(None);
-        }
-        for subject in whose {
-            let told = self.told.entry((schema.to_owned(), subject)).or_default();
+        let mut subjects = subjects.into_iter().map(Some);
+        let mut whose = Some(subjects.next().flatten());
+        while let Some(subject) = whose {
+            let told = self.of(schema, subject);
             told.items += 1;
-            told.kids.extend(kids);
-            for (field, status) in &fields {
+            told.take_kids(kids.clone());
+            for (field, status) in fields.clone() {
                 told.note(field, status);
             }
+            whose = subjects.next();
         }
+    }
+
+    fn of(&mut self, schema: &str, subject: Option<SubjectRef>) -> &mut Told {
+        if !self.told.contains_key(schema) {
+            self.told.insert(schema.to_owned(), BTreeMap::new());
+        }
+        let Some(told) = self.told.get_mut(schema) else { unreachable!("it was just put there") };
+        told.entry(subject).or_default()
     }
 
     /// Adds tokens of one column that share a key and came to the same: whose key it is, what
@@ -65,9 +73,9 @@ impl Disclosure {
         kid: Option<KeyId>,
         items: u64,
     ) {
-        let told = self.told.entry((schema.to_owned(), subject)).or_default();
+        let told = self.of(schema, subject);
         told.items += items;
-        told.kids.extend(kid);
+        told.take_kids(kid);
         told.note(field, status);
     }
 
@@ -81,33 +89,46 @@ impl Disclosure {
     #[must_use]
     pub fn into_entries(self) -> Vec<Entry> {
         let subjects: BTreeSet<SubjectRef> =
-            self.told.keys().filter_map(|(_, subject)| *subject).collect();
+            self.told.values().flat_map(|told| told.keys().copied().flatten()).collect();
         let template = self.template;
-        if subjects.len() <= MOST_LINES {
-            return self
-                .told
-                .into_iter()
-                .map(|((schema, subject), told)| {
-                    let kids = told.kids.iter().map(|kid| Hex::from(*kid)).collect();
-                    Entry { subject: subject.map(Hex::from), kids, ..told.entry(&template, schema) }
-                })
-                .collect();
+        let mut entries = Vec::new();
+        for (schema, told) in self.told {
+            if subjects.len() <= MOST_LINES {
+                entries.extend(told.into_iter().map(|(subject, mut told)| {
+                    let kids = told.sorted_kids();
+                    let subject = subject.map(Hex::from);
+                    Entry { subject, kids, ..told.entry(&template, schema.clone()) }
+                }));
+                continue;
+            }
+            let (mut sum, mut bulk) = (Told::default(), Vec::new());
+            for (subject, told) in told {
+                sum.items += told.items;
+                told.fields.iter().for_each(|(field, status)| sum.note(field, status));
+                bulk.extend(subject);
+            }
+            entries.push(Entry { bulk, ..sum.entry(&template, schema) });
         }
-        let mut by_schema: BTreeMap<String, (Told, Vec<SubjectRef>)> = BTreeMap::new();
-        for ((schema, subject), told) in self.told {
-            let (sum, subjects) = by_schema.entry(schema).or_default();
-            sum.items += told.items;
-            told.fields.iter().for_each(|(field, status)| sum.note(field, status));
-            subjects.extend(subject);
-        }
-        by_schema
-            .into_iter()
-            .map(|(schema, (told, bulk))| Entry { bulk, ..told.entry(&template, schema) })
-            .collect()
+        entries
     }
 }
 
 impl Told {
+    /// Those of tokens side by side are mostly one.
+    fn take_kids(&mut self, kids: impl IntoIterator<Item = KeyId>) {
+        for kid in kids {
+            if self.kids.last() != Some(&kid) {
+                self.kids.push(kid);
+            }
+        }
+    }
+
+    fn sorted_kids(&mut self) -> Vec<Hex<16>> {
+        self.kids.sort_unstable();
+        self.kids.dedup();
+        self.kids.iter().map(|kid| Hex::from(*kid)).collect()
+    }
+
     /// Of a field's places, the status that discloses most stays.
     fn note(&mut self, field: &str, status: &str) {
         match self.fields.get_mut(field) {
@@ -119,7 +140,7 @@ impl Told {
         }
     }
 
-    fn entry(&self, template: &Entry, schema: String) -> Entry {
+    fn entry(self, template: &Entry, schema: String) -> Entry {
         let most = self.fields.values().map(|status| rank(status)).max();
         let outcome = match most {
             Some(DENIED) => "denied",
@@ -128,7 +149,7 @@ impl Told {
         };
         Entry {
             schema: Some(schema),
-            fields: self.fields.clone(),
+            fields: self.fields,
             items: Some(self.items),
             outcome: Some(outcome.to_owned()),
             ..template.clone()
@@ -159,9 +180,9 @@ mod tests {
             for status in ["revealed", "erased"] {
                 disclosure.add(
                     "people",
-                    &[SubjectRef([n; 16])].into(),
+                    [SubjectRef([n; 16])],
                     [("email", status), ("ssn", "denied")].into_iter(),
-                    &[KeyId([n; 16])].into(),
+                    [KeyId([n; 16])],
                 );
             }
         }
@@ -205,12 +226,7 @@ mod tests {
     fn the_outcome_is_that_of_the_fields() {
         for (status, outcome) in [("masked", "ok"), ("denied", "denied"), ("erased", "failed")] {
             let mut disclosure = Disclosure::new(Entry::new(Event::Reveal));
-            disclosure.add(
-                "people",
-                &BTreeSet::new(),
-                [("email", status)].into_iter(),
-                &BTreeSet::new(),
-            );
+            disclosure.add("people", [], [("email", status)].into_iter(), []);
             let entry = disclosure.into_entries().pop().unwrap();
             assert_eq!((entry.outcome.as_deref(), entry.subject), (Some(outcome), None));
         }

@@ -3,6 +3,7 @@
 mod canonical;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 use veilstream_engine::key::SubjectRef;
@@ -378,7 +379,7 @@ impl Line {
 /// Where the MAC's member stands in a canonical line, its comma included: what the MAC covers is
 /// the rest. No member behind it holds names of a caller's choice, so the last place is the right
 /// one.
-pub(super) fn mac_member(line: &[u8]) -> Option<std::ops::Range<usize>> {
+pub(super) fn mac_member(line: &[u8]) -> Option<Range<usize>> {
     const START: &[u8] = b"\"mac\":\"";
     const LENGTH: usize = START.len() + 64 + 2;
     let start = line.windows(START.len()).rposition(|window| window == START)?;
@@ -386,10 +387,9 @@ pub(super) fn mac_member(line: &[u8]) -> Option<std::ops::Range<usize>> {
     (line.get(end - 2..end)? == b"\",").then_some(start..end)
 }
 
-/// A canonical line without its MAC: what the MAC is of.
-pub(super) fn without_mac(line: &[u8]) -> Option<Vec<u8>> {
-    let member = mac_member(line)?;
-    Some([&line[..member.start], &line[member.end..]].concat())
+/// A canonical line without its MAC, which stands at `member`: what the MAC is of.
+pub(super) fn without_mac<'l>(line: &'l [u8], member: &Range<usize>) -> [&'l [u8]; 2] {
+    [&line[..member.start], &line[member.end..]]
 }
 
 #[cfg(test)]

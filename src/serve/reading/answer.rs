@@ -10,6 +10,9 @@ use veilstream_reading::audit::Durable;
 use super::found::{Found, Kind, Read, ReadField};
 use super::request::Claims;
 
+/// Bytes of an item beside its record or value, mostly.
+const ROOM: usize = 64;
+
 /// An answer's members before its items.
 pub(super) struct Head<'a> {
     pub(super) claims: &'a Claims,
@@ -55,10 +58,11 @@ impl Head<'_> {
 pub(super) type Summary = BTreeMap<&'static str, u64>;
 
 /// The items of `/v1/reveal`, each as JSON.
-pub(super) fn items(found: &Found<'_>, read: &[Read], summary: &mut Summary) -> Vec<Vec<u8>> {
+pub(super) fn items(found: &Found<'_>, read: &[Read<'_>], summary: &mut Summary) -> Vec<Vec<u8>> {
     let mut items = Vec::with_capacity(read.len());
     for (item, read) in found.items().zip(read) {
-        let mut out = begin(item.id);
+        let mut out = Vec::with_capacity(read.shown.len() + ROOM);
+        begin_in(&mut out, item.id);
         match item.kind {
             Kind::Malformed => {
                 *summary.entry("malformed").or_default() += 1;
@@ -68,12 +72,15 @@ pub(super) fn items(found: &Found<'_>, read: &[Read], summary: &mut Summary) -> 
                 let record: &[u8] = if read.shown.is_empty() { b"null" } else { &read.shown };
                 member(&mut out, "record", record);
                 let fields: Map<String, Value> =
-                    read.fields.iter().map(|f| (f.name.clone(), field(f))).collect();
+                    read.fields.iter().map(|f| (f.name.to_owned(), field(f))).collect();
                 member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
             }
             Kind::Token { .. } => {
                 if let Some(field) = read.fields.first() {
-                    member(&mut out, "status", json!(field.status).to_string().as_bytes());
+                    // A word of ours.
+                    member(&mut out, "status", b"\"");
+                    out.extend_from_slice(field.status.as_bytes());
+                    out.push(b'"');
                 }
                 if !read.shown.is_empty() {
                     value(&mut out, read);
@@ -89,7 +96,7 @@ pub(super) fn items(found: &Found<'_>, read: &[Read], summary: &mut Summary) -> 
     items
 }
 
-fn field(field: &ReadField) -> Value {
+fn field(field: &ReadField<'_>) -> Value {
     let mut told = json!({ "status": field.status });
     if !field.places.is_empty() {
         let places = field.places.iter();
@@ -115,11 +122,16 @@ fn value(out: &mut Vec<u8>, read: &Read) {
 
 /// An item's JSON up to its id.
 pub(super) fn begin(id: Option<&[u8]>) -> Vec<u8> {
-    let mut out = b"{".to_vec();
-    if let Some(id) = id {
-        member(&mut out, "id", id);
-    }
+    let mut out = Vec::with_capacity(ROOM);
+    begin_in(&mut out, id);
     out
+}
+
+fn begin_in(out: &mut Vec<u8>, id: Option<&[u8]>) {
+    out.push(b'{');
+    if let Some(id) = id {
+        member(out, "id", id);
+    }
 }
 
 /// Appends a member whose value is JSON already.
@@ -127,6 +139,8 @@ pub(super) fn member(out: &mut Vec<u8>, name: &str, json: &[u8]) {
     if out.len() > 1 {
         out.push(b',');
     }
-    out.extend_from_slice(format!("\"{name}\":").as_bytes());
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
     out.extend_from_slice(json);
 }

@@ -1,5 +1,7 @@
 //! The body of a request as the engine's scanner sees it: records in it keep every byte.
 
+use std::borrow::Cow;
+
 use veilstream_engine::scan::{Kind, Node, Tape, unescape};
 
 use super::fault::RequestFault;
@@ -61,14 +63,11 @@ impl<'d> Object<'d> {
     }
 
     /// Names and values, in their order. A name with a lone surrogate is none.
-    pub(super) fn iter(self) -> impl Iterator<Item = (Option<String>, Value<'d>)> {
+    pub(super) fn iter(self) -> impl Iterator<Item = (Option<Cow<'d, str>>, Value<'d>)> {
         let Self { document, node } = self;
         document.tape.children(node).map(move |child| {
-            let mut name = Vec::new();
-            let has_text =
-                unescape(&document.text[document.tape.nodes()[child as usize].name()], &mut name);
-            let name = has_text.then(|| String::from_utf8(name).ok()).flatten();
-            (name, Value { document, node: child })
+            let name = &document.text[document.tape.nodes()[child as usize].name()];
+            (unescaped(name), Value { document, node: child })
         })
     }
 }
@@ -98,17 +97,25 @@ impl<'d> Value<'d> {
     }
 
     /// As a string; one with a lone surrogate is none.
-    pub(super) fn text(self) -> Option<String> {
+    pub(super) fn text(self) -> Option<Cow<'d, str>> {
         if self.node().kind != Kind::String {
             return None;
         }
-        let mut text = Vec::new();
-        unescape(&self.document.text[self.node().inner()], &mut text).then_some(())?;
-        String::from_utf8(text).ok()
+        unescaped(&self.document.text[self.node().inner()])
     }
 
     /// Whether it is a string, a number, true or false.
     pub(super) fn is_scalar(self) -> bool {
         matches!(self.node().kind, Kind::String | Kind::Number | Kind::Bool)
     }
+}
+
+/// The text of a string's inside. Nearly all are as they stand.
+fn unescaped(inner: &[u8]) -> Option<Cow<'_, str>> {
+    if !inner.contains(&b'\\') {
+        return std::str::from_utf8(inner).ok().map(Cow::Borrowed);
+    }
+    let mut text = Vec::new();
+    unescape(inner, &mut text).then_some(())?;
+    String::from_utf8(text).ok().map(Cow::Owned)
 }

@@ -66,7 +66,7 @@ fn entries(asking: &Asking<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
         });
         entry.items = entry.items.map(|items| items + 1);
         for asked in item.asked() {
-            let status = told.get(&asked.id).map_or("denied", |told| told.status);
+            let status = told.get(&*asked.id).map_or("denied", |told| told.status);
             entry.fields.insert(asked.audited().to_owned(), status.to_owned());
         }
     }

@@ -1,5 +1,6 @@
 //! What the items of a request are: which schema and fields, and what their tokens' headers say.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use veilstream_engine::compile::SchemaSet;
@@ -29,7 +30,7 @@ pub(super) struct Item<'r> {
     pub(super) id: Option<&'r [u8]>,
     pub(super) kind: Kind<'r>,
     /// The fields asked for, each once.
-    asked: Vec<Asked>,
+    asked: Vec<Asked<'r>>,
     /// Tokens: the place in `asked`, and the key.
     tokens: Vec<(usize, KeyId)>,
     /// Data subjects, as far as headers tell.
@@ -47,16 +48,16 @@ pub(super) enum Kind<'r> {
 }
 
 /// A field as asked for.
-pub(super) struct Asked {
+pub(super) struct Asked<'r> {
     /// `<schema>.<id>` and the like.
-    pub(super) id: String,
+    pub(super) id: Cow<'r, str>,
     /// Where the caller's name of it within the item begins.
     name_at: usize,
     /// Its place in the schema of a record.
     field: Option<usize>,
     /// What the audit calls it: its name in its schema. A name that does not exist is the caller's
     /// text, and not for the log.
-    audited: String,
+    audited: Cow<'r, str>,
 }
 
 /// The field of a bare token.
@@ -71,8 +72,8 @@ pub(super) struct TokenField<'r> {
 
 /// How many data subjects, before keys are looked up.
 enum Subjects {
-    /// By the ids of their keys.
-    Keys(BTreeSet<KeyId>),
+    /// By the ids of their keys; some may stand there several times.
+    Keys(Vec<KeyId>),
     /// A record or token of its own.
     Anonymous,
     Nobody,
@@ -80,24 +81,26 @@ enum Subjects {
 
 /// What came of an item.
 #[derive(Default)]
-pub(super) struct Read {
-    pub(super) fields: Vec<ReadField>,
+pub(super) struct Read<'f> {
+    pub(super) fields: Vec<ReadField<'f>>,
     /// The record or value as JSON; empty: nothing of it is shown.
     pub(super) shown: Vec<u8>,
     /// It is raw bytes of a record key or header, and no JSON.
     pub(super) is_bytes: bool,
-    pub(super) subjects: BTreeSet<SubjectRef>,
-    pub(super) kids: BTreeSet<KeyId>,
+    /// Each once.
+    pub(super) subjects: Vec<SubjectRef>,
+    /// Each once.
+    pub(super) kids: Vec<KeyId>,
     /// Ids of fields of which a honey token was opened.
     pub(super) honey: Vec<String>,
 }
 
 /// What came of a field.
-pub(super) struct ReadField {
+pub(super) struct ReadField<'f> {
     /// As the caller named it within the item.
-    pub(super) name: String,
+    pub(super) name: &'f str,
     /// As the audit names it.
-    pub(super) audited: String,
+    pub(super) audited: &'f str,
     /// For the caller.
     pub(super) status: &'static str,
     /// For the audit.
@@ -231,24 +234,27 @@ impl<'r> Item<'r> {
     fn record(
         schemas: &'r SchemaSet,
         name: &str,
-        fields: Option<&[String]>,
+        fields: Option<&[Cow<'r, str>]>,
         record: &'r [u8],
         revealer: &mut Revealer,
     ) -> Self {
         let schema = schemas.schemas().iter().find(|schema| *schema.name == *name).map(|s| &**s);
         let all = schema.map_or(&[][..], |schema| &schema.fields);
         let names: BTreeSet<&str> = match fields {
-            Some(fields) => fields.iter().map(String::as_str).collect(),
+            Some(fields) => fields.iter().map(|field| &**field).collect(),
             None => all.iter().map(|field| &*field.id).collect(),
         };
         let ask = |field: &str| Asked {
-            id: format!("{name}.{field}"),
+            id: format!("{name}.{field}").into(),
             name_at: name.len() + 1,
             field: all.iter().position(|known| *known.id == *field),
-            audited: if all.iter().any(|known| *known.id == *field) { field } else { UNKNOWN }
-                .to_owned(),
+            audited: all
+                .iter()
+                .find(|known| *known.id == *field)
+                .map_or(UNKNOWN, |known| &*known.id)
+                .into(),
         };
-        let asked: Vec<Asked> = names.into_iter().map(ask).collect();
+        let asked: Vec<Asked<'r>> = names.into_iter().map(ask).collect();
         let mut found: Vec<FoundToken> = Vec::new();
         if let Some(schema) = schema {
             // What is no record of the schema says so when it is opened.
@@ -269,7 +275,7 @@ impl<'r> Item<'r> {
     }
 
     fn token(policies: &'r PolicySet, token: &'r TokenItem<'r>) -> Self {
-        let id = token.field.as_str();
+        let id = &*token.field;
         let facts = policies.facts().iter().find(|facts| *facts.id == *id || *facts.name == *id);
         let field = facts.map(|facts| {
             let mut schemas = policies.schemas().schemas().iter();
@@ -284,7 +290,7 @@ impl<'r> Item<'r> {
                 is_bare: has_subject && token.subject.is_none(),
             }
         });
-        let header = token::decode(&token.token, &mut Vec::new()).ok();
+        let header = token::decode(token.token.as_bytes(), &mut Vec::new()).ok();
         let tokens = header.iter().map(|header| (0, header.kid)).collect();
         let subjects = match (&header, &field) {
             (Some(header), Some(_)) if header.suite == Suite::XaesGcm => {
@@ -292,24 +298,24 @@ impl<'r> Item<'r> {
             }
             _ => Subjects::Anonymous,
         };
-        let audited = facts.map_or(UNKNOWN, FieldFacts::name_in_schema).to_owned();
-        let asked = vec![Asked { id: id.to_owned(), name_at: 0, field: None, audited }];
+        let audited = facts.map_or(UNKNOWN, FieldFacts::name_in_schema).into();
+        let asked = vec![Asked { id: id.into(), name_at: 0, field: None, audited }];
         Self { id: None, kind: Kind::Token { field, token }, asked, tokens, subjects }
     }
 
     /// The fields asked for.
-    pub(super) fn asked(&self) -> &[Asked] {
+    pub(super) fn asked(&self) -> &[Asked<'r>] {
         &self.asked
     }
 
     /// Their ids.
     pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
-        self.asked.iter().map(|asked| asked.id.as_str())
+        self.asked.iter().map(|asked| &*asked.id)
     }
 
     /// Fields and keys of its tokens, as headers name them.
     pub(super) fn tokens(&self) -> impl Iterator<Item = (&str, &KeyId)> {
-        self.tokens.iter().map(|(field, kid)| (self.asked[*field].id.as_str(), kid))
+        self.tokens.iter().map(|(field, kid)| (&*self.asked[*field].id, kid))
     }
 
     /// The name of its schema, for the audit; one that does not exist is the caller's text, and not
@@ -328,7 +334,7 @@ impl<'r> Item<'r> {
         held: HeldKeys<'_>,
         decide: &dyn Fn(&str) -> Decision,
         revealer: &mut Revealer,
-    ) -> Read {
+    ) -> Read<'_> {
         match &self.kind {
             Kind::Malformed => Read::default(),
             Kind::Record { schema: Some(schema), record } => {
@@ -342,7 +348,7 @@ impl<'r> Item<'r> {
     }
 
     /// Every field denied, as where nobody may read: nothing is said about what there is.
-    fn denied(&self) -> Read {
+    fn denied(&self) -> Read<'_> {
         let fields = self.asked.iter().map(|asked| ReadField::new(asked, ReadStatus::Denied));
         Read { fields: fields.collect(), ..Read::default() }
     }
@@ -354,7 +360,7 @@ impl<'r> Item<'r> {
         held: HeldKeys<'_>,
         decide: &dyn Fn(&str) -> Decision,
         revealer: &mut Revealer,
-    ) -> Read {
+    ) -> Read<'_> {
         let mut decisions = vec![Decision::Withhold; schema.fields.len()];
         for (asked, field) in self.asked.iter().filter_map(|asked| Some((asked, asked.field?))) {
             decisions[field] = decide(&asked.id);
@@ -384,14 +390,12 @@ impl<'r> Item<'r> {
                 }
             }
             if asked.field.is_some_and(|field| told.honey.contains(&field)) {
-                read.honey.push(asked.id.clone());
+                read.honey.push(asked.id.to_string());
             }
             read.fields.push(field);
         }
-        for place in &told.places {
-            read.kids.extend(place.kid);
-            read.subjects.extend(place.subject);
-        }
+        read.kids = each_once(told.places.iter().filter_map(|place| place.kid));
+        read.subjects = each_once(told.places.iter().filter_map(|place| place.subject));
         read
     }
 
@@ -402,15 +406,15 @@ impl<'r> Item<'r> {
         held: HeldKeys<'_>,
         decide: &dyn Fn(&str) -> Decision,
         revealer: &mut Revealer,
-    ) -> Read {
+    ) -> Read<'_> {
         let id = &token.field;
         let bind: Vec<(&str, &[u8])> =
-            token.bind.iter().map(|(name, json)| (name.as_str(), *json)).collect();
+            token.bind.iter().map(|(name, json)| (&**name, *json)).collect();
         let item = BareToken {
             field: &field.facts.name,
             mask: field.facts.mask,
             interop: field.interop,
-            token: &token.token,
+            token: token.token.as_bytes(),
             bind: &bind,
             subject: token.subject,
             subject_domain: field.subject_domain,
@@ -424,13 +428,21 @@ impl<'r> Item<'r> {
         read.kids.extend(place.kid);
         read.subjects.extend(place.subject);
         if kind == PayloadKind::Honey {
-            read.honey.push(id.clone());
+            read.honey.push(id.to_string());
         }
         read
     }
 }
 
-impl Asked {
+/// Sorted, each once.
+fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut values: Vec<T> = values.collect();
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+impl Asked<'_> {
     /// As the caller named it within the item.
     pub(super) fn name(&self) -> &str {
         &self.id[self.name_at..]
@@ -442,9 +454,9 @@ impl Asked {
     }
 }
 
-impl ReadField {
-    fn new(asked: &Asked, status: ReadStatus) -> Self {
-        let (name, audited) = (asked.name().to_owned(), asked.audited.clone());
+impl<'f> ReadField<'f> {
+    fn new(asked: &'f Asked<'_>, status: ReadStatus) -> Self {
+        let (name, audited) = (asked.name(), &*asked.audited);
         let status = status.as_str();
         Self { name, audited, status, class: status, places: Vec::new() }
     }

@@ -1,5 +1,7 @@
 //! What a caller asks: bodies of `/v1/reveal`, `/v1/explain` and `/v1/index`.
 
+use std::borrow::Cow;
+
 use super::document::{Document, Object, Value};
 use super::fault::RequestFault;
 use crate::policy::Want;
@@ -43,17 +45,17 @@ pub(super) struct Item<'d> {
 /// What an item asks for.
 pub(super) enum ItemKind<'d> {
     /// Fields of a record; `None`: all of its schema.
-    Record { schema: String, fields: Option<Vec<String>>, record: &'d [u8] },
+    Record { schema: Cow<'d, str>, fields: Option<Vec<Cow<'d, str>>>, record: &'d [u8] },
     /// A token out of its record.
     Token(TokenItem<'d>),
 }
 
 /// A token out of its record, as asked for.
 pub(super) struct TokenItem<'d> {
-    pub(super) field: String,
-    pub(super) token: Vec<u8>,
+    pub(super) field: Cow<'d, str>,
+    pub(super) token: Cow<'d, str>,
     /// Names and values, as JSON.
-    pub(super) bind: Vec<(String, &'d [u8])>,
+    pub(super) bind: Vec<(Cow<'d, str>, &'d [u8])>,
     /// Whose row it stands in, as JSON.
     pub(super) subject: Option<&'d [u8]>,
 }
@@ -103,7 +105,7 @@ pub(super) struct SealValue<'d> {
     pub(super) field: String,
     pub(super) value: &'d [u8],
     /// Names and values, as JSON.
-    pub(super) bind: Vec<(String, &'d [u8])>,
+    pub(super) bind: Vec<(Cow<'d, str>, &'d [u8])>,
     /// Whose row it will stand in, as JSON.
     pub(super) subject: Option<&'d [u8]>,
 }
@@ -264,7 +266,7 @@ fn kind_of(object: Object<'_>) -> Option<ItemKind<'_>> {
         (None, None, Some(field), Some(token)) if fields.is_none() => {
             Some(ItemKind::Token(TokenItem {
                 field: field.text()?,
-                token: token.text()?.into_bytes(),
+                token: token.text()?,
                 bind: bound(bind)?,
                 subject: subject.map(Value::json),
             }))
@@ -273,7 +275,7 @@ fn kind_of(object: Object<'_>) -> Option<ItemKind<'_>> {
     }
 }
 
-fn bound(bind: Option<Value<'_>>) -> Option<Vec<(String, &[u8])>> {
+fn bound(bind: Option<Value<'_>>) -> Option<Vec<(Cow<'_, str>, &[u8])>> {
     let mut bound = Vec::new();
     if let Some(bind) = bind {
         for (name, value) in bind.object()?.iter() {
@@ -287,7 +289,7 @@ fn seal_value_of(object: Object<'_>) -> Option<SealValue<'_>> {
     let [_, field, value, bind, subject] =
         object.members(["id", "field", "value", "bind", "subject"]).ok()?;
     Some(SealValue {
-        field: field?.text()?,
+        field: field?.text()?.into_owned(),
         value: value?.json(),
         bind: bound(bind)?,
         subject: subject.map(Value::json),
@@ -296,7 +298,7 @@ fn seal_value_of(object: Object<'_>) -> Option<SealValue<'_>> {
 
 fn subject_of(object: Object<'_>) -> Option<(String, &[u8])> {
     let [_, schema, subject] = object.members(["id", "schema", "subject"]).ok()?;
-    Some((schema?.text()?, subject?.json()))
+    Some((schema?.text()?.into_owned(), subject?.json()))
 }
 
 fn query_of(object: Object<'_>) -> Option<(String, QueryValue<'_>)> {
@@ -306,7 +308,7 @@ fn query_of(object: Object<'_>) -> Option<(String, QueryValue<'_>)> {
         (None, Some(values)) => QueryValue::Several(values.array()?.map(Value::json).collect()),
         _ => return None,
     };
-    Some((field?.text()?, value))
+    Some((field?.text()?.into_owned(), value))
 }
 
 fn root<'d>(document: &'d Document<'d>) -> Result<Object<'d>, RequestFault> {
@@ -348,6 +350,6 @@ fn optional(name: &'static str, value: Option<Value<'_>>) -> Result<Option<Strin
     value
         .text()
         .filter(|text| text.chars().count() <= MOST_TEXT)
-        .map(Some)
+        .map(|text| Some(text.into_owned()))
         .ok_or(RequestFault::Member { name, wanted })
 }

@@ -21,9 +21,9 @@ use crate::telemetry::events::{Event as _, HoneyOpened};
 type Fetched = HashMap<KeyId, Option<Arc<Key>>>;
 
 /// What came of the items of a request, or of a part of a stream.
-pub(super) struct OpenedItems {
+pub(super) struct OpenedItems<'a> {
     pub(super) decided: Decided,
-    pub(super) read: Vec<Read>,
+    pub(super) read: Vec<Read<'a>>,
     pub(super) durable: Durable,
 }
 
@@ -39,12 +39,12 @@ impl Reading {
 
     /// Opens what is asked for, as far as policies and budgets let. When it returns, the trace is
     /// durable. `honey` has the fields of which a honey token was met before, and takes new ones.
-    pub(super) fn open_asked(
+    pub(super) fn open_asked<'a>(
         &self,
-        asking: &Asking<'_>,
+        asking: &'a Asking<'_>,
         honey: &mut BTreeSet<String>,
         revealer: &mut Revealer,
-    ) -> Result<OpenedItems, RequestFault> {
+    ) -> Result<OpenedItems<'a>, RequestFault> {
         let keyring = self.keys.keyring();
         let decided = self.decide(asking, &mut asking.questions()?);
         let fetched = self.fetch(&asking.found, &decided, &keyring)?;
@@ -101,13 +101,16 @@ impl Reading {
             let counted = Counted::Subjects;
             budgets.reserve(now, &asker.id, &purpose, counted, unit)
         };
+        let mut subjects: Vec<SubjectRef> = Vec::new();
         let mut of = |item: &Item<'_>| -> Result<(), BudgetSpent> {
             if item.fields().all(|field| decided.decision(field) == Decision::Withhold) {
                 return Ok(());
             }
             let opened = item.tokens().filter(|(f, _)| decided.decision(f) != Decision::Withhold);
-            let subjects: BTreeSet<SubjectRef> =
-                opened.filter_map(|(_, kid)| subject_of(kid, held)).collect();
+            subjects.clear();
+            subjects.extend(opened.filter_map(|(_, kid)| subject_of(kid, held)));
+            subjects.sort_unstable();
+            subjects.dedup();
             for subject in &subjects {
                 reserve(Unit::Reference(subject.0))?;
             }
@@ -134,7 +137,7 @@ impl Reading {
         Ok(outcome?)
     }
 
-    fn count(&self, asking: &Asking<'_>, read: &[Read], spent: &[bool]) {
+    fn count(&self, asking: &Asking<'_>, read: &[Read<'_>], spent: &[bool]) {
         let mut statuses: BTreeMap<&str, u64> = BTreeMap::new();
         for status in read.iter().flat_map(|read| read.fields.iter().map(|field| field.status)) {
             *statuses.entry(status).or_default() += 1;
@@ -158,14 +161,14 @@ fn subject_of(kid: &KeyId, held: HeldKeys<'_>) -> Option<SubjectRef> {
 
 /// Opens every item; with the fields of which a honey token was met: all of their places are
 /// withheld, or a lone one among revealed ones would tell which it was.
-fn open(
-    found: &Found<'_>,
+fn open<'a>(
+    found: &'a Found<'_>,
     decided: &Decided,
     spent: &[bool],
     held: HeldKeys<'_>,
     honey: &mut BTreeSet<String>,
     revealer: &mut Revealer,
-) -> Vec<Read> {
+) -> Vec<Read<'a>> {
     loop {
         let before = honey.len();
         let mut read = Vec::with_capacity(spent.len());
@@ -184,7 +187,12 @@ fn open(
 }
 
 /// Withholds everything. What was opened stays for the audit: whose it was, and under which keys.
-fn withhold(read: &mut [Read], found: &Found<'_>, held: HeldKeys<'_>, revealer: &mut Revealer) {
+fn withhold<'a>(
+    read: &mut [Read<'a>],
+    found: &'a Found<'_>,
+    held: HeldKeys<'_>,
+    revealer: &mut Revealer,
+) {
     for (item, read) in found.items().zip(read) {
         let denied = item.open(held, &|_| Decision::Withhold, revealer);
         let Read { subjects, kids, .. } = std::mem::take(read);
@@ -196,7 +204,7 @@ fn withhold(read: &mut [Read], found: &Found<'_>, held: HeldKeys<'_>, revealer: 
 fn entries(
     asking: &Asking<'_>,
     decided: &Decided,
-    read: &[Read],
+    read: &[Read<'_>],
     spent: &[bool],
     honey: &BTreeSet<String>,
 ) -> Vec<Entry> {
@@ -210,8 +218,9 @@ fn entries(
         let template = Entry { policies: deciding(decided, fields), ..asking.entry(Event::Reveal) };
         let mut disclosure = Disclosure::new(template);
         for ((item, read), _) in told() {
-            let fields = read.fields.iter().map(|field| (&*field.audited, field.class));
-            disclosure.add(item.schema(), &read.subjects, fields, &read.kids);
+            let fields = read.fields.iter().map(|field| (field.audited, field.class));
+            let (subjects, kids) = (read.subjects.iter().copied(), read.kids.iter().copied());
+            disclosure.add(item.schema(), subjects, fields, kids);
         }
         let mut lines = disclosure.into_entries();
         if is_spent {

@@ -174,7 +174,7 @@ impl<'a> Planner<'a> {
             return Ok(Plan::Done(Sealed::Unsupported));
         };
         let bind: Vec<(&str, &[u8])> =
-            value.bind.iter().map(|(name, json)| (name.as_str(), *json)).collect();
+            value.bind.iter().map(|(name, json)| (&**name, *json)).collect();
         let Ok(payload) = BarePayload::new(field, value.value, &bind) else {
             return Ok(Plan::Done(Sealed::Malformed));
         };
