@@ -8,7 +8,7 @@ mod text;
 
 pub(crate) use build::BuiltColumn;
 pub(crate) use calls::{ColumnCall, GivenScalars};
-pub(crate) use open::Taken;
+pub(crate) use open::{Taken, Told};
 pub(crate) use text::Texts;
 
 use pyo3::PyErr;

@@ -13,7 +13,7 @@ use veilstream_engine::reveal::ReadStatus;
 use veilstream_reading::audit::{Disclosure, Event};
 
 use crate::bare::honey_entry;
-use crate::column::{ColumnCall, ColumnFault, GivenScalars, Taken};
+use crate::column::{ColumnCall, ColumnFault, GivenScalars, Taken, Told};
 use crate::engine::{Claims, Engine, purpose};
 use crate::fault::VeilFault;
 use crate::held::Held;
@@ -28,13 +28,20 @@ type OpenedLists<'py> = (Bound<'py, PyList>, Vec<usize>, Vec<(usize, &'static st
 /// Tokens, and the tags of an indexed column.
 type SealedLists<'py> = (Bound<'py, PyList>, Option<Bound<'py, PyList>>);
 
+/// Values from which on columns are opened side by side.
+const MANY: usize = 2000;
+
 /// A column that was opened.
 struct OpenedColumn {
     values: Vec<Option<String>>,
     /// Rows whose value is no string, but JSON.
     json: Vec<usize>,
     failed: Vec<(usize, &'static str)>,
+    met_honey: bool,
 }
+
+/// A column that was opened, of which field, and what is told of it.
+type OpenedCall = (Target, (OpenedColumn, Vec<Told>));
 
 /// A column that was sealed.
 struct SealedColumn {
@@ -52,10 +59,9 @@ impl ReadingParts {
         let template = self.entry(Event::Reveal, purpose)?;
         let mut disclosure = Disclosure::new(template.clone());
         let (mut opened, mut alarms) = (Vec::with_capacity(calls.len()), Vec::new());
-        for call in calls {
-            let target = Target::of(&self.schemas(), &call.field)?;
-            let (column, honey) = self.open_one(call, &target, &mut disclosure)?;
-            if honey {
+        for (target, (column, told)) in self.open_all(calls)? {
+            told.iter().for_each(|told| told.add(&target, &mut disclosure));
+            if column.met_honey {
                 alarms.push(honey_entry(template.clone(), &target.schema.name, &target.audited));
             }
             opened.push(column);
@@ -65,13 +71,38 @@ impl ReadingParts {
         Ok(opened)
     }
 
-    /// A column, and whether a honey token was met.
+    /// Opens columns, side by side where there is much to open: whoever waits for a statement waits
+    /// for all of them. The threads end before it returns, so none is there when Python forks.
+    fn open_all(&self, calls: &[ColumnCall]) -> Result<Vec<OpenedCall>, VeilFault> {
+        let schemas = self.schemas();
+        let one = |call: &ColumnCall| {
+            let target = Target::of(&schemas, &call.field)?;
+            let opened = self.open_one(call, &target)?;
+            Ok((target, opened))
+        };
+        if calls.iter().map(ColumnCall::rows).sum::<usize>() < MANY {
+            return calls.iter().map(one).collect();
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                calls.iter().skip(1).map(|call| scope.spawn(|| one(call))).collect();
+            let first = calls.iter().take(1).map(one);
+            let others = threads.into_iter().map(|thread| match thread.join() {
+                Ok(opened) => opened,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            // Started first, asked last.
+            let opened: Vec<_> = first.chain(others).collect();
+            opened.into_iter().collect()
+        })
+    }
+
+    /// A column, and what is told of it.
     fn open_one(
         &self,
         call: &ColumnCall,
         target: &Target,
-        disclosure: &mut Disclosure,
-    ) -> Result<(OpenedColumn, bool), VeilFault> {
+    ) -> Result<(OpenedColumn, Vec<Told>), VeilFault> {
         let (texts, scalars) = (call.texts()?, call.scalars(target)?);
         let mut held = Held::of(&*self.keys);
         let mut opener = self.opener(target, &mut held, &scalars)?.recording();
@@ -92,20 +123,20 @@ impl ReadingParts {
                     .try_for_each(|part| opener.open((part.0, &part.1), &scalars, ciphers, taken))
             })?;
         }
-        opener.tell(disclosure);
+        let told = opener.told();
         let mut failed: Vec<_> = opener
             .failed()
             .iter()
             .map(|(row, status)| (*row, ReadStatus::from(*status).as_str()))
             .collect();
-        let honey = opener.met_honey();
-        if honey {
+        let met_honey = opener.met_honey();
+        if met_honey {
             // A lone one among values would tell which it was.
             failed = (0..values.len()).map(|row| (row, "denied")).collect();
             values.fill(None);
             json.clear();
         }
-        Ok((OpenedColumn { values, json, failed }, honey))
+        Ok((OpenedColumn { values, json, failed, met_honey }, told))
     }
 
     /// Seals the columns of a statement, with the tags of those that are indexed.

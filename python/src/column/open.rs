@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use veilstream_engine::key::{Key, SubjectRef};
+use veilstream_engine::key::{Key, KeyId, SubjectRef};
 use veilstream_engine::reveal::Status;
 use veilstream_engine::seal::{Expected, Opener, Owner, PayloadKind};
 use veilstream_engine::subject::Referrer;
@@ -57,6 +57,22 @@ struct Group {
     /// How many came to what: opened ones, and the others by what hindered them.
     revealed: u64,
     others: Vec<(Status, u64)>,
+}
+
+/// How many tokens under one key came to the same.
+pub(crate) struct Told {
+    subject: Option<SubjectRef>,
+    status: &'static str,
+    kid: Option<KeyId>,
+    count: u64,
+}
+
+impl Told {
+    /// Adds it to a disclosure.
+    pub(crate) fn add(&self, target: &Target, disclosure: &mut Disclosure) {
+        let field = (target.audited.as_str(), self.status);
+        disclosure.add_tokens(&target.schema.name, self.subject, field, self.kid, self.count);
+    }
 }
 
 /// Opens columns of one field.
@@ -278,16 +294,18 @@ impl<'k, 's> ColumnOpener<'k, 's> {
         let (schema, field) = (&*self.target.schema.name, self.target.audited.as_str());
         let alarm = self.met_honey().then(|| honey_entry(template.clone(), schema, field));
         let mut disclosure = Disclosure::new(template);
-        self.tell(&mut disclosure);
+        self.told().iter().for_each(|told| told.add(self.target, &mut disclosure));
         disclosure.into_entries().into_iter().chain(alarm).collect()
     }
 
-    /// Adds what was opened to a disclosure.
-    pub(crate) fn tell(&self, disclosure: &mut Disclosure) {
-        let (schema, field) = (&*self.target.schema.name, self.target.audited.as_str());
-        for (key, status, count) in self.counts() {
-            let (subject, kid) = (key.and_then(|key| subject_of(key)), key.map(|key| key.id));
-            disclosure.add_tokens(schema, subject, (field, status.as_str()), kid, count);
-        }
+    /// What was opened, for a disclosure.
+    pub(crate) fn told(&self) -> Vec<Told> {
+        let told = |(key, status, count): (Option<&Arc<Key>>, Status, u64)| Told {
+            subject: key.and_then(|key| subject_of(key)),
+            status: status.as_str(),
+            kid: key.map(|key| key.id),
+            count,
+        };
+        self.counts().map(told).collect()
     }
 }

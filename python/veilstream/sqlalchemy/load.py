@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Result
-from sqlalchemy.orm import Mapper, ORMExecuteState, Session, attributes, object_session
+from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, attributes
 
 from .._columns import RowColumn, open_columns
 from .._veil import Veil
@@ -27,6 +27,7 @@ from .write import default_of
 __all__ = ["clear_seen", "listen"]
 
 _log = logging.getLogger("veilstream")
+_SCALARS = {str, int, float, bool, type(None)}
 _clear_seen: Counter[str] = Counter()
 
 
@@ -61,9 +62,20 @@ class _Attribute:
 class _Loading:
     """What a statement loaded and nobody has opened yet."""
 
-    entities: dict[type[Any], list[tuple[Any, frozenset[str] | None]]] = field(default_factory=dict)
+    entities: dict[type[Any], list[InstanceState[Any]]] = field(default_factory=dict)
+    # Of entities that were read again: the attributes that were asked for.
+    asked: dict[InstanceState[Any], frozenset[str]] = field(default_factory=dict)
+
+    def taken(self) -> _Loading:
+        """What there is so far, which is then gone from here."""
+        taken = _Loading(self.entities, self.asked)
+        # One that is loaded twice is one entity.
+        self.entities, self.asked = {}, {}
+        return taken
 
 
+# Names what a statement loads, among what SQLAlchemy keeps of it.
+_LOADING = "veilstream.loading"
 _attributes: dict[type[Any], list[_Attribute]] = {}
 _loadings: WeakKeyDictionary[Session, list[_Loading]] = WeakKeyDictionary()
 
@@ -86,8 +98,8 @@ def _on_mapper(mapper: Mapper[Any], cls: type[Any]) -> None:
             _take_values(cls, attribute.key, column.type.field)
     if found:
         _attributes[cls] = found
-        event.listen(cls, "load", _on_load)
-        event.listen(cls, "refresh", _on_refresh)
+        event.listen(cls, "load", _on_load, raw=True)
+        event.listen(cls, "refresh", _on_refresh, raw=True)
         event.listen(cls, "before_insert", _before_insert)
         event.listen(cls, "before_update", _before_update)
 
@@ -101,22 +113,33 @@ def _take_values(cls: type[Any], key: str, name: str) -> None:
     event.listen(getattr(cls, key), "set", put, retval=True)
 
 
-def _on_load(target: Any, context: Any) -> None:
+def _on_load(state: InstanceState[Any], context: Any) -> None:
     if context is None:
         # Session.merge made it: nothing was read.
         return
-    loadings = _loadings.get(context.session)
-    if not loadings:
-        raise NotRevealed(type(target).__name__, "loaded outside of Session.execute")
-    loadings[-1].entities.setdefault(type(target), []).append((target, None))
+    # Called for each row: what the rows of a statement have in common is looked up once.
+    loading: _Loading | None = context.attributes.get(_LOADING)
+    if loading is None:
+        loading = _loading_of(state, context)
+    found = loading.entities.get(state.class_)
+    if found is None:
+        found = loading.entities[state.class_] = []
+    found.append(state)
 
 
-def _on_refresh(target: Any, context: Any, names: Any) -> None:
+def _on_refresh(state: InstanceState[Any], context: Any, names: Any) -> None:
+    _on_load(state, context)
+    if names is not None:
+        _loading_of(state, context).asked[state] = frozenset(names)
+
+
+def _loading_of(state: InstanceState[Any], context: Any) -> _Loading:
+    """That of the statement whose rows a session loads now."""
     loadings = _loadings.get(context.session)
     if not loadings:
-        raise NotRevealed(type(target).__name__, "loaded outside of Session.execute")
-    asked = None if names is None else frozenset(names)
-    loadings[-1].entities.setdefault(type(target), []).append((target, asked))
+        raise NotRevealed(state.class_.__name__, "loaded outside of Session.execute")
+    loading: _Loading = context.attributes.setdefault(_LOADING, loadings[-1])
+    return loading
 
 
 def _before_insert(mapper: Any, connection: Any, target: Any) -> None:
@@ -186,8 +209,8 @@ def _wrapped(
     connection = getattr(getattr(rows, "raw", None), "connection", None)
     if loading.entities:
         # Rows were fetched already (asyncio); what follows finds them opened.
-        _open(session, connection, loading)
-    opened = _Chunks(session, connection, chunks, checks)
+        _open(session, connection, loading.taken())
+    opened = _Chunks(session, connection, chunks, checks, loading)
     rows.chunks = opened
     rows.iterator = chain.from_iterable(opened(rows._yield_per))
     return result
@@ -216,20 +239,21 @@ class _Chunks:
         connection: Connection | None,
         chunks: Callable[[int | None], Iterator[Sequence[Any]]],
         checks: list[Recheck],
+        loading: _Loading,
     ) -> None:
         self._session = session
         self._connection = connection
         self._chunks = chunks
         self._checks = checks
+        self._loading = loading
 
     def __call__(self, size: int | None) -> Iterator[Sequence[Any]]:
         chunks = self._chunks(size)
         while True:
-            loading = _Loading()
-            with _Collected(self._session, loading):
+            with _Collected(self._session, self._loading):
                 rows = next(chunks, None)
-            if loading.entities:
-                _open(self._session, self._connection, loading)
+            if self._loading.entities:
+                _open(self._session, self._connection, self._loading.taken())
             if rows is None:
                 return
             yield self._checked(rows)
@@ -249,40 +273,45 @@ class _Chunks:
 def _open(session: Session, connection: Connection | None, loading: _Loading) -> None:
     """Opens all that a statement loaded: one call, one line of the audit log a schema."""
     veil = veil_of_session(session, connection)
-    work: list[tuple[_Attribute, list[dict[str, Any]], list[Any]]] = []
+    work: list[tuple[_Attribute, list[dict[str, Any]], list[InstanceState[Any]]]] = []
     columns: list[RowColumn] = []
-    asked: dict[int, frozenset[str]] = {}
-    for cls, loaded in loading.entities.items():
-        targets = [target for target, _ in loaded]
-        asked.update((id(target), names) for target, names in loaded if names is not None)
+    for cls, states in loading.entities.items():
+        dicts = [state.dict for state in states]
         for own in _attributes_of(cls):
             plan = plan_of(own.cell.column.table)
             assert plan is not None
             check_plan(veil, plan)
-            found = [t for t in targets if type(t.__dict__.get(own.key)) is Sealed]
+            key = own.key
+            found, rows = states, dicts
+            if not all([type(row.get(key)) is Sealed for row in dicts]):
+                found = [s for s, row in zip(states, dicts, strict=True) if _is_sealed(row, key)]
+                rows = [state.dict for state in found]
             if not found:
                 continue
-            dicts = [target.__dict__ for target in found]
             if own.opens:
-                columns.append(_column(own, dicts))
-                work.append((own, dicts, found))
+                columns.append(_column(own, rows))
+                work.append((own, rows, found))
             else:
-                _place(veil, own, dicts)
+                _place(veil, own, rows)
     if not columns:
         return
-    for (own, dicts, targets), (values, statuses) in zip(
+    for (own, rows, found), (values, statuses) in zip(
         work, open_columns(veil, columns), strict=True
     ):
         key = own.key
         if statuses is None:
-            for row, value in zip(dicts, values, strict=True):
+            for row, value in zip(rows, values, strict=True):
                 row[key] = value
         else:
-            for row, target, value, status in zip(dicts, targets, values, statuses, strict=True):
+            for row, state, value, status in zip(rows, found, values, statuses, strict=True):
                 if status == "revealed":
                     row[key] = value
                 else:
-                    _not_opened(own, row, target, status, asked.get(id(target)))
+                    _not_opened(own, row, state, status, loading.asked.get(state))
+
+
+def _is_sealed(row: dict[str, Any], key: str) -> bool:
+    return type(row.get(key)) is Sealed
 
 
 def _attributes_of(cls: type[Any]) -> list[_Attribute]:
@@ -292,8 +321,8 @@ def _attributes_of(cls: type[Any]) -> list[_Attribute]:
 def _column(own: _Attribute, dicts: list[dict[str, Any]]) -> RowColumn:
     key = own.key
     tokens = [row[key]._token for row in dicts]
-    subjects = None if own.subject is None else [_scalar(row[own.subject]) for row in dicts]
-    binds = {name: [_scalar(row[bound]) for row in dicts] for name, bound in own.binds} or None
+    subjects = None if own.subject is None else _scalars(dicts, own.subject)
+    binds = {name: _scalars(dicts, bound) for name, bound in own.binds} or None
     return RowColumn(own.cell.kind.field, tokens, subjects, binds)
 
 
@@ -307,12 +336,22 @@ def _place(veil: Veil, own: _Attribute, dicts: list[dict[str, Any]]) -> None:
             value._context = SealedContext(veil, bind, subject)
 
 
+def _scalars(dicts: list[dict[str, Any]], key: str) -> list[Any]:
+    values = [row[key] for row in dicts]
+    kinds = {type(value) for value in values}
+    return values if kinds <= _SCALARS else [_scalar(value) for value in values]
+
+
 def _scalar(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _not_opened(
-    own: _Attribute, row: dict[str, Any], target: Any, status: str, asked: frozenset[str] | None
+    own: _Attribute,
+    row: dict[str, Any],
+    state: InstanceState[Any],
+    status: str,
+    asked: frozenset[str] | None,
 ) -> None:
     """The row is handed out all the same. Who reads this attribute hears why."""
     kind = own.cell.kind
@@ -326,8 +365,8 @@ def _not_opened(
             # Its message could quote what it was given.
             raise NotRevealed(kind.field, "corrupt") from None
         return
-    session = object_session(target)
-    if session is not None:
+    session, target = state.session, state.obj()
+    if session is not None and target is not None:
         session.expire(target, [own.key])
     if asked == frozenset((own.key,)):
         raise NotRevealed(kind.field, status)
