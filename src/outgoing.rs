@@ -97,6 +97,7 @@ impl<'a> Outgoing<'a> {
     }
 
     /// The input's headers.
+    #[cfg(feature = "postgres")]
     pub(crate) fn input(&self) -> &'a [Header<'a>] {
         self.input
     }
