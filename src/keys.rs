@@ -1,10 +1,12 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key
 //! directory, timed by the system's clock, metered.
 
+mod lookup;
 mod source;
 pub mod topic;
 mod upkeep;
 
+pub use lookup::KeyLookup;
 pub use upkeep::maintain;
 
 use std::path::{Path, PathBuf};

@@ -20,7 +20,7 @@ use veilstream_engine::reveal::{
 use veilstream_engine::schema::{Field, Schema};
 use veilstream_engine::seal::PayloadKind;
 use veilstream_engine::transform::Limits;
-use veilstream_engine::{Key, KeyId, Keyring, Reject, RejectCode};
+use veilstream_engine::{Reject, RejectCode};
 
 use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
@@ -29,7 +29,7 @@ use crate::audit::{self, AuditFlags, Opened, Outlet, Trail};
 use crate::client::ServerArgs;
 use crate::exit::Exit;
 use crate::keys;
-use crate::keys::{KeyFault, KeySource};
+use crate::keys::{KeyFault, KeyLookup, KeySource};
 
 const AFTER_HELP: &str = "Tokens are opened at the paths the documents declare, each as its own field, and nowhere else. Of several schemas the first whose \"when\" \
 holds opens a line; conditions on headers are taken as met.
@@ -176,11 +176,9 @@ fn interop_field<'s>(set: &'s SchemaSet, name: &str) -> Option<&'s Field> {
     fields.find(|field| field.name == name && field.interop.is_some())
 }
 
-/// Keys as the engine asks for them; remembers why one was not available.
+/// Keys, and whose they were.
 struct RevealKeys<'a> {
-    source: &'a dyn KeySource,
-    keyring: Arc<Keyring>,
-    fault: RefCell<Option<KeyFault>>,
+    keys: KeyLookup<'a>,
     /// The keys of data subjects that were found since the last look.
     opened: RefCell<Opened>,
     /// Compromised keys open too.
@@ -189,13 +187,7 @@ struct RevealKeys<'a> {
 
 impl<'a> RevealKeys<'a> {
     fn new(source: &'a dyn KeySource) -> Self {
-        Self {
-            source,
-            keyring: source.keyring(),
-            fault: RefCell::default(),
-            opened: RefCell::default(),
-            allow_compromised: false,
-        }
+        Self { keys: KeyLookup::new(source), opened: RefCell::default(), allow_compromised: false }
     }
 
     fn allowing(self, allow_compromised: bool) -> Self {
@@ -208,25 +200,11 @@ impl<'a> RevealKeys<'a> {
         revealer
     }
 
-    fn lookup(&self, id: &KeyId) -> Option<Arc<Key>> {
-        let key = self.source.lookup(id).unwrap_or_else(|fault| {
-            self.fault.replace(Some(fault));
-            None
-        });
-        if let Some(key) = &key {
-            self.opened.borrow_mut().found(key);
-        }
-        key
-    }
-
-    /// Does what needs keys. A key that could not be looked up is an outage, not a token that does
-    /// not open.
+    /// Does what needs keys.
     fn with<T>(&mut self, work: impl FnOnce(engine::KeySource<'_>) -> T) -> Result<T, KeyFault> {
         // As it is now: a stream may last for days.
-        self.keyring = self.source.keyring();
-        let lookup = |id: &KeyId| self.lookup(id);
-        let done = work(engine::KeySource { keyring: &self.keyring, lookup: &lookup });
-        self.fault.take().map_or(Ok(done), Err)
+        self.keys.refresh();
+        self.keys.with(|key| self.opened.borrow_mut().found(key), work)
     }
 }
 

@@ -26,7 +26,7 @@ use veilstream_engine::transform::Limits;
 
 use error::Expiry;
 pub use error::{RecordPlace, TopicRotationError};
-use record::{ERASED, Fate, Held, Lookup, Opens, RecordError, RecordRotator};
+use record::{ERASED, Fate, Held, Opens, RecordError, RecordRotator};
 
 use crate::clock::{unix_millis, unix_seconds};
 use crate::config::Config;
@@ -36,7 +36,7 @@ use crate::kafka::producer::Recipe;
 use crate::kafka::reader::{OffsetRange, SILENCE, committed, is_expired, ranges, reader};
 use crate::kafka::topics::{NewTopic, TopicFacts, Topics, grow_command};
 use crate::kafka::writer::{TransactionWriter, WriteFailure};
-use crate::keys::KeySource;
+use crate::keys::{KeyLookup, KeySource};
 use crate::outgoing::{Outgoing, TopicLimits, Unfit, native};
 use crate::progress::Progress;
 
@@ -419,7 +419,7 @@ impl Rotation<'_> {
     fn write(&mut self, batch: &[ReadRecord]) -> Result<(), TopicRotationError> {
         let headers: Vec<Vec<Header<'_>>> = batch.iter().map(ReadRecord::headers).collect();
         let records = || batch.iter().zip(&headers).map(|(read, headers)| read.record(headers));
-        let lookup = Lookup::new(self.keys);
+        let lookup = KeyLookup::new(self.keys);
         for (i, read) in batch.iter().enumerate() {
             let record = read.record(&headers[i]);
             let mut held = Held::default();

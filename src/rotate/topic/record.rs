@@ -1,21 +1,18 @@
 //! One record of a topic: opened, and sealed again.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::error::{OpenError, RejectCode};
-use veilstream_engine::key::{Key, KeyId, KeyKind, Scope};
-use veilstream_engine::keyring::Keyring;
+use veilstream_engine::error::{OpenError, Reject, RejectCode};
+use veilstream_engine::key::{KeyId, KeyKind, Scope};
 use veilstream_engine::record::{Header, HeaderOutput, Record};
-use veilstream_engine::reveal::{self, FoundToken, Report, RevealOptions, Revealer, Status};
+use veilstream_engine::reveal::{FoundToken, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::schema::Schema;
 use veilstream_engine::seal::PayloadKind;
 use veilstream_engine::token::{self, PREFIX};
 use veilstream_engine::transform::Limits;
 
-use crate::keys::{KeyFault, KeySource};
+use crate::keys::{KeyFault, KeyLookup, KeySource};
 use crate::outgoing::{Outgoing, SCHEMA_HEADER};
 use crate::protect::Protector;
 use crate::rotate::counts::root_version;
@@ -80,9 +77,23 @@ pub(super) enum RecordError {
     Keys(KeyFault),
 }
 
-impl From<KeyFault> for RecordError {
+/// Why a record is not sealed again.
+enum Stop {
+    /// It stays.
+    Kept(Kept),
+    /// No record can be worked on.
+    Error(RecordError),
+}
+
+impl From<Kept> for Stop {
+    fn from(kept: Kept) -> Self {
+        Self::Kept(kept)
+    }
+}
+
+impl From<KeyFault> for Stop {
     fn from(fault: KeyFault) -> Self {
-        Self::Keys(fault)
+        Self::Error(RecordError::Keys(fault))
     }
 }
 
@@ -108,7 +119,6 @@ pub(super) struct RecordRotator {
     report: Report,
     found: Vec<FoundToken>,
     clear: Clear,
-    opened: Vec<u8>,
 }
 
 /// A record in clear, while it is worked on.
@@ -130,49 +140,6 @@ impl Clear {
             topic: None,
             ..*stored
         }
-    }
-}
-
-/// Keys by their id; remembers those of a batch, and why one was not available.
-pub(super) struct Lookup<'a> {
-    source: &'a dyn KeySource,
-    keyring: Arc<Keyring>,
-    known: RefCell<HashMap<KeyId, Option<Arc<Key>>>>,
-    fault: RefCell<Option<KeyFault>>,
-}
-
-impl<'a> Lookup<'a> {
-    pub(super) fn new(source: &'a dyn KeySource) -> Self {
-        Self {
-            source,
-            keyring: source.keyring(),
-            known: RefCell::default(),
-            fault: RefCell::default(),
-        }
-    }
-
-    fn get(&self, id: &KeyId) -> Option<Arc<Key>> {
-        if let Some(known) = self.known.borrow().get(id) {
-            return known.clone();
-        }
-        match self.source.lookup(id) {
-            Ok(key) => {
-                self.known.borrow_mut().insert(*id, key.clone());
-                key
-            }
-            Err(fault) => {
-                self.fault.replace(Some(fault));
-                None
-            }
-        }
-    }
-
-    /// Does what needs keys. A key that could not be looked up is an outage, not a token that does
-    /// not open.
-    fn with<T>(&self, work: impl FnOnce(reveal::KeySource<'_>) -> T) -> Result<T, KeyFault> {
-        let lookup = |id: &KeyId| self.get(id);
-        let done = work(reveal::KeySource { keyring: &self.keyring, lookup: &lookup });
-        self.fault.take().map_or(Ok(done), Err)
     }
 }
 
@@ -199,7 +166,6 @@ impl RecordRotator {
             report: Report::default(),
             found: Vec::new(),
             clear: Clear::default(),
-            opened: Vec::new(),
         }
     }
 
@@ -212,27 +178,27 @@ impl RecordRotator {
         &mut self,
         record: &Record<'_>,
         ahead: impl Iterator<Item = Record<'r>> + Clone,
-        keys: &Lookup<'_>,
+        keys: &KeyLookup<'_>,
         held: &mut Held,
     ) -> Result<Fate, RecordError> {
         let index = match self.claim(record) {
             Ok(index) => index,
             Err(code) => return Ok(Fate::Kept(Kept::rejected(None, code))),
         };
-        let schema = self.schemas.schemas()[index].clone();
         self.check_key_root(index, record)?;
-        let opened = self.open(&schema, record, keys, held)?;
-        let kept = match opened {
-            Ok(()) => match self.seal(index, record, ahead, keys)? {
-                Ok(()) => return Ok(Fate::Sealed(index)),
-                Err(kept) => kept,
-            },
-            Err(kept) => kept,
+        let schema = self.schemas.schemas()[index].clone();
+        let sealed = self
+            .open(&schema, record, keys, held)
+            .and_then(|()| self.seal(index, record, ahead, keys));
+        let kept = match sealed {
+            Ok(()) => return Ok(Fate::Sealed(index)),
+            Err(Stop::Error(error)) => return Err(error),
+            Err(Stop::Kept(kept)) => kept,
         };
         let key = held.tokens.iter().find(|(field, _)| field == "#key").cloned();
         *held = Held { unexpected: held.unexpected, ..Held::default() };
         // Compaction and upserts go by the key, whatever becomes of the rest.
-        let key_moved = key.is_some() && self.seal_key(record, keys)?;
+        let key_moved = key.is_some() && self.seal_key(record, keys).map_err(RecordError::Keys)?;
         held.tokens.extend(key.filter(|_| key_moved));
         Ok(Fate::Kept(Kept { key_moved, schema: Some(schema.name.clone()), ..kept }))
     }
@@ -292,136 +258,110 @@ impl RecordRotator {
         &mut self,
         schema: &Schema,
         record: &Record<'_>,
-        keys: &Lookup<'_>,
+        keys: &KeyLookup<'_>,
         held: &mut Held,
-    ) -> Result<Result<(), Kept>, RecordError> {
-        if let Err(kept) = self.open_key(schema, record, keys, held)? {
-            return Ok(Err(kept));
-        }
-        if let Err(kept) = self.open_headers(schema, record, keys, held)? {
-            return Ok(Err(kept));
-        }
-        self.open_value(schema, record, keys, held)
-    }
-
-    fn open_key(
-        &mut self,
-        schema: &Schema,
-        record: &Record<'_>,
-        keys: &Lookup<'_>,
-        held: &mut Held,
-    ) -> Result<Result<(), Kept>, RecordError> {
+    ) -> Result<(), Stop> {
         self.clear.key = None;
-        let (Some(rule), Some(key)) = (&schema.key, record.key) else { return Ok(Ok(())) };
-        let opened = self.open_bytes(&rule.name, key, keys)?;
-        let place = || "#key".to_owned();
-        let opened = self.is_opened(opened, place, key, held)?;
-        self.clear.key = Some(self.opened.clone());
-        Ok(opened)
+        if let (Some(rule), Some(key)) = (&schema.key, record.key) {
+            let opened = self.open_bytes(&rule.name, || "#key".to_owned(), key, keys, held)?;
+            self.clear.key = Some(opened);
+        }
+        self.open_headers(schema, record, keys, held)?;
+        self.open_value(schema, record, keys, held)
     }
 
     fn open_headers(
         &mut self,
         schema: &Schema,
         record: &Record<'_>,
-        keys: &Lookup<'_>,
+        keys: &KeyLookup<'_>,
         held: &mut Held,
-    ) -> Result<Result<(), Kept>, RecordError> {
+    ) -> Result<(), Stop> {
         self.clear.headers.clear();
-        for (name, value) in record.headers.iter().filter(|(name, _)| *name != SCHEMA_HEADER) {
+        for (name, value) in stored_headers(record) {
             let rule = schema.headers.iter().find(|rule| rule.header.as_bytes() == *name);
-            let (Some(rule), Some(value)) = (rule, value) else {
-                self.clear.headers.push((name.to_vec(), value.map(<[u8]>::to_vec)));
-                continue;
+            let value = match (rule, value) {
+                (Some(rule), Some(value)) => {
+                    let place = || format!("#header:{}", rule.header);
+                    Some(self.open_bytes(&rule.name, place, value, keys, held)?)
+                }
+                (_, value) => value.map(<[u8]>::to_vec),
             };
-            let opened = self.open_bytes(&rule.name, value, keys)?;
-            let place = || format!("#header:{}", rule.header);
-            if let Err(kept) = self.is_opened(opened, place, value, held)? {
-                return Ok(Err(kept));
-            }
-            self.clear.headers.push((name.to_vec(), Some(self.opened.clone())));
+            self.clear.headers.push((name.to_vec(), value));
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
+    /// Opens a record key or header.
     fn open_bytes(
         &mut self,
         name: &str,
-        text: &[u8],
-        keys: &Lookup<'_>,
-    ) -> Result<Status, KeyFault> {
-        if !text.starts_with(PREFIX) {
-            self.opened.clear();
-            self.opened.extend_from_slice(text);
-            return Ok(Status::Clear);
-        }
-        let Self { revealer, opened, .. } = self;
-        Ok(match keys.with(|keys| revealer.open(name, keys, text, opened))? {
-            Ok(PayloadKind::Bytes) => Status::Revealed,
-            Ok(PayloadKind::Json) => Status::Failed(OpenError::Corrupt),
-            Ok(PayloadKind::Honey) => Status::Honey,
-            Err(error) => Status::Failed(error),
-        })
-    }
-
-    /// Whether a key or header opened.
-    fn is_opened(
-        &mut self,
-        status: Status,
         place: impl Fn() -> String,
         text: &[u8],
+        keys: &KeyLookup<'_>,
         held: &mut Held,
-    ) -> Result<Result<(), Kept>, RecordError> {
-        match status {
-            Status::Revealed => {
+    ) -> Result<Vec<u8>, Stop> {
+        if !text.starts_with(PREFIX) {
+            self.take_clear(place(), held)?;
+            return Ok(text.to_vec());
+        }
+        let mut bytes = Vec::new();
+        let opened = keys.with(|_| (), |keys| self.revealer.open(name, keys, text, &mut bytes))?;
+        let status = match opened {
+            Ok(PayloadKind::Bytes) => {
                 if let Ok(header) = token::decode(text, &mut Vec::new()) {
                     held.tokens.push((place(), header.kid));
                 }
-                Ok(Ok(()))
+                return Ok(bytes);
             }
-            Status::Clear if self.opens.seal_clear => {
-                held.clear.push(place());
-                Ok(Ok(()))
-            }
-            Status::Clear => Err(RecordError::Clear(place())),
-            status => Ok(Err(Kept::new(place(), class(status)))),
+            Ok(PayloadKind::Json) => Status::Failed(OpenError::Corrupt),
+            Ok(PayloadKind::Honey) => Status::Honey,
+            Err(error) => Status::Failed(error),
+        };
+        Err(Kept::new(place(), class(status)).into())
+    }
+
+    /// A value in clear where a token is expected.
+    fn take_clear(&self, place: String, held: &mut Held) -> Result<(), Stop> {
+        if !self.opens.seal_clear {
+            return Err(Stop::Error(RecordError::Clear(place)));
         }
+        held.clear.push(place);
+        Ok(())
     }
 
     fn open_value(
         &mut self,
         schema: &Schema,
         record: &Record<'_>,
-        keys: &Lookup<'_>,
+        keys: &KeyLookup<'_>,
         held: &mut Held,
-    ) -> Result<Result<(), Kept>, RecordError> {
-        let Some(value) = record.value else { return Ok(Ok(())) };
-        let Self { revealer, found, report, clear, .. } = self;
-        if let Err(reject) = revealer.tokens(schema, value, found) {
-            return Ok(Err(Kept::rejected(None, reject.code)));
-        }
+    ) -> Result<(), Stop> {
+        let Some(value) = record.value else { return Ok(()) };
+        let whole = |reject: Reject| Kept::rejected(None, reject.code);
+        self.revealer.tokens(schema, value, &mut self.found).map_err(whole)?;
         let fields = &schema.fields;
         let id = |field: usize| fields[field].id.to_string();
+        let mut found = self.found.iter();
         let unbound = found
-            .iter()
-            .find(|token| !fields[token.field].bind.is_empty() && !token.header.bound());
-        if let Some(token) = unbound.filter(|_| !self.opens.trust_records) {
-            return Ok(Err(Kept::new(id(token.field), "without_binding")));
+            .find(|token| !fields[token.field].bind.is_empty() && !token.header.bound())
+            .filter(|_| !self.opens.trust_records);
+        if let Some(token) = unbound {
+            return Err(Kept::new(id(token.field), "without_binding").into());
         }
         let options = RevealOptions::default();
-        let revealed = keys.with(|keys| {
-            revealer.reveal(schema, keys, value, &options, &mut clear.value, report)
-        })?;
-        if let Err(reject) = revealed {
-            return Ok(Err(Kept::rejected(None, reject.code)));
-        }
-        held.unexpected = report.unexpected_tokens;
+        let Self { revealer, report, clear, .. } = self;
+        let revealed = keys.with(
+            |_| (),
+            |keys| revealer.reveal(schema, keys, value, &options, &mut clear.value, report),
+        )?;
+        revealed.map_err(whole)?;
+        held.unexpected = self.report.unexpected_tokens;
         let mut kept: Option<Kept> = None;
-        for (field, status) in &report.fields {
+        for (field, status) in &self.report.fields {
             match status {
                 Status::Revealed | Status::NoToken => {}
-                Status::Clear if self.opens.seal_clear => held.clear.push(id(*field)),
-                Status::Clear => return Err(RecordError::Clear(id(*field))),
+                Status::Clear => self.take_clear(id(*field), held)?,
                 // What somebody can mend is told before what nobody can.
                 status if kept.as_ref().is_none_or(|kept| kept.class == ERASED) => {
                     kept = Some(Kept::new(id(*field), class(*status)));
@@ -429,11 +369,8 @@ impl RecordRotator {
                 _ => {}
             }
         }
-        if let Some(kept) = kept {
-            return Ok(Err(kept));
-        }
-        held.tokens.extend(found.iter().map(|token| (id(token.field), token.header.kid)));
-        Ok(Ok(()))
+        held.tokens.extend(self.found.iter().map(|token| (id(token.field), token.header.kid)));
+        kept.map_or(Ok(()), |kept| Err(kept.into()))
     }
 
     fn seal<'r>(
@@ -441,52 +378,51 @@ impl RecordRotator {
         index: usize,
         record: &Record<'_>,
         ahead: impl Iterator<Item = Record<'r>> + Clone,
-        keys: &Lookup<'_>,
-    ) -> Result<Result<(), Kept>, KeyFault> {
+        keys: &KeyLookup<'_>,
+    ) -> Result<(), Stop> {
         let mut headers = Vec::new();
         let clear = self.clear.record(record, &mut headers);
-        let sealed = self.protector.protect(&clear, ahead, keys.source);
-        match sealed? {
-            Ok(found) if found == index => self.owners_stay(record, keys),
-            Ok(_) => Ok(Err(Kept::rejected(None, RejectCode::NoSchema))),
-            Err(reject) => Ok(Err(Kept::rejected(reject.field.as_deref(), reject.code))),
+        match self.protector.protect(&clear, ahead, keys.source())? {
+            Ok(found) if found == index => self.check_owners(record, keys),
+            Ok(_) => Err(Kept::rejected(None, RejectCode::NoSchema).into()),
+            Err(reject) => Err(Kept::rejected(reject.field.as_deref(), reject.code).into()),
         }
     }
 
-    /// Whether each header's token is under the same owner's key as before: a planted one would
-    /// become this record's.
-    fn owners_stay(
-        &self,
-        record: &Record<'_>,
-        keys: &Lookup<'_>,
-    ) -> Result<Result<(), Kept>, KeyFault> {
+    /// Each header's token is under the same owner's key as before: a planted one would become this
+    /// record's.
+    fn check_owners(&self, record: &Record<'_>, keys: &KeyLookup<'_>) -> Result<(), Stop> {
+        let owner = |text: &[u8]| -> Result<Option<Scope>, KeyFault> {
+            let Ok(header) = token::decode(text, &mut Vec::new()) else { return Ok(None) };
+            let key = keys.with(|_| (), |keys| (keys.lookup)(&header.kid))?;
+            let key = key.filter(|key| key.kind == KeyKind::Data);
+            Ok(key.map(|key| key.scope.clone()).filter(|s| matches!(s, Scope::Subject(_))))
+        };
         let output = self.protector.output();
-        let stored: Vec<_> =
-            record.headers.iter().filter(|(name, _)| *name != SCHEMA_HEADER).collect();
+        let stored: Vec<_> = stored_headers(record).collect();
         for header in &output.headers {
             let HeaderOutput::Replaced(i, range) = header else { continue };
             let (name, Some(before)) = stored[*i] else { continue };
-            let owner = |text: &[u8]| -> Result<Option<Scope>, KeyFault> {
-                let Ok(header) = token::decode(text, &mut Vec::new()) else { return Ok(None) };
-                let key = keys.with(|keys| (keys.lookup)(&header.kid))?;
-                let key = key.filter(|key| key.kind == KeyKind::Data);
-                Ok(key.map(|key| key.scope.clone()).filter(|s| matches!(s, Scope::Subject(_))))
-            };
-            let was_token = before.starts_with(PREFIX);
-            if was_token && owner(before)? != owner(&output.header_bytes[range.clone()])? {
+            let after = &output.header_bytes[range.clone()];
+            if before.starts_with(PREFIX) && owner(before)? != owner(after)? {
                 let place = format!("#header:{}", String::from_utf8_lossy(name));
-                return Ok(Err(Kept::new(place, "binding")));
+                return Err(Kept::new(place, "binding").into());
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Seals the record key alone; whether it did.
-    fn seal_key(&mut self, record: &Record<'_>, keys: &Lookup<'_>) -> Result<bool, KeyFault> {
+    fn seal_key(&mut self, record: &Record<'_>, keys: &KeyLookup<'_>) -> Result<bool, KeyFault> {
         let key = self.clear.key.as_deref();
         let alone = Record { key, value: None, headers: &[], topic: None, ..*record };
-        Ok(self.protector.protect(&alone, std::iter::empty(), keys.source)?.is_ok())
+        Ok(self.protector.protect(&alone, std::iter::empty(), keys.source())?.is_ok())
     }
+}
+
+/// A record's headers but its schema's.
+fn stored_headers<'r>(record: &Record<'r>) -> impl Iterator<Item = &'r Header<'r>> {
+    record.headers.iter().filter(|(name, _)| *name != SCHEMA_HEADER)
 }
 
 fn class(status: Status) -> &'static str {
