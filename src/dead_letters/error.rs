@@ -6,6 +6,7 @@ use veilstream_engine::seal::SealError;
 
 use super::read::LetterPlace;
 use crate::kafka::error::Fault;
+use crate::kafka::reader::ReadError;
 use crate::kafka::topics::TopicError;
 use crate::kafka::writer::WriterError;
 use crate::keys::KeyFault;
@@ -76,6 +77,16 @@ pub enum DeadLetterError {
     /// The writer of the result is gone.
     #[error(transparent)]
     Output(#[from] std::io::Error),
+}
+
+impl From<ReadError> for DeadLetterError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Expired => Self::Expired,
+            ReadError::Silent => Self::Silent,
+            ReadError::Kafka(error) => Self::Kafka(error),
+        }
+    }
 }
 
 /// Why one dead letter does not go. The code ([`LetterFault::as_str`]) is an API: it stands in what

@@ -5,13 +5,10 @@
 mod batch;
 mod span;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::Message as _;
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::error::RejectCode;
 use veilstream_engine::record::Record;
@@ -26,10 +23,10 @@ use super::read::{self, LetterPlace};
 use crate::clock::{unix_millis, unix_seconds};
 use crate::config::Config;
 use crate::kafka::client::{Consumer, Registered};
-use crate::kafka::error::{Fault, Obstacle, is_authorization};
+use crate::kafka::error::{Fault, Obstacle};
 use crate::kafka::ffi::Headers;
 use crate::kafka::producer::Recipe;
-use crate::kafka::reader::{SILENCE, committed, is_expired};
+use crate::kafka::reader::{BoundedRead, committed};
 use crate::kafka::topics::Topics;
 use crate::kafka::writer::{TransactionWriter, WriteFailure};
 use crate::keys::{KeyFault, KeySource};
@@ -40,8 +37,6 @@ use batch::LetterBatch;
 pub use span::Selection;
 use span::Span;
 
-/// One wait for a letter.
-const POLL: Duration = Duration::from_millis(100);
 /// The group whose offsets say where the last replay ended.
 const GROUP: &str = "dlq-replay";
 
@@ -200,41 +195,19 @@ impl Replay<'_> {
         spans: &[Span],
         progress: &mut dyn FnMut(&Replayed, &[PassedBy]),
     ) -> Result<(), DeadLetterError> {
-        let ends: BTreeMap<i32, i64> =
-            spans.iter().map(|span| (span.partition, span.end)).collect();
+        let ends = spans.iter().map(|span| (span.partition, span.end)).collect();
         let consumer = self.consumer.shared().clone();
-        let mut open = self.read_from_base(&ends)?;
-        let mut heard = Instant::now();
-        while !open.is_empty() || !self.batch.is_empty() {
+        // What is rejected again comes behind the end: it is for the next replay.
+        let mut reading = BoundedRead::new(ends);
+        self.read_from_base(&mut reading)?;
+        while !reading.is_over() || !self.batch.is_empty() {
             let mut stop = None;
-            match consumer.poll(if open.is_empty() { Duration::ZERO } else { POLL }) {
-                Some(Ok(message)) => {
-                    heard = Instant::now();
-                    let place =
-                        LetterPlace { partition: message.partition(), offset: message.offset() };
-                    // What is rejected again comes behind the end: it is for the next replay.
-                    let end = ends.get(&place.partition).copied().unwrap_or(0);
-                    if place.offset < end {
-                        stop = self.letter(place, message.payload().unwrap_or_default()).err();
-                    }
-                    if place.offset + 1 >= end {
-                        open.remove(&place.partition);
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    heard = Instant::now();
-                    open.remove(&partition);
-                }
-                Some(Err(error)) if is_expired(&error) => {
-                    return Err(DeadLetterError::Expired);
-                }
-                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_authorization) => {
-                    return Err(error.into());
-                }
-                _ if heard.elapsed() > SILENCE => return Err(DeadLetterError::Silent),
-                _ => {}
+            if let Some(message) = reading.poll(&consumer)? {
+                let place =
+                    LetterPlace { partition: message.partition(), offset: message.offset() };
+                stop = self.letter(place, message.payload().unwrap_or_default()).err();
             }
-            if stop.is_none() && (open.is_empty() || self.is_full()) {
+            if stop.is_none() && (reading.is_over() || self.is_full()) {
                 stop = self.commit(progress).err();
             }
             match stop {
@@ -242,33 +215,17 @@ impl Replay<'_> {
                 Some(Stop::Error(error)) => return Err(error),
                 Some(Stop::Transaction(fault)) => {
                     self.give_back(fault)?;
-                    open = self.read_from_base(&ends)?;
-                    heard = Instant::now();
+                    self.read_from_base(&mut reading)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Reads on from what is committed; the partitions that are not at their end.
-    fn read_from_base(&self, ends: &BTreeMap<i32, i64>) -> Result<BTreeSet<i32>, DeadLetterError> {
-        let mut list = TopicPartitionList::new();
-        let mut open = BTreeSet::new();
-        for (partition, offset) in self
-            .batch
-            .base()
-            .iter()
-            .filter(|(partition, offset)| ends.get(partition).is_some_and(|end| *offset < end))
-        {
-            list.add_partition_offset(
-                &self.config.pipeline.dead_letter_topic,
-                *partition,
-                Offset::Offset(*offset),
-            )?;
-            open.insert(*partition);
-        }
-        self.consumer.assign(&list)?;
-        Ok(open)
+    /// Reads on from what is committed.
+    fn read_from_base(&self, reading: &mut BoundedRead) -> Result<(), DeadLetterError> {
+        let base = self.batch.base().iter().map(|(partition, offset)| (*partition, *offset));
+        Ok(reading.assign(&self.consumer, &self.config.pipeline.dead_letter_topic, base)?)
     }
 
     fn is_full(&self) -> bool {

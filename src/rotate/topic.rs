@@ -10,38 +10,32 @@
 mod error;
 mod record;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
-use rdkafka::message::Headers as _;
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::Message as _;
+use rdkafka::message::{BorrowedMessage, Headers as _};
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::key::KeyId;
 use veilstream_engine::record::{Header, Record};
 use veilstream_engine::transform::Limits;
 
-use error::Expiry;
 pub use error::{RecordPlace, TopicRotationError};
 use record::{ERASED, Fate, Held, Opens, RecordError, RecordRotator};
 
 use crate::clock::{unix_millis, unix_seconds};
 use crate::config::Config;
 use crate::kafka::client::{Consumer, Registered};
-use crate::kafka::error::is_authorization;
 use crate::kafka::producer::Recipe;
-use crate::kafka::reader::{OffsetRange, SILENCE, committed, is_expired, ranges, reader};
+use crate::kafka::reader::{BoundedRead, OffsetRange, committed, offset_list, ranges, reader};
 use crate::kafka::topics::{NewTopic, TopicFacts, Topics, grow_command};
 use crate::kafka::writer::{TransactionWriter, WriteFailure};
 use crate::keys::{KeyLookup, KeySource};
 use crate::outgoing::{Outgoing, TopicLimits, Unfit, native};
 use crate::progress::Progress;
 
-/// One wait for a record.
-const POLL: Duration = Duration::from_millis(100);
 /// Most records of a transaction.
 const RECORDS: usize = 2000;
 /// Bytes read after which a transaction takes no further record.
@@ -264,15 +258,16 @@ fn spans(
     }
     let mut spans = Vec::new();
     for range in from {
-        let OffsetRange { partition, low, high } = range;
-        let start = committed.get(&partition).copied().unwrap_or(low);
-        if start > high {
-            return Err(TopicRotationError::Behind { partition, end: high, committed: start });
+        let OffsetRange { partition, high, .. } = range;
+        let committed = committed.get(&partition).copied();
+        let Some((low, expired_from)) = range.resumed(committed) else {
+            let committed = committed.unwrap_or_default();
+            return Err(TopicRotationError::Behind { partition, end: high, committed });
+        };
+        if let Some(from) = expired_from {
+            tracing::warn!(partition, from, to = low, "the topic deleted records that no run read");
         }
-        if start < low {
-            Expiry { partition, from: start, to: low }.warn();
-        }
-        spans.push(OffsetRange { low: start.max(low), ..range });
+        spans.push(OffsetRange { low, ..range });
     }
     Ok(spans)
 }
@@ -301,6 +296,19 @@ struct ReadRecord {
 }
 
 impl ReadRecord {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        let headers = headers
+            .map(|header| (header.key.as_bytes().to_vec(), header.value.map(<[u8]>::to_vec)));
+        Self {
+            place: RecordPlace { partition: message.partition(), offset: message.offset() },
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.collect(),
+            time: message.timestamp().to_millis(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         let len = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         len(&self.key)
@@ -331,18 +339,19 @@ impl Rotation<'_> {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), TopicRotationError> {
         let begun = Instant::now();
-        let ends: BTreeMap<i32, i64> =
-            spans.iter().map(|span| (span.partition, span.high)).collect();
+        let ends = spans.iter().map(|span| (span.partition, span.high)).collect();
         let estimate = spans.iter().map(|span| span.high - span.low).sum::<i64>();
         let estimate = u64::try_from(estimate).unwrap_or_default();
-        let mut open = self.assign(spans)?;
-        let mut heard = Instant::now();
-        while !open.is_empty() {
+        // What came since this run began is for the next one.
+        let mut reading = BoundedRead::new(ends);
+        let starts = spans.iter().map(|span| (span.partition, span.low));
+        reading.assign(&self.consumer, self.options.from, starts)?;
+        while !reading.is_over() {
             self.done.stopped = self.options.stop.load(Ordering::Relaxed);
             if self.done.stopped {
                 return Ok(());
             }
-            let batch = self.read(&ends, &mut open, &mut heard)?;
+            let batch = self.read(&mut reading)?;
             if !batch.is_empty() {
                 self.write(&batch)?;
                 let (records, elapsed) = (self.done.records, begun.elapsed());
@@ -352,64 +361,18 @@ impl Rotation<'_> {
         Ok(())
     }
 
-    /// The partitions that are not at their end.
-    fn assign(&self, spans: &[OffsetRange]) -> Result<BTreeSet<i32>, TopicRotationError> {
-        let mut list = TopicPartitionList::new();
-        let mut open = BTreeSet::new();
-        for span in spans.iter().filter(|span| span.low < span.high) {
-            let offset = Offset::Offset(span.low);
-            list.add_partition_offset(self.options.from, span.partition, offset)?;
-            open.insert(span.partition);
-        }
-        self.consumer.assign(&list)?;
-        Ok(open)
-    }
-
-    /// The records of one transaction. `open`: the partitions that are not at their end.
-    fn read(
-        &self,
-        ends: &BTreeMap<i32, i64>,
-        open: &mut BTreeSet<i32>,
-        heard: &mut Instant,
-    ) -> Result<Vec<ReadRecord>, TopicRotationError> {
+    /// The records of one transaction: as many as there are without a wait.
+    fn read(&self, reading: &mut BoundedRead) -> Result<Vec<ReadRecord>, TopicRotationError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        while !open.is_empty() && batch.len() < RECORDS && bytes < BYTES {
-            match self.consumer.poll(POLL) {
-                Some(Ok(message)) => {
-                    *heard = Instant::now();
-                    let (partition, offset) = (message.partition(), message.offset());
-                    let end = ends.get(&partition).copied().unwrap_or(0);
-                    // What came since this run began is for the next one.
-                    if offset < end {
-                        let headers = message.headers().into_iter().flat_map(|h| h.iter());
-                        let headers = headers.map(|header| {
-                            (header.key.as_bytes().to_vec(), header.value.map(<[u8]>::to_vec))
-                        });
-                        let record = ReadRecord {
-                            place: RecordPlace { partition, offset },
-                            key: message.key().map(<[u8]>::to_vec),
-                            value: message.payload().map(<[u8]>::to_vec),
-                            headers: headers.collect(),
-                            time: message.timestamp().to_millis(),
-                        };
-                        bytes += record.bytes();
-                        batch.push(record);
-                    }
-                    if offset + 1 >= end {
-                        open.remove(&partition);
-                    }
+        while !reading.is_over() && batch.len() < RECORDS && bytes < BYTES {
+            match reading.poll(&self.consumer)? {
+                Some(message) => {
+                    let record = ReadRecord::of(&message);
+                    bytes += record.bytes();
+                    batch.push(record);
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    *heard = Instant::now();
-                    open.remove(&partition);
-                }
-                Some(Err(error)) if is_expired(&error) => return Err(TopicRotationError::Expired),
-                Some(Err(error)) if error.rdkafka_error_code().is_some_and(is_authorization) => {
-                    return Err(error.into());
-                }
-                _ if heard.elapsed() > SILENCE => return Err(TopicRotationError::Silent),
-                _ if !batch.is_empty() => break,
-                _ => {}
+                None if !batch.is_empty() => break,
+                None => {}
             }
         }
         Ok(batch)
@@ -436,13 +399,9 @@ impl Rotation<'_> {
             self.done.add(&read.place, schema, &fate, held);
         }
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        let mut offsets = TopicPartitionList::new();
         let ends: BTreeMap<i32, i64> =
             batch.iter().map(|read| (read.place.partition, read.place.offset + 1)).collect();
-        for (partition, offset) in ends {
-            let offset = Offset::Offset(offset);
-            offsets.add_partition_offset(self.options.from, partition, offset)?;
-        }
+        let offsets = offset_list(self.options.from, ends)?;
         Ok(writer.commit(&self.consumer, Some(offsets))?)
     }
 
@@ -462,7 +421,10 @@ impl Rotation<'_> {
         };
         match outgoing.unfit(limits, partition, unix_millis()) {
             None => {}
-            Some(Unfit::TooLarge | Unfit::Partition) => {
+            Some(Unfit::Partition) => {
+                return Err(TopicRotationError::NoPartition { place, topic: topic() });
+            }
+            Some(Unfit::TooLarge) => {
                 return Err(TopicRotationError::TooLarge { place, topic: topic() });
             }
             Some(Unfit::TooFarAhead) => {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::error::KafkaError;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::{PassedBy, Replayed};
 use crate::dead_letters::error::LetterFault;
 use crate::dead_letters::letter::Letter;
 use crate::dead_letters::read::LetterPlace;
+use crate::kafka::reader::offset_list;
 
 /// Most letters of one transaction.
 const LETTERS: usize = 500;
@@ -99,11 +100,7 @@ impl LetterBatch {
 
     /// The offsets to commit.
     pub(super) fn offsets(&self, topic: &str) -> Result<TopicPartitionList, KafkaError> {
-        let mut offsets = TopicPartitionList::new();
-        for (partition, offset) in &self.next {
-            offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
-        }
-        Ok(offsets)
+        offset_list(topic, self.next.iter().map(|(partition, offset)| (*partition, *offset)))
     }
 
     /// It is committed: what it did.

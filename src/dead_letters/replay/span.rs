@@ -64,17 +64,19 @@ pub(super) fn spans(
 
 /// From where the last replay ended, or the operator says, to the end.
 fn since(
-    OffsetRange { partition, low, high }: OffsetRange,
+    range: OffsetRange,
     committed: &BTreeMap<i32, i64>,
     selection: &Selection,
 ) -> Result<Span, DeadLetterError> {
-    let (start, expired_from) = match (selection.from.get(&partition), committed.get(&partition)) {
-        (Some(from), _) => ((*from).max(low), None),
-        (None, Some(&committed)) if committed > high => {
-            return Err(DeadLetterError::Behind { partition, end: high, committed });
-        }
-        (None, Some(&committed)) => (committed.max(low), (committed < low).then_some(committed)),
-        (None, None) => (low, None),
+    let OffsetRange { partition, low, high } = range;
+    let committed = committed.get(&partition).copied();
+    let (start, expired_from) = match selection.from.get(&partition) {
+        Some(from) => ((*from).max(low), None),
+        None => range.resumed(committed).ok_or(DeadLetterError::Behind {
+            partition,
+            end: high,
+            committed: committed.unwrap_or_default(),
+        })?,
     };
     Ok(Span { partition, start, end: high, expired_from })
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use rdkafka::error::KafkaError;
 
 use crate::kafka::error::Fault;
+use crate::kafka::reader::ReadError;
 use crate::kafka::topics::TopicError;
 use crate::kafka::writer::WriterError;
 use crate::keys::KeyFault;
@@ -21,20 +22,6 @@ pub struct RecordPlace {
 impl fmt::Display for RecordPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.partition, self.offset)
-    }
-}
-
-/// Offsets that a topic no longer has, though no run read them.
-pub(super) struct Expiry {
-    pub(super) partition: i32,
-    pub(super) from: i64,
-    pub(super) to: i64,
-}
-
-impl Expiry {
-    pub(super) fn warn(&self) {
-        let Self { partition, from, to } = self;
-        tracing::warn!(partition, from, to, "the topic deleted records that no run read");
     }
 }
 
@@ -107,8 +94,8 @@ pub enum TopicRotationError {
     Silent,
     /// A value in clear in a sanitized topic.
     #[error(
-        "record {place}: {field} stands in clear where a token is expected. Whoever writes to the \
-        topic may have put it there; --seal-clear seals such values too"
+        "record {place}: {field} stands in clear where a token is expected. Anyone who writes to \
+        the topic may have put it there; --seal-clear seals such values too"
     )]
     Clear {
         /// The record.
@@ -140,6 +127,14 @@ pub enum TopicRotationError {
         /// The topic.
         topic: String,
     },
+    /// The topic that is read grew meanwhile.
+    #[error("record {place}: topic {topic} has no such partition; add it, run it again")]
+    NoPartition {
+        /// The record.
+        place: RecordPlace,
+        /// The topic.
+        topic: String,
+    },
     /// The other topic does not take a record of this time.
     #[error(
         "record {place}: its timestamp is further ahead than topic {topic} allows; raise \
@@ -165,6 +160,16 @@ pub enum TopicRotationError {
     /// librdkafka is out of memory.
     #[error("out of memory")]
     OutOfMemory,
+}
+
+impl From<ReadError> for TopicRotationError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Expired => Self::Expired,
+            ReadError::Silent => Self::Silent,
+            ReadError::Kafka(error) => Self::Kafka(error),
+        }
+    }
 }
 
 impl TopicRotationError {
