@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod fault;
+mod guide;
 mod keys;
 mod policy;
 mod read;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use audit::{Audit, AuditPostgres, AuditTopic, Delivery};
 pub use fault::{ConfigFault, Faults};
+pub use guide::Guide;
 pub use keys::{KafkaTopic, KeyLedger, KeyProvider, KeyStore, Keys};
 pub use policy::{Budget, Limit, Pattern, Policy, Purpose};
 pub use read::ReadFile;
@@ -177,15 +179,6 @@ pub struct Http {
     pub listen: SocketAddr,
 }
 
-/// What the names of `veilstream.guide` in Python stand for, where the program does not say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Guide {
-    /// `<schema>.<id>` of the field that `EncryptionService` is for.
-    pub field: Option<String>,
-    /// What it reads for: one of `policy.purposes`.
-    pub purpose: Option<String>,
-}
-
 /// What is logged and how.
 #[derive(Debug, Clone)]
 pub struct Log {
@@ -303,7 +296,7 @@ fn config(mut root: Section<'_, '_>, host_name: &str) -> Config {
         ignored_dotenv: None,
     };
     config.keys.interop = interop(root.section("interop"));
-    config.guide = guide(root.section("guide"), &config.policy);
+    config.guide = guide::read(root.section("guide"), &config.policy);
     root.finish();
     config
 }
@@ -410,18 +403,6 @@ fn http(mut s: Section<'_, '_>) -> Http {
     });
     s.finish();
     Http { listen }
-}
-
-fn guide(mut s: Section<'_, '_>, policy: &Policy) -> Guide {
-    let guide = Guide { field: s.optional("field"), purpose: s.optional("purpose") };
-    if let Some(name) = &guide.purpose
-        && !policy.purposes.iter().any(|purpose| purpose.name == *name)
-    {
-        let message = format!("is \"{name}\", which is no purpose; add it to policy.purposes");
-        s.missing("purpose", &message);
-    }
-    s.finish();
-    guide
 }
 
 fn log(mut s: Section<'_, '_>) -> Log {

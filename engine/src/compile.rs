@@ -52,7 +52,7 @@ pub struct Compiled {
 /// # Errors
 /// Every fault of the document, each with the JSON pointer of its cause and what to write instead.
 pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>> {
-    let (read, warnings) = read(document, grants)?;
+    let (read, warnings) = read_document(document, grants)?;
     Ok(Compiled { schema: read.schema, warnings })
 }
 
@@ -63,12 +63,12 @@ pub fn compile(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>>
 /// # Errors
 /// As [`compile`].
 pub fn compile_rotation(document: &[u8], grants: &Grants) -> Result<Compiled, Vec<Fault>> {
-    let (read, _) = read(document, grants)?;
+    let (read, _) = read_document(document, grants)?;
     Ok(rotation::rotation(read))
 }
 
 /// The document as read, and its warnings.
-fn read(
+fn read_document(
     document: &[u8],
     grants: &Grants,
 ) -> Result<(document::ReadSchema, Vec<Fault>), Vec<Fault>> {

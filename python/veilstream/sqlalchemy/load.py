@@ -69,7 +69,6 @@ class _Loading:
     def taken(self) -> _Loading:
         """What there is so far, which is then gone from here."""
         taken = _Loading(self.entities, self.asked)
-        # One that is loaded twice is one entity.
         self.entities, self.asked = {}, {}
         return taken
 

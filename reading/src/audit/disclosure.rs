@@ -42,16 +42,15 @@ impl Disclosure {
         fields: impl Iterator<Item = (&'f str, &'f str)> + Clone,
         kids: impl IntoIterator<Item = KeyId> + Clone,
     ) {
-        let mut subjects = subjects.into_iter().map(Some);
-        let mut whose = Some(subjects.next().flatten());
-        while let Some(subject) = whose {
+        let mut subjects = subjects.into_iter().map(Some).peekable();
+        let nobody = subjects.peek().is_none().then_some(None);
+        for subject in subjects.chain(nobody) {
             let told = self.of(schema, subject);
             told.items += 1;
             told.take_kids(kids.clone());
             for (field, status) in fields.clone() {
                 told.note(field, status);
             }
-            whose = subjects.next();
         }
     }
 
