@@ -19,6 +19,7 @@ use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -37,6 +38,8 @@ use files::FileSnapshot;
 pub(crate) const AWS_MSK_IAM: &str = "AWS_MSK_IAM";
 /// Names of the mechanism's property: librdkafka's, and its alias.
 const MECHANISM: [&str; 2] = ["sasl.mechanisms", "sasl.mechanism"];
+/// So long after new credentials a refusal is confirmed by a question before it makes unready.
+const OLD_REFUSALS: Duration = Duration::from_secs(60);
 /// Properties that decide whether a broker takes a connection, by the start of their names.
 const SECURITY: [&str; 9] = [
     "bootstrap.servers",
@@ -75,6 +78,8 @@ struct Key {
 struct CredentialState {
     /// Taken over from files since the start.
     taken: Option<FileSnapshot>,
+    /// When those of the start were last replaced.
+    taken_at: Option<Instant>,
     /// What is in the files and not taken over; the operator knows.
     told: Option<String>,
     /// A broker has taken these credentials.
@@ -159,6 +164,12 @@ impl Access {
             tokens: tokens::Tokens::of(&key),
             key,
         }
+    }
+
+    /// Whether credentials were taken over so lately that a client may tell of a refusal of those
+    /// before: a lane reads its errors when the call that it waits in has ended.
+    fn has_new_credentials(&self) -> bool {
+        lock(&self.state).taken_at.is_some_and(|taken_at| taken_at.elapsed() < OLD_REFUSALS)
     }
 
     /// Makes of the user's properties those of librdkafka, with the credentials as they are now.

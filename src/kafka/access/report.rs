@@ -31,6 +31,8 @@ struct Raised {
     /// Of the client's certificates ([`Access::generation`]).
     generation: u64,
     fault: AccessFault,
+    /// `false`: the client may have been refused with credentials that it no longer has.
+    is_confirmed: bool,
 }
 
 static BOARD: Mutex<Board> =
@@ -50,22 +52,27 @@ pub fn report_to(status: Arc<Status>, metrics: Arc<Metrics>) {
 impl Board {
     fn raise(&mut self, id: u64, access: &Access, generation: u64, fault: AccessFault) {
         count(self.report.as_ref(), &fault);
-        self.faults.insert(id, Raised { access: access.id, generation, fault });
+        let is_confirmed = !access.has_new_credentials();
+        self.faults.insert(id, Raised { access: access.id, generation, fault, is_confirmed });
         self.publish();
     }
 
     /// What `/readyz` says.
     fn publish(&mut self) {
         let Some((status, _)) = &self.report else { return };
-        if self.faults.is_empty() {
+        let mut reasons: Vec<String> = self
+            .faults
+            .values()
+            .filter(|raised| raised.is_confirmed)
+            .map(|raised| raised.fault.to_string())
+            .collect();
+        if reasons.is_empty() {
             if std::mem::take(&mut self.was_refused) {
                 tracing::info!("brokers take our connections again");
             }
             return status.ready(COMPONENT);
         }
         self.was_refused = true;
-        let mut reasons: Vec<String> =
-            self.faults.values().map(|raised| raised.fault.to_string()).collect();
         reasons.dedup();
         let more = reasons.len().saturating_sub(NAMED);
         reasons.truncate(NAMED);
@@ -117,15 +124,17 @@ pub(super) fn accepted(access: &Access, broker: Option<&str>) {
     board.publish();
 }
 
-/// A broker still refuses: what is known now may say more.
-pub(super) fn still_refused(access: &Access, broker: Option<&str>, reason: AccessReason) {
+/// No broker says that these credentials are taken. `reason`: what one that refuses says, which may
+/// be more than was known.
+pub(super) fn still_refused(access: &Access, broker: Option<&str>, reason: Option<AccessReason>) {
     let mut board = lock(&BOARD);
     for raised in board
         .faults
         .values_mut()
         .filter(|raised| raised.access == access.id && raised.fault.broker.as_deref() == broker)
     {
-        raised.fault.reason = reason;
+        raised.fault.reason = reason.unwrap_or(raised.fault.reason);
+        raised.is_confirmed = true;
     }
     board.publish();
 }
@@ -218,5 +227,43 @@ pub(super) fn refined(reason: Option<AccessReason>, verdict: i32) -> Option<Acce
             Some(AccessReason::of_certificate(verdict))
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::Key;
+    use super::*;
+
+    /// Lanes read the errors of their former password when the new one is long in use.
+    #[test]
+    fn a_refusal_after_new_credentials_makes_unready_once_it_is_confirmed() {
+        let key = Key { properties: BTreeMap::new(), files: BTreeMap::new(), region: None };
+        let access = Arc::new(Access::new(key));
+        let reporter = access.reporter("producer");
+        let text = "sasl_plaintext://h:1/1: SASL authentication error";
+        // Other tests have faults of their own.
+        let is_ready = || {
+            !lock(&BOARD)
+                .faults
+                .values()
+                .any(|raised| raised.access == access.id && raised.is_confirmed)
+        };
+
+        reporter.error(Code::Authentication, text);
+        assert!(!is_ready());
+        accepted(&access, Some("h:1"));
+        assert!(is_ready());
+
+        lock(&access.state).taken_at = Some(Instant::now());
+        reporter.error(Code::Authentication, text);
+        assert!(is_ready());
+        assert_eq!(refused_brokers(&access), [Some("h:1".to_owned())]);
+        still_refused(&access, Some("h:1"), None);
+        assert!(!is_ready());
+        accepted(&access, Some("h:1"));
+        assert!(is_ready());
     }
 }

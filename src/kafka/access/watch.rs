@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::files::{self, FileSnapshot};
 use super::probe::ProbeAnswer;
@@ -70,10 +70,11 @@ impl Access {
             match self.ask(&values, broker.as_deref(), go_on) {
                 ProbeAnswer::Accepted => report::accepted(self, broker.as_deref()),
                 ProbeAnswer::Refused(fault) => {
-                    report::still_refused(self, broker.as_deref(), fault.reason)
+                    report::still_refused(self, broker.as_deref(), Some(fault.reason))
                 }
-                // Not over, as far as is known.
-                ProbeAnswer::Unusable(_) | ProbeAnswer::Unknown => {}
+                ProbeAnswer::Unusable(_) | ProbeAnswer::Unknown => {
+                    report::still_refused(self, broker.as_deref(), None)
+                }
             }
         }
     }
@@ -116,6 +117,7 @@ impl Access {
         {
             let mut state = lock(&self.state);
             state.taken = Some(now);
+            state.taken_at = Some(Instant::now());
             state.told = None;
         }
         if needs_new_clients {
