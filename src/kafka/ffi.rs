@@ -1328,6 +1328,21 @@ pub(crate) mod admin {
             (err == OK && high >= 0).then_some(high)
         }
 
+        /// Whether a broker answers. While none does, an admin request that waits for one keeps two
+        /// of librdkafka's threads waking each other: a whole core. This question does not.
+        fn is_reachable(&self, ms: c_int) -> bool {
+            let mut metadata = std::ptr::null();
+            // SAFETY: the client is alive; what is answered is ours and freed once.
+            unsafe {
+                let err =
+                    sys::rd_kafka_metadata(self.rk, 0, std::ptr::null_mut(), &raw mut metadata, ms);
+                if err == OK {
+                    sys::rd_kafka_metadata_destroy(metadata);
+                }
+                err == OK
+            }
+        }
+
         fn ask(
             &self,
             op: Op,
@@ -1335,6 +1350,9 @@ pub(crate) mod admin {
             send: impl FnOnce(*mut sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t),
         ) -> Result<Event, Code> {
             let ms = c_int::try_from(self.timeout.as_millis()).unwrap_or(c_int::MAX);
+            if !self.is_reachable(ms) {
+                return Err(Code::OperationTimedOut);
+            }
             // SAFETY: the client is alive; options, errors and queue are destroyed once. librdkafka
             // answers a request whose time is over with an event too; one that comes after the
             // queue is gone goes with it.

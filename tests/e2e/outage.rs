@@ -1,7 +1,8 @@
 //! The broker goes away and comes back; the sidecar waits, says why, and goes on.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
@@ -81,12 +82,27 @@ fn a_broker_that_crashed_is_taken_up_again() {
     running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| {
         r.get("/readyz").unwrap().0 == 503
     });
+    // What was asked when it went away has no answer by then.
+    std::thread::sleep(Duration::from_secs(10));
+    let (before, since) = (processor_seconds(running.pid()), Instant::now());
+    std::thread::sleep(Duration::from_secs(10));
+    let busy = (processor_seconds(running.pid()) - before) / since.elapsed().as_secs_f64();
+    assert!(busy < 0.3, "{busy:.2} of a core while no broker answers");
     broker.up(0);
     running.ready();
     sandbox.feed(1000..2000, person);
     running.wait_for(Duration::from_secs(90), "the rest", |_| sandbox.clean().len() >= 2000);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(2000);
+}
+
+/// Of a process so far, with all its threads.
+fn processor_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Fields behind the name, from the third on; 100 ticks a second on every Linux.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<f64>().unwrap());
+    ticks.sum::<f64>() / 100.0
 }
 
 /// Offsets of a transaction that stays open, as one does whose markers a broker lost, keep the
