@@ -265,7 +265,10 @@ impl LaneThread {
                     None => Some(LaneEvent::Failed(Fault::OutcomeUnknown)),
                 }
             }
-            LaneAction::Flush => Some(LaneEvent::Flushed(self.flush())),
+            LaneAction::Flush => {
+                self.path.transaction.flushed = Some(Instant::now());
+                Some(LaneEvent::Flushed(self.flush()))
+            }
             LaneAction::Commit(commits) => Some(LaneEvent::Committed(self.commit(&commits))),
             LaneAction::Settle { spent } => {
                 self.settle(spent);

@@ -93,6 +93,8 @@ pub struct TransactionCommitted {
     pub dead_letters: usize,
     /// From the first record to the end of the commit, in seconds.
     pub seconds: f64,
+    /// From the flush to the end of the commit, in seconds: the lane protected nothing.
+    pub commit_seconds: f64,
 }
 
 impl Event for TransactionCommitted {
@@ -102,10 +104,12 @@ impl Event for TransactionCommitted {
             records = self.records,
             dead_letters = self.dead_letters,
             seconds = self.seconds,
+            commit_seconds = self.commit_seconds,
             "transaction committed"
         );
         metrics.transactions.with_label_values(&["committed"]).inc();
         metrics.transaction_duration.observe(self.seconds);
+        metrics.commit_duration.observe(self.commit_seconds);
     }
 }
 

@@ -88,6 +88,8 @@ metrics! {
         "Kafka transactions by outcome.";
     transaction_duration: Histogram "veilstream_transaction_duration_seconds" [TRANSACTION]
         "From the first record of a transaction to the end of its commit.";
+    commit_duration: Histogram "veilstream_commit_duration_seconds" [TRANSACTION]
+        "From the flush of a transaction to the end of its commit; its lane protects nothing.";
     record_latency: Histogram "veilstream_record_latency_seconds" [LATENCY]
         "From a record's timestamp to the commit of its sanitized form.";
     consumer_lag: IntGaugeVec "veilstream_consumer_lag" ["topic" "partition"]
@@ -174,6 +176,7 @@ mod tests {
             "residue_capped_total",
             "transactions_total",
             "transaction_duration_seconds",
+            "commit_duration_seconds",
             "record_latency_seconds",
             "consumer_lag",
             "partitions_blocked",

@@ -1,6 +1,6 @@
 //! The lane's producer: how a transaction ends, and when a new producer takes over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -51,12 +51,13 @@ impl LaneThread {
     /// The transaction is committed.
     pub(super) fn settle(&mut self, spent: Option<&'static str>) {
         let transaction = &self.path.transaction;
-        let seconds = transaction.begun.map_or(0.0, |b| b.elapsed().as_secs_f64());
+        let since = |at: Option<Instant>| at.map_or(0.0, |at| at.elapsed().as_secs_f64());
         TransactionCommitted {
             lane: self.number,
             records: transaction.records,
             dead_letters: transaction.dead_letters,
-            seconds,
+            seconds: since(transaction.begun),
+            commit_seconds: since(transaction.flushed),
         }
         .emit(&self.runtime.metrics);
         self.path.committed();

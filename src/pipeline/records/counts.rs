@@ -18,13 +18,16 @@ pub(in crate::pipeline) struct OpenTransaction {
     pub(in crate::pipeline) bytes: usize,
     pub(in crate::pipeline) dead_letters: usize,
     pub(in crate::pipeline) begun: Option<Instant>,
+    /// When its flush began.
+    pub(in crate::pipeline) flushed: Option<Instant>,
     pub(super) times: Vec<i64>,
     pub(super) refused: Vec<Arc<str>>,
 }
 
 impl OpenTransaction {
     fn clear(&mut self) {
-        (self.records, self.bytes, self.dead_letters, self.begun) = (0, 0, 0, None);
+        (self.records, self.bytes, self.dead_letters) = (0, 0, 0);
+        (self.begun, self.flushed) = (None, None);
         self.times.clear();
         self.refused.clear();
     }
