@@ -9,6 +9,8 @@
 # make release the binaries for users, and for newer processors
 # make bench-rotate     rotation at rest beside the loop of the common guide (docs/operations.md)
 # make bench-serve      the reading service under load, beside OpenBao Transit (docs/performance.md)
+# make bench-latency    from a raw record to a reader of the sanitized topic (docs/performance.md)
+# make bench-growth     how speed and memory grow, and a capacity model (docs/performance.md)
 # make bench   the engine beside the way by hand, the pipeline beside a bare copier (bench/README.md)
 
 CARGO ?= cargo
@@ -35,7 +37,7 @@ PYENV := target/python
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-latency bench-serve bench-subjects bench-rotate bench-python wheel pytest python-types
+.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-latency bench-growth bench-serve bench-subjects bench-rotate bench-python wheel pytest python-types
 .DELETE_ON_ERROR:
 
 setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete $(CRYPTOGRAPHY)/.complete $(PYENV)/.complete
@@ -207,6 +209,13 @@ bench-latency: system $(KAFKA)/.complete
 	$(CARGO) build --release --locked
 	mkdir -p target/bench && cp target/release/veilstream target/bench/veilstream
 	$(CARGO) bench --locked --bench pipeline -- --latency --program $(abspath target/bench/veilstream) $(BENCH)
+
+# How speed and memory grow with fields, bytes, partitions, schemas, lanes and instances; docs/growth.svg shows it.
+bench-growth: system $(KAFKA)/.complete $(VENV)/.complete
+	$(CARGO) build --release --locked
+	mkdir -p target/bench && cp target/release/veilstream target/bench/veilstream
+	$(CARGO) bench --locked --bench pipeline -- --growth --program $(abspath target/bench/veilstream) $(BENCH)
+	$(VENV)/bin/python bench/growth.py target/bench/growth.csv target/bench/growth.svg
 
 # SUBJECTS of a million; STORE sqlite, postgres or kafka.
 SUBJECTS ?= 1000000

@@ -33,6 +33,8 @@ struct Measured {
     load: u64,
     /// Microseconds from when a record was due to when a reader had it, sorted.
     latencies: Vec<u64>,
+    /// Milliseconds of a commit, on average; the sidecar says it.
+    commit: Option<f64>,
 }
 
 impl Measured {
@@ -49,7 +51,8 @@ pub(crate) fn run(bench: &Bench, rounds: usize, seconds: u64) -> anyhow::Result<
     let events: Vec<String> = (0..EVENTS).map(|_| event(&mut random)).collect();
     let (mut all, mut ceilings) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let full = flow(bench, System::Sidecar, &events, None, seconds, &format!("full-{round}"))?;
+        let (full, _) =
+            flow(bench, System::Sidecar, &events, None, seconds, &format!("full-{round}"))?;
         let ceiling = full.len() as f64 / seconds as f64;
         println!("round {round}: at most {ceiling:.0} records/s pass through the sidecar");
         ceilings.push(ceiling);
@@ -61,9 +64,10 @@ pub(crate) fn run(bench: &Bench, rounds: usize, seconds: u64) -> anyhow::Result<
             }
             for system in systems {
                 let group = format!("latency-{}-{load}-{round}", system.is_sidecar());
-                let mut latencies = flow(bench, system, &events, Some(rate), seconds, &group)?;
+                let (mut latencies, commit) =
+                    flow(bench, system, &events, Some(rate), seconds, &group)?;
                 latencies.sort_unstable();
-                let measured = Measured { system, load, latencies };
+                let measured = Measured { system, load, latencies, commit };
                 println!("{}", line(&measured, rate));
                 all.push(measured);
             }
@@ -73,12 +77,13 @@ pub(crate) fn run(bench: &Bench, rounds: usize, seconds: u64) -> anyhow::Result<
 }
 
 fn line(measured: &Measured, rate: f64) -> String {
-    let Measured { system, load, latencies } = measured;
+    let Measured { system, load, latencies, commit } = measured;
     let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| measured.quantile(q));
     format!(
-        "| {load} % | {} | {rate:.0} | {} | {p50:.1} | {p99:.1} | {p999:.1} |",
+        "| {load} % | {} | {rate:.0} | {} | {p50:.1} | {p99:.1} | {p999:.1} | {} |",
         system.name(),
-        latencies.len()
+        latencies.len(),
+        commit.map(|ms| format!("{ms:.1}")).unwrap_or_default()
     )
 }
 
@@ -87,7 +92,8 @@ fn table(all: &[Measured], ceilings: &[f64], seconds: u64) -> String {
     let mut text = format!(
         "Of {ceiling:.0} records/s, the most that pass through the sidecar while feeder and reader \
         run; {} rounds of {seconds} s, medians. Milliseconds from when a record was due to when a \
-        reader of committed records had it.\n\n| load | | p50 | p99 | p99.9 |\n|---|---|---|---|---|\n",
+        reader of committed records had it, and in which a lane was blocked by a commit on \
+        average.\n\n| load | | p50 | p99 | p99.9 | a commit |\n|---|---|---|---|---|---|\n",
         ceilings.len()
     );
     for load in LOADS {
@@ -95,23 +101,28 @@ fn table(all: &[Measured], ceilings: &[f64], seconds: u64) -> String {
             let rounds = all.iter().filter(|m| m.system == system && m.load == load);
             median(rounds.map(|measured| measured.quantile(q))).unwrap_or_default()
         };
+        let commit = |system: System| {
+            let rounds = all.iter().filter(|m| m.system == system && m.load == load);
+            median(rounds.filter_map(|measured| measured.commit))
+        };
         for system in [System::Copier, System::Sidecar] {
             let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| of(system, q));
             // Writing to a string never fails.
             let _ = writeln!(
                 text,
-                "| {load} % | {} | {p50:.1} | {p99:.1} | {p999:.1} |",
-                system.name()
+                "| {load} % | {} | {p50:.1} | {p99:.1} | {p999:.1} | {} |",
+                system.name(),
+                commit(system).map(|ms| format!("{ms:.1}")).unwrap_or_default()
             );
         }
         let added = of(System::Sidecar, 0.99) - of(System::Copier, 0.99);
-        let _ = writeln!(text, "| {load} % | added | | {added:.1} | |");
+        let _ = writeln!(text, "| {load} % | added | | {added:.1} | | |");
     }
     text
 }
 
 /// A system from nothing, under a load for `seconds`; `None`: as much as it takes. The latencies of
-/// the records that arrived after the warm-up.
+/// the records that arrived after the warm-up, and what a commit took.
 fn flow(
     bench: &Bench,
     system: System,
@@ -119,7 +130,7 @@ fn flow(
     rate: Option<f64>,
     seconds: u64,
     group: &str,
-) -> anyhow::Result<Vec<u64>> {
+) -> anyhow::Result<(Vec<u64>, Option<f64>)> {
     delete_topic(&bench.bootstrap, RAW)?;
     delete_topic(&bench.bootstrap, OUT)?;
     kafka::kafka().create_topic(RAW, PARTITIONS);
@@ -166,8 +177,10 @@ fn flow(
         thread::sleep(Duration::from_millis(20));
     }
     let latencies = reader.stop()?;
+    let commits = running.metric("veilstream_commit_duration_seconds_count")?;
+    let seconds = running.metric("veilstream_commit_duration_seconds_sum")?;
     running.stop()?;
-    Ok(latencies)
+    Ok((latencies, seconds.zip(commits).map(|(seconds, commits)| seconds * 1000.0 / commits)))
 }
 
 /// Sends records; the key of each is when it was due, in microseconds since the epoch.

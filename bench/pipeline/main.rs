@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod copier;
+mod growth;
 #[path = "../../tests/e2e/kafka.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "the broker of the tests")]
 mod kafka;
@@ -54,6 +55,12 @@ struct Args {
     /// Latency at shares of the most that passes, in place of throughput
     #[arg(long)]
     latency: bool,
+    /// How speed and memory grow, in place of throughput
+    #[arg(long, conflicts_with = "latency")]
+    growth: bool,
+    /// Only one series of `--growth`
+    #[arg(long, value_name = "NAME", requires = "growth")]
+    series: Option<String>,
     /// Seconds of each measurement of latency
     #[arg(long, default_value_t = 20)]
     seconds: u64,
@@ -93,7 +100,8 @@ fn main() -> anyhow::Result<()> {
     }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("target/bench/venv/bin/python");
-    if !args.latency && args.other.is_none() && args.by_hand > 0 && !python.exists() {
+    if !args.latency && !args.growth && args.other.is_none() && args.by_hand > 0 && !python.exists()
+    {
         bail!(
             "no Python with confluent-kafka in {}: run `make bench`, or leave it out with \
             --by-hand 0",
@@ -112,6 +120,12 @@ fn main() -> anyhow::Result<()> {
     if args.latency {
         let text = latency::run(&bench, args.runs, args.seconds)?;
         return written(&root, "target/bench/latency.md", &text);
+    }
+    if args.growth {
+        let budget = if args.smoke { 20_000_000 } else { 300_000_000 };
+        let file = root.join("target/bench/growth.csv");
+        let text = growth::run(&bench, args.series.as_deref(), args.runs, budget, &file)?;
+        return written(&root, "target/bench/growth.md", &text);
     }
     kafka.create_topic(RAW, PARTITIONS);
     println!("{} events of {} bytes are written", args.records, workload::EVENT_BYTES);
@@ -161,7 +175,7 @@ fn one(bench: &Bench, system: System, group: &str, target: u64) -> anyhow::Resul
         if !system.is_sidecar() {
             kafka::kafka().create_topic(OUT, PARTITIONS);
         }
-        let monitor = Monitor::new(&bench.bootstrap, group)?;
+        let monitor = Monitor::new(&bench.bootstrap, group, vec![(RAW.to_owned(), PARTITIONS)])?;
         let mut running = bench.start(system, group)?;
         let mut window = measure::watch(&monitor, &mut running, target)?;
         running.stop()?;
@@ -172,21 +186,27 @@ fn one(bench: &Bench, system: System, group: &str, target: u64) -> anyhow::Resul
 }
 
 fn delete_topic(bootstrap: &str, topic: &str) -> anyhow::Result<()> {
+    delete_topics(bootstrap, vec![topic.to_owned()])
+}
+
+/// Those that are there.
+fn delete_topics(bootstrap: &str, topics: Vec<String>) -> anyhow::Result<()> {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // An error means that there is none.
-    let _ = runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new()))?;
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let _ = runtime.block_on(admin.delete_topics(&names, &AdminOptions::new()))?;
     let end = Instant::now() + Duration::from_secs(30);
     while admin
         .inner()
         .fetch_metadata(None, Duration::from_secs(5))?
         .topics()
         .iter()
-        .any(|t| t.name() == topic)
+        .any(|t| names.contains(&t.name()))
     {
         if Instant::now() > end {
-            bail!("the old topic {topic} stays");
+            bail!("old topics stay: {}", topics.join(", "));
         }
         std::thread::sleep(Duration::from_millis(100));
     }

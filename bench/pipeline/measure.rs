@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use crate::system::{Running, System};
-use crate::workload::{EVENT_BYTES, INDEXED, OUT, PARTITIONS, RAW, SEALED};
+use crate::workload::{EVENT_BYTES, INDEXED, OUT, PARTITIONS, SEALED};
 
 /// How often committed offsets are looked at.
 const LOOK: Duration = Duration::from_millis(25);
@@ -49,30 +49,36 @@ impl Window {
 }
 
 /// Looks at a group from outside.
-pub(crate) struct Monitor(BaseConsumer);
+pub(crate) struct Monitor {
+    client: BaseConsumer,
+    /// Raw topics and their partitions.
+    topics: Vec<(String, i32)>,
+}
 
 impl Monitor {
-    pub(crate) fn new(bootstrap: &str, group: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        bootstrap: &str,
+        group: &str,
+        topics: Vec<(String, i32)>,
+    ) -> anyhow::Result<Self> {
         let mut config = ClientConfig::new();
         // Not stable offsets but committed ones: those of open transactions do not count either
         // way, and nothing is waited for.
-        Ok(Self(
-            config
-                .set("bootstrap.servers", bootstrap)
-                .set("group.id", group)
-                .set("isolation.level", "read_uncommitted")
-                .create()?,
-        ))
+        config
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", group)
+            .set("isolation.level", "read_uncommitted");
+        Ok(Self { client: config.create()?, topics })
     }
 
     /// Records whose transactions have committed.
     pub(crate) fn committed(&self) -> anyhow::Result<u64> {
         let mut list = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            list.add_partition(RAW, partition);
+        for (topic, partitions) in &self.topics {
+            list.add_partition_range(topic, 0, partitions - 1);
         }
         let committed = self
-            .0
+            .client
             .committed_offsets(list, Duration::from_secs(10))
             .context("committed offsets cannot be read")?;
         let offsets = committed
@@ -223,6 +229,16 @@ fn used(id: u32) -> anyhow::Result<f64> {
             .with_context(|| format!("/proc/{id}/stat"))
     };
     Ok((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+/// A line of `/proc/<pid>/status` that says memory, in MiB.
+pub(crate) fn memory(id: u32, line: &str) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let kib = status
+        .lines()
+        .find_map(|l| l.strip_prefix(line)?.strip_prefix(':')?.trim().strip_suffix(" kB"))
+        .with_context(|| format!("/proc/{id}/status has no {line}"))?;
+    Ok(kib.parse::<f64>()? / 1024.0)
 }
 
 /// Processor seconds of the whole machine so far.

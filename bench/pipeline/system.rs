@@ -1,6 +1,8 @@
 //! The systems beside each other: how each is started, as a process of its own.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::kafka;
 use crate::workload::{OUT, PARTITIONS, RAW, SCHEMA};
 
 /// Lanes of every system.
@@ -18,6 +21,7 @@ pub(crate) const LANES: usize = 2;
 pub(crate) enum System {
     Copier,
     SealingCopier,
+    JavaCopier,
     Sidecar,
     /// Another build of it.
     OtherSidecar,
@@ -26,9 +30,10 @@ pub(crate) enum System {
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Copier,
         Self::SealingCopier,
+        Self::JavaCopier,
         Self::Sidecar,
         Self::OtherSidecar,
         Self::RustByHand,
@@ -39,6 +44,7 @@ impl System {
         match self {
             Self::Copier => "copier",
             Self::SealingCopier => "sealing copier",
+            Self::JavaCopier => "Java copier",
             Self::Sidecar => "veilstream run",
             Self::OtherSidecar => "other veilstream run",
             Self::RustByHand => "Rust by hand",
@@ -48,7 +54,7 @@ impl System {
 
     /// It protects nothing.
     pub(crate) fn copies(self) -> bool {
-        self == Self::Copier
+        matches!(self, Self::Copier | Self::JavaCopier)
     }
 
     /// It makes its topics itself.
@@ -74,31 +80,51 @@ pub(crate) struct Bench {
     pub(crate) other: Option<PathBuf>,
 }
 
+/// Sidecars of one group.
+pub(crate) struct Deployment {
+    /// Documents, each with its name as the second member.
+    pub(crate) schemas: Vec<String>,
+    /// Of an instance.
+    pub(crate) lanes: usize,
+    pub(crate) instances: usize,
+}
+
+impl Deployment {
+    fn usual() -> Self {
+        Self { schemas: vec![SCHEMA.to_owned()], lanes: LANES, instances: 1 }
+    }
+}
+
 impl Bench {
     /// Starts `system` in group `group`.
     pub(crate) fn start(&self, system: System, group: &str) -> anyhow::Result<Running> {
-        let mut running =
-            Running { children: Vec::new(), log: self.dir.join(format!("{group}.log")) };
+        let mut running = Running {
+            children: Vec::new(),
+            log: self.dir.join(format!("{group}.log")),
+            http: None,
+        };
         let this = std::env::current_exe()?;
         let lanes = LANES.to_string();
         match system {
             System::Copier => {
-                running.spawn(Command::new(this).arg("copier").arg(self.configure(group)?))?
+                let config = self.configure(group, &Deployment::usual(), 0, 0)?;
+                running.spawn(Command::new(this).arg("copier").arg(config))?
             }
-            System::SealingCopier => running
-                .spawn(Command::new(this).args(["copier", "--seal"]).arg(self.configure(group)?))?,
+            System::SealingCopier => {
+                let config = self.configure(group, &Deployment::usual(), 0, 0)?;
+                running.spawn(Command::new(this).args(["copier", "--seal"]).arg(config))?
+            }
+            System::JavaCopier => running.spawn(
+                Command::new("java")
+                    .args(["-Xms512m", "-Xmx1g", "-XX:+UseParallelGC", "-cp"])
+                    .arg(kafka::libs().join("*"))
+                    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/pipeline/Copier.java"))
+                    .args([&self.bootstrap, group, RAW, OUT, &lanes, &PARTITIONS.to_string()]),
+            )?,
             System::Sidecar | System::OtherSidecar => {
-                let config = self.configure(group)?;
                 let other = self.other.as_deref().filter(|_| system == System::OtherSidecar);
                 let veilstream = other.unwrap_or(&self.program);
-                running.run(
-                    Command::new(veilstream).args(["keys", "init", "--config"]).arg(&config),
-                )?;
-                running.spawn(
-                    Command::new(veilstream)
-                        .args(["run", "--create-topics", "--config"])
-                        .arg(&config),
-                )?;
+                self.spawn_sidecars(&mut running, veilstream, group, &Deployment::usual(), true)?;
             }
             System::RustByHand => {
                 for lane in 0..LANES {
@@ -130,18 +156,67 @@ impl Bench {
         Ok(running)
     }
 
-    /// A folder with configuration, schema and keys; the file's path. What is not said here is the
-    /// default.
-    fn configure(&self, group: &str) -> anyhow::Result<PathBuf> {
+    /// Starts sidecars of one group; `with_keys`: makes its keys first.
+    pub(crate) fn start_sidecars(
+        &self,
+        group: &str,
+        deployment: &Deployment,
+        with_keys: bool,
+    ) -> anyhow::Result<Running> {
+        let mut running = Running {
+            children: Vec::new(),
+            log: self.dir.join(format!("{group}.log")),
+            http: None,
+        };
+        self.spawn_sidecars(&mut running, &self.program, group, deployment, with_keys)?;
+        Ok(running)
+    }
+
+    fn spawn_sidecars(
+        &self,
+        running: &mut Running,
+        veilstream: &Path,
+        group: &str,
+        deployment: &Deployment,
+        with_keys: bool,
+    ) -> anyhow::Result<()> {
+        for instance in 0..deployment.instances {
+            let port = kafka::free_ports(1)[0];
+            let config = self.configure(group, deployment, instance, port)?;
+            running.http.get_or_insert(port);
+            if with_keys && instance == 0 {
+                running.run(
+                    Command::new(veilstream).args(["keys", "init", "--config"]).arg(&config),
+                )?;
+            }
+            running.spawn(
+                Command::new(veilstream).args(["run", "--create-topics", "--config"]).arg(&config),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A folder with configuration, schemas and keys; the path of an instance's file. What is not
+    /// said here is the default.
+    fn configure(
+        &self,
+        group: &str,
+        deployment: &Deployment,
+        instance: usize,
+        port: u16,
+    ) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(group);
         fs::create_dir_all(dir.join("schemas"))?;
-        fs::write(dir.join("schemas/customers.json"), SCHEMA)?;
-        let file = dir.join("veilstream.toml");
+        for document in &deployment.schemas {
+            let name = document.split('"').nth(5).context("a document without a name")?;
+            fs::write(dir.join(format!("schemas/{name}.json")), document)?;
+        }
+        let file = dir.join(format!("veilstream-{instance}.toml"));
         let text = format!(
             "[kafka]\nbootstrap_servers = \"{}\"\ngroup_id = \"{group}\"\ninstance = \
-            \"0\"\n[pipeline]\nlanes = {LANES}\n[http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \
-            \"warn\"\n",
-            self.bootstrap
+            \"{instance}\"\n[pipeline]\nlanes = {}\n[http]\nlisten = \
+            \"127.0.0.1:{port}\"\n[log]\nlevel = \"warn\"\n",
+            self.bootstrap, deployment.lanes
         );
         fs::write(&file, text)?;
         Ok(file)
@@ -152,6 +227,8 @@ impl Bench {
 pub(crate) struct Running {
     children: Vec<Child>,
     log: PathBuf,
+    /// Where a sidecar says its metrics.
+    http: Option<u16>,
 }
 
 impl Running {
@@ -194,6 +271,17 @@ impl Running {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// A metric without labels of the first sidecar; `None`: it has none.
+    pub(crate) fn metric(&self, name: &str) -> anyhow::Result<Option<f64>> {
+        let Some(port) = self.http else { return Ok(None) };
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map(str::parse).transpose()?)
     }
 
     /// The ids of its processes.

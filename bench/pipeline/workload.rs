@@ -34,7 +34,7 @@ const FIRST: [&str; 8] =
 const LAST: [&str; 8] =
     ["Lovelace", "Hopper", "Dijkstra", "Liskov", "Wirth", "Allen", "Knuth", "Perlman"];
 const STREETS: [&str; 4] = ["Harbour Road", "Mill Lane", "Station Street", "Chestnut Avenue"];
-const WORDS: [&str; 16] = [
+pub(crate) const WORDS: [&str; 16] = [
     "leave",
     "parcel",
     "door",
@@ -65,11 +65,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    fn of<'w>(&mut self, words: &[&'w str]) -> &'w str {
+    pub(crate) fn of<'w>(&mut self, words: &[&'w str]) -> &'w str {
         words[self.below(words.len() as u64) as usize]
     }
 }
