@@ -70,7 +70,7 @@ pub(super) enum ApiKeysCommand {
     },
     /// Let principals read again who opened a honey token
     #[command(
-        after_help = "Whoever opens a honey token is denied everything, if serve.honey_suspends is \
+        after_help = "Anyone who opens a honey token is denied everything, if serve.honey_suspends is \
             true. Find out who it was first: the audit log has the line. A running service lets \
             them read again within five seconds.\n\nExamples:\n  veilstream serve keys resume \
             --config veilstream.toml 0b2e7c0123456789\n  veilstream serve keys resume --config \
