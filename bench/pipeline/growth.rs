@@ -208,6 +208,12 @@ fn create(topics: &[(String, i32)]) -> anyhow::Result<()> {
     for result in runtime.block_on(admin.create_topics(&new, &AdminOptions::new()))? {
         result.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
     }
+    // A broker that deletes thousands of partitions shows new ones late.
+    kafka::wait_for(Duration::from_secs(120), "the new topics", || {
+        admin.inner().fetch_metadata(None, Duration::from_secs(10)).is_ok_and(|metadata| {
+            topics.iter().all(|(name, _)| metadata.topics().iter().any(|t| t.name() == name))
+        })
+    });
     Ok(())
 }
 
