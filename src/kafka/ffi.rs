@@ -1138,6 +1138,7 @@ pub(crate) mod admin {
     use std::ffi::{CStr, CString, c_char, c_int};
     use std::marker::PhantomData;
     use std::ptr::NonNull;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use rdkafka::client::{Client, ClientContext};
@@ -1180,6 +1181,9 @@ pub(crate) mod admin {
     pub(crate) type Each<T> = Vec<(String, Result<T, Code>)>;
     /// An answer for each of several partitions.
     pub(crate) type PartitionAnswers<T> = Vec<(String, i32, Result<T, Code>)>;
+
+    /// A request of this process had no answer, and no broker has answered since.
+    static WAS_UNANSWERED: AtomicBool = AtomicBool::new(false);
 
     /// Requests of one client. Each blocks until the answer comes.
     pub(crate) struct Requests<'c> {
@@ -1329,7 +1333,8 @@ pub(crate) mod admin {
         }
 
         /// Whether a broker answers. While none does, an admin request that waits for one keeps two
-        /// of librdkafka's threads waking each other: a whole core. This question does not.
+        /// of librdkafka's threads waking each other: a whole core. This question does not. While
+        /// all is well it would only wait behind a fetch, so it is not asked.
         fn is_reachable(&self, ms: c_int) -> bool {
             let mut metadata = std::ptr::null();
             // SAFETY: the client is alive; what is answered is ours and freed once.
@@ -1350,9 +1355,26 @@ pub(crate) mod admin {
             send: impl FnOnce(*mut sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t),
         ) -> Result<Event, Code> {
             let ms = c_int::try_from(self.timeout.as_millis()).unwrap_or(c_int::MAX);
-            if !self.is_reachable(ms) {
-                return Err(Code::OperationTimedOut);
+            if WAS_UNANSWERED.load(Ordering::Acquire) {
+                if !self.is_reachable(ms) {
+                    return Err(Code::OperationTimedOut);
+                }
+                WAS_UNANSWERED.store(false, Ordering::Release);
             }
+            let answer = self.answer(op, read_committed, ms, send);
+            if matches!(answer, Err(Code::OperationTimedOut | Code::BrokerTransportFailure)) {
+                WAS_UNANSWERED.store(true, Ordering::Release);
+            }
+            answer
+        }
+
+        fn answer(
+            &self,
+            op: Op,
+            read_committed: bool,
+            ms: c_int,
+            send: impl FnOnce(*mut sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t),
+        ) -> Result<Event, Code> {
             // SAFETY: the client is alive; options, errors and queue are destroyed once. librdkafka
             // answers a request whose time is over with an event too; one that comes after the
             // queue is gone goes with it.
