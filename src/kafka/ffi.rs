@@ -1086,24 +1086,30 @@ impl NativeProducer {
     /// # Errors
     /// The code of a question without an answer.
     pub(crate) fn ask_brokers(&self, ms: i32) -> Result<(), RDKafkaErrorCode> {
-        let mut metadata = ptr::null();
-        // SAFETY: the handle is alive; what is answered is ours and freed once.
-        unsafe {
-            let err = sys::rd_kafka_metadata(
-                self.handle.rk.as_ptr(),
-                0,
-                ptr::null_mut(),
-                &mut metadata,
-                ms,
-            );
-            sys::rd_kafka_poll(self.handle.rk.as_ptr(), 0);
-            if err != OK {
-                return Err(err.into());
-            }
-            sys::rd_kafka_metadata_destroy(metadata);
-        }
-        Ok(())
+        let rk = self.handle.rk.as_ptr();
+        // SAFETY: the handle is alive.
+        let answer = unsafe { ask_metadata(rk, ms) };
+        // SAFETY: as above.
+        unsafe { sys::rd_kafka_poll(rk, 0) };
+        answer
     }
+}
+
+/// Asks a broker for metadata, waits up to `ms` for the answer, and drops it.
+///
+/// # Safety
+/// The client is alive.
+unsafe fn ask_metadata(rk: *mut sys::rd_kafka_t, ms: i32) -> Result<(), RDKafkaErrorCode> {
+    let mut metadata = ptr::null();
+    // SAFETY: by the caller's promise; what is answered is ours and freed once.
+    unsafe {
+        let err = sys::rd_kafka_metadata(rk, 0, ptr::null_mut(), &raw mut metadata, ms);
+        if err != OK {
+            return Err(err.into());
+        }
+        sys::rd_kafka_metadata_destroy(metadata);
+    }
+    Ok(())
 }
 
 /// Where a record goes.
@@ -1147,7 +1153,7 @@ pub(crate) mod admin {
     use rdkafka_sys as sys;
     use sys::rd_kafka_admin_op_t as Op;
 
-    use super::OK;
+    use super::{OK, ask_metadata};
 
     /// A topic as a broker's metadata have it.
     #[derive(Debug)]
@@ -1336,16 +1342,8 @@ pub(crate) mod admin {
         /// of librdkafka's threads waking each other: a whole core. This question does not. While
         /// all is well it would only wait behind a fetch, so it is not asked.
         fn is_reachable(&self, ms: c_int) -> bool {
-            let mut metadata = std::ptr::null();
-            // SAFETY: the client is alive; what is answered is ours and freed once.
-            unsafe {
-                let err =
-                    sys::rd_kafka_metadata(self.rk, 0, std::ptr::null_mut(), &raw mut metadata, ms);
-                if err == OK {
-                    sys::rd_kafka_metadata_destroy(metadata);
-                }
-                err == OK
-            }
+            // SAFETY: the client is alive.
+            unsafe { ask_metadata(self.rk, ms) }.is_ok()
         }
 
         fn ask(
