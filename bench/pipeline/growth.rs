@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use crate::measure::{self, Monitor, Window};
 use crate::report::median;
 use crate::system::{Bench, Deployment};
-use crate::workload::{Random, WORDS};
+use crate::workload::{Random, WORDS, send};
 use crate::{delete_topics, kafka};
 
 /// Members of every event of the series of fields.
@@ -221,16 +220,17 @@ fn sanitized(raw: &str) -> String {
     raw.replace(".raw", ".out")
 }
 
-/// A schema document that protects so many members.
-fn document(raw: &str, fields: u64) -> String {
+/// The name of a schema document that protects so many members, and its text.
+fn document(raw: &str, fields: u64) -> (String, String) {
     let fields: Vec<String> =
         (0..fields).map(|n| format!(r#"{{ "id": "f{n}", "path": "$.f{n}" }}"#)).collect();
-    format!(
-        r#"{{ "veilstream": 1, "name": "{}", "version": 1, "topics": {{ "from": "{raw}", "to": "{}" }}, "fields": [{}] }}"#,
-        raw.trim_end_matches(".raw"),
+    let name = raw.trim_end_matches(".raw");
+    let text = format!(
+        r#"{{ "veilstream": 1, "name": "{name}", "version": 1, "topics": {{ "from": "{raw}", "to": "{}" }}, "fields": [{}] }}"#,
         sanitized(raw),
         fields.join(",")
-    )
+    );
+    (name.to_owned(), text)
 }
 
 /// An event of about `bytes`, with members that a document of its shape protects, and as many more
@@ -276,14 +276,8 @@ fn feed(
     for i in 0..usize::try_from(records)? {
         let (topic, partition) = places[i % places.len()];
         let value = &events[i % events.len()];
-        let mut record = BaseRecord::<[u8], str>::to(topic).partition(partition).payload(value);
-        while let Err((error, back)) = producer.send(record) {
-            if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
-                return Err(error).context("an event could not be written");
-            }
-            producer.poll(Duration::from_millis(5));
-            record = back;
-        }
+        let record = BaseRecord::<[u8], str>::to(topic).partition(partition).payload(value);
+        send(&producer, record)?;
     }
     producer.flush(Duration::from_secs(120)).context("the events could not be written")
 }

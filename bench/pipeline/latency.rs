@@ -9,13 +9,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use crate::report::median;
 use crate::system::{Bench, System};
-use crate::workload::{OUT, PARTITIONS, RAW, Random, event};
+use crate::workload::{OUT, PARTITIONS, RAW, Random, event, send};
 use crate::{delete_topic, kafka};
 
 /// Shares of the ceiling, in percent.
@@ -195,14 +194,8 @@ impl Feeder<'_> {
         let key = due.to_string();
         let value = &self.events[self.sent % self.events.len()];
         let partition = i32::try_from(self.sent)? % PARTITIONS;
-        let mut record = BaseRecord::to(RAW).partition(partition).key(&key).payload(value);
-        while let Err((error, back)) = self.producer.send(record) {
-            if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
-                return Err(error).context("a record could not be written");
-            }
-            self.producer.poll(Duration::from_millis(1));
-            record = back;
-        }
+        let record = BaseRecord::to(RAW).partition(partition).key(&key).payload(value);
+        send(&self.producer, record)?;
         self.sent += 1;
         Ok(())
     }

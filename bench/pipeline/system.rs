@@ -82,8 +82,8 @@ pub(crate) struct Bench {
 
 /// Sidecars of one group.
 pub(crate) struct Deployment {
-    /// Documents, each with its name as the second member.
-    pub(crate) schemas: Vec<String>,
+    /// Names and texts of documents.
+    pub(crate) schemas: Vec<(String, String)>,
     /// Of an instance.
     pub(crate) lanes: usize,
     pub(crate) instances: usize,
@@ -91,18 +91,18 @@ pub(crate) struct Deployment {
 
 impl Deployment {
     fn usual() -> Self {
-        Self { schemas: vec![SCHEMA.to_owned()], lanes: LANES, instances: 1 }
+        Self {
+            schemas: vec![("customers".to_owned(), SCHEMA.to_owned())],
+            lanes: LANES,
+            instances: 1,
+        }
     }
 }
 
 impl Bench {
     /// Starts `system` in group `group`.
     pub(crate) fn start(&self, system: System, group: &str) -> anyhow::Result<Running> {
-        let mut running = Running {
-            children: Vec::new(),
-            log: self.dir.join(format!("{group}.log")),
-            http: None,
-        };
+        let mut running = self.nothing_running(group);
         let this = std::env::current_exe()?;
         let lanes = LANES.to_string();
         match system {
@@ -156,6 +156,11 @@ impl Bench {
         Ok(running)
     }
 
+    fn nothing_running(&self, group: &str) -> Running {
+        let log = self.dir.join(format!("{group}.log"));
+        Running { children: Vec::new(), log, http: None }
+    }
+
     /// Starts sidecars of one group; `with_keys`: makes its keys first.
     pub(crate) fn start_sidecars(
         &self,
@@ -163,11 +168,7 @@ impl Bench {
         deployment: &Deployment,
         with_keys: bool,
     ) -> anyhow::Result<Running> {
-        let mut running = Running {
-            children: Vec::new(),
-            log: self.dir.join(format!("{group}.log")),
-            http: None,
-        };
+        let mut running = self.nothing_running(group);
         self.spawn_sidecars(&mut running, &self.program, group, deployment, with_keys)?;
         Ok(running)
     }
@@ -207,8 +208,7 @@ impl Bench {
     ) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(group);
         fs::create_dir_all(dir.join("schemas"))?;
-        for document in &deployment.schemas {
-            let name = document.split('"').nth(5).context("a document without a name")?;
+        for (name, document) in &deployment.schemas {
             fs::write(dir.join(format!("schemas/{name}.json")), document)?;
         }
         let file = dir.join(format!("veilstream-{instance}.toml"));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::ToBytes;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 /// Where the events are.
@@ -129,6 +130,26 @@ pub(crate) fn event(random: &mut Random) -> String {
     text
 }
 
+/// Sends a record, and waits while the client's queue is full.
+pub(crate) fn send<K, P>(
+    producer: &BaseProducer,
+    record: BaseRecord<'_, K, P>,
+) -> anyhow::Result<()>
+where
+    K: ToBytes + ?Sized,
+    P: ToBytes + ?Sized,
+{
+    let mut record = record;
+    while let Err((error, back)) = producer.send(record) {
+        if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
+            return Err(error).context("an event could not be written");
+        }
+        producer.poll(Duration::from_millis(1));
+        record = back;
+    }
+    Ok(())
+}
+
 /// Writes the events, one partition after the other, with keys and the time of now.
 pub(crate) fn feed(bootstrap: &str, records: u64, seed: u64) -> anyhow::Result<()> {
     let mut config = ClientConfig::new();
@@ -148,18 +169,12 @@ pub(crate) fn feed(bootstrap: &str, records: u64, seed: u64) -> anyhow::Result<(
         let key = format!("customer-{}", i % 100_000);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let partition = i32::try_from(i % u64::from(PARTITIONS.unsigned_abs()))?;
-        let mut record = BaseRecord::to(RAW)
+        let record = BaseRecord::to(RAW)
             .partition(partition)
             .key(&key)
             .payload(&value)
             .timestamp(i64::try_from(now)?);
-        while let Err((error, back)) = producer.send(record) {
-            if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
-                return Err(error).context("an event could not be written");
-            }
-            producer.poll(Duration::from_millis(5));
-            record = back;
-        }
+        send(&producer, record)?;
         if Instant::now() >= next_poll {
             producer.poll(Duration::ZERO);
             next_poll = Instant::now() + Duration::from_millis(20);
