@@ -37,17 +37,22 @@ impl Head<'_> {
     }
 
     /// The answer, its items already JSON.
-    pub(super) fn with(&self, summary: &Summary, name: &str, items: Vec<Vec<u8>>) -> Vec<u8> {
+    pub(super) fn with(
+        &self,
+        summary: &Summary,
+        name: &str,
+        items: impl Iterator<Item = Vec<u8>>,
+    ) -> Vec<u8> {
         let mut members = self.members();
         members.insert("summary".to_owned(), json!(summary));
         let mut out = Value::from(members).to_string().into_bytes();
         out.pop();
         out.extend_from_slice(format!(",\"{name}\":[").as_bytes());
-        for (i, item) in items.iter().enumerate() {
+        for (i, item) in items.enumerate() {
             if i > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(item);
+            out.extend_from_slice(&item);
         }
         out.extend_from_slice(b"]}");
         out
@@ -57,17 +62,34 @@ impl Head<'_> {
 /// How many fields there are of each status, and items that are none.
 pub(super) type Summary = BTreeMap<&'static str, u64>;
 
-/// The items of `/v1/reveal`, each as JSON.
-pub(super) fn items(found: &Found<'_>, read: &[Read<'_>], summary: &mut Summary) -> Vec<Vec<u8>> {
-    let mut items = Vec::with_capacity(read.len());
+/// Counts what came of the items of `/v1/reveal`.
+pub(super) fn count(found: &Found<'_>, read: &[Read<'_>], summary: &mut Summary) {
     for (item, read) in found.items().zip(read) {
+        if matches!(item.kind, Kind::Malformed) {
+            *summary.entry("malformed").or_default() += 1;
+        }
+        for field in &read.fields {
+            *summary.entry(field.status).or_default() += 1;
+        }
+    }
+}
+
+/// Bytes that the items take, mostly.
+pub(super) fn room(read: &[Read<'_>]) -> usize {
+    read.iter().map(|read| read.shown.len() + 2 * ROOM).sum()
+}
+
+/// The items of `/v1/reveal`, each as JSON. What was shown is dropped item by item: large ones are
+/// not held twice.
+pub(super) fn items<'a>(
+    found: &'a Found<'_>,
+    read: Vec<Read<'a>>,
+) -> impl Iterator<Item = Vec<u8>> + 'a {
+    found.items().zip(read).map(|(item, read)| {
         let mut out = Vec::with_capacity(read.shown.len() + ROOM);
         begin_in(&mut out, item.id);
         match item.kind {
-            Kind::Malformed => {
-                *summary.entry("malformed").or_default() += 1;
-                member(&mut out, "status", b"\"malformed\"");
-            }
+            Kind::Malformed => member(&mut out, "status", b"\"malformed\""),
             Kind::Record { .. } => {
                 let record: &[u8] = if read.shown.is_empty() { b"null" } else { &read.shown };
                 member(&mut out, "record", record);
@@ -83,17 +105,13 @@ pub(super) fn items(found: &Found<'_>, read: &[Read<'_>], summary: &mut Summary)
                     out.push(b'"');
                 }
                 if !read.shown.is_empty() {
-                    value(&mut out, read);
+                    value(&mut out, &read);
                 }
             }
         }
-        for field in &read.fields {
-            *summary.entry(field.status).or_default() += 1;
-        }
         out.push(b'}');
-        items.push(out);
-    }
-    items
+        out
+    })
 }
 
 fn field(field: &ReadField<'_>) -> Value {

@@ -34,8 +34,8 @@ impl Reading {
             let durable = self.append(entries(&asking, &told))?;
             let mut summary = Summary::new();
             let items = asking.found.items();
-            let items = items.map(|item| explained(item, &told, &mut summary)).collect();
-            Ok(asking.head(&decided, durable).with(&summary, "items", items))
+            let items: Vec<_> = items.map(|item| explained(item, &told, &mut summary)).collect();
+            Ok(asking.head(&decided, durable).with(&summary, "items", items.into_iter()))
         })
     }
 }

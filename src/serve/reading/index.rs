@@ -64,7 +64,7 @@ impl Reading {
             self.metrics.searches.with_label_values(&[outcome]).inc();
         }
         let head = Head { claims, policy: policies.hash(), audit: None };
-        let queries = request.queries.iter().zip(&searched).map(|(q, s)| s.json(q.id)).collect();
+        let queries = request.queries.iter().zip(&searched).map(|(q, s)| s.json(q.id));
         Ok(head.with(&summary, "queries", queries))
     }
 }

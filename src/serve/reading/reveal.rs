@@ -32,8 +32,9 @@ impl Reading {
         self.with_items(asker, REVEAL, body, |asking, revealer| {
             let opened = self.open_asked(&asking, &mut BTreeSet::new(), revealer)?;
             let mut summary = Summary::new();
-            let items = answer::items(&asking.found, &opened.read, &mut summary);
-            Ok(asking.head(&opened.decided, opened.durable).with(&summary, "items", items))
+            answer::count(&asking.found, &opened.read, &mut summary);
+            let head = asking.head(&opened.decided, opened.durable);
+            Ok(head.with(&summary, "items", answer::items(&asking.found, opened.read)))
         })
     }
 

@@ -108,7 +108,7 @@ impl Reading {
             self.metrics.seals.with_label_values(&[status]).inc();
         }
         let head = Head { claims, policy: policies.hash(), audit: None };
-        let items = request.items.iter().zip(&sealed).map(|(item, s)| s.json(item.id)).collect();
+        let items = request.items.iter().zip(&sealed).map(|(item, s)| s.json(item.id));
         Ok(head.with(&summary, "items", items))
     }
 }

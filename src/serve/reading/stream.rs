@@ -113,7 +113,9 @@ impl Reading {
             let head = asking.head(&opened.decided, opened.durable).members();
             let mut out = json!({ "part": head }).to_string().into_bytes();
             out.push(b'\n');
-            for mut item in answer::items(&asking.found, &opened.read, &mut progress.summary) {
+            out.reserve(answer::room(&opened.read));
+            answer::count(&asking.found, &opened.read, &mut progress.summary);
+            for mut item in answer::items(&asking.found, opened.read) {
                 // A sealed object may have line feeds between its members; strings have none.
                 item.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
                 out.extend_from_slice(&item);

@@ -88,7 +88,7 @@ impl Reading {
             *summary.entry(status).or_default() += 1;
         }
         let head = Head { claims, policy: policies.hash(), audit: None };
-        let items = request.items.iter().zip(&referred).map(|(item, r)| r.json(item.id)).collect();
+        let items = request.items.iter().zip(&referred).map(|(item, r)| r.json(item.id));
         Ok(head.with(&summary, "items", items))
     }
 
