@@ -64,6 +64,8 @@ pub struct Schema {
     pub program: Program,
     /// What [`Schema::members`] gives, by path.
     pub(crate) members: Vec<Option<Vec<String>>>,
+    /// What [`Schema::list_members`] gives, by path.
+    pub(crate) list_members: Vec<Option<Vec<String>>>,
 }
 
 impl Schema {
@@ -78,6 +80,13 @@ impl Schema {
     #[must_use]
     pub fn members(&self, path: PathId) -> Option<&[String]> {
         self.members.get(usize::from(path))?.as_deref()
+    }
+
+    /// The same to the list whose elements a path selects, as `$.contact.phones[*]`; `None`: it
+    /// selects otherwise.
+    #[must_use]
+    pub fn list_members(&self, path: PathId) -> Option<&[String]> {
+        self.list_members.get(usize::from(path))?.as_deref()
     }
 
     /// Whether the conditions of `when` on headers hold.

@@ -191,6 +191,9 @@ fn layout(table: &Table, columns: &TargetColumns, forms: &Forms) -> Result<Layou
     let is_hash = forms.has(Form::Sha256Hash);
     let token = (!is_hash).then_some(&*columns.target);
     let write: Vec<&str> = token.into_iter().chain(columns.index.as_deref()).collect();
+    for column in &write {
+        table.check_text(column)?;
+    }
     let layout = Layout::new(table.clone(), &read, &write, Compare::Version, &[])?;
     Ok(if columns.target == columns.source { layout } else { layout.clearing(&columns.source)? })
 }

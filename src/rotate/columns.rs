@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use veilstream_engine::schema::{Field, IndexRule, PathId, Protect, Schema};
 
-use crate::rows::{RowsError, Table};
+use crate::rows::{ColumnFacts, RowsError, Table};
 
 /// Between the names of a member and of what it is in, as in the tables of sinks.
 const DELIMITER: &str = "_";
@@ -30,6 +30,8 @@ pub struct FieldColumns {
     pub field: usize,
     /// Its tokens.
     pub token: String,
+    /// The columns hold lists: of tokens, and of their indexes in the same order.
+    pub is_list: bool,
     /// Its indexes under the newest root; `None`: the table has no such column.
     pub index: Option<String>,
     /// Its indexes under the root before the newest.
@@ -130,6 +132,19 @@ pub enum ColumnsError {
         /// The field.
         field: String,
     },
+    /// An index has another form than the tokens.
+    #[error(
+        "{field}: of {token} and {index} one is a list, the other is not; an index has an element for \
+        each token"
+    )]
+    UnlikeIndex {
+        /// The field.
+        field: String,
+        /// The column of tokens.
+        token: String,
+        /// The column of indexes.
+        index: String,
+    },
     /// What a compound index is of stands nowhere.
     #[error(
         "{field}: a part of its compound index has no column; leave its index column out of the table, or add the part's"
@@ -167,12 +182,18 @@ impl Columns {
             }
             let found = named
                 .cloned()
-                .or_else(|| column_at(schema, path_id(index)).filter(|column| table.has(column)));
+                .or_else(|| column_at(schema, path_id(index)).filter(|column| table.has(column)))
+                .or_else(|| list_at(schema, index).filter(|column| is_list(table, column)));
             let Some(token) = found else {
                 columns.left_out.push((field.id.to_string(), no_column(schema, index).to_owned()));
                 continue;
             };
-            table.check_written(&token)?;
+            let is_list = table.check_written(&token)?.is_list();
+            if is_list && field.index.as_ref().is_some_and(|rule| !rule.of.is_empty()) {
+                let why = "it is a list with a compound index";
+                columns.left_out.push((field.id.to_string(), why.to_owned()));
+                continue;
+            }
             columns.push(schema, table, mapping, reindex, index, token)?;
         }
         if columns.fields.is_empty() {
@@ -211,8 +232,12 @@ impl Columns {
             .filter(|_| is_unique)
             .map(|into| format!("{into}_prev"))
             .filter(|column| table.has(column));
+        let is_list = is_list(table, &token);
         for column in into.iter().chain(&previous) {
-            table.check_written(column)?;
+            if table.check_written(column)?.is_list() != is_list {
+                let (field, index) = (field.id.to_string(), column.clone());
+                return Err(ColumnsError::UnlikeIndex { field, token, index });
+            }
         }
         let mut bind = Vec::new();
         for bound in &field.bind {
@@ -231,6 +256,7 @@ impl Columns {
         self.fields.push(FieldColumns {
             field: index,
             token,
+            is_list,
             index: into,
             previous,
             bind,
@@ -258,7 +284,8 @@ impl Columns {
     fn part(&self, schema: &Schema, table: &Table, path: PathId) -> Option<Part> {
         let members = schema.members(path)?;
         let same = |index: usize| schema.members(path_id(index)) == Some(members);
-        if let Some(at) = self.fields.iter().position(|columns| same(columns.field)) {
+        let mut fields = self.fields.iter();
+        if let Some(at) = fields.position(|columns| same(columns.field) && !columns.is_list) {
             return Some(Part::Field(at));
         }
         // A field that is protected otherwise is no value any more.
@@ -309,8 +336,8 @@ fn no_column(schema: &Schema, index: usize) -> &'static str {
     if schema.members(path_id(index)).is_some() {
         "the table has no column of its name; --column names one"
     } else {
-        "its path may select several values. If one column holds one value of it, --column names \
-        the column; lists of tokens (text[]) are not rotated"
+        "its path may select several values, and the table has no list (text[]) of its name; \
+        --column names a column of one of them, or a list"
     }
 }
 
@@ -333,10 +360,22 @@ fn column_at(schema: &Schema, path: PathId) -> Option<String> {
     schema.members(path).filter(|names| !names.is_empty()).map(|names| names.join(DELIMITER))
 }
 
-/// The column of a field's index: a member beside the value.
+/// The column of a list whose elements a field is, as sinks name it.
+fn list_at(schema: &Schema, index: usize) -> Option<String> {
+    let names = schema.list_members(path_id(index))?;
+    (!names.is_empty()).then(|| names.join(DELIMITER))
+}
+
+fn is_list(table: &Table, column: &str) -> bool {
+    table.column(column).is_ok_and(ColumnFacts::is_list)
+}
+
+/// The column of a field's index: a member beside the value, or beside the list that it stands in.
 fn index_column(schema: &Schema, index: usize, rule: &IndexRule, token: &str) -> String {
     let Some(into) = &rule.into else { return format!("{token}_bidx") };
-    match schema.members(path_id(index)).and_then(<[String]>::split_last) {
+    let path = path_id(index);
+    let names = schema.members(path).or_else(|| schema.list_members(path));
+    match names.and_then(<[String]>::split_last) {
         Some((_, above)) if !above.is_empty() => {
             format!("{}{DELIMITER}{into}", above.join(DELIMITER))
         }

@@ -21,7 +21,7 @@ pub struct KeyGroup {
 pub struct FieldCounts {
     /// Tokens by key.
     pub keys: BTreeMap<KeyGroup, u64>,
-    /// Rows without a value.
+    /// Rows, or elements of a list, without a value.
     pub nulls: u64,
     /// Tokens of erased data subjects: nothing opens them again.
     pub erased: u64,

@@ -34,11 +34,11 @@ pub fn report(
 ) -> Result<Counts, RotationError> {
     // The whole table, and not by the index of its key.
     connection.batch("SET enable_seqscan = on; SET enable_hashjoin = on")?;
-    let mut counts = Counts::default();
+    let rows: i64 = connection.one(&format!("SELECT count(*) FROM {}", table.sql), &[])?.get(0);
+    let mut counts = Counts { rows: u64::try_from(rows).unwrap_or(0), ..Counts::default() };
     for field in &columns.fields {
         let id = schema.fields[field.field].id.to_string();
-        let (rows, counted) = of_field(connection, table, schema, field, manager)?;
-        counts.rows = counts.rows.max(rows);
+        let counted = of_field(connection, table, schema, field, manager)?;
         counts.fields.insert(id, counted);
     }
     Ok(counts)
@@ -50,8 +50,10 @@ fn of_field(
     schema: &Schema,
     columns: &FieldColumns,
     manager: &Manager,
-) -> Result<(u64, FieldCounts), RotationError> {
-    let (column, sql) = (quoted(&columns.token), &table.sql);
+) -> Result<FieldCounts, RotationError> {
+    let column = quoted(&columns.token);
+    let index = columns.index.as_deref().map(quoted);
+    let sql = source(table, columns, &column, index.as_deref());
     // Suite, flags and key id, and whether the field is this one (docs/formats.md, "Tokens").
     let groups = format!(
         "SELECT CASE WHEN {column} LIKE 'vs1.%' THEN substr({column}, 5, 24) END,
@@ -60,12 +62,11 @@ fn of_field(
     );
     let field = &schema.fields[columns.field];
     let fid = URL_SAFE_NO_PAD.encode(field.fid);
-    let (mut counts, mut rows) = (FieldCounts::default(), 0);
+    let mut counts = FieldCounts::default();
     let mut tokens: BTreeMap<KeyId, Tokens> = BTreeMap::new();
     for row in connection.query(&groups, &[&fid])? {
         let number: i64 = row.get(3);
         let number = u64::try_from(number).unwrap_or(0);
-        rows += number;
         let (front, is_field): (Option<String>, Option<bool>) = (row.get(0), row.get(1));
         let mut fail = |class| *counts.failed.entry(class).or_default() += number;
         match front {
@@ -83,8 +84,7 @@ fn of_field(
         }
     }
     by_key(manager, schema, &tokens, !field.bind.is_empty(), &mut counts)?;
-    if let Some(index) = &columns.index {
-        let index = quoted(index);
+    if let Some(index) = index {
         let groups = format!(
             "SELECT split_part({index}, '~', 1), count(*) FROM {sql} WHERE {column} IS NOT NULL
             GROUP BY 1"
@@ -98,7 +98,20 @@ fn of_field(
             }
         }
     }
-    Ok((rows, counts))
+    Ok(counts)
+}
+
+/// What the columns are selected from: the table, or the elements of its lists; of one that is
+/// null, or has no elements, one that is null.
+fn source(table: &Table, columns: &FieldColumns, token: &str, index: Option<&str>) -> String {
+    let sql = &table.sql;
+    if !columns.is_list {
+        return sql.clone();
+    }
+    let names: Vec<&str> = [Some(token), index].into_iter().flatten().collect();
+    let lists: Vec<String> = names.iter().map(|name| format!("t.{name}")).collect();
+    let (names, lists) = (names.join(", "), lists.join(", "));
+    format!("(SELECT e.* FROM {sql} AS t LEFT JOIN unnest({lists}) AS e({names}) ON true) AS e")
 }
 
 /// Tokens under one key.

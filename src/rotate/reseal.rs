@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use serde_json::json;
 use veilstream_engine::Keyring;
 use veilstream_engine::error::OpenError;
 use veilstream_engine::index::Indexer;
@@ -41,6 +42,7 @@ struct Places {
     token: usize,
     index: Option<usize>,
     previous: Option<usize>,
+    is_list: bool,
     bind: Vec<(String, usize)>,
     parts: Vec<PartPlace>,
 }
@@ -118,6 +120,7 @@ impl Cells {
                 token: place(&field.token),
                 index: field.index.as_ref().map(&mut place),
                 previous: field.previous.as_ref().map(&mut place),
+                is_list: field.is_list,
                 bind: Vec::new(),
                 parts: Vec::new(),
             });
@@ -206,9 +209,18 @@ impl Resealer {
         subjects: &mut BTreeSet<SubjectRef>,
     ) {
         for at in 0..self.cells.places.len() {
-            let cell = row.cells[self.cells.places[at].token].as_deref();
-            if let Some(Ok(header)) = cell.map(|cell| token::decode(cell, &mut self.raw)) {
-                kids.insert(header.kid);
+            let Places { token, is_list, .. } = self.cells.places[at];
+            let Some(cell) = row.cells[token].as_deref() else { continue };
+            let mut name = |token: &[u8]| {
+                if let Ok(header) = token::decode(token, &mut self.raw) {
+                    kids.insert(header.kid);
+                }
+            };
+            if is_list {
+                let tokens = elements(cell).unwrap_or_default();
+                tokens.iter().flatten().for_each(|token| name(token.as_bytes()));
+            } else {
+                name(cell);
             }
         }
         if self.moves.trust_rows
@@ -233,9 +245,88 @@ impl Resealer {
         keys: &PageKeys,
         tallies: &mut [Tally],
     ) -> Result<Outcome, SealError> {
+        let is_single = |places: &Places| !places.is_list;
+        let mut outcome = self.fields(row, keys, tallies, is_single)?;
+        for at in 0..self.cells.places.len() {
+            if self.cells.places[at].is_list {
+                self.list(at, row, keys, tallies, &mut outcome)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The elements of a list, each as if it stood alone in the row.
+    fn list(
+        &mut self,
+        at: usize,
+        row: &Row,
+        keys: &PageKeys,
+        tallies: &mut [Tally],
+        outcome: &mut Outcome,
+    ) -> Result<(), SealError> {
+        let Places { field, token, index, previous, .. } = self.cells.places[at];
+        let Some(cell) = row.cells[token].as_deref() else {
+            tallies[at].counts.nulls += 1;
+            return Ok(());
+        };
+        // A list of lists is none that `schema ddl` makes.
+        let Some(tokens) = elements(cell) else {
+            *tallies[at].counts.failed.entry("malformed").or_default() += 1;
+            outcome.failed.push((at, "malformed"));
+            return Ok(());
+        };
+        let beside = |cell: usize| {
+            let list = row.cells[cell].as_deref().and_then(elements);
+            let mut list = list.unwrap_or_default();
+            list.resize(tokens.len(), None);
+            (cell, list)
+        };
+        let count = tokens.len();
+        let mut lists: Vec<(usize, Vec<Option<String>>)> =
+            index.into_iter().chain(previous).map(beside).collect();
+        lists.insert(0, (token, tokens));
+        let mut element = row.clone();
+        let mut is_changed = false;
+        for n in 0..count {
+            for (cell, list) in &lists {
+                element.cells[*cell] = list[n].clone().map(String::into_bytes);
+            }
+            let is_this = |places: &Places| places.field == field;
+            let one = self.fields(&element, keys, tallies, is_this)?;
+            if let Some(cells) = one.cells {
+                for (cell, list) in &mut lists {
+                    list[n].clone_from(&cells[*cell]);
+                }
+                is_changed = true;
+            }
+            outcome.resealed.extend(one.resealed);
+            outcome.trusted += one.trusted;
+            outcome.failed.extend(one.failed);
+        }
+        if is_changed {
+            let cells = self.cells_of(row, &mut outcome.cells);
+            for (cell, list) in lists {
+                cells[cell] = Some(json!(list).to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Some of a row's fields.
+    fn fields(
+        &mut self,
+        row: &Row,
+        keys: &PageKeys,
+        tallies: &mut [Tally],
+        is_asked: impl Fn(&Places) -> bool,
+    ) -> Result<Outcome, SealError> {
         let mut outcome = Outcome::default();
         let mut found: Vec<Option<Found<'_>>> = Vec::with_capacity(self.cells.places.len());
         for (at, tally) in tallies.iter_mut().enumerate() {
+            if !is_asked(&self.cells.places[at]) {
+                found.push(None);
+                continue;
+            }
             let looked = self.look(at, row, keys, tally);
             found.push(looked.unwrap_or_else(|class| {
                 *tally.counts.failed.entry(class).or_default() += 1;
@@ -535,6 +626,11 @@ impl Resealer {
             row.cells[..self.cells.written].iter().map(as_text).collect()
         })
     }
+}
+
+/// The elements of a list; `None`: they are no texts.
+fn elements(cell: &[u8]) -> Option<Vec<Option<String>>> {
+    serde_json::from_slice(cell).ok()
 }
 
 /// Active index roots, the newest first.

@@ -59,10 +59,16 @@ pub struct Table {
 }
 
 impl ColumnFacts {
-    /// Whether tokens can stand in it.
+    /// Whether a token can stand in it.
     #[must_use]
     pub fn is_text(&self) -> bool {
         matches!(&*self.column_type, "text" | "character varying")
+    }
+
+    /// Whether a list of tokens can stand in it.
+    #[must_use]
+    pub fn is_list(&self) -> bool {
+        matches!(&*self.column_type, "text[]" | "character varying[]")
     }
 }
 
@@ -121,19 +127,32 @@ impl Table {
         self.columns.contains_key(name)
     }
 
-    /// Checks that texts can be written to the column.
+    /// Checks that texts, or lists of them, can be written to the column.
     ///
     /// # Errors
     /// [`RowsError::NoColumn`], [`RowsError::NoText`], [`RowsError::Generated`].
-    pub fn check_written(&self, name: &str) -> Result<(), RowsError> {
+    pub fn check_written(&self, name: &str) -> Result<&ColumnFacts, RowsError> {
         let (facts, table, column) = (self.column(name)?, self.shown.clone(), name.to_owned());
         if facts.is_generated {
             return Err(RowsError::Generated { table, column });
         }
-        if !facts.is_text() {
+        if !facts.is_text() && !facts.is_list() {
             return Err(RowsError::NoText { table, column, found: facts.column_type.clone() });
         }
-        Ok(())
+        Ok(facts)
+    }
+
+    /// Checks that single texts can be written to the column.
+    ///
+    /// # Errors
+    /// [`RowsError::NoColumn`], [`RowsError::NoText`], [`RowsError::Generated`].
+    pub fn check_text(&self, name: &str) -> Result<(), RowsError> {
+        let facts = self.check_written(name)?;
+        if facts.is_text() {
+            return Ok(());
+        }
+        let (table, column) = (self.shown.clone(), name.to_owned());
+        Err(RowsError::NoText { table, column, found: facts.column_type.clone() })
     }
 
     /// The key in the order of its index: pages in another one would sort the table each time.

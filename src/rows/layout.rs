@@ -22,7 +22,8 @@ pub struct Layout {
     table: Table,
     /// Names of columns, and how each is selected.
     read: Vec<(String, Reading)>,
-    write: Vec<String>,
+    /// Names of columns, and whether each is a list.
+    write: Vec<(String, bool)>,
     /// Columns of rows that are written become null.
     cleared: Vec<String>,
     /// Indexes in `read`; with [`Compare::Version`] none.
@@ -34,6 +35,8 @@ pub struct Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Text,
+    /// A list of texts, as JSON.
+    List,
     Bytes,
     /// Anything else, in the server's text form.
     Cast,
@@ -44,8 +47,8 @@ enum Reading {
 pub struct Row {
     /// The key's columns, as text.
     pub key: Vec<String>,
-    /// The columns that are read: text in UTF-8, `bytea` as its bytes, all else in the server's
-    /// text form. `None`: null.
+    /// The columns that are read: text in UTF-8, a list of texts as JSON, `bytea` as its bytes, all
+    /// else in the server's text form. `None`: null.
     pub cells: Vec<Option<Vec<u8>>>,
     /// With [`Compare::Version`].
     pub(super) version: Option<String>,
@@ -74,27 +77,29 @@ impl Layout {
             let facts = table.column(name)?;
             let reading = match &*facts.column_type {
                 _ if facts.is_text() => Reading::Text,
+                _ if facts.is_list() => Reading::List,
                 "bytea" => Reading::Bytes,
                 _ => Reading::Cast,
             };
             Ok(((*name).to_owned(), reading))
         };
         let read = read.iter().map(reading).collect::<Result<Vec<_>, RowsError>>()?;
-        for name in write {
-            table.check_written(name)?;
-        }
+        let written = |name: &&str| {
+            table.check_written(name).map(|facts| ((*name).to_owned(), facts.is_list()))
+        };
+        let write = write.iter().map(written).collect::<Result<_, RowsError>>()?;
         let compared = match compare {
             Compare::Version => Vec::new(),
             Compare::Cells => read
                 .iter()
                 .enumerate()
                 .filter(|(_, (name, reading))| {
-                    compared.contains(&&**name) && *reading == Reading::Text
+                    let is_written = matches!(reading, Reading::Text | Reading::List);
+                    compared.contains(&&**name) && is_written
                 })
                 .map(|(index, _)| index)
                 .collect(),
         };
-        let write = write.iter().map(|name| (*name).to_owned()).collect();
         Ok(Self { table, read, write, cleared: Vec::new(), compared, compare })
     }
 
@@ -143,6 +148,7 @@ impl Layout {
         }
         selected.extend(self.read.iter().map(|(name, reading)| match reading {
             Reading::Text | Reading::Bytes => quoted(name),
+            Reading::List => list_as_json(&quoted(name)),
             Reading::Cast => format!("{}::text", quoted(name)),
         }));
         let (columns, order) = (selected.join(", "), key.join(", "));
@@ -174,7 +180,15 @@ impl Layout {
         let cleared = self.cleared.iter().map(|name| format!("{} = NULL", quoted(name)));
         let set: Vec<String> = (0..)
             .zip(&self.write)
-            .map(|(n, name)| format!("{} = v.n{n}", quoted(name)))
+            .map(|(n, (name, is_list))| {
+                let name = quoted(name);
+                let value = if *is_list {
+                    list_of_json(&name, &format!("v.n{n}"))
+                } else {
+                    format!("v.n{n}")
+                };
+                format!("{name} = {value}")
+            })
             .chain(cleared)
             .collect();
         let mut found: Vec<String> = (0..)
@@ -185,7 +199,12 @@ impl Layout {
             found.push("t.xmin = v.o0::xid".to_owned());
         }
         found.extend((0..).zip(&self.compared).map(|(n, index)| {
-            format!("t.{} IS NOT DISTINCT FROM v.o{n}", quoted(&self.read[*index].0))
+            let (name, reading) = &self.read[*index];
+            let mut stands = format!("t.{}", quoted(name));
+            if *reading == Reading::List {
+                stands = list_as_json(&stands);
+            }
+            format!("{stands} IS NOT DISTINCT FROM v.o{n}")
         }));
         format!(
             "UPDATE {} AS t SET {} FROM unnest({}) AS v({}) WHERE {}",
@@ -220,11 +239,26 @@ impl Layout {
         let first = keys + usize::from(has_version);
         let cell = |(n, (_, reading)): (usize, &(String, Reading))| match reading {
             Reading::Bytes => row.try_get::<_, Option<Vec<u8>>>(n),
-            Reading::Text | Reading::Cast => {
+            Reading::Text | Reading::List | Reading::Cast => {
                 Ok(row.try_get::<_, Option<String>>(n)?.map(String::into_bytes))
             }
         };
         let cells = (first..).zip(&self.read).map(cell).collect::<Result<_, _>>()?;
         Ok(Row { key, cells, version })
     }
+}
+
+/// A list of texts, as it is read.
+fn list_as_json(column: &str) -> String {
+    format!("array_to_json({column})::text")
+}
+
+/// The list that is written. One that is as it was read stays, whatever its shape.
+fn list_of_json(column: &str, json: &str) -> String {
+    format!(
+        "CASE WHEN {} IS NOT DISTINCT FROM {json} THEN t.{column} ELSE ARRAY(SELECT e.text FROM
+            json_array_elements_text({json}::json) WITH ORDINALITY AS e(text, place)
+            ORDER BY e.place) END",
+        list_as_json(&format!("t.{column}"))
+    )
 }

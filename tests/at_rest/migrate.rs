@@ -572,6 +572,10 @@ fn what_does_not_fit_is_refused_before_anything_is_opened() {
     assert!(refused(&["--from", "clear", "--subject", "id"]).contains("no column email_bidx"));
     assert!(refused(&["--from", "fernet", "--subject", "id"]).contains("--keys-file"));
     desk.admin().batch_execute("ALTER TABLE users ADD email_bidx text").unwrap();
+    desk.admin().batch_execute("ALTER TABLE users ADD mails text[]").unwrap();
+    let list = ["--from", "clear", "--subject", "id", "--to", "mails", "--index", "email_bidx"];
+    let said = refused(&list);
+    assert!(said.contains("users.mails is text[]"), "{said}");
     assert!(refused(&["--from", "clear"]).contains("--subject"));
     assert!(refused(&["--from", "clear", "--subject", "no"]).contains("no column no"));
     assert!(refused(&["--from", "clear", "--subject", "id", "--bind", "a=id"]).contains("bound"));

@@ -354,3 +354,113 @@ fn columns_are_found_by_the_names_of_a_sink_or_as_told() {
         assert!(said(&output).contains(why), "{arguments:?}: {}", said(&output));
     }
 }
+
+/// Columns as `schema ddl` makes them of a list: each element is a token, each index stands beside.
+#[test]
+fn lists_move_element_by_element() {
+    let schema = r#"{"veilstream":1,"name":"people","version":1,"subject":"$.id","subject_optional":true,"fields":[
+        {"id":"phones","path":"$.contact.phones[*]","index":{"normalize":"digits"},"bind":[{"name":"id","path":"$.id"}]},
+        {"id":"tags","path":"$.tags[*]"},{"id":"email","path":"$.email"}]}"#;
+    let desk = Desk::new(
+        schema,
+        "CREATE TABLE people (id text PRIMARY KEY, contact_phones text[] COLLATE \"C\",
+            contact_phones_bidx text[] COLLATE \"C\", contact_phones_bidx_prev text[], tags varchar(999)[],
+            email text)",
+    );
+    let events: Vec<Value> = (0..24)
+        .map(|id| {
+            let phones: Vec<String> = (0..id % 4).map(|n| format!("+31 20 {id:04} {n}")).collect();
+            json!({ "id": id.to_string(), "contact": { "phones": phones },
+                "tags": ["canary, \"one\"", "{canary}"], "email": format!("canary{id}@example.com") })
+        })
+        .collect();
+    let stored: Vec<Value> = desk
+        .protect(&events)
+        .into_iter()
+        .map(|safe| {
+            json!({ "id": safe["id"], "contact_phones": safe["contact"]["phones"],
+                "contact_phones_bidx": safe["contact"]["phones_bidx"], "tags": safe["tags"],
+                "email": safe["email"] })
+        })
+        .collect();
+    desk.insert(&stored);
+    desk.insert(&[json!({ "id": "none" })]);
+    let opened = || {
+        let sql = "SELECT json_strip_nulls(json_build_object('id', id, 'contact', json_build_object('phones', contact_phones,
+            'phones_bidx', contact_phones_bidx), 'tags', tags, 'email', email))::text FROM people
+            WHERE id <> 'none' ORDER BY id::int";
+        let rows: Vec<String> =
+            desk.rows().query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+        let reveal = ["reveal", "--config", "veilstream.toml", "--schema", "people.json"];
+        let text = desk.ok(&reveal, &rows.join("\n"));
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    assert!(opened() == events);
+    let (fresh, counts, _) = desk.rotated("report", &[]);
+    assert!(fresh && counts["counts"]["rows"] == 25, "{counts}");
+    let tokens = |counts: &Value| {
+        let of = |field: &str| {
+            let keys = counts["counts"]["fields"][field]["keys"].as_array().unwrap();
+            keys.iter().map(|key| key["tokens"].as_u64().unwrap()).sum::<u64>()
+        };
+        ["phones", "tags", "email"].map(of)
+    };
+    assert_eq!(tokens(&counts), [36, 48, 24]);
+
+    // Of these a token stands in another row, a list has a list in it, and an element is in clear.
+    desk.rows()
+        .batch_execute(
+            "UPDATE people SET contact_phones = (SELECT contact_phones FROM people WHERE id = '7') WHERE id = '3';
+             UPDATE people SET tags = ARRAY[tags, tags] WHERE id = '5';
+             UPDATE people SET tags[2] = 'canary' WHERE id = '6'",
+        )
+        .unwrap();
+    let planted = "SELECT (SELECT contact_phones FROM people WHERE id = '3')::text
+        || (SELECT tags FROM people WHERE id = '5')::text";
+    let planted = || desk.rows().query_one(planted, &[]).unwrap().get::<_, String>(0);
+    let before = planted();
+    for id in 0..8 {
+        desk.keys(&["rotate", "--subject", &id.to_string()]);
+    }
+    desk.keys(&["rotate", "--index"]);
+    let (whole, done, told) = desk.rotated("postgres", &["--batch", "7", "--reindex"]);
+    let fields = &done["counts"]["fields"];
+    assert!(!whole && done["old"] == 3 && before == planted(), "{done}");
+    assert_eq!(fields["phones"]["failed"], json!({ "binding": 3 }));
+    assert_eq!(fields["tags"]["failed"], json!({ "clear": 1, "malformed": 1 }));
+    for line in ["id=3: phones: binding", "id=5: tags: malformed", "id=6: tags: clear"] {
+        assert!(told.contains(line), "{told}");
+    }
+    desk.rows().batch_execute("DELETE FROM people WHERE id IN ('3', '5', '6')").unwrap();
+    let (whole, again, _) = desk.rotated("postgres", &["--reindex"]);
+    assert!(whole && again["written"] == 0 && again["walks"] == 1, "{again}");
+    let (fresh, counts, _) = desk.rotated("report", &[]);
+    assert!(fresh && tokens(&counts) == [30, 42, 21] && counts["old"] == 0, "{counts}");
+    assert_eq!(counts["counts"]["fields"]["phones"]["indexes"], json!({ "2": 30 }));
+    let gone = ["3", "5", "6"].map(Value::from);
+    let left: Vec<Value> =
+        events.into_iter().filter(|event| !gone.contains(&event["id"])).collect();
+    assert!(opened() == left, "and everything opens as before");
+    let search = ["index", "--config", "veilstream.toml", "--schema", "people.json", "--field"];
+    let found = desk.ok(&[&search, &["phones", "+31 (20) 0007-2"][..]].concat(), "");
+    let [newest, previous] = found.lines().collect::<Vec<_>>()[..] else { panic!("{found}") };
+    for (column, index) in [("contact_phones_bidx", newest), ("contact_phones_bidx_prev", previous)]
+    {
+        let is_third = format!("array_position({column}, '{index}') = 3");
+        assert_eq!(
+            (desk.count(&is_third), desk.count(&format!("{is_third} AND id = '7'"))),
+            (1, 1)
+        );
+    }
+
+    // An index that is no list.
+    desk.rows()
+        .batch_execute(
+            "ALTER TABLE people DROP COLUMN contact_phones_bidx;
+             ALTER TABLE people ADD contact_phones_bidx text",
+        )
+        .unwrap();
+    let output = desk.rotate("postgres", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("one is a list, the other is not"), "{}", said(&output));
+}

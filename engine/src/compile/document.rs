@@ -136,7 +136,8 @@ pub(super) fn schema(
         key,
         headers,
         rotation: false,
-        members: paths.queries.iter().map(|query| members(query, envelope)).collect(),
+        members: paths.queries.iter().map(|query| members(query.steps(), envelope)).collect(),
+        list_members: paths.queries.iter().map(|query| list_members(query, envelope)).collect(),
         program,
     };
     Some(ReadSchema {
@@ -149,14 +150,21 @@ pub(super) fn schema(
 }
 
 /// The members on the way to what a path of names selects.
-fn members(query: &Query, envelope: Option<Envelope>) -> Option<Vec<String>> {
+fn members(steps: &[Step], envelope: Option<Envelope>) -> Option<Vec<String>> {
     let name = |step: &Step| match &step.selectors[..] {
         [Selector::Name(name)] if !step.descendant => Some(name.clone()),
         _ => None,
     };
-    let names: Vec<String> = query.steps().iter().map(name).collect::<Option<_>>()?;
+    let names: Vec<String> = steps.iter().map(name).collect::<Option<_>>()?;
     let from = usize::from(envelope.is_some());
     names.get(from..).map(<[String]>::to_vec)
+}
+
+/// The members on the way to a list whose elements a path selects.
+fn list_members(query: &Query, envelope: Option<Envelope>) -> Option<Vec<String>> {
+    let (last, above) = query.steps().split_last()?;
+    let is_all = !last.descendant && matches!(last.selectors[..], [Selector::Wildcard]);
+    members(above, envelope).filter(|_| is_all)
 }
 
 /// Fields with an index beside the value. A document with a faulty path has fields without queries;
