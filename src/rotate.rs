@@ -12,6 +12,7 @@
 //! shared key, the key of a process that still seals. Nothing that was opened leaves this module.
 //! A topic is never written to again: its records go into another one ([`topic`]).
 
+mod cells;
 mod columns;
 mod counts;
 mod keys;

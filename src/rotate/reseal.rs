@@ -1,14 +1,16 @@
 //! One row: which of its tokens and indexes move, opened, sealed and indexed again.
 
+mod indexes;
+mod lists;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use serde_json::json;
 use veilstream_engine::Keyring;
 use veilstream_engine::error::OpenError;
 use veilstream_engine::index::Indexer;
 use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
-use veilstream_engine::normalize::{Input, Scratch};
+use veilstream_engine::normalize::Scratch;
 use veilstream_engine::schema::{Field, IndexRule, Schema};
 use veilstream_engine::seal::{
     Expected, NoncePool, Opener, Owner, PayloadKind, SealError, Sealer, append_bound,
@@ -17,8 +19,10 @@ use veilstream_engine::subject::Referrer;
 use veilstream_engine::token::{self, FieldId, Header, PREFIX, Suite};
 use veilstream_keys::OsEntropy;
 
-use super::columns::{Columns, Part};
-use super::counts::{Tally, root_version};
+use self::indexes::index_roots;
+use super::cells::{Cells, Places, elements};
+use super::columns::Columns;
+use super::counts::Tally;
 use super::keys::PageKeys;
 use crate::rows::Row;
 
@@ -34,34 +38,6 @@ pub(super) struct Moves {
     pub(super) trust_rows: bool,
     /// Compromised keys open.
     pub(super) allow_compromised: bool,
-}
-
-/// Where the cells of a field stand in a row.
-struct Places {
-    field: usize,
-    token: usize,
-    index: Option<usize>,
-    previous: Option<usize>,
-    is_list: bool,
-    bind: Vec<(String, usize)>,
-    parts: Vec<PartPlace>,
-}
-
-enum PartPlace {
-    Field(usize),
-    Cell(usize),
-}
-
-/// Which columns are read and written, in the order of a row's cells.
-pub(super) struct Cells {
-    places: Vec<Places>,
-    subject: Option<usize>,
-    /// What is read; what is written comes first.
-    pub(super) read: Vec<String>,
-    /// How many of them are written.
-    pub(super) written: usize,
-    /// Columns of tokens.
-    pub(super) tokens: Vec<String>,
 }
 
 /// Seals rows again, one after another.
@@ -104,50 +80,6 @@ struct Found<'k> {
     open: bool,
     add_subject: Option<SubjectRef>,
     add_binding: bool,
-}
-
-impl Cells {
-    pub(super) fn new(columns: &Columns) -> Self {
-        let mut read: Vec<String> = Vec::new();
-        let mut places = Vec::new();
-        for field in &columns.fields {
-            let mut place = |column: &String| {
-                read.push(column.clone());
-                read.len() - 1
-            };
-            places.push(Places {
-                field: field.field,
-                token: place(&field.token),
-                index: field.index.as_ref().map(&mut place),
-                previous: field.previous.as_ref().map(&mut place),
-                is_list: field.is_list,
-                bind: Vec::new(),
-                parts: Vec::new(),
-            });
-        }
-        let written = read.len();
-        let mut other = |column: &String| {
-            read.iter().skip(written).position(|known| known == column).map_or_else(
-                || {
-                    read.push(column.clone());
-                    read.len() - 1
-                },
-                |at| at + written,
-            )
-        };
-        for (place, field) in places.iter_mut().zip(&columns.fields) {
-            place.bind =
-                field.bind.iter().map(|(name, column)| (name.clone(), other(column))).collect();
-            let part = |part: &Part| match part {
-                Part::Field(at) => PartPlace::Field(*at),
-                Part::Column(column) => PartPlace::Cell(other(column)),
-            };
-            place.parts = field.parts.iter().map(part).collect();
-        }
-        let subject = columns.subject.as_ref().map(other);
-        let tokens = columns.fields.iter().map(|field| field.token.clone()).collect();
-        Self { places, subject, read, written, tokens }
-    }
 }
 
 impl Resealer {
@@ -255,63 +187,6 @@ impl Resealer {
         Ok(outcome)
     }
 
-    /// The elements of a list, each as if it stood alone in the row.
-    fn list(
-        &mut self,
-        at: usize,
-        row: &Row,
-        keys: &PageKeys,
-        tallies: &mut [Tally],
-        outcome: &mut Outcome,
-    ) -> Result<(), SealError> {
-        let Places { field, token, index, previous, .. } = self.cells.places[at];
-        let Some(cell) = row.cells[token].as_deref() else {
-            tallies[at].counts.nulls += 1;
-            return Ok(());
-        };
-        // A list of lists is none that `schema ddl` makes.
-        let Some(tokens) = elements(cell) else {
-            *tallies[at].counts.failed.entry("malformed").or_default() += 1;
-            outcome.failed.push((at, "malformed"));
-            return Ok(());
-        };
-        let beside = |cell: usize| {
-            let list = row.cells[cell].as_deref().and_then(elements);
-            let mut list = list.unwrap_or_default();
-            list.resize(tokens.len(), None);
-            (cell, list)
-        };
-        let count = tokens.len();
-        let mut lists: Vec<(usize, Vec<Option<String>>)> =
-            index.into_iter().chain(previous).map(beside).collect();
-        lists.insert(0, (token, tokens));
-        let mut element = row.clone();
-        let mut is_changed = false;
-        for n in 0..count {
-            for (cell, list) in &lists {
-                element.cells[*cell] = list[n].clone().map(String::into_bytes);
-            }
-            let is_this = |places: &Places| places.field == field;
-            let one = self.fields(&element, keys, tallies, is_this)?;
-            if let Some(cells) = one.cells {
-                for (cell, list) in &mut lists {
-                    list[n].clone_from(&cells[*cell]);
-                }
-                is_changed = true;
-            }
-            outcome.resealed.extend(one.resealed);
-            outcome.trusted += one.trusted;
-            outcome.failed.extend(one.failed);
-        }
-        if is_changed {
-            let cells = self.cells_of(row, &mut outcome.cells);
-            for (cell, list) in lists {
-                cells[cell] = Some(json!(list).to_string());
-            }
-        }
-        Ok(())
-    }
-
     /// Some of a row's fields.
     fn fields(
         &mut self,
@@ -416,40 +291,6 @@ impl Resealer {
         let stale = self.count_index(at, row, tally);
         let open = reseal || (stale && self.moves.reindex);
         Ok(Some(Found { header, key, reseal, open, add_subject, add_binding }))
-    }
-
-    /// Counts the index of a cell; whether it is not as the newest roots have it.
-    fn count_index(&self, at: usize, row: &Row, tally: &mut Tally) -> bool {
-        let places = &self.cells.places[at];
-        let (Some(index), [Some(_), before]) = (places.index, &self.indexers[at]) else {
-            return false;
-        };
-        let version = row.cells[index].as_deref().and_then(root_version);
-        match version {
-            Some(version) => *tally.counts.indexes.entry(version).or_default() += 1,
-            None => tally.counts.without_index += 1,
-        }
-        let misses_previous = before.is_some()
-            && places.previous.is_some_and(|previous| {
-                row.cells[previous].as_deref().and_then(root_version).is_none()
-            });
-        version != self.newest_root || misses_previous
-    }
-
-    /// A compound index takes the values of other tokens.
-    fn open_parts(&self, found: &mut [Option<Found<'_>>]) {
-        for (at, places) in self.cells.places.iter().enumerate() {
-            if !found[at].as_ref().is_some_and(|found| found.open) {
-                continue;
-            }
-            for part in &places.parts {
-                if let PartPlace::Field(part) = part
-                    && let Some(found) = &mut found[*part]
-                {
-                    found.open = true;
-                }
-            }
-        }
     }
 
     /// Opens what is to be opened: by field, the kind of its payload.
@@ -561,58 +402,6 @@ impl Resealer {
         String::from_utf8(out).map(Some).map_err(|_| SealError::Key)
     }
 
-    /// Writes the indexes of an opened value.
-    fn index(
-        &mut self,
-        at: usize,
-        row: &Row,
-        opened: &[Option<PayloadKind>],
-        cells: &mut Option<Vec<Option<String>>>,
-    ) {
-        let places = &self.cells.places[at];
-        let Some(rule) = &self.schema.fields[places.field].index else { return };
-        let missing = |part: &PartPlace| match part {
-            // It is there and does not open: its index may be right.
-            PartPlace::Field(part) => {
-                opened[*part].is_none() && row.cells[self.cells.places[*part].token].is_some()
-            }
-            PartPlace::Cell(_) => false,
-        };
-        if places.parts.iter().any(missing) {
-            return;
-        }
-        for (indexer, cell) in self.indexers[at].iter().zip([places.index, places.previous]) {
-            let (Some(indexer), Some(cell)) = (indexer, cell) else { continue };
-            let mut parts: Vec<Vec<u8>> = Vec::new();
-            let values: Vec<Option<Input<'_>>> = if places.parts.is_empty() {
-                vec![Some(Input::Json(&self.payloads[at]))]
-            } else {
-                let value = |part: &PartPlace| match part {
-                    PartPlace::Field(part) => {
-                        opened[*part].map(|_| Input::Json(&self.payloads[*part]))
-                    }
-                    PartPlace::Cell(cell) => row.cells[*cell].as_deref().map(Input::Raw),
-                };
-                places.parts.iter().map(value).collect()
-            };
-            let has = values.into_iter().all(|value| {
-                let has = value.is_some_and(|value| {
-                    rule.normalize.normalize(value, &mut self.scratch, &mut self.normal)
-                });
-                parts.push(self.normal.clone());
-                has
-            });
-            let mut text = Vec::new();
-            if has {
-                indexer.write(parts.iter().map(Vec::as_slice), &mut text);
-            }
-            let text = has.then(|| String::from_utf8_lossy(&text).into_owned());
-            if text.as_deref().map(str::as_bytes) != row.cells[cell].as_deref() {
-                self.cells_of(row, cells)[cell] = text;
-            }
-        }
-    }
-
     /// What is written in the row's place, at first what stands there.
     fn cells_of<'c>(
         &self,
@@ -626,19 +415,6 @@ impl Resealer {
             row.cells[..self.cells.written].iter().map(as_text).collect()
         })
     }
-}
-
-/// The elements of a list; `None`: they are no texts.
-fn elements(cell: &[u8]) -> Option<Vec<Option<String>>> {
-    serde_json::from_slice(cell).ok()
-}
-
-/// Active index roots, the newest first.
-fn index_roots(keyring: &Keyring) -> Vec<&Arc<Key>> {
-    let mut roots: Vec<&Arc<Key>> =
-        keyring.of_kind(KeyKind::Index).filter(|root| root.state == KeyState::Active).collect();
-    roots.sort_by_key(|root| std::cmp::Reverse(root.version));
-    roots
 }
 
 /// The name of a class, as docs/formats.md has it.
