@@ -304,7 +304,9 @@ fn refuse<T>(what: String) -> anyhow::Result<T> {
 fn usage_of_field(error: MigrateError) -> anyhow::Error {
     match error {
         MigrateError::Rows(error) => usage(error),
-        field @ MigrateError::Field { .. } => Exit::Usage.because(field.to_string()),
+        fault @ (MigrateError::Field { .. } | MigrateError::List { .. }) => {
+            Exit::Usage.because(fault.to_string())
+        }
         other => other.into(),
     }
 }

@@ -23,6 +23,14 @@ pub enum MigrateError {
         /// Why, and what to do.
         what: String,
     },
+    /// The old form is one of a list.
+    #[error("{table}.{column} is a list; a migration takes single values: give each a row")]
+    List {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
     /// The engine wrote something else than was asked for.
     #[error("the engine wrote a record without the field; this is a fault of veilstream")]
     Engine,

@@ -191,6 +191,10 @@ fn layout(table: &Table, columns: &TargetColumns, forms: &Forms) -> Result<Layou
     let is_hash = forms.has(Form::Sha256Hash);
     let token = (!is_hash).then_some(&*columns.target);
     let write: Vec<&str> = token.into_iter().chain(columns.index.as_deref()).collect();
+    if table.column(&columns.source)?.is_list() {
+        let (table, column) = (table.shown.clone(), columns.source.clone());
+        return Err(MigrateError::List { table, column });
+    }
     for column in &write {
         table.check_text(column)?;
     }

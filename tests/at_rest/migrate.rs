@@ -576,6 +576,8 @@ fn what_does_not_fit_is_refused_before_anything_is_opened() {
     let list = ["--from", "clear", "--subject", "id", "--to", "mails", "--index", "email_bidx"];
     let said = refused(&list);
     assert!(said.contains("users.mails is text[]"), "{said}");
+    let list = ["--from", "clear", "--subject", "id", "--column", "mails", "--to", "email"];
+    assert!(refused(&list).contains("users.mails is a list"));
     assert!(refused(&["--from", "clear"]).contains("--subject"));
     assert!(refused(&["--from", "clear", "--subject", "no"]).contains("no column no"));
     assert!(refused(&["--from", "clear", "--subject", "id", "--bind", "a=id"]).contains("bound"));
