@@ -5,6 +5,7 @@ mod json;
 mod mac;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod sql;
 mod sqlite;
 
 pub use authentic::{Authentic, Erased, Seen};

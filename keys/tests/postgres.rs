@@ -275,6 +275,83 @@ fn every_session_is_durable_and_bounded_whatever_the_server_says() {
     );
 }
 
+/// Keys of so many data subjects, which nobody could open.
+fn subjects(count: u32) -> String {
+    format!(
+        "INSERT INTO veilstream.keys SELECT decode(md5(n::text), 'hex'), '', 'data', 'default',
+           'subject:' || md5(n::text), 1, 'active', now(), NULL, NULL FROM generate_series(1, {count}) n;
+         ANALYZE veilstream.keys"
+    )
+}
+
+/// Counts of all data subjects take the time that millions take. The other statements of a session are
+/// bounded before and after.
+#[test]
+fn what_goes_through_whole_tables_has_time() {
+    let keys = Keys::new();
+    let manager = keys.open(NOW);
+    manager.prepare(&support::people(), NOW).unwrap();
+    let kid = manager.store().list("default").unwrap()[0].kid;
+    keys.database.sql(&subjects(1));
+    // Views in the tables' places see what the session has that reads them.
+    keys.database.sql(
+        "CREATE TABLE veilstream.seen (timeout text, seqscan text);
+         CREATE FUNCTION veilstream.see() RETURNS boolean LANGUAGE plpgsql COST 0.001 AS $$ BEGIN
+           INSERT INTO veilstream.seen VALUES (current_setting('statement_timeout'), current_setting('enable_seqscan'));
+           RETURN true; END $$;
+         ALTER TABLE veilstream.keys RENAME TO all_keys; ALTER TABLE veilstream.wraps RENAME TO all_wraps;
+         CREATE VIEW veilstream.keys AS SELECT * FROM veilstream.all_keys WHERE veilstream.see();
+         CREATE VIEW veilstream.wraps AS SELECT * FROM veilstream.all_wraps WHERE veilstream.see();
+         GRANT ALL ON ALL TABLES IN SCHEMA veilstream TO veil",
+    );
+    let store = keys.store();
+    let mut admin = keys.database.admin();
+    let mut seen = || {
+        let sql = "WITH all_seen AS (DELETE FROM veilstream.seen RETURNING *)
+            SELECT string_agg(DISTINCT timeout || ' ' || seqscan, ',') FROM all_seen";
+        admin.query_one(sql, &[]).unwrap().get::<_, Option<String>>(0)
+    };
+    let (bounded, whole) = (Some("30s off".to_owned()), Some("10min on".to_owned()));
+    store.get(&[kid]).unwrap();
+    assert_eq!(seen(), bounded);
+    store.count_subjects("default").unwrap();
+    assert_eq!(seen(), whole);
+    store.count_wrapped_by("key:none").unwrap();
+    assert_eq!(seen(), whole);
+    store.get(&[kid]).unwrap();
+    assert_eq!(seen(), bounded);
+}
+
+/// A list of keys costs what there is but data subjects, however many those are.
+#[test]
+fn data_subjects_are_stepped_over() {
+    let keys = Keys::new();
+    let manager = keys.open(NOW);
+    manager.prepare(&support::people(), NOW).unwrap();
+    let before = keys.store().list("default").unwrap().len();
+    keys.database.sql(&subjects(20_000));
+    let mut admin = keys.database.admin();
+    let mut read = || {
+        let sql =
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'keys'";
+        admin.query_one(sql, &[]).unwrap().get::<_, i64>(0)
+    };
+    let store = keys.store();
+    let start = read();
+    for _ in 0..3 {
+        assert_eq!(store.list("default").unwrap().len(), before);
+        store.shared("default").unwrap();
+    }
+    // A session that ends says what it read.
+    drop(store);
+    let since = std::time::Instant::now();
+    while read() == start {
+        assert!(since.elapsed() < std::time::Duration::from_secs(60), "nothing was read");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(read() - start < 1_000, "{} rows were read", read() - start);
+}
+
 #[test]
 fn a_store_is_made_once_and_never_in_passing() {
     let database = server().database();

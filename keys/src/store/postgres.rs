@@ -23,6 +23,7 @@ use postgres::Row;
 use postgres::types::ToSql;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
+use super::sql::{of_all_but_subjects, of_shared};
 use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys,
     Subjects, Wrap, WrapChange, check,
@@ -61,7 +62,7 @@ const REMAINS: [&str; 3] = [
 
 /// A key, its uses and its wraps, one row a wrap, of the keys `k` that the first part names.
 macro_rules! key_rows {
-    ($keys:expr, $rest:literal) => {
+    ($keys:expr, $rest:expr) => {
         concat!(
             "SELECT k.kid, k.kcv, k.kind, k.tenant, k.scope, k.version, k.state, k.created, \
             k.retired, u.uses, k.mac, w.kek_uri, w.kek_version, w.wrapped FROM ",
@@ -70,7 +71,7 @@ macro_rules! key_rows {
             $rest
         )
     };
-    ($rest:literal) => {
+    ($rest:expr) => {
         key_rows!("keys k", $rest)
     };
 }
@@ -178,28 +179,11 @@ impl Store for PostgresStore {
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(
-            key_rows!(
-                "WHERE k.tenant = $1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, \
-                k.kind, k.scope, k.version, k.kid, w.kek_uri"
-            ),
-            &[&tenant],
-        )
+        self.select(key_rows!(of_all_but_subjects!()), &[&tenant])
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        // By ranges that the index orders: subjects are many, and are stepped over.
-        self.select(
-            key_rows!(
-                "WHERE k.kid IN (
-                   SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND scope NOT LIKE 'subject:%'
-                     AND kind IN ('deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
-                   UNION ALL
-                   SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND kind = 'data' AND scope >= 'shared:' AND scope < 'shared;')
-                 ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"
-            ),
-            &[&tenant],
-        )
+        self.select(key_rows!(of_shared!()), &[&tenant])
     }
 
     fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError> {
@@ -207,7 +191,7 @@ impl Store for PostgresStore {
             SELECT (SELECT count(*) FROM keys WHERE tenant = $1 AND kind = 'data' AND scope >= 'subject:' AND scope < 'subject;' AND scope NOT LIKE 'schema:%'),
                    (SELECT count(*) FROM keys WHERE tenant = $1 AND state = 'shredded' AND scope LIKE 'subject:%'),
                    (SELECT count(DISTINCT k.kid) FROM keys k JOIN wraps w ON w.kid = k.kid WHERE k.tenant = $1 AND k.state = 'shredded')";
-        let [all, shredded, half_shredded] = self.connection.read(|s| {
+        let [all, shredded, half_shredded] = self.connection.read_whole(|s| {
             let row = s.one(COUNT, &[&tenant])?;
             Ok([row.try_get::<_, i64>(0)?, row.try_get(1)?, row.try_get(2)?].map(i64::unsigned_abs))
         })?;
@@ -232,7 +216,7 @@ impl Store for PostgresStore {
 
     fn count_wrapped_by(&self, kek_uri: &str) -> Result<u64, StoreError> {
         self.connection
-            .read(|s| {
+            .read_whole(|s| {
                 s.one("SELECT count(*) FROM wraps WHERE kek_uri = $1", &[&kek_uri])?
                     .try_get::<_, i64>(0)
             })

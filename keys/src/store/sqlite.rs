@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
+use super::sql::{of_all_but_subjects, of_shared};
 use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects,
     WrapChange, check,
@@ -198,24 +199,11 @@ impl Store for SqliteStore {
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(
-            "WHERE k.tenant = ?1 AND k.scope NOT LIKE 'subject:%' ORDER BY k.created, \
-            k.kind, k.scope, k.version, k.kid, w.kek_uri",
-            [tenant],
-        )
+        self.select(of_all_but_subjects!(), [tenant])
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        // By ranges that the index orders: subjects are many, and are stepped over.
-        self.select(
-            "WHERE k.kid IN (
-               SELECT kid FROM keys WHERE tenant = ?1 AND scope NOT LIKE 'schema:%' AND scope NOT LIKE 'subject:%'
-                 AND kind IN ('deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
-               UNION ALL
-               SELECT kid FROM keys WHERE tenant = ?1 AND scope NOT LIKE 'schema:%' AND kind = 'data' AND scope >= 'shared:' AND scope < 'shared;')
-             ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri",
-            [tenant],
-        )
+        self.select(of_shared!(), [tenant])
     }
 
     fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError> {

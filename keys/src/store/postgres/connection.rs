@@ -8,7 +8,7 @@ use postgres::Client;
 
 use super::address::PostgresAddress;
 use super::changes::PostgresFailure;
-use super::session::{PreparedClient, causes, is_broken};
+use super::session::{PreparedClient, WHOLE_TABLES, causes, is_broken};
 use super::{DEFAULT_SCHEMA, StoreError};
 
 /// One connection to a schema of a database.
@@ -93,6 +93,18 @@ impl ReconnectingClient {
         read: impl Fn(&mut PreparedClient) -> Result<T, postgres::Error>,
     ) -> Result<T, StoreError> {
         self.run(|session| read(session).map_err(|error| (PostgresFailure::Sql(error), true)))
+    }
+
+    /// What only reads, and goes through tables as a whole.
+    pub(super) fn read_whole<T>(
+        &self,
+        read: impl Fn(&mut PreparedClient) -> Result<T, postgres::Error>,
+    ) -> Result<T, StoreError> {
+        let mut read = |session: &mut PreparedClient| {
+            session.client.batch_execute(WHOLE_TABLES)?;
+            read(session).map_err(PostgresFailure::Sql)
+        };
+        self.run(|session| transaction(session, &mut read).map_err(|(error, _)| (error, true)))
     }
 
     /// One transaction. It is done again on a new connection if the old one broke before COMMIT was
