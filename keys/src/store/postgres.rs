@@ -23,7 +23,7 @@ use postgres::Row;
 use postgres::types::ToSql;
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::sql::{of_all_but_subjects, of_shared};
+use super::sql::keys_but_subjects;
 use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shred, Shredded, Store, StoreError, StoreKeys,
     Subjects, Wrap, WrapChange, check,
@@ -179,11 +179,11 @@ impl Store for PostgresStore {
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(key_rows!(of_all_but_subjects!()), &[&tenant])
+        self.select(key_rows!(keys_but_subjects!(all)), &[&tenant])
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(key_rows!(of_shared!()), &[&tenant])
+        self.select(key_rows!(keys_but_subjects!(shared)), &[&tenant])
     }
 
     fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError> {

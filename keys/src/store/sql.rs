@@ -1,44 +1,27 @@
-//! Parts of statements that stores of SQL have in common.
+//! What statements of the stores in SQL have in common.
 
-/// Ids of the keys of tenant $1 that are no data subject's and no process's. By ranges that the index
-/// orders: subjects are many, and are stepped over.
-macro_rules! shared_kids {
-    () => {
-        "SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND scope NOT LIKE 'subject:%'
-           AND kind IN ('deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
-         UNION ALL
-         SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND kind = 'data' AND scope >= 'shared:' AND scope < 'shared;'"
+/// Rows of keys that are no data subject's, sorted: `shared` ones, or `all` with those of processes.
+/// By ranges that the index orders: data subjects are many, and are stepped over.
+macro_rules! keys_but_subjects {
+    (shared) => {
+        $crate::store::sql::keys_but_subjects!("")
     };
-}
-
-/// The rows of those keys, sorted.
-macro_rules! of_shared {
-    () => {
+    (all) => {
+        $crate::store::sql::keys_but_subjects!(
+            " UNION ALL SELECT kid FROM keys WHERE tenant = $1 AND scope LIKE 'schema:%'"
+        )
+    };
+    ($others:literal) => {
         concat!(
-            "WHERE k.kid IN (",
-            $crate::store::sql::shared_kids!(),
-            ")",
-            $crate::store::sql::in_order!()
+            "WHERE k.kid IN (
+               SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND scope NOT LIKE 'subject:%'
+                 AND kind IN ('deterministic', 'index', 'dead_letter', 'subject_ref', 'wrapping', 'audit')
+               UNION ALL
+               SELECT kid FROM keys WHERE tenant = $1 AND scope NOT LIKE 'schema:%' AND kind = 'data' AND scope >= 'shared:' AND scope < 'shared;'",
+            $others,
+            ") ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"
         )
     };
 }
 
-/// The rows of those keys and of processes', sorted.
-macro_rules! of_all_but_subjects {
-    () => {
-        concat!(
-            "WHERE k.kid IN (",
-            $crate::store::sql::shared_kids!(),
-            " UNION ALL SELECT kid FROM keys WHERE tenant = $1 AND scope LIKE 'schema:%')",
-            $crate::store::sql::in_order!()
-        )
-    };
-}
-
-macro_rules! in_order {
-    () => {
-        " ORDER BY k.created, k.kind, k.scope, k.version, k.kid, w.kek_uri"
-    };
-}
-
-pub(crate) use {in_order, of_all_but_subjects, of_shared, shared_kids};
+pub(crate) use keys_but_subjects;

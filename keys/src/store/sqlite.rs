@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, Params, Transaction, TransactionBehavior, params};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 
-use super::sql::{of_all_but_subjects, of_shared};
+use super::sql::keys_but_subjects;
 use super::{
     Head, KeyRecord, Plan, Planned, Scrubbed, Shredded, Store, StoreError, StoreKeys, Subjects,
     WrapChange, check,
@@ -199,11 +199,11 @@ impl Store for SqliteStore {
     }
 
     fn list(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(of_all_but_subjects!(), [tenant])
+        self.select(keys_but_subjects!(all), [tenant])
     }
 
     fn shared(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(of_shared!(), [tenant])
+        self.select(keys_but_subjects!(shared), [tenant])
     }
 
     fn count_subjects(&self, tenant: &str) -> Result<Subjects, StoreError> {
