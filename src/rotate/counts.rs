@@ -69,6 +69,11 @@ impl FieldCounts {
         self.failed.values().sum()
     }
 
+    /// All that was looked at: each stands in one of the counts.
+    pub(super) fn cells(&self) -> u64 {
+        self.keys.values().sum::<u64>() + self.nulls + self.erased + self.failures()
+    }
+
     fn json(&self) -> Value {
         let keys = self.keys.iter().map(|(key, tokens)| {
             json!({ "kid": key.kid.map(|kid| kid.to_string()), "scope": key.scope,

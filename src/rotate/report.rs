@@ -35,13 +35,23 @@ pub fn report(
     // The whole table, not by the index of its key, and in the time that it takes.
     let settings = "SET enable_seqscan = on; SET enable_hashjoin = on; SET statement_timeout = 0";
     connection.batch(settings)?;
-    let rows: i64 = connection.one(&format!("SELECT count(*) FROM {}", table.sql), &[])?.get(0);
-    let mut counts = Counts { rows: u64::try_from(rows).unwrap_or(0), ..Counts::default() };
+    let (mut counts, mut rows) = (Counts::default(), None);
     for field in &columns.fields {
         let id = schema.fields[field.field].id.to_string();
         let counted = of_field(connection, table, schema, field, manager)?;
+        if !field.is_list {
+            rows = Some(counted.cells());
+        }
         counts.fields.insert(id, counted);
     }
+    counts.rows = match rows {
+        Some(rows) => rows,
+        // Lists tell of their elements alone.
+        None => {
+            let count = format!("SELECT count(*) FROM {}", table.sql);
+            u64::try_from(connection.one(&count, &[])?.get::<_, i64>(0)).unwrap_or(0)
+        }
+    };
     Ok(counts)
 }
 

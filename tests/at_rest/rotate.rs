@@ -453,6 +453,11 @@ fn lists_move_element_by_element() {
         );
     }
 
+    // Nothing but lists.
+    desk.rows().batch_execute("ALTER TABLE people DROP COLUMN email").unwrap();
+    let (_, counts, _) = desk.rotated("report", &[]);
+    assert_eq!(counts["counts"]["rows"], 22);
+
     // An index that is no list.
     desk.rows()
         .batch_execute(
