@@ -213,7 +213,7 @@ fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: &str, value: Option<Vec<u8>>, verdict| {
         let (time, key) = (
-            TIME + i64::try_from(cases.len()).unwrap(),
+            *TIME + i64::try_from(cases.len()).unwrap(),
             Some(format!("k{}", cases.len()).into_bytes()),
         );
         cases.push(Case { name: name.to_owned(), key, value, headers: Vec::new(), time, verdict });

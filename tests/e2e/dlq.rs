@@ -62,7 +62,7 @@ fn listed_shown_and_replayed_once() {
     assert!(
         letters.iter().all(|l| l["reason"] == "missing_required"
             && l["schema"] == "people/1"
-            && l["time"] == TIME),
+            && l["time"] == *TIME),
         "{letters:?}"
     );
     let none = instance.run(&["dlq", "list", "--reason", "not_json"]);
@@ -98,7 +98,7 @@ fn listed_shown_and_replayed_once() {
         assert_eq!(record.partition, i32::try_from(i % 2).unwrap());
         assert_eq!(
             (record.key.as_deref(), record.timestamp),
-            (Some(format!("k{i}").as_bytes()), TIME)
+            (Some(format!("k{i}").as_bytes()), *TIME)
         );
         assert_eq!(record.headers[1], ("veilstream-schema".to_owned(), Some("people/2".into())));
         assert!(
@@ -185,7 +185,7 @@ fn feed_compressed(
         let partition = i32::try_from(i).unwrap() % sandbox.partitions;
         let record = BaseRecord::to(&topic)
             .partition(partition)
-            .timestamp(TIME)
+            .timestamp(*TIME)
             .headers(all)
             .key("k")
             .payload(&value);
@@ -341,7 +341,7 @@ fn a_forged_letter_is_passed_by() {
             partition: 0,
             key: None,
             value: Some(value),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers: &[],
         });
     }
@@ -408,7 +408,7 @@ fn what_a_topic_refuses_does_not_stop_the_others() {
     for i in 0..6usize {
         let (value, number) = (person(i), i.to_string());
         let (timestamp, headers) =
-            (if i % 2 == 0 { TIME } else { now }, [("n", Some(number.as_bytes()))]);
+            (if i % 2 == 0 { *TIME } else { now }, [("n", Some(number.as_bytes()))]);
         let input = Input {
             topic: "dlq-refused.raw",
             partition: 0,

@@ -1,7 +1,8 @@
 //! What tests write to raw topics.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -10,8 +11,11 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 
 use crate::kafka::Kafka;
 
-/// The timestamp of every record that has no better one.
-pub(crate) const TIME: i64 = 1_795_400_000_000;
+/// The timestamp of every record that has no better one: a day before now. A date written here
+/// would in time be older than what a topic keeps, and the broker would delete the record.
+pub(crate) static TIME: LazyLock<i64> = LazyLock::new(|| {
+    i64::try_from((UNIX_EPOCH.elapsed().unwrap() - Duration::from_hours(24)).as_millis()).unwrap()
+});
 
 /// How long a call about a transaction may take.
 const TRANSACTION: Duration = Duration::from_secs(30);
@@ -133,7 +137,7 @@ impl Feeder {
             partition: i32::try_from(i).unwrap() % partitions,
             key: Some(key.as_bytes()),
             value: Some(value),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers: &[("n", Some(number.as_bytes()))],
         });
     }

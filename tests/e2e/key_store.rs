@@ -36,7 +36,7 @@ impl Topic {
             partition: 0,
             key: Some(key.as_bytes()),
             value: Some(value.as_bytes()),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers: &[],
         });
         feeder.finish();

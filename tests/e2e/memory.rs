@@ -59,7 +59,7 @@ fn drained(name: &str, megabytes: usize, with_headers: usize, limit: usize) {
                 partition,
                 key: None,
                 value: Some(value.as_bytes()),
-                timestamp: TIME,
+                timestamp: *TIME,
                 headers: &headers,
             });
         }
@@ -76,7 +76,7 @@ fn drained(name: &str, megabytes: usize, with_headers: usize, limit: usize) {
             partition,
             key: None,
             value: Some(br#"{"id":1,"email":"a@example.com"}"#),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers: &headers,
         });
         if i % 50 == 49 {

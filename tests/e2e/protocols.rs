@@ -251,7 +251,7 @@ fn records_of_1_to_50_mb_pass() {
             partition: 0,
             key: None,
             value: Some(value.as_bytes()),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers: &headers,
         });
     }

@@ -77,7 +77,7 @@ fn filled(name: &str, all: usize) -> (Sandbox<'_>, Instance) {
             partition: i32::try_from(i).unwrap() % PARTITIONS,
             key: Some(format!("user{}@example.com", i % PEOPLE).as_bytes()),
             value: (i % 50 != 49).then_some(value.as_bytes()),
-            timestamp: TIME + i64::try_from(i).unwrap(),
+            timestamp: *TIME + i64::try_from(i).unwrap(),
             // A tombstone has no subject, and so no key for a header.
             headers: if i % 50 == 49 { &headers[..2] } else { &headers },
         });
@@ -321,7 +321,7 @@ fn what_does_not_open_stays_and_is_named() {
             partition,
             key: stored(1).key.as_deref(),
             value: Some(value.as_bytes()),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers: &[("n", Some(number.as_bytes()))],
         });
         feeder.finish();

@@ -22,7 +22,7 @@ fn the_header_of_the_schema_is_a_setting() {
             partition: 0,
             key: None,
             value: Some(value.as_bytes()),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers,
         });
     }

@@ -169,7 +169,7 @@ fn send(feeder: &Feeder, topic: &str, id: usize, value: Option<&Value>) {
         partition: i32::try_from(id % 2).unwrap(),
         key: Some(key.as_bytes()),
         value: value.as_deref().map(str::as_bytes),
-        timestamp: TIME,
+        timestamp: *TIME,
         headers: &[],
     });
 }

@@ -125,7 +125,7 @@ fn send(writes: &[Write]) {
             partition: i32::try_from(write.key).unwrap() % PARTITIONS,
             key: Some(key.as_bytes()),
             value: value.as_deref().map(str::as_bytes),
-            timestamp: TIME,
+            timestamp: *TIME,
             headers: &[],
         });
     }

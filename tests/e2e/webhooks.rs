@@ -12,13 +12,12 @@ use veilstream::dead_letters::read;
 use veilstream::{keys, registry};
 use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 
-use crate::feed::{Feeder, Input};
+use crate::feed::{Feeder, Input, TIME};
 use crate::kafka::kafka;
 use crate::reader;
 use crate::sidecar::Instance;
 
 const PARTITIONS: i32 = 4;
-const FIRST: i64 = 1_795_400_000_000;
 
 #[test]
 fn every_payload_arrives_once_and_opens_to_its_bytes() {
@@ -40,7 +39,7 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
             partition: partition(i),
             key: Some(key.as_bytes()),
             value: Some(payload.as_bytes()),
-            timestamp: FIRST + i64::try_from(i).unwrap(),
+            timestamp: *TIME + i64::try_from(i).unwrap(),
             headers: &[("n", Some(number.as_bytes())), ("twice", Some(b"")), ("twice", None)],
         });
     }
@@ -77,7 +76,7 @@ fn every_payload_arrives_once_and_opens_to_its_bytes() {
             "out of order at {i}"
         );
         assert_eq!(record.partition, partition(i));
-        assert_eq!(record.timestamp, FIRST + i64::try_from(i).unwrap());
+        assert_eq!(record.timestamp, *TIME + i64::try_from(i).unwrap());
         assert_eq!(record.key.as_deref(), Some(format!("delivery-{i}").as_bytes()));
         let headers: Vec<_> = record.headers[1..]
             .iter()
