@@ -96,7 +96,8 @@ impl Chain {
         };
         let mut line = Line::new(id, 1, time, chain.prev, entry);
         (line.k1, line.predecessor) = (Some(sealed), predecessor);
-        let bytes = chain.finish(&line);
+        let mut bytes = Vec::new();
+        chain.finish(&line, &mut bytes);
         (chain, bytes)
     }
 
@@ -119,14 +120,14 @@ impl Chain {
         Predecessor { chain: Hex(self.id), seq: self.seq, sha256: Hex(self.prev), torn: false }
     }
 
-    /// The next line, without its line feed.
-    pub(super) fn line(&mut self, entry: Entry, time: &str) -> Vec<u8> {
+    /// Appends the next line, without its line feed.
+    pub(super) fn line(&mut self, entry: Entry, time: &str, out: &mut Vec<u8>) {
         let line = Line::new(self.id, self.seq + 1, time, self.prev, entry);
-        self.finish(&line)
+        self.finish(&line, out);
     }
 
-    /// A checkpoint line over what no checkpoint covers yet.
-    pub(super) fn checkpoint(&mut self, time: &str) -> Vec<u8> {
+    /// Appends a checkpoint line over what no checkpoint covers yet.
+    pub(super) fn checkpoint(&mut self, time: &str, out: &mut Vec<u8>) {
         let covered = Covered {
             chain: self.id,
             from: self.from,
@@ -141,21 +142,22 @@ impl Chain {
         (line.signer, line.signature) = (Some(signer), Some(signature));
         self.leaves.clear();
         self.from = line.seq;
-        self.finish(&line)
+        self.finish(&line, out);
     }
 
-    /// Signs a line, takes it in and forgets its key.
-    fn finish(&mut self, line: &Line) -> Vec<u8> {
-        let mut bytes = line.to_bytes();
-        if let Some(member) = mac_member(&bytes)
-            && let Some(mac) = self.key.mac(without_mac(&bytes, &member))
+    /// Appends a line with its MAC, takes it in and forgets its key.
+    fn finish(&mut self, line: &Line, out: &mut Vec<u8>) {
+        let from = out.len();
+        line.write_to(out);
+        let bytes = &mut out[from..];
+        if let Some(member) = mac_member(bytes)
+            && let Some(mac) = self.key.mac(without_mac(bytes, &member))
         {
             bytes[member.end - 66..member.end - 2].copy_from_slice(mac.to_string().as_bytes());
         }
         self.key.advance();
-        (self.seq, self.prev) = (line.seq, Line::hash(&bytes));
-        self.leaves.push(merkle::leaf(&bytes));
-        bytes
+        (self.seq, self.prev) = (line.seq, Line::hash(bytes));
+        self.leaves.push(merkle::leaf(bytes));
     }
 
     #[cfg(test)]

@@ -360,7 +360,14 @@ impl Line {
     /// The canonical form.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        canonical::to_bytes(self)
+        let mut bytes = Vec::with_capacity(1024);
+        self.write_to(&mut bytes);
+        bytes
+    }
+
+    /// Appends the canonical form.
+    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
+        canonical::write(self, out);
     }
 
     /// Unix seconds.
@@ -382,7 +389,7 @@ impl Line {
 pub(super) fn mac_member(line: &[u8]) -> Option<Range<usize>> {
     const START: &[u8] = b"\"mac\":\"";
     const LENGTH: usize = START.len() + 64 + 2;
-    let start = line.windows(START.len()).rposition(|window| window == START)?;
+    let start = memchr::memmem::rfind(line, START)?;
     let end = start + LENGTH;
     (line.get(end - 2..end)? == b"\",").then_some(start..end)
 }

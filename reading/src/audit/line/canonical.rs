@@ -84,18 +84,19 @@ fn is_empty_map(member: &&BTreeMap<String, String>) -> bool {
     member.is_empty()
 }
 
-/// The canonical form.
-pub(super) fn to_bytes(line: &Line) -> Vec<u8> {
+/// Appends the canonical form.
+pub(super) fn write(line: &Line, out: &mut Vec<u8>) {
+    let from = out.len();
     // RFC 8785 sorts names by UTF-16, which is another order where they are not ASCII.
-    if line.entry.fields.keys().any(|name| !name.is_ascii()) {
-        return serde_json_canonicalizer::to_vec(line).unwrap_or_default();
-    }
-    let mut bytes = Vec::with_capacity(1024);
+    let written = if line.entry.fields.keys().any(|name| !name.is_ascii()) {
+        serde_json_canonicalizer::to_writer(line, out)
+    } else {
+        serde_json::to_writer(&mut *out, &Members::of(line))
+    };
     // Texts and small numbers: nothing that could fail.
-    if serde_json::to_writer(&mut bytes, &Members::of(line)).is_err() {
-        bytes.clear();
+    if written.is_err() {
+        out.truncate(from);
     }
-    bytes
 }
 
 impl<'l> Members<'l> {
@@ -244,7 +245,7 @@ mod tests {
             line.signer = has[6].then_some(Hex(short));
             line.signature = has[6].then_some(Hex([3; 64]));
             let expected = serde_json_canonicalizer::to_vec(&line).unwrap();
-            prop_assert_eq!(to_bytes(&line), expected);
+            prop_assert_eq!(line.to_bytes(), expected);
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::audit::line::{Entry, Event, Predecessor};
 
 /// Requests in one batch. Each has one line most of the time.
 const BATCH: usize = 4096;
+/// Bytes of a batch whose room is kept for the next one.
+const KEPT: usize = 1 << 20;
 /// What a clock may jump by without a line about it.
 const JUMP: u64 = 60;
 const DAY: u64 = 86_400;
@@ -41,6 +43,8 @@ pub(super) struct State {
     adopted: HashSet<PathBuf>,
     /// A first chain has its first line where it must be.
     is_started: bool,
+    /// Room for the bytes of a batch.
+    room: Vec<u8>,
 }
 
 /// A chain in its file.
@@ -73,21 +77,20 @@ impl Batch<'_> {
                 self.checkpoint();
             }
             first.get_or_insert(self.chain.seq() + 1);
-            let line = self.chain.line(entry, self.time);
-            self.push(&line);
+            self.chain.line(entry, self.time, &mut self.bytes);
+            self.end_line();
         }
         let seq = first.unwrap_or_else(|| self.chain.seq());
         Durable { chain: Hex(self.chain.id()), seq }
     }
 
     fn checkpoint(&mut self) {
-        let line = self.chain.checkpoint(self.time);
-        self.push(&line);
+        self.chain.checkpoint(self.time, &mut self.bytes);
+        self.end_line();
         self.has_checkpoint = true;
     }
 
-    fn push(&mut self, line: &[u8]) {
-        self.bytes.extend_from_slice(line);
+    fn end_line(&mut self) {
         self.bytes.push(b'\n');
         self.lines += 1;
     }
@@ -108,6 +111,7 @@ impl State {
             copiers,
             adopted: HashSet::new(),
             is_started: false,
+            room: Vec::new(),
         })
     }
 
@@ -216,7 +220,7 @@ impl State {
             chain: &mut open.chain,
             time: &time,
             most,
-            bytes: Vec::new(),
+            bytes: std::mem::take(&mut self.room),
             lines: 0,
             has_checkpoint: false,
         };
@@ -227,7 +231,7 @@ impl State {
         if is_last || Instant::now() >= self.checkpoint_due || batch.chain.uncovered() >= most {
             batch.checkpoint();
         }
-        let Batch { bytes, lines, has_checkpoint, .. } = batch;
+        let Batch { mut bytes, lines, has_checkpoint, .. } = batch;
         if !bytes.is_empty() {
             let from = open.file.len();
             if let Err(error) = open.file.write(&bytes) {
@@ -237,6 +241,10 @@ impl State {
             }
             open.durable = open.chain.as_predecessor();
             self.copiers.give(&span(&open.file, from, lines), false);
+        }
+        if bytes.capacity() <= KEPT {
+            bytes.clear();
+            self.room = bytes;
         }
         if has_checkpoint {
             self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;

@@ -36,8 +36,9 @@ fn chain(id: u8, verifier: &VerifierKey, lines: usize) -> Vec<Vec<u8>> {
     let mut written = vec![first];
     while written.len() < lines {
         let n = written.len();
-        written.push(if n % SEGMENT == SEGMENT - 1 {
-            chain.checkpoint(TIME)
+        let mut line = Vec::new();
+        if n % SEGMENT == SEGMENT - 1 {
+            chain.checkpoint(TIME, &mut line);
         } else {
             let subject = SubjectRef([u8::try_from(n % 256).unwrap(); 16]);
             let fields = [("email".to_owned(), "revealed".to_owned())].into();
@@ -47,8 +48,9 @@ fn chain(id: u8, verifier: &VerifierKey, lines: usize) -> Vec<Vec<u8>> {
                 fields,
                 ..Entry::new(Event::Reveal)
             };
-            chain.line(entry, TIME)
-        });
+            chain.line(entry, TIME, &mut line);
+        }
+        written.push(line);
     }
     written
 }

@@ -71,10 +71,11 @@ fn the_lines_are_written_byte_for_byte() {
         if at == 11 {
             assert_eq!(chain.key(), bytes("k12"));
         }
-        let written = match line.entry.event {
-            Event::Checkpoint => chain.checkpoint(&line.time),
-            _ => chain.line(line.entry, &line.time),
-        };
+        let mut written = Vec::new();
+        match line.entry.event {
+            Event::Checkpoint => chain.checkpoint(&line.time, &mut written),
+            _ => chain.line(line.entry, &line.time, &mut written),
+        }
         assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(expected));
     }
     for (line, leaf) in lines.iter().zip(VECTORS["leaf_hashes"].as_array().unwrap()) {
