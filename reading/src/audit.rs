@@ -30,7 +30,8 @@
 //!
 //! [`AuditLog::open`] starts the writer. The handle is cheap to clone and may be used from any
 //! blocking thread. [`AuditLog::append`] returns when the lines are durable, or fails within the
-//! deadline of [`Settings`]. It never hangs, and what it refused must not be disclosed:
+//! deadline of [`Settings`]. It never hangs, and what it refused must not be disclosed.
+//! [`AuditLog::submit`] is the same for a task:
 //!
 //! ```no_run
 //! # use veilstream_reading::audit::{AuditError, AuditLog, Disclosure, Entry, Event};
@@ -71,4 +72,4 @@ pub use line::{Entry, Event, LedgerHead, Line, LineFault, MAX_REASON, Predecesso
 pub use parts::LogParts;
 pub use recipient::{KeyTextError, Recipient, VerifierKey};
 pub use sink::{CopiedLine, Sink, SinkError, SinkObserver, SinkSettings};
-pub use writer::{AuditLog, Clock, Durable, LedgerSource, Settings};
+pub use writer::{AuditLog, Clock, Durable, LedgerSource, Pending, Settings};

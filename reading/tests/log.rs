@@ -5,8 +5,11 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use support::{Lab, NOON, entry};
@@ -238,16 +241,10 @@ fn a_device_is_neither_written_nor_removed() {
 #[test]
 fn a_writer_that_hangs_is_told_within_the_deadline() {
     let lab = Lab::new();
-    let gate = Arc::new(Mutex::new(()));
-    let (its_gate, clock) = (gate.clone(), lab.clock.clone());
-    let mut settings = lab.settings();
-    settings.deadline = Duration::from_millis(300);
-    settings.clock = Arc::new(move || {
-        drop(its_gate.lock().unwrap());
-        clock.load(Ordering::SeqCst)
-    });
-    let log = AuditLog::open(settings).unwrap();
-    let held = gate.lock().unwrap();
+    let gate = Arc::new(Gate::default());
+    let deadline = Duration::from_millis(300);
+    let log = AuditLog::open(Settings { deadline, ..gated(&lab, &gate) }).unwrap();
+    let held = gate.lock.lock().unwrap();
     let begun = Instant::now();
     for n in 0..3 {
         assert!(matches!(log.append(vec![entry(n)]), Err(AuditError::Unavailable { .. })));
@@ -261,6 +258,75 @@ fn a_writer_that_hangs_is_told_within_the_deadline() {
     let abandoned =
         lab.lines().into_iter().filter(|line| matches!(line.entry.attempt, Some(1 | 2)));
     assert_eq!(abandoned.count(), 0);
+    assert_eq!(lab.verify(&Copies::default()).faults, []);
+}
+
+/// Where a log's thread hangs.
+#[derive(Default)]
+struct Gate {
+    lock: Mutex<()>,
+    /// How often the thread came by.
+    passes: AtomicU64,
+}
+
+/// A log whose thread hangs while the gate is locked.
+fn gated(lab: &Lab, gate: &Arc<Gate>) -> Settings {
+    let (gate, clock) = (gate.clone(), lab.clock.clone());
+    let clock = move || {
+        gate.passes.fetch_add(1, Ordering::SeqCst);
+        drop(gate.lock.lock().unwrap());
+        clock.load(Ordering::SeqCst)
+    };
+    Settings { clock: Arc::new(clock), ..lab.settings() }
+}
+
+/// Wakes the thread that polls.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+#[test]
+fn a_task_waits_and_lines_that_nobody_waits_for_are_written() {
+    let lab = Lab::new();
+    let gate = Arc::new(Gate::default());
+    let log = AuditLog::open(gated(&lab, &gate)).unwrap();
+    let held = gate.lock.lock().unwrap();
+    let submit = |n| log.submit(vec![entry(n)]).unwrap();
+    let passes = gate.passes.load(Ordering::SeqCst);
+    let mut tasks = vec![submit(1)];
+    // The thread has the first in hand, so what follows waits.
+    lab.until(|| gate.passes.load(Ordering::SeqCst) > passes);
+    tasks.push(submit(2));
+    drop(submit(3));
+    let given_up = submit(4).give_up().to_string();
+    assert!(given_up.contains("longer than 20 s"), "{given_up}");
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut cx = Context::from_waker(&waker);
+    for task in &mut tasks {
+        assert!(Pin::new(task).poll(&mut cx).is_pending());
+    }
+    drop(held);
+    for mut task in tasks {
+        let durable = loop {
+            match Pin::new(&mut task).poll(&mut cx) {
+                Poll::Ready(durable) => break durable.unwrap(),
+                // Woken, or the test hangs.
+                Poll::Pending => std::thread::park(),
+            }
+        };
+        assert_eq!(
+            lab.lines()[usize::try_from(durable.seq).unwrap() - 1].entry.event,
+            Event::Reveal
+        );
+    }
+    log.stop().unwrap();
+    assert!(matches!(log.submit(vec![entry(5)]), Err(AuditError::Stopped)));
+    let written: Vec<u64> = lab.lines().into_iter().filter_map(|line| line.entry.attempt).collect();
+    assert_eq!(written, [1, 2, 3]);
     assert_eq!(lab.verify(&Copies::default()).faults, []);
 }
 

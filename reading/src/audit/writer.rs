@@ -6,8 +6,11 @@ mod span;
 mod state;
 
 use std::fmt;
+use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -90,8 +93,8 @@ pub struct Durable {
     pub seq: u64,
 }
 
-/// The audit log of this process. Cheap to clone; for blocking threads. When the last one is
-/// dropped, the log stops as by [`AuditLog::stop`].
+/// The audit log of this process. Cheap to clone; its methods block. When the last one is dropped,
+/// the log stops as by [`AuditLog::stop`].
 #[derive(Clone)]
 pub struct AuditLog(Arc<Handle>);
 
@@ -138,7 +141,16 @@ impl AuditLog {
     /// [`AuditError::Unavailable`]: the lines are not durable, or not in time. They may be in the
     /// log all the same; what they tell of must not happen. [`AuditError::Line`]: an entry is no
     /// line, and none was written.
-    pub fn append(&self, mut entries: Vec<Entry>) -> Result<Durable, AuditError> {
+    pub fn append(&self, entries: Vec<Entry>) -> Result<Durable, AuditError> {
+        self.submit(entries)?.wait()
+    }
+
+    /// The first half of [`AuditLog::append`]: hands the lines over, and returns at once but for
+    /// [`Entry::bulk`]. The second is what it returns: a thread waits for it, or a task.
+    ///
+    /// # Errors
+    /// As [`AuditLog::append`].
+    pub fn submit(&self, mut entries: Vec<Entry>) -> Result<Pending, AuditError> {
         for entry in &mut entries {
             let bulk = std::mem::take(&mut entry.bulk);
             if !bulk.is_empty() {
@@ -148,7 +160,9 @@ impl AuditLog {
             }
             entry.check()?;
         }
-        self.hand_over(entries)
+        let ticket =
+            self.0.queue.push(entries).map_err(|refused| refused.to_error(&self.0.file))?;
+        Ok(Pending { log: self.clone(), ticket })
     }
 
     /// Keeps a set of policies beside the log, under the hash that lines name it by: later it says
@@ -193,23 +207,59 @@ impl AuditLog {
         &self.0.file
     }
 
-    fn hand_over(&self, entries: Vec<Entry>) -> Result<Durable, AuditError> {
-        let ticket =
-            self.0.queue.push(entries).map_err(|refused| refused.to_error(&self.0.file))?;
-        self.wait(&ticket)
-    }
-
-    fn wait(&self, ticket: &Ticket) -> Result<Durable, AuditError> {
-        self.wait_for(ticket, self.0.deadline)
-    }
-
     fn wait_for(&self, ticket: &Ticket, time: Duration) -> Result<Durable, AuditError> {
-        ticket.wait(Instant::now() + time).unwrap_or_else(|| {
-            Err(AuditError::unavailable(
-                &self.0.file,
-                format_args!("it took longer than {} s", time.as_secs_f32()),
-            ))
-        })
+        ticket.wait(Instant::now() + time).unwrap_or_else(|| Err(self.late(time)))
+    }
+
+    fn late(&self, time: Duration) -> AuditError {
+        let why = format_args!("it took longer than {} s", time.as_secs_f32());
+        AuditError::unavailable(&self.0.file, why)
+    }
+}
+
+/// Lines that are on their way. As a future it has no deadline of its own. Dropped, they are written
+/// all the same.
+#[must_use = "what the lines tell of must not happen before they are durable"]
+pub struct Pending {
+    log: AuditLog,
+    ticket: Arc<Ticket>,
+}
+
+impl Pending {
+    /// Waits until they are durable: at most for the deadline of [`Settings`]. Blocks.
+    ///
+    /// # Errors
+    /// As [`AuditLog::append`].
+    pub fn wait(self) -> Result<Durable, AuditError> {
+        self.log.wait_for(&self.ticket, self.deadline())
+    }
+
+    /// The deadline of [`Settings`].
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.log.0.deadline
+    }
+
+    /// Gives them up after the deadline, with the error that tells so. What is not being written yet
+    /// will not be.
+    #[must_use]
+    pub fn give_up(self) -> AuditError {
+        self.ticket.abandon();
+        self.log.late(self.deadline())
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Durable, AuditError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.ticket.poll(cx)
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pending({})", self.log.file().display())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use super::Durable;
@@ -140,11 +141,18 @@ impl Queue {
 #[derive(Default)]
 pub(super) struct Ticket {
     state: Mutex<TicketState>,
+    /// For a thread that waits; a task has a waker.
     changed: Condvar,
 }
 
 #[derive(Default)]
-enum TicketState {
+struct TicketState {
+    stage: Stage,
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+enum Stage {
     #[default]
     Waiting,
     /// The thread writes it.
@@ -158,9 +166,9 @@ impl Ticket {
     /// Whether it is still wanted.
     fn take(&self) -> bool {
         let mut state = self.state();
-        let is_wanted = matches!(*state, TicketState::Waiting);
+        let is_wanted = matches!(state.stage, Stage::Waiting);
         if is_wanted {
-            *state = TicketState::Taken;
+            state.stage = Stage::Taken;
         }
         is_wanted
     }
@@ -168,24 +176,27 @@ impl Ticket {
     /// Says what became of it; what was said first stays.
     pub(super) fn finish(&self, result: Result<Durable, AuditError>) {
         let mut state = self.state();
-        if !matches!(*state, TicketState::Done(_)) {
-            *state = TicketState::Done(result);
+        if !matches!(state.stage, Stage::Done(_)) {
+            state.stage = Stage::Done(result);
         }
+        let waker = state.waker.take();
+        drop(state);
         self.changed.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// What became of it; `None`: nothing until then.
     pub(super) fn wait(&self, until: Instant) -> Option<Result<Durable, AuditError>> {
         let mut state = self.state();
         loop {
-            if let TicketState::Done(result) = &*state {
+            if let Stage::Done(result) = &state.stage {
                 return Some(result.clone());
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                if matches!(*state, TicketState::Waiting) {
-                    *state = TicketState::Abandoned;
-                }
+                state.abandon();
                 return None;
             }
             state =
@@ -193,7 +204,30 @@ impl Ticket {
         }
     }
 
+    /// What became of it, for a task.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Durable, AuditError>> {
+        let mut state = self.state();
+        if let Stage::Done(result) = &state.stage {
+            return Poll::Ready(result.clone());
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Nobody waits any more: what the thread has not taken yet is not written.
+    pub(super) fn abandon(&self) {
+        self.state().abandon();
+    }
+
     fn state(&self) -> MutexGuard<'_, TicketState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TicketState {
+    fn abandon(&mut self) {
+        if matches!(self.stage, Stage::Waiting) {
+            self.stage = Stage::Abandoned;
+        }
     }
 }
