@@ -402,6 +402,10 @@ impl KeySource for ManagedKeys {
         self.manager.lookup_for_reading(id, now()).map_err(fault)
     }
 
+    fn held_for_reading(&self, id: &KeyId) -> Option<Arc<Key>> {
+        self.manager.held_for_reading(id, now())
+    }
+
     fn take_interop(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
         // A new snapshot costs every lane its key schedules: only for schemas with such fields.
         let places = interop::places(schemas);

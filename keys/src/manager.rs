@@ -165,8 +165,19 @@ impl Manager {
     /// # Errors
     /// [`KeyError`].
     pub fn lookup_for_reading(&self, kid: &KeyId, now: u64) -> Result<Option<Arc<Key>>, KeyError> {
-        self.lookup_of(kid, now, |kind, state| {
-            kind != KeyKind::DeadLetter && state != KeyState::Compromised
+        self.lookup_of(kid, now, opens_for_others)
+    }
+
+    /// What [`Manager::lookup_for_reading`] finds in memory. Does not block.
+    #[must_use]
+    pub fn held_for_reading(&self, kid: &KeyId, now: u64) -> Option<Arc<Key>> {
+        self.held(kid, now).filter(|key| opens_for_others(key.kind, key.state))
+    }
+
+    fn held(&self, kid: &KeyId, now: u64) -> Option<Arc<Key>> {
+        self.subjects.looked_up(kid, now).or_else(|| {
+            let held = self.shared.held();
+            held.keys.get(kid).cloned().or_else(|| held.process.get(kid))
         })
     }
 
@@ -176,15 +187,9 @@ impl Manager {
         now: u64,
         is_wanted: impl Fn(KeyKind, KeyState) -> bool,
     ) -> Result<Option<Arc<Key>>, KeyError> {
-        let wanted = |key: Arc<Key>| Some(key).filter(|key| is_wanted(key.kind, key.state));
-        if let Some(key) = self.subjects.looked_up(kid, now) {
-            return Ok(wanted(key));
+        if let Some(key) = self.held(kid, now) {
+            return Ok(Some(key).filter(|key| is_wanted(key.kind, key.state)));
         }
-        let held = self.shared.held();
-        if let Some(key) = held.keys.get(kid).cloned().or_else(|| held.process.get(kid)) {
-            return Ok(wanted(key));
-        }
-        drop(held);
         loop {
             let generation = self.subjects.generation();
             let record = self.shared.store().get(std::slice::from_ref(kid))?.pop();
@@ -464,4 +469,9 @@ impl Drop for Manager {
             let _ = self.process().close();
         }
     }
+}
+
+/// Whether keys may open values for others: not those of dead letters, and no compromised ones.
+fn opens_for_others(kind: KeyKind, state: KeyState) -> bool {
+    kind != KeyKind::DeadLetter && state != KeyState::Compromised
 }

@@ -36,6 +36,11 @@ pub trait KeySource: Send + Sync {
         Ok(self.lookup(id)?.filter(opens))
     }
 
+    /// What [`KeySource::lookup_for_reading`] finds in memory. Does not block.
+    fn held_for_reading(&self, _: &KeyId) -> Option<Arc<Key>> {
+        None
+    }
+
     /// Takes the keys of other systems that fields of these schemas are under: what opens values
     /// needs them too. Reads files.
     ///

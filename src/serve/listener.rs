@@ -33,8 +33,6 @@ use stall::Stalling;
 
 pub use tls::{PeerCertificate, TlsFault, TlsFiles};
 
-/// Threads that accept, read and write; opening values is done elsewhere.
-const THREADS: usize = 2;
 /// Bytes of a request's head that are read: what is over the limit of [`super::router`] and below
 /// this gets an answer with a body.
 const HEAD_READ: usize = 64 << 10;
@@ -122,7 +120,7 @@ impl Listener {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
+            .worker_threads(threads())
             .thread_name("serve")
             .enable_io()
             .enable_time()
@@ -148,6 +146,11 @@ impl Listener {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// Threads that accept, read, write and open what is small: one a core, and two at least.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
 impl Drop for Listener {

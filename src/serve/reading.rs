@@ -6,6 +6,9 @@
 //!
 //! The order is the promise. What is denied is settled before a key is looked up, what is opened was
 //! reserved in a budget, and what is answered stands in the log.
+//!
+//! Small requests are answered on the threads of connections, and wait for the log as tasks (see
+//! docs/design.md).
 
 mod answer;
 mod asker;
@@ -16,6 +19,7 @@ mod fault;
 mod found;
 mod groups;
 mod index;
+mod prepared;
 mod refused;
 mod replays;
 mod request;
@@ -25,6 +29,7 @@ mod spent;
 mod stream;
 mod subject_ref;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,6 +43,7 @@ use veilstream_reading::audit::AuditLog;
 
 use self::asker::Asker;
 use self::fault::RequestFault;
+use self::prepared::Prepared;
 use self::replays::Replays;
 use self::request::Claims;
 use super::auth::Principal;
@@ -55,6 +61,8 @@ pub use spent::spent_budgets;
 const REVEAL: &str = "/v1/reveal";
 /// Revealers that are kept for the next request.
 const REVEALERS: usize = 16;
+/// Bytes of a body that holds a thread of connections for some milliseconds at most.
+const SMALL: usize = 128 << 10;
 
 /// The reading side's parts, shared by all requests.
 pub struct Reading {
@@ -72,8 +80,13 @@ pub struct Reading {
     is_stopping: AtomicBool,
 }
 
-/// Answers one kind of request, on a thread that may block.
-type Work = fn(&Reading, &Asker, &[u8]) -> Result<Vec<u8>, RequestFault>;
+/// Answers one kind of request.
+#[derive(Clone, Copy)]
+struct Work {
+    prepare: fn(&Reading, &Asker, &[u8]) -> Result<Prepared, RequestFault>,
+    /// It may wait for a key store or a key service, whatever the request.
+    blocks: bool,
+}
 
 impl Reading {
     /// Puts the parts together.
@@ -107,10 +120,15 @@ impl Reading {
     /// What it answers. `opens`: values too, not only what to search for.
     #[must_use]
     pub fn routes(self: &Arc<Self>, opens: bool) -> Vec<Route> {
-        let always: [(&'static str, Work); 2] =
-            [("/v1/index", Self::index), ("/v1/subject-ref", Self::subject_refs)];
-        let values: [(&'static str, Work); 3] =
-            [(REVEAL, Self::reveal), ("/v1/explain", Self::explain), ("/v1/seal", Self::seal)];
+        let always = [
+            ("/v1/index", Work { prepare: Self::index, blocks: false }),
+            ("/v1/subject-ref", Work { prepare: Self::subject_refs, blocks: true }),
+        ];
+        let values = [
+            (REVEAL, Work { prepare: Self::reveal, blocks: false }),
+            ("/v1/explain", Work { prepare: Self::explain, blocks: false }),
+            ("/v1/seal", Work { prepare: Self::seal, blocks: true }),
+        ];
         always
             .into_iter()
             .chain(values.into_iter().filter(|_| opens))
@@ -151,12 +169,25 @@ impl Reading {
             Err(problem) => return problem.into_response(),
         };
         let asker = Asker::new(principal, caller);
-        // Keys, audit and ciphers may take their time: not on the threads that accept.
-        let worked = tokio::task::spawn_blocking(move || work(&self, &asker, &body)).await;
-        match worked.unwrap_or_else(|error| {
-            tracing::error!(%error, "a request failed; it was answered with 500");
+        // The body counts until the answer may leave.
+        let (reading, body) = (self.clone(), Arc::new(body));
+        let asked = body.clone();
+        let prepare = move || (work.prepare)(&reading, &asker, &asked);
+        let prepared = if work.blocks || body.len() > SMALL {
+            tokio::task::spawn_blocking(prepare).await.map_err(|error| error.to_string())
+        } else {
+            // What it panicked with is on standard error.
+            catch_unwind(AssertUnwindSafe(prepare)).map_err(|_| "it panicked".to_owned())
+        };
+        let prepared = prepared.unwrap_or_else(|error| {
+            tracing::error!(error, "a request failed; it was answered with 500");
             Err(RequestFault::Internal)
-        }) {
+        });
+        let answer = match prepared {
+            Ok(prepared) => self.finish(prepared).await,
+            Err(fault) => Err(fault),
+        };
+        match answer {
             Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
             Err(fault) => fault.into_response(),
         }

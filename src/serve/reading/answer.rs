@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use prometheus::IntCounterVec;
 use serde_json::{Map, Value, json};
 use veilstream_reading::audit::Durable;
 
@@ -18,20 +19,38 @@ pub(super) struct Head<'a> {
     pub(super) claims: &'a Claims,
     /// Hash of the policy set.
     pub(super) policy: &'a str,
-    /// For those who may see where the request stands in the log.
-    pub(super) audit: Option<Durable>,
+}
+
+/// An answer as JSON without its end: where the request stands in the log is not known yet.
+pub(super) struct OpenAnswer(Vec<u8>);
+
+impl OpenAnswer {
+    /// The answer. `audit`: for those who may see it.
+    pub(super) fn close(self, audit: Option<Durable>) -> Vec<u8> {
+        let mut out = self.0;
+        if let Some(durable) = audit {
+            member(&mut out, "audit", place(durable).to_string().as_bytes());
+        }
+        out.push(b'}');
+        out
+    }
+}
+
+/// Where a request stands in the log.
+fn place(durable: Durable) -> Value {
+    json!({ "chain": durable.chain.to_string(), "seq": durable.seq })
 }
 
 impl Head<'_> {
-    pub(super) fn members(&self) -> Map<String, Value> {
+    /// `audit`: for those who may see it.
+    pub(super) fn members(&self, audit: Option<Durable>) -> Map<String, Value> {
         let mut members = Map::new();
         if let Some(id) = &self.claims.request_id {
             members.insert("request_id".to_owned(), json!(id));
         }
         members.insert("policy".to_owned(), json!(self.policy));
-        if let Some(durable) = self.audit {
-            let place = json!({ "chain": durable.chain.to_string(), "seq": durable.seq });
-            members.insert("audit".to_owned(), place);
+        if let Some(durable) = audit {
+            members.insert("audit".to_owned(), place(durable));
         }
         members
     }
@@ -42,8 +61,8 @@ impl Head<'_> {
         summary: &Summary,
         name: &str,
         items: impl Iterator<Item = Vec<u8>>,
-    ) -> Vec<u8> {
-        let mut members = self.members();
+    ) -> OpenAnswer {
+        let mut members = self.members(None);
         members.insert("summary".to_owned(), json!(summary));
         let mut out = Value::from(members).to_string().into_bytes();
         out.pop();
@@ -54,23 +73,41 @@ impl Head<'_> {
             }
             out.extend_from_slice(&item);
         }
-        out.extend_from_slice(b"]}");
-        out
+        out.push(b']');
+        OpenAnswer(out)
     }
 }
 
-/// How many fields there are of each status, and items that are none.
+/// How many there are of each status.
 pub(super) type Summary = BTreeMap<&'static str, u64>;
 
-/// Counts what came of the items of `/v1/reveal`.
-pub(super) fn count(found: &Found<'_>, read: &[Read<'_>], summary: &mut Summary) {
-    for (item, read) in found.items().zip(read) {
-        if matches!(item.kind, Kind::Malformed) {
-            *summary.entry("malformed").or_default() += 1;
-        }
-        for field in &read.fields {
-            *summary.entry(field.status).or_default() += 1;
-        }
+/// Counts statuses.
+pub(super) fn summary(statuses: impl Iterator<Item = &'static str>) -> Summary {
+    let mut summary = Summary::new();
+    for status in statuses {
+        *summary.entry(status).or_default() += 1;
+    }
+    summary
+}
+
+/// Adds a summary to a counter with a label for the status.
+pub(super) fn add(counter: &IntCounterVec, summary: &Summary) {
+    for (status, count) in summary {
+        counter.with_label_values(&[*status]).inc_by(*count);
+    }
+}
+
+/// What came of the fields of the items of `/v1/reveal`.
+pub(super) fn fields(read: &[Read<'_>]) -> Summary {
+    summary(read.iter().flat_map(|read| read.fields.iter().map(|field| field.status)))
+}
+
+/// Adds what came of fields, and the items that are none.
+pub(super) fn count(found: &Found<'_>, fields: &Summary, summary: &mut Summary) {
+    let malformed = found.items().filter(|item| matches!(item.kind, Kind::Malformed)).count();
+    let malformed = Some(("malformed", malformed as u64)).filter(|(_, count)| *count > 0);
+    for (status, count) in fields.iter().map(|(status, count)| (*status, *count)).chain(malformed) {
+        *summary.entry(status).or_default() += count;
     }
 }
 

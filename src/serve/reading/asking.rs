@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use veilstream_engine::reveal::{Decision, Revealer};
-use veilstream_reading::audit::{Durable, Entry, Event};
+use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
 use super::answer::Head;
@@ -41,7 +41,7 @@ pub(super) struct Decided {
     /// By the field's id.
     pub(super) fields: BTreeMap<String, policy::Decision>,
     /// Who may see where in the audit log the request stands.
-    shows_audit: bool,
+    pub(super) shows_audit: bool,
 }
 
 impl Reading {
@@ -111,12 +111,8 @@ impl Asking<'_> {
     }
 
     /// What its answer begins with.
-    pub(super) fn head(&self, decided: &Decided, durable: Durable) -> Head<'_> {
-        Head {
-            claims: &self.request.claims,
-            policy: self.policies.hash(),
-            audit: decided.shows_audit.then_some(durable),
-        }
+    pub(super) fn head(&self) -> Head<'_> {
+        Head { claims: &self.request.claims, policy: self.policies.hash() }
     }
 }
 

@@ -11,6 +11,7 @@ use super::asker::Asker;
 use super::asking::Asking;
 use super::fault::RequestFault;
 use super::found::{Item, Kind};
+use super::prepared::Prepared;
 use crate::policy::{self, Action, Permission};
 
 /// What is told of a field.
@@ -21,7 +22,7 @@ struct Told {
 }
 
 impl Reading {
-    pub(super) fn explain(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+    pub(super) fn explain(&self, asker: &Asker, body: &[u8]) -> Result<Prepared, RequestFault> {
         self.with_items(asker, "/v1/explain", body, |asking, _| {
             let mut told: BTreeMap<String, Told> = BTreeMap::new();
             let mut questions = asking.questions()?;
@@ -31,11 +32,16 @@ impl Reading {
                 let reads = questions.permits(Action::PolicyRead, field);
                 told.insert(field.clone(), tell(decision, &explains, &reads));
             }
-            let durable = self.append(entries(&asking, &told))?;
+            let trace = self.submit(entries(&asking, &told))?;
             let mut summary = Summary::new();
             let items = asking.found.items();
             let items: Vec<_> = items.map(|item| explained(item, &told, &mut summary)).collect();
-            Ok(asking.head(&decided, durable).with(&summary, "items", items.into_iter()))
+            Ok(Prepared {
+                trace,
+                answer: asking.head().with(&summary, "items", items.into_iter()),
+                shows_audit: decided.shows_audit,
+                count: Box::new(|_| {}),
+            })
         })
     }
 }

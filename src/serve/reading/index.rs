@@ -11,16 +11,18 @@ use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{Head, Summary, begin, member};
+use super::answer::{self, Head, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
 use super::found::UNKNOWN;
 use super::groups::Groups;
+use super::prepared::Prepared;
 use super::request::{IndexRequest, Query, QueryValue};
 use crate::keys::KeyFault;
 use crate::policy::budget::{Counted, Unit};
 use crate::policy::{self, Action, FieldFacts, PolicySet, Want};
+use crate::telemetry::metrics::Metrics;
 
 /// What came of a query.
 enum Searched {
@@ -38,7 +40,7 @@ enum Searched {
 }
 
 impl Reading {
-    pub(super) fn index(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+    pub(super) fn index(&self, asker: &Asker, body: &[u8]) -> Result<Prepared, RequestFault> {
         let document = Document::read(body)?;
         let request = IndexRequest::read(&document)?;
         asker.take_items(request.queries.len())?;
@@ -56,16 +58,13 @@ impl Reading {
             .collect::<Result<_, _>>()?;
         let template = asker.entry(Event::Search, claims, attempt, &policies);
         let entries = entries(&template, &policies, &request.queries, &searched);
-        // Nobody has `audit` here: a search is of no schema as a whole.
-        self.append(entries)?;
-        let mut summary = Summary::new();
-        for outcome in searched.iter().map(Searched::outcome) {
-            *summary.entry(outcome).or_default() += 1;
-            self.metrics.searches.with_label_values(&[outcome]).inc();
-        }
-        let head = Head { claims, policy: policies.hash(), audit: None };
+        let trace = self.submit(entries)?;
+        let summary = answer::summary(searched.iter().map(Searched::outcome));
         let queries = request.queries.iter().zip(&searched).map(|(q, s)| s.json(q.id));
-        Ok(head.with(&summary, "queries", queries))
+        let answer = Head { claims, policy: policies.hash() }.with(&summary, "queries", queries);
+        let count = move |metrics: &Metrics| answer::add(&metrics.searches, &summary);
+        // Nobody has `audit` here: a search is of no schema as a whole.
+        Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(count) })
     }
 }
 

@@ -4,42 +4,75 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use veilstream_engine::Keyring;
+use veilstream_engine::interop::InteropForm;
 use veilstream_engine::key::{Key, KeyId, Scope, SubjectRef};
 use veilstream_engine::reveal::{Decision, HeldKeys, Revealer};
-use veilstream_reading::audit::{Disclosure, Durable, Entry, Event};
+use veilstream_engine::schema::Field;
+use veilstream_reading::audit::{Disclosure, Entry, Event};
 
 use super::answer::{self, Summary};
 use super::asker::Asker;
 use super::asking::{Asking, Decided};
 use super::fault::RequestFault;
 use super::found::{Found, Item, Read};
+use super::prepared::{Prepared, Trace, blocking};
 use super::{REVEAL, Reading};
 use crate::policy::budget::{BudgetSpent, Counted, Unit};
 use crate::telemetry::events::{Event as _, HoneyOpened};
+use crate::telemetry::metrics::Metrics;
 
 /// Keys that a request needs, by id, beside those of the snapshot.
 type Fetched = HashMap<KeyId, Option<Arc<Key>>>;
 
 /// What came of the items of a request, or of a part of a stream.
 pub(super) struct OpenedItems<'a> {
-    pub(super) decided: Decided,
     pub(super) read: Vec<Read<'a>>,
-    pub(super) durable: Durable,
+    /// Nothing of `read` may leave before it is durable.
+    pub(super) trace: Trace,
+    pub(super) shows_audit: bool,
+    pub(super) counts: Counts,
+}
+
+/// What metrics tell of it.
+pub(super) struct Counts {
+    pub(super) fields: Summary,
+    /// Items for which a budget had no room, by a purpose that is configured.
+    spent: Option<(String, u64)>,
+}
+
+impl Counts {
+    fn new(asking: &Asking<'_>, read: &[Read<'_>], spent: &[bool]) -> Self {
+        let count = spent.iter().filter(|spent| **spent).count() as u64;
+        let purpose = &asking.request.claims.purpose;
+        // A purpose that nobody configured is the caller's text, and no label.
+        let is_told = count > 0 && asking.policies.has_purpose(purpose);
+        Self { fields: answer::fields(read), spent: is_told.then(|| (purpose.clone(), count)) }
+    }
+
+    pub(super) fn add_to(&self, metrics: &Metrics) {
+        answer::add(&metrics.reveals, &self.fields);
+        if let Some((purpose, count)) = &self.spent {
+            metrics.budget_denials.with_label_values(&[purpose]).inc_by(*count);
+        }
+    }
 }
 
 impl Reading {
-    pub(super) fn reveal(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+    pub(super) fn reveal(&self, asker: &Asker, body: &[u8]) -> Result<Prepared, RequestFault> {
         self.with_items(asker, REVEAL, body, |asking, revealer| {
             let opened = self.open_asked(&asking, &mut BTreeSet::new(), revealer)?;
+            let OpenedItems { read, trace, shows_audit, counts } = opened;
             let mut summary = Summary::new();
-            answer::count(&asking.found, &opened.read, &mut summary);
-            let head = asking.head(&opened.decided, opened.durable);
-            Ok(head.with(&summary, "items", answer::items(&asking.found, opened.read)))
+            answer::count(&asking.found, &counts.fields, &mut summary);
+            let items = answer::items(&asking.found, read);
+            let answer = asking.head().with(&summary, "items", items);
+            let count = move |metrics: &Metrics| counts.add_to(metrics);
+            Ok(Prepared { trace, answer, shows_audit, count: Box::new(count) })
         })
     }
 
-    /// Opens what is asked for, as far as policies and budgets let. When it returns, the trace is
-    /// durable. `honey` has the fields of which a honey token was met before, and takes new ones.
+    /// Opens what is asked for, as far as policies and budgets let. `honey` has the fields of which
+    /// a honey token was met before, and takes new ones.
     pub(super) fn open_asked<'a>(
         &self,
         asking: &'a Asking<'_>,
@@ -52,21 +85,22 @@ impl Reading {
         let held = HeldKeys { keyring: &keyring, fetched: &fetched };
         let spent = self.reserve(asking, &decided, held);
         let before = honey.clone();
-        let mut read = open(&asking.found, &decided, &spent, held, honey, revealer);
+        let mut opening = || open(&asking.found, &decided, &spent, held, honey, revealer);
+        let mut read = if has_messages(asking) { blocking(opening) } else { opening() };
         let met: BTreeSet<String> = honey.difference(&before).cloned().collect();
         let mut suspension = None;
         if !met.is_empty() {
             HoneyOpened { actor: &asking.asker.id, fields: &met }.emit(&self.metrics);
-            if asking.asker.suspend()? {
+            if blocking(|| asking.asker.suspend())? {
                 withhold(&mut read, &asking.found, held, revealer);
                 suspension = Some(asking.asker.suspended());
             }
         }
         let mut entries = entries(asking, &decided, &read, &spent, &met);
         entries.extend(suspension);
-        let durable = self.append(entries)?;
-        self.count(asking, &read, &spent);
-        Ok(OpenedItems { decided, read, durable })
+        let trace = self.submit(entries)?;
+        let counts = Counts::new(asking, &read, &spent);
+        Ok(OpenedItems { read, trace, shows_audit: decided.shows_audit, counts })
     }
 
     /// Looks up the keys of what may be opened, and of nothing else.
@@ -85,7 +119,11 @@ impl Reading {
                 {
                     continue;
                 }
-                fetched.insert(*kid, self.keys.lookup_for_reading(kid)?);
+                let key = match self.keys.held_for_reading(kid) {
+                    Some(key) => Some(key),
+                    None => blocking(|| self.keys.lookup_for_reading(kid))?,
+                };
+                fetched.insert(*kid, key);
             }
         }
         Ok(fetched)
@@ -128,31 +166,16 @@ impl Reading {
         self.replays.spend(&asker.id, id, anonymous);
         spent
     }
+}
 
-    /// Writes the trace. What it tells of may leave when this returned.
-    pub(super) fn append(&self, entries: Vec<Entry>) -> Result<Durable, RequestFault> {
-        let lines = entries.len() as u64;
-        let outcome = self.audit.append(entries);
-        let label = if outcome.is_ok() { "ok" } else { "failed" };
-        self.metrics.audit_lines.with_label_values(&["file", label]).inc_by(lines);
-        Ok(outcome?)
-    }
-
-    fn count(&self, asking: &Asking<'_>, read: &[Read<'_>], spent: &[bool]) {
-        let mut statuses: BTreeMap<&str, u64> = BTreeMap::new();
-        for status in read.iter().flat_map(|read| read.fields.iter().map(|field| field.status)) {
-            *statuses.entry(status).or_default() += 1;
-        }
-        for (status, count) in statuses {
-            self.metrics.reveals.with_label_values(&[status]).inc_by(count);
-        }
-        let spent = spent.iter().filter(|spent| **spent).count() as u64;
-        let purpose = &*asking.request.claims.purpose;
-        // A purpose that nobody configured is the caller's text, and no label.
-        if spent > 0 && asking.policies.has_purpose(purpose) {
-            self.metrics.budget_denials.with_label_values(&[purpose]).inc_by(spent);
-        }
-    }
+/// Whether there may be OpenPGP messages: to open one costs as much hashing as it asks for.
+fn has_messages(asking: &Asking<'_>) -> bool {
+    let is_message = |field: &Field| {
+        field.interop.as_ref().is_some_and(|interop| interop.form == InteropForm::Pgcrypto)
+    };
+    let schemas = asking.policies.schemas();
+    let mut asked = asking.found.schemas().filter_map(|name| schemas.get(name));
+    asked.any(|schema| schema.fields.iter().any(is_message))
 }
 
 fn subject_of(kid: &KeyId, held: HeldKeys<'_>) -> Option<SubjectRef> {

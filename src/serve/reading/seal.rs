@@ -17,16 +17,18 @@ use veilstream_keys::OsEntropy;
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{Head, Summary, begin, member};
+use super::answer::{self, Head, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
 use super::found::UNKNOWN;
 use super::groups::Groups;
+use super::prepared::Prepared;
 use super::request::{MOST_FIELDS, SealItem, SealRequest, SealValue};
 use super::subject_ref::Subjects;
 use crate::keys::KeyFault;
 use crate::policy::{Action, PolicySet, Request, RequestFacts, Want};
+use crate::telemetry::metrics::Metrics;
 
 /// The key of what has no data subject's: the instances of the service share it.
 const SHARED: &str = "serve";
@@ -70,7 +72,7 @@ enum Plan<'p> {
 }
 
 impl Reading {
-    pub(super) fn seal(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+    pub(super) fn seal(&self, asker: &Asker, body: &[u8]) -> Result<Prepared, RequestFault> {
         let document = Document::read(body)?;
         let request = SealRequest::read(&document)?;
         asker.take_items(request.items.len())?;
@@ -101,15 +103,12 @@ impl Reading {
         let keyring = self.keys.keyring();
         let sealed = Sealing::new(&keys, &keyring).all(plans)?;
         let template = asker.entry(Event::Seal, claims, attempt, &policies);
-        self.append(entries(&template, &policies, &request.items, &sealed))?;
-        let mut summary = Summary::new();
-        for status in sealed.iter().map(Sealed::status) {
-            *summary.entry(status).or_default() += 1;
-            self.metrics.seals.with_label_values(&[status]).inc();
-        }
-        let head = Head { claims, policy: policies.hash(), audit: None };
+        let trace = self.submit(entries(&template, &policies, &request.items, &sealed))?;
+        let summary = answer::summary(sealed.iter().map(Sealed::status));
         let items = request.items.iter().zip(&sealed).map(|(item, s)| s.json(item.id));
-        Ok(head.with(&summary, "items", items))
+        let answer = Head { claims, policy: policies.hash() }.with(&summary, "items", items);
+        let count = move |metrics: &Metrics| answer::add(&metrics.seals, &summary);
+        Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(count) })
     }
 }
 

@@ -110,11 +110,13 @@ impl Reading {
             let (request, policies, attempt) = (&request, &*policies, 1);
             let asking = Asking { asker, request, attempt, policies, found, totals };
             let opened = self.open_asked(&asking, &mut progress.honey, revealer)?;
-            let head = asking.head(&opened.decided, opened.durable).members();
+            let durable = self.wait(opened.trace)?;
+            opened.counts.add_to(&self.metrics);
+            let head = asking.head().members(opened.shows_audit.then_some(durable));
             let mut out = json!({ "part": head }).to_string().into_bytes();
             out.push(b'\n');
             out.reserve(answer::room(&opened.read));
-            answer::count(&asking.found, &opened.read, &mut progress.summary);
+            answer::count(&asking.found, &opened.counts.fields, &mut progress.summary);
             for mut item in answer::items(&asking.found, opened.read) {
                 // A sealed object may have line feeds between its members; strings have none.
                 item.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');

@@ -11,12 +11,13 @@ use veilstream_engine::transform::NeededKey;
 use veilstream_reading::audit::{Entry, Event, Hex};
 
 use super::Reading;
-use super::answer::{Head, Summary, begin, member};
+use super::answer::{self, Head, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
 use super::found::UNKNOWN;
 use super::groups::Groups;
+use super::prepared::Prepared;
 use super::request::{SubjectItem, SubjectRequest};
 use crate::keys::KeyFault;
 use crate::policy::{Action, PolicySet, Request, Want};
@@ -66,7 +67,11 @@ impl Subjects {
 }
 
 impl Reading {
-    pub(super) fn subject_refs(&self, asker: &Asker, body: &[u8]) -> Result<Vec<u8>, RequestFault> {
+    pub(super) fn subject_refs(
+        &self,
+        asker: &Asker,
+        body: &[u8],
+    ) -> Result<Prepared, RequestFault> {
         let document = Document::read(body)?;
         let request = SubjectRequest::read(&document)?;
         asker.take_items(request.items.len())?;
@@ -82,14 +87,11 @@ impl Reading {
             .map(|item| self.refer(item, &policies, &mut questions, &mut subjects))
             .collect::<Result<_, _>>()?;
         let template = asker.entry(Event::AuditRead, claims, attempt, &policies);
-        self.append(entries(&template, &policies, &request.items, &referred))?;
-        let mut summary = Summary::new();
-        for status in referred.iter().map(Referred::status) {
-            *summary.entry(status).or_default() += 1;
-        }
-        let head = Head { claims, policy: policies.hash(), audit: None };
+        let trace = self.submit(entries(&template, &policies, &request.items, &referred))?;
+        let summary = answer::summary(referred.iter().map(Referred::status));
         let items = request.items.iter().zip(&referred).map(|(item, r)| r.json(item.id));
-        Ok(head.with(&summary, "items", items))
+        let answer = Head { claims, policy: policies.hash() }.with(&summary, "items", items);
+        Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(|_| {}) })
     }
 
     fn refer(
