@@ -30,8 +30,7 @@
 //!
 //! [`AuditLog::open`] starts the writer. The handle is cheap to clone and may be used from any
 //! blocking thread. [`AuditLog::append`] returns when the lines are durable, or fails within the
-//! deadline of [`Settings`]. It never hangs, and what it refused must not be disclosed.
-//! [`AuditLog::submit`] is the same for a task:
+//! deadline of [`Settings`]. It never hangs, and what it refused must not be disclosed:
 //!
 //! ```no_run
 //! # use veilstream_reading::audit::{AuditError, AuditLog, Disclosure, Entry, Event};
@@ -41,6 +40,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A task calls [`AuditLog::submit`] and awaits what it returns.
 //!
 //! Second places ([`Sink`]: a topic, a table) are copied to from the file, each by a thread of its
 //! own. A required one is waited for; one that is not leaves a line `gap` where it missed some.

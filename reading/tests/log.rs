@@ -331,6 +331,38 @@ fn a_task_waits_and_lines_that_nobody_waits_for_are_written() {
 }
 
 #[test]
+fn a_file_that_others_move_or_change_ends_and_is_told() {
+    let append = |file: &Path| {
+        let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
+        std::io::Write::write_all(&mut file, b"not ours\n").unwrap();
+    };
+    type Harm<'h> = &'h dyn Fn(&Path);
+    let harms: [(Harm<'_>, &str, &[u64]); 4] = [
+        (&|file| fs::remove_file(file).unwrap(), "moved or removed", &[3]),
+        (&|file| fs::rename(file, file.with_extension("old")).unwrap(), "moved or removed", &[3]),
+        (&|file| drop(fs::File::create(file).unwrap()), "cut by somebody", &[3]),
+        // Its own lines are all there: what stood between is cut off.
+        (&append, "written to", &[1, 3]),
+    ];
+    for (harm, said, left) in harms {
+        let lab = Lab::new();
+        let log = AuditLog::open(lab.settings()).unwrap();
+        log.append(vec![entry(1)]).unwrap();
+        harm(&lab.file());
+        let error = log.append(vec![entry(2)]).unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("goes on in a new file"), "{error}");
+        log.append(vec![entry(3)]).unwrap();
+        log.stop().unwrap();
+        let mut numbers: Vec<u64> =
+            lab.lines().iter().filter_map(|line| line.entry.attempt).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, left, "{said}");
+        let is_whole = lab.verify(&Copies::default()).faults.is_empty();
+        assert_eq!(is_whole, left.len() == 2, "what is missing shows: {said}");
+    }
+}
+
+#[test]
 fn a_clock_that_goes_back_or_jumps_has_a_line() {
     let lab = Lab::new();
     let log = AuditLog::open(lab.settings()).unwrap();

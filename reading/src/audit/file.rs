@@ -79,12 +79,12 @@ impl LogFile {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
+            let (reader, len) = (Arc::new(File::open(path)?), file.metadata()?.len());
+            let own = Self { path: path.to_owned(), file, reader, len };
             // Its owner may have renamed it between the two calls.
-            let opened = file.metadata()?;
-            if fs::metadata(path).is_ok_and(|there| there.ino() == opened.ino()) {
+            if own.in_place()?.is_some() {
                 sync_folder_of(path)?;
-                let reader = Arc::new(File::open(path)?);
-                return Ok(Some(Self { path: path.to_owned(), file, reader, len: opened.len() }));
+                return Ok(Some(own));
             }
         }
     }
@@ -137,32 +137,57 @@ impl LogFile {
         Ok(is_half)
     }
 
-    /// Appends, and returns when it is durable.
+    /// Appends, and returns when it is durable in the place where it is looked for.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.file.sync_data()?;
-        self.len += bytes.len() as u64;
-        Ok(())
+        let len = self.len + bytes.len() as u64;
+        // A rotation of log files, or a hand: what is written now would be looked for in vain.
+        let why = match self.in_place()? {
+            Some(there) if there.len() == len => {
+                self.len = len;
+                return Ok(());
+            }
+            Some(_) => "was written to or cut by somebody else",
+            None => "was moved or removed",
+        };
+        let grown = self.file.metadata()?.len();
+        self.file.set_len(grown.saturating_sub(bytes.len() as u64))?;
+        Err(io::Error::other(format!(
+            "it {why}, and the log goes on in a new file; `audit verify` tells what is missing, and \
+            `audit prune` removes old files"
+        )))
+    }
+
+    /// What stands in its place, if it is this file.
+    fn in_place(&self) -> io::Result<Option<fs::Metadata>> {
+        let own = self.file.metadata()?;
+        Ok(fs::metadata(&self.path).ok().filter(|there| there.ino() == own.ino()))
     }
 
     /// Takes away what a failed [`LogFile::write`] may have left. Nobody was told that it is there.
     /// Whether some of it stays.
     pub(super) fn take_back(&mut self) -> bool {
-        self.file.set_len(self.len).is_err()
+        let is_longer = self.file.metadata().is_ok_and(|file| file.len() > self.len);
+        is_longer && self.file.set_len(self.len).is_err()
     }
 
-    /// Renames it: nobody writes to it any more. On an error it is still in its place.
-    pub(super) fn end(&self, chain: &Hex<16>, now: u64) -> io::Result<PathBuf> {
+    /// Renames it: nobody writes to it any more. On an error it is still in its place. Where somebody
+    /// else has moved it, it stays there.
+    pub(super) fn end(&self, chain: &Hex<16>, now: u64) -> io::Result<()> {
+        if self.in_place()?.is_none() {
+            return Ok(());
+        }
         let day: String = time::text(now).chars().take(10).collect();
         let ended = with_suffix(&self.path, &format!("{ENDED}{day}-{chain}"));
         fs::rename(&self.path, &ended)?;
-        sync_folder_of(&ended)?;
-        Ok(ended)
+        sync_folder_of(&ended)
     }
 
     /// Removes it, where it holds nothing.
     pub(super) fn discard(self) -> io::Result<()> {
-        if self.len == 0 { fs::remove_file(&self.path) } else { Ok(()) }
+        let is_there = self.len == 0 && self.in_place()?.is_some();
+        if is_there { fs::remove_file(&self.path) } else { Ok(()) }
     }
 
     /// The end of the newest file that ended in this one's place.

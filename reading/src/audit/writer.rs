@@ -93,8 +93,9 @@ pub struct Durable {
     pub seq: u64,
 }
 
-/// The audit log of this process. Cheap to clone; its methods block. When the last one is dropped,
-/// the log stops as by [`AuditLog::stop`].
+/// The audit log of this process. Cheap to clone; for threads that may block, and by
+/// [`AuditLog::submit`] for tasks. When the last one is dropped, the log stops as by
+/// [`AuditLog::stop`].
 #[derive(Clone)]
 pub struct AuditLog(Arc<Handle>);
 
