@@ -212,6 +212,17 @@ fn attempts_of_one_request_spend_what_was_opened() {
     until("it is permitted", || ask(&running, "r-1", 4) == 4);
     assert_eq!(ask(&running, "r-1", 4), 4, "the same again");
     assert_eq!(ask(&running, "r-2", 4), 2, "four of six were spent");
+    // A stream is no retry, whatever its id.
+    let head = json!({ "purpose": "support", "request_id": "r-1" }).to_string();
+    let body = [vec![head], vec![item.to_string(); 4]].concat().join("\n");
+    let stream = client
+        .post(format!("http://{}/v1/reveal", running.address))
+        .bearer_auth(&key)
+        .header("content-type", "application/x-ndjson")
+        .body(body);
+    let answer = stream.send().unwrap().text().unwrap();
+    let end = answer.lines().last().unwrap();
+    assert_eq!(end, r#"{"end":{"summary":{"denied":4}}}"#, "{answer}");
     assert_eq!(running.stop(), 0);
     running = instance.start();
     assert_eq!(ask(&running, "r-3", 4), 0, "and are after a restart");

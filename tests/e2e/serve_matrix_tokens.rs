@@ -207,7 +207,10 @@ fn honey_among_a_thousand_is_denied_and_alarms() {
         json!({ "purpose": "support", "want": want, "items": [
             { "field": "customers.email", "token": honey.trim(), "subject": 990017 }] })
     };
-    assert_eq!(desk.post("/v1/reveal", &body("auto"))["items"], json!([{ "status": "denied" }]));
+    for want in ["auto", "mask"] {
+        let answer = desk.post("/v1/reveal", &body(want));
+        assert_eq!(answer["items"], json!([{ "status": "denied" }]), "{want}");
+    }
 }
 
 #[test]

@@ -19,8 +19,9 @@ use crate::telemetry::events::{Event as _, PolicyFailed};
 pub(super) struct Asking<'a> {
     pub(super) asker: &'a Asker,
     pub(super) request: &'a RevealRequest<'a>,
-    /// Which attempt of its id it is, from 1.
-    pub(super) attempt: u64,
+    /// Which attempt of its id it is, from 1. `None`: a part of a stream, which is no retry whatever
+    /// its id.
+    pub(super) attempt: Option<u64>,
     pub(super) policies: &'a PolicySet,
     pub(super) found: Found<'a>,
     pub(super) totals: Totals,
@@ -67,6 +68,7 @@ impl Reading {
                 subjects: found.subjects(),
                 is_bare: found.is_bare(),
             };
+            let attempt = Some(attempt);
             work(Asking { asker, request, attempt, policies, found, totals }, revealer)
         })
     }
@@ -107,7 +109,13 @@ impl Asking<'_> {
 
     /// What all lines of the request have.
     pub(super) fn entry(&self, event: Event) -> Entry {
-        self.asker.entry(event, &self.request.claims, self.attempt, self.policies)
+        let attempt = self.attempt.unwrap_or(1);
+        self.asker.entry(event, &self.request.claims, attempt, self.policies)
+    }
+
+    /// The id under which it may be made again.
+    pub(super) fn repeatable_id(&self) -> Option<&str> {
+        self.attempt.and(self.request.claims.request_id.as_deref())
     }
 
     /// What its answer begins with.

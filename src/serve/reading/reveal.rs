@@ -132,7 +132,7 @@ impl Reading {
     /// Reserves what is going to be opened; the items for which there is no room.
     fn reserve(&self, asking: &Asking<'_>, decided: &Decided, held: HeldKeys<'_>) -> Vec<bool> {
         let Asking { asker, request, found, .. } = asking;
-        let (now, id) = (self.now(), request.claims.request_id.as_deref());
+        let (now, id) = (self.now(), asking.repeatable_id());
         let purpose = Arc::<str>::from(request.claims.purpose.as_str());
         let mut budgets = self.budgets();
         let (before, mut anonymous) = (self.replays.spent(&asker.id, id), 0);

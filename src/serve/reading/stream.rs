@@ -106,8 +106,7 @@ impl Reading {
         self.with_revealer(|revealer| {
             let found = Found::of(&request, &policies, revealer)?;
             let totals = progress.take(&found, request.items.len());
-            // A stream is no retry: its id names it in the audit.
-            let (request, policies, attempt) = (&request, &*policies, 1);
+            let (request, policies, attempt) = (&request, &*policies, None);
             let asking = Asking { asker, request, attempt, policies, found, totals };
             let opened = self.open_asked(&asking, &mut progress.honey, revealer)?;
             let durable = self.wait(opened.trace)?;
