@@ -83,7 +83,7 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     }
     let (changes, ending) = (Changes::new(log.clone()), log.clone());
     changes.policies(&policies.current(), "start")?;
-    let logins = AuditedRefusals::start(log.clone()).context("a thread cannot be started")?;
+    let logins = AuditedRefusals::new(log.clone());
     let reading = Reading::new(
         policies.clone(),
         keys.clone(),

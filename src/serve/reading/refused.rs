@@ -1,42 +1,38 @@
 //! Refused logins and requests in the audit log.
 
 use std::net::IpAddr;
-use std::sync::mpsc::{SyncSender, sync_channel};
 
-use veilstream_reading::audit::{AuditLog, Entry, Event};
+use veilstream_reading::audit::{AuditError, AuditLog, Entry, Event};
 
 use crate::serve::auth::{Refusal, RefusalAudit, RefusedRequest};
 
-/// Lines that wait for the log; more are dropped, and the log of the process has them.
-const WAITING: usize = 1024;
-
-/// Writes what is refused from a thread of its own: who is refused waits for nothing.
-pub struct AuditedRefusals(SyncSender<Entry>);
+/// Writes what is refused. Who is refused waits for nothing, and the lines are written before the
+/// log stops. For tasks.
+pub struct AuditedRefusals(AuditLog);
 
 impl AuditedRefusals {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// The system gives no thread.
-    pub fn start(audit: AuditLog) -> std::io::Result<Self> {
-        let (send, entries) = sync_channel::<Entry>(WAITING);
-        std::thread::Builder::new().name("audit-refusals".to_owned()).spawn(move || {
-            for entry in entries {
-                if let Err(error) = audit.append(vec![entry]) {
-                    tracing::error!(%error, "a refusal is not in the audit log");
-                }
+    /// Into this log.
+    #[must_use]
+    pub fn new(audit: AuditLog) -> Self {
+        Self(audit)
+    }
+
+    fn append(&self, entry: Entry) {
+        match self.0.submit(vec![entry]) {
+            Ok(pending) => {
+                tokio::spawn(async {
+                    if let Err(error) = pending.await {
+                        missed(&error);
+                    }
+                });
             }
-        })?;
-        Ok(Self(send))
+            Err(error) => missed(&error),
+        }
     }
 }
 
-impl AuditedRefusals {
-    fn append(&self, entry: Entry) {
-        if self.0.try_send(entry).is_err() {
-            tracing::error!("a refusal is not in the audit log, which is behind");
-        }
-    }
+fn missed(error: &AuditError) {
+    tracing::error!(%error, "a refusal is not in the audit log");
 }
 
 impl RefusalAudit for AuditedRefusals {
