@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use clap::Args;
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Key, KeyId};
+use veilstream_engine::key::{Key, KeyId, KeyKind};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::credential::{Credentials, Suspension};
 #[cfg(feature = "postgres")]
@@ -71,11 +71,32 @@ pub fn open_managed(
     config: &config::Keys,
     metrics: Option<Arc<Metrics>>,
 ) -> anyhow::Result<(Arc<ManagedKeys>, Arc<Manager>)> {
-    let manager = Arc::new(Manager::open(
-        manager_settings(config),
-        parts(config, store(config)?, metrics.clone())?,
-        now(),
-    )?);
+    open_with(manager_settings(config), config, metrics)
+}
+
+/// As [`open_managed`], for the reading service. It replaces no keys, and unwraps only the kinds
+/// that it needs. `opens`: values, not only what to search for.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_reading(
+    config: &config::Keys,
+    metrics: Option<Arc<Metrics>>,
+    opens: bool,
+) -> anyhow::Result<(Arc<ManagedKeys>, Arc<Manager>)> {
+    const SEARCHES: &[KeyKind] =
+        &[KeyKind::DeadLetter, KeyKind::Data, KeyKind::Deterministic, KeyKind::Wrapping];
+    let wrapped = if opens { &[KeyKind::DeadLetter][..] } else { SEARCHES };
+    open_with(Settings { rotation: None, wrapped, ..manager_settings(config) }, config, metrics)
+}
+
+fn open_with(
+    settings: Settings,
+    config: &config::Keys,
+    metrics: Option<Arc<Metrics>>,
+) -> anyhow::Result<(Arc<ManagedKeys>, Arc<Manager>)> {
+    let parts = parts(config, store(config)?, metrics.clone())?;
+    let manager = Arc::new(Manager::open(settings, parts, now())?);
     warn_of_revived(&manager);
     let keys = ManagedKeys {
         manager: manager.clone(),

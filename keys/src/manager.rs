@@ -193,7 +193,8 @@ impl Manager {
         loop {
             let generation = self.subjects.generation();
             let record = self.shared.store().get(std::slice::from_ref(kid))?.pop();
-            let Some(record) = record.filter(|record| is_wanted(record.kind, record.state)) else {
+            let wanted = |kind, state| is_wanted(kind, state) && self.shared.unwraps(kind);
+            let Some(record) = record.filter(|record| wanted(record.kind, record.state)) else {
                 return Ok(None);
             };
             let key = self.shared.unwrap(&record)?;

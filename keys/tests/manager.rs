@@ -38,6 +38,22 @@ fn roots_are_made_once_and_read_back_the_same() {
 }
 
 #[test]
+fn kinds_that_stay_wrapped_are_not_there() {
+    let dir = Directory::new();
+    dir.open().prepare_roots(NOW).unwrap();
+    dir.open().fetch(&[subject(1)], NOW).unwrap();
+    let wrapped = &[KeyKind::DeadLetter, KeyKind::Wrapping];
+    let manager = dir.open_with(Settings { wrapped, ..Settings::of("default") }, NOW).unwrap();
+    let ring = manager.keyring();
+    assert_eq!(ring.of_kind(KeyKind::DeadLetter).count(), 0);
+    assert_eq!(ring.of_kind(KeyKind::Index).count(), 1);
+    for record in dir.records() {
+        let is_there = manager.lookup(&record.kid, NOW).unwrap().is_some();
+        assert_eq!(is_there, !wrapped.contains(&record.kind), "{:?}", record.kind);
+    }
+}
+
+#[test]
 fn processes_that_race_for_one_key_end_with_one_key() {
     let dir = Directory::new();
     let managers: Vec<Arc<Manager>> = (0..8).map(|_| Arc::new(dir.open())).collect();

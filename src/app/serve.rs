@@ -63,8 +63,8 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
     let schemas =
         LiveSchemas::open(config, RunOptions::default(), status.clone(), metrics.clone())?;
     access::report_to(status.clone(), metrics.clone());
-    let (keys, manager) = crate::keys::open_managed(&config.keys, Some(metrics.clone()))
-        .map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
+    let opened = crate::keys::open_reading(&config.keys, Some(metrics.clone()), settings.reveal);
+    let (keys, manager) = opened.map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     status.ready("keys");
     keys.take_interop(&schemas.registry.current())
         .map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;

@@ -93,7 +93,7 @@ impl Manager {
         let store = Authentic::new(store, keys, &settings.tenant);
         Self {
             subjects: SubjectKeys::new(&settings),
-            shared: SharedKeys::new(settings.tenant, provider, recovery, store),
+            shared: SharedKeys::new(settings.tenant, settings.wrapped, provider, recovery, store),
             ledger: LedgerCursor::new(ledger, known),
             rotation: settings.rotation,
             revived: 0,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use veilstream_engine::key::KeyKind;
+
 use crate::erasure::Ledger;
 use crate::provider::Provider;
 use crate::store::Store;
@@ -19,6 +21,8 @@ pub struct Settings {
     /// Seconds a key that was looked up is kept at most: an erasure that nobody told of takes
     /// effect within this time.
     pub lookup_age: u64,
+    /// Kinds of keys that stay wrapped: what is under them does not open in this process.
+    pub wrapped: &'static [KeyKind],
 }
 
 impl Settings {
@@ -30,6 +34,7 @@ impl Settings {
             rotation: Some(90 * 86400),
             subject_cache: 100_000,
             lookup_age: 600,
+            wrapped: &[],
         }
     }
 }

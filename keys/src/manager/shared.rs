@@ -23,6 +23,8 @@ const ROOTS: [KeyKind; 4] =
 /// The keys of one tenant that processes share, with what wraps and stores them.
 pub(super) struct SharedKeys {
     tenant: Arc<str>,
+    /// Kinds that are not unwrapped.
+    wrapped: &'static [KeyKind],
     provider: Box<dyn Provider>,
     recovery: Option<Box<dyn Provider>>,
     store: Authentic,
@@ -46,12 +48,13 @@ pub(super) type Turn<'a> = MutexGuard<'a, Schedule>;
 impl SharedKeys {
     pub(super) fn new(
         tenant: Arc<str>,
+        wrapped: &'static [KeyKind],
         provider: Box<dyn Provider>,
         recovery: Option<Box<dyn Provider>>,
         store: Authentic,
     ) -> Self {
         let held = HeldKeys::new(tenant.clone());
-        Self { tenant, provider, recovery, store, turn: Mutex::default(), held }
+        Self { tenant, wrapped, provider, recovery, store, turn: Mutex::default(), held }
     }
 
     pub(super) fn tenant(&self) -> &Arc<str> {
@@ -219,9 +222,8 @@ impl SharedKeys {
         let mut failed = Ok(());
         let mut keys = HashMap::new();
         // Wrapping keys wrap nobody here: each of these is unwrapped by the provider.
-        for record in
-            self.store.shared(&self.tenant)?.iter().filter(|record| record.kind != KeyKind::Audit)
-        {
+        let wanted = |kind| kind != KeyKind::Audit && self.unwraps(kind);
+        for record in self.store.shared(&self.tenant)?.iter().filter(|record| wanted(record.kind)) {
             match self.unwrap(record) {
                 Ok(key) => drop(keys.insert(key.id, key)),
                 Err(error) if failed.is_ok() => failed = Err(error),
@@ -237,6 +239,11 @@ impl SharedKeys {
             held.keys = keys;
         });
         failed
+    }
+
+    /// Whether keys of a kind may be unwrapped here.
+    pub(super) fn unwraps(&self, kind: KeyKind) -> bool {
+        !self.wrapped.contains(&kind)
     }
 
     /// These keys seal nothing from now on.
