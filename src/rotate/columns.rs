@@ -319,6 +319,9 @@ fn check_ids(schema: &Schema, mapping: &Mapping) -> Result<(), ColumnsError> {
 /// Why a field's values are not sealed again here; `None`: they are.
 fn not_encrypted(field: &Field) -> Option<&'static str> {
     match field.protect {
+        Protect::Encrypt if field.interop.is_some() => {
+            Some("it is in the form of another system, under that system's keys")
+        }
         Protect::Encrypt => None,
         Protect::Deterministic(_) => Some(
             "it is deterministic: all its tokens move to a new pinned root at once, with a new \

@@ -86,6 +86,26 @@ fn tokens_move_to_the_newest_key_and_indexes_to_the_newest_root() {
 }
 
 #[test]
+fn columns_in_the_form_of_another_system_stay() {
+    let before = r#"{"veilstream":1,"name":"people","version":1,"fields":[
+        {"id":"email","path":"$.email"}]}"#;
+    let desk =
+        Desk::new(before, "CREATE TABLE people (id bigint PRIMARY KEY, email text, badge text)");
+    let event = |id| json!({ "id": id, "email": "canary@example.com", "badge": "gAAAAABnZGk" });
+    desk.store(&(0..20).map(event).collect::<Vec<_>>());
+    let with_badge = before
+        .replace("]}", r#",{"id":"badge","path":"$.badge","type":"string","format":"fernet"}]}"#);
+    std::fs::write(desk.path("people.json"), with_badge).unwrap();
+    desk.keys(&["rotate", "--shared"]);
+    for what in ["postgres", "report"] {
+        let (whole, done, told) = desk.rotated(what, &[]);
+        assert!(whole && !told.contains("clear"), "{done} {told}");
+        assert!(told.contains("badge is left as it is: it is in the form of another"), "{told}");
+    }
+    assert_eq!(desk.count("badge = 'gAAAAABnZGk'"), 20);
+}
+
+#[test]
 fn reindex_writes_what_is_missing_and_nothing_else() {
     let desk = Desk::new(SHARED, SHARED_TABLE);
     desk.store(&(0..40).map(person).collect::<Vec<_>>());
