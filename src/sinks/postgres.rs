@@ -47,7 +47,8 @@ fn column_of(schema: &Schema, column: &Column) -> String {
     match column.column_type {
         // Each element: nothing of the list stands outside of the form.
         ColumnType::List(_) => format!(
-            "{name} text[] COLLATE \"C\" CHECK (array_to_string({name}, ',') ~ '^({form}(,|$))*$')"
+            "{name} text[] COLLATE \"C\" CHECK (array_to_string({name}, ',') ~ \
+            '^({form}(,{form})*)?$' AND '' <> ALL ({name}))"
         ),
         _ => format!("{name} text COLLATE \"C\" CHECK ({name} ~ '^{form}$')"),
     }

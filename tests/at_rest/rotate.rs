@@ -375,6 +375,33 @@ fn columns_are_found_by_the_names_of_a_sink_or_as_told() {
     }
 }
 
+/// The CHECK that `schema ddl` writes of a list.
+#[test]
+fn a_list_of_tokens_takes_nothing_else() {
+    let schema = r#"{"veilstream":1,"name":"people","version":1,"fields":[
+        {"id":"tags","path":"$.tags[*]"}]}"#;
+    let desk = Desk::new(schema, "CREATE TABLE other ()");
+    let event = json!({ "tags": ["canary", "canary"] });
+    std::fs::write(desk.path("sample.ndjson"), event.to_string()).unwrap();
+    let ddl = ["schema", "ddl", "--schema", "people.json", "--sample", "sample.ndjson"];
+    let mut rows = desk.rows();
+    rows.batch_execute(&desk.ok(&ddl, "")).unwrap();
+    let token = desk.protect(&[event])[0]["tags"][0].as_str().unwrap().to_owned();
+    let token = &*token;
+    let mut stores = |id: &str, tags: Option<&[&str]>| {
+        let sql = "INSERT INTO people (record_key, tags) VALUES ($1, $2)";
+        rows.execute(sql, &[&id, &tags]).is_ok()
+    };
+    for (at, fits) in
+        [None, Some(&[][..]), Some(&[token]), Some(&[token, token])].iter().enumerate()
+    {
+        assert!(stores(&format!("fits {at}"), *fits), "{fits:?}");
+    }
+    for other in [&["clear"][..], &[""], &[token, ""], &["", token], &[token, "clear"]] {
+        assert!(!stores("other", Some(other)), "{other:?}");
+    }
+}
+
 /// Columns as `schema ddl` makes them of a list: each element is a token, each index stands beside.
 #[test]
 fn lists_move_element_by_element() {
