@@ -7,7 +7,7 @@ use veilstream_engine::index::Indexer;
 use veilstream_engine::key::{Key, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::normalize::{Input, Scratch};
 use veilstream_engine::reveal::{ReadStatus, Status};
-use veilstream_engine::schema::{IndexRule, Protect};
+use veilstream_engine::schema::{Field, IndexRule, Protect};
 use veilstream_engine::seal::{
     BarePayload, Expected, NoncePool, Owner, PayloadKind, SealError, Sealer,
 };
@@ -18,6 +18,7 @@ use veilstream_reading::audit::{Disclosure, Entry, Event};
 
 use crate::fault::VeilFault;
 use crate::held::{Held, subject_of};
+use crate::interop::{self, InteropSealer};
 use crate::parts::{CallPurpose, ReadingParts};
 use crate::target::Target;
 
@@ -63,6 +64,9 @@ impl ReadingParts {
             Some(json) => Owner::Subject(target.subject(&*self.keys, json)?),
             None => Owner::Any,
         };
+        if let Some(field) = target.interop() {
+            return self.reveal_interop(template, &target, field, given.token);
+        }
         let mut held = Held::of(&*self.keys);
         let tenant = held.keyring.tenant().clone();
         let expected =
@@ -96,7 +100,28 @@ impl ReadingParts {
         }
     }
 
-    /// A token of a value, which is a JSON text.
+    /// Opens a text in the form of another system.
+    fn reveal_interop(
+        &self,
+        template: Entry,
+        target: &Target,
+        field: &Field,
+        text: &str,
+    ) -> Result<Opened, VeilFault> {
+        let (held, mut payload) = (Held::of(&*self.keys), Vec::new());
+        let status = self.with_revealer(|revealer| {
+            interop::open(revealer, field, &held, text.as_bytes(), &mut payload)
+        });
+        self.append(lines(template, target, &[(None, status)]))?;
+        if status == Status::Revealed {
+            return Ok(Opened::Json(text_of(payload)));
+        }
+        let status = ReadStatus::from(status).as_str();
+        Err(VeilFault::NotRevealed { field: target.id.clone(), status })
+    }
+
+    /// A token of a value, which is a JSON text. In the form of another system, what stands in its
+    /// place there.
     ///
     /// # Errors
     /// The schema does not take the value, or keys are not available.
@@ -160,6 +185,11 @@ impl ReadingParts {
             return newest_tag(rule, &self.keys.keyring(), given.token.as_bytes());
         }
         let subject = given.subject.map(|json| target.subject(&*self.keys, json)).transpose()?;
+        let mut token = Vec::new();
+        if let Some(mut sealer) = InteropSealer::of(target, &self.keys.keyring())? {
+            sealer.seal(target, &payload.payload, &mut token)?;
+            return Ok(Some(text_of(token)));
+        }
         let (needed, suite) = target.sealing_key(subject, given.subject.is_some())?;
         let keys = self.keys.fetch(&[needed])?;
         let key = keys.first().ok_or_else(|| KeyFault("a key did not come".to_owned()))?;
@@ -168,7 +198,6 @@ impl ReadingParts {
         }
         let pad = if suite == Suite::AesSiv { 16 } else { field.pad };
         let mut nonces = NoncePool::new(Box::new(OsEntropy));
-        let mut token = Vec::new();
         Sealer::new(key.clone(), suite, field.fid)
             .and_then(|mut sealer| {
                 let binding = payload.binding.as_deref();
@@ -190,7 +219,7 @@ impl Target {
     /// The key that seals a value of it: the subject's, else one that all processes share.
     ///
     /// # Errors
-    /// A subject is missing, or has no place here.
+    /// A subject is missing, or has no place here. The field is under no key of ours.
     pub(crate) fn sealing_key(
         &self,
         subject: Option<SubjectRef>,
@@ -198,7 +227,7 @@ impl Target {
     ) -> Result<(NeededKey, Suite), VeilFault> {
         let protect = self.field().map(|field| &field.protect);
         match protect {
-            Some(Protect::Encrypt) => {
+            Some(Protect::Encrypt) if self.interop().is_none() => {
                 let must = !self.schema.subjects.is_empty() && !self.schema.subject_optional;
                 let scope = match subject {
                     Some(subject) => Scope::Subject(subject),

@@ -52,6 +52,11 @@ pub(crate) enum VeilFault {
     NotSearchable(String),
     #[error("{field}: its compound index takes {wanted} values, in the order of its \"of\"")]
     Parts { field: String, wanted: usize },
+    #[error(
+        "{field} is {form}, whose texts do not name their key, so its columns do not rotate; reveal \
+        and seal them: what is sealed is under the first key of the file"
+    )]
+    NotRotatable { field: String, form: &'static str },
     #[error("rejected: {code}")]
     Rejected { code: RejectCode, schema: Option<String>, field: Option<String> },
     #[error("{field}: not revealed: {status}")]
@@ -99,7 +104,7 @@ impl From<VeilFault> for PyErr {
             | VeilFault::NoReason
             | VeilFault::Reason
             | VeilFault::Claim => PurposeError::new_err(text),
-            VeilFault::Column(_) => ColumnError::new_err(text),
+            VeilFault::Column(_) | VeilFault::NotRotatable { .. } => ColumnError::new_err(text),
             VeilFault::Forked | VeilFault::Closed => VeilError::new_err(text),
         }
     }

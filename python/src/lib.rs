@@ -22,6 +22,7 @@ mod fault;
 mod ffi;
 mod gate;
 mod held;
+mod interop;
 mod parts;
 mod rows;
 mod statement;

@@ -71,6 +71,8 @@ impl ReadingParts {
         let (keys, manager) = keys::open_managed(&config.keys, None)
             .map_err(|error| VeilFault::Config(error.context("keys")))?;
         let keys: Arc<dyn KeySource> = keys;
+        keys.take_interop(&registry.current())
+            .map_err(|fault| VeilFault::Config(anyhow::Error::new(fault).context("keys")))?;
         let trail = Trail::open(config.audit.as_ref(), &manager).map_err(VeilFault::Audit)?;
         let upkeep = upkeep(&keys, &registry, config.schemas.reload_interval)?;
         Ok(Self {
@@ -202,8 +204,9 @@ fn upkeep(
         keys.maintain();
         if Instant::now() >= next {
             // Nothing is sealed before it is asked for: no key is made in advance. Faults of
-            // documents keep the schemas that are in force.
-            let _ = registry.reload(|_| Ok(()));
+            // documents keep the schemas that are in force; so do other systems' keys that are not
+            // there.
+            let _ = registry.reload(|set| keys.take_interop(set));
             next = Instant::now() + reload;
         }
     };

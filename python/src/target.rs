@@ -75,6 +75,11 @@ impl Target {
         self.field.map(|at| &self.schema.fields[at])
     }
 
+    /// The field, where its form is another system's.
+    pub(crate) fn interop(&self) -> Option<&Field> {
+        self.field().filter(|field| field.interop.is_some())
+    }
+
     /// Its index.
     ///
     /// # Errors

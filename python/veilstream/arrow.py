@@ -108,6 +108,7 @@ class ArrowColumns:
 
         What does not open stays as it is. ``counts`` says how many were ``rotated``, were under
         the ``newest`` key already, or did not open. ``key_ids`` counts tokens that open by key.
+        Columns in the form of Fernet or pgcrypto are refused: reveal and seal those.
         """
         return _native.rotate_column(
             self._engine, column, field, _scalars(subject), _bind(bind), claims()

@@ -55,7 +55,7 @@ class PurposeError(VeilError):
 
 
 class ColumnError(VeilError):
-    """A column is not of a type that can be read, or is not well formed."""
+    """A column is not of a type that can be read, is not well formed, or does not rotate."""
 
 
 class NotSearchable(VeilError):

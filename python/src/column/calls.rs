@@ -136,6 +136,10 @@ impl ReadingParts {
     pub(crate) fn rotate_column(&self, call: &ColumnCall) -> Result<RotatedColumn, VeilFault> {
         let template = self.entry(Event::Rotate, &call.purpose)?;
         let target = Target::of(&self.schemas(), &call.field)?;
+        if let Some(interop) = target.interop().and_then(|field| field.interop.as_ref()) {
+            let form = interop.form.as_str();
+            return Err(VeilFault::NotRotatable { field: target.id.clone(), form });
+        }
         let (texts, scalars) = (call.texts()?, call.scalars(&target)?);
         let mut held = Held::of(&*self.keys);
         let mut opener = self.opener(&target, &mut held, &scalars)?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use veilstream_engine::key::{Key, KeyId, SubjectRef};
-use veilstream_engine::reveal::Status;
+use veilstream_engine::reveal::{Revealer, Status};
 use veilstream_engine::seal::{Expected, Opener, Owner, PayloadKind};
 use veilstream_engine::subject::Referrer;
 use veilstream_engine::token::{self, HEADER_LEN, PREFIX};
@@ -16,6 +16,7 @@ use super::text::{Scalars, Texts};
 use crate::bare::honey_entry;
 use crate::fault::VeilFault;
 use crate::held::{Held, subject_of};
+use crate::interop;
 use crate::target::Target;
 
 /// Characters of a token's header: 24 bytes are 32 characters exactly.
@@ -81,6 +82,8 @@ pub(crate) struct ColumnOpener<'k, 's> {
     held: &'k mut Held<'s>,
     tenant: Arc<str>,
     referrer: Option<Referrer>,
+    /// Opens texts of other systems; `None`: the field has tokens.
+    revealer: Option<Revealer>,
     references: HashMap<Vec<u8>, SubjectRef>,
     by_header: HashMap<[u8; HEADER_CHARS], usize>,
     groups: Vec<Group>,
@@ -112,6 +115,7 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             held,
             tenant,
             referrer,
+            revealer: target.interop().map(|_| Revealer::default()),
             references: HashMap::new(),
             by_header: HashMap::new(),
             groups: vec![none],
@@ -163,6 +167,9 @@ impl<'k, 's> ColumnOpener<'k, 's> {
 
     /// The group of each row; keys of new groups are looked up.
     fn group(&mut self, texts: &Texts<'_>) -> Result<Vec<usize>, VeilFault> {
+        if self.revealer.is_some() {
+            return Ok(vec![NO_GROUP; texts.len()]);
+        }
         let mut places = Vec::with_capacity(texts.len());
         let mut last: ([u8; HEADER_CHARS], usize) = ([0; HEADER_CHARS], NO_GROUP);
         for row in 0..texts.len() {
@@ -201,11 +208,14 @@ impl<'k, 's> ColumnOpener<'k, 's> {
     ) -> Result<(), VeilFault> {
         let Some(text) = text else { return Ok(()) };
         let place = if place == NO_GROUP { 0 } else { place };
-        let mut status = if text.as_bytes().starts_with(PREFIX) {
-            self.status(row, place, text, scalars, opener)
-        } else {
-            Status::Clear
-        };
+        let mut status =
+            if let (Some(revealer), Some(field)) = (&mut self.revealer, self.target.interop()) {
+                interop::open(revealer, field, self.held, text.as_bytes(), &mut self.payload)
+            } else if text.as_bytes().starts_with(PREFIX) {
+                self.status(row, place, text, scalars, opener)
+            } else {
+                Status::Clear
+            };
         if status == Status::Revealed
             && !taken(row, &self.payload, self.groups[place].key.as_ref())?
         {

@@ -19,6 +19,7 @@ use super::ColumnFault;
 use super::text::{Texts, integers};
 use crate::bare::does_not_seal;
 use crate::fault::VeilFault;
+use crate::interop::InteropSealer;
 use crate::parts::ReadingParts;
 use crate::target::Target;
 
@@ -94,6 +95,8 @@ pub(crate) struct ColumnSealer<'p> {
     parts: &'p ReadingParts,
     target: &'p Target,
     nonces: NoncePool,
+    /// Seals in the form of another system; `None`: the field has tokens, or it was not asked yet.
+    interop: Option<InteropSealer>,
     sealers: HashMap<Option<SubjectRef>, Sealer>,
     keys: HashMap<Option<SubjectRef>, (Arc<Key>, Suite)>,
     is_rotating: bool,
@@ -105,6 +108,7 @@ impl<'p> ColumnSealer<'p> {
             parts,
             target,
             nonces: NoncePool::new(Box::new(OsEntropy)),
+            interop: None,
             sealers: HashMap::new(),
             keys: HashMap::new(),
             is_rotating: false,
@@ -124,6 +128,10 @@ impl<'p> ColumnSealer<'p> {
         &mut self,
         subjects: impl Iterator<Item = Option<SubjectRef>>,
     ) -> Result<(), VeilFault> {
+        if self.target.interop().is_some() {
+            self.interop = InteropSealer::of(self.target, &self.parts.keys.keyring())?;
+            return Ok(());
+        }
         let mut asked: Vec<Option<SubjectRef>> = Vec::new();
         let mut needed: Vec<NeededKey> = Vec::new();
         let mut suites = Vec::new();
@@ -161,7 +169,7 @@ impl<'p> ColumnSealer<'p> {
         self.keys.get(&subject).map(|(key, _)| key.id).ok_or_else(missing)
     }
 
-    /// Appends a token of a JSON text to `out`.
+    /// Appends a token of a JSON text to `out`; in the form of another system, its text there.
     ///
     /// # Errors
     /// The data subject was erased, or keys are not available.
@@ -175,6 +183,12 @@ impl<'p> ColumnSealer<'p> {
         let Some(field) = self.target.field() else {
             return Err(self.target.rejected(RejectCode::WrongType));
         };
+        if field.interop.is_some() && self.interop.is_none() {
+            self.prepare(std::iter::once(subject))?;
+        }
+        if let Some(sealer) = &mut self.interop {
+            return sealer.seal(self.target, payload, out);
+        }
         if !self.keys.contains_key(&subject) {
             self.prepare(std::iter::once(subject))?;
         }
