@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 from models import Base, Note, Person, Vault
 from pg import Postgres
-from sqlalchemy import Engine, create_engine, func, insert, select, text, update
+from sqlalchemy import Engine, and_, create_engine, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.orm import Session, aliased, joinedload, selectinload, sessionmaker
+from sqlalchemy.orm import (
+    Session,
+    aliased,
+    defer,
+    joinedload,
+    load_only,
+    selectinload,
+    sessionmaker,
+)
 from world import Service, World
 
 import veilstream
@@ -166,6 +174,61 @@ def test_updates_say_whose_row_it_is(engine: Engine) -> None:
         mails = session.scalars(select(Person).order_by(Person.id)).all()
         assert [person.mail for person in mails] == ["one@x.org", "two@x.org", "3@x.org"]
         assert session.scalars(select(Person).where(Person.mail == "two@x.org")).one().id == 2
+
+
+OF_NOBODY: dict[str, Any] = {
+    "a join": update(Person).where(Person.id == Note.person_id, Note.id == 5),
+    "a namesake": update(Person).where(Note.id == 5),
+    "an alias": update(Person).where(aliased(Person, name="other").id == 5),
+    "an alias of its table": update(Person).where(Person.__table__.alias("other").c.id == 5),
+    "another table": update(Person.__table__).where(Note.__table__.c.id == 5),  # type: ignore[arg-type]
+    "either": update(Person).where((Person.id == 5) | (Person.id == 1)),
+    "not it": update(Person).where(~and_(Person.id == 5, Person.name == "n")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:UPDATE statement has a cartesian product")
+@pytest.mark.parametrize("name", OF_NOBODY)
+def test_updates_are_sealed_for_their_own_row_alone(engine: Engine, name: str) -> None:
+    """A column of the same name in another table says nothing of this one."""
+    add(engine, Person(id=1, mail="1@x.org", notes=[Note(id=5)]), Person(id=5, mail="5@x.org"))
+    with Session(engine) as session:
+        with pytest.raises(NotSealed, match="tied to id"):
+            session.execute(
+                OF_NOBODY[name].values(mail="new@x.org"),
+                execution_options={"synchronize_session": False},
+            )
+        session.rollback()
+        mails = session.scalars(select(Person).order_by(Person.id)).all()
+        assert [person.mail for person in mails] == ["1@x.org", "5@x.org"]
+
+
+@pytest.mark.filterwarnings("ignore:UPDATE statement has a cartesian product")
+def test_updates_over_two_tables_that_say_whose_row_it_is(engine: Engine) -> None:
+    add(engine, Person(id=1, mail="1@x.org", ssn="11", notes=[Note(id=5, plain="p")]))
+    table: Any = Person.__table__
+    with Session(engine) as session, session.begin():
+        own = update(Person).where(Person.id == Note.person_id, Note.id == 5, Person.id == 1)
+        session.execute(own.values(mail="new@x.org"))
+        both = and_(table.c.id == 1, Note.__table__.c.id == 5)
+        session.execute(update(table).where(both).values({table.c.city: "Paris"}))
+        # The region of the row is known by a criterion too; that of a vault is not it.
+        with pytest.raises(NotSealed, match="tied to region"):
+            session.execute(update(Person).where(Person.id == 1, Vault.region == "eu").values(ssn="2"))
+        session.execute(update(Person).where(Person.id == 1, Person.region == "eu").values(ssn="2"))
+    with Session(engine) as session:
+        person = session.get_one(Person, 1)
+        assert (person.mail, person.city, person.ssn) == ("new@x.org", "Paris", "2")
+
+
+def test_values_of_another_table_are_not_of_this_row(engine: Engine) -> None:
+    add(engine, Person(id=1, mail="1@x.org", notes=[Note(id=5)]))
+    people: Any = Person.__table__
+    notes: Any = Note.__table__
+    with engine.connect() as connection:
+        clause = update(people).where(people.c.id == notes.c.person_id)
+        with pytest.raises(NotSealed, match="tied to id"):
+            connection.execute(clause.values({people.c.mail: "x@x.org", notes.c.id: 7}))
 
 
 def test_a_statement_is_one_disclosure(engine: Engine, world: World) -> None:

@@ -16,7 +16,7 @@ from .._veil import Veil
 from ..errors import VeilError
 from .types import BlindIndex, Encrypted, Protected
 
-__all__ = ["Cell", "MappingError", "Plan", "check", "names_of_mapper", "plan_of"]
+__all__ = ["Cell", "MappingError", "Plan", "check", "names_of_mapper", "plan_of", "scalar"]
 
 INFO = "veilstream"
 
@@ -70,6 +70,11 @@ def plan_of(table: Any) -> Plan | None:
         plan = Plan(own, cells)
         _plans[own] = plan
     return plan if plan.cells else None
+
+
+def scalar(value: Any) -> Any:
+    """A subject or bound value as it stands in a token's context."""
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def names_of_mapper(mapper: Mapper[Any]) -> None:

@@ -21,7 +21,7 @@ from .._connect import Masked
 from .._veil import Veil
 from ..sealed import NotSealed, Sealed, SealedContext
 from .attached import veil_of
-from .plans import Cell, Plan, check_plan, plan_of
+from .plans import Cell, Plan, check_plan, plan_of, scalar
 from .search import resolve
 from .types import TokenText
 
@@ -68,7 +68,8 @@ class _Writing:
                 raise self._unsealable("INSERT FROM SELECT moves tokens to other rows; seal values")
             return clause, many, one
         rows = [dict(row) for row in many] if many else [dict(one)]
-        fixed = _values_of(clause)
+        names = _named_in(clause, self.plan)
+        fixed = {key: _plain(value) for key, (_, value) in names.items()}
         self._refuse_expressions(fixed)
         if getattr(clause, "_multi_values", ()):
             self._seal_lists()
@@ -86,7 +87,10 @@ class _Writing:
             changed = {
                 key: value for key, value in whole.items() if value is not before.get(key, _MISSING)
             }
-            self.clause = clause.values(changed)
+            # A column keeps the name that values() gave it: one name more would be one value more.
+            self.clause = clause.values(
+                {names[key][0] if key in names else key: value for key, value in changed.items()}
+            )
             return self._with_conflict(), many, one
         if any(set(row) & set(self.names) for row in rows):
             self._seal(rows, rows, fixed)
@@ -167,7 +171,7 @@ class _Writing:
                 f"{cell.kind.field} is tied to {column.key}, which this statement does not say."
                 " Write it as a value, or change the entity and flush"
             )
-        return value if isinstance(value, str | int | float | bool) else str(value)
+        return scalar(value)
 
     def _make_defaults(self, rows: list[Row], fixed: Row | None) -> None:
         """Makes what tokens are tied to and SQLAlchemy would make later: of all rows or none."""
@@ -333,10 +337,16 @@ def _bound(value: Any) -> Any:
     return null() if value is None else value
 
 
-def _values_of(clause: Any) -> Row:
+def _named_in(clause: Any, plan: Plan) -> dict[str, tuple[Any, Any]]:
+    """What values() names of a plan's table: by key, the name as it stands there and the value."""
     values = dict(clause._values or {})
     values.update(dict(getattr(clause, "_ordered_values", None) or ()))
-    return {_key(name): _plain(value) for name, value in values.items()}
+    # UPDATE over two tables may set columns of the other one, which may have the same names.
+    return {
+        _key(name): (name, value)
+        for name, value in values.items()
+        if not isinstance(name, Column) or _is_column(name, plan.table.c.get(name.key))
+    }
 
 
 def _equal_to(clause: Update, column: Column[Any], params: Row) -> Any:
@@ -345,11 +355,16 @@ def _equal_to(clause: Update, column: Column[Any], params: Row) -> Any:
         if (
             isinstance(element, BinaryExpression)
             and element.operator is operators.eq
-            and getattr(element.left, "key", None) == column.key
+            and _is_column(element.left, column)
             and isinstance(element.right, BindParameter)
         ):
             return params.get(element.right.key, _plain(element.right))
     return _MISSING
+
+
+def _is_column(element: Any, column: Column[Any] | None) -> bool:
+    """Whether it is this column itself: not one of its name, and not that of an alias."""
+    return isinstance(element, Column) and element._deannotate() is column
 
 
 def _flat(criteria: Any) -> Iterator[Any]:
