@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import load_only, selectinload
 from world import Service, World
 
 from veilstream import AsyncVeil, Veil
@@ -66,6 +66,18 @@ def test_entities(postgres: Postgres, veil: Veil, world: World, driver: str) -> 
                 assert found.mail == "changed@x.org"
                 with pytest.raises(NotSearchable):
                     await session.scalars(query.limit(1))
+                # Compared with what was read: neither loader options nor later changes count.
+                changed = select(Person).where(Person.mail == "changed@x.org")
+                rows = await session.scalars(changed)
+                with session.no_autoflush:
+                    found.mail = "later@x.org"
+                    assert [person.id for person in rows] == [7]
+                    await session.refresh(found)
+                session.expunge_all()
+                sparse = changed.options(load_only(Person.id))
+                assert [person.id for person in await session.scalars(sparse)] == [7]
+                streamed = await session.stream_scalars(sparse)
+                assert [person.id async for person in streamed] == [7]
                 stream = await session.stream_scalars(select(Person).order_by(Person.id))
                 assert len([person.mail async for person in stream]) == 120
 

@@ -326,6 +326,21 @@ def test_what_does_not_open_is_said_where_it_is_read(engine: Engine, world: Worl
         assert two.name is None and two.age == 2
 
 
+def test_what_a_value_is_tied_to_must_be_loaded_too(engine: Engine) -> None:
+    add(engine, Person(id=1, mail="1@x.org", ssn="11"))
+    with Session(engine) as session, session.begin():
+        session.add(Vault(id=1, ssn="11"))
+    with Session(engine) as session:
+        person = session.scalars(select(Person).options(load_only(Person.mail, Person.ssn))).one()
+        vault = session.scalars(select(Vault).options(defer(Vault.region))).one()
+        assert person.mail == "1@x.org"
+        for one in (person, vault):
+            with pytest.raises(veilstream.NotRevealed, match="region, which is not loaded"):
+                _ = one.ssn
+        assert (person.region, person.ssn) == ("eu", "11")
+        assert vault.region == "eu" and vault.ssn is not None and vault.ssn.reveal() == "11"
+
+
 def test_old_clear_values_are_read_where_the_mapping_lets(engine: Engine) -> None:
     add(engine, *[Note(text=f"sealed {n}") for n in range(2)])  # type: ignore[arg-type]
     with engine.begin() as connection:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from models import Note, Person
-from sqlalchemy import Engine, and_, delete, exists, func, insert, or_, select, text, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Engine, and_, delete, event, exists, func, insert, or_, select, text, update
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    defer,
+    joinedload,
+    load_only,
+    mapped_column,
+    selectinload,
+)
+from world import World
 
-from veilstream.sqlalchemy import NotSearchable
+from veilstream.sealed import Sealed
+from veilstream.sqlalchemy import NotSearchable, blind_index, encrypted, sealed
 
 RECORDS = int(os.environ.get("VEILSTREAM_RECORDS", "10000"))
 SEED = int(os.environ.get("VEILSTREAM_SEED", random.randrange(1 << 32)))
@@ -20,6 +32,14 @@ SEED = int(os.environ.get("VEILSTREAM_SEED", random.randrange(1 << 32)))
 def spelled(rng: random.Random, value: str) -> str:
     """The same value, as somebody else writes it."""
     return rng.choice([value, value.upper(), value.lower(), f" {value} "])
+
+
+def add_neighbours(engine: Engine) -> None:
+    """More people than the index of an address has buckets."""
+    people = [Person(id=n, mail=f"{n}@x.org", name=f"n{n}", city="Paris") for n in range(600)]
+    people[7].notes = [Note(text="a"), Note(text="b")]
+    with Session(engine) as session, session.begin():
+        session.add_all(people)
 
 
 def test_search_finds_what_a_clear_search_finds(engine: Engine) -> None:
@@ -205,3 +225,143 @@ def test_a_statement_may_be_used_again(engine: Engine) -> None:
         session.flush()
         assert [person.id for person in session.scalars(query)] == [1]
         assert "y@x.org" not in str(query.compile()) + repr(query.compile().params)
+
+
+LEFT_OUT: dict[str, list[Any]] = {
+    "load_only": [load_only(Person.id)],
+    "defer": [defer(Person.mail)],
+    "raiseload": [defer(Person.mail, raiseload=True)],
+    "relation": [load_only(Person.name), selectinload(Person.notes)],
+    "joined relation": [load_only(Person.name), joinedload(Person.notes)],
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_search_needs_no_loaded_attribute(engine: Engine, name: str) -> None:
+    """Only the rows that match, though the statement leaves the attribute out."""
+    add_neighbours(engine)
+    with Session(engine) as session:
+        query = select(Person).where(Person.mail == "7@X.org").options(*LEFT_OUT[name])
+        found = session.scalars(query).unique().all()
+        assert [person.id for person in found] == [7]
+        # What was left out is not loaded by the way.
+        assert "mail" not in found[0].__dict__
+        assert [note.text for note in found[0].notes] == ["a", "b"]
+    other = aliased(Person)
+    with Session(engine) as session:
+        aliased_query = select(other).where(other.mail == "7@x.org").options(defer(other.mail))
+        assert [person.id for person in session.scalars(aliased_query)] == [7]
+
+
+def test_a_search_is_one_disclosure(engine: Engine, world: World) -> None:
+    """Values are opened once: with their entities, or, left out, to be compared."""
+    add_neighbours(engine)
+    both = and_(Person.mail == "7@x.org", Person.city == "Paris")
+    with Session(engine) as session:
+        tag = select(Person.email_bidx).where(Person.id == 7).scalar_subquery()
+        bucket = session.scalars(select(Person.id).where(Person.email_bidx == tag)).all()
+    assert 1 <= len(bucket) < 100
+    for options in ([], [load_only(Person.id)]):
+        before = len(world.audited())
+        with Session(engine) as session:
+            assert len(session.scalars(select(Person).where(both).options(*options)).all()) == 1
+        lines = [line for line in world.audited()[before:] if line["event"] == "reveal"]
+        # Up to a hundred people have a line each: of two values, opened once.
+        assert [line["items"] for line in lines] == [2] * len(bucket)
+
+
+def test_a_search_judges_by_what_the_database_has(engine: Engine) -> None:
+    """Entities that a session has already keep old values; those say nothing of the rows."""
+    add_neighbours(engine)
+
+    def ids(session: Session, mail: str) -> list[int]:
+        return [person.id for person in session.scalars(select(Person).where(Person.mail == mail))]
+
+    with Session(engine) as session:
+        person = session.get_one(Person, 7)
+        assert person.mail == "7@x.org"
+        with Session(engine) as other, other.begin():
+            other.get_one(Person, 7).mail = "new@x.org"
+        # What another session wrote.
+        assert ids(session, "new@x.org") == [7]
+        assert person.mail == "7@x.org"
+        assert ids(session, "7@x.org") == []
+        session.expire(person, ["mail"])
+        assert ids(session, "new@x.org") == [7]
+        assert person.mail == "new@x.org"
+        session.expire_all()
+        assert ids(session, "new@x.org") == [7]
+        # What this session has not written yet.
+        with session.no_autoflush:
+            person.mail = "pending@x.org"
+            assert ids(session, "pending@x.org") == []
+            assert ids(session, "new@x.org") == [7]
+            assert person.mail == "pending@x.org"
+        assert ids(session, "pending@x.org") == [7]
+
+
+def test_a_checked_result_is_the_usual_result(engine: Engine) -> None:
+    """Neither rows nor scalars show what was read to compare."""
+    add_neighbours(engine)
+    query = select(Person).where(Person.mail == "7@x.org")
+    with Session(engine) as session:
+        (row,) = session.execute(query).all()
+        assert len(row) == 1 and row.Person is row[0] is row._mapping["Person"]
+        assert list(session.execute(query).keys()) == ["Person"]
+        assert session.execute(query).scalar_one() is row.Person
+        assert session.scalar(query) is row.Person
+        assert session.execute(query).unique().one().Person is row.Person
+        parts = session.execute(query, execution_options={"yield_per": 2}).partitions()
+        assert [[one.Person.id for one in part] for part in parts] == [[7]]
+        legacy = session.query(Person).filter(Person.mail == "7@x.org")
+        assert legacy.all() == [row.Person]
+        assert legacy.options(joinedload(Person.notes)).one() is row.Person
+        assert [one[0] for one in legacy.only_return_tuples(True)] == [row.Person]
+        table = select(Person).where(Person.__table__.c.mail == "7@x.org")
+        assert session.scalars(table).all() == [row.Person]
+
+
+def test_rows_that_nobody_can_check_are_refused(engine: Engine) -> None:
+    """As with a cache of results: what stands there may be a neighbour."""
+    add_neighbours(engine)
+    with Session(engine) as session:
+        event.listen(session, "do_orm_execute", lambda state: state.invoke_statement().freeze()())
+        with pytest.raises(NotSearchable, match="did not load"):
+            session.scalars(select(Person).where(Person.mail == "7@x.org"))
+
+
+def test_a_search_finds_attributes_by_their_columns(engine: Engine) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    class Renamed(Own):
+        __tablename__ = "renamed"
+        key: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+        kind: Mapped[str]
+        mail: Mapped[str | None] = encrypted(
+            "people.email", index="bidx", subject="key", name="mail_address", deferred=True
+        )
+        bidx: Mapped[str | None] = blind_index("people.email", name="mail_index")
+        __mapper_args__: ClassVar[Any] = {"polymorphic_on": "kind", "polymorphic_identity": "a"}
+
+    class Special(Renamed):
+        city: Mapped[Sealed[str] | None] = sealed("people.city", index="city_bidx", subject="key")
+        city_bidx: Mapped[str | None] = blind_index("people.city")
+        __mapper_args__: ClassVar[Any] = {"polymorphic_identity": "b"}
+
+    Own.metadata.create_all(engine)
+    try:
+        with Session(engine) as session, session.begin():
+            session.add_all([Renamed(key=n, mail=f"{n}@x.org") for n in range(600)])
+            session.add(Special(key=600, mail="600@x.org", city="Paris"))  # type: ignore[arg-type]
+        column = Renamed.__table__.c.mail_address
+        with Session(engine) as session:
+            for condition in (Renamed.mail == "7@x.org", column == "7@x.org"):
+                found = session.scalars(select(Renamed).where(condition))
+                assert [one.key for one in found] == [7]
+            for kind in (Renamed, Special):
+                special = session.scalars(select(kind).where(Special.city == "PARIS"))
+                assert [one.key for one in special] == [600]
+    finally:
+        Own.metadata.drop_all(engine)
+        Own.registry.dispose()

@@ -11,7 +11,8 @@ What each module does:
 
 * ``types``: the column types, and what may be written in Python with them.
 * ``plans``: which columns of a table belong together, and what is wrong with a mapping.
-* ``search``: comparisons become ``IN`` over an index; bucketed ones are opened and compared again.
+* ``search``: comparisons become ``IN`` over an index.
+* ``recheck``: what a bucketed index found is opened and compared again.
 * ``write``: INSERT and UPDATE get tokens and index values in place of values.
 * ``load``: entities of one statement are opened together.
 * ``attached``: on which engine or session a ``Veil`` hangs.

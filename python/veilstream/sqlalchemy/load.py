@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
@@ -19,8 +19,9 @@ from .._veil import Veil
 from ..errors import NotRevealed
 from ..sealed import Sealed, SealedContext
 from .attached import veil_of_session
-from .plans import Cell, check_plan, names_of_mapper, plan_of
-from .search import Recheck, resolve_entities
+from .plans import Cell, check_plan, names_of_mapper, plan_of, scalar
+from .recheck import Rechecks
+from .search import resolve_entities
 from .types import Encrypted, Protected
 from .write import default_of
 
@@ -65,6 +66,16 @@ class _Loading:
     entities: dict[type[Any], list[InstanceState[Any]]] = field(default_factory=dict)
     # Of entities that were read again: the attributes that were asked for.
     asked: dict[InstanceState[Any], frozenset[str]] = field(default_factory=dict)
+
+    def read(self) -> Callable[[InstanceState[Any], str], bool]:
+        """Whether an attribute of an entity was read."""
+        states = {state for found in self.entities.values() for state in found}
+
+        def is_read(state: InstanceState[Any], key: str) -> bool:
+            asked = self.asked.get(state)
+            return state in states and (asked is None or key in asked)
+
+        return is_read
 
     def taken(self) -> _Loading:
         """What there is so far, which is then gone from here."""
@@ -181,7 +192,8 @@ def _is_changed(target: Any, key: str) -> bool:
 def _on_execute(state: ORMExecuteState) -> Result[Any] | None:
     # Mappers may not be configured yet: what is protected is known while rows are loaded.
     session = state.session
-    checks: list[Recheck] = []
+    rechecks: Rechecks | None = None
+    is_single = True
     statement = state.statement
     if state.is_select:
 
@@ -189,27 +201,36 @@ def _on_execute(state: ORMExecuteState) -> Result[Any] | None:
             return veil_of_session(session, session.connection(state.bind_arguments))
 
         statement, checks = resolve_entities(statement, own)
+        if checks:
+            rechecks = Rechecks(checks)
+            statement = rechecks.selected(statement)
+            is_single = not cast(Any, state.load_options)._only_return_tuples
     loading = _Loading()
     with _Collected(session, loading):
         result = state.invoke_statement(
             statement=None if statement is state.statement else statement
         )
-    return _wrapped(session, result, loading, checks)
+    result = _wrapped(state, result, loading, rechecks)
+    return result if rechecks is None else rechecks.without_columns(result, is_single)
 
 
 def _wrapped(
-    session: Session, result: Result[Any], loading: _Loading, checks: list[Recheck]
+    state: ORMExecuteState, result: Result[Any], loading: _Loading, rechecks: Rechecks | None
 ) -> Result[Any]:
     """The result with rows that are opened chunk by chunk."""
+    session = state.session
     rows: Any = result
     chunks = getattr(rows, "chunks", None)
     if chunks is None:
+        if rechecks is not None:
+            rechecks.refuse()
         return result
     connection = getattr(getattr(rows, "raw", None), "connection", None)
-    if loading.entities:
-        # Rows were fetched already (asyncio); what follows finds them opened.
-        _open(session, connection, loading.taken())
-    opened = _Chunks(session, connection, chunks, checks, loading)
+    opened: Callable[[int | None], Iterator[Sequence[Any]]]
+    opened = _Chunks(session, connection, chunks, rechecks, loading)
+    if state.execution_options.get("prebuffer_rows"):
+        # Rows were fetched already (asyncio): they are opened while nobody has changed an entity.
+        opened = _Buffered(list(opened(None)))
     rows.chunks = opened
     rows.iterator = chain.from_iterable(opened(rows._yield_per))
     return result
@@ -229,6 +250,16 @@ class _Collected:
         self._stack.remove(self._loading)
 
 
+@dataclass(slots=True)
+class _Buffered:
+    """Chunks that were opened already."""
+
+    chunks: list[Sequence[Any]]
+
+    def __call__(self, size: int | None) -> Iterator[Sequence[Any]]:
+        return iter(self.chunks)
+
+
 class _Chunks:
     """Rows of a result, chunk by chunk, opened and compared again."""
 
@@ -237,13 +268,13 @@ class _Chunks:
         session: Session,
         connection: Connection | None,
         chunks: Callable[[int | None], Iterator[Sequence[Any]]],
-        checks: list[Recheck],
+        rechecks: Rechecks | None,
         loading: _Loading,
     ) -> None:
         self._session = session
         self._connection = connection
         self._chunks = chunks
-        self._checks = checks
+        self._rechecks = rechecks
         self._loading = loading
 
     def __call__(self, size: int | None) -> Iterator[Sequence[Any]]:
@@ -251,22 +282,15 @@ class _Chunks:
         while True:
             with _Collected(self._session, self._loading):
                 rows = next(chunks, None)
-            if self._loading.entities:
-                _open(self._session, self._connection, self._loading.taken())
+            loading = self._loading.taken()
+            if loading.entities:
+                _open(self._session, self._connection, loading)
             if rows is None:
                 return
-            yield self._checked(rows)
-
-    def _checked(self, rows: Sequence[Any]) -> Sequence[Any]:
-        if not self._checks:
-            return rows
-        veil = veil_of_session(self._session, self._connection)
-        kept = []
-        for row in rows:
-            entity = row[0] if isinstance(row, tuple) else row
-            if all(check.holds(veil, entity) for check in self._checks):
-                kept.append(row)
-        return kept
+            if self._rechecks is not None:
+                veil = veil_of_session(self._session, self._connection)
+                rows = self._rechecks.kept(veil, rows, loading.read())
+            yield rows
 
 
 def _open(session: Session, connection: Connection | None, loading: _Loading) -> None:
@@ -284,6 +308,9 @@ def _open(session: Session, connection: Connection | None, loading: _Loading) ->
             found, rows = states, dicts
             if not all([type(row.get(key)) is Sealed for row in dicts]):
                 found = [s for s, row in zip(states, dicts, strict=True) if _is_sealed(row, key)]
+                rows = [state.dict for state in found]
+            if not all([name in row for name in own.context for row in rows]):
+                found = [state for state in found if _has_context(own, state, loading)]
                 rows = [state.dict for state in found]
             if not found:
                 continue
@@ -313,6 +340,16 @@ def _is_sealed(row: dict[str, Any], key: str) -> bool:
     return type(row.get(key)) is Sealed
 
 
+def _has_context(own: _Attribute, state: InstanceState[Any], loading: _Loading) -> bool:
+    """Whether all is loaded that a value is tied to: loader options may leave it out."""
+    for name in own.context:
+        if name not in state.dict:
+            status = f"tied to {name}, which is not loaded; load it too"
+            _not_opened(own, state.dict, state, status, loading.asked.get(state))
+            return False
+    return True
+
+
 def _attributes_of(cls: type[Any]) -> list[_Attribute]:
     return _attributes.get(cls, [])
 
@@ -330,19 +367,15 @@ def _place(veil: Veil, own: _Attribute, dicts: list[dict[str, Any]]) -> None:
     for row in dicts:
         value: Sealed[Any] = row[own.key]
         if value._context is None:
-            subject = None if own.subject is None else _scalar(row[own.subject])
-            bind = {name: _scalar(row[bound]) for name, bound in own.binds} or None
+            subject = None if own.subject is None else scalar(row[own.subject])
+            bind = {name: scalar(row[bound]) for name, bound in own.binds} or None
             value._context = SealedContext(veil, bind, subject)
 
 
 def _scalars(dicts: list[dict[str, Any]], key: str) -> list[Any]:
     values = [row[key] for row in dicts]
     kinds = {type(value) for value in values}
-    return values if kinds <= _SCALARS else [_scalar(value) for value in values]
-
-
-def _scalar(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return values if kinds <= _SCALARS else [scalar(value) for value in values]
 
 
 def _not_opened(
@@ -357,12 +390,7 @@ def _not_opened(
     if status == "clear" and kind.clear != "reject":
         if kind.clear == "count":
             _clear_seen[kind.field] += 1
-        text = row[own.key]._token
-        try:
-            row[own.key] = text if kind.old is None else kind.old(text)
-        except Exception:
-            # Its message could quote what it was given.
-            raise NotRevealed(kind.field, "corrupt") from None
+        row[own.key] = kind.old_value(row[own.key]._token)
         return
     session, target = state.session, state.obj()
     if session is not None and target is not None:

@@ -28,21 +28,28 @@ from sqlalchemy.types import TypeDecorator
 
 from .._columns import has_keys, normalized
 from .._veil import Veil
-from ..errors import NotRevealed, NotSearchable
+from ..errors import NotSearchable
 from ..sealed import Sealed
 from .misuse import refuse_misuse
 
-__all__ = ["EncryptedComparator", "Recheck", "Sought", "resolve", "resolve_entities"]
+__all__ = [
+    "EncryptedComparator",
+    "Recheck",
+    "Sought",
+    "refuse_bucketed",
+    "resolve",
+    "resolve_entities",
+]
 
 
 class Sought:
     """Values that are looked for. It shows none of them."""
 
-    __slots__ = ("attribute", "field", "original", "values")
+    __slots__ = ("column", "field", "original", "values")
 
-    def __init__(self, field: str, attribute: str, values: Sequence[Any]) -> None:
+    def __init__(self, field: str, column: ColumnElement[Any], values: Sequence[Any]) -> None:
         self.field = field
-        self.attribute = attribute
+        self.column = column
         self.values = values
         self.original: object = None
 
@@ -115,7 +122,7 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
         for value in listed:
             if isinstance(value, ClauseElement | Sealed) or hasattr(value, "__clause_element__"):
                 self._refuse("comparing with anything but a value")
-        sought = Sought(kind.field, _attribute(self.expr), listed)
+        sought = Sought(kind.field, self.expr, listed)
         parameter: BindParameter[Any] = bindparam(
             None, cast(Any, sought), type_=SoughtTag(kind.field), unique=True, expanding=True
         )
@@ -156,23 +163,13 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
 
 @dataclass(slots=True)
 class Recheck:
-    """What a bucketed search found must be compared again: an attribute, and what may be in it."""
+    """What a bucketed search found must be compared again: a column, and what may be in it."""
 
     field: str
-    attribute: str
-    wanted: frozenset[Any]
-
-    def holds(self, veil: Veil, entity: Any) -> bool:
-        """Whether an entity has one of the values that were looked for."""
-        value = entity.__dict__.get(self.attribute)
-        if isinstance(value, Sealed):
-            try:
-                value = value.reveal()
-            except NotRevealed:
-                return False
-        if value is None:
-            return False
-        return normalized(veil, self.field, value) in self.wanted
+    # Of tokens, in the table or alias that is searched.
+    column: ColumnElement[Any]
+    # In the form in which the index compares values.
+    wanted: frozenset[bytes]
 
 
 def _is_null(value: Any) -> bool:
@@ -223,7 +220,7 @@ def resolve(statement: Any, veil_of: Any) -> Any:
         wanted = cast(Sought, parameter.value)
         tags[parameter.key], recheck = _tags(veil, wanted)
         if recheck:
-            _refuse_bucketed(wanted.field, "this statement")
+            refuse_bucketed(wanted.field, "this statement")
     return _with_tags(statement, tags)
 
 
@@ -240,11 +237,11 @@ def resolve_entities(statement: Any, veil_of: Any) -> tuple[Any, list[Recheck]]:
         tags[parameter.key], recheck = _tags(veil, wanted)
         if recheck:
             if not has_keys(veil):
-                _refuse_bucketed(wanted.field, "Veil.connect")
+                refuse_bucketed(wanted.field, "Veil.connect")
             _must_be_checkable(statement, parameter, wanted)
             forms = (normalized(veil, wanted.field, value) for value in wanted.values)
             known = frozenset(form for form in forms if form is not None)
-            checks.append(Recheck(wanted.field, wanted.attribute, known))
+            checks.append(Recheck(wanted.field, wanted.column, known))
     return _with_tags(statement, tags), checks
 
 
@@ -257,7 +254,8 @@ def _with_tags(statement: Any, tags: dict[str, list[str]]) -> Any:
     return visitors.cloned_traverse(statement, options, {"bindparam": put})
 
 
-def _refuse_bucketed(field: str, what: str) -> NoReturn:
+def refuse_bucketed(field: str, what: str) -> NoReturn:
+    """Raises: something cannot tell what was looked for from its neighbours in the bucket."""
     raise NotSearchable(
         f"{field}: its index is bucketed, so it finds other values too, and {what} cannot open and"
         " compare them. Select entities with this condition alone or in and_(), without limit,"
@@ -269,7 +267,7 @@ def _must_be_checkable(statement: Any, parameter: BindParameter[Any], sought: So
     """Only a SELECT of one entity, in which the search narrows and nothing else counts rows."""
     field = sought.field
     if not isinstance(statement, Select):
-        _refuse_bucketed(field, "this statement")
+        refuse_bucketed(field, "this statement")
     for clause, name in (
         ("_limit_clause", "limit"),
         ("_offset_clause", "offset"),
@@ -281,26 +279,26 @@ def _must_be_checkable(statement: Any, parameter: BindParameter[Any], sought: So
     ):
         found = getattr(statement, clause, None)
         if found is not None and found is not False and found != ():
-            _refuse_bucketed(field, name)
+            refuse_bucketed(field, name)
     if any(isinstance(part, Join) for part in statement._from_obj):
-        _refuse_bucketed(field, "join")
+        refuse_bucketed(field, "join")
     element = next(
         (one for one in _conjunction(statement.whereclause) if _searches(one, parameter)), None
     )
     if element is None:
-        _refuse_bucketed(field, "a condition in or_(), not_() or a subquery")
+        refuse_bucketed(field, "a condition in or_(), not_() or a subquery")
     columns = statement.column_descriptions
     if len(columns) != 1 or columns[0]["expr"] is not columns[0].get("entity"):
-        _refuse_bucketed(field, "a list of columns")
+        refuse_bucketed(field, "a list of columns")
     entity: Any = inspected(columns[0]["entity"])
     table: Any = cast(Any, element).left.table
     if isinstance(entity, AliasedInsp):
         is_of_it = table is entity.selectable
     else:
         tables: Any = entity.tables if isinstance(entity, Mapper) else ()
-        is_of_it = isinstance(table, Table) and any(table.key == own.key for own in tables)
+        is_of_it = isinstance(table, Table) and any(table is own for own in tables)
     if not is_of_it:
-        _refuse_bucketed(field, "a search in another table")
+        refuse_bucketed(field, "a search in another table")
 
 
 def _conjunction(element: Any) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from sqlalchemy import Dialect, FetchedValue, Text
 from sqlalchemy.orm import MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ..errors import NotRevealed
 from ..sealed import NotSealed, Sealed
 from .misuse import ProtectedText
 from .search import EncryptedComparator
@@ -72,6 +73,16 @@ class Protected(ProtectedText):
         self.bind = tuple(sorted(pairs))
         self.clear = clear
         self.old = old
+
+    def old_value(self, text: str) -> Any:
+        """A value from before there were tokens, where the mapping allows it; else ``None``."""
+        if self.clear == "reject":
+            return None
+        try:
+            return text if self.old is None else self.old(text)
+        except Exception:
+            # Its message could quote what it was given.
+            raise NotRevealed(self.field, "corrupt") from None
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         return _text(dialect)
