@@ -86,6 +86,29 @@ impl<'a> Sandbox<'a> {
         )
     }
 
+    /// Who sees how many of a numbered series, for the message of a failure: whether records are
+    /// gone, aborted, or passed by.
+    fn account(&self, all: usize) -> String {
+        let bootstrap = &self.broker.bootstrap;
+        let topic = |what: &str| format!("{}.{what}", self.name);
+        let views = [
+            ("raw", reader::committed(bootstrap, &topic("raw"), self.partitions)),
+            ("with aborted ones", reader::uncommitted(bootstrap, &topic("clean"), self.partitions)),
+            ("sanitized", self.clean()),
+        ];
+        let mut told = String::new();
+        for (view, records) in views {
+            let times = reader::times(&records, all);
+            let missing: Vec<usize> = (0..all).filter(|n| times[*n] == 0).collect();
+            let (first, last) = (missing.first(), missing.last());
+            let count = missing.len();
+            told += &format!("{view}: {count} of {all} missing, from {first:?} to {last:?}\n");
+        }
+        let console = self.broker.console_consumer(&topic("clean"), all).output().unwrap();
+        let seen = console.stdout.iter().filter(|byte| **byte == b'\n').count();
+        told + &format!("Kafka's console consumer sees {seen} of the sanitized topic\n")
+    }
+
     /// The sanitized topic holds every record of a series of `all` once, in order within its
     /// partition.
     pub(crate) fn assert_each_once(&self, all: usize) {
@@ -93,7 +116,8 @@ impl<'a> Sandbox<'a> {
         let times = reader::times(&records, all);
         let (missing, repeated) =
             (times.iter().filter(|n| **n == 0).count(), times.iter().filter(|n| **n > 1).count());
-        assert_eq!((missing, repeated), (0, 0), "missing, repeated of {all}");
+        let is_each_once = (missing, repeated) == (0, 0);
+        assert!(is_each_once, "{missing} missing, {repeated} repeated\n{}", self.account(all));
         for partition in 0..self.partitions {
             let numbers: Vec<usize> =
                 records.iter().filter(|r| r.partition == partition).map(reader::number).collect();
