@@ -29,6 +29,8 @@ pub(super) struct LogFile {
     file: File,
     /// The same to read from: it outlives the lock, for lines that are still to be copied.
     reader: Arc<File>,
+    /// Tells it from another file that takes its place.
+    ino: u64,
     /// Bytes that are durable.
     len: u64,
 }
@@ -79,14 +81,17 @@ impl LogFile {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            let (reader, len) = (Arc::new(File::open(path)?), file.metadata()?.len());
-            let own = Self { path: path.to_owned(), file, reader, len };
             // Its owner may have renamed it between the two calls.
-            if own.in_place()?.is_some() {
+            if standing(path, file.metadata()?.ino()).is_some() {
                 sync_folder_of(path)?;
-                return Ok(Some(own));
+                return Self::of(path.to_owned(), file).map(Some);
             }
         }
+    }
+
+    fn of(path: PathBuf, file: File) -> io::Result<Self> {
+        let (reader, opened) = (Arc::new(File::open(&path)?), file.metadata()?);
+        Ok(Self { path, file, reader, ino: opened.ino(), len: opened.len() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -143,7 +148,7 @@ impl LogFile {
         self.file.sync_data()?;
         let len = self.len + bytes.len() as u64;
         // A rotation of log files, or a hand: what is written now would be looked for in vain.
-        let why = match self.in_place()? {
+        let why = match standing(&self.path, self.ino) {
             Some(there) if there.len() == len => {
                 self.len = len;
                 return Ok(());
@@ -159,23 +164,17 @@ impl LogFile {
         )))
     }
 
-    /// What stands in its place, if it is this file.
-    fn in_place(&self) -> io::Result<Option<fs::Metadata>> {
-        let own = self.file.metadata()?;
-        Ok(fs::metadata(&self.path).ok().filter(|there| there.ino() == own.ino()))
-    }
-
     /// Takes away what a failed [`LogFile::write`] may have left. Nobody was told that it is there.
     /// Whether some of it stays.
     pub(super) fn take_back(&mut self) -> bool {
-        let is_longer = self.file.metadata().is_ok_and(|file| file.len() > self.len);
+        let is_longer = self.file.metadata().map_or(true, |file| file.len() > self.len);
         is_longer && self.file.set_len(self.len).is_err()
     }
 
     /// Renames it: nobody writes to it any more. On an error it is still in its place. Where somebody
     /// else has moved it, it stays there.
     pub(super) fn end(&self, chain: &Hex<16>, now: u64) -> io::Result<()> {
-        if self.in_place()?.is_none() {
+        if standing(&self.path, self.ino).is_none() {
             return Ok(());
         }
         let day: String = time::text(now).chars().take(10).collect();
@@ -186,7 +185,7 @@ impl LogFile {
 
     /// Removes it, where it holds nothing.
     pub(super) fn discard(self) -> io::Result<()> {
-        let is_there = self.len == 0 && self.in_place()?.is_some();
+        let is_there = self.len == 0 && standing(&self.path, self.ino).is_some();
         if is_there { fs::remove_file(&self.path) } else { Ok(()) }
     }
 
@@ -194,9 +193,13 @@ impl LogFile {
     pub(super) fn last_ended(&self) -> io::Result<Option<Predecessor>> {
         let Some(path) = ended(&self.path)?.pop() else { return Ok(None) };
         let file = File::open(&path)?;
-        let (reader, len) = (Arc::new(File::open(&path)?), file.metadata()?.len());
-        Ok(Self { path, file, reader, len }.tail()?.map(|tail| tail.last))
+        Ok(Self::of(path, file)?.tail()?.map(|tail| tail.last))
     }
+}
+
+/// What stands at a path, if it is the file of this number.
+fn standing(path: &Path, ino: u64) -> Option<fs::Metadata> {
+    fs::metadata(path).ok().filter(|there| there.ino() == ino)
 }
 
 /// The files that ended in the place of this one, the oldest first.
