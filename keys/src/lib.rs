@@ -55,5 +55,5 @@ pub use entropy::OsEntropy;
 pub use error::KeyError;
 pub use manager::{
     Manager, Parts, Progress, RebuiltLedger, RetireError, Rewrapped, Rotate, Rotated,
-    SCHEMA_KEY_LIFE, Settings,
+    SCHEMA_KEY_LIFE, Settings, opens_for_others,
 };

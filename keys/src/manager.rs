@@ -473,6 +473,7 @@ impl Drop for Manager {
 }
 
 /// Whether keys may open values for others: not those of dead letters, and no compromised ones.
-fn opens_for_others(kind: KeyKind, state: KeyState) -> bool {
+#[must_use]
+pub fn opens_for_others(kind: KeyKind, state: KeyState) -> bool {
     kind != KeyKind::DeadLetter && state != KeyState::Compromised
 }

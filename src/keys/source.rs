@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use veilstream_engine::Keyring;
 use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::key::{Key, KeyId, KeyKind, KeyState};
+use veilstream_engine::key::{Key, KeyId};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::credential::{Credentials, Suspension};
+use veilstream_keys::opens_for_others;
 
 /// A source of keys: the key manager, or keys of a test.
 pub trait KeySource: Send + Sync {
@@ -31,9 +32,7 @@ pub trait KeySource: Send + Sync {
     /// # Errors
     /// [`KeyFault`]; the token cannot be opened now.
     fn lookup_for_reading(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
-        let opens =
-            |key: &Arc<Key>| key.kind != KeyKind::DeadLetter && key.state != KeyState::Compromised;
-        Ok(self.lookup(id)?.filter(opens))
+        Ok(self.lookup(id)?.filter(|key| opens_for_others(key.kind, key.state)))
     }
 
     /// What [`KeySource::lookup_for_reading`] finds in memory. Does not block.

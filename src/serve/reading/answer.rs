@@ -104,10 +104,11 @@ pub(super) fn fields(read: &[Read<'_>]) -> Summary {
 
 /// Adds what came of fields, and the items that are none.
 pub(super) fn count(found: &Found<'_>, fields: &Summary, summary: &mut Summary) {
-    let malformed = found.items().filter(|item| matches!(item.kind, Kind::Malformed)).count();
-    let malformed = Some(("malformed", malformed as u64)).filter(|(_, count)| *count > 0);
-    for (status, count) in fields.iter().map(|(status, count)| (*status, *count)).chain(malformed) {
+    for (status, count) in fields {
         *summary.entry(status).or_default() += count;
+    }
+    for _ in found.items().filter(|item| matches!(item.kind, Kind::Malformed)) {
+        *summary.entry("malformed").or_default() += 1;
     }
 }
 

@@ -173,9 +173,9 @@ fn has_messages(asking: &Asking<'_>) -> bool {
     let is_message = |field: &Field| {
         field.interop.as_ref().is_some_and(|interop| interop.form == InteropForm::Pgcrypto)
     };
-    let schemas = asking.policies.schemas();
-    let mut asked = asking.found.schemas().filter_map(|name| schemas.get(name));
-    asked.any(|schema| schema.fields.iter().any(is_message))
+    let schemas = asking.policies.schemas().schemas().iter();
+    let mut with = schemas.filter(|schema| schema.fields.iter().any(is_message));
+    with.any(|schema| asking.found.items().any(|item| item.schema() == &*schema.name))
 }
 
 fn subject_of(kid: &KeyId, held: HeldKeys<'_>) -> Option<SubjectRef> {

@@ -21,8 +21,6 @@ use crate::audit::line::{Entry, Event, Predecessor};
 
 /// Requests in one batch. Each has one line most of the time.
 const BATCH: usize = 4096;
-/// Bytes of a batch whose room is kept for the next one.
-const KEPT: usize = 1 << 20;
 /// What a clock may jump by without a line about it.
 const JUMP: u64 = 60;
 const DAY: u64 = 86_400;
@@ -43,8 +41,6 @@ pub(super) struct State {
     adopted: HashSet<PathBuf>,
     /// A first chain has its first line where it must be.
     is_started: bool,
-    /// Room for the bytes of a batch.
-    room: Vec<u8>,
 }
 
 /// A chain in its file.
@@ -111,7 +107,6 @@ impl State {
             copiers,
             adopted: HashSet::new(),
             is_started: false,
-            room: Vec::new(),
         })
     }
 
@@ -220,7 +215,7 @@ impl State {
             chain: &mut open.chain,
             time: &time,
             most,
-            bytes: std::mem::take(&mut self.room),
+            bytes: Vec::new(),
             lines: 0,
             has_checkpoint: false,
         };
@@ -231,7 +226,7 @@ impl State {
         if is_last || Instant::now() >= self.checkpoint_due || batch.chain.uncovered() >= most {
             batch.checkpoint();
         }
-        let Batch { mut bytes, lines, has_checkpoint, .. } = batch;
+        let Batch { bytes, lines, has_checkpoint, .. } = batch;
         if !bytes.is_empty() {
             let from = open.file.len();
             if let Err(error) = open.file.write(&bytes) {
@@ -241,10 +236,6 @@ impl State {
             }
             open.durable = open.chain.as_predecessor();
             self.copiers.give(&span(&open.file, from, lines), false);
-        }
-        if bytes.capacity() <= KEPT {
-            bytes.clear();
-            self.room = bytes;
         }
         if has_checkpoint {
             self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
