@@ -57,6 +57,10 @@ pub(crate) mod mutant {
         IgnoreTopicId,
         /// A revoked partition's work commits after the answer.
         AnswerEarly,
+        /// A lane reads while a partition of its is moved back.
+        ReadMoving,
+        /// A lane reads before it has taken an assignment.
+        ReadAnnounced,
     }
 
     thread_local! {

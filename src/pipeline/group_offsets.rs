@@ -189,12 +189,15 @@ impl GroupOffsets {
                 return Err(OffsetsError::OutOfRange { at: at.clone(), wanted, start, end });
             }
         };
-        // Brokers that tell none: the offset is trusted once.
-        let ids = requests.topics(&[&at.topic]).map(ids_of).unwrap_or_default();
+        // Where brokers know no ids the offset is trusted once.
+        let id = match ids_of(requests.topics(&[&at.topic])?).into_iter().next() {
+            Some((_, id)) => id?,
+            None => return Err(OffsetsError::NotThere(at.clone())),
+        };
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset))?;
         if let Some(mut element) = list.find_partition(&at.topic, at.partition) {
-            element.set_metadata(offsets::metadata(ids.first().map(|(_, id)| id.as_str())));
+            element.set_metadata(offsets::metadata(id.as_deref()));
         }
         if let Some(epoch) = leader_epoch {
             ffi::set_leader_epoch(&mut list, &at.topic, at.partition, epoch);

@@ -17,7 +17,7 @@ use super::core::lane::{Lane, LaneAction, LaneEvent};
 use super::core::machine::TransactionState;
 use super::core::partition::{Block, BlockReason, TopicPartition};
 use super::records::RecordPath;
-use super::runtime::{Ack, Runtime, ToLane, ToPoll};
+use super::runtime::{Ack, Announced, Runtime, ToLane, ToPoll};
 use crate::kafka::error::{Fault, Obstacle};
 use crate::kafka::ffi::Queue;
 use crate::kafka::producer::{Backoff, Producer, Recipe};
@@ -37,6 +37,7 @@ pub(super) struct LaneParts {
     pub(super) poll: Sender<ToPoll>,
     pub(super) is_overrun: Arc<AtomicBool>,
     pub(super) is_called: Arc<AtomicBool>,
+    pub(super) announced: Arc<Announced>,
     pub(super) producer: Producer,
     pub(super) fetcher: Fetcher,
 }
@@ -81,6 +82,7 @@ impl LaneThread {
             poll,
             is_overrun,
             is_called,
+            announced,
             producer,
             fetcher,
         } = parts;
@@ -96,7 +98,7 @@ impl LaneThread {
             is_overrun,
             is_called,
             producer: Some(producer),
-            read: ReadAhead::new(settings::read_ahead(&runtime.pipeline)),
+            read: ReadAhead::new(settings::read_ahead(&runtime.pipeline), announced),
             backoff: Backoff::new(),
             acks: Vec::new(),
             next_ticket: 0,
@@ -145,6 +147,9 @@ impl LaneThread {
         if self.core.state() == TransactionState::Recycling {
             return self.recycle();
         }
+        if self.core.is_moving() {
+            return self.drain_inbox(Duration::from_millis(100));
+        }
         if self.core.has_offsets_alone() {
             return self.commit_offsets();
         }
@@ -190,12 +195,12 @@ impl LaneThread {
 
     fn receive(&mut self, message: ToLane) {
         match message {
-            ToLane::Assign(assigned, ack) => {
+            ToLane::Assign(assigned) => {
                 if assigned.iter().any(|a| a.is_suspect) {
                     self.path.refresh_topics();
                 }
                 self.drive(LaneEvent::Assigned(assigned, self.read.number()));
-                let _ = ack.send(self.number);
+                self.read.assigned();
             }
             ToLane::Revoke(epochs, ack) => {
                 let ticket = self.ticket(ack);

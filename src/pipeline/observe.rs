@@ -138,7 +138,10 @@ impl Observer {
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
         match requests.topics(&topics) {
-            Ok(found) => observed.topic_ids = ids_of(found),
+            Ok(found) => {
+                let told = |(name, id): (String, Result<Option<_>, _>)| Some((name, id.ok()??));
+                observed.topic_ids = ids_of(found).into_iter().filter_map(told).collect();
+            }
             Err(code) => tracing::debug!(%code, "no topic ids"),
         }
     }

@@ -17,6 +17,7 @@ use super::offsets;
 use super::poll::KafkaConsumer;
 use super::runtime::{Lost, Resolved, Runtime, ToPoll};
 use super::snapshot::Snapshot;
+use crate::config::OnMissingOffset;
 use crate::kafka::error::is_authorization;
 use crate::kafka::ffi;
 use crate::kafka::ffi::admin::{Each, ListedOffset, Requests, TopicMetadata};
@@ -93,13 +94,7 @@ impl Resolver {
         let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
-        let ids: HashMap<String, String> =
-            match Requests::of(self.consumer.client(), REQUEST).topics(&topics) {
-                Ok(found) => ids_of(found).into_iter().collect(),
-                // Brokers before 2.8 tell none; others answer the next question, or that one fails
-                // too.
-                Err(_) => HashMap::new(),
-            };
+        let ids = Requests::of(self.consumer.client(), REQUEST).topics(&topics).map(ids_of);
         let ends = [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)]
             .map(|(at, is_stable)| self.ends(&partitions, at, is_stable));
         let later = self.topics_begun(snapshot, &partitions, committed);
@@ -118,9 +113,12 @@ impl Resolver {
                     };
                     let ((start, _), (stable_end, _), (high, leader_epoch)) =
                         (end(0)?, end(1)?, end(2)?);
-                    let topic_id = ids.get(&*at.topic).map(|id| id.as_str().into());
+                    let topic_id = told_id(&ids, &at.topic)?;
+                    let is_later = later.get(&at.topic).cloned().unwrap_or(Ok(false))?;
+                    let has_output = outputs.get(at).cloned().unwrap_or(Ok(false))?;
                     Ok((
                         committed,
+                        (is_later, has_output),
                         PartitionLog {
                             topic_id,
                             start,
@@ -132,10 +130,10 @@ impl Resolver {
                 });
             let (resolution, lost) = match facts {
                 Err(block) => (Resolution::Blocked(block), None),
-                Ok((committed, log)) => {
+                Ok((committed, (is_later, has_output), log)) => {
                     let circumstances = Circumstances {
-                        is_later: later.contains(&at.topic),
-                        has_output: outputs.contains(at),
+                        is_later,
+                        has_output,
                         diverged_at: question.diverged_at,
                         on_missing: self.runtime.kafka.on_missing_offset,
                         on_lost: self.runtime.kafka.on_offset_lost,
@@ -190,14 +188,17 @@ impl Resolver {
         partitions.iter().map(|at| (at.clone(), of(at))).collect()
     }
 
-    /// Topics of which the group has committed something: partitions without an offset were added
-    /// later.
+    /// Whether the group has committed something of these topics: partitions without an offset
+    /// were added later. Where reading begins at the beginning anyway, nobody asks.
     fn topics_begun(
         &self,
         snapshot: &Snapshot,
         partitions: &[TopicPartition],
         committed: &Offsets,
-    ) -> BTreeSet<Arc<str>> {
+    ) -> HashMap<Arc<str>, Result<bool, Block>> {
+        if self.runtime.kafka.on_missing_offset == OnMissingOffset::Earliest {
+            return HashMap::new();
+        }
         let is_missing = |at: &&TopicPartition| matches!(committed.get(*at), Some(Ok(None)));
         let topics: BTreeSet<&Arc<str>> =
             partitions.iter().filter(is_missing).map(|at| &at.topic).collect();
@@ -209,23 +210,19 @@ impl Resolver {
             })
             .collect();
         if siblings.is_empty() {
-            return BTreeSet::new();
+            return HashMap::new();
         }
-        self.committed_within(&siblings, REQUEST)
-            .into_iter()
-            .filter(|(_, found)| matches!(found, Ok(Some(_))))
-            .map(|(at, _)| at.topic)
-            .collect()
+        begun(self.committed_within(&siblings, REQUEST))
     }
 
-    /// Partitions without a committed offset whose sanitized partition holds records that can only
-    /// be theirs.
+    /// Whether the sanitized partitions of those without a committed offset hold records that can
+    /// only be theirs.
     fn outputs(
         &self,
         snapshot: &Snapshot,
         partitions: &[TopicPartition],
         committed: &Offsets,
-    ) -> BTreeSet<TopicPartition> {
+    ) -> HashMap<TopicPartition, Result<bool, Block>> {
         let mut targets: HashMap<TopicPartition, &TopicPartition> = HashMap::new();
         for at in partitions.iter().filter(|at| matches!(committed.get(*at), Some(Ok(None)))) {
             if let Some(target) =
@@ -236,13 +233,11 @@ impl Resolver {
         }
         let names: Vec<TopicPartition> = targets.keys().cloned().collect();
         if names.is_empty() {
-            return BTreeSet::new();
+            return HashMap::new();
         }
         let ends = self.ends(&names, Offset::End, false);
-        // Who may write but not describe it cannot tell: it begins as at a first start.
         ends.into_iter()
-            .filter(|(_, end)| matches!(end, Ok((end, _)) if *end > 0))
-            .filter_map(|(name, _)| targets.get(&name).map(|at| (*at).clone()))
+            .filter_map(|(name, end)| Some(((*targets.get(&name)?).clone(), is_written(end))))
             .collect()
     }
 
@@ -273,11 +268,48 @@ impl Resolver {
 }
 
 /// Ids of topics, as they are committed; brokers before 2.8 tell none.
-pub(super) fn ids_of(found: Each<TopicMetadata>) -> Vec<(String, String)> {
-    let id = |(name, found): (String, Result<TopicMetadata, _>)| {
-        Some((name, TopicUuid::new(found.ok()?.id)?.to_string()))
-    };
-    found.into_iter().filter_map(id).collect()
+pub(super) fn ids_of(found: Each<TopicMetadata>) -> Each<Option<Arc<str>>> {
+    let id = |found: TopicMetadata| TopicUuid::new(found.id).map(|id| id.to_string().into());
+    found.into_iter().map(|(name, found)| (name, found.map(id))).collect()
+}
+
+/// The id of a topic; `None` where brokers tell none. Without an answer nothing begins: a topic
+/// made again would pass for one that was truncated, and its first records for read.
+fn told_id(
+    ids: &Result<Each<Option<Arc<str>>>, RDKafkaErrorCode>,
+    topic: &str,
+) -> Result<Option<Arc<str>>, Block> {
+    let ids = ids.as_ref().map_err(|code| log_block(topic, *code))?;
+    match ids.iter().find(|(name, _)| name == topic) {
+        Some((_, Ok(id))) => Ok(id.clone()),
+        Some((_, Err(code))) => Err(log_block(topic, *code)),
+        None => Err(log_block(topic, RDKafkaErrorCode::UnknownTopicOrPartition)),
+    }
+}
+
+/// Whether something is committed of each topic. One offset answers for its topic; none does while
+/// one of them is not told.
+fn begun(offsets: Offsets) -> HashMap<Arc<str>, Result<bool, Block>> {
+    let mut topics: HashMap<Arc<str>, Result<bool, Block>> = HashMap::new();
+    for (at, found) in offsets {
+        let topic = topics.entry(at.topic).or_insert(Ok(false));
+        match found {
+            Ok(Some(_)) => *topic = Ok(true),
+            Err(block) if *topic == Ok(false) => *topic = Err(block),
+            _ => {}
+        }
+    }
+    topics
+}
+
+/// Whether a sanitized partition holds records. Who may write but not describe it cannot tell: it
+/// begins as at a first start.
+fn is_written(end: Result<(i64, Option<i32>), Block>) -> Result<bool, Block> {
+    match end {
+        Ok((end, _)) => Ok(end > 0),
+        Err(block) if block.reason == BlockReason::NotAuthorized => Ok(false),
+        Err(block) => Err(block),
+    }
 }
 
 fn offset_of(committed: &Offsets, at: &TopicPartition) -> Option<i64> {
@@ -340,8 +372,60 @@ fn log_block(topic: &str, code: RDKafkaErrorCode) -> Block {
         RDKafkaErrorCode::UnknownTopicOrPartition
         | RDKafkaErrorCode::UnknownTopic
         | RDKafkaErrorCode::UnknownPartition => {
-            Block::new(BlockReason::Fetch, format!("the raw topic {topic} is not there"))
+            Block::new(BlockReason::Fetch, format!("the topic {topic} is not there"))
         }
         code => unreadable(&format!("its leader does not answer ({code})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_no_broker_told_is_no_topic_without_one() {
+        let of = |id| TopicMetadata { id, replicas: Vec::new() };
+        let ids = Ok(ids_of(vec![
+            ("new".to_owned(), Ok(of([7; 16]))),
+            ("old".to_owned(), Ok(of([0; 16]))),
+            ("fresh".to_owned(), Err(RDKafkaErrorCode::UnknownTopicOrPartition)),
+            ("denied".to_owned(), Err(RDKafkaErrorCode::TopicAuthorizationFailed)),
+        ]));
+        assert!(told_id(&ids, "new").unwrap().is_some());
+        assert_eq!(told_id(&ids, "old").unwrap(), None, "its brokers know no ids");
+        assert_eq!(told_id(&ids, "fresh").unwrap_err().reason, BlockReason::Fetch);
+        assert_eq!(told_id(&ids, "denied").unwrap_err().reason, BlockReason::NotAuthorized);
+        assert_eq!(told_id(&ids, "absent").unwrap_err().reason, BlockReason::Fetch);
+        let unanswered = Err(RDKafkaErrorCode::RequestTimedOut);
+        assert_eq!(told_id(&unanswered, "new").unwrap_err().reason, BlockReason::OffsetsUnreadable);
+    }
+
+    #[test]
+    fn what_is_not_told_is_no_first_start() {
+        let known = CommittedOffset {
+            position: Position { offset: 3, leader_epoch: None },
+            topic_id: None,
+        };
+        let of = |topic: &'static str, answers: Vec<Result<Option<CommittedOffset>, Block>>| {
+            let at = move |(partition, answer)| (TopicPartition::new(topic, partition), answer);
+            (0..).zip(answers).map(at)
+        };
+        let silent = || Err(committed_block(None));
+        let topics = begun(
+            of("some", vec![Ok(None), silent(), Ok(Some(known))])
+                .chain(of("none", vec![Ok(None), Ok(None)]))
+                .chain(of("silent", vec![Ok(None), silent(), Ok(None)]))
+                .collect(),
+        );
+        assert_eq!(topics["some"], Ok(true));
+        assert_eq!(topics["none"], Ok(false));
+        assert_eq!(topics["silent"], Err(committed_block(None)));
+
+        let denied = log_block("t", RDKafkaErrorCode::TopicAuthorizationFailed);
+        let timed_out = log_block("t", RDKafkaErrorCode::RequestTimedOut);
+        assert_eq!(is_written(Ok((0, None))), Ok(false));
+        assert_eq!(is_written(Ok((2, None))), Ok(true));
+        assert_eq!(is_written(Err(denied)), Ok(false));
+        assert_eq!(is_written(Err(timed_out.clone())), Err(timed_out));
     }
 }

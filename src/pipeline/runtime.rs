@@ -92,13 +92,43 @@ impl Membership {
     }
 }
 
+/// Assignments that a lane has not taken from its inbox yet. It reads nothing meanwhile: records
+/// of a reading that it does not know would pass for those of an older one, and be dropped.
+#[derive(Default)]
+pub(super) struct Announced(Mutex<usize>);
+
+impl Announced {
+    fn count(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Announces one. Waits until the lane is not reading.
+    fn announce(&self) {
+        *self.count() += 1;
+    }
+
+    /// The lane has taken one.
+    pub(super) fn take(&self) {
+        let mut count = self.count();
+        *count = count.saturating_sub(1);
+    }
+
+    /// Reads, unless one is announced.
+    pub(super) fn unless_any(&self, read: impl FnOnce()) {
+        let count = self.count();
+        if *count == 0 {
+            read();
+        }
+    }
+}
+
 /// Sent once when the lane has done what it was asked.
 pub(super) type Ack = SyncSender<usize>;
 
 /// What the polling thread tells a lane.
 pub(super) enum ToLane {
-    /// These partitions come; acknowledged before their first record is fetched.
-    Assign(Vec<Assigned>, Ack),
+    /// These partitions come; [`LaneHandle::announce`] goes before.
+    Assign(Vec<Assigned>),
     /// These epochs go: commit what they hold, then acknowledge.
     Revoke(Vec<u64>, Ack),
     /// These epochs are gone: abort what they hold, then acknowledge.
@@ -153,7 +183,7 @@ pub(super) struct Observed {
     /// Where partitions begin and end.
     pub(super) ends: Vec<(TopicPartition, Ends)>,
     /// Ids of topics.
-    pub(super) topic_ids: Vec<(String, String)>,
+    pub(super) topic_ids: Vec<(String, Arc<str>)>,
     /// What was not answered, for operators.
     pub(super) failures: Vec<String>,
     /// Schemas or facts about topics have changed.
@@ -167,11 +197,18 @@ pub(super) struct LaneHandle {
     pub(super) is_overrun: Arc<AtomicBool>,
     /// Set when a partition of the lane is to be blocked.
     pub(super) is_called: Arc<AtomicBool>,
+    pub(super) announced: Arc<Announced>,
     pub(super) queue: Arc<Queue>,
     pub(super) recipe: Recipe,
 }
 
 impl LaneHandle {
+    /// From here on the lane reads nothing until it has taken the assignment that follows.
+    pub(super) fn announce(&self) {
+        self.queue.wake();
+        self.announced.announce();
+    }
+
     pub(super) fn overrun(&self) {
         self.is_overrun.store(true, Ordering::Release);
     }

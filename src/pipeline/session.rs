@@ -13,7 +13,7 @@ use super::lane::{self, Fetcher, LaneThread};
 use super::observe::Observer;
 use super::poll::{self, KafkaConsumer, Poller};
 use super::resolve::Resolver;
-use super::runtime::{LaneHandle, Membership, Runtime, ToPoll};
+use super::runtime::{Announced, LaneHandle, Membership, Runtime, ToPoll};
 use super::snapshot::Snapshot;
 use super::{End, Plan, StartError};
 use crate::config::{self, Config};
@@ -224,10 +224,12 @@ fn lane_threads(
         let (inbox, messages) = mpsc::channel();
         let is_overrun = Arc::new(AtomicBool::new(false));
         let is_called = Arc::new(AtomicBool::new(false));
+        let announced = Arc::new(Announced::default());
         handles.push(LaneHandle {
             inbox,
             is_overrun: is_overrun.clone(),
             is_called: is_called.clone(),
+            announced: announced.clone(),
             queue: queue.clone(),
             recipe: recipe.clone(),
         });
@@ -241,6 +243,7 @@ fn lane_threads(
             poll: to_poll.clone(),
             is_overrun,
             is_called,
+            announced,
             producer,
             fetcher,
         };

@@ -85,6 +85,13 @@ impl Lane {
         self.held.records
     }
 
+    /// A partition is being moved back. Nothing is read meanwhile: records from its new place would
+    /// pass for those read before.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.partitions.iter().any(Partition::is_moving) && !super::mutated!(ReadMoving)
+    }
+
     /// Something is to be committed and no transaction is open: a starting offset, or a position
     /// beyond control records.
     #[must_use]

@@ -207,6 +207,8 @@ fn mutants_are_caught() {
         M::SilentReset,
         M::IgnoreTopicId,
         M::AnswerEarly,
+        M::ReadMoving,
+        M::ReadAnnounced,
     ] {
         mutant::set(Some(mutant));
         let caught = (0..400).find_map(|seed| {

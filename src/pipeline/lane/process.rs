@@ -15,7 +15,7 @@ use crate::pipeline::records::{self, Stopped};
 
 /// A drained transaction this old commits.
 const DRAINED: Duration = Duration::from_millis(10);
-/// The longest wait for records: assignments rely on it.
+/// The longest wait for records, in milliseconds.
 const IDLE_WAIT: i32 = 100;
 /// How often the positions of drained partitions are looked at.
 const POSITIONS: Duration = Duration::from_secs(1);

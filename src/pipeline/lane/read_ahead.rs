@@ -4,8 +4,10 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::kafka::ffi::{Batch, Message, Queue};
+use crate::pipeline::runtime::Announced;
 
 /// Records read at once: few enough to be in the processor's caches still when they are freed.
 const CHUNK: usize = 100;
@@ -64,12 +66,14 @@ pub(super) struct ReadAhead {
     bytes: usize,
     /// It reads no further batch while it holds so many bytes.
     limit: usize,
+    announced: Arc<Announced>,
 }
 
 impl ReadAhead {
     /// Nothing is read yet. `limit`: bytes of keys, values, headers and the client's overhead.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { batches: VecDeque::new(), spare: ReadBatch::default(), number: 0, bytes: 0, limit }
+    pub(super) fn new(limit: usize, announced: Arc<Announced>) -> Self {
+        let (batches, spare) = (VecDeque::new(), ReadBatch::default());
+        Self { batches, spare, number: 0, bytes: 0, limit, announced }
     }
 
     /// Number of the newest batch; 0: there was none.
@@ -83,8 +87,19 @@ impl ReadAhead {
     }
 
     /// Frees the current batch if it is done, and reads what the queue holds, up to the limit.
-    /// Waits `timeout_ms` for records if it holds none.
+    /// Waits `timeout_ms` for records if it holds none. Does nothing while an assignment is
+    /// announced.
     pub(super) fn refill(&mut self, queue: &Queue, timeout_ms: i32) {
+        let announced = self.announced.clone();
+        announced.unless_any(|| self.read(queue, timeout_ms));
+    }
+
+    /// The assignment that was announced has been taken.
+    pub(super) fn assigned(&self) {
+        self.announced.take();
+    }
+
+    fn read(&mut self, queue: &Queue, timeout_ms: i32) {
         if let Some(mut done) = self.batches.pop_front_if(|batch| batch.is_done()) {
             self.bytes -= done.bytes;
             done.records.clear();

@@ -18,9 +18,6 @@ use crate::pipeline::core::partition::{
 use crate::pipeline::runtime::{LaneHandle, Runtime, ToLane};
 use crate::telemetry::events::{Event as _, ProducerRecycled, Rebalanced};
 
-/// A lane that does not acknowledge an assignment within this time is inside a call to the broker,
-/// not reading: it looks at its inbox before it reads again.
-const ASSIGN_WAIT: Duration = Duration::from_secs(1);
 /// Requests to the client's own threads, and to the transaction coordinator.
 const REQUEST: Duration = Duration::from_secs(5);
 
@@ -234,7 +231,7 @@ impl Router {
         }
     }
 
-    /// Lanes learn of their partitions before the first record is fetched.
+    /// Lanes take their partitions before they read a record of them.
     fn read(
         &mut self,
         runtime: &Runtime,
@@ -242,8 +239,6 @@ impl Router {
         partitions: &[(usize, Assigned)],
         whole: bool,
     ) {
-        let (ack, acks) = mpsc::sync_channel(self.lanes.len());
-        let mut waiting = Vec::new();
         for lane in 0..self.lanes.len() {
             let assigned: Vec<Assigned> =
                 partitions.iter().filter(|(l, _)| *l == lane).map(|(_, a)| a.clone()).collect();
@@ -257,11 +252,10 @@ impl Router {
                 }
             }
             if !assigned.is_empty() {
-                self.tell(lane, ToLane::Assign(assigned, ack.clone()), &mut waiting);
+                self.lanes[lane].announce();
+                self.tell(lane, ToLane::Assign(assigned), &mut Vec::new());
             }
         }
-        drop(ack);
-        wait_for(&acks, &mut waiting, ASSIGN_WAIT);
         let places: Vec<(&TopicPartition, Position)> =
             partitions.iter().map(|(_, a)| (&a.at, a.start)).collect();
         let list = positions(&places);
@@ -311,6 +305,8 @@ impl Router {
             .map(|t| (&t.at, Position { leader_epoch: None, ..t.position }))
             .collect();
         let moved = consumer.seek_partitions(positions(&places), REQUEST);
+        #[cfg(feature = "inject")]
+        crate::inject::slow_move();
         for target in &targets {
             // A partition whose fetcher an error has stopped refuses.
             let element = moved

@@ -10,7 +10,7 @@ use super::random::Random;
 use crate::pipeline::core::assignment::{Assignment, AssignmentAction as Step, Question};
 use crate::pipeline::core::lane::{Lane, LaneEvent};
 use crate::pipeline::core::partition::{Block, BlockReason, Position, Target, TopicPartition};
-use worker::{Surroundings, Worker};
+use worker::{Surroundings, ToLane, Worker};
 
 const LANES: usize = 2;
 const BATCH: usize = 4;
@@ -77,10 +77,10 @@ impl Process {
                 core: Lane::new(Duration::from_secs(30), cluster.now),
                 producer: Some(cluster.fence(id)),
                 queue: VecDeque::new(),
-                batch: Vec::new(),
-                cursor: 0,
-                fill: 0,
+                batches: VecDeque::new(),
+                number: 0,
                 inbox: VecDeque::new(),
+                announced: 0,
                 answered: BTreeSet::new(),
                 is_overrun: false,
                 pause: 0,
@@ -152,7 +152,7 @@ impl Process {
             }
             self.next_ticket += 1;
             let ticket = self.next_ticket;
-            self.workers[lane].inbox.push_back(event(epochs, ticket));
+            self.workers[lane].inbox.push_back(ToLane::Event(event(epochs, ticket)));
             // A lane that is inside a call does not look at its inbox in time.
             if !random.one_in(6) {
                 self.with_worker(lane, cluster, random, true, Worker::look);
@@ -206,7 +206,8 @@ impl Process {
         for p in cluster.owned(self.number) {
             for (lane, epoch) in self.assignment.recreated(&at(p).topic, &cluster.topic_id(p)) {
                 self.next_ticket += 1;
-                self.workers[lane].inbox.push_back(LaneEvent::Lost(vec![epoch], self.next_ticket));
+                let lost = LaneEvent::Lost(vec![epoch], self.next_ticket);
+                self.workers[lane].inbox.push_back(ToLane::Event(lost));
                 self.assignment.blocked(
                     epoch,
                     Block::new(BlockReason::TopicRecreated, "recreated"),
@@ -235,10 +236,8 @@ impl Process {
             if let Some(place) = place {
                 self.fetch_from(p, lane, place, cluster);
             }
-            let batch = self.workers[lane].fill;
-            self.workers[lane].core.on(LaneEvent::Moved(target.epoch, place, batch), cluster.now);
+            self.workers[lane].inbox.push_back(ToLane::Moved(target.epoch, place));
         }
-        self.with_worker(lane, cluster, random, has_faults, Worker::run);
     }
 
     fn fetch_from(&mut self, partition: usize, lane: usize, place: Position, cluster: &Cluster) {
@@ -263,10 +262,8 @@ impl Process {
                 Step::Read { partitions, .. } => {
                     for (lane, assigned) in partitions {
                         self.fetch_from(number(&assigned.at.topic), lane, assigned.start, cluster);
-                        let batch = self.workers[lane].fill;
-                        self.workers[lane]
-                            .core
-                            .on(LaneEvent::Assigned(vec![assigned], batch), cluster.now);
+                        self.workers[lane].announced += 1;
+                        self.workers[lane].inbox.push_back(ToLane::Assign(assigned));
                     }
                 }
                 Step::Stop(at) => self.stop(number(&at.topic)),

@@ -6,9 +6,17 @@ use super::{BATCH, Fetched, Kind, Op, ToPoll};
 use crate::kafka::error::{Fault, Obstacle};
 use crate::pipeline::core::lane::{Ended, Lane, LaneAction, LaneEvent, Offer};
 use crate::pipeline::core::machine::TransactionState;
-use crate::pipeline::core::partition::{Block, BlockReason, Position, TopicPartition};
+use crate::pipeline::core::mutated;
+use crate::pipeline::core::partition::{Assigned, Block, BlockReason, Position, TopicPartition};
 use crate::pipeline::core::simulator::cluster::{Cluster, Outcome, at, number};
 use crate::pipeline::core::simulator::random::Random;
+
+/// What is in a lane's inbox.
+pub(super) enum ToLane {
+    Assign(Assigned),
+    Moved(u64, Option<Position>),
+    Event(LaneEvent),
+}
 
 pub(super) struct Worker {
     pub(super) id: (usize, usize),
@@ -16,10 +24,13 @@ pub(super) struct Worker {
     /// The epoch of its producer.
     pub(super) producer: Option<u32>,
     pub(super) queue: VecDeque<Op>,
-    pub(super) batch: Vec<Op>,
-    pub(super) cursor: usize,
-    pub(super) fill: u64,
-    pub(super) inbox: VecDeque<LaneEvent>,
+    /// What is read and not processed: the number of each batch, and its records.
+    pub(super) batches: VecDeque<(u64, VecDeque<Op>)>,
+    /// Number of the newest batch.
+    pub(super) number: u64,
+    pub(super) inbox: VecDeque<ToLane>,
+    /// Assignments in the inbox.
+    pub(super) announced: usize,
     pub(super) answered: BTreeSet<u64>,
     pub(super) is_overrun: bool,
     pub(super) pause: usize,
@@ -41,13 +52,26 @@ pub(super) struct Surroundings<'a> {
 impl Worker {
     /// Takes what is in the inbox.
     pub(super) fn look(&mut self, around: &mut Surroundings<'_>) {
-        while let Some(event) = self.inbox.pop_front() {
+        while let Some(message) = self.inbox.pop_front() {
+            let event = match message {
+                ToLane::Assign(assigned) => {
+                    self.announced -= 1;
+                    LaneEvent::Assigned(vec![assigned], self.number)
+                }
+                ToLane::Moved(epoch, place) => LaneEvent::Moved(epoch, place, self.number),
+                ToLane::Event(event) => event,
+            };
             self.core.on(event, around.cluster.now);
             self.run(around);
         }
     }
 
     pub(super) fn turn(&mut self, around: &mut Surroundings<'_>) {
+        if self.core.state() == TransactionState::Open && around.random.one_in(8) {
+            // It waits for deliveries since before the polling thread spoke: it reads on, and does
+            // not look at its inbox.
+            return self.fill(around);
+        }
         self.look(around);
         if std::mem::take(&mut self.is_overrun) {
             self.core.on(LaneEvent::Overrun, around.cluster.now);
@@ -60,13 +84,19 @@ impl Worker {
         if self.core.state() == TransactionState::Recycling {
             return self.recycle(around);
         }
+        if self.core.is_moving() {
+            return;
+        }
         if self.core.has_offsets_alone() {
             self.core.open(around.cluster.now);
             self.run(around);
             self.core.on(LaneEvent::Due, around.cluster.now);
             return self.run(around);
         }
-        if self.cursor >= self.batch.len() && !self.fill(around) {
+        if self.batches.is_empty() {
+            self.fill(around);
+        }
+        if self.batches.is_empty() {
             if self.core.state() == TransactionState::Open {
                 self.core.on(LaneEvent::Due, around.cluster.now);
                 return self.run(around);
@@ -82,10 +112,12 @@ impl Worker {
 
     /// Reads the next batch; what was fetched under an older version is dropped here, as the client
     /// does.
-    fn fill(&mut self, around: &mut Surroundings<'_>) -> bool {
-        (self.cursor, self.fill) = (0, self.fill + 1);
-        self.batch.clear();
-        while self.batch.len() < BATCH {
+    fn fill(&mut self, around: &mut Surroundings<'_>) {
+        if self.announced > 0 && !mutated!(ReadAnnounced) {
+            return;
+        }
+        let mut batch = VecDeque::new();
+        while batch.len() < BATCH {
             let Some(op) = self.queue.pop_front() else { break };
             if around.fetched.get(&op.partition).is_none_or(|f| f.version != op.version) {
                 continue;
@@ -93,20 +125,38 @@ impl Worker {
             // An error event moves the position as if it were a record.
             around.positions.insert(op.partition, op.offset + 1);
             if !matches!(op.kind, Kind::Control) {
-                self.batch.push(op);
+                batch.push_back(op);
             }
         }
-        !self.batch.is_empty()
+        if !batch.is_empty() {
+            self.number += 1;
+            self.batches.push_back((self.number, batch));
+        }
+    }
+
+    /// The number of the batch in hand, and its next record.
+    fn next(&mut self) -> Option<(u64, Op)> {
+        let (number, batch) = self.batches.front_mut()?;
+        let next = batch.pop_front().map(|op| (*number, op));
+        self.batches.pop_front_if(|(_, batch)| batch.is_empty());
+        next
+    }
+
+    /// Takes a record back: it is the next again.
+    fn put_back(&mut self, number: u64, op: Op) {
+        match self.batches.front_mut() {
+            Some((front, batch)) if *front == number => batch.push_front(op),
+            _ => self.batches.push_front((number, VecDeque::from([op]))),
+        }
     }
 
     fn process(&mut self, around: &mut Surroundings<'_>) {
         let most = 1 + around.random.below(BATCH);
         for _ in 0..most {
-            let Some(op) = self.batch.get(self.cursor).cloned() else { return };
-            self.cursor += 1;
+            let Some((batch, op)) = self.next() else { return };
             let Some(place) = self.core.find(&at(op.partition).topic, 0) else { continue };
             let Kind::Record { id, is_refused, leader_epoch } = op.kind else {
-                if self.core.is_active(place, self.fill) {
+                if self.core.is_active(place, batch) {
                     let diverged_at = if let Kind::Error(cut) = op.kind { cut } else { None };
                     let block = Block { diverged_at, ..Block::new(BlockReason::Fetch, "fetch") };
                     self.core.fetch_failed(place, block, around.cluster.now);
@@ -115,7 +165,7 @@ impl Worker {
                 continue;
             };
             let offset = i64::try_from(op.offset).unwrap();
-            match self.core.offer(place, offset, self.fill) {
+            match self.core.offer(place, offset, batch) {
                 Offer::Stale => continue,
                 Offer::Backwards => {
                     self.core.block(
@@ -127,7 +177,7 @@ impl Worker {
                     continue;
                 }
                 Offer::Close => {
-                    self.cursor -= 1;
+                    self.put_back(batch, op);
                     self.core.on(LaneEvent::Due, around.cluster.now);
                     self.run(around);
                     return;
@@ -139,7 +189,7 @@ impl Worker {
                 self.run(around);
             }
             if self.core.state() != TransactionState::Open {
-                self.cursor -= 1;
+                self.put_back(batch, op);
                 return;
             }
             if !around.cluster.has_keys && id.is_multiple_of(3) {
@@ -148,7 +198,7 @@ impl Worker {
                 continue;
             }
             if around.has_faults && around.random.one_in(150) {
-                self.cursor -= 1;
+                self.put_back(batch, op);
                 self.core.on(LaneEvent::Failed(Fault::Abortable), around.cluster.now);
                 self.run(around);
                 return;
