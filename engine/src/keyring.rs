@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use crate::interop::InteropKeys;
 use crate::key::{Key, KeyId, KeyKind, KeyState, Scope};
+use crate::uniform::UniformMap;
 
 /// An immutable set of keys of one tenant. Data keys of subjects are not kept here (there may be
 /// millions): the caller hands them to the transformer or revealer as it asks for them.
 #[derive(Debug, Default)]
 pub struct Keyring {
     tenant: Arc<str>,
-    by_id: HashMap<KeyId, Arc<Key>>,
+    by_id: UniformMap<KeyId, Arc<Key>>,
     sealing: HashMap<(KeyKind, Scope), Arc<Key>>,
-    shredded: Arc<HashSet<KeyId>>,
+    ended: Arc<HashSet<KeyId>>,
     interop: Arc<InteropKeys>,
 }
 
@@ -38,11 +39,11 @@ impl Keyring {
         ring
     }
 
-    /// The same, with keys of data subjects that were shredded so lately that they may still be in
-    /// somebody's hand.
+    /// The same, with keys that were shredded, retired or found compromised so lately that they may
+    /// still be in somebody's hand.
     #[must_use]
-    pub fn with_shredded(mut self, shredded: Arc<HashSet<KeyId>>) -> Self {
-        self.shredded = shredded;
+    pub fn with_ended(mut self, ended: Arc<HashSet<KeyId>>) -> Self {
+        self.ended = ended;
         self
     }
 
@@ -61,8 +62,8 @@ impl Keyring {
 
     /// Keys that a holder of this snapshot must forget.
     #[must_use]
-    pub fn shredded(&self) -> &HashSet<KeyId> {
-        &self.shredded
+    pub fn ended(&self) -> &HashSet<KeyId> {
+        &self.ended
     }
 
     /// Whose keys these are; part of every token's associated data.
@@ -83,7 +84,7 @@ impl Keyring {
         self.sealing.get(&(kind, scope.clone()))
     }
 
-    /// Whether both hold the same keys in the same states, the same shredded ones, and one set of
+    /// Whether both hold the same keys in the same states, the same ended ones, and one set of
     /// keys of other systems.
     #[must_use]
     pub fn same_keys(&self, other: &Self) -> bool {
@@ -91,7 +92,7 @@ impl Keyring {
             |key: &Arc<Key>| other.by_id.get(&key.id).is_some_and(|k| k.state == key.state);
         self.by_id.len() == other.by_id.len()
             && self.by_id.values().all(as_there)
-            && self.shredded == other.shredded
+            && self.ended == other.ended
             && Arc::ptr_eq(&self.interop, &other.interop)
     }
 

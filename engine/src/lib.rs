@@ -34,6 +34,7 @@
 //! | [`key`], [`keyring`], [`kdf`], [`mac`], [`wrap`] | keys as handles, a batch's snapshot of them, the formulas, tags under a key, keys wrapped with keys |
 //! | [`subject`] | data subjects: scalar text and reference |
 //! | `budget` | how much work one record may cost |
+//! | [`uniform`] | maps by names that are hashes |
 //! | `append` | formatted text at the end of bytes |
 //! | [`error`] | rejects, faults of documents, why a token does not open |
 //!
@@ -70,6 +71,7 @@ mod splice;
 pub mod subject;
 pub mod token;
 pub mod transform;
+pub mod uniform;
 pub mod wrap;
 
 pub use error::{Fault, OpenError, Reject, RejectCode};

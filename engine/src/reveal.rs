@@ -5,21 +5,26 @@ mod answered;
 mod bare;
 mod disclose;
 mod interop;
+mod paths;
+mod references;
 
 use std::sync::Arc;
 
 pub use answered::{Answered, Answers, ProtectedPlace};
 pub use bare::BareToken;
 pub use disclose::{
-    Decision, Disclosed, Disclosure, DisclosureOptions, FoundToken, HeldKeys, Place, ReadStatus,
+    Decision, Disclosed, Disclosure, DisclosureOptions, FetchedKeys, FoundToken, HeldKeys, Place,
+    ReadStatus,
 };
+
+use references::References;
 
 use crate::binding::Binding;
 use crate::budget::Budget;
 use crate::error::{OpenError, Reject};
 use crate::index_member::Strip;
 use crate::kdf;
-use crate::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
+use crate::key::{Key, KeyId, Scope, SubjectRef};
 use crate::keyring::Keyring;
 use crate::scan::{Kind, NO_PARENT, Tape};
 use crate::schema::{Field, PathId, Schema};
@@ -131,6 +136,7 @@ pub struct Revealer {
     without_indexes: Vec<u8>,
     strip: Strip,
     scalar: Vec<u8>,
+    references: References,
     binding: Binding,
     payload: Vec<u8>,
     masked: Vec<u8>,
@@ -450,7 +456,8 @@ impl Revealer {
         let node = schema.subject_in(&self.tape, &self.selection);
         match node.filter(|n| subject::scalar_text(&doc[n.span()], &mut self.scalar)) {
             Some(_) => {
-                reference(keys, schema.subject_domain.as_deref(), &self.scalar).map(Owner::Subject)
+                let domain = schema.subject_domain.as_deref();
+                self.references.of(keys, domain, &self.scalar).map(Owner::Subject)
             }
             None => Some(Owner::Nobody),
         }
@@ -476,9 +483,4 @@ fn holds_clear(field: &Field, kind: Kind) -> bool {
 /// Whether the text is a whole token, of whatever key.
 fn is_token(text: &[u8], scratch: &mut Vec<u8>) -> bool {
     text.starts_with(PREFIX) && !matches!(token::decode(text, scratch), Err(OpenError::Malformed))
-}
-
-fn reference(keys: &Keyring, domain: Option<&str>, scalar: &[u8]) -> Option<SubjectRef> {
-    let key = keys.sealing(KeyKind::SubjectRef, &Scope::Version(1))?;
-    subject::subject_reference(key, keys.tenant(), domain, scalar)
 }

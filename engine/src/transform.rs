@@ -149,7 +149,7 @@ impl Transformer {
     }
 
     /// Takes data keys of subjects, as asked for by [`Outcome::NeedKeys`]. They are forgotten at
-    /// their `seal_until`, when a keyring says that they were shredded, or when there are too many.
+    /// their `seal_until`, when a keyring says that they have ended, or when there are too many.
     /// A shredded key stands for a subject who was erased.
     pub fn add_subject_keys(&mut self, keys: impl IntoIterator<Item = Arc<Key>>) {
         for key in keys {
@@ -186,7 +186,7 @@ impl Transformer {
         };
         let schema = &schemas.schemas()[index];
         if !self.keyring.as_ref().is_some_and(|ring| Arc::ptr_eq(ring, keys)) {
-            self.subjects.forget(keys.shredded());
+            self.subjects.forget(keys.ended());
             self.keyring = Some(keys.clone());
         }
         self.plans.resize_with(schemas.schemas().len().max(self.plans.len()), || None);

@@ -4,20 +4,19 @@
 
 mod support;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use support::{Bench, OsRandom, TENANT, key, keyring_of};
 use veilstream_engine::key::{Key, KeyKind, KeyState, Scope};
 use veilstream_engine::mask::ReadMask;
 use veilstream_engine::reveal::{
-    BareToken, Decision, Disclosed, Disclosure, DisclosureOptions, HeldKeys, ReadStatus, Revealer,
-    Status,
+    BareToken, Decision, Disclosed, Disclosure, DisclosureOptions, FetchedKeys, HeldKeys,
+    ReadStatus, Revealer, Status,
 };
 use veilstream_engine::seal::{NoncePool, PayloadKind, Sealer, append_bound};
 use veilstream_engine::token::Suite;
 use veilstream_engine::transform::Outcome;
-use veilstream_engine::{KeyId, Keyring, OpenError, kdf};
+use veilstream_engine::{Keyring, OpenError, RejectCode, kdf};
 
 use Decision::{Mask, Reveal, Withhold};
 
@@ -233,6 +232,45 @@ fn places_that_differ_are_told_apart() {
     );
 }
 
+/// One long name above many places would make their paths longer than any memory.
+#[test]
+fn paths_have_the_room_that_their_document_gives() {
+    const PLACES: usize = 2000;
+    let mut bench = Bench::new(r#""fields":[{"id":"m","path":"$..m"}]"#);
+    let out = bench.protect(r#"{"m":"one"}"#);
+    let token = out.split('"').find(|text| text.starts_with("vs1.")).unwrap();
+    let below = |name: &str, place: &str, other: &str| {
+        let places: Vec<&str> = (0..PLACES).map(|n| [place, other][n % 2]).collect();
+        format!(r#"{{"{name}":[{}]}}"#, places.join(","))
+    };
+    let (place, clear) = (format!(r#"{{"m":"{token}"}}"#), r#"{"m":"clear"}"#);
+    let (_, report) = bench.disclose(&below("a", &place, clear), &[Reveal]);
+    let last = format!("$['a'][{}]['m']", PLACES - 1);
+    assert_eq!(report.places.last().unwrap().path.as_deref(), Some(&*last));
+    assert!(report.places.iter().all(|place| place.path.is_some()));
+    let long = "n".repeat(100_000);
+    let mut revealer = Revealer::default();
+    let keys = HeldKeys { keyring: &bench.keys, fetched: &FetchedKeys::default() };
+    let schema = &bench.schemas.schemas()[0];
+    let options = DisclosureOptions { decisions: &[Reveal], strict: true };
+    let (mut shown, mut report) = (Vec::new(), Disclosure::default());
+    let doc = below(&long, &place, clear);
+    let refused =
+        revealer.disclose(schema, keys, doc.as_bytes(), &options, &mut shown, &mut report);
+    assert_eq!(refused.unwrap_err().code, RejectCode::TooComplex);
+    // For the audit: what was opened all the same.
+    assert_eq!((shown.len(), report.places.len()), (0, PLACES));
+    assert!(report.places.iter().all(|place| place.path.is_none()));
+    assert!(report.places[0].kid.is_some());
+    // Of tokens elsewhere as many are named as have room.
+    let elsewhere = format!("\"{token}\"");
+    let (_, report) = bench.disclose(&below("a", &elsewhere, "1"), &[Reveal]);
+    assert_eq!(report.unexpected_tokens.len(), PLACES / 2);
+    assert_eq!(report.unexpected_tokens[1], "$['a'][2]");
+    let (_, report) = bench.disclose(&below(&long, &elsewhere, "1"), &[Reveal]);
+    assert_eq!(report.unexpected_tokens.len(), 1);
+}
+
 /// From least to most disclosed: the order of the statuses is what the field gets.
 #[test]
 fn the_status_that_discloses_most_wins() {
@@ -287,7 +325,7 @@ fn keys_that_are_not_here_are_a_result() {
     let (bench, out, key) = of_subject();
     let mut revealer = Revealer::default();
     let (mut disclosed, mut report) = (Vec::new(), Disclosure::default());
-    let mut disclose = |fetched: &HashMap<KeyId, Option<Arc<Key>>>, decisions: &[Decision]| {
+    let mut disclose = |fetched: &FetchedKeys, decisions: &[Decision]| {
         let keys = HeldKeys { keyring: &bench.keys, fetched };
         let options = DisclosureOptions { decisions, strict: true };
         let done = revealer.disclose(
@@ -302,7 +340,7 @@ fn keys_that_are_not_here_are_a_result() {
         let told: Vec<_> = report.places.iter().map(|p| (p.status, p.kid, p.subject)).collect();
         (done.unwrap(), text, told)
     };
-    let none = HashMap::new();
+    let none = FetchedKeys::default();
     assert_eq!(
         disclose(&none, &[Reveal, Reveal]),
         (Disclosed::NeedKeys(vec![key.id]), String::new(), vec![]),
@@ -318,7 +356,7 @@ fn keys_that_are_not_here_are_a_result() {
         "who gets nothing causes no look-up"
     );
     let Scope::Subject(subject) = key.scope else { panic!() };
-    let fetched = HashMap::from([(key.id, Some(key.clone()))]);
+    let fetched = FetchedKeys::from_iter([(key.id, Some(key.clone()))]);
     assert_eq!(
         disclose(&fetched, &[Mask, Reveal]),
         (
@@ -330,7 +368,7 @@ fn keys_that_are_not_here_are_a_result() {
             ]
         )
     );
-    let absent = HashMap::from([(key.id, None)]);
+    let absent = FetchedKeys::from_iter([(key.id, None)]);
     let unavailable = Status::Failed(OpenError::KeyUnavailable);
     assert_eq!(
         disclose(&absent, &[Reveal, Withhold]),
@@ -405,7 +443,7 @@ fn documents_that_cannot_be_read_disclose_nothing() {
     let bench = Bench::new(FIELDS);
     for text in ["", "{", r#"{"card":1,"card":2}"#] {
         let (mut out, mut report) = (b"left over".to_vec(), Disclosure::default());
-        let keys = HeldKeys { keyring: &bench.keys, fetched: &HashMap::new() };
+        let keys = HeldKeys { keyring: &bench.keys, fetched: &FetchedKeys::default() };
         let options = DisclosureOptions { decisions: &[Reveal; 3], strict: true };
         let schema = &bench.schemas.schemas()[0];
         let result = Revealer::default().disclose(
@@ -434,7 +472,7 @@ fn bare<'a>(field: &'a str, token: &'a str) -> BareToken<'a> {
 
 /// What becomes of a bare token under the keys of a bench.
 fn read(bench: &Bench, item: &BareToken<'_>, decision: Decision) -> (String, Status) {
-    let keys = HeldKeys { keyring: &bench.keys, fetched: &HashMap::new() };
+    let keys = HeldKeys { keyring: &bench.keys, fetched: &FetchedKeys::default() };
     let mut out = b"left over".to_vec();
     let (done, place, _) = Revealer::default().disclose_token(keys, item, decision, &mut out);
     assert_eq!(done, Disclosed::Whole);
@@ -510,7 +548,7 @@ fn a_bare_token_is_tied_to_what_it_is_bound_to() {
 fn a_bare_token_is_tied_to_whose_row_it_stands_in() {
     let (bench, out, key) = of_subject();
     let token = out.split('"').find(|t| t.starts_with("vs1.")).unwrap();
-    let fetched = HashMap::from([(key.id, Some(key.clone()))]);
+    let fetched = FetchedKeys::from_iter([(key.id, Some(key.clone()))]);
     let mut revealer = Revealer::default();
     let mut read = |fetched: &_, subject, subject_domain, decision| {
         let keys = HeldKeys { keyring: &bench.keys, fetched };
@@ -529,7 +567,7 @@ fn a_bare_token_is_tied_to_whose_row_it_stands_in() {
         assert_eq!(read(&fetched, Some(subject), None, Reveal), refused);
     }
     assert_eq!(read(&fetched, Some(b"7"), Some("staff"), Reveal), refused);
-    let none = HashMap::new();
+    let none = FetchedKeys::default();
     assert_eq!(read(&none, Some(b"7"), None, Reveal).0, Disclosed::NeedKeys(vec![key.id]));
     assert_eq!(read(&none, Some(b"7"), None, Withhold), whole(Status::Withheld, ""));
     // A token under the schema's own key is nobody's.

@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use support::{Bench, NOW, document, keyring_of, schemas, value_record};
@@ -15,7 +14,7 @@ use veilstream_engine::interop::{
     FernetKeys, Interop, InteropForm, InteropKeySet, InteropKeys, Passphrases,
 };
 use veilstream_engine::record::Record;
-use veilstream_engine::reveal::{BareToken, Decision, HeldKeys, Revealer, Status};
+use veilstream_engine::reveal::{BareToken, Decision, FetchedKeys, HeldKeys, Revealer, Status};
 use veilstream_engine::transform::Outcome;
 use veilstream_engine::{Keyring, RejectCode};
 use zeroize::Zeroizing;
@@ -160,7 +159,7 @@ fn readers_get_what_is_decided() {
     assert_eq!(shown, r#"{"email":"ada@example.com","phone":null}"#);
     // Bare, and then without a row that it could be tied to.
     let set = schemas(&[&document(FIELDS)]);
-    let (fetched, mut out) = (HashMap::new(), Vec::new());
+    let (fetched, mut out) = (FetchedKeys::default(), Vec::new());
     let held = HeldKeys { keyring: &bench.keys, fetched: &fetched };
     let field = set.schemas()[0].field("email").unwrap();
     let item = BareToken {

@@ -5,7 +5,6 @@
 mod support;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jsonpath_rust::parser::parse_json_path;
@@ -18,7 +17,7 @@ use veilstream_engine::RejectCode;
 use veilstream_engine::compile::{Grants, compile};
 use veilstream_engine::key::KeyKind;
 use veilstream_engine::reveal::{
-    Decision, Disclosure, DisclosureOptions, HeldKeys, KeySource, ReadStatus, Report,
+    Decision, Disclosure, DisclosureOptions, FetchedKeys, HeldKeys, KeySource, ReadStatus, Report,
     RevealOptions, Revealer, Status,
 };
 use veilstream_engine::scan::Tape;
@@ -394,7 +393,7 @@ fn arbitrary_bytes_never_panic() {
         }
         for bench in [&*strict, plain] {
             let options = DisclosureOptions { decisions: &[Decision::Reveal; 3], strict: true };
-            let keys = HeldKeys { keyring: &bench.keys, fetched: &HashMap::new() };
+            let keys = HeldKeys { keyring: &bench.keys, fetched: &FetchedKeys::default() };
             let (schema, mut told) = (&bench.schemas.schemas()[0], Disclosure::default());
             let _ = revealer.tokens(schema, &bytes, &mut Vec::new());
             let done = revealer.disclose(schema, keys, &bytes, &options, out, &mut told);

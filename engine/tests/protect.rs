@@ -1007,7 +1007,7 @@ fn nothing_is_sealed_for_an_erased_subject() {
     // marker.
     bench.keys = Arc::new(
         Keyring::new(TENANT, [Arc::new(key(KeyKind::SubjectRef, "v1"))])
-            .with_shredded(Arc::new([kid].into())),
+            .with_ended(Arc::new([kid].into())),
     );
     assert!(matches!(bench.outcome(value.as_bytes()), Outcome::NeedKeys(_)));
     let marker = veilstream_engine::Key {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::disclose::value_path;
+use super::paths::value_path;
 use super::{Keys, Report, RevealOptions, Revealer, Status};
 use crate::error::{OpenError, Reject};
 use crate::keyring::Keyring;

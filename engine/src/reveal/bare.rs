@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::{Decision, Disclosed, FoundPlace, HeldKeys, Place, Revealer, Status, reference};
+use super::{Decision, Disclosed, FoundPlace, HeldKeys, Place, Revealer, Status};
 use crate::budget::Budget;
 use crate::error::OpenError;
 use crate::key::KeyId;
@@ -69,7 +69,7 @@ impl Revealer {
         let disclosed =
             if missing.is_empty() { Disclosed::Whole } else { Disclosed::NeedKeys(missing) };
         let FoundPlace { field, status, kid, subject, .. } = found;
-        (disclosed, Place { field, status, kid, subject, path: None }, kind)
+        (disclosed, Place { field, status, kid, subject, node: 0, path: None }, kind)
     }
 
     fn open_bare(
@@ -81,11 +81,11 @@ impl Revealer {
     ) -> Result<PayloadKind, OpenError> {
         let owner = match item.subject {
             None => Owner::Any,
-            Some(json) if subject::scalar_text(json, &mut self.scalar) => {
-                reference(keys.keyring, item.subject_domain, &self.scalar)
-                    .map(Owner::Subject)
-                    .ok_or(OpenError::KeyUnavailable)?
-            }
+            Some(json) if subject::scalar_text(json, &mut self.scalar) => self
+                .references
+                .of(keys.keyring, item.subject_domain, &self.scalar)
+                .map(Owner::Subject)
+                .ok_or(OpenError::KeyUnavailable)?,
             Some(_) => return Err(OpenError::Binding),
         };
         self.binding.encode_values(item.bind).map_err(|_| OpenError::Binding)?;

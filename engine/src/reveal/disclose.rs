@@ -1,17 +1,22 @@
 //! Reading under decisions: of each field its values, masked ones or nothing.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::paths::Paths;
 use super::{FoundPlace, Keys, Revealer, Rules, Status, Withheld};
-use crate::error::{OpenError, Reject};
+use crate::error::{OpenError, Reject, RejectCode};
 use crate::key::{Key, KeyId, KeyKind, SubjectRef};
 use crate::keyring::Keyring;
-use crate::scan::{Kind, NO_PARENT, Tape, unescape_lossy};
+use crate::scan::Kind;
 use crate::schema::{Field, Schema};
 use crate::token::{self, Header};
+use crate::uniform::UniformMap;
+
+/// Bytes of the paths of a record's places, for small records.
+const PATHS_BASE: usize = 4 << 10;
+/// What each byte of the record adds. Paths of more come of names that are there to be repeated.
+const PATHS_PER_BYTE: usize = 4;
 
 /// What a caller gets of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,14 +121,17 @@ pub struct DisclosureOptions<'a> {
     pub strict: bool,
 }
 
+/// Keys that were fetched by their ids; `None`: there is no such key.
+pub type FetchedKeys = UniformMap<KeyId, Option<Arc<Key>>>;
+
 /// Keys of a request: its snapshot, and what was fetched by id.
 #[derive(Clone, Copy)]
 pub struct HeldKeys<'a> {
     /// The snapshot.
     pub keyring: &'a Keyring,
-    /// Fetched after the snapshot was taken; `None`: there is no such key. Anyone who fetches
-    /// unwraps no key of kind `dead_letter` and no compromised one.
-    pub fetched: &'a HashMap<KeyId, Option<Arc<Key>>>,
+    /// Fetched after the snapshot was taken. Anyone who fetches unwraps no key of kind
+    /// `dead_letter` and no compromised one.
+    pub fetched: &'a FetchedKeys,
 }
 
 impl HeldKeys<'_> {
@@ -158,7 +166,8 @@ pub struct Disclosure {
     pub fields: Vec<ReadStatus>,
     /// In document order.
     pub places: Vec<Place>,
-    /// Normalized paths of tokens where the schema declares none; they were left.
+    /// Normalized paths of tokens where the schema declares none; they were left. Together no
+    /// longer than the document: the rest is not named.
     pub unexpected_tokens: Vec<String>,
     /// Fields of which a honey token was opened: raise the alarm, and withhold them in the whole
     /// request. Here all of their places are withheld already.
@@ -176,6 +185,8 @@ pub struct Place {
     pub kid: Option<KeyId>,
     /// Whose key that is, when it is a data subject's and was there.
     pub subject: Option<SubjectRef>,
+    /// Its node; 0 of a bare token.
+    pub(super) node: u32,
     /// Normalized path (RFC 9535), where the places of the field differ in what callers get.
     pub path: Option<String>,
 }
@@ -224,7 +235,8 @@ impl Revealer {
     /// holds its value, its masked value or `null`, index members are gone.
     ///
     /// # Errors
-    /// As [`Revealer::reveal`].
+    /// As [`Revealer::reveal`], and [`RejectCode::TooComplex`] where the paths of a field's places
+    /// are much longer than the document. The report has what was opened all the same.
     pub fn disclose(
         &mut self,
         schema: &Schema,
@@ -239,13 +251,12 @@ impl Revealer {
         let missing = RefCell::default();
         let lookup = |id: &KeyId| keys.get(id, &missing);
         let keys = Keys { keyring: keys.keyring, lookup: &lookup };
+        let mut named = Ok(());
         self.selected(schema, &schema.enveloped_value(doc), false, |this, doc| {
             while this.disclose_once(schema, &keys, doc, options, out, report) {}
-            let mut nodes = Vec::new();
-            this.undeclared_tokens(schema, doc, &mut |node| nodes.push(node));
-            let paths = nodes.into_iter().map(|node| value_path(schema, &this.tape, doc, node));
-            report.unexpected_tokens = paths.collect();
+            named = this.name_places(schema, doc, report);
         })?;
+        named.inspect_err(|_| out.clear())?;
         schema.strip_envelope(out);
         let missing = missing.into_inner();
         if missing.is_empty() {
@@ -276,7 +287,7 @@ impl Revealer {
             Decision::Withhold => ReadStatus::Denied,
             Decision::Mask | Decision::Reveal => ReadStatus::Absent,
         }));
-        let (mut nodes, mut met, before) = (Vec::new(), Vec::new(), std::mem::take(places));
+        let (mut met, before) = (Vec::new(), std::mem::take(places));
         out.clear();
         let rules = Rules {
             decide: &decide,
@@ -288,8 +299,7 @@ impl Revealer {
             if status == Status::Honey && !met.contains(&field) {
                 met.push(field);
             }
-            nodes.push(node);
-            places.push(Place { field, status, kid, subject, path: None });
+            places.push(Place { field, status, kid, subject, node, path: None });
         });
         // What a first attempt opened was opened: the audit has its keys and its honey.
         for (place, first) in places.iter_mut().zip(before) {
@@ -303,74 +313,41 @@ impl Revealer {
         for place in &*places {
             fields[place.field] = fields[place.field].max(place.status.into());
         }
-        name_places((schema, &self.tape), doc, fields, places, &nodes);
         honey.extend(&met);
         !met.is_empty()
     }
-}
 
-/// Gives each place its path whose field has places that differ.
-fn name_places(
-    (schema, tape): (&Schema, &Tape),
-    doc: &[u8],
-    fields: &[ReadStatus],
-    places: &mut [Place],
-    nodes: &[u32],
-) {
-    let mut differs = vec![false; fields.len()];
-    for place in &*places {
-        differs[place.field] |= ReadStatus::from(place.status) != fields[place.field];
-    }
-    for (place, node) in places.iter_mut().zip(nodes).filter(|(place, _)| differs[place.field]) {
-        place.path = Some(value_path(schema, tape, doc, *node));
-    }
-}
-
-/// The normalized path (RFC 9535) of a node, in the value without an envelope that the schema
-/// writes.
-pub(super) fn value_path(schema: &Schema, tape: &Tape, doc: &[u8], node: u32) -> String {
-    let path = normalized_path(tape, doc, node);
-    match schema.written.as_ref().and_then(|_| path.strip_prefix("$['payload']")) {
-        Some(rest) => format!("${rest}"),
-        None => path,
-    }
-}
-
-/// The normalized path of a node in the document as it is.
-fn normalized_path(tape: &Tape, doc: &[u8], node: u32) -> String {
-    let (mut steps, mut at, mut name) = (Vec::new(), node, Vec::new());
-    while tape.nodes()[at as usize].parent != NO_PARENT {
-        let node = &tape.nodes()[at as usize];
-        if node.is_member() {
-            name.clear();
-            unescape_lossy(&doc[node.name()], &mut name);
-            steps.push(quoted(&String::from_utf8_lossy(&name)));
-        } else {
-            let index = tape.children(node.parent).position(|child| child == at);
-            steps.push(format!("[{}]", index.unwrap_or_default()));
+    /// Gives each place its path whose field has places that differ, and names tokens where none
+    /// should be.
+    ///
+    /// # Errors
+    /// The places have no room for their paths. The report has what was opened all the same.
+    fn name_places(
+        &mut self,
+        schema: &Schema,
+        doc: &[u8],
+        report: &mut Disclosure,
+    ) -> Result<(), Reject> {
+        let mut elsewhere = Vec::new();
+        self.undeclared_tokens(schema, doc, &mut |node| elsewhere.push(node));
+        let Disclosure { fields, places, unexpected_tokens, .. } = report;
+        let mut differs = vec![false; fields.len()];
+        for place in &*places {
+            differs[place.field] |= ReadStatus::from(place.status) != fields[place.field];
         }
-        at = node.parent;
-    }
-    steps.push("$".to_owned());
-    steps.reverse();
-    steps.concat()
-}
-
-/// `['name']`, as normalized paths write it.
-fn quoted(name: &str) -> String {
-    let mut out = "['".to_owned();
-    for c in name.chars() {
-        match c {
-            '\'' | '\\' => out.extend(['\\', c]),
-            '\u{8}' => out.push_str("\\b"),
-            '\t' => out.push_str("\\t"),
-            '\n' => out.push_str("\\n"),
-            '\u{c}' => out.push_str("\\f"),
-            '\r' => out.push_str("\\r"),
-            // Writing to a string never fails.
-            c if c < ' ' => drop(write!(out, "\\u{:04x}", u32::from(c))),
-            c => out.push(c),
+        let mut paths =
+            Paths::new(schema, &self.tape, doc, PATHS_BASE + PATHS_PER_BYTE * doc.len());
+        let mut named = places.iter_mut().filter(|place| differs[place.field]);
+        let fits = named.all(|place| {
+            place.path = paths.of(place.node);
+            place.path.is_some()
+        });
+        if !fits {
+            places.iter_mut().for_each(|place| place.path = None);
+            return Err(Reject::new(RejectCode::TooComplex));
         }
+        let mut paths = Paths::new(schema, &self.tape, doc, doc.len());
+        *unexpected_tokens = elsewhere.into_iter().map_while(|node| paths.of(node)).collect();
+        Ok(())
     }
-    out + "']"
 }

@@ -1,6 +1,6 @@
 //! Opening: strict, in the order of docs/formats.md, never a second key tried.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 
 use aes_gcm::aead::inout::InOutBuf;
@@ -13,6 +13,7 @@ use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use crate::scan;
 use crate::token::{self, FieldId, HEADER_LEN, Header, Suite, TAG_LEN};
+use crate::uniform::UniformMap;
 
 /// The first byte of a plaintext frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,7 @@ impl Owner {
 const CACHE: usize = 1024;
 
 /// A cipher with the key it was made from, whose check value was right.
-type Ciphers = HashMap<(KeyId, Suite, FieldId), (Weak<Key>, Cipher)>;
+type Ciphers = UniformMap<(KeyId, Suite, FieldId), (Weak<Key>, Cipher)>;
 
 /// Opens tokens. Keeps key schedules and buffers from token to token.
 #[derive(Default)]
@@ -204,19 +205,20 @@ fn kept_cipher<'c>(
     header: &Header,
 ) -> Result<&'c mut Cipher, OpenError> {
     let slot = (header.kid, header.suite, header.fid);
-    let made_from = |(from, _): &(Weak<Key>, Cipher)| std::ptr::eq(from.as_ptr(), Arc::as_ptr(key));
-    if !ciphers.get(&slot).is_some_and(made_from) {
-        let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
-        check_value(key, &header.kid)?;
-        if ciphers.len() >= CACHE {
-            ciphers.clear();
-        }
-        ciphers.insert(
-            slot,
-            (Arc::downgrade(key), Cipher::new(secret.expose(), header.suite, &header.fid)),
-        );
+    if ciphers.len() >= CACHE && !ciphers.contains_key(&slot) {
+        ciphers.clear();
     }
-    ciphers.get_mut(&slot).map(|(_, cipher)| cipher).ok_or(OpenError::KeyUnavailable)
+    let made_from = |(from, _): &(Weak<Key>, Cipher)| std::ptr::eq(from.as_ptr(), Arc::as_ptr(key));
+    let kept = match ciphers.entry(slot) {
+        Entry::Occupied(kept) if made_from(kept.get()) => kept.into_mut(),
+        slot => {
+            let secret = key.secret.as_ref().ok_or(OpenError::KeyUnavailable)?;
+            check_value(key, &header.kid)?;
+            let cipher = Cipher::new(secret.expose(), header.suite, &header.fid);
+            slot.insert_entry((Arc::downgrade(key), cipher)).into_mut()
+        }
+    };
+    Ok(&mut kept.1)
 }
 
 /// Decrypts the body in place; the plaintext frame.

@@ -2,14 +2,14 @@
 //! How long a key may stay is its `seal_until`.
 
 use std::collections::HashSet;
-use std::collections::hash_map::{Entry, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::may_seal;
 use crate::key::{Key, KeyId, KeyState, Scope, SubjectRef};
 use crate::seal::{SealError, Sealer};
 use crate::token::{FieldId, Suite};
+use crate::uniform::UniformMap;
 
 /// Subjects in one generation.
 const GENERATION: usize = 8192;
@@ -19,7 +19,7 @@ pub(super) struct SubjectSealers {
     key: Arc<Key>,
     sealers: Vec<Sealer>,
     /// Where a field's sealer stands, from the [`FEW`]th on: those before are looked at one by one.
-    places: HashMap<FieldId, usize, BuildHasherDefault<Uniform>>,
+    places: UniformMap<FieldId, usize>,
 }
 
 /// Sealers that are found faster by looking than by hashing.
@@ -27,7 +27,7 @@ const FEW: usize = 8;
 
 impl SubjectSealers {
     fn new(key: Arc<Key>) -> Self {
-        Self { key, sealers: Vec::new(), places: HashMap::default() }
+        Self { key, sealers: Vec::new(), places: UniformMap::default() }
     }
 
     /// The subject whose key it is.
@@ -77,33 +77,12 @@ pub(super) enum Known<'k> {
 }
 
 /// Sealers by subject.
-type Sealers = HashMap<SubjectRef, SubjectSealers, BuildHasherDefault<Uniform>>;
+type Sealers = UniformMap<SubjectRef, SubjectSealers>;
 
 #[derive(Default)]
 pub(super) struct SubjectKeys {
     young: Sealers,
     old: Sealers,
-}
-
-/// References are HMACs under a secret key: any 8 bytes of one are as good as a hash, and nobody
-/// can choose them. Field ids are hashes of names that schemas give.
-#[derive(Default)]
-struct Uniform(u64);
-
-impl Hasher for Uniform {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut first = [0; 8];
-        let length = bytes.len().min(8);
-        first[..length].copy_from_slice(&bytes[..length]);
-        self.0 = u64::from_le_bytes(first);
-    }
-
-    /// The length, which is that of all of them.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 impl SubjectKeys {
@@ -115,11 +94,11 @@ impl SubjectKeys {
         self.young.insert(subject, SubjectSealers::new(key));
     }
 
-    /// Forgets keys shredded elsewhere.
-    pub(super) fn forget(&mut self, shredded: &HashSet<KeyId>) {
-        if !shredded.is_empty() {
-            self.young.retain(|_, entry| !shredded.contains(&entry.key.id));
-            self.old.retain(|_, entry| !shredded.contains(&entry.key.id));
+    /// Forgets keys that others ended.
+    pub(super) fn forget(&mut self, ended: &HashSet<KeyId>) {
+        if !ended.is_empty() {
+            self.young.retain(|_, entry| !ended.contains(&entry.key.id));
+            self.old.retain(|_, entry| !ended.contains(&entry.key.id));
         }
     }
 

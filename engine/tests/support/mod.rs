@@ -1,15 +1,14 @@
 //! What the engine's tests share: keys, schemas and one record there and back.
 #![allow(dead_code, unreachable_pub, reason = "every test binary takes what it needs")]
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use veilstream_engine::compile::{Grants, SchemaSet, compile};
 use veilstream_engine::key::{Budget, Key, KeyKind, KeyState, Scope, SecretKey};
 use veilstream_engine::record::{Header, Output, Record};
 use veilstream_engine::reveal::{
-    Decision, Disclosed, Disclosure, DisclosureOptions, HeldKeys, KeySource, Report, RevealOptions,
-    Revealer, Status,
+    Decision, Disclosed, Disclosure, DisclosureOptions, FetchedKeys, HeldKeys, KeySource, Report,
+    RevealOptions, Revealer, Status,
 };
 use veilstream_engine::transform::{Outcome, Transformer};
 use veilstream_engine::{Entropy, EntropyError, Keyring, RejectCode, kdf};
@@ -164,7 +163,7 @@ impl Bench {
         options: &DisclosureOptions<'_>,
     ) -> (String, Disclosure) {
         let (mut out, mut report) = (b"left over".to_vec(), Disclosure::default());
-        let keys = HeldKeys { keyring: &self.keys, fetched: &HashMap::new() };
+        let keys = HeldKeys { keyring: &self.keys, fetched: &FetchedKeys::default() };
         let schema = &self.schemas.schemas()[0];
         let done = Revealer::default()
             .disclose(schema, keys, value.as_bytes(), options, &mut out, &mut report)
