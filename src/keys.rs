@@ -1,16 +1,17 @@
 //! The key manager as the parts of the sidecar use it: opened from the configuration or a key
 //! directory, timed by the system's clock, metered.
 
+mod health;
 mod lookup;
 mod source;
 pub mod topic;
 mod upkeep;
 
 pub use lookup::KeyLookup;
-pub use upkeep::maintain;
+pub use upkeep::{Upkeep, maintain};
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -43,6 +44,7 @@ use veilstream_keys::{KeyError, Manager, Parts, RebuiltLedger, Settings, directo
 use crate::config::{self, KeyLedger, KeyProvider, KeyStore};
 use crate::exit::Exit;
 use crate::kafka::access;
+use crate::keys::health::{Duty, KeyHealth};
 use crate::keys::topic::{KafkaLedger, KafkaStore};
 use crate::telemetry::metrics::Metrics;
 pub use source::{CredentialSource, KeyFault, KeySource};
@@ -102,7 +104,7 @@ fn open_with(
         manager: manager.clone(),
         metrics,
         interop: config.interop.clone(),
-        last_fault: Mutex::default(),
+        health: KeyHealth::default(),
     };
     Ok((Arc::new(keys), manager))
 }
@@ -401,9 +403,7 @@ pub struct ManagedKeys {
     manager: Arc<Manager>,
     metrics: Option<Arc<Metrics>>,
     interop: InteropFiles,
-    /// What `maintain` last failed with, so that an outage is one line in the log and not one a
-    /// second.
-    last_fault: Mutex<String>,
+    health: KeyHealth,
 }
 
 impl KeySource for ManagedKeys {
@@ -420,7 +420,9 @@ impl KeySource for ManagedKeys {
     }
 
     fn lookup_for_reading(&self, id: &KeyId) -> Result<Option<Arc<Key>>, KeyFault> {
-        self.manager.lookup_for_reading(id, now()).map_err(fault)
+        let found = self.manager.lookup_for_reading(id, now());
+        self.health.looked_up(id, found.as_ref().err());
+        found.map_err(fault)
     }
 
     fn held_for_reading(&self, id: &KeyId) -> Option<Arc<Key>> {
@@ -444,20 +446,12 @@ impl KeySource for ManagedKeys {
         self.manager.prepare(schemas, now()).map_err(fault)
     }
 
-    fn maintain(&self) {
-        let news = self.manager.maintain(now()).err().map_or_else(String::new, |e| e.to_string());
-        let mut last = self.last_fault.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last != news {
-            if news.is_empty() {
-                tracing::info!("keys are maintained again");
-            } else {
-                tracing::warn!(
-                    reason = news,
-                    "keys could not be maintained; those in hand stay in use until they are spent"
-                );
-            }
-            *last = news;
-        }
+    fn follow(&self) {
+        self.health.watch(Duty::Follow, || self.manager.follow(now()));
+    }
+
+    fn renew(&self) {
+        self.health.watch(Duty::Renew, || self.manager.renew(now()));
         if let Some(metrics) = &self.metrics {
             self.measure(metrics);
         }
@@ -477,6 +471,21 @@ impl CredentialSource for ManagedKeys {
 }
 
 impl ManagedKeys {
+    /// Whether key store and key service answer. A key that a caller did not get is asked for again:
+    /// a service that is not ready has no callers who would. Blocks.
+    ///
+    /// # Errors
+    /// [`KeyFault`]: they do not, so keys may be missing.
+    pub fn check(&self) -> Result<(), KeyFault> {
+        if let Some(outage) = self.health.outage() {
+            return Err(KeyFault(outage));
+        }
+        match self.health.awaited() {
+            Some(kid) => self.lookup_for_reading(&kid).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn measure(&self, metrics: &Metrics) {
         let usage = self.manager.usage();
         for (schema, uses, _) in &usage {

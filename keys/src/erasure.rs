@@ -17,7 +17,7 @@ pub use crate::store::PostgresLedger;
 use append::Appender;
 pub(crate) use cursor::LedgerCursor;
 pub use ledger::{Erasure, FileLedger, Ledger, LedgerError, Recorded, Wrong};
-pub use line::{Position, Verifier, first_line, hex, next_line, unhex};
+pub use line::{Position, Verifier, first_line, hex, next_line, unhex, write_hex};
 pub use receipt::{Canary, Check, Receipt, ReceiptError, SignedReceipt};
 pub(crate) use receipt::{checkpoint_signer, signer};
 pub(crate) use replay::erase_again;

@@ -126,3 +126,23 @@ pub enum KeyError {
     #[error("the system gives no random bytes; no key was made")]
     Random,
 }
+
+impl KeyError {
+    /// Whether a server does not answer as it should, so that other keys are missing as well. Else
+    /// something is wrong with one key.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Store(StoreError::Unusable { .. })
+            | Self::Ledger(LedgerError::Unusable { .. }) => true,
+            Self::Provider(error) => matches!(
+                error,
+                ProviderError::Unusable { .. }
+                    | ProviderError::Unavailable { .. }
+                    | ProviderError::Denied { .. }
+                    | ProviderError::Disabled { .. }
+            ),
+            _ => false,
+        }
+    }
+}

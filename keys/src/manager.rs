@@ -62,9 +62,6 @@ pub use rewrap::{Progress, Rewrapped};
 pub use rotation::{Rotate, Rotated};
 pub use settings::{Parts, Settings};
 
-/// Seconds between two looks at what other processes did to shared keys. A process that asks once a
-/// second hears of a rotation within five.
-const RELOAD: u64 = 4;
 /// Seconds between two looks at whether something is to be rotated.
 const ROTATION_LOOK: u64 = 60;
 
@@ -139,9 +136,10 @@ impl Manager {
                     .cloned()
                     .ok_or_else(|| not_active(*kind, scope, KeyState::Retired))?,
                 Scope::Schema(name) => self.process().sealing(&self.shared.turn(), name, now)?,
-                Scope::Version(version) => {
-                    self.shared.root(&self.shared.turn(), *kind, *version, now)?
-                }
+                Scope::Version(version) => match self.shared.root_in_hand(*kind, scope) {
+                    Some(root) => root,
+                    None => self.shared.root(&self.shared.turn(), *kind, *version, now)?,
+                },
                 Scope::Shared(_) | Scope::Epoch(_) => {
                     self.shared.load_or_mint(&self.shared.turn(), *kind, scope, now)?
                 }
@@ -205,27 +203,35 @@ impl Manager {
         }
     }
 
-    /// Called about once a second, by one thread: reads what other processes did, replaces keys of
-    /// this process before they are spent or old, rotates what is due and stores uses once a
-    /// minute.
+    /// Called about once a second, by one thread: forgets keys that other processes erased, retired
+    /// or found compromised. It asks no provider, so a key service that hangs holds up no erasure.
+    ///
+    /// # Errors
+    /// [`KeyError`]; the next call tries again.
+    pub fn follow(&self, now: u64) -> Result<(), KeyError> {
+        self.eraser().forget_ended(now)
+    }
+
+    /// Called about once a second, by one thread: takes keys in hand that other processes made,
+    /// replaces those of this process before they are spent or old, rotates what is due and stores
+    /// uses once a minute.
     ///
     /// # Errors
     /// The first [`KeyError`]; what is in hand stays good until it is spent, and the next call
     /// tries again.
-    pub fn maintain(&self, now: u64) -> Result<(), KeyError> {
-        // Each by itself: a key service that is away must not hold up an erasure.
-        let mut first = self.eraser().forget_erased(now);
+    pub fn renew(&self, now: u64) -> Result<(), KeyError> {
+        let mut first = Ok(());
         let mut then = |step: Result<(), KeyError>| {
             if first.is_ok() {
                 first = step;
             }
         };
-        let mut turn = self.shared.turn();
-        if now.abs_diff(turn.reloaded) >= RELOAD {
-            turn.reloaded = now;
+        // Not within the turn: those who need it would wait for a server that hangs.
+        if self.shared.is_reload_due(now) {
             then(self.shared.reload());
             self.subjects.sweep(now);
         }
+        let mut turn = self.shared.turn();
         let due = self.shared.held().process.due(now);
         for schema in due {
             then(self.process().mint(&turn, &schema, now).map(drop));

@@ -285,11 +285,11 @@ pub trait Store: Send + Sync {
         plan: &mut Plan<'_>,
     ) -> Result<Vec<Shredded>, StoreError>;
 
-    /// Keys of data subjects that were shredded at or after `since`, and markers.
+    /// Keys that were shredded, retired or found compromised at or after `since`, and markers.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError>;
+    fn ended_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError>;
 
     /// Sees to it that deleted wraps are gone from the disk too, as far as the store can. Tells
     /// what it cannot.

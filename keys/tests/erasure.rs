@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use support::{Counting, Directory, Fenced, NOW, Process, subject_number};
+use support::{Counting, Directory, Fenced, Maintain as _, NOW, Process, subject_number};
 use veilstream_engine::error::{OpenError, RejectCode};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use veilstream_engine::reveal::Status;
@@ -40,6 +40,28 @@ fn erase(manager: &Manager, id: &str, terms: &Terms<'_>, now: u64) -> SignedRece
 
 fn all_is_well(manager: &Manager, receipt: &SignedReceipt) -> bool {
     manager.check_receipt(receipt, NOW).unwrap().iter().all(|check| check.wrong.is_none())
+}
+
+#[test]
+fn a_compromised_key_of_a_subject_is_in_nobodys_hand_a_second_later() {
+    let dir = Directory::new();
+    let (mut one, mut two) = (Process::start(&dir, NOW), Process::start(&dir, NOW));
+    let (ada, bob) = (one.protect(ADA, NOW).1, two.protect(BOB, NOW).1);
+    assert_eq!((two.reveal(&ada, NOW), two.reveal(&bob, NOW)), (ADA.to_owned(), BOB.to_owned()));
+    let key_of = |process: &Process, now: u64| {
+        process.manager.fetch(&[process.needed("7")], now).unwrap().remove(0)
+    };
+    let kid = key_of(&one, NOW).id;
+    let reads = |process: &Process| process.manager.held_for_reading(&kid, NOW + 1).is_some();
+    assert!(reads(&two) && key_of(&two, NOW).id == kid);
+
+    one.manager.compromise(&kid, NOW).unwrap();
+    two.manager.follow(NOW + 1).unwrap();
+    assert!(!reads(&two));
+    assert!(two.manager.lookup_for_reading(&kid, NOW + 1).unwrap().is_none());
+    // And it seals nothing any more.
+    assert_ne!(key_of(&two, NOW + 1).id, kid);
+    assert_eq!(two.reveal(&bob, NOW + 1), BOB);
 }
 
 #[test]

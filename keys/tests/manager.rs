@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
-use support::{Counting, Directory, NOW, people, schemas, subject};
+use support::{Counting, Directory, Maintain as _, NOW, people, schemas, subject};
 use veilstream_engine::SecretKey;
 use veilstream_engine::key::{KeyKind, KeyState, Scope};
 use veilstream_engine::transform::NeededKey;

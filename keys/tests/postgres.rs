@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Barrier};
 
 use server::{Database, PASSWORD, server};
-use support::{Directory, NOW, Process, subject_number};
+use support::{Directory, Maintain as _, NOW, Process, subject_number};
 use veilstream_engine::error::{OpenError, RejectCode};
 use veilstream_engine::key::{KeyId, KeyKind, KeyState, Scope};
 use veilstream_engine::reveal::Status;
@@ -382,7 +382,7 @@ fn a_store_is_made_once_and_never_in_passing() {
     database.sql("UPDATE veilstream.layout SET layout = 99");
     let refused = error(PostgresStore::open(&url, None));
     assert!(
-        refused.contains("has layout 99, this version reads 3; use a newer veilstream"),
+        refused.contains("has layout 99, this version reads 4; use a newer veilstream"),
         "{refused}"
     );
     database.sql("DELETE FROM veilstream.layout");

@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Directory, NOW, people};
+use support::{Directory, Maintain as _, NOW, people};
 use veilstream_engine::key::{Key, KeyKind, KeyState, Scope};
 use veilstream_engine::transform::NeededKey;
 use veilstream_keys::{Manager, SCHEMA_KEY_LIFE};

@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use support::{Directory, NOW, Process, customers, people, subject};
+use support::{Directory, Maintain as _, NOW, Process, customers, people, subject};
 use veilstream_engine::key::{KeyKind, KeyState, Scope};
 use veilstream_keys::provider::{FileProvider, create_kek_file};
 use veilstream_keys::store::{KeyRecord, Store};

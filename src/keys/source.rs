@@ -55,8 +55,11 @@ pub trait KeySource: Send + Sync {
     /// [`KeyFault`]; the schemas must not come into force.
     fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault>;
 
-    /// Called about once a second: replaces keys before they are spent or old.
-    fn maintain(&self);
+    /// Called about once a second: forgets keys that others erased. Waits for no key service.
+    fn follow(&self);
+
+    /// Called about once a second, by another thread: replaces keys before they are spent or old.
+    fn renew(&self);
 }
 
 /// A source of the reading service's API keys: the key manager, or a test.

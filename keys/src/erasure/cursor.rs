@@ -57,12 +57,14 @@ impl LedgerCursor {
                 store.erase(&subjects, now, &mut |head, records| appender.plan(head, records));
             let (learned, written, end) = appender.finish();
             // Durable lines count, whatever became of the store.
-            store.learn(&learned);
-            match done {
-                Ok(shredded) => {
-                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = end;
-                    return Ok((learned[written].to_vec(), shredded));
+            self.take(|known| {
+                store.learn(&learned);
+                if done.is_ok() {
+                    *known = end;
                 }
+            });
+            match done {
+                Ok(shredded) => return Ok((learned[written].to_vec(), shredded)),
                 Err(StoreError::Ledger(LedgerError::Moved { .. })) if attempt < ATTEMPTS => {
                     attempt += 1
                 }
@@ -73,13 +75,18 @@ impl LedgerCursor {
 
     /// Reads what other processes wrote since, for the store to know; whether there was anything.
     pub(crate) fn follow(&self, store: &Authentic) -> Result<bool, KeyError> {
+        let known = self.known();
         let head = Position::of(&store.head()?);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known == head {
+        if known == head {
             return Ok(false);
         }
         let place = self.ledger.place();
-        if known.store == head.store {
+        let is_rebuilt = known.store != head.store;
+        // Nobody waits with the lock for a ledger that hangs.
+        let recorded = if is_rebuilt {
+            let lines = self.ledger.read(0)?;
+            Verifier::new(store.keys(), head.store).take_all(&place, &lines, &head)?
+        } else {
             if head.seq < known.seq {
                 let message = "the key store knows less of it than a moment ago: an older store \
                     has its place; start this process again"
@@ -87,19 +94,25 @@ impl LedgerCursor {
                 return Err(LedgerError::Unusable { place, message }.into());
             }
             let lines = self.ledger.read(known.seq + 1)?;
-            let recorded =
-                Verifier::behind(store.keys(), *known).take_all(&place, &lines, &head)?;
-            store.learn(&recorded);
-        } else {
-            // Rebuilt.
-            let lines = self.ledger.read(0)?;
-            let recorded =
-                Verifier::new(store.keys(), head.store).take_all(&place, &lines, &head)?;
-            store.unlearn();
-            store.learn(&recorded);
-        }
-        *known = head;
+            Verifier::behind(store.keys(), known).take_all(&place, &lines, &head)?
+        };
+        self.take(|newest| {
+            // Whatever appended meanwhile knows more; the next look reads on from there.
+            if *newest == known {
+                if is_rebuilt {
+                    store.unlearn();
+                }
+                store.learn(&recorded);
+                *newest = head;
+            }
+        });
         Ok(true)
+    }
+
+    /// Lets the store know lines and says up to which, in one step: nobody forgets the lines of
+    /// another thread in between.
+    fn take(&self, learn: impl FnOnce(&mut Position)) {
+        learn(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

@@ -246,11 +246,17 @@ fn is_name(text: &str) -> bool {
 /// Lower-case hex.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = vec![0; 2 * bytes.len()];
+    write_hex(bytes, &mut digits);
+    String::from_utf8(digits).unwrap_or_default()
+}
+
+/// Writes bytes as lower-case hex where their digits are to stand, two for each byte.
+pub fn write_hex(bytes: &[u8], digits: &mut [u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    // An audit line has hundreds of these bytes: they are written as bytes, and looked at once.
-    let digits = |byte: &u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-    let text: Vec<u8> = bytes.iter().flat_map(digits).collect();
-    String::from_utf8(text).unwrap_or_default()
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
 }
 
 /// The reverse of [`hex`]; upper case is refused.

@@ -1,4 +1,4 @@
-//! Erases data subjects, and forgets the keys of those that other processes erased.
+//! Erases data subjects, and forgets the keys that other processes erased or ended.
 //!
 //! Order: the ledger first, so that an erasure that was begun is completed by the next process
 //! that opens the store; then the store; then a look whether it is so; then the signed receipt.
@@ -70,7 +70,7 @@ impl<'a> Eraser<'a> {
         let mut canaries = sealed(self.shared, subjects)?;
         let mut lines = self.append(subjects, terms, now)?;
         let scrubbed = store.scrub()?;
-        self.forget_erased(now)?;
+        self.forget_ended(now)?;
         let head = Position::of(&store.head()?);
         let mut receipts = Vec::with_capacity(subjects.len());
         for subject in subjects {
@@ -151,16 +151,17 @@ impl<'a> Eraser<'a> {
         }
     }
 
-    /// Forgets the keys of data subjects that were erased, here or elsewhere.
-    pub(super) fn forget_erased(&self, now: u64) -> Result<(), KeyError> {
+    /// Forgets the keys of data subjects that were erased, and others that were retired or found
+    /// compromised, here or elsewhere.
+    pub(super) fn forget_ended(&self, now: u64) -> Result<(), KeyError> {
         let (store, tenant) = (self.shared.store(), self.shared.tenant());
         let since = now.saturating_sub(self.subjects.lookup_age() + SKEW);
-        let shredded: HashSet<KeyId> = store.shredded_since(tenant, since)?.into_iter().collect();
+        let ended: HashSet<KeyId> = store.ended_since(tenant, since)?.into_iter().collect();
         let followed = self.follow_ledger();
-        let known = self.shared.held().shredded.clone();
-        if !shredded.is_subset(&known) {
-            self.subjects.forget(|key| shredded.contains(&key.id));
-            self.shared.in_hand().change(|held| held.shredded = Arc::new(shredded));
+        let known = self.shared.held().ended.clone();
+        if !ended.is_subset(&known) {
+            self.subjects.forget(|key| ended.contains(&key.id));
+            self.shared.in_hand().change(|held| held.ended = Arc::new(ended));
         }
         followed
     }

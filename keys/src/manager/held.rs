@@ -1,12 +1,13 @@
 //! Keys in hand, under one lock, and the snapshot of them that transformers get.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use veilstream_engine::Keyring;
 use veilstream_engine::interop::InteropKeys;
 use veilstream_engine::key::{Key, KeyId, KeyKind};
+use veilstream_engine::uniform::UniformMap;
 
 use super::process::ProcessKeySet;
 
@@ -22,10 +23,10 @@ pub(super) struct HeldKeys {
 /// What the lock guards.
 pub(super) struct Held {
     /// Roots, wrapping keys and shared keys.
-    pub(super) keys: HashMap<KeyId, Arc<Key>>,
+    pub(super) keys: UniformMap<KeyId, Arc<Key>>,
     pub(super) process: ProcessKeySet,
-    /// Keys of data subjects that were shredded within the time that a key is kept.
-    pub(super) shredded: Arc<HashSet<KeyId>>,
+    /// Keys that were shredded, retired or found compromised within the time that a key is kept.
+    pub(super) ended: Arc<HashSet<KeyId>>,
     /// Keys of other systems.
     pub(super) interop: Arc<InteropKeys>,
 }
@@ -36,9 +37,9 @@ impl HeldKeys {
             tenant,
             process: std::process::id(),
             held: Mutex::new(Held {
-                keys: HashMap::new(),
+                keys: UniformMap::default(),
                 process: ProcessKeySet::new(),
-                shredded: Arc::default(),
+                ended: Arc::default(),
                 interop: Arc::default(),
             }),
             ring: ArcSwap::default(),
@@ -56,7 +57,7 @@ impl HeldKeys {
         // What transformers see. Wrapping keys stay here.
         let shared = held.keys.values().filter(|key| key.kind != KeyKind::Wrapping).cloned();
         let ring = Keyring::new(self.tenant.clone(), shared.chain(held.process.sealing()))
-            .with_shredded(held.shredded.clone())
+            .with_ended(held.ended.clone())
             .with_interop(held.interop.clone());
         // A new snapshot costs every lane its key schedules: only for a change.
         let old = self.ring.load();

@@ -84,7 +84,7 @@ impl Manager {
         if manager.revived > 0 {
             manager.shared.store().scrub()?;
         }
-        manager.eraser().forget_erased(now)?;
+        manager.eraser().forget_ended(now)?;
         Ok(manager)
     }
 

@@ -1,11 +1,12 @@
 //! Keys that all processes of a tenant share: roots, wrapping keys and shared data keys. They are
 //! stored before their first use, and what other processes did to them is read again.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ed25519_dalek::SigningKey;
 use veilstream_engine::key::{Budget, Key, KeyId, KeyKind, KeyState, Scope, SecretKey};
+use veilstream_engine::uniform::UniformMap;
 use veilstream_engine::wrap::WrapContext;
 
 use super::held::{Held, HeldKeys};
@@ -20,6 +21,10 @@ use crate::wraps::{by_provider, checked, context_of, other_provider, unwrap_unde
 const ROOTS: [KeyKind; 4] =
     [KeyKind::Index, KeyKind::Deterministic, KeyKind::DeadLetter, KeyKind::SubjectRef];
 
+/// Seconds between two looks at what other processes did to shared keys. A process that asks once a
+/// second hears of a rotation within five.
+const RELOAD: u64 = 4;
+
 /// The keys of one tenant that processes share, with what wraps and stores them.
 pub(super) struct SharedKeys {
     tenant: Arc<str>,
@@ -31,10 +36,11 @@ pub(super) struct SharedKeys {
     /// Whose turn it is to make shared and process keys; taken before the lock of `held`, never
     /// after it.
     turn: Mutex<Schedule>,
+    reloads: Mutex<()>,
     held: HeldKeys,
 }
 
-/// When [`Manager::maintain`](super::Manager::maintain) did what last, in Unix seconds.
+/// When [`Manager::renew`](super::Manager::renew) did what last, in Unix seconds.
 #[derive(Default)]
 pub(super) struct Schedule {
     pub(super) reloaded: u64,
@@ -54,7 +60,8 @@ impl SharedKeys {
         store: Authentic,
     ) -> Self {
         let held = HeldKeys::new(tenant.clone());
-        Self { tenant, wrapped, provider, recovery, store, turn: Mutex::default(), held }
+        let (turn, reloads) = (Mutex::default(), Mutex::default());
+        Self { tenant, wrapped, provider, recovery, store, turn, reloads, held }
     }
 
     pub(super) fn tenant(&self) -> &Arc<str> {
@@ -93,6 +100,12 @@ impl SharedKeys {
         ROOTS.into_iter().try_for_each(|kind| self.root(&turn, kind, 1, now).map(drop))
     }
 
+    /// A root that is there already. Waits for nobody's turn.
+    pub(super) fn root_in_hand(&self, kind: KeyKind, scope: &Scope) -> Option<Arc<Key>> {
+        let held = self.held();
+        held.keys.values().find(|key| key.kind == kind && key.scope == *scope).cloned()
+    }
+
     /// The root of a kind and version. Only a kind of which there is none is minted, as version 1.
     pub(super) fn root(
         &self,
@@ -102,12 +115,10 @@ impl SharedKeys {
         now: u64,
     ) -> Result<Arc<Key>, KeyError> {
         let scope = Scope::Version(version);
-        let held = self.held();
-        if let Some(key) = held.keys.values().find(|key| key.kind == kind && key.scope == scope) {
-            return Ok(key.clone());
+        if let Some(key) = self.root_in_hand(kind, &scope) {
+            return Ok(key);
         }
-        let other_versions = held.keys.values().any(|key| key.kind == kind);
-        drop(held);
+        let other_versions = self.held().keys.values().any(|key| key.kind == kind);
         if (version != 1 || other_versions)
             && self.store.find(&self.tenant, kind, std::slice::from_ref(&scope))?.is_empty()
         {
@@ -216,14 +227,30 @@ impl SharedKeys {
         Ok(self.held.change(|held| held.keys.entry(key.id).or_insert(key).clone()))
     }
 
+    /// Whether it is time to look at what other processes did. It counts as done then.
+    pub(super) fn is_reload_due(&self, now: u64) -> bool {
+        let mut turn = self.turn();
+        let is_due = now.abs_diff(turn.reloaded) >= RELOAD;
+        if is_due {
+            turn.reloaded = now;
+        }
+        is_due
+    }
+
     /// Loads what processes share as the store has it now. A key that is in hand stays the same
     /// key; one that cannot be unwrapped any more goes.
     pub(super) fn reload(&self) -> Result<(), KeyError> {
+        // One at a time: what was read earlier must not replace what was read later.
+        let _reload = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        let before: HashSet<KeyId> = self.held().keys.keys().copied().collect();
         let mut failed = Ok(());
-        let mut keys = HashMap::new();
+        let mut keys = UniformMap::default();
         // Wrapping keys wrap nobody here: each of these is unwrapped by the provider.
         let wanted = |kind| kind != KeyKind::Audit && self.unwraps(kind);
-        for record in self.store.shared(&self.tenant)?.iter().filter(|record| wanted(record.kind)) {
+        let mut records = self.store.shared(&self.tenant)?;
+        records.retain(|record| wanted(record.kind));
+        self.drop_ended(&records);
+        for record in &records {
             match self.unwrap(record) {
                 Ok(key) => drop(keys.insert(key.id, key)),
                 Err(error) if failed.is_ok() => failed = Err(error),
@@ -236,9 +263,27 @@ impl SharedKeys {
                     *key = known.clone();
                 }
             }
+            // What was made meanwhile is not in the list.
+            let made = held.keys.iter().filter(|(kid, _)| !before.contains(kid));
+            for (kid, key) in made {
+                keys.entry(*kid).or_insert_with(|| key.clone());
+            }
             held.keys = keys;
         });
         failed
+    }
+
+    /// Keys that ended are not in hand while a key service lets the others wait.
+    fn drop_ended(&self, records: &[KeyRecord]) {
+        let has_ended =
+            |record: &&KeyRecord| !matches!(record.state, KeyState::Active | KeyState::DecryptOnly);
+        let ended: Vec<&KeyRecord> = records.iter().filter(has_ended).collect();
+        let stays = |key: &Key| {
+            !ended.iter().any(|record| record.kid == key.id && record.state != key.state)
+        };
+        if !self.held().keys.values().all(|key| stays(key)) {
+            self.held.change(|held| held.keys.retain(|_, key| stays(key)));
+        }
     }
 
     /// Whether keys of a kind may be unwrapped here.

@@ -311,12 +311,12 @@ impl Authentic {
         self.store.replace_wraps(changes)
     }
 
-    /// [`Store::shredded_since`].
+    /// [`Store::ended_since`].
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
-        self.store.shredded_since(tenant, since)
+    pub fn ended_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
+        self.store.ended_since(tenant, since)
     }
 
     /// The API keys and suspensions.

@@ -444,11 +444,12 @@ impl Store for PostgresStore {
         })
     }
 
-    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
+    fn ended_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
         let kids: Vec<Vec<u8>> = self.connection.read(|s| {
             let rows = s.query(
                 "SELECT kid FROM keys WHERE tenant = $1 AND state = 'shredded' AND retired >= $2 \
-                AND scope LIKE 'subject:%'",
+                AND scope LIKE 'subject:%' UNION ALL SELECT kid FROM keys WHERE tenant = $1 AND \
+                state IN ('retired', 'compromised') AND retired >= $2",
                 &[&tenant, &time(since)],
             )?;
             rows.iter().map(|row| row.try_get(0)).collect()

@@ -442,11 +442,12 @@ impl Store for SqliteStore {
         })
     }
 
-    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
+    fn ended_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
         let kids: Vec<String> = self.ask(|c| {
             let mut statement = c.prepare_cached(
-                "SELECT kid FROM keys WHERE tenant = ?1 AND state = 'shredded' \
-                    AND retired >= ?2 AND scope LIKE 'subject:%'",
+                "SELECT kid FROM keys WHERE tenant = ?1 AND state = 'shredded' AND retired >= ?2 \
+                    AND scope LIKE 'subject:%' UNION ALL SELECT kid FROM keys WHERE tenant = ?1 \
+                    AND state IN ('retired', 'compromised') AND retired >= ?2",
             )?;
             statement.query_map(params![tenant, time(since)], |row| row.get(0))?.collect()
         })?;

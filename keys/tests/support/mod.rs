@@ -29,6 +29,19 @@ use veilstream_keys::{KeyError, Manager, OsEntropy, Parts, Settings, directory};
 /// Some time in November 2026.
 pub(crate) const NOW: u64 = 1_795_500_000;
 
+/// What the two threads of a process do about once a second.
+pub(crate) trait Maintain {
+    /// Both, one after the other; the first fault.
+    fn maintain(&self, now: u64) -> Result<(), KeyError>;
+}
+
+impl Maintain for Manager {
+    fn maintain(&self, now: u64) -> Result<(), KeyError> {
+        let followed = self.follow(now);
+        followed.and(self.renew(now))
+    }
+}
+
 pub(crate) struct Directory(pub(crate) TempDir);
 
 impl Directory {
@@ -212,7 +225,7 @@ macro_rules! plain_methods {
             fn save_uses(uses: &[(KeyId, u64)]) -> ();
             fn set_state(kids: &[KeyId], state: KeyState, retired: Option<u64>, keys: &StoreKeys) -> ();
             fn replace_wraps(changes: &[WrapChange]) -> u64;
-            fn shredded_since(tenant: &str, since: u64) -> Vec<KeyId>;
+            fn ended_since(tenant: &str, since: u64) -> Vec<KeyId>;
             fn scrub() -> Scrubbed;
             fn credentials() -> Vec<CredentialRow>;
             fn add_credential(row: &CredentialRow) -> bool;

@@ -134,6 +134,11 @@ pub(crate) fn bao() -> &'static Bao {
 impl Bao {
     /// A server of its own; `name` is unique in the binary.
     pub(crate) fn start(name: &str, tls: bool) -> Self {
+        Self::configured(name, tls, None)
+    }
+
+    /// The same, with this file of settings beside those of a development server.
+    pub(crate) fn configured(name: &str, tls: bool, settings: Option<&Path>) -> Self {
         let program = fs::read_dir(installed("openbao/lib"))
             .unwrap()
             .next()
@@ -155,6 +160,8 @@ impl Bao {
         if tls {
             arguments.extend(["-dev-tls", &folder]);
         }
+        let settings = settings.map(|path| format!("-config={}", path.display()));
+        arguments.extend(settings.as_deref());
         let process = Process::start(name, &program, &arguments, &[]);
         let ca = tls.then(|| process.folder.join("vault-ca.pem"));
         let mut http = Client::builder().no_proxy();

@@ -604,11 +604,22 @@ pub(crate) fn an_erased_subject_is_closed_and_erasing_it_again_changes_nothing(p
             .unwrap();
     assert!(again.iter().all(|one| one.kids.is_empty()));
     assert_eq!((of_subject(&store, 1), of_subject(&store, 7)), (rows, nobody));
-    let since = |since: u64| {
-        store.shredded_since(TENANT, since).unwrap().into_iter().collect::<HashSet<_>>()
-    };
+    let since =
+        |since: u64| store.ended_since(TENANT, since).unwrap().into_iter().collect::<HashSet<_>>();
     assert!(since(NOW + 9).is_superset(&[first.kid, second.kid].into()));
     assert!(since(NOW + 10).is_empty());
+    // Of whatever scope, unless the end is taken back.
+    let root = key(KeyKind::Index, Scope::Version(1), 1);
+    let shared = key(KeyKind::Data, Scope::Shared("people".into()), 1);
+    store.insert(&[root.clone(), shared.clone()]).unwrap();
+    let ends = [bob.kid, root.kid, shared.kid];
+    let states = [KeyState::Compromised, KeyState::Retired, KeyState::Compromised];
+    for (kid, state) in ends.iter().zip(states) {
+        store.set_state(&[*kid], state, Some(NOW + 15)).unwrap();
+    }
+    assert_eq!((since(NOW + 15), since(NOW + 16)), (ends.into(), HashSet::new()));
+    store.set_state(&ends[1..], KeyState::DecryptOnly, None).unwrap();
+    assert_eq!(since(NOW + 15), [bob.kid].into());
     assert!(erase(&store, &[], NOW).unwrap().is_empty());
 }
 
@@ -820,7 +831,7 @@ pub(crate) fn tenants_do_not_see_each_other(place: &dyn Place) {
         store.count_subjects("other").unwrap(),
         Subjects { keys: 1, shredded: 0, half_shredded: 0 }
     );
-    assert!(store.shredded_since("other", 0).unwrap().is_empty());
+    assert!(store.ended_since("other", 0).unwrap().is_empty());
     assert!(store.list("").unwrap().is_empty());
 }
 

@@ -411,8 +411,8 @@ impl Store for KafkaStore {
         })?
     }
 
-    fn shredded_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
-        self.ask(|view| view.shredded_since(tenant, since))
+    fn ended_since(&self, tenant: &str, since: u64) -> Result<Vec<KeyId>, StoreError> {
+        self.ask(|view| view.ended_since(tenant, since))
     }
 
     /// The broker compacts when it must, and not when it is asked.

@@ -26,8 +26,8 @@ pub(super) struct View {
     others: BTreeMap<KeyId, KeyRecord>,
     /// Of any tenant and kind: a record tells its own.
     by_scope: BTreeSet<(Scope, KeyId)>,
-    /// Keys of data subjects, by when they were shredded.
-    shredded: BTreeSet<(u64, KeyId)>,
+    /// Keys, by when they were shredded, retired or found compromised.
+    ended: BTreeSet<(u64, KeyId)>,
     /// Record keys whose value is no key record, and the member that is not.
     damaged: BTreeMap<String, &'static str>,
     /// API keys, by their ids.
@@ -133,10 +133,11 @@ impl View {
         let kid = record.kid;
         self.remove(&kid);
         self.by_scope.insert((record.scope.clone(), kid));
+        let is_over = !matches!(record.state, KeyState::Active | KeyState::DecryptOnly);
+        if let Some(retired) = record.retired.filter(|_| is_over) {
+            self.ended.insert((retired, kid));
+        }
         if is_subject(&record) {
-            if let (KeyState::Shredded, Some(retired)) = (record.state, record.retired) {
-                self.shredded.insert((retired, kid));
-            }
             self.subjects.insert(kid, record);
         } else {
             self.others.insert(kid, record);
@@ -148,7 +149,7 @@ impl View {
             return;
         };
         if let Some(retired) = old.retired {
-            self.shredded.remove(&(retired, *kid));
+            self.ended.remove(&(retired, *kid));
         }
         self.by_scope.remove(&(old.scope, *kid));
     }
@@ -234,10 +235,9 @@ impl View {
         self.others.values().filter(move |record| &*record.tenant == tenant).filter(is_one)
     }
 
-    pub(super) fn shredded_since(&self, tenant: &str, since: u64) -> Vec<KeyId> {
-        let kids = self.shredded.range((since, KeyId([0; 16]))..).map(|(_, kid)| *kid);
-        kids.filter(|kid| self.subjects.get(kid).is_some_and(|record| &*record.tenant == tenant))
-            .collect()
+    pub(super) fn ended_since(&self, tenant: &str, since: u64) -> Vec<KeyId> {
+        let kids = self.ended.range((since, KeyId([0; 16]))..).map(|(_, kid)| *kid);
+        kids.filter(|kid| self.get(kid).is_some_and(|record| &*record.tenant == tenant)).collect()
     }
 }
 

@@ -1,17 +1,21 @@
 //! Keys of data subjects in hand, and others that were looked up by their id.
 
+use std::hash::{BuildHasher, Hash};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use veilstream_engine::key::{Key, KeyId, SubjectRef};
+use veilstream_engine::uniform::UniformState;
+
+type LookedUp = LruCache<KeyId, (Arc<Key>, u64), UniformState>;
 
 /// Keys that are kept for a while; the least used go first, and each in its time.
 pub(super) struct SubjectCache {
     sealing: Mutex<LruCache<SubjectRef, Arc<Key>>>,
     /// Each with the time until which it is kept, in Unix seconds.
-    looked_up: Mutex<LruCache<KeyId, (Arc<Key>, u64)>>,
+    looked_up: Mutex<LookedUp>,
     /// Counts how often keys were forgotten: what was read before is not kept after it.
     generation: AtomicU64,
 }
@@ -25,7 +29,7 @@ impl SubjectCache {
         let size = NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN);
         Self {
             sealing: Mutex::new(LruCache::new(size)),
-            looked_up: Mutex::new(LruCache::new(size)),
+            looked_up: Mutex::new(LruCache::with_hasher(size, Default::default())),
             generation: AtomicU64::new(0),
         }
     }
@@ -82,8 +86,8 @@ impl SubjectCache {
     }
 }
 
-fn drop_where<K: Copy + Eq + std::hash::Hash, V>(
-    cache: &mut LruCache<K, V>,
+fn drop_where<K: Copy + Eq + Hash, V, S: BuildHasher>(
+    cache: &mut LruCache<K, V, S>,
     over: impl Fn(&V) -> bool,
 ) {
     let gone: Vec<K> = cache.iter().filter(|(_, value)| over(value)).map(|(key, _)| *key).collect();

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 
 /// Layout of the tables; raised when it changes. Earlier ones are of builds that were never
 /// released: refused.
-const LAYOUT: i32 = 3;
+const LAYOUT: i32 = 4;
 
 /// Texts compare by their bytes, as prefixes and orders here expect. `uses` is beside the two
 /// tables of the public format: a reader of those need not know it. Each scope is in one of the
@@ -24,6 +24,7 @@ CREATE UNIQUE INDEX head_one ON head ((true));
 CREATE UNIQUE INDEX keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
 CREATE INDEX keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
 CREATE INDEX keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
+CREATE INDEX keys_ended ON keys (tenant, retired) WHERE state IN ('retired', 'compromised');
 "#;
 
 const HAS_LAYOUT: &str = "SELECT to_regclass($1 || '.layout') IS NOT NULL";

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Result};
 
 /// Layout of the file; raised when it changes. Earlier ones are of builds that were never released:
 /// refused.
-pub(super) const LAYOUT: i64 = 4;
+pub(super) const LAYOUT: i64 = 5;
 
 /// `uses` is beside the two tables of the public format: a reader of those need not know it.
 const TABLES: &str = "
@@ -22,6 +22,7 @@ const INDEXES: &str = "
 CREATE UNIQUE INDEX IF NOT EXISTS keys_one_per_version ON keys (tenant, kind, scope, version) WHERE scope NOT LIKE 'schema:%';
 CREATE INDEX IF NOT EXISTS keys_of_processes ON keys (tenant, kind, scope, created) WHERE scope LIKE 'schema:%';
 CREATE INDEX IF NOT EXISTS keys_shredded ON keys (tenant, retired) WHERE state = 'shredded';
+CREATE INDEX IF NOT EXISTS keys_ended ON keys (tenant, retired) WHERE state IN ('retired', 'compromised');
 ";
 
 /// Makes the tables, all of them or none.
