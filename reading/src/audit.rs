@@ -12,7 +12,7 @@
 //!
 //! | module | has |
 //! |---|---|
-//! | `line`, `hex` | [`Entry`] and [`Line`]: members, canonical form |
+//! | `line`, `hex` | [`Entry`] and [`Line`]: members, canonical form, lines before their place is known |
 //! | `disclosure` | [`Disclosure`]: what one request opened, as entries by data subject |
 //! | `chain` | the next line of a chain; the ratchet of its key |
 //! | `recipient` | the verifier's key pair, to which a chain's first key is sealed |
@@ -69,7 +69,9 @@ pub use checkpoint::{CheckpointKey, Signer};
 pub use disclosure::Disclosure;
 pub use error::AuditError;
 pub use hex::{Hex, HexError};
-pub use line::{Entry, Event, LedgerHead, Line, LineFault, MAX_REASON, Predecessor, cut_reason};
+pub use line::{
+    Entry, Event, LedgerHead, Line, LineFault, MAX_REASON, Predecessor, SubjectPart, cut_reason,
+};
 pub use parts::LogParts;
 pub use recipient::{KeyTextError, Recipient, VerifierKey};
 pub use sink::{CopiedLine, Sink, SinkError, SinkObserver, SinkSettings};

@@ -2,13 +2,16 @@
 //! their C library that the disk did not take it.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/disk.rs"]
+mod disk;
 mod support;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use disk::Disk;
 use rlimit::Resource;
 use support::{Lab, entry, settings};
 use veilstream_reading::audit::verify::Copies;
@@ -23,9 +26,9 @@ fn child(lab: &Lab, name: &str) -> Child {
     child_with(lab, name, &[])
 }
 
-fn child_with(lab: &Lab, name: &str, environment: &[(&str, &Path)]) -> Child {
+fn child_with(lab: &Lab, name: &str, environment: &[(&str, PathBuf)]) -> Child {
     Command::new("sh")
-        .envs(environment.iter().copied())
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["-c", "trap '' XFSZ; exec \"$0\" --exact --nocapture \"$1\""])
         .arg(std::env::current_exe().unwrap())
         .arg(name)
@@ -150,28 +153,11 @@ fn a_full_disk_refuses_and_the_chain_heals_in_a_new_file() {
     }
 }
 
-/// In the place of the C library's, while a file of this name is there.
-const FAILING_SYNC: &str = r#"
-#include <errno.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-int fdatasync(int fd) {
-    const char *flag = getenv("VEILSTREAM_AUDIT_NO_SYNC");
-    if (flag && access(flag, F_OK) == 0) {
-        errno = EIO;
-        return -1;
-    }
-    return syscall(SYS_fdatasync, fd);
-}
-"#;
-
 /// Appends while its disk takes nothing, and before and after.
 #[test]
 fn child_has_a_disk_that_fails() {
     let Some(log) = log_of_child() else { return };
-    let flag = std::env::var_os("VEILSTREAM_AUDIT_NO_SYNC").unwrap();
+    let flag = std::env::var_os("VEILSTREAM_DISK_FAILS").unwrap();
     for n in 0..3 {
         log.append(vec![entry(n)]).unwrap();
     }
@@ -190,18 +176,8 @@ fn child_has_a_disk_that_fails() {
 
 #[test]
 fn a_failed_fsync_ends_the_chain_and_the_next_has_a_new_file() {
-    let (lab, tools) = (Lab::new(), tempfile::tempdir().unwrap());
-    let (source, library) = (tools.path().join("sync.c"), tools.path().join("sync.so"));
-    std::fs::write(&source, FAILING_SYNC).unwrap();
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .args([&library, &source])
-        .status()
-        .unwrap();
-    assert!(built.success(), "the tests need a C compiler");
-    let flag = tools.path().join("no-sync");
-    let environment = [("LD_PRELOAD", &*library), ("VEILSTREAM_AUDIT_NO_SYNC", &*flag)];
-    let child = child_with(&lab, "child_has_a_disk_that_fails", &environment);
+    let (lab, disk) = (Lab::new(), Disk::new());
+    let child = child_with(&lab, "child_has_a_disk_that_fails", &disk.environment());
     let said = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     assert!(said.contains("the child is done"), "{said}");
     let files = lab.files();

@@ -4,11 +4,12 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use veilstream_engine::kdf;
+use veilstream_keys::erasure::write_hex;
 use zeroize::Zeroizing;
 
 use super::checkpoint::{Covered, Signer};
 use super::hex::Hex;
-use super::line::{Entry, Event, Line, Predecessor, mac_member, without_mac};
+use super::line::{Draft, Entry, Event, Line, Predecessor, without_mac};
 use super::merkle::{self, Node};
 
 /// k_n. Wiped when the next one takes its place.
@@ -97,7 +98,8 @@ impl Chain {
         let mut line = Line::new(id, 1, time, chain.prev, entry);
         (line.k1, line.predecessor) = (Some(sealed), predecessor);
         let mut bytes = Vec::new();
-        chain.finish(&line, &mut bytes);
+        let places = line.write_to(&mut bytes);
+        chain.finish(&mut bytes, places.mac);
         (chain, bytes)
     }
 
@@ -121,9 +123,13 @@ impl Chain {
     }
 
     /// Appends the next line, without its line feed.
-    pub(super) fn line(&mut self, entry: Entry, time: &str, out: &mut Vec<u8>) {
-        let line = Line::new(self.id, self.seq + 1, time, self.prev, entry);
-        self.finish(&line, out);
+    pub(super) fn line(&mut self, draft: Draft<'_>, time: &str, out: &mut Vec<u8>) {
+        let from = out.len();
+        let places = draft.write(self.seq + 1, time, out);
+        let bytes = &mut out[from..];
+        write_hex(&self.id, &mut bytes[places.chain..][..32]);
+        write_hex(&self.prev, &mut bytes[places.prev..][..64]);
+        self.finish(bytes, places.mac);
     }
 
     /// Appends a checkpoint line over what no checkpoint covers yet.
@@ -142,22 +148,25 @@ impl Chain {
         (line.signer, line.signature) = (Some(signer), Some(signature));
         self.leaves.clear();
         self.from = line.seq;
-        self.finish(&line, out);
+        let from = out.len();
+        let places = line.write_to(out);
+        self.finish(&mut out[from..], places.mac);
     }
 
-    /// Appends a line with its MAC, takes it in and forgets its key.
-    fn finish(&mut self, line: &Line, out: &mut Vec<u8>) {
-        let from = out.len();
-        line.write_to(out);
-        let bytes = &mut out[from..];
-        if let Some(member) = mac_member(bytes)
-            && let Some(mac) = self.key.mac(without_mac(bytes, &member))
-        {
-            bytes[member.end - 66..member.end - 2].copy_from_slice(mac.to_string().as_bytes());
+    /// Gives the next line its MAC, takes it in and forgets its key.
+    fn finish(&mut self, line: &mut [u8], mac_place: usize) {
+        if let Some(mac) = self.key.mac(without_mac(line, mac_place)) {
+            write_hex(&mac.0, &mut line[mac_place..][..64]);
         }
         self.key.advance();
-        (self.seq, self.prev) = (line.seq, Line::hash(bytes));
-        self.leaves.push(merkle::leaf(bytes));
+        (self.seq, self.prev) = (self.seq + 1, Line::hash(line));
+        self.leaves.push(merkle::leaf(line));
+    }
+
+    #[cfg(test)]
+    pub(super) fn entry(&mut self, entry: Entry, time: &str, out: &mut Vec<u8>) {
+        let drafts: super::line::Drafts = [entry].into_iter().collect();
+        drafts.iter().for_each(|draft| self.line(draft, time, out));
     }
 
     #[cfg(test)]

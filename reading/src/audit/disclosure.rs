@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use veilstream_engine::key::{KeyId, SubjectRef};
 
 use super::hex::Hex;
-use super::line::Entry;
+use super::line::{Entry, SubjectPart};
 
 /// Up to so many data subjects, a request writes a line for each.
 const MOST_LINES: usize = 100;
@@ -14,6 +14,8 @@ const MOST_LINES: usize = 100;
 /// there are more than 100.
 pub struct Disclosure {
     template: Entry,
+    /// What came of all of it; `None`: what came of the fields.
+    outcome: Option<&'static str>,
     /// By schema, then by data subject.
     told: BTreeMap<String, BTreeMap<Option<SubjectRef>, Told>>,
 }
@@ -30,7 +32,13 @@ impl Disclosure {
     /// A disclosure whose entries have what `template` has: event, actor, purpose and the like.
     #[must_use]
     pub fn new(template: Entry) -> Self {
-        Self { template, told: BTreeMap::new() }
+        Self { template, outcome: None, told: BTreeMap::new() }
+    }
+
+    /// The same; all of it came to this.
+    #[must_use]
+    pub fn with_outcome(self, outcome: &'static str) -> Self {
+        Self { outcome: Some(outcome), ..self }
     }
 
     /// Adds one record or bare token: its schema, whose keys were found, what became of its fields,
@@ -89,26 +97,26 @@ impl Disclosure {
     pub fn into_entries(self) -> Vec<Entry> {
         let subjects: BTreeSet<SubjectRef> =
             self.told.values().flat_map(|told| told.keys().copied().flatten()).collect();
-        let template = self.template;
-        let mut entries = Vec::new();
-        for (schema, told) in self.told {
+        let (template, outcome) = (self.template, self.outcome);
+        let of_schema = |(schema, told): (String, BTreeMap<Option<SubjectRef>, Told>)| {
+            let mut entry = Entry { schema: Some(schema), ..template.clone() };
             if subjects.len() <= MOST_LINES {
-                entries.extend(told.into_iter().map(|(subject, mut told)| {
-                    let kids = told.sorted_kids();
-                    let subject = subject.map(Hex::from);
-                    Entry { subject, kids, ..told.entry(&template, schema.clone()) }
-                }));
-                continue;
+                let part = |(subject, told): (_, Told)| told.part(subject, outcome);
+                entry.each = told.into_iter().map(part).collect();
+                return entry;
             }
-            let (mut sum, mut bulk) = (Told::default(), Vec::new());
+            let mut sum = Told::default();
             for (subject, told) in told {
                 sum.items += told.items;
                 told.fields.iter().for_each(|(field, status)| sum.note(field, status));
-                bulk.extend(subject);
+                entry.bulk.extend(subject);
             }
-            entries.push(Entry { bulk, ..sum.entry(&template, schema) });
-        }
-        entries
+            entry.items = Some(sum.items);
+            entry.outcome = Some(outcome.unwrap_or_else(|| sum.outcome()).to_owned());
+            entry.fields = sum.fields;
+            entry
+        };
+        self.told.into_iter().map(of_schema).collect()
     }
 }
 
@@ -122,12 +130,6 @@ impl Told {
         }
     }
 
-    fn sorted_kids(&mut self) -> Vec<Hex<16>> {
-        self.kids.sort_unstable();
-        self.kids.dedup();
-        self.kids.iter().map(|kid| Hex::from(*kid)).collect()
-    }
-
     /// Of a field's places, the status that discloses most stays.
     fn note(&mut self, field: &str, status: &str) {
         match self.fields.get_mut(field) {
@@ -139,19 +141,23 @@ impl Told {
         }
     }
 
-    fn entry(self, template: &Entry, schema: String) -> Entry {
-        let most = self.fields.values().map(|status| rank(status)).max();
-        let outcome = match most {
+    fn outcome(&self) -> &'static str {
+        match self.fields.values().map(|status| rank(status)).max() {
             Some(DENIED) => "denied",
             Some(0) => "failed",
             _ => "ok",
-        };
-        Entry {
-            schema: Some(schema),
+        }
+    }
+
+    fn part(mut self, subject: Option<SubjectRef>, outcome: Option<&'static str>) -> SubjectPart {
+        self.kids.sort_unstable();
+        self.kids.dedup();
+        SubjectPart {
+            subject: subject.map(Hex::from),
+            items: self.items,
+            kids: self.kids.iter().map(|kid| Hex::from(*kid)).collect(),
+            outcome: outcome.unwrap_or_else(|| self.outcome()),
             fields: self.fields,
-            items: Some(self.items),
-            outcome: Some(outcome.to_owned()),
-            ..template.clone()
         }
     }
 }
@@ -191,18 +197,18 @@ mod tests {
     #[test]
     fn each_data_subject_has_a_line() {
         let entries = disclosure(100);
-        assert_eq!(entries.len(), 100);
-        let first = &entries[0];
+        assert_eq!((entries.len(), entries[0].lines()), (1, 100));
+        let first = &entries[0].each[0];
         assert_eq!(first.subject, Some(Hex([0; 16])));
-        assert_eq!((first.items, first.kids.as_slice()), (Some(2), [Hex([0; 16])].as_slice()));
+        assert_eq!((first.items, first.kids.as_slice()), (2, [Hex([0; 16])].as_slice()));
         assert_eq!(first.fields["email"], "revealed", "what discloses most stays");
-        assert_eq!(first.outcome.as_deref(), Some("ok"));
+        assert_eq!(first.outcome, "ok");
     }
 
     #[test]
     fn more_than_a_hundred_share_one() {
         let entries = disclosure(101);
-        assert_eq!(entries.len(), 1);
+        assert_eq!((entries.len(), entries[0].lines()), (1, 1));
         assert_eq!((entries[0].bulk.len(), entries[0].items), (101, Some(202)));
         assert_eq!((entries[0].subject, entries[0].kids.len()), (None, 0));
     }
@@ -214,11 +220,11 @@ mod tests {
         disclosure.add_tokens("people", ada, ("email", "corrupt"), kid, 3);
         disclosure.add_tokens("people", ada, ("email", "revealed"), kid, 40);
         disclosure.add_tokens("people", None, ("email", "malformed"), None, 1);
-        let entries = disclosure.into_entries();
-        assert_eq!(entries.len(), 2);
-        assert_eq!((entries[0].items, entries[0].outcome.as_deref()), (Some(1), Some("failed")));
-        assert_eq!((entries[1].items, &*entries[1].fields["email"]), (Some(43), "revealed"));
-        assert_eq!(entries[1].kids, [Hex([2; 16])]);
+        let parts = disclosure.into_entries().pop().unwrap().each;
+        assert_eq!(parts.len(), 2);
+        assert_eq!((parts[0].items, parts[0].outcome), (1, "failed"));
+        assert_eq!((parts[1].items, &*parts[1].fields["email"]), (43, "revealed"));
+        assert_eq!(parts[1].kids, [Hex([2; 16])]);
     }
 
     #[test]
@@ -226,8 +232,11 @@ mod tests {
         for (status, outcome) in [("masked", "ok"), ("denied", "denied"), ("erased", "failed")] {
             let mut disclosure = Disclosure::new(Entry::new(Event::Reveal));
             disclosure.add("people", [], [("email", status)].into_iter(), []);
-            let entry = disclosure.into_entries().pop().unwrap();
-            assert_eq!((entry.outcome.as_deref(), entry.subject), (Some(outcome), None));
+            let part = disclosure.into_entries().pop().unwrap().each.pop().unwrap();
+            assert_eq!((part.outcome, part.subject), (outcome, None));
         }
+        let mut disclosure = Disclosure::new(Entry::new(Event::Reveal)).with_outcome("budget");
+        disclosure.add("people", [], [("email", "denied")].into_iter(), []);
+        assert_eq!(disclosure.into_entries()[0].each[0].outcome, "budget");
     }
 }

@@ -1,9 +1,12 @@
 //! A line of the audit log: its members and its canonical form (RFC 8785).
 
 mod canonical;
+mod draft;
+
+pub(super) use canonical::Places;
+pub(super) use draft::{Draft, Drafts};
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 use veilstream_engine::key::SubjectRef;
@@ -199,6 +202,25 @@ pub struct Entry {
     /// a side file and sets `subjects` and `subjects_sha256`.
     #[serde(skip)]
     pub bulk: Vec<SubjectRef>,
+    /// Lines of a request that differ in these only: it becomes one for each of them, in their
+    /// order; never in a line. Empty: it becomes one line.
+    #[serde(skip)]
+    pub each: Vec<SubjectPart>,
+}
+
+/// What a line of one data subject has for itself; the rest is its request's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectPart {
+    /// Whose data; `None`: nobody's.
+    pub subject: Option<Hex<16>>,
+    /// As [`Entry::fields`].
+    pub fields: BTreeMap<String, String>,
+    /// As [`Entry::items`].
+    pub items: u64,
+    /// As [`Entry::kids`].
+    pub kids: Vec<Hex<16>>,
+    /// As [`Entry::outcome`].
+    pub outcome: &'static str,
 }
 
 impl Entry {
@@ -229,6 +251,25 @@ impl Entry {
             outcome: None,
             ledger: None,
             bulk: Vec::new(),
+            each: Vec::new(),
+        }
+    }
+
+    /// How many lines it becomes.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.each.len().max(1)
+    }
+
+    /// Without what each [`SubjectPart`] has for itself.
+    fn without_parts(self) -> Self {
+        Self {
+            subject: None,
+            fields: BTreeMap::new(),
+            items: None,
+            kids: Vec::new(),
+            outcome: None,
+            ..self
         }
     }
 
@@ -365,9 +406,9 @@ impl Line {
         bytes
     }
 
-    /// Appends the canonical form.
-    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
-        canonical::write(self, out);
+    /// Appends the canonical form; where in it stands what only the chain says.
+    pub(super) fn write_to(&self, out: &mut Vec<u8>) -> Places {
+        canonical::write(self, out)
     }
 
     /// Unix seconds.
@@ -383,20 +424,19 @@ impl Line {
     }
 }
 
-/// Where the MAC's member stands in a canonical line, its comma included: what the MAC covers is
-/// the rest. No member behind it holds names of a caller's choice, so the last place is the right
-/// one.
-pub(super) fn mac_member(line: &[u8]) -> Option<Range<usize>> {
-    const START: &[u8] = b"\"mac\":\"";
-    const LENGTH: usize = START.len() + 64 + 2;
-    let start = memchr::memmem::rfind(line, START)?;
-    let end = start + LENGTH;
-    (line.get(end - 2..end)? == b"\",").then_some(start..end)
+/// The name of the MAC's member, up to its digits.
+const MAC_MEMBER: &[u8] = b"\"mac\":\"";
+
+/// Where the digits of the MAC stand in a canonical line. No member behind them holds names of a
+/// caller's choice, so the last place is the right one.
+pub(super) fn mac_place(line: &[u8]) -> Option<usize> {
+    let digits = memchr::memmem::rfind(line, MAC_MEMBER)? + MAC_MEMBER.len();
+    (line.get(digits + 64..digits + 66)? == b"\",").then_some(digits)
 }
 
-/// A canonical line without its MAC, which stands at `member`: what the MAC is of.
-pub(super) fn without_mac<'l>(line: &'l [u8], member: &Range<usize>) -> [&'l [u8]; 2] {
-    [&line[..member.start], &line[member.end..]]
+/// A canonical line without its MAC, whose digits stand there, and its comma: what the MAC is of.
+pub(super) fn without_mac(line: &[u8], digits: usize) -> [&[u8]; 2] {
+    [&line[..digits - MAC_MEMBER.len()], &line[digits + 66..]]
 }
 
 #[cfg(test)]

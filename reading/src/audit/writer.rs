@@ -1,6 +1,7 @@
 //! The handle that lines are handed to, and the thread that makes them durable.
 
 mod copier;
+mod file_watch;
 mod queue;
 mod span;
 mod state;
@@ -14,12 +15,13 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use file_watch::FileWatch;
 use queue::{Queue, Ticket};
 use state::State;
 
 use super::checkpoint::Signer;
 use super::hex::Hex;
-use super::line::{Entry, Event, LedgerHead};
+use super::line::{Drafts, Entry, Event, LedgerHead};
 use super::recipient::Recipient;
 use super::sink::{NoObserver, SinkObserver, SinkSettings};
 use super::{AuditError, side_file};
@@ -56,7 +58,7 @@ pub struct Settings {
     pub file_bytes: u64,
     /// Second places. With one at least, a chain discloses nothing before its first line is there.
     pub sinks: Vec<SinkSettings>,
-    /// Hears of them.
+    /// Hears of them, and of the file as of one that is required.
     pub observer: Arc<dyn SinkObserver>,
 }
 
@@ -101,6 +103,7 @@ pub struct AuditLog(Arc<Handle>);
 
 struct Handle {
     queue: Arc<Queue>,
+    watch: Arc<FileWatch>,
     file: PathBuf,
     deadline: Duration,
     /// The writer's; `None`: somebody has waited for its end.
@@ -115,8 +118,9 @@ impl AuditLog {
     pub fn open(settings: Settings) -> Result<Self, AuditError> {
         let queue = Arc::new(Queue::default());
         let (file, deadline) = (settings.file.clone(), settings.deadline);
-        let mut state =
-            State::new(settings, &queue).map_err(|error| AuditError::unavailable(&file, error))?;
+        let watch = Arc::new(FileWatch::new(settings.observer.clone()));
+        let mut state = State::new(settings, &queue, watch.clone())
+            .map_err(|error| AuditError::unavailable(&file, error))?;
         let its_queue = queue.clone();
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
@@ -127,9 +131,9 @@ impl AuditLog {
             })
             .map_err(|error| AuditError::unavailable(&file, error))?;
         let thread = Mutex::new(Some(thread));
-        let log = Self(Arc::new(Handle { queue, file, deadline, thread }));
+        let log = Self(Arc::new(Handle { queue, watch, file, deadline, thread }));
         let ticket =
-            log.0.queue.push(Vec::new()).map_err(|refused| refused.to_error(log.file()))?;
+            log.0.queue.push(Drafts::default()).map_err(|refused| refused.to_error(log.file()))?;
         log.wait_for(&ticket, deadline.max(START))?;
         Ok(log)
     }
@@ -161,8 +165,11 @@ impl AuditLog {
             }
             entry.check()?;
         }
-        let ticket =
-            self.0.queue.push(entries).map_err(|refused| refused.to_error(&self.0.file))?;
+        let ticket = self
+            .0
+            .queue
+            .push(entries.into_iter().collect())
+            .map_err(|refused| refused.to_error(&self.0.file))?;
         Ok(Pending { log: self.clone(), ticket })
     }
 
@@ -213,6 +220,7 @@ impl AuditLog {
     }
 
     fn late(&self, time: Duration) -> AuditError {
+        self.0.watch.waited(time);
         let why = format_args!("it took longer than {} s", time.as_secs_f32());
         AuditError::unavailable(&self.0.file, why)
     }

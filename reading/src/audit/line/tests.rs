@@ -56,7 +56,7 @@ fn members_go_with_their_events() {
 #[test]
 fn the_mac_is_found_behind_what_callers_write() {
     let bytes = line().to_bytes();
-    let parts = without_mac(&bytes, &mac_member(&bytes).unwrap());
+    let parts = without_mac(&bytes, mac_place(&bytes).unwrap());
     let rest = String::from_utf8(parts.concat()).unwrap();
     assert!(rest.contains("\"mac\":\"revealed\""), "the field stays: {rest}");
     assert!(!rest.contains(&"0".repeat(64)), "{rest}");

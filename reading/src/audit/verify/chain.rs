@@ -6,7 +6,7 @@ use super::{Copies, CopyHash, Keys, Wrong};
 use crate::audit::chain::LineKey;
 use crate::audit::checkpoint::Covered;
 use crate::audit::hex::Hex;
-use crate::audit::line::{Event, LedgerHead, Line, mac_member, without_mac};
+use crate::audit::line::{Event, LedgerHead, Line, mac_place, without_mac};
 use crate::audit::merkle::{self, Node};
 
 /// The newest head of each store's ledger.
@@ -149,8 +149,8 @@ impl<'a> ChainVerifier<'a> {
             self.key = Some(LineKey::new(k1));
         }
         if let Some(key) = &mut self.key {
-            let member = mac_member(bytes).ok_or(Wrong::Form)?;
-            if !key.holds(without_mac(bytes, &member), &line.mac) {
+            let digits = mac_place(bytes).ok_or(Wrong::Form)?;
+            if !key.holds(without_mac(bytes, digits), &line.mac) {
                 return Err(Wrong::Mac);
             }
             key.advance();

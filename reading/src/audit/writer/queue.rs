@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Durable;
 use crate::audit::AuditError;
-use crate::audit::line::Entry;
+use crate::audit::line::Drafts;
 
 /// Requests that wait at most; the deadline of each would pass before its turn.
 const MOST: usize = 10_000;
@@ -27,13 +27,17 @@ struct Waiting {
     stop: Option<Arc<Ticket>>,
     /// The thread has something to write of its own.
     is_nudged: bool,
+    /// The thread waits for so many requests; 0: it does not. To wake it is a system call.
+    wanted: usize,
+    /// Requests that the thread took last.
+    taken: usize,
     /// The thread has ended.
     is_closed: bool,
 }
 
 /// Lines, and who waits for them.
 pub(super) struct Request {
-    pub(super) entries: Vec<Entry>,
+    pub(super) lines: Drafts,
     pub(super) ticket: Arc<Ticket>,
 }
 
@@ -64,7 +68,7 @@ impl Refused {
 }
 
 impl Queue {
-    pub(super) fn push(&self, entries: Vec<Entry>) -> Result<Arc<Ticket>, Refused> {
+    pub(super) fn push(&self, lines: Drafts) -> Result<Arc<Ticket>, Refused> {
         let mut waiting = self.waiting();
         if waiting.is_closed || waiting.stop.is_some() {
             return Err(Refused::Stopped);
@@ -73,15 +77,18 @@ impl Queue {
             return Err(Refused::Full);
         }
         let ticket = Arc::new(Ticket::default());
-        waiting.requests.push_back(Request { entries, ticket: ticket.clone() });
-        self.changed.notify_one();
+        waiting.requests.push_back(Request { lines, ticket: ticket.clone() });
+        if waiting.requests.len() >= waiting.wanted {
+            self.wake(waiting);
+        }
         Ok(ticket)
     }
 
     /// Lets the thread look at its chain now.
     pub(super) fn nudge(&self) {
-        self.waiting().is_nudged = true;
-        self.changed.notify_one();
+        let mut waiting = self.waiting();
+        waiting.is_nudged = true;
+        self.wake(waiting);
     }
 
     /// Asks the thread to end, once what waits is done.
@@ -91,28 +98,50 @@ impl Queue {
         if waiting.is_closed {
             ticket.finish(Err(AuditError::Stopped));
         }
-        self.changed.notify_one();
+        self.wake(waiting);
         ticket
     }
 
+    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        let is_idle = std::mem::take(&mut waiting.wanted) > 0;
+        drop(waiting);
+        if is_idle {
+            self.changed.notify_one();
+        }
+    }
+
     /// What is to be done, at the latest at `until`. Takes up to `most` requests.
-    pub(super) fn next(&self, until: Instant, most: usize) -> Work {
+    ///
+    /// One fsync serves all that it takes. So it waits up to `pause` for as many as are under way:
+    /// those that were taken last, and those that came meanwhile.
+    pub(super) fn next(&self, until: Instant, pause: Duration, most: usize) -> Work {
         let mut waiting = self.waiting();
+        let crowd = (waiting.taken + waiting.requests.len()).min(most);
+        let mut gathered = None;
         loop {
-            if !waiting.requests.is_empty() {
-                let count = waiting.requests.len().min(most);
+            let now = Instant::now();
+            let is_asked = waiting.is_nudged || waiting.stop.is_some();
+            let (wanted, end) = match (waiting.requests.is_empty(), &waiting.stop) {
+                (true, Some(ticket)) => return Work::Stop(ticket.clone()),
+                (true, None) => (1, until),
+                (false, _) => (crowd, *gathered.get_or_insert(now + pause)),
+            };
+            if waiting.requests.len() >= wanted || now >= end || is_asked {
+                waiting.taken = waiting.requests.len().min(most);
+                if waiting.taken == 0 {
+                    waiting.is_nudged = false;
+                }
+                let count = waiting.taken;
                 let taken = waiting.requests.drain(..count).filter(|r| r.ticket.take()).collect();
                 return Work::Requests(taken);
             }
-            if let Some(ticket) = &waiting.stop {
-                return Work::Stop(ticket.clone());
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || std::mem::take(&mut waiting.is_nudged) {
-                return Work::Requests(Vec::new());
-            }
-            waiting =
-                self.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            waiting.wanted = wanted;
+            waiting = self
+                .changed
+                .wait_timeout(waiting, end - now)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            waiting.wanted = 0;
         }
     }
 
@@ -149,6 +178,8 @@ pub(super) struct Ticket {
 struct TicketState {
     stage: Stage,
     waker: Option<Waker>,
+    /// A thread waits.
+    is_waited_for: bool,
 }
 
 #[derive(Default)]
@@ -179,9 +210,11 @@ impl Ticket {
         if !matches!(state.stage, Stage::Done(_)) {
             state.stage = Stage::Done(result);
         }
-        let waker = state.waker.take();
+        let (waker, is_waited_for) = (state.waker.take(), state.is_waited_for);
         drop(state);
-        self.changed.notify_all();
+        if is_waited_for {
+            self.changed.notify_all();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -199,6 +232,7 @@ impl Ticket {
                 state.abandon();
                 return None;
             }
+            state.is_waited_for = true;
             state =
                 self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -228,6 +262,60 @@ impl TicketState {
     fn abandon(&mut self) {
         if matches!(self.stage, Stage::Waiting) {
             self.stage = Stage::Abandoned;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn taken(queue: &Queue, pause: Duration) -> usize {
+        match queue.next(Instant::now() + LONG, pause, 100) {
+            Work::Requests(requests) => requests.len(),
+            Work::Stop(_) => panic!("nobody stopped it"),
+        }
+    }
+
+    fn push(queue: &Queue) {
+        assert!(queue.push(Drafts::default()).is_ok());
+    }
+
+    /// What is taken where `act` follows once so many requests are waited for.
+    fn taken_after(queue: &Queue, wanted: usize, act: impl FnOnce(&Queue)) -> usize {
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| taken(queue, LONG));
+            while queue.waiting().wanted != wanted {
+                std::thread::yield_now();
+            }
+            act(queue);
+            next.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn requests_that_are_under_way_are_waited_for() {
+        let queue = Queue::default();
+        push(&queue);
+        assert_eq!(taken(&queue, LONG), 1, "nobody else is known of");
+        push(&queue);
+        assert_eq!(taken_after(&queue, 2, push), 2);
+        push(&queue);
+        assert_eq!(taken(&queue, Duration::ZERO), 1, "no longer than that");
+    }
+
+    #[test]
+    fn who_is_asked_to_stop_or_to_look_waits_for_nobody() {
+        let queue = Queue::default();
+        for ask in [|queue: &Queue| queue.nudge(), |queue: &Queue| drop(queue.stop())] {
+            queue.waiting().taken = 5;
+            push(&queue);
+            assert_eq!(taken_after(&queue, 6, ask), 1);
+            if queue.waiting().stop.is_none() {
+                assert_eq!(taken(&queue, LONG), 0, "it looks");
+            }
         }
     }
 }

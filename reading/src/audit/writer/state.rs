@@ -10,6 +10,7 @@ use veilstream_keys::time;
 use zeroize::Zeroizing;
 
 use super::copier::{Behind, Copiers};
+use super::file_watch::FileWatch;
 use super::queue::{Queue, Request, Ticket, Work};
 use super::span::{Span, lacking};
 use super::{Durable, START, Settings, start};
@@ -17,13 +18,18 @@ use crate::audit::AuditError;
 use crate::audit::chain::{Beginning, Chain};
 use crate::audit::file::{LogFile, Tail};
 use crate::audit::hex::Hex;
-use crate::audit::line::{Entry, Event, Predecessor};
+use crate::audit::line::{Drafts, Entry, Event, Predecessor};
 
 /// Requests in one batch. Each has one line most of the time.
 const BATCH: usize = 4096;
+/// How long requests that are likely to come are waited for: no longer than the last write took, and
+/// no longer than this.
+const GATHER: Duration = Duration::from_millis(1);
 /// What a clock may jump by without a line about it.
 const JUMP: u64 = 60;
 const DAY: u64 = 86_400;
+/// Time between two tries of a file that takes no lines, where nobody asks for one.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the thread has in hand.
 pub(super) struct State {
@@ -37,6 +43,7 @@ pub(super) struct State {
     looked: Option<(Instant, u64)>,
     checkpoint_due: Instant,
     copiers: Copiers,
+    watch: Arc<FileWatch>,
     /// Names of files for which it is known what earlier processes left to the second places.
     adopted: HashSet<PathBuf>,
     /// A first chain has its first line where it must be.
@@ -66,14 +73,14 @@ struct Batch<'c> {
 
 impl Batch<'_> {
     /// Adds lines; where they begin.
-    fn add(&mut self, entries: impl IntoIterator<Item = Entry>) -> Durable {
+    fn add(&mut self, lines: &Drafts) -> Durable {
         let mut first = None;
-        for entry in entries {
+        for draft in lines.iter() {
             if self.chain.uncovered() >= self.most {
                 self.checkpoint();
             }
             first.get_or_insert(self.chain.seq() + 1);
-            self.chain.line(entry, self.time, &mut self.bytes);
+            self.chain.line(draft, self.time, &mut self.bytes);
             self.end_line();
         }
         let seq = first.unwrap_or_else(|| self.chain.seq());
@@ -94,7 +101,11 @@ impl Batch<'_> {
 
 impl State {
     /// Starts the threads of second places.
-    pub(super) fn new(mut settings: Settings, queue: &Arc<Queue>) -> io::Result<Self> {
+    pub(super) fn new(
+        mut settings: Settings,
+        queue: &Arc<Queue>,
+        watch: Arc<FileWatch>,
+    ) -> io::Result<Self> {
         let sinks = std::mem::take(&mut settings.sinks);
         let copiers = Copiers::start(sinks, settings.observer.clone(), &settings.file, queue)?;
         Ok(Self {
@@ -105,6 +116,7 @@ impl State {
             over: None,
             looked: None,
             copiers,
+            watch,
             adopted: HashSet::new(),
             is_started: false,
         })
@@ -112,9 +124,14 @@ impl State {
 
     /// Works until it is told to stop.
     pub(super) fn run(&mut self, queue: &Queue) {
+        let mut took = Duration::ZERO;
         loop {
-            match queue.next(self.checkpoint_due, BATCH) {
-                Work::Requests(requests) => self.commit(requests),
+            match queue.next(self.checkpoint_due, took.min(GATHER), BATCH) {
+                Work::Requests(requests) => {
+                    let began = Instant::now();
+                    self.commit(requests);
+                    took = began.elapsed();
+                }
                 Work::Stop(ticket) => {
                     self.stop(&ticket);
                     return;
@@ -125,17 +142,18 @@ impl State {
 
     /// Makes requests durable with one fsync, and tells who waits.
     fn commit(&mut self, requests: Vec<Request>) {
-        let (entries, tickets): (Vec<Vec<Entry>>, Vec<Arc<Ticket>>) =
-            requests.into_iter().map(|request| (request.entries, request.ticket)).unzip();
-        match self.write(entries) {
+        let (lines, tickets): (Vec<Drafts>, Vec<Arc<Ticket>>) =
+            requests.into_iter().map(|request| (request.lines, request.ticket)).unzip();
+        match self.write(&lines) {
             Ok(durable) => {
                 for (ticket, durable) in tickets.iter().zip(durable) {
                     ticket.finish(Ok(durable));
                 }
             }
             Err(error) => {
-                // Without a caller the next attempt is not before the next checkpoint.
-                self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
+                let every = self.settings.checkpoint_every;
+                let pause = if self.watch.is_away() { every.min(RETRY) } else { every };
+                self.checkpoint_due = Instant::now() + pause;
                 let error = AuditError::unavailable(&self.settings.file, error);
                 tickets.iter().for_each(|ticket| ticket.finish(Err(error.clone())));
             }
@@ -157,7 +175,7 @@ impl State {
         // Without a chain there is nothing to end.
         let result = match &self.open {
             None => Ok(Vec::new()),
-            Some(_) => self.write_lines(vec![entries], true),
+            Some(_) => self.write_lines(&[entries.into_iter().collect()], true),
         };
         self.copiers.drain(Instant::now() + patience);
         // Anyone who waits may open the log again: its file must be free by then.
@@ -172,11 +190,23 @@ impl State {
 
     /// Writes each request's lines; where each begins. What a required place lacks goes before: else
     /// the log would fill with disclosures that were refused.
-    fn write(&mut self, requests: Vec<Vec<Entry>>) -> io::Result<Vec<Durable>> {
+    fn write(&mut self, requests: &[Drafts]) -> io::Result<Vec<Durable>> {
         let until = Instant::now() + self.patience();
         if self.open.is_some() {
             self.wait_for_copies(until)?;
         }
+        let watch = self.watch.clone();
+        watch.during(|| self.open_file())?;
+        self.wait_for_copies(until)?;
+        self.is_started = true;
+        let durable = watch.during(|| self.write_lines(requests, false))?;
+        watch.back();
+        self.wait_for_copies(until)?;
+        Ok(durable)
+    }
+
+    /// Sees to a chain in a file that may be written to.
+    fn open_file(&mut self) -> io::Result<()> {
         // A chain whose first line finds no place would disclose nothing: the present one goes on.
         if self.open.is_none() || self.copiers.take_first_lines() {
             self.end_what_is_over()?;
@@ -185,11 +215,7 @@ impl State {
             self.open = Some(self.begin()?);
             self.checkpoint_due = Instant::now() + self.settings.checkpoint_every;
         }
-        self.wait_for_copies(until)?;
-        self.is_started = true;
-        let durable = self.write_lines(requests, false)?;
-        self.wait_for_copies(until)?;
-        Ok(durable)
+        Ok(())
     }
 
     /// How long a batch waits for second places: those who wait for it have the last word.
@@ -202,11 +228,7 @@ impl State {
         self.copiers.wait(until).map_err(|behind: Behind| behind.to_error())
     }
 
-    fn write_lines(
-        &mut self,
-        requests: Vec<Vec<Entry>>,
-        is_last: bool,
-    ) -> io::Result<Vec<Durable>> {
+    fn write_lines(&mut self, requests: &[Drafts], is_last: bool) -> io::Result<Vec<Durable>> {
         let now = (self.settings.clock)();
         let (time, jump) = (time::text(now), self.jump(now));
         let Some(open) = &mut self.open else { return Err(io::Error::other("it has no chain")) };
@@ -220,9 +242,8 @@ impl State {
             has_checkpoint: false,
         };
         let gaps = self.copiers.take_gaps();
-        batch.add(jump);
-        batch.add(gaps.iter().copied().map(gap));
-        let durable = requests.into_iter().map(|entries| batch.add(entries)).collect();
+        batch.add(&jump.into_iter().chain(gaps.iter().copied().map(gap)).collect());
+        let durable = requests.iter().map(|lines| batch.add(lines)).collect();
         if is_last || Instant::now() >= self.checkpoint_due || batch.chain.uncovered() >= most {
             batch.checkpoint();
         }
@@ -260,7 +281,7 @@ impl State {
         });
         if is_over {
             if self.open.as_ref().is_some_and(|open| open.chain.uncovered() > 0) {
-                self.write_lines(Vec::new(), true)?;
+                self.write_lines(&[], true)?;
             }
             if let Some(Open { file, durable, .. }) = self.open.take() {
                 let chain = durable.chain;

@@ -48,7 +48,7 @@ fn chain(id: u8, verifier: &VerifierKey, lines: usize) -> Vec<Vec<u8>> {
                 fields,
                 ..Entry::new(Event::Reveal)
             };
-            chain.line(entry, TIME, &mut line);
+            chain.entry(entry, TIME, &mut line);
         }
         written.push(line);
     }

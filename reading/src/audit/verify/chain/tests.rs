@@ -74,7 +74,7 @@ fn the_lines_are_written_byte_for_byte() {
         let mut written = Vec::new();
         match line.entry.event {
             Event::Checkpoint => chain.checkpoint(&line.time, &mut written),
-            _ => chain.line(line.entry, &line.time, &mut written),
+            _ => chain.entry(line.entry, &line.time, &mut written),
         }
         assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(expected));
     }
