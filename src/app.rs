@@ -16,16 +16,15 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::http::Server;
 use crate::kafka::access;
-use crate::keys::KeyFault;
+use crate::keys::{self, KeyFault};
 use crate::pipeline::{End, RunningPipeline};
 use crate::registry::{self, Change, Registry};
 use crate::signals::{self, Request};
 use crate::status::Status;
 use crate::telemetry::events::{Event as _, SchemasLoaded, SchemasRefused, Stopping};
+use crate::telemetry::lasting::Lasting;
 use crate::telemetry::metrics::Metrics;
 
-/// How often keys are maintained and the clock is looked at.
-const TICK: Duration = Duration::from_secs(1);
 /// How long leaving the group may take after the lanes have stopped, and how long the end of a
 /// request to a key service is waited for.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -65,7 +64,7 @@ pub fn run(config: &Config, options: RunOptions) -> anyhow::Result<Exit> {
     access::report_to(status.clone(), metrics.clone());
     // Before anything else asks the brokers: to that the answer would only be that none answers.
     access::check(&config.kafka).map_err(|e| e.exit().because(e.to_string()))?;
-    let keys = crate::keys::open(&config.keys, Some(metrics.clone()))
+    let keys = keys::open(&config.keys, Some(metrics.clone()))
         .map_err(|e| Exit::Preflight.because(format!("keys: {e:#}")))?;
     keys.prepare(&schemas.registry.current())
         .map_err(|e| Exit::Preflight.because(format!("keys: {e}")))?;
@@ -88,13 +87,11 @@ pub fn run(config: &Config, options: RunOptions) -> anyhow::Result<Exit> {
             let _ = send.send(AppEvent::Ended(end));
         }
     })?;
-    let (of_tick, of_reload) = (keys.clone(), keys.clone());
-    let upkeep = Maintenance::start(
-        config.schemas.reload_interval,
-        move || of_tick.maintain(),
-        move || schemas.reload(|set| of_reload.prepare(set)),
-    )?;
-    let end = match supervise(&events, &upkeep) {
+    let _upkeep = keys::maintain(&keys)?;
+    let reloads = Reloads::start(config.schemas.reload_interval, move || {
+        schemas.reload(|set| keys.prepare(set));
+    })?;
+    let end = match supervise(&events, &reloads) {
         Why::Ended(end) => end,
         Why::Signal(signal) => {
             status.unready("process", format!("stopping: {signal}"));
@@ -144,6 +141,7 @@ fn drain(pipeline: &RunningPipeline, events: &Receiver<AppEvent<End>>, timeout: 
 /// The schemas, announced in logs and `/status`.
 struct LiveSchemas {
     registry: Arc<Registry>,
+    postponed: Lasting,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
 }
@@ -159,7 +157,7 @@ impl LiveSchemas {
         let (registry, warnings) = registry::open_configured(&config.schemas)
             .map_err(|faults| crate::exit::faults_error(&faults))?;
         let registry = Arc::new(registry.allow_weaker(options.allow_weaker));
-        let schemas = Self { registry, status, metrics };
+        let schemas = Self { registry, postponed: Lasting::default(), status, metrics };
         schemas.loaded(&warnings);
         schemas.status.ready("schemas");
         Ok(schemas)
@@ -168,10 +166,14 @@ impl LiveSchemas {
     /// Looks at the directory. A refused change is logged once and stays visible in `/status` until
     /// the next one.
     fn reload(&self, prepare: impl FnOnce(&SchemaSet) -> Result<(), KeyFault>) {
+        let now = Instant::now();
         match self.registry.reload(prepare) {
             Change::None => {}
             Change::Postponed(reason) => {
-                tracing::warn!(%reason, "schema change postponed, the schemas in force stay")
+                if self.postponed.meet(&reason.to_string(), now) {
+                    tracing::warn!(%reason, "schema change postponed, the schemas in force stay");
+                }
+                return;
             }
             // The pipeline says what is in force: schemas wait for facts about their topics.
             Change::Loaded(loaded) => self.loaded(&loaded.warnings),
@@ -184,6 +186,8 @@ impl LiveSchemas {
                 SchemasRefused { faults: &faults }.emit(&self.metrics);
             }
         }
+        // What came into force says so itself.
+        let _ = self.postponed.pass(now);
     }
 
     fn loaded(&self, warnings: &[registry::DocumentFault]) {
@@ -217,11 +221,11 @@ enum Why<E> {
 }
 
 /// Waits for the end; hands requests to look at schemas on.
-fn supervise<E>(events: &Receiver<AppEvent<E>>, upkeep: &Maintenance) -> Why<E> {
+fn supervise<E>(events: &Receiver<AppEvent<E>>, reloads: &Reloads) -> Why<E> {
     loop {
         match events.recv() {
             Ok(AppEvent::Request(Request::Stop(signal))) => return Why::Signal(signal),
-            Ok(AppEvent::Request(Request::Reload)) => upkeep.reload(),
+            Ok(AppEvent::Request(Request::Reload)) => reloads.ask(),
             Ok(AppEvent::Ended(end)) => return Why::Ended(end),
             // Nobody can tell us anything any more: stop as if asked to.
             Err(_) => return Why::Signal("no more signals"),
@@ -229,63 +233,46 @@ fn supervise<E>(events: &Receiver<AppEvent<E>>, upkeep: &Maintenance) -> Why<E> 
     }
 }
 
-/// The thread that maintains keys and looks at schemas. A key service may let it wait; a signal
-/// must not wait for that.
-struct Maintenance {
-    reload: Option<Sender<()>>,
+/// The thread that looks at schemas and policies. Keys are maintained by others: what lets those
+/// wait holds up no reload.
+struct Reloads {
+    ask: Option<Sender<()>>,
     ended: Receiver<()>,
 }
 
-impl Maintenance {
-    /// Calls `tick` about once a second and `reload` every `interval` or when asked to.
+impl Reloads {
+    /// Calls `reload` every `interval` or when asked to.
     fn start(
         interval: Duration,
-        mut tick: impl FnMut() + Send + 'static,
         mut reload: impl FnMut() + Send + 'static,
     ) -> std::io::Result<Self> {
         let (ask, asked) = mpsc::channel::<()>();
         let (end, ended) = mpsc::channel();
         let run = move || {
-            let mut next_reload = Instant::now() + interval;
-            let mut next_tick = Instant::now() + TICK;
-            loop {
-                match asked.recv_timeout(
-                    next_tick.min(next_reload).saturating_duration_since(Instant::now()),
-                ) {
-                    Ok(()) => next_reload = Instant::now(),
-                    Err(RecvTimeoutError::Disconnected) => break,
-                    Err(RecvTimeoutError::Timeout) => {}
-                }
-                if Instant::now() >= next_tick {
-                    tick();
-                    next_tick = Instant::now() + TICK;
-                }
-                if Instant::now() >= next_reload {
-                    reload();
-                    next_reload = Instant::now() + interval;
-                }
+            while asked.recv_timeout(interval) != Err(RecvTimeoutError::Disconnected) {
+                reload();
             }
             // What it holds goes first: the end of the keys is written down by the last one that
             // drops them.
-            drop((tick, reload));
+            drop(reload);
             let _ = end.send(());
         };
-        std::thread::Builder::new().name("upkeep".to_owned()).spawn(run)?;
-        Ok(Self { reload: Some(ask), ended })
+        std::thread::Builder::new().name("reload".to_owned()).spawn(run)?;
+        Ok(Self { ask: Some(ask), ended })
     }
 
-    fn reload(&self) {
-        if let Some(ask) = &self.reload {
+    fn ask(&self) {
+        if let Some(ask) = &self.ask {
             // Its thread ends only with this.
             let _ = ask.send(());
         }
     }
 }
 
-impl Drop for Maintenance {
+impl Drop for Reloads {
     fn drop(&mut self) {
-        self.reload = None;
-        // It may be waiting for a key service.
+        self.ask = None;
+        // It may be waiting for a key service that makes the keys of new schemas.
         let _ = self.ended.recv_timeout(LEAVE);
     }
 }
@@ -304,63 +291,49 @@ fn disable_core_dumps() -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn idle(
-        interval: Duration,
-        tick: impl FnMut() + Send + 'static,
-        reload: impl FnMut() + Send + 'static,
-    ) -> Maintenance {
-        Maintenance::start(interval, tick, reload).unwrap()
-    }
-
     #[test]
     fn requests_are_served_in_order_until_the_end() {
         let (send, events) = mpsc::channel();
         let (reloaded, reloads) = mpsc::channel();
-        let upkeep = idle(Duration::from_secs(3600), || (), move || reloaded.send(()).unwrap());
+        let hour = Duration::from_secs(3600);
+        let reloads_now = Reloads::start(hour, move || reloaded.send(()).unwrap()).unwrap();
         send.send(AppEvent::Request(Request::Reload)).unwrap();
         send.send(AppEvent::Request(Request::Stop("SIGTERM"))).unwrap();
         send.send(AppEvent::Ended("not reached")).unwrap();
-        assert_eq!(supervise(&events, &upkeep), Why::Signal("SIGTERM"));
+        assert_eq!(supervise(&events, &reloads_now), Why::Signal("SIGTERM"));
         reloads.recv().unwrap();
-        assert_eq!(supervise(&events, &upkeep), Why::Ended("not reached"));
+        assert_eq!(supervise(&events, &reloads_now), Why::Ended("not reached"));
     }
 
     #[test]
-    fn ticks_and_reloads_come_by_themselves() {
-        let (ticked, ticks) = mpsc::channel();
+    fn reloads_come_by_themselves_until_the_end() {
         let (reloaded, reloads) = mpsc::channel();
-        let upkeep = idle(
-            Duration::from_millis(20),
-            move || ticked.send(()).unwrap(),
-            move || reloaded.send(()).unwrap(),
-        );
-        ticks.recv().unwrap();
+        let interval = Duration::from_millis(20);
+        let running = Reloads::start(interval, move || reloaded.send(()).unwrap()).unwrap();
         for _ in 0..2 {
             reloads.recv().unwrap();
         }
-        drop(upkeep);
-        // Both are dropped before the end is waited for no more.
-        while ticks.recv().is_ok() {}
-        while reloads.recv().is_ok() {}
+        drop(running);
+        // What it holds is dropped before the end is waited for no more.
+        while reloads.try_recv().is_ok() {}
+        assert_eq!(reloads.try_recv(), Err(mpsc::TryRecvError::Disconnected));
     }
 
-    /// A key service that lets the upkeep wait must not let a signal wait.
+    /// A key service that lets a reload wait must not let a signal wait.
     #[test]
     fn a_signal_does_not_wait_for_keys() {
         let (send, events) = mpsc::channel::<AppEvent<&str>>();
         let (entered, inside) = mpsc::channel();
         let (release, held) = mpsc::channel::<()>();
-        let upkeep = idle(
-            Duration::from_secs(3600),
-            move || {
-                let _ = entered.send(());
-                let _ = held.recv();
-            },
-            || (),
-        );
+        let hanging = Reloads::start(Duration::from_secs(3600), move || {
+            let _ = entered.send(());
+            let _ = held.recv();
+        })
+        .unwrap();
+        hanging.ask();
         inside.recv().unwrap();
         send.send(AppEvent::Request(Request::Stop("SIGTERM"))).unwrap();
-        assert_eq!(supervise(&events, &upkeep), Why::Signal("SIGTERM"));
+        assert_eq!(supervise(&events, &hanging), Why::Signal("SIGTERM"));
         drop(release);
     }
 
@@ -374,6 +347,7 @@ mod tests {
             Registry::open(dir.path(), veilstream_engine::compile::Grants::default()).unwrap();
         let schemas = LiveSchemas {
             registry: Arc::new(registry),
+            postponed: Lasting::default(),
             status: Arc::new(Status::new(&[])),
             metrics: Arc::new(Metrics::new().unwrap()),
         };

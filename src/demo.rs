@@ -312,7 +312,7 @@ fn erase(
     let receipt = outcome.receipt.context("the person had a key")?;
     show.line(out, "receipt  ", GREEN, &receipt.to_json().to_string())?;
     // What a running sidecar does every second.
-    keys.maintain();
+    keys.follow();
     let (left, statuses) = reveal(schema, keys, found)?;
     ensure!(statuses.contains(&Opened::Failed(OpenError::Erased)), "the record still opens");
     show.line(out, "erased   ", GREEN, &left)?;

@@ -84,7 +84,9 @@ impl KeySource for EphemeralKeys {
         Ok(())
     }
 
-    fn maintain(&self) {}
+    fn follow(&self) {}
+
+    fn renew(&self) {}
 }
 
 fn interop_keys(form: InteropForm) -> Result<InteropKeySet, KeyFault> {

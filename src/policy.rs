@@ -22,6 +22,7 @@ mod decide;
 mod entities;
 mod facts;
 mod fault;
+mod kept;
 mod live;
 mod names;
 mod request;

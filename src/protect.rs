@@ -285,7 +285,8 @@ mod tests {
         fn prepare(&self, _: &SchemaSet) -> Result<(), KeyFault> {
             Ok(())
         }
-        fn maintain(&self) {}
+        fn follow(&self) {}
+        fn renew(&self) {}
     }
 
     #[test]

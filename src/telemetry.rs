@@ -2,6 +2,7 @@
 
 pub mod counters;
 pub mod events;
+pub mod lasting;
 pub mod metrics;
 pub mod panics;
 

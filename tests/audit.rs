@@ -7,9 +7,12 @@ mod feed;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use feed::feed;
-use serde_json::Value;
+use serde_json::{Value, json};
+use veilstream_engine::key::SubjectRef;
+use veilstream_reading::audit::{AuditLog, Entry, Event, Settings, Signer};
 
 const EVENTS: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"123-45-6789"}}
 {"type":"customer.updated","customer":{"id":43,"email":"bob@example.com","ssn":"987-65-4321"}}
@@ -100,6 +103,7 @@ fn each_command_leaves_its_lines_and_no_value() {
     }
     let shred = of("shred");
     assert_eq!((shred.len(), &shred[0]["reason"]), (1, &Value::from("request 2026-117")));
+    assert_eq!((&shred[0]["actor"], &shred[0]["auth"]), (&reveals[0]["actor"], &"os".into()));
     assert_eq!(shred[0]["ledger"]["seq"], 1);
     let people = reveals[..2].iter().filter(|line| line["subject"] == shred[0]["subject"]);
     assert_eq!(people.count(), 1, "one of the two");
@@ -127,12 +131,19 @@ fn each_change_of_keys_and_credentials_has_a_line() {
         r#"{"veilstream":1,"name":"notes","version":1,"fields":[{"id":"note","path":"$.note"}]}"#;
     std::fs::write(host.path().join("notes.json"), notes).unwrap();
     host.ok(&["transform", "--schema", "notes.json"], "{\"note\":\"ring back\"}\n");
+    host.protect();
     host.ok(&["keys", "rewrap"], "");
     host.ok(&["keys", "replay-ledger"], "");
     let listed = host.ok(&["keys", "list", "--json"], "");
     let keys: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let shared = keys.iter().find(|key| key["scope"] == "shared:notes").unwrap();
     host.ok(&["keys", "compromise", shared["kid"].as_str().unwrap()], "");
+    let wrapping = keys.iter().find(|key| key["kind"] == "wrapping").unwrap();
+    let wrapping = wrapping["kid"].as_str().unwrap();
+    host.ok(&["keys", "rotate", "--wrapping"], "");
+    host.ok(&["keys", "rewrap"], "");
+    host.ok(&["keys", "retire", wrapping], "");
+    host.ok(&["keys", "retire", wrapping, "--undo"], "");
     host.ok(&["keys", "export", "--out", "escrow.json"], "");
     // Another store becomes the exported one.
     let other = Host::of(&["--empty"]);
@@ -141,16 +152,38 @@ fn each_change_of_keys_and_credentials_has_a_line() {
         std::fs::copy(host.path().join(file), other.path().join(file)).unwrap();
     }
     other.ok(&["keys", "import", "escrow.json"], "");
-    let changes = |host: &Host| -> Vec<(Value, bool)> {
+    let changes = |host: &Host| -> Vec<Value> {
         let lines = host.lines().into_iter().filter(|line| line["event"] == "keys");
-        lines.map(|line| (line["reason"].clone(), line["actor"].is_string())).collect()
+        lines.map(|line| json!([line["reason"], line["actor"], line["auth"]])).collect()
     };
-    let told = |words: &[&str]| -> Vec<(Value, bool)> {
-        words.iter().map(|word| ((*word).into(), true)).collect()
+    // The user of the system and the machine.
+    let says = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
-    let done = ["init", "rewrap", "replay-ledger", "compromise", "export"];
+    let actor = format!("{}@{}", says("id", "-un"), says("uname", "-n"));
+    let told = |words: &[&str]| -> Vec<Value> {
+        words.iter().map(|word| json!([word, actor, "os"])).collect()
+    };
+    let done = [
+        "init",
+        "rewrap",
+        "replay-ledger",
+        "compromise",
+        "rotate",
+        "rewrap",
+        "retire",
+        "retire --undo",
+        "export",
+    ];
     assert_eq!(changes(&host), told(&done));
     assert_eq!(changes(&other), told(&["import"]));
+    let retired = host.lines().into_iter().find(|line| line["reason"] == "retire").unwrap();
+    assert_eq!(retired["kids"], json!([wrapping]));
+    // A section may be missing where nothing is opened: keys change all the same.
+    host.configure("");
+    host.ok(&["keys", "rotate", "--index"], "");
+    assert_eq!(changes(&host), told(&done));
 }
 
 #[cfg(feature = "serve")]
@@ -288,4 +321,66 @@ fn the_way_round_the_audit_is_said_aloud() {
     let output = host.run(&REVEAL, &safe);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &[][..]));
     assert_eq!(host.ok(&with_flag, &safe), EVENTS);
+}
+
+/// Writes to the host's log on these days, as a process would: its clock is an argument.
+fn write_on(host: &Host, days: &[u64]) {
+    let config = veilstream::config::load_config(&host.path().join("veilstream.toml")).unwrap();
+    let keys = veilstream::keys::manager(&config.keys).unwrap();
+    let recipient = config.audit.unwrap().recipient;
+    for (day, people) in days.iter().copied().zip(0..) {
+        let signer = Signer::new(keys.checkpoint_signing_key(day).unwrap());
+        let file = host.path().join("audit.jsonl");
+        let settings = Settings::new(file, recipient.clone(), signer, "test".to_owned());
+        let log = AuditLog::open(Settings { clock: Arc::new(move || day), ..settings }).unwrap();
+        let bulk = (0..=100).map(|n| SubjectRef([n + people; 16])).collect();
+        let entry = |bulk| Entry { bulk, ..Entry::new(Event::Reveal) };
+        log.append((0..20).map(|_| entry(Vec::new())).chain([entry(bulk)]).collect()).unwrap();
+        log.stop().unwrap();
+    }
+}
+
+#[test]
+fn lines_older_than_audit_retain_are_pruned_and_the_rest_verifies() {
+    const DAY: u64 = 86_400;
+    let host = Host::new();
+    // What `keys init` wrote is of today; other days go before it.
+    std::fs::remove_file(host.path().join("audit.jsonl")).unwrap();
+    let now = veilstream::keys::now();
+    write_on(&host, &[500, 450, 10].map(|days| now - days * DAY));
+    let count = |part: &str| {
+        let names = std::fs::read_dir(host.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains(part)).count()
+    };
+    let verified = || {
+        let said = host.ok(&["audit", "verify", "--key", "verifier.key"], "");
+        assert!(said.contains("the log is whole"), "{said}");
+        said
+    };
+    assert!(!verified().contains("pruned"));
+    let refused = |before: &str| {
+        let output = host.run(&["audit", "prune", "--before", before], "");
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &[][..]));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let today = veilstream_keys::time::text(now - DAY).chars().take(10).collect::<String>();
+    assert!(refused(&today).contains("younger than audit.retain (400 days)"));
+    assert!(refused("yesterday").contains("write it as"));
+    assert_eq!(count(".subjects-"), 3);
+    // Of each chain of 24 lines the first one and the checkpoint stay.
+    assert_eq!(
+        host.ok(&["audit", "prune"], ""),
+        "44 lines of 2 chains and 2 side files are gone\n"
+    );
+    assert_eq!((count(".subjects-"), count(".pruned")), (1, 0));
+    assert_eq!(verified().matches("lines 2 to 23 pruned").count(), 2);
+    let lines = host.lines();
+    let told: Vec<&Value> = lines.iter().filter(|line| line["event"] == "prune").collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["fields"].as_object().unwrap().len(), 2, "{}", told[0]);
+    assert!(told[0]["actor"].as_str().unwrap().contains('@'), "{}", told[0]);
+    assert_eq!(host.ok(&["audit", "prune"], ""), "0 lines of 0 chains and 0 side files are gone\n");
+    host.configure("");
+    assert_eq!(host.run(&["audit", "prune"], "").status.code(), Some(2), "there is no log");
 }

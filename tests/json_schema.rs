@@ -1,11 +1,18 @@
 //! The JSON Schema for editors accepts and refuses what the compiler does.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/feed.rs"]
+mod feed;
+
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use veilstream::registry;
 use veilstream_engine::compile::{Grants, compile};
+
+use feed::feed;
 
 #[test]
 fn the_json_schema_accepts_the_shipped_documents() {
@@ -174,6 +181,101 @@ fn the_json_schema_accepts_every_kind() {
         assert_eq!(faults, [""; 0]);
         compile(document.to_string().as_bytes(), &Grants::local()).unwrap();
     }
+}
+
+const DOCUMENT: &str = r#"{"veilstream":1,"name":"people","version":1,"fields":[
+    {"id":"email","path":"$.email","required":true,"index":{"normalize":"email"}},
+    {"id":"age","path":"$.age","type":"integer"},
+    {"id":"city","path":"$.city","index":{"normalize":"text","bits":8}},
+    {"id":"cards","path":"$.cards[*].number"},
+    {"id":"born","path":"$.born","protect":"generalize","to":"year"},
+    {"id":"legacy","path":"$.legacy","format":"fernet"},
+    {"id":"sealed","path":"$.sealed","format":"pgcrypto"},
+    {"id":"note","path":"$.note","protect":"drop"}]}"#;
+const CONFIG: &str = r#"
+[keys]
+store = "sqlite:keys/keys.db"
+[keys.file]
+path = "keys/kek"
+[interop.fernet]
+keys_file = "fernet.keys"
+[interop.pgcrypto]
+passphrases_file = "passphrases"
+"#;
+
+/// What the command prints is true of what `transform` writes, while a root rotates too.
+#[test]
+fn sanitized_records_are_valid_under_the_json_schema_that_is_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str], input: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
+        command.args(args).current_dir(dir.path());
+        let output = feed(command, input);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Short and long texts: ciphertexts of other systems have no least length but their own.
+    let text = |n: usize| "x".repeat(n);
+    let events: Vec<Value> = (0..50)
+        .map(|n| match n % 5 {
+            0 => json!({ "email": format!("{n}@x.org"), "age": n, "city": "Bonn", "n": n }),
+            3 => json!({ "email": "b@x.org", "legacy": text(n - 3), "sealed": text(n - 3) }),
+            1 => json!({ "email": "a@x.org", "city": null, "cards": [], "note": "gone" }),
+            2 => json!({ "email": "-", "born": "1990-05-17", "cards": [{ "number": "41" }, {}] }),
+            _ => json!({ "email": "b@x.org", "age": null, "more": { "list": [1, 2] }, "n": 1.5 }),
+        })
+        .collect();
+    let events: String = events.iter().map(|event| format!("{event}\n")).collect();
+    std::fs::write(dir.path().join("people.json"), DOCUMENT).unwrap();
+    std::fs::write(dir.path().join("raw.ndjson"), &events).unwrap();
+    for (name, content) in [
+        ("veilstream.toml", CONFIG),
+        ("fernet.keys", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=\n"),
+        ("passphrases", "correct horse\n"),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    run(&["keys", "init", "--keys", "keys"], "");
+
+    let of = ["--schema", "people.json"];
+    let printed =
+        run(&[&["schema", "sanitized"], &of[..], &["--sample", "raw.ndjson"]].concat(), "");
+    let schema: Value = serde_json::from_str(&printed).unwrap();
+    jsonschema::meta::validate(&schema).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let transform = [&["transform", "--config", "veilstream.toml"], &of[..]].concat();
+    let before = run(&transform, &events);
+    run(&["keys", "rotate", "--keys", "keys", "--index"], "");
+    let after = run(&transform, &events);
+    assert!(after.contains("email_bidx_prev"), "one root is written");
+    for line in before.lines().chain(after.lines()) {
+        let faults: Vec<String> = validator
+            .iter_errors(&serde_json::from_str(line).unwrap())
+            .map(|fault| format!("{} {}", fault.instance_path(), fault.schema_path()))
+            .collect();
+        assert_eq!(faults, [""; 0], "{line}");
+    }
+
+    // What is not protected is found.
+    let good: Value = serde_json::from_str(before.lines().next().unwrap()).unwrap();
+    for (member, clear) in [
+        ("email", json!("0@x.org")),
+        ("email", json!(null)),
+        ("age", json!(36)),
+        ("city", json!("Bonn")),
+        ("city_bidx", json!("Bonn")),
+        ("cards", json!([{ "number": "41" }])),
+        ("born", json!(["1990-05-17"])),
+    ] {
+        let mut bad = good.clone();
+        bad[member] = clear;
+        assert!(!validator.is_valid(&bad), "{member} in clear is valid");
+    }
+    let mut bad = good;
+    bad.as_object_mut().unwrap().remove("email");
+    assert!(!validator.is_valid(&bad), "the required field is missing");
 }
 
 fn folder() -> PathBuf {

@@ -7,12 +7,12 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use super::{
-    AppEvent, LiveSchemas, Maintenance, RunOptions, Why, announce, disable_core_dumps, supervise,
+    AppEvent, LiveSchemas, Reloads, RunOptions, Why, announce, disable_core_dumps, supervise,
 };
 use veilstream_reading::audit::LogParts;
 
@@ -22,7 +22,7 @@ use crate::config::{Audit, Config, Serve};
 use crate::exit::Exit;
 use crate::http::Server;
 use crate::kafka::access;
-use crate::keys::KeySource as _;
+use crate::keys::{KeySource, ManagedKeys};
 use crate::policy::budget::{BudgetLimits, Budgets};
 use crate::policy::{LivePolicies, PolicyChange, PolicySet};
 use crate::serve::auth::JwksTimes;
@@ -32,12 +32,16 @@ use crate::serve::{RunningService, ServiceParts, StartFault, required_sections};
 use crate::signals;
 use crate::status::Status;
 use crate::telemetry::events::{Event as _, Stopping};
+use crate::telemetry::lasting::Lasting;
 use crate::telemetry::metrics::Metrics;
+use crate::ticker::Ticker;
 
 /// Who writes the lines `start` and `stop`.
 const SERVICE: &str = "veilstream serve";
 /// A line that is not durable by then is a refused request.
 const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
+/// Between two looks at whether keys are there.
+const KEYS_LOOK: Duration = Duration::from_secs(1);
 
 /// Serves until a signal.
 ///
@@ -114,33 +118,46 @@ pub fn run(config: &Config) -> anyhow::Result<Exit> {
             loopback"
         );
     }
-    let (looks, told, of_reload) = (policies, status.clone(), keys.clone());
-    let upkeep = Maintenance::start(
-        config.schemas.reload_interval,
-        move || keys.maintain(),
-        move || {
-            // Nothing is sealed here: no key is made before schemas come into force.
-            let before = schemas.registry.current();
-            schemas.reload(|set| of_reload.take_interop(set));
-            if !Arc::ptr_eq(&before, &schemas.registry.current()) {
-                changes.schemas(&schemas.labels());
-            }
-            reload_policies(&looks, &schemas, &told, &changes);
-        },
-    )?;
-    if let Why::Signal(signal) = supervise(&events, &upkeep) {
+    let health = watch_keys(keys.clone(), reading.clone(), status.clone())?;
+    let _upkeep = crate::keys::maintain(&(keys.clone() as Arc<dyn KeySource>))?;
+    let (looks, told, postponed) = (policies, status.clone(), Lasting::default());
+    let reloads = Reloads::start(config.schemas.reload_interval, move || {
+        // Nothing is sealed here: no key is made before schemas come into force.
+        let before = schemas.registry.current();
+        schemas.reload(|set| keys.take_interop(set));
+        if !Arc::ptr_eq(&before, &schemas.registry.current()) {
+            changes.schemas(&schemas.labels());
+        }
+        reload_policies(&looks, &schemas, &told, &changes, &postponed);
+    })?;
+    if let Why::Signal(signal) = supervise(&events, &reloads) {
         status.unready("process", format!("stopping: {signal}"));
         Stopping { why: signal }.emit(&metrics);
     }
     // Answers what has been asked; streams end at their next part.
     reading.stop();
-    drop(service);
+    drop((service, health));
     // The last lines and their copies: nothing that was answered is without its checkpoint.
     if let Err(error) = ending.stop() {
         tracing::warn!(%error, "the audit log has no end line of this service");
     }
     drop(http);
     Ok(Exit::Ok)
+}
+
+/// Says in `/readyz` whether the keys that callers need are there.
+fn watch_keys(
+    keys: Arc<ManagedKeys>,
+    reading: Arc<Reading>,
+    status: Arc<Status>,
+) -> std::io::Result<Ticker> {
+    Ticker::start("keys-health", KEYS_LOOK, move || match keys.check() {
+        Ok(()) => {
+            status.ready("keys");
+            reading.keys_answer();
+        }
+        Err(fault) => status.unready("keys", fault.to_string()),
+    })
 }
 
 /// Refuses a required topic that would lose lines.
@@ -172,12 +189,17 @@ fn reload_policies(
     schemas: &LiveSchemas,
     status: &Status,
     changes: &Changes,
+    postponed: &Lasting,
 ) {
+    let now = Instant::now();
     let keep = |set: &PolicySet| changes.policies(set, "reload");
     match policies.reload_with(&schemas.registry.current(), keep) {
         PolicyChange::None => {}
         PolicyChange::Postponed(reason) => {
-            tracing::warn!(%reason, "new policies are postponed, the policies in force stay");
+            if postponed.meet(&reason, now) {
+                tracing::warn!(%reason, "new policies are postponed, the policies in force stay");
+            }
+            return;
         }
         PolicyChange::Loaded(set) => {
             tracing::info!(policies = &**set.hash(), "new policies are in force");
@@ -194,6 +216,8 @@ fn reload_policies(
             tracing::error!(?faults, "the new policies are refused, so the last good ones stay");
         }
     }
+    // What came into force says so itself.
+    let _ = postponed.pass(now);
 }
 
 fn exit_of(fault: &StartFault) -> Exit {

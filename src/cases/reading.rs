@@ -1,12 +1,11 @@
 //! What a reader would see of a case's record: the real thing, under the keys of the run.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 use veilstream_engine::reveal::{
-    Decision, Disclosure, DisclosureOptions, HeldKeys, ReadStatus, Revealer,
+    Decision, Disclosure, DisclosureOptions, FetchedKeys, HeldKeys, ReadStatus, Revealer,
 };
 use veilstream_engine::schema::Schema;
 
@@ -77,7 +76,7 @@ fn reading(
     let mut tokens = Vec::new();
     revealer.tokens(schema, protected, &mut tokens).ok()?;
     let kids = tokens.iter().map(|token| token.header.kid);
-    let fetched: HashMap<_, _> = kids.map(|kid| (kid, keys.lookup(&kid).ok().flatten())).collect();
+    let fetched: FetchedKeys = kids.map(|kid| (kid, keys.lookup(&kid).ok().flatten())).collect();
     let (mut out, mut report) = (Vec::new(), Disclosure::default());
     let held = HeldKeys { keyring: &keys.keyring(), fetched: &fetched };
     let options = DisclosureOptions { decisions, strict: true };

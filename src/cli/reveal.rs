@@ -4,7 +4,6 @@
 mod server;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +14,8 @@ use serde_json::{Value, json};
 use veilstream_engine::compile::SchemaSet;
 use veilstream_engine::error::OpenError;
 use veilstream_engine::reveal::{
-    self as engine, BareToken, Decision, HeldKeys, Report, RevealOptions, Revealer, Status,
+    self as engine, BareToken, Decision, FetchedKeys, HeldKeys, Report, RevealOptions, Revealer,
+    Status,
 };
 use veilstream_engine::schema::{Field, Schema};
 use veilstream_engine::seal::PayloadKind;
@@ -393,7 +393,7 @@ fn open_token(
         subject: None,
         subject_domain: None,
     };
-    let held = HeldKeys { keyring: keys.keyring, fetched: &HashMap::new() };
+    let held = HeldKeys { keyring: keys.keyring, fetched: &FetchedKeys::default() };
     let (_, place, kind) = revealer.disclose_token(held, &item, Decision::Reveal, payload);
     match place.status {
         Status::Revealed => Ok(kind),

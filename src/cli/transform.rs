@@ -269,7 +269,8 @@ pub(super) mod tests {
         fn prepare(&self, schemas: &SchemaSet) -> Result<(), KeyFault> {
             self.keys.prepare(schemas)
         }
-        fn maintain(&self) {}
+        fn follow(&self) {}
+        fn renew(&self) {}
     }
 
     #[test]
@@ -333,7 +334,8 @@ pub(super) mod tests {
             fn prepare(&self, _: &SchemaSet) -> Result<(), KeyFault> {
                 Ok(())
             }
-            fn maintain(&self) {}
+            fn follow(&self) {}
+            fn renew(&self) {}
         }
         let mut out = Vec::new();
         let error =

@@ -35,6 +35,18 @@ impl ProblemDetails {
             detail: detail.into(),
         }
     }
+
+    /// The code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The code, where the fault is the service's and not the caller's.
+    #[must_use]
+    pub fn failure(&self) -> Option<&'static str> {
+        (self.status >= 500).then_some(self.code)
+    }
 }
 
 impl IntoResponse for ProblemDetails {

@@ -135,19 +135,54 @@ pub struct Budgets {
     latest: u64,
     /// Until then all limited budgets count as spent.
     spent_until: Option<u64>,
-    accounts: HashMap<Account, Meter>,
-    /// When accounts with nothing left in them were dropped last.
+    meters: HashMap<MeterName, Meter>,
+    /// When meters with nothing left in them were dropped last.
     swept: u64,
 }
 
 /// Whose, for what (`None`: over all purposes), and what is counted.
-type Account = (Arc<str>, Option<Arc<str>>, Counted);
+type MeterName = (Arc<str>, Option<Arc<str>>, Counted);
+
+/// The budgets of one principal that a request draws from.
+pub struct Account<'b> {
+    /// `None`: unlimited.
+    budgets: [Option<Budget<'b>>; 2],
+    now: u64,
+}
+
+struct Budget<'b> {
+    /// `None`: it has no room.
+    meter: Option<&'b mut Meter>,
+    limit: u64,
+    spent: BudgetSpent,
+}
+
+impl Account<'_> {
+    /// [`Budgets::reserve`] of one unit.
+    ///
+    /// # Errors
+    /// No room: nothing is reserved, and the unit is denied.
+    pub fn reserve(&mut self, unit: Unit) -> Result<(), BudgetSpent> {
+        let now = self.now;
+        for Budget { meter, limit, spent } in self.budgets.iter_mut().flatten() {
+            let Some(meter) = meter else { return Err(*spent) };
+            meter.forget(now);
+            if !meter.holds(&unit) && meter.count() >= *limit {
+                return Err(*spent);
+            }
+        }
+        for meter in self.budgets.iter_mut().flatten().filter_map(|budget| budget.meter.as_mut()) {
+            meter.charge(now, unit);
+        }
+        Ok(())
+    }
+}
 
 impl Budgets {
     /// Nothing spent.
     #[must_use]
     pub fn new(limits: BudgetLimits) -> Self {
-        Self { limits, latest: 0, spent_until: None, accounts: HashMap::new(), swept: 0 }
+        Self { limits, latest: 0, spent_until: None, meters: HashMap::new(), swept: 0 }
     }
 
     /// Nobody knows what was spent up to `time`: all of it, until 24 hours later.
@@ -170,8 +205,8 @@ impl Budgets {
             budgets.latest = budgets.latest.max(time);
             for purpose in [Some(purpose), None] {
                 if let Limit::Count(_) = budgets.limit(purpose.as_deref(), counted) {
-                    let account = (principal.clone(), purpose, counted);
-                    let meter = budgets.accounts.entry(account).or_default();
+                    let name = (principal.clone(), purpose, counted);
+                    let meter = budgets.meters.entry(name).or_default();
                     units.iter().for_each(|unit| meter.charge(time, *unit));
                 }
             }
@@ -193,40 +228,43 @@ impl Budgets {
         counted: Counted,
         unit: Unit,
     ) -> Result<(), BudgetSpent> {
+        self.account(now, principal, purpose, counted).reserve(unit)
+    }
+
+    /// What one principal has for a purpose and over all of them, for several units.
+    pub fn account(
+        &mut self,
+        now: u64,
+        principal: &Arc<str>,
+        purpose: &Arc<str>,
+        counted: Counted,
+    ) -> Account<'_> {
         self.latest = self.latest.max(now);
         if self.latest >= self.swept.saturating_add(3600) {
             self.sweep();
         }
-        let accounts = [(Some(purpose), BudgetSpent::Purpose), (None, BudgetSpent::OverAll)];
-        for (purpose, spent) in accounts {
-            if !self.has_room(principal, purpose, counted, unit) {
-                return Err(spent);
+        let names =
+            [Some(purpose), None].map(|purpose| (principal.clone(), purpose.cloned(), counted));
+        let ends = [Some(&**purpose), None].map(|purpose| self.limit(purpose, counted));
+        for (name, end) in names.iter().zip(ends) {
+            // Of what has no room nothing is kept: a purpose that nobody configured is the caller's
+            // text.
+            if matches!(end, Limit::Count(1..)) {
+                self.meters.entry(name.clone()).or_default();
             }
         }
-        for (purpose, _) in accounts {
-            if let Limit::Count(_) = self.limit(purpose.map(|p| &**p), counted) {
-                let account = (principal.clone(), purpose.cloned(), counted);
-                self.accounts.entry(account).or_default().charge(self.latest, unit);
-            }
-        }
-        Ok(())
-    }
-
-    fn has_room(
-        &mut self,
-        principal: &Arc<str>,
-        purpose: Option<&Arc<str>>,
-        counted: Counted,
-        unit: Unit,
-    ) -> bool {
-        let Limit::Count(limit) = self.limit(purpose.map(|p| &**p), counted) else { return true };
-        if self.spent_until.is_some_and(|until| self.latest <= until) {
-            return false;
-        }
-        let account = (principal.clone(), purpose.cloned(), counted);
-        let Some(meter) = self.accounts.get_mut(&account) else { return limit > 0 };
-        meter.forget(self.latest);
-        meter.holds(&unit) || meter.count() < limit
+        let is_spent = self.spent_until.is_some_and(|until| self.latest <= until);
+        let [own, over_all] = self.meters.get_disjoint_mut([&names[0], &names[1]]);
+        let budget = |meter, end, spent| match end {
+            Limit::Unlimited => None,
+            Limit::Count(limit) if is_spent => Some(Budget { meter: None, limit, spent }),
+            Limit::Count(limit) => Some(Budget { meter, limit, spent }),
+        };
+        let budgets = [
+            budget(own, ends[0], BudgetSpent::Purpose),
+            budget(over_all, ends[1], BudgetSpent::OverAll),
+        ];
+        Account { budgets, now: self.latest }
     }
 
     /// The end of a budget; nothing for a purpose that is not configured.
@@ -242,7 +280,7 @@ impl Budgets {
     fn sweep(&mut self) {
         let now = self.latest;
         self.swept = now;
-        self.accounts.retain(|_, meter| {
+        self.meters.retain(|_, meter| {
             meter.forget(now);
             meter.count() > 0
         });

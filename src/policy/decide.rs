@@ -1,12 +1,11 @@
 //! The policies evaluated for one request, each question once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{
-    Authorizer, Context, Decision as Effect, Entities, Entity, RestrictedExpression,
-};
+use cedar_policy::{Authorizer, Context, Decision as Effect, Entity, RestrictedExpression};
 
+use super::kept::KnownPrincipal;
 use super::request::{
     Answer, Decision, Denial, Permission, Principal, RequestFacts, Want, reason_counts,
 };
@@ -21,20 +20,18 @@ static AUTHORIZER: LazyLock<Authorizer> = LazyLock::new(Authorizer::new);
 pub struct Request<'p> {
     policies: &'p PolicySet,
     /// The caller and, where it proved for whom it asks, that person: both are decided.
-    principals: Vec<Entity>,
+    principals: Vec<Arc<KnownPrincipal>>,
     context: Result<Context, Denial>,
     want: Want,
     /// By the place among the principals, action and resource.
     judged: HashMap<(usize, Action, Resource), Verdict>,
-    /// Principal and resource, made once for all actions; `None`: Cedar refuses them.
-    stores: HashMap<(usize, Resource), Option<Entities>>,
     #[cfg(test)]
     evaluations: usize,
 }
 
 /// What is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Resource {
+pub(super) enum Resource {
     /// The place in the snapshot's facts.
     Field(usize),
     Schema(Arc<str>),
@@ -71,7 +68,7 @@ impl PolicySet {
     ) -> Request<'_> {
         let reason = facts.reason.as_deref();
         let context = reason_counts(self.purposes(), &facts.purpose, reason)
-            .and_then(|has_reason| context(has_reason, person, facts));
+            .and_then(|has_reason| self.context(has_reason, person, facts));
         self.ask(std::iter::once(caller).chain(person), context, want)
     }
 
@@ -82,7 +79,30 @@ impl PolicySet {
         facts: &RequestFacts,
         want: Want,
     ) -> Request<'_> {
-        self.ask([caller], context(true, None, facts), want)
+        self.ask([caller], self.context(true, None, facts), want)
+    }
+
+    fn context(
+        &self,
+        has_reason: bool,
+        person: Option<&Principal>,
+        facts: &RequestFacts,
+    ) -> Result<Context, Denial> {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let number = |n: u64| RestrictedExpression::new_long(i64::try_from(n).unwrap_or(i64::MAX));
+        let members = [
+            ("purpose", text(&facts.purpose)),
+            ("has_reason", RestrictedExpression::new_bool(has_reason)),
+            ("ip", self.kept.address(facts.ip)),
+            ("auth", text(facts.auth.name(person.is_some()))),
+            ("items", number(facts.items)),
+            ("bare", RestrictedExpression::new_bool(facts.bare)),
+            ("subjects", number(facts.subjects)),
+        ];
+        let person = person.map(|person| ("on_behalf_of", text(&person.id)));
+        let members =
+            members.into_iter().chain(person).map(|(name, value)| (name.to_owned(), value));
+        Context::from_pairs(members).map_err(|_| Denial::PolicyError)
     }
 
     fn ask<'a>(
@@ -91,14 +111,15 @@ impl PolicySet {
         context: Result<Context, Denial>,
         want: Want,
     ) -> Request<'_> {
-        let of = |principal| self.entities.principal(principal, self.roles());
+        let of = |principal| {
+            self.kept.principal(principal, || self.entities.principal(principal, self.roles()))
+        };
         Request {
             policies: self,
             principals: principals.into_iter().map(of).collect(),
             context,
             want,
             judged: HashMap::new(),
-            stores: HashMap::new(),
             #[cfg(test)]
             evaluations: 0,
         }
@@ -169,6 +190,22 @@ impl Request<'_> {
         self.permission(action, &Resource::Schema(schema.into()))
     }
 
+    /// What the questions so far failed of: ids of fields and names of schemas, with the policies
+    /// that failed. Without one the question itself could not be asked.
+    #[must_use]
+    pub fn failures(&self) -> BTreeMap<&str, BTreeSet<Arc<str>>> {
+        let mut failures: BTreeMap<&str, BTreeSet<Arc<str>>> = BTreeMap::new();
+        let judged = self.judged.iter().filter(|(_, verdict)| verdict.effect == Ruling::Failed);
+        for ((_, _, resource), verdict) in judged {
+            let name = match resource {
+                Resource::Field(position) => &*self.policies.facts()[*position].id,
+                Resource::Schema(name) => name,
+            };
+            failures.entry(name).or_default().extend(verdict.failed.iter().cloned());
+        }
+        failures
+    }
+
     /// How many questions the policies were asked.
     #[cfg(test)]
     pub(super) fn evaluations(&self) -> usize {
@@ -222,23 +259,9 @@ impl Request<'_> {
         {
             self.evaluations += 1;
         }
-        let place = (principal, resource.clone());
-        if !self.stores.contains_key(&place) {
-            let store = self.store(principal, resource);
-            self.stores.insert(place.clone(), store);
-        }
-        let verdict = match self.stores.get(&place) {
-            Some(Some(store)) => self.evaluate(principal, action, resource, store),
-            _ => Verdict::failed(),
-        };
+        let verdict = self.evaluate(principal, action, resource).unwrap_or_else(Verdict::failed);
         self.judged.insert(question, verdict.clone());
         verdict
-    }
-
-    /// Parents that are named and not there count all the same: a small store is made quickly.
-    fn store(&self, principal: usize, resource: &Resource) -> Option<Entities> {
-        let both = [self.principals.get(principal)?.clone(), self.resource(resource)?.clone()];
-        Entities::from_entities(both, None).ok()
     }
 
     fn resource(&self, resource: &Resource) -> Option<&Entity> {
@@ -248,31 +271,16 @@ impl Request<'_> {
         }
     }
 
-    /// The question in Cedar's words; `None`: it cannot be asked.
-    fn question(
-        &self,
-        principal: usize,
-        action: Action,
-        resource: &Resource,
-    ) -> Option<cedar_policy::Request> {
-        let principal = self.principals.get(principal)?.uid();
+    /// `None`: it cannot be asked.
+    fn evaluate(&self, principal: usize, action: Action, resource: &Resource) -> Option<Verdict> {
+        let known = self.principals.get(principal)?;
+        let entity = self.resource(resource)?;
+        let store = known.store(resource, entity)?;
         let action = self.policies.entities.action(action)?.clone();
         let context = self.context.as_ref().ok()?.clone();
-        let resource = self.resource(resource)?.uid();
-        cedar_policy::Request::new(principal, action, resource, context, None).ok()
-    }
-
-    fn evaluate(
-        &self,
-        principal: usize,
-        action: Action,
-        resource: &Resource,
-        store: &Entities,
-    ) -> Verdict {
-        let Some(question) = self.question(principal, action, resource) else {
-            return Verdict::failed();
-        };
-        let response = AUTHORIZER.is_authorized(&question, &self.policies.cedar, store);
+        let (who, what) = (known.entity.uid(), entity.uid());
+        let question = cedar_policy::Request::new(who, action, what, context, None).ok()?;
+        let response = AUTHORIZER.is_authorized(&question, &self.policies.cedar, &store);
         let ids = |ids: &mut dyn Iterator<Item = &cedar_policy::PolicyId>| {
             ids.map(|id| Arc::from(id.as_ref() as &str)).collect::<BTreeSet<Arc<str>>>()
         };
@@ -288,7 +296,7 @@ impl Request<'_> {
             Effect::Deny if policies.is_empty() => Ruling::Silent,
             Effect::Deny => Ruling::Forbidden,
         };
-        Verdict { effect, policies, failed }
+        Some(Verdict { effect, policies, failed })
     }
 }
 
@@ -356,25 +364,4 @@ impl Permission {
 
 fn united(a: &[Arc<str>], b: &[Arc<str>]) -> Vec<Arc<str>> {
     a.iter().chain(b).cloned().collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-fn context(
-    has_reason: bool,
-    person: Option<&Principal>,
-    facts: &RequestFacts,
-) -> Result<Context, Denial> {
-    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let number = |n: u64| RestrictedExpression::new_long(i64::try_from(n).unwrap_or(i64::MAX));
-    let members = [
-        ("purpose", text(&facts.purpose)),
-        ("has_reason", RestrictedExpression::new_bool(has_reason)),
-        ("ip", RestrictedExpression::new_ip(facts.ip.to_string())),
-        ("auth", text(facts.auth.name(person.is_some()))),
-        ("items", number(facts.items)),
-        ("bare", RestrictedExpression::new_bool(facts.bare)),
-        ("subjects", number(facts.subjects)),
-    ];
-    let person = person.map(|person| ("on_behalf_of", text(&person.id)));
-    let members = members.into_iter().chain(person).map(|(name, value)| (name.to_owned(), value));
-    Context::from_pairs(members).map_err(|_| Denial::PolicyError)
 }

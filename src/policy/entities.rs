@@ -69,6 +69,11 @@ impl Entities {
         Entity::new_no_attrs(uid(kind, &principal.id), parents)
     }
 
+    /// How many resources there are.
+    pub(super) fn len(&self) -> usize {
+        self.fields.len() + self.schemas.len()
+    }
+
     pub(super) fn action(&self, action: Action) -> Option<&EntityUid> {
         self.actions.get(&action)
     }

@@ -11,7 +11,7 @@ pub use crate::config::PrincipalKind;
 use crate::config::Purpose;
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Principal {
     /// The configuration's word, not the credential's.
     pub kind: PrincipalKind,

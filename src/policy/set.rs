@@ -14,6 +14,7 @@ use super::compile;
 use super::entities::Entities;
 use super::facts::{FieldFacts, facts};
 use super::fault::{PolicyFault, PolicyFile, read_dir};
+use super::kept::Kept;
 use super::vocabulary::cedar_schema;
 use crate::config::Purpose;
 
@@ -34,6 +35,7 @@ pub struct PolicySet {
     roles: BTreeSet<String>,
     pub(super) cedar: cedar::PolicySet,
     pub(super) entities: Entities,
+    pub(super) kept: Kept,
 }
 
 /// One policy and where it stands.
@@ -97,6 +99,7 @@ impl PolicySet {
             by_name: grouped(&facts, |field| field.shares.clone()),
             by_domain: grouped(&facts, FieldFacts::compared_in),
             by_id: facts.iter().zip(0..).map(|(field, i)| (field.id.clone(), i)).collect(),
+            kept: Kept::new(entities.len()),
             facts,
             purposes: purposes.to_vec(),
             policies: compiled.places,

@@ -15,10 +15,13 @@ mod asker;
 mod asking;
 mod document;
 mod explain;
+mod failures;
 mod fault;
 mod found;
 mod groups;
 mod index;
+mod key_threads;
+mod outages;
 mod prepared;
 mod refused;
 mod replays;
@@ -33,6 +36,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::http::{Response, header};
 use axum::response::IntoResponse as _;
@@ -42,7 +46,10 @@ use veilstream_keys::OsEntropy;
 use veilstream_reading::audit::AuditLog;
 
 use self::asker::Asker;
+use self::failures::KnownFailures;
 use self::fault::RequestFault;
+use self::key_threads::KeyThreads;
+use self::outages::Outages;
 use self::prepared::Prepared;
 use self::replays::Replays;
 use self::request::Claims;
@@ -71,7 +78,10 @@ pub struct Reading {
     audit: AuditLog,
     budgets: Mutex<Budgets>,
     replays: Replays,
+    failures: KnownFailures,
+    outages: Outages,
     revealers: Mutex<Vec<Revealer>>,
+    key_threads: KeyThreads,
     metrics: Arc<Metrics>,
     /// Of the hashes that stand for searched values in this process.
     salt: [u8; 32],
@@ -109,7 +119,10 @@ impl Reading {
             audit,
             budgets: Mutex::new(budgets),
             replays: Replays::default(),
+            failures: KnownFailures::default(),
+            outages: Outages::default(),
             revealers: Mutex::default(),
+            key_threads: KeyThreads::default(),
             metrics,
             salt,
             clock,
@@ -152,6 +165,11 @@ impl Reading {
         Route::post(path, media, Arc::new(handler))
     }
 
+    /// Key store and key service answer.
+    pub fn keys_answer(&self) {
+        self.outages.keys_answer();
+    }
+
     /// Ends streams at their next part: the service stops.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
@@ -173,23 +191,33 @@ impl Reading {
         let (reading, body) = (self.clone(), Arc::new(body));
         let asked = body.clone();
         let prepare = move || (work.prepare)(&reading, &asker, &asked);
-        let prepared = if work.blocks || body.len() > SMALL {
-            tokio::task::spawn_blocking(prepare).await.map_err(|error| error.to_string())
-        } else {
-            // What it panicked with is on standard error.
-            catch_unwind(AssertUnwindSafe(prepare)).map_err(|_| "it panicked".to_owned())
-        };
-        let prepared = prepared.unwrap_or_else(|error| {
+        let failed = |error: String| {
             tracing::error!(error, "a request failed; it was answered with 500");
             Err(RequestFault::Internal)
-        });
+        };
+        let prepared = if work.blocks {
+            self.key_threads.run(prepare).await
+        } else if body.len() > SMALL {
+            let prepared = tokio::task::spawn_blocking(prepare).await;
+            prepared.unwrap_or_else(|error| failed(error.to_string()))
+        } else {
+            // What it panicked with is on standard error.
+            let prepared = catch_unwind(AssertUnwindSafe(prepare));
+            prepared.unwrap_or_else(|_| failed("it panicked".to_owned()))
+        };
         let answer = match prepared {
             Ok(prepared) => self.finish(prepared).await,
             Err(fault) => Err(fault),
         };
         match answer {
-            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-            Err(fault) => fault.into_response(),
+            Ok((json, asked)) => {
+                let media = [(header::CONTENT_TYPE, "application/json")];
+                (media, asked.map(Extension), json).into_response()
+            }
+            Err(fault) => {
+                self.outages.tell(&fault);
+                fault.into_response()
+            }
         }
     }
 

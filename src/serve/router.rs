@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -146,6 +146,18 @@ pub struct Shared {
     pub clock: fn() -> u64,
 }
 
+/// What a request was about, for the log at `debug`: an extension of its answer. No value of the
+/// request stands in it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The caller's name of the request, as in the audit.
+    pub request_id: Option<String>,
+    /// Number of items.
+    pub items: u64,
+    /// How many there are of each status, as JSON.
+    pub outcome: String,
+}
+
 /// Somebody who was let in, and what they ask for.
 struct Met {
     principal: Principal,
@@ -232,17 +244,25 @@ impl Service for Router {
         peer: Arc<Peer>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        let mut met = None;
+        let (mut met, begun) = (None, Instant::now());
+        let method = known(request.method());
         let mut answer = match self.dispatch(peer, request, &mut met).await {
             Ok(answer) | Err(answer) => answer,
         };
-        if let Some(Met { principal, address, path }) = &met
-            && answer.status().is_client_error()
-            && let Some(ProblemCode(code)) = answer.extensions().get()
-        {
-            let request = RefusedRequest { principal, address: *address, path, code };
-            self.shared.refusals.tell_request(request, (self.shared.clock)());
+        let refusals = &self.shared.refusals;
+        match (&met, answer.extensions().get()) {
+            (_, Some(ProblemCode(code))) if answer.status().is_server_error() => {
+                refusals.count_failed(code);
+            }
+            (Some(Met { principal, address, path }), Some(ProblemCode(code)))
+                if answer.status().is_client_error() =>
+            {
+                let request = RefusedRequest { principal, address: *address, path, code };
+                refusals.tell_request(request, (self.shared.clock)());
+            }
+            _ => {}
         }
+        trace(method, begun, met.as_ref(), &answer);
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         answer
     }
@@ -269,6 +289,46 @@ impl Service for Router {
             tracing::debug!(%address, %error, "TLS handshake failed");
         }
     }
+}
+
+/// A method by its name; callers may make up others, which show nowhere.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+/// One line a request at `debug`: who, what and how it ended. A stream ends later, with a line of
+/// its own.
+fn trace(method: &str, begun: Instant, met: Option<&Met>, answer: &Response<Body>) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let asked = answer.extensions().get::<Asked>();
+    tracing::debug!(
+        method,
+        route = met.map_or("none", |met| met.path),
+        status = answer.status().as_u16(),
+        code = answer.extensions().get().map(|ProblemCode(code)| *code),
+        took_ms = millis(begun),
+        actor = met.map(|met| &*met.principal.id),
+        request_id = asked.and_then(|asked| asked.request_id.as_deref()),
+        items = asked.map(|asked| asked.items),
+        outcome = asked.map(|asked| &*asked.outcome),
+        "request answered"
+    );
+}
+
+/// Milliseconds since then.
+pub(in crate::serve) fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Bytes of the head as it came, about: the line, and each header line with its separators.

@@ -277,20 +277,26 @@ impl Event for HoneyOpened<'_> {
 /// A policy failed while it was evaluated: what it touches is denied.
 #[derive(Debug)]
 pub struct PolicyFailed<'a> {
-    /// Ids of the policies.
-    pub policies: &'a [std::sync::Arc<str>],
-    /// Id of the field that was asked about.
-    pub field: &'a str,
+    /// Ids of the policies. Empty: the question could not be asked.
+    pub policies: &'a std::collections::BTreeSet<std::sync::Arc<str>>,
+    /// Id of the field, or name of the schema, that was asked about.
+    pub resource: &'a str,
+    /// Whether the log has it already.
+    pub is_known: bool,
 }
 
 impl Event for PolicyFailed<'_> {
+    /// Each is counted; the log has each policy once.
     fn emit(self, metrics: &Metrics) {
         metrics.policy_errors.inc();
-        tracing::error!(
-            policies = ?self.policies,
-            field = self.field,
-            "policies failed while they were evaluated, so the field is denied; mend them"
-        );
+        if !self.is_known {
+            tracing::error!(
+                policies = ?self.policies,
+                resource = self.resource,
+                "policies failed while they were evaluated, so what they are about is denied; mend \
+                them. What else they deny is counted only"
+            );
+        }
     }
 }
 

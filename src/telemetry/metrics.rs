@@ -44,6 +44,8 @@ macro_rules! metrics {
                 // look at.
                 metrics.producer_recycles.with_label_values(&["fenced"]);
                 metrics.reveals.with_label_values(&["revealed"]);
+                metrics.requests_failed.with_label_values(&["audit_unavailable"]);
+                metrics.requests_failed.with_label_values(&["keys_unavailable"]);
                 metrics.searches.with_label_values(&["ok"]);
                 metrics.seals.with_label_values(&["sealed"]);
                 metrics.audit_lines.with_label_values(&["file", "failed"]);
@@ -111,6 +113,8 @@ metrics! {
     key_age: Gauge "veilstream_key_age_seconds" [] "Age of the oldest data key that still seals.";
     reveals: IntCounterVec "veilstream_reveals_total" ["status"]
         "Fields that callers of the reading service asked for, by what they were told.";
+    requests_failed: IntCounterVec "veilstream_requests_failed_total" ["code"]
+        "Requests to the reading service that it could not answer, by the code of the problem.";
     searches: IntCounterVec "veilstream_searches_total" ["outcome"]
         "Values that callers asked the index values of.";
     seals: IntCounterVec "veilstream_seals_total" ["status"]
@@ -124,7 +128,7 @@ metrics! {
     honey_opened: IntCounter "veilstream_honey_opened_total" []
         "Requests that opened a honey token.";
     policy_errors: IntCounter "veilstream_policy_errors_total" []
-        "Fields denied because a policy failed while it was evaluated.";
+        "Fields and schemas denied because a policy failed while it was evaluated.";
     engine_panics: IntCounter "veilstream_engine_panics_total" []
         "Records on which the engine failed, and which were rejected as internal.";
     authentication_errors: IntCounterVec "veilstream_authentication_errors_total" ["reason"]
@@ -189,6 +193,7 @@ mod tests {
             "data_key_uses",
             "key_age_seconds",
             "reveals_total",
+            "requests_failed_total",
             "searches_total",
             "seals_total",
             "audit_lines_total",

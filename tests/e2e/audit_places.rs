@@ -1,6 +1,7 @@
 //! The audit log's second places under a running `serve`: a real PostgreSQL and a real Kafka that
 //! stop, hang and come back.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 use crate::kafka::{Kafka, kafka, wait_for};
 use crate::postgres_server::{Database, Server};
 use crate::reader;
+use crate::runbook::served;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const POLICY: &str = r#"@id("desk-reads")
@@ -267,6 +269,13 @@ fn table(delivery: &str) -> (Database, String) {
     (database, audit)
 }
 
+/// Lines of the topic.
+fn copies_in_topic(desk: &Desk) -> String {
+    let output = desk.audit(&["copies", "--topic"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Lines of the table, by an auditor who may read it.
 fn copies_of(desk: &Desk, database: &Database) -> String {
     let url = database.url();
@@ -346,28 +355,37 @@ fn a_required_table_that_hangs_or_stops_refuses_and_is_caught_up() {
     }
 }
 
-#[test]
-fn a_table_that_is_not_required_misses_lines_and_a_line_says_how_many() {
-    let (database, audit) = table("best_effort");
-    let desk = Desk::new("127.0.0.1:1", &audit);
+/// Reads on while a place that is not required hangs: a line says how many lines it never had.
+fn misses_lines(
+    desk: &Desk,
+    place: &str,
+    hang: impl FnOnce(),
+    resume: impl FnOnce(),
+    copies: impl FnOnce() -> String,
+) {
     let mut running = desk.start();
     running.reads_until("the first answer", true);
-    let paused = database.server.pause();
+    hang();
     for _ in 0..30 {
         assert!(running.reads(), "answers go on");
     }
-    wait_for(LIMIT, "the metric", || {
-        !running.get("/metrics").contains("veilstream_audit_gap_lines_total{sink=\"postgres\"} 0")
-    });
+    let missed = format!("veilstream_audit_gap_lines_total{{sink=\"{place}\"}}");
+    wait_for(LIMIT, "the metric", || !running.get("/metrics").contains(&format!("{missed} 0\n")));
     assert!(running.get("/readyz").contains("ready"), "it reads");
-    drop(paused);
+    assert!(running.log().contains("takes no lines; they wait"), "{}", running.log());
+    let said = served("place-away", desk.dir.path(), &[("127.0.0.1:8787", &running.http)]);
+    assert!(said.contains(&format!("\"audit {place}\":{{\"away\":\"")), "{said}");
+    assert!(said.contains(&missed), "{said}");
+    resume();
     wait_for(LIMIT, "the gap line", || {
         desk.lines().iter().any(|line| line.contains("\"event\":\"gap\""))
     });
     running.reads_until("an answer", true);
     let metrics = running.get("/metrics");
+    let said = served("place-gaps", desk.dir.path(), &[]);
+    assert!(said.contains(&format!("\"reason\":\"{place}\"")), "{said}");
     running.stop();
-    let (here, copies) = (desk.lines(), copies_of(&desk, &database));
+    let (here, copies) = (desk.lines(), copies());
     let missing = here.len() - copies.lines().count();
     let gaps: Vec<Value> = here
         .iter()
@@ -375,10 +393,19 @@ fn a_table_that_is_not_required_misses_lines_and_a_line_says_how_many() {
         .filter(|line| line["event"] == "gap")
         .collect();
     assert_eq!(gaps.len(), 1, "{gaps:?}");
-    assert_eq!((&gaps[0]["items"], &gaps[0]["reason"]), (&missing.into(), &"postgres".into()));
-    let counted = format!("veilstream_audit_gap_lines_total{{sink=\"postgres\"}} {missing}\n");
-    assert!(metrics.contains(&counted), "{missing}: {metrics}");
+    assert_eq!((&gaps[0]["items"], &gaps[0]["reason"]), (&missing.into(), &place.into()));
+    assert!(metrics.contains(&format!("{missed} {missing}\n")), "{missing}: {metrics}");
     println!("{missing} lines missed");
+}
+
+#[test]
+fn a_table_that_is_not_required_misses_lines_and_a_line_says_how_many() {
+    let (database, audit) = table("best_effort");
+    let desk = Desk::new("127.0.0.1:1", &audit);
+    let paused = Cell::new(None);
+    let hang = || paused.set(Some(database.server.pause()));
+    let resume = || drop(paused.take());
+    misses_lines(&desk, "postgres", hang, resume, || copies_of(&desk, &database));
 }
 
 #[test]
@@ -408,9 +435,7 @@ fn a_required_topic_that_hangs_refuses_and_is_caught_up() {
     wait_for(LIMIT, "the cluster to be whole", || cluster.is_in_sync(&admin));
     assert!(!running.log().contains("CONFWARN"), "{}", running.log());
     let answered = running.stop();
-    let output = desk.audit(&["copies", "--topic"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let copies = String::from_utf8(output.stdout).unwrap();
+    let copies = copies_in_topic(&desk);
     desk.assert_same(&copies);
     for id in &answered {
         assert!(copies.contains(&format!("\"request_id\":\"{id}\"")), "{id} is not in the topic");
@@ -424,6 +449,13 @@ fn a_required_topic_that_hangs_refuses_and_is_caught_up() {
     let line: Value = serde_json::from_str(&lines[0]).unwrap();
     let chain = line["chain"].as_str().unwrap();
     assert!(records.iter().all(|record| record.key.as_deref() == Some(chain.as_bytes())));
+    // One that is not required keeps nobody waiting.
+    cluster.create_topic_with("hints", 2, &keeps);
+    let audit = "topic = \"hints\"\ntopic_delivery = \"best_effort\"\nqueue = 5\n";
+    let desk = Desk::new(&cluster.bootstrap, audit);
+    let hang = || (1..3).for_each(|node| cluster.pause(node));
+    let resume = || (1..3).for_each(|node| cluster.resume(node));
+    misses_lines(&desk, "topic", hang, resume, || copies_in_topic(&desk));
 }
 
 #[test]

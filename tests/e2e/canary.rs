@@ -1,20 +1,14 @@
 //! No key byte leaves the process: every key of a run is opened, and looked for in all that the run
 //! wrote.
 
-use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use veilstream_engine::key::{KeyKind, SecretKey};
-use veilstream_engine::wrap::{WrapContext, unwrap_local};
-use veilstream_keys::provider::{FileProvider, Provider as _};
-use veilstream_keys::store::{KeyRecord, SqliteStore, Store as _};
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use crate::feed::{Feeder, person};
 use crate::kafka::kafka;
-use crate::reader::contains;
+use crate::key_bytes::{assert_absent, files, secrets};
 use crate::sandbox::Sandbox;
 use crate::sidecar::text;
 
@@ -89,79 +83,5 @@ fn no_key_shows_in_anything_that_a_run_writes() {
     for file in files(sandbox.dir.path()).into_iter().filter(|file| !file.ends_with("keys/kek")) {
         written.push((file.display().to_string(), std::fs::read(&file).unwrap()));
     }
-    for (place, bytes) in &written {
-        assert!(
-            !bytes.is_empty() || Path::new(place).is_file(),
-            "{place} holds nothing: it proves nothing"
-        );
-        for (name, key) in &keys {
-            for (form, needle) in spellings(key) {
-                assert!(!contains(bytes, &needle), "{name} stands in {place} ({form})");
-            }
-        }
-    }
-}
-
-/// Every key of the directory, and the key-encrypting key.
-fn secrets(keys: &Path) -> HashMap<String, SecretKey> {
-    let line = std::fs::read_to_string(keys.join("kek")).unwrap();
-    let kek: [u8; 32] = STANDARD_NO_PAD
-        .decode(line.split_whitespace().nth(1).unwrap().trim_end_matches('='))
-        .unwrap()
-        .try_into()
-        .unwrap();
-    let mut found = HashMap::from([("the kek".to_owned(), SecretKey::new(kek))]);
-    let (provider, store) = (
-        FileProvider::new(keys.join("kek")).unwrap(),
-        SqliteStore::open(&keys.join("keys.db")).unwrap(),
-    );
-    let mut wrapping = HashMap::new();
-    let context =
-        |record: &KeyRecord| -> String { format!("{} {}", record.kind.as_str(), record.scope) };
-    for record in store.list("default").unwrap() {
-        let secret = provider.unwrap(&record.wraps[0], &of(&record)).unwrap();
-        if record.kind == KeyKind::Wrapping {
-            wrapping.insert(format!("kid:{}", record.kid), secret.clone());
-        }
-        found.insert(context(&record), secret);
-    }
-    for record in store
-        .subjects("default", None, 100)
-        .unwrap()
-        .iter()
-        .filter(|record| !record.wraps.is_empty())
-    {
-        let secret = unwrap_local(
-            &wrapping[&record.wraps[0].kek_uri],
-            &record.wraps[0].wrapped,
-            &of(record),
-        )
-        .unwrap();
-        found.insert(context(record), secret);
-    }
-    found
-}
-
-fn of(record: &KeyRecord) -> WrapContext<'_> {
-    WrapContext { kid: record.kid, kind: record.kind, tenant: &record.tenant, scope: &record.scope }
-}
-
-/// A key as programs print bytes. Part of it is enough to give it away.
-fn spellings(key: &SecretKey) -> Vec<(&'static str, Vec<u8>)> {
-    let part = &key.expose()[..12];
-    let hex: String = part.iter().map(|b| format!("{b:02x}")).collect();
-    let decimals: Vec<String> = part.iter().map(u8::to_string).collect();
-    vec![
-        ("raw", part.to_vec()),
-        ("hex", hex.to_uppercase().into_bytes()),
-        ("hex", hex.into_bytes()),
-        ("base64", STANDARD_NO_PAD.encode(part).into_bytes()),
-        ("base64url", URL_SAFE_NO_PAD.encode(part).into_bytes()),
-        ("decimals", decimals.join(", ").into_bytes()),
-    ]
-}
-
-fn files(dir: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    assert_absent(&keys, &written);
 }

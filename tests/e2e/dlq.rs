@@ -13,7 +13,7 @@ use crate::feed::{Feeder, Input, TIME, people, person};
 use crate::kafka::{kafka, wait_for};
 use crate::reader;
 use crate::sandbox::Sandbox;
-use crate::sidecar::text;
+use crate::sidecar::{text, veilstream};
 
 /// Demands a member that [`person`] does not have.
 fn demanding(name: &str) -> String {
@@ -41,10 +41,8 @@ fn listed_shown_and_replayed_once() {
     running.wait_for(Duration::from_secs(60), "all records", |r| {
         r.metric("veilstream_records_consumed_total", "dlq.raw") >= 30.0
     });
-    assert_eq!(
-        running.metric("veilstream_records_dead_lettered_total", "reason=\"missing_required\""),
-        10.0
-    );
+    let label = "reason=\"missing_required\"";
+    running.await_metric("veilstream_records_dead_lettered_total", label, 10.0);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
 
     let letters = listed(&sandbox);
@@ -81,6 +79,7 @@ fn listed_shown_and_replayed_once() {
         (&shown["key"], &shown["headers"]),
         (&json!(format!("k{}", origins[0])), &json!([["n", origins[0].to_string()]]))
     );
+    audited_show(&sandbox, &place);
     let nothing = instance.run(&["dlq", "show", "--unaudited", "0:999999"]);
     assert_eq!(nothing.status.code(), Some(1), "{}", text(&nothing));
 
@@ -105,6 +104,28 @@ fn listed_shown_and_replayed_once() {
             !String::from_utf8_lossy(record.value.as_deref().unwrap()).contains("@example.com")
         );
     }
+}
+
+/// Anyone who is shown a letter stands in the audit log, and nothing of the letter does.
+fn audited_show(sandbox: &Sandbox<'_>, place: &str) {
+    let path = |name: &str| sandbox.dir.path().join(name);
+    let keygen = veilstream(&["audit", "keygen", "--out"]).arg(path("verifier.key")).output();
+    let recipient = String::from_utf8(keygen.unwrap().stdout).unwrap();
+    let instance = sandbox.instance(0).set("AUDIT__RECIPIENT", recipient.trim());
+    let refused = instance.run(&["dlq", "show", "--unaudited", place]);
+    assert_eq!((refused.status.code(), refused.stdout.as_slice()), (Some(2), &[][..]));
+    let shown = instance.run(&["dlq", "show", place]);
+    let said = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success() && said.contains("@example.com"), "{}", text(&shown));
+    let log = std::fs::read_to_string(path("audit.jsonl")).unwrap();
+    assert!(!log.contains("@example.com"), "{log}");
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let reveals: Vec<Value> = lines.filter(|line| line["event"] == "reveal").collect();
+    assert_eq!((reveals.len(), &reveals[0]["schema"]), (1, &json!("dead_letter")));
+    assert_eq!((&reveals[0]["outcome"], &reveals[0]["auth"]), (&json!("ok"), &json!("os")));
+    let actor = reveals[0]["actor"].as_str().unwrap();
+    let (user, host) = actor.split_once('@').unwrap();
+    assert!(!user.is_empty() && !host.is_empty(), "{actor}");
 }
 
 #[test]
@@ -219,10 +240,8 @@ fn a_dead_letter_always_fits() {
     running.wait_for(Duration::from_secs(90), "all records", |r| {
         r.metric("veilstream_records_consumed_total", "dlq-fits.raw") >= ALL as f64
     });
-    assert_eq!(
-        running.metric("veilstream_records_dead_lettered_total", "reason=\"missing_required\""),
-        2.0
-    );
+    let label = "reason=\"missing_required\"";
+    running.await_metric("veilstream_records_dead_lettered_total", label, 2.0);
     assert_eq!(
         running.metric("veilstream_transactions_total", "outcome=\"aborted\""),
         0.0,
@@ -517,11 +536,9 @@ fn a_panic_of_the_engine_costs_one_record() {
     running.wait_for(Duration::from_secs(60), "all records", |r| {
         r.metric("veilstream_records_consumed_total", "dlq-panic.raw") >= 100.0
     });
-    assert_eq!(running.metric("veilstream_engine_panics_total", ""), 1.0);
-    assert_eq!(
-        running.metric("veilstream_records_dead_lettered_total", "reason=\"internal\""),
-        1.0
-    );
+    running.await_metric("veilstream_engine_panics_total", "", 1.0);
+    let label = "reason=\"internal\"";
+    running.await_metric("veilstream_records_dead_lettered_total", label, 1.0);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     let log = instance.log();
     assert!(

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -55,8 +56,8 @@ pub(crate) fn kafka() -> &'static Kafka {
 }
 
 impl Kafka {
-    /// A new cluster of so many, with a replica of everything on each; `name` is unique in the
-    /// suite.
+    /// A new cluster of so many, with a replica of everything on each; `name` is for those who look
+    /// at its folders.
     pub(crate) fn start(name: &str, size: usize) -> Self {
         Self::start_with(name, size, "", |_, _, _| String::new())
     }
@@ -69,6 +70,8 @@ impl Kafka {
         options: &str,
         more: impl Fn(usize, [u16; 4], &Path) -> String,
     ) -> Self {
+        static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
         let ports: Vec<[u16; 4]> =
@@ -83,7 +86,7 @@ impl Kafka {
         let quorum = controllers(&|_, port| format!("127.0.0.1:{port}"));
         let node = |(id, ports): (usize, &[u16; 4])| {
             let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
-                .join(format!("{name}-{}-{id}", std::process::id()));
+                .join(format!("{name}-{}-{number}-{id}", std::process::id()));
             fs::create_dir_all(&dir).unwrap();
             let settings =
                 properties(&dir, id, size, *ports, proxy, &quorum) + &more(id, *ports, &dir);
@@ -296,6 +299,15 @@ impl Kafka {
         let (kind, client) =
             (format!("\"requestApiKeyName\":\"{kind}\""), format!("\"clientId\":\"{client}\""));
         log.lines().filter(|line| line.contains(&kind) && line.contains(&client)).count()
+    }
+
+    /// Lines with this text in the brokers' logs.
+    pub(crate) fn logged(&self, text: &str) -> Vec<String> {
+        let logs = self.nodes.iter().map(|node| fs::read_to_string(node.dir.join("broker.log")));
+        let with = |log: String| {
+            log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        logs.map(Result::unwrap).flat_map(with).collect()
     }
 
     /// All bytes the first broker has on disk for a topic.

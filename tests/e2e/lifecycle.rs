@@ -6,6 +6,7 @@ use crate::feed::{Feeder, person};
 use crate::kafka::kafka;
 use crate::reader;
 use crate::sandbox::Sandbox;
+use crate::sidecar::{text, veilstream};
 
 #[test]
 fn a_stop_under_load_commits_what_it_has() {
@@ -91,4 +92,26 @@ fn wait_for_an_end(
         ends != [None; 2]
     });
     ends
+}
+
+/// The pipeline opens nothing: what keeps readers out keeps no record waiting.
+#[test]
+fn records_go_on_without_the_audit_log() {
+    let sandbox = Sandbox::new(kafka(), "no-audit", 1);
+    let path = |name: &str| sandbox.dir.path().join(name);
+    let instance = sandbox.instance(0).set("AUDIT__RECIPIENT_FILE", "audit.pub");
+    let key = path("verifier.key");
+    let made = veilstream(&["audit", "keygen", "--out"]).arg(key).output().unwrap();
+    std::fs::write(path("audit.pub"), made.stdout).unwrap();
+    // No line finds a place where a folder stands.
+    std::fs::create_dir(path("audit.jsonl")).unwrap();
+    let refused = instance.run(&["audit", "tail"]);
+    assert!(text(&refused).contains("audit.jsonl is unavailable"), "{}", text(&refused));
+    let mut running = instance.start();
+    sandbox.feed(0..200, person);
+    running.wait_for(Duration::from_secs(60), "the records", |_| sandbox.clean().len() == 200);
+    running.ready();
+    assert_eq!(running.stop(), Some(0), "{}", instance.tail());
+    sandbox.assert_each_once(200);
+    assert!(std::fs::read_dir(path("audit.jsonl")).unwrap().next().is_none());
 }

@@ -23,6 +23,8 @@ mod exits;
 mod feed;
 mod held_frame;
 mod kafka;
+#[path = "../support/key_bytes.rs"]
+mod key_bytes;
 mod key_service;
 mod key_store;
 mod keys_on_kafka;
@@ -44,6 +46,9 @@ mod reader;
 mod readiness;
 mod recovery;
 mod rotate_topic;
+#[cfg(all(feature = "serve", feature = "postgres"))]
+#[path = "../support/runbook.rs"]
+mod runbook;
 mod sandbox;
 mod schemas;
 mod search;

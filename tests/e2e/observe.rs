@@ -40,12 +40,12 @@ fn every_metric_is_there_and_the_status_says_what_runs() {
         ("veilstream_fields_protected_total", "field=\"ssn\",outcome=\"encrypted\"", 99.0),
         ("veilstream_record_latency_seconds_count", "", 99.0),
     ] {
-        assert_eq!(running.metric(name, label), value, "{name} {label}");
+        running.await_metric(name, label, value);
     }
     running.wait_for(Duration::from_secs(30), "no lag", |r| {
         r.metric("veilstream_consumer_lag", "observe.raw") == 0.0
     });
-    assert_eq!(running.metric("veilstream_inflight_bytes", ""), 0.0);
+    running.await_metric("veilstream_inflight_bytes", "", 0.0);
 
     let status: Value = serde_json::from_str(&running.get("/status").unwrap().1).unwrap();
     assert_eq!(

@@ -31,8 +31,16 @@ pub(crate) fn await_blocked(
     await_unready(running, &[&place, remedy]);
     running.wait_for(
         SAID,
-        &format!("veilstream_partitions_blocked to count {place} as {reason}"),
-        |r| blocked(r, topic, reason) >= 1.0,
+        &format!("/status to name {place} as {reason}, and the metric to count the same"),
+        |r| {
+            let of_reason = |entry: &&Value| entry["topic"] == topic && entry["reason"] == reason;
+            let entries = blocked_entries(r);
+            let is_told = entries.iter().filter(of_reason).any(|entry| {
+                entry["partition"] == partition
+                    && entry["text"].as_str().is_some_and(|text| text.contains(remedy))
+            });
+            is_told && blocked(r, topic, reason) == entries.iter().filter(of_reason).count() as f64
+        },
     );
     assert_eq!(
         running.get("/livez").unwrap().0,
@@ -66,6 +74,13 @@ pub(crate) fn await_unready(running: &mut Running<'_>, says: &[&str]) {
     });
 }
 
+/// The blocked partitions, as `/status` has them.
+fn blocked_entries(running: &Running<'_>) -> Vec<Value> {
+    let status =
+        running.get("/status").and_then(|(_, text)| serde_json::from_str::<Value>(&text).ok());
+    status.and_then(|status| status["kafka"]["blocked"].as_array().cloned()).unwrap_or_default()
+}
+
 /// How many partitions of a topic are blocked for a reason.
 pub(crate) fn blocked(running: &Running<'_>, topic: &str, reason: &str) -> f64 {
     running
@@ -77,7 +92,7 @@ pub(crate) fn blocked(running: &Running<'_>, topic: &str, reason: &str) -> f64 {
 pub(crate) fn await_flowing(running: &mut Running<'_>, topic: &str) {
     running.ready();
     await_lag(running, topic, 0);
-    assert_eq!(running.metric("veilstream_partitions_blocked", &format!("topic=\"{topic}\"")), 0.0);
+    running.await_metric("veilstream_partitions_blocked", &format!("topic=\"{topic}\""), 0.0);
 }
 
 /// The lag by partition, as the metrics have it.

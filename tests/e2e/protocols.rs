@@ -182,7 +182,7 @@ fn a_transactional_upstream_that_aborts() {
         reader::committed_offsets(&sandbox.broker.bootstrap, "upstream", "upstream.raw") == ends
     });
     await_flowing(&mut running, "upstream.raw");
-    assert_eq!(running.metric("veilstream_records_consumed_total", "upstream.raw"), 500.0);
+    running.await_metric("veilstream_records_consumed_total", "upstream.raw", 500.0);
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     let everything = reader::uncommitted(&sandbox.broker.bootstrap, "upstream.clean", 2);
     let times = reader::times(&everything, 1000);

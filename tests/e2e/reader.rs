@@ -24,44 +24,71 @@ fn read(
     partitions: i32,
     isolation: IsolationLevel,
 ) -> Vec<ConsumerRecord> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
-        let consumer = kafka
-            .consumer_without_group()
-            .isolation_level(isolation)
-            .auto_offset_reset(AutoOffsetReset::Earliest)
-            .enable_auto_commit(false)
-            .build()
-            .await
-            .unwrap();
-        consumer.assign(topic, (0..partitions).collect()).await.unwrap();
-        let mut ends = Vec::new();
-        for partition in 0..partitions {
-            consumer.seek_to_beginning(topic, partition).await.unwrap();
-            ends.push(consumer.fetch_watermarks(topic, partition).await.unwrap().1);
-        }
-        let mut records = Vec::new();
-        let limit = Instant::now() + Duration::from_secs(180);
+    patiently(|| try_read(bootstrap, topic, partitions, isolation)).unwrap()
+}
+
+/// What `attempt` gives. Brokers that do not know a leader yet are asked again.
+fn patiently<T, F: Future<Output = krafka::Result<T>>>(
+    attempt: impl Fn() -> F,
+) -> krafka::Result<T> {
+    let limit = Instant::now() + Duration::from_secs(30);
+    block_on(async {
         loop {
-            records.extend(consumer.poll(Duration::from_millis(200)).await.unwrap());
-            let mut open = Vec::new();
-            for (partition, end) in (0..partitions).zip(&ends) {
-                let position = consumer.position(topic, partition).await;
-                if *end > 0 && position.is_none_or(|at| at < *end) {
-                    open.push((partition, position, end));
+            match attempt().await {
+                Err(fault) if fault.is_retriable() && Instant::now() < limit => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
+                outcome => return outcome,
             }
-            if open.is_empty() {
-                break;
-            }
-            assert!(
-                Instant::now() < limit,
-                "{topic} does not end: (partition, position, end) {open:?}"
-            );
         }
-        consumer.close().await.unwrap();
-        records
     })
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+async fn try_read(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    isolation: IsolationLevel,
+) -> krafka::Result<Vec<ConsumerRecord>> {
+    let kafka = Kafka::builder(bootstrap).connect().await?;
+    let consumer = kafka
+        .consumer_without_group()
+        .isolation_level(isolation)
+        .auto_offset_reset(AutoOffsetReset::Earliest)
+        .enable_auto_commit(false)
+        .build()
+        .await?;
+    consumer.assign(topic, (0..partitions).collect()).await?;
+    let mut ends = Vec::new();
+    for partition in 0..partitions {
+        consumer.seek_to_beginning(topic, partition).await?;
+        ends.push(consumer.fetch_watermarks(topic, partition).await?.1);
+    }
+    let mut records = Vec::new();
+    let limit = Instant::now() + Duration::from_secs(180);
+    loop {
+        records.extend(consumer.poll(Duration::from_millis(200)).await?);
+        let mut open = Vec::new();
+        for (partition, end) in (0..partitions).zip(&ends) {
+            let position = consumer.position(topic, partition).await;
+            if *end > 0 && position.is_none_or(|at| at < *end) {
+                open.push((partition, position, end));
+            }
+        }
+        if open.is_empty() {
+            break;
+        }
+        assert!(
+            Instant::now() < limit,
+            "{topic} does not end: (partition, position, end) {open:?}"
+        );
+    }
+    consumer.close().await?;
+    Ok(records)
 }
 
 /// The number of a record of a numbered series ([`crate::feed::Feeder::number`]).
@@ -88,27 +115,33 @@ pub(crate) fn committed_offsets(bootstrap: &str, group: &str, topic: &str) -> BT
 
 /// What a group has committed, by partition: offset, leader epoch and metadata.
 pub(crate) fn commits(bootstrap: &str, group: &str, topic: &str) -> BTreeMap<i32, GroupOffset> {
-    try_commits(bootstrap, group, topic).unwrap()
+    patiently(|| committed_by(bootstrap, group, topic)).unwrap()
 }
 
-/// The same while brokers may be down.
+/// The same while brokers may be down: asked once.
 pub(crate) fn try_commits(
     bootstrap: &str,
     group: &str,
     topic: &str,
 ) -> krafka::Result<BTreeMap<i32, GroupOffset>> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let kafka = Kafka::builder(bootstrap).connect().await?;
-        let offsets = kafka
-            .admin()
-            .list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default())
-            .await?;
-        offsets
-            .into_iter()
-            .filter(|(of, _)| of.topic == topic)
-            .map(|(of, commit)| Ok((of.partition, commit?)))
-            .collect()
-    })
+    block_on(committed_by(bootstrap, group, topic))
+}
+
+async fn committed_by(
+    bootstrap: &str,
+    group: &str,
+    topic: &str,
+) -> krafka::Result<BTreeMap<i32, GroupOffset>> {
+    let kafka = Kafka::builder(bootstrap).connect().await?;
+    let offsets = kafka
+        .admin()
+        .list_consumer_group_offsets(group, ListConsumerGroupOffsetsOptions::default())
+        .await?;
+    offsets
+        .into_iter()
+        .filter(|(of, _)| of.topic == topic)
+        .map(|(of, commit)| Ok((of.partition, commit?)))
+        .collect()
 }
 
 /// Whether the bytes stand there.
@@ -118,7 +151,7 @@ pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// Writes one record.
 pub(crate) fn send(bootstrap: &str, record: Record) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    block_on(async {
         let kafka = Kafka::builder(bootstrap).connect().await.unwrap();
         let producer = kafka.producer().build().await.unwrap();
         let _ = producer.send(record).await.unwrap();

@@ -263,10 +263,10 @@ fn a_commit_whose_producer_is_replaced_counts_as_committed() {
     running.wait_for(LONG, "the producer to be replaced", |r| {
         r.metric("veilstream_producer_recycles_total", "unanswered_request") == 1.0
     });
-    assert_eq!(running.metric("veilstream_transactions_total", "committed"), before + 1.0);
+    running.await_metric("veilstream_transactions_total", "committed", before + 1.0);
     assert_eq!(running.metric("veilstream_transactions_total", "aborted"), 0.0);
-    assert_eq!(running.metric("veilstream_records_produced_total", "tainted.clean"), 60.0);
-    assert_eq!(running.metric("veilstream_records_consumed_total", "tainted.raw"), 60.0);
+    running.await_metric("veilstream_records_produced_total", "tainted.clean", 60.0);
+    running.await_metric("veilstream_records_consumed_total", "tainted.raw", 60.0);
     await_flowing(&mut running, "tainted.raw");
     assert_eq!(running.stop(), Some(0), "{}", instance.tail());
     sandbox.assert_each_once(60);

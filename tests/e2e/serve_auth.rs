@@ -18,11 +18,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use instance::{Instance, done, veilstream};
+use instance::{Instance, Setup, corp, done, veilstream};
 use rcgen::SanType;
 use reqwest::StatusCode;
 use reqwest::blocking::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testing::{Authority, Behaviour, Leaf, TestIssuer, until};
 
 #[test]
@@ -217,10 +217,8 @@ impl Everything {
             "principals = [\"certificate\", \"jwt\", \"key\"]\ncertificate_file = \
             \"server.pem\"\nkey_file = \"server.key\"\nclient_ca_file = \
             \"clients.pem\"\nclient_crl_file = \"revoked.pem\"\nclients = {{ \
-            \"spiffe://corp/fraud\" = [\"fraud\"] }}\n[serve.jwt.corp]\nissuer = \
-            \"https://login.corp\"\naudience = \"veilstream\"\njwks = \"{}\"\nca_file = \"{}\"\n",
-            issuer.url,
-            issuer.ca().display()
+            \"spiffe://corp/fraud\" = [\"fraud\"] }}\n{}",
+            corp(&issuer)
         ));
         let leaf = servers.server();
         instance.write("server.pem", &leaf.certificate);
@@ -281,6 +279,77 @@ fn each_kind_of_credential_opens_by_itself_alone() {
     let log = running.log();
     assert!(log.contains("login refused"), "{log}");
     assert!(!log.contains(&token) && !log.contains(&expired), "{log}");
+}
+
+/// The desk reads for persons alone, and what they may read too.
+const FOR_PERSONS: &str = r#"
+@id("desk") permit(principal in Role::"desk", action == Action::"reveal", resource)
+  when { context has on_behalf_of };
+@id("person") permit(principal in Role::"support", action == Action::"reveal",
+  resource == Field::"customers.email");
+"#;
+
+#[test]
+fn a_person_who_is_claimed_grants_nothing_and_one_who_is_proved_is_decided_too() {
+    let issuer = TestIssuer::start();
+    let serve = format!("insecure = true\nprincipals = [\"jwt\", \"key\"]\n{}", corp(&issuer));
+    let instance = Instance::of(&Setup { serve: &serve, cedar: FOR_PERSONS, ..Setup::default() });
+    let (_, key) = instance.make_key_of("desk", "desk");
+    let event = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"078-05-1120"}}"#;
+    let record = instance.seal("customers", event).remove(0);
+    let mut running = instance.start();
+    let client = Client::new();
+    let ask = |id: &str, claim: Option<&str>, proof: Option<&str>| {
+        let items =
+            json!([{ "schema": "customers", "fields": ["email", "ssn"], "record": record }]);
+        let mut body = json!({ "purpose": "support", "request_id": id, "items": items });
+        if let Some(claim) = claim {
+            body["on_behalf_of"] = claim.into();
+        }
+        let asked = client.post(format!("http://{}/v1/reveal", running.address));
+        let mut asked = asked.bearer_auth(&key).json(&body);
+        if let Some(proof) = proof {
+            asked = asked.header("veilstream-on-behalf-of", proof);
+        }
+        let answer = asked.send().unwrap();
+        let status = answer.status().as_u16();
+        let answer: Value = answer.json().unwrap();
+        let of = |field: &str| answer["items"][0]["fields"][field]["status"].clone();
+        (status, of("email"), of("ssn"))
+    };
+    let (ana, other) = (issuer.token(|_| ()), TestIssuer::start().token(|_| ()));
+    let bob = issuer.token(|claims| {
+        (claims["sub"], claims["roles"]) = ("bob".into(), json!([]));
+    });
+    let expired = issuer.token(|claims| claims["exp"] = (keys::now() - 120).into());
+    let told = |email: &str, ssn: &str| (200, Value::from(email), Value::from(ssn));
+    assert_eq!(ask("nobody", None, None), told("denied", "denied"));
+    assert_eq!(ask("claimed", Some("jwt:corp:ana"), None), told("denied", "denied"));
+    assert_eq!(ask("proved", None, Some(&ana)), told("revealed", "denied"));
+    assert_eq!(ask("both", Some("jwt:corp:bob"), Some(&ana)), told("revealed", "denied"));
+    assert_eq!(ask("other", Some("jwt:corp:ana"), Some(&bob)), told("denied", "denied"));
+    for proof in [&expired, &other] {
+        let refused = (401, Value::Null, Value::Null);
+        assert_eq!(ask("refused", Some("jwt:corp:ana"), Some(proof)), refused);
+    }
+    assert_eq!(running.stop(), 0);
+    let lines = instance.audited();
+    let reveals = lines.iter().filter(|line| line["event"] == "reveal");
+    let named: Vec<Value> = reveals
+        .map(|l| json!([l["request_id"], l["actor"], l["on_behalf_of"], l["auth"], l["outcome"]]))
+        .collect();
+    // What a token proved goes before what the caller claims.
+    let expected = json!([
+        ["nobody", "key:desk", null, "api_key", "denied"],
+        ["claimed", "key:desk", "jwt:corp:ana", "api_key", "denied"],
+        ["proved", "key:desk", "jwt:corp:ana", "api_key+jwt", "ok"],
+        ["both", "key:desk", "jwt:corp:ana", "api_key+jwt", "ok"],
+        ["other", "key:desk", "jwt:corp:bob", "api_key+jwt", "denied"],
+    ]);
+    assert_eq!(Value::from(named), expected);
+    let refused = lines.iter().filter(|line| line["event"] == "login_refused");
+    let told: u64 = refused.map(|line| line["items"].as_u64().unwrap_or(1)).sum();
+    assert!(told >= 1, "one a second and address, the rest in the next");
 }
 
 /// A real OAuth server (oidc-provider), whose tokens are RS256 and `at+jwt`. Killed when dropped.

@@ -1,9 +1,13 @@
 //! `serve.honey_suspends`: anyone who opens a honey token is denied everything until resumed.
 
+use std::path::Path;
+
+use reqwest::StatusCode;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
 use crate::instance::{Instance, Running, Setup, done, fed, veilstream};
+use crate::runbook;
 use crate::testing::until;
 
 const CEDAR: &str = r#"permit(principal in Role::"analyst", action, resource);"#;
@@ -76,6 +80,20 @@ fn anyone_who_opens_honey_is_denied_everything_until_resumed() {
     let resumed = done(&mut instance.keys(&["resume", "--principal", "key:thief"]));
     assert_eq!(String::from_utf8(resumed.stdout).unwrap(), format!("{one} resumed\n"));
     until("they read again", || email(&running, &thief, token) == "revealed");
+    let folder = instance.path(".");
+    let runbook = |step: &str, named: &[_]| runbook::served(step, Path::new(&folder), named);
+    let who = runbook("honey-who", &[]);
+    assert!(who.lines().count() == 1 && who.contains("\"actor\":\"key:thief\""), "{who}");
+    let read = runbook("honey-read", &[("NAME", "thief")]);
+    for part in [",honey,key:thief,", ",reveal,key:thief,", "email=revealed"] {
+        assert!(read.contains(part), "{part}: {read}");
+    }
+    assert!(!read.contains("key:desk"), "{read}");
+    assert!(runbook("honey-revoke", &[("NAME", "thief")]).contains(" revoked\n"));
+    let client = Client::new();
+    let refused = |key: &str| running.status(&client, "http", key) == StatusCode::UNAUTHORIZED;
+    until("the access is gone", || [&thief, &second].iter().all(|key| refused(key)));
+    assert_eq!(email(&running, &other, token), "revealed");
     assert_eq!(running.stop(), 0);
     assert!(instance.verify().status.success());
     let lines = instance.audited();
@@ -84,7 +102,7 @@ fn anyone_who_opens_honey_is_denied_everything_until_resumed() {
     // What became of the credential stands there, in order.
     let changes = lines.iter().filter(|line| line["event"] == "credentials");
     let changes: Vec<&Value> = changes.skip(3).collect();
-    assert_eq!(changes.len(), 2, "three keys were made before: {changes:?}");
+    assert_eq!(changes.len(), 4, "three keys were made before, two revoked after: {changes:?}");
     assert_eq!((&changes[0]["reason"], &changes[0]["credential"]), (&json!("suspend"), &json!(id)));
     assert_eq!(
         (&changes[0]["actor"], &changes[1]["reason"]),

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::testing::until;
+use crate::testing::{TestIssuer, until};
 
 pub(crate) fn veilstream(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
@@ -53,6 +53,16 @@ permit(principal in Role::"analyst", action in [Action::"mask", Action::"explain
 /// One purpose, for which no reason is needed.
 pub(crate) const SUPPORT: &str =
     "[[policy.purposes]]\nname = \"support\"\nreason_required = false\n";
+
+/// The section of an issuer whose tokens the service accepts.
+pub(crate) fn corp(issuer: &TestIssuer) -> String {
+    format!(
+        "[serve.jwt.corp]\nissuer = \"https://login.corp\"\naudience = \"veilstream\"\njwks = \
+        \"{}\"\nca_file = \"{}\"\n",
+        issuer.url,
+        issuer.ca().display()
+    )
+}
 
 /// What an instance is made of.
 pub(crate) struct Setup<'a> {
@@ -232,6 +242,13 @@ impl Running {
             let is_it = fields["message"].as_str() == Some(message);
             is_it.then(|| fields["address"].as_str().map(str::to_owned))?
         })
+    }
+
+    /// Lines of the log whose message begins so.
+    pub(crate) fn told(&self, message: &str) -> Vec<Value> {
+        let is_it = |line: &Value| line["message"].as_str().is_some_and(|m| m.starts_with(message));
+        let log = self.log();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(is_it).collect()
     }
 
     pub(crate) fn status(&self, client: &Client, scheme: &str, token: &str) -> StatusCode {

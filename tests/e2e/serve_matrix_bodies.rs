@@ -41,6 +41,14 @@ fn cases() -> Vec<Case> {
     let phones = vec![json!({ "phone": token }); 50_000];
     let record = json!({ "type": "customer.updated", "phones": phones });
     let bomb = json!([{ "schema": "customers", "fields": names, "record": record }]);
+    // The path of each place in it would repeat the name.
+    let (name, token) = ("n".repeat(256 << 10), format!("vs1.{}", "A".repeat(76)));
+    let places = vec![json!([{ "phone": token }, { "phone": "x" }, token]); 3000];
+    let long =
+        json!([{ "schema": "customers", "record": { "type": "customer.updated", name: places } }]);
+    let digits = "0,".repeat((8 << 20) / 2 - 100);
+    let values = format!(r#"{{"schema":"customers","record":{{"n":[{digits}0]}}}}"#);
+    let values = repeated(&values, 1);
     let fields = |count: usize| {
         let names: Vec<String> = (0..count).map(|n| format!("f{n}")).collect();
         json_of(&json!([{ "schema": "customers", "fields": names, "record": {} }]))
@@ -48,7 +56,8 @@ fn cases() -> Vec<Case> {
     vec![
         ("too large", vec![b' '; (8 << 20) + 1], 413, "body_too_large"),
         ("too deep", deep(200), 400, "not_json"),
-        ("a bomb of brackets", vec![b'['; 8 << 20], 400, "not_json"),
+        ("a bomb of brackets", vec![b'['; 8 << 20], 400, "bad_request"),
+        ("four million values", values, 400, "bad_request"),
         ("deep enough", deep(100), 200, ""),
         ("empty", Vec::new(), 400, "not_json"),
         ("no object", text("[]"), 400, "bad_request"),
@@ -95,6 +104,7 @@ fn cases() -> Vec<Case> {
         ("200 fields", fields(200), 200, ""),
         ("more than 200 fields", fields(201), 400, "bad_request"),
         ("100,000 fields", json_of(&bomb), 400, "bad_request"),
+        ("a long name above 9,000 places", json_of(&long), 200, ""),
         (
             "100,000 bindings",
             {
@@ -119,6 +129,50 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Bodies for the paths that take values, whose list has this name.
+fn cases_of(list: &str) -> Vec<Case> {
+    let of = |head: &str, items: &str| format!("{{{head},\"{list}\":{items}}}").into_bytes();
+    let support = r#""purpose":"support""#;
+    let brackets = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let many = |count: usize| of(support, &format!("[{}]", vec!["{}"; count].join(",")));
+    let twice = format!("{support},{support}");
+    let mut no_text = of(support, r#"["#);
+    no_text.extend_from_slice(b"\"\xff\"]}");
+    vec![
+        ("too large", vec![b' '; (8 << 20) + 1], 413, "body_too_large"),
+        ("too deep", of(support, &brackets(200)), 400, "not_json"),
+        ("a bomb of brackets", vec![b'['; 8 << 20], 400, "bad_request"),
+        ("not UTF-8", no_text, 400, "not_json"),
+        ("two texts", [many(0), many(0)].concat(), 400, "not_json"),
+        ("twice", of(&twice, "[]"), 400, "bad_request"),
+        ("twice the list", of(support, &format!("[],\"{list}\":[]")), 400, "bad_request"),
+        ("no list", format!("{{{support}}}").into_bytes(), 400, "bad_request"),
+        ("a text as list", of(support, "\"x\""), 400, "bad_request"),
+        ("an object as list", of(support, "{}"), 400, "bad_request"),
+        ("a number as purpose", of(r#""purpose":1"#, "[]"), 400, "bad_request"),
+        ("a list as reason", of(&format!("{support},\"reason\":[]"), "[]"), 400, "bad_request"),
+        ("null as id", of(&format!("{support},\"request_id\":null"), "[]"), 400, "bad_request"),
+        (
+            "a member of another",
+            of(&format!("{support},\"want\":\"auto\""), "[]"),
+            400,
+            "bad_request",
+        ),
+        ("a thousand", many(1000), 200, ""),
+        ("more than a thousand", many(1001), 400, "bad_request"),
+        ("deep enough", of(support, &brackets(100)), 200, ""),
+    ]
+}
+
+/// Items of wrong types: each costs its own answer.
+const WRONG: [&str; 5] = [
+    r#"{"field":"customers.email","field":"customers.email","value":"x","subject":1}"#,
+    r#"{"field":1,"value":"x","schema":2,"subject":3}"#,
+    r#"{"field":["customers.email"],"value":{},"schema":{},"subject":[]}"#,
+    r#"["customers.email"]"#,
+    "null",
+];
+
 /// A member of `/proc/PID/status`, in its own unit.
 fn status_of(running: &Running, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
@@ -138,21 +192,36 @@ fn served() -> (Instance, Running, String) {
 fn bodies_that_mean_harm_are_refused() {
     let (instance, mut running, key) = served();
     let client = Client::new();
-    for path in ["/v1/reveal", "/v1/explain"] {
-        for (name, body, expected, code) in cases() {
+    for (path, cases) in [
+        ("/v1/reveal", cases()),
+        ("/v1/explain", cases()),
+        ("/v1/index", cases_of("queries")),
+        ("/v1/seal", cases_of("items")),
+        ("/v1/subject-ref", cases_of("items")),
+    ] {
+        for (name, body, expected, code) in cases {
             let asked = client.post(format!("http://{}{path}", running.address)).bearer_auth(&key);
             let asked = asked.header("content-type", "application/json").body(body).send();
             // The other end may close before the client has written all.
             let Ok(answer) = asked else {
-                assert_eq!(expected, 413, "{name}");
+                assert_eq!(expected, 413, "{path} {name}");
                 continue;
             };
-            assert_eq!(answer.status(), expected, "{name}");
+            assert_eq!(answer.status(), expected, "{path} {name}");
             if expected != 200 {
                 let answer: Value = answer.json().unwrap();
-                assert_eq!(answer["code"], code, "{name}: {answer}");
+                assert_eq!(answer["code"], code, "{path} {name}: {answer}");
             }
         }
+    }
+    for (path, list) in
+        [("/v1/index", "queries"), ("/v1/seal", "items"), ("/v1/subject-ref", "items")]
+    {
+        let body = format!(r#"{{"purpose":"support","{list}":[{}]}}"#, WRONG.join(","));
+        let asked = client.post(format!("http://{}{path}", running.address)).bearer_auth(&key);
+        let asked = asked.header("content-type", "application/json").body(body);
+        let answer: Value = asked.send().unwrap().json().unwrap();
+        assert_eq!(answer["summary"], json!({ "malformed": WRONG.len() }), "{path} {answer}");
     }
     // An item that is none costs its own answer and nobody else's.
     let token = "vs1.x";

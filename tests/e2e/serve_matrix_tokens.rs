@@ -117,6 +117,20 @@ fn tokens_open_in_their_own_place_alone() {
     assert_eq!(answer["items"][0]["fields"]["email"]["status"], "corrupt", "{answer}");
     assert_eq!(answer["items"][1]["fields"]["buyer_email"]["status"], "denied", "{answer}");
     assert!(!answer.to_string().contains("c17@"), "{answer}");
+    // Where no field is, a token stays and is named, to those who are shown the record.
+    let mut moved = own.clone();
+    moved["notes by"] = json!([1, token]);
+    let whole = json!({ "schema": "customers", "fields": ["email"], "record": moved });
+    let read = |purpose: &str| {
+        let body = json!({ "purpose": purpose, "items": [whole] });
+        desk.post("/v1/reveal", &body)["items"][0].clone()
+    };
+    let answer = read("support");
+    assert_eq!(answer["record"]["notes by"], json!([1, token]));
+    let place = json!({ "path": "$['notes by'][1]", "status": "unexpected_token" });
+    assert_eq!(answer["places"], json!([place]), "{answer}");
+    let answer = read("nobody's");
+    assert_eq!((&answer["record"], answer.get("places")), (&Value::Null, None), "{answer}");
     // With `context.bare` forbidden, the token without an owner is nobody's.
     desk.put(
         &format!("{READER} forbid(principal, action, resource) when {{ context.bare }};"),
@@ -250,4 +264,48 @@ fn a_bad_set_of_policies_leaves_the_last_good_one_visibly() {
     desk.instance.write("policies/all.cedar", &bad);
     let (code, said) = desk.instance.refused();
     assert!(code == 2 && said.contains("contacts"), "{code} {said}");
+}
+
+/// An overflow where a request has more than one item: strict validation cannot know of it.
+const FAILING: &str = r#"@id("limit") forbid(principal, action in [Action::"mask", Action::"search"], resource)
+  when { context.items * 9223372036854775807 > 9223372036854775807 - 1 && context.items > 5 };"#;
+
+#[test]
+fn a_policy_that_fails_denies_and_is_counted_each_time_and_told_once() {
+    let failing = format!("{READER}{FAILING}");
+    let desk = Desk::new(&failing);
+    let record = desk.customer(17);
+    let item = json!({ "field": "customers.email", "token": record["customer"]["email"],
+        "subject": 17 });
+    let counted = |count: u64| {
+        let line = format!("veilstream_policy_errors_total {count}\n");
+        assert!(desk.running.metrics().contains(&line), "not {line}{}", desk.running.metrics());
+    };
+    let told = || desk.running.log().matches("policies failed while they were evaluated").count();
+    assert_eq!(desk.read(&json!([item])), ["revealed"]);
+    counted(0);
+    for n in 1..=5 {
+        assert_eq!(desk.read(&json!([item, item])), ["denied", "denied"]);
+        counted(n);
+    }
+    let query = json!({ "field": "customers.email", "value": "c17@example.com" });
+    let body = json!({ "purpose": "support", "queries": [query, query] });
+    let answer = desk.post("/v1/index", &body);
+    assert_eq!(answer["queries"][1], json!({ "status": "denied", "values": [] }));
+    counted(6);
+    until("the log has it", || told() > 0);
+    let log = desk.running.log();
+    assert!(log.contains("limit") && log.contains("customers.email"), "{log}");
+    // Other policies are told of again, and mended ones deny nothing.
+    desk.put(&failing.replace("limit", "ceiling"), true);
+    assert_eq!(desk.read(&json!([item, item])), ["denied", "denied"]);
+    counted(7);
+    until("the log has it again", || told() > 1);
+    desk.put(READER, true);
+    assert_eq!(desk.read(&json!([item, item])), ["revealed", "revealed"]);
+    counted(7);
+    assert_eq!(told(), 2);
+    let lines = desk.instance.audited();
+    let denied = lines.iter().filter(|l| l["event"] == "reveal" && l["outcome"] == "denied");
+    assert_eq!(denied.count(), 6);
 }

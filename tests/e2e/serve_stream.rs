@@ -351,6 +351,16 @@ fn what_is_no_stream_is_refused() {
         assert_eq!(status, 400, "{first}");
         assert!(problem.contains(&format!("\"code\":\"{code}\"")), "{first}: {problem}");
     }
+    // To the byte, however it comes.
+    let first = |length: usize| format!("{{\"purpose\":\"support\"{}}}", " ".repeat(length - 21));
+    for (length, status) in [(64 << 10, 200), ((64 << 10) + 1, 400), (1 << 20, 400)] {
+        let (told, mut stream) = Stream::begin(&running, &key, &first(length - 1));
+        assert_eq!(told, status, "a first line of {length} bytes");
+        if told == 200 {
+            stream.end();
+            assert_eq!(stream.line(), Some(json!({ "end": { "summary": {} } })));
+        }
+    }
     // A line that is no item is told of in its place.
     let mut stream = Stream::support(&running, &key);
     let mut head = Value::Null;
@@ -369,4 +379,134 @@ fn what_is_no_stream_is_refused() {
     let end = stream.line();
     let code = end.as_ref().map(|end| end["end"]["problem"]["code"].clone());
     assert!(code.is_none() || code == Some("body_broken".into()), "{end:?}");
+}
+
+/// The last line, after items that are answered as they should be.
+fn ending(mut stream: Stream, answered: usize) -> Value {
+    let mut head = Value::Null;
+    for _ in 0..answered {
+        assert_eq!(email(&stream.item(&mut head)).0, "revealed");
+    }
+    let last = stream.item(&mut head);
+    assert_eq!(stream.line(), None, "nothing comes after the end");
+    last["end"].clone()
+}
+
+/// A caller that sends lines without an end, or too many items, ends its own stream alone.
+#[test]
+fn lines_and_items_that_are_too_much_end_their_stream_with_a_code() {
+    let instance = Instance::new(FAST);
+    let (_, key) = instance.make_key("desk");
+    let record = instance.seal("customers", EVENT).remove(0);
+    let mut running = instance.start();
+    let code = |end: &Value| (end["problem"]["status"].clone(), end["problem"]["code"].clone());
+    let mut other = Stream::support(&running, &key);
+    for round in 0..3 {
+        let mut stream = Stream::support(&running, &key);
+        stream.send(&item(1, &record));
+        let mut head = Value::Null;
+        assert_eq!(email(&stream.item(&mut head)).0, "revealed");
+        // The other end may have enough before the last byte.
+        for _ in 0..9 {
+            let _ = send(&mut stream.to, &vec![b'x'; 1 << 20]);
+        }
+        assert_eq!(code(&ending(stream, 0)), (413.into(), "body_too_large".into()), "{round}");
+    }
+    let grown = peak(&running);
+    let names = |count: usize| (0..count).map(|n| format!("f{n}")).collect::<Vec<_>>();
+    let of = |count: usize| {
+        json!({ "schema": "customers", "fields": names(count), "record": record }).to_string()
+    };
+    let mut stream = Stream::support(&running, &key);
+    stream.send(&of(200));
+    let mut head = Value::Null;
+    assert_eq!(stream.item(&mut head)["fields"]["f199"]["status"], "denied");
+    stream.send(&of(201));
+    assert_eq!(code(&ending(stream, 0)), (400.into(), "bad_request".into()));
+    let mut stream = Stream::support(&running, &key);
+    let digits = "0,".repeat(1 << 19);
+    stream.send(&format!(r#"{{"schema":"customers","record":{{"n":[{digits}0]}}}}"#));
+    assert_eq!(code(&ending(stream, 0)), (400.into(), "bad_request".into()));
+    // Deeper than any record is: no item, and the next one is.
+    let mut stream = Stream::support(&running, &key);
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    stream.send(&format!(r#"{{"id":1,"schema":"customers","record":{{"a":{deep}}}}}"#));
+    assert_eq!(stream.item(&mut head), json!({ "status": "malformed" }));
+    stream.send(&item(2, &record));
+    stream.end();
+    assert_eq!(ending(stream, 1), json!({ "summary": { "malformed": 1, "revealed": 1 } }));
+    // One that was open all the while.
+    other.send(&item(3, &record));
+    other.end();
+    assert_eq!(ending(other, 1), json!({ "summary": { "revealed": 1 } }));
+    println!("the peak of memory is {} MiB", grown >> 20);
+    assert!(grown < 160 << 20, "{grown}");
+    assert_eq!(running.stop(), 0);
+    assert!(instance.verify().status.success());
+}
+
+/// Beyond its limit of items a stream waits, and holds nobody up who is below theirs.
+#[test]
+fn a_stream_waits_at_the_limit_of_items_and_others_do_not() {
+    let instance = Instance::new("insecure = true\nitems_per_second = 1000\n");
+    let (_, key) = instance.make_key("desk");
+    let (_, other) = instance.make_key("office");
+    let mut running = instance.start();
+    let since = Instant::now();
+    let mut stream = Stream::support(&running, &key);
+    // What is no item counts as one.
+    send(&mut stream.to, "{}\n".repeat(4000).as_bytes()).unwrap();
+    stream.end();
+    let mut head = Value::Null;
+    assert_eq!(stream.item(&mut head), json!({ "status": "malformed" }));
+    let body = json!({ "purpose": "support", "items": vec![json!({}); 1000] });
+    let client = reqwest::blocking::Client::new();
+    assert_eq!(running.post(&client, &other, "/v1/reveal", &body).0, 200);
+    (1..4000).for_each(|_| drop(stream.item(&mut head)));
+    assert_eq!(stream.line(), Some(json!({ "end": { "summary": { "malformed": 4000 } } })));
+    // A second's worth at once, and a second for each one after it.
+    assert!(since.elapsed() >= Duration::from_millis(2900), "{:?}", since.elapsed());
+    assert_eq!(running.stop(), 0);
+}
+
+/// Whether its caller says nothing or never pauses.
+#[cfg(feature = "inject")]
+#[test]
+fn a_stream_ends_when_its_time_is_over() {
+    let instance = Instance::new(FAST);
+    let (_, key) = instance.make_key("desk");
+    let record = instance.seal("customers", EVENT).remove(0);
+    let mut running = instance.start_with(|command| {
+        command.env("VEILSTREAM_INJECT_STREAM_SECONDS", "2");
+    });
+    let problem = |end: &Value| (end["problem"]["status"].clone(), end["problem"]["code"].clone());
+    let too_long = (408.into(), "stream_too_long".into());
+    let idle = Stream::support(&running, &key);
+    assert_eq!(problem(&ending(idle, 0)), too_long);
+    let mut stream = Stream::support(&running, &key);
+    let mut to = stream.to.try_clone().unwrap();
+    let lines = format!("{}\n", item(1, &record)).repeat(500);
+    let sending = std::thread::spawn(move || {
+        let since = Instant::now();
+        while send(&mut to, lines.as_bytes()).is_ok() {
+            assert!(since.elapsed() < Duration::from_secs(60), "it goes on");
+        }
+    });
+    let (mut head, mut answered) = (Value::Null, 0_u64);
+    let end = loop {
+        let line = stream.item(&mut head);
+        if let Some(end) = line.get("end") {
+            break end.clone();
+        }
+        answered += 1;
+    };
+    assert_eq!(problem(&end), too_long);
+    println!("{answered} items before the end");
+    drop(stream);
+    sending.join().unwrap();
+    assert_eq!(running.stop(), 0);
+    let lines = instance.audited();
+    let items = lines.iter().filter(|line| line["event"] == "reveal");
+    let items: u64 = items.map(|line| line["items"].as_u64().unwrap()).sum();
+    assert_eq!(items, answered, "what left is in the log, and nothing else");
 }

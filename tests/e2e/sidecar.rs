@@ -67,7 +67,7 @@ impl Instance {
         self.set("KAFKA__CONSUMER__GROUP.PROTOCOL", "consumer")
     }
 
-    /// Plants a fault (src/inject.rs): `ENGINE_PANIC`.
+    /// Plants a fault (src/inject.rs): `ENGINE_PANIC` or `SLOW_MOVE`.
     #[cfg(feature = "inject")]
     pub(crate) fn inject(mut self, fault: &str, value: &str) -> Self {
         self.env.push((format!("VEILSTREAM_INJECT_{fault}"), value.to_owned()));
@@ -116,6 +116,11 @@ impl Instance {
     /// Where its files are.
     pub(crate) fn folder(&self) -> &Path {
         self.config.parent().unwrap()
+    }
+
+    /// The configuration's file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.config
     }
 
     /// The configuration, for looking at its keys and topics.
@@ -179,6 +184,12 @@ impl Running<'_> {
                 && l.contains(label)
         });
         samples.map(|l| l.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
+    /// Waits until a metric has this value: it is counted a moment after what it tells of.
+    pub(crate) fn await_metric(&mut self, name: &str, label: &str, value: f64) {
+        let what = format!("{name} with {label} to be {value}");
+        self.wait_for(Duration::from_secs(30), &what, |r| r.metric(name, label) == value);
     }
 
     /// Its process.

@@ -2,7 +2,9 @@
 //! `schema connect` and `schema ddl` print, PostgreSQL; and back from the table.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use postgres::Client;
@@ -86,6 +88,16 @@ fn a_table_holds_what_the_sanitized_topic_says() {
     let (opened, erased) = revealed(&mut rows, &instance, 42);
     assert!(!opened && erased["email"].as_str().unwrap().starts_with("vs1."), "{erased}");
     assert_eq!(revealed(&mut rows, &instance, 44), (true, person(44)));
+
+    // An application reads it so too, and one who is erased hides nobody else.
+    let [found, all] = entities(&instance, &database.url(), "PERSON44@canary.example ");
+    assert_eq!(found, [entity(44)]);
+    let withheld = json!({ "not revealed": "erased" });
+    let erased = json!([42, withheld, withheld, withheld, withheld, "NL"]);
+    let left = (0..200).filter(|id| *id != 43);
+    let expected: Vec<Value> =
+        left.map(|id| if id == 42 { erased.clone() } else { entity(id) }).collect();
+    assert_eq!(all, expected);
 
     // Neither the table nor its log has a value in clear.
     rows.batch_execute("CHECKPOINT").unwrap();
@@ -194,6 +206,31 @@ fn search(rows: &mut Client, instance: &Instance, email: &str) -> Vec<i64> {
         String::from_utf8(values.stdout).unwrap().lines().map(ToOwned::to_owned).collect();
     let found = rows.query("SELECT id FROM people WHERE email_bidx = ANY($1)", &[&values]);
     found.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// A row of the table, as `entities` tells it.
+fn entity(id: usize) -> Value {
+    let person = person(id);
+    let address = &person["address"];
+    json!([id, person["email"], person["age"], person["vip"], address["city"], address["country"]])
+}
+
+/// Rows that SQLAlchemy finds by an address, and all rows.
+fn entities(instance: &Instance, url: &str, email: &str) -> [Vec<Value>; 2] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = root.join("target/python/bin/python");
+    assert!(program.exists(), "no Python environment in target; run `make setup`");
+    assert!(
+        root.join("python/veilstream/_native.abi3.so").exists(),
+        "the Python package has no native part; run `make native`"
+    );
+    let mut command = Command::new(program);
+    command.env("PYTHONPATH", root.join("python"));
+    command.arg(root.join("tests/support/people_table.py")).arg(instance.file());
+    let output = command.args([url, email]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let mut lines = output.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap());
+    [lines.next().unwrap(), lines.next().unwrap()]
 }
 
 /// The row as an event, opened; `false`: not everything opened.

@@ -174,9 +174,9 @@ fn principals_that_went_away_take_no_memory() {
         let at = u64::from(n);
         budgets.reserve(at, &principal, &"support".into(), Counted::Subjects, person(n)).unwrap();
     }
-    assert_eq!(budgets.accounts.len(), 100, "of the purpose, and over all");
+    assert_eq!(budgets.meters.len(), 100, "of the purpose, and over all");
     reserve(&mut budgets, 2 * DAY, "support", person(1)).unwrap();
-    assert_eq!(budgets.accounts.len(), 2);
+    assert_eq!(budgets.meters.len(), 2);
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use veilstream_keys::credential::{ApiKey, Credential, CredentialId, Credentials, Suspension};
@@ -10,6 +11,7 @@ use super::principal::Principal;
 use super::refusal::{Cause, Refusal};
 use crate::config::PrincipalKind;
 use crate::keys::{CredentialSource, KeyFault};
+use crate::telemetry::lasting::Lasting;
 
 /// Seconds after which a snapshot may hide a revocation for too long.
 const OLDEST: u64 = 5;
@@ -20,6 +22,8 @@ pub struct ApiKeys {
     known: ArcSwap<Known>,
     /// Suspensions of this process that the store does not tell of yet.
     unwritten: Mutex<Vec<Suspension>>,
+    /// The store does not take them.
+    unwritable: Lasting,
     turn: Mutex<()>,
 }
 
@@ -49,6 +53,7 @@ impl ApiKeys {
             source,
             known: ArcSwap::default(),
             unwritten: Mutex::default(),
+            unwritable: Lasting::default(),
             turn: Mutex::default(),
         }
     }
@@ -77,10 +82,9 @@ impl ApiKeys {
     /// Suspends somebody: here at once, elsewhere as soon as the store has it. Blocks.
     pub(super) fn suspend(&self, suspension: Suspension, now: u64) {
         self.unwritten().push(suspension);
-        // Until the store has it, this process remembers it.
-        if let Err(fault) = self.look(now) {
-            tracing::error!(reason = %fault, "the key store does not tell its API keys");
-        }
+        // Until the store has it, this process remembers it. That it does not answer is told by who
+        // looks every two seconds.
+        let _ = self.look(now);
     }
 
     /// Whether somebody is suspended. `None`: the store has not answered for so long that nobody
@@ -100,17 +104,21 @@ impl ApiKeys {
 
     /// Those that the store has now.
     fn write_suspensions(&self) -> Vec<CredentialId> {
-        let unwritten = self.unwritten().clone();
+        let (unwritten, now) = (self.unwritten().clone(), Instant::now());
         let mut written = Vec::new();
-        for one in unwritten {
-            match self.source.suspend(&one) {
+        for one in &unwritten {
+            match self.source.suspend(one) {
                 Ok(()) => written.push(one.id),
-                Err(fault) => tracing::error!(
+                Err(fault) if self.unwritable.meet(&one.principal, now) => tracing::error!(
                     reason = %fault,
                     principal = one.principal,
                     "a suspension cannot be written; until it is, only this process knows of it"
                 ),
+                Err(_) => {}
             }
+        }
+        if written.len() == unwritten.len() && self.unwritable.pass(now).is_some() {
+            tracing::info!("every suspension is written");
         }
         written
     }

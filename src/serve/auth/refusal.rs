@@ -184,6 +184,11 @@ impl Refusals {
         }
     }
 
+    /// Counts a request that could not be answered, by the code of the problem.
+    pub fn count_failed(&self, code: &str) {
+        self.metrics.requests_failed.with_label_values(&[code]).inc();
+    }
+
     /// Takes a refused request down.
     pub fn tell_request(&self, request: RefusedRequest<'_>, now: u64) {
         let Some(audit) = &self.audit else { return };

@@ -10,6 +10,7 @@ use veilstream_reading::audit::Durable;
 
 use super::found::{Found, Kind, Read, ReadField};
 use super::request::Claims;
+use crate::serve::router::Asked;
 
 /// Bytes of an item beside its record or value, mostly.
 const ROOM: usize = 64;
@@ -22,17 +23,20 @@ pub(super) struct Head<'a> {
 }
 
 /// An answer as JSON without its end: where the request stands in the log is not known yet.
-pub(super) struct OpenAnswer(Vec<u8>);
+pub(super) struct OpenAnswer {
+    json: Vec<u8>,
+    asked: Option<Asked>,
+}
 
 impl OpenAnswer {
-    /// The answer. `audit`: for those who may see it.
-    pub(super) fn close(self, audit: Option<Durable>) -> Vec<u8> {
-        let mut out = self.0;
+    /// The answer, and what the log has of it. `audit`: for those who may see it.
+    pub(super) fn close(self, audit: Option<Durable>) -> (Vec<u8>, Option<Asked>) {
+        let Self { json: mut out, asked } = self;
         if let Some(durable) = audit {
             member(&mut out, "audit", place(durable).to_string().as_bytes());
         }
         out.push(b'}');
-        out
+        (out, asked)
     }
 }
 
@@ -67,15 +71,26 @@ impl Head<'_> {
         let mut out = Value::from(members).to_string().into_bytes();
         out.pop();
         out.extend_from_slice(format!(",\"{name}\":[").as_bytes());
-        for (i, item) in items.enumerate() {
-            if i > 0 {
+        let mut count = 0;
+        for item in items {
+            if count > 0 {
                 out.push(b',');
             }
+            count += 1;
             out.extend_from_slice(&item);
         }
         out.push(b']');
-        OpenAnswer(out)
+        OpenAnswer { json: out, asked: asked(self.claims, count, summary) }
     }
+}
+
+/// What the log has of a request at `debug`. `None`: it has nothing.
+pub(super) fn asked(claims: &Claims, items: u64, summary: &Summary) -> Option<Asked> {
+    tracing::enabled!(tracing::Level::DEBUG).then(|| Asked {
+        request_id: claims.request_id.clone(),
+        items,
+        outcome: json!(summary).to_string(),
+    })
 }
 
 /// How many there are of each status.
@@ -134,6 +149,10 @@ pub(super) fn items<'a>(
                 let fields: Map<String, Value> =
                     read.fields.iter().map(|f| (f.name.to_owned(), field(f))).collect();
                 member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
+                if !read.unexpected.is_empty() {
+                    let paths = read.unexpected.iter().map(|path| (path, "unexpected_token"));
+                    member(&mut out, "places", places(paths).to_string().as_bytes());
+                }
             }
             Kind::Token { .. } => {
                 if let Some(field) = read.fields.first() {
@@ -155,11 +174,13 @@ pub(super) fn items<'a>(
 fn field(field: &ReadField<'_>) -> Value {
     let mut told = json!({ "status": field.status });
     if !field.places.is_empty() {
-        let places = field.places.iter();
-        told["places"] =
-            places.map(|(path, status)| json!({ "path": path, "status": status })).collect();
+        told["places"] = places(field.places.iter().map(|(path, status)| (path, *status)));
     }
     told
+}
+
+fn places<'a>(places: impl Iterator<Item = (&'a String, &'static str)>) -> Value {
+    places.map(|(path, status)| json!({ "path": path, "status": status })).collect()
 }
 
 /// A bare token's value: JSON, or the raw bytes of a record key or header.

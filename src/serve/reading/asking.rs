@@ -13,7 +13,6 @@ use super::fault::RequestFault;
 use super::found::Found;
 use super::request::RevealRequest;
 use crate::policy::{self, Action, PolicySet, RequestFacts};
-use crate::telemetry::events::{Event as _, PolicyFailed};
 
 /// A request to read: who asks, for what, under which policies.
 pub(super) struct Asking<'a> {
@@ -72,28 +71,6 @@ impl Reading {
             work(Asking { asker, request, attempt, policies, found, totals }, revealer)
         })
     }
-
-    /// Asks the policies about every field once, before a key is looked for.
-    pub(super) fn decide(
-        &self,
-        asking: &Asking<'_>,
-        questions: &mut policy::Request<'_>,
-    ) -> Decided {
-        let mut fields = BTreeMap::new();
-        for field in asking.found.fields() {
-            let decision = questions.decide(field);
-            if !decision.failed.is_empty() {
-                PolicyFailed { policies: &decision.failed, field }.emit(&self.metrics);
-            }
-            fields.insert(field.to_owned(), decision);
-        }
-        let mut schemas = asking.found.schemas().peekable();
-        let shows_audit = schemas.peek().is_some()
-            && schemas.all(|schema| {
-                questions.permits_on_schema(Action::AuditRead, schema).is_permitted()
-            });
-        Decided { fields, shows_audit }
-    }
 }
 
 impl Asking<'_> {
@@ -105,6 +82,18 @@ impl Asking<'_> {
             ..self.asker.facts(&self.request.claims, self.totals.items)
         };
         self.asker.questions(self.policies, &facts, self.request.want)
+    }
+
+    /// Asks the policies about every field once, before a key is looked for.
+    pub(super) fn decide(&self, questions: &mut policy::Request<'_>) -> Decided {
+        let fields = self.found.fields().into_iter();
+        let fields = fields.map(|field| (field.to_owned(), questions.decide(field))).collect();
+        let mut schemas = self.found.schemas().peekable();
+        let shows_audit = schemas.peek().is_some()
+            && schemas.all(|schema| {
+                questions.permits_on_schema(Action::AuditRead, schema).is_permitted()
+            });
+        Decided { fields, shows_audit }
     }
 
     /// What all lines of the request have.

@@ -26,9 +26,23 @@ pub(super) struct Value<'d> {
     node: u32,
 }
 
+/// Values of a request, and of a part of a stream: their nodes take several times the text.
+const MOST_VALUES: usize = 1 << 19;
+
+/// Refuses more values than nodes are kept of. Counts what may begin one, in strings too: no text
+/// has as many commas.
+pub(super) fn bounded(text: &[u8]) -> Result<(), RequestFault> {
+    let begins = text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    if begins > MOST_VALUES {
+        return Err(RequestFault::TooMany { most: MOST_VALUES, of: "values" });
+    }
+    Ok(())
+}
+
 impl<'b> Document<'b> {
     /// Scans a body.
     pub(super) fn read(text: &'b [u8]) -> Result<Self, RequestFault> {
+        bounded(text)?;
         let mut tape = Tape::default();
         tape.scan(text).map_err(|error| RequestFault::NotJson {
             code: error.code.as_str(),

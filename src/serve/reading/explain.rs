@@ -26,12 +26,13 @@ impl Reading {
         self.with_items(asker, "/v1/explain", body, |asking, _| {
             let mut told: BTreeMap<String, Told> = BTreeMap::new();
             let mut questions = asking.questions()?;
-            let decided = self.decide(&asking, &mut questions);
+            let decided = asking.decide(&mut questions);
             for (field, decision) in &decided.fields {
                 let explains = questions.permits(Action::Explain, field);
                 let reads = questions.permits(Action::PolicyRead, field);
                 told.insert(field.clone(), tell(decision, &explains, &reads));
             }
+            self.tell_failures(asking.policies, &questions);
             let trace = self.submit(entries(&asking, &told))?;
             let mut summary = Summary::new();
             let items = asking.found.items();

@@ -79,7 +79,7 @@ pub(super) enum RequestFault {
 }
 
 impl RequestFault {
-    /// What is told of it; the log is told here.
+    /// What the caller is told of it. What lasts is the log's (`Outages`).
     pub(super) fn problem(self) -> ProblemDetails {
         let bad = |code, fault: &Self| {
             ProblemDetails::new(StatusCode::BAD_REQUEST, code, format!("{fault}."))
@@ -89,16 +89,13 @@ impl RequestFault {
         };
         match self {
             Self::Exceeded(exceeded) => exceeded.problem(),
-            Self::Keys(fault) => {
-                tracing::warn!(reason = %fault, "keys cannot be looked up, so nothing is opened");
+            Self::Keys(_) => {
                 unavailable("keys_unavailable", "Keys cannot be looked up now; try again later.")
             }
-            Self::Audit(error) => {
-                tracing::error!(%error, "the audit log cannot be written, so nothing is opened");
-                let detail =
-                    "The audit log cannot be written, so nothing is opened; try again later.";
-                unavailable("audit_unavailable", detail)
-            }
+            Self::Audit(_) => unavailable(
+                "audit_unavailable",
+                "The audit log cannot be written, so nothing is opened; try again later.",
+            ),
             Self::Stopping => unavailable(
                 "stopping",
                 "The service stops; send what has no answer to it again, or to another.",

@@ -93,6 +93,8 @@ pub(super) struct Read<'f> {
     pub(super) kids: Vec<KeyId>,
     /// Ids of fields of which a honey token was opened.
     pub(super) honey: Vec<String>,
+    /// Normalized paths of tokens in the record where its schema declares none.
+    pub(super) unexpected: Vec<String>,
 }
 
 /// What came of a field.
@@ -394,6 +396,7 @@ impl<'r> Item<'r> {
             }
             read.fields.push(field);
         }
+        read.unexpected = told.unexpected_tokens;
         read.kids = each_once(told.places.iter().filter_map(|place| place.kid));
         read.subjects = each_once(told.places.iter().filter_map(|place| place.subject));
         read

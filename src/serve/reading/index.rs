@@ -56,6 +56,7 @@ impl Reading {
             .iter()
             .map(|query| search.answer(query, &claims.purpose, &mut questions))
             .collect::<Result<_, _>>()?;
+        self.tell_failures(&policies, &questions);
         let template = asker.entry(Event::Search, claims, attempt, &policies);
         let entries = entries(&template, &policies, &request.queries, &searched);
         let trace = self.submit(entries)?;

@@ -6,6 +6,7 @@ use veilstream_reading::audit::{AuditError, Durable, Entry, Pending};
 use super::Reading;
 use super::answer::OpenAnswer;
 use super::fault::RequestFault;
+use crate::serve::router::Asked;
 use crate::telemetry::metrics::Metrics;
 
 /// An answer that may not leave yet.
@@ -27,7 +28,7 @@ pub(super) struct Trace {
 impl Reading {
     /// Hands the trace over to the log.
     pub(super) fn submit(&self, entries: Vec<Entry>) -> Result<Trace, RequestFault> {
-        let lines = entries.len() as u64;
+        let lines = entries.iter().map(Entry::lines).sum::<usize>() as u64;
         // The file beside the log is written at once.
         let submitted = if entries.iter().any(|entry| !entry.bulk.is_empty()) {
             blocking(|| self.audit.submit(entries))
@@ -46,7 +47,10 @@ impl Reading {
     }
 
     /// The answer, once its trace is durable.
-    pub(super) async fn finish(&self, prepared: Prepared) -> Result<Vec<u8>, RequestFault> {
+    pub(super) async fn finish(
+        &self,
+        prepared: Prepared,
+    ) -> Result<(Vec<u8>, Option<Asked>), RequestFault> {
         let Prepared { trace: Trace { mut pending, lines }, answer, shows_audit, count } = prepared;
         let in_time = timeout(pending.deadline(), &mut pending).await;
         let durable = self.counted(lines, in_time.unwrap_or_else(|_| Err(pending.give_up())))?;
@@ -55,6 +59,9 @@ impl Reading {
     }
 
     fn counted<T>(&self, lines: u64, outcome: Result<T, AuditError>) -> Result<T, RequestFault> {
+        if outcome.is_ok() {
+            self.outages.audit_writes();
+        }
         let label = if outcome.is_ok() { "ok" } else { "failed" };
         self.metrics.audit_lines.with_label_values(&["file", label]).inc_by(lines);
         Ok(outcome?)

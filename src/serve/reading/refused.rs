@@ -1,38 +1,54 @@
 //! Refused logins and requests in the audit log.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
 use veilstream_reading::audit::{AuditError, AuditLog, Entry, Event};
 
 use crate::serve::auth::{Refusal, RefusalAudit, RefusedRequest};
+use crate::telemetry::lasting::Lasting;
 
 /// Writes what is refused. Who is refused waits for nothing, and the lines are written before the
 /// log stops. For tasks.
-pub struct AuditedRefusals(AuditLog);
+pub struct AuditedRefusals {
+    audit: AuditLog,
+    missed: Arc<Lasting>,
+}
 
 impl AuditedRefusals {
     /// Into this log.
     #[must_use]
     pub fn new(audit: AuditLog) -> Self {
-        Self(audit)
+        Self { audit, missed: Arc::default() }
     }
 
     fn append(&self, entry: Entry) {
-        match self.0.submit(vec![entry]) {
+        let missed = self.missed.clone();
+        match self.audit.submit(vec![entry]) {
             Ok(pending) => {
-                tokio::spawn(async {
-                    if let Err(error) = pending.await {
-                        missed(&error);
-                    }
-                });
+                tokio::spawn(async move { told(&missed, pending.await.err().as_ref()) });
             }
-            Err(error) => missed(&error),
+            Err(error) => told(&missed, Some(&error)),
         }
     }
 }
 
-fn missed(error: &AuditError) {
-    tracing::error!(%error, "a refusal is not in the audit log");
+/// A caller that is refused can ask again without end.
+fn told(missed: &Lasting, error: Option<&AuditError>) {
+    let now = Instant::now();
+    match error {
+        Some(error) if missed.meet(&error.to_string(), now) => tracing::error!(
+            %error,
+            "refusals are not in the audit log; further ones are counted only"
+        ),
+        Some(_) => {}
+        None => {
+            if let Some(refusals) = missed.pass(now) {
+                tracing::info!(refusals, "refusals are in the audit log again; so many are not");
+            }
+        }
+    }
 }
 
 impl RefusalAudit for AuditedRefusals {

@@ -1,12 +1,13 @@
 //! `POST /v1/reveal`: fields of records and bare tokens, as far as the policies let.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use veilstream_engine::Keyring;
 use veilstream_engine::interop::InteropForm;
-use veilstream_engine::key::{Key, KeyId, Scope, SubjectRef};
-use veilstream_engine::reveal::{Decision, HeldKeys, Revealer};
+use veilstream_engine::key::{KeyId, Scope, SubjectRef};
+use veilstream_engine::reveal::{Decision, FetchedKeys, HeldKeys, Revealer};
 use veilstream_engine::schema::Field;
 use veilstream_reading::audit::{Disclosure, Entry, Event};
 
@@ -20,9 +21,6 @@ use super::{REVEAL, Reading};
 use crate::policy::budget::{BudgetSpent, Counted, Unit};
 use crate::telemetry::events::{Event as _, HoneyOpened};
 use crate::telemetry::metrics::Metrics;
-
-/// Keys that a request needs, by id, beside those of the snapshot.
-type Fetched = HashMap<KeyId, Option<Arc<Key>>>;
 
 /// What came of the items of a request, or of a part of a stream.
 pub(super) struct OpenedItems<'a> {
@@ -80,7 +78,9 @@ impl Reading {
         revealer: &mut Revealer,
     ) -> Result<OpenedItems<'a>, RequestFault> {
         let keyring = self.keys.keyring();
-        let decided = self.decide(asking, &mut asking.questions()?);
+        let mut questions = asking.questions()?;
+        let decided = asking.decide(&mut questions);
+        self.tell_failures(asking.policies, &questions);
         let fetched = self.fetch(&asking.found, &decided, &keyring)?;
         let held = HeldKeys { keyring: &keyring, fetched: &fetched };
         let spent = self.reserve(asking, &decided, held);
@@ -109,22 +109,28 @@ impl Reading {
         found: &Found<'_>,
         decided: &Decided,
         keyring: &Keyring,
-    ) -> Result<Fetched, RequestFault> {
-        let mut fetched = Fetched::new();
-        for item in found.items() {
-            for (field, kid) in item.tokens() {
-                if decided.decision(field) == Decision::Withhold
-                    || keyring.get(kid).is_some()
-                    || fetched.contains_key(kid)
-                {
-                    continue;
-                }
-                let key = match self.keys.held_for_reading(kid) {
-                    Some(key) => Some(key),
-                    None => blocking(|| self.keys.lookup_for_reading(kid))?,
-                };
-                fetched.insert(*kid, key);
+    ) -> Result<FetchedKeys, RequestFault> {
+        let (mut fetched, mut missing) = (FetchedKeys::default(), BTreeSet::new());
+        for (field, kid) in found.items().flat_map(Item::tokens) {
+            if decided.decision(field) == Decision::Withhold
+                || keyring.get(kid).is_some()
+                || fetched.contains_key(kid)
+            {
+                continue;
             }
+            match self.keys.held_for_reading(kid) {
+                Some(key) => drop(fetched.insert(*kid, Some(key))),
+                None => drop(missing.insert(*kid)),
+            }
+        }
+        if !missing.is_empty() {
+            let keys = self.keys.clone();
+            let look_up = move || {
+                let found = missing.iter().map(|kid| Ok((*kid, keys.lookup_for_reading(kid)?)));
+                found.collect::<Result<Vec<_>, RequestFault>>()
+            };
+            let runtime = Handle::current();
+            fetched.extend(blocking(|| runtime.block_on(self.key_threads.run(look_up)))?);
         }
         Ok(fetched)
     }
@@ -136,11 +142,8 @@ impl Reading {
         let purpose = Arc::<str>::from(request.claims.purpose.as_str());
         let mut budgets = self.budgets();
         let (before, mut anonymous) = (self.replays.spent(&asker.id, id), 0);
-        let mut reserve = |unit| {
-            let counted = Counted::Subjects;
-            budgets.reserve(now, &asker.id, &purpose, counted, unit)
-        };
-        let mut subjects: Vec<SubjectRef> = Vec::new();
+        let mut account = budgets.account(now, &asker.id, &purpose, Counted::Subjects);
+        let (mut last, mut subjects): (_, Vec<SubjectRef>) = (None, Vec::new());
         let mut of = |item: &Item<'_>| -> Result<(), BudgetSpent> {
             if item.fields().all(|field| decided.decision(field) == Decision::Withhold) {
                 return Ok(());
@@ -151,12 +154,16 @@ impl Reading {
             subjects.sort_unstable();
             subjects.dedup();
             for subject in &subjects {
-                reserve(Unit::Reference(subject.0))?;
+                // Items side by side are often of one.
+                if last != Some(*subject) {
+                    account.reserve(Unit::Reference(subject.0))?;
+                    last = Some(*subject);
+                }
             }
             // What an earlier attempt has spent is the same disclosure.
             if subjects.is_empty() {
                 if anonymous >= before {
-                    reserve(Unit::Anonymous)?;
+                    account.reserve(Unit::Anonymous)?;
                 }
                 anonymous += 1;
             }
@@ -241,16 +248,15 @@ fn entries(
         let fields = told().flat_map(|((item, _), _)| item.fields());
         let template = Entry { policies: deciding(decided, fields), ..asking.entry(Event::Reveal) };
         let mut disclosure = Disclosure::new(template);
+        if is_spent {
+            disclosure = disclosure.with_outcome("budget");
+        }
         for ((item, read), _) in told() {
             let fields = read.fields.iter().map(|field| (field.audited, field.class));
             let (subjects, kids) = (read.subjects.iter().copied(), read.kids.iter().copied());
             disclosure.add(item.schema(), subjects, fields, kids);
         }
-        let mut lines = disclosure.into_entries();
-        if is_spent {
-            lines.iter_mut().for_each(|line| line.outcome = Some("budget".to_owned()));
-        }
-        entries.append(&mut lines);
+        entries.append(&mut disclosure.into_entries());
     }
     if entries.is_empty() {
         entries.push(Entry { items: Some(0), ..asking.entry(Event::Reveal) });

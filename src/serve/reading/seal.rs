@@ -95,6 +95,7 @@ impl Reading {
             needed: Vec::new(),
         };
         let plans = planner.plan(&request, &mut questions)?;
+        self.tell_failures(&policies, &questions);
         let keys = if planner.needed.is_empty() {
             Vec::new()
         } else {

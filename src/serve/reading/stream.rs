@@ -25,23 +25,36 @@ use super::Reading;
 use super::answer::{self, Summary};
 use super::asker::Asker;
 use super::asking::{Asking, Totals};
-use super::document::Document;
+use super::document::{self, Document};
 use super::fault::RequestFault;
 use super::found::{Found, SubjectCount};
 use super::request::{Item, RevealRequest, StreamHeader};
 use crate::serve::auth::Principal;
-use crate::serve::router::ServeRequest;
+use crate::serve::router::{ServeRequest, millis};
 
 /// A stream ends then.
 const LONGEST: Duration = Duration::from_secs(600);
+
+#[cfg(not(feature = "inject"))]
+fn longest() -> Duration {
+    LONGEST
+}
+
+#[cfg(feature = "inject")]
+fn longest() -> Duration {
+    crate::inject::stream_life().unwrap_or(LONGEST)
+}
 
 /// A stream that is being answered.
 struct Stream {
     reading: Arc<Reading>,
     asker: Arc<Asker>,
     lines: StreamLines,
+    begun: std::time::Instant,
     until: Instant,
     progress: Progress,
+    /// Its last line is on its way, and more may come all the same.
+    is_over: bool,
 }
 
 /// What a stream has asked for so far.
@@ -68,13 +81,17 @@ impl Reading {
             lines.first().await.and_then(|line| StreamHeader::read(&Document::read(&line)?));
         let header = match header {
             Ok(header) => header,
-            Err(fault) => return fault.into_response(),
+            Err(fault) => {
+                lines.drain().await;
+                return fault.into_response();
+            }
         };
         let stream = Stream {
             reading: self,
             asker: Arc::new(Asker::new(principal, caller)),
             lines,
-            until: Instant::now() + LONGEST,
+            begun: std::time::Instant::now(),
+            until: Instant::now() + longest(),
             progress: Progress {
                 header,
                 items: 0,
@@ -83,6 +100,7 @@ impl Reading {
                 honey: BTreeSet::new(),
                 summary: Summary::new(),
             },
+            is_over: false,
         };
         let parts = Parts::new(stream, |stream| Box::pin(stream.next()));
         ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(parts)).into_response()
@@ -95,6 +113,7 @@ impl Reading {
         progress: &mut Progress,
         part: &[u8],
     ) -> Result<Vec<u8>, RequestFault> {
+        document::bounded(part)?;
         let documents: Vec<Option<Document<'_>>> =
             lines::items(part).map(|line| Document::read(line).ok()).collect();
         let request = RevealRequest {
@@ -141,13 +160,20 @@ impl Progress {
 impl Stream {
     /// The next bytes of the answer, and the stream unless they are its last.
     async fn next(mut self) -> (Bytes, Option<Self>) {
+        if self.is_over {
+            self.lines.drain().await;
+            return (Bytes::new(), None);
+        }
         loop {
             match self.part().await {
                 // Nothing but blank lines.
                 Ok(Some(part)) if lines::items(&part).next().is_none() => {}
                 Ok(Some(part)) => return self.answer(part).await,
-                Ok(None) => return (end("summary", &json!(self.progress.summary)), None),
-                Err(fault) => return (end("problem", &json!(fault.problem())), None),
+                Ok(None) => {
+                    self.trace(None);
+                    return (end("summary", &json!(self.progress.summary)), None);
+                }
+                Err(fault) => return self.failed(fault),
             }
         }
     }
@@ -159,6 +185,10 @@ impl Stream {
         let Some(part) = part else { return Ok(None) };
         let items = self.asker.wait_for_items(lines::items(&part).count());
         timeout_at(self.until, items).await.map_err(ended)?;
+        // What is ready at once is not timed: a caller that never pauses would never be ended.
+        if Instant::now() >= self.until {
+            return Err(RequestFault::StreamTime);
+        }
         if self.reading.is_stopping.load(Ordering::Relaxed) {
             return Err(RequestFault::Stopping);
         }
@@ -173,19 +203,46 @@ impl Stream {
     /// Answers a part, on a thread that may block.
     async fn answer(self, part: Vec<u8>) -> (Bytes, Option<Self>) {
         let answering = tokio::task::spawn_blocking(move || {
-            let Self { reading, asker, mut progress, lines, until } = self;
-            let answer = reading.answer_part(&asker, &mut progress, &part);
-            (answer, Self { reading, asker, progress, lines, until })
+            let mut stream = self;
+            let Self { reading, asker, progress, .. } = &mut stream;
+            (reading.answer_part(asker, progress, &part), stream)
         });
-        let failed = |fault: RequestFault| (end("problem", &json!(fault.problem())), None);
         match answering.await {
             Ok((Ok(answer), stream)) => (answer.into(), Some(stream)),
-            Ok((Err(fault), _)) => failed(fault),
+            Ok((Err(fault), stream)) => stream.failed(fault),
             Err(error) => {
                 tracing::error!(%error, "a part of a stream failed; the stream was ended");
-                failed(RequestFault::Internal)
+                (end("problem", &json!(RequestFault::Internal.problem())), None)
             }
         }
+    }
+
+    /// One line at `debug`, as each request has one.
+    fn trace(&self, code: Option<&str>) {
+        let Progress { header, items, summary, .. } = &self.progress;
+        if let Some(asked) = answer::asked(&header.claims, *items, summary) {
+            tracing::debug!(
+                route = super::REVEAL,
+                code,
+                took_ms = millis(self.begun),
+                actor = &*self.asker.id,
+                request_id = asked.request_id,
+                items = asked.items,
+                outcome = asked.outcome,
+                "stream ended"
+            );
+        }
+    }
+
+    /// The last line of a stream that is not answered to its end.
+    fn failed(self, fault: RequestFault) -> (Bytes, Option<Self>) {
+        self.reading.outages.tell(&fault);
+        let problem = fault.problem();
+        if let Some(code) = problem.failure() {
+            self.reading.metrics.requests_failed.with_label_values(&[code]).inc();
+        }
+        self.trace(Some(problem.code()));
+        (end("problem", &json!(problem)), Some(Self { is_over: true, ..self }))
     }
 }
 

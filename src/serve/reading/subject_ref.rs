@@ -86,6 +86,7 @@ impl Reading {
             .iter()
             .map(|item| self.refer(item, &policies, &mut questions, &mut subjects))
             .collect::<Result<_, _>>()?;
+        self.tell_failures(&policies, &questions);
         let template = asker.entry(Event::AuditRead, claims, attempt, &policies);
         let trace = self.submit(entries(&template, &policies, &request.items, &referred))?;
         let summary = answer::summary(referred.iter().map(Referred::status));

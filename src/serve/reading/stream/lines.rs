@@ -10,10 +10,12 @@ use super::super::request::MOST_ITEMS;
 use crate::http::ProblemDetails;
 use crate::serve::body::{BODY_MAX, RequestBody};
 
-/// Bytes of the first line.
+/// Bytes of the first line, with its end.
 const FIRST_MAX: usize = 64 << 10;
 /// A part that has items leaves when nothing came for so long: who sends slowly is answered too.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What still comes after the last line is read for so long.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// A stream's body.
 pub(super) struct StreamLines {
@@ -44,12 +46,14 @@ impl StreamLines {
     /// The first line, which says what for.
     pub(super) async fn first(&mut self) -> Result<Vec<u8>, RequestFault> {
         loop {
-            if let Some(end) = self.held.bytes.iter().position(|byte| *byte == b'\n') {
-                return Ok(self.held.cut(end + 1));
-            }
-            if self.held.bytes.len() > FIRST_MAX {
+            let length = self.held.bytes.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
+            // However much came at once.
+            if length.unwrap_or(self.held.bytes.len()) > FIRST_MAX {
                 let wanted = "must be at most 64 KiB";
                 return Err(RequestFault::Member { name: "The first line", wanted });
+            }
+            if let Some(length) = length {
+                return Ok(self.held.cut(length));
             }
             if !self.read().await? {
                 let end = self.held.bytes.len();
@@ -90,6 +94,14 @@ impl StreamLines {
             }
             return Ok(Some(self.held.cut(self.held.whole)));
         }
+    }
+
+    /// Reads on for a while and keeps nothing. A connection that is closed with bytes unread is
+    /// reset, and the caller may lose the last line.
+    pub(super) async fn drain(&mut self) {
+        let comes = async { while let Ok(Some(Ok(_))) = timeout(PAUSE, self.body.next()).await {} };
+        // A caller that goes on is cut off.
+        let _ = timeout(DRAIN, comes).await;
     }
 
     /// Takes the next bytes; `false`: there are none.
