@@ -1,23 +1,23 @@
 //! Keys of one call: its snapshot, and what was looked up by id.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use veilstream::keys::{KeyFault, KeySource};
 use veilstream_engine::Keyring;
 use veilstream_engine::key::{Key, KeyId, KeyKind, Scope, SubjectRef};
+use veilstream_engine::reveal::FetchedKeys;
 
 /// Keys of one call.
 pub(crate) struct Held<'s> {
     source: &'s dyn KeySource,
     pub(crate) keyring: Arc<Keyring>,
-    pub(crate) fetched: HashMap<KeyId, Option<Arc<Key>>>,
+    pub(crate) fetched: FetchedKeys,
 }
 
 impl<'s> Held<'s> {
     /// The keys as they are now.
     pub(crate) fn of(source: &'s dyn KeySource) -> Self {
-        Self { source, keyring: source.keyring(), fetched: HashMap::new() }
+        Self { source, keyring: source.keyring(), fetched: FetchedKeys::default() }
     }
 
     /// The key of that id, if it may open a field's token.

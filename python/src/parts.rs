@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use veilstream::audit::Trail;
 use veilstream::config::{self, Config, Guide, KeyLedger, KeyStore, Purpose};
-use veilstream::keys::{self, KeySource};
+use veilstream::keys::{self, KeySource, Upkeep};
 use veilstream::registry::{self, Registry};
 use veilstream::ticker::Ticker;
 use veilstream_engine::compile::SchemaSet;
@@ -16,8 +16,6 @@ use veilstream_reading::audit::{Entry, Event, MAX_REASON};
 
 use crate::fault::VeilFault;
 
-/// Between two looks at what others did to keys.
-const LOOK: Duration = Duration::from_secs(1);
 /// Openers and revealers that are kept for the next call.
 const KEPT: usize = 16;
 
@@ -53,7 +51,7 @@ pub(crate) struct ReadingParts {
     /// Key schedules are worth keeping.
     openers: Mutex<Vec<Opener>>,
     revealers: Mutex<Vec<Revealer>>,
-    _upkeep: Ticker,
+    _upkeep: (Ticker, Upkeep),
 }
 
 impl ReadingParts {
@@ -74,7 +72,8 @@ impl ReadingParts {
         keys.take_interop(&registry.current())
             .map_err(|fault| VeilFault::Config(anyhow::Error::new(fault).context("keys")))?;
         let trail = Trail::open(config.audit.as_ref(), &manager).map_err(VeilFault::Audit)?;
-        let upkeep = upkeep(&keys, &registry, config.schemas.reload_interval)?;
+        let upkeep = upkeep(&keys, &registry, config.schemas.reload_interval)
+            .map_err(|error| VeilFault::Config(error.into()))?;
         Ok(Self {
             keys,
             registry,
@@ -197,18 +196,12 @@ fn upkeep(
     keys: &Arc<dyn KeySource>,
     registry: &Arc<Registry>,
     reload: Duration,
-) -> Result<Ticker, VeilFault> {
-    let (keys, registry) = (keys.clone(), registry.clone());
-    let mut next = Instant::now() + reload;
-    let tick = move || {
-        keys.maintain();
-        if Instant::now() >= next {
-            // Nothing is sealed before it is asked for: no key is made in advance. Faults of
-            // documents keep the schemas that are in force; so do other systems' keys that are not
-            // there.
-            let _ = registry.reload(|set| keys.take_interop(set));
-            next = Instant::now() + reload;
-        }
-    };
-    Ticker::start("veil", LOOK, tick).map_err(|error| VeilFault::Config(error.into()))
+) -> std::io::Result<(Ticker, Upkeep)> {
+    let (of_reload, registry) = (keys.clone(), registry.clone());
+    let reloads = Ticker::start("veil", reload, move || {
+        // Nothing is sealed before it is asked for: no key is made in advance. Faults of documents
+        // keep the schemas that are in force; so do other systems' keys that are not there.
+        let _ = registry.reload(|set| of_reload.take_interop(set));
+    })?;
+    Ok((reloads, keys::maintain(keys)?))
 }

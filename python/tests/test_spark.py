@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,9 +15,11 @@ from pyspark import TaskContext
 from pyspark.sql import SparkSession
 
 import veilstream.arrow
+from app.world import Service, World
+from blocks import blocks, run, take_schema
 from in_process import ROOT, Site
-from veilstream import Veil
-from veilstream.spark import ProtectedColumn, count_key_ids, reveal, rotate
+from veilstream import ConfigError, PurposeError, Veil
+from veilstream.spark import ProtectedColumn, Server, count_key_ids, reveal, rotate
 
 ROWS = 5000
 EMAILS = [f"canary-{n}@example.com" for n in range(ROWS)]
@@ -26,6 +29,14 @@ COLUMNS = {
     "iban": ProtectedColumn("people.iban", subject="person"),
     "ssn": ProtectedColumn("customers.ssn", bind={"customer": "id"}),
 }
+# Where executors find what they ask a service with.
+VARIABLE = "READING_SERVICE_TOKEN"
+ASKED = {
+    "email": ProtectedColumn("customers.email", subject="id"),
+    "ssn": ProtectedColumn("customers.ssn", subject="id", bind={"customer": "id"}),
+    "phone": ProtectedColumn("customers.phone", subject="id"),
+}
+SSN, PHONE = "078-05-1120", "+1 415 555 0101"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +50,30 @@ def site(make_site: Callable[[], Site]) -> Site:
 
 
 @pytest.fixture(scope="module")
-def spark(folder: Path) -> Iterator[SparkSession]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def app_key(world: World) -> Path:
+    return world.credential("app", "app")
+
+
+@pytest.fixture(scope="module")
+def desk_key(world: World) -> Path:
+    return world.credential("desk", "desk")
+
+
+@pytest.fixture(scope="module")
+def service(world: World, app_key: Path, desk_key: Path) -> Iterator[Service]:
+    running = Service(world)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def spark(folder: Path, app_key: Path) -> Iterator[SparkSession]:
+    os.environ[VARIABLE] = app_key.read_text()
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ["PYTHONPATH"] = f"{ROOT}/python:{ROOT}/python/tests"
     for name in ("events", "local"):
@@ -60,6 +94,8 @@ def spark(folder: Path) -> Iterator[SparkSession]:
     for name, value in settings.items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()
+    # Executors have it from their machine, and the driver has it not.
+    del os.environ[VARIABLE]
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
@@ -137,14 +173,19 @@ def test_neither_key_nor_value_is_left_behind(
     frame = rotate(spark.read.parquet(str(old)), COLUMNS, config=str(site.config))
     kept = frame.repartition(3, "person").persist()
     assert kept.count() == ROWS
+    shuffled = [path for path in folder.rglob("*") if "shuffle" in path.name]
+    assert any(path.is_file() for path in shuffled), "nothing was shuffled"
+    keeps_none_of(spark, folder, [*secrets, b"canary-"])
+    kept.unpersist()
+
+
+def keeps_none_of(spark: SparkSession, folder: Path, secrets: list[bytes]) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert any("events" in str(path) for path in files)
-    assert any("shuffle" in path.name for path in files), "nothing was shuffled"
     conf = repr(spark.sparkContext.getConf().getAll()).encode()
     for name, content in [("conf", conf), *((str(p), p.read_bytes()) for p in files)]:
-        for secret in [*secrets, b"canary-"]:
+        for secret in secrets:
             assert secret not in content, f"{name} has it"
-    kept.unpersist()
 
 
 def test_rows_open_on_executors(spark: SparkSession, site: Site, old: Path) -> None:
@@ -152,3 +193,119 @@ def test_rows_open_on_executors(spark: SparkSession, site: Site, old: Path) -> N
     rows = {row["id"]: row for row in opened.collect()}
     assert len(rows) == ROWS
     assert all(rows[n]["email"] == EMAILS[n] and rows[n]["iban"] == IBANS[n] for n in range(ROWS))
+
+
+@pytest.fixture(scope="module")
+def asked(world: World, folder: Path) -> Path:
+    """A table of customers, each a person; every tenth row has no tokens."""
+    out = folder / "asked"
+    out.mkdir()
+    ids = pa.array(range(ROWS))
+    values = {"email": EMAILS, "ssn": [SSN] * ROWS, "phone": [PHONE] * ROWS}
+    with Veil.open(world.config) as veil, veil.purpose("support"):
+        table = pa.table({"id": ids})
+        for name, texts in values.items():
+            column = pa.array([text if n % 10 else None for n, text in enumerate(texts)])
+            bind = {"customer": ids} if name == "ssn" else None
+            sealed = veil.arrow.seal(column, f"customers.{name}", subject=ids, bind=bind)
+            table = table.append_column(name, pa.array(sealed))
+    for part in range(2):
+        pq.write_table(table.slice(part * ROWS // 2, ROWS // 2), out / f"{part}.parquet")
+    return out
+
+
+def test_a_reading_service_opens_rows_for_executors(
+    spark: SparkSession,
+    world: World,
+    service: Service,
+    app_key: Path,
+    desk_key: Path,
+    folder: Path,
+    asked: Path,
+) -> None:
+    url = f"http://{service.address}"
+    frame = spark.read.parquet(str(asked))
+    for server in (Server(url, token_variable=VARIABLE), Server(url, token_file=str(app_key))):
+        before = len(world.audited())
+        opened = reveal(frame, ASKED, server=server, purpose="support", reason="case 17")
+        rows = {row["id"]: row for row in opened.collect()}
+        assert len(rows) == ROWS
+        for n, row in rows.items():
+            shown = (EMAILS[n], SSN, PHONE) if n % 10 else (None, None, None)
+            assert (row["email"], row["ssn"], row["phone"]) == shown
+        lines = [line for line in world.audited()[before:] if line["event"] == "reveal"]
+        assert {(line["actor"], line["purpose"], line["reason"]) for line in lines} == {
+            ("key:app", "support", "case 17")
+        }
+        ids = {line["request_id"] for line in lines}
+        assert len(ids) == len(lines) >= 2 * 3 * ROWS / 2 / 1000
+        assert all(name.startswith(f"{spark.sparkContext.applicationId}-") for name in ids)
+
+    # Those who may only mask get masks where they take them, and nothing else.
+    phones, few = {"phone": ASKED["phone"]}, frame.where("id < 100")
+    desk = Server(url, token_file=str(desk_key), want="auto")
+    masked = reveal(few, phones, server=desk, purpose="support")
+    assert {row["phone"] for row in masked.collect()} == {None, "********0101"}
+    desk = Server(url, token_file=str(desk_key))
+    with pytest.raises(Exception, match="ColumnNotRevealed: customers.phone: .*: denied") as refused:
+        reveal(few, phones, server=desk, purpose="support").collect()
+    assert "********" not in str(refused.value) and "vs1." not in str(refused.value)
+    keeps_none_of(spark, folder, [app_key.read_bytes().strip(), desk_key.read_bytes().strip()])
+
+
+def test_what_asks_a_service_wrongly_is_refused_before_a_job_starts(
+    spark: SparkSession, app_key: Path, asked: Path
+) -> None:
+    url, frame = "https://reveal.internal", spark.read.parquet(str(asked))
+    for credential in ({}, {"token_file": "a", "token_variable": "A"}):
+        with pytest.raises(ConfigError, match="one of"):
+            Server(url, **credential)
+    key = app_key.read_text().strip()
+    for name in ("token_file", "token_variable"):
+        with pytest.raises(ConfigError) as shown:
+            Server(url, **{name: key})
+        assert key not in str(shown.value)
+    server = Server(url, token_variable=VARIABLE)
+    with pytest.raises(ConfigError, match="server= or config="):
+        reveal(frame, ASKED, purpose="support")
+    with pytest.raises(PurposeError):
+        reveal(frame, ASKED, server=server)
+    spark.conf.set(f"spark.executorEnv.{VARIABLE}", "in the event log")
+    with pytest.raises(ConfigError, match="use a file"):
+        reveal(frame, ASKED, server=server, purpose="support")
+    spark.conf.unset(f"spark.executorEnv.{VARIABLE}")
+
+
+def test_the_rotation_of_the_document_runs(
+    spark: SparkSession,
+    make_site: Callable[[], Site],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    site = make_site()
+    take_schema(site)
+    with Veil.open(site.config) as veil:
+        ids, texts = pa.array(range(10)), pa.array([f"canary-{n}" for n in range(10)])
+        columns = {
+            name: pa.array(veil.arrow.seal(texts, f"customers.{name}", subject=ids))
+            for name in ("email", "iban")
+        }
+    (tmp_path / "old").mkdir()
+    pq.write_table(pa.table({"id": ids, **columns}), tmp_path / "old/0.parquet")
+    _, code = blocks("python.md")["python-spark"]
+    places = {
+        '"old/"': f'"{tmp_path}/old"',
+        '"new/"': f'"{tmp_path}/new"',
+        '"/etc/veilstream/veilstream.toml"': f'"{site.config}"',
+    }
+    for written, here in places.items():
+        assert written in code
+        code = code.replace(written, here)
+    run(code, {"spark": spark})
+    before, after = map(ast.literal_eval, capsys.readouterr().out.replace("} {", "}\n{").splitlines())
+    # A key for each person; theirs is as new as it was.
+    assert len(before) == 10 and before == after
+    opened = pq.read_table(tmp_path / "new").sort_by("id")
+    with Veil.open(site.config) as veil:
+        ibans = veil.arrow.reveal(opened["iban"], "customers.iban", subject=opened["id"])
+        assert pa.array(ibans).to_pylist() == texts.to_pylist()

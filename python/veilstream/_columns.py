@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ._connect import Connection
 from ._types import JsonScalar
@@ -46,8 +46,11 @@ def open_columns(
 ) -> list[tuple[Sequence[Any], Sequence[str] | None]]:
     """Values in order, ``None`` where one does not open, and statuses; no statuses: all opened.
 
-    One disclosure in the audit log, durable before this returns. Needs keys in process.
+    With keys in process it is one disclosure, durable in the audit log before this returns.
     """
+    backend = veil.backend
+    if isinstance(backend, Connection):
+        return [_asked(backend, column) for column in columns]
     return _native(veil).open_columns(columns)
 
 
@@ -60,7 +63,8 @@ def seal_columns(
         return _native(veil).seal_columns(columns, indexed)
     sealed: list[tuple[list[str], list[str | None] | None]] = []
     for column, with_index in zip(columns, indexed, strict=True):
-        tokens = backend.seal_items([_item(column, row) for row in range(len(column.values))])
+        rows = range(len(column.values))
+        tokens = backend.seal_items([_item(column, row, "value") for row in rows])
         tags: list[str | None] | None = None
         if with_index:
             queries = [{"field": column.field, "value": value} for value in column.values]
@@ -78,8 +82,26 @@ def _native(veil: Veil) -> NativeBackend:
     return cast("NativeBackend", veil.backend)
 
 
-def _item(column: RowColumn, row: int) -> dict[str, Any]:
-    item: dict[str, Any] = {"field": column.field, "value": column.values[row]}
+def _asked(connection: Connection, column: RowColumn) -> tuple[list[Any], list[str]]:
+    """Values and statuses of a column that the reading service opens."""
+    values: list[Any] = [None] * len(column.values)
+    # Without what it is tied to, a token would be asked for as one of any row.
+    statuses = ["corrupt"] * len(values)
+    rows = [row for row in range(len(values)) if _is_tied(column, row)]
+    opened = connection.open_tokens([_item(column, row, "token") for row in rows])
+    for row, (status, value) in zip(rows, opened, strict=True):
+        values[row], statuses[row] = value, status
+    return values, statuses
+
+
+def _is_tied(column: RowColumn, row: int) -> bool:
+    """Whether the row has all that its token is tied to."""
+    has_subject = column.subjects is None or column.subject(row) is not None
+    return has_subject and None not in (column.bind(row) or {}).values()
+
+
+def _item(column: RowColumn, row: int, what: Literal["token", "value"]) -> dict[str, Any]:
+    item: dict[str, Any] = {"field": column.field, what: column.values[row]}
     bind, subject = column.bind(row), column.subject(row)
     if bind:
         item["bind"] = bind

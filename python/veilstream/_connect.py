@@ -7,7 +7,6 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Literal, NoReturn, cast
 
 from . import _purpose
@@ -25,7 +24,7 @@ from .errors import (
     Rejected,
 )
 
-__all__ = ["Connection", "Masked", "Want"]
+__all__ = ["SHOWN", "Connection", "Masked", "Want"]
 
 Want = Literal["auto", "reveal", "mask"]
 
@@ -34,6 +33,9 @@ BODY_MAX = 8 << 20
 """Limits of the service for one request: items, and bytes of the body."""
 HEAD_ROOM = 4096
 """Bytes that the members of a request beside its items take at most."""
+
+SHOWN = ("revealed", "masked")
+"""Statuses of an item that has something to show."""
 
 
 class Masked(str):
@@ -74,17 +76,24 @@ class Connection:
     def reveal_tokens(self, items: Sequence[Mapping[str, Any]]) -> list[Value | bytes]:
         """Opens token items of the protocol, in their order. The first that fails is raised."""
         values: list[Value | bytes] = []
-        for item, answer in zip(items, self._items("/v1/reveal", items), strict=True):
-            status = answer.get("status")
-            if status == "revealed" and "base64" in answer:
-                values.append(base64.b64decode(answer["base64"]))
-            elif status == "revealed":
-                values.append(answer.get("value"))
-            elif status == "masked":
-                values.append(Masked(answer.get("value")))
-            else:
-                raise NotRevealed(item["field"], str(status))
+        for item, (status, value) in zip(items, self.open_tokens(items), strict=True):
+            if status not in SHOWN:
+                raise NotRevealed(item["field"], status)
+            values.append(value)
         return values
+
+    def open_tokens(
+        self, items: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[str, Value | bytes]]:
+        """Status and value of each token item of the protocol; ``None`` where it is withheld."""
+        for answer in self._items("/v1/reveal", items):
+            status = str(answer.get("status"))
+            value: Value | bytes = answer.get("value") if status in SHOWN else None
+            if status == "masked":
+                value = Masked(value)
+            elif status == "revealed" and "base64" in answer:
+                value = base64.b64decode(answer["base64"])
+            yield status, value
 
     def reveal_many(
         self,
@@ -153,17 +162,6 @@ class Connection:
                 "what a field is, schemas= of Veil.connect says: name files or folders"
             )
         return self._schemas.field(name)
-
-    def purpose(
-        self,
-        name: str,
-        reason: str | None = None,
-        *,
-        on_behalf_of: str | None = None,
-        request_id: str | None = None,
-    ) -> AbstractContextManager[None]:
-        """What is read for, within the ``with`` block."""
-        return _purpose.purpose(name, reason, on_behalf_of=on_behalf_of, request_id=request_id)
 
     def close(self) -> None:
         """Closes the connections that are kept."""

@@ -7,7 +7,6 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, NoReturn, cast
 
 from . import _json, _purpose
@@ -157,17 +156,6 @@ class NativeBackend:
     def normalized(self, field: str, value: Value) -> bytes | None:
         """The form in which the field's index compares values; ``None``: nothing is left."""
         return normalized(self._engine, field, _json.value_text(value))
-
-    def purpose(
-        self,
-        name: str,
-        reason: str | None = None,
-        *,
-        on_behalf_of: str | None = None,
-        request_id: str | None = None,
-    ) -> AbstractContextManager[None]:
-        """What is read for, within the ``with`` block."""
-        return _purpose.purpose(name, reason, on_behalf_of=on_behalf_of, request_id=request_id)
 
     def close(self) -> None:
         """Ends it: the audit chain gets its end line, keys are dropped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -152,17 +151,6 @@ class Backend(Protocol):
 
     def field(self, name: str) -> FieldInfo:
         """What the schema in force says of ``<schema>.<id>``."""
-        ...
-
-    def purpose(
-        self,
-        name: str,
-        reason: str | None = None,
-        *,
-        on_behalf_of: str | None = None,
-        request_id: str | None = None,
-    ) -> AbstractContextManager[None]:
-        """What is read for, within the ``with`` block."""
         ...
 
     def close(self) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from models import SCHEMAS, Base
-from pg import Postgres
-from sqlalchemy import Engine, create_engine
+from pg import Postgres, empty_tables
+from sqlalchemy import Engine
 from world import Service, World
 
 from veilstream import Veil
-from veilstream.sqlalchemy import attach
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +52,5 @@ def veil(world: World) -> Iterator[Veil]:
 
 @pytest.fixture
 def engine(postgres: Postgres, veil: Veil) -> Iterator[Engine]:
-    """Empty tables, and all that is read is for support."""
-    made = create_engine(postgres.url("psycopg"))
-    Base.metadata.drop_all(made)
-    Base.metadata.create_all(made)
-    attach(made, veil, metadata=Base.metadata)
-    with veil.purpose("support"):
+    with empty_tables(postgres, veil, Base.metadata) as made:
         yield made
-    made.dispose()

@@ -6,15 +6,21 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import Engine, MetaData, create_engine
 from world import free_port
+
+from veilstream import Veil
+from veilstream.sqlalchemy import attach
 
 
 class Postgres:
     """Started in a folder that ends with it. All statements stand in its log."""
 
-    def __init__(self) -> None:
+    def __init__(self, *settings: str) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
         assert found, "please install postgresql"
         self._bin = found[-1]
@@ -32,6 +38,7 @@ class Postgres:
             " -c log_min_duration_statement=0 -c log_parameter_max_length=-1"
             " -c log_parameter_max_length_on_error=-1"
         )
+        options += "".join(f" -c {setting}" for setting in settings)
         self._run("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
 
     def url(self, driver: str, database: str = "postgres") -> str:
@@ -56,3 +63,15 @@ class Postgres:
             text=True,
         )
         assert done.returncode == 0, f"{name}: {done.stdout}"
+
+
+@contextmanager
+def empty_tables(postgres: Postgres, veil: Veil, metadata: MetaData) -> Iterator[Engine]:
+    """All that is read from these tables is for support."""
+    made = create_engine(postgres.url("psycopg"))
+    metadata.drop_all(made)
+    metadata.create_all(made)
+    attach(made, veil, metadata=metadata)
+    with veil.purpose("support"):
+        yield made
+    made.dispose()

@@ -19,6 +19,7 @@ from world import Service, World
 
 import veilstream
 from veilstream import AsyncVeil, Veil
+from veilstream._columns import RowColumn, open_columns
 from veilstream._http import Http
 
 EMAIL = "ada.canary@example.com"
@@ -118,6 +119,41 @@ def test_masks_are_told_apart(world: World, service: Service, desk_key: Path, ve
     with Veil.connect(url, token=desk_key, want="reveal") as desk, desk.purpose("support"):
         with pytest.raises(veilstream.NotRevealed):
             desk.reveal("customers.phone", token, subject=42)
+
+
+def test_columns_are_opened_row_by_row(
+    world: World, service: Service, desk_key: Path, veil: Veil
+) -> None:
+    with veil.purpose("support"):
+        emails = [veil.seal("customers.email", f"{n}@example.com", subject=n) for n in range(3)]
+        ssn = veil.seal("customers.ssn", "078-05-1120", bind={"customer": 1}, subject=1)
+        before = len(world.audited())
+        # A token whose row does not say whose it is would open as one of any row.
+        told = open_columns(
+            veil,
+            [
+                RowColumn("customers.email", [*emails, emails[2], "clear"], [0, 1, 1, None, 4]),
+                RowColumn("customers.ssn", [ssn] * 3, [1] * 3, {"customer": [1, 2, None]}),
+            ],
+        )
+        assert told == [
+            (
+                ["0@example.com", "1@example.com", None, None, None],
+                ["revealed", "revealed", "corrupt", "corrupt", "clear"],
+            ),
+            (["078-05-1120", None, None], ["revealed", "corrupt", "corrupt"]),
+        ]
+        items = sum(line["items"] for line in world.audited()[before:])
+        assert items == 6, "rows were asked for that are tied to nothing"
+        phone = veil.seal("customers.phone", "+1 415 555 0101", subject=1)
+    with Veil.connect(f"http://{service.address}", token=desk_key) as desk, desk.purpose("support"):
+        columns = [
+            RowColumn("customers.phone", [phone], [1]),
+            RowColumn("customers.email", emails, [0, 1, 2]),
+        ]
+        shown, withheld = open_columns(desk, columns)
+    assert shown == (["********0101"], ["masked"]) and isinstance(shown[0][0], veilstream.Masked)
+    assert withheld == ([None] * 3, ["denied"] * 3)
 
 
 def test_purpose_reason_and_claims_stand_in_the_audit(veil: Veil, world: World) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,11 +28,11 @@ ACTOR = {"X-Actor": "ana@corp"}
 CANARY = "guide.canary@example.com"
 
 
-def load(name: str) -> ModuleType:
+def load(name: str, folder: Path = GUIDE) -> ModuleType:
     """A module of the example; its settings are those of the environment."""
     for known in ("settings", name):
         sys.modules.pop(known, None)
-    spec = importlib.util.spec_from_file_location(name, GUIDE / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from cryptography.fernet import Fernet
-from pg import Postgres
-from sqlalchemy import Engine, create_engine, insert, select, text
+from pg import Postgres, empty_tables
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from world import World
 
 from veilstream import Veil
 from veilstream.errors import NotRevealed
+from veilstream.pydantic import Of
 from veilstream.sealed import Sealed
-from veilstream.sqlalchemy import attach, blind_index, check, clear_seen, encrypted, sealed
+from veilstream.sqlalchemy import blind_index, clear_seen, encrypted, sealed
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 PASSPHRASE = "correct horse"
@@ -72,15 +75,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Veil]:
 
 @pytest.fixture
 def clients(postgres: Postgres, shared: Veil) -> Iterator[Engine]:
-    made = create_engine(postgres.url("psycopg"))
-    Base.metadata.drop_all(made)
-    Base.metadata.create_all(made)
-    attach(made, shared, metadata=Base.metadata)
-    check(shared, Base.metadata.tables.values())
-    with shared.purpose("support"):
+    with empty_tables(postgres, shared, Base.metadata) as made:
         yield made
-    Base.metadata.drop_all(made)
-    made.dispose()
 
 
 def test_the_other_system_reads_what_was_inserted(clients: Engine) -> None:
@@ -128,6 +124,27 @@ def test_what_the_other_system_wrote_is_opened(clients: Engine) -> None:
         ada = session.get_one(Client, 1)
         assert (ada.mail, ada.note) == ("ada@x.org", "of hers")
     assert clear_seen().get("legacy.mail", 0) == before
+
+
+def test_pydantic_takes_the_texts_of_the_other_system(shared: Veil) -> None:
+    class Model(BaseModel):
+        model_config = ConfigDict(hide_input_in_errors=True)
+
+        mail: Annotated[Sealed[str], Of("legacy.mail", format="fernet")]
+        note: Annotated[Sealed[str], Of("legacy.note", format="pgcrypto")]
+
+    mail, note = Fernet(OLD).encrypt(b"ada@x.org").decode(), shared.seal("legacy.note", "of hers")
+    texts = {"mail": mail, "note": note}
+    with shared.purpose("support"):
+        for model in (Model(**texts), Model.model_validate_json(json.dumps(texts))):
+            opened = (model.mail.reveal(shared), model.note.reveal(shared))
+            assert opened == ("ada@x.org", "of hers")
+            assert json.loads(model.model_dump_json()) == texts
+    for bad in ({"mail": note}, {"note": mail}, {"mail": "canary"}, {"note": "vs1.token"}):
+        for take in (Model.model_validate, lambda row: Model.model_validate_json(json.dumps(row))):
+            with pytest.raises(ValidationError) as fault:
+                take({**texts, **bad})
+            assert "canary" not in str(fault.value)
 
 
 def test_ciphertext_is_no_value_where_clear_ones_are_let_through(

@@ -9,6 +9,7 @@ from models import Base, Note, Person, Vault
 from pg import Postgres
 from sqlalchemy import Engine, and_, create_engine, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import (
     Session,
     aliased,
@@ -229,6 +230,57 @@ def test_values_of_another_table_are_not_of_this_row(engine: Engine) -> None:
         clause = update(people).where(people.c.id == notes.c.person_id)
         with pytest.raises(NotSealed, match="tied to id"):
             connection.execute(clause.values({people.c.mail: "x@x.org", notes.c.id: 7}))
+
+
+def test_what_a_token_is_tied_to_changes_with_it(engine: Engine) -> None:
+    """A statement that leaves a token behind is refused: it would not open afterwards."""
+    add(engine, Person(id=1, mail="1@x.org", ssn="11"), Person(id=2, region="us"))
+    table: Any = Person.__table__
+    own = update(Person).where(Person.id == 1)
+    refused: list[Any] = [
+        own.values(region="us"),
+        own.values(region="us", mail="new@x.org", name="n"),
+        own.values({table.c.region: func.lower("US")}),
+        update(table).where(table.c.id == 1).values(region="us"),
+        own.values(id=3, ssn="11", mail=None, city=None, iban=None),
+        pg_insert(Person)
+        .values(id=1)
+        .on_conflict_do_update(index_elements=["id"], set_={"region": "us"}),
+    ]
+    with Session(engine) as session:
+        for statement in refused:
+            with pytest.raises(NotSealed, match=r"is tied to (id|region), .* Set (ssn|age) too"):
+                session.execute(statement)
+        for rows in ([{"id": 1, "region": "us"}], [{"id": n, "region": "us"} for n in (1, 2)]):
+            with pytest.raises(NotSealed, match="tied to region"):
+                session.execute(update(Person), rows)
+            with pytest.raises(NotSealed, match="tied to region"):
+                session.bulk_update_mappings(Person, rows)
+            session.rollback()
+        # A flush that failed says nothing of later statements.
+        with pytest.raises(IntegrityError), session.begin_nested():
+            session.get_one(Person, 1).ssn = "12"
+            session.add(Person(id=2))
+            session.flush()
+        with pytest.raises(NotSealed, match="tied to region"):
+            session.execute(refused[0])
+        session.rollback()
+        # Nothing moves, or the token moves along.
+        session.execute(own.where(Person.region == "eu").values(region="eu", name="same"))
+        again = pg_insert(Person).values(id=1, name="again")
+        taken = {"id": again.excluded.id, "name": again.excluded.name}
+        session.execute(again.on_conflict_do_update(index_elements=["id"], set_=taken))
+        session.execute(own.values(region="us", ssn="12"))
+        session.commit()
+        one, two = session.scalars(select(Person).order_by(Person.id)).all()
+        assert (one.name, one.region, one.ssn, one.mail) == ("again", "us", "12", "1@x.org")
+        # By a flush; where there is no token, nothing is left behind.
+        one.region = two.region = "uk"
+        one.name, two.ssn = "flushed", None
+        session.commit()
+    with Session(engine) as session:
+        one, two = session.scalars(select(Person).order_by(Person.id)).all()
+        assert (one.region, one.ssn, two.region, two.ssn) == ("uk", "12", "uk", None)
 
 
 def test_a_statement_is_one_disclosure(engine: Engine, world: World) -> None:

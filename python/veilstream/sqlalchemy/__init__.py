@@ -15,6 +15,7 @@ What each module does:
 * ``recheck``: what a bucketed index found is opened and compared again.
 * ``write``: INSERT and UPDATE get tokens and index values in place of values.
 * ``load``: entities of one statement are opened together.
+* ``unreadable``: attributes whose value does not open.
 * ``attached``: on which engine or session a ``Veil`` hangs.
 """
 

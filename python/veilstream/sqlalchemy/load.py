@@ -11,8 +11,15 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Result
-from sqlalchemy.orm import InstanceState, Mapper, ORMExecuteState, Session, attributes
+from sqlalchemy.engine import Connection, IteratorResult, Result
+from sqlalchemy.orm import (
+    InstanceState,
+    Mapper,
+    ORMExecuteState,
+    Session,
+    attributes,
+    object_session,
+)
 
 from .._columns import RowColumn, open_columns
 from .._veil import Veil
@@ -23,7 +30,8 @@ from .plans import Cell, check_plan, names_of_mapper, plan_of, scalar
 from .recheck import Rechecks
 from .search import resolve_entities
 from .types import Encrypted, Protected
-from .write import default_of
+from .unreadable import guard, withhold
+from .write import default_of, listen_to_flushes
 
 __all__ = ["clear_seen", "listen"]
 
@@ -59,7 +67,7 @@ class _Attribute:
         return ([self.subject] if self.subject else []) + [name for _, name in self.binds]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Loading:
     """What a statement loaded and nobody has opened yet."""
 
@@ -104,6 +112,7 @@ def _on_mapper(mapper: Mapper[Any], cls: type[Any]) -> None:
         binds = tuple((name, by_column[bound]) for name, bound in cell.binds)
         opens = isinstance(column.type, Encrypted)
         found.append(_Attribute(attribute.key, cell, subject, binds, opens))
+        guard(getattr(cls, attribute.key))
         if not opens:
             _take_values(cls, attribute.key, column.type.field)
     if found:
@@ -112,6 +121,7 @@ def _on_mapper(mapper: Mapper[Any], cls: type[Any]) -> None:
         event.listen(cls, "refresh", _on_refresh, raw=True)
         event.listen(cls, "before_insert", _before_insert)
         event.listen(cls, "before_update", _before_update)
+        listen_to_flushes(cls)
 
 
 def _take_values(cls: type[Any], key: str, name: str) -> None:
@@ -153,12 +163,25 @@ def _loading_of(state: InstanceState[Any], context: Any) -> _Loading:
 
 
 def _before_insert(mapper: Any, connection: Any, target: Any) -> None:
-    """Defaults that tokens are tied to are made now, so that the entity has them too."""
+    """Defaults that tokens are tied to are made now, so that the entity has them too.
+
+    In the place of an entity that the same flush deletes, SQLAlchemy updates its row with what the
+    new one was given. What it was not given would stay, and it is the other one's.
+    """
+    if _is_replacing(mapper, target):
+        for own in _attributes.get(type(target), []):
+            if own.key not in attributes.instance_dict(target):
+                setattr(target, own.key, None)
     for key in {key for own in _attributes.get(type(target), []) for key in own.context}:
         if getattr(target, key) is None:
             made = default_of(mapper.column_attrs[key].columns[0])
             if made is not None:
                 setattr(target, key, made)
+
+
+def _is_replacing(mapper: Any, target: Any) -> bool:
+    session = object_session(target)
+    return session is not None and mapper.identity_key_from_instance(target) in session.identity_map
 
 
 def _before_update(mapper: Any, connection: Any, target: Any) -> None:
@@ -224,6 +247,12 @@ def _wrapped(
     if chunks is None:
         if rechecks is not None:
             rechecks.refuse()
+        if isinstance(rows, IteratorResult):
+            # Another listener made it, of what else loads: all its rows are opened together.
+            with _Collected(session, loading):
+                rows.iterator = iter(list(rows.iterator))
+        if loading.entities:
+            _open(session, session.connection(state.bind_arguments), loading)
         return result
     connection = getattr(getattr(rows, "raw", None), "connection", None)
     opened: Callable[[int | None], Iterator[Sequence[Any]]]
@@ -240,14 +269,17 @@ class _Collected:
     """While it is entered, entities that a session loads belong to one statement."""
 
     def __init__(self, session: Session, loading: _Loading) -> None:
+        self._session = session
         self._stack = _loadings.setdefault(session, [])
         self._loading = loading
 
     def __enter__(self) -> None:
         self._stack.append(self._loading)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, fault: object, *_: object) -> None:
         self._stack.remove(self._loading)
+        if fault is not None:
+            _expire(self._session, self._loading)
 
 
 @dataclass(slots=True)
@@ -294,7 +326,31 @@ class _Chunks:
 
 
 def _open(session: Session, connection: Connection | None, loading: _Loading) -> None:
-    """Opens all that a statement loaded: one call, one line of the audit log a schema."""
+    """Opens all that a statement loaded, or nothing where that fails."""
+    try:
+        _open_together(session, connection, loading)
+    except BaseException:
+        _expire(session, loading)
+        raise
+
+
+def _expire(session: Session, loading: _Loading) -> None:
+    """Takes out what nobody opened: entities outlive their statement, and read it again."""
+    for cls, states in loading.entities.items():
+        for state in states:
+            keys = [
+                own.key
+                for own in _attributes_of(cls)
+                if own.opens
+                and _is_sealed(state.dict, own.key)
+                and own.key not in state.committed_state
+            ]
+            if keys and state.session is session:
+                session.expire(state.obj(), keys)
+
+
+def _open_together(session: Session, connection: Connection | None, loading: _Loading) -> None:
+    """One call, one line of the audit log a schema."""
     veil = veil_of_session(session, connection)
     work: list[tuple[_Attribute, list[dict[str, Any]], list[InstanceState[Any]]]] = []
     columns: list[RowColumn] = []
@@ -310,7 +366,7 @@ def _open(session: Session, connection: Connection | None, loading: _Loading) ->
                 found = [s for s, row in zip(states, dicts, strict=True) if _is_sealed(row, key)]
                 rows = [state.dict for state in found]
             if not all([name in row for name in own.context for row in rows]):
-                found = [state for state in found if _has_context(own, state, loading)]
+                found = [state for state in found if _has_context(own, state)]
                 rows = [state.dict for state in found]
             if not found:
                 continue
@@ -333,19 +389,19 @@ def _open(session: Session, connection: Connection | None, loading: _Loading) ->
                 if status == "revealed":
                     row[key] = value
                 else:
-                    _not_opened(own, row, state, status, loading.asked.get(state))
+                    _not_opened(own, state, status)
 
 
 def _is_sealed(row: dict[str, Any], key: str) -> bool:
     return type(row.get(key)) is Sealed
 
 
-def _has_context(own: _Attribute, state: InstanceState[Any], loading: _Loading) -> bool:
+def _has_context(own: _Attribute, state: InstanceState[Any]) -> bool:
     """Whether all is loaded that a value is tied to: loader options may leave it out."""
     for name in own.context:
         if name not in state.dict:
             status = f"tied to {name}, which is not loaded; load it too"
-            _not_opened(own, state.dict, state, status, loading.asked.get(state))
+            withhold(state, own.key, own.cell.kind.field, status, needs=name)
             return False
     return True
 
@@ -378,22 +434,15 @@ def _scalars(dicts: list[dict[str, Any]], key: str) -> list[Any]:
     return values if kinds <= _SCALARS else [scalar(value) for value in values]
 
 
-def _not_opened(
-    own: _Attribute,
-    row: dict[str, Any],
-    state: InstanceState[Any],
-    status: str,
-    asked: frozenset[str] | None,
-) -> None:
+def _not_opened(own: _Attribute, state: InstanceState[Any], status: str) -> None:
     """The row is handed out all the same. Who reads this attribute hears why."""
     kind = own.cell.kind
     if status == "clear" and kind.clear != "reject":
-        if kind.clear == "count":
-            _clear_seen[kind.field] += 1
-        row[own.key] = kind.old_value(row[own.key]._token)
-        return
-    session, target = state.session, state.obj()
-    if session is not None and target is not None:
-        session.expire(target, [own.key])
-    if asked == frozenset((own.key,)):
-        raise NotRevealed(kind.field, status)
+        try:
+            state.dict[own.key] = kind.old_value(state.dict[own.key]._token)
+        except NotRevealed as fault:
+            status = fault.status
+        else:
+            _clear_seen[kind.field] += kind.clear == "count"
+            return
+    withhold(state, own.key, kind.field, status)

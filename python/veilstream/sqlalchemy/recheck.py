@@ -7,6 +7,7 @@ the statement also selects the tokens that were searched, and what they are tied
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
@@ -17,6 +18,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from .._columns import RowColumn, normalized, open_columns
 from .._veil import Veil
+from ..errors import NotRevealed
 from .plans import Cell, plan_of, scalar
 from .search import Recheck, refuse_bucketed
 from .types import Encrypted
@@ -96,7 +98,8 @@ class Rechecks:
             for place, n in enumerate(missing):
                 values[n] = clear[place]
                 if statuses is not None and statuses[place] == "clear":
-                    values[n] = one.cell.kind.old_value(rows[n][one.token].token)
+                    with suppress(NotRevealed):
+                        values[n] = one.cell.kind.old_value(rows[n][one.token].token)
         return [
             row
             for n, row in enumerate(rows)

@@ -7,6 +7,7 @@ import asyncio
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Column, Connection, Delete, Engine, Insert, Update, event
 from sqlalchemy import Sequence as SqlSequence
@@ -25,15 +26,40 @@ from .plans import Cell, Plan, check_plan, plan_of, scalar
 from .search import resolve
 from .types import TokenText
 
-__all__ = ["default_of", "listen"]
+__all__ = ["default_of", "listen", "listen_to_flushes"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
+
+# On which connections a flush writes how many entities, each with all that goes with its changes.
+_flushes: WeakKeyDictionary[Connection, int] = WeakKeyDictionary()
 
 
 def listen() -> None:
     """Sees every statement before it is compiled."""
     event.listen(Engine, "before_execute", _before_execute, retval=True)
+    for ended in ("rollback", "rollback_savepoint"):
+        event.listen(Engine, ended, _after_rollback)
+
+
+def listen_to_flushes(cls: type[Any]) -> None:
+    """Sees which statements a flush makes of entities."""
+    event.listen(cls, "before_update", _before_update)
+    event.listen(cls, "after_update", _after_update)
+
+
+def _before_update(mapper: Any, connection: Connection, target: Any) -> None:
+    _flushes[connection] = _flushes.get(connection, 0) + 1
+
+
+def _after_update(mapper: Any, connection: Connection, target: Any) -> None:
+    # An entity in the place of a deleted one ends with an update, and began with an insert.
+    _flushes[connection] = max(0, _flushes.get(connection, 0) - 1)
+
+
+def _after_rollback(connection: Connection, *_: Any) -> None:
+    """A flush that failed is over."""
+    _flushes.pop(connection, None)
 
 
 def _before_execute(
@@ -57,7 +83,7 @@ class _Writing:
         self.connection = connection
         self.veil = veil
         self.plan = plan
-        self.clause = clause
+        self.clause: Any = clause
         self.names = {cell.key: cell for cell in plan.cells}
 
     def done(self, many: Any, one: Any) -> tuple[Any, Any, Any]:
@@ -71,6 +97,8 @@ class _Writing:
         names = _named_in(clause, self.plan)
         fixed = {key: _plain(value) for key, (_, value) in names.items()}
         self._refuse_expressions(fixed)
+        if isinstance(clause, Update) and not _flushes.get(self.connection):
+            self._refuse_moves(rows, fixed)
         if getattr(clause, "_multi_values", ()):
             self._seal_lists()
             return self._with_conflict(), many, one
@@ -239,14 +267,19 @@ class _Writing:
         named = {_key(key): value for key, value in pairs.items()}
         excluded = self.clause.excluded
         added: dict[Any, Any] = {}
+        targets = self._targets(conflict)
         for cell in self.plan.cells:
             if cell.key not in named:
+                for column in cell.context:
+                    key = str(column.key)
+                    if key in named and not (key in targets and _is_excluded_of(named[key], key)):
+                        raise self._moving(cell, column)
                 continue
             value = named[cell.key]
             if value is None or getattr(value, "value", _MISSING) is None:
                 new: Any = None
-            elif _is_excluded(value) and value.key == cell.key:
-                self._must_be_the_same_row(cell, conflict, named)
+            elif _is_excluded_of(value, cell.key):
+                self._must_be_the_same_row(cell, targets, named)
                 new = None if cell.index is None else excluded[cell.index.key]
             else:
                 raise self._unsealable(
@@ -268,19 +301,39 @@ class _Writing:
         )
         return clause
 
-    def _must_be_the_same_row(self, cell: Cell, conflict: Any, named: Row) -> None:
-        """The token is of the row that was to be inserted. The one that is there must be its."""
-        targets = {_key(one) for one in conflict.inferred_target_elements or ()}
+    def _targets(self, conflict: Any) -> set[str]:
+        """In what two rows are equal that are in conflict."""
         if conflict.constraint_target == self.plan.table.primary_key.name is not None:
-            targets = {str(column.key) for column in self.plan.table.primary_key.columns}
+            return {str(column.key) for column in self.plan.table.primary_key.columns}
+        return {_key(one) for one in conflict.inferred_target_elements or ()}
+
+    def _must_be_the_same_row(self, cell: Cell, targets: set[str], named: Row) -> None:
+        """The token is of the row that was to be inserted. The one that is there must be its."""
         for column in cell.context:
-            taken = named.get(str(column.key))
-            is_taken = _is_excluded(taken) and getattr(taken, "key", None) == column.key
-            if column.key not in targets and not is_taken:
+            key = str(column.key)
+            if key not in targets and not _is_excluded_of(named.get(key), key):
                 raise self._unsealable(
                     f"{cell.kind.field} is tied to {column.key}, and the row in conflict may have"
                     f" another; conflict over {column.key}, or set it too"
                 )
+
+    def _refuse_moves(self, rows: Sequence[Row], fixed: Row) -> None:
+        """What a token is tied to changes with it, or it would not open afterwards."""
+        for row in rows:
+            values = {**fixed, **row}
+            for cell in self.plan.cells:
+                for column in cell.context if cell.key not in values else ():
+                    new = values.get(str(column.key), _MISSING)
+                    if new is _MISSING:
+                        continue
+                    if isinstance(new, ClauseElement) or new != _equal_to(self.clause, column, row):
+                        raise self._moving(cell, column)
+
+    def _moving(self, cell: Cell, column: Column[Any]) -> NotSealed:
+        return self._unsealable(
+            f"{cell.kind.field} is tied to {column.key}, which this statement sets: its token would"
+            f" not open. Set {cell.key} too, or change the entity and flush"
+        )
 
     def _refuse_expressions(self, row: Row) -> None:
         for key in set(row) & set(self.names):
@@ -326,9 +379,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _is_excluded(value: Any) -> bool:
-    """Whether it is a column of the row that was to be inserted."""
-    return isinstance(value, Column) and getattr(value.table, "name", None) == "excluded"
+def _is_excluded_of(value: Any, key: str) -> bool:
+    """Whether it is this column of the row that was to be inserted."""
+    is_excluded = isinstance(value, Column) and getattr(value.table, "name", None) == "excluded"
+    return is_excluded and value.key == key
 
 
 def _bound(value: Any) -> Any:
