@@ -8,6 +8,7 @@
 # make bench-subjects   keys of a million data subjects (docs/performance.md)
 # make release the binaries for users, and for newer processors
 # make bench-rotate     rotation at rest beside the loop of the common guide (docs/operations.md)
+# make bench-migrate    a column of Fernet tokens migrated, and rotated afterwards (docs/operations.md)
 # make bench-serve      the reading service under load, beside OpenBao Transit (docs/performance.md)
 # make bench-latency    from a raw record to a reader of the sanitized topic (docs/performance.md)
 # make bench-growth     how speed and memory grow, and a capacity model (docs/performance.md)
@@ -37,7 +38,7 @@ PYENV := target/python
 # Arguments of the pipeline's bench, for example --smoke or --runs 3.
 BENCH ?=
 
-.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-latency bench-growth bench-serve bench-subjects bench-rotate bench-python wheel pytest python-types
+.PHONY: setup system system-test demo test simulate release lint deny fuzz bench bench-engine bench-pipeline bench-latency bench-growth bench-serve bench-subjects bench-rotate bench-migrate bench-python wheel native pytest python-types
 .DELETE_ON_ERROR:
 
 setup: system-test $(KAFKA)/.complete $(WEBHOOKS)/.complete $(OIDC)/.complete $(OPENBAO)/.complete $(LOCALSTACK)/.complete $(CONNECT)/.complete $(SCHEMATHESIS)/.complete $(CRYPTOGRAPHY)/.complete $(PYENV)/.complete
@@ -120,17 +121,21 @@ demo: system
 	@echo "demo: building veilstream and librdkafka; the first time takes a few minutes on two cores"
 	CFLAGS="$(CFLAGS) -O0" $(CARGO) run --locked --profile demo $(DEMO) -- demo
 
-test: setup
+# Most tests wait for brokers and databases: twice as many run at once as there are cores.
+test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+test: setup native
 	$(CARGO) test --workspace --locked --features veilstream/inject
 	@$(MAKE) --no-print-directory pytest
 
 # The native part as `make test` has built everything else: one test among the targets, or cargo would build dependencies with other features.
 NATIVE = --workspace --locked --features veilstream/inject --lib --bins --test layering
-pytest: $(PYENV)/.complete $(SQLALCHEMY20)/.complete
+native: system
 	$(CARGO) build $(NATIVE)
 	cp target/debug/lib_native.so python/veilstream/_native.abi3.so
+
+pytest: $(PYENV)/.complete $(SQLALCHEMY20)/.complete native
 	cd python && $(abspath $(PYENV))/bin/python -m pytest $(PYTEST)
-	cd python && PYTHONPATH=$(abspath $(SQLALCHEMY20)) VEILSTREAM_RECORDS=1000 $(abspath $(PYENV))/bin/python -m pytest $(addprefix tests/app/test_,orm.py async_orm.py search.py leaks.py mapping.py)
+	cd python && PYTHONPATH=$(abspath $(SQLALCHEMY20)) VEILSTREAM_RECORDS=1000 $(abspath $(PYENV))/bin/python -m pytest $(addprefix tests/app/test_,orm.py async_orm.py replaced.py unreadable.py search.py leaks.py mapping.py)
 
 # What type checkers say of the package.
 python-types: $(PYENV)/.complete
@@ -228,6 +233,11 @@ ROWS ?= 100000
 ROUNDS ?= 3
 bench-rotate: system-test $(VENV)/.complete
 	$(CARGO) bench --locked --bench rotate -- $(ROWS) $(ROUNDS)
+
+bench-migrate: export VEILSTREAM_BINARY = $(abspath target/release/veilstream)
+bench-migrate: system-test $(PYENV)/.complete
+	$(CARGO) build --release --locked --bin veilstream
+	ROWS=$(ROWS) ROUNDS=$(ROUNDS) $(PYENV)/bin/python bench/migrate.py
 
 # SECONDS of each measurement.
 SECONDS ?= 10

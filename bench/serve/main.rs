@@ -28,6 +28,7 @@ mod servers;
 #[path = "../../src/serve/testing.rs"]
 mod testing;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -45,6 +46,8 @@ const BATCH: usize = 100;
 /// Connections of batches, and of single requests.
 const CONNECTIONS: usize = 4;
 const SINGLES: usize = 32;
+/// Single requests a second and core that it is held to.
+const GOAL: f64 = 5000.0;
 /// A person who is erased, for denied answers.
 const ERASED: u64 = 999_999;
 
@@ -97,15 +100,16 @@ fn main() {
     let found = closed(pid, "audit", std::slice::from_ref(&single), SINGLES, time);
     println!("single requests per CPU-second: {:.0}", found.per_cpu_second());
     println!("single requests per second, closed loop of {SINGLES}: {:.0}", found.rate());
-    let rate = found.rate().min(found.per_cpu_second()) / 2.0;
-    let found = open(pid, &single, rate, 2 * SINGLES, time);
-    println!(
-        "at {rate:.0} requests/s, open loop: median {:.2} ms, p95 {:.2} ms, p99 {:.2} ms, {:.2} cores",
-        found.quantile(0.5),
-        found.quantile(0.95),
-        found.quantile(0.99),
-        found.cpu.all / found.seconds
-    );
+    for rate in [GOAL / 2.0, found.rate().min(found.per_cpu_second()) / 2.0] {
+        let found = open(pid, &single, rate, 2 * SINGLES, time);
+        println!(
+            "at {rate:.0} requests/s, open loop: median {:.2} ms, p95 {:.2} ms, p99 {:.2} ms, {:.2} cores",
+            found.quantile(0.5),
+            found.quantile(0.95),
+            found.quantile(0.99),
+            found.cpu.all / found.seconds
+        );
+    }
 
     println!(
         "\n| {BATCH} values a request | values/CPU-second | values/s | of it the audit's thread |"
@@ -119,8 +123,9 @@ fn main() {
     let own = batch("tokens of one subject", &of_one);
     batch("tokens of 100 subjects", &of_many);
     batch("records of 100 subjects", &as_records);
-    let bao = openbao(time);
-    println!("\nvalues per CPU-second of one subject, of OpenBao's: {:.1}", own / bao);
+    let (plain, audited) = (openbao(time, None), openbao(time, Some(&instance.path("bao"))));
+    println!("\nvalues per CPU-second of one subject, of OpenBao's: {:.1}", own / plain);
+    println!("the same, of OpenBao's with its audit: {:.1}", own / audited);
     if seconds > 1 {
         denied::compare(&running.address, &nobody, &many[0], &many[BATCH]);
     }
@@ -166,10 +171,21 @@ fn whole(records: &[Value]) -> Value {
     json!({ "purpose": "support", "items": records.iter().map(item).collect::<Vec<_>>() })
 }
 
-/// The usual alternative: as many values of as many bytes, decrypted as a batch. Values for each
-/// second of its processor time.
-fn openbao(time: Duration) -> f64 {
-    let bao = Bao::start("bench-bao", false);
+/// The usual alternative: as many values of as many bytes, decrypted as a batch; with its audit in
+/// a file, which it does not sync, where `audit` says so. Values for each second of its processor
+/// time.
+fn openbao(time: Duration, audit: Option<&str>) -> f64 {
+    let bao = match audit {
+        None => Bao::start("bench-bao", false),
+        Some(path) => {
+            let settings = format!(
+                "audit \"file\" \"trace\" {{ options {{ file_path = \"{path}.log\" }} }}\n"
+            );
+            let file = PathBuf::from(format!("{path}.hcl"));
+            std::fs::write(&file, settings).unwrap();
+            Bao::configured("bench-bao-audited", false, Some(&file))
+        }
+    };
     bao.api(Method::POST, "transit/keys/bench", &json!({}));
     let value = |n| STANDARD.encode(format!("\"somebody.{n:03}@example.com\""));
     let input: Vec<Value> = (0..BATCH).map(|n| json!({ "plaintext": value(n) })).collect();
@@ -188,6 +204,7 @@ fn openbao(time: Duration) -> f64 {
     let answer = String::from_utf8_lossy(connection.ask(&request)).into_owned();
     assert_eq!(answer.matches("\"plaintext\"").count(), BATCH, "{answer}");
     let found = closed(bao.process.pid, "", std::slice::from_ref(&request), CONNECTIONS, time);
-    row("OpenBao Transit, `batch_input`, no audit", &found);
+    let trace = if audit.is_some() { "its audit in a file" } else { "no audit" };
+    row(&format!("OpenBao Transit, `batch_input`, {trace}"), &found);
     found.per_cpu_second() * BATCH as f64
 }
