@@ -513,9 +513,14 @@ fn large_letters_do_not_fill_the_memory() {
     assert!(most < ALL * BYTES, "{most} bytes at most");
 }
 
-/// The most memory a process had, in bytes; `None`: it has ended.
+/// The most memory the program had in a process, in bytes; `None`: it has not begun or has ended.
 fn peak_memory(pid: u32) -> Option<usize> {
+    // A process that is about to run its program still shows the memory of the one that made it.
+    let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    if program.file_name()? != "veilstream" {
+        return None;
+    }
     let kilobytes = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?
