@@ -94,10 +94,11 @@ impl Resolver {
         let partitions: Vec<TopicPartition> = questions.iter().map(|q| q.at.clone()).collect();
         let topics: BTreeSet<&str> = partitions.iter().map(|at| &*at.topic).collect();
         let topics: Vec<&str> = topics.into_iter().collect();
-        let ids = Requests::of(self.consumer.client(), REQUEST).topics(&topics).map(ids_of);
+        let told = Requests::of(self.consumer.client(), REQUEST).topics(&topics);
         let ends = [(Offset::Beginning, false), (Offset::End, true), (Offset::End, false)]
             .map(|(at, is_stable)| self.ends(&partitions, at, is_stable));
-        let later = self.topics_begun(snapshot, &partitions, committed);
+        let later = self.topics_begun(&told, &partitions, committed);
+        let ids = told.map(ids_of);
         let outputs = self.outputs(snapshot, &partitions, committed);
         for question in questions {
             let at = &question.at;
@@ -189,10 +190,11 @@ impl Resolver {
     }
 
     /// Whether the group has committed something of these topics: partitions without an offset
-    /// were added later. Where reading begins at the beginning anyway, nobody asks.
+    /// were added later. Where reading begins at the beginning anyway, nobody asks. A topic of which
+    /// nothing is told has no id either: it begins nowhere.
     fn topics_begun(
         &self,
-        snapshot: &Snapshot,
+        told: &Result<Each<TopicMetadata>, RDKafkaErrorCode>,
         partitions: &[TopicPartition],
         committed: &Offsets,
     ) -> HashMap<Arc<str>, Result<bool, Block>> {
@@ -202,11 +204,15 @@ impl Resolver {
         let is_missing = |at: &&TopicPartition| matches!(committed.get(*at), Some(Ok(None)));
         let topics: BTreeSet<&Arc<str>> =
             partitions.iter().filter(is_missing).map(|at| &at.topic).collect();
+        let count = |topic: &str| {
+            let (_, found) = told.as_ref().ok()?.iter().find(|(name, _)| name == topic)?;
+            i32::try_from(found.as_ref().ok()?.replicas.len()).ok()
+        };
         let siblings: Vec<TopicPartition> = topics
             .into_iter()
             .flat_map(|topic| {
-                let count = snapshot.facts.get(&**topic).map_or(0, |facts| facts.partitions);
-                (0..count).map(|partition| TopicPartition::new(topic.clone(), partition))
+                let all = 0..count(topic).unwrap_or(0);
+                all.map(|partition| TopicPartition::new(topic.clone(), partition))
             })
             .collect();
         if siblings.is_empty() {
