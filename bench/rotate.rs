@@ -16,6 +16,8 @@
 mod desk;
 #[path = "../tests/support/feed.rs"]
 mod feed;
+#[path = "../keys/tests/support/ports.rs"]
+mod ports;
 #[path = "../keys/tests/support/postgres.rs"]
 mod postgres_server;
 

@@ -17,6 +17,8 @@
 #[allow(dead_code, reason = "the broker of the tests")]
 mod broker;
 #[cfg(feature = "postgres")]
+#[path = "../keys/tests/support/ports.rs"]
+mod ports;
 #[path = "../keys/tests/support/postgres.rs"]
 mod server;
 

@@ -6,6 +6,8 @@
 
 #[path = "support/compose.rs"]
 mod compose;
+#[path = "../keys/tests/support/ports.rs"]
+mod ports;
 
 use std::fs;
 

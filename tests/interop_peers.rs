@@ -6,6 +6,8 @@
 
 #[path = "support/feed.rs"]
 mod feed;
+#[path = "../keys/tests/support/ports.rs"]
+mod ports;
 #[path = "../keys/tests/support/postgres.rs"]
 mod postgres_server;
 

@@ -10,6 +10,8 @@ mod growth;
 mod kafka;
 mod latency;
 mod measure;
+#[path = "../../keys/tests/support/ports.rs"]
+mod ports;
 mod report;
 mod sealing;
 mod system;

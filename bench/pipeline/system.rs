@@ -182,7 +182,7 @@ impl Bench {
         with_keys: bool,
     ) -> anyhow::Result<()> {
         for instance in 0..deployment.instances {
-            let port = kafka::free_ports(1)[0];
+            let port = crate::ports::free_port();
             let config = self.configure(group, deployment, instance, port)?;
             running.http.get_or_insert(port);
             if with_keys && instance == 0 {

@@ -22,6 +22,8 @@ mod keys {
 #[path = "../../tests/e2e/serve_instance.rs"]
 mod instance;
 mod load;
+#[path = "../../keys/tests/support/ports.rs"]
+mod ports;
 #[path = "../../keys/tests/support/servers.rs"]
 mod servers;
 #[allow(dead_code, reason = "shared with the tests of the service")]

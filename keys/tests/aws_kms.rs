@@ -4,6 +4,8 @@
 #![cfg(feature = "aws-kms")]
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/provider_suite.rs"]
 mod provider_suite;
 #[path = "support/proxy.rs"]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/postgres.rs"]
 mod server;
 mod support;
@@ -603,7 +605,7 @@ fn a_weaker_sslmode_is_refused_with_what_to_write() {
 #[test]
 fn no_message_holds_user_or_password() {
     let database = server().database();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = ports::free_port();
     let secret = "s3cret";
     let port = server()
         .url("h", "p", "d")

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
 #[cfg(feature = "postgres")]
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/postgres.rs"]
 mod server;
 #[path = "support/store_suite.rs"]

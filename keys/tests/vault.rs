@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/provider_suite.rs"]
 mod provider_suite;
 #[path = "support/proxy.rs"]

@@ -10,6 +10,8 @@ mod desk;
 #[path = "../support/feed.rs"]
 mod feed;
 mod migrate;
+#[path = "../../keys/tests/support/ports.rs"]
+mod ports;
 #[path = "../../keys/tests/support/postgres.rs"]
 mod postgres_server;
 mod rotate;

@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::feed::{Feeder, person};
-use crate::kafka::{Kafka, free_ports, libs};
+use crate::kafka::{Kafka, libs};
 use crate::oidc::{AUDIENCE, Issuer, SECRET};
+use crate::ports::free_port;
 use crate::sandbox::Sandbox;
 use crate::sidecar::{Instance, text};
 
@@ -44,8 +45,8 @@ impl Secured {
     fn start() -> Self {
         let issuer = Issuer::start(TOKEN);
         let pki = Pki::new(Path::new(env!("CARGO_TARGET_TMPDIR")));
-        let ports = free_ports(6);
         let names = ["SCRAM", "OAUTH", "TLS", "MUTUAL", "STALE", "MSK"];
+        let ports = names.map(|_| free_port());
         let jwks = format!("{}/jwks", issuer.url);
         let more = |_: usize, [plain, controller, ..]: [u16; 4], _: &Path| {
             let ways: Vec<String> = names

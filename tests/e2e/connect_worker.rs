@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::kafka::{Kafka, free_ports};
+use crate::kafka::Kafka;
+use crate::ports::free_port;
 use crate::postgres_server::{Database, PASSWORD};
 use crate::reader;
 
@@ -29,7 +30,7 @@ pub(crate) struct Connect {
 impl Connect {
     /// With this connector, and the database's user. Its offsets and its log stay in the folder.
     pub(crate) fn start(dir: &Path, broker: &Kafka, database: &Database, connector: &str) -> Self {
-        let port = free_ports(1)[0];
+        let port = free_port();
         let properties = format!(
             "bootstrap.servers={}\nlisteners=http://127.0.0.1:{port}\noffset.storage.file.filename={}\n\
             plugin.path={}\nplugin.discovery=service_load\nkey.converter=\

@@ -15,6 +15,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rustix::process::{Pid, Signal, kill_process};
 use veilstream::config::{Config, Input};
 
+use crate::ports::free_port;
+
 /// Any 22 characters of base64 will do.
 const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 /// Who may only what ACLs say, and the password.
@@ -74,8 +76,7 @@ impl Kafka {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let front = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let proxy = front.local_addr().unwrap().port();
-        let ports: Vec<[u16; 4]> =
-            free_ports(4 * size).chunks_exact(4).map(|node| node.try_into().unwrap()).collect();
+        let ports: Vec<[u16; 4]> = (0..size).map(|_| [(); 4].map(|()| free_port())).collect();
         let controllers = |entry: &dyn Fn(usize, u16) -> String| -> String {
             let entries: Vec<String> =
                 (1..).zip(&ports).map(|(id, [_, controller, ..])| entry(id, *controller)).collect();
@@ -142,22 +143,19 @@ impl Kafka {
             .set("log_level", "0")
             .create()
             .unwrap();
-        wait_for(Duration::from_secs(90), "the broker to answer", || {
-            let ended = node
-                .running
-                .lock()
-                .unwrap()
-                .as_mut()
-                .is_none_or(|(supervisor, _)| supervisor.try_wait().unwrap().is_some());
+        let end = Instant::now() + Duration::from_secs(90);
+        while !client
+            .fetch_metadata(None, Duration::from_secs(2))
+            .is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len())
+        {
             assert!(
-                !ended,
-                "{}",
+                Instant::now() < end && !node.has_ended(),
+                "broker {} does not answer:\n{}",
+                node.address,
                 fs::read_to_string(node.dir.join("broker.log")).unwrap_or_default()
             );
-            client
-                .fetch_metadata(None, Duration::from_secs(2))
-                .is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len())
-        });
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Kills a broker; its data stay.
@@ -348,6 +346,16 @@ impl Node {
         let stdin = supervisor.stdin.take().unwrap();
         *self.running.lock().unwrap() = Some((supervisor, stdin));
     }
+
+    /// Whether the broker's process ended by itself: its supervisor waits to be told.
+    fn has_ended(&self) -> bool {
+        let mut running = self.running.lock().unwrap();
+        let Some((supervisor, _)) = &mut *running else { return true };
+        let ended = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+        };
+        supervisor.try_wait().unwrap().is_some() || children(supervisor.id()).iter().any(ended)
+    }
 }
 
 /// The processes that a process has started.
@@ -374,13 +382,6 @@ pub(crate) fn wait_for(limit: Duration, what: &str, mut holds: impl FnMut() -> b
         );
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// Ports that are free now; held together, so that they differ.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 fn properties(

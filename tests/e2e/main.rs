@@ -35,6 +35,8 @@ mod offsets;
 mod oidc;
 mod operator;
 mod outage;
+#[path = "../../keys/tests/support/ports.rs"]
+mod ports;
 #[path = "../../keys/tests/support/postgres.rs"]
 mod postgres_server;
 mod protocols;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::kafka::{free_ports, wait_for};
+use crate::kafka::wait_for;
+use crate::ports::free_port;
 use crate::servers::Process;
 
 /// The secret of its one client, `veilstream`.
@@ -24,7 +25,7 @@ impl Issuer {
             "no OAuth server in {}: run `make setup`",
             folder.display()
         );
-        let (port, script) = (free_ports(1)[0].to_string(), folder.join("issuer.mjs"));
+        let (port, script) = (free_port().to_string(), folder.join("issuer.mjs"));
         let settings = [
             ("PORT", &*port),
             ("AUDIENCE", AUDIENCE),

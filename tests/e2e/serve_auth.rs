@@ -8,6 +8,8 @@ mod keys {
 #[allow(dead_code, reason = "shared with the tests of the matrix")]
 #[path = "serve_instance.rs"]
 mod instance;
+#[path = "../../keys/tests/support/ports.rs"]
+mod ports;
 #[allow(dead_code, reason = "shared with the tests of the service")]
 #[path = "../../src/serve/testing.rs"]
 mod testing;
@@ -19,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use instance::{Instance, Setup, corp, done, veilstream};
+use ports::free_port;
 use rcgen::SanType;
 use reqwest::StatusCode;
 use reqwest::blocking::Client;
@@ -363,9 +366,7 @@ impl OauthServer {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oidc");
         let script = folder.join("issuer.mjs");
         assert!(script.exists(), "no OAuth server in {}: run `make setup`", folder.display());
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free_port();
         let mut process = Command::new("node")
             .arg(script)
             .envs([("PORT", &*port.to_string()), ("AUDIENCE", "urn:veilstream")])

@@ -29,6 +29,8 @@ mod key_bytes;
 mod key_outage;
 #[path = "serve_key_states.rs"]
 mod key_states;
+#[path = "../../keys/tests/support/ports.rs"]
+mod ports;
 #[path = "../../keys/tests/support/postgres.rs"]
 mod postgres_server;
 #[path = "../../keys/tests/support/proxy.rs"]

@@ -6,7 +6,8 @@ use std::fs;
 
 use crate::compose::{Containers, root, scripts};
 use crate::connect_worker::{Connect, home};
-use crate::kafka::{Kafka, free_ports, libs};
+use crate::kafka::{Kafka, libs};
+use crate::ports::free_port;
 use crate::postgres_server::server;
 use crate::sidecar::{text, veilstream};
 
@@ -105,7 +106,7 @@ fn connect(containers: &Containers, broker: &Kafka) -> Connect {
     let (from, to) = ("postgres:5432", format!("127.0.0.1:{}", server().port));
     let url = of("SINK_URL");
     assert!(url.contains(from));
-    let port = free_ports(1)[0];
+    let port = free_port();
     let settings = fs::read_to_string(root().join("deploy/connect/worker.properties")).unwrap();
     let mut replaced = settings;
     for (from, to) in [

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::ports::free_port;
 
 /// `lib` stands for the volume of veilstream's containers, `etc` for what they mount.
 pub(crate) struct Containers {
@@ -73,7 +74,7 @@ impl Containers {
     /// Gives the processes ports that are free here, and tells curl the one of `serve`.
     pub(crate) fn listen(&self) {
         let config = self.path("etc/veilstream.toml");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let text = fs::read_to_string(&config).unwrap();
         assert!(text.contains("\"0.0.0.0:8788\"") && text.contains("\"0.0.0.0:8787\""));
         let text = text

@@ -7,7 +7,6 @@
 )]
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +14,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::{Client, NoTls};
+
+use crate::ports::free_port;
 
 /// The password of the user `veil`, who owns the databases and nothing else.
 pub(crate) const PASSWORD: &str = "Tr0ub4dor";
@@ -75,7 +76,7 @@ impl Server {
     /// One more, for tests that stop it.
     pub(crate) fn start() -> Self {
         let bin = binaries();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut command = as_postgres("sh");
         command.args(["-c", SCRIPT, "sh"]).arg(&bin).arg(port.to_string());
         // In a group of its own: an interrupt of the tests must not kill who cleans up.

@@ -8,7 +8,6 @@
 )]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
@@ -18,6 +17,8 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
+
+use crate::ports::free_port;
 
 /// Runs a server until the end of its input, that is for as long as the test process lives, and is
 /// not asked twice.
@@ -90,10 +91,6 @@ impl Process {
             Command::new("kill").args([signal, &self.pid.to_string()]).status().unwrap().success()
         );
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until `done`; the server's log says why it never was.
