@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::feed::{Feeder, person};
 use crate::kafka::{Kafka, libs};
 use crate::oidc::{AUDIENCE, Issuer, SECRET};
+use crate::operator::{SAID, await_unready};
 use crate::ports::free_port;
 use crate::sandbox::Sandbox;
 use crate::sidecar::{Instance, text};
@@ -430,15 +431,10 @@ fn a_rotated_password_is_taken_over_under_load() {
     feed(3);
     cluster.set_password(USER, "canary-password-2");
     feed(8);
-    running.wait_for(Duration::from_secs(60), "the sidecar to be unready", |r| {
-        r.get("/readyz").unwrap().0 == 503
+    await_unready(&mut running, &["authentication", "the broker refuses user and password"]);
+    running.wait_for(SAID, "the refusal to be counted", |r| {
+        r.metric("veilstream_authentication_errors_total", "credentials") > 0.0
     });
-    let (_, why) = running.get("/readyz").unwrap();
-    assert!(
-        why.contains("authentication") && why.contains("the broker refuses user and password"),
-        "{why}"
-    );
-    assert!(running.metric("veilstream_authentication_errors_total", "credentials") > 0.0);
     replace(&file, "canary-password-2\n");
     running.wait_for(Duration::from_secs(60), "the new password", |_| {
         instance.log().matches("changed credentials taken over").count() == 1
@@ -449,8 +445,7 @@ fn a_rotated_password_is_taken_over_under_load() {
     running.wait_for(Duration::from_secs(60), "the refused password", |_| {
         instance.log().contains("changed credentials are refused; those in use stay")
     });
-    let (status, why) = running.get("/readyz").unwrap();
-    assert_eq!(status, 200, "{why}");
+    running.ready();
     feed(3);
     cluster.set_password(USER, "canary-password-3");
     running.wait_for(Duration::from_secs(60), "the third password", |_| {

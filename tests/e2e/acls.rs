@@ -8,6 +8,7 @@ use veilstream::kafka::settings::transactional_id;
 
 use crate::feed::person;
 use crate::kafka::{LIMITED, kafka, wait_for};
+use crate::operator::await_unready;
 use crate::sandbox::Sandbox;
 use crate::sidecar::{Instance, text};
 
@@ -52,11 +53,7 @@ fn what_is_missing_ends_the_start_with_4_and_is_waited_for_later() {
     // Taken away while it runs: it waits and says so.
     sandbox.broker.deny(Kind::Topic, Op::Write, "acl.clean");
     sandbox.feed(100..200, person);
-    running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| {
-        r.get("/readyz").unwrap().0 == 503
-    });
-    let (_, why) = running.get("/readyz").unwrap();
-    assert!(why.contains("grant Write on the sanitized and dead-letter topics"), "{why}");
+    await_unready(&mut running, &["grant Write on the sanitized and dead-letter topics"]);
     assert_eq!(running.get("/livez").unwrap().0, 200);
     sandbox.broker.undo_deny(Kind::Topic, "acl.clean");
     running.wait_for(Duration::from_secs(60), "the rest", |_| sandbox.clean().len() == 200);

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::feed::{Feeder, person};
 use crate::kafka::kafka;
+use crate::operator::await_unready;
 use crate::proxy_http::{Mode, Proxy};
 use crate::reader;
 use crate::sandbox::Sandbox;
@@ -80,12 +81,7 @@ fn without_its_key_service_it_goes_on_with_what_it_holds_and_waits_for_the_rest(
         feeder.number("outage-subjects.raw", 2, i, person(i % 50).as_bytes());
     }
     feeder.finish();
-    running.wait_for(Duration::from_secs(60), "it to be unready", |r| {
-        r.get("/readyz").unwrap().0 == 503
-    });
-    running.wait_for(Duration::from_secs(60), "the reason", |r| {
-        r.get("/readyz").unwrap().1.contains("key provider vault is not available")
-    });
+    await_unready(&mut running, &["key provider vault is not available"]);
     assert_eq!(running.get("/livez").unwrap(), (200, "ok\n".to_owned()));
     // Longer than the session, so that a member that did not answer would be out.
     std::thread::sleep(Duration::from_secs(8));

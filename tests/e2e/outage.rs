@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::feed::{Feeder, person};
 use crate::kafka::{Kafka, kafka};
+use crate::operator::await_unready;
 use crate::proxy::Proxy;
 use crate::sandbox::Sandbox;
 use crate::sidecar::{Instance, Running};
@@ -45,11 +46,7 @@ fn an_outage(name: &str, session_timeout_ms: &str, outlasts_the_session: bool) {
             r.metric("veilstream_records_produced_total", &clean) >= 1000.0
         });
         proxy.cut();
-        running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| {
-            r.get("/readyz").unwrap().0 == 503
-        });
-        let (_, why) = running.get("/readyz").unwrap();
-        assert!(why.contains("no broker answers"), "{why}");
+        await_unready(&mut running, &["no broker answers"]);
         assert_eq!(running.get("/livez").unwrap(), (200, "ok\n".to_owned()));
         if outlasts_the_session {
             let group: BaseConsumer = broker.client().create().unwrap();
@@ -79,9 +76,7 @@ fn a_broker_that_crashed_is_taken_up_again() {
         sandbox.clean().len() == 1000 && r.metric("veilstream_consumer_lag", "crash.raw") == 0.0
     });
     broker.down(0);
-    running.wait_for(Duration::from_secs(30), "the sidecar to be unready", |r| {
-        r.get("/readyz").unwrap().0 == 503
-    });
+    await_unready(&mut running, &["no broker answers"]);
     // What was asked when it went away has no answer by then.
     std::thread::sleep(Duration::from_secs(20));
     let (before, since) = (processor_seconds(running.pid()), Instant::now());
@@ -127,15 +122,8 @@ fn a_transaction_that_does_not_end_is_waited_for_and_said() {
     let mut running = instance.start();
     running.ready();
     sandbox.feed(0..1000, person);
-    running.wait_for(Duration::from_secs(60), "it to be unready", |r| {
-        r.get("/readyz").unwrap().0 == 503
-    });
-    let (_, why) = running.get("/readyz").unwrap();
-    assert!(
-        why.contains("hanging.raw [1]")
-            && why.contains("committed offsets cannot be read: a transaction has not ended"),
-        "{why}"
-    );
+    let why = "committed offsets cannot be read: a transaction has not ended";
+    await_unready(&mut running, &["hanging.raw [1]", why]);
     assert!(sandbox.clean().len() < 1000, "the partition behind it waits");
     stranger.abort_transaction(wait).unwrap();
     running.ready();
