@@ -202,19 +202,9 @@ impl Resolver {
             return HashMap::new();
         }
         let is_missing = |at: &&TopicPartition| matches!(committed.get(*at), Some(Ok(None)));
-        let topics: BTreeSet<&Arc<str>> =
-            partitions.iter().filter(is_missing).map(|at| &at.topic).collect();
-        let count = |topic: &str| {
-            let (_, found) = told.as_ref().ok()?.iter().find(|(name, _)| name == topic)?;
-            i32::try_from(found.as_ref().ok()?.replicas.len()).ok()
-        };
-        let siblings: Vec<TopicPartition> = topics
-            .into_iter()
-            .flat_map(|topic| {
-                let all = 0..count(topic).unwrap_or(0);
-                all.map(|partition| TopicPartition::new(topic.clone(), partition))
-            })
-            .collect();
+        let topics: BTreeSet<&str> =
+            partitions.iter().filter(is_missing).map(|at| &*at.topic).collect();
+        let siblings = told.as_ref().map_or_else(|_| Vec::new(), |told| siblings(told, &topics));
         if siblings.is_empty() {
             return HashMap::new();
         }
@@ -291,6 +281,16 @@ fn told_id(
         Some((_, Err(code))) => Err(log_block(topic, *code)),
         None => Err(log_block(topic, RDKafkaErrorCode::UnknownTopicOrPartition)),
     }
+}
+
+/// All partitions of these topics, as far as brokers tell.
+fn siblings(told: &Each<TopicMetadata>, topics: &BTreeSet<&str>) -> Vec<TopicPartition> {
+    let of = |(name, found): &(String, Result<TopicMetadata, _>)| {
+        let count = found.as_ref().map_or(0, |found| found.replicas.len());
+        let partitions = (0..).take(count);
+        partitions.map(|at| TopicPartition::new(&**name, at)).collect::<Vec<_>>()
+    };
+    told.iter().filter(|(name, _)| topics.contains(name.as_str())).flat_map(of).collect()
 }
 
 /// Whether something is committed of each topic. One offset answers for its topic; none does while
@@ -404,6 +404,18 @@ mod tests {
         assert_eq!(told_id(&ids, "absent").unwrap_err().reason, BlockReason::Fetch);
         let unanswered = Err(RDKafkaErrorCode::RequestTimedOut);
         assert_eq!(told_id(&unanswered, "new").unwrap_err().reason, BlockReason::OffsetsUnreadable);
+    }
+
+    #[test]
+    fn all_partitions_of_a_topic_are_asked_about() {
+        let of = |replicas| Ok(TopicMetadata { id: [7; 16], replicas });
+        let told = vec![
+            ("grown".to_owned(), of(vec![1, 1, 1])),
+            ("begun".to_owned(), of(vec![3])),
+            ("absent".to_owned(), Err(RDKafkaErrorCode::UnknownTopicOrPartition)),
+        ];
+        let found = siblings(&told, &["grown", "absent"].into());
+        assert_eq!(found, [0, 1, 2].map(|at| TopicPartition::new("grown", at)));
     }
 
     #[test]
