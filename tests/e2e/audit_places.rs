@@ -432,7 +432,7 @@ fn a_required_topic_that_hangs_refuses_and_is_caught_up() {
     running.operator_sees("topic", false);
     // Brokers that elect leaders would let the last lines wait for the next process.
     let admin = cluster.admin();
-    wait_for(LIMIT, "the cluster to be whole", || cluster.is_in_sync(&admin));
+    cluster.await_in_sync(LIMIT, &admin);
     assert!(!running.log().contains("CONFWARN"), "{}", running.log());
     let answered = running.stop();
     let copies = copies_in_topic(&desk);

@@ -63,7 +63,7 @@ fn crash(cluster: &Kafka, over: &AtomicBool) -> usize {
         cluster.down(node);
         std::thread::sleep(between(&mut state, 500, 5000));
         cluster.up(node);
-        wait_for(Duration::from_secs(120), "all replicas", || cluster.is_in_sync(&admin));
+        cluster.await_in_sync(Duration::from_secs(120), &admin);
         crashes += 1;
     }
     crashes

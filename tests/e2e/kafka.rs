@@ -134,7 +134,7 @@ impl Kafka {
         self.answers(node);
     }
 
-    /// Not client errors but an answer says that it is up; the log says why not.
+    /// Not client errors but an answer says that it is up.
     fn answers(&self, node: usize) {
         let node = &self.nodes[node];
         let client: BaseConsumer = self
@@ -143,19 +143,33 @@ impl Kafka {
             .set("log_level", "0")
             .create()
             .unwrap();
-        let end = Instant::now() + Duration::from_secs(90);
-        while !client
-            .fetch_metadata(None, Duration::from_secs(2))
-            .is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len())
-        {
+        let what = format!("{} to answer, and to know all brokers", node.address);
+        self.await_brokers(Duration::from_secs(90), &what, || {
+            client
+                .fetch_metadata(None, Duration::from_secs(2))
+                .is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len())
+        });
+    }
+
+    /// Waits until `holds`. A broker that ended by itself is not waited for; the logs say why.
+    fn await_brokers(&self, limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+        let end = Instant::now() + limit;
+        while !holds() {
+            let ended = self.nodes.iter().filter(|node| node.has_ended());
+            let ended: Vec<&str> = ended.map(|node| &*node.address).collect();
             assert!(
-                Instant::now() < end && !node.has_ended(),
-                "broker {} does not answer:\n{}",
-                node.address,
-                fs::read_to_string(node.dir.join("broker.log")).unwrap_or_default()
+                ended.is_empty() && Instant::now() < end,
+                "{what}: does not come within {} s; ended by themselves: {ended:?}\n{}",
+                limit.as_secs(),
+                self.nodes.iter().map(Node::tail).collect::<String>()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Waits until every partition has all its replicas.
+    pub(crate) fn await_in_sync(&self, limit: Duration, admin: &AdminClient<DefaultClientContext>) {
+        self.await_brokers(limit, "all replicas", || self.is_in_sync(admin));
     }
 
     /// Kills a broker; its data stay.
@@ -347,10 +361,18 @@ impl Node {
         *self.running.lock().unwrap() = Some((supervisor, stdin));
     }
 
+    /// The end of its log.
+    fn tail(&self) -> String {
+        let log = fs::read_to_string(self.dir.join("broker.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = &lines[lines.len().saturating_sub(40)..];
+        format!("log of {}:\n{}\n", self.address, end.join("\n"))
+    }
+
     /// Whether the broker's process ended by itself: its supervisor waits to be told.
     fn has_ended(&self) -> bool {
         let mut running = self.running.lock().unwrap();
-        let Some((supervisor, _)) = &mut *running else { return true };
+        let Some((supervisor, _)) = &mut *running else { return false };
         let ended = |pid: &i32| {
             fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
         };

@@ -6,7 +6,7 @@ use veilstream::keys::topic::{KafkaLedger, KafkaStore};
 use veilstream_engine::key::{KeyKind, KeyState};
 use veilstream_keys::erasure::Ledger as _;
 
-use crate::kafka::{Kafka, wait_for};
+use crate::kafka::Kafka;
 use crate::store_suite;
 
 /// A follower's end lags behind a commit (KAFKA-9952): a reader that believed it would give a place
@@ -15,7 +15,7 @@ use crate::store_suite;
 fn keys_in_a_topic_are_read_to_the_leaders_end_from_every_rack() {
     let kafka = Kafka::start("racks", 3);
     let admin = kafka.admin();
-    wait_for(Duration::from_secs(60), "all replicas", || kafka.is_in_sync(&admin));
+    kafka.await_in_sync(Duration::from_secs(60), &admin);
     let writer =
         store_suite::authentic(Box::new(KafkaStore::create(&kafka.config(), "keys").unwrap()));
     KafkaLedger::create(&kafka.config(), "erasures").unwrap();
