@@ -16,9 +16,9 @@
 #[path = "../tests/e2e/kafka.rs"]
 #[allow(dead_code, reason = "the broker of the tests")]
 mod broker;
-#[cfg(feature = "postgres")]
 #[path = "../keys/tests/support/ports.rs"]
 mod ports;
+#[cfg(feature = "postgres")]
 #[path = "../keys/tests/support/postgres.rs"]
 mod server;
 

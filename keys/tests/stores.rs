@@ -5,6 +5,7 @@
 #[cfg(feature = "postgres")]
 #[path = "support/ports.rs"]
 mod ports;
+#[cfg(feature = "postgres")]
 #[path = "support/postgres.rs"]
 mod server;
 #[path = "support/store_suite.rs"]
