@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
+use veilstream_engine::error::RejectCode;
 use veilstream_engine::scan::{Kind, Node, Tape, unescape};
 
 use super::fault::RequestFault;
 
 /// A JSON text and its nodes.
 pub(super) struct Document<'b> {
-    text: &'b [u8],
+    text: &'b str,
     tape: Tape,
 }
 
@@ -32,6 +33,10 @@ const MOST_VALUES: usize = 1 << 19;
 /// Refuses more values than nodes are kept of. Counts what may begin one, in strings too: no text
 /// has as many commas.
 pub(super) fn bounded(text: &[u8]) -> Result<(), RequestFault> {
+    // Most have not as many bytes.
+    if text.len() <= MOST_VALUES {
+        return Ok(());
+    }
     let begins = text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
     if begins > MOST_VALUES {
         return Err(RequestFault::TooMany { most: MOST_VALUES, of: "values" });
@@ -44,10 +49,12 @@ impl<'b> Document<'b> {
     pub(super) fn read(text: &'b [u8]) -> Result<Self, RequestFault> {
         bounded(text)?;
         let mut tape = Tape::default();
-        tape.scan(text).map_err(|error| RequestFault::NotJson {
-            code: error.code.as_str(),
-            offset: error.offset,
-        })?;
+        let not_json =
+            |code: RejectCode, offset| RequestFault::NotJson { code: code.as_str(), offset };
+        tape.scan(text).map_err(|error| not_json(error.code, error.offset))?;
+        // Once for all strings in it.
+        let text = std::str::from_utf8(text)
+            .map_err(|error| not_json(RejectCode::InvalidUtf8, error.valid_up_to()))?;
         Ok(Self { text, tape })
     }
 
@@ -80,8 +87,9 @@ impl<'d> Object<'d> {
     pub(super) fn iter(self) -> impl Iterator<Item = (Option<Cow<'d, str>>, Value<'d>)> {
         let Self { document, node } = self;
         document.tape.children(node).map(move |child| {
-            let name = &document.text[document.tape.nodes()[child as usize].name()];
-            (unescaped(name), Value { document, node: child })
+            let node = &document.tape.nodes()[child as usize];
+            let name = unescaped(&document.text[node.name()], node.name_escaped);
+            (name, Value { document, node: child })
         })
     }
 }
@@ -93,7 +101,7 @@ impl<'d> Value<'d> {
 
     /// Its JSON text.
     pub(super) fn json(self) -> &'d [u8] {
-        &self.document.text[self.node().span()]
+        &self.document.text.as_bytes()[self.node().span()]
     }
 
     /// As an object.
@@ -112,10 +120,11 @@ impl<'d> Value<'d> {
 
     /// As a string; one with a lone surrogate is none.
     pub(super) fn text(self) -> Option<Cow<'d, str>> {
-        if self.node().kind != Kind::String {
+        let node = self.node();
+        if node.kind != Kind::String {
             return None;
         }
-        unescaped(&self.document.text[self.node().inner()])
+        unescaped(&self.document.text[node.inner()], node.escaped)
     }
 
     /// Whether it is a string, a number, true or false.
@@ -125,11 +134,11 @@ impl<'d> Value<'d> {
 }
 
 /// The text of a string's inside. Nearly all are as they stand.
-fn unescaped(inner: &[u8]) -> Option<Cow<'_, str>> {
-    if !inner.contains(&b'\\') {
-        return std::str::from_utf8(inner).ok().map(Cow::Borrowed);
+fn unescaped(inner: &str, has_escape: bool) -> Option<Cow<'_, str>> {
+    if !has_escape {
+        return Some(Cow::Borrowed(inner));
     }
     let mut text = Vec::new();
-    unescape(inner, &mut text).then_some(())?;
+    unescape(inner.as_bytes(), &mut text).then_some(())?;
     String::from_utf8(text).ok().map(Cow::Owned)
 }
