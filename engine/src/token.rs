@@ -143,6 +143,31 @@ impl Header {
     }
 }
 
+/// A token that was decoded before it is opened: its header says which key to look for.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// What it says without a key.
+    pub header: Header,
+    /// Header and body.
+    raw: Vec<u8>,
+}
+
+impl Decoded {
+    /// Decodes a token.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn new(token: &[u8]) -> Result<Self, OpenError> {
+        let mut raw = Vec::new();
+        Ok(Self { header: decode(token, &mut raw)?, raw })
+    }
+
+    /// Header and body.
+    pub(crate) fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+}
+
 /// Characters of base64url without padding.
 pub(crate) fn base64_chars(bytes: usize) -> usize {
     (bytes * 4).div_ceil(3)

@@ -14,7 +14,7 @@ use veilstream_engine::reveal::{
     ReadStatus, Revealer, Status,
 };
 use veilstream_engine::seal::{NoncePool, PayloadKind, Sealer, append_bound};
-use veilstream_engine::token::Suite;
+use veilstream_engine::token::{Decoded, Suite};
 use veilstream_engine::transform::Outcome;
 use veilstream_engine::{Keyring, OpenError, RejectCode, kdf};
 
@@ -461,9 +461,10 @@ fn documents_that_cannot_be_read_disclose_nothing() {
 fn bare<'a>(field: &'a str, token: &'a str) -> BareToken<'a> {
     BareToken {
         interop: None,
-        field,
+        fid: kdf::field_id(field),
         mask: Some(ReadMask { keep_first: 0, keep_last: 4 }),
         token: token.as_bytes(),
+        decoded: None,
         bind: &[],
         subject: None,
         subject_domain: None,
@@ -476,6 +477,13 @@ fn read(bench: &Bench, item: &BareToken<'_>, decision: Decision) -> (String, Sta
     let mut out = b"left over".to_vec();
     let (done, place, _) = Revealer::default().disclose_token(keys, item, decision, &mut out);
     assert_eq!(done, Disclosed::Whole);
+    // Decoded by its caller, it is read no differently.
+    let (decoded, mut again) = (Decoded::new(item.token).ok(), Vec::new());
+    let item = BareToken { decoded: decoded.as_ref(), ..*item };
+    for _ in 0..2 {
+        let read = Revealer::default().disclose_token(keys, &item, decision, &mut again);
+        assert_eq!((read.1.status, &again), (place.status, &out));
+    }
     (String::from_utf8(out).unwrap(), place.status)
 }
 

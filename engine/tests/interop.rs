@@ -16,7 +16,7 @@ use veilstream_engine::interop::{
 use veilstream_engine::record::Record;
 use veilstream_engine::reveal::{BareToken, Decision, FetchedKeys, HeldKeys, Revealer, Status};
 use veilstream_engine::transform::Outcome;
-use veilstream_engine::{Keyring, RejectCode};
+use veilstream_engine::{Keyring, RejectCode, kdf};
 use zeroize::Zeroizing;
 
 const KEY: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
@@ -163,10 +163,11 @@ fn readers_get_what_is_decided() {
     let held = HeldKeys { keyring: &bench.keys, fetched: &fetched };
     let field = set.schemas()[0].field("email").unwrap();
     let item = BareToken {
-        field: "t.email",
+        fid: kdf::field_id("t.email"),
         mask: field.mask(),
         interop: Some(field),
         token: member(&sealed, "email").as_bytes(),
+        decoded: None,
         bind: &[],
         subject: None,
         subject_domain: None,

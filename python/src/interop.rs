@@ -71,10 +71,11 @@ pub(crate) fn open(
     out: &mut Vec<u8>,
 ) -> Status {
     let item = BareToken {
-        field: &field.name,
+        fid: field.fid,
         mask: None,
         interop: Some(field),
         token: text,
+        decoded: None,
         bind: &[],
         subject: None,
         subject_domain: None,

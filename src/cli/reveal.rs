@@ -20,7 +20,7 @@ use veilstream_engine::reveal::{
 use veilstream_engine::schema::{Field, Schema};
 use veilstream_engine::seal::PayloadKind;
 use veilstream_engine::transform::Limits;
-use veilstream_engine::{Reject, RejectCode};
+use veilstream_engine::{Reject, RejectCode, kdf};
 
 use super::lines::{Line, Lines};
 use super::{Documents, KeysSource};
@@ -385,10 +385,11 @@ fn open_token(
         return revealer.open(name, keys, token, payload);
     }
     let item = BareToken {
-        field: name,
+        fid: kdf::field_id(name),
         mask: None,
         interop: field,
         token,
+        decoded: None,
         bind: &[],
         subject: None,
         subject_domain: None,

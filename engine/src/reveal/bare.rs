@@ -9,21 +9,24 @@ use crate::key::KeyId;
 use crate::mask::ReadMask;
 use crate::schema::Field;
 use crate::seal::{Expected, Owner, PayloadKind};
-use crate::token::PREFIX;
-use crate::{kdf, subject};
+use crate::subject;
+use crate::token::{Decoded, FieldId, PREFIX};
 
 /// A token out of its record, and what it must be.
 #[derive(Debug, Clone, Copy)]
 pub struct BareToken<'a> {
-    /// Cryptographic name of the field: `<schema>.<id>`, `@<domain>`, `<schema>#key` or
-    /// `<schema>#header:<name>`. The caller looks for it in the schemas.
-    pub field: &'a str,
+    /// Its field by [`crate::kdf::field_id`] of the cryptographic name: `<schema>.<id>`,
+    /// `@<domain>`, `<schema>#key` or `<schema>#header:<name>`. The caller looks for it in the
+    /// schemas.
+    pub fid: FieldId,
     /// The field's mask; of a domain the one that all fields in it have.
     pub mask: Option<ReadMask>,
     /// The field, where its form is another system's.
     pub interop: Option<&'a Field>,
     /// The token's text, without quotes.
     pub token: &'a [u8],
+    /// The same, where the caller has decoded it already.
+    pub decoded: Option<&'a Decoded>,
     /// Values the token is bound to: names, and JSON texts.
     pub bind: &'a [(&'a str, &'a [u8])],
     /// Whose row it stands in, as a JSON text: the token must be under that subject's key.
@@ -90,13 +93,18 @@ impl Revealer {
         };
         self.binding.encode_values(item.bind).map_err(|_| OpenError::Binding)?;
         let expected = Expected {
-            fid: kdf::field_id(item.field),
+            fid: item.fid,
             tenant: keys.keyring.tenant(),
             binding: (!item.bind.is_empty()).then_some(self.binding.encoded()),
             owner,
         };
         let lookup = |kid: &KeyId| found.key(kid, keys.get(kid, missing));
-        self.opener.open(item.token, &expected, lookup, &mut self.payload)
+        match item.decoded {
+            Some(decoded) => {
+                self.opener.open_decoded(decoded, &expected, lookup, &mut self.payload)
+            }
+            None => self.opener.open(item.token, &expected, lookup, &mut self.payload),
+        }
     }
 
     fn is_bare_sealed(&mut self, item: &BareToken<'_>) -> bool {

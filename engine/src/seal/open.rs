@@ -12,7 +12,7 @@ use crate::error::OpenError;
 use crate::kdf;
 use crate::key::{Key, KeyId, KeyKind, KeyState, Scope, SubjectRef};
 use crate::scan;
-use crate::token::{self, FieldId, HEADER_LEN, Header, Suite, TAG_LEN};
+use crate::token::{self, Decoded, FieldId, HEADER_LEN, Header, Suite, TAG_LEN};
 use crate::uniform::UniformMap;
 
 /// The first byte of a plaintext frame.
@@ -106,11 +106,25 @@ impl Opener {
         out: &mut Vec<u8>,
     ) -> Result<PayloadKind, OpenError> {
         let kind = self.open_to_seal(token, expected, lookup, out)?;
-        // What a honey token holds is bait: anyone who opens it gets the alarm and nothing else.
-        if kind == PayloadKind::Honey {
-            out.clear();
-        }
-        Ok(kind)
+        Ok(without_bait(kind, out))
+    }
+
+    /// [`Opener::open`] of a token that was decoded before.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn open_decoded(
+        &mut self,
+        token: &Decoded,
+        expected: &Expected<'_>,
+        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
+        out: &mut Vec<u8>,
+    ) -> Result<PayloadKind, OpenError> {
+        out.clear();
+        self.raw.clear();
+        self.raw.extend_from_slice(token.raw());
+        let kind = self.open_raw(&token.header, expected, lookup, out)?;
+        Ok(without_bait(kind, out))
     }
 
     /// [`Opener::open`] for anyone who seals the payload again and shows it to nobody: a honey
@@ -128,12 +142,23 @@ impl Opener {
     ) -> Result<PayloadKind, OpenError> {
         out.clear();
         let header = token::decode(token, &mut self.raw)?;
+        self.open_raw(&header, expected, lookup, out)
+    }
+
+    /// Opens what stands in `raw`: the checks that follow decoding.
+    fn open_raw(
+        &mut self,
+        header: &Header,
+        expected: &Expected<'_>,
+        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
+        out: &mut Vec<u8>,
+    ) -> Result<PayloadKind, OpenError> {
         if header.fid != expected.fid {
             return Err(OpenError::FieldMismatch);
         }
         let key = lookup(&header.kid).ok_or(OpenError::KeyUnavailable)?;
-        check_key(&key, &header, expected.tenant, self.allow_compromised)?;
-        let cipher = kept_cipher(&mut self.ciphers, &key, &header)?;
+        check_key(&key, header, expected.tenant, self.allow_compromised)?;
+        let cipher = kept_cipher(&mut self.ciphers, &key, header)?;
         if header.bound() != expected.binding.is_some() || !expected.owner.permits(&key) {
             return Err(OpenError::Binding);
         }
@@ -144,7 +169,7 @@ impl Opener {
             &mut self.aad,
         );
         let frame = decrypt(cipher, header.suite, &self.aad, &mut self.raw[HEADER_LEN..])?;
-        let (kind, payload) = unframe(&header, frame)?;
+        let (kind, payload) = unframe(header, frame)?;
         out.extend_from_slice(payload);
         Ok(kind)
     }
@@ -173,6 +198,14 @@ fn check_key(
     } else {
         Err(OpenError::Corrupt)
     }
+}
+
+/// What a honey token holds is bait: anyone who opens it gets the alarm and nothing else.
+fn without_bait(kind: PayloadKind, payload: &mut Vec<u8>) -> PayloadKind {
+    if kind == PayloadKind::Honey {
+        payload.clear();
+    }
+    kind
 }
 
 /// Whether the key's state lets it open.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use veilstream_engine::compile::SchemaSet;
+use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, SubjectRef};
 use veilstream_engine::reveal::{
     BareToken, Decision, Disclosure, DisclosureOptions, FoundToken, HeldKeys, ReadStatus, Revealer,
@@ -414,10 +415,11 @@ impl<'r> Item<'r> {
         let bind: Vec<(&str, &[u8])> =
             token.bind.iter().map(|(name, json)| (&**name, *json)).collect();
         let item = BareToken {
-            field: &field.facts.name,
+            fid: kdf::field_id(&field.facts.name),
             mask: field.facts.mask,
             interop: field.interop,
             token: token.token.as_bytes(),
+            decoded: None,
             bind: &bind,
             subject: token.subject,
             subject_domain: field.subject_domain,
