@@ -31,6 +31,7 @@ mod seal;
 mod spent;
 mod stream;
 mod subject_ref;
+mod target;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,5 @@
 //! A request to read, as each step of it sees it.
 
-use std::collections::BTreeMap;
-
 use veilstream_engine::reveal::{Decision, Revealer};
 use veilstream_reading::audit::{Entry, Event};
 
@@ -12,6 +10,7 @@ use super::document::Document;
 use super::fault::RequestFault;
 use super::found::Found;
 use super::request::RevealRequest;
+use super::target::Asked;
 use crate::policy::{self, Action, PolicySet, RequestFacts};
 
 /// A request to read: who asks, for what, under which policies.
@@ -38,8 +37,8 @@ pub(super) struct Totals {
 
 /// What the policies said of a request's fields.
 pub(super) struct Decided {
-    /// By the field's id.
-    pub(super) fields: BTreeMap<String, policy::Decision>,
+    /// In the order of [`Found::fields`].
+    pub(super) fields: Vec<policy::Decision>,
     /// Who may see where in the audit log the request stands.
     pub(super) shows_audit: bool,
 }
@@ -86,8 +85,7 @@ impl Asking<'_> {
 
     /// Asks the policies about every field once, before a key is looked for.
     pub(super) fn decide(&self, questions: &mut policy::Request<'_>) -> Decided {
-        let fields = self.found.fields().into_iter();
-        let fields = fields.map(|field| (field.to_owned(), questions.decide(field))).collect();
+        let fields = self.found.fields().iter().map(|field| questions.decide(field)).collect();
         let mut schemas = self.found.schemas().peekable();
         let shows_audit = schemas.peek().is_some()
             && schemas.all(|schema| {
@@ -115,7 +113,8 @@ impl Asking<'_> {
 
 impl Decided {
     /// What the engine does with a field.
-    pub(super) fn decision(&self, field: &str) -> Decision {
-        self.fields.get(field).map(|decision| decision.answer.decision()).unwrap_or_default()
+    pub(super) fn decision(&self, field: &Asked<'_>) -> Decision {
+        let decision = self.fields.get(field.place);
+        decision.map(|decision| decision.answer.decision()).unwrap_or_default()
     }
 }

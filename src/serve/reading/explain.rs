@@ -1,6 +1,7 @@
 //! `POST /v1/explain`: what `/v1/reveal` would answer, by policy alone. No key is touched.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use veilstream_reading::audit::{Entry, Event};
@@ -12,6 +13,7 @@ use super::asking::Asking;
 use super::fault::RequestFault;
 use super::found::{Item, Kind};
 use super::prepared::Prepared;
+use super::target::Asked;
 use crate::policy::{self, Action, Permission};
 
 /// What is told of a field.
@@ -24,14 +26,15 @@ struct Told {
 impl Reading {
     pub(super) fn explain(&self, asker: &Asker, body: &[u8]) -> Result<Prepared, RequestFault> {
         self.with_items(asker, "/v1/explain", body, |asking, _| {
-            let mut told: BTreeMap<String, Told> = BTreeMap::new();
             let mut questions = asking.questions()?;
             let decided = asking.decide(&mut questions);
-            for (field, decision) in &decided.fields {
+            let tell_of = |(field, decision): (&Arc<str>, &policy::Decision)| {
                 let explains = questions.permits(Action::Explain, field);
                 let reads = questions.permits(Action::PolicyRead, field);
-                told.insert(field.clone(), tell(decision, &explains, &reads));
-            }
+                tell(decision, &explains, &reads)
+            };
+            let told: Vec<Told> =
+                asking.found.fields().iter().zip(&decided.fields).map(tell_of).collect();
             self.tell_failures(asking.policies, &questions);
             let trace = self.submit(entries(&asking, &told))?;
             let mut summary = Summary::new();
@@ -61,7 +64,7 @@ fn tell(decision: &policy::Decision, explains: &Permission, reads: &Permission) 
 }
 
 /// One line a schema.
-fn entries(asking: &Asking<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
+fn entries(asking: &Asking<'_>, told: &[Told]) -> Vec<Entry> {
     let template = asking.entry(Event::Explain);
     let mut schemas: BTreeMap<&str, Entry> = BTreeMap::new();
     for item in asking.found.items() {
@@ -73,8 +76,8 @@ fn entries(asking: &Asking<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
         });
         entry.items = entry.items.map(|items| items + 1);
         for asked in item.asked() {
-            let status = told.get(&*asked.id).map_or("denied", |told| told.status);
-            entry.fields.insert(asked.audited().to_owned(), status.to_owned());
+            let status = told.get(asked.place).map_or("denied", |told| told.status);
+            entry.fields.insert(asked.audited.to_owned(), status.to_owned());
         }
     }
     if schemas.is_empty() {
@@ -83,9 +86,9 @@ fn entries(asking: &Asking<'_>, told: &BTreeMap<String, Told>) -> Vec<Entry> {
     schemas.into_values().collect()
 }
 
-fn explained(item: &Item<'_>, told: &BTreeMap<String, Told>, summary: &mut Summary) -> Vec<u8> {
+fn explained(item: &Item<'_>, told: &[Told], summary: &mut Summary) -> Vec<u8> {
     let mut out = begin(item.id);
-    let field = |id: &str| match told.get(id) {
+    let field = |asked: &Asked<'_>| match told.get(asked.place) {
         Some(Told { status, policies }) => {
             let mut value = json!({ "status": status });
             if let (Some(Value::Object(more)), Some(object)) = (policies, value.as_object_mut()) {
@@ -95,8 +98,8 @@ fn explained(item: &Item<'_>, told: &BTreeMap<String, Told>, summary: &mut Summa
         }
         None => ("denied", json!({ "status": "denied" })),
     };
-    for id in item.fields() {
-        *summary.entry(field(id).0).or_default() += 1;
+    for asked in item.asked() {
+        *summary.entry(field(asked).0).or_default() += 1;
     }
     match item.kind {
         Kind::Malformed => {
@@ -105,11 +108,11 @@ fn explained(item: &Item<'_>, told: &BTreeMap<String, Told>, summary: &mut Summa
         }
         Kind::Record { .. } => {
             let fields: Map<String, Value> =
-                item.asked().iter().map(|f| (f.name().to_owned(), field(&f.id).1)).collect();
+                item.asked().iter().map(|f| (f.name().to_owned(), field(f).1)).collect();
             member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
         }
         Kind::Token { .. } => {
-            if let Some(Value::Object(members)) = item.fields().next().map(|id| field(id).1) {
+            if let Some(Value::Object(members)) = item.asked().first().map(|asked| field(asked).1) {
                 for (name, value) in members {
                     member(&mut out, &name, value.to_string().as_bytes());
                 }

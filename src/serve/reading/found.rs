@@ -1,28 +1,26 @@
 //! What the items of a request are: which schema and fields, and what their tokens' headers say.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use veilstream_engine::compile::SchemaSet;
-use veilstream_engine::kdf;
 use veilstream_engine::key::{KeyId, SubjectRef};
 use veilstream_engine::reveal::{
     BareToken, Decision, Disclosure, DisclosureOptions, FoundToken, HeldKeys, ReadStatus, Revealer,
 };
-use veilstream_engine::schema::{Field, Schema};
+use veilstream_engine::schema::Schema;
 use veilstream_engine::seal::PayloadKind;
-use veilstream_engine::token::{self, Suite};
+use veilstream_engine::token::{Decoded, Suite};
 
 use super::fault::RequestFault;
 use super::request::{ItemKind, MOST_FIELDS, RevealRequest, TokenItem};
-use crate::policy::{FieldFacts, PolicySet};
-
-/// What stands in the audit for a schema or field that does not exist.
-pub(super) const UNKNOWN: &str = "unknown";
+use super::target::{Asked, Target, Targets, TokenField};
+use crate::policy::PolicySet;
 
 /// The items of a request.
 pub(super) struct Found<'r> {
     items: Vec<Item<'r>>,
+    targets: Targets<'r>,
 }
 
 /// One item.
@@ -30,9 +28,8 @@ pub(super) struct Item<'r> {
     /// The caller's id of it, as JSON.
     pub(super) id: Option<&'r [u8]>,
     pub(super) kind: Kind<'r>,
-    /// The fields asked for, each once.
-    asked: Vec<Asked<'r>>,
-    /// Tokens: the place in `asked`, and the key.
+    target: Rc<Target<'r>>,
+    /// The place among the fields that it asks for, and the key.
     tokens: Vec<(usize, KeyId)>,
     /// Data subjects, as far as headers tell.
     subjects: Subjects,
@@ -42,33 +39,10 @@ pub(super) struct Item<'r> {
 pub(super) enum Kind<'r> {
     /// No item.
     Malformed,
-    /// A record of a schema; `None`: there is no such schema.
-    Record { schema: Option<&'r Schema>, record: &'r [u8] },
-    /// A token out of its record; `None`: there is no such field.
-    Token { field: Option<TokenField<'r>>, token: &'r TokenItem<'r> },
-}
-
-/// A field as asked for.
-pub(super) struct Asked<'r> {
-    /// `<schema>.<id>` and the like.
-    pub(super) id: Cow<'r, str>,
-    /// Where the caller's name of it within the item begins.
-    name_at: usize,
-    /// Its place in the schema of a record.
-    field: Option<usize>,
-    /// What the audit calls it: its name in its schema. A name that does not exist is the caller's
-    /// text, and not for the log.
-    audited: Cow<'r, str>,
-}
-
-/// The field of a bare token.
-pub(super) struct TokenField<'r> {
-    facts: &'r FieldFacts,
-    subject_domain: Option<&'r str>,
-    /// The field, where its form is another system's.
-    interop: Option<&'r Field>,
-    /// The schema has a subject, and the item does not say whose row it is.
-    is_bare: bool,
+    /// A record of a schema.
+    Record { record: &'r [u8] },
+    /// A token out of its record; `None`: it is none that decodes.
+    Token { token: &'r TokenItem<'r>, decoded: Option<Decoded> },
 }
 
 /// How many data subjects, before keys are looked up.
@@ -149,17 +123,17 @@ impl<'r> Found<'r> {
         if !few_names(request) {
             return Err(RequestFault::TooMany { most: MOST_FIELDS, of: "fields" });
         }
+        let mut targets = Targets::new(policies);
         let items = request.items.iter().map(|item| {
+            let target = targets.of(item.what.as_ref());
             let found = match &item.what {
-                None => Item::malformed(),
-                Some(ItemKind::Record { schema, fields, record }) => {
-                    Item::record(policies.schemas(), schema, fields.as_deref(), record, revealer)
-                }
-                Some(ItemKind::Token(token)) => Item::token(policies, token),
+                None => Item::malformed(target),
+                Some(ItemKind::Record { record, .. }) => Item::record(target, record, revealer),
+                Some(ItemKind::Token(token)) => Item::token(target, token),
             };
             Item { id: item.id, ..found }
         });
-        let found = Self { items: items.collect() };
+        let found = Self { items: items.collect(), targets };
         if found.fields().len() > MOST_FIELDS {
             return Err(RequestFault::TooMany { most: MOST_FIELDS, of: "fields" });
         }
@@ -171,20 +145,21 @@ impl<'r> Found<'r> {
     }
 
     /// Ids of the fields asked for, each once.
-    pub(super) fn fields(&self) -> BTreeSet<&str> {
-        self.items.iter().flat_map(Item::fields).collect()
+    pub(super) fn fields(&self) -> &[Arc<str>] {
+        self.targets.fields()
     }
 
     /// Names of the schemas that there are.
     pub(super) fn schemas(&self) -> impl Iterator<Item = &str> {
-        let names: BTreeSet<&str> = self.items.iter().map(Item::schema).collect();
-        names.into_iter()
+        self.targets.schemas().into_iter()
     }
 
     /// Whether a token of a schema with a subject came without it.
     pub(super) fn is_bare(&self) -> bool {
-        self.items.iter().any(|item| match &item.kind {
-            Kind::Token { field: Some(field), .. } => field.is_bare,
+        self.items.iter().any(|item| match (&item.kind, &item.target.token) {
+            (Kind::Token { token, .. }, Some(field)) => {
+                field.has_subject && token.subject.is_none()
+            }
             _ => false,
         })
     }
@@ -224,47 +199,20 @@ fn few_names(request: &RevealRequest<'_>) -> bool {
 }
 
 impl<'r> Item<'r> {
-    fn malformed() -> Self {
-        Self {
-            id: None,
-            kind: Kind::Malformed,
-            asked: Vec::new(),
-            tokens: Vec::new(),
-            subjects: Subjects::Nobody,
-        }
+    fn malformed(target: Rc<Target<'r>>) -> Self {
+        let (tokens, subjects) = (Vec::new(), Subjects::Nobody);
+        Self { id: None, kind: Kind::Malformed, target, tokens, subjects }
     }
 
-    fn record(
-        schemas: &'r SchemaSet,
-        name: &str,
-        fields: Option<&[Cow<'r, str>]>,
-        record: &'r [u8],
-        revealer: &mut Revealer,
-    ) -> Self {
-        let schema = schemas.schemas().iter().find(|schema| *schema.name == *name).map(|s| &**s);
-        let all = schema.map_or(&[][..], |schema| &schema.fields);
-        let names: BTreeSet<&str> = match fields {
-            Some(fields) => fields.iter().map(|field| &**field).collect(),
-            None => all.iter().map(|field| &*field.id).collect(),
-        };
-        let ask = |field: &str| Asked {
-            id: format!("{name}.{field}").into(),
-            name_at: name.len() + 1,
-            field: all.iter().position(|known| *known.id == *field),
-            audited: all
-                .iter()
-                .find(|known| *known.id == *field)
-                .map_or(UNKNOWN, |known| &*known.id)
-                .into(),
-        };
-        let asked: Vec<Asked<'r>> = names.into_iter().map(ask).collect();
+    fn record(target: Rc<Target<'r>>, record: &'r [u8], revealer: &mut Revealer) -> Self {
+        let schema = target.schema;
         let mut found: Vec<FoundToken> = Vec::new();
         if let Some(schema) = schema {
             // What is no record of the schema says so when it is opened.
             let _ = revealer.tokens(schema, record, &mut found);
         }
         let place = |token: &FoundToken| {
-            let at = asked.iter().position(|asked| asked.field == Some(token.field))?;
+            let at = target.asked.iter().position(|asked| asked.field == Some(token.field))?;
             Some((at, token.header.kid))
         };
         let tokens = found.iter().filter_map(place).collect();
@@ -274,85 +222,63 @@ impl<'r> Item<'r> {
         } else {
             Subjects::Anonymous
         };
-        Self { id: None, kind: Kind::Record { schema, record }, asked, tokens, subjects }
+        Self { id: None, kind: Kind::Record { record }, target, tokens, subjects }
     }
 
-    fn token(policies: &'r PolicySet, token: &'r TokenItem<'r>) -> Self {
-        let id = &*token.field;
-        let facts = policies.facts().iter().find(|facts| *facts.id == *id || *facts.name == *id);
-        let field = facts.map(|facts| {
-            let mut schemas = policies.schemas().schemas().iter();
-            let schema = schemas.find(|schema| schema.name == facts.schema);
-            let has_subject = schema.is_some_and(|schema| !schema.subjects.is_empty());
-            TokenField {
-                facts,
-                subject_domain: schema.and_then(|schema| schema.subject_domain.as_deref()),
-                interop: schema
-                    .and_then(|schema| schema.field(facts.name_in_schema()))
-                    .filter(|field| field.interop.is_some()),
-                is_bare: has_subject && token.subject.is_none(),
-            }
-        });
-        let header = token::decode(token.token.as_bytes(), &mut Vec::new()).ok();
+    fn token(target: Rc<Target<'r>>, token: &'r TokenItem<'r>) -> Self {
+        let decoded = Decoded::new(token.token.as_bytes()).ok();
+        let header = decoded.as_ref().map(|decoded| decoded.header);
         let tokens = header.iter().map(|header| (0, header.kid)).collect();
-        let subjects = match (&header, &field) {
-            (Some(header), Some(_)) if header.suite == Suite::XaesGcm => {
-                Subjects::Keys([header.kid].into())
+        let subjects = match header {
+            Some(header) if header.suite == Suite::XaesGcm && target.token.is_some() => {
+                Subjects::Keys(vec![header.kid])
             }
             _ => Subjects::Anonymous,
         };
-        let audited = facts.map_or(UNKNOWN, FieldFacts::name_in_schema).into();
-        let asked = vec![Asked { id: id.into(), name_at: 0, field: None, audited }];
-        Self { id: None, kind: Kind::Token { field, token }, asked, tokens, subjects }
+        Self { id: None, kind: Kind::Token { token, decoded }, target, tokens, subjects }
     }
 
     /// The fields asked for.
     pub(super) fn asked(&self) -> &[Asked<'r>] {
-        &self.asked
-    }
-
-    /// Their ids.
-    pub(super) fn fields(&self) -> impl Iterator<Item = &str> {
-        self.asked.iter().map(|asked| &*asked.id)
+        &self.target.asked
     }
 
     /// Fields and keys of its tokens, as headers name them.
-    pub(super) fn tokens(&self) -> impl Iterator<Item = (&str, &KeyId)> {
-        self.tokens.iter().map(|(field, kid)| (&*self.asked[*field].id, kid))
+    pub(super) fn tokens(&self) -> impl Iterator<Item = (&Asked<'r>, &KeyId)> {
+        self.tokens.iter().map(|(at, kid)| (&self.target.asked[*at], kid))
     }
 
     /// The name of its schema, for the audit; one that does not exist is the caller's text, and not
     /// for the log.
     pub(super) fn schema(&self) -> &str {
-        match &self.kind {
-            Kind::Record { schema: Some(schema), .. } => &schema.name,
-            Kind::Token { field: Some(field), .. } => &field.facts.schema,
-            _ => UNKNOWN,
-        }
+        self.target.schema_name
     }
 
     /// Opens it as far as `decide` lets.
     pub(super) fn open(
         &self,
         held: HeldKeys<'_>,
-        decide: &dyn Fn(&str) -> Decision,
+        decide: &dyn Fn(&Asked<'_>) -> Decision,
         revealer: &mut Revealer,
     ) -> Read<'_> {
         match &self.kind {
             Kind::Malformed => Read::default(),
-            Kind::Record { schema: Some(schema), record } => {
-                self.open_record(schema, record, held, decide, revealer)
-            }
-            Kind::Token { field: Some(field), token } => {
-                self.open_token(field, token, held, decide, revealer)
-            }
-            Kind::Record { schema: None, .. } | Kind::Token { field: None, .. } => self.denied(),
+            Kind::Record { record } => match self.target.schema {
+                Some(schema) => self.open_record(schema, record, held, decide, revealer),
+                None => self.denied(),
+            },
+            Kind::Token { token, decoded } => match &self.target.token {
+                Some(field) => {
+                    self.open_token(field, token, decoded.as_ref(), held, decide, revealer)
+                }
+                None => self.denied(),
+            },
         }
     }
 
     /// Every field denied, as where nobody may read: nothing is said about what there is.
     fn denied(&self) -> Read<'_> {
-        let fields = self.asked.iter().map(|asked| ReadField::new(asked, ReadStatus::Denied));
+        let fields = self.asked().iter().map(|asked| ReadField::new(asked, ReadStatus::Denied));
         Read { fields: fields.collect(), ..Read::default() }
     }
 
@@ -361,12 +287,12 @@ impl<'r> Item<'r> {
         schema: &Schema,
         record: &[u8],
         held: HeldKeys<'_>,
-        decide: &dyn Fn(&str) -> Decision,
+        decide: &dyn Fn(&Asked<'_>) -> Decision,
         revealer: &mut Revealer,
     ) -> Read<'_> {
         let mut decisions = vec![Decision::Withhold; schema.fields.len()];
-        for (asked, field) in self.asked.iter().filter_map(|asked| Some((asked, asked.field?))) {
-            decisions[field] = decide(&asked.id);
+        for (asked, field) in self.asked().iter().filter_map(|asked| Some((asked, asked.field?))) {
+            decisions[field] = decide(asked);
         }
         if decisions.iter().all(|decision| *decision == Decision::Withhold) {
             return self.denied();
@@ -374,7 +300,7 @@ impl<'r> Item<'r> {
         let options = DisclosureOptions { decisions: &decisions, strict: true };
         let (mut read, mut told) = (Read::default(), Disclosure::default());
         let opened = revealer.disclose(schema, held, record, &options, &mut read.shown, &mut told);
-        for asked in &self.asked {
+        for asked in self.asked() {
             let status = match asked.field {
                 None => ReadStatus::Denied,
                 Some(field) if decisions[field] == Decision::Withhold => ReadStatus::Denied,
@@ -407,33 +333,34 @@ impl<'r> Item<'r> {
         &self,
         field: &TokenField<'_>,
         token: &TokenItem<'_>,
+        decoded: Option<&Decoded>,
         held: HeldKeys<'_>,
-        decide: &dyn Fn(&str) -> Decision,
+        decide: &dyn Fn(&Asked<'_>) -> Decision,
         revealer: &mut Revealer,
     ) -> Read<'_> {
-        let id = &token.field;
+        let [asked] = self.asked() else { return self.denied() };
         let bind: Vec<(&str, &[u8])> =
             token.bind.iter().map(|(name, json)| (&**name, *json)).collect();
         let item = BareToken {
-            fid: kdf::field_id(&field.facts.name),
-            mask: field.facts.mask,
+            fid: field.fid,
+            mask: field.mask,
             interop: field.interop,
             token: token.token.as_bytes(),
-            decoded: None,
+            decoded,
             bind: &bind,
             subject: token.subject,
             subject_domain: field.subject_domain,
         };
         let mut read = Read::default();
-        let (_, place, kind) = revealer.disclose_token(held, &item, decide(id), &mut read.shown);
-        let mut told = ReadField::new(&self.asked[0], place.status.into());
+        let (_, place, kind) = revealer.disclose_token(held, &item, decide(asked), &mut read.shown);
+        let mut told = ReadField::new(asked, place.status.into());
         told.class = place.status.as_str();
         read.fields.push(told);
         read.is_bytes = kind == PayloadKind::Bytes;
         read.kids.extend(place.kid);
         read.subjects.extend(place.subject);
         if kind == PayloadKind::Honey {
-            read.honey.push(id.to_string());
+            read.honey.push(asked.id.to_string());
         }
         read
     }
@@ -447,21 +374,9 @@ fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
     values
 }
 
-impl Asked<'_> {
-    /// As the caller named it within the item.
-    pub(super) fn name(&self) -> &str {
-        &self.id[self.name_at..]
-    }
-
-    /// As the audit names it.
-    pub(super) fn audited(&self) -> &str {
-        &self.audited
-    }
-}
-
 impl<'f> ReadField<'f> {
     fn new(asked: &'f Asked<'_>, status: ReadStatus) -> Self {
-        let (name, audited) = (asked.name(), &*asked.audited);
+        let (name, audited) = (asked.name(), asked.audited);
         let status = status.as_str();
         Self { name, audited, status, class: status, places: Vec::new() }
     }

@@ -17,6 +17,7 @@ use super::asking::{Asking, Decided};
 use super::fault::RequestFault;
 use super::found::{Found, Item, Read};
 use super::prepared::{Prepared, Trace, blocking};
+use super::target::Asked;
 use super::{REVEAL, Reading};
 use crate::policy::budget::{BudgetSpent, Counted, Unit};
 use crate::telemetry::events::{Event as _, HoneyOpened};
@@ -145,7 +146,7 @@ impl Reading {
         let mut account = budgets.account(now, &asker.id, &purpose, Counted::Subjects);
         let (mut last, mut subjects): (_, Vec<SubjectRef>) = (None, Vec::new());
         let mut of = |item: &Item<'_>| -> Result<(), BudgetSpent> {
-            if item.fields().all(|field| decided.decision(field) == Decision::Withhold) {
+            if item.asked().iter().all(|field| decided.decision(field) == Decision::Withhold) {
                 return Ok(());
             }
             let opened = item.tokens().filter(|(f, _)| decided.decision(f) != Decision::Withhold);
@@ -204,8 +205,8 @@ fn open<'a>(
         let before = honey.len();
         let mut read = Vec::with_capacity(spent.len());
         for (item, is_spent) in found.items().zip(spent) {
-            let decide = |field: &str| match decided.decision(field) {
-                _ if *is_spent || honey.contains(field) => Decision::Withhold,
+            let decide = |field: &Asked<'_>| match decided.decision(field) {
+                _ if *is_spent || honey.contains(&*field.id) => Decision::Withhold,
                 decision => decision,
             };
             read.push(item.open(held, &decide, revealer));
@@ -245,7 +246,7 @@ fn entries(
         if told().next().is_none() {
             continue;
         }
-        let fields = told().flat_map(|((item, _), _)| item.fields());
+        let fields = told().flat_map(|((item, _), _)| item.asked());
         let template = Entry { policies: deciding(decided, fields), ..asking.entry(Event::Reveal) };
         let mut disclosure = Disclosure::new(template);
         if is_spent {
@@ -266,11 +267,12 @@ fn entries(
 }
 
 /// Ids of the policies that decided about these fields.
-fn deciding<'f>(decided: &Decided, fields: impl Iterator<Item = &'f str>) -> Vec<String> {
-    let ids: BTreeSet<&str> = fields
-        .filter_map(|field| decided.fields.get(field))
-        .flat_map(|decision| decision.policies.iter().map(|id| &**id))
-        .collect();
+fn deciding<'f>(decided: &Decided, fields: impl Iterator<Item = &'f Asked<'f>>) -> Vec<String> {
+    let mut is_asked = vec![false; decided.fields.len()];
+    fields.for_each(|field| is_asked[field.place] = true);
+    let asked = decided.fields.iter().zip(is_asked).filter(|(_, is_asked)| *is_asked);
+    let ids: BTreeSet<&str> =
+        asked.flat_map(|(decision, _)| decision.policies.iter().map(|id| &**id)).collect();
     ids.into_iter().map(str::to_owned).collect()
 }
 

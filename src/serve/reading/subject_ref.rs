@@ -15,10 +15,10 @@ use super::answer::{self, Head, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
-use super::found::UNKNOWN;
 use super::groups::Groups;
 use super::prepared::Prepared;
 use super::request::{SubjectItem, SubjectRequest};
+use super::target::UNKNOWN;
 use crate::keys::KeyFault;
 use crate::policy::{Action, PolicySet, Request, Want};
 
