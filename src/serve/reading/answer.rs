@@ -8,7 +8,7 @@ use prometheus::IntCounterVec;
 use serde_json::{Map, Value, json};
 use veilstream_reading::audit::Durable;
 
-use super::found::{Found, Kind, Read, ReadField};
+use super::found::{Found, Item, Kind, Read, ReadField};
 use super::request::Claims;
 use crate::serve::router::Asked;
 
@@ -59,12 +59,13 @@ impl Head<'_> {
         members
     }
 
-    /// The answer, its items already JSON.
-    pub(super) fn with(
+    /// The answer; `write` appends an item as JSON.
+    pub(super) fn with<T>(
         &self,
         summary: &Summary,
         name: &str,
-        items: impl Iterator<Item = Vec<u8>>,
+        items: impl Iterator<Item = T>,
+        write: impl Fn(&mut Vec<u8>, T),
     ) -> OpenAnswer {
         let mut members = self.members(None);
         members.insert("summary".to_owned(), json!(summary));
@@ -77,7 +78,7 @@ impl Head<'_> {
                 out.push(b',');
             }
             count += 1;
-            out.extend_from_slice(&item);
+            write(&mut out, item);
         }
         out.push(b']');
         OpenAnswer { json: out, asked: asked(self.claims, count, summary) }
@@ -132,43 +133,36 @@ pub(super) fn room(read: &[Read<'_>]) -> usize {
     read.iter().map(|read| read.shown.len() + 2 * ROOM).sum()
 }
 
-/// The items of `/v1/reveal`, each as JSON. What was shown is dropped item by item: large ones are
+/// Appends an item of `/v1/reveal` as JSON. What was shown is dropped item by item: large ones are
 /// not held twice.
-pub(super) fn items<'a>(
-    found: &'a Found<'_>,
-    read: Vec<Read<'a>>,
-) -> impl Iterator<Item = Vec<u8>> + 'a {
-    found.items().zip(read).map(|(item, read)| {
-        let mut out = Vec::with_capacity(read.shown.len() + ROOM);
-        begin_in(&mut out, item.id);
-        match item.kind {
-            Kind::Malformed => member(&mut out, "status", b"\"malformed\""),
-            Kind::Record { .. } => {
-                let record: &[u8] = if read.shown.is_empty() { b"null" } else { &read.shown };
-                member(&mut out, "record", record);
-                let fields: Map<String, Value> =
-                    read.fields.iter().map(|f| (f.name.to_owned(), field(f))).collect();
-                member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
-                if !read.unexpected.is_empty() {
-                    let paths = read.unexpected.iter().map(|path| (path, "unexpected_token"));
-                    member(&mut out, "places", places(paths).to_string().as_bytes());
-                }
-            }
-            Kind::Token { .. } => {
-                if let Some(field) = read.fields.first() {
-                    // A word of ours.
-                    member(&mut out, "status", b"\"");
-                    out.extend_from_slice(field.status.as_bytes());
-                    out.push(b'"');
-                }
-                if !read.shown.is_empty() {
-                    value(&mut out, &read);
-                }
+pub(super) fn item(out: &mut Vec<u8>, (item, read): (&Item<'_>, Read<'_>)) {
+    begin(out, item.id);
+    match item.kind {
+        Kind::Malformed => member(out, "status", b"\"malformed\""),
+        Kind::Record { .. } => {
+            let record: &[u8] = if read.shown.is_empty() { b"null" } else { &read.shown };
+            member(out, "record", record);
+            let fields: Map<String, Value> =
+                read.fields.iter().map(|f| (f.name.to_owned(), field(f))).collect();
+            member(out, "fields", Value::from(fields).to_string().as_bytes());
+            if !read.unexpected.is_empty() {
+                let paths = read.unexpected.iter().map(|path| (path, "unexpected_token"));
+                member(out, "places", places(paths).to_string().as_bytes());
             }
         }
-        out.push(b'}');
-        out
-    })
+        Kind::Token { .. } => {
+            if let Some(field) = read.fields.first() {
+                // A word of ours.
+                member(out, "status", b"\"");
+                out.extend_from_slice(field.status.as_bytes());
+                out.push(b'"');
+            }
+            if !read.shown.is_empty() {
+                value(out, &read);
+            }
+        }
+    }
+    out.push(b'}');
 }
 
 fn field(field: &ReadField<'_>) -> Value {
@@ -197,14 +191,8 @@ fn value(out: &mut Vec<u8>, read: &Read) {
     }
 }
 
-/// An item's JSON up to its id.
-pub(super) fn begin(id: Option<&[u8]>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(ROOM);
-    begin_in(&mut out, id);
-    out
-}
-
-fn begin_in(out: &mut Vec<u8>, id: Option<&[u8]>) {
+/// Appends an item's JSON up to its id.
+pub(super) fn begin(out: &mut Vec<u8>, id: Option<&[u8]>) {
     out.push(b'{');
     if let Some(id) = id {
         member(out, "id", id);
@@ -213,7 +201,7 @@ fn begin_in(out: &mut Vec<u8>, id: Option<&[u8]>) {
 
 /// Appends a member whose value is JSON already.
 pub(super) fn member(out: &mut Vec<u8>, name: &str, json: &[u8]) {
-    if out.len() > 1 {
+    if out.last() != Some(&b'{') {
         out.push(b',');
     }
     out.push(b'"');

@@ -38,11 +38,11 @@ impl Reading {
             self.tell_failures(asking.policies, &questions);
             let trace = self.submit(entries(&asking, &told))?;
             let mut summary = Summary::new();
-            let items = asking.found.items();
-            let items: Vec<_> = items.map(|item| explained(item, &told, &mut summary)).collect();
+            asking.found.items().for_each(|item| count(item, &told, &mut summary));
+            let explain = |out: &mut Vec<u8>, item: &Item<'_>| explain(out, item, &told);
             Ok(Prepared {
                 trace,
-                answer: asking.head().with(&summary, "items", items.into_iter()),
+                answer: asking.head().with(&summary, "items", asking.found.items(), explain),
                 shows_audit: decided.shows_audit,
                 count: Box::new(|_| {}),
             })
@@ -86,39 +86,42 @@ fn entries(asking: &Asking<'_>, told: &[Told]) -> Vec<Entry> {
     schemas.into_values().collect()
 }
 
-fn explained(item: &Item<'_>, told: &[Told], summary: &mut Summary) -> Vec<u8> {
-    let mut out = begin(item.id);
+fn count(item: &Item<'_>, told: &[Told], summary: &mut Summary) {
+    for asked in item.asked() {
+        let status = told.get(asked.place).map_or("denied", |told| told.status);
+        *summary.entry(status).or_default() += 1;
+    }
+    if matches!(item.kind, Kind::Malformed) {
+        *summary.entry("malformed").or_default() += 1;
+    }
+}
+
+fn explain(out: &mut Vec<u8>, item: &Item<'_>, told: &[Told]) {
+    begin(out, item.id);
     let field = |asked: &Asked<'_>| match told.get(asked.place) {
         Some(Told { status, policies }) => {
             let mut value = json!({ "status": status });
             if let (Some(Value::Object(more)), Some(object)) = (policies, value.as_object_mut()) {
                 object.extend(more.clone());
             }
-            (*status, value)
+            value
         }
-        None => ("denied", json!({ "status": "denied" })),
+        None => json!({ "status": "denied" }),
     };
-    for asked in item.asked() {
-        *summary.entry(field(asked).0).or_default() += 1;
-    }
     match item.kind {
-        Kind::Malformed => {
-            *summary.entry("malformed").or_default() += 1;
-            member(&mut out, "status", b"\"malformed\"");
-        }
+        Kind::Malformed => member(out, "status", b"\"malformed\""),
         Kind::Record { .. } => {
             let fields: Map<String, Value> =
-                item.asked().iter().map(|f| (f.name().to_owned(), field(f).1)).collect();
-            member(&mut out, "fields", Value::from(fields).to_string().as_bytes());
+                item.asked().iter().map(|f| (f.name().to_owned(), field(f))).collect();
+            member(out, "fields", Value::from(fields).to_string().as_bytes());
         }
         Kind::Token { .. } => {
-            if let Some(Value::Object(members)) = item.asked().first().map(|asked| field(asked).1) {
+            if let Some(Value::Object(members)) = item.asked().first().map(field) {
                 for (name, value) in members {
-                    member(&mut out, &name, value.to_string().as_bytes());
+                    member(out, &name, value.to_string().as_bytes());
                 }
             }
         }
     }
     out.push(b'}');
-    out
 }

@@ -61,8 +61,12 @@ impl Reading {
         let entries = entries(&template, &policies, &request.queries, &searched);
         let trace = self.submit(entries)?;
         let summary = answer::summary(searched.iter().map(Searched::outcome));
-        let queries = request.queries.iter().zip(&searched).map(|(q, s)| s.json(q.id));
-        let answer = Head { claims, policy: policies.hash() }.with(&summary, "queries", queries);
+        let queries = request.queries.iter().zip(&searched);
+        let write = |out: &mut Vec<u8>, (query, searched): (&Query<'_>, &Searched)| {
+            searched.write(out, query.id);
+        };
+        let answer =
+            Head { claims, policy: policies.hash() }.with(&summary, "queries", queries, write);
         let count = move |metrics: &Metrics| answer::add(&metrics.searches, &summary);
         // Nobody has `audit` here: a search is of no schema as a whole.
         Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(count) })
@@ -174,26 +178,25 @@ impl Searched {
         }
     }
 
-    fn json(&self, id: Option<&[u8]>) -> Vec<u8> {
-        let mut out = begin(id);
+    fn write(&self, out: &mut Vec<u8>, id: Option<&[u8]>) {
+        begin(out, id);
         match self {
             Self::Values { into, values, bits } => {
                 if let Some(into) = into {
-                    member(&mut out, "into", json!(into).to_string().as_bytes());
+                    member(out, "into", json!(into).to_string().as_bytes());
                 }
-                member(&mut out, "values", json!(values).to_string().as_bytes());
-                member(&mut out, "bits", bits.to_string().as_bytes());
+                member(out, "values", json!(values).to_string().as_bytes());
+                member(out, "bits", bits.to_string().as_bytes());
                 // Equal values have equal tags; under few bits others have them too.
-                member(&mut out, "recheck", Value::from(*bits < 128).to_string().as_bytes());
+                member(out, "recheck", Value::from(*bits < 128).to_string().as_bytes());
             }
             other => {
-                member(&mut out, "status", json!(other.outcome()).to_string().as_bytes());
+                member(out, "status", json!(other.outcome()).to_string().as_bytes());
                 // The caller writes `IN`: of nothing, which finds no row.
-                member(&mut out, "values", b"[]");
+                member(out, "values", b"[]");
             }
         }
         out.push(b'}');
-        out
     }
 }
 

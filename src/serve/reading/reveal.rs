@@ -63,8 +63,8 @@ impl Reading {
             let OpenedItems { read, trace, shows_audit, counts } = opened;
             let mut summary = Summary::new();
             answer::count(&asking.found, &counts.fields, &mut summary);
-            let items = answer::items(&asking.found, read);
-            let answer = asking.head().with(&summary, "items", items);
+            let items = asking.found.items().zip(read);
+            let answer = asking.head().with(&summary, "items", items, answer::item);
             let count = move |metrics: &Metrics| counts.add_to(metrics);
             Ok(Prepared { trace, answer, shows_audit, count: Box::new(count) })
         })

@@ -106,8 +106,11 @@ impl Reading {
         let template = asker.entry(Event::Seal, claims, attempt, &policies);
         let trace = self.submit(entries(&template, &policies, &request.items, &sealed))?;
         let summary = answer::summary(sealed.iter().map(Sealed::status));
-        let items = request.items.iter().zip(&sealed).map(|(item, s)| s.json(item.id));
-        let answer = Head { claims, policy: policies.hash() }.with(&summary, "items", items);
+        let items = request.items.iter().zip(&sealed);
+        let write = |out: &mut Vec<u8>, (item, sealed): (&SealItem<'_>, &Sealed)| {
+            sealed.write(out, item.id);
+        };
+        let answer = Head { claims, policy: policies.hash() }.with(&summary, "items", items, write);
         let count = move |metrics: &Metrics| answer::add(&metrics.seals, &summary);
         Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(count) })
     }
@@ -357,19 +360,18 @@ impl Sealed {
         }
     }
 
-    fn json(&self, id: Option<&[u8]>) -> Vec<u8> {
-        let mut out = begin(id);
-        member(&mut out, "status", json!(self.status()).to_string().as_bytes());
+    fn write(&self, out: &mut Vec<u8>, id: Option<&[u8]>) {
+        begin(out, id);
+        member(out, "status", json!(self.status()).to_string().as_bytes());
         match self {
             Self::Token(token) => {
                 let token = json!(String::from_utf8_lossy(token));
-                member(&mut out, "token", token.to_string().as_bytes());
+                member(out, "token", token.to_string().as_bytes());
             }
-            Self::Null => member(&mut out, "token", b"null"),
+            Self::Null => member(out, "token", b"null"),
             _ => {}
         }
         out.push(b'}');
-        out
     }
 }
 

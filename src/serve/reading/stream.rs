@@ -135,10 +135,12 @@ impl Reading {
             out.push(b'\n');
             out.reserve(answer::room(&opened.read));
             answer::count(&asking.found, &opened.counts.fields, &mut progress.summary);
-            for mut item in answer::items(&asking.found, opened.read) {
+            for item in asking.found.items().zip(opened.read) {
+                let start = out.len();
+                answer::item(&mut out, item);
                 // A sealed object may have line feeds between its members; strings have none.
-                item.iter_mut().filter(|b| matches!(b, b'\n' | b'\r')).for_each(|b| *b = b' ');
-                out.extend_from_slice(&item);
+                let line_feeds = out[start..].iter_mut().filter(|b| matches!(b, b'\n' | b'\r'));
+                line_feeds.for_each(|b| *b = b' ');
                 out.push(b'\n');
             }
             Ok(out)

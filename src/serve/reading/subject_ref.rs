@@ -90,8 +90,11 @@ impl Reading {
         let template = asker.entry(Event::AuditRead, claims, attempt, &policies);
         let trace = self.submit(entries(&template, &policies, &request.items, &referred))?;
         let summary = answer::summary(referred.iter().map(Referred::status));
-        let items = request.items.iter().zip(&referred).map(|(item, r)| r.json(item.id));
-        let answer = Head { claims, policy: policies.hash() }.with(&summary, "items", items);
+        let items = request.items.iter().zip(&referred);
+        let write = |out: &mut Vec<u8>, (item, referred): (&SubjectItem<'_>, &Referred)| {
+            referred.write(out, item.id);
+        };
+        let answer = Head { claims, policy: policies.hash() }.with(&summary, "items", items, write);
         Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(|_| {}) })
     }
 
@@ -128,15 +131,14 @@ impl Referred {
         }
     }
 
-    fn json(&self, id: Option<&[u8]>) -> Vec<u8> {
-        let mut out = begin(id);
-        member(&mut out, "status", json!(self.status()).to_string().as_bytes());
+    fn write(&self, out: &mut Vec<u8>, id: Option<&[u8]>) {
+        begin(out, id);
+        member(out, "status", json!(self.status()).to_string().as_bytes());
         if let Self::Ok(reference) = self {
             let text = json!(Hex(reference.0).to_string());
-            member(&mut out, "subject_ref", text.to_string().as_bytes());
+            member(out, "subject_ref", text.to_string().as_bytes());
         }
         out.push(b'}');
-        out
     }
 }
 
