@@ -28,6 +28,7 @@ mod replays;
 mod request;
 mod reveal;
 mod seal;
+mod small_vec;
 mod spent;
 mod stream;
 mod subject_ref;

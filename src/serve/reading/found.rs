@@ -14,6 +14,7 @@ use veilstream_engine::token::{Decoded, Suite};
 
 use super::fault::RequestFault;
 use super::request::{ItemKind, MOST_FIELDS, RevealRequest, TokenItem};
+use super::small_vec::SmallVec;
 use super::target::{Asked, Target, Targets, TokenField};
 use crate::policy::PolicySet;
 
@@ -30,7 +31,7 @@ pub(super) struct Item<'r> {
     pub(super) kind: Kind<'r>,
     target: Rc<Target<'r>>,
     /// The place among the fields that it asks for, and the key.
-    tokens: Vec<(usize, KeyId)>,
+    tokens: SmallVec<(usize, KeyId)>,
     /// Data subjects, as far as headers tell.
     subjects: Subjects,
 }
@@ -48,7 +49,7 @@ pub(super) enum Kind<'r> {
 /// How many data subjects, before keys are looked up.
 enum Subjects {
     /// By the ids of their keys; some may stand there several times.
-    Keys(Vec<KeyId>),
+    Keys(SmallVec<KeyId>),
     /// A record or token of its own.
     Anonymous,
     Nobody,
@@ -57,15 +58,15 @@ enum Subjects {
 /// What came of an item.
 #[derive(Default)]
 pub(super) struct Read<'f> {
-    pub(super) fields: Vec<ReadField<'f>>,
+    pub(super) fields: SmallVec<ReadField<'f>>,
     /// The record or value as JSON; empty: nothing of it is shown.
     pub(super) shown: Vec<u8>,
     /// It is raw bytes of a record key or header, and no JSON.
     pub(super) is_bytes: bool,
     /// Each once.
-    pub(super) subjects: Vec<SubjectRef>,
+    pub(super) subjects: SmallVec<SubjectRef>,
     /// Each once.
-    pub(super) kids: Vec<KeyId>,
+    pub(super) kids: SmallVec<KeyId>,
     /// Ids of fields of which a honey token was opened.
     pub(super) honey: Vec<String>,
     /// Normalized paths of tokens in the record where its schema declares none.
@@ -200,7 +201,7 @@ fn few_names(request: &RevealRequest<'_>) -> bool {
 
 impl<'r> Item<'r> {
     fn malformed(target: Rc<Target<'r>>) -> Self {
-        let (tokens, subjects) = (Vec::new(), Subjects::Nobody);
+        let (tokens, subjects) = (SmallVec::Empty, Subjects::Nobody);
         Self { id: None, kind: Kind::Malformed, target, tokens, subjects }
     }
 
@@ -215,10 +216,10 @@ impl<'r> Item<'r> {
             let at = target.asked.iter().position(|asked| asked.field == Some(token.field))?;
             Some((at, token.header.kid))
         };
-        let tokens = found.iter().filter_map(place).collect();
+        let tokens = found.iter().filter_map(place).collect::<Vec<_>>().into();
         let subjects = if schema.is_some_and(|schema| !schema.subjects.is_empty()) {
             let subjects = found.iter().filter(|token| token.header.suite == Suite::XaesGcm);
-            Subjects::Keys(subjects.map(|token| token.header.kid).collect())
+            Subjects::Keys(subjects.map(|token| token.header.kid).collect::<Vec<_>>().into())
         } else {
             Subjects::Anonymous
         };
@@ -228,10 +229,10 @@ impl<'r> Item<'r> {
     fn token(target: Rc<Target<'r>>, token: &'r TokenItem<'r>) -> Self {
         let decoded = Decoded::new(token.token.as_bytes()).ok();
         let header = decoded.as_ref().map(|decoded| decoded.header);
-        let tokens = header.iter().map(|header| (0, header.kid)).collect();
+        let tokens = header.map(|header| (0, header.kid)).into();
         let subjects = match header {
             Some(header) if header.suite == Suite::XaesGcm && target.token.is_some() => {
-                Subjects::Keys(vec![header.kid])
+                Subjects::Keys(SmallVec::One(header.kid))
             }
             _ => Subjects::Anonymous,
         };
@@ -279,7 +280,7 @@ impl<'r> Item<'r> {
     /// Every field denied, as where nobody may read: nothing is said about what there is.
     fn denied(&self) -> Read<'_> {
         let fields = self.asked().iter().map(|asked| ReadField::new(asked, ReadStatus::Denied));
-        Read { fields: fields.collect(), ..Read::default() }
+        Read { fields: fields.collect::<Vec<_>>().into(), ..Read::default() }
     }
 
     fn open_record(
@@ -299,6 +300,7 @@ impl<'r> Item<'r> {
         }
         let options = DisclosureOptions { decisions: &decisions, strict: true };
         let (mut read, mut told) = (Read::default(), Disclosure::default());
+        let mut fields = Vec::new();
         let opened = revealer.disclose(schema, held, record, &options, &mut read.shown, &mut told);
         for asked in self.asked() {
             let status = match asked.field {
@@ -321,8 +323,9 @@ impl<'r> Item<'r> {
             if asked.field.is_some_and(|field| told.honey.contains(&field)) {
                 read.honey.push(asked.id.to_string());
             }
-            read.fields.push(field);
+            fields.push(field);
         }
+        read.fields = fields.into();
         read.unexpected = told.unexpected_tokens;
         read.kids = each_once(told.places.iter().filter_map(|place| place.kid));
         read.subjects = each_once(told.places.iter().filter_map(|place| place.subject));
@@ -355,10 +358,10 @@ impl<'r> Item<'r> {
         let (_, place, kind) = revealer.disclose_token(held, &item, decide(asked), &mut read.shown);
         let mut told = ReadField::new(asked, place.status.into());
         told.class = place.status.as_str();
-        read.fields.push(told);
+        read.fields = SmallVec::One(told);
         read.is_bytes = kind == PayloadKind::Bytes;
-        read.kids.extend(place.kid);
-        read.subjects.extend(place.subject);
+        read.kids = place.kid.into();
+        read.subjects = place.subject.into();
         if kind == PayloadKind::Honey {
             read.honey.push(asked.id.to_string());
         }
@@ -367,11 +370,11 @@ impl<'r> Item<'r> {
 }
 
 /// Sorted, each once.
-fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
+fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> SmallVec<T> {
     let mut values: Vec<T> = values.collect();
     values.sort_unstable();
     values.dedup();
-    values
+    values.into()
 }
 
 impl<'f> ReadField<'f> {
