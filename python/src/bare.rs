@@ -265,7 +265,8 @@ pub(crate) fn lines(
     let mut disclosure = Disclosure::new(template);
     for (key, status) in tokens {
         let (subject, kid) = (key.and_then(subject_of), key.map(|key| key.id));
-        disclosure.add_tokens(schema, subject, (&target.audited, status.as_str()), kid, 1);
+        let fields = [(&*target.audited, status.as_str())].into_iter();
+        disclosure.add(schema, subject, fields, kid, 1);
     }
     disclosure.into_entries().into_iter().chain(alarm).collect()
 }

@@ -188,7 +188,7 @@ fn tell(disclosure: &mut audit::Disclosure, schema: &Schema, row: &OpenedRow) {
     }
     let subjects: BTreeSet<_> = row.told.places.iter().filter_map(|place| place.subject).collect();
     let kids: BTreeSet<_> = row.told.places.iter().filter_map(|place| place.kid).collect();
-    disclosure.add(&schema.name, subjects, fields.into_iter(), kids.iter().copied());
+    disclosure.add(&schema.name, subjects, fields.into_iter(), kids.iter().copied(), 1);
 }
 
 fn outcome(schema: &Schema, row: OpenedRow, asked: &dyn Fn(usize) -> bool) -> RowOutcome {

@@ -66,7 +66,7 @@ impl<'t, W: Write> Outlet<'t, W> {
         }
         if !fields.is_empty() {
             let (subjects, kids) = (opened.subjects.iter().copied(), opened.kids.iter().copied());
-            self.disclosure.add(schema, subjects, fields.into_iter(), kids);
+            self.disclosure.add(schema, subjects, fields.into_iter(), kids, 1);
         }
     }
 

@@ -72,7 +72,13 @@ impl Told {
     /// Adds it to a disclosure.
     pub(crate) fn add(&self, target: &Target, disclosure: &mut Disclosure) {
         let field = (target.audited.as_str(), self.status);
-        disclosure.add_tokens(&target.schema.name, self.subject, field, self.kid, self.count);
+        disclosure.add(
+            &target.schema.name,
+            self.subject,
+            [field].into_iter(),
+            self.kid,
+            self.count,
+        );
     }
 }
 

@@ -41,20 +41,21 @@ impl Disclosure {
         Self { outcome: Some(outcome), ..self }
     }
 
-    /// Adds one record or bare token: its schema, whose keys were found, what became of its fields,
-    /// and the keys' ids.
+    /// Adds records or bare tokens that came to the same: their schema, whose keys were found, what
+    /// became of their fields, the keys' ids, and how many they are.
     pub fn add<'f>(
         &mut self,
         schema: &str,
         subjects: impl IntoIterator<Item = SubjectRef>,
         fields: impl Iterator<Item = (&'f str, &'f str)> + Clone,
         kids: impl IntoIterator<Item = KeyId> + Clone,
+        items: u64,
     ) {
         let mut subjects = subjects.into_iter().map(Some).peekable();
         let nobody = subjects.peek().is_none().then_some(None);
         for subject in subjects.chain(nobody) {
             let told = self.of(schema, subject);
-            told.items += 1;
+            told.items += items;
             told.take_kids(kids.clone());
             for (field, status) in fields.clone() {
                 told.note(field, status);
@@ -68,22 +69,6 @@ impl Disclosure {
         }
         let Some(told) = self.told.get_mut(schema) else { unreachable!("it was just put there") };
         told.entry(subject).or_default()
-    }
-
-    /// Adds tokens of one column that share a key and came to the same: whose key it is, what
-    /// became of their field, and how many they are.
-    pub fn add_tokens(
-        &mut self,
-        schema: &str,
-        subject: Option<SubjectRef>,
-        (field, status): (&str, &str),
-        kid: Option<KeyId>,
-        items: u64,
-    ) {
-        let told = self.of(schema, subject);
-        told.items += items;
-        told.take_kids(kid);
-        told.note(field, status);
     }
 
     /// Whether nothing was added.
@@ -188,6 +173,7 @@ mod tests {
                     [SubjectRef([n; 16])],
                     [("email", status), ("ssn", "denied")].into_iter(),
                     [KeyId([n; 16])],
+                    1,
                 );
             }
         }
@@ -214,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_a_column_are_counted_together() {
+    fn what_came_to_the_same_is_counted_together() {
         let mut disclosure = Disclosure::new(Entry::new(Event::Reveal));
         let (ada, kid) = (Some(SubjectRef([1; 16])), Some(KeyId([2; 16])));
-        disclosure.add_tokens("people", ada, ("email", "corrupt"), kid, 3);
-        disclosure.add_tokens("people", ada, ("email", "revealed"), kid, 40);
-        disclosure.add_tokens("people", None, ("email", "malformed"), None, 1);
+        disclosure.add("people", ada, [("email", "corrupt")].into_iter(), kid, 3);
+        disclosure.add("people", ada, [("email", "revealed")].into_iter(), kid, 40);
+        disclosure.add("people", None, [("email", "malformed")].into_iter(), None, 1);
         let parts = disclosure.into_entries().pop().unwrap().each;
         assert_eq!(parts.len(), 2);
         assert_eq!((parts[0].items, parts[0].outcome), (1, "failed"));
@@ -231,12 +217,12 @@ mod tests {
     fn the_outcome_is_that_of_the_fields() {
         for (status, outcome) in [("masked", "ok"), ("denied", "denied"), ("erased", "failed")] {
             let mut disclosure = Disclosure::new(Entry::new(Event::Reveal));
-            disclosure.add("people", [], [("email", status)].into_iter(), []);
+            disclosure.add("people", [], [("email", status)].into_iter(), [], 1);
             let part = disclosure.into_entries().pop().unwrap().each.pop().unwrap();
             assert_eq!((part.outcome, part.subject), (outcome, None));
         }
         let mut disclosure = Disclosure::new(Entry::new(Event::Reveal)).with_outcome("budget");
-        disclosure.add("people", [], [("email", "denied")].into_iter(), []);
+        disclosure.add("people", [], [("email", "denied")].into_iter(), [], 1);
         assert_eq!(disclosure.into_entries()[0].each[0].outcome, "budget");
     }
 }

@@ -239,6 +239,11 @@ impl<'r> Item<'r> {
         Self { id: None, kind: Kind::Token { token, decoded }, target, tokens, subjects }
     }
 
+    /// Whether it asks for the same as another.
+    pub(super) fn shares_target(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.target, &other.target)
+    }
+
     /// The fields asked for.
     pub(super) fn asked(&self) -> &[Asked<'r>] {
         &self.target.asked
@@ -375,6 +380,15 @@ fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> SmallVec<T> {
     values.sort_unstable();
     values.dedup();
     values.into()
+}
+
+impl Read<'_> {
+    /// Whether the audit tells the same of it as of another with the same target.
+    pub(super) fn is_told_as(&self, other: &Self) -> bool {
+        self.kids == other.kids
+            && self.subjects == other.subjects
+            && self.fields.iter().map(|f| f.class).eq(other.fields.iter().map(|f| f.class))
+    }
 }
 
 impl<'f> ReadField<'f> {

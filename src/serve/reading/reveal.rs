@@ -252,10 +252,12 @@ fn entries(
         if is_spent {
             disclosure = disclosure.with_outcome("budget");
         }
-        for ((item, read), _) in told() {
+        let told: Vec<(&Item<'_>, &Read<'_>)> = told().map(|(told, _)| told).collect();
+        for alike in told.chunk_by(|a, b| a.0.shares_target(b.0) && a.1.is_told_as(b.1)) {
+            let (item, read) = alike[0];
             let fields = read.fields.iter().map(|field| (field.audited, field.class));
             let (subjects, kids) = (read.subjects.iter().copied(), read.kids.iter().copied());
-            disclosure.add(item.schema(), subjects, fields, kids);
+            disclosure.add(item.schema(), subjects, fields, kids, alike.len() as u64);
         }
         entries.append(&mut disclosure.into_entries());
     }
