@@ -18,6 +18,7 @@
 pub mod budget;
 pub mod cases;
 mod compile;
+mod context;
 mod decide;
 mod entities;
 mod facts;

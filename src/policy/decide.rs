@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{Authorizer, Context, Decision as Effect, Entity, RestrictedExpression};
+use cedar_policy::{Authorizer, Context, Decision as Effect, Entity};
 
-use super::kept::KnownPrincipal;
+use super::context::ContextFacts;
+use super::kept::{KnownPrincipal, Situation};
 use super::request::{
     Answer, Decision, Denial, Permission, Principal, RequestFacts, Want, reason_counts,
 };
@@ -20,13 +21,23 @@ static AUTHORIZER: LazyLock<Authorizer> = LazyLock::new(Authorizer::new);
 pub struct Request<'p> {
     policies: &'p PolicySet,
     /// The caller and, where it proved for whom it asks, that person: both are decided.
-    principals: Vec<Arc<KnownPrincipal>>,
-    context: Result<Context, Denial>,
+    principals: Vec<Asking>,
+    context: Result<ContextFacts, Denial>,
+    /// The same in Cedar's form, once a question is evaluated.
+    cedar_context: Option<Context>,
     want: Want,
     /// By the place among the principals, action and resource.
     judged: HashMap<(usize, Action, Resource), Verdict>,
     #[cfg(test)]
     evaluations: usize,
+}
+
+/// One of the principals.
+#[derive(Debug)]
+struct Asking {
+    known: Arc<KnownPrincipal>,
+    /// `None`: nothing is asked.
+    situation: Option<Arc<Situation>>,
 }
 
 /// What is asked about.
@@ -39,7 +50,7 @@ pub(super) enum Resource {
 
 /// What all policies say of one question.
 #[derive(Debug, Clone, Default)]
-struct Verdict {
+pub(super) struct Verdict {
     effect: Ruling,
     policies: BTreeSet<Arc<str>>,
     failed: BTreeSet<Arc<str>>,
@@ -68,7 +79,7 @@ impl PolicySet {
     ) -> Request<'_> {
         let reason = facts.reason.as_deref();
         let context = reason_counts(self.purposes(), &facts.purpose, reason)
-            .and_then(|has_reason| self.context(has_reason, person, facts));
+            .map(|has_reason| ContextFacts::new(has_reason, person, facts));
         self.ask(std::iter::once(caller).chain(person), context, want)
     }
 
@@ -79,45 +90,31 @@ impl PolicySet {
         facts: &RequestFacts,
         want: Want,
     ) -> Request<'_> {
-        self.ask([caller], self.context(true, None, facts), want)
-    }
-
-    fn context(
-        &self,
-        has_reason: bool,
-        person: Option<&Principal>,
-        facts: &RequestFacts,
-    ) -> Result<Context, Denial> {
-        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-        let number = |n: u64| RestrictedExpression::new_long(i64::try_from(n).unwrap_or(i64::MAX));
-        let members = [
-            ("purpose", text(&facts.purpose)),
-            ("has_reason", RestrictedExpression::new_bool(has_reason)),
-            ("ip", self.kept.address(facts.ip)),
-            ("auth", text(facts.auth.name(person.is_some()))),
-            ("items", number(facts.items)),
-            ("bare", RestrictedExpression::new_bool(facts.bare)),
-            ("subjects", number(facts.subjects)),
-        ];
-        let person = person.map(|person| ("on_behalf_of", text(&person.id)));
-        let members =
-            members.into_iter().chain(person).map(|(name, value)| (name.to_owned(), value));
-        Context::from_pairs(members).map_err(|_| Denial::PolicyError)
+        self.ask([caller], Ok(ContextFacts::new(true, None, facts)), want)
     }
 
     fn ask<'a>(
         &self,
         principals: impl IntoIterator<Item = &'a Principal>,
-        context: Result<Context, Denial>,
+        context: Result<ContextFacts, Denial>,
         want: Want,
     ) -> Request<'_> {
-        let of = |principal| {
-            self.kept.principal(principal, || self.entities.principal(principal, self.roles()))
+        let of = |principal: &Principal| {
+            let entity = || self.entities.principal(principal, self.roles());
+            let situation = context.as_ref().ok().map(|context| Situation {
+                principal: principal.clone(),
+                context: context.clone(),
+            });
+            Asking {
+                known: self.kept.principal(principal, entity),
+                situation: situation.map(Arc::new),
+            }
         };
         Request {
             policies: self,
             principals: principals.into_iter().map(of).collect(),
             context,
+            cedar_context: None,
             want,
             judged: HashMap::new(),
             #[cfg(test)]
@@ -136,8 +133,8 @@ impl Request<'_> {
     /// How much of a field is shown: `<schema>.<id>`, `<schema>#key` or `<schema>#header:<name>`,
     /// or `@<domain>`. Of fields that one ciphertext may belong to, the least answer counts.
     pub fn decide(&mut self, field: &str) -> Decision {
-        if let Err(denial) = self.context {
-            return Decision::denied(denial);
+        if let Err(denial) = &self.context {
+            return Decision::denied(*denial);
         }
         let policies = self.policies;
         let mut least: Option<Decision> = None;
@@ -156,8 +153,8 @@ impl Request<'_> {
     /// Whether an action on a field is permitted. `search` needs every field of one index domain,
     /// and of a field whose tokens tell equality `seal` needs `search` too.
     pub fn permits(&mut self, action: Action, field: &str) -> Permission {
-        if let Err(denial) = self.context {
-            return Permission::denied(denial);
+        if let Err(denial) = &self.context {
+            return Permission::denied(*denial);
         }
         let Some(position) = self.policies.position(field) else {
             return Permission::denied(Denial::UnknownField);
@@ -178,8 +175,8 @@ impl Request<'_> {
     /// Whether `audit_read` or `policy_read` is permitted on a whole schema; any other action is
     /// not.
     pub fn permits_on_schema(&mut self, action: Action, schema: &str) -> Permission {
-        if let Err(denial) = self.context {
-            return Permission::denied(denial);
+        if let Err(denial) = &self.context {
+            return Permission::denied(*denial);
         }
         if self.policies.entities.schema(schema).is_none() {
             return Permission::denied(Denial::UnknownField);
@@ -255,13 +252,34 @@ impl Request<'_> {
         if let Some(verdict) = self.judged.get(&question) {
             return verdict.clone();
         }
+        let verdict = self.verdict(principal, action, resource).unwrap_or_else(Verdict::failed);
+        self.judged.insert(question, verdict.clone());
+        verdict
+    }
+
+    /// What an earlier request alike was told, or what the policies say now.
+    fn verdict(
+        &mut self,
+        principal: usize,
+        action: Action,
+        resource: &Resource,
+    ) -> Option<Verdict> {
+        let situation = self.principals.get(principal)?.situation.clone()?;
+        let question = (situation, action, resource.clone());
+        let kept = &self.policies.kept;
+        if let Some(verdict) = kept.verdict(&question) {
+            return Some(verdict);
+        }
         #[cfg(test)]
         {
             self.evaluations += 1;
         }
-        let verdict = self.evaluate(principal, action, resource).unwrap_or_else(Verdict::failed);
-        self.judged.insert(question, verdict.clone());
-        verdict
+        let verdict = self.evaluate(principal, action, resource)?;
+        // A failure is no answer to keep.
+        if verdict.effect != Ruling::Failed {
+            kept.keep_verdict(question, verdict.clone());
+        }
+        Some(verdict)
     }
 
     fn resource(&self, resource: &Resource) -> Option<&Entity> {
@@ -272,12 +290,20 @@ impl Request<'_> {
     }
 
     /// `None`: it cannot be asked.
-    fn evaluate(&self, principal: usize, action: Action, resource: &Resource) -> Option<Verdict> {
-        let known = self.principals.get(principal)?;
+    fn evaluate(
+        &mut self,
+        principal: usize,
+        action: Action,
+        resource: &Resource,
+    ) -> Option<Verdict> {
+        if self.cedar_context.is_none() {
+            self.cedar_context = self.context.as_ref().ok()?.to_cedar(&self.policies.kept);
+        }
+        let context = self.cedar_context.clone()?;
+        let known = &self.principals.get(principal)?.known;
         let entity = self.resource(resource)?;
         let store = known.store(resource, entity)?;
         let action = self.policies.entities.action(action)?.clone();
-        let context = self.context.as_ref().ok()?.clone();
         let (who, what) = (known.entity.uid(), entity.uid());
         let question = cedar_policy::Request::new(who, action, what, context, None).ok()?;
         let response = AUTHORIZER.is_authorized(&question, &self.policies.cedar, &store);

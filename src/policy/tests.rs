@@ -298,6 +298,39 @@ fn each_question_is_evaluated_once() {
     assert_eq!(request.evaluations(), 3, "mask, reveal, search");
 }
 
+/// A verdict is kept for requests of which policies see the same, and for no other.
+#[test]
+fn requests_alike_are_evaluated_once() {
+    let set = set(PERMIT_ALL);
+    let evaluations = |who: &Principal, person: Option<&Principal>, facts: &RequestFacts| {
+        let mut request = set.request(who, person, facts, Want::Auto);
+        assert_eq!(request.decide("customers.phone").answer, Answer::Revealed);
+        request.evaluations()
+    };
+    let (ana, facts) = (user(&[]), asking("support"));
+    assert_eq!(evaluations(&ana, None, &facts), 2);
+    assert_eq!(evaluations(&ana, None, &facts), 0);
+    let because = RequestFacts { reason: Some("no ticket".to_owned()), ..facts.clone() };
+    assert_eq!(evaluations(&ana, None, &because), 0, "the words of a reason decide nothing");
+    let bob = Principal { id: "jwt:corp:bob".to_owned(), ..user(&[]) };
+    assert_eq!(evaluations(&bob, None, &facts), 2);
+    assert_eq!(evaluations(&user(&["fraud"]), None, &facts), 2);
+    assert_eq!(evaluations(&ana, Some(&bob), &facts), 4);
+    for other in [
+        asking("export"),
+        RequestFacts { reason: Some("ticket 1".to_owned()), ..facts.clone() },
+        RequestFacts { ip: IpAddr::from([10, 1, 2, 4]), ..facts.clone() },
+        RequestFacts { auth: Credential::Key, ..facts.clone() },
+        RequestFacts { items: 2, ..facts.clone() },
+        RequestFacts { bare: true, ..facts.clone() },
+        RequestFacts { subjects: 2, ..facts.clone() },
+    ] {
+        assert_eq!(evaluations(&ana, None, &other), 2, "{other:?}");
+        assert_eq!(evaluations(&ana, None, &other), 0, "{other:?}");
+    }
+    assert_eq!(evaluations(&ana, None, &facts), 0);
+}
+
 #[test]
 fn the_hash_is_of_all_that_decides_and_of_nothing_else() {
     let hash = |fields: Vec<FieldFacts>, path: &str, text: &str, purposes: &[Purpose]| {
