@@ -8,6 +8,7 @@ use aes_gcm::aes::cipher::BlockCipherEncrypt;
 use aes_gcm::{AeadInOut, AesGcm, KeyInit, Tag};
 use ghash::GHash;
 use ghash::universal_hash::UniversalHash;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use super::SealError;
@@ -119,6 +120,49 @@ impl Gcm {
     ) -> Result<(), aes_gcm::Error> {
         self.library.decrypt_inout_detached(nonce.into(), data, text, tag)
     }
+}
+
+/// Most blocks of a message that [`decrypt_once`] takes: of the cipher, and of the hash.
+const ONCE: usize = 8;
+
+/// Decrypts a short message in place under a key that has no other one: cipher and hash are called
+/// once. `None`: text or data are too long for this way. The text is unchanged then.
+pub(super) fn decrypt_once(
+    aes: &Aes256Enc,
+    nonce: &[u8; SHORT],
+    data: &[u8],
+    text: &mut [u8],
+    tag: &[u8; TAG_LEN],
+) -> Option<Result<(), aes_gcm::Error>> {
+    let (held, text_blocks) = (data.len().div_ceil(16), text.len().div_ceil(16));
+    let lengths = held + text_blocks;
+    if lengths >= ONCE || text_blocks > ONCE - 2 {
+        return None;
+    }
+    // The hash's key E(K, 0), E(K, J0) for the tag, then the key stream.
+    let mut stream = [[0; 16]; ONCE];
+    for (counter, block) in (1_u32..).zip(&mut stream[1..]) {
+        block[..SHORT].copy_from_slice(nonce);
+        block[SHORT..].copy_from_slice(&counter.to_be_bytes());
+    }
+    aes.encrypt_blocks(Array::cast_slice_from_core_mut(&mut stream[..2 + text_blocks]));
+
+    let mut hashed = [[0; 16]; ONCE];
+    hashed.as_flattened_mut()[..data.len()].copy_from_slice(data);
+    hashed[held..].as_flattened_mut()[..text.len()].copy_from_slice(text);
+    hashed[lengths][..8].copy_from_slice(&(8 * data.len() as u64).to_be_bytes());
+    hashed[lengths][8..].copy_from_slice(&(8 * text.len() as u64).to_be_bytes());
+    let mut hash = GHash::new((&stream[0]).into());
+    hash.update(Array::cast_slice_from_core(&hashed[..=lengths]));
+    let mut expected: [u8; TAG_LEN] = hash.finalize().into();
+    expected.iter_mut().zip(&stream[1]).for_each(|(byte, key)| *byte ^= key);
+    let is_right = bool::from(expected.ct_eq(tag));
+    if is_right {
+        text.iter_mut().zip(stream[2..].as_flattened()).for_each(|(byte, key)| *byte ^= key);
+    }
+    // As a slice: arrays are cleared byte by byte.
+    stream[..2 + text_blocks].as_flattened_mut().zeroize();
+    Some(if is_right { Ok(()) } else { Err(aes_gcm::Error) })
 }
 
 /// GHASH under `H = E(K, 0)`, of nothing yet.

@@ -3,8 +3,6 @@
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 
-use aes_gcm::aead::inout::InOutBuf;
-use aes_gcm::{AeadInOut, Tag};
 use subtle::ConstantTimeEq;
 
 use super::{Cipher, associated_data};
@@ -263,12 +261,12 @@ fn decrypt<'b>(
 ) -> Result<&'b [u8], OpenError> {
     let (prefix, text) = body.split_at_mut(suite.prefix_len());
     match cipher {
-        Cipher::Gcm(gcm) => {
-            open_gcm(prefix, text, |[nonce], text, tag| gcm.decrypt(nonce, aad, text, tag))
-        }
-        Cipher::Xaes(xaes) => open_gcm(prefix, text, |[first, second], text, tag| {
-            xaes.subkey(first).decrypt_inout_detached(second.into(), aad, text, tag)
+        Cipher::Gcm(gcm) => open_gcm(prefix, text, |[nonce], text, tag| {
+            gcm.decrypt(nonce, aad, text.into(), tag.into())
         }),
+        Cipher::Xaes(xaes) => {
+            open_gcm(prefix, text, |nonce, text, tag| xaes.decrypt(nonce, aad, text, tag))
+        }
         Cipher::Siv(siv) => {
             let iv = (&*prefix).try_into().map_err(|_| OpenError::Corrupt)?;
             siv.decrypt_inout_detached([aad], (&mut *text).into(), iv)
@@ -282,11 +280,11 @@ fn decrypt<'b>(
 fn open_gcm<'t, const PARTS: usize>(
     nonce: &[u8],
     text: &'t mut [u8],
-    decrypt: impl FnOnce(&[[u8; 12]; PARTS], InOutBuf<'_, '_, u8>, &Tag) -> Result<(), aes_gcm::Error>,
+    decrypt: impl FnOnce(&[[u8; 12]; PARTS], &mut [u8], &[u8; TAG_LEN]) -> Result<(), aes_gcm::Error>,
 ) -> Result<&'t [u8], OpenError> {
     let (body, tag) = text.split_last_chunk_mut::<TAG_LEN>().ok_or(OpenError::Corrupt)?;
     let nonce = nonce.as_chunks().0.try_into().map_err(|_| OpenError::Corrupt)?;
-    decrypt(nonce, (&mut *body).into(), (&*tag).into()).map_err(|_| OpenError::Corrupt)?;
+    decrypt(nonce, body, tag).map_err(|_| OpenError::Corrupt)?;
     Ok(body)
 }
 

@@ -51,4 +51,33 @@ proptest! {
         let expected_tag = library.encrypt_inout_detached(&nonce.into(), &aad, (&mut expected[..]).into()).unwrap();
         prop_assert_eq!((sealed, tag), (expected, expected_tag));
     }
+
+    /// Short messages are decrypted in another way than long ones.
+    #[test]
+    fn what_the_library_encrypted_is_decrypted_unless_it_was_changed(
+        key: [u8; 32],
+        nonce: [u8; 24],
+        aad in proptest::collection::vec(any::<u8>(), 0..150),
+        text in proptest::collection::vec(any::<u8>(), 0..150),
+        at: proptest::sample::Index,
+    ) {
+        let (xaes, mut sealed) = (Xaes::new(&key), text.clone());
+        let tag: [u8; 16] = Xaes256Gcm::new(&key.into())
+            .encrypt_inout_detached(&nonce.into(), &aad, (&mut sealed[..]).into()).unwrap().into();
+        let (halves, _) = nonce.as_chunks();
+        let halves = halves.try_into().unwrap();
+        let mut opened = sealed.clone();
+        xaes.decrypt(halves, &aad, &mut opened, &tag).unwrap();
+        prop_assert_eq!(&opened, &text);
+        // One bit of the data, the text or the tag.
+        let whole = [&aad[..], &sealed[..], &tag[..]].concat();
+        let mut changed = whole.clone();
+        let bit = at.index(8 * whole.len());
+        changed[bit / 8] ^= 1 << (bit % 8);
+        let (data, rest) = changed.split_at_mut(aad.len());
+        let (body, tag) = rest.split_last_chunk_mut::<16>().unwrap();
+        let before = body.to_vec();
+        prop_assert!(xaes.decrypt(halves, data, body, tag).is_err());
+        prop_assert_eq!(&*body, &before[..], "nothing is decrypted");
+    }
 }
