@@ -7,8 +7,8 @@ mod seal;
 mod text;
 
 pub(crate) use build::BuiltColumn;
-pub(crate) use calls::{ColumnCall, GivenScalars};
-pub(crate) use open::{Taken, Told};
+pub(crate) use calls::{ColumnCall, GivenScalars, row_scalars};
+pub(crate) use open::{RowScalars, Taken, Told};
 pub(crate) use text::Texts;
 
 use pyo3::PyErr;

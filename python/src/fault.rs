@@ -4,14 +4,16 @@ use pyo3::PyErr;
 use veilstream::keys::KeyFault;
 use veilstream_engine::RejectCode;
 
-mod exceptions {
+pub(crate) mod exceptions {
     #![allow(missing_docs, reason = "documented where they are made: veilstream/errors.py")]
     pyo3::import_exception!(veilstream.errors, AuditError);
     pyo3::import_exception!(veilstream.errors, BindingError);
     pyo3::import_exception!(veilstream.errors, ColumnError);
     pyo3::import_exception!(veilstream.errors, ConfigError);
     pyo3::import_exception!(veilstream.errors, KeysUnavailable);
+    pyo3::import_exception!(veilstream.errors, NotPicklable);
     pyo3::import_exception!(veilstream.errors, NotRevealed);
+    pyo3::import_exception!(veilstream.errors, NotSealed);
     pyo3::import_exception!(veilstream.errors, NotSearchable);
     pyo3::import_exception!(veilstream.errors, PurposeError);
     pyo3::import_exception!(veilstream.errors, Rejected);

@@ -25,6 +25,7 @@ mod held;
 mod interop;
 mod parts;
 mod rows;
+mod sealed;
 mod statement;
 mod target;
 
@@ -37,5 +38,7 @@ mod _native {
     #[pymodule_export]
     use crate::engine::Engine;
     #[pymodule_export]
-    use crate::statement::{normalized, open_statement, seal_statement};
+    use crate::sealed::{Sealed, sealed_value};
+    #[pymodule_export]
+    use crate::statement::{normalized, open_attributes, open_statement, seal_statement};
 }

@@ -1,5 +1,7 @@
-//! Columns of one SQL statement, as Python lists: opened together under one disclosure, or sealed
-//! with the tags of their indexes.
+//! Columns of one SQL statement, as Python lists or attributes of entities: opened together under
+//! one disclosure, or sealed with the tags of their indexes.
+
+mod open;
 
 use std::sync::Arc;
 
@@ -7,41 +9,33 @@ use arrow_array::ArrayRef;
 use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray as _;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString};
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyString};
 use veilstream_engine::normalize::{Input, Scratch};
-use veilstream_engine::reveal::ReadStatus;
-use veilstream_reading::audit::{Disclosure, Event};
 
-use crate::bare::honey_entry;
-use crate::column::{ColumnCall, ColumnFault, GivenScalars, Taken, Told};
+use self::open::{OpenedColumn, TokenColumn};
+use crate::column::{ColumnCall, ColumnFault, GivenScalars};
 use crate::engine::{Claims, Engine, purpose};
 use crate::fault::VeilFault;
-use crate::held::Held;
 use crate::parts::{CallPurpose, ReadingParts};
+use crate::sealed::token_of;
 use crate::target::Target;
 
-/// Field, tokens or JSON texts, subjects, names and columns of bound values.
-type GivenColumn<'py> =
-    (String, Bound<'py, PyList>, Option<Bound<'py, PyList>>, Vec<(String, Bound<'py, PyList>)>);
+/// Names, and columns of bound values.
+type GivenBind<'py> = Vec<(String, Bound<'py, PyList>)>;
+/// Field, tokens or JSON texts, subjects, bound values.
+type GivenColumn<'py> = (String, Bound<'py, PyList>, Option<Bound<'py, PyList>>, GivenBind<'py>);
+/// Field, the attribute's name, subjects, bound values.
+type GivenAttribute<'py> =
+    (String, Bound<'py, PyString>, Option<Bound<'py, PyList>>, GivenBind<'py>);
+/// Dicts of entities, and their attributes.
+type GivenEntities<'py> = (Bound<'py, PyList>, Vec<GivenAttribute<'py>>);
 /// Values, the rows whose value is a JSON text, and the rows that did not open.
 type OpenedLists<'py> = (Bound<'py, PyList>, Vec<usize>, Vec<(usize, &'static str)>);
+/// The rows whose value is a JSON text, with that text, and the rows that did not open.
+type OpenedAttribute = (Vec<(usize, String)>, Vec<(usize, &'static str)>);
 /// Tokens, and the tags of an indexed column.
 type SealedLists<'py> = (Bound<'py, PyList>, Option<Bound<'py, PyList>>);
-
-/// Values from which on columns are opened side by side.
-const MANY: usize = 2000;
-
-/// A column that was opened.
-struct OpenedColumn {
-    values: Vec<Option<String>>,
-    /// Rows whose value is no string, but JSON.
-    json: Vec<usize>,
-    failed: Vec<(usize, &'static str)>,
-    met_honey: bool,
-}
-
-/// A column that was opened, of which field, and what is told of it.
-type OpenedCall = (Target, (OpenedColumn, Vec<Told>));
 
 /// A column that was sealed.
 struct SealedColumn {
@@ -50,95 +44,6 @@ struct SealedColumn {
 }
 
 impl ReadingParts {
-    /// Opens the columns of a statement. When it returns, its lines are durable.
-    fn open_statement(
-        &self,
-        calls: &[ColumnCall],
-        purpose: &CallPurpose,
-    ) -> Result<Vec<OpenedColumn>, VeilFault> {
-        let template = self.entry(Event::Reveal, purpose)?;
-        let mut disclosure = Disclosure::new(template.clone());
-        let (mut opened, mut alarms) = (Vec::with_capacity(calls.len()), Vec::new());
-        for (target, (column, told)) in self.open_all(calls)? {
-            told.iter().for_each(|told| told.add(&target, &mut disclosure));
-            if column.met_honey {
-                alarms.push(honey_entry(template.clone(), &target.schema.name, &target.audited));
-            }
-            opened.push(column);
-        }
-        let lines = disclosure.into_entries().into_iter().chain(alarms).collect();
-        self.append(lines)?;
-        Ok(opened)
-    }
-
-    /// Opens columns, side by side where there is much to open: whoever waits for a statement waits
-    /// for all of them. The threads end before it returns, so none is there when Python forks.
-    fn open_all(&self, calls: &[ColumnCall]) -> Result<Vec<OpenedCall>, VeilFault> {
-        let schemas = self.schemas();
-        let one = |call: &ColumnCall| {
-            let target = Target::of(&schemas, &call.field)?;
-            let opened = self.open_one(call, &target)?;
-            Ok((target, opened))
-        };
-        if calls.iter().map(ColumnCall::rows).sum::<usize>() < MANY {
-            return calls.iter().map(one).collect();
-        }
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                calls.iter().skip(1).map(|call| scope.spawn(|| one(call))).collect();
-            let first = calls.iter().take(1).map(one);
-            let others = threads.into_iter().map(|thread| match thread.join() {
-                Ok(opened) => opened,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            // Started first, asked last.
-            let opened: Vec<_> = first.chain(others).collect();
-            opened.into_iter().collect()
-        })
-    }
-
-    /// A column, and what is told of it.
-    fn open_one(
-        &self,
-        call: &ColumnCall,
-        target: &Target,
-    ) -> Result<(OpenedColumn, Vec<Told>), VeilFault> {
-        let (texts, scalars) = (call.texts()?, call.scalars(target)?);
-        let mut held = Held::of(&*self.keys);
-        let mut opener = self.opener(target, &mut held, &scalars)?.recording();
-        let mut values = vec![None; call.rows()];
-        let mut json = Vec::new();
-        {
-            let taken: &mut Taken<'_> = &mut |row, payload, _| {
-                let Some((value, is_json)) = shown(payload) else { return Ok(false) };
-                values[row] = Some(value);
-                if is_json {
-                    json.push(row);
-                }
-                Ok(true)
-            };
-            self.with_opener(|ciphers| {
-                texts
-                    .iter()
-                    .try_for_each(|part| opener.open((part.0, &part.1), &scalars, ciphers, taken))
-            })?;
-        }
-        let told = opener.told();
-        let mut failed: Vec<_> = opener
-            .failed()
-            .iter()
-            .map(|(row, status)| (*row, ReadStatus::from(*status).as_str()))
-            .collect();
-        let met_honey = opener.met_honey();
-        if met_honey {
-            // A lone one among values would tell which it was.
-            failed = (0..values.len()).map(|row| (row, "denied")).collect();
-            values.fill(None);
-            json.clear();
-        }
-        Ok((OpenedColumn { values, json, failed, met_honey }, told))
-    }
-
     /// Seals the columns of a statement, with the tags of those that are indexed.
     fn seal_statement(&self, calls: &[(ColumnCall, bool)]) -> Result<Vec<SealedColumn>, VeilFault> {
         let (mut sealed, mut lines) = (Vec::with_capacity(calls.len()), Vec::new());
@@ -161,14 +66,71 @@ pub(crate) fn open_statement<'py>(
     columns: Vec<GivenColumn<'py>>,
     claims: Claims,
 ) -> PyResult<Vec<OpenedLists<'py>>> {
-    let (py, own) = (engine.py(), purpose(claims));
-    let calls = columns.into_iter().map(|column| call(column, false, &own));
-    let calls = calls.collect::<PyResult<Vec<_>>>()?;
-    let opened = engine.get().detached(py, |parts| parts.open_statement(&calls, &own))?;
-    let lists = opened
-        .into_iter()
-        .map(|column| Ok((PyList::new(py, column.values)?, column.json, column.failed)));
+    let lengths: Vec<usize> = columns.iter().map(|(_, tokens, ..)| tokens.len()).collect();
+    let columns = columns.into_iter().map(|(field, tokens, subjects, bind)| {
+        let tokens = tokens.iter().map(|token| text(&token)).collect::<PyResult<_>>()?;
+        token_column(field, tokens, subjects, bind)
+    });
+    let opened = opened(engine, columns.collect::<PyResult<_>>()?, claims)?;
+    let lists = opened.into_iter().zip(lengths).map(|(column, length)| {
+        let (mut values, mut json) = (vec![None; length], Vec::new());
+        for (row, value, is_json) in column.values() {
+            values[row] = Some(value);
+            if is_json {
+                json.push(row);
+            }
+        }
+        Ok((PyList::new(engine.py(), values)?, json, column.failed))
+    });
     lists.collect()
+}
+
+/// Opens attributes of entities in their place. What is no sealed value there stays as it is.
+#[pyfunction]
+pub(crate) fn open_attributes<'py>(
+    engine: &Bound<'py, Engine>,
+    given: Vec<GivenEntities<'py>>,
+    claims: Claims,
+) -> PyResult<Vec<OpenedAttribute>> {
+    let (mut places, mut columns) = (Vec::with_capacity(given.len()), Vec::new());
+    for (entities, attributes) in given {
+        let entities = entities.iter().map(|entity| Ok(entity.cast_into::<PyDict>()?));
+        let entities = entities.collect::<PyResult<Vec<_>>>()?;
+        let mut names = Vec::with_capacity(attributes.len());
+        for (field, name, subjects, bind) in attributes {
+            let tokens = Vec::with_capacity(entities.len());
+            columns.push(token_column(field, tokens, subjects, bind)?);
+            names.push(name);
+        }
+        let of_these = columns.len() - names.len();
+        // Entity by entity: each is in the processor's cache for all its attributes.
+        for entity in &entities {
+            for (name, column) in names.iter().zip(&mut columns[of_these..]) {
+                let value = entity.get_item(name)?;
+                column.tokens.push(value.map_or(Ok(None), |value| token_of(&value))?);
+            }
+        }
+        places.push((entities, names));
+    }
+    let mut opened = opened(engine, columns, claims)?.into_iter();
+    let mut told = Vec::new();
+    for (entities, names) in places {
+        let own: Vec<_> = opened.by_ref().take(names.len()).collect();
+        let mut json: Vec<Vec<(usize, String)>> = vec![Vec::new(); own.len()];
+        let mut values: Vec<_> = own.iter().map(|column| column.values().peekable()).collect();
+        for (row, entity) in entities.iter().enumerate() {
+            for ((values, name), json) in values.iter_mut().zip(&names).zip(&mut json) {
+                match values.next_if(|(at, ..)| *at == row) {
+                    Some((_, value, false)) => entity.set_item(name, value)?,
+                    Some((_, value, true)) => json.push((row, value.to_owned())),
+                    None => {}
+                }
+            }
+        }
+        drop(values);
+        told.extend(json.into_iter().zip(own).map(|(json, column)| (json, column.failed)));
+    }
+    Ok(told)
 }
 
 /// Seals the columns of a statement: values are JSON texts. Beside each, whether it is indexed.
@@ -180,7 +142,7 @@ pub(crate) fn seal_statement<'py>(
 ) -> PyResult<Vec<SealedLists<'py>>> {
     let (py, own) = (engine.py(), purpose(claims));
     let calls =
-        columns.into_iter().map(|(column, is_indexed)| Ok((call(column, true, &own)?, is_indexed)));
+        columns.into_iter().map(|(column, is_indexed)| Ok((call(column, &own)?, is_indexed)));
     let calls = calls.collect::<PyResult<Vec<_>>>()?;
     let sealed = engine.get().detached(py, |parts| parts.seal_statement(&calls))?;
     let lists = sealed.into_iter().map(|column| {
@@ -208,55 +170,64 @@ pub(crate) fn normalized<'py>(
     Ok(normal.map(|normal| PyBytes::new(engine.py(), &normal)))
 }
 
-/// A value as Python takes it: a string's text, or JSON. `None`: half of a pair of surrogates has
-/// no UTF-8.
-fn shown(payload: &[u8]) -> Option<(String, bool)> {
-    let mut text = Vec::new();
-    let is_json = match payload {
-        [b'"', inner @ .., b'"'] => {
-            if inner.contains(&b'\\') {
-                veilstream_engine::scan::unescape(inner, &mut text).then_some(())?;
-            } else {
-                text.extend_from_slice(inner);
-            }
-            false
-        }
-        _ => {
-            text.extend_from_slice(payload);
-            true
-        }
-    };
-    Some((String::from_utf8(text).ok()?, is_json))
+/// Opens columns while other threads of Python run. Nothing is told where there is no token.
+fn opened(
+    engine: &Bound<'_, Engine>,
+    columns: Vec<TokenColumn>,
+    claims: Claims,
+) -> PyResult<Vec<OpenedColumn>> {
+    if columns.iter().all(TokenColumn::is_empty) {
+        return Ok(columns.iter().map(|_| OpenedColumn::default()).collect());
+    }
+    let own = purpose(claims);
+    engine.get().detached(engine.py(), |parts| parts.open_statement(&columns, &own))
 }
 
+fn token_column(
+    field: String,
+    tokens: Vec<Option<PyBackedStr>>,
+    subjects: Option<Bound<'_, PyList>>,
+    bind: GivenBind<'_>,
+) -> PyResult<TokenColumn> {
+    let subject = subjects.as_ref().map(scalars).transpose()?;
+    Ok(TokenColumn { field, tokens, bind: bound(bind)?, subject })
+}
+
+/// A column of JSON texts to seal.
 fn call(
     (field, values, subjects, bind): GivenColumn<'_>,
-    is_json: bool,
     purpose: &CallPurpose,
 ) -> PyResult<ColumnCall> {
-    let bind = bind.into_iter().map(|(name, values)| Ok((name, scalars(&values)?)));
     Ok(ColumnCall {
         field,
         chunks: vec![texts(&values)?],
-        bind: bind.collect::<PyResult<_>>()?,
+        bind: bound(bind)?,
         subject: subjects.as_ref().map(scalars).transpose()?,
-        is_json,
+        is_json: true,
         purpose: purpose.clone(),
     })
+}
+
+fn bound(bind: GivenBind<'_>) -> PyResult<Vec<(String, GivenScalars)>> {
+    bind.into_iter().map(|(name, values)| Ok((name, scalars(&values)?))).collect()
 }
 
 /// Strings, and `None`.
 fn texts(values: &Bound<'_, PyList>) -> PyResult<ArrayRef> {
     let mut built = StringBuilder::with_capacity(values.len(), values.len() * 64);
     for value in values {
-        if value.is_none() {
-            built.append_null();
-        } else {
-            let text = value.cast::<PyString>().map_err(|_| ColumnFault::NotText.into_py())?;
-            built.append_value(text.to_str().map_err(|_| ColumnFault::Malformed.into_py())?);
-        }
+        built.append_option(text(&value)?);
     }
     Ok(Arc::new(built.finish()))
+}
+
+/// A string, or `None`.
+fn text(value: &Bound<'_, PyAny>) -> PyResult<Option<PyBackedStr>> {
+    if value.is_none() {
+        return Ok(None);
+    }
+    let text = value.cast::<PyString>().map_err(|_| ColumnFault::NotText.into_py())?;
+    text.clone().try_into().map(Some).map_err(|_| ColumnFault::Malformed.into_py())
 }
 
 /// The scalar texts of strings, integers and booleans, and `None`.

@@ -10,6 +10,7 @@ from ._problems import (
     ServiceUnavailable,
     Unauthorized,
 )
+from ._native import Sealed
 from ._types import FieldInfo, FieldStatus, IndexInfo, IndexValues, Purpose, RowResult, Value
 from ._veil import Veil
 from .errors import (
@@ -22,13 +23,13 @@ from .errors import (
     NeedsKeys,
     NotPicklable,
     NotRevealed,
+    NotSealed,
     NotSearchable,
     PurposeError,
     Rejected,
     UnknownField,
     VeilError,
 )
-from .sealed import NotSealed, Sealed
 
 __all__ = [
     "AsyncVeil",

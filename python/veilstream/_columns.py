@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from ._open import NativeBackend
     from ._veil import Veil
 
-__all__ = ["RowColumn", "has_keys", "normalized", "open_columns", "seal_columns"]
+__all__ = [
+    "AttributeColumn",
+    "EntityColumns",
+    "RowColumn",
+    "has_keys",
+    "normalized",
+    "open_attributes",
+    "open_columns",
+    "seal_columns",
+]
 
 
 @dataclass(slots=True)
@@ -36,6 +45,24 @@ class RowColumn:
         return None if self.subjects is None else self.subjects[row]
 
 
+@dataclass(slots=True)
+class AttributeColumn:
+    """An attribute of entities. What each is tied to stands as in ``RowColumn``."""
+
+    field: str
+    name: str
+    subjects: Sequence[str | int | None] | None = None
+    binds: Mapping[str, Sequence[JsonScalar]] | None = None
+
+
+@dataclass(slots=True)
+class EntityColumns:
+    """Dicts of entities, and the attributes of them that are opened."""
+
+    entities: list[dict[str, Any]]
+    attributes: list[AttributeColumn]
+
+
 def has_keys(veil: Veil) -> bool:
     """Whether it has keys in process."""
     return not isinstance(veil.backend, Connection)
@@ -52,6 +79,16 @@ def open_columns(
     if isinstance(backend, Connection):
         return [_asked(backend, column) for column in columns]
     return _native(veil).open_columns(columns)
+
+
+def open_attributes(
+    veil: Veil, entities: Sequence[EntityColumns]
+) -> list[Sequence[tuple[int, str]]]:
+    """Puts values in the place of sealed ones, with keys in process. One disclosure, as above.
+
+    What comes back are, for each attribute, the entities that did not open, each with its status.
+    """
+    return _native(veil).open_attributes(entities)
 
 
 def seal_columns(

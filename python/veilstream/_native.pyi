@@ -1,6 +1,11 @@
 """The native part: keys in process. Values are JSON texts; ``_open.py`` turns them."""
 
-from typing import Any, final
+from collections.abc import Mapping
+from typing import Any, Generic, NoReturn, TypeVar, final
+
+from ._async import AsyncVeil
+from ._types import JsonScalar
+from ._veil import Veil
 
 _Claims = tuple[str | None, str | None, str | None, str | None]
 _Bind = list[tuple[str, str]]
@@ -9,6 +14,82 @@ _Field = tuple[str, str, list[tuple[str, str]]]
 
 _Column = tuple[str, list[str], list[Any] | None, list[tuple[str, list[Any]]]]
 
+_Attribute = tuple[str, str, list[Any] | None, list[tuple[str, list[Any]]]]
+
+_T = TypeVar("_T")
+
+@final
+class Sealed(Generic[_T]):
+    """A protected value as its token. ``reveal`` opens it; nothing else does.
+
+    It shows ``<sealed customers.iban>`` in texts, logs and tracebacks, and pickles as its token.
+    ``json`` refuses it.
+    """
+
+    # No token: the value waits to be sealed.
+    _token: str | None
+    _clear: Any
+
+    def __init__(
+        self,
+        field: str,
+        token: str,
+        bind: Mapping[str, JsonScalar] | None = None,
+        subject: str | int | None = None,
+        veil: Veil | None = None,
+    ) -> None: ...
+    @staticmethod
+    def waiting(field: str, value: _T) -> Sealed[_T]:
+        """A value that is sealed when its row is written."""
+
+    @property
+    def field(self) -> str:
+        """``<schema>.<id>``."""
+
+    @property
+    def token(self) -> str:
+        """What stands in the database."""
+
+    def reveal(
+        self,
+        veil: Veil | None = None,
+        *,
+        bind: Mapping[str, JsonScalar] | None = None,
+        subject: str | int | None = None,
+    ) -> _T:
+        """The value. Row and ``Veil`` are those that it was loaded with, where none are given.
+
+        Raises ``NotRevealed`` with the status where it does not open.
+        """
+
+    async def reveal_async(
+        self,
+        veil: AsyncVeil | None = None,
+        *,
+        bind: Mapping[str, JsonScalar] | None = None,
+        subject: str | int | None = None,
+    ) -> _T:
+        """The value, without holding up the event loop."""
+
+    @property
+    def _bind(self) -> Mapping[str, JsonScalar] | None: ...
+    @property
+    def _subject(self) -> str | int | None: ...
+    def _is_placed(self) -> bool: ...
+    def _place(
+        self,
+        veil: Veil | None,
+        bind: Mapping[str, JsonScalar] | None,
+        subject: str | int | None,
+    ) -> None: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __iter__(self) -> NoReturn: ...
+
+def sealed_value(field: str, value: str | None) -> Sealed[Any] | None: ...
+def open_attributes(
+    engine: Engine, entities: list[tuple[list[dict[str, Any]], list[_Attribute]]], claims: _Claims
+) -> list[tuple[list[tuple[int, str]], list[tuple[int, str]]]]: ...
 def open_statement(
     engine: Engine, columns: list[_Column], claims: _Claims
 ) -> list[tuple[list[Any], list[int], list[tuple[int, str]]]]: ...

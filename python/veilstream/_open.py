@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 from . import _json, _purpose
-from ._columns import RowColumn
-from ._native import Engine, normalized, open_statement, seal_statement
+from ._columns import AttributeColumn, EntityColumns, RowColumn
+from ._native import Engine, normalized, open_attributes, open_statement, seal_statement
 from ._types import (
     FieldInfo,
     FieldStatus,
@@ -24,6 +24,7 @@ from ._types import (
 from .errors import NotPicklable, NotRevealed, Rejected
 
 _log = logging.getLogger("veilstream")
+_Binds = list[tuple[str, list[Any]]]
 
 
 class NativeBackend:
@@ -140,6 +141,23 @@ class NativeBackend:
             results.append((values, statuses))
         return results
 
+    def open_attributes(
+        self, entities: Sequence[EntityColumns]
+    ) -> list[Sequence[tuple[int, str]]]:
+        """Puts values in the place of sealed ones; what did not open, with its status."""
+        given = [
+            (group.entities, [(one.field, one.name, *_tied(one)) for one in group.attributes])
+            for group in entities
+        ]
+        opened = open_attributes(self._engine, given, claims())
+        asked = [(group.entities, one) for group in entities for one in group.attributes]
+        for (dicts, attribute), (json, failed) in zip(asked, opened, strict=True):
+            for row, text in json:
+                dicts[row][attribute.name] = _json.loads(text)
+            if any(status == "denied" for _, status in failed):
+                alarm(attribute.field)
+        return [failed for _, failed in opened]
+
     def seal_columns(
         self, columns: Sequence[RowColumn], indexed: Sequence[bool]
     ) -> list[tuple[list[str], list[str | None] | None]]:
@@ -173,12 +191,13 @@ class NativeBackend:
         )
 
 
-def _given(
-    column: RowColumn,
-) -> tuple[str, list[Any], list[Any] | None, list[tuple[str, list[Any]]]]:
+def _given(column: RowColumn) -> tuple[str, list[Any], list[Any] | None, _Binds]:
+    return column.field, list(column.values), *_tied(column)
+
+
+def _tied(column: RowColumn | AttributeColumn) -> tuple[list[Any] | None, _Binds]:
     subjects = None if column.subjects is None else list(column.subjects)
-    binds = [(name, list(values)) for name, values in (column.binds or {}).items()]
-    return column.field, list(column.values), subjects, binds
+    return subjects, [(name, list(values)) for name, values in (column.binds or {}).items()]
 
 
 def claims() -> tuple[str | None, str | None, str | None, str | None]:

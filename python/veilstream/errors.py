@@ -14,6 +14,7 @@ __all__ = [
     "NeedsKeys",
     "NotPicklable",
     "NotRevealed",
+    "NotSealed",
     "NotSearchable",
     "PurposeError",
     "Rejected",
@@ -56,6 +57,10 @@ class PurposeError(VeilError):
 
 class ColumnError(VeilError):
     """A column is not of a type that can be read, is not well formed, or does not rotate."""
+
+
+class NotSealed(VeilError):
+    """A value that was not sealed yet: it has no token to show, send or store."""
 
 
 class NotSearchable(VeilError):

@@ -17,10 +17,10 @@ from typing import Any, ParamSpec, TypeVar, cast
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session, attributes, class_mapper
 
+from ._native import Sealed
 from ._open import NativeBackend
 from ._veil import Veil
 from .errors import ConfigError, NotRevealed
-from .sealed import Sealed
 from .sqlalchemy.plans import plan_of
 from .sqlalchemy.types import Bind, Clear, Encrypted, Old
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic_core import PydanticCustomError, core_schema
 
-from .sealed import Sealed
+from ._native import Sealed
 
 __all__ = ["Of", "sealed_schema"]
 

@@ -70,27 +70,36 @@ impl ColumnCall {
 
     /// What its rows are tied to.
     pub(crate) fn scalars(&self, target: &Target) -> Result<RowScalars<'_>, VeilFault> {
-        target.check_names(self.bind.iter().map(|(name, _)| name.as_str()))?;
-        let one = |given: &'_ GivenScalars| -> Result<Option<Vec<u8>>, VeilFault> {
-            let GivenScalars::One(json) = given else { return Ok(None) };
-            let mut text = Vec::new();
-            let is_scalar = subject::scalar_text(json.as_bytes(), &mut text);
-            if is_scalar { Ok(Some(text)) } else { Err(target.wrong_bind()) }
-        };
-        let of = |given| match (one(given)?, given) {
-            (Some(text), _) => Ok(Scalars::One(text)),
-            (None, GivenScalars::Column(chunks)) => Ok(Scalars::of(chunks)?),
-            (None, GivenScalars::One(_)) => Err(target.wrong_bind()),
-        };
-        let mut bind = Vec::with_capacity(self.bind.len());
-        for (name, given) in &self.bind {
-            bind.push((name.as_str(), of(given)?));
-        }
-        bind.sort_by_key(|(name, _)| *name);
-        let subject = self.subject.as_ref().map(of).transpose()?;
-        let scalars = RowScalars { bind, subject };
-        if scalars.fits(self.rows()) { Ok(scalars) } else { Err(ColumnFault::Lengths.into()) }
+        row_scalars(target, &self.bind, self.subject.as_ref(), self.rows())
     }
+}
+
+/// What rows of a field are tied to, as a caller gives it.
+///
+/// # Errors
+/// It is not what the field asks for, or not of as many rows.
+pub(crate) fn row_scalars<'a>(
+    target: &Target,
+    bind: &'a [(String, GivenScalars)],
+    subject: Option<&'a GivenScalars>,
+    rows: usize,
+) -> Result<RowScalars<'a>, VeilFault> {
+    target.check_names(bind.iter().map(|(name, _)| name.as_str()))?;
+    let of = |given: &'a GivenScalars| -> Result<Scalars<'a>, VeilFault> {
+        match given {
+            GivenScalars::Column(chunks) => Ok(Scalars::of(chunks)?),
+            GivenScalars::One(json) => {
+                let mut text = Vec::new();
+                let is_scalar = subject::scalar_text(json.as_bytes(), &mut text);
+                if is_scalar { Ok(Scalars::One(text)) } else { Err(target.wrong_bind()) }
+            }
+        }
+    };
+    let bind = bind.iter().map(|(name, given)| Ok((name.as_str(), of(given)?)));
+    let mut bind = bind.collect::<Result<Vec<_>, VeilFault>>()?;
+    bind.sort_by_key(|(name, _)| *name);
+    let scalars = RowScalars { bind, subject: subject.map(of).transpose()? };
+    if scalars.fits(rows) { Ok(scalars) } else { Err(ColumnFault::Lengths.into()) }
 }
 
 impl ReadingParts {

@@ -7,6 +7,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, LargeStringArray, StringArray, StringViewArray};
 use arrow_schema::DataType;
+use pyo3::pybacked::PyBackedStr;
 
 use super::ColumnFault;
 
@@ -19,6 +20,8 @@ pub(crate) enum Texts<'a> {
     Dictionary(Vec<Option<usize>>, Box<Texts<'a>>),
     /// A column of nulls.
     Nulls(usize),
+    /// Strings that Python holds.
+    Python(&'a [Option<PyBackedStr>]),
 }
 
 impl<'a> Texts<'a> {
@@ -55,6 +58,7 @@ impl<'a> Texts<'a> {
             Self::View(array) => array.len(),
             Self::Dictionary(keys, _) => keys.len(),
             Self::Nulls(len) => *len,
+            Self::Python(strings) => strings.len(),
         }
     }
 
@@ -67,6 +71,7 @@ impl<'a> Texts<'a> {
             Self::View(array) => array.is_valid(row).then(|| array.value(row)),
             Self::Dictionary(keys, values) => keys[row].and_then(|key| values.get(key)),
             Self::Nulls(_) => None,
+            Self::Python(strings) => strings[row].as_deref(),
         }
     }
 

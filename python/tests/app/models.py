@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from veilstream.sealed import Sealed
+from veilstream import Sealed
 from veilstream.sqlalchemy import blind_index, encrypted, sealed
 
 PEOPLE: dict[str, Any] = {

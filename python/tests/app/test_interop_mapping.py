@@ -14,10 +14,9 @@ from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from world import World
 
-from veilstream import Veil
+from veilstream import Sealed, Veil
 from veilstream.errors import NotRevealed
 from veilstream.pydantic import Of
-from veilstream.sealed import Sealed
 from veilstream.sqlalchemy import blind_index, clear_seen, encrypted, sealed
 
 OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))

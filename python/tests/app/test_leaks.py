@@ -19,8 +19,7 @@ from sqlalchemy.orm import Session
 from world import World
 
 import veilstream
-from veilstream import Veil
-from veilstream.sealed import Sealed
+from veilstream import Sealed, Veil
 from veilstream.sqlalchemy import attach
 
 CANARIES = (

@@ -22,8 +22,7 @@ from sqlalchemy.orm import (
 from world import Service, World
 
 import veilstream
-from veilstream import Veil
-from veilstream.sealed import NotSealed, Sealed
+from veilstream import NotSealed, Sealed, Veil
 from veilstream.sqlalchemy import attach, clear_seen
 
 
@@ -470,3 +469,40 @@ def test_without_keys_only_sealed_columns_work(
         with pytest.raises(veilstream.VeilError, match=r"Veil\.open"):
             attach(other, remote, metadata=Base.metadata)
         other.dispose()
+
+
+def test_a_honey_token_among_thousands_closes_its_attribute_alone(
+    engine: Engine, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows are opened by several threads, and one of them meets it."""
+    count, bait = 5000, 4321
+    with engine.begin() as connection:
+        rows = [{"id": n, "plain": str(n), "text": f"note {n}"} for n in range(1, count + 1)]
+        connection.execute(insert(Note), rows)
+        connection.execute(update(Note).where(Note.id == 7).values(text=None))
+    with Session(engine) as session:
+        notes = session.scalars(select(Note).order_by(Note.id)).all()
+        assert [note.text for note in notes] == [
+            None if n == 7 else f"note {n}" for n in range(1, count + 1)
+        ]
+    token = world.run(
+        *("honey", "create", "--config", str(world.config), "--schema", "schemas/notes.json"),
+        *("--field", "text", "nobody's"),
+    ).strip()
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE notes SET text = :token WHERE id = :id"), {"token": token, "id": bait}
+        )
+    before = len(world.audited())
+    with Session(engine) as session:
+        notes = session.scalars(select(Note).order_by(Note.id)).all()
+        assert [note.plain for note in notes] == [str(n) for n in range(1, count + 1)]
+        for note in notes:
+            if note.id == 7:
+                assert note.text is None
+                continue
+            with pytest.raises(veilstream.NotRevealed, match="denied"):
+                _ = note.text
+    assert "a honey token of notes.text was opened" in caplog.text
+    told = {line["event"] for line in world.audited()[before:]}
+    assert told == {"reveal", "honey"}, told

@@ -7,7 +7,7 @@ from models import Note, Person
 from sqlalchemy import Engine, select, text, update
 from sqlalchemy.orm import Session
 
-from veilstream.sealed import NotSealed
+from veilstream import NotSealed
 
 OLD = {"mail": "old@x.org", "ssn": "1-11", "iban": "one", "age": 1, "region": "us", "city": "Rome"}
 

@@ -13,9 +13,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import veilstream
-from veilstream import Veil
+from veilstream import NotSealed, Sealed, Veil
 from veilstream.pydantic import Of
-from veilstream.sealed import NotSealed, Sealed
 
 TOKEN = "vs1.token"
 
@@ -47,7 +46,7 @@ def test_it_is_its_token() -> None:
     )
     assert value != Sealed("people.ssn", TOKEN) and value != TOKEN
     again = pickle.loads(pickle.dumps(value))
-    assert again == value and again.token == TOKEN and again._context.subject == 7
+    assert again == value and again.token == TOKEN and again._subject == 7
     assert copy.deepcopy(value) is value and copy.copy(value) is value
 
     @dataclass

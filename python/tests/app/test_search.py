@@ -22,7 +22,7 @@ from sqlalchemy.orm import (
 )
 from world import World
 
-from veilstream.sealed import Sealed
+from veilstream import Sealed
 from veilstream.sqlalchemy import NotSearchable, blind_index, encrypted, sealed
 
 RECORDS = int(os.environ.get("VEILSTREAM_RECORDS", "10000"))

@@ -20,7 +20,8 @@ What each module does:
 """
 
 from ..errors import NotSearchable
-from ..sealed import NotSealed, Sealed
+from .._native import Sealed
+from ..errors import NotSealed
 from . import load as _load
 from . import write as _write
 from .attached import attach

@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -21,10 +22,10 @@ from sqlalchemy.orm import (
     object_session,
 )
 
-from .._columns import RowColumn, open_columns
+from .._columns import AttributeColumn, EntityColumns, open_attributes
+from .._native import Sealed
 from .._veil import Veil
 from ..errors import NotRevealed
-from ..sealed import Sealed, SealedContext
 from .attached import veil_of_session
 from .plans import Cell, check_plan, names_of_mapper, plan_of, scalar
 from .recheck import Rechecks
@@ -71,13 +72,13 @@ class _Attribute:
 class _Loading:
     """What a statement loaded and nobody has opened yet."""
 
-    entities: dict[type[Any], list[InstanceState[Any]]] = field(default_factory=dict)
+    states: list[InstanceState[Any]] = field(default_factory=list)
     # Of entities that were read again: the attributes that were asked for.
     asked: dict[InstanceState[Any], frozenset[str]] = field(default_factory=dict)
 
     def read(self) -> Callable[[InstanceState[Any], str], bool]:
         """Whether an attribute of an entity was read."""
-        states = {state for found in self.entities.values() for state in found}
+        states = set(self.states)
 
         def is_read(state: InstanceState[Any], key: str) -> bool:
             asked = self.asked.get(state)
@@ -85,10 +86,18 @@ class _Loading:
 
         return is_read
 
+    def of_classes(self) -> dict[type[Any], list[InstanceState[Any]]]:
+        """Entities by their class."""
+        found: dict[type[Any], list[InstanceState[Any]]] = {}
+        for cls, states in groupby(self.states, attrgetter("class_")):
+            found.setdefault(cls, []).extend(states)
+        return found
+
     def taken(self) -> _Loading:
         """What there is so far, which is then gone from here."""
-        taken = _Loading(self.entities, self.asked)
-        self.entities, self.asked = {}, {}
+        taken = _Loading(self.states.copy(), self.asked.copy())
+        self.states.clear()
+        self.asked.clear()
         return taken
 
 
@@ -138,13 +147,11 @@ def _on_load(state: InstanceState[Any], context: Any) -> None:
         # Session.merge made it: nothing was read.
         return
     # Called for each row: what the rows of a statement have in common is looked up once.
-    loading: _Loading | None = context.attributes.get(_LOADING)
-    if loading is None:
-        loading = _loading_of(state, context)
-    found = loading.entities.get(state.class_)
-    if found is None:
-        found = loading.entities[state.class_] = []
-    found.append(state)
+    try:
+        states = context.attributes[_LOADING].states
+    except KeyError:
+        states = _loading_of(state, context).states
+    states.append(state)
 
 
 def _on_refresh(state: InstanceState[Any], context: Any, names: Any) -> None:
@@ -251,7 +258,7 @@ def _wrapped(
             # Another listener made it, of what else loads: all its rows are opened together.
             with _Collected(session, loading):
                 rows.iterator = iter(list(rows.iterator))
-        if loading.entities:
+        if loading.states:
             _open(session, session.connection(state.bind_arguments), loading)
         return result
     connection = getattr(getattr(rows, "raw", None), "connection", None)
@@ -315,7 +322,7 @@ class _Chunks:
             with _Collected(self._session, self._loading):
                 rows = next(chunks, None)
             loading = self._loading.taken()
-            if loading.entities:
+            if loading.states:
                 _open(self._session, self._connection, loading)
             if rows is None:
                 return
@@ -336,7 +343,7 @@ def _open(session: Session, connection: Connection | None, loading: _Loading) ->
 
 def _expire(session: Session, loading: _Loading) -> None:
     """Takes out what nobody opened: entities outlive their statement, and read it again."""
-    for cls, states in loading.entities.items():
+    for cls, states in loading.of_classes().items():
         for state in states:
             keys = [
                 own.key
@@ -352,44 +359,37 @@ def _expire(session: Session, loading: _Loading) -> None:
 def _open_together(session: Session, connection: Connection | None, loading: _Loading) -> None:
     """One call, one line of the audit log a schema."""
     veil = veil_of_session(session, connection)
-    work: list[tuple[_Attribute, list[dict[str, Any]], list[InstanceState[Any]]]] = []
-    columns: list[RowColumn] = []
-    for cls, states in loading.entities.items():
-        dicts = [state.dict for state in states]
+    work: list[tuple[_Attribute, list[InstanceState[Any]]]] = []
+    entities: list[EntityColumns] = []
+    for cls, states in loading.of_classes().items():
+        # As `state.dict`, with less work.
+        alive = [state.obj() for state in states]
+        whole = [{} if one is None else attributes.instance_dict(one) for one in alive]
+        together = EntityColumns(whole, [])
+        entities.append(together)
+        apart: list[tuple[_Attribute, list[InstanceState[Any]]]] = []
         for own in _attributes_of(cls):
             plan = plan_of(own.cell.column.table)
             assert plan is not None
             check_plan(veil, plan)
-            key = own.key
-            found, rows = states, dicts
-            if not all([type(row.get(key)) is Sealed for row in dicts]):
-                found = [s for s, row in zip(states, dicts, strict=True) if _is_sealed(row, key)]
-                rows = [state.dict for state in found]
-            if not all([name in row for name in own.context for row in rows]):
-                found = [state for state in found if _has_context(own, state)]
-                rows = [state.dict for state in found]
-            if not found:
-                continue
-            if own.opens:
-                columns.append(_column(own, rows))
-                work.append((own, rows, found))
+            found, dicts = states, whole
+            if not all([name in row for name in own.context for row in whole]):
+                found = [s for s in states if _is_sealed(s.dict, own.key) and _has_context(own, s)]
+                dicts = [state.dict for state in found]
+            if not own.opens:
+                _place(veil, own, dicts)
+            elif found is states:
+                together.attributes.append(_column(own, dicts))
+                work.append((own, found))
             else:
-                _place(veil, own, rows)
-    if not columns:
+                entities.append(EntityColumns(dicts, [_column(own, dicts)]))
+                apart.append((own, found))
+        work += apart
+    if not work:
         return
-    for (own, rows, found), (values, statuses) in zip(
-        work, open_columns(veil, columns), strict=True
-    ):
-        key = own.key
-        if statuses is None:
-            for row, value in zip(rows, values, strict=True):
-                row[key] = value
-        else:
-            for row, state, value, status in zip(rows, found, values, statuses, strict=True):
-                if status == "revealed":
-                    row[key] = value
-                else:
-                    _not_opened(own, state, status)
+    for (own, found), failed in zip(work, open_attributes(veil, entities), strict=True):
+        for row, status in failed:
+            _not_opened(own, found[row], status)
 
 
 def _is_sealed(row: dict[str, Any], key: str) -> bool:
@@ -410,22 +410,20 @@ def _attributes_of(cls: type[Any]) -> list[_Attribute]:
     return _attributes.get(cls, [])
 
 
-def _column(own: _Attribute, dicts: list[dict[str, Any]]) -> RowColumn:
-    key = own.key
-    tokens = [row[key]._token for row in dicts]
+def _column(own: _Attribute, dicts: list[dict[str, Any]]) -> AttributeColumn:
     subjects = None if own.subject is None else _scalars(dicts, own.subject)
     binds = {name: _scalars(dicts, bound) for name, bound in own.binds} or None
-    return RowColumn(own.cell.kind.field, tokens, subjects, binds)
+    return AttributeColumn(own.cell.kind.field, own.key, subjects, binds)
 
 
 def _place(veil: Veil, own: _Attribute, dicts: list[dict[str, Any]]) -> None:
     """Says of values that stay sealed whose they are."""
     for row in dicts:
-        value: Sealed[Any] = row[own.key]
-        if value._context is None:
+        value = row.get(own.key)
+        if isinstance(value, Sealed) and not value._is_placed():
             subject = None if own.subject is None else scalar(row[own.subject])
             bind = {name: scalar(row[bound]) for name, bound in own.binds} or None
-            value._context = SealedContext(veil, bind, subject)
+            value._place(veil, bind, subject)
 
 
 def _scalars(dicts: list[dict[str, Any]], key: str) -> list[Any]:

@@ -27,9 +27,9 @@ from sqlalchemy.sql.selectable import Join, Select
 from sqlalchemy.types import TypeDecorator
 
 from .._columns import has_keys, normalized
+from .._native import Sealed
 from .._veil import Veil
 from ..errors import NotSearchable
-from ..sealed import Sealed
 from .misuse import refuse_misuse
 
 __all__ = [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Dialect, FetchedValue, Text
 from sqlalchemy.orm import MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from ..errors import NotRevealed
-from ..sealed import NotSealed, Sealed
+from .._native import sealed_value
+from ..errors import NotRevealed, NotSealed
 from .misuse import ProtectedText
 from .search import EncryptedComparator
 
@@ -96,22 +97,11 @@ class Protected(ProtectedText):
         raise NotSealed(f"{self.field}: a protected value is no literal of a statement's text")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else Sealed(self.field, value)
+        return sealed_value(self.field, value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         # One call for each value of each row: what TypeDecorator puts around it is left out.
-        new, field = Sealed.__new__, self.field
-
-        def process(value: Any) -> Any:
-            if value is None:
-                return None
-            sealed = new(Sealed)
-            sealed._field = field
-            sealed._token = value
-            sealed._context = None
-            return sealed
-
-        return process
+        return partial(sealed_value, self.field)
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
         return self

@@ -19,8 +19,9 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from .. import _columns
 from .._connect import Masked
+from .._native import Sealed
 from .._veil import Veil
-from ..sealed import NotSealed, Sealed, SealedContext
+from ..errors import NotSealed
 from .attached import veil_of
 from .plans import Cell, Plan, check_plan, plan_of, scalar
 from .search import resolve
@@ -158,9 +159,7 @@ class _Writing:
                 value = rows[n][cell.key]
                 if isinstance(value, Sealed):
                     value._token, value._clear = tokens[place], None
-                    value._context = SealedContext(
-                        self.veil, column.bind(place), column.subject(place)
-                    )
+                    value._place(self.veil, column.bind(place), column.subject(place))
                 rows[n][cell.key] = TokenText(tokens[place])
                 if tags is not None:
                     self._index(cell, rows[n], tags[place])
@@ -225,8 +224,8 @@ class _Writing:
         if value.field != cell.kind.field:
             raise self._unsealable(f"a token of {value.field} stands in {cell.kind.field}")
         subject, bind = self._context(cell, row, params, fixed)
-        context = value._context
-        if cell.context and not (context is not None and context.is_of(bind, subject)):
+        of_row = (value._bind or None, value._subject)
+        if cell.context and of_row != (bind or None, subject):
             raise self._unsealable(
                 f"{cell.kind.field}: this token is of another row, where alone it opens; assign the"
                 " value"
