@@ -28,7 +28,6 @@ mod replays;
 mod request;
 mod reveal;
 mod seal;
-mod small_vec;
 mod spent;
 mod stream;
 mod subject_ref;

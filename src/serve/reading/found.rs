@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
 use veilstream_engine::key::{KeyId, SubjectRef};
 use veilstream_engine::reveal::{
     BareToken, Decision, Disclosure, DisclosureOptions, FoundToken, HeldKeys, ReadStatus, Revealer,
@@ -14,7 +15,6 @@ use veilstream_engine::token::{Decoded, Suite};
 
 use super::fault::RequestFault;
 use super::request::{ItemKind, MOST_FIELDS, RevealRequest, TokenItem};
-use super::small_vec::SmallVec;
 use super::target::{Asked, Target, Targets, TokenField};
 use crate::policy::PolicySet;
 
@@ -31,7 +31,7 @@ pub(super) struct Item<'r> {
     pub(super) kind: Kind<'r>,
     target: Rc<Target<'r>>,
     /// The place among the fields that it asks for, and the key.
-    tokens: SmallVec<(usize, KeyId)>,
+    tokens: SmallVec<[(usize, KeyId); 1]>,
     /// Data subjects, as far as headers tell.
     subjects: Subjects,
 }
@@ -49,7 +49,7 @@ pub(super) enum Kind<'r> {
 /// How many data subjects, before keys are looked up.
 enum Subjects {
     /// By the ids of their keys; some may stand there several times.
-    Keys(SmallVec<KeyId>),
+    Keys(SmallVec<[KeyId; 1]>),
     /// A record or token of its own.
     Anonymous,
     Nobody,
@@ -58,15 +58,15 @@ enum Subjects {
 /// What came of an item.
 #[derive(Default)]
 pub(super) struct Read<'f> {
-    pub(super) fields: SmallVec<ReadField<'f>>,
+    pub(super) fields: SmallVec<[ReadField<'f>; 1]>,
     /// The record or value as JSON; empty: nothing of it is shown.
     pub(super) shown: Vec<u8>,
     /// It is raw bytes of a record key or header, and no JSON.
     pub(super) is_bytes: bool,
     /// Each once.
-    pub(super) subjects: SmallVec<SubjectRef>,
+    pub(super) subjects: SmallVec<[SubjectRef; 1]>,
     /// Each once.
-    pub(super) kids: SmallVec<KeyId>,
+    pub(super) kids: SmallVec<[KeyId; 1]>,
     /// Ids of fields of which a honey token was opened.
     pub(super) honey: Vec<String>,
     /// Normalized paths of tokens in the record where its schema declares none.
@@ -201,7 +201,7 @@ fn few_names(request: &RevealRequest<'_>) -> bool {
 
 impl<'r> Item<'r> {
     fn malformed(target: Rc<Target<'r>>) -> Self {
-        let (tokens, subjects) = (SmallVec::Empty, Subjects::Nobody);
+        let (tokens, subjects) = (SmallVec::new(), Subjects::Nobody);
         Self { id: None, kind: Kind::Malformed, target, tokens, subjects }
     }
 
@@ -229,10 +229,10 @@ impl<'r> Item<'r> {
     fn token(target: Rc<Target<'r>>, token: &'r TokenItem<'r>) -> Self {
         let decoded = Decoded::new(token.token.as_bytes()).ok();
         let header = decoded.as_ref().map(|decoded| decoded.header);
-        let tokens = header.map(|header| (0, header.kid)).into();
+        let tokens = header.map(|header| (0, header.kid)).into_iter().collect();
         let subjects = match header {
             Some(header) if header.suite == Suite::XaesGcm && target.token.is_some() => {
-                Subjects::Keys(SmallVec::One(header.kid))
+                Subjects::Keys(smallvec![header.kid])
             }
             _ => Subjects::Anonymous,
         };
@@ -363,10 +363,10 @@ impl<'r> Item<'r> {
         let (_, place, kind) = revealer.disclose_token(held, &item, decide(asked), &mut read.shown);
         let mut told = ReadField::new(asked, place.status.into());
         told.class = place.status.as_str();
-        read.fields = SmallVec::One(told);
+        read.fields.push(told);
         read.is_bytes = kind == PayloadKind::Bytes;
-        read.kids = place.kid.into();
-        read.subjects = place.subject.into();
+        read.kids.extend(place.kid);
+        read.subjects.extend(place.subject);
         if kind == PayloadKind::Honey {
             read.honey.push(asked.id.to_string());
         }
@@ -375,7 +375,7 @@ impl<'r> Item<'r> {
 }
 
 /// Sorted, each once.
-fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> SmallVec<T> {
+fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> SmallVec<[T; 1]> {
     let mut values: Vec<T> = values.collect();
     values.sort_unstable();
     values.dedup();
