@@ -313,7 +313,13 @@ fn no_protected_value_survives_in_the_output() {
     let (checked, rejected) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let config = cases(6_000);
     let total = config.cases as usize;
-    let all = (schema(any_kind(), r#""residue":"reject","#), json(false))
+    // By chance alone, few texts are selected, and few stand in a document twice.
+    let placed = |[a, b, c]: [String; 3]| format!(r#"{{"a":{a},"b":{{"c":{b}}},"c":[{c}],"d":1}}"#);
+    let text = || "\"[a-z]{8,12}\"";
+    let twice = text().prop_map(move |text| placed([text.clone(), text.clone(), text]));
+    let apart = [text(), text(), text()].prop_map(placed);
+    let documents = prop_oneof![4 => json(false), 1 => twice, 3 => apart];
+    let all = (schema(any_kind(), r#""residue":"reject","#), documents)
         .prop_filter_map("does not compile", |(s, j)| bench(&s, false).map(|b| (s, j, Shown(b))));
     run(config, &all, |(schema, json, Shown(mut bench))| {
         match bench.outcome(json.as_bytes()) {
@@ -348,7 +354,7 @@ fn no_protected_value_survives_in_the_output() {
     });
     let (checked, rejected) = (checked.into_inner(), rejected.into_inner());
     assert!(
-        checked > total / 20 && rejected > total / 2000,
+        checked > total / 5 && rejected > total / 400,
         "too little was looked for: {checked} values, {rejected} records rejected"
     );
 }
