@@ -36,8 +36,8 @@ pub(super) struct Gcm {
     /// The hash of the associated data without so many of its last blocks; none before
     /// [`Gcm::associate`].
     hashes: Vec<GHash>,
-    /// Bits of the associated data.
-    associated_bits: u64,
+    /// Bytes of the associated data.
+    associated: usize,
 }
 
 impl Gcm {
@@ -45,7 +45,7 @@ impl Gcm {
     pub(super) fn new(key: &[u8; 32]) -> Self {
         let aes = Aes256Enc::new(key.into());
         let library = AesGcm::from(aes.clone());
-        Self { library, aes, last: Vec::new(), hashes: Vec::new(), associated_bits: 0 }
+        Self { library, aes, last: Vec::new(), hashes: Vec::new(), associated: 0 }
     }
 
     /// From now on `data` is associated with the messages of [`Gcm::encrypt_short`].
@@ -60,7 +60,7 @@ impl Gcm {
             hash
         };
         self.hashes = (0..=self.last.len()).map(without_last).collect();
-        self.associated_bits = 8 * data.len() as u64;
+        self.associated = data.len();
     }
 
     /// Encrypts in place under the data that [`Gcm::associate`] was given; the tag. `None`: nothing
@@ -75,12 +75,9 @@ impl Gcm {
         }
         // E(K, J0) for the tag, then the key stream: counters 1 to 4.
         let mut stream = [[0; 16]; AT_ONCE];
-        for (counter, block) in (1_u32..).zip(&mut stream) {
-            block[..SHORT].copy_from_slice(nonce);
-            block[SHORT..].copy_from_slice(&counter.to_be_bytes());
-        }
+        count(nonce, &mut stream);
         self.aes.encrypt_blocks(Array::cast_slice_from_core_mut(&mut stream));
-        text.iter_mut().zip(stream[1..].as_flattened()).for_each(|(byte, key)| *byte ^= key);
+        xor(text, stream[1..].as_flattened());
 
         // As much of the associated data as there is room for, the text padded with zeros, and both
         // lengths in bits.
@@ -90,12 +87,11 @@ impl Gcm {
         let mut hashed = [[0; 16]; AT_ONCE];
         hashed[..held].copy_from_slice(&self.last[self.last.len() - held..]);
         hashed[held..].as_flattened_mut()[..text.len()].copy_from_slice(text);
-        hashed[lengths][..8].copy_from_slice(&self.associated_bits.to_be_bytes());
-        hashed[lengths][8..].copy_from_slice(&(8 * text.len() as u64).to_be_bytes());
+        hashed[lengths] = in_bits(self.associated, text.len());
         let mut hash = self.hashes[held].clone();
         hash.update(Array::cast_slice_from_core(&hashed[..=lengths]));
         let mut tag: [u8; TAG_LEN] = hash.finalize().into();
-        tag.iter_mut().zip(&stream[0]).for_each(|(byte, key)| *byte ^= key);
+        xor(&mut tag, &stream[0]);
         Some(tag)
     }
 
@@ -141,28 +137,41 @@ pub(super) fn decrypt_once(
     }
     // The hash's key E(K, 0), E(K, J0) for the tag, then the key stream.
     let mut stream = [[0; 16]; ONCE];
-    for (counter, block) in (1_u32..).zip(&mut stream[1..]) {
-        block[..SHORT].copy_from_slice(nonce);
-        block[SHORT..].copy_from_slice(&counter.to_be_bytes());
-    }
+    count(nonce, &mut stream[1..]);
     aes.encrypt_blocks(Array::cast_slice_from_core_mut(&mut stream[..2 + text_blocks]));
 
     let mut hashed = [[0; 16]; ONCE];
     hashed.as_flattened_mut()[..data.len()].copy_from_slice(data);
     hashed[held..].as_flattened_mut()[..text.len()].copy_from_slice(text);
-    hashed[lengths][..8].copy_from_slice(&(8 * data.len() as u64).to_be_bytes());
-    hashed[lengths][8..].copy_from_slice(&(8 * text.len() as u64).to_be_bytes());
+    hashed[lengths] = in_bits(data.len(), text.len());
     let mut hash = GHash::new((&stream[0]).into());
     hash.update(Array::cast_slice_from_core(&hashed[..=lengths]));
     let mut expected: [u8; TAG_LEN] = hash.finalize().into();
-    expected.iter_mut().zip(&stream[1]).for_each(|(byte, key)| *byte ^= key);
+    xor(&mut expected, &stream[1]);
     let is_right = bool::from(expected.ct_eq(tag));
     if is_right {
-        text.iter_mut().zip(stream[2..].as_flattened()).for_each(|(byte, key)| *byte ^= key);
+        xor(text, stream[2..].as_flattened());
     }
     // As a slice: arrays are cleared byte by byte.
     stream[..2 + text_blocks].as_flattened_mut().zeroize();
     Some(if is_right { Ok(()) } else { Err(aes_gcm::Error) })
+}
+
+/// Counter blocks, from J0 on.
+fn count(nonce: &[u8; SHORT], blocks: &mut [[u8; 16]]) {
+    for (counter, block) in (1_u32..).zip(blocks) {
+        block[..SHORT].copy_from_slice(nonce);
+        block[SHORT..].copy_from_slice(&counter.to_be_bytes());
+    }
+}
+
+/// The last block of the hash: the bits of associated data and text.
+fn in_bits(data: usize, text: usize) -> [u8; 16] {
+    (((8 * data as u128) << 64) | (8 * text as u128)).to_be_bytes()
+}
+
+fn xor(text: &mut [u8], key: &[u8]) {
+    text.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
 }
 
 /// GHASH under `H = E(K, 0)`, of nothing yet.

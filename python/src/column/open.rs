@@ -2,7 +2,6 @@
 //! ciphers made once a group, and nothing is allocated for a value.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use veilstream_engine::key::{Key, KeyId, SubjectRef};
@@ -22,9 +21,7 @@ use crate::target::Target;
 
 /// Characters of a token's header: 24 bytes are 32 characters exactly.
 const HEADER_CHARS: usize = HEADER_LEN / 3 * 4;
-/// Rows that are opened right after their headers were read: they are in the processor's cache.
-const BLOCK: usize = 256;
-/// An opener keeps 1,024 ciphers: with more keys, the tokens that are left are opened key by key.
+/// An opener keeps 1,024 ciphers: with more keys in a chunk, its tokens are opened key by key.
 const GROUPS_IN_ORDER: usize = 512;
 /// References of data subjects that are remembered within a call.
 const REFERENCES: usize = 1 << 16;
@@ -75,13 +72,7 @@ impl Told {
     /// Adds it to a disclosure.
     pub(crate) fn add(&self, target: &Target, disclosure: &mut Disclosure) {
         let field = (target.audited.as_str(), self.status);
-        disclosure.add(
-            &target.schema.name,
-            self.subject,
-            [field].into_iter(),
-            self.kid,
-            self.count,
-        );
+        disclosure.add_tokens(&target.schema.name, self.subject, field, self.kid, self.count);
     }
 }
 
@@ -157,42 +148,31 @@ impl<'k, 's> ColumnOpener<'k, 's> {
         opener: &mut Opener,
         taken: &mut Taken<'_>,
     ) -> Result<(), VeilFault> {
-        let mut places = Vec::with_capacity(BLOCK.min(texts.len()));
-        let mut start = 0;
-        while start < texts.len() {
-            let mut rows = start..texts.len().min(start + BLOCK);
-            places.clear();
-            self.group(texts, rows.clone(), &mut places)?;
-            if self.groups.len() > GROUPS_IN_ORDER {
-                self.group(texts, rows.end..texts.len(), &mut places)?;
-                rows.end = texts.len();
+        let places = self.group(texts)?;
+        if self.groups.len() <= GROUPS_IN_ORDER {
+            for (row, place) in places.iter().enumerate() {
+                let text = texts.get(row);
+                self.open_row((base + row, *place), text, scalars, opener, taken)?;
             }
-            start = rows.end;
-            let mut order: Vec<usize> = rows.clone().collect();
-            if self.groups.len() > GROUPS_IN_ORDER {
-                order.sort_unstable_by_key(|row| places[row - rows.start]);
-            }
-            for row in order {
-                let at = (base + row, places[row - rows.start]);
-                self.open_row(at, texts.get(row), scalars, opener, taken)?;
-            }
+            return Ok(());
+        }
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_unstable_by_key(|row| places[*row]);
+        for row in order {
+            let (at, text) = ((base + row, places[row]), texts.get(row));
+            self.open_row(at, text, scalars, opener, taken)?;
         }
         Ok(())
     }
 
-    /// Appends the groups of rows; keys of new groups are looked up.
-    fn group(
-        &mut self,
-        texts: &Texts<'_>,
-        rows: Range<usize>,
-        places: &mut Vec<usize>,
-    ) -> Result<(), VeilFault> {
+    /// The group of each row; keys of new groups are looked up.
+    fn group(&mut self, texts: &Texts<'_>) -> Result<Vec<usize>, VeilFault> {
         if self.revealer.is_some() {
-            places.resize(places.len() + rows.len(), NO_GROUP);
-            return Ok(());
+            return Ok(vec![NO_GROUP; texts.len()]);
         }
+        let mut places = Vec::with_capacity(texts.len());
         let mut last: ([u8; HEADER_CHARS], usize) = ([0; HEADER_CHARS], NO_GROUP);
-        for row in rows {
+        for row in 0..texts.len() {
             let text = texts.get(row).unwrap_or_default().as_bytes();
             let header = text.strip_prefix(PREFIX).and_then(|rest| rest.first_chunk());
             let Some(header) = header else {
@@ -204,7 +184,7 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             }
             places.push(last.1);
         }
-        Ok(())
+        Ok(places)
     }
 
     fn group_of(&mut self, header: &[u8; HEADER_CHARS], token: &[u8]) -> Result<usize, VeilFault> {
