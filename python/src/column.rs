@@ -6,8 +6,8 @@ mod open;
 mod seal;
 mod text;
 
-pub(crate) use build::BuiltColumn;
-pub(crate) use calls::{ColumnCall, GivenScalars, row_scalars};
+pub(crate) use build::{BuiltColumn, TextBuilder};
+pub(crate) use calls::{ColumnCall, GivenScalars, append_text, row_scalars};
 pub(crate) use open::{RowScalars, Taken, Told};
 pub(crate) use text::Texts;
 

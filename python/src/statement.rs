@@ -32,8 +32,8 @@ type GivenAttribute<'py> =
 type GivenEntities<'py> = (Bound<'py, PyList>, Vec<GivenAttribute<'py>>);
 /// Values, the rows whose value is a JSON text, and the rows that did not open.
 type OpenedLists<'py> = (Bound<'py, PyList>, Vec<usize>, Vec<(usize, &'static str)>);
-/// The rows whose value is a JSON text, with that text, and the rows that did not open.
-type OpenedAttribute = (Vec<(usize, String)>, Vec<(usize, &'static str)>);
+/// The rows whose value is a JSON text, and the rows that did not open.
+type OpenedAttribute = (Vec<usize>, Vec<(usize, &'static str)>);
 /// Tokens, and the tags of an indexed column.
 type SealedLists<'py> = (Bound<'py, PyList>, Option<Bound<'py, PyList>>);
 
@@ -73,19 +73,15 @@ pub(crate) fn open_statement<'py>(
     });
     let opened = opened(engine, columns.collect::<PyResult<_>>()?, claims)?;
     let lists = opened.into_iter().zip(lengths).map(|(column, length)| {
-        let (mut values, mut json) = (vec![None; length], Vec::new());
-        for (row, value, is_json) in column.values() {
-            values[row] = Some(value);
-            if is_json {
-                json.push(row);
-            }
-        }
-        Ok((PyList::new(engine.py(), values)?, json, column.failed))
+        let mut values = vec![None; length];
+        column.texts().for_each(|(row, text)| values[row] = Some(text));
+        Ok((PyList::new(engine.py(), values)?, column.json, column.failed))
     });
     lists.collect()
 }
 
-/// Opens attributes of entities in their place. What is no sealed value there stays as it is.
+/// Opens attributes of entities in their place, JSON as its text. What is no sealed value there stays
+/// as it is.
 #[pyfunction]
 pub(crate) fn open_attributes<'py>(
     engine: &Bound<'py, Engine>,
@@ -116,19 +112,16 @@ pub(crate) fn open_attributes<'py>(
     let mut told = Vec::new();
     for (entities, names) in places {
         let own: Vec<_> = opened.by_ref().take(names.len()).collect();
-        let mut json: Vec<Vec<(usize, String)>> = vec![Vec::new(); own.len()];
-        let mut values: Vec<_> = own.iter().map(|column| column.values().peekable()).collect();
+        let mut texts: Vec<_> = own.iter().map(|column| column.texts().peekable()).collect();
         for (row, entity) in entities.iter().enumerate() {
-            for ((values, name), json) in values.iter_mut().zip(&names).zip(&mut json) {
-                match values.next_if(|(at, ..)| *at == row) {
-                    Some((_, value, false)) => entity.set_item(name, value)?,
-                    Some((_, value, true)) => json.push((row, value.to_owned())),
-                    None => {}
+            for (texts, name) in texts.iter_mut().zip(&names) {
+                if let Some((_, text)) = texts.next_if(|(at, _)| *at == row) {
+                    entity.set_item(name, text)?;
                 }
             }
         }
-        drop(values);
-        told.extend(json.into_iter().zip(own).map(|(json, column)| (json, column.failed)));
+        drop(texts);
+        told.extend(own.into_iter().map(|column| (column.json, column.failed)));
     }
     Ok(told)
 }

@@ -152,8 +152,8 @@ class NativeBackend:
         opened = open_attributes(self._engine, given, claims())
         asked = [(group.entities, one) for group in entities for one in group.attributes]
         for (dicts, attribute), (json, failed) in zip(asked, opened, strict=True):
-            for row, text in json:
-                dicts[row][attribute.name] = _json.loads(text)
+            for row in json:
+                dicts[row][attribute.name] = _json.loads(dicts[row][attribute.name])
             if any(status == "denied" for _, status in failed):
                 alarm(attribute.field)
         return [failed for _, failed in opened]

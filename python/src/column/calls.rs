@@ -409,7 +409,7 @@ fn column_entry(
 
 /// Appends a value as a column shows it: a string's text, all else as JSON. `false`: half of a pair
 /// of surrogates has no UTF-8.
-fn append_text(json: &[u8], out: &mut Vec<u8>) -> bool {
+pub(crate) fn append_text(json: &[u8], out: &mut Vec<u8>) -> bool {
     match json {
         [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {
             out.extend_from_slice(inner);

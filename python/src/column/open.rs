@@ -2,6 +2,7 @@
 //! ciphers made once a group, and nothing is allocated for a value.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use veilstream_engine::key::{Key, KeyId, SubjectRef};
@@ -21,7 +22,9 @@ use crate::target::Target;
 
 /// Characters of a token's header: 24 bytes are 32 characters exactly.
 const HEADER_CHARS: usize = HEADER_LEN / 3 * 4;
-/// An opener keeps 1,024 ciphers: with more keys in a chunk, its tokens are opened key by key.
+/// Rows that are opened right after their headers were read: they are in the processor's cache.
+const BLOCK: usize = 256;
+/// An opener keeps 1,024 ciphers: with more keys, the tokens that are left are opened key by key.
 const GROUPS_IN_ORDER: usize = 512;
 /// References of data subjects that are remembered within a call.
 const REFERENCES: usize = 1 << 16;
@@ -71,8 +74,8 @@ pub(crate) struct Told {
 impl Told {
     /// Adds it to a disclosure.
     pub(crate) fn add(&self, target: &Target, disclosure: &mut Disclosure) {
-        let field = (target.audited.as_str(), self.status);
-        disclosure.add_tokens(&target.schema.name, self.subject, field, self.kid, self.count);
+        let (schema, fields) = (&target.schema.name, [(target.audited.as_str(), self.status)]);
+        disclosure.add(schema, self.subject, fields.into_iter(), self.kid, self.count);
     }
 }
 
@@ -148,31 +151,42 @@ impl<'k, 's> ColumnOpener<'k, 's> {
         opener: &mut Opener,
         taken: &mut Taken<'_>,
     ) -> Result<(), VeilFault> {
-        let places = self.group(texts)?;
-        if self.groups.len() <= GROUPS_IN_ORDER {
-            for (row, place) in places.iter().enumerate() {
-                let text = texts.get(row);
-                self.open_row((base + row, *place), text, scalars, opener, taken)?;
+        let mut places = Vec::with_capacity(BLOCK.min(texts.len()));
+        for start in (0..texts.len()).step_by(BLOCK) {
+            let end = texts.len().min(start + BLOCK);
+            places.clear();
+            self.group(texts, start..end, &mut places)?;
+            if self.groups.len() > GROUPS_IN_ORDER {
+                self.group(texts, end..texts.len(), &mut places)?;
+                let mut order: Vec<usize> = (0..places.len()).collect();
+                order.sort_unstable_by_key(|at| places[*at]);
+                for at in order {
+                    let row = start + at;
+                    let text = texts.get(row);
+                    self.open_row((base + row, places[at]), text, scalars, opener, taken)?;
+                }
+                break;
             }
-            return Ok(());
-        }
-        let mut order: Vec<usize> = (0..places.len()).collect();
-        order.sort_unstable_by_key(|row| places[*row]);
-        for row in order {
-            let (at, text) = ((base + row, places[row]), texts.get(row));
-            self.open_row(at, text, scalars, opener, taken)?;
+            for (row, place) in (start..end).zip(&places) {
+                self.open_row((base + row, *place), texts.get(row), scalars, opener, taken)?;
+            }
         }
         Ok(())
     }
 
-    /// The group of each row; keys of new groups are looked up.
-    fn group(&mut self, texts: &Texts<'_>) -> Result<Vec<usize>, VeilFault> {
+    /// Appends the groups of rows; keys of new groups are looked up.
+    fn group(
+        &mut self,
+        texts: &Texts<'_>,
+        rows: Range<usize>,
+        places: &mut Vec<usize>,
+    ) -> Result<(), VeilFault> {
         if self.revealer.is_some() {
-            return Ok(vec![NO_GROUP; texts.len()]);
+            places.resize(places.len() + rows.len(), NO_GROUP);
+            return Ok(());
         }
-        let mut places = Vec::with_capacity(texts.len());
         let mut last: ([u8; HEADER_CHARS], usize) = ([0; HEADER_CHARS], NO_GROUP);
-        for row in 0..texts.len() {
+        for row in rows {
             let text = texts.get(row).unwrap_or_default().as_bytes();
             let header = text.strip_prefix(PREFIX).and_then(|rest| rest.first_chunk());
             let Some(header) = header else {
@@ -184,7 +198,7 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             }
             places.push(last.1);
         }
-        Ok(places)
+        Ok(())
     }
 
     fn group_of(&mut self, header: &[u8; HEADER_CHARS], token: &[u8]) -> Result<usize, VeilFault> {

@@ -4,13 +4,16 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::thread;
 
+use arrow_array::ArrayRef;
+use arrow_array::cast::AsArray as _;
 use pyo3::pybacked::PyBackedStr;
 use veilstream_engine::reveal::{ReadStatus, Status};
-use veilstream_engine::scan;
 use veilstream_reading::audit::{Disclosure, Event};
 
 use crate::bare::honey_entry;
-use crate::column::{GivenScalars, RowScalars, Taken, Texts, Told, row_scalars};
+use crate::column::{
+    GivenScalars, RowScalars, Taken, TextBuilder, Texts, Told, append_text, row_scalars,
+};
 use crate::fault::VeilFault;
 use crate::held::Held;
 use crate::parts::{CallPurpose, ReadingParts};
@@ -38,41 +41,30 @@ impl TokenColumn {
 /// A column that was opened.
 #[derive(Default)]
 pub(super) struct OpenedColumn {
-    parts: Vec<OpenedPart>,
+    /// Texts of rows in sequence, and where these begin.
+    parts: Vec<(usize, ArrayRef)>,
+    /// Rows whose text is JSON, and no string.
+    pub(super) json: Vec<usize>,
     /// Rows that did not open, and why.
     pub(super) failed: Vec<(usize, &'static str)>,
 }
 
-/// Rows in sequence, opened.
+/// What came of rows in sequence, and what is told of it.
 struct OpenedPart {
     base: usize,
-    texts: String,
-    rows: Vec<Option<Shown>>,
-}
-
-/// Where the text of a value stands, and whether it is JSON instead of a string.
-#[derive(Clone)]
-struct Shown {
-    place: Range<usize>,
-    is_json: bool,
-}
-
-/// What came of rows in sequence, and what is told of it.
-struct PartOutcome {
-    part: OpenedPart,
+    texts: ArrayRef,
+    json: Vec<usize>,
     failed: Vec<(usize, Status)>,
     told: Vec<Told>,
     met_honey: bool,
 }
 
 impl OpenedColumn {
-    /// Values with their rows, and whether each is a JSON text.
-    pub(super) fn values(&self) -> impl Iterator<Item = (usize, &str, bool)> {
-        self.parts.iter().flat_map(|part| {
-            part.rows.iter().enumerate().filter_map(|(row, shown)| {
-                let shown = shown.as_ref()?;
-                Some((part.base + row, part.texts.get(shown.place.clone())?, shown.is_json))
-            })
+    /// Texts with their rows.
+    pub(super) fn texts(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.parts.iter().flat_map(|(base, texts)| {
+            let texts = texts.as_string::<i64>().iter().enumerate();
+            texts.filter_map(move |(row, text)| Some((base + row, text?)))
         })
     }
 }
@@ -90,28 +82,28 @@ impl ReadingParts {
         let targets = targets.collect::<Result<Vec<_>, _>>()?;
         let mut disclosure = Disclosure::new(template.clone());
         let (mut opened, mut alarms) = (Vec::with_capacity(columns.len()), Vec::new());
-        let outcomes = self.open_all(columns, &targets)?;
-        for ((column, target), outcomes) in columns.iter().zip(&targets).zip(outcomes) {
-            let told = outcomes.iter().flat_map(|outcome| &outcome.told);
+        let parts = self.open_all(columns, &targets)?;
+        for ((column, target), parts) in columns.iter().zip(&targets).zip(parts) {
+            let told = parts.iter().flat_map(|part| &part.told);
             told.for_each(|told| told.add(target, &mut disclosure));
-            let met_honey = outcomes.iter().any(|outcome| outcome.met_honey);
+            let met_honey = parts.iter().any(|part| part.met_honey);
             if met_honey {
                 alarms.push(honey_entry(template.clone(), &target.schema.name, &target.audited));
             }
-            opened.push(if met_honey { denied(column) } else { joined(outcomes) });
+            opened.push(if met_honey { denied(column) } else { joined(parts) });
         }
         self.append(disclosure.into_entries().into_iter().chain(alarms).collect())?;
         Ok(opened)
     }
 
-    /// Opens columns, their parts side by side where there is much to open: whoever waits for a
-    /// statement waits for all of it. The threads end before it returns, so none is there when
+    /// Opens columns, their parts side by side where there is much to open: a statement waits
+    /// for all of it. The threads end before it returns, so none is there when
     /// Python forks.
     fn open_all(
         &self,
         columns: &[TokenColumn],
         targets: &[Target],
-    ) -> Result<Vec<Vec<PartOutcome>>, VeilFault> {
+    ) -> Result<Vec<Vec<OpenedPart>>, VeilFault> {
         let given = columns.iter().zip(targets).map(|(column, target)| {
             let rows = column.tokens.len();
             let scalars = row_scalars(target, &column.bind, column.subject.as_ref(), rows)?;
@@ -138,7 +130,7 @@ impl ReadingParts {
             });
             first.chain(others).collect()
         });
-        let mut of_columns: Vec<Vec<PartOutcome>> = columns.iter().map(|_| Vec::new()).collect();
+        let mut of_columns: Vec<Vec<OpenedPart>> = columns.iter().map(|_| Vec::new()).collect();
         for part in opened {
             of_columns.iter_mut().zip(part?).for_each(|(column, outcome)| column.push(outcome));
         }
@@ -151,51 +143,40 @@ impl ReadingParts {
         tokens: &[Option<PyBackedStr>],
         rows: Range<usize>,
         scalars: &RowScalars<'_>,
-    ) -> Result<PartOutcome, VeilFault> {
+    ) -> Result<OpenedPart, VeilFault> {
         let (base, tokens) = (rows.start, &tokens[rows]);
         let mut held = Held::of(&*self.keys);
         let mut opener = self.opener(target, &mut held, scalars)?.recording();
-        let mut part = OpenedPart { base, texts: String::new(), rows: vec![None; tokens.len()] };
-        let mut scratch = Vec::new();
+        let mut built = TextBuilder::new(tokens.len(), 0, false);
+        let mut json = Vec::new();
         let taken: &mut Taken<'_> = &mut |row, payload, _| {
-            let shown = part.show(payload, &mut scratch);
-            let is_shown = shown.is_some();
-            part.rows[row - base] = shown;
-            Ok(is_shown)
+            let is_text = built.set(row - base, |out| append_text(payload, out));
+            if is_text && !payload.starts_with(b"\"") {
+                json.push(row);
+            }
+            Ok(is_text)
         };
         let texts = Texts::Python(tokens);
         self.with_opener(|ciphers| opener.open((base, &texts), scalars, ciphers, taken))?;
-        let (failed, told) = (opener.failed().to_vec(), opener.told());
-        Ok(PartOutcome { met_honey: opener.met_honey(), part, failed, told })
-    }
-}
-
-impl OpenedPart {
-    /// Appends a value as Python takes it: a string's text, or JSON. `None`: half of a pair of
-    /// surrogates has no UTF-8.
-    fn show(&mut self, payload: &[u8], scratch: &mut Vec<u8>) -> Option<Shown> {
-        let (text, is_json) = match payload {
-            [b'"', inner @ .., b'"'] if inner.contains(&b'\\') => {
-                scratch.clear();
-                scan::unescape(inner, scratch).then_some(())?;
-                (scratch.as_slice(), false)
-            }
-            [b'"', inner @ .., b'"'] => (inner, false),
-            _ => (payload, true),
-        };
-        let start = self.texts.len();
-        self.texts.push_str(std::str::from_utf8(text).ok()?);
-        Some(Shown { place: start..self.texts.len(), is_json })
+        Ok(OpenedPart {
+            base,
+            failed: opener.failed().to_vec(),
+            told: opener.told(),
+            met_honey: opener.met_honey(),
+            texts: built.finish()?,
+            json,
+        })
     }
 }
 
 /// The parts of a column, one after the other.
-fn joined(outcomes: Vec<PartOutcome>) -> OpenedColumn {
+fn joined(parts: Vec<OpenedPart>) -> OpenedColumn {
     let mut column = OpenedColumn::default();
-    for PartOutcome { part, failed, .. } in outcomes {
+    for OpenedPart { base, texts, json, failed, .. } in parts {
         let failed = failed.into_iter();
         column.failed.extend(failed.map(|(row, why)| (row, ReadStatus::from(why).as_str())));
-        column.parts.push(part);
+        column.json.extend(json);
+        column.parts.push((base, texts));
     }
     column
 }
@@ -204,5 +185,5 @@ fn joined(outcomes: Vec<PartOutcome>) -> OpenedColumn {
 fn denied(column: &TokenColumn) -> OpenedColumn {
     let rows = column.tokens.iter().enumerate();
     let failed = rows.filter_map(|(row, token)| token.as_ref().map(|_| (row, "denied")));
-    OpenedColumn { parts: Vec::new(), failed: failed.collect() }
+    OpenedColumn { failed: failed.collect(), ..OpenedColumn::default() }
 }
