@@ -23,7 +23,7 @@ from veilstream import Veil  # noqa: E402
 from veilstream.sqlalchemy import attach, encrypted  # noqa: E402
 
 ROWS = int(os.environ.get("ROWS", "10000"))
-RUNS = int(os.environ.get("RUNS", "40"))
+RUNS = int(os.environ.get("RUNS", "30"))
 
 
 def schema(name: str, with_subject: bool) -> dict[str, Any]:
