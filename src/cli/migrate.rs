@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use veilstream_engine::key::KeyId;
 use veilstream_keys::store::PostgresAddress;
-use veilstream_reading::audit::{Entry, Event, cut_reason};
+use veilstream_reading::audit::{Entry, Event, Hex, cut_reason};
 
 use super::table::{
     TableSource, WalkArgs, audit_of, pair, progress_teller, stop_flag, usage, warn_of_log,
@@ -33,7 +34,7 @@ Rows that do not open, or are of no form that was named, are named by their key 
 In the end a sample is opened again, and a CHECK keeps the old form out: until it holds, a writer that nobody stopped may still write it.
 --to names the tokens' column where the old one takes no text, as bytea. The old cell becomes null then.
 sha256-hash replaces a search hash by the blind index: the value stands as a token in the column --to.
-It needs an [audit] section: a line at its begin and one at its end tell table, field and counts by form.
+It needs an [audit] section: a line at its begin and lines at its end tell table, field, and counts by key and form.
 
 Examples:
   veilstream migrate postgres --config veilstream.toml --postgres-file app.url --table users --schema schemas/users.json --field email --from fernet --keys-file old.keys
@@ -141,7 +142,7 @@ impl PostgresArgs {
         };
         let check = self.check(&mut opened, &migrated)?;
         let is_done = migrated.is_done() && !matches!(check, Some(CheckOutcome::Refused { .. }));
-        let traced = trail.append_done(self.ended(&trail, &opened, &migrated, is_done));
+        let traced = trail.append_done_all(self.ended(&trail, &opened, &migrated, is_done));
         report::print(self.json, self.walk.dry_run, &opened, &migrated, check.as_ref())?;
         traced?;
         let would_be = self.walk.dry_run && migrated.now.left() == 0;
@@ -275,25 +276,29 @@ impl PostgresArgs {
         }
     }
 
-    /// The line at the end: what the column holds now, by form.
-    fn ended(&self, trail: &Trail, opened: &Opened, done: &Migrated, is_done: bool) -> Entry {
-        let counts = |of: &std::collections::BTreeMap<&'static str, u64>| {
-            of.iter().map(|(name, rows)| format!("{name} {rows}")).collect::<Vec<_>>().join(", ")
+    /// The lines at the end: what the column holds now, tokens by key and the rest by form.
+    fn ended(&self, trail: &Trail, opened: &Opened, done: &Migrated, is_done: bool) -> Vec<Entry> {
+        let entry = self.entry(trail, opened, &format!("end, {} rows written", done.written));
+        let outcome = match is_done {
+            true => "ok",
+            false if self.walk.dry_run => "dry_run",
+            false => "failed",
         };
-        let what = format!(
-            "found {}; written {}; left {}",
-            counts(&done.found.forms),
-            done.written,
-            counts(&done.now.stays)
-        );
-        let entry = self.entry(trail, opened, "end");
-        let reason = format!("{}: {what}", entry.reason.clone().unwrap_or_default());
-        Entry {
-            reason: Some(cut_reason(&reason)),
-            items: Some(done.written),
-            outcome: Some(if is_done || self.walk.dry_run { "ok" } else { "failed" }.to_owned()),
-            ..entry
+        let line = |what: &str, key: Option<KeyId>, rows| Entry {
+            fields: [(self.field.clone(), what.to_owned())].into(),
+            kids: key.iter().map(|key| Hex(key.0)).collect(),
+            items: Some(rows),
+            outcome: Some(outcome.to_owned()),
+            ..entry.clone()
+        };
+        let tokens = done.now.keys.iter().map(|(key, rows)| line("token", *key, *rows));
+        let old = done.now.forms.iter().filter(|(form, _)| **form != "token");
+        let mut lines: Vec<Entry> =
+            tokens.chain(old.map(|(form, rows)| line(form, None, *rows))).collect();
+        if lines.is_empty() {
+            lines.push(line("migrate", None, 0));
         }
+        lines
     }
 }
 

@@ -302,3 +302,49 @@ fn hex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     text.chunks_exact(2).map(|two| Some(digit(two[0])? << 4 | digit(two[1])?)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use veilstream_engine::interop::openpgp::Passphrases;
+
+    use super::*;
+
+    /// `pgp_sym_encrypt('ada@example.com', 'correct horse', 'cipher-algo=..')` of a server whose
+    /// library has neither Blowfish nor CAST5, and the same with AES-128.
+    const WRITTEN: [(&str, bool); 3] = [
+        (
+            "c30d04040302951d4c74c41d400a7ad2380123b8ac61ab5ee1cae1cacb1574006b0e3d1e616461406578616d\
+            706c652e636f6dd314d4cc14dbe48d496da087237a669e8920cfc6791b",
+            true,
+        ),
+        (
+            "c30d04030302e9578209a556a3c666d23801de0a2c7144f4da90da90cb1574006b0e3d1e616461406578616d\
+            706c652e636f6dd314a02065d26ec75cc3aab299c642093ffb41057d5d",
+            true,
+        ),
+        (
+            "c30d040703028fe08ea4d105b9a17bd240016e11b66c05a93e08025f1ec9b261577ce6edc64159e081e89c92\
+            382179d0a2fade0a7852526fb6d2d4c64500827b525d854daf1cb9bf361f8143c52a084857",
+            false,
+        ),
+    ];
+
+    fn forms(passphrase: &str) -> Forms {
+        let passphrases = vec![Zeroizing::new(passphrase.as_bytes().to_vec())];
+        let keys = OldKeys { pgcrypto: Passphrases::new(passphrases), ..OldKeys::default() };
+        Forms::new(vec![Form::Pgcrypto], keys)
+    }
+
+    #[test]
+    fn messages_that_were_written_in_clear_open_without_their_passphrase_and_are_told() {
+        for (hex, was_in_clear) in WRITTEN {
+            for passphrase in ["correct horse", "another"] {
+                let opened = forms(passphrase).open(Form::Pgcrypto, format!("\\x{hex}").as_bytes());
+                let opened = opened.map(|opened| (opened.text.to_vec(), opened.is_in_clear));
+                let is_opened = was_in_clear || passphrase == "correct horse";
+                let expected = is_opened.then(|| (b"ada@example.com".to_vec(), was_in_clear));
+                assert_eq!(opened, expected, "{hex} under {passphrase}");
+            }
+        }
+    }
+}

@@ -73,17 +73,23 @@ impl Migrated {
     /// Whether none of the old form is left.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_settled && self.now.left() == 0 && self.differs == 0
+        self.is_settled && self.now.old() == 0 && self.differs == 0
     }
 }
 
-/// Rows that are opened again, and hashes of what they held.
+/// Hashes of what a row held, and of its token.
+struct Written {
+    text: [u8; 32],
+    token: [u8; 32],
+}
+
+/// Rows that are opened again, and what was written to them.
 pub(super) struct Sample {
     salt: [u8; 32],
     /// One of so many rows.
     every: u64,
     offered: u64,
-    rows: HashMap<Vec<String>, [u8; 32]>,
+    rows: HashMap<Vec<String>, Written>,
     checked: HashSet<Vec<String>>,
     equal: u64,
     differs: u64,
@@ -110,10 +116,11 @@ impl Sample {
     }
 
     /// Takes a row that is about to be written, now and then.
-    pub(super) fn offer(&mut self, key: &[String], text: &[u8]) {
+    pub(super) fn offer(&mut self, key: &[String], text: &[u8], token: &[u8]) {
         self.offered += 1;
         if (self.offered - 1).is_multiple_of(self.every) && self.every != u64::MAX {
-            self.rows.insert(key.to_vec(), self.hash(text));
+            let written = Written { text: self.hash(text), token: self.hash(token) };
+            self.rows.insert(key.to_vec(), written);
         }
     }
 
@@ -122,12 +129,14 @@ impl Sample {
         self.rows.contains_key(key) && !self.checked.contains(key)
     }
 
-    /// Compares what a row holds now.
-    pub(super) fn check(&mut self, key: &[String], text: Option<&[u8]>) {
-        let same = text.map(|text| self.hash(text)) == self.rows.get(key).copied();
+    /// Compares what a row holds now. Another token that opens is what others wrote meanwhile.
+    pub(super) fn check(&mut self, key: &[String], token: &[u8], text: Option<&[u8]>) {
+        let Some(written) = self.rows.get(key) else { return };
+        let is_equal = text.is_some_and(|text| self.hash(text) == written.text);
+        let is_of_others = text.is_some() && self.hash(token) != written.token;
         self.checked.insert(key.to_vec());
-        self.equal += u64::from(same);
-        self.differs += u64::from(!same);
+        self.equal += u64::from(is_equal);
+        self.differs += u64::from(!is_equal && !is_of_others);
     }
 }
 
@@ -200,4 +209,26 @@ fn layout(table: &Table, columns: &TargetColumns, forms: &Forms) -> Result<Layou
     }
     let layout = Layout::new(table.clone(), &read, &write, Compare::Version, &[])?;
     Ok(if columns.target == columns.source { layout } else { layout.clearing(&columns.source)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sample;
+
+    #[test]
+    fn a_row_of_the_sample_differs_unless_others_wrote_it() {
+        let told = |token: &[u8], text: Option<&[u8]>| {
+            let mut sample = Sample::new(1, 1).unwrap();
+            let key = ["7".to_owned()];
+            sample.offer(&key, b"ada", b"token of ada");
+            assert!(sample.has(&key));
+            sample.check(&key, token, text);
+            (sample.equal, sample.differs)
+        };
+        assert_eq!(told(b"token of ada", Some(b"ada")), (1, 0));
+        assert_eq!(told(b"token of ada", Some(b"eve")), (0, 1), "another row's value");
+        assert_eq!(told(b"token of eve", Some(b"eve")), (0, 0), "somebody wrote it");
+        assert_eq!(told(b"token of ada", None), (0, 1));
+        assert_eq!(told(b"TOKEN OF ADA", None), (0, 1), "a trigger changed it");
+    }
 }

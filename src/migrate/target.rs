@@ -107,9 +107,10 @@ impl Target {
         &self.schema().fields[0]
     }
 
-    /// Whether a text is a token of this field, under any key.
-    pub(super) fn is_token(&self, cell: &[u8]) -> bool {
-        inspect::inspect(cell).is_ok_and(|header| header.fid == self.field().fid)
+    /// The key of a token of this field; `None`: the text is no such token.
+    pub(super) fn key_of(&self, cell: &[u8]) -> Option<KeyId> {
+        let header = inspect::inspect(cell).ok()?;
+        (header.fid == self.field().fid).then_some(header.kid)
     }
 
     /// Takes the keys of a new page.

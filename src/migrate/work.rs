@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use sha2::{Digest as _, Sha256};
 use veilstream_engine::RejectCode;
+use veilstream_engine::key::KeyId;
 use zeroize::Zeroizing;
 
 use super::error::MigrateError;
@@ -16,6 +17,9 @@ use crate::rows::{Change, Layout, Row, Work};
 /// Ciphertexts that are remembered to find equal ones.
 const MOST_REMEMBERED: usize = 1 << 20;
 
+/// Keys whose tokens are counted apart.
+const MOST_KEYS: usize = 1000;
+
 /// Why a row stays as it is.
 pub type Stays = &'static str;
 
@@ -24,6 +28,8 @@ pub type Stays = &'static str;
 pub struct Counts {
     /// Rows by what stood in the column: `null`, `token`, or an old form.
     pub forms: BTreeMap<&'static str, u64>,
+    /// Tokens by their key; `None`: those of all further keys.
+    pub keys: BTreeMap<Option<KeyId>, u64>,
     /// Rows that stay, by why.
     pub stays: BTreeMap<Stays, u64>,
     /// Rows of pgcrypto that open without a passphrase (CVE-2026-14663).
@@ -41,8 +47,21 @@ impl Counts {
         self.stays.values().sum()
     }
 
+    /// Rows whose column holds no token, and is not null.
+    #[must_use]
+    pub fn old(&self) -> u64 {
+        let old = self.forms.iter().filter(|(form, _)| !matches!(**form, "null" | "token"));
+        old.map(|(_, rows)| rows).sum()
+    }
+
     fn form(&mut self, form: &'static str) {
         *self.forms.entry(form).or_default() += 1;
+    }
+
+    fn token(&mut self, key: KeyId) {
+        self.form("token");
+        let is_named = self.keys.len() < MOST_KEYS || self.keys.contains_key(&Some(key));
+        *self.keys.entry(is_named.then_some(key)).or_default() += 1;
     }
 }
 
@@ -161,17 +180,17 @@ impl Migration<'_> {
 
     /// A token is done; one of the sample must hold what the old form held.
     fn token(&mut self, row: &Row, token: &[u8]) {
-        if !self.target.is_token(token) {
+        let Some(key) = self.target.key_of(token) else {
             self.counts.form("other");
             return self.stay(row, "other_form");
-        }
-        self.counts.form("token");
+        };
+        self.counts.token(key);
         if !self.sample.has(&row.key) {
             return;
         }
         let value = self.value(row, token);
         let opened = self.target.open(&value, self.keys);
-        self.sample.check(&row.key, opened.as_ref().map(|text| text.as_bytes()));
+        self.sample.check(&row.key, token, opened.as_ref().map(|text| text.as_bytes()));
     }
 
     /// The value of a hash stands in the tokens' column.
@@ -245,7 +264,12 @@ impl Work for Migration<'_> {
             let row = &rows[one.row];
             match sealed {
                 Ok(sealed) => {
-                    self.sample.offer(&row.key, &one.text);
+                    let token = match (self.forms.has(Form::Sha256Hash), self.cells.target) {
+                        // The token stands there already.
+                        (true, Some(at)) => row.cells[at].as_deref().unwrap_or_default(),
+                        _ => sealed.token.as_bytes(),
+                    };
+                    self.sample.offer(&row.key, &one.text, token);
                     let cells = self.cells(Some(sealed.token), sealed.index);
                     changes.push(Change { row: one.row, cells });
                 }

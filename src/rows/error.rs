@@ -102,7 +102,7 @@ fn told(error: &DbError) -> String {
         }
         "42501" => {
             "the role may not do it: it needs SELECT and UPDATE on the table, and no row security \
-            that hides rows from it"
+            that hides rows from it; a CHECK takes the owner of the table"
                 .to_owned()
         }
         "25006" => "the server is read-only".to_owned(),

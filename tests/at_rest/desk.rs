@@ -1,7 +1,10 @@
 //! A folder with a configuration, keys and an audit log, and a database whose table `people` is
 //! filled through `transform`.
 
+use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -36,6 +39,13 @@ impl Desk {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A file that nobody else may read.
+    pub(crate) fn secret(&self, name: &str, text: &str) -> PathBuf {
+        std::fs::write(self.path(name), text).unwrap();
+        std::fs::set_permissions(self.path(name), Permissions::from_mode(0o600)).unwrap();
+        self.path(name)
     }
 
     pub(crate) fn name(&self, name: &str) -> String {
@@ -84,6 +94,17 @@ impl Desk {
     /// `rotate <what>` of the table, with more arguments.
     pub(crate) fn rotate(&self, what: &str, arguments: &[&str]) -> Output {
         self.run(&[&["rotate", what], &TABLE[..], arguments].concat(), "")
+    }
+
+    /// A migration of the table: its exit code, its JSON, and the rows that it named.
+    pub(crate) fn migrated(&self, what: &[&str]) -> (i32, Value, BTreeSet<String>) {
+        let output = self.run(&[what, &TABLE[..], &["--json"]].concat(), "");
+        let json = serde_json::from_slice(&output.stdout);
+        let json = json.unwrap_or_else(|_| panic!("{}", said(&output)));
+        let told = said(&output);
+        let lines = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let named = lines.filter_map(|line| line["row"].as_str().map(ToOwned::to_owned));
+        (output.status.code().unwrap(), json, named.collect())
     }
 
     /// Its JSON, and whether it ended well.
@@ -170,7 +191,7 @@ impl Desk {
     }
 }
 
-const TABLE: [&str; 8] = [
+pub(crate) const TABLE: [&str; 8] = [
     "--config",
     "veilstream.toml",
     "--postgres-file",

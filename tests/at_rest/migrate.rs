@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use postgres::Client;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -111,11 +111,23 @@ impl Desk {
 
     /// Runs a migration: its exit code, what it told, and the rows it named.
     fn migrate(&self, args: &[&str]) -> (i32, Value, BTreeMap<String, String>) {
+        let before = self.database.log().len();
+        // Every statement and its parameters, as a careless administrator logs them.
+        let all = [
+            "log_statement = 'all'",
+            "log_min_duration_statement = 0",
+            "log_parameter_max_length = -1",
+        ];
+        let name = &self.database.name;
+        all.iter().for_each(|one| self.database.sql(&format!("ALTER DATABASE {name} SET {one}")));
         let Output { status, stdout, stderr } = self.migration(args).output().unwrap();
+        // Not what a test itself writes.
+        self.database.sql(&format!("ALTER DATABASE {name} RESET ALL"));
         let (stdout, stderr) = (text(&stdout), text(&stderr));
         for told in [&stdout, &stderr] {
             assert!(!told.contains(CANARY), "a value is on an output: {told}");
         }
+        self.is_clean(&self.database.log()[before..]);
         let told = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
         let lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let named = lines.map(|line| {
@@ -123,6 +135,25 @@ impl Desk {
             (of("row"), of("reason"))
         });
         (status.code().unwrap(), told, named.collect())
+    }
+
+    /// Neither a value nor a key is in a part of the server's log, and none of pgcrypto's functions.
+    fn is_clean(&self, log: &str) {
+        assert!(log.contains("\"public\".\"users\""), "statements are not logged: {log}");
+        let kek = fs::read_to_string(self.dir.path().join("keys/kek")).unwrap();
+        let keys = FERNET_KEYS.lines().chain(kek.lines().filter(|line| line.len() > 30));
+        for hidden in keys.chain([CANARY, PASSPHRASE, "a key of the guide", "pgp_"]) {
+            assert!(!log.contains(hidden), "{hidden} is in the server's log");
+        }
+    }
+
+    /// Erases a person: the receipt, and what is said beside it.
+    fn erased(&self, subject: &str) -> (String, String) {
+        let args = ["shred", "--config", "veilstream.toml", "--subject", subject];
+        let command = self.command(&[&args[..], &["--reason", "request 2"]].concat());
+        let Output { status, stdout, stderr } = feed(command, "");
+        assert!(status.success(), "{}", text(&stderr));
+        (text(&stdout), text(&stderr))
     }
 
     /// Opens tokens, in their order.
@@ -160,18 +191,23 @@ impl Desk {
         }
     }
 
-    /// What the audit log has of migrations: reasons, by outcome.
-    fn audited(&self) -> Vec<(String, String)> {
+    /// What the audit log has of each migration: its outcome, and rows by form and key.
+    fn audited(&self) -> Vec<(String, BTreeMap<(String, Option<String>), u64>)> {
         let log = fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap();
         assert!(!log.contains(CANARY));
         let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines
-            .filter(|line| line["event"] == "migrate")
-            .map(|line| {
-                let of = |name: &str| line[name].as_str().unwrap().to_owned();
-                (of("reason"), of("outcome"))
-            })
-            .collect()
+        let mut runs: Vec<(String, BTreeMap<_, _>)> = Vec::new();
+        for line in lines.filter(|line| line["event"] == "migrate") {
+            let Some(rows) = line["items"].as_u64() else {
+                runs.push(Default::default());
+                continue;
+            };
+            let (outcome, counts) = runs.last_mut().unwrap();
+            line["outcome"].as_str().unwrap().clone_into(outcome);
+            let kid = line["kids"][0].as_str().map(ToOwned::to_owned);
+            counts.insert((line["fields"]["email"].as_str().unwrap().to_owned(), kid), rows);
+        }
+        runs
     }
 }
 
@@ -191,7 +227,7 @@ fn python(script: &str, args: &[&str], texts: &[String]) -> Vec<String> {
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn fernet(keys: &Path, values: &[String]) -> Vec<String> {
+pub(crate) fn fernet(keys: &Path, values: &[String]) -> Vec<String> {
     python("fernet.py", &["seal", keys.to_str().unwrap()], values)
 }
 
@@ -215,15 +251,6 @@ fn values(rows: std::ops::Range<usize>) -> Vec<String> {
     rows.map(value).collect()
 }
 
-/// Every statement and its parameters, as a careless administrator logs them.
-fn log_everything(database: &Database) {
-    for setting in
-        ["log_statement = 'all'", "log_min_duration_statement = 0", "log_parameter_max_length = -1"]
-    {
-        database.sql(&format!("ALTER DATABASE {} SET {setting}", database.name));
-    }
-}
-
 #[test]
 fn fernet_and_clear_rows_become_tokens_and_what_does_not_open_stays() {
     let (desk, rows) = (Desk::new(&fields(), &Value::Null), rows());
@@ -235,12 +262,11 @@ fn fernet_and_clear_rows_become_tokens_and_what_does_not_open_stays() {
     client.execute("INSERT INTO users VALUES (-1, NULL, NULL)", &[]).unwrap();
     let lost = fernet(&desk.private("lost.keys", OTHER_KEY), &values(0..2));
     insert(&mut client, "email", rows + 3, &lost);
-    log_everything(&desk.database);
 
     let from = ["--from", "fernet", "--keys-file", "old.keys"];
     let (code, told, named) = desk.migrate(&[&from[..], &["--dry-run"]].concat());
     assert_eq!((code, told["written"].as_u64()), (1, Some(0)), "{told}");
-    assert_eq!(named.len(), 5);
+    assert_eq!((named.len(), &told["done"]), (5, &json!(false)), "{told}");
     let (code, told, named) = desk.migrate(&from);
     assert_eq!(code, 1, "{told}");
     assert_eq!(told["found"], json!({ "fernet": rows + 2, "null": 1, "other": 3 }));
@@ -273,17 +299,23 @@ fn fernet_and_clear_rows_become_tokens_and_what_does_not_open_stays() {
     let (code, ..) = desk.migrate(&mixed);
     assert_eq!(code, 0, "the CHECK is there already");
 
-    let audited = desk.audited();
-    assert_eq!(audited.len(), 10, "two lines of each run: {audited:?}");
-    assert!(audited[3].0.contains("end: public.users.email from fernet"), "{audited:?}");
-    assert_eq!((&*audited[3].1, &*audited[7].1), ("failed", "ok"));
-    let log = server().log();
-    assert!(log.contains("UPDATE \"public\".\"users\""), "statements are not logged");
-    assert!(!log.contains(&format!("{CANARY}.1.")), "a value is in the server's log");
-    let kek = fs::read_to_string(desk.dir.path().join("keys/kek")).unwrap();
-    for key in FERNET_KEYS.lines().chain(kek.lines().filter(|line| line.len() > 30)) {
-        assert!(!log.contains(key), "a key is in the server's log");
-    }
+    // `suite | flags | kid` of a token.
+    let token = URL_SAFE_NO_PAD.decode(&desk.column("email")[0].1[4..28]).unwrap();
+    let kid = token[2..].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let form = |name: &str, rows: usize| ((name.to_owned(), None), rows as u64);
+    let tokens = |rows: usize| (("token".to_owned(), Some(kid.clone())), rows as u64);
+    let (old, none) = ([form("fernet", 2), form("null", 1)], form("null", 1));
+    let expected = [
+        ("dry_run", vec![form("fernet", rows + 2), form("other", 3), none.clone()]),
+        ("failed", [&old[..], &[form("other", 3), tokens(rows)]].concat()),
+        ("failed", [&old[..], &[tokens(rows + 3)]].concat()),
+        ("ok", vec![none.clone(), tokens(rows + 3)]),
+        ("ok", vec![none, tokens(rows + 3)]),
+    ];
+    let expected =
+        expected.map(|(outcome, counts)| (outcome.to_owned(), counts.into_iter().collect()));
+    assert_eq!(desk.audited(), expected);
+    assert!(desk.database.log().contains("UPDATE \"public\".\"users\""));
 }
 
 /// Shapes that `pgp_sym_encrypt` writes by its options.
@@ -338,7 +370,6 @@ fn every_shape_of_pgcrypto_is_read_and_what_is_in_clear_is_reported() {
         &["shred", "--config", "veilstream.toml", "--subject", "7", "--reason", "request 1"],
         "",
     );
-    log_everything(&desk.database);
 
     let args = [
         "--from",
@@ -366,18 +397,21 @@ fn every_shape_of_pgcrypto_is_read_and_what_is_in_clear_is_reported() {
         assert!(told["findings"][0].as_str().unwrap().contains("CVE-2026-14663"), "{told}");
     }
 
-    // Who is erased now is told that a table may still have them.
-    let shred = ["shred", "--config", "veilstream.toml", "--subject", "8", "--reason", "request 2"];
-    let receipt = desk.done(&shred, "");
-    assert!(receipt.contains("public.users.old: its migration is unfinished"), "{receipt}");
+    // Who is erased now is told that a table may still have them; counting again changes nothing.
+    let unfinished = "public.users.old: its migration is unfinished";
+    desk.migrate(&[&args[..], &["--dry-run"]].concat());
+    let (receipt, said) = desk.erased("8");
+    assert!(receipt.contains(unfinished) && said.contains(unfinished), "{receipt}{said}");
 
     let (code, told, named) = desk.migrate(&[&args[..], &["--erase"]].concat());
     assert_eq!((code, told["erased"].as_u64(), named.len()), (1, Some(1), 2), "{told}");
     client.batch_execute("DELETE FROM users WHERE id < 2").unwrap();
     let (code, told, _) = desk.migrate(&args);
     assert_eq!((code, &told["check"]), (0, &json!({ "holds": true })), "{told}");
-    let receipt = desk.done(&[&shred[..4], &["9", "--reason", "request 3"]].concat(), "");
-    assert!(!receipt.contains("migration"), "{receipt}");
+    let (code, told, _) = desk.migrate(&[&args[..], &["--dry-run"]].concat());
+    assert_eq!((code, &told["done"]), (0, &json!(true)), "{told}");
+    let (receipt, said) = desk.erased("9");
+    assert!(!receipt.contains("migration") && !said.contains("migration"), "{receipt}{said}");
     client.batch_execute("DELETE FROM users WHERE id IN (8, 9)").unwrap();
     desk.holds_values(rows - 5);
     assert!(desk.column("old::text").is_empty());
@@ -388,7 +422,6 @@ fn every_shape_of_pgcrypto_is_read_and_what_is_in_clear_is_reported() {
         .get(0);
     assert_eq!(kids, rows as i64 - 5);
     assert!(client.batch_execute("UPDATE users SET old = 'x' WHERE id = 2").is_err());
-    assert!(!server().log().contains(&format!("{CANARY}.2.")), "a value is in the server's log");
 }
 
 #[test]
@@ -522,49 +555,44 @@ fn sqlalchemy_utils_is_read_and_its_static_vector_reported() {
     }
 }
 
-/// A kill at any time: what was written stays, and the next run continues; a writer meanwhile loses
-/// nothing.
+/// What a person reads, and a role that may not add the CHECK.
 #[test]
-fn a_killed_migration_continues_beside_a_writer() {
+fn what_was_done_and_what_is_left_to_do_is_said() {
     let desk = Desk::new(&fields(), &Value::Null);
     let mut client = desk.admin();
-    client.batch_execute(TABLE).unwrap();
-    let rows = 600;
-    insert(&mut client, "email", 0, &fernet(&desk.dir.path().join("old.keys"), &values(0..rows)));
-    let later = fernet(&desk.dir.path().join("old.keys"), &values(9000..9001)).remove(0);
-    let from = ["--from", "fernet", "--keys-file", "old.keys", "--batch", "20"];
-    let tokens = "SELECT count(*) FROM users WHERE email LIKE 'vs1.%'";
-    for kill in 1..=3 {
-        let slow = [&from[..], &["--rows-per-second", "200"]].concat();
-        let mut child = Stopped(
-            desk.migration(&slow).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
-        );
-        let before: i64 = client.query_one(tokens, &[]).unwrap().get(0);
-        while client.query_one(tokens, &[]).unwrap().get::<_, i64>(0) < before + 40 {
-            assert!(child.0.try_wait().unwrap().is_none(), "it ended before it was killed");
-            // The old application goes on.
-            client.execute("UPDATE users SET email = $1 WHERE id = 599", &[&later]).unwrap();
-        }
-        drop(child);
-        let done: i64 = client.query_one(tokens, &[]).unwrap().get(0);
-        assert!(done < rows as i64, "kill {kill} came too late");
-    }
-    client.execute("UPDATE users SET email = $1 WHERE id = 599", &[&later]).unwrap();
-    let (code, told, _) = desk.migrate(&from);
+    client.batch_execute(&format!("{TABLE}; ALTER TABLE users OWNER TO postgres")).unwrap();
+    client.batch_execute("GRANT ALL ON users TO veil").unwrap();
+    insert(&mut client, "email", 0, &values(0..3));
+    let said = |args: &[&str]| {
+        let mut command = desk.migration(&[&["--from", "clear"], args].concat());
+        let words: Vec<_> = command.get_args().filter(|word| *word != "--json").collect();
+        let words: Vec<_> = words.into_iter().map(ToOwned::to_owned).collect();
+        command = desk.command(&[]);
+        let output = command.args(words).output().unwrap();
+        (output.status.code().unwrap(), text(&output.stdout))
+    };
+    let held = "public.users.email held: 3 clear\n";
+    let (code, counted) = said(&["--dry-run"]);
+    let expected = "a dry run: 3 rows would be written\n";
+    assert_eq!((code, counted), (0, format!("{held}{expected}")));
+
+    let (code, told) = said(&[]);
+    let first = format!("{held}3 rows written, 3 of a sample opened again\n");
+    assert!(code == 1 && told.starts_with(&first), "{told}");
+    let advice = [
+        "the CHECK does not hold yet: ",
+        "a CHECK takes the owner of the table (SQLSTATE 42501)",
+        "run as the owner of the table:\nALTER TABLE \"public\".\"users\" ADD CONSTRAINT",
+        "VALIDATE CONSTRAINT",
+        "none of the old form is left",
+        "what still holds the old form: dead rows until VACUUM FULL, the write-ahead log",
+    ];
+    advice.iter().for_each(|one| assert!(told.contains(one), "{one}: {told}"));
+    // The owner does as it was told.
+    let sql: Vec<&str> = told.lines().filter(|line| line.starts_with("ALTER")).collect();
+    client.batch_execute(&sql.concat()).unwrap();
+    let (code, told, _) = desk.migrate(&["--from", "clear"]);
     assert_eq!((code, &told["check"]), (0, &json!({ "holds": true })), "{told}");
-    let last = desk.column("email").pop().unwrap();
-    assert_eq!(desk.opened(&[last.1]), [json!(value(9000))], "the writer's value is lost");
-    client.batch_execute("DELETE FROM users WHERE id = 599").unwrap();
-    desk.holds_values(rows - 1);
-}
-
-struct Stopped(Child);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -44,6 +44,7 @@ listen_addresses = 'localhost'
 unix_socket_directories = '$dir'
 ssl = on
 shared_buffers = 256MB
+log_line_prefix = '%d '
 max_wal_size = 4GB
 # Tests look at dead rows.
 autovacuum_naptime = 1h
@@ -252,6 +253,18 @@ impl Database {
 
     pub(crate) fn admin(&self) -> Client {
         self.server.admin(&self.name)
+    }
+
+    /// What the server wrote down about it.
+    pub(crate) fn log(&self) -> String {
+        let (log, mut is_own) = (self.server.log(), false);
+        let own = log.split_inclusive('\n').filter(|line| {
+            // The further lines of a statement begin with a tab.
+            is_own =
+                line.split(' ').next() == Some(&*self.name) || is_own && line.starts_with('\t');
+            is_own
+        });
+        own.collect()
     }
 
     pub(crate) fn dump(&self, to: &Path) {

@@ -37,8 +37,9 @@ pub(super) fn print(
         writeln!(out, "finding: {finding}")?;
     }
     if dry_run {
-        writeln!(out, "nothing was written: a dry run; {}", left(migrated))?;
-        return Ok(());
+        let (old, stay) = (migrated.now.old(), migrated.now.left());
+        writeln!(out, "a dry run: {} rows would be written", old - stay)?;
+        return if old == 0 || stay > 0 { writeln!(out, "{}", left(migrated)) } else { Ok(()) };
     }
     writeln!(
         out,

@@ -61,7 +61,7 @@ fn unfinished(config: &Config) -> anyhow::Result<Vec<String>> {
             return Ok(());
         }
         let Some(place) = entry.query_id else { return Ok(()) };
-        // A run has two lines; that of its end has a count.
+        // Lines of the end of a run have counts.
         let is_done = entry.outcome.as_deref() == Some("ok") && entry.items.is_some();
         let known = last.entry(place).or_default();
         if time >= known.0 {
