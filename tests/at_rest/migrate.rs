@@ -14,6 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::desk::Desk as People;
 use crate::feed::feed;
 use crate::postgres_server::{Database, server};
 use crate::servers::{bao, kms};
@@ -553,6 +554,41 @@ fn sqlalchemy_utils_is_read_and_its_static_vector_reported() {
         client.batch_execute("DELETE FROM users WHERE id >= 40").unwrap();
         desk.holds_values(40);
     }
+}
+
+#[test]
+fn typed_bound_and_deterministic_columns_open_in_their_rows() {
+    let document = json!({ "veilstream": 1, "name": "people", "version": 1, "fields": [
+        { "id": "age", "path": "$.age", "type": "integer", "bind": [{ "name": "id", "path": "$.id" }] },
+        { "id": "plan", "path": "$.plan", "type": "string", "protect": "deterministic", "root": 1 },
+    ] });
+    let table = "CREATE TABLE people (id bigint PRIMARY KEY, age text, plan text);
+        ALTER TABLE people OWNER TO veil;
+        INSERT INTO people VALUES (1, '42', 'gold'), (2, '-7', 'gold'), (3, 'forty', 'blue')";
+    let desk = People::new(&document.to_string(), table);
+    let clear = |field, more: &[&str]| {
+        let fixed = ["migrate", "postgres", "--field", field, "--from", "clear"];
+        desk.migrated(&[&fixed[..], more].concat())
+    };
+    let (code, told, named) = clear("age", &["--bind", "id=id"]);
+    assert_eq!((code, &told["stays"]), (1, &json!({ "wrong_type": 1 })), "{told}");
+    assert_eq!(named, ["id=3".to_owned()].into());
+    desk.rows().execute("DELETE FROM people WHERE id = 3", &[]).unwrap();
+    for (field, more) in [("age", &["--bind", "id=id"][..]), ("plan", &[])] {
+        let (code, told, _) = clear(field, more);
+        assert_eq!((code, &told["check"]), (0, &json!({ "holds": true })), "{told}");
+    }
+    let expected = [
+        json!({ "id": 1, "age": 42, "plan": "gold" }),
+        json!({ "id": 2, "age": -7, "plan": "gold" }),
+    ];
+    assert_eq!(desk.reveal(), expected);
+    let plans = "SELECT count(DISTINCT plan) FROM people";
+    assert_eq!(desk.rows().query_one(plans, &[]).unwrap().get::<_, i64>(0), 1);
+    // A token that was put into another row does not open there.
+    let planted = "UPDATE people SET age = (SELECT age FROM people WHERE id = 2) WHERE id = 1";
+    desk.rows().execute(planted, &[]).unwrap();
+    assert_ne!(desk.reveal().first(), Some(&expected[0]));
 }
 
 /// What a person reads, and a role that may not add the CHECK.
