@@ -86,6 +86,25 @@ fn tokens_move_to_the_newest_key_and_indexes_to_the_newest_root() {
 }
 
 #[test]
+fn a_receipt_names_what_is_under_keys_of_other_systems() {
+    let badges = r#"{"veilstream":1,"name":"badges","version":1,"fields":[
+        {"id":"badge","path":"$.badge","type":"string","format":"fernet"}]}"#;
+    let desk = Desk::new(badges, "CREATE TABLE people (id bigint)");
+    let persons = r#"{"veilstream":1,"name":"persons","version":1,"subject":"$.id","fields":[
+        {"id":"email","path":"$.email"}]}"#;
+    std::fs::write(desk.path("persons.json"), persons).unwrap();
+    let shared = ["--config", "veilstream.toml"];
+    let transform = [&["transform", "--schema", "persons.json"], &shared[..]].concat();
+    desk.ok(&transform, r#"{"id":7,"email":"canary@example.com"}"#);
+    let shred = [&["shred", "--subject", "7", "--reason", "request 1"], &shared[..]].concat();
+    let receipt: Value = serde_json::from_str(&desk.ok(&shred, "")).unwrap();
+    let expected =
+        "values of the field badges.badge, which are fernet under keys of another system";
+    let remains = receipt["receipt"]["remains"].as_array().unwrap();
+    assert!(remains.contains(&expected.into()), "{receipt}");
+}
+
+#[test]
 fn columns_in_the_form_of_another_system_stay() {
     let before = r#"{"veilstream":1,"name":"people","version":1,"fields":[
         {"id":"email","path":"$.email"}]}"#;
