@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::limits::{Exceeded, Limits};
+use super::limits::{Exceeded, Share};
 use crate::http::ProblemDetails;
 
 /// Bytes of a body, and of a stream's part.
@@ -33,13 +33,13 @@ pub struct RequestBody {
     media: Media,
     /// For the next bytes.
     patience: Duration,
-    permit: OwnedSemaphorePermit,
+    permits: [OwnedSemaphorePermit; 2],
 }
 
 /// A whole body, counted until it is dropped.
 pub struct WholeBody {
     bytes: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl Deref for WholeBody {
@@ -59,12 +59,13 @@ pub enum Unread {
     Exceeded(Exceeded),
 }
 
-/// Looks at the head of a request with a body: nothing of it is read yet.
+/// Looks at the head of a request with a body: nothing of it is read yet. It takes room of each
+/// share: of its principal's, and of that of all.
 pub(super) fn admit(
     head: &request::Parts,
     incoming: Incoming,
     media: &[Media],
-    limits: &Limits,
+    shares: [&Share; 2],
     patience: Duration,
 ) -> Result<RequestBody, Unread> {
     if head.headers.contains_key(CONTENT_ENCODING) {
@@ -96,8 +97,10 @@ pub(super) fn admit(
         // Of a stream one part is held at a time.
         (Media::Json, None) | (Media::NdJson, _) => BODY_MAX,
     };
-    let permit = limits.bytes(room).map_err(Unread::Exceeded)?;
-    Ok(RequestBody { incoming, media: found, patience, permit })
+    let [own, all] = shares;
+    let permits =
+        [own.bytes(room).map_err(Unread::Exceeded)?, all.bytes(room).map_err(Unread::Exceeded)?];
+    Ok(RequestBody { incoming, media: found, patience, permits })
 }
 
 /// The content type; parameters other than UTF-8 as the charset are not known.
@@ -168,7 +171,7 @@ impl RequestBody {
             }
             bytes.extend_from_slice(&part);
         }
-        Ok(WholeBody { bytes, _permit: self.permit })
+        Ok(WholeBody { bytes, _permits: self.permits })
     }
 }
 

@@ -1,5 +1,5 @@
 //! Limits of load: items of a principal, refused credentials of an address, requests and bytes of
-//! all.
+//! all. One principal holds three quarters of these at most: the others are answered beside it.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,6 +11,7 @@ use governor::clock::Clock as _;
 use governor::{DefaultKeyedRateLimiter, Quota};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::body::BODY_MAX;
 use crate::config::ServeLimits;
 
 /// Refused credentials of an address in a window.
@@ -25,9 +26,18 @@ const UNIT: usize = 1024;
 /// What is left.
 pub struct Limits {
     items: DefaultKeyedRateLimiter<String>,
+    all: Share,
+    /// By principal.
+    shares: Mutex<HashMap<String, Share>>,
+    of_one: ServeLimits,
+    refused: Mutex<Refused>,
+}
+
+/// Requests and bytes that somebody may hold at once.
+#[derive(Clone)]
+pub struct Share {
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    refused: Mutex<Refused>,
 }
 
 #[derive(Default)]
@@ -58,10 +68,31 @@ impl Limits {
         let each = NonZeroU32::new(settings.items_per_second).unwrap_or(NonZeroU32::MIN);
         Self {
             items: DefaultKeyedRateLimiter::keyed(Quota::per_second(each)),
-            requests: Arc::new(Semaphore::new(settings.requests)),
-            bytes: Arc::new(Semaphore::new(settings.bytes / UNIT)),
+            all: Share::new(settings),
+            shares: Mutex::default(),
+            of_one: ServeLimits {
+                requests: settings.requests - settings.requests / 4,
+                bytes: (settings.bytes - settings.bytes / 4).max(BODY_MAX),
+                ..*settings
+            },
             refused: Mutex::default(),
         }
+    }
+
+    /// What all of them may hold together.
+    #[must_use]
+    pub fn all(&self) -> &Share {
+        &self.all
+    }
+
+    /// What this principal may hold of it.
+    #[must_use]
+    pub fn share(&self, principal: &str) -> Share {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get(principal) {
+            return share.clone();
+        }
+        shares.entry(principal.to_owned()).or_insert(Share::new(&self.of_one)).clone()
     }
 
     /// Takes items of a principal, denied ones too.
@@ -80,30 +111,6 @@ impl Limits {
             // the least limit lets through.
             Err(_) => Err(Exceeded::after(Duration::from_secs(1))),
         }
-    }
-
-    /// A place for a request until it is answered.
-    ///
-    /// # Errors
-    /// [`Exceeded`].
-    pub fn request(&self) -> Result<OwnedSemaphorePermit, Exceeded> {
-        self.requests
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Exceeded::after(Duration::from_secs(1)))
-    }
-
-    /// Room for a body of so many bytes. All of it at once: two that wait for the second half of
-    /// their bodies would wait for each other.
-    ///
-    /// # Errors
-    /// [`Exceeded`].
-    pub fn bytes(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Exceeded> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        self.bytes
-            .clone()
-            .try_acquire_many_owned(units)
-            .map_err(|_| Exceeded::after(Duration::from_secs(1)))
     }
 
     /// Whether the address showed too many credentials that were refused.
@@ -151,10 +158,49 @@ impl Limits {
     pub fn prune(&self, now: u64) {
         self.items.retain_recent();
         self.items.shrink_to_fit();
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| share.is_used());
+        shares.shrink_to_fit();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.windows.retain(|_, window| now < window.since + WINDOW);
         refused.windows.shrink_to_fit();
     }
+}
+
+impl Share {
+    fn new(limits: &ServeLimits) -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(limits.requests)),
+            bytes: Arc::new(Semaphore::new(limits.bytes / UNIT)),
+        }
+    }
+
+    /// A place for a request until it is answered.
+    ///
+    /// # Errors
+    /// [`Exceeded`].
+    pub fn request(&self) -> Result<OwnedSemaphorePermit, Exceeded> {
+        taken(&self.requests, 1)
+    }
+
+    /// Room for a body of so many bytes. All of it at once: two that wait for the second half of
+    /// their bodies would wait for each other.
+    ///
+    /// # Errors
+    /// [`Exceeded`].
+    pub fn bytes(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Exceeded> {
+        taken(&self.bytes, u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX))
+    }
+
+    /// Whether somebody else has it, or holds something of it.
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.requests) > 1 || Arc::strong_count(&self.bytes) > 1
+    }
+}
+
+fn taken(semaphore: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, Exceeded> {
+    let permit = semaphore.clone().try_acquire_many_owned(count);
+    permit.map_err(|_| Exceeded::after(Duration::from_secs(1)))
 }
 
 impl Exceeded {
@@ -212,14 +258,33 @@ mod tests {
     #[test]
     fn requests_and_bytes_come_back() {
         let limits = limits();
-        let held = [limits.request().unwrap(), limits.request().unwrap()];
-        assert!(limits.request().is_err());
+        let all = limits.all();
+        let held = [all.request().unwrap(), all.request().unwrap()];
+        assert!(all.request().is_err());
         drop(held);
-        drop(limits.request().unwrap());
-        let most = limits.bytes(8 << 20).unwrap();
-        assert!(limits.bytes(1).is_err());
+        drop(all.request().unwrap());
+        let most = all.bytes(8 << 20).unwrap();
+        assert!(all.bytes(1).is_err());
         drop(most);
-        drop(limits.bytes(1).unwrap());
+        drop(all.bytes(1).unwrap());
+    }
+
+    #[test]
+    fn a_principal_leaves_a_quarter_to_others() {
+        let settings = ServeLimits { requests: 8, bytes: 32 << 20, ..limits().of_one };
+        let limits = Limits::new(&settings);
+        let a = limits.share("key:a");
+        let requests: Vec<_> = (0..6).map(|_| a.request().unwrap()).collect();
+        let bytes: Vec<_> = (0..3).map(|_| a.bytes(BODY_MAX).unwrap()).collect();
+        drop(a);
+        limits.prune(0);
+        let a = limits.share("key:a");
+        assert!(a.request().is_err() && a.bytes(1).is_err(), "what it holds is not forgotten");
+        let b = limits.share("key:b");
+        drop((b.request().unwrap(), b.bytes(BODY_MAX).unwrap()));
+        drop((requests, bytes, a, b));
+        limits.prune(0);
+        assert!(limits.shares.lock().unwrap().is_empty());
     }
 
     #[test]

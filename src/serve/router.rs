@@ -196,7 +196,7 @@ impl Router {
             )
             .into_response());
         }
-        let permit = shared.limits.request().map_err(exceeded)?;
+        let permit = shared.limits.all().request().map_err(exceeded)?;
         let now = (shared.clock)();
         let ip = peer.ip(&head.headers, &shared.proxies);
         shared.limits.credentials(ip, now).map_err(exceeded)?;
@@ -209,6 +209,8 @@ impl Router {
                 return Err(unauthorized());
             }
         };
+        let share = shared.limits.share(&principal.id);
+        let own = share.request().map_err(exceeded)?;
         let route = self.routes.iter().find(|route| route.path == head.uri.path());
         let route = route.ok_or_else(not_found)?;
         *met = Some(Met { principal: principal.clone(), address: ip, path: route.path });
@@ -220,9 +222,9 @@ impl Router {
                 ([(header::CONTENT_TYPE, "application/json")], *document).into_response()
             }
             Action::Post(media, handler) => {
-                let (limits, patience) = (&shared.limits, shared.body_patience);
+                let (shares, patience) = ([&share, shared.limits.all()], shared.body_patience);
                 let body =
-                    admit(&head, incoming, media, limits, patience).map_err(
+                    admit(&head, incoming, media, shares, patience).map_err(
                         |unread| match unread {
                             Unread::Problem(problem) => problem.into_response(),
                             Unread::Exceeded(limit) => exceeded(limit),
@@ -234,7 +236,7 @@ impl Router {
             }
         };
         // The place is taken until the last byte is sent: an answer may be a stream.
-        Ok(answer.map(|body| Body::new(Holding { body, _permit: permit })))
+        Ok(answer.map(|body| Body::new(Holding { body, _permits: [own, permit] })))
     }
 }
 
@@ -400,7 +402,7 @@ fn exceeded(limit: Exceeded) -> Response<Body> {
 /// A body that keeps its request's place.
 struct Holding {
     body: Body,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl hyper::body::Body for Holding {

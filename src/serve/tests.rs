@@ -89,7 +89,12 @@ impl Running {
 
     /// An API key that the service knows.
     fn key(&self) -> String {
-        let key = self.keys.make("reports").expose().to_owned();
+        self.key_of("reports")
+    }
+
+    /// One of a principal of that name.
+    fn key_of(&self, name: &str) -> String {
+        let key = self.keys.make(name).expose().to_owned();
         let client = Client::new();
         until("the key is known", || {
             // Not by guessing: that is limited.
@@ -98,6 +103,22 @@ impl Running {
             asked.send().unwrap().status() == StatusCode::OK
         });
         key
+    }
+
+    /// A request that is answered once its body comes. The service asks for the body when the request
+    /// has its place: a probe that came between would take it.
+    fn held(&self, key: &str, length: usize) -> TcpStream {
+        let mut stream = TcpStream::connect(self.service.address()).unwrap();
+        write!(
+            stream,
+            "POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: \
+            application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        )
+        .unwrap();
+        let mut asked_for = [0; 25];
+        stream.read_exact(&mut asked_for).unwrap();
+        assert_eq!(&asked_for, b"HTTP/1.1 100 Continue\r\n\r\n");
+        stream
     }
 
     /// What comes back for these bytes, until the other end closes.
@@ -350,21 +371,7 @@ fn requests_and_bytes_at_once_are_limited() {
     let section = "insecure = true\nmax_requests = 2\nmax_request_bytes = \"8MiB\"";
     let running = start(section, &dir, None);
     let (key, client) = (running.key(), Client::new());
-    // The service asks for the body once the request has its place: a probe that came between would
-    // take it.
-    let held = |length: usize| {
-        let mut stream = TcpStream::connect(running.service.address()).unwrap();
-        write!(
-            stream,
-            "POST /v1/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: \
-            application/json\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
-        )
-        .unwrap();
-        let mut asked_for = [0; 25];
-        stream.read_exact(&mut asked_for).unwrap();
-        assert_eq!(&asked_for, b"HTTP/1.1 100 Continue\r\n\r\n");
-        stream
-    };
+    let held = |length| running.held(&key, length);
     let asked = || {
         let asked = client.post(running.url("http", "/v1/echo")).bearer_auth(&key);
         asked.header("content-type", "application/json").body(vec![b' '; 4096]).send().unwrap()
@@ -378,6 +385,27 @@ fn requests_and_bytes_at_once_are_limited() {
     assert_eq!(document().unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
     drop(both);
     until("the places are back", || document().unwrap().status() == StatusCode::OK);
+}
+
+/// Whoever holds all it may leaves places and bytes to others.
+#[test]
+fn one_principal_keeps_no_other_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let section = "insecure = true\nmax_requests = 8\nmax_request_bytes = \"32MiB\"";
+    let running = start(section, &dir, None);
+    let (greedy, other, client) = (running.key(), running.key_of("other"), Client::new());
+    let asked = |key: &str| {
+        let asked = client.post(running.url("http", "/v1/echo")).bearer_auth(key);
+        let asked = asked.header("content-type", "application/json").body("{}").send();
+        asked.unwrap().status()
+    };
+    for (count, length) in [(6, 1), (3, body::BODY_MAX)] {
+        let held: Vec<TcpStream> = (0..count).map(|_| running.held(&greedy, length)).collect();
+        assert_eq!(asked(&greedy), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(asked(&other), StatusCode::OK);
+        drop(held);
+        until("its places are back", || asked(&greedy) == StatusCode::OK);
+    }
 }
 
 /// A route that says when it is asked, and answers when it is told to.
