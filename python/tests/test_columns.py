@@ -188,6 +188,27 @@ def test_rotation_shows_nothing_and_loses_nothing(site: Site) -> None:
         assert line["schema"] == "customers" and line["items"] == 52
 
 
+def test_a_honey_token_rotates_and_does_not_stand_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    create = ("honey", "create", "--config", "veilstream.toml", "--schema", "schemas/customers.json")
+    honey = site.cli(*create, "--field", "email", "mary.sample@example.org").strip()
+    with Veil.open(site.config) as veil:
+        old = pa.array(veil.arrow.seal(pa.array([f"{n}@example.com" for n in range(4)]), "customers.email"))
+    old = pa.concat_arrays([old.slice(0, 2), pa.array([honey]), old.slice(2)])
+    site.cli("keys", "rotate", "--config", "veilstream.toml", "--shared", "customers")
+    with Veil.open(site.config) as veil:
+        moved = veil.arrow.rotate(old, "customers.email")
+        tokens = pa.array(moved)
+        assert moved.counts == {"rotated": 5} and list(moved.key_ids.values()) == [5]
+        assert veilstream.arrow.key_ids(tokens) == moved.key_ids and tokens[2].as_py() != honey
+        assert veil.arrow.rotate(tokens, "customers.email").counts == {"newest": 5}
+        assert not site.lines("honey") and "honey" not in caplog.text
+        assert all(line["fields"] == {"email": "revealed"} for line in site.lines("rotate"))
+        # It is bait as before.
+        shown = veil.arrow.reveal(tokens, "customers.email", errors="null")
+        assert shown.counts == {"denied": 5} and pa.array(shown).null_count == 5
+        assert len(site.lines("honey")) == 1
+
+
 class _Schema(ctypes.Structure):
     _fields_ = [("format", ctypes.c_char_p), ("name", ctypes.c_char_p), ("metadata", ctypes.c_char_p),
                 ("flags", ctypes.c_int64), ("n_children", ctypes.c_int64), ("children", ctypes.c_void_p),

@@ -164,6 +164,18 @@ def test_a_table_is_rotated_and_nothing_is_lost(
     site.verify()
 
 
+def test_a_honey_token_does_not_stand_out_in_a_rotated_table(spark: SparkSession, site: Site) -> None:
+    create = ("honey", "create", "--config", "veilstream.toml", "--schema", "schemas/customers.json")
+    honey = site.cli(*create, "--field", "email", "mary.sample@example.org").strip()
+    with Veil.open(site.config) as veil:
+        tokens = pa.array(veil.arrow.seal(pa.array(EMAILS[:9]), "customers.email")).to_pylist()
+    table = spark.createDataFrame([(token,) for token in [*tokens, honey]], "email string")
+    rotated = rotate(table, {"email": ProtectedColumn("customers.email")}, config=str(site.config))
+    assert sorted(count_key_ids(table, "email").values()) == [1, 9]
+    assert list(count_key_ids(rotated, "email").values()) == [10]
+    assert not site.lines("honey")
+
+
 def test_neither_key_nor_value_is_left_behind(
     spark: SparkSession, site: Site, folder: Path, old: Path
 ) -> None:

@@ -7,7 +7,7 @@ use veilstream_engine::key::{KeyId, SubjectRef};
 use veilstream_engine::normalize::{Input, Scratch};
 use veilstream_engine::reveal::ReadStatus;
 use veilstream_engine::schema::Protect;
-use veilstream_engine::seal::BarePayload;
+use veilstream_engine::seal::{BarePayload, PayloadKind};
 use veilstream_engine::subject::Referrer;
 use veilstream_engine::{RejectCode, scan, subject};
 use veilstream_reading::audit::Event;
@@ -120,7 +120,7 @@ impl ReadingParts {
         let mut built = TextBuilder::new(call.rows(), bytes, is_small);
         {
             let taken: &mut Taken<'_> =
-                &mut |row, json, _| Ok(built.set(row, |out| append_text(json, out)));
+                &mut |row, _, json, _| Ok(built.set(row, |out| append_text(json, out)));
             self.with_opener(|ciphers| {
                 texts
                     .iter()
@@ -151,7 +151,7 @@ impl ReadingParts {
         }
         let (texts, scalars) = (call.texts()?, call.scalars(&target)?);
         let mut held = Held::of(&*self.keys);
-        let mut opener = self.opener(&target, &mut held, &scalars)?;
+        let mut opener = self.opener(&target, &mut held, &scalars)?.sealing();
         let mut sealer = ColumnSealer::new(self, &target).rotating();
         let bytes = call.chunks.iter().map(|chunk| chunk.get_buffer_memory_size()).sum();
         let is_small = texts.iter().all(|(_, texts)| texts.is_small());
@@ -159,7 +159,7 @@ impl ReadingParts {
         let (mut is_done, mut kids) = (vec![false; call.rows()], BTreeMap::<KeyId, u64>::new());
         let (mut scalar, mut binding, mut changed) = (Vec::new(), Vec::new(), 0_u64);
         {
-            let taken: &mut Taken<'_> = &mut |row, json, key| {
+            let taken: &mut Taken<'_> = &mut |row, kind, payload, key| {
                 let Some(key) = key else { return Ok(false) };
                 let subject = subject_of(key);
                 let newest = sealer.newest(subject)?;
@@ -173,7 +173,7 @@ impl ReadingParts {
                 let binding = (!scalars.bind.is_empty()).then_some(binding.as_slice());
                 let mut sealed = Ok(());
                 built.set(row, |out| {
-                    sealed = sealer.seal(subject, json, binding, out);
+                    sealed = sealer.seal(subject, kind, payload, binding, out);
                     sealed.is_ok()
                 });
                 sealed.map(|()| true)
@@ -196,7 +196,6 @@ impl ReadingParts {
         }
         self.append(opener.lines(template))?;
         let mut counts = read_counts(&opener);
-        // Of a honey token nobody learns here: it stays, under its own status.
         for (status, count) in &mut counts {
             if *status == "revealed" {
                 (*status, *count) = ("newest", *count - changed);
@@ -268,7 +267,8 @@ impl ReadingParts {
                 let binding = payload.binding.as_deref();
                 let mut outcome = Ok(());
                 built.set(at, |out| {
-                    outcome = sealer.seal(subject, &payload.payload, binding, out);
+                    let kind = PayloadKind::Json;
+                    outcome = sealer.seal(subject, kind, &payload.payload, binding, out);
                     outcome.is_ok()
                 });
                 outcome?;

@@ -90,6 +90,8 @@ pub(crate) struct ColumnOpener<'k, 's> {
     references: HashMap<Vec<u8>, SubjectRef>,
     by_header: HashMap<[u8; HEADER_CHARS], usize>,
     groups: Vec<Group>,
+    /// Nothing is shown: what opens is sealed again, honey tokens too.
+    is_sealing: bool,
     /// Rows that did not open, where they are asked for.
     failed: Option<Vec<(usize, Status)>>,
     scalar: Vec<u8>,
@@ -97,9 +99,9 @@ pub(crate) struct ColumnOpener<'k, 's> {
     payload: Vec<u8>,
 }
 
-/// Takes a payload of a row, with the key that opened it; whether it could.
+/// Takes a payload of a row and its kind, with the key that opened it; whether it could.
 pub(crate) type Taken<'t> =
-    dyn FnMut(usize, &[u8], Option<&Arc<Key>>) -> Result<bool, VeilFault> + 't;
+    dyn FnMut(usize, PayloadKind, &[u8], Option<&Arc<Key>>) -> Result<bool, VeilFault> + 't;
 
 /// No group: null, a value in clear, or too short for a token.
 const NO_GROUP: usize = usize::MAX;
@@ -122,11 +124,18 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             references: HashMap::new(),
             by_header: HashMap::new(),
             groups: vec![none],
+            is_sealing: false,
             failed: None,
             scalar: Vec::new(),
             binding: Vec::new(),
             payload: Vec::new(),
         }
+    }
+
+    /// For payloads that are sealed again and shown to nobody: a honey token is taken and counted
+    /// like its neighbours, and raises no alarm.
+    pub(crate) fn sealing(self) -> Self {
+        Self { is_sealing: true, ..self }
     }
 
     /// Keeps which rows did not open, and why.
@@ -230,10 +239,14 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             } else {
                 Status::Clear
             };
-        if status == Status::Revealed
-            && !taken(row, &self.payload, self.groups[place].key.as_ref())?
-        {
-            status = Status::Failed(OpenError::Corrupt);
+        let kind = match status {
+            Status::Revealed => Some(PayloadKind::Json),
+            Status::Honey if self.is_sealing => Some(PayloadKind::Honey),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            let is_taken = taken(row, kind, &self.payload, self.groups[place].key.as_ref())?;
+            status = if is_taken { Status::Revealed } else { Status::Failed(OpenError::Corrupt) };
         }
         if status != Status::Revealed
             && let Some(failed) = &mut self.failed
@@ -273,8 +286,14 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             binding: (!scalars.bind.is_empty()).then_some(self.binding.as_slice()),
             owner,
         };
-        let key = &self.groups[place].key;
-        match opener.open(text.as_bytes(), &expected, |_| key.clone(), &mut self.payload) {
+        let (token, payload) = (text.as_bytes(), &mut self.payload);
+        let lookup = |_: &KeyId| self.groups[place].key.clone();
+        let opened = if self.is_sealing {
+            opener.open_to_seal(token, &expected, lookup, payload)
+        } else {
+            opener.open(token, &expected, lookup, payload)
+        };
+        match opened {
             Ok(PayloadKind::Json) => Status::Revealed,
             Ok(PayloadKind::Honey) => Status::Honey,
             // Of record keys and headers, which have no column.

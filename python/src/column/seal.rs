@@ -169,13 +169,14 @@ impl<'p> ColumnSealer<'p> {
         self.keys.get(&subject).map(|(key, _)| key.id).ok_or_else(missing)
     }
 
-    /// Appends a token of a JSON text to `out`; in the form of another system, its text there.
+    /// Appends a token to `out`; in the form of another system, its text there.
     ///
     /// # Errors
     /// The data subject was erased, or keys are not available.
     pub(crate) fn seal(
         &mut self,
         subject: Option<SubjectRef>,
+        kind: PayloadKind,
         payload: &[u8],
         binding: Option<&[u8]>,
         out: &mut Vec<u8>,
@@ -207,8 +208,6 @@ impl<'p> ColumnSealer<'p> {
         }
         let Some(sealer) = self.sealers.get_mut(&subject) else { return Ok(()) };
         let pad = if *suite == Suite::AesSiv { 16 } else { field.pad };
-        sealer
-            .seal(PayloadKind::Json, payload, pad, binding, &mut self.nonces, out)
-            .map_err(does_not_seal)
+        sealer.seal(kind, payload, pad, binding, &mut self.nonces, out).map_err(does_not_seal)
     }
 }

@@ -149,7 +149,7 @@ impl ReadingParts {
         let mut opener = self.opener(target, &mut held, scalars)?.recording();
         let mut built = TextBuilder::new(tokens.len(), 0, false);
         let mut json = Vec::new();
-        let taken: &mut Taken<'_> = &mut |row, payload, _| {
+        let taken: &mut Taken<'_> = &mut |row, _, payload, _| {
             let is_text = built.set(row - base, |out| append_text(payload, out));
             if is_text && !payload.starts_with(b"\"") {
                 json.push(row);
