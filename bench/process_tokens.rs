@@ -29,8 +29,7 @@ fn main() -> anyhow::Result<()> {
     for line in io::stdin().lock().lines() {
         let line = line?;
         let value = Some(line.as_bytes());
-        let record =
-            Record { key: None, value, headers: &[], topic: None, now: keys::now(), time: None };
+        let record = Record { value, now: keys::now(), ..Record::default() };
         if let Err(reject) = protector.protect(&record, std::iter::empty(), &*keys)? {
             anyhow::bail!("a record was rejected: {reject}");
         }

@@ -271,9 +271,7 @@ impl Runner {
             key: input.key.as_deref().map(str::as_bytes),
             value: value.as_deref().map(str::as_bytes),
             headers: &headers,
-            topic: None,
-            now: 0,
-            time: None,
+            ..Record::default()
         };
         let index = match self.protector.protect(&record, std::iter::empty(), &self.keys)? {
             Ok(index) => index,

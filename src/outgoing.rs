@@ -216,14 +216,8 @@ mod tests {
     #[test]
     fn each_limit_of_a_topic_is_looked_at() {
         let headers: [Header<'_>; 1] = [(b"h", Some(b"x"))];
-        let record = Record {
-            key: Some(b"k"),
-            value: Some(b"v"),
-            headers: &headers,
-            topic: None,
-            now: 0,
-            time: None,
-        };
+        let record =
+            Record { key: Some(b"k"), value: Some(b"v"), headers: &headers, ..Record::default() };
         let out = output(100);
         let fits = Outgoing::new(&record, &out, Some("people/1"), Some(5000));
         assert_eq!(fits.unfit(&LIMITS, 1, 4000), None);
@@ -249,8 +243,7 @@ mod tests {
     #[test]
     fn headers_are_the_inputs_and_the_schemas() {
         let headers: [Header<'_>; 3] = [(b"a", Some(b"1")), (b"dropped", Some(b"2")), (b"c", None)];
-        let record =
-            Record { key: None, value: None, headers: &headers, topic: None, now: 0, time: None };
+        let record = Record { headers: &headers, ..Record::default() };
         let out = Output {
             tombstone: true,
             headers: vec![HeaderOutput::Same(0), HeaderOutput::Replaced(2, 1..3)],

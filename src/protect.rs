@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn record(value: &[u8]) -> Record<'_> {
-        Record { key: None, value: Some(value), headers: &[], topic: None, now: 0, time: None }
+        Record { value: Some(value), ..Record::default() }
     }
 
     /// Gives empty answers, and counts them.

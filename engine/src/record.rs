@@ -4,7 +4,7 @@
 pub type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// One input record, borrowed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Record<'a> {
     /// Record key, raw.
     pub key: Option<&'a [u8]>,

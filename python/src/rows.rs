@@ -106,14 +106,7 @@ impl ReadingParts {
             .map_err(|faults| VeilFault::Config(veilstream::exit::faults_error(&faults)))?;
         let mut protector = Protector::new(Arc::new(set), self.keys.keyring()).one_shot();
         let now = veilstream::keys::now();
-        let record = Record {
-            key: None,
-            value: Some(event.as_bytes()),
-            headers: &[],
-            topic: None,
-            now,
-            time: None,
-        };
+        let record = Record { value: Some(event.as_bytes()), now, ..Record::default() };
         let protected = protector.protect(&record, std::iter::empty(), &*self.keys)?;
         let outcome = if protected.is_ok() { "ok" } else { "failed" };
         self.append(vec![audit::Entry {

@@ -146,7 +146,7 @@ fn transform(
 
 /// A line as a record: without topic, key and headers.
 fn record(value: &[u8], now: u64) -> Record<'_> {
-    Record { key: None, value: Some(value), headers: &[], topic: None, now, time: None }
+    Record { value: Some(value), now, ..Record::default() }
 }
 
 /// Writes what is known of a rejected line; nothing of its content.

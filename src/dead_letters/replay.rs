@@ -270,10 +270,14 @@ impl Replay<'_> {
             Err(fault) => return Ok(Err(fault)),
         };
         let headers = opened.headers();
-        let (key, value, topic) =
-            (opened.key.as_deref(), opened.value.as_deref(), Some(letter.topic.as_str()));
-        let record =
-            Record { key, value, headers: &headers, topic, now: unix_seconds(), time: None };
+        let record = Record {
+            key: opened.key.as_deref(),
+            value: opened.value.as_deref(),
+            headers: &headers,
+            topic: Some(&letter.topic),
+            now: unix_seconds(),
+            ..Record::default()
+        };
         if verdict == Some(Verdict::Again) {
             return self.again(letter, &record, DeadLetterReason::BrokerRefused, "").map(Ok);
         }

@@ -203,14 +203,7 @@ impl Target {
 }
 
 fn record(document: &str, now: u64) -> Record<'_> {
-    Record {
-        key: None,
-        value: Some(document.as_bytes()),
-        headers: &[],
-        topic: None,
-        now,
-        time: None,
-    }
+    Record { value: Some(document.as_bytes()), now, ..Record::default() }
 }
 
 /// Token and index of a record that went through the engine.

@@ -295,7 +295,7 @@ impl RecordPath {
                 headers: &headers,
                 topic: Some(&lane.assigned(place).at.topic),
                 now,
-                time: None,
+                ..Record::default()
             };
             needed.extend(self.protector.look_ahead(&record));
         }

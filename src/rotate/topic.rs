@@ -325,9 +325,9 @@ impl ReadRecord {
             key: self.key.as_deref(),
             value: self.value.as_deref(),
             headers,
-            topic: None,
             now: unix_seconds(),
             time: self.time.and_then(|ms| u64::try_from(ms / 1000).ok()),
+            ..Record::default()
         }
     }
 }

@@ -63,8 +63,7 @@ impl Application {
         let (email, phone) = values(id, version);
         let event = serde_json::json!({ "email": email, "phone": phone }).to_string();
         let value = Some(event.as_bytes());
-        let record =
-            Record { key: None, value, headers: &[], topic: None, now: keys::now(), time: None };
+        let record = Record { value, now: keys::now(), ..Record::default() };
         self.protector.protect(&record, std::iter::empty(), &*self.keys).unwrap().unwrap();
         let safe: Value = serde_json::from_slice(&self.protector.output().value).unwrap();
         ["email", "email_bidx", "phone"].map(|name| safe[name].as_str().map(ToOwned::to_owned))

@@ -186,7 +186,7 @@ impl Bench {
 }
 
 pub fn value_record(value: &[u8]) -> Record<'_> {
-    Record { key: None, value: Some(value), headers: &[], topic: None, now: NOW, time: None }
+    Record { value: Some(value), now: NOW, ..Record::default() }
 }
 
 pub fn full_record<'a>(
@@ -194,7 +194,7 @@ pub fn full_record<'a>(
     value: Option<&'a [u8]>,
     headers: &'a [Header<'a>],
 ) -> Record<'a> {
-    Record { key, value, headers, topic: None, now: NOW, time: None }
+    Record { key, value, headers, now: NOW, ..Record::default() }
 }
 
 /// `text` with every token replaced by `<suite.flags>` and every index tag by `<index>`.

@@ -297,14 +297,7 @@ impl Process {
     }
 
     pub(crate) fn try_protect(&mut self, event: &str, now: u64) -> Result<String, RejectCode> {
-        let record = Record {
-            key: None,
-            value: Some(event.as_bytes()),
-            headers: &[],
-            topic: None,
-            now,
-            time: None,
-        };
+        let record = Record { value: Some(event.as_bytes()), now, ..Record::default() };
         let mut out = Output::default();
         for _ in 0..3 {
             match self.transformer.transform(&self.set, &self.manager.keyring(), &record, &mut out)
