@@ -19,6 +19,9 @@ pub struct Record<'a> {
     pub now: u64,
     /// The record's own time, in Unix seconds, which forms of other systems tell; `None`: now.
     pub time: Option<u64>,
+    /// Where values start that are sealed as honey tokens, in order. Only a rotation knows of them
+    /// ([`Report::honey`](crate::reveal::Report::honey)).
+    pub honey: &'a [usize],
 }
 
 /// The protected record. Owned buffers that the caller reuses from record to record.

@@ -26,7 +26,7 @@ use crate::index_member::Strip;
 use crate::kdf;
 use crate::key::{Key, KeyId, Scope, SubjectRef};
 use crate::keyring::Keyring;
-use crate::scan::{Kind, NO_PARENT, Tape};
+use crate::scan::{self, Kind, NO_PARENT, Tape};
 use crate::schema::{Field, PathId, Schema};
 use crate::seal::{Expected, Opener, Owner, PayloadKind};
 use crate::select::Selection;
@@ -103,6 +103,9 @@ pub struct Report {
     pub fields: Vec<(usize, Status)>,
     /// Tokens at places the schema does not declare; they were left.
     pub unexpected_tokens: u32,
+    /// Where payloads of honey tokens start in the output, in order. Only those who seal them again
+    /// get them ([`Revealer::open_to_seal`]).
+    pub honey: Vec<usize>,
 }
 
 /// Where keys are found: in the batch's snapshot, else by id (a subject's, or one older than the
@@ -131,6 +134,8 @@ impl<'a> KeySource<'a> {
 #[derive(Default)]
 pub struct Revealer {
     opener: Opener,
+    /// Nothing is shown: what opens is sealed again, honey tokens too.
+    is_sealing: bool,
     tape: Tape,
     selection: Selection,
     without_indexes: Vec<u8>,
@@ -173,11 +178,13 @@ struct FoundPlace {
     status: Status,
     kid: Option<KeyId>,
     subject: Option<SubjectRef>,
+    /// Where what is shown of it starts in the output.
+    start: usize,
 }
 
 impl FoundPlace {
     fn new(field: usize, node: u32) -> Self {
-        Self { field, node, status: Status::NoToken, kid: None, subject: None }
+        Self { field, node, status: Status::NoToken, kid: None, subject: None, start: 0 }
     }
 
     /// Remembers the key that was asked for.
@@ -195,6 +202,12 @@ impl Revealer {
     /// Opens keys marked compromised too. Off unless the operator says so.
     pub fn allow_compromised(&mut self, allow: bool) {
         self.opener.allow_compromised = allow;
+    }
+
+    /// For anyone who seals records again and shows them to nobody: [`Revealer::reveal`] opens honey
+    /// tokens too ([`Opener::open_to_seal`]) and reports them as revealed.
+    pub fn open_to_seal(&mut self) {
+        self.is_sealing = true;
     }
 
     /// Whether the conditions of `when` on the value hold: what they read stays in clear.
@@ -244,12 +257,18 @@ impl Revealer {
         out.clear();
         report.fields.clear();
         report.unexpected_tokens = 0;
+        report.honey.clear();
         let decide = |_: usize, field: &Field| options.decision(field);
         let rules = Rules { decide: &decide, withheld: Withheld::Stays, answers };
         let doc = schema.enveloped_value(doc);
         self.selected(schema, &doc, options.keep_indexes, |this, doc| {
-            let Report { fields, unexpected_tokens } = report;
-            let mut found = |place: FoundPlace| fields.push((place.field, place.status));
+            let Report { fields, unexpected_tokens, honey } = report;
+            let is_sealing = this.is_sealing;
+            let mut found = |place: FoundPlace| {
+                let is_bait = is_sealing && place.status == Status::Honey;
+                honey.extend(is_bait.then_some(place.start));
+                fields.push((place.field, if is_bait { Status::Revealed } else { place.status }));
+            };
             this.open_all(schema, keys, doc, &rules, out, &mut found);
             this.undeclared_tokens(schema, doc, &mut |_| *unexpected_tokens += 1);
         })?;
@@ -358,6 +377,7 @@ impl Revealer {
                 self.shown(&mut place.status, decision, field, rules.withheld, &doc[node.span()]);
             if let Some(shown) = shown {
                 copy(doc, node.start as usize, &mut at, out);
+                place.start = out.len();
                 out.extend_from_slice(shown);
                 at.copied = node.end as usize;
             }
@@ -384,6 +404,7 @@ impl Revealer {
             }
             // Masked already: somebody else opened it.
             Status::Revealed | Status::Masked => Some(&self.payload),
+            Status::Honey if self.is_sealing => Some(&self.payload),
             Status::NoToken | Status::Skipped => None,
             _ if withheld == Withheld::Stays => None,
             // Taken as it is, and shown no further than a token's value would be.
@@ -439,8 +460,17 @@ impl Revealer {
             owner,
         };
         let lookup = |kid: &KeyId| place.key(kid, (keys.lookup)(kid));
-        match self.opener.open(token, &expected, lookup, &mut self.payload) {
+        let opened = if self.is_sealing {
+            self.opener.open_to_seal(token, &expected, lookup, &mut self.payload)
+        } else {
+            self.opener.open(token, &expected, lookup, &mut self.payload)
+        };
+        match opened {
             Ok(PayloadKind::Json) => Status::Revealed,
+            // It is to stand in the document until it is sealed.
+            Ok(PayloadKind::Honey) if self.is_sealing && !scan::is_json_text(&self.payload) => {
+                Status::Failed(OpenError::Corrupt)
+            }
             Ok(PayloadKind::Honey) => Status::Honey,
             // Raw bytes are never spliced into JSON.
             Ok(PayloadKind::Bytes) => Status::Failed(OpenError::Corrupt),

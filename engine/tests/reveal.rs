@@ -139,11 +139,8 @@ fn a_value_that_was_a_token_comes_back_as_one_and_is_opened_once() {
     assert_eq!(bench.reveal(&outer).0, inner);
 }
 
-/// Anyone who opens a honey token sees what they would see of a token whose key is not available;
-/// the caller sees the alarm.
-#[test]
-fn a_honey_token_stays_where_it_is() {
-    let bench = Bench::new(FIELDS);
+/// A record of the bench's schema with a honey token.
+fn baited(bench: &Bench, payload: &[u8]) -> String {
     let field = &bench.schemas.schemas()[0].fields[0];
     let mut token = Vec::new();
     let key = Arc::new(key(KeyKind::Data, "schema:t"));
@@ -151,17 +148,43 @@ fn a_honey_token_stays_where_it_is() {
     sealer
         .seal(
             PayloadKind::Honey,
-            b"\"mary@example.org\"",
+            payload,
             16,
             None,
             &mut NoncePool::new(Box::new(OsRandom)),
             &mut token,
         )
         .unwrap();
-    let value = format!(r#"{{"a":"{}"}}"#, String::from_utf8(token).unwrap());
+    format!(r#"{{"a":"{}"}}"#, String::from_utf8(token).unwrap())
+}
+
+/// Anyone who opens a honey token sees what they would see of a token whose key is not available;
+/// the caller sees the alarm.
+#[test]
+fn a_honey_token_stays_where_it_is() {
+    let bench = Bench::new(FIELDS);
+    let value = baited(&bench, b"\"mary@example.org\"");
     let (revealed, report) = bench.reveal(&value);
     assert_eq!((revealed, &report.fields[..]), (value, &[(0, Status::Honey)][..]));
     assert_eq!(statuses(&report), [(0, "denied")]);
+}
+
+/// Who seals it again gets bait that can stand in a document.
+#[test]
+fn a_honey_token_opens_to_be_sealed_again() {
+    let bench = Bench::new(FIELDS);
+    let mut revealer = Revealer::default();
+    revealer.open_to_seal();
+    let mut opened = |payload: &[u8]| {
+        let (value, mut out, mut report) = (baited(&bench, payload), Vec::new(), Report::default());
+        let (schema, options) = (&bench.schemas.schemas()[0], RevealOptions::default());
+        let keys = KeySource::of(&bench.keys);
+        revealer.reveal(schema, keys, value.as_bytes(), &options, &mut out, &mut report).unwrap();
+        (String::from_utf8(out).unwrap() == value, report.fields, report.honey)
+    };
+    assert_eq!(opened(b"\"bait\""), (false, vec![(0, Status::Revealed)], vec![5]));
+    let corrupt = vec![(0, Status::Failed(OpenError::Corrupt))];
+    assert_eq!(opened(b"1,\"b\":2"), (true, corrupt, vec![]));
 }
 
 #[test]

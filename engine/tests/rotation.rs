@@ -9,8 +9,8 @@ use serde_json::Value;
 use support::{Bench, OsRandom, document, key, keyring, keyring_of, value_record};
 use veilstream_engine::compile::{Compiled, Grants, SchemaSet, compile_rotation};
 use veilstream_engine::key::KeyKind;
-use veilstream_engine::record::Output;
-use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer};
+use veilstream_engine::record::{Output, Record};
+use veilstream_engine::reveal::{KeySource, Report, RevealOptions, Revealer, Status};
 use veilstream_engine::transform::{Outcome, Transformer};
 
 fn rotation(members: &str) -> Compiled {
@@ -24,25 +24,29 @@ fn rotated(bench: &Bench, members: &str, protected: &str) -> String {
     let keys = KeySource::of(&bench.keys);
     let options = RevealOptions::default();
     let mut revealer = Revealer::default();
+    revealer.open_to_seal();
     revealer
         .reveal(&schema, keys, protected.as_bytes(), &options, &mut clear, &mut report)
         .unwrap();
     let set = SchemaSet::new(vec![schema]).unwrap();
-    let newer = keyring_of(vec![key(KeyKind::Data, "shared:t"), key(KeyKind::Index, "v2")]);
+    let newer = newer(members).keys;
     let (mut transformer, mut out) =
         (Transformer::new(Box::new(OsRandom)).one_shot(), Output::default());
-    match transformer.transform(&set, &newer, &value_record(&clear), &mut out) {
+    let record = Record { honey: &report.honey, ..value_record(&clear) };
+    match transformer.transform(&set, &newer, &record, &mut out) {
         Outcome::Protected(0) => String::from_utf8(out.value).unwrap(),
         other => panic!("{}: {other:?}", String::from_utf8_lossy(&clear)),
     }
 }
 
-/// What the rotated value opens to, with keys old and new.
+/// What the rotated value opens to, under the newer keys.
 fn opened(members: &str, value: &str) -> Value {
-    let all = keyring_of(vec![key(KeyKind::Data, "shared:t"), key(KeyKind::Index, "v2")]);
-    let mut bench = Bench::new(members);
-    bench.keys = all;
-    serde_json::from_str(&bench.reveal(value).0).unwrap()
+    serde_json::from_str(&newer(members).reveal(value).0).unwrap()
+}
+
+fn newer(members: &str) -> Bench {
+    let keys = keyring_of(vec![key(KeyKind::Data, "shared:t"), key(KeyKind::Index, "v2")]);
+    Bench::with(&[&document(members)], keys)
 }
 
 const FIELDS: &str = r#""undeclared":"drop","residue":"reject","clear":["$.id","$.items"],"fields":[
@@ -126,4 +130,29 @@ fn a_record_without_anything_to_open_stays_byte_for_byte() {
     let members =
         FIELDS.replace(r#"{"id":"email","path":"$.email","#, r#"{"id":"email","path":"$.other","#);
     assert_eq!(rotated(&bench, &members, &protected), protected);
+}
+
+#[test]
+fn honey_tokens_move_and_stay_what_they_are() {
+    const FIELDS: &str = r#""fields":[{"id":"a","path":"$.a[*]","index":{"normalize":"exact"}},
+        {"id":"b","path":"$.b","protect":"deterministic","root":1},
+        {"id":"c","path":"$.c","protect":"deterministic","root":1}]"#;
+    const VALUE: &str =
+        r#"{"a":["bait",2,{"a":["bait"]},"bait"],"x":"bait","b":"bait","c":"value"}"#;
+    let bait = [r#""bait",2"#, r#"{"a":["bait"]}"#, r#""bait","c""#];
+    let honey = bait.map(|bait| VALUE.find(bait).unwrap());
+    let mut bench = Bench::new(FIELDS);
+    let record = Record { honey: &honey, ..value_record(VALUE.as_bytes()) };
+    assert!(matches!(bench.record(&record), Outcome::Protected(0)));
+    let before = String::from_utf8(bench.out.value.clone()).unwrap();
+    let (of_bait, of_values) = ((0, Status::Honey), (0, Status::Revealed));
+    let statuses =
+        [of_bait, of_values, of_bait, of_values, (1, Status::Honey), (2, Status::Revealed)];
+    assert_eq!(bench.reveal(&before).1.fields, statuses);
+    let after = rotated(&bench, FIELDS, &before);
+    let (shown, report) = newer(FIELDS).reveal(&after);
+    assert_eq!((&report.fields[..], &report.honey[..]), (&statuses[..], &[][..]));
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["a"][1], &shown["a"][3]), (&2.into(), &"bait".into()));
+    assert_eq!((&shown["x"], &shown["c"]), (&"bait".into(), &"value".into()));
 }

@@ -373,6 +373,55 @@ fn what_does_not_open_stays_and_is_named() {
     assert!(!String::from_utf8_lossy(sealed.value.as_deref().unwrap()).contains("planted@"));
 }
 
+/// Honey tokens move like their neighbours, stay what they are, and raise no alarm on the way.
+#[test]
+fn honey_moves_and_does_not_stand_out() {
+    let (sandbox, instance) = filled("rotate-bait", PEOPLE);
+    let schema = sandbox.dir.path().join("schemas/people.json");
+    let start = ["honey", "create", "--schema", schema.to_str().unwrap()];
+    let bait = |field: &[&str]| {
+        let output = instance.run(&[&start[..], field].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let stored = sandbox.clean().into_iter().find(|r| reader::number(r) == 1).unwrap();
+    let mut value: Value = serde_json::from_slice(stored.value.as_deref().unwrap()).unwrap();
+    value["email"] = bait(&["--field", "email", "--subject", "1", "mary@example.com"]).into();
+    value["phones"][1] =
+        bait(&["--field", "phones", "--subject", "1", "--bind", "id=1", "+431234567"]).into();
+    value["card"] = bait(&["--field", "card", "4000-00000002"]).into();
+    let feeder = Feeder::new(sandbox.broker);
+    feeder.send(&Input {
+        topic: "rotate-bait.clean",
+        partition: stored.partition,
+        key: stored.key.as_deref(),
+        value: Some(value.to_string().as_bytes()),
+        timestamp: *TIME,
+        headers: &[("n", Some(b"1001"))],
+    });
+    feeder.finish();
+    rotate_keys(&sandbox, &instance, 0..PEOPLE);
+
+    let output = rotate(&sandbox, &instance, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let done = told(&output);
+    assert_eq!((&done["records"], &done["whole"]), (&json!(PEOPLE + 1), &json!(true)), "{done}");
+    assert!(!text(&output).contains("honey"), "{}", text(&output));
+    let log = || std::fs::read_to_string(instance.folder().join("audit.jsonl")).unwrap();
+    assert!(!log().contains("honey"), "not by rotation");
+    let (old, new) = (sandbox.clean(), new_topic(&sandbox));
+    assert!(kids(old.iter()).is_disjoint(&kids(new.iter())), "old keys seal");
+
+    let shown = revealed(&instance, &new).remove(&1001).unwrap();
+    for place in ["/email", "/phones/1", "/card"] {
+        assert!(shown.pointer(place).unwrap().as_str().unwrap().starts_with("vs1."), "{shown}");
+    }
+    assert_eq!(shown["phones"][0], "+43123450001");
+    let log = log();
+    let alarms = log.lines().filter(|line| line.contains(r#""event":"honey""#)).count();
+    assert_eq!(alarms, 3, "they still are: {log}");
+}
+
 #[test]
 fn topics_that_do_not_fit_are_refused() {
     let (sandbox, instance) = filled("rotate-fit", 3);

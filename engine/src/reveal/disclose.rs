@@ -295,7 +295,7 @@ impl Revealer {
             answers: None,
         };
         self.open_all(schema, keys, doc, &rules, out, &mut |place: FoundPlace| {
-            let FoundPlace { field, node, status, kid, subject } = place;
+            let FoundPlace { field, node, status, kid, subject, .. } = place;
             if status == Status::Honey && !met.contains(&field) {
                 met.push(field);
             }

@@ -146,6 +146,7 @@ impl Run<'_> {
         field: &Field,
         out: &mut Output,
     ) -> Result<FieldOutcome, Stop> {
+        let kind = self.payload_kind(edit);
         let binding = self.work.binding.of(field);
         out.value.push(b'"');
         let sealer = subjects::sealer(
@@ -153,12 +154,18 @@ impl Run<'_> {
             &mut self.plan.sealers[usize::from(edit.field)],
             field.fid,
         );
-        let sealed = sealer.and_then(|s| {
-            s.seal(PayloadKind::Json, value, field.pad, binding, self.nonces, &mut out.value)
-        });
+        let sealed = sealer
+            .and_then(|s| s.seal(kind, value, field.pad, binding, self.nonces, &mut out.value));
         sealed.map_err(|e| self.data_failed(e))?;
         out.value.push(b'"');
         Ok(FieldOutcome::Encrypted)
+    }
+
+    /// What a value is sealed as.
+    fn payload_kind(&self, edit: Edit) -> PayloadKind {
+        let start = self.work.tape.nodes()[edit.node as usize].start as usize;
+        let is_honey = self.record.honey.binary_search(&start).is_ok();
+        if is_honey { PayloadKind::Honey } else { PayloadKind::Json }
     }
 
     /// In the form and under the keys of another system.
@@ -194,15 +201,15 @@ impl Run<'_> {
         field: &Field,
         out: &mut Output,
     ) -> Result<FieldOutcome, Stop> {
+        let kind = self.payload_kind(edit);
         let work = &mut *self.work;
         if !seal::canonical_node(doc, &work.tape, edit.node, &mut work.canonical) {
             return Err(Stop::field(RejectCode::UnsupportedValue, field));
         }
         out.value.push(b'"');
         let sealer = self.plan.sealers[usize::from(edit.field)].as_mut().ok_or(SealError::Key);
-        let sealed = sealer.and_then(|s| {
-            s.seal(PayloadKind::Json, &work.canonical, 16, None, self.nonces, &mut out.value)
-        });
+        let sealed = sealer
+            .and_then(|s| s.seal(kind, &work.canonical, 16, None, self.nonces, &mut out.value));
         sealed.map_err(|e| seal_failed(e, deterministic_root(root)))?;
         out.value.push(b'"');
         Ok(FieldOutcome::Encrypted)

@@ -84,6 +84,7 @@ impl RecordPath {
             topic: Some(place.topic),
             now: place.now,
             time: message.timestamp().and_then(|time| u64::try_from(time / 1000).ok()),
+            ..Record::default()
         };
         let index = match self.protector.transform(&record) {
             Outcome::Protected(index) => index,

@@ -155,6 +155,7 @@ impl RecordRotator {
         let root = |schema: &Arc<Schema>| schema.key.as_ref()?.index.as_ref()?.root;
         let mut revealer = Revealer::default();
         revealer.allow_compromised(opens.allow_compromised);
+        revealer.open_to_seal();
         Self {
             key_roots: documents.schemas().iter().map(root).collect(),
             protector: Protector::new(schemas.clone(), keys.keyring())
@@ -307,18 +308,17 @@ impl RecordRotator {
         }
         let mut bytes = Vec::new();
         let opened = keys.with(|_| (), |keys| self.revealer.open(name, keys, text, &mut bytes))?;
-        let status = match opened {
+        let error = match opened {
             Ok(PayloadKind::Bytes) => {
                 if let Ok(header) = token::decode(text, &mut Vec::new()) {
                     held.tokens.push((place(), header.kid));
                 }
                 return Ok(bytes);
             }
-            Ok(PayloadKind::Json) => Status::Failed(OpenError::Corrupt),
-            Ok(PayloadKind::Honey) => Status::Honey,
-            Err(error) => Status::Failed(error),
+            Ok(PayloadKind::Json | PayloadKind::Honey) => OpenError::Corrupt,
+            Err(error) => error,
         };
-        Err(Kept::new(place(), class(status)).into())
+        Err(Kept::new(place(), Status::Failed(error).as_str()).into())
     }
 
     /// A value in clear where a token is expected.
@@ -364,7 +364,7 @@ impl RecordRotator {
                 Status::Clear => self.take_clear(id(*field), held)?,
                 // What somebody can mend is told before what nobody can.
                 status if kept.as_ref().is_none_or(|kept| kept.class == ERASED) => {
-                    kept = Some(Kept::new(id(*field), class(*status)));
+                    kept = Some(Kept::new(id(*field), status.as_str()));
                 }
                 _ => {}
             }
@@ -382,6 +382,7 @@ impl RecordRotator {
     ) -> Result<(), Stop> {
         let mut headers = Vec::new();
         let clear = self.clear.record(record, &mut headers);
+        let clear = Record { honey: &self.report.honey, ..clear };
         match self.protector.protect(&clear, ahead, keys.source())? {
             Ok(found) if found == index => self.check_owners(record, keys),
             Ok(_) => Err(Kept::rejected(None, RejectCode::NoSchema).into()),
@@ -423,8 +424,4 @@ impl RecordRotator {
 /// A record's headers but its schema's.
 fn stored_headers<'r>(record: &Record<'r>) -> impl Iterator<Item = &'r Header<'r>> {
     record.headers.iter().filter(|(name, _)| *name != SCHEMA_HEADER)
-}
-
-fn class(status: Status) -> &'static str {
-    if status == Status::Honey { "honey" } else { status.as_str() }
 }
