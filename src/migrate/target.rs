@@ -76,7 +76,10 @@ impl Target {
             .map_err(|_| fault("its document has faults; see `veilstream schema check`"))?;
         let set = Arc::new(set);
         let protector = Protector::new(set.clone(), keys.keyring()).one_shot();
-        Ok(Self { set, protector, revealer: Revealer::default(), bind })
+        let mut revealer = Revealer::default();
+        // What it opens is compared and indexed, and shown to nobody.
+        revealer.open_to_seal();
+        Ok(Self { set, protector, revealer, bind })
     }
 
     /// Whether the data subject must be known.

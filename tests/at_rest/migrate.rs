@@ -454,6 +454,31 @@ fn hashes_give_way_to_blind_indexes() {
     desk.holds_values(49);
 }
 
+/// A honey token gets the index of what it holds, and no output tells it from its neighbours.
+#[test]
+fn a_honey_token_beside_a_hash_does_not_stand_out() {
+    let desk = Desk::new(&fields(), &Value::Null);
+    let mut client = desk.admin();
+    client.batch_execute(&format!("{TABLE}; ALTER TABLE users ADD email_hash text")).unwrap();
+    insert(&mut client, "email", 0, &values(0..5));
+    let (code, ..) = desk.migrate(&["--from", "clear"]);
+    assert_eq!(code, 0);
+    let create = ["honey", "create", "--config", "veilstream.toml", "--schema", "users.json"];
+    let bait = desk.done(&[&create[..], &["--field", "email", &value(3)]].concat(), "");
+    let bait = bait.trim();
+    client
+        .execute("UPDATE users SET email = $1, email_bidx = NULL WHERE id = 3", &[&bait])
+        .unwrap();
+    let hash =
+        "UPDATE users SET email_hash = encode(sha256(convert_to($1, 'UTF8')), 'hex') WHERE id = 3";
+    client.execute(hash, &[&value(3)]).unwrap();
+    let args = ["--from", "sha256-hash", "--column", "email_hash", "--to", "email"];
+    let (code, told, named) = desk.migrate(&args);
+    assert_eq!((code, told["written"].as_u64(), named.len()), (0, Some(1), 0), "{told}");
+    let row = client.query_one("SELECT email, email_bidx FROM users WHERE id = 3", &[]).unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, Option<&str>>(1).is_some()), (bait, true));
+}
+
 /// Two values that no key opens, in the place of the last two.
 fn with_strangers(sealed: &mut [String], strangers: [String; 2]) {
     let last = sealed.len() - 2;
