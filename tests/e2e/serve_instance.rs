@@ -200,7 +200,7 @@ impl Instance {
             .map(|entry| entry.unwrap())
             .filter(|entry| entry.file_type().unwrap().is_file())
             .map(|entry| entry.file_name().into_string().unwrap())
-            .filter(|name| name.starts_with("audit.jsonl"))
+            .filter(|name| name.starts_with("audit.jsonl") && !name.contains(".subjects-"))
             .collect();
         files.sort();
         let texts = files.iter().map(|file| self.read(file));

@@ -8,7 +8,7 @@ use reqwest::blocking::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, SUPPORT, Setup, done};
+use crate::instance::{Instance, Running, SUPPORT, Setup, done, fed, veilstream};
 use crate::testing::{TestIssuer, until};
 
 const READER: &str = r#"permit(principal in Role::"reader", action in [Action::"reveal", Action::"search"], resource);"#;
@@ -19,7 +19,13 @@ fn setup<'a>(serve: &'a str, policy: &'a str) -> Setup<'a> {
 }
 
 fn policy() -> String {
-    format!("{SUPPORT}[[policy.budgets]]\npurpose = \"support\"\nsubjects = 6\nvalues = 6\n")
+    policy_of(6)
+}
+
+fn policy_of(subjects: u32) -> String {
+    format!(
+        "{SUPPORT}[[policy.budgets]]\npurpose = \"support\"\nsubjects = {subjects}\nvalues = 6\n"
+    )
 }
 
 /// Tokens of as many people, one each.
@@ -226,4 +232,75 @@ fn attempts_of_one_request_spend_what_was_opened() {
     assert_eq!(running.stop(), 0);
     running = instance.start();
     assert_eq!(ask(&running, "r-3", 4), 0, "and are after a restart");
+}
+
+/// A record that names nobody.
+fn webhook(instance: &Instance, fields: &[&str]) -> Value {
+    let record = json!({ "pusher": { "name": "Grace Hopper", "email": "grace@example.com" } });
+    let record = instance.seal("github-webhooks", &record.to_string()).remove(0);
+    json!({ "schema": "github-webhooks", "fields": fields, "record": record })
+}
+
+/// How many of these the budget still has room for, by the lines of the audit.
+fn room(instance: &Instance, running: &Running, key: &str, items: &[Value]) -> u64 {
+    let body = json!({ "purpose": "support", "request_id": "last", "items": items });
+    assert_eq!(running.post(&Client::new(), key, "/v1/reveal", &body).0, 200);
+    let lines = instance.audited();
+    let denied = |line: &&Value| line["request_id"] == "last" && line["outcome"] == "budget";
+    let denied = lines.iter().filter(denied).map(|line| line["items"].as_u64().unwrap());
+    items.len() as u64 - denied.sum::<u64>()
+}
+
+/// A request over more than 100 people has one line for them, and what names nobody another.
+#[test]
+fn nobody_beside_many_people_stays_spent_over_a_restart() {
+    let policy = policy_of(160);
+    let instance = Instance::of(&setup("insecure = true\n", &policy));
+    let (_, key) = instance.make_key_of("desk", "reader");
+    let record = json!({ "type": "customer.updated", "payments": [{ "card": "4111111111111111" }],
+        "customer": { "id": 1, "ssn": "078-05-1120" } });
+    let record = instance.seal("customers", &record.to_string()).remove(0);
+    let card = json!({ "field": "customers.card", "token": record["payments"][0]["card"] });
+    let items = [people(&instance, 1, 101), vec![card; 50]].concat();
+    let mut running = instance.start();
+    let body = json!({ "purpose": "support", "items": items });
+    let (_, answer) = running.post(&Client::new(), &key, "/v1/reveal", &body);
+    assert_eq!(answer["summary"], json!({ "revealed": 101 + 50 }), "{answer}");
+    assert_eq!(running.stop(), 0);
+    running = instance.start();
+    assert_eq!(room(&instance, &running, &key, &people(&instance, 200, 12)), 160 - 151);
+    assert!(instance.verify().status.success());
+}
+
+/// Opened, and nothing of it shown: for honey, and where another field may not be read.
+#[test]
+fn nobody_that_was_not_shown_stays_spent_over_a_restart() {
+    let policy = policy();
+    let instance = Instance::of(&setup("insecure = true\n", &policy));
+    let (_, key) = instance.make_key_of("desk", "reader");
+    let cedar = r#"permit(principal in Role::"reader", action == Action::"reveal", resource)
+        unless { resource == Field::"github-webhooks.person" };"#;
+    instance.write("policies/all.cedar", cedar);
+    let (schema, keys) = (instance.path("schemas/github-webhooks.json"), instance.path("keys"));
+    let args = ["honey", "create", "--keys", &keys, "--schema", &schema, "--field", "email"];
+    let honey = fed(veilstream(&args).arg("--stdin"), "mary.sample@example.org\n");
+    let mut running = instance.start();
+    let client = Client::new();
+    let ask = |running: &Running, items: Value| {
+        let body = json!({ "purpose": "support", "items": items });
+        running.post(&client, &key, "/v1/reveal", &body).1["summary"].clone()
+    };
+    let honey = json!({ "field": "github-webhooks.email", "token": honey.trim() });
+    let two = json!([webhook(&instance, &["email"]), honey]);
+    assert_eq!(ask(&running, two), json!({ "denied": 2 }));
+    let mut corrupt = webhook(&instance, &["email", "person"]);
+    corrupt["record"]["pusher"]["email"] = "vs1.x".into();
+    assert_eq!(ask(&running, json!([corrupt])), json!({ "corrupt": 1, "denied": 1 }));
+    // Denied before anything is looked at, and no item at all: neither spends.
+    let person = webhook(&instance, &["person"]);
+    assert_eq!(ask(&running, json!([person, 1])), json!({ "denied": 1, "malformed": 1 }));
+    assert_eq!(running.stop(), 0);
+    running = instance.start();
+    let items = vec![webhook(&instance, &["email"]); 12];
+    assert_eq!(room(&instance, &running, &key, &items), 6 - 3);
 }

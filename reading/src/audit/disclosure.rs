@@ -11,7 +11,7 @@ use super::line::{Entry, SubjectPart};
 const MOST_LINES: usize = 100;
 
 /// Collects what a request opened. One line a data subject, or one a schema with a side file where
-/// there are more than 100.
+/// there are more than 100; what names nobody has its own line in either case.
 pub struct Disclosure {
     template: Entry,
     /// What came of all of it; `None`: what came of the fields.
@@ -82,26 +82,40 @@ impl Disclosure {
     pub fn into_entries(self) -> Vec<Entry> {
         let subjects: BTreeSet<SubjectRef> =
             self.told.values().flat_map(|told| told.keys().copied().flatten()).collect();
+        let has_many = subjects.len() > MOST_LINES;
         let (template, outcome) = (self.template, self.outcome);
         let of_schema = |(schema, told): (String, BTreeMap<Option<SubjectRef>, Told>)| {
-            let mut entry = Entry { schema: Some(schema), ..template.clone() };
-            if subjects.len() <= MOST_LINES {
-                let part = |(subject, told): (_, Told)| told.part(subject, outcome);
-                entry.each = told.into_iter().map(part).collect();
-                return entry;
-            }
-            let mut sum = Told::default();
-            for (subject, told) in told {
-                sum.items += told.items;
-                told.fields.iter().for_each(|(field, status)| sum.note(field, status));
-                entry.bulk.extend(subject);
-            }
-            entry.items = Some(sum.items);
-            entry.outcome = Some(outcome.unwrap_or_else(|| sum.outcome()).to_owned());
-            entry.fields = sum.fields;
-            entry
+            let entry = Entry { schema: Some(schema), ..template.clone() };
+            let (many, each): (Vec<_>, Vec<_>) =
+                told.into_iter().partition(|(subject, _)| has_many && subject.is_some());
+            let bulk = (!many.is_empty()).then(|| bulk(entry.clone(), many, outcome));
+            let part = |(subject, told): (_, Told)| told.part(subject, outcome);
+            let each = (!each.is_empty())
+                .then(|| Entry { each: each.into_iter().map(part).collect(), ..entry });
+            bulk.into_iter().chain(each)
         };
-        self.told.into_iter().map(of_schema).collect()
+        self.told.into_iter().flat_map(of_schema).collect()
+    }
+}
+
+/// One line for all of these.
+fn bulk(
+    entry: Entry,
+    many: Vec<(Option<SubjectRef>, Told)>,
+    outcome: Option<&'static str>,
+) -> Entry {
+    let (mut sum, mut bulk) = (Told::default(), Vec::with_capacity(many.len()));
+    for (subject, told) in many {
+        sum.items += told.items;
+        told.fields.iter().for_each(|(field, status)| sum.note(field, status));
+        bulk.extend(subject);
+    }
+    Entry {
+        items: Some(sum.items),
+        outcome: Some(outcome.unwrap_or_else(|| sum.outcome()).to_owned()),
+        fields: sum.fields,
+        bulk,
+        ..entry
     }
 }
 
@@ -197,6 +211,28 @@ mod tests {
         assert_eq!((entries.len(), entries[0].lines()), (1, 1));
         assert_eq!((entries[0].bulk.len(), entries[0].items), (101, Some(202)));
         assert_eq!((entries[0].subject, entries[0].kids.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_names_nobody_has_its_own_line_beside_many() {
+        let mut disclosure = Disclosure::new(Entry::new(Event::Reveal));
+        for n in 0..101 {
+            let ada = [SubjectRef([n; 16])];
+            disclosure.add("people", ada, [("email", "revealed")].into_iter(), None, 1);
+        }
+        for schema in ["people", "webhooks"] {
+            let kid = [KeyId([7; 16])];
+            disclosure.add(schema, None, [("email", "erased")].into_iter(), kid, 50);
+        }
+        let entries = disclosure.into_entries();
+        let [many, nobody, webhooks] = &entries[..] else { panic!("{entries:?}") };
+        assert_eq!((many.bulk.len(), many.items, many.each.len()), (101, Some(101), 0));
+        assert_eq!(many.outcome.as_deref(), Some("ok"));
+        for (entry, schema) in [(nobody, "people"), (webhooks, "webhooks")] {
+            assert_eq!((entry.schema.as_deref(), entry.bulk.len()), (Some(schema), 0));
+            let [part] = &entry.each[..] else { panic!("{entry:?}") };
+            assert_eq!((part.subject, part.items, part.outcome), (None, 50, "failed"));
+        }
     }
 
     #[test]

@@ -383,6 +383,12 @@ fn each_once<T: Ord>(values: impl Iterator<Item = T>) -> SmallVec<[T; 1]> {
 }
 
 impl Read<'_> {
+    /// The same after a first attempt, which opened more: for the audit, whose it was and under
+    /// which keys.
+    pub(super) fn after(self, first: Self) -> Self {
+        Self { subjects: first.subjects, kids: first.kids, ..self }
+    }
+
     /// Whether the audit tells the same of it as of another with the same target.
     pub(super) fn is_told_as(&self, other: &Self) -> bool {
         self.kids == other.kids

@@ -9,7 +9,7 @@ use veilstream_engine::interop::InteropForm;
 use veilstream_engine::key::{KeyId, Scope, SubjectRef};
 use veilstream_engine::reveal::{Decision, FetchedKeys, HeldKeys, Revealer};
 use veilstream_engine::schema::Field;
-use veilstream_reading::audit::{Disclosure, Entry, Event};
+use veilstream_reading::audit::{Disclosure, Entry, Event, SubjectPart};
 
 use super::answer::{self, Summary};
 use super::asker::Asker;
@@ -39,9 +39,20 @@ pub(super) struct Counts {
     spent: Option<(String, u64)>,
 }
 
+/// What was reserved in budgets for an item.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reserved {
+    /// All that it opens.
+    Whole,
+    /// Nothing: policies deny all of it.
+    Denied,
+    /// There was no room.
+    NoRoom,
+}
+
 impl Counts {
-    fn new(asking: &Asking<'_>, read: &[Read<'_>], spent: &[bool]) -> Self {
-        let count = spent.iter().filter(|spent| **spent).count() as u64;
+    fn new(asking: &Asking<'_>, read: &[Read<'_>], reserved: &[Reserved]) -> Self {
+        let count = reserved.iter().filter(|of| **of == Reserved::NoRoom).count() as u64;
         let purpose = &asking.request.claims.purpose;
         // A purpose that nobody configured is the caller's text, and no label.
         let is_told = count > 0 && asking.policies.has_purpose(purpose);
@@ -84,9 +95,9 @@ impl Reading {
         self.tell_failures(asking.policies, &questions);
         let fetched = self.fetch(&asking.found, &decided, &keyring)?;
         let held = HeldKeys { keyring: &keyring, fetched: &fetched };
-        let spent = self.reserve(asking, &decided, held);
+        let reserved = self.reserve(asking, &decided, held);
         let before = honey.clone();
-        let mut opening = || open(&asking.found, &decided, &spent, held, honey, revealer);
+        let mut opening = || open(&asking.found, &decided, &reserved, held, honey, revealer);
         let mut read = if has_messages(asking) { blocking(opening) } else { opening() };
         let met: BTreeSet<String> = honey.difference(&before).cloned().collect();
         let mut suspension = None;
@@ -97,10 +108,10 @@ impl Reading {
                 suspension = Some(asking.asker.suspended());
             }
         }
-        let mut entries = entries(asking, &decided, &read, &spent, &met);
+        let mut entries = entries(asking, &decided, &read, &reserved, &met);
         entries.extend(suspension);
         let trace = self.submit(entries)?;
-        let counts = Counts::new(asking, &read, &spent);
+        let counts = Counts::new(asking, &read, &reserved);
         Ok(OpenedItems { read, trace, shows_audit: decided.shows_audit, counts })
     }
 
@@ -136,8 +147,8 @@ impl Reading {
         Ok(fetched)
     }
 
-    /// Reserves what is going to be opened; the items for which there is no room.
-    fn reserve(&self, asking: &Asking<'_>, decided: &Decided, held: HeldKeys<'_>) -> Vec<bool> {
+    /// Reserves what is going to be opened, item by item.
+    fn reserve(&self, asking: &Asking<'_>, decided: &Decided, held: HeldKeys<'_>) -> Vec<Reserved> {
         let Asking { asker, request, found, .. } = asking;
         let (now, id) = (self.now(), asking.repeatable_id());
         let purpose = Arc::<str>::from(request.claims.purpose.as_str());
@@ -145,9 +156,9 @@ impl Reading {
         let (before, mut anonymous) = (self.replays.spent(&asker.id, id), 0);
         let mut account = budgets.account(now, &asker.id, &purpose, Counted::Subjects);
         let (mut last, mut subjects): (_, Vec<SubjectRef>) = (None, Vec::new());
-        let mut of = |item: &Item<'_>| -> Result<(), BudgetSpent> {
+        let mut of = |item: &Item<'_>| -> Result<Reserved, BudgetSpent> {
             if item.asked().iter().all(|field| decided.decision(field) == Decision::Withhold) {
-                return Ok(());
+                return Ok(Reserved::Denied);
             }
             let opened = item.tokens().filter(|(f, _)| decided.decision(f) != Decision::Withhold);
             subjects.clear();
@@ -168,11 +179,11 @@ impl Reading {
                 }
                 anonymous += 1;
             }
-            Ok(())
+            Ok(Reserved::Whole)
         };
-        let spent = found.items().map(|item| of(item).is_err()).collect();
+        let reserved = found.items().map(|item| of(item).unwrap_or(Reserved::NoRoom)).collect();
         self.replays.spend(&asker.id, id, anonymous);
-        spent
+        reserved
     }
 }
 
@@ -196,20 +207,27 @@ fn subject_of(kid: &KeyId, held: HeldKeys<'_>) -> Option<SubjectRef> {
 fn open<'a>(
     found: &'a Found<'_>,
     decided: &Decided,
-    spent: &[bool],
+    reserved: &[Reserved],
     held: HeldKeys<'_>,
     honey: &mut BTreeSet<String>,
     revealer: &mut Revealer,
 ) -> Vec<Read<'a>> {
+    let mut read: Vec<Read<'_>> = Vec::new();
     loop {
         let before = honey.len();
-        let mut read = Vec::with_capacity(spent.len());
-        for (item, is_spent) in found.items().zip(spent) {
+        let mut first = std::mem::take(&mut read).into_iter();
+        for (item, reserved) in found.items().zip(reserved) {
             let decide = |field: &Asked<'_>| match decided.decision(field) {
-                _ if *is_spent || honey.contains(&*field.id) => Decision::Withhold,
+                _ if *reserved == Reserved::NoRoom || honey.contains(&*field.id) => {
+                    Decision::Withhold
+                }
                 decision => decision,
             };
-            read.push(item.open(held, &decide, revealer));
+            let opened = item.open(held, &decide, revealer);
+            read.push(match first.next() {
+                Some(first) => opened.after(first),
+                None => opened,
+            });
         }
         honey.extend(read.iter().flat_map(|read| read.honey.iter().cloned()));
         if honey.len() == before {
@@ -218,7 +236,7 @@ fn open<'a>(
     }
 }
 
-/// Withholds everything. What was opened stays for the audit: whose it was, and under which keys.
+/// Withholds everything.
 fn withhold<'a>(
     read: &mut [Read<'a>],
     found: &'a Found<'_>,
@@ -227,31 +245,33 @@ fn withhold<'a>(
 ) {
     for (item, read) in found.items().zip(read) {
         let denied = item.open(held, &|_| Decision::Withhold, revealer);
-        let Read { subjects, kids, .. } = std::mem::take(read);
-        *read = Read { subjects, kids, ..denied };
+        *read = denied.after(std::mem::take(read));
     }
 }
 
-/// One line for each data subject, or one for many; what had no room in a budget has its own.
+/// One line for each data subject, or one for many; what was denied or had no room in a budget has
+/// its own.
 fn entries(
     asking: &Asking<'_>,
     decided: &Decided,
     read: &[Read<'_>],
-    spent: &[bool],
+    reserved: &[Reserved],
     honey: &BTreeSet<String>,
 ) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for is_spent in [false, true] {
-        let told = || asking.found.items().zip(read).zip(spent).filter(|(_, s)| **s == is_spent);
+    for of in [Reserved::Whole, Reserved::Denied, Reserved::NoRoom] {
+        let told = || asking.found.items().zip(read).zip(reserved).filter(|(_, r)| **r == of);
         if told().next().is_none() {
             continue;
         }
         let fields = told().flat_map(|((item, _), _)| item.asked());
         let template = Entry { policies: deciding(decided, fields), ..asking.entry(Event::Reveal) };
-        let mut disclosure = Disclosure::new(template);
-        if is_spent {
-            disclosure = disclosure.with_outcome("budget");
-        }
+        let disclosure = Disclosure::new(template);
+        let mut disclosure = match of {
+            Reserved::Whole => disclosure,
+            Reserved::Denied => disclosure.with_outcome("denied"),
+            Reserved::NoRoom => disclosure.with_outcome("budget"),
+        };
         let told: Vec<(&Item<'_>, &Read<'_>)> = told().map(|(told, _)| told).collect();
         for alike in told.chunk_by(|a, b| a.0.shares_target(b.0) && a.1.is_told_as(b.1)) {
             let (item, read) = alike[0];
@@ -259,13 +279,24 @@ fn entries(
             let (subjects, kids) = (read.subjects.iter().copied(), read.kids.iter().copied());
             disclosure.add(item.schema(), subjects, fields, kids, alike.len() as u64);
         }
-        entries.append(&mut disclosure.into_entries());
+        let mut told = disclosure.into_entries();
+        if of == Reserved::Whole {
+            told.iter_mut().flat_map(|entry| &mut entry.each).for_each(tell_spent);
+        }
+        entries.append(&mut told);
     }
     if entries.is_empty() {
         entries.push(Entry { items: Some(0), ..asking.entry(Event::Reveal) });
     }
     entries.extend(honey.iter().map(|field| honey_entry(asking, field)));
     entries
+}
+
+/// Of nobody, only the outcome tells what was spent though nothing was shown.
+fn tell_spent(part: &mut SubjectPart) {
+    if part.subject.is_none() && part.outcome == "denied" {
+        part.outcome = "failed";
+    }
 }
 
 /// Ids of the policies that decided about these fields.

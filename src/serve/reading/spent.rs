@@ -52,7 +52,7 @@ fn disclosure(line: &Line, log: &LogParts, attempts: &mut Attempts) -> Option<Di
     let outcome = entry.outcome.as_deref();
     let names_somebody = entry.subject.is_some() || entry.subjects_sha256.is_some();
     let counted = match entry.event {
-        // What was reserved stays spent, whatever came of it; what is denied before names nobody.
+        // What was reserved stays spent, whatever came of it. Of nobody, `denied` was denied before.
         Event::Reveal if names_somebody || matches!(outcome, Some("ok" | "failed")) => {
             Counted::Subjects
         }
