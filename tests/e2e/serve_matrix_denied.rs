@@ -22,7 +22,8 @@ fn customer(instance: &Instance, id: u64) -> Value {
 /// The times of the same answers: `make bench-serve`.
 #[test]
 fn present_erased_corrupt_and_absent_are_denied_in_the_same_bytes() {
-    let cedar = r#"permit(principal in Role::"reader", action, resource);"#;
+    let cedar =
+        r#"permit(principal in Role::"reader", action, resource == Field::"customers.email");"#;
     let instance = Instance::of(&Setup { cedar, ..Setup::default() });
     let (_, nobody) = instance.make_key_of("nobody", "nobody");
     let (_, reader) = instance.make_key_of("reader", "reader");
@@ -64,6 +65,26 @@ fn present_erased_corrupt_and_absent_are_denied_in_the_same_bytes() {
             assert_eq!(answers.len(), 1, "{path}: {answers:?}");
         }
     }
+    // No field is named: a schema looks like none, and counts like none.
+    let whole = |schema: &str, named: usize| {
+        let named: Vec<String> = (0..named).map(|n| format!("f{n}")).collect();
+        json!([{ "id": 1, "schema": schema, "record": present },
+            { "id": 2, "schema": "nowhere", "fields": named, "record": present }])
+    };
+    for path in ["/v1/reveal", "/v1/explain"] {
+        for (named, status) in [(1, 200), (199, 200), (200, 400)] {
+            let [there, nowhere] =
+                ["customers", "no-such-one"].map(|of| ask(&nobody, path, &whole(of, named)));
+            assert_eq!(there, nowhere, "{path}");
+            assert_eq!(there.0, status, "{path} {named}: {}", there.2);
+        }
+    }
+    // Whoever may read some is told of those.
+    let (status, _, answer) = ask(&reader, "/v1/reveal", &whole("customers", 1));
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let told = json!({ "email": { "status": "revealed" } });
+    assert_eq!((status.as_u16(), &answer["items"][0]["fields"]), (200, &told), "{answer}");
+    assert_eq!(answer["summary"], json!({ "denied": 1, "revealed": 1 }));
     // Anyone who may read is told what it is.
     let told: HashSet<String> =
         bodies.iter().map(|items| ask(&reader, "/v1/reveal", items).2).collect();

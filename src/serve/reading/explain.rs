@@ -18,6 +18,8 @@ use crate::policy::{self, Action, Permission};
 
 /// What is told of a field.
 struct Told {
+    /// The caller may ask about it.
+    is_explained: bool,
     status: &'static str,
     /// For those who may read policies.
     policies: Option<Value>,
@@ -52,7 +54,7 @@ impl Reading {
 
 fn tell(decision: &policy::Decision, explains: &Permission, reads: &Permission) -> Told {
     if !explains.is_permitted() {
-        return Told { status: "denied", policies: None };
+        return Told { is_explained: false, status: "denied", policies: None };
     }
     let policies = reads.is_permitted().then(|| {
         json!({
@@ -60,7 +62,7 @@ fn tell(decision: &policy::Decision, explains: &Permission, reads: &Permission) 
             "denial": decision.denial.map(policy::Denial::code),
         })
     });
-    Told { status: decision.answer.name(), policies }
+    Told { is_explained: true, status: decision.answer.name(), policies }
 }
 
 /// One line a schema.
@@ -86,9 +88,17 @@ fn entries(asking: &Asking<'_>, told: &[Told]) -> Vec<Entry> {
     schemas.into_values().collect()
 }
 
+/// The fields of an item that are told of.
+fn shown<'t>(
+    item: &'t Item<'t>,
+    told: &'t [Told],
+) -> impl Iterator<Item = (&'t Asked<'t>, &'t Told)> {
+    let of = item.asked().iter().filter_map(|asked| Some((asked, told.get(asked.place)?)));
+    of.filter(|(_, told)| told.is_explained || !item.is_whole())
+}
+
 fn count(item: &Item<'_>, told: &[Told], summary: &mut Summary) {
-    for asked in item.asked() {
-        let status = told.get(asked.place).map_or("denied", |told| told.status);
+    for (_, Told { status, .. }) in shown(item, told) {
         *summary.entry(status).or_default() += 1;
     }
     if matches!(item.kind, Kind::Malformed) {
@@ -98,25 +108,23 @@ fn count(item: &Item<'_>, told: &[Told], summary: &mut Summary) {
 
 fn explain(out: &mut Vec<u8>, item: &Item<'_>, told: &[Told]) {
     begin(out, item.id);
-    let field = |asked: &Asked<'_>| match told.get(asked.place) {
-        Some(Told { status, policies }) => {
-            let mut value = json!({ "status": status });
-            if let (Some(Value::Object(more)), Some(object)) = (policies, value.as_object_mut()) {
-                object.extend(more.clone());
-            }
-            value
+    let field = |Told { status, policies, .. }: &Told| {
+        let mut value = json!({ "status": status });
+        if let (Some(Value::Object(more)), Some(object)) = (policies, value.as_object_mut()) {
+            object.extend(more.clone());
         }
-        None => json!({ "status": "denied" }),
+        value
     };
+    let mut shown = shown(item, told);
     match item.kind {
         Kind::Malformed => member(out, "status", b"\"malformed\""),
         Kind::Record { .. } => {
             let fields: Map<String, Value> =
-                item.asked().iter().map(|f| (f.name().to_owned(), field(f))).collect();
+                shown.map(|(asked, told)| (asked.name().to_owned(), field(told))).collect();
             member(out, "fields", Value::from(fields).to_string().as_bytes());
         }
         Kind::Token { .. } => {
-            if let Some(Value::Object(members)) = item.asked().first().map(field) {
+            if let Some(Value::Object(members)) = shown.next().map(|(_, told)| field(told)) {
                 for (name, value) in members {
                     member(out, &name, value.to_string().as_bytes());
                 }

@@ -135,7 +135,7 @@ impl<'r> Found<'r> {
             Item { id: item.id, ..found }
         });
         let found = Self { items: items.collect(), targets };
-        if found.fields().len() > MOST_FIELDS {
+        if found.targets.named() > MOST_FIELDS {
             return Err(RequestFault::TooMany { most: MOST_FIELDS, of: "fields" });
         }
         Ok(found)
@@ -247,6 +247,12 @@ impl<'r> Item<'r> {
     /// The fields asked for.
     pub(super) fn asked(&self) -> &[Asked<'r>] {
         &self.target.asked
+    }
+
+    /// Whether it asks for all of a schema. Fields that may not be read are not told then: a schema
+    /// without any other looks like one that does not exist.
+    pub(super) fn is_whole(&self) -> bool {
+        self.target.is_whole
     }
 
     /// Fields and keys of its tokens, as headers name them.

@@ -111,6 +111,7 @@ impl Reading {
         let mut entries = entries(asking, &decided, &read, &reserved, &met);
         entries.extend(suspension);
         let trace = self.submit(entries)?;
+        leave_out_denied(&mut read, &asking.found, &decided);
         let counts = Counts::new(asking, &read, &reserved);
         Ok(OpenedItems { read, trace, shows_audit: decided.shows_audit, counts })
     }
@@ -246,6 +247,16 @@ fn withhold<'a>(
     for (item, read) in found.items().zip(read) {
         let denied = item.open(held, &|_| Decision::Withhold, revealer);
         *read = denied.after(std::mem::take(read));
+    }
+}
+
+/// Leaves fields out that nobody named and that policies deny.
+fn leave_out_denied(read: &mut [Read<'_>], found: &Found<'_>, decided: &Decided) {
+    for (item, read) in found.items().zip(read).filter(|(item, _)| item.is_whole()) {
+        let mut asked = item.asked().iter();
+        let mut is_denied =
+            || asked.next().is_none_or(|field| decided.decision(field) == Decision::Withhold);
+        read.fields.retain(|_| !is_denied());
     }
 }
 

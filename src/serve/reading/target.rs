@@ -28,6 +28,8 @@ pub(super) struct Target<'r> {
     pub(super) token: Option<TokenField<'r>>,
     /// The fields asked for, each once.
     pub(super) asked: Vec<Asked<'r>>,
+    /// All of a schema is asked for: the caller named none of the fields.
+    pub(super) is_whole: bool,
 }
 
 /// A field as asked for.
@@ -103,6 +105,16 @@ impl<'r> Targets<'r> {
         &self.fields
     }
 
+    /// How many fields, and schemas as a whole, the request names. What is behind a name does not
+    /// count: the limit would tell whether it exists.
+    pub(super) fn named(&self) -> usize {
+        let whole = self.known.values().filter(|target| target.is_whole).count();
+        let others = self.known.values().filter(|target| !target.is_whole);
+        let fields: BTreeSet<usize> =
+            others.flat_map(|target| target.asked.iter().map(|asked| asked.place)).collect();
+        whole + fields.len()
+    }
+
     /// Names of the schemas, for the audit; each once.
     pub(super) fn schemas(&self) -> BTreeSet<&'r str> {
         self.known.values().map(|target| target.schema_name).collect()
@@ -123,7 +135,7 @@ impl<'r> Targets<'r> {
         };
         let asked = names.into_iter().map(ask).collect();
         let schema_name = schema.map_or(UNKNOWN, |schema| &*schema.name);
-        Target { schema_name, schema, token: None, asked }
+        Target { schema_name, schema, token: None, asked, is_whole: fields.is_none() }
     }
 
     fn token(&mut self, id: &str) -> Target<'r> {
@@ -145,7 +157,7 @@ impl<'r> Targets<'r> {
         let audited = facts.map_or(UNKNOWN, FieldFacts::name_in_schema);
         let schema_name = facts.map_or(UNKNOWN, |facts| &*facts.schema);
         let asked = vec![self.asked(id.to_owned(), 0, None, audited)];
-        Target { schema_name, schema: None, token, asked }
+        Target { schema_name, schema: None, token, asked, is_whole: false }
     }
 
     fn asked(
@@ -167,7 +179,8 @@ impl<'r> Targets<'r> {
 impl Target<'_> {
     /// That of no item.
     fn nothing() -> Self {
-        Self { schema_name: UNKNOWN, schema: None, token: None, asked: Vec::new() }
+        let (asked, is_whole) = (Vec::new(), false);
+        Self { schema_name: UNKNOWN, schema: None, token: None, asked, is_whole }
     }
 }
 
