@@ -39,12 +39,16 @@ fn done(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A folder with keys, a schema, a policy, an API key and a sealed token.
+/// A folder with keys, a schema, a policy, an API key and sealed tokens.
 struct Desk {
     dir: TempDir,
     key: String,
-    token: String,
+    /// Of as many people; first Ada's.
+    tokens: Vec<String>,
 }
+
+/// More than a line for each may stand for.
+const MANY: u64 = 150;
 
 impl Desk {
     /// `audit`: the rest of that section. `kafka`: the brokers.
@@ -77,11 +81,15 @@ impl Desk {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(EVENT.as_bytes()).unwrap();
-        let sealed: Value =
-            serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
-        let token = sealed["customer"]["email"].as_str().unwrap().to_owned();
-        Self { dir, key, token }
+        let mut people = child.stdin.take().unwrap();
+        for id in 0..MANY {
+            writeln!(people, "{}", EVENT.replace("42", &(42 + id).to_string())).unwrap();
+        }
+        drop(people);
+        let sealed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        let sealed = sealed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let tokens = sealed.map(|one| one["customer"]["email"].as_str().unwrap().to_owned());
+        Self { key, tokens: tokens.collect(), dir }
     }
 
     fn path(&self, name: &str) -> String {
@@ -183,11 +191,19 @@ impl Running<'_> {
         })
     }
 
-    /// Reads the value once; whether it was answered. It is refused in one way only.
+    /// Reads the first value.
     fn reads(&mut self) -> bool {
+        self.reads_first(1)
+    }
+
+    /// Reads the first values once; whether it was answered. It is refused in one way only.
+    fn reads_first(&mut self, count: usize) -> bool {
         self.asked += 1;
         let id = format!("r-{}-{}", self.child.id(), self.asked);
-        let items = [json!({ "id": 1, "field": "customers.email", "token": self.desk.token })];
+        let tokens = self.desk.tokens[..count].iter();
+        let items: Vec<Value> = tokens
+            .map(|token| json!({ "id": 1, "field": "customers.email", "token": token }))
+            .collect();
         let body = json!({ "purpose": "support", "request_id": id, "items": items });
         let begun = Instant::now();
         let answer = self
@@ -353,6 +369,13 @@ fn a_required_table_that_hangs_or_stops_refuses_and_is_caught_up() {
         assert!(refused.is_err(), "{sql}");
         admin.batch_execute("ROLLBACK").unwrap();
     }
+    // Whom a bulk read names comes with its line.
+    let mut running = desk.start();
+    assert!(running.reads_first(desk.tokens.len()));
+    running.stop();
+    let row = admin.query_one("SELECT length(refs) FROM pii_access_log_subjects", &[]).unwrap();
+    assert_eq!(u64::try_from(row.get::<_, i32>(0)).unwrap(), MANY * 16);
+    desk.assert_same(&copies_of(&desk, &database));
 }
 
 /// Reads on while a place that is not required hangs: a line says how many lines it never had.

@@ -26,7 +26,9 @@ struct Desk {
     running: Running,
     client: Client,
     key: String,
-    item: Value,
+    /// The first person's token, and one of each of about 150: references that take a side file.
+    one: Vec<Value>,
+    many: Vec<Value>,
     asked: usize,
     /// Requests that were answered with a value.
     answered: BTreeSet<String>,
@@ -34,34 +36,52 @@ struct Desk {
 }
 
 impl Desk {
-    /// Reads the value once; whether it was answered. It is refused in one way only, in time.
+    /// Reads the first person's value.
     fn reads(&mut self) -> bool {
+        self.reads_of(&self.one.clone())
+    }
+
+    /// Reads these values once; whether they were answered. They are refused in one way only, in
+    /// time.
+    fn reads_of(&mut self, items: &[Value]) -> bool {
         self.asked += 1;
         let id = format!("r-{}", self.asked);
-        let body = json!({ "purpose": "support", "request_id": id, "items": [self.item] });
+        let body = json!({ "purpose": "support", "request_id": id, "items": items });
         let begun = Instant::now();
         let (status, answer) = self.running.post(&self.client, &self.key, "/v1/reveal", &body);
         let took = begun.elapsed();
         if status == 200 {
-            assert_eq!(answer["items"][0]["value"], "c17@example.com", "{answer}");
+            assert_values(answer["items"].as_array().unwrap(), items.len());
             return self.answered.insert(id);
         }
         assert_eq!((status, &answer["code"]), (503, &"audit_unavailable".into()));
         assert!(took < DEADLINE, "refused after {took:?}");
-        assert!(!answer.to_string().contains("c17@"), "{answer}");
+        assert!(!answer.to_string().contains("@example.com"), "{answer}");
         self.refused += 1;
         false
     }
 
-    /// The same as a stream: the answer's lines.
-    fn streams(&mut self) -> Vec<Value> {
+    /// The same as a stream.
+    fn streams(&mut self, items: &[Value]) -> bool {
         self.asked += 1;
-        let head = json!({ "purpose": "support", "request_id": format!("r-{}", self.asked) });
-        let body = format!("{head}\n{}\n", self.item);
+        let id = format!("r-{}", self.asked);
+        let head = json!({ "purpose": "support", "request_id": id });
+        let lines = [&[head], items].concat().iter().map(|line| format!("{line}\n")).collect();
         let asked = self.client.post(format!("http://{}/v1/reveal", self.running.address));
         let asked = asked.bearer_auth(&self.key).header("content-type", "application/x-ndjson");
-        let text = asked.body(body).send().unwrap().text().unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let begun = Instant::now();
+        let text = asked.body::<String>(lines).send().unwrap().text().unwrap();
+        let took = begun.elapsed();
+        let answer: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        if answer.len() > 1 {
+            assert_values(&answer[1..=items.len()], items.len());
+            return self.answered.insert(id);
+        }
+        assert!(took < DEADLINE, "a stream ended after {took:?}");
+        assert_eq!(answer[0]["end"]["problem"]["code"], "audit_unavailable", "{answer:?}");
+        self.refused += 1;
+        false
     }
 
     fn runbook(&self, name: &str, named: &[(&str, &str)]) -> String {
@@ -70,17 +90,17 @@ impl Desk {
 
     /// Nothing is answered while it is so, and everything again by itself.
     fn refuses_while(&mut self, is_so: impl FnOnce(&Running), no_more: impl FnOnce(&Running)) {
+        // Another set each time, and so another file.
+        self.many.pop();
+        let (one, many) = (self.one.clone(), self.many.clone());
         assert!(self.reads());
         is_so(&self.running);
+        // The file of references first: whoever waits for it is told in time too.
+        assert!(!self.reads_of(&many) && !self.streams(&many));
         for _ in 0..3 {
             assert!(!self.reads(), "nothing is answered meanwhile");
         }
-        let begun = Instant::now();
-        let streamed = self.streams();
-        assert!(begun.elapsed() < DEADLINE, "a stream ended after {:?}", begun.elapsed());
-        assert_eq!(streamed.len(), 1, "{streamed:?}");
-        assert_eq!(streamed[0]["end"]["problem"]["code"], "audit_unavailable", "{streamed:?}");
-        self.refused += 1;
+        assert!(!self.streams(&one));
         let ready = |running: &Running| {
             let answer = reqwest::blocking::get(format!("http://{}/readyz", running.http));
             answer.unwrap().text().unwrap()
@@ -92,9 +112,15 @@ impl Desk {
         // It asks for itself: a service that is not ready has no callers.
         until("it to be ready", || ready(&self.running).contains("ready\n"));
         until("an answer again", || self.reads());
-        let streamed = self.streams();
-        assert_eq!(streamed[1]["value"], "c17@example.com", "{streamed:?}");
-        self.answered.insert(format!("r-{}", self.asked));
+        assert!(self.streams(&one) && self.reads_of(&many) && self.streams(&many));
+    }
+}
+
+/// As many answers, each with its value.
+fn assert_values(items: &[Value], count: usize) {
+    assert_eq!(items.len(), count, "{items:?}");
+    for item in items {
+        assert_eq!(item["value"], format!("c{}@example.com", item["id"]), "{item}");
     }
 }
 
@@ -110,11 +136,20 @@ fn without_its_log_nothing_is_answered_and_it_comes_back() {
     let disk = Disk::new();
     let instance = Instance::of(&Setup { cedar: CEDAR, ..Setup::default() });
     let (_, key) = instance.make_key_of("desk", "reader");
-    let record = json!({ "type": "customer.updated", "customer": {
-        "id": 17, "email": "c17@example.com", "ssn": "078-05-1120" } });
-    let record = instance.seal("customers", &record.to_string()).remove(0);
-    let item = json!({ "field": "customers.email", "token": record["customer"]["email"],
-        "subject": 17 });
+    let record = |id| {
+        let customer =
+            json!({ "id": id, "email": format!("c{id}@example.com"), "ssn": "078-05-1120" });
+        json!({ "type": "customer.updated", "customer": customer }).to_string() + "\n"
+    };
+    let sealed = instance.seal("customers", &(1..=150).map(record).collect::<String>());
+    let many: Vec<Value> = sealed
+        .iter()
+        .map(|record| &record["customer"])
+        .map(|customer| {
+            json!({ "id": customer["id"], "field": "customers.email", "token": customer["email"],
+                "subject": customer["id"] })
+        })
+        .collect();
     // The shell lets it live when a file reaches its limit.
     let running = instance.start_with(|command| {
         let mut shell = Command::new("sh");
@@ -123,8 +158,9 @@ fn without_its_log_nothing_is_answered_and_it_comes_back() {
         *command = shell;
     });
     let client = Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
-    let answered = BTreeSet::new();
-    let mut desk = Desk { instance, running, client, key, item, asked: 0, answered, refused: 0 };
+    let (one, answered) = (many[..1].to_vec(), BTreeSet::new());
+    let mut desk =
+        Desk { instance, running, client, key, one, many, asked: 0, answered, refused: 0 };
 
     let (hangs, fails) = (disk.hangs(), disk.fails());
     desk.refuses_while(|_| fs::write(&hangs, "").unwrap(), |_| fs::remove_file(&hangs).unwrap());
@@ -152,7 +188,7 @@ fn without_its_log_nothing_is_answered_and_it_comes_back() {
     }
     assert!((begins.len() as u64) < desk.refused / 2, "{} for {}", begins.len(), desk.refused);
     let log = desk.running.log();
-    assert!(!log.contains("c17@"), "{log}");
+    assert!(!log.contains("@example.com"), "{log}");
     assert_eq!(desk.running.stop(), 0);
     let said = desk.runbook("audit-back", &[("auditor/", "")]);
     assert!(said.ends_with("the log is whole\n"), "{said}");

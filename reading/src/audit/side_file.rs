@@ -17,20 +17,34 @@ pub(super) fn path(base: &Path, sha256: &Hex<32>) -> PathBuf {
     with_suffix(base, &format!(".subjects-{sha256}"))
 }
 
-/// Writes references, sorted and each once; their number and the file's hash. Durable when it
-/// returns.
-pub(super) fn write(base: &Path, subjects: &[SubjectRef]) -> io::Result<(u64, Hex<32>)> {
-    let mut sorted = subjects.to_vec();
-    sorted.sort_unstable();
-    sorted.dedup();
-    let bytes: Vec<u8> = sorted.iter().flat_map(|subject| subject.0).collect();
-    let sha256 = Hex(Sha256::digest(&bytes).into());
-    let place = path(base, &sha256);
-    // A file of this name was renamed to it when it was whole.
-    if !place.exists() {
-        write_whole(base, &place, &bytes)?;
+/// References of a bulk read, on their way into their file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct References {
+    /// Of 16 bytes each, sorted and each once.
+    bytes: Vec<u8>,
+    pub(super) sha256: Hex<32>,
+}
+
+impl References {
+    pub(super) fn new(mut subjects: Vec<SubjectRef>) -> Self {
+        subjects.sort_unstable();
+        subjects.dedup();
+        let bytes: Vec<u8> = subjects.iter().flat_map(|subject| subject.0).collect();
+        let sha256 = Hex(Sha256::digest(&bytes).into());
+        Self { bytes, sha256 }
     }
-    Ok((sorted.len() as u64, sha256))
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.bytes.len() as u64 / 16
+    }
+
+    /// Writes the file beside the log `base`. Durable when it returns.
+    pub(super) fn write(&self, base: &Path) -> io::Result<()> {
+        let place = path(base, &self.sha256);
+        // A file of this name was renamed to it when it was whole.
+        if place.exists() { Ok(()) } else { write_whole(base, &place, &self.bytes) }
+    }
 }
 
 /// Writes a set of policies; its hash. Durable when it returns. It is named `<file>.policy-<hash>`.
@@ -86,10 +100,11 @@ mod tests {
     fn references_are_sorted_and_each_once() {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("audit.jsonl");
-        let refs = [3, 1, 2, 3].map(|n| SubjectRef([n; 16]));
-        let (count, sha256) = write(&base, &refs).unwrap();
-        assert_eq!(count, 3);
-        assert_eq!(write(&base, &refs).unwrap(), (3, sha256));
+        let refs = References::new([3, 1, 2, 3].map(|n| SubjectRef([n; 16])).to_vec());
+        let sha256 = refs.sha256;
+        assert_eq!(refs.count(), 3);
+        refs.write(&base).unwrap();
+        refs.write(&base).unwrap();
         assert_eq!(read(&base, &sha256).unwrap(), [1, 2, 3].map(|n| SubjectRef([n; 16])));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft stays");
         fs::write(path(&base, &sha256), [0; 48]).unwrap();

@@ -150,21 +150,13 @@ impl AuditLog {
         self.submit(entries)?.wait()
     }
 
-    /// The first half of [`AuditLog::append`]: hands the lines over, and returns at once but for
-    /// [`Entry::bulk`]. The second is what it returns: a thread waits for it, or a task.
+    /// The first half of [`AuditLog::append`]: hands the lines over, and returns at once. The second
+    /// is what it returns: a thread waits for it, or a task.
     ///
     /// # Errors
     /// As [`AuditLog::append`].
-    pub fn submit(&self, mut entries: Vec<Entry>) -> Result<Pending, AuditError> {
-        for entry in &mut entries {
-            let bulk = std::mem::take(&mut entry.bulk);
-            if !bulk.is_empty() {
-                let (count, sha256) = side_file::write(&self.0.file, &bulk)
-                    .map_err(|error| AuditError::unavailable(&self.0.file, error))?;
-                (entry.subjects, entry.subjects_sha256) = (Some(count), Some(sha256));
-            }
-            entry.check()?;
-        }
+    pub fn submit(&self, entries: Vec<Entry>) -> Result<Pending, AuditError> {
+        entries.iter().try_for_each(Entry::check)?;
         let ticket = self
             .0
             .queue

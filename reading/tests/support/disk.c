@@ -1,4 +1,4 @@
-/* In the place of the C library's: it fails or hangs while a file of a name is there. */
+/* In the place of the C library's: they fail or hang while a file of a name is there. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -9,7 +9,7 @@ static int is_there(const char *variable) {
     return file && access(file, F_OK) == 0;
 }
 
-int fdatasync(int fd) {
+static int sync_by(long call, int fd) {
     while (is_there("VEILSTREAM_DISK_HANGS")) {
         usleep(10000);
     }
@@ -17,5 +17,13 @@ int fdatasync(int fd) {
         errno = EIO;
         return -1;
     }
-    return syscall(SYS_fdatasync, fd);
+    return syscall(call, fd);
+}
+
+int fdatasync(int fd) {
+    return sync_by(SYS_fdatasync, fd);
+}
+
+int fsync(int fd) {
+    return sync_by(SYS_fsync, fd);
 }

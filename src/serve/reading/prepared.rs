@@ -29,13 +29,7 @@ impl Reading {
     /// Hands the trace over to the log.
     pub(super) fn submit(&self, entries: Vec<Entry>) -> Result<Trace, RequestFault> {
         let lines = entries.iter().map(Entry::lines).sum::<usize>() as u64;
-        // The file beside the log is written at once.
-        let submitted = if entries.iter().any(|entry| !entry.bulk.is_empty()) {
-            blocking(|| self.audit.submit(entries))
-        } else {
-            self.audit.submit(entries)
-        };
-        match submitted {
+        match self.audit.submit(entries) {
             Ok(pending) => Ok(Trace { pending, lines }),
             Err(error) => self.counted(lines, Err(error)),
         }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use super::canonical::{self, Places};
 use super::{Entry, Line};
+use crate::audit::side_file::References;
 
 /// The lines of a request, in one text.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(in crate::audit) struct Drafts {
     text: Vec<u8>,
     /// Where each ends.
     lines: Vec<(usize, Places)>,
+    /// Whom they name in side files, which stand before the lines.
+    pub(in crate::audit) references: Vec<References>,
 }
 
 /// One of them.
@@ -36,6 +39,12 @@ impl FromIterator<Entry> for Drafts {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
         let mut drafts = Self::default();
         for mut entry in entries {
+            if !entry.bulk.is_empty() {
+                let references = References::new(std::mem::take(&mut entry.bulk));
+                entry.subjects = Some(references.count());
+                entry.subjects_sha256 = Some(references.sha256);
+                drafts.references.push(references);
+            }
             let parts = std::mem::take(&mut entry.each);
             let of_entry = |entry| Line::new([0; 16], 0, "", [0; 32], entry);
             if parts.is_empty() {

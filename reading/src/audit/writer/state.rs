@@ -19,6 +19,7 @@ use crate::audit::chain::{Beginning, Chain};
 use crate::audit::file::{LogFile, Tail};
 use crate::audit::hex::Hex;
 use crate::audit::line::{Drafts, Entry, Event, Predecessor};
+use crate::audit::side_file::References;
 
 /// Requests in one batch. Each has one line most of the time.
 const BATCH: usize = 4096;
@@ -141,7 +142,15 @@ impl State {
     }
 
     /// Makes requests durable with one fsync, and tells who waits.
-    fn commit(&mut self, requests: Vec<Request>) {
+    fn commit(&mut self, mut requests: Vec<Request>) {
+        requests.retain(|request| match self.write_side_files(&request.lines) {
+            Ok(()) => true,
+            Err(error) => {
+                let error = AuditError::unavailable(&self.settings.file, error);
+                request.ticket.finish(Err(error));
+                false
+            }
+        });
         let (lines, tickets): (Vec<Drafts>, Vec<Arc<Ticket>>) =
             requests.into_iter().map(|request| (request.lines, request.ticket)).unzip();
         match self.write(&lines) {
@@ -158,6 +167,15 @@ impl State {
                 tickets.iter().for_each(|ticket| ticket.finish(Err(error.clone())));
             }
         }
+    }
+
+    /// Writes the side files of a request, before its lines. One that fails is this request's alone:
+    /// the file of lines may be well.
+    fn write_side_files(&self, lines: &Drafts) -> io::Result<()> {
+        let write = |references: &References| {
+            self.watch.during(|| Ok(references.write(&self.settings.file)))?
+        };
+        lines.references.iter().try_for_each(write)
     }
 
     fn stop(&mut self, ticket: &Ticket) {

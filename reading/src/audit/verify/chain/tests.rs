@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::audit::chain::{Beginning, Chain};
 use crate::audit::prove::Proof;
+use crate::audit::side_file::References;
 use crate::audit::{CheckpointKey, Signer, VerifierKey, side_file};
 
 static VECTORS: LazyLock<Value> = LazyLock::new(|| {
@@ -154,7 +155,9 @@ fn a_side_file_is_named_by_its_hash() {
         .map(|at| SubjectRef(unhex(&text[at * 32..at * 32 + 32]).unwrap()))
         .collect();
     refs.reverse();
-    let (count, sha256) = side_file::write(&base, &refs).unwrap();
+    let refs = References::new(refs);
+    refs.write(&base).unwrap();
+    let (count, sha256) = (refs.count(), refs.sha256);
     let line = Line::read(lines()[6]).unwrap();
     assert_eq!((Some(count), Some(sha256)), (line.entry.subjects, line.entry.subjects_sha256));
     assert_eq!(hex(&std::fs::read(side_file::path(&base, &sha256)).unwrap()), text);
