@@ -75,13 +75,14 @@ impl Authenticator {
         self.suspends
     }
 
-    /// Suspends somebody who opened a honey token. Blocks.
+    /// Suspends somebody who opened a honey token: in this process, until the next look at the store
+    /// brings it there.
     ///
     /// # Errors
     /// The system has no random bytes for an id.
     pub fn suspend(&self, principal: &Principal, now: u64) -> Result<(), KeyError> {
         let person = principal.proved_person.as_ref().map(|person| person.id.as_str());
-        self.keys.suspend(Suspension::new(&principal.id, person, now)?, now);
+        self.keys.suspend(Suspension::new(&principal.id, person, now)?);
         Ok(())
     }
 

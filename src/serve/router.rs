@@ -111,7 +111,7 @@ impl Caller {
         self.shared.authenticator.is_suspended(principal, (self.shared.clock)())
     }
 
-    /// Suspends the caller, where the configuration says so; whether it did. Blocks.
+    /// Suspends the caller in this process, where the configuration says so; whether it did.
     ///
     /// # Errors
     /// The system has no random bytes.
@@ -121,6 +121,16 @@ impl Caller {
             authenticator.suspend(principal, clock())?;
         }
         Ok(authenticator.suspends())
+    }
+
+    /// What brings suspensions into the store. It blocks.
+    pub fn write_suspensions(&self) -> impl FnOnce() + Send + 'static {
+        let shared = self.shared.clone();
+        move || {
+            // Until the store has them, this process remembers them. That it does not answer is told
+            // by who looks every two seconds.
+            let _ = shared.authenticator.api_keys().look((shared.clock)());
+        }
     }
 
     /// Whether the caller's credential still counts: asked before each part of a stream.

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use crate::feed::feed;
-use crate::instance::{Instance, Running, Setup, corp, done, veilstream};
+use crate::instance::{Instance, Running, Setup, corp, done, fed, veilstream};
 use crate::key_states::{NOTES, kid};
 use crate::postgres_server::{Database, Server};
 use crate::proxy_http::{Mode, Proxy};
@@ -225,6 +225,46 @@ fn what_hangs_holds_up_no_erasure_no_revocation_and_no_reload() {
     });
     drop(paused);
     assert_eq!([running.stop(), tls.stop()], [0, 0]);
+}
+
+/// Whoever opens honey is denied in time, and the alarm stands in the log before.
+#[test]
+fn a_store_that_hangs_holds_up_no_alarm_and_no_suspension() {
+    let desk = Desk::new();
+    let record = desk.customer(17);
+    let text = desk.instance.read("veilstream.toml");
+    let suspends = text.replace("insecure = true\n", "insecure = true\nhoney_suspends = true\n");
+    desk.instance.write("veilstream.toml", &suspends);
+    let (schema, config) =
+        (desk.instance.path("schemas/customers.json"), desk.instance.path("direct.toml"));
+    let args = ["honey", "create", "--config", &config, "--schema", &schema, "--field", "email"];
+    let mut create = veilstream(&args);
+    let honey = fed(create.args(["--subject", "17", "--stdin"]), "mary.sample@example.org\n");
+    let honey = json!([{ "field": "customers.email", "token": honey.trim(), "subject": 17 }]);
+    let mut running = desk.instance.start();
+    assert_eq!(desk.reads(&running, &record), (200, json!("revealed")));
+    let paused = desk.database.server.pause();
+    std::thread::scope(|scope| {
+        let begun = Instant::now();
+        let asked = scope.spawn(|| desk.post(&running, "/v1/reveal", &honey));
+        let lines_of = |event: &str, reason: Option<&str>| {
+            let lines = desk.instance.audited();
+            lines.iter().filter(|l| l["event"] == event && l["reason"].as_str() == reason).count()
+        };
+        until("the alarm to stand in the log", || lines_of("honey", None) == 1);
+        until("the suspension too", || lines_of("credentials", Some("suspend")) == 1);
+        assert!(!asked.is_finished(), "the store is waited for");
+        assert_eq!(desk.reads(&running, &record), (200, json!("denied")));
+        let (status, answer) = asked.join().unwrap();
+        assert_eq!((status, &answer["items"]), (200, &json!([{ "status": "denied" }])));
+        assert!(begun.elapsed() < DEADLINE, "answered after {:?}", begun.elapsed());
+    });
+    drop(paused);
+    let listed = || done(&mut desk.instance.keys(&["list", "--json"])).stdout;
+    until("the store to have it", || {
+        String::from_utf8(listed()).unwrap().contains("\"state\":\"suspended\"")
+    });
+    assert_eq!(running.stop(), 0);
 }
 
 #[test]

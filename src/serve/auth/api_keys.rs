@@ -79,12 +79,10 @@ impl ApiKeys {
         Ok(looked)
     }
 
-    /// Suspends somebody: here at once, elsewhere as soon as the store has it. Blocks.
-    pub(super) fn suspend(&self, suspension: Suspension, now: u64) {
+    /// Suspends somebody: here at once, elsewhere as soon as the store has it, which the next look
+    /// brings there.
+    pub(super) fn suspend(&self, suspension: Suspension) {
         self.unwritten().push(suspension);
-        // Until the store has it, this process remembers it. That it does not answer is told by who
-        // looks every two seconds.
-        let _ = self.look(now);
     }
 
     /// Whether somebody is suspended. `None`: the store has not answered for so long that nobody
@@ -283,7 +281,8 @@ mod tests {
         let store = Arc::new(Store::default());
         let keys = ApiKeys::new(store.clone());
         assert_eq!(keys.is_suspended("key:crm", None, NOW), None, "nobody has looked yet");
-        keys.suspend(Suspension::new("key:crm", None, NOW).unwrap(), NOW);
+        keys.suspend(Suspension::new("key:crm", None, NOW).unwrap());
+        assert!(keys.look(NOW).is_err());
         assert_eq!(keys.is_suspended("key:crm", None, NOW), Some(true));
         assert_eq!(keys.is_suspended("key:other", None, NOW), None);
         *store.0.lock().unwrap() = Some(Credentials::default());

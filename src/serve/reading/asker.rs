@@ -84,9 +84,14 @@ impl Asker {
         Ok(if is_suspended { request.denied(Denial::Suspended) } else { request })
     }
 
-    /// Suspends the caller, where that is what a honey token does; whether it did.
+    /// Suspends the caller in this process, where that is what a honey token does; whether it did.
     pub(super) fn suspend(&self) -> Result<bool, RequestFault> {
         Ok(self.caller.suspend(&self.principal).map_err(|error| KeyFault(error.to_string()))?)
+    }
+
+    /// What brings suspensions into the store. It blocks.
+    pub(super) fn write_suspensions(&self) -> impl FnOnce() + Send + 'static {
+        self.caller.write_suspensions()
     }
 
     /// The kind of its own credential.

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::fault::RequestFault;
+use super::prepared::blocking;
 use crate::keys::KeyFault;
 
 /// A key service is tried for ten seconds, and its last request may take five.
@@ -29,6 +31,15 @@ impl Default for KeyThreads {
 }
 
 impl KeyThreads {
+    /// [`KeyThreads::run`], for a thread that waits.
+    pub(super) fn wait_for<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, RequestFault> + Send + 'static,
+    ) -> Result<T, RequestFault> {
+        let runtime = Handle::current();
+        blocking(|| runtime.block_on(self.run(work)))
+    }
+
     /// What came of it. Late work is not stopped; nobody hears of it.
     pub(super) async fn run<T: Send + 'static>(
         &self,

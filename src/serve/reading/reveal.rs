@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
 use veilstream_engine::Keyring;
 use veilstream_engine::interop::InteropForm;
 use veilstream_engine::key::{KeyId, Scope, SubjectRef};
@@ -100,17 +99,25 @@ impl Reading {
         let mut opening = || open(&asking.found, &decided, &reserved, held, honey, revealer);
         let mut read = if has_messages(asking) { blocking(opening) } else { opening() };
         let met: BTreeSet<String> = honey.difference(&before).cloned().collect();
-        let mut suspension = None;
+        let mut is_suspended = false;
         if !met.is_empty() {
             HoneyOpened { actor: &asking.asker.id, fields: &met }.emit(&self.metrics);
-            if blocking(|| asking.asker.suspend())? {
-                withhold(&mut read, &asking.found, held, revealer);
-                suspension = Some(asking.asker.suspended());
-            }
+            is_suspended = asking.asker.suspend()?;
+        }
+        if is_suspended {
+            withhold(&mut read, &asking.found, held, revealer);
         }
         let mut entries = entries(asking, &decided, &read, &reserved, &met);
-        entries.extend(suspension);
+        entries.extend(is_suspended.then(|| asking.asker.suspended()));
         let trace = self.submit(entries)?;
+        if is_suspended {
+            // It holds here already, and its lines are on their way: only the store is waited for.
+            let write = asking.asker.write_suspensions();
+            let _ = self.key_threads.wait_for(move || {
+                write();
+                Ok(())
+            });
+        }
         leave_out_denied(&mut read, &asking.found, &decided);
         let counts = Counts::new(asking, &read, &reserved);
         Ok(OpenedItems { read, trace, shows_audit: decided.shows_audit, counts })
@@ -142,8 +149,7 @@ impl Reading {
                 let found = missing.iter().map(|kid| Ok((*kid, keys.lookup_for_reading(kid)?)));
                 found.collect::<Result<Vec<_>, RequestFault>>()
             };
-            let runtime = Handle::current();
-            fetched.extend(blocking(|| runtime.block_on(self.key_threads.run(look_up)))?);
+            fetched.extend(self.key_threads.wait_for(look_up)?);
         }
         Ok(fetched)
     }
