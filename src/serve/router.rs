@@ -123,6 +123,12 @@ impl Caller {
         Ok(authenticator.suspends())
     }
 
+    /// Takes down that a request is refused as a whole after its answer began.
+    pub fn refused(&self, principal: &Principal, path: &'static str, code: &'static str) {
+        let request = RefusedRequest { principal, address: self.ip, path, code };
+        self.shared.refusals.tell_request(request, (self.shared.clock)());
+    }
+
     /// What brings suspensions into the store. It blocks.
     pub fn write_suspensions(&self) -> impl FnOnce() + Send + 'static {
         let shared = self.shared.clone();

@@ -209,6 +209,13 @@ fn a_stream_ends_when_its_key_is_revoked() {
     let lines = instance.audited();
     let opened = lines.iter().filter(|line| line["event"] == "reveal").count() as u64;
     assert_eq!(opened, answered, "what left is in the log, and nothing more was opened");
+    assert_eq!(refused(&lines), [("key:desk", "/v1/reveal unauthorized")]);
+}
+
+/// Whose requests were refused, and why, as the audit has it.
+fn refused(lines: &[Value]) -> Vec<(&str, &str)> {
+    let lines = lines.iter().filter(|line| line["event"] == "request_refused");
+    lines.map(|line| (line["actor"].as_str().unwrap(), line["reason"].as_str().unwrap())).collect()
 }
 
 #[test]
@@ -396,7 +403,9 @@ fn ending(mut stream: Stream, answered: usize) -> Value {
 #[test]
 fn lines_and_items_that_are_too_much_end_their_stream_with_a_code() {
     let instance = Instance::new(FAST);
+    // Of one principal there is one line a second.
     let (_, key) = instance.make_key("desk");
+    let (_, office) = instance.make_key("office");
     let record = instance.seal("customers", EVENT).remove(0);
     let mut running = instance.start();
     let code = |end: &Value| (end["problem"]["status"].clone(), end["problem"]["code"].clone());
@@ -417,7 +426,7 @@ fn lines_and_items_that_are_too_much_end_their_stream_with_a_code() {
     let of = |count: usize| {
         json!({ "schema": "customers", "fields": names(count), "record": record }).to_string()
     };
-    let mut stream = Stream::support(&running, &key);
+    let mut stream = Stream::support(&running, &office);
     stream.send(&of(200));
     let mut head = Value::Null;
     assert_eq!(stream.item(&mut head)["fields"]["f199"]["status"], "denied");
@@ -443,6 +452,13 @@ fn lines_and_items_that_are_too_much_end_their_stream_with_a_code() {
     assert!(grown < 160 << 20, "{grown}");
     assert_eq!(running.stop(), 0);
     assert!(instance.verify().status.success());
+    let lines = instance.audited();
+    let refused = refused(&lines);
+    for told in
+        [("key:desk", "/v1/reveal body_too_large"), ("key:office", "/v1/reveal bad_request")]
+    {
+        assert!(refused.contains(&told), "{told:?}: {refused:?}");
+    }
 }
 
 /// Beyond its limit of items a stream waits, and holds nobody up who is below theirs.
@@ -509,4 +525,5 @@ fn a_stream_ends_when_its_time_is_over() {
     let items = lines.iter().filter(|line| line["event"] == "reveal");
     let items: u64 = items.map(|line| line["items"].as_u64().unwrap()).sum();
     assert_eq!(items, answered, "what left is in the log, and nothing else");
+    assert!(refused(&lines).contains(&("key:desk", "/v1/reveal stream_too_long")));
 }

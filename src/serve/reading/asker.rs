@@ -47,6 +47,11 @@ impl Asker {
         self.caller.still_holds(&self.principal)
     }
 
+    /// Takes down that its stream is refused.
+    pub(super) fn refused(&self, path: &'static str, code: &'static str) {
+        self.caller.refused(&self.principal, path, code);
+    }
+
     /// What is known of one of its requests; it has no bare token and names nobody.
     pub(super) fn facts(&self, claims: &Claims, items: u64) -> RequestFacts {
         RequestFacts {

@@ -240,8 +240,9 @@ impl Stream {
     fn failed(self, fault: RequestFault) -> (Bytes, Option<Self>) {
         self.reading.outages.tell(&fault);
         let problem = fault.problem();
-        if let Some(code) = problem.failure() {
-            self.reading.metrics.requests_failed.with_label_values(&[code]).inc();
+        match problem.failure() {
+            Some(code) => self.reading.metrics.requests_failed.with_label_values(&[code]).inc(),
+            None => self.asker.refused(super::REVEAL, problem.code()),
         }
         self.trace(Some(problem.code()));
         (end("problem", &json!(problem)), Some(Self { is_over: true, ..self }))
