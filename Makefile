@@ -140,7 +140,7 @@ pytest: $(PYENV)/.complete $(SQLALCHEMY20)/.complete native
 # What type checkers say of the package.
 python-types: $(PYENV)/.complete
 	cd python && $(abspath $(PYENV))/bin/mypy && $(abspath $(PYENV))/bin/pyright --pythonpath $(abspath $(PYENV))/bin/python
-	cd examples/guide && MYPYPATH=../../python $(abspath $(PYENV))/bin/mypy --strict settings.py before.py after.py && $(abspath $(PYENV))/bin/pyright --pythonpath $(abspath $(PYENV))/bin/python
+	cd examples/guide && MYPYPATH=../../python $(abspath $(PYENV))/bin/mypy --strict settings.py before.py during.py after.py && $(abspath $(PYENV))/bin/pyright --pythonpath $(abspath $(PYENV))/bin/python
 
 # For the Python that is here: it takes its system libraries from this machine.
 wheel: $(PYENV)/.complete

@@ -8,5 +8,6 @@ class Settings(BaseSettings):
 
     DATABASE_URL: str
     ENCRYPTION_KEY: str = ""
+    OLD_ENCRYPTION_KEY: str = ""
     PGCRYPTO_KEY: str = ""
     VEILSTREAM_CONFIG: str = "veilstream.toml"

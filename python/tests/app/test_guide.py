@@ -136,10 +136,11 @@ def answers_of_reads(client: TestClient) -> list[Any]:
     return [*users, found]
 
 
-def test_the_diff_in_the_document_is_the_diff() -> None:
+@pytest.mark.parametrize("names", [("before.py", "after.py"), ("after.py", "during.py")])
+def test_the_diff_in_the_document_is_the_diff(names: tuple[str, str]) -> None:
     document = (ROOT / "docs/from-the-guide.md").read_text()
-    old, new = ((GUIDE / name).read_text().splitlines() for name in ("before.py", "after.py"))
-    lines = difflib.unified_diff(old, new, "before.py", "after.py", n=1, lineterm="")
+    old, new = ((GUIDE / name).read_text().splitlines() for name in names)
+    lines = difflib.unified_diff(old, new, *names, n=1, lineterm="")
     assert "```diff\n" + "\n".join(lines) + "\n```" in document
 
 

@@ -1,8 +1,18 @@
-"""The guide's table moves to veilstream: before, while rows are mixed, and after."""
+"""The guide's table moves to veilstream: before, while rows are mixed, and after.
+
+A copy of the table stays with the guide's own application. Each request goes to both applications,
+and both give the same answer.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -10,45 +20,24 @@ import pytest
 from cryptography.fernet import Fernet
 from fastapi.testclient import TestClient
 from pg import Postgres
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.orm import Session
 from test_guide import (  # noqa: F401
     ACTOR,
     CANARY,
-    GUIDE,
     answers,
     application,
     guide_world,
     load,
     settings,
 )
-from world import World
+from world import BINARY, World, until
 
 from veilstream.sqlalchemy import clear_seen
 
-# What of after.py is another while the table moves.
-BETWEEN = {
-    'subject="id")\n    )': 'subject="id", clear="count", old=OLD)\n    )',
-    'phone", subject="id"': 'phone", subject="id", clear="count", old=OLD',
-    "    ssn: Mapped[str | None] = mapped_column(EncryptedString(": (
-        "    ssn_token: Mapped[str | None] = mapped_column(EncryptedString("
-    ),
-    "\n\nclass PIIAccessLog": """
-    ssn_old: Mapped[bytes | None] = mapped_column("ssn")
-
-    @property
-    def ssn(self) -> str | None:
-        opened = func.pgp_sym_decrypt(User.ssn_old, settings.PGCRYPTO_KEY)
-        return self.ssn_token or Session.object_session(self).scalar(
-            select(opened).where(User.id == self.id)
-        )
-
-    @ssn.setter
-    def ssn(self, value: str | None) -> None:
-        self.ssn_token, self.ssn_old = value, None
-
-
-class PIIAccessLog""",
-}
+SEED = int(os.environ.get("VEILSTREAM_SEED", random.randrange(1 << 32)))
+# Of the test in which a migration runs beside requests.
+ROWS = 300
 PREPARE = (
     'ALTER TABLE users ADD email_bidx text COLLATE "C", ADD ssn_token text COLLATE "C"',
     "ALTER TABLE users ALTER email_hash DROP NOT NULL",
@@ -57,33 +46,144 @@ FINISH = (
     "ALTER TABLE users DROP email_hash, DROP ssn",
     "ALTER TABLE users RENAME ssn_token TO ssn",
 )
-MOVES = (
-    ["--field", "email", "--from", "fernet", "--keys-file", "old.keys"],
-    ["--field", "phone", "--from", "fernet", "--keys-file", "old.keys"],
-    ["--field", "ssn", "--to", "ssn_token", "--from", "pgcrypto", "--passphrases-file", "old.pass"],
-)
-
-
-def between(folder: Path, key: str) -> ModuleType:
-    """The application of the time between: it reads old values and writes new ones."""
-    source = (GUIDE / "after.py").read_text()
-    for found, new in BETWEEN.items():
-        assert source.count(found) == 1, found
-        source = source.replace(found, new)
-    head = f"""
-from cryptography.fernet import Fernet
-from sqlalchemy import func
-def OLD(value): return Fernet({key!r}).decrypt(value.encode()).decode()
+MOVES = {
+    "email": ["--field", "email", "--from", "fernet", "--keys-file", "old.keys"],
+    "phone": ["--field", "phone", "--from", "fernet", "--keys-file", "old.keys"],
+    "ssn": [
+        *("--field", "ssn", "--to", "ssn_token"),
+        *("--from", "pgcrypto", "--passphrases-file", "old.pass"),
+    ],
+}
+OLD_ROWS = """
+SELECT count(*) FILTER (WHERE email NOT LIKE 'vs1.%') AS email,
+       count(*) FILTER (WHERE phone NOT LIKE 'vs1.%') AS phone, count(ssn) AS ssn FROM users
 """
-    file = folder / "between.py"
-    file.write_text(head + source)
-    return load("between", file.parent)
 
 
-def run(engine: Engine, *statements: str) -> None:
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
+class Move:
+    """A table that moves, with an application on it; the guide's application on the copy."""
+
+    def __init__(self, engine: Engine, guide: TestClient) -> None:
+        self.engine = engine
+        self._guide = guide
+        self._module: ModuleType | None = None
+
+    @property
+    def module(self) -> ModuleType:
+        """The application on the table."""
+        assert self._module is not None
+        return self._module
+
+    def deploy(self, name: str) -> None:
+        """Puts an application of the example in the place of the one before."""
+        self.end()
+        self._module = load(name)
+        self._client = TestClient(self._module.app)
+
+    def end(self) -> None:
+        if self._module is not None:
+            self._module.veil.close()
+            self._module.engine.dispose()
+
+    def run(self, *statements: str) -> None:
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+
+    def old_rows(self) -> dict[str, int]:
+        """How many rows hold the old form of each column. The application counts as many."""
+        snapshot = self.module.engine.connect().execution_options(isolation_level="REPEATABLE READ")
+        with snapshot, Session(snapshot) as session, self.module.veil.purpose("support"):
+            held = dict(session.execute(text(OLD_ROWS)).one()._mapping)
+            before = Counter(clear_seen())
+            session.scalars(select(self.module.User)).all()
+            counted = Counter(clear_seen())
+        counted.subtract(before)
+        # What stands in two columns is not counted.
+        for column in ("email", "phone"):
+            assert counted[f"users.{column}"] == held[column]
+        return held
+
+    def ask(self, method: str, path: str, **options: Any) -> Any:
+        """What both applications answer."""
+        found, wanted = (
+            client.request(method, path, headers=ACTOR, **options)
+            for client in (self._client, self._guide)
+        )
+        assert (found.status_code, found.json()) == (wanted.status_code, wanted.json()), path
+        return found.json()
+
+    def search(self, email: str) -> list[int]:
+        return [user["id"] for user in self.ask("GET", "/users/search", params={"email": email})]
+
+    def read(self, user: int) -> Any:
+        """All that there is to read of a user."""
+        self.ask("GET", f"/users/{user}/ssn", params={"reason": f"ticket {user}"})
+        self.ask("GET", f"/users/{user}/access-log")
+        return self.ask("GET", f"/users/{user}")
+
+    def read_all(self, step: int = 1) -> None:
+        """Every user, or one of so many, and one who is not there."""
+        with self.engine.connect() as connection:
+            last = connection.execute(text("SELECT max(id) FROM users")).scalar_one()
+        for user in (*range(1, last + 1, step), last + 1):
+            self.read(user)
+        for email in (CANARY, f" {CANARY.title()} ", "robert@example.com", "bob@example.com"):
+            self.search(email)
+
+
+@contextmanager
+def moving(
+    postgres: Postgres, settings: pytest.MonkeyPatch, world: World, more: int = 0
+) -> Iterator[Move]:
+    """The guide's table with three people and more, and its copy."""
+    key = Fernet.generate_key().decode()
+    client, guide = application(postgres, settings, "before", key)
+    answers(client)
+    with Session(guide.engine) as session, session.begin():
+        for n in range(more):
+            given = person(n)
+            hashed = guide.hash_for_search(given["email"])
+            session.add(guide.User(**given, email_hash=hashed))
+    guide.engine.dispose()
+    admin = create_engine(postgres.url("psycopg"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text("DROP DATABASE IF EXISTS moving WITH (FORCE)"))
+        connection.execute(text("CREATE DATABASE moving TEMPLATE before"))
+    admin.dispose()
+    settings.setenv("DATABASE_URL", postgres.url("psycopg", "moving"))
+    # The key store would take it for its own.
+    settings.delenv("ENCRYPTION_KEY")
+    settings.setenv("OLD_ENCRYPTION_KEY", key)
+    target = f"postgresql://postgres@127.0.0.1:{postgres.port}/moving"
+    secrets = {"app.url": target, "old.keys": key, "old.pass": guide.settings.PGCRYPTO_KEY}
+    for name, content in secrets.items():
+        (world.folder / name).touch(mode=0o600)
+        (world.folder / name).write_text(content + "\n")
+    move = Move(create_engine(postgres.url("psycopg", "moving")), client)
+    move.run(*PREPARE)
+    yield move
+    move.end()
+    for engine in (guide.engine, move.engine):
+        engine.dispose()
+
+
+def person(n: int) -> dict[str, Any]:
+    """A third of them has no phone, and half of them no number. Some share an address."""
+    return {
+        "name": f"n{n}",
+        "email": f"person{n % (ROWS - 50)}@example.com",
+        "phone": f"+1 415 555 {n:04}" if n % 3 else None,
+        "ssn": f"219-09-{n:04}" if n % 2 else None,
+    }
+
+
+def command(world: World, column: str, *options: str) -> list[str]:
+    return [
+        *("migrate", "postgres", "--config", str(world.config)),
+        *("--postgres-file", "app.url", "--table", "users"),
+        *("--schema", "schemas/users.json", "--subject", "id", *MOVES[column], *options),
+    ]
 
 
 def test_the_table_moves(
@@ -92,80 +192,116 @@ def test_the_table_moves(
     guide_world: World,  # noqa: F811
 ) -> None:
     """Before, at each step between, and after: the same answers to the same requests."""
-    key = Fernet.generate_key().decode()
-    client, old = application(postgres, settings, "before", key)
-    answers(client)
-    wanted = users(client)
-    found = searched(client)
-    run(old.engine, *PREPARE)
-    settings.delenv("ENCRYPTION_KEY")
+    with moving(postgres, settings, guide_world) as move:
+        # The new code reads and finds old rows, and counts them.
+        move.deploy("during")
+        assert move.old_rows() == {"email": 3, "phone": 2, "ssn": 3}
+        move.read_all()
+        third = {"name": "Ada again", "email": CANARY.upper(), "phone": "0049 30 1"}
+        third["ssn"] = "078-05-1121"
+        for change in ({**third, "email": "other@x.org", "phone": None}, third):
+            move.ask("PUT", "/users/3", json=change)
+            assert move.search("other@x.org") == ([3] if change["email"] == "other@x.org" else [])
+            move.search(CANARY)
+        move.ask("POST", "/users", json={**third, "name": "New", "ssn": None})
+        assert move.search(CANARY) == [1, 3, 4]
+        move.read_all()
 
-    # The new code reads old rows and counts them. It finds what it wrote itself.
-    new = between(guide_world.folder, key)
-    client = TestClient(new.app)
-    before = clear_seen()
-    assert users(client) == wanted
-    for field in ("users.email", "users.phone"):
-        assert clear_seen()[field] > before.get(field, 0)
-    assert searched(client) == []
-    third = {"name": "Ada again", "email": CANARY.upper(), "phone": "0049 30 1"}
-    third["ssn"] = "078-05-1121"
-    for change in ({**third, "email": "other@x.org", "phone": None}, third):
-        changed = client.put("/users/3", json=change, headers=ACTOR)
-    assert changed.json() == wanted[2][0]
-    assert users(client) == wanted
-    assert searched(client) == found[1:]
+        # The move, column by column.
+        old = {"email": 2, "phone": 1, "ssn": 2}
+        secrets = [(guide_world.folder / name).read_text()[:-1] for name in ("old.keys", "old.pass")]
+        for column in MOVES:
+            assert move.old_rows() == old
+            before_move = len(postgres.log())
+            guide_world.run(*command(guide_world, column))
+            said = postgres.log()[before_move:]
+            assert 'UPDATE "public"."users"' in said
+            for secret in (CANARY, "+1 415 555 0101", "078-05-112", "219-09", *secrets):
+                assert secret not in said and secret.upper() not in said
+            old[column] = 0
+            move.read_all()
+        assert move.old_rows() == old
+        move.run(*FINISH)
 
-    # The move, column by column, beside the application.
-    folder = guide_world.folder
-    target = f"postgresql://postgres@127.0.0.1:{postgres.port}/before"
-    secrets = {"app.url": target, "old.keys": key, "old.pass": "passphrase of the guide"}
-    for name, content in secrets.items():
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_text(content + "\n")
-    for move in MOVES:
-        before_move = len(postgres.log())
-        guide_world.run(
-            *("migrate", "postgres", "--config", str(guide_world.config)),
-            *("--postgres-file", "app.url", "--table", "users"),
-            *("--schema", "schemas/users.json", "--subject", "id", *move),
-        )
-        said = postgres.log()[before_move:]
-        assert 'UPDATE "public"."users"' in said
-        for secret in (CANARY, "+1 415 555 0101", "078-05-112", "219-09", key, secrets["old.pass"]):
-            assert secret not in said and secret.upper() not in said
-        assert users(client) == wanted
-        assert searched(client) == found
-    run(new.engine, *FINISH)
-    new.veil.close()
-    new.engine.dispose()
-
-    # After: the same table, and nothing else is read.
-    new = load("after")
-    client = TestClient(new.app)
-    assert users(client) == wanted
-    assert searched(client) == found
-    made = client.post("/users", json={"name": "New", "email": "n@example.com"}, headers=ACTOR)
-    assert made.status_code == 201 and made.json()["id"] > 3
-    with new.engine.connect() as connection:
-        stored = list(connection.execute(text("SELECT email, email_bidx, ssn FROM users")))
-    assert all(row[0].startswith("vs1.") and row[1] for row in stored)
-    assert all(row[2] is None or row[2].startswith("vs1.") for row in stored)
-    for module in (old, new):
-        module.engine.dispose()
-    new.veil.close()
+        # After: the same table, and nothing else is read.
+        move.deploy("after")
+        move.read_all()
+        made = move.ask("POST", "/users", json={"name": "New", "email": "n@example.com"})
+        assert made["id"] > 3
+        with move.engine.connect() as connection:
+            stored = list(connection.execute(text("SELECT email, email_bidx, ssn FROM users")))
+        assert all(row[0].startswith("vs1.") and row[1] for row in stored)
+        assert all(row[2] is None or row[2].startswith("vs1.") for row in stored)
 
 
-def users(client: TestClient) -> list[tuple[Any, Any]]:
-    """Each user, and the number that is shown on request."""
-    return [
-        (
-            client.get(f"/users/{n}", headers=ACTOR).json(),
-            client.get(f"/users/{n}/ssn", params={"reason": "ticket 1"}, headers=ACTOR).json(),
-        )
-        for n in (1, 2, 3)
-    ]
+def test_requests_are_answered_while_columns_move(
+    postgres: Postgres,
+    settings: pytest.MonkeyPatch,  # noqa: F811
+    guide_world: World,  # noqa: F811
+) -> None:
+    """Reads, searches, changes and new users beside a migration that runs."""
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    # Slow enough for requests between its batches. Without a sample: rows of it that a request
+    # changes meanwhile do not hold what they held.
+    pace = ("--batch", "20", "--rows-per-second", "150", "--sample", "0")
+    with moving(postgres, settings, guide_world, ROWS) as move:
+        move.deploy("during")
+        for column in MOVES:
+            held = move.old_rows()[column]
+            uses = rounds = 0
+            with subprocess.Popen(
+                [BINARY, *command(guide_world, column, *pace)],
+                cwd=guide_world.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as migration:
+                while migration.poll() is None:
+                    was = move.old_rows()[column]
+                    use(move, rng)
+                    # Each time before, a request moved a row at most. The migration moved others.
+                    rounds += was < held - uses and move.old_rows()[column] > 0
+                    uses += 1
+                assert migration.stderr is not None
+                assert migration.returncode == 0, migration.stderr.read()
+            assert rounds > 1, "no request met mixed rows of a migration that ran"
+            assert move.old_rows()[column] == 0
+        move.run(*FINISH)
+        move.deploy("after")
+        move.read_all(step=10)
 
 
-def searched(client: TestClient) -> Any:
-    return client.get("/users/search", params={"email": CANARY}, headers=ACTOR).json()
+def test_a_change_waits_while_its_row_moves(
+    postgres: Postgres,
+    settings: pytest.MonkeyPatch,  # noqa: F811
+    guide_world: World,  # noqa: F811
+) -> None:
+    """A number that is taken out does not come back by a migration of the same row."""
+    with moving(postgres, settings, guide_world) as move, ThreadPoolExecutor(1) as pool:
+        move.deploy("during")
+        token = move.module.veil.seal("users.ssn", "078-05-1120", subject=1)
+        with move.engine.begin() as migration:
+            written = text("UPDATE users SET ssn_token = :token, ssn = NULL WHERE id = 1")
+            migration.execute(written, {"token": token})
+            change = {"name": "Ada", "email": CANARY, "phone": None, "ssn": None}
+            changed = pool.submit(move.ask, "PUT", "/users/1", json=change)
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            until("the change waits", lambda: migration.scalar(waiting))
+        assert changed.result()["ssn_last4"] is None
+        move.read(1)
+
+
+def use(move: Move, rng: random.Random) -> None:
+    """Each request once, of users as they come."""
+    made = move.ask("POST", "/users", json=person(rng.randrange(2 * ROWS)))
+    shown = move.read(rng.randint(1, made["id"]))
+    assert shown["id"] in move.search(rng.choice([shown["email"], f" {shown['email'].upper()} "]))
+    shown = move.read(rng.randint(1, made["id"]))
+    change = person(rng.randrange(2 * ROWS))
+    if rng.random() < 0.5:
+        change["email"] = shown["email"]
+    move.ask("PUT", f"/users/{shown['id']}", json=change)
+    assert shown["id"] in move.search(change["email"])
+    move.search(shown["email"])
+    move.read(shown["id"])
