@@ -1,4 +1,5 @@
-//! References between documents, code and messages: each names a file and a heading that are there.
+//! References between documents, code and messages: each names a file, a heading or a setting that
+//! is there.
 
 #![allow(clippy::unwrap_used, reason = "a test ends here")]
 
@@ -23,6 +24,12 @@ const ELSEWHERE: [&str; 4] = [
     "target/bench/latency.md",
     "target/bench/pipeline.md",
 ];
+
+/// Sections whose keys are librdkafka's, or those of another section.
+const OPEN_SECTIONS: [&str; 4] =
+    ["kafka.client", "kafka.consumer", "kafka.producer", "keys.recovery"];
+/// What looks like a setting and is a file.
+const NO_SETTINGS: [&str; 2] = ["audit.key", "keys.erasures.jsonl"];
 
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
@@ -137,6 +144,36 @@ fn documents_wrap_at_100_columns() {
     assert!(documents.len() > 10, "only {} documents were found", documents.len());
 }
 
+/// Settings are those of docs/configuration.md, which a test of the configuration compares with the
+/// code. Prose names them, and so do blocks of TOML.
+#[test]
+fn every_setting_that_is_named_is_there() {
+    let documents = documents();
+    let known = settings(&documents[Path::new("docs/configuration.md")]);
+    assert!(known.len() > 100, "only {} settings were found", known.len());
+    let sections: BTreeSet<&str> =
+        known.iter().filter_map(|name| Some(name.split_once('.')?.0)).collect();
+    let is_there = |name: &str| {
+        let section = format!("{}.", name.trim_end_matches('.'));
+        known.contains(name)
+            || known.iter().any(|known| known.starts_with(&section))
+            || name.starts_with('.') && known.iter().any(|known| known.ends_with(name))
+            || OPEN_SECTIONS.iter().any(|open| name.starts_with(open))
+    };
+    let mut found = 0;
+    let mut faults = Vec::new();
+    for (path, text) in &documents {
+        for (line, name) in named_settings(text, &sections) {
+            found += 1;
+            if !is_there(&name) {
+                faults.push(format!("{}:{line}: {name}: no such setting", path.display()));
+            }
+        }
+    }
+    assert!(found > 250, "only {found} names of settings were found");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 /// What a newcomer reads before the first command.
 #[test]
 fn the_readme_is_short() {
@@ -222,6 +259,69 @@ fn links(text: &str) -> Vec<(usize, &str)> {
         }
     }
     found
+}
+
+/// Names in the first cells of the tables of settings.
+fn settings(document: &str) -> BTreeSet<&str> {
+    let tables = document.split("| setting | default | meaning |\n").skip(1);
+    let rows = tables.flat_map(|table| table.lines().take_while(|line| line.starts_with('|')));
+    rows.filter_map(|row| row.split(" | ").next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect()
+}
+
+/// Settings and sections that a document names, with their lines: `section.key`, `section.`, and
+/// `.key` where prose says no section.
+fn named_settings(text: &str, sections: &BTreeSet<&str>) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut section = "";
+    // The line that ends a block of TOML, or a configuration that a shell writes.
+    let mut end = None;
+    for (line, number) in text.lines().zip(1..) {
+        if end == Some(line) {
+            end = None;
+        } else if end.is_some() {
+            if let Some(name) = named_section(line) {
+                section = name;
+                found.push((number, format!("{name}.")));
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                found.push((number, format!("{section}.{key}")));
+            }
+        } else if line == "```toml" {
+            (section, end) = ("", Some("```"));
+        } else if let Some(mark) = line.strip_prefix("cat > veilstream.toml <<") {
+            (section, end) = ("", Some(mark.trim_matches('\'')));
+        } else {
+            let codes = line.split('`').skip(1).step_by(2);
+            found.extend(codes.filter_map(|code| Some((number, named_setting(code, sections)?))));
+        }
+    }
+    found
+}
+
+fn named_section(line: &str) -> Option<&str> {
+    let name = line.strip_prefix('[')?.strip_suffix(']')?.trim_matches(['[', ']']);
+    (is_setting(name) && name != "section").then_some(name)
+}
+
+/// What a piece of code in prose names: a section, a setting, or a key with its value.
+fn named_setting(code: &str, sections: &BTreeSet<&str>) -> Option<String> {
+    if let Some(section) = named_section(code) {
+        return Some(format!("{section}."));
+    }
+    let (name, value) = code.split_once(" = ").unwrap_or((code, ""));
+    if !is_setting(name) || NO_SETTINGS.contains(&name) {
+        return None;
+    }
+    match name.split_once('.') {
+        Some((section, _)) => sections.contains(section).then(|| name.to_owned()),
+        None => value.starts_with('"').then(|| format!(".{name}")),
+    }
+}
+
+fn is_setting(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-<>".contains(c))
 }
 
 /// Names that end with `.md`, the line, and the headings that are named with each. The text may run
