@@ -8,7 +8,20 @@ from typing import Any, ClassVar
 
 import pytest
 from models import Note, Person
-from sqlalchemy import Engine, and_, delete, event, exists, func, insert, or_, select, text, update
+from sqlalchemy import (
+    Engine,
+    and_,
+    delete,
+    desc,
+    event,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -215,6 +228,42 @@ def test_a_column_without_an_index_says_what_to_add() -> None:
     with pytest.raises(NotSearchable, match=r'age_bidx = blind_index\("people.age"\)'):
         _ = Person.age == 3
     assert "IS NULL" in str(Person.age.is_(None)) and "IS NULL" in str(Person.age == None)  # noqa: E711
+
+
+EQUAL = "use ==, in_ or is_(None)"
+ADD = f'The index age_bidx finds equal values: {EQUAL}, after age_bidx = blind_index("people.age")'
+NO_ORDER = "No index gives an order: sort or compare what was opened."
+
+
+@pytest.mark.parametrize(
+    ("what", "query", "is_order"),
+    [
+        ("order_by", lambda c: select(Person).order_by(c), True),
+        ("order_by", lambda c: select(c.label("x")).order_by("x"), True),
+        ("order_by", lambda c: select(Person).order_by(c.key), True),
+        ("order_by", lambda c: select(Person.id).order_by(desc(c.key)), True),
+        ("order_by", lambda c: select(Note).join(Person).order_by(c.key), True),
+        ("desc", lambda c: select(Person).order_by(c.desc()), True),
+        ("lt", lambda c: select(Person).where(c < 3), True),
+        ("between", lambda c: select(Person).where(c.between(1, 3)), True),
+        ("like", lambda c: select(Person).where(c.like("3%")), False),
+        ("group_by", lambda c: select(func.count()).group_by(c), False),
+        ("group_by", lambda c: select(c.label("x"), func.count()).group_by("x"), False),
+        ("max()", lambda c: select(func.max(c)), False),
+    ],
+)
+def test_what_ciphertext_cannot_do_names_the_index_to_add(
+    engine: Engine, what: str, query: Any, is_order: bool
+) -> None:
+    """An index that is there, or the one to add. It never gives an order."""
+    there = f"The index email_bidx finds equal values: {EQUAL}"
+    for column, advice in ((Person.age, f"{ADD} and index="), (Person.mail, there)):
+        with Session(engine) as session, pytest.raises(NotSearchable) as refused:
+            session.execute(query(column))
+        field, said = str(refused.value).split(": ", 1)
+        assert field == ("people.age" if column is Person.age else "people.email")
+        reason = f"{what} is not possible over ciphertext."
+        assert said == " ".join([reason, *([NO_ORDER] if is_order else []), advice])
 
 
 def test_a_statement_may_be_used_again(engine: Engine) -> None:

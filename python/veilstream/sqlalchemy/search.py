@@ -30,7 +30,7 @@ from .._columns import has_keys, normalized
 from .._native import Sealed
 from .._veil import Veil
 from ..errors import NotSearchable
-from .misuse import refuse_misuse
+from .misuse import attribute_of, refuse, refuse_misuse
 
 __all__ = [
     "EncryptedComparator",
@@ -100,10 +100,10 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
             return self._search(first)
         if op is operators.not_in_op:
             return self._search_others(first)
-        self._refuse(getattr(op, "__name__", str(op)).removesuffix("_op"))
+        refuse(self.expr, getattr(op, "__name__", str(op)).removesuffix("_op"))
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        self._refuse(getattr(op, "__name__", str(op)).removesuffix("_op"))
+        refuse(self.expr, getattr(op, "__name__", str(op)).removesuffix("_op"))
 
     def _search(self, values: Any) -> ColumnElement[Any]:
         return self._index().in_(self._sought(values))
@@ -117,11 +117,11 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
     def _sought(self, values: Any) -> BindParameter[Any]:
         kind = cast(Any, self.type)
         if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
-            self._refuse("in_ of something that is no list")
+            refuse(self.expr, "in_ of something that is no list")
         listed = [value for value in values if value is not None]
         for value in listed:
             if isinstance(value, ClauseElement | Sealed) or hasattr(value, "__clause_element__"):
-                self._refuse("comparing with anything but a value")
+                refuse(self.expr, "comparing with anything but a value")
         sought = Sought(kind.field, self.expr, listed)
         parameter: BindParameter[Any] = bindparam(
             None, cast(Any, sought), type_=SoughtTag(kind.field), unique=True, expanding=True
@@ -135,8 +135,8 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
         if kind.index is None:
             raise NotSearchable(
                 f"{kind.field} is not searchable here: add a blind index,"
-                f' index="{_attribute(self.expr)}_bidx" of its column and'
-                f' {_attribute(self.expr)}_bidx = blind_index("{kind.field}")'
+                f' index="{attribute_of(self.expr)}_bidx" of its column and'
+                f' {attribute_of(self.expr)}_bidx = blind_index("{kind.field}")'
             )
         table = getattr(self.expr, "table", None)
         columns = getattr(table, "c", {})
@@ -149,16 +149,6 @@ class EncryptedComparator(TypeDecorator.Comparator[Any]):
                 " it becomes a subquery, or select the index too"
             )
         return cast("ColumnElement[Any]", columns[name])
-
-    def _refuse(self, what: str) -> NoReturn:
-        kind = cast(Any, self.type)
-        own = _attribute(self.expr)
-        index = kind.index or f"{own}_bidx"
-        raise NotSearchable(
-            f"{kind.field}: {what} is not possible over ciphertext. The index {index} finds equal"
-            f" values: use ==, in_ or is_(None)"
-            + ("" if kind.index else f', after {index} = blind_index("{kind.field}") and index=')
-        )
 
 
 @dataclass(slots=True)
@@ -174,11 +164,6 @@ class Recheck:
 
 def _is_null(value: Any) -> bool:
     return value is None or getattr(value, "__visit_name__", None) == "null"
-
-
-def _attribute(expr: Any) -> str:
-    annotated = getattr(expr, "_annotations", {}).get("proxy_key")
-    return str(annotated or getattr(expr, "key", None) or "column")
 
 
 def _sought_in(statement: Any) -> list[BindParameter[Any]]:
