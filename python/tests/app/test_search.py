@@ -319,6 +319,30 @@ def test_a_search_is_one_disclosure(engine: Engine, world: World) -> None:
         assert [line["items"] for line in lines] == [2] * len(bucket)
 
 
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        (select(Person).where(Person.mail == "7@x.org"), ["email"]),
+        (select(Person).where(Person.mail.in_(["7@x.org", "8@x.org"])), ["email", "email"]),
+        (select(Person).where(and_(Person.mail == "7@x.org", Person.city == "x")), ["email", "city"]),
+        (select(func.count()).select_from(Person).where(Person.ssn == "123"), ["ssn"]),
+        (select(Person).where(Person.mail.is_(None)), []),
+    ],
+)
+def test_a_search_stands_in_the_audit_log(
+    engine: Engine, world: World, query: Any, fields: list[str]
+) -> None:
+    """A line for each value that is looked for, though nobody has it."""
+    before = len(world.audited())
+    with Session(engine) as session:
+        session.execute(query).all()
+    lines = [line for line in world.audited()[before:] if line["event"] == "search"]
+    assert [line["fields"] for line in lines] == [{field: "revealed"} for field in fields]
+    for line in lines:
+        assert (line["schema"], line["purpose"], line["outcome"]) == ("people", "support", "ok")
+    assert "7@x.org" not in world.audit_text()
+
+
 def test_a_search_judges_by_what_the_database_has(engine: Engine) -> None:
     """Entities that a session has already keep old values; those say nothing of the rows."""
     add_neighbours(engine)
