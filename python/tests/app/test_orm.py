@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,10 +21,10 @@ from sqlalchemy.orm import (
     selectinload,
     sessionmaker,
 )
-from world import Service, World
+from world import Service, World, forked
 
 import veilstream
-from veilstream import NotSealed, Sealed, Veil
+from veilstream import AuditError, NotSealed, Sealed, Veil
 from veilstream.sqlalchemy import attach, clear_seen
 
 
@@ -304,6 +306,40 @@ def test_a_statement_is_one_disclosure(engine: Engine, world: World) -> None:
         assert session.scalars(select(Person.id)).all()
         assert session.scalars(select(Vault)).all() == []
     assert reveals(world, before) == []
+
+
+LOADS: list[Callable[[Session], object]] = [
+    lambda session: session.scalars(select(Person)).all(),
+    lambda session: session.get(Person, 2),
+    lambda session: session.scalars(select(Person).execution_options(yield_per=1)).first(),
+    lambda session: session.scalars(select(Person).where(Person.mail == "canary2@x.org")).all(),
+    lambda session: session.query(Person).filter_by(id=2).one(),
+]
+
+
+def test_without_its_line_a_load_hands_out_nothing(engine: Engine) -> None:
+    """A disk that is full: the log takes no line, so no row and no value comes out."""
+    add(engine, *[Person(id=n, mail=f"canary{n}@x.org") for n in range(3)])
+
+    def load() -> tuple[list[str], list[str]]:
+        engine.dispose(close=False)
+        opened, told = [], []
+        with Session(engine) as session:
+            person = session.get_one(Person, 1)
+            opened.append(str(person.mail))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+            session.expire(person)
+            for query in (lambda _: person.mail, *LOADS):
+                try:
+                    opened.append(repr(query(session)))
+                except AuditError as error:
+                    told.append(repr(error))
+            told += [repr(vars(one)) for one in (person, *session.identity_map.values())]
+        return opened, told
+
+    opened, told = forked(load)()
+    assert opened == ["canary1@x.org"]
+    assert len(told) > len(LOADS) and not any("canary" in one for one in told)
 
 
 def test_listing_sealed_values_opens_nothing(engine: Engine, world: World) -> None:

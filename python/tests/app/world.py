@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,30 @@ def until(what: str, is_so: Callable[[], Any], seconds: float = 60.0) -> Any:
             return found
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.02)
+
+
+def forked(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Starts a call in a forked child. What is returned waits for what it says, as JSON."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(write, json.dumps(call()).encode())
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(write)
+
+    def wait() -> Any:
+        with os.fdopen(read) as out:
+            text = out.read()
+        assert os.waitpid(child, 0)[1] == 0
+        return json.loads(text)
+
+    return wait
 
 
 class World:
