@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from in_process import CONFIG, Site
 from veilstream import (
+    AsyncVeil,
     BindingError,
     ConfigError,
     FieldInfo,
@@ -305,6 +307,36 @@ def test_no_plaintext_in_errors(veil: Veil) -> None:
             told += repr(error) + repr(error.args) + repr(vars(error))
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         assert CANARY not in told and token not in told, number
+
+
+def test_async_calls_with_keys_in_process(site: Site) -> None:
+    """Tasks that run at once keep their purposes apart."""
+
+    async def read(veil: AsyncVeil, n: int) -> object:
+        with veil.purpose("support", reason=f"ticket {n}"):
+            token = await veil.seal("people.email", f"{n}@example.com", subject=n)
+            return await veil.reveal("people.email", token, subject=n)
+
+    async def main() -> None:
+        async with AsyncVeil.open(site.config) as veil:
+            with pytest.raises(NotPicklable):
+                pickle.dumps(veil)
+            told = await asyncio.gather(*[read(veil, n) for n in range(20)])
+            assert told == [f"{n}@example.com" for n in range(20)]
+            event = await veil.transform("people", {"id": 7, "email": "a@example.com"})
+            (row,) = await veil.reveal_many([event], "people", ["email"])
+            assert row.record["email"] == "a@example.com"
+            found = await veil.index("people.email", "A@example.com")
+            assert found == veil.veil.index("people.email", "a@example.com")
+            assert veil.field("people.email").has_subject
+            assert "toml" not in repr(veil)
+        with pytest.raises(VeilError, match="closed"):
+            veil.veil.seal("people.email", "a@example.com", subject=7)
+
+    asyncio.run(main())
+    reasons = [line["reason"] for line in site.lines("reveal") if "reason" in line]
+    assert sorted(reasons) == sorted(f"ticket {n}" for n in range(20))
+    site.verify()
 
 
 def test_nothing_of_it_pickles_or_shows(veil: Veil) -> None:
