@@ -11,11 +11,12 @@ import subprocess
 import threading
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from world import Service, World
+from world import Service, World, forked
 
 import veilstream
 from veilstream import AsyncVeil, Veil
@@ -338,6 +339,23 @@ def test_threads_share_it(veil: Veil) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_forked_child_asks_again(veil: Veil) -> None:
+    """Over a connection of its own: the parent goes on with the one that was kept."""
+    people = range(4)
+    with veil.purpose("support"):
+        tokens = [veil.seal("customers.email", f"{n}@example.com", subject=n) for n in people]
+
+    def read(n: int) -> list[object]:
+        with veil.purpose("support"):
+            return [veil.reveal("customers.email", tokens[n], subject=n) for _ in range(20)]
+
+    children = {n: forked(partial(read, n)) for n in people[1:]}
+    assert read(0) == ["0@example.com"] * 20
+    for n, told in children.items():
+        assert told() == [f"{n}@example.com"] * 20
+    assert read(0) == ["0@example.com"] * 20
 
 
 def test_async(service: Service, app_key: Path) -> None:
