@@ -25,6 +25,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, 
 
 import veilstream
 from veilstream import Veil
+from veilstream.guide import EncryptedString
 from veilstream.sqlalchemy import (
     BlindIndex,
     Encrypted,
@@ -99,6 +100,14 @@ def test_what_the_schema_asks_for_must_be_mapped(veil: Veil, column: Any, says: 
     )
     with pytest.raises(MappingError, match=says):
         check(veil, [own])
+
+
+def test_what_becomes_of_old_values_is_one_of_three() -> None:
+    clear: Any
+    for clear in ("ignore", "", None, True):
+        for mapped in (encrypted, EncryptedString):
+            with pytest.raises(ValueError, match='people.email: clear is "reject", "count" or'):
+                mapped(field="people.email", subject="id", clear=clear)
 
 
 def test_fields_must_exist(veil: Veil) -> None:
