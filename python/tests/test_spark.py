@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,13 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark import TaskContext
 from pyspark.sql import SparkSession
+from sqlalchemy import Engine, create_engine, text
 
 import veilstream.arrow
-from app.world import Service, World
 from blocks import blocks, run, take_schema
-from in_process import ROOT, Site
+from in_process import AUDIT, CONFIG, ROOT, Site
+from pg import Postgres
 from veilstream import ConfigError, PurposeError, Veil
 from veilstream.spark import ProtectedColumn, Server, count_key_ids, reveal, rotate
+from world import Service, World
 
 ROWS = 5000
 EMAILS = [f"canary-{n}@example.com" for n in range(ROWS)]
@@ -72,10 +75,20 @@ def service(world: World, app_key: Path, desk_key: Path) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
+def audit_database() -> Iterator[Engine]:
+    """Takes the lines of executors, whose disks do not outlive their job."""
+    running = Postgres()
+    engine = create_engine(running.url("psycopg"))
+    yield engine
+    engine.dispose()
+    running.stop()
+
+
+@pytest.fixture(scope="module")
 def spark(folder: Path, app_key: Path) -> Iterator[SparkSession]:
     os.environ[VARIABLE] = app_key.read_text()
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["PYTHONPATH"] = f"{ROOT}/python:{ROOT}/python/tests"
+    os.environ["PYTHONPATH"] = ":".join(f"{ROOT}/python{part}" for part in ("", "/tests", "/tests/app"))
     for name in ("events", "local"):
         (folder / name).mkdir()
     # A task may fail three times.
@@ -176,19 +189,55 @@ def test_a_honey_token_does_not_stand_out_in_a_rotated_table(spark: SparkSession
     assert not site.lines("honey")
 
 
+PASSWORD = "password-of-the-audit-log"
+
+
+@pytest.fixture(scope="module")
+def executor_config(site: Site, audit_database: Engine) -> Path:
+    """The configuration of executors: without its line in PostgreSQL, nothing opens."""
+    ddl = site.cli("audit", "ddl", "--role", "executor")
+    with audit_database.begin() as connection:
+        connection.execute(text(f"CREATE ROLE executor LOGIN PASSWORD '{PASSWORD}'"))
+        connection.exec_driver_sql(ddl)
+    url = site.folder / "audit.url"
+    url.touch(mode=0o600)
+    url.write_text(f"postgres://executor:{PASSWORD}@127.0.0.1:{audit_database.url.port}/postgres\n")
+    config = site.folder / "executor.toml"
+    copied = 'postgres_file = "audit.url"\npostgres_delivery = "required"'
+    config.write_text(CONFIG + AUDIT.replace('copy = "none"', copied))
+    return config
+
+
 def test_neither_key_nor_value_is_left_behind(
-    spark: SparkSession, site: Site, folder: Path, old: Path
+    spark: SparkSession,
+    site: Site,
+    folder: Path,
+    old: Path,
+    audit_database: Engine,
+    executor_config: Path,
 ) -> None:
     """In what Spark keeps of a rotation: its settings, event log, shuffle files, the result."""
     secrets = [line.split()[-1].encode() for line in (site.folder / "kek").read_text().splitlines()]
     assert secrets and all(len(secret) == 44 for secret in secrets)
-    frame = rotate(spark.read.parquet(str(old)), COLUMNS, config=str(site.config))
+    secrets += [PASSWORD.encode(), b"postgres://"]
+    before = site.lines("rotate")
+    table = spark.read.parquet(str(old))
+    frame = rotate(table, COLUMNS, config=str(executor_config))
     kept = frame.repartition(3, "person").persist()
     assert kept.count() == ROWS
     shuffled = [path for path in folder.rglob("*") if "shuffle" in path.name]
     assert any(path.is_file() for path in shuffled), "nothing was shuffled"
     keeps_none_of(spark, folder, [*secrets, b"canary-"])
     kept.unpersist()
+    # The lines of each task are in the second place.
+    with audit_database.connect() as connection:
+        copies = connection.scalars(text("SELECT line FROM pii_access_logs")).all()
+    copied = [line for line in map(json.loads, copies) if line["event"] == "rotate"]
+    written = [line for line in site.lines("rotate") if line not in before]
+    assert sorted(copied, key=str) == sorted(written, key=str) and copied
+    tasks = {line["query_id"] for line in copied}
+    assert {task.split("/")[0] for task in tasks} == {spark.sparkContext.applicationId}
+    assert len(tasks) == table.rdd.getNumPartitions() > 1
 
 
 def keeps_none_of(spark: SparkSession, folder: Path, secrets: list[bytes]) -> None:
