@@ -35,6 +35,9 @@ fn value(row: usize) -> String {
     format!("{CANARY}.{row}.\u{1f600}@Example.com")
 }
 
+/// Rows by their form, and tokens by their key.
+type Rows = BTreeMap<(String, Option<String>), u64>;
+
 /// A configuration, keys, documents, and a database.
 struct Desk {
     dir: TempDir,
@@ -192,12 +195,12 @@ impl Desk {
         }
     }
 
-    /// What the audit log has of each migration: its outcome, and rows by form and key.
-    fn audited(&self) -> Vec<(String, BTreeMap<(String, Option<String>), u64>)> {
+    /// What the audit log has of each migration: its outcome, and what the column holds.
+    fn audited(&self) -> Vec<(String, Rows)> {
         let log = fs::read_to_string(self.dir.path().join("audit.jsonl")).unwrap();
         assert!(!log.contains(CANARY));
         let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let mut runs: Vec<(String, BTreeMap<_, _>)> = Vec::new();
+        let mut runs: Vec<(String, Rows)> = Vec::new();
         for line in lines.filter(|line| line["event"] == "migrate") {
             let Some(rows) = line["items"].as_u64() else {
                 runs.push(Default::default());
