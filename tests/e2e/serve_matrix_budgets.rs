@@ -234,6 +234,53 @@ fn attempts_of_one_request_spend_what_was_opened() {
     assert_eq!(ask(&running, "r-3", 4), 0, "and are after a restart");
 }
 
+/// Values that have no index count as well, and so does sealing what tells equality.
+#[test]
+fn values_that_are_searched_spend_a_budget() {
+    let policy = policy();
+    let instance = Instance::of(&setup("insecure = true\n", &policy));
+    let cedar = r#"permit(principal in Role::"reader", action, resource);"#;
+    instance.write("policies/all.cedar", cedar);
+    let (_, key) = instance.make_key_of("desk", "reader");
+    let mut running = instance.start();
+    let ask = |running: &Running, id: &str, values: &[Value]| {
+        let queries: Vec<Value> =
+            values.iter().map(|v| json!({ "field": "customers.email", "value": v })).collect();
+        let body = json!({ "purpose": "support", "request_id": id, "queries": queries });
+        let (status, answer) = running.post(&Client::new(), &key, "/v1/index", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let value = |n: u32| json!(format!("c{n}@example.com"));
+    let none = |n: u32| json!({ "n": n });
+    // Four of six: two that have an index and two that have none.
+    let answer = ask(&running, "s-1", &[value(1), value(2), none(3), none(4)]);
+    assert_eq!(answer["summary"], json!({ "ok": 2, "no_index": 2 }), "{answer}");
+    let answer = ask(&running, "s-2", &[value(1), none(4)]);
+    assert_eq!(answer["summary"], json!({ "ok": 1, "no_index": 1 }), "known ones cost nothing");
+    let answer = ask(&running, "s-3", &[value(5), none(6), value(7), none(8), value(1)]);
+    assert_eq!(answer["summary"], json!({ "ok": 2, "no_index": 1, "denied": 2 }), "{answer}");
+    assert_eq!(answer["queries"][2], json!({ "status": "denied", "values": [] }), "{answer}");
+    assert_eq!(answer["queries"][2], answer["queries"][3]);
+    let body = json!({ "purpose": "support",
+        "items": [{ "field": "customers.card", "value": "4242424242424242" }] });
+    let (_, answer) = running.post(&Client::new(), &key, "/v1/seal", &body);
+    assert_eq!(answer["summary"], json!({ "denied": 1 }), "{answer}");
+    let metrics = running.metrics();
+    let denied = "veilstream_budget_denials_total{purpose=\"support\"} 3\n";
+    assert!(metrics.contains(denied), "{metrics}");
+    let lines = instance.audited();
+    let told: Vec<(&Value, &Value)> = lines
+        .iter()
+        .filter(|line| line["request_id"] == "s-3")
+        .map(|line| (&line["outcome"], &line["items"]))
+        .collect();
+    assert_eq!(told, [(&json!("budget"), &json!(2)), (&json!("ok"), &json!(3))]);
+    assert_eq!(running.stop(), 0);
+    running = instance.start();
+    assert_eq!(ask(&running, "s-4", &[value(9)])["summary"], json!({ "denied": 1 }));
+}
+
 /// A record that names nobody.
 fn webhook(instance: &Instance, fields: &[&str]) -> Value {
     let record = json!({ "pusher": { "name": "Grace Hopper", "email": "grace@example.com" } });

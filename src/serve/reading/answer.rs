@@ -10,7 +10,9 @@ use veilstream_reading::audit::Durable;
 
 use super::found::{Found, Item, Kind, Read, ReadField};
 use super::request::Claims;
+use crate::policy::PolicySet;
 use crate::serve::router::Asked;
+use crate::telemetry::metrics::Metrics;
 
 /// Bytes of an item beside its record or value, mostly.
 const ROOM: usize = 64;
@@ -92,6 +94,23 @@ pub(super) fn asked(claims: &Claims, items: u64, summary: &Summary) -> Option<As
         items,
         outcome: json!(summary).to_string(),
     })
+}
+
+/// Items for which a budget had no room, by a purpose that is configured; for metrics.
+pub(super) struct Spent(Option<(String, u64)>);
+
+impl Spent {
+    pub(super) fn new(policies: &PolicySet, purpose: &str, items: usize) -> Self {
+        // A purpose that nobody configured is the caller's text, and no label.
+        let is_told = items > 0 && policies.has_purpose(purpose);
+        Self(is_told.then(|| (purpose.to_owned(), items as u64)))
+    }
+
+    pub(super) fn add_to(&self, metrics: &Metrics) {
+        if let Some((purpose, items)) = &self.0 {
+            metrics.budget_denials.with_label_values(&[purpose]).inc_by(*items);
+        }
+    }
 }
 
 /// How many there are of each status.

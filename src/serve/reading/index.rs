@@ -11,7 +11,7 @@ use veilstream_engine::schema::{IndexRule, Schema};
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{self, Head, begin, member};
+use super::answer::{self, Head, Spent, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
@@ -67,7 +67,12 @@ impl Reading {
         };
         let answer =
             Head { claims, policy: policies.hash() }.with(&summary, "queries", queries, write);
-        let count = move |metrics: &Metrics| answer::add(&metrics.searches, &summary);
+        let spent = searched.iter().filter(|one| matches!(one, Searched::Budget)).count();
+        let spent = Spent::new(&policies, &claims.purpose, spent);
+        let count = move |metrics: &Metrics| {
+            answer::add(&metrics.searches, &summary);
+            spent.add_to(metrics);
+        };
         // Nobody has `audit` here: a search is of no schema as a whole.
         Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(count) })
     }

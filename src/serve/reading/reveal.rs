@@ -10,7 +10,7 @@ use veilstream_engine::reveal::{Decision, FetchedKeys, HeldKeys, Revealer};
 use veilstream_engine::schema::Field;
 use veilstream_reading::audit::{Disclosure, Entry, Event, SubjectPart};
 
-use super::answer::{self, Summary};
+use super::answer::{self, Spent, Summary};
 use super::asker::Asker;
 use super::asking::{Asking, Decided};
 use super::fault::RequestFault;
@@ -34,8 +34,7 @@ pub(super) struct OpenedItems<'a> {
 /// What metrics tell of it.
 pub(super) struct Counts {
     pub(super) fields: Summary,
-    /// Items for which a budget had no room, by a purpose that is configured.
-    spent: Option<(String, u64)>,
+    spent: Spent,
 }
 
 /// What was reserved in budgets for an item.
@@ -51,18 +50,14 @@ enum Reserved {
 
 impl Counts {
     fn new(asking: &Asking<'_>, read: &[Read<'_>], reserved: &[Reserved]) -> Self {
-        let count = reserved.iter().filter(|of| **of == Reserved::NoRoom).count() as u64;
-        let purpose = &asking.request.claims.purpose;
-        // A purpose that nobody configured is the caller's text, and no label.
-        let is_told = count > 0 && asking.policies.has_purpose(purpose);
-        Self { fields: answer::fields(read), spent: is_told.then(|| (purpose.clone(), count)) }
+        let count = reserved.iter().filter(|of| **of == Reserved::NoRoom).count();
+        let spent = Spent::new(asking.policies, &asking.request.claims.purpose, count);
+        Self { fields: answer::fields(read), spent }
     }
 
     pub(super) fn add_to(&self, metrics: &Metrics) {
         answer::add(&metrics.reveals, &self.fields);
-        if let Some((purpose, count)) = &self.spent {
-            metrics.budget_denials.with_label_values(&[purpose]).inc_by(*count);
-        }
+        self.spent.add_to(metrics);
     }
 }
 

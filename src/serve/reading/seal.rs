@@ -17,7 +17,7 @@ use veilstream_keys::OsEntropy;
 use veilstream_reading::audit::{Entry, Event};
 
 use super::Reading;
-use super::answer::{self, Head, begin, member};
+use super::answer::{self, Head, Spent, begin, member};
 use super::asker::Asker;
 use super::document::Document;
 use super::fault::RequestFault;
@@ -111,7 +111,12 @@ impl Reading {
             sealed.write(out, item.id);
         };
         let answer = Head { claims, policy: policies.hash() }.with(&summary, "items", items, write);
-        let count = move |metrics: &Metrics| answer::add(&metrics.seals, &summary);
+        let spent = sealed.iter().filter(|one| matches!(one, Sealed::Budget)).count();
+        let spent = Spent::new(&policies, &claims.purpose, spent);
+        let count = move |metrics: &Metrics| {
+            answer::add(&metrics.seals, &summary);
+            spent.add_to(metrics);
+        };
         Ok(Prepared { trace, answer, shows_audit: false, count: Box::new(count) })
     }
 }
