@@ -188,7 +188,7 @@ fn a_stream_ends_when_its_key_is_revoked() {
     let mut running = instance.start();
     let mut stream = Stream::support(&running, &key);
     let (mut head, mut answered) = (Value::Null, 0);
-    let (mut is_revoked, since) = (false, Instant::now());
+    let (mut revoked, since) = (None, Instant::now());
     let problem = loop {
         assert!(since.elapsed() < Duration::from_secs(60), "it goes on after {answered} items");
         stream.send(&item(answered, &record));
@@ -200,10 +200,12 @@ fn a_stream_ends_when_its_key_is_revoked() {
         answered += 1;
         if answered == 3 {
             done(&mut instance.keys(&["revoke", &id]));
-            is_revoked = true;
+            revoked = Some(Instant::now());
         }
     };
-    assert!(is_revoked && problem["code"] == "unauthorized", "{problem}");
+    let took = revoked.map(|at| at.elapsed());
+    assert_eq!(problem["code"], "unauthorized", "{problem}");
+    assert!(took.is_some_and(|took| took <= Duration::from_secs(5)), "it ended after {took:?}");
     assert_eq!((stream.line(), problem["status"].as_u64()), (None, Some(401)));
     assert_eq!(running.stop(), 0);
     let lines = instance.audited();
