@@ -202,9 +202,7 @@ fn attempts_of_one_request_spend_what_was_opened() {
     let mut running = instance.start();
     let client = Client::new();
     // Of nobody, so each record counts.
-    let record = json!({ "pusher": { "name": "Grace Hopper", "email": "grace@example.com" } });
-    let record = instance.seal("github-webhooks", &record.to_string()).remove(0);
-    let item = json!({ "schema": "github-webhooks", "fields": ["email"], "record": record });
+    let item = webhook(&instance, &["email"]);
     let ask = |running: &Running, id: &str, count: usize| -> usize {
         let body = json!({ "purpose": "support", "request_id": id, "items": vec![&item; count] });
         let (status, answer) = running.post(&client, &key, "/v1/reveal", &body);
