@@ -387,7 +387,7 @@ fn requests_and_bytes_at_once_are_limited() {
     until("the places are back", || document().unwrap().status() == StatusCode::OK);
 }
 
-/// Whoever holds all it may leaves places and bytes to others.
+/// A principal that holds all it may leaves places and bytes to others.
 #[test]
 fn one_principal_keeps_no_other_out() {
     let dir = tempfile::tempdir().unwrap();

@@ -79,7 +79,7 @@ fn present_erased_corrupt_and_absent_are_denied_in_the_same_bytes() {
             assert_eq!(there.0, status, "{path} {named}: {}", there.2);
         }
     }
-    // Whoever may read some is told of those.
+    // A caller that may read some is told of those.
     let (status, _, answer) = ask(&reader, "/v1/reveal", &whole("customers", 1));
     let answer: Value = serde_json::from_str(&answer).unwrap();
     let told = json!({ "email": { "status": "revealed" } });
