@@ -1,7 +1,7 @@
 //! A folder with a configuration, keys and an audit log, and a database whose table `people` is
 //! filled through `transform`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Permissions;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -41,11 +41,8 @@ impl Desk {
         self.dir.path().join(name)
     }
 
-    /// A file that nobody else may read.
     pub(crate) fn secret(&self, name: &str, text: &str) -> PathBuf {
-        std::fs::write(self.path(name), text).unwrap();
-        std::fs::set_permissions(self.path(name), Permissions::from_mode(0o600)).unwrap();
-        self.path(name)
+        secret_file(self.path(name), text)
     }
 
     pub(crate) fn name(&self, name: &str) -> String {
@@ -101,10 +98,8 @@ impl Desk {
         let output = self.run(&[what, &TABLE[..], &["--json"]].concat(), "");
         let json = serde_json::from_slice(&output.stdout);
         let json = json.unwrap_or_else(|_| panic!("{}", said(&output)));
-        let told = said(&output);
-        let lines = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let named = lines.filter_map(|line| line["row"].as_str().map(ToOwned::to_owned));
-        (output.status.code().unwrap(), json, named.collect())
+        let named = named_rows(&said(&output)).into_keys().collect();
+        (output.status.code().unwrap(), json, named)
     }
 
     /// Its JSON, and whether it ended well.
@@ -209,4 +204,21 @@ pub(crate) fn said(output: &Output) -> String {
 /// The text of a file, for canaries.
 pub(crate) fn text(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
+}
+
+/// A file that nobody else may read.
+pub(crate) fn secret_file(path: PathBuf, text: &str) -> PathBuf {
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+/// Rows that a migration named on its standard error, and why they stay.
+pub(crate) fn named_rows(told: &str) -> BTreeMap<String, String> {
+    let lines = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let named = lines.map(|line| {
+        let of = |name: &str| line[name].as_str().unwrap().to_owned();
+        (of("row"), of("reason"))
+    });
+    named.collect()
 }

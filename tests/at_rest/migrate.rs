@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -14,7 +13,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::desk::Desk as People;
+use crate::desk::{Desk as People, named_rows, secret_file};
 use crate::feed::feed;
 use crate::postgres_server::{Database, server};
 use crate::servers::{bao, kms};
@@ -72,10 +71,7 @@ impl Desk {
     }
 
     fn private(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.dir.path().join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        path
+        secret_file(self.dir.path().join(name), text)
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -133,12 +129,7 @@ impl Desk {
         }
         self.is_clean(&self.database.log()[before..]);
         let told = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
-        let lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let named = lines.map(|line| {
-            let of = |name: &str| line[name].as_str().unwrap().to_owned();
-            (of("row"), of("reason"))
-        });
-        (status.code().unwrap(), told, named.collect())
+        (status.code().unwrap(), told, named_rows(&stderr))
     }
 
     /// Neither a value nor a key is in a part of the server's log, and none of pgcrypto's functions.

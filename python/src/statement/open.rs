@@ -96,9 +96,8 @@ impl ReadingParts {
         Ok(opened)
     }
 
-    /// Opens columns, their parts side by side where there is much to open: a statement waits
-    /// for all of it. The threads end before it returns, so none is there when
-    /// Python forks.
+    /// Opens columns, their parts side by side where there is much to open: a statement waits for
+    /// all of it. The threads end before it returns, so none is there when Python forks.
     fn open_all(
         &self,
         columns: &[TokenColumn],
