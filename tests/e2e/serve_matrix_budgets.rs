@@ -1,8 +1,9 @@
 //! One budget over single requests, instances, restarts and clocks.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 
 use reqwest::blocking::Client;
 use rustix::process::Signal;
@@ -15,7 +16,13 @@ const READER: &str = r#"permit(principal in Role::"reader", action in [Action::"
 
 /// A budget of six data subjects and six values, for one purpose.
 fn setup<'a>(serve: &'a str, policy: &'a str) -> Setup<'a> {
-    Setup { serve, policy, cedar: READER, schemas: &["customers", "github-webhooks"] }
+    Setup {
+        serve,
+        policy,
+        cedar: READER,
+        schemas: &["customers", "github-webhooks"],
+        ..Setup::default()
+    }
 }
 
 fn policy() -> String {
@@ -107,6 +114,73 @@ fn instances_share_one_budget() {
     assert!(instance.verify().status.success());
 }
 
+/// The lines of a stream's answer; the last one is its end.
+fn stream(running: &Running, token: &str, head: &Value, items: &[Value]) -> Vec<Value> {
+    let lines = std::iter::once(head).chain(items);
+    let body: String = lines.map(|line| format!("{line}\n")).collect();
+    let asked = Client::new().post(format!("http://{}/v1/reveal", running.address));
+    let asked = asked.bearer_auth(token).header("content-type", "application/x-ndjson");
+    let answer = asked.body(body).send().unwrap().text().unwrap();
+    answer.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Single requests, batches and a stream ask each instance at once. Returns what any was told.
+fn told_at_once(instances: &[Running], token: &str, people: &[Value]) -> BTreeSet<String> {
+    let told = Mutex::new(BTreeSet::new());
+    let tell = |answers: &[Value]| {
+        let values = answers.iter().filter_map(|item| item["value"].as_str().map(str::to_owned));
+        told.lock().unwrap().extend(values);
+    };
+    let post = |running: &Running, items: &[Value]| {
+        let body = json!({ "purpose": "support", "items": items });
+        let (status, answer) = running.post(&Client::new(), token, "/v1/reveal", &body);
+        assert_eq!(status, 200, "{answer}");
+        tell(answer["items"].as_array().unwrap());
+    };
+    std::thread::scope(|scope| {
+        for (running, own) in instances.iter().zip(people.chunks(people.len() / instances.len())) {
+            scope
+                .spawn(move || own.iter().for_each(|one| post(running, std::slice::from_ref(one))));
+            scope.spawn(move || own.chunks(4).for_each(|batch| post(running, batch)));
+            scope.spawn(move || {
+                let head = json!({ "purpose": "support" });
+                let answers = stream(running, token, &head, own);
+                assert!(answers.last().unwrap()["end"].get("summary").is_some(), "{answers:?}");
+                tell(&answers);
+            });
+        }
+    });
+    told.into_inner().unwrap()
+}
+
+/// Whatever form a request has, whichever instance it asks, and after a crash of all of them on a
+/// host whose clock went back.
+#[test]
+fn all_ways_to_ask_spend_one_budget_over_a_crash_and_a_clock_set_back() {
+    let policy = policy_of(9);
+    let instance = Instance::of(&setup("insecure = true\ninstances = 3\n", &policy));
+    let (_, key) = instance.make_key_of("desk", "reader");
+    let people = people(&instance, 1, 36);
+    let start = |back: i64| -> Vec<Running> {
+        let start = |_| instance.start_with(|command| set_back(command, back));
+        (0..3).map(start).collect()
+    };
+    let mut instances = start(0);
+    let told = told_at_once(&instances, &key, &people);
+    assert_eq!(told.len(), 9, "{told:?}");
+    for running in &mut instances {
+        running.signal(Signal::KILL);
+        running.child.wait().unwrap();
+    }
+    instances = start(2 * 86_400);
+    assert_eq!(told_at_once(&instances, &key, &people).difference(&told).next(), None);
+    drop(instances);
+    instances = start(-90_000);
+    let next_day = told_at_once(&instances, &key, &people);
+    assert_eq!(next_day.len(), 9, "{next_day:?}");
+    assert!(instance.verify().status.success());
+}
+
 /// The subject of one issuer is not that of another.
 #[test]
 fn two_issuers_with_one_sub_are_two_principals() {
@@ -168,6 +242,10 @@ int clock_gettime(clockid_t id, struct timespec *now) {
     library
 });
 
+fn set_back(command: &mut Command, seconds: i64) {
+    command.env("LD_PRELOAD", &*CLOCK).env("CLOCK_BACK", seconds.to_string());
+}
+
 #[test]
 fn a_clock_that_is_set_back_frees_nothing() {
     let policy = policy();
@@ -175,11 +253,7 @@ fn a_clock_that_is_set_back_frees_nothing() {
     let (_, key) = instance.make_key_of("desk", "reader");
     let people = people(&instance, 1, 12);
     // The log's lines stand two days ahead of the clock, and then a day and an hour behind it.
-    let start = |back: i64| {
-        instance.start_with(|command| {
-            command.env("LD_PRELOAD", &*CLOCK).env("CLOCK_BACK", back.to_string());
-        })
-    };
+    let start = |back: i64| instance.start_with(|command| set_back(command, back));
     let mut running = start(0);
     assert_eq!(read(&running, &key, &people[..6]), 6);
     assert_eq!(running.stop(), 0);
@@ -217,16 +291,9 @@ fn attempts_of_one_request_spend_what_was_opened() {
     assert_eq!(ask(&running, "r-1", 4), 4, "the same again");
     assert_eq!(ask(&running, "r-2", 4), 2, "four of six were spent");
     // A stream is no retry, whatever its id.
-    let head = json!({ "purpose": "support", "request_id": "r-1" }).to_string();
-    let body = [vec![head], vec![item.to_string(); 4]].concat().join("\n");
-    let stream = client
-        .post(format!("http://{}/v1/reveal", running.address))
-        .bearer_auth(&key)
-        .header("content-type", "application/x-ndjson")
-        .body(body);
-    let answer = stream.send().unwrap().text().unwrap();
-    let end = answer.lines().last().unwrap();
-    assert_eq!(end, r#"{"end":{"summary":{"denied":4}}}"#, "{answer}");
+    let head = json!({ "purpose": "support", "request_id": "r-1" });
+    let answer = stream(&running, &key, &head, &vec![item.clone(); 4]);
+    assert_eq!(answer.last(), Some(&json!({ "end": { "summary": { "denied": 4 } } })));
     assert_eq!(running.stop(), 0);
     running = instance.start();
     assert_eq!(ask(&running, "r-3", 4), 0, "and are after a restart");
