@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::audit_table::{audit_table, copies_in_table};
 use crate::kafka::{Kafka, kafka, wait_for};
 use crate::postgres_server::{Database, Server};
 use crate::reader;
@@ -268,36 +269,14 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A database with the tables of `audit ddl`, and what the configuration says of it.
+/// A table in a server that no other test needs, and what the configuration says of it.
 fn table(delivery: &str) -> (Database, String) {
-    // One that no other test needs.
-    let server: &'static Server = Box::leak(Box::new(Server::start()));
-    let database = server.database();
-    let role = format!("writer_{}", database.name);
-    database.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 's3cr3t'"));
-    database.sql(&done(&mut veilstream(&["audit", "ddl", "--role", &role])));
-    let url = database.url();
-    let (_, place) = url.split_once('@').unwrap();
-    let audit = format!(
-        "postgres = \"postgres://{role}:s3cr3t@{place}\"\npostgres_delivery = \"{delivery}\"\n\
-        queue = 5\n"
-    );
-    (database, audit)
+    audit_table(Box::leak(Box::new(Server::start())), delivery)
 }
 
 /// Lines of the topic.
 fn copies_in_topic(desk: &Desk) -> String {
     let output = desk.audit(&["copies", "--topic"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Lines of the table, by an auditor who may read it.
-fn copies_of(desk: &Desk, database: &Database) -> String {
-    let url = database.url();
-    let (_, place) = url.split_once('@').unwrap();
-    fs::write(desk.path("auditor.url"), format!("postgres://postgres@{place}\n")).unwrap();
-    let output = desk.audit(&["copies", "--postgres-file", &desk.path("auditor.url")]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -341,7 +320,7 @@ fn a_required_table_that_hangs_or_stops_refuses_and_is_caught_up() {
     let mut running = desk.start();
     running.reads_until("an answer of the next process", true);
     answered.append(&mut running.stop());
-    let copies = copies_of(&desk, &database);
+    let copies = copies_in_table(desk.dir.path(), &database);
     desk.assert_same(&copies);
     for id in &answered {
         assert!(copies.contains(&format!("\"request_id\":\"{id}\"")), "{id} is not in the table");
@@ -375,7 +354,7 @@ fn a_required_table_that_hangs_or_stops_refuses_and_is_caught_up() {
     running.stop();
     let row = admin.query_one("SELECT length(refs) FROM pii_access_log_subjects", &[]).unwrap();
     assert_eq!(u64::try_from(row.get::<_, i32>(0)).unwrap(), MANY * 16);
-    desk.assert_same(&copies_of(&desk, &database));
+    desk.assert_same(&copies_in_table(desk.dir.path(), &database));
 }
 
 /// Reads on while a place that is not required hangs: a line says how many lines it never had.
@@ -428,7 +407,7 @@ fn a_table_that_is_not_required_misses_lines_and_a_line_says_how_many() {
     let paused = Cell::new(None);
     let hang = || paused.set(Some(database.server.pause()));
     let resume = || drop(paused.take());
-    misses_lines(&desk, "postgres", hang, resume, || copies_of(&desk, &database));
+    misses_lines(&desk, "postgres", hang, resume, || copies_in_table(desk.dir.path(), &database));
 }
 
 #[test]

@@ -10,6 +10,9 @@ mod acls;
 mod admin;
 #[cfg(all(feature = "serve", feature = "postgres"))]
 mod audit_places;
+#[cfg(all(feature = "serve", feature = "postgres"))]
+#[path = "../support/audit_table.rs"]
+mod audit_table;
 mod bad_input;
 mod blocked;
 mod canary;

@@ -74,12 +74,15 @@ pub(crate) struct Setup<'a> {
     pub(crate) policy: &'a str,
     /// The file `policies/all.cedar`; empty: none.
     pub(crate) cedar: &'a str,
+    /// The second place of `[audit]`.
+    pub(crate) audit: &'a str,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
         let serve = "insecure = true\n";
-        Self { serve, schemas: &["customers"], policy: SUPPORT, cedar: POLICY }
+        let audit = "copy = \"none\"\n";
+        Self { serve, schemas: &["customers"], policy: SUPPORT, cedar: POLICY, audit }
     }
 }
 
@@ -108,9 +111,9 @@ impl Instance {
         if !setup.cedar.is_empty() {
             instance.write("policies/all.cedar", setup.cedar);
         }
-        let Setup { serve, policy, .. } = setup;
+        let Setup { serve, policy, audit, .. } = setup;
         let text = format!(
-            "[audit]\nrecipient_file = \"audit.pub\"\ncopy = \"none\"\n{policy}\n[schemas]\ndomains = \
+            "[audit]\nrecipient_file = \"audit.pub\"\n{audit}{policy}\n[schemas]\ndomains = \
             [\"payment_card\"]\nreload_interval = \"1s\"\n[keys]\nstore = \
             \"sqlite:keys/keys.db\"\n[keys.file]\npath = \"keys/kek\"\n[http]\nlisten = \
             \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[serve]\nlisten = \"127.0.0.1:0\"\n{serve}"
@@ -200,7 +203,8 @@ impl Instance {
             .map(|entry| entry.unwrap())
             .filter(|entry| entry.file_type().unwrap().is_file())
             .map(|entry| entry.file_name().into_string().unwrap())
-            .filter(|name| name.starts_with("audit.jsonl") && !name.contains(".subjects-"))
+            .filter(|name| name.starts_with("audit.jsonl"))
+            .filter(|name| !name.contains(".subjects-") && !name.contains(".policy-"))
             .collect();
         files.sort();
         let texts = files.iter().map(|file| self.read(file));
@@ -214,9 +218,13 @@ impl Instance {
 
     /// `audit verify` with the auditor's key.
     pub(crate) fn verify(&self) -> Output {
+        self.verify_with(&[])
+    }
+
+    pub(crate) fn verify_with(&self, args: &[&str]) -> Output {
         let (config, key) = (self.path("veilstream.toml"), self.path("verifier.key"));
-        let args = ["audit", "verify", "--config", &config, "--key", &key];
-        veilstream(&args).output().unwrap()
+        let mut command = veilstream(&["audit", "verify", "--config", &config, "--key", &key]);
+        command.args(args).output().unwrap()
     }
 }
 

@@ -33,8 +33,13 @@ fn secret(instance: &Instance, name: &str, text: &str) {
 
 #[test]
 fn texts_of_other_systems_open_as_their_own_field_alone() {
-    let instance =
-        Instance::of(&Setup { serve: INTEROP, schemas: &[], policy: SUPPORT, cedar: CEDAR });
+    let instance = Instance::of(&Setup {
+        serve: INTEROP,
+        schemas: &[],
+        policy: SUPPORT,
+        cedar: CEDAR,
+        ..Setup::default()
+    });
     instance.write("schemas/legacy.json", LEGACY);
     secret(&instance, "fernet.keys", &URL_SAFE.encode([1; 32]));
     secret(&instance, "pay.keys", &URL_SAFE.encode([2; 32]));

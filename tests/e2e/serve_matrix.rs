@@ -5,9 +5,20 @@
 mod keys {
     pub(crate) use veilstream::keys::{CredentialSource, KeyFault, now};
 }
+#[cfg(feature = "postgres")]
+#[path = "../support/audit_table.rs"]
+mod audit_table;
 #[allow(dead_code, reason = "shared with the tests of logins")]
 #[path = "serve_instance.rs"]
 mod instance;
+#[cfg(feature = "postgres")]
+#[path = "../../keys/tests/support/ports.rs"]
+mod ports;
+#[cfg(feature = "postgres")]
+#[path = "../../keys/tests/support/postgres.rs"]
+mod postgres_server;
+#[cfg(feature = "postgres")]
+mod serve_matrix_audit;
 mod serve_matrix_bodies;
 mod serve_matrix_budgets;
 mod serve_matrix_denied;

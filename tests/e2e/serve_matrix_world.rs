@@ -94,7 +94,13 @@ impl World {
             jwt("batch", "batch", "service"),
         );
         let policy = sections(&purposes());
-        let setup = Setup { serve: &serve, schemas: &SCHEMAS, policy: &policy, cedar: "" };
+        let setup = Setup {
+            serve: &serve,
+            schemas: &SCHEMAS,
+            policy: &policy,
+            cedar: "",
+            ..Setup::default()
+        };
         let instance = Instance::of(&setup);
         let leaf = servers.server();
         instance.write("server.pem", &leaf.certificate);
