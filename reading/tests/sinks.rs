@@ -132,8 +132,18 @@ fn a_required_place_that_hangs_refuses_within_the_deadline_and_comes_back() {
     place.set(Mood::Takes);
     // The first that is taken: the place has everything before it.
     lab.until(|| log.append(vec![entry(7)]).is_ok());
+    log.append(vec![entry(8)]).unwrap();
     log.stop().unwrap();
     assert_same(&lab, &place);
+    let lines = lab.lines();
+    let told: Vec<_> =
+        lines.iter().map(|l| (l.entry.event, l.entry.attempt, l.entry.items)).collect();
+    let of = |event, n| told.iter().position(|line| line.0 == event && line.1 == n).unwrap();
+    // Once, between the line that was refused and the first one that was not.
+    let pause = of(Event::Gap, None);
+    assert!(of(Event::Reveal, Some(2)) < pause && pause < of(Event::Reveal, Some(7)), "{told:?}");
+    assert_eq!((told[pause].2, events(&lines)["gap"]), (Some(0), 1));
+    assert_eq!(lines[pause].entry.reason.as_deref(), Some("memory"));
 }
 
 #[test]

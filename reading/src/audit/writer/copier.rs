@@ -55,6 +55,11 @@ pub(super) struct Behind {
 }
 
 impl Behind {
+    /// The place, where it is required.
+    pub(super) fn required(&self) -> Option<&'static str> {
+        self.is_required.then_some(self.name)
+    }
+
     pub(super) fn to_error(&self) -> io::Error {
         let what = if self.is_required { "lacks lines" } else { "lacks the chain's first line" };
         let why = self.why.as_deref().unwrap_or(NO_ANSWER);

@@ -1,6 +1,6 @@
 //! The writer's thread: its chain, its file, and what happens when one of them ends.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub(super) struct State {
     looked: Option<(Instant, u64)>,
     checkpoint_due: Instant,
     copiers: Copiers,
+    /// Required places for which lines were refused, and of which no line tells yet.
+    paused: BTreeSet<&'static str>,
     watch: Arc<FileWatch>,
     /// Names of files for which it is known what earlier processes left to the second places.
     adopted: HashSet<PathBuf>,
@@ -117,6 +119,7 @@ impl State {
             over: None,
             looked: None,
             copiers,
+            paused: BTreeSet::new(),
             watch,
             adopted: HashSet::new(),
             is_started: false,
@@ -242,8 +245,11 @@ impl State {
         if self.is_started { deadline } else { deadline.max(START) }.mul_f32(0.9)
     }
 
-    fn wait_for_copies(&self, until: Instant) -> io::Result<()> {
-        self.copiers.wait(until).map_err(|behind: Behind| behind.to_error())
+    fn wait_for_copies(&mut self, until: Instant) -> io::Result<()> {
+        self.copiers.wait(until).map_err(|behind: Behind| {
+            self.paused.extend(behind.required());
+            behind.to_error()
+        })
     }
 
     fn write_lines(&mut self, requests: &[Drafts], is_last: bool) -> io::Result<Vec<Durable>> {
@@ -260,7 +266,9 @@ impl State {
             has_checkpoint: false,
         };
         let gaps = self.copiers.take_gaps();
-        batch.add(&jump.into_iter().chain(gaps.iter().copied().map(gap)).collect());
+        // Such a place is caught up before anything is written, but for the end of the log.
+        let paused = self.paused.iter().map(|place| (*place, 0));
+        batch.add(&jump.into_iter().chain(paused.chain(gaps.iter().copied()).map(gap)).collect());
         let durable = requests.iter().map(|lines| batch.add(lines)).collect();
         if is_last || Instant::now() >= self.checkpoint_due || batch.chain.uncovered() >= most {
             batch.checkpoint();
@@ -274,6 +282,7 @@ impl State {
                 return Err(error);
             }
             open.durable = open.chain.as_predecessor();
+            self.paused.clear();
             self.copiers.give(&span(&open.file, from, lines), false);
         }
         if has_checkpoint {
@@ -435,7 +444,7 @@ fn span(file: &LogFile, from: u64, lines: u64) -> Span {
     Span { file: file.reader(), slot: file.path().into(), from, to: file.len(), lines }
 }
 
-/// The line about what a place missed.
+/// The line about what a place missed; of a required one that was away: nothing.
 fn gap((place, missed): (&'static str, u64)) -> Entry {
     Entry { reason: Some(place.to_owned()), items: Some(missed), ..Entry::new(Event::Gap) }
 }
