@@ -23,6 +23,8 @@ use crate::reader;
 use crate::runbook::served;
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// An answer waits two seconds (docs/operations.md); the rest is for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(5);
 const POLICY: &str = r#"@id("desk-reads")
 permit(principal in Role::"desk", action == Action::"reveal", resource == Field::"customers.email");
 "#;
@@ -122,7 +124,6 @@ impl Desk {
             http: String::new(),
             asked: 0,
             answered: BTreeSet::new(),
-            slowest_refusal: Duration::ZERO,
             client: Client::builder().timeout(Duration::from_secs(60)).build().unwrap(),
         };
         wait_for(LIMIT, "the service to listen", || {
@@ -173,7 +174,6 @@ struct Running<'d> {
     asked: usize,
     /// Requests that were answered with a value.
     answered: BTreeSet<String>,
-    slowest_refusal: Duration,
     client: Client,
 }
 
@@ -222,7 +222,8 @@ impl Running<'_> {
         }
         assert_eq!((status.as_u16(), &answer["code"]), (503, &"audit_unavailable".into()));
         assert!(!answer.to_string().contains("ada@"), "{answer}");
-        self.slowest_refusal = self.slowest_refusal.max(begun.elapsed());
+        let took = begun.elapsed();
+        assert!(took < DEADLINE, "refused after {took:?}");
         false
     }
 
@@ -257,7 +258,6 @@ impl Running<'_> {
         assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
         let log = self.log();
         assert!(!log.contains("ada@") && !log.contains("s3cr3t"), "{log}");
-        println!("slowest refusal {:?}", self.slowest_refusal);
         std::mem::take(&mut self.answered)
     }
 }

@@ -480,6 +480,13 @@ fn a_stream_waits_at_the_limit_of_items_and_others_do_not() {
     let body = json!({ "purpose": "support", "items": vec![json!({}); 1000] });
     let client = reqwest::blocking::Client::new();
     assert_eq!(running.post(&client, &other, "/v1/reveal", &body).0, 200);
+    // A request does not wait: its caller is told when to ask again.
+    let asked = client.post(format!("http://{}/v1/reveal", running.address)).json(&body);
+    let refused = asked.bearer_auth(&other).send().unwrap();
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["retry-after"]),
+        (429, &"1".parse().unwrap())
+    );
     (1..4000).for_each(|_| drop(stream.item(&mut head)));
     assert_eq!(stream.line(), Some(json!({ "end": { "summary": { "malformed": 4000 } } })));
     // A second's worth at once, and a second for each one after it.
