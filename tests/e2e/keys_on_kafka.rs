@@ -212,3 +212,24 @@ fn a_topic_that_would_lose_keys_or_keep_erased_ones_is_refused_with_the_command_
     let other = with_topics(sandbox.instance(0), "unfit-other");
     assert!(text(&other.run(&["keys", "init"])).contains("holds something else"));
 }
+
+/// As of a store on this host: with no other server than the brokers.
+#[cfg(all(feature = "serve", feature = "postgres"))]
+#[test]
+fn a_service_with_its_keys_in_topics_opens_and_hears_of_changes() {
+    use crate::desk::{Desk, LIMIT, Running, done, veilstream};
+    use crate::kafka::wait_for;
+
+    let desk = Desk::with_keys_in_topics(&kafka().bootstrap, "served");
+    let config = desk.path("veilstream.toml");
+    let mut running = desk.start();
+    assert!(running.reads());
+    let status = |running: &Running<'_>| running.ask("erased", 1).1["items"][0]["status"].clone();
+    assert_eq!(status(&running), "revealed");
+    let shred = ["shred", "--config", &config, "--subject", "42", "--reason", "a request"];
+    done(&mut veilstream(&shred));
+    wait_for(LIMIT, "the erasure to be heard of", || status(&running) == "erased");
+    done(&mut veilstream(&["serve", "keys", "revoke", "--config", &config, "--name", "desk"]));
+    wait_for(LIMIT, "the key to be refused", || running.ask("revoked", 1).0 == 401);
+    running.stop();
+}

@@ -21,6 +21,8 @@ mod chaos;
 #[path = "../support/compose.rs"]
 mod compose;
 mod connect_worker;
+#[cfg(all(feature = "serve", feature = "postgres"))]
+mod desk;
 mod dlq;
 mod exits;
 mod feed;
