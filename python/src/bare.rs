@@ -78,7 +78,7 @@ impl ReadingParts {
         };
         let mut payload = Vec::new();
         let opened = if text.starts_with(PREFIX) {
-            let lookup = |_: &_| key.clone();
+            let lookup = |_: &_| key.as_ref();
             self.with_opener(|opener| opener.open(text, &expected, lookup, &mut payload))
                 .map_err(Status::Failed)
         } else {

@@ -1,5 +1,6 @@
 //! Opening: strict, in the order of docs/formats.md, never a second key tried.
 
+use std::borrow::Borrow;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 
@@ -90,17 +91,18 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`; of
+    /// Opens `token`, handing the key id to `lookup`. Anyone who holds the key lends it: threads that
+    /// count references to one key wait for each other at every token. The payload replaces the content of `out`; of
     /// a honey token there is none: callers raise the alarm and answer as if the key were not
     /// available.
     ///
     /// # Errors
     /// The first [`OpenError`] that applies, in the order of docs/formats.md.
-    pub fn open(
+    pub fn open<K: Borrow<Arc<Key>>>(
         &mut self,
         token: &[u8],
         expected: &Expected<'_>,
-        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
+        lookup: impl FnOnce(&KeyId) -> Option<K>,
         out: &mut Vec<u8>,
     ) -> Result<PayloadKind, OpenError> {
         let kind = self.open_to_seal(token, expected, lookup, out)?;
@@ -111,11 +113,11 @@ impl Opener {
     ///
     /// # Errors
     /// As [`Opener::open`].
-    pub fn open_decoded(
+    pub fn open_decoded<K: Borrow<Arc<Key>>>(
         &mut self,
         token: &Decoded,
         expected: &Expected<'_>,
-        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
+        lookup: impl FnOnce(&KeyId) -> Option<K>,
         out: &mut Vec<u8>,
     ) -> Result<PayloadKind, OpenError> {
         out.clear();
@@ -131,11 +133,11 @@ impl Opener {
     ///
     /// # Errors
     /// As [`Opener::open`].
-    pub fn open_to_seal(
+    pub fn open_to_seal<K: Borrow<Arc<Key>>>(
         &mut self,
         token: &[u8],
         expected: &Expected<'_>,
-        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
+        lookup: impl FnOnce(&KeyId) -> Option<K>,
         out: &mut Vec<u8>,
     ) -> Result<PayloadKind, OpenError> {
         out.clear();
@@ -144,20 +146,21 @@ impl Opener {
     }
 
     /// Opens what stands in `raw`: the checks that follow decoding.
-    fn open_raw(
+    fn open_raw<K: Borrow<Arc<Key>>>(
         &mut self,
         header: &Header,
         expected: &Expected<'_>,
-        lookup: impl FnOnce(&KeyId) -> Option<Arc<Key>>,
+        lookup: impl FnOnce(&KeyId) -> Option<K>,
         out: &mut Vec<u8>,
     ) -> Result<PayloadKind, OpenError> {
         if header.fid != expected.fid {
             return Err(OpenError::FieldMismatch);
         }
         let key = lookup(&header.kid).ok_or(OpenError::KeyUnavailable)?;
-        check_key(&key, header, expected.tenant, self.allow_compromised)?;
-        let cipher = kept_cipher(&mut self.ciphers, &key, header)?;
-        if header.bound() != expected.binding.is_some() || !expected.owner.permits(&key) {
+        let key = key.borrow();
+        check_key(key, header, expected.tenant, self.allow_compromised)?;
+        let cipher = kept_cipher(&mut self.ciphers, key, header)?;
+        if header.bound() != expected.binding.is_some() || !expected.owner.permits(key) {
             return Err(OpenError::Binding);
         }
         associated_data(

@@ -287,7 +287,7 @@ impl<'k, 's> ColumnOpener<'k, 's> {
             owner,
         };
         let (token, payload) = (text.as_bytes(), &mut self.payload);
-        let lookup = |_: &KeyId| self.groups[place].key.clone();
+        let lookup = |_: &KeyId| self.groups[place].key.as_ref();
         let opened = if self.is_sealing {
             opener.open_to_seal(token, &expected, lookup, payload)
         } else {
