@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use krafka::admin::{GroupOffset, ListConsumerGroupOffsetsOptions};
-use krafka::consumer::{AutoOffsetReset, IsolationLevel};
+use krafka::consumer::{AutoOffsetReset, Consumer, IsolationLevel};
 use krafka::{ConsumerRecord, Kafka, Record};
+
+/// How long the marks of a commit may take.
+const MARKS: Duration = Duration::from_secs(2);
 
 /// What readers see that skip aborted records, in partition order.
 pub(crate) fn committed(bootstrap: &str, topic: &str, partitions: i32) -> Vec<ConsumerRecord> {
@@ -55,18 +58,23 @@ async fn try_read(
     isolation: IsolationLevel,
 ) -> krafka::Result<Vec<ConsumerRecord>> {
     let kafka = Kafka::builder(bootstrap).connect().await?;
-    let consumer = kafka
-        .consumer_without_group()
-        .isolation_level(isolation)
-        .auto_offset_reset(AutoOffsetReset::Earliest)
-        .enable_auto_commit(false)
-        .build()
-        .await?;
-    consumer.assign(topic, (0..partitions).collect()).await?;
-    let mut ends = Vec::new();
+    let consumer = assigned(&kafka, topic, partitions, isolation).await?;
+    // Anyone who commits is answered before each partition has the mark of the commit: what stands
+    // there now is readable in a moment. Not so what a killed process left open.
+    let everything = assigned(&kafka, topic, partitions, IsolationLevel::ReadUncommitted).await?;
+    let written = ends(&everything, topic, partitions).await?;
+    everything.close().await?;
+    let settled = Instant::now() + MARKS;
+    let ends = loop {
+        let ends = ends(&consumer, topic, partitions).await?;
+        let is_settled = ends.iter().zip(&written).all(|(end, written)| end >= written);
+        if is_settled || Instant::now() >= settled {
+            break ends;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     for partition in 0..partitions {
         consumer.seek_to_beginning(topic, partition).await?;
-        ends.push(consumer.fetch_watermarks(topic, partition).await?.1);
     }
     let mut records = Vec::new();
     let limit = Instant::now() + Duration::from_secs(180);
@@ -89,6 +97,33 @@ async fn try_read(
     }
     consumer.close().await?;
     Ok(records)
+}
+
+/// A consumer of all partitions, without a group.
+async fn assigned(
+    kafka: &Kafka,
+    topic: &str,
+    partitions: i32,
+    isolation: IsolationLevel,
+) -> krafka::Result<Consumer> {
+    let consumer = kafka
+        .consumer_without_group()
+        .isolation_level(isolation)
+        .auto_offset_reset(AutoOffsetReset::Earliest)
+        .enable_auto_commit(false)
+        .build()
+        .await?;
+    consumer.assign(topic, (0..partitions).collect()).await?;
+    Ok(consumer)
+}
+
+/// Where each partition ends for this consumer.
+async fn ends(consumer: &Consumer, topic: &str, partitions: i32) -> krafka::Result<Vec<i64>> {
+    let mut ends = Vec::new();
+    for partition in 0..partitions {
+        ends.push(consumer.fetch_watermarks(topic, partition).await?.1);
+    }
+    Ok(ends)
 }
 
 /// The number of a record of a numbered series ([`crate::feed::Feeder::number`]).
