@@ -91,10 +91,12 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Opens `token`, handing the key id to `lookup`. Anyone who holds the key lends it: threads that
-    /// count references to one key wait for each other at every token. The payload replaces the content of `out`; of
+    /// Opens `token`, handing the key id to `lookup`. The payload replaces the content of `out`; of
     /// a honey token there is none: callers raise the alarm and answer as if the key were not
     /// available.
+    ///
+    /// A caller that holds the key returns a reference to it from `lookup`: threads that clone one
+    /// `Arc` for each token wait for each other.
     ///
     /// # Errors
     /// The first [`OpenError`] that applies, in the order of docs/formats.md.
