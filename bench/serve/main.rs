@@ -39,7 +39,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use connection::Request;
-use instance::{Instance, Running, Setup, done, veilstream};
+use instance::{Instance, ServeProcess, Setup, done, veilstream};
 use load::{Measured, closed, open};
 use servers::Bao;
 
@@ -135,7 +135,7 @@ fn main() {
 }
 
 /// What was measured counts only when its trace holds.
-fn ended(instance: &Instance, mut running: Running) {
+fn ended(instance: &Instance, mut running: ServeProcess) {
     assert_eq!(running.stop(), 0);
     let verified = instance.verify();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));

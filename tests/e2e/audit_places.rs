@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::audit_table::{audit_table, copies_in_table};
@@ -121,7 +121,7 @@ fn misses_lines(
     wait_for(LIMIT, "the metric", || !running.get("/metrics").contains(&format!("{missed} 0\n")));
     assert!(running.get("/readyz").contains("ready"), "it reads");
     assert!(running.log().contains("takes no lines; they wait"), "{}", running.log());
-    let said = served("place-away", desk.dir.path(), &[("127.0.0.1:8787", &running.http)]);
+    let said = served("place-away", desk.dir.path(), &[("127.0.0.1:8787", &running.process.http)]);
     assert!(said.contains(&format!("\"audit {place}\":{{\"away\":\"")), "{said}");
     assert!(said.contains(&missed), "{said}");
     resume();
@@ -237,14 +237,13 @@ fn changes_of_policies_and_schemas_have_lines() {
     let desk = Desk::new("127.0.0.1:1", "copy = \"none\"\n");
     let running = desk.start();
     assert!(running.log().contains("audit.copy is"), "{}", running.log());
-    let pid = Pid::from_raw(i32::try_from(running.child.id()).unwrap()).unwrap();
     let of = |event: &str| -> Vec<Value> {
         let lines = desk.lines().into_iter().map(|line| serde_json::from_str(&line).unwrap());
         lines.filter(|line: &Value| line["event"] == event).collect()
     };
     let reloaded = |event: &str, count: usize| {
         wait_for(LIMIT, event, || {
-            kill_process(pid, Signal::HUP).unwrap();
+            running.process.signal(Signal::HUP);
             of(event).len() == count
         });
     };

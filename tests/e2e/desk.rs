@@ -1,21 +1,19 @@
-//! A folder with all that `veilstream serve` needs, for tests with servers beside it, and the process
-//! itself.
+//! A folder with all that `veilstream serve` needs, for tests with servers beside it, and one who
+//! asks it.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use reqwest::blocking::Client;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::kafka::wait_for;
+use crate::serve_process::ServeProcess;
 use crate::stdin::feed;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -115,34 +113,14 @@ impl Desk {
     }
 
     pub(crate) fn start(&self) -> Running<'_> {
-        let mut child = veilstream(&["serve", "--config", &self.path("veilstream.toml")])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                into.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        let mut running = Running {
+        let config = self.path("veilstream.toml");
+        Running {
             desk: self,
-            child,
-            log,
-            address: String::new(),
-            http: String::new(),
+            process: ServeProcess::start(&mut veilstream(&["serve", "--config", &config])),
             asked: 0,
             answered: BTreeSet::new(),
             client: Client::builder().timeout(Duration::from_secs(60)).build().unwrap(),
-        };
-        wait_for(LIMIT, "the service to listen", || {
-            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.log());
-            running.logged("the reading service listens").is_some()
-        });
-        running.address = running.logged("the reading service listens").unwrap();
-        running.http = running.logged("HTTP listens").unwrap();
-        running
+        }
     }
 
     /// Lines of the file with their event.
@@ -177,10 +155,7 @@ impl Desk {
 
 pub(crate) struct Running<'d> {
     desk: &'d Desk,
-    pub(crate) child: Child,
-    log: Arc<Mutex<String>>,
-    address: String,
-    pub(crate) http: String,
+    pub(crate) process: ServeProcess,
     asked: usize,
     /// Requests that were answered with a value.
     answered: BTreeSet<String>,
@@ -189,17 +164,7 @@ pub(crate) struct Running<'d> {
 
 impl Running<'_> {
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    pub(crate) fn logged(&self, message: &str) -> Option<String> {
-        let lines = self.log();
-        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find_map(|line| {
-            let fields = line.get("fields").unwrap_or(&line);
-            let is_it = fields["message"].as_str() == Some(message);
-            is_it.then(|| fields["address"].as_str().map(str::to_owned))?
-        })
+        self.process.log()
     }
 
     /// Reads the first value.
@@ -214,7 +179,7 @@ impl Running<'_> {
             .map(|token| json!({ "id": 1, "field": "customers.email", "token": token }))
             .collect();
         let body = json!({ "purpose": "support", "request_id": id, "items": items });
-        let asked = self.client.post(format!("http://{}/v1/reveal", self.address));
+        let asked = self.client.post(format!("http://{}/v1/reveal", self.process.address));
         let answer = asked.bearer_auth(&self.desk.key).json(&body).send().unwrap();
         (answer.status(), answer.json().unwrap())
     }
@@ -222,7 +187,7 @@ impl Running<'_> {
     /// Reads the first values once; whether it was answered. It is refused in one way only.
     pub(crate) fn reads_first(&mut self, count: usize) -> bool {
         self.asked += 1;
-        let id = format!("r-{}-{}", self.child.id(), self.asked);
+        let id = format!("r-{}-{}", self.process.child.id(), self.asked);
         let begun = Instant::now();
         let (status, answer) = self.ask(&id, count);
         if status == StatusCode::OK {
@@ -242,7 +207,10 @@ impl Running<'_> {
     }
 
     pub(crate) fn get(&self, path: &str) -> String {
-        reqwest::blocking::get(format!("http://{}{path}", self.http)).unwrap().text().unwrap()
+        reqwest::blocking::get(format!("http://{}{path}", self.process.http))
+            .unwrap()
+            .text()
+            .unwrap()
     }
 
     /// What an operator sees while a required place is away, and after.
@@ -251,30 +219,23 @@ impl Running<'_> {
             self.get("/readyz").contains(&format!("audit {place}")) == is_away
         });
         let said = if is_away { "takes no lines, so" } else { "takes lines again" };
-        assert!(self.log().contains(said), "{}", self.log());
+        let log = self.log();
+        assert!(log.contains(said), "{log}");
     }
 
     /// Ends it as a crash does; who was answered.
     pub(crate) fn kill(mut self) -> BTreeSet<String> {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.process.child.kill().unwrap();
+        self.process.child.wait().unwrap();
         std::mem::take(&mut self.answered)
     }
 
     /// Stops it as an orchestrator does; who was answered.
     pub(crate) fn stop(mut self) -> BTreeSet<String> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{}", self.log());
+        let code = self.process.stop();
         let log = self.log();
+        assert_eq!(code, 0, "{log}");
         assert!(!log.contains("ada@") && !log.contains("s3cr3t"), "{log}");
         std::mem::take(&mut self.answered)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

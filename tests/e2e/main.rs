@@ -59,6 +59,9 @@ mod runbook;
 mod sandbox;
 mod schemas;
 mod search;
+#[cfg(all(feature = "serve", feature = "postgres"))]
+#[path = "../support/serve_process.rs"]
+mod serve_process;
 #[path = "../../keys/tests/support/servers.rs"]
 mod servers;
 mod sidecar;

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
 use crate::disk::Disk;
-use crate::instance::{Instance, Running, Setup};
+use crate::instance::{Instance, ServeProcess, Setup};
 use crate::runbook;
 use crate::testing::until;
 
@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Who asks, and what came of it.
 struct Desk {
     instance: Instance,
-    running: Running,
+    running: ServeProcess,
     client: Client,
     key: String,
     /// The first person's token, and one of each of about 150: references that take a side file.
@@ -89,7 +89,11 @@ impl Desk {
     }
 
     /// Nothing is answered while it is so, and everything again by itself.
-    fn refuses_while(&mut self, is_so: impl FnOnce(&Running), no_more: impl FnOnce(&Running)) {
+    fn refuses_while(
+        &mut self,
+        is_so: impl FnOnce(&ServeProcess),
+        no_more: impl FnOnce(&ServeProcess),
+    ) {
         // Another set each time, and so another file.
         self.many.pop();
         let (one, many) = (self.one.clone(), self.many.clone());
@@ -101,7 +105,7 @@ impl Desk {
             assert!(!self.reads(), "nothing is answered meanwhile");
         }
         assert!(!self.streams(&one));
-        let ready = |running: &Running| {
+        let ready = |running: &ServeProcess| {
             let answer = reqwest::blocking::get(format!("http://{}/readyz", running.http));
             answer.unwrap().text().unwrap()
         };
@@ -125,7 +129,7 @@ fn assert_values(items: &[Value], count: usize) {
 }
 
 /// The most bytes that a file of the service may have from now on.
-fn limit(running: &Running, most: Option<u64>) {
+fn limit(running: &ServeProcess, most: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(running.child.id()).unwrap());
     let limit = Rlimit { current: most, maximum: None };
     prlimit(pid, Resource::Fsize, limit).unwrap();

@@ -12,7 +12,7 @@ use reqwest::blocking::{Client, RequestBuilder};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, SUPPORT, Setup, corp};
+use crate::instance::{Instance, SUPPORT, ServeProcess, Setup, corp};
 use crate::key_bytes::{assert_absent, files, secrets};
 use crate::testing::TestIssuer;
 
@@ -52,7 +52,7 @@ const MISPLACED: [&str; 13] = [
 struct Desk {
     instance: Instance,
     issuer: TestIssuer,
-    running: Running,
+    running: ServeProcess,
     client: Client,
     key: String,
 }

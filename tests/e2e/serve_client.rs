@@ -33,7 +33,7 @@ fn run(command: &mut Command, input: &str) -> Output {
 
 struct World {
     instance: Instance,
-    running: crate::instance::Running,
+    running: crate::instance::ServeProcess,
     schema: String,
     keys: String,
     sealed: String,

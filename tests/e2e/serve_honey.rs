@@ -6,14 +6,14 @@ use reqwest::StatusCode;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, Setup, done, fed, veilstream};
+use crate::instance::{Instance, ServeProcess, Setup, done, fed, veilstream};
 use crate::runbook;
 use crate::testing::until;
 
 const CEDAR: &str = r#"permit(principal in Role::"analyst", action, resource);"#;
 const EVENT: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"078-05-1120"}}"#;
 
-fn email(running: &Running, key: &str, token: &Value) -> Value {
+fn email(running: &ServeProcess, key: &str, token: &Value) -> Value {
     let items = json!([{ "field": "customers.email", "token": token }]);
     let body = json!({ "purpose": "support", "items": items });
     running.post(&Client::new(), key, "/v1/reveal", &body).1["items"][0]["status"].clone()

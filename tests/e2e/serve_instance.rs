@@ -1,18 +1,20 @@
-//! A folder with all that `veilstream serve` needs, and the process itself.
+//! A folder with all that `veilstream serve` needs.
+
+#[path = "../support/serve_process.rs"]
+mod serve_process;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Output, Stdio};
 
 use reqwest::StatusCode;
 use reqwest::blocking::Client;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::testing::{TestIssuer, until};
+pub(crate) use self::serve_process::ServeProcess;
+use crate::testing::TestIssuer;
 
 pub(crate) fn veilstream(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_veilstream"));
@@ -163,30 +165,15 @@ impl Instance {
         sealed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    pub(crate) fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> ServeProcess {
         self.start_with(|_| ())
     }
 
     /// Starts it after a change of its command.
-    pub(crate) fn start_with(&self, change: impl FnOnce(&mut Command)) -> Running {
+    pub(crate) fn start_with(&self, change: impl FnOnce(&mut Command)) -> ServeProcess {
         let mut command = veilstream(&["serve", "--config", &self.path("veilstream.toml")]);
         change(&mut command);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (lines, into) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                into.lock().unwrap().push_str(&(line + "\n"));
-            }
-        });
-        let mut running = Running { child, log, address: String::new(), http: String::new() };
-        until("it listens", || {
-            assert!(running.child.try_wait().unwrap().is_none(), "{}", running.log());
-            running.logged("the reading service listens").is_some()
-        });
-        running.address = running.logged("the reading service listens").unwrap();
-        running.http = running.logged("HTTP listens").unwrap();
-        running
+        ServeProcess::start(&mut command)
     }
 
     /// Exit code and messages of a start that fails.
@@ -228,30 +215,7 @@ impl Instance {
     }
 }
 
-/// A running service. Killed when dropped.
-pub(crate) struct Running {
-    pub(crate) child: Child,
-    log: Arc<Mutex<String>>,
-    pub(crate) address: String,
-    pub(crate) http: String,
-}
-
-impl Running {
-    pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    /// The address of a line with this message.
-    pub(crate) fn logged(&self, message: &str) -> Option<String> {
-        let lines = self.log();
-        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.find_map(|line| {
-            let fields = line.get("fields").unwrap_or(&line);
-            let is_it = fields["message"].as_str() == Some(message);
-            is_it.then(|| fields["address"].as_str().map(str::to_owned))?
-        })
-    }
-
+impl ServeProcess {
     /// Lines of the log whose message begins so.
     pub(crate) fn told(&self, message: &str) -> Vec<Value> {
         let is_it = |line: &Value| line["message"].as_str().is_some_and(|m| m.starts_with(message));
@@ -284,23 +248,5 @@ impl Running {
     /// What `/status` says.
     pub(crate) fn report(&self) -> Value {
         reqwest::blocking::get(format!("http://{}/status", self.http)).unwrap().json().unwrap()
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-
-    /// Stops it as an orchestrator does.
-    pub(crate) fn stop(&mut self) -> i32 {
-        self.signal(Signal::TERM);
-        self.child.wait().unwrap().code().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

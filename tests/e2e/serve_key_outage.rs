@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use crate::feed::feed;
-use crate::instance::{Instance, Running, Setup, corp, done, fed, veilstream};
+use crate::instance::{Instance, ServeProcess, Setup, corp, done, fed, veilstream};
 use crate::key_states::{NOTES, kid};
 use crate::postgres_server::{Database, Server};
 use crate::proxy_http::{Mode, Proxy};
@@ -89,14 +89,14 @@ impl Desk {
         self.issuer.token(|claims| claims["roles"] = json!(["reader"]))
     }
 
-    fn post(&self, running: &Running, path: &str, items: &Value) -> (u16, Value) {
+    fn post(&self, running: &ServeProcess, path: &str, items: &Value) -> (u16, Value) {
         let name = if path == "/v1/index" { "queries" } else { "items" };
         let body = json!({ "purpose": "support", name: items });
         running.post(&self.client, &self.jwt(), path, &body)
     }
 
     /// The status of a person's e-mail address, or the code of the refusal.
-    fn reads(&self, running: &Running, record: &Value) -> (u16, Value) {
+    fn reads(&self, running: &ServeProcess, record: &Value) -> (u16, Value) {
         let item = json!([{ "schema": "customers", "fields": ["email"], "record": record }]);
         let (status, answer) = self.post(running, "/v1/reveal", &item);
         match status {
@@ -117,7 +117,7 @@ fn direct(instance: &Instance, proxy: &Proxy) -> String {
 
 impl Desk {
     /// What needs a key that is not in memory is refused in time, and everything else goes on.
-    fn goes_on(&self, running: &Running, known: &Value, unknown: &Value) {
+    fn goes_on(&self, running: &ServeProcess, known: &Value, unknown: &Value) {
         let begun = Instant::now();
         assert_eq!(self.reads(running, unknown), (503, json!("keys_unavailable")));
         let took = begun.elapsed();
@@ -130,7 +130,7 @@ impl Desk {
     }
 
     /// What an operator sees while it is so, and when it is over.
-    fn operator_sees(running: &Running, is_away: bool, why: &str) {
+    fn operator_sees(running: &ServeProcess, is_away: bool, why: &str) {
         let since = Instant::now();
         let get = |path: &str| {
             let answer = reqwest::blocking::get(format!("http://{}{path}", running.http)).unwrap();
@@ -157,7 +157,7 @@ fn soon(what: &str, is_so: impl FnMut() -> bool) {
 
 impl Desk {
     /// One more service, that takes API keys, over TLS.
-    fn second(&self, authority: &Authority) -> Running {
+    fn second(&self, authority: &Authority) -> ServeProcess {
         let leaf = authority.server();
         self.instance.write("server.pem", &leaf.certificate);
         self.instance.write("server.key", &leaf.key);

@@ -9,7 +9,7 @@ use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
 use crate::feed::feed;
-use crate::instance::{Instance, Running, Setup, done, veilstream};
+use crate::instance::{Instance, ServeProcess, Setup, done, veilstream};
 use crate::testing::until;
 
 /// A schema without subject: its values are under a key of many, which can be retired.
@@ -86,23 +86,29 @@ impl Desk {
     }
 
     /// The answer about one item.
-    fn ask(&self, running: &Running, path: &str, item: &Value) -> Value {
+    fn ask(&self, running: &ServeProcess, path: &str, item: &Value) -> Value {
         let body = json!({ "purpose": "support", "items": [item] });
         let (status, answer) = running.post(&self.client, &self.key, path, &body);
         assert_eq!(status, 200, "{answer}");
         answer["items"][0].clone()
     }
 
-    fn reveal(&self, running: &Running, schema: &str, fields: &[&str], record: &Value) -> Value {
+    fn reveal(
+        &self,
+        running: &ServeProcess,
+        schema: &str,
+        fields: &[&str],
+        record: &Value,
+    ) -> Value {
         let item = json!({ "schema": schema, "fields": fields, "record": record });
         self.ask(running, "/v1/reveal", &item)
     }
 
-    fn of_note(&self, running: &Running, note: &Value) -> Value {
+    fn of_note(&self, running: &ServeProcess, note: &Value) -> Value {
         self.reveal(running, "notes", &["text"], note)["fields"]["text"]["status"].clone()
     }
 
-    fn of_email(&self, running: &Running, record: &Value) -> Value {
+    fn of_email(&self, running: &ServeProcess, record: &Value) -> Value {
         let answer = self.reveal(running, "customers", &["email"], record);
         answer["fields"]["email"]["status"].clone()
     }

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::audit_table::{audit_table, copies_in_table};
-use crate::instance::{Instance, Running, SUPPORT, Setup};
+use crate::instance::{Instance, SUPPORT, ServeProcess, Setup};
 use crate::postgres_server::server;
 use crate::serve_matrix_denied::customer;
 use crate::serve_matrix_roles::seed;
@@ -222,7 +222,7 @@ fn no_answer_left_without_its_line() {
 }
 
 /// A value is read; whether it was answered.
-fn reads(running: &Running, key: &str, record: &Value, request: &str) -> bool {
+fn reads(running: &ServeProcess, key: &str, record: &Value, request: &str) -> bool {
     let items = json!([{ "schema": "customers", "fields": ["email"], "record": record }]);
     let body = json!({ "purpose": "support", "request_id": request, "items": items });
     let (status, answer) = running.post(&Client::new(), key, "/v1/reveal", &body);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, Setup};
+use crate::instance::{Instance, ServeProcess, Setup};
 use crate::testing::until;
 
 /// A body as bytes, and what is answered: status and code.
@@ -174,13 +174,13 @@ const WRONG: [&str; 5] = [
 ];
 
 /// A member of `/proc/PID/status`, in its own unit.
-fn status_of(running: &Running, name: &str) -> u64 {
+fn status_of(running: &ServeProcess, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn served() -> (Instance, Running, String) {
+fn served() -> (Instance, ServeProcess, String) {
     let serve = "insecure = true\nitems_per_second = 10000000\nmax_request_bytes = \"32MiB\"\n";
     let instance = Instance::of(&Setup { serve, ..Setup::default() });
     let (_, key) = instance.make_key("desk");

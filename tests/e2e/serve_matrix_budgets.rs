@@ -9,7 +9,7 @@ use reqwest::blocking::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, SUPPORT, Setup, done, fed, veilstream};
+use crate::instance::{Instance, SUPPORT, ServeProcess, Setup, done, fed, veilstream};
 use crate::testing::{TestIssuer, until};
 
 const READER: &str = r#"permit(principal in Role::"reader", action in [Action::"reveal", Action::"search"], resource);"#;
@@ -55,7 +55,7 @@ fn people(instance: &Instance, from: u64, count: u64) -> Vec<Value> {
 }
 
 /// How many of these are revealed.
-fn read(running: &Running, token: &str, items: &[Value]) -> usize {
+fn read(running: &ServeProcess, token: &str, items: &[Value]) -> usize {
     let body = json!({ "purpose": "support", "items": items });
     let (status, answer) = running.post(&Client::new(), token, "/v1/reveal", &body);
     assert_eq!(status, 200, "{answer}");
@@ -104,7 +104,7 @@ fn instances_share_one_budget() {
     let instance = Instance::of(&setup("insecure = true\ninstances = 3\n", &policy));
     let (_, key) = instance.make_key_of("desk", "reader");
     let people = people(&instance, 1, 12);
-    let instances: Vec<Running> = (0..3).map(|_| instance.start()).collect();
+    let instances: Vec<ServeProcess> = (0..3).map(|_| instance.start()).collect();
     let revealed: usize = instances
         .iter()
         .zip(people.chunks(4))
@@ -115,7 +115,7 @@ fn instances_share_one_budget() {
 }
 
 /// The lines of a stream's answer; the last one is its end.
-fn stream(running: &Running, token: &str, head: &Value, items: &[Value]) -> Vec<Value> {
+fn stream(running: &ServeProcess, token: &str, head: &Value, items: &[Value]) -> Vec<Value> {
     let lines = std::iter::once(head).chain(items);
     let body: String = lines.map(|line| format!("{line}\n")).collect();
     let asked = Client::new().post(format!("http://{}/v1/reveal", running.address));
@@ -125,13 +125,13 @@ fn stream(running: &Running, token: &str, head: &Value, items: &[Value]) -> Vec<
 }
 
 /// Single requests, batches and a stream ask each instance at once. Returns what any was told.
-fn told_at_once(instances: &[Running], token: &str, people: &[Value]) -> BTreeSet<String> {
+fn told_at_once(instances: &[ServeProcess], token: &str, people: &[Value]) -> BTreeSet<String> {
     let told = Mutex::new(BTreeSet::new());
     let tell = |answers: &[Value]| {
         let values = answers.iter().filter_map(|item| item["value"].as_str().map(str::to_owned));
         told.lock().unwrap().extend(values);
     };
-    let post = |running: &Running, items: &[Value]| {
+    let post = |running: &ServeProcess, items: &[Value]| {
         let body = json!({ "purpose": "support", "items": items });
         let (status, answer) = running.post(&Client::new(), token, "/v1/reveal", &body);
         assert_eq!(status, 200, "{answer}");
@@ -161,7 +161,7 @@ fn all_ways_to_ask_spend_one_budget_over_a_crash_and_a_clock_set_back() {
     let instance = Instance::of(&setup("insecure = true\ninstances = 3\n", &policy));
     let (_, key) = instance.make_key_of("desk", "reader");
     let people = people(&instance, 1, 36);
-    let start = |back: i64| -> Vec<Running> {
+    let start = |back: i64| -> Vec<ServeProcess> {
         let start = |_| instance.start_with(|command| set_back(command, back));
         (0..3).map(start).collect()
     };
@@ -277,7 +277,7 @@ fn attempts_of_one_request_spend_what_was_opened() {
     let client = Client::new();
     // Of nobody, so each record counts.
     let item = webhook(&instance, &["email"]);
-    let ask = |running: &Running, id: &str, count: usize| -> usize {
+    let ask = |running: &ServeProcess, id: &str, count: usize| -> usize {
         let body = json!({ "purpose": "support", "request_id": id, "items": vec![&item; count] });
         let (status, answer) = running.post(&client, &key, "/v1/reveal", &body);
         assert_eq!(status, 200, "{answer}");
@@ -308,7 +308,7 @@ fn values_that_are_searched_spend_a_budget() {
     instance.write("policies/all.cedar", cedar);
     let (_, key) = instance.make_key_of("desk", "reader");
     let mut running = instance.start();
-    let ask = |running: &Running, id: &str, values: &[Value]| {
+    let ask = |running: &ServeProcess, id: &str, values: &[Value]| {
         let queries: Vec<Value> =
             values.iter().map(|v| json!({ "field": "customers.email", "value": v })).collect();
         let body = json!({ "purpose": "support", "request_id": id, "queries": queries });
@@ -354,7 +354,7 @@ fn webhook(instance: &Instance, fields: &[&str]) -> Value {
 }
 
 /// How many of these the budget still has room for, by the lines of the audit.
-fn room(instance: &Instance, running: &Running, key: &str, items: &[Value]) -> u64 {
+fn room(instance: &Instance, running: &ServeProcess, key: &str, items: &[Value]) -> u64 {
     let body = json!({ "purpose": "support", "request_id": "last", "items": items });
     assert_eq!(running.post(&Client::new(), key, "/v1/reveal", &body).0, 200);
     let lines = instance.audited();
@@ -398,7 +398,7 @@ fn nobody_that_was_not_shown_stays_spent_over_a_restart() {
     let honey = fed(veilstream(&args).arg("--stdin"), "mary.sample@example.org\n");
     let mut running = instance.start();
     let client = Client::new();
-    let ask = |running: &Running, items: Value| {
+    let ask = |running: &ServeProcess, items: Value| {
         let body = json!({ "purpose": "support", "items": items });
         running.post(&client, &key, "/v1/reveal", &body).1["summary"].clone()
     };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use veilstream::policy::cases::PolicyCases;
 use veilstream::policy::{Action, Credential, PolicySet, Principal, PrincipalKind, Want};
 
-use crate::instance::{Running, shipped};
+use crate::instance::{ServeProcess, shipped};
 use crate::serve_matrix_world::{
     Question, SCHEMAS, World, purposes, schemas, shipped_cases, tested,
 };
@@ -56,7 +56,7 @@ fn question(case: &Value, purpose: &str) -> Question {
 /// Asks over HTTPS what is asked of these policies, and compares. Counts the answers.
 fn compare(
     world: &World,
-    running: &Running,
+    running: &ServeProcess,
     policies: &PolicySet,
     question: &Question,
     action: Action,

@@ -4,7 +4,7 @@ use reqwest::blocking::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, SUPPORT, Setup, fed, veilstream};
+use crate::instance::{Instance, SUPPORT, ServeProcess, Setup, fed, veilstream};
 use crate::testing::until;
 
 const READER: &str = r#"
@@ -16,7 +16,7 @@ const READER: &str = r#"
 
 struct Desk {
     instance: Instance,
-    running: Running,
+    running: ServeProcess,
     client: Client,
     key: String,
 }

@@ -17,7 +17,7 @@ use veilstream::policy::{
 use veilstream::registry;
 use veilstream_engine::compile::{Grants, SchemaSet};
 
-use crate::instance::{Instance, Running, Setup, shipped};
+use crate::instance::{Instance, ServeProcess, Setup, shipped};
 use crate::testing::{Authority, TestIssuer};
 
 pub(crate) const SCHEMAS: [&str; 4] =
@@ -176,7 +176,7 @@ impl World {
     /// The answer of `path`.
     pub(crate) fn post(
         &self,
-        running: &Running,
+        running: &ServeProcess,
         question: &Question,
         path: &str,
         body: &Value,
@@ -190,7 +190,7 @@ impl World {
 
     fn send(
         &self,
-        running: &Running,
+        running: &ServeProcess,
         question: &Question,
         path: &str,
         media: &str,
@@ -213,7 +213,7 @@ impl World {
     /// so that it may be answered in parts, and the facts of the first are others.
     pub(crate) fn stream(
         &self,
-        running: &Running,
+        running: &ServeProcess,
         question: &Question,
         sent: &Sent,
     ) -> Option<Vec<Value>> {
@@ -237,7 +237,7 @@ impl World {
     /// `/v1/seal` of a value of somebody: the status of each field.
     pub(crate) fn seal(
         &self,
-        running: &Running,
+        running: &ServeProcess,
         question: &Question,
         fields: &[&str],
     ) -> Vec<Value> {
@@ -253,7 +253,7 @@ impl World {
     /// `/v1/reveal` or `/v1/explain`: the answer, and the status of each field.
     pub(crate) fn read(
         &self,
-        running: &Running,
+        running: &ServeProcess,
         question: &Question,
         path: &str,
         sent: &Sent,
@@ -275,7 +275,7 @@ impl World {
     /// `/v1/index`: whether each field may be searched.
     pub(crate) fn search(
         &self,
-        running: &Running,
+        running: &ServeProcess,
         question: &Question,
         fields: &[&str],
     ) -> Vec<bool> {

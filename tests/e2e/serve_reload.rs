@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
-use crate::instance::{Instance, Running, SUPPORT, Setup, done, veilstream};
+use crate::instance::{Instance, SUPPORT, ServeProcess, Setup, done, veilstream};
 use crate::testing::{Authority, until};
 
 const MASKS: &str = r#"permit(principal in Role::"analyst", action in [Action::"reveal", Action::"search"],
@@ -29,7 +29,7 @@ const EVENT: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"a
 
 /// What all who ask share.
 struct Load<'a> {
-    running: &'a Running,
+    running: &'a ServeProcess,
     authority: &'a Authority,
     /// A record and the newest one beside it.
     records: Mutex<[Value; 2]>,

@@ -5,7 +5,7 @@ use std::fs;
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, Setup};
+use crate::instance::{Instance, ServeProcess, Setup};
 
 const CEDAR: &str = r#"
 permit(principal in Role::"finder", action, resource);
@@ -15,7 +15,7 @@ const UNWRAPPED: &str =
     r#"veilstream_key_requests_total{operation="unwrap",outcome="ok",provider="file"} "#;
 
 /// How many keys the provider was asked to unwrap.
-fn unwrapped(running: &Running) -> u64 {
+fn unwrapped(running: &ServeProcess) -> u64 {
     let metrics = running.metrics();
     let line = metrics.lines().find_map(|line| line.strip_prefix(UNWRAPPED));
     line.map_or(0, |number| number.parse().unwrap())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::instance::{Instance, Running, Setup, done, fed, veilstream};
+use crate::instance::{Instance, ServeProcess, Setup, done, fed, veilstream};
 use crate::testing::until;
 
 const EVENT: &str = r#"{"type":"customer.updated","customer":{"id":42,"email":"ada@example.com","ssn":"078-05-1120","phone":"+1 415 555 0101"}}"#;
@@ -48,7 +48,7 @@ impl Read for Chunked {
 
 impl Stream {
     /// Sends the head and the first line. Returns the status too.
-    fn begin(running: &Running, key: &str, first: &str) -> (u16, Self) {
+    fn begin(running: &ServeProcess, key: &str, first: &str) -> (u16, Self) {
         let mut to = TcpStream::connect(&running.address).unwrap();
         to.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
         write!(
@@ -74,7 +74,7 @@ impl Stream {
         (status.split(' ').nth(1).unwrap().parse().unwrap(), Self { to, from })
     }
 
-    fn support(running: &Running, key: &str) -> Self {
+    fn support(running: &ServeProcess, key: &str) -> Self {
         let (status, stream) = Self::begin(running, key, r#"{"purpose":"support"}"#);
         assert_eq!(status, 200);
         stream
@@ -124,7 +124,7 @@ fn email(item: &Value) -> (&str, &Value) {
 }
 
 /// The most memory that the process ever had.
-fn peak(running: &Running) -> u64 {
+fn peak(running: &ServeProcess) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", running.child.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
