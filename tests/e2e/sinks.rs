@@ -10,7 +10,7 @@ use std::time::Duration;
 use postgres::Client;
 use serde_json::{Value, json};
 
-use crate::connect_worker::{Connect, holding};
+use crate::connect_worker::{holding, worker};
 use crate::feed::{Feeder, Input, TIME};
 use crate::kafka::kafka;
 use crate::postgres_server::server;
@@ -46,8 +46,8 @@ fn a_table_holds_what_the_sanitized_topic_says() {
     let mut rows = database.admin();
     rows.batch_execute(&format!("{}ALTER TABLE people OWNER TO veil", printed("ddl"))).unwrap();
     rows.batch_execute(COMMITS).unwrap();
-    let connect =
-        Connect::start(sandbox.dir.path(), sandbox.broker, &database, &printed("connect"));
+    let connect = worker();
+    let _sink = connect.add("sink", &printed("connect"), &database);
 
     let feeder = Feeder::new(sandbox.broker);
     let send = |id: usize, value: Option<&Value>| send(&feeder, "sink.raw", id, value);
@@ -126,7 +126,8 @@ fn an_older_worker_fills_the_same_table_from_envelopes() {
     rows.batch_execute(&format!("{}ALTER TABLE people OWNER TO veil", printed("ddl"))).unwrap();
     let connector = printed("connect");
     assert!(!connector.contains("schema.content") && connector.contains("schemas.enable"));
-    let connect = Connect::start(sandbox.dir.path(), sandbox.broker, &database, &connector);
+    let connect = worker();
+    let _sink = connect.add("sink-envelope", &connector, &database);
 
     let feeder = Feeder::new(sandbox.broker);
     let send = |id: usize, value: Option<&Value>| send(&feeder, "sink-envelope.raw", id, value);
