@@ -14,18 +14,18 @@ What each module does:
 * ``search``: comparisons become ``IN`` over an index.
 * ``recheck``: what a bucketed index found is opened and compared again.
 * ``write``: INSERT and UPDATE get tokens and index values in place of values.
-* ``load``: entities of one statement are opened together.
+* ``load``: which entities a statement loads.
+* ``opening``: these are opened together.
 * ``unreadable``: attributes whose value does not open.
 * ``attached``: on which engine or session a ``Veil`` hangs.
 """
 
-from ..errors import NotSearchable
 from .._native import Sealed
-from ..errors import NotSealed
+from ..errors import NotSealed, NotSearchable
 from . import load as _load
 from . import write as _write
 from .attached import attach
-from .load import clear_seen
+from .opening import clear_seen
 from .plans import MappingError, check
 from .types import BlindIndex, Encrypted, SealedType, blind_index, encrypted, sealed
 

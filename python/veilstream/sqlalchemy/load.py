@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
-from operator import attrgetter
+from itertools import chain
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -22,50 +19,25 @@ from sqlalchemy.orm import (
     object_session,
 )
 
-from .._columns import AttributeColumn, EntityColumns, open_attributes
 from .._native import Sealed
 from .._veil import Veil
 from ..errors import NotRevealed
 from .attached import veil_of_session
-from .plans import Cell, check_plan, names_of_mapper, plan_of, scalar
+from .opening import Attribute, by_class, is_sealed, open_together, protected, protected_of
+from .plans import names_of_mapper, plan_of
 from .recheck import Rechecks
 from .search import resolve_entities
 from .types import Encrypted, Protected
-from .unreadable import guard, withhold
+from .unreadable import guard
 from .write import default_of, listen_to_flushes
 
-__all__ = ["clear_seen", "listen"]
-
-_log = logging.getLogger("veilstream")
-_SCALARS = {str, int, float, bool, type(None)}
-_clear_seen: Counter[str] = Counter()
-
-
-def clear_seen() -> dict[str, int]:
-    """How many clear values were read, of each field that is mapped with ``clear="count"``."""
-    return dict(_clear_seen)
+__all__ = ["listen"]
 
 
 def listen() -> None:
     """Sees every statement of every session, and every mapping."""
     event.listen(Session, "do_orm_execute", _on_execute)
     event.listen(Mapper, "mapper_configured", _on_mapper)
-
-
-@dataclass(slots=True)
-class _Attribute:
-    """A protected attribute of a mapped class, and the attributes that it is tied to."""
-
-    key: str
-    cell: Cell
-    subject: str | None
-    binds: tuple[tuple[str, str], ...]
-    opens: bool
-
-    @property
-    def context(self) -> list[str]:
-        """All of them."""
-        return ([self.subject] if self.subject else []) + [name for _, name in self.binds]
 
 
 @dataclass(slots=True, eq=False)
@@ -86,13 +58,6 @@ class _Loading:
 
         return is_read
 
-    def of_classes(self) -> dict[type[Any], list[InstanceState[Any]]]:
-        """Entities by their class."""
-        found: dict[type[Any], list[InstanceState[Any]]] = {}
-        for cls, states in groupby(self.states, attrgetter("class_")):
-            found.setdefault(cls, []).extend(states)
-        return found
-
     def taken(self) -> _Loading:
         """What there is so far, which is then gone from here."""
         taken = _Loading(self.states.copy(), self.asked.copy())
@@ -103,7 +68,6 @@ class _Loading:
 
 # Names what a statement loads, among what SQLAlchemy keeps of it.
 _LOADING = "veilstream.loading"
-_attributes: dict[type[Any], list[_Attribute]] = {}
 _loadings: WeakKeyDictionary[Session, list[_Loading]] = WeakKeyDictionary()
 
 
@@ -120,12 +84,12 @@ def _on_mapper(mapper: Mapper[Any], cls: type[Any]) -> None:
         subject = None if cell.subject is None else by_column[cell.subject]
         binds = tuple((name, by_column[bound]) for name, bound in cell.binds)
         opens = isinstance(column.type, Encrypted)
-        found.append(_Attribute(attribute.key, cell, subject, binds, opens))
+        found.append(Attribute(attribute.key, cell, subject, binds, opens))
         guard(getattr(cls, attribute.key))
         if not opens:
             _take_values(cls, attribute.key, column.type.field)
     if found:
-        _attributes[cls] = found
+        protected[cls] = found
         event.listen(cls, "load", _on_load, raw=True)
         event.listen(cls, "refresh", _on_refresh, raw=True)
         event.listen(cls, "before_insert", _before_insert)
@@ -176,10 +140,10 @@ def _before_insert(mapper: Any, connection: Any, target: Any) -> None:
     new one was given. What it was not given would stay, and it is the other one's.
     """
     if _is_replacing(mapper, target):
-        for own in _attributes.get(type(target), []):
+        for own in protected_of(type(target)):
             if own.key not in attributes.instance_dict(target):
                 setattr(target, own.key, None)
-    for key in {key for own in _attributes.get(type(target), []) for key in own.context}:
+    for key in {key for own in protected_of(type(target)) for key in own.context}:
         if getattr(target, key) is None:
             made = default_of(mapper.column_attrs[key].columns[0])
             if made is not None:
@@ -194,7 +158,7 @@ def _is_replacing(mapper: Any, target: Any) -> bool:
 def _before_update(mapper: Any, connection: Any, target: Any) -> None:
     """A value that changes takes the columns along that it is tied to, and the other way round."""
     state = attributes.instance_state(target)
-    found = _attributes.get(type(target), [])
+    found = protected_of(type(target))
     changed = {key for own in found for key in own.context if _is_changed(target, key)}
     for own in found:
         moved = changed.intersection(own.context)
@@ -335,7 +299,7 @@ class _Chunks:
 def _open(session: Session, connection: Connection | None, loading: _Loading) -> None:
     """Opens all that a statement loaded, or nothing where that fails."""
     try:
-        _open_together(session, connection, loading)
+        open_together(veil_of_session(session, connection), loading.states)
     except BaseException:
         _expire(session, loading)
         raise
@@ -343,104 +307,14 @@ def _open(session: Session, connection: Connection | None, loading: _Loading) ->
 
 def _expire(session: Session, loading: _Loading) -> None:
     """Takes out what nobody opened: entities outlive their statement, and read it again."""
-    for cls, states in loading.of_classes().items():
+    for cls, states in by_class(loading.states).items():
         for state in states:
             keys = [
                 own.key
-                for own in _attributes_of(cls)
+                for own in protected_of(cls)
                 if own.opens
-                and _is_sealed(state.dict, own.key)
+                and is_sealed(state.dict, own.key)
                 and own.key not in state.committed_state
             ]
             if keys and state.session is session:
                 session.expire(state.obj(), keys)
-
-
-def _open_together(session: Session, connection: Connection | None, loading: _Loading) -> None:
-    """One call, one line of the audit log a schema."""
-    veil = veil_of_session(session, connection)
-    work: list[tuple[_Attribute, list[InstanceState[Any]]]] = []
-    entities: list[EntityColumns] = []
-    for cls, states in loading.of_classes().items():
-        # As `state.dict`, with less work.
-        alive = [state.obj() for state in states]
-        whole = [{} if one is None else attributes.instance_dict(one) for one in alive]
-        together = EntityColumns(whole, [])
-        entities.append(together)
-        apart: list[tuple[_Attribute, list[InstanceState[Any]]]] = []
-        for own in _attributes_of(cls):
-            plan = plan_of(own.cell.column.table)
-            assert plan is not None
-            check_plan(veil, plan)
-            found, dicts = states, whole
-            if not all([name in row for name in own.context for row in whole]):
-                found = [s for s in states if _is_sealed(s.dict, own.key) and _has_context(own, s)]
-                dicts = [state.dict for state in found]
-            if not own.opens:
-                _place(veil, own, dicts)
-            elif found is states:
-                together.attributes.append(_column(own, dicts))
-                work.append((own, found))
-            else:
-                entities.append(EntityColumns(dicts, [_column(own, dicts)]))
-                apart.append((own, found))
-        work += apart
-    if not work:
-        return
-    for (own, found), failed in zip(work, open_attributes(veil, entities), strict=True):
-        for row, status in failed:
-            _not_opened(own, found[row], status)
-
-
-def _is_sealed(row: dict[str, Any], key: str) -> bool:
-    return type(row.get(key)) is Sealed
-
-
-def _has_context(own: _Attribute, state: InstanceState[Any]) -> bool:
-    """Whether all is loaded that a value is tied to: loader options may leave it out."""
-    for name in own.context:
-        if name not in state.dict:
-            status = f"tied to {name}, which is not loaded; load it too"
-            withhold(state, own.key, own.cell.kind.field, status, needs=name)
-            return False
-    return True
-
-
-def _attributes_of(cls: type[Any]) -> list[_Attribute]:
-    return _attributes.get(cls, [])
-
-
-def _column(own: _Attribute, dicts: list[dict[str, Any]]) -> AttributeColumn:
-    subjects = None if own.subject is None else _scalars(dicts, own.subject)
-    binds = {name: _scalars(dicts, bound) for name, bound in own.binds} or None
-    return AttributeColumn(own.cell.kind.field, own.key, subjects, binds)
-
-
-def _place(veil: Veil, own: _Attribute, dicts: list[dict[str, Any]]) -> None:
-    """Says of values that stay sealed whose they are."""
-    for row in dicts:
-        value = row.get(own.key)
-        if isinstance(value, Sealed) and not value._is_placed():
-            subject = None if own.subject is None else scalar(row[own.subject])
-            bind = {name: scalar(row[bound]) for name, bound in own.binds} or None
-            value._place(veil, bind, subject)
-
-
-def _scalars(dicts: list[dict[str, Any]], key: str) -> list[Any]:
-    values = [row[key] for row in dicts]
-    kinds = {type(value) for value in values}
-    return values if kinds <= _SCALARS else [scalar(value) for value in values]
-
-
-def _not_opened(own: _Attribute, state: InstanceState[Any], status: str) -> None:
-    """The row is handed out all the same. Who reads this attribute hears why."""
-    kind = own.cell.kind
-    if status == "clear" and kind.clear != "reject":
-        try:
-            state.dict[own.key] = kind.old_value(state.dict[own.key]._token)
-        except NotRevealed as fault:
-            status = fault.status
-        else:
-            _clear_seen[kind.field] += kind.clear == "count"
-            return
-    withhold(state, own.key, kind.field, status)
