@@ -38,7 +38,7 @@ mod _native {
     #[pymodule_export]
     use crate::engine::Engine;
     #[pymodule_export]
-    use crate::sealed::{Sealed, sealed_value};
+    use crate::sealed::{ColumnReader, Sealed};
     #[pymodule_export]
     use crate::statement::{normalized, open_attributes, open_statement, seal_statement};
 }

@@ -223,18 +223,28 @@ impl Sealed {
     }
 }
 
-/// What a column's value becomes as it is read: sealed, or `None`.
-#[pyfunction]
-pub(crate) fn sealed_value<'py>(
-    field: &Bound<'py, PyString>,
-    value: Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    if value.is_none() {
-        return Ok(value);
+/// Makes ``Sealed`` of the tokens of a column as they are read.
+#[pyclass(frozen, module = "veilstream._native")]
+pub(crate) struct ColumnReader {
+    field: Py<PyString>,
+}
+
+#[pymethods]
+impl ColumnReader {
+    #[new]
+    fn new(field: Py<PyString>) -> Self {
+        Self { field }
     }
-    let (py, token) = (field.py(), value.cast_into::<PyString>()?.unbind());
-    let sealed = Sealed::new(field.clone().unbind(), token, None, None, None);
-    Ok(Bound::new(py, sealed)?.into_any())
+
+    /// A value as it stands in the database; ``None`` stays.
+    fn read<'py>(&self, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        if value.is_none() {
+            return Ok(value);
+        }
+        let (py, token) = (value.py(), value.cast_into::<PyString>()?.unbind());
+        let sealed = Sealed::new(self.field.clone_ref(py), token, None, None, None);
+        Ok(Bound::new(py, sealed)?.into_any())
+    }
 }
 
 /// The token that an object holds; `None`: it is no sealed value, or waits to be one.

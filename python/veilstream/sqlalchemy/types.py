@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Dialect, FetchedValue, Text
 from sqlalchemy.orm import MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from .._native import sealed_value
+from .._native import ColumnReader
 from ..errors import NotRevealed, NotSealed
 from .misuse import ProtectedText
 from .search import EncryptedComparator
@@ -97,11 +96,11 @@ class Protected(ProtectedText):
         raise NotSealed(f"{self.field}: a protected value is no literal of a statement's text")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return sealed_value(self.field, value)
+        return ColumnReader(self.field).read(value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         # One call for each value of each row: what TypeDecorator puts around it is left out.
-        return partial(sealed_value, self.field)
+        return ColumnReader(self.field).read
 
     def coerce_compared_value(self, op: Any, value: Any) -> TypeEngine[Any]:
         return self
