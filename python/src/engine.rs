@@ -31,7 +31,21 @@ impl Engine {
         py: Python<'_>,
         work: impl FnOnce(&ReadingParts) -> Result<T, VeilFault> + Send,
     ) -> PyResult<T> {
-        Ok(py.detach(|| self.gate.with(|| ReadingParts::open(&self.settings), work))?)
+        Ok(py.detach(|| self.run(work))?)
+    }
+
+    /// Does work on a thread that is none of Python's.
+    pub(crate) fn run<T>(
+        &self,
+        work: impl FnOnce(&ReadingParts) -> Result<T, VeilFault>,
+    ) -> Result<T, VeilFault> {
+        self.gate.with(|| ReadingParts::open(&self.settings), work)
+    }
+
+    /// # Errors
+    /// It is another process's.
+    pub(crate) fn check_process(&self) -> Result<(), VeilFault> {
+        self.gate.check_process()
     }
 }
 

@@ -45,9 +45,7 @@ impl<P> Gate<P> {
         open: impl Fn() -> Result<P, VeilFault>,
         work: impl FnOnce(&P) -> Result<T, VeilFault>,
     ) -> Result<T, VeilFault> {
-        if std::process::id() != self.pid {
-            return Err(VeilFault::Forked);
-        }
+        self.check_process()?;
         loop {
             {
                 let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
@@ -62,6 +60,12 @@ impl<P> Gate<P> {
                 *parts = Some(open()?);
             }
         }
+    }
+
+    /// # Errors
+    /// The parts belong to another process.
+    pub(crate) fn check_process(&self) -> Result<(), VeilFault> {
+        if std::process::id() == self.pid { Ok(()) } else { Err(VeilFault::Forked) }
     }
 
     /// Closes the parts once calls under way have ended, until [`Gate::after_fork`].

@@ -40,5 +40,5 @@ mod _native {
     #[pymodule_export]
     use crate::sealed::{ColumnReader, Sealed};
     #[pymodule_export]
-    use crate::statement::{normalized, open_attributes, open_statement, seal_statement};
+    use crate::statement::{AttributeOpener, normalized, open_statement, seal_statement};
 }

@@ -254,3 +254,13 @@ pub(crate) fn token_of(object: &Bound<'_, PyAny>) -> PyResult<Option<PyBackedStr
     let token = sealed.token.as_ref().map(|token| token.bind(object.py()).clone());
     token.map(PyBackedStr::try_from).transpose()
 }
+
+/// Whether an object is a sealed value with that very token.
+pub(crate) fn holds(object: &Bound<'_, PyAny>, token: Option<&PyBackedStr>) -> bool {
+    let Ok(sealed) = object.cast::<Sealed>() else { return false };
+    let Ok(sealed) = sealed.try_borrow() else { return false };
+    match (&sealed.token, token) {
+        (Some(own), Some(token)) => own.as_ptr() == token.as_py_str().as_ptr(),
+        _ => false,
+    }
+}

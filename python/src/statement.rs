@@ -1,6 +1,7 @@
 //! Columns of one SQL statement, as Python lists or attributes of entities: opened together under
 //! one disclosure, or sealed with the tags of their indexes.
 
+mod attributes;
 mod open;
 
 use std::sync::Arc;
@@ -10,15 +11,15 @@ use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray as _;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyInt, PyList, PyString};
+use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyString};
 use veilstream_engine::normalize::{Input, Scratch};
 
+pub(crate) use self::attributes::AttributeOpener;
 use self::open::{OpenedColumn, TokenColumn};
 use crate::column::{ColumnCall, ColumnFault, GivenScalars};
 use crate::engine::{Claims, Engine, purpose};
 use crate::fault::VeilFault;
 use crate::parts::{CallPurpose, ReadingParts};
-use crate::sealed::token_of;
 use crate::target::Target;
 
 /// Names, and columns of bound values.
@@ -28,12 +29,8 @@ type GivenColumn<'py> = (String, Bound<'py, PyList>, Option<Bound<'py, PyList>>,
 /// Field, the attribute's name, subjects, bound values.
 type GivenAttribute<'py> =
     (String, Bound<'py, PyString>, Option<Bound<'py, PyList>>, GivenBind<'py>);
-/// Dicts of entities, and their attributes.
-type GivenEntities<'py> = (Bound<'py, PyList>, Vec<GivenAttribute<'py>>);
 /// Values, the rows whose value is a JSON text, and the rows that did not open.
 type OpenedLists<'py> = (Bound<'py, PyList>, Vec<usize>, Vec<(usize, &'static str)>);
-/// The rows whose value is a JSON text, and the rows that did not open.
-type OpenedAttribute = (Vec<usize>, Vec<(usize, &'static str)>);
 /// Tokens, and the tags of an indexed column.
 type SealedLists<'py> = (Bound<'py, PyList>, Option<Bound<'py, PyList>>);
 
@@ -78,52 +75,6 @@ pub(crate) fn open_statement<'py>(
         Ok((PyList::new(engine.py(), values)?, column.json, column.failed))
     });
     lists.collect()
-}
-
-/// Opens attributes of entities in their place, JSON as its text. What is no sealed value there stays
-/// as it is.
-#[pyfunction]
-pub(crate) fn open_attributes<'py>(
-    engine: &Bound<'py, Engine>,
-    given: Vec<GivenEntities<'py>>,
-    claims: Claims,
-) -> PyResult<Vec<OpenedAttribute>> {
-    let (mut places, mut columns) = (Vec::with_capacity(given.len()), Vec::new());
-    for (entities, attributes) in given {
-        let entities = entities.iter().map(|entity| Ok(entity.cast_into::<PyDict>()?));
-        let entities = entities.collect::<PyResult<Vec<_>>>()?;
-        let mut names = Vec::with_capacity(attributes.len());
-        for (field, name, subjects, bind) in attributes {
-            let tokens = Vec::with_capacity(entities.len());
-            columns.push(token_column(field, tokens, subjects, bind)?);
-            names.push(name);
-        }
-        let of_these = columns.len() - names.len();
-        // Entity by entity: each is in the processor's cache for all its attributes.
-        for entity in &entities {
-            for (name, column) in names.iter().zip(&mut columns[of_these..]) {
-                let value = entity.get_item(name)?;
-                column.tokens.push(value.map_or(Ok(None), |value| token_of(&value))?);
-            }
-        }
-        places.push((entities, names));
-    }
-    let mut opened = opened(engine, columns, claims)?.into_iter();
-    let mut told = Vec::new();
-    for (entities, names) in places {
-        let own: Vec<_> = opened.by_ref().take(names.len()).collect();
-        let mut texts: Vec<_> = own.iter().map(|column| column.texts().peekable()).collect();
-        for (row, entity) in entities.iter().enumerate() {
-            for (texts, name) in texts.iter_mut().zip(&names) {
-                if let Some((_, text)) = texts.next_if(|(at, _)| *at == row) {
-                    entity.set_item(name, text)?;
-                }
-            }
-        }
-        drop(texts);
-        told.extend(own.into_iter().map(|column| (column.json, column.failed)));
-    }
-    Ok(told)
 }
 
 /// Seals the columns of a statement: values are JSON texts. Beside each, whether it is indexed.

@@ -10,16 +10,16 @@ from ._connect import Connection
 from ._types import JsonScalar
 
 if TYPE_CHECKING:
-    from ._open import NativeBackend
+    from ._open import AttributeOpening, NativeBackend
     from ._veil import Veil
 
 __all__ = [
     "AttributeColumn",
     "EntityColumns",
     "RowColumn",
+    "attribute_opening",
     "has_keys",
     "normalized",
-    "open_attributes",
     "open_columns",
     "seal_columns",
 ]
@@ -81,14 +81,9 @@ def open_columns(
     return _native(veil).open_columns(columns)
 
 
-def open_attributes(
-    veil: Veil, entities: Sequence[EntityColumns]
-) -> list[Sequence[tuple[int, str]]]:
-    """Puts values in the place of sealed ones, with keys in process. One disclosure, as above.
-
-    What comes back are, for each attribute, the entities that did not open, each with its status.
-    """
-    return _native(veil).open_attributes(entities)
+def attribute_opening(veil: Veil) -> AttributeOpening:
+    """Puts values in the place of sealed ones, with keys in process. One disclosure, as above."""
+    return _native(veil).attribute_opening()
 
 
 def seal_columns(

@@ -16,6 +16,8 @@ _Column = tuple[str, list[str], list[Any] | None, list[tuple[str, list[Any]]]]
 
 _Attribute = tuple[str, str, list[Any] | None, list[tuple[str, list[Any]]]]
 
+_Entities = tuple[list[dict[str, Any]], list[_Attribute]]
+
 _T = TypeVar("_T")
 
 @final
@@ -93,9 +95,6 @@ class ColumnReader:
     def __init__(self, field: str) -> None: ...
     def read(self, value: str | None) -> Sealed[Any] | None: ...
 
-def open_attributes(
-    engine: Engine, entities: list[tuple[list[dict[str, Any]], list[_Attribute]]], claims: _Claims
-) -> list[tuple[list[int], list[tuple[int, str]]]]: ...
 def open_statement(
     engine: Engine, columns: list[_Column], claims: _Claims
 ) -> list[tuple[list[Any], list[int], list[tuple[int, str]]]]: ...
@@ -103,6 +102,14 @@ def seal_statement(
     engine: Engine, columns: list[tuple[_Column, bool]], claims: _Claims
 ) -> list[tuple[list[str | None], list[str | None] | None]]: ...
 def normalized(engine: Engine, field: str, json: str) -> bytes | None: ...
+
+@final
+class AttributeOpener:
+    def __init__(self, engine: Engine, claims: _Claims) -> None: ...
+    def begin(self, entities: list[_Entities]) -> None: ...
+    def finish(
+        self, entities: list[_Entities]
+    ) -> list[tuple[list[int], list[tuple[int, str]]]]: ...
 
 @final
 class Engine:

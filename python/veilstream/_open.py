@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 
 from . import _json, _purpose
 from ._columns import AttributeColumn, EntityColumns, RowColumn
-from ._native import Engine, normalized, open_attributes, open_statement, seal_statement
+from ._native import AttributeOpener, Engine, normalized, open_statement, seal_statement
 from ._types import (
     FieldInfo,
     FieldStatus,
@@ -141,22 +141,9 @@ class NativeBackend:
             results.append((values, statuses))
         return results
 
-    def open_attributes(
-        self, entities: Sequence[EntityColumns]
-    ) -> list[Sequence[tuple[int, str]]]:
-        """Puts values in the place of sealed ones; what did not open, with its status."""
-        given = [
-            (group.entities, [(one.field, one.name, *_tied(one)) for one in group.attributes])
-            for group in entities
-        ]
-        opened = open_attributes(self._engine, given, claims())
-        asked = [(group.entities, one) for group in entities for one in group.attributes]
-        for (dicts, attribute), (json, failed) in zip(asked, opened, strict=True):
-            for row in json:
-                dicts[row][attribute.name] = _json.loads(dicts[row][attribute.name])
-            if any(status == "denied" for _, status in failed):
-                alarm(attribute.field)
-        return [failed for _, failed in opened]
+    def attribute_opening(self) -> AttributeOpening:
+        """Opens attributes of entities."""
+        return AttributeOpening(self._engine)
 
     def seal_columns(
         self, columns: Sequence[RowColumn], indexed: Sequence[bool]
@@ -189,6 +176,44 @@ class NativeBackend:
         raise NotPicklable(
             "keys do not pickle; make a Veil in each process, with Veil.connect or Veil.open"
         )
+
+
+class AttributeOpening:
+    """Opens attributes of entities, in batches: one disclosure."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._native = AttributeOpener(engine, claims())
+        self._asked: list[tuple[list[dict[str, Any]], AttributeColumn]] = []
+
+    def begin(self, entities: Sequence[EntityColumns]) -> None:
+        """Opens these while the caller goes on. What is wrong with them shows in ``finish``."""
+        self._native.begin(self._batch(entities))
+
+    def finish(self, entities: Sequence[EntityColumns]) -> list[Sequence[tuple[int, str]]]:
+        """Opens these, and puts values in the place of all that are sealed still.
+
+        What comes back are, for each attribute that was given, the entities that did not open,
+        each with its status.
+        """
+        opened = self._native.finish(self._batch(entities))
+        for (dicts, attribute), (json, failed) in zip(self._asked, opened, strict=True):
+            for row in json:
+                dicts[row][attribute.name] = _json.loads(dicts[row][attribute.name])
+        denied = {
+            attribute.field
+            for (_, attribute), (_, failed) in zip(self._asked, opened, strict=True)
+            if any(status == "denied" for _, status in failed)
+        }
+        for name in sorted(denied):
+            alarm(name)
+        return [failed for _, failed in opened]
+
+    def _batch(self, entities: Sequence[EntityColumns]) -> list[tuple[list[Any], list[Any]]]:
+        self._asked += [(group.entities, one) for group in entities for one in group.attributes]
+        return [
+            (group.entities, [(one.field, one.name, *_tied(one)) for one in group.attributes])
+            for group in entities
+        ]
 
 
 def _given(column: RowColumn) -> tuple[str, list[Any], list[Any] | None, _Binds]:

@@ -1,5 +1,6 @@
 //! Columns of one SQL statement, opened together under one disclosure.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::ops::Range;
 use std::thread;
@@ -8,7 +9,7 @@ use arrow_array::ArrayRef;
 use arrow_array::cast::AsArray as _;
 use pyo3::pybacked::PyBackedStr;
 use veilstream_engine::reveal::{ReadStatus, Status};
-use veilstream_reading::audit::{Disclosure, Event};
+use veilstream_reading::audit::{Disclosure, Entry, Event};
 
 use crate::bare::honey_entry;
 use crate::column::{
@@ -49,6 +50,12 @@ pub(super) struct OpenedColumn {
     pub(super) failed: Vec<(usize, &'static str)>,
 }
 
+/// A column that was opened and that nobody is told of yet.
+pub(super) struct UntoldColumn {
+    target: Target,
+    parts: Vec<OpenedPart>,
+}
+
 /// What came of rows in sequence, and what is told of it.
 struct OpenedPart {
     base: usize,
@@ -76,41 +83,85 @@ impl ReadingParts {
         columns: &[TokenColumn],
         purpose: &CallPurpose,
     ) -> Result<Vec<OpenedColumn>, VeilFault> {
+        Ok(self.open_rest(Vec::new(), columns, purpose)?.pop().unwrap_or_default())
+    }
+
+    /// Opens the first columns of a statement, of which nobody is told yet.
+    pub(super) fn open_ahead(
+        &self,
+        columns: &[TokenColumn],
+        purpose: &CallPurpose,
+    ) -> Result<Vec<UntoldColumn>, VeilFault> {
+        if !columns.iter().all(TokenColumn::is_empty) {
+            self.entry(Event::Reveal, purpose)?;
+        }
+        self.open_columns(columns, 1)
+    }
+
+    /// Opens the last columns of a statement and gives them out with those that were opened ahead:
+    /// one disclosure, whose lines are durable when it returns.
+    pub(super) fn open_rest(
+        &self,
+        ahead: Vec<(&[TokenColumn], Vec<UntoldColumn>)>,
+        rest: &[TokenColumn],
+        purpose: &CallPurpose,
+    ) -> Result<Vec<Vec<OpenedColumn>>, VeilFault> {
         let template = self.entry(Event::Reveal, purpose)?;
-        let schemas = self.schemas();
-        let targets = columns.iter().map(|column| Target::of(&schemas, &column.field));
-        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let last = (rest, self.open_columns(rest, threads)?);
+        self.disclose(template, ahead.into_iter().chain([last]).collect())
+    }
+
+    /// Gives out columns once their lines are durable. Of a field with a honey token nothing is.
+    fn disclose(
+        &self,
+        template: Entry,
+        batches: Vec<(&[TokenColumn], Vec<UntoldColumn>)>,
+    ) -> Result<Vec<Vec<OpenedColumn>>, VeilFault> {
         let mut disclosure = Disclosure::new(template.clone());
-        let (mut opened, mut alarms) = (Vec::with_capacity(columns.len()), Vec::new());
-        let parts = self.open_all(columns, &targets)?;
-        for ((column, target), parts) in columns.iter().zip(&targets).zip(parts) {
+        let mut alarms = BTreeMap::new();
+        for (column, UntoldColumn { target, parts }) in
+            batches.iter().flat_map(|(given, opened)| given.iter().zip(opened))
+        {
             let told = parts.iter().flat_map(|part| &part.told);
             told.for_each(|told| told.add(target, &mut disclosure));
-            let met_honey = parts.iter().any(|part| part.met_honey);
-            if met_honey {
-                alarms.push(honey_entry(template.clone(), &target.schema.name, &target.audited));
+            if parts.iter().any(|part| part.met_honey) {
+                let alarm = || honey_entry(template.clone(), &target.schema.name, &target.audited);
+                alarms.entry(column.field.clone()).or_insert_with(alarm);
             }
-            opened.push(if met_honey { denied(column) } else { joined(parts) });
         }
-        self.append(disclosure.into_entries().into_iter().chain(alarms).collect())?;
-        Ok(opened)
+        let given = batches.into_iter().map(|(given, opened)| {
+            let columns = given.iter().zip(opened).map(|(column, opened)| {
+                if alarms.contains_key(&column.field) {
+                    denied(column)
+                } else {
+                    joined(opened.parts)
+                }
+            });
+            columns.collect()
+        });
+        let given = given.collect();
+        self.append(disclosure.into_entries().into_iter().chain(alarms.into_values()).collect())?;
+        Ok(given)
     }
 
     /// Opens columns, their parts side by side where there is much to open: a statement waits for
     /// all of it. The threads end before it returns, so none is there when Python forks.
-    fn open_all(
+    fn open_columns(
         &self,
         columns: &[TokenColumn],
-        targets: &[Target],
-    ) -> Result<Vec<Vec<OpenedPart>>, VeilFault> {
-        let given = columns.iter().zip(targets).map(|(column, target)| {
+        threads: usize,
+    ) -> Result<Vec<UntoldColumn>, VeilFault> {
+        let schemas = self.schemas();
+        let targets = columns.iter().map(|column| Target::of(&schemas, &column.field));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let given = columns.iter().zip(&targets).map(|(column, target)| {
             let rows = column.tokens.len();
             let scalars = row_scalars(target, &column.bind, column.subject.as_ref(), rows)?;
             Ok((target, column.tokens.as_slice(), scalars))
         });
         let given = given.collect::<Result<Vec<_>, VeilFault>>()?;
         let tokens: usize = columns.iter().map(|column| column.tokens.len()).sum();
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let parts = (tokens / MANY).clamp(1, threads);
         let open = |part: usize| {
             let of_column = |(target, tokens, scalars): &(&Target, &[_], RowScalars<'_>)| {
@@ -129,11 +180,14 @@ impl ReadingParts {
             });
             first.chain(others).collect()
         });
-        let mut of_columns: Vec<Vec<OpenedPart>> = columns.iter().map(|_| Vec::new()).collect();
+        drop(given);
+        let untold = |target| UntoldColumn { target, parts: Vec::new() };
+        let mut untold: Vec<_> = targets.into_iter().map(untold).collect();
         for part in opened {
-            of_columns.iter_mut().zip(part?).for_each(|(column, outcome)| column.push(outcome));
+            let part = part?.into_iter();
+            untold.iter_mut().zip(part).for_each(|(column, part)| column.parts.push(part));
         }
-        Ok(of_columns)
+        Ok(untold)
     }
 
     fn open_part(

@@ -50,6 +50,13 @@ def veil(world: World) -> Iterator[Veil]:
         yield opened
 
 
+@pytest.fixture(params=[1024, 2], ids=["at_once", "ahead"])
+def ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once as it is, and once with a thread for every two entities, which opens them while the
+    next are loaded."""
+    monkeypatch.setattr("veilstream.sqlalchemy.load._AHEAD", request.param)
+
+
 @pytest.fixture
 def engine(postgres: Postgres, veil: Veil) -> Iterator[Engine]:
     with empty_tables(postgres, veil, Base.metadata) as made:

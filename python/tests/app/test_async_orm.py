@@ -22,7 +22,7 @@ from world import Service, World
 from veilstream import AsyncVeil, Veil
 from veilstream.sqlalchemy import NotSearchable, attach
 
-pytestmark = pytest.mark.usefixtures("engine")
+pytestmark = pytest.mark.usefixtures("engine", "ahead")
 
 
 def run(postgres: Postgres, driver: str, main: Callable[[AsyncEngine], Awaitable[None]]) -> None:

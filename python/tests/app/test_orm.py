@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import resource
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from models import Base, Note, Person, Vault
 from pg import Postgres
-from sqlalchemy import Engine, and_, create_engine, func, insert, select, text, update
+from sqlalchemy import Engine, and_, create_engine, event, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import (
@@ -26,6 +29,9 @@ from world import Service, World, forked
 import veilstream
 from veilstream import AuditError, NotSealed, Sealed, Veil
 from veilstream.sqlalchemy import attach, clear_seen
+from veilstream.sqlalchemy.opening import Opening
+
+pytestmark = pytest.mark.usefixtures("ahead")
 
 
 def stored(engine: Engine, columns: str, where: str = "true", table: str = "people") -> list[Any]:
@@ -340,6 +346,114 @@ def test_without_its_line_a_load_hands_out_nothing(engine: Engine) -> None:
     opened, told = forked(load)()
     assert opened == ["canary1@x.org"]
     assert len(told) > len(LOADS) and not any("canary" in one for one in told)
+
+
+def test_values_are_opened_while_the_next_rows_are_loaded(
+    engine: Engine, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one disclosure all the same, and what was assigned meanwhile stays."""
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", age=n) for n in range(250)])
+    with engine.begin() as connection:
+        other = "(SELECT mail FROM people WHERE id = 1)"
+        connection.execute(text(f"UPDATE people SET mail = {other} WHERE id IN (7, 199, 248)"))
+    monkeypatch.setattr("veilstream.sqlalchemy.load._AHEAD", 100)
+    begun: list[int] = []
+    begin = Opening.begin
+
+    def counted(opening: Opening, states: Sequence[Any]) -> None:
+        begun.append(len(states))
+        begin(opening, states)
+
+    monkeypatch.setattr(Opening, "begin", counted)
+
+    def assign(person: Person, context: object) -> None:
+        # The last of each batch: those that are begun have their token already.
+        if person.id in (99, 199, 249):
+            person.mail, person.age = "mine", 7
+
+    before = len(world.audited())
+    event.listen(Person, "load", assign)
+    try:
+        with Session(engine) as session:
+            people = session.scalars(select(Person).order_by(Person.id)).all()
+    finally:
+        event.remove(Person, "load", assign)
+    assert begun == [100, 100]
+    (line,) = reveals(world, before)
+    assert line["items"] == 500 - 2, "two values of the last row were not there to be opened"
+    for person in people:
+        if person.id in (7, 248):
+            with pytest.raises(veilstream.NotRevealed, match="corrupt"):
+                _ = person.mail
+        elif person.id in (99, 199, 249):
+            assert (person.mail, person.age) == ("mine", 7)
+        else:
+            assert (person.mail, person.age) == (f"{person.id}@x.org", person.id)
+
+
+def test_rows_without_values_need_no_purpose(
+    engine: Engine, world: World, veil: Veil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: nothing is opened, and no line is written."""
+    add(engine, *[Person(id=n) for n in range(50)])
+    monkeypatch.setattr("veilstream.sqlalchemy.load._AHEAD", 10)
+    before = len(world.audited())
+    with Session(engine) as session, veil.purpose("nobody's"):
+        assert len(session.scalars(select(Person)).all()) == 50
+    add(engine, Person(id=50, age=1))
+    with Session(engine) as session, veil.purpose("nobody's"):
+        with pytest.raises(veilstream.PurposeError):
+            session.scalars(select(Person)).all()
+    assert reveals(world, before) == []
+
+
+def test_a_fork_while_values_are_opened(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", age=n) for n in range(100)])
+    monkeypatch.setattr("veilstream.sqlalchemy.load._AHEAD", 10)
+
+    def load() -> list[str]:
+        with Session(engine) as session:
+            return [str(one.mail) for one in session.scalars(select(Person).order_by(Person.id))]
+
+    def load_again() -> list[str]:
+        engine.dispose(close=False)
+        return load()
+
+    wanted = [f"{n}@x.org" for n in range(100)]
+    with ThreadPoolExecutor(1) as pool:
+        loads = [pool.submit(load) for _ in range(30)]
+        children = [forked(load_again) for _ in range(8)]
+        assert all(one.result() == wanted for one in loads)
+    assert all(child() == wanted for child in children)
+
+
+def test_a_child_that_is_forked_within_a_statement_reads_none_of_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that opened the first values is not there."""
+    add(engine, *[Person(id=n, mail=f"{n}@x.org", age=n) for n in range(100)])
+    monkeypatch.setattr("veilstream.sqlalchemy.load._AHEAD", 10)
+    children: list[int] = []
+
+    def fork(person: Person, context: object) -> None:
+        if person.id == 59:
+            children.append(os.fork())
+            if children == [0]:
+                signal.alarm(60)  # It does not wait for what never comes.
+
+    event.listen(Person, "load", fork)
+    status = 1
+    try:
+        with Session(engine) as session:
+            people = session.scalars(select(Person).order_by(Person.id)).all()
+    except veilstream.VeilError as error:
+        status = 0 if "fork" in str(error) else 2
+    finally:
+        if children == [0]:
+            os._exit(status)
+        event.remove(Person, "load", fork)
+    assert [one.mail for one in people] == [f"{n}@x.org" for n in range(100)]
+    assert os.waitpid(children[0], 0)[1] == 0
 
 
 def test_listing_sealed_values_opens_nothing(engine: Engine, world: World) -> None:

@@ -25,6 +25,8 @@ from sqlalchemy.orm import (
 from veilstream import NotRevealed, PurposeError, Veil
 from veilstream.sqlalchemy import attach
 
+pytestmark = pytest.mark.usefixtures("ahead")
+
 Load = Callable[[Session], Person]
 CLOSED = {"mail": "corrupt", "city": "clear", "age": "corrupt"}
 
@@ -262,12 +264,15 @@ def test_what_a_failed_statement_left_sealed_is_read_again(rows: Engine, veil: V
             assert (person.mail, person.age) == ("1@x.org", 1)
 
 
+class Plain(Base):
+    """People without what is protected."""
+
+    __table__ = Base.metadata.tables["people"].alias("plain")
+    __mapper_args__ = {"include_properties": ["id", "name"], "primary_key": [__table__.c.id]}
+
+
 def test_a_statement_of_a_load_event_takes_no_rows_away(rows: Engine) -> None:
     """It runs while the rows of another statement are read."""
-
-    class Plain(Base):
-        __table__ = Base.metadata.tables["people"].alias("plain")
-        __mapper_args__ = {"include_properties": ["id", "name"], "primary_key": [__table__.c.id]}
 
     def count(target: Plain, context: Any) -> None:
         session = object_session(target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -23,7 +23,7 @@ from .._native import Sealed
 from .._veil import Veil
 from ..errors import NotRevealed
 from .attached import veil_of_session
-from .opening import Attribute, by_class, is_sealed, open_together, protected, protected_of
+from .opening import Attribute, Opening, by_class, is_sealed, protected, protected_of
 from .plans import names_of_mapper, plan_of
 from .recheck import Rechecks
 from .search import resolve_entities
@@ -32,6 +32,9 @@ from .unreadable import guard
 from .write import default_of, listen_to_flushes
 
 __all__ = ["listen"]
+
+# So many entities of a statement are opened while it loads the next ones.
+_AHEAD = 1024
 
 
 def listen() -> None:
@@ -44,9 +47,14 @@ def listen() -> None:
 class _Loading:
     """What a statement loaded and nobody has opened yet."""
 
+    session: Session
+    bind_arguments: dict[str, Any]
     states: list[InstanceState[Any]] = field(default_factory=list)
     # Of entities that were read again: the attributes that were asked for.
     asked: dict[InstanceState[Any], frozenset[str]] = field(default_factory=dict)
+    # Opens the first of the entities already; how many these are.
+    opening: Opening | None = None
+    begun: int = 0
 
     def read(self) -> Callable[[InstanceState[Any], str], bool]:
         """Whether an attribute of an entity was read."""
@@ -58,11 +66,23 @@ class _Loading:
 
         return is_read
 
+    def begin(self) -> None:
+        """Begins to open what there is so far."""
+        if self.opening is None:
+            connection = self.session.connection(self.bind_arguments)
+            self.opening = Opening(veil_of_session(self.session, connection))
+        begun, self.begun = self.begun, len(self.states)
+        self.opening.begin(self.states[begun:])
+
+    def finish(self, connection: Connection | None) -> None:
+        """Opens the rest, and puts all values in their place."""
+        opening = self.opening or Opening(veil_of_session(self.session, connection))
+        opening.finish(self.states[self.begun :])
+
     def taken(self) -> _Loading:
         """What there is so far, which is then gone from here."""
-        taken = _Loading(self.states.copy(), self.asked.copy())
-        self.states.clear()
-        self.asked.clear()
+        taken = replace(self)
+        self.states, self.asked, self.opening, self.begun = [], {}, None, 0
         return taken
 
 
@@ -112,10 +132,13 @@ def _on_load(state: InstanceState[Any], context: Any) -> None:
         return
     # Called for each row: what the rows of a statement have in common is looked up once.
     try:
-        states = context.attributes[_LOADING].states
+        loading = context.attributes[_LOADING]
     except KeyError:
-        states = _loading_of(state, context).states
+        loading = _loading_of(state, context)
+    states = loading.states
     states.append(state)
+    if not len(states) % _AHEAD:
+        loading.begin()
 
 
 def _on_refresh(state: InstanceState[Any], context: Any, names: Any) -> None:
@@ -199,7 +222,7 @@ def _on_execute(state: ORMExecuteState) -> Result[Any] | None:
             rechecks = Rechecks(checks)
             statement = rechecks.selected(statement)
             is_single = not cast(Any, state.load_options)._only_return_tuples
-    loading = _Loading()
+    loading = _Loading(session, state.bind_arguments)
     with _Collected(session, loading):
         result = state.invoke_statement(
             statement=None if statement is state.statement else statement
@@ -299,7 +322,7 @@ class _Chunks:
 def _open(session: Session, connection: Connection | None, loading: _Loading) -> None:
     """Opens all that a statement loaded, or nothing where that fails."""
     try:
-        open_together(veil_of_session(session, connection), loading.states)
+        loading.finish(connection)
     except BaseException:
         _expire(session, loading)
         raise

@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import InstanceState, attributes
 
-from .._columns import AttributeColumn, EntityColumns, open_attributes
+from .._columns import AttributeColumn, EntityColumns, attribute_opening
 from .._native import Sealed
 from .._veil import Veil
 from ..errors import NotRevealed
 from .plans import Cell, check_plan, plan_of, scalar
 from .unreadable import withhold
 
+if TYPE_CHECKING:
+    from .._open import AttributeOpening
+
 __all__ = [
     "Attribute",
+    "Opening",
     "by_class",
     "clear_seen",
     "is_sealed",
-    "open_together",
     "protected",
     "protected_of",
 ]
@@ -73,39 +76,68 @@ def is_sealed(row: dict[str, Any], key: str) -> bool:
     return type(row.get(key)) is Sealed
 
 
-def open_together(veil: Veil, all_states: Sequence[InstanceState[Any]]) -> None:
-    """One call, one line of the audit log a schema."""
-    work: list[tuple[Attribute, list[InstanceState[Any]]]] = []
-    entities: list[EntityColumns] = []
-    for cls, states in by_class(all_states).items():
-        # As `state.dict`, with less work.
-        alive = [state.obj() for state in states]
-        whole = [{} if one is None else attributes.instance_dict(one) for one in alive]
-        together = EntityColumns(whole, [])
-        entities.append(together)
-        apart: list[tuple[Attribute, list[InstanceState[Any]]]] = []
-        for own in protected_of(cls):
-            plan = plan_of(own.cell.column.table)
-            assert plan is not None
-            check_plan(veil, plan)
-            found, dicts = states, whole
-            if not all([name in row for name in own.context for row in whole]):
-                found = [s for s in states if is_sealed(s.dict, own.key) and _has_context(own, s)]
-                dicts = [state.dict for state in found]
-            if not own.opens:
-                _place(veil, own, dicts)
-            elif found is states:
-                together.attributes.append(_column(own, dicts))
-                work.append((own, found))
-            else:
+class Opening:
+    """Opens what a statement loads: one call, one line of the audit log a schema.
+
+    Values are put in their place at the end, all of them or none.
+    """
+
+    def __init__(self, veil: Veil) -> None:
+        self._veil = veil
+        self._native: AttributeOpening | None = None
+        # Attributes in the order in which they were given, with their entities.
+        self._given: list[tuple[Attribute, list[InstanceState[Any]]]] = []
+        # Those of which not every entity has all that its value is tied to, or that stay sealed.
+        self._others: list[tuple[Attribute, list[InstanceState[Any]]]] = []
+
+    def begin(self, states: Sequence[InstanceState[Any]]) -> None:
+        """Begins to open entities, while the next ones are loaded."""
+        entities = self._take(states)
+        if entities:
+            self._opening().begin(entities)
+
+    def finish(self, states: Sequence[InstanceState[Any]]) -> None:
+        """Opens these, and puts all values in their place."""
+        entities = self._take(states)
+        for own, of_class in self._others:
+            found = [s for s in of_class if is_sealed(s.dict, own.key) and _has_context(own, s)]
+            dicts = [state.dict for state in found]
+            if own.opens:
                 entities.append(EntityColumns(dicts, [_column(own, dicts)]))
-                apart.append((own, found))
-        work += apart
-    if not work:
-        return
-    for (own, found), failed in zip(work, open_attributes(veil, entities), strict=True):
-        for row, status in failed:
-            _not_opened(own, found[row], status)
+                self._given.append((own, found))
+            else:
+                _place(self._veil, own, dicts)
+        if not self._given:
+            return
+        for (own, found), failed in zip(self._given, self._opening().finish(entities), strict=True):
+            for row, status in failed:
+                _not_opened(own, found[row], status)
+
+    def _opening(self) -> AttributeOpening:
+        if self._native is None:
+            self._native = attribute_opening(self._veil)
+        return self._native
+
+    def _take(self, states: Sequence[InstanceState[Any]]) -> list[EntityColumns]:
+        """What can be opened of entities as they are."""
+        entities: list[EntityColumns] = []
+        for cls, of_class in by_class(states).items():
+            # As `state.dict`, with less work.
+            alive = [state.obj() for state in of_class]
+            dicts = [{} if one is None else attributes.instance_dict(one) for one in alive]
+            together = EntityColumns(dicts, [])
+            for own in protected_of(cls):
+                plan = plan_of(own.cell.column.table)
+                assert plan is not None
+                check_plan(self._veil, plan)
+                if own.opens and all([name in row for name in own.context for row in dicts]):
+                    together.attributes.append(_column(own, dicts))
+                    self._given.append((own, of_class))
+                else:
+                    self._others.append((own, of_class))
+            if together.attributes:
+                entities.append(together)
+        return entities
 
 
 def _has_context(own: Attribute, state: InstanceState[Any]) -> bool:
