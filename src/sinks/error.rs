@@ -8,8 +8,8 @@ pub enum SinkError {
     NotAnObject,
     /// A place has two types.
     #[error(
-        "{path} is {one} in one event and {other} in another, but a column has one type; make the \
-        events agree"
+        "{path} is {one} in some events and may be {other} in others, but a column has one type; \
+        make the events agree, or select it without a filter"
     )]
     Mixed {
         /// Where.

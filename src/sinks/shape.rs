@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use veilstream_engine::scan::{Kind, Tape};
 use veilstream_engine::schema::{Field, Protect, Schema, ValueType};
-use veilstream_engine::select::Selection;
+use veilstream_engine::select::{self, Selection, Selector, Step};
 use veilstream_engine::token::Suite;
 
 use super::error::SinkError;
@@ -54,6 +54,29 @@ pub struct Place {
     pub content: Content,
     /// What it is to protection.
     pub role: Role,
+}
+
+impl Place {
+    /// Gives numbers and booleans two types that may be a token in other events. `at`: where it is.
+    fn doubt(&mut self, at: &mut Vec<Step>, may_be_text: &impl Fn(&[Step]) -> bool) {
+        let described = described(self);
+        let mut below = |place: &mut Self, selector: Selector| {
+            at.push(Step { descendant: false, selectors: vec![selector] });
+            place.doubt(at, may_be_text);
+            at.pop();
+        };
+        match &mut self.content {
+            Content::Object(members) => {
+                let members = members.iter_mut();
+                members.for_each(|(name, place)| below(place, Selector::Name(name.clone())));
+            }
+            Content::List(of) => below(of, Selector::Wildcard),
+            Content::Boolean | Content::Integer | Content::Number if may_be_text(at) => {
+                self.content = Content::Mixed(described, "a token");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The shape of a schema's sanitized records.
@@ -106,11 +129,12 @@ impl Shape {
         Ok(())
     }
 
-    /// Looks whether enough was seen: each field that leaves something in the record.
+    /// Looks whether enough was seen: each field that leaves something in the record. A number or
+    /// boolean that a filter may turn into a token in other events has two types from then on.
     ///
     /// # Errors
     /// [`SinkError::NoEvents`], [`SinkError::Unseen`].
-    pub fn complete(&self, schema: &Schema) -> Result<(), SinkError> {
+    pub fn complete(&mut self, schema: &Schema) -> Result<(), SinkError> {
         if self.events == 0 {
             return Err(SinkError::NoEvents);
         }
@@ -119,12 +143,21 @@ impl Shape {
             .iter()
             .zip(&self.seen)
             .find(|(field, seen)| !**seen && field.protect != Protect::Drop);
-        match unseen {
-            Some((field, _)) => {
-                Err(SinkError::Unseen { field: field.id.to_string(), path: field.path.clone() })
-            }
-            None => Ok(()),
+        if let Some((field, _)) = unseen {
+            let (field, path) = (field.id.to_string(), field.path.clone());
+            return Err(SinkError::Unseen { field, path });
         }
+        let becomes_text = |field: &&Field| {
+            matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_) | Protect::Hash)
+        };
+        let texts = schema.fields.iter().filter(becomes_text);
+        let texts: Vec<_> = texts.map(|field| select::parse(&field.path).ok()).collect();
+        // The paths were parsed before; one that is not could select anything.
+        let may_be_text = |place: &[Step]| {
+            texts.iter().any(|path| path.as_ref().is_none_or(|p| p.may_select(place)))
+        };
+        self.root.doubt(&mut Vec::new(), &may_be_text);
+        Ok(())
     }
 }
 

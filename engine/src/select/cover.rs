@@ -23,6 +23,11 @@ fn may_meet(read: &[Step], field: &[Step], done: impl Fn(usize) -> bool) -> bool
     })
 }
 
+/// Whether `read` may select the node at `place`.
+pub(super) fn selects(read: &[Step], place: &[Step]) -> bool {
+    may_meet(read, place, |left| left == 0)
+}
+
 /// Whether `read` may select the node at `place`, or an element of it.
 pub(super) fn sees(read: &[Step], place: &[Step]) -> bool {
     may_meet(read, place, |left| left <= 1)

@@ -1,6 +1,6 @@
 //! One parsed path, and what can be said of it before any document is seen.
 
-use super::cover::{always_covers, covers, sees};
+use super::cover::{always_covers, covers, sees, selects};
 use super::model::{Filter, Selector, Step, is_singular};
 use super::reads::{self, Read};
 
@@ -59,6 +59,12 @@ impl Query {
     #[must_use]
     pub fn may_cover(&self, read: &Self) -> bool {
         covers(&read.steps, &self.steps, false)
+    }
+
+    /// Whether this path may select the node at `place` itself.
+    #[must_use]
+    pub fn may_select(&self, place: &[Step]) -> bool {
+        selects(&self.steps, place)
     }
 
     /// Whether this path selects a node that `inner` goes through. Paths with `..` are not judged:
