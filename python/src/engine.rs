@@ -34,7 +34,7 @@ impl Engine {
         Ok(py.detach(|| self.run(work))?)
     }
 
-    /// Does work on a thread that is none of Python's.
+    /// Does work on a thread that does not hold Python's lock.
     pub(crate) fn run<T>(
         &self,
         work: impl FnOnce(&ReadingParts) -> Result<T, VeilFault>,

@@ -26,9 +26,6 @@ use crate::target::Target;
 type GivenBind<'py> = Vec<(String, Bound<'py, PyList>)>;
 /// Field, tokens or JSON texts, subjects, bound values.
 type GivenColumn<'py> = (String, Bound<'py, PyList>, Option<Bound<'py, PyList>>, GivenBind<'py>);
-/// Field, the attribute's name, subjects, bound values.
-type GivenAttribute<'py> =
-    (String, Bound<'py, PyString>, Option<Bound<'py, PyList>>, GivenBind<'py>);
 /// Values, the rows whose value is a JSON text, and the rows that did not open.
 type OpenedLists<'py> = (Bound<'py, PyList>, Vec<usize>, Vec<(usize, &'static str)>);
 /// Tokens, and the tags of an indexed column.

@@ -196,14 +196,12 @@ class AttributeOpening:
         each with its status.
         """
         opened = self._native.finish(self._batch(entities))
+        denied = set()
         for (dicts, attribute), (json, failed) in zip(self._asked, opened, strict=True):
             for row in json:
                 dicts[row][attribute.name] = _json.loads(dicts[row][attribute.name])
-        denied = {
-            attribute.field
-            for (_, attribute), (_, failed) in zip(self._asked, opened, strict=True)
-            if any(status == "denied" for _, status in failed)
-        }
+            if any(status == "denied" for _, status in failed):
+                denied.add(attribute.field)
         for name in sorted(denied):
             alarm(name)
         return [failed for _, failed in opened]

@@ -10,12 +10,15 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use super::open::{OpenedColumn, TokenColumn, UntoldColumn};
-use super::{GivenAttribute, token_column};
+use super::{GivenBind, token_column};
 use crate::engine::{Claims, Engine, purpose};
 use crate::fault::VeilFault;
 use crate::parts::CallPurpose;
 use crate::sealed::{holds, token_of};
 
+/// Field, the attribute's name, subjects, bound values.
+type GivenAttribute<'py> =
+    (String, Bound<'py, PyString>, Option<Bound<'py, PyList>>, GivenBind<'py>);
 /// Dicts of entities, and their attributes.
 type GivenEntities<'py> = (Bound<'py, PyList>, Vec<GivenAttribute<'py>>);
 /// The rows whose value is a JSON text, and the rows that did not open.
