@@ -71,8 +71,12 @@ impl Columns {
                 self.members(below, &format!("{column}{DELIMITER}"), &path)?;
                 continue;
             }
-            if let Content::Mixed(one, other) = place.content {
-                return Err(SinkError::Mixed { path, one, other });
+            match &place.content {
+                Content::Mixed(one, other) => return Err(SinkError::Mixed { path, one, other }),
+                Content::Filtered(kind, field) => {
+                    return Err(SinkError::Filtered { path, kind, field: field.clone() });
+                }
+                _ => {}
             }
             let Some((column_type, role)) = column_type(place) else {
                 self.left_out.push((path, reason(place)));
@@ -111,7 +115,9 @@ fn column_type(place: &Place) -> Option<(ColumnType, Role)> {
             let is_flat = !matches!(of, ColumnType::List(_));
             return is_flat.then(|| (ColumnType::List(Box::new(of)), role));
         }
-        Content::Unknown | Content::Object(_) | Content::Mixed(..) => return None,
+        Content::Unknown | Content::Object(_) | Content::Mixed(..) | Content::Filtered(..) => {
+            return None;
+        }
     };
     Some((column_type, place.role))
 }

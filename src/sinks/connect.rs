@@ -78,7 +78,7 @@ pub fn envelope(shape: &Shape) -> Option<Value> {
 fn content(place: &Place, indexes: bool) -> Option<Value> {
     let scalar = |name: &str| Some(json!({ "type": name, "optional": true }));
     match &place.content {
-        Content::Unknown | Content::Mixed(..) => None,
+        Content::Unknown | Content::Mixed(..) | Content::Filtered(..) => None,
         Content::Boolean => scalar("boolean"),
         Content::Integer => scalar("int64"),
         Content::Number => scalar("double"),

@@ -8,8 +8,8 @@ pub enum SinkError {
     NotAnObject,
     /// A place has two types.
     #[error(
-        "{path} is {one} in some events and may be {other} in others, but a column has one type; \
-        make the events agree, or select it without a filter"
+        "{path} is {one} in one event and {other} in another, but a column has one type; make the \
+        events agree"
     )]
     Mixed {
         /// Where.
@@ -18,6 +18,19 @@ pub enum SinkError {
         one: &'static str,
         /// What it is, too.
         other: &'static str,
+    },
+    /// No event of the sample has a token there, and others may.
+    #[error(
+        "{path} is {kind} in every event here, and a token wherever the filter of the field \
+        {field} selects it, but a column has one type; select it without a filter"
+    )]
+    Filtered {
+        /// Where.
+        path: String,
+        /// What it is.
+        kind: &'static str,
+        /// Id of the field.
+        field: String,
     },
     /// A protected field was in no event: what it becomes is known, where it stands is not.
     #[error(

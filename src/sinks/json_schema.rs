@@ -43,7 +43,7 @@ fn described(schema: &Schema, place: &Place) -> Value {
         }
         (Content::Text, Role::Plain) => named("string"),
         // What was null in every event may be anything.
-        (Content::Unknown | Content::Mixed(..), _) => json!({}),
+        (Content::Unknown | Content::Mixed(..) | Content::Filtered(..), _) => json!({}),
         (Content::Boolean, _) => named("boolean"),
         (Content::Integer, _) => named("integer"),
         (Content::Number, _) => named("number"),

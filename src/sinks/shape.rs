@@ -45,6 +45,9 @@ pub enum Content {
     Object(Vec<(String, Place)>),
     /// Two kinds of value, as they are called in messages.
     Mixed(&'static str, &'static str),
+    /// A number or boolean, as it is called in messages, and the id of a field whose filter may
+    /// make it a token in other events.
+    Filtered(&'static str, String),
 }
 
 /// One place of sanitized records.
@@ -57,12 +60,12 @@ pub struct Place {
 }
 
 impl Place {
-    /// Gives numbers and booleans two types that may be a token in other events. `at`: where it is.
-    fn doubt(&mut self, at: &mut Vec<Step>, may_be_text: &impl Fn(&[Step]) -> bool) {
+    /// Marks numbers and booleans that may be a token in other events. `at`: where it is.
+    fn doubt(&mut self, at: &mut Vec<Step>, filtered_by: &impl Fn(&[Step]) -> Option<String>) {
         let described = described(self);
         let mut below = |place: &mut Self, selector: Selector| {
             at.push(Step { descendant: false, selectors: vec![selector] });
-            place.doubt(at, may_be_text);
+            place.doubt(at, filtered_by);
             at.pop();
         };
         match &mut self.content {
@@ -71,8 +74,10 @@ impl Place {
                 members.for_each(|(name, place)| below(place, Selector::Name(name.clone())));
             }
             Content::List(of) => below(of, Selector::Wildcard),
-            Content::Boolean | Content::Integer | Content::Number if may_be_text(at) => {
-                self.content = Content::Mixed(described, "a token");
+            Content::Boolean | Content::Integer | Content::Number => {
+                if let Some(field) = filtered_by(at) {
+                    self.content = Content::Filtered(described, field);
+                }
             }
             _ => {}
         }
@@ -129,8 +134,8 @@ impl Shape {
         Ok(())
     }
 
-    /// Looks whether enough was seen: each field that leaves something in the record. A number or
-    /// boolean that a filter may turn into a token in other events has two types from then on.
+    /// Looks whether enough was seen: each field that leaves something in the record. From then on
+    /// a number or boolean that a filter may make a token in other events is [`Content::Filtered`].
     ///
     /// # Errors
     /// [`SinkError::NoEvents`], [`SinkError::Unseen`].
@@ -151,12 +156,15 @@ impl Shape {
             matches!(field.protect, Protect::Encrypt | Protect::Deterministic(_) | Protect::Hash)
         };
         let texts = schema.fields.iter().filter(becomes_text);
-        let texts: Vec<_> = texts.map(|field| select::parse(&field.path).ok()).collect();
+        let texts: Vec<_> = texts.map(|field| (field, select::parse(&field.path).ok())).collect();
         // The paths were parsed before; one that is not could select anything.
-        let may_be_text = |place: &[Step]| {
-            texts.iter().any(|path| path.as_ref().is_none_or(|p| p.may_select(place)))
+        let filtered_by = |place: &[Step]| {
+            let mut texts = texts.iter();
+            let by =
+                texts.find(|(_, path)| path.as_ref().is_none_or(|path| path.may_select(place)));
+            by.map(|(field, _)| field.id.to_string())
         };
-        self.root.doubt(&mut Vec::new(), &may_be_text);
+        self.root.doubt(&mut Vec::new(), &filtered_by);
         Ok(())
     }
 }
@@ -287,7 +295,7 @@ pub(super) fn longest_token(field: &Field) -> Option<usize> {
 fn described(place: &Place) -> &'static str {
     match (place.role, &place.content) {
         (_, Content::Unknown) => "null",
-        (_, Content::Mixed(one, _)) => one,
+        (_, Content::Mixed(one, _) | Content::Filtered(one, _)) => one,
         (Role::Token(_), _) => "a token",
         (Role::Index, Content::Text) => "a blind index",
         (_, Content::Boolean) => "a boolean",
